@@ -1,0 +1,54 @@
+// Failures. Every check names its cause with the values found and expected; checks live in all build types.
+#pragma once
+
+#include <sstream>
+#include <stdexcept>
+#include <string>
+
+namespace ssa {
+
+/// What a program returns to the shell.
+enum ExitCode : int { kExitDone = 0, kExitFailed = 1, kExitUsage = 2, kExitStopped = 75 };
+
+/// Something failed at run time: the program ends with exit code 1.
+class Error : public std::runtime_error {
+ public:
+  explicit Error(const std::string& message, ExitCode exit_code = kExitFailed)
+      : std::runtime_error(message), exit_code_(exit_code) {}
+  ExitCode exit_code() const { return exit_code_; }
+
+ private:
+  ExitCode exit_code_;
+};
+
+/// The command line or the config is wrong: exit code 2.
+class UsageError : public Error {
+ public:
+  explicit UsageError(const std::string& message) : Error(message, kExitUsage) {}
+};
+
+/// Joins its arguments as operator<< prints them.
+template <class... Parts>
+std::string concat(const Parts&... parts) {
+  std::ostringstream out;
+  (out << ... << parts);
+  return out.str();
+}
+
+template <class... Parts>
+[[noreturn]] void fail(const Parts&... parts) {
+  throw Error(concat(parts...));
+}
+
+template <class... Parts>
+[[noreturn]] void fail_usage(const Parts&... parts) {
+  throw UsageError(concat(parts...));
+}
+
+}  // namespace ssa
+
+/// SSA_CHECK(dim == 64 || dim == 128, "attention: head_dim ", dim, ", expected 64 or 128")
+#define SSA_CHECK(condition, ...)                  \
+  do {                                             \
+    if (!(condition)) [[unlikely]] ::ssa::fail(__VA_ARGS__); \
+  } while (false)

@@ -1,0 +1,152 @@
+#include "ssa/runtime/stream.h"
+
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <utility>
+
+#include "stream_cuda.h"
+
+namespace ssa {
+
+struct Stream::Event {
+  std::chrono::steady_clock::time_point host;
+  std::shared_ptr<void> cuda;  ///< a cudaEvent_t, see stream_cuda.h
+};
+
+namespace {
+
+constexpr std::size_t kAlignment = 256;
+
+std::string cpu_name() {
+  std::ifstream info("/proc/cpuinfo");
+  for (std::string line; std::getline(info, line);)
+    if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
+  return "CPU";
+}
+
+}  // namespace
+
+#if !SSA_WITH_CUDA
+int cuda_device_count() { return 0; }
+#endif
+
+Stream::Stream(DeviceKind kind, int ordinal) : kind_(kind) {
+  if (kind == DeviceKind::cuda) cuda_ = cuda::make_context(ordinal);
+}
+
+Stream::~Stream() {
+  if (scratch_) free(scratch_);
+}
+
+std::string Stream::device_name() const { return cuda_ ? cuda::device_name(*cuda_) : cpu_name(); }
+
+MemoryInfo Stream::memory_info() const {
+  if (cuda_) return cuda::memory_info(*cuda_);
+  const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+  return {static_cast<std::size_t>(sysconf(_SC_AVPHYS_PAGES)) * page, static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) * page};
+}
+
+void* Stream::allocate(std::size_t bytes) {
+  if (cuda_) return cuda::allocate(*cuda_, bytes);
+  return allocate_host(bytes);
+}
+
+void Stream::free(void* memory) noexcept {
+  if (cuda_)
+    cuda::free(*cuda_, memory);
+  else
+    std::free(memory);
+}
+
+void* Stream::allocate_host(std::size_t bytes) {
+  if (cuda_) return cuda::allocate_host(*cuda_, bytes);
+  void* memory = std::aligned_alloc(kAlignment, (bytes + kAlignment - 1) / kAlignment * kAlignment);
+  SSA_CHECK(memory || bytes == 0, "out of memory: ", bytes, " bytes wanted, ", memory_info().free_bytes, " free");
+  return memory;
+}
+
+void Stream::free_host(void* memory) noexcept {
+  if (cuda_)
+    cuda::free_host(*cuda_, memory);
+  else
+    std::free(memory);
+}
+
+void Stream::copy(void* to, const void* from, std::size_t bytes) {
+  if (bytes == 0) return;
+  if (cuda_)
+    cuda::copy(*cuda_, to, from, bytes);
+  else
+    std::memcpy(to, from, bytes);
+}
+
+void Stream::zero(Tensor tensor) {
+  if (tensor.bytes() == 0) return;
+  if (cuda_)
+    cuda::zero(*cuda_, tensor.data(), tensor.bytes());
+  else
+    std::memset(tensor.data(), 0, tensor.bytes());
+}
+
+void Stream::synchronize() {
+  if (cuda_) cuda::synchronize(*cuda_);
+}
+
+std::shared_ptr<Stream::Event> Stream::record() {
+  auto event = std::make_shared<Event>();
+  if (cuda_)
+    event->cuda = cuda::record(*cuda_);
+  else
+    event->host = std::chrono::steady_clock::now();
+  return event;
+}
+
+double Stream::elapsed_ms(const Event& begin, const Event& end) {
+  if (cuda_) return cuda::elapsed_ms(*cuda_, begin.cuda.get(), end.cuda.get());
+  return std::chrono::duration<double, std::milli>(end.host - begin.host).count();
+}
+
+void Stream::reserve_scratch(std::size_t bytes) {
+  if (bytes <= scratch_bytes_) return;
+  synchronize();
+  if (scratch_) free(scratch_);
+  scratch_ = nullptr;
+  scratch_bytes_ = 0;
+  scratch_ = allocate(bytes);
+  scratch_bytes_ = bytes;
+}
+
+void* Stream::scratch(std::size_t bytes) {
+  SSA_CHECK(bytes <= scratch_bytes_, "scratch: an op wants ", bytes, " bytes, ", scratch_bytes_, " were reserved");
+  return scratch_;
+}
+
+Buffer::Buffer(Stream& stream, std::size_t bytes, Place place)
+    : stream_(&stream),
+      data_(place == Place::device ? stream.allocate(bytes) : stream.allocate_host(bytes)),
+      bytes_(bytes),
+      place_(place) {}
+
+Buffer::~Buffer() {
+  if (!data_) return;
+  if (place_ == Place::device)
+    stream_->free(data_);
+  else
+    stream_->free_host(data_);
+}
+
+Buffer::Buffer(Buffer&& other) noexcept { *this = std::move(other); }
+
+Buffer& Buffer::operator=(Buffer&& other) noexcept {
+  std::swap(stream_, other.stream_);
+  std::swap(data_, other.data_);
+  std::swap(bytes_, other.bytes_);
+  std::swap(place_, other.place_);
+  return *this;
+}
+
+}  // namespace ssa

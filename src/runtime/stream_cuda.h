@@ -1,0 +1,41 @@
+// The CUDA half of Stream, free of CUDA types: stream_cuda.cpp implements it, or, in a build without CUDA, nothing does
+// and a CUDA stream cannot be made.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "ssa/runtime/stream.h"
+
+namespace ssa::cuda {
+
+#if SSA_WITH_CUDA
+std::shared_ptr<CudaContext> make_context(int ordinal);
+std::string device_name(CudaContext& context);
+MemoryInfo memory_info(CudaContext& context);
+void* allocate(CudaContext& context, std::size_t bytes);
+void free(CudaContext& context, void* memory) noexcept;
+void* allocate_host(CudaContext& context, std::size_t bytes);
+void free_host(CudaContext& context, void* memory) noexcept;
+void copy(CudaContext& context, void* to, const void* from, std::size_t bytes);
+void zero(CudaContext& context, void* memory, std::size_t bytes);
+void synchronize(CudaContext& context);
+std::shared_ptr<void> record(CudaContext& context);
+double elapsed_ms(CudaContext& context, void* begin, void* end);
+#else
+[[noreturn]] inline void missing() { fail("this binary was built without CUDA; build with -DSSA_CUDA=ON"); }
+inline std::shared_ptr<CudaContext> make_context(int) { missing(); }
+inline std::string device_name(CudaContext&) { missing(); }
+inline MemoryInfo memory_info(CudaContext&) { missing(); }
+inline void* allocate(CudaContext&, std::size_t) { missing(); }
+inline void free(CudaContext&, void*) noexcept {}
+inline void* allocate_host(CudaContext&, std::size_t) { missing(); }
+inline void free_host(CudaContext&, void*) noexcept {}
+inline void copy(CudaContext&, void*, const void*, std::size_t) { missing(); }
+inline void zero(CudaContext&, void*, std::size_t) { missing(); }
+inline void synchronize(CudaContext&) { missing(); }
+inline std::shared_ptr<void> record(CudaContext&) { missing(); }
+inline double elapsed_ms(CudaContext&, void*, void*) { missing(); }
+#endif
+
+}  // namespace ssa::cuda
