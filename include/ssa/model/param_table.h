@@ -1,0 +1,88 @@
+// The one table of parameters. Its order and offsets drive initialization, the optimizer, gradient reduction,
+// checkpoints, import and export; all of them see flat buffers of `size()` elements.
+//
+// Layout: embedding, then each block's matrices, then an untied LM head, then every norm. Matrices that one product
+// reads together (q, k, v, g; gate, up) are adjacent, so that a fused view needs no copy; each such group starts at a
+// multiple of kAlignment elements. Norms stand last.
+//
+// The buffer is cut into buckets (embedding, each block's matrices, LM head, norms), each a multiple of `shards` x
+// kAlignment elements, so that `shards` ranks can own equal slices of every bucket (ZeRO).
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "ssa/model/model_config.h"
+#include "ssa/runtime/stream.h"
+
+namespace ssa {
+
+struct Param {
+  std::string name;  ///< of the published Hugging Face checkpoints
+  Shape shape;
+  std::int64_t offset;  ///< in elements of the flat buffer
+  bool decay;  ///< matrices are decayed and start as Normal(0, initializer_range); norms are not and start as 1
+  std::int64_t count() const { return shape.count(); }
+};
+
+/// Elements [begin, end) of a flat buffer.
+struct Range {
+  std::int64_t begin, end;
+  std::int64_t count() const { return end - begin; }
+};
+
+/// Parameters that are reduced, updated and gathered together.
+struct Bucket {
+  Range range;
+  bool decay;  ///< as in Param; one bucket is all of one kind
+};
+
+class ParamTable {
+ public:
+  static constexpr std::int64_t kAlignment = 128;
+
+  explicit ParamTable(const ModelConfig& config, int shards = 1);
+
+  const std::vector<Param>& params() const { return params_; }
+  const std::vector<Bucket>& buckets() const { return buckets_; }
+  std::int64_t size() const { return size_; }  ///< elements of a flat buffer, padding included
+  std::int64_t parameter_count() const;        ///< without padding
+  /// The slice of a bucket that shard `shard` of `shards` owns.
+  Range slice(const Bucket& bucket, int shard) const;
+  const Param& find(const std::string& name) const;
+
+  /// The view of one parameter in a flat buffer.
+  Tensor view(const Tensor& flat, const Param& param) const;
+
+ private:
+  std::vector<Param> params_;
+  std::vector<Bucket> buckets_;
+  std::int64_t size_ = 0;
+  int shards_;
+};
+
+/// The parameters of one transformer block in a flat buffer: weights, or their gradients.
+struct BlockParams {
+  Tensor input_norm;           ///< [H]
+  Tensor qkvg_proj;            ///< [(HQ + 2 HK) D + 3 HQ, H]: q_proj, k_proj, v_proj, g_proj
+  Tensor o_proj;               ///< [H, HQ D]
+  Tensor post_attention_norm;  ///< [H]
+  Tensor gate_up_proj;         ///< [2 F, H]: gate_proj, up_proj
+  Tensor down_proj;            ///< [H, F]
+};
+
+struct ModelParams {
+  Tensor embedding;  ///< [V, H]
+  std::vector<BlockParams> blocks;
+  Tensor final_norm;  ///< [H]
+  Tensor lm_head;     ///< [V, H]; the embedding itself when tied
+};
+
+ModelParams bind_params(const ParamTable& table, const ModelConfig& config, const Tensor& flat);
+
+/// Fills flat f32 host memory: Normal(0, initializer_range) from (seed, parameter, element) for matrices, 1 for norms,
+/// 0 for padding. The same values on every machine and thread count.
+void initialize_params(const ParamTable& table, const ModelConfig& config, std::uint64_t seed, float* flat);
+
+}  // namespace ssa

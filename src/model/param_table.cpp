@@ -1,0 +1,113 @@
+#include "ssa/model/param_table.h"
+
+#include <algorithm>
+
+#include "ssa/base/random.h"
+
+namespace ssa {
+
+ParamTable::ParamTable(const ModelConfig& c, int shards) : shards_(shards) {
+  const std::int64_t H = c.hidden_size, F = c.intermediate_size;
+  const auto add = [&](const std::string& name, Shape shape, bool decay) {
+    params_.push_back({name, shape, size_, decay});
+    size_ += shape.count();
+  };
+  const auto align_to = [&](std::int64_t unit) { size_ = (size_ + unit - 1) / unit * unit; };
+  const auto align = [&] { align_to(kAlignment); };
+  const auto close_bucket = [&] {
+    align_to(kAlignment * shards_);
+    const std::int64_t begin = buckets_.empty() ? 0 : buckets_.back().range.end;
+    if (size_ > begin) buckets_.push_back({{begin, size_}, params_.back().decay});
+  };
+  const auto layer = [](std::int64_t i) { return "model.layers." + std::to_string(i) + "."; };
+
+  add("model.embed_tokens.weight", {c.vocab_size, H}, true);
+  close_bucket();
+  for (std::int64_t i = 0; i < c.num_hidden_layers; ++i) {
+    const std::string attention = layer(i) + "self_attn.", mlp = layer(i) + "mlp.";
+    add(attention + "q_proj.weight", {c.q_width(), H}, true);
+    add(attention + "k_proj.weight", {c.kv_width(), H}, true);
+    add(attention + "v_proj.weight", {c.kv_width(), H}, true);
+    add(attention + "g_proj.weight", {3 * c.num_attention_heads, H}, true);
+    align();
+    add(attention + "o_proj.weight", {H, c.q_width()}, true);
+    align();
+    add(mlp + "gate_proj.weight", {F, H}, true);
+    add(mlp + "up_proj.weight", {F, H}, true);
+    align();
+    add(mlp + "down_proj.weight", {H, F}, true);
+    close_bucket();
+  }
+  if (!c.tie_word_embeddings) add("lm_head.weight", {c.vocab_size, H}, true);
+  close_bucket();
+  for (std::int64_t i = 0; i < c.num_hidden_layers; ++i) {
+    add(layer(i) + "input_layernorm.weight", {H}, false);
+    align();
+    add(layer(i) + "post_attention_layernorm.weight", {H}, false);
+    align();
+  }
+  add("model.norm.weight", {H}, false);
+  close_bucket();
+}
+
+Range ParamTable::slice(const Bucket& bucket, int shard) const {
+  const std::int64_t each = bucket.range.count() / shards_;
+  return {bucket.range.begin + shard * each, bucket.range.begin + (shard + 1) * each};
+}
+
+std::int64_t ParamTable::parameter_count() const {
+  std::int64_t count = 0;
+  for (const Param& p : params_) count += p.count();
+  return count;
+}
+
+const Param& ParamTable::find(const std::string& name) const {
+  const auto it = std::find_if(params_.begin(), params_.end(), [&](const Param& p) { return p.name == name; });
+  SSA_CHECK(it != params_.end(), "no parameter ", name);
+  return *it;
+}
+
+Tensor ParamTable::view(const Tensor& flat, const Param& p) const {
+  return flat.rows(p.offset, p.offset + p.count()).view(p.shape);
+}
+
+ModelParams bind_params(const ParamTable& table, const ModelConfig& c, const Tensor& flat) {
+  const std::int64_t H = c.hidden_size, F = c.intermediate_size;
+  const auto view = [&](const std::string& first, Shape shape) {
+    const std::int64_t begin = table.find(first).offset;
+    return flat.rows(begin, begin + shape.count()).view(shape);
+  };
+  ModelParams params;
+  params.embedding = view("model.embed_tokens.weight", {c.vocab_size, H});
+  params.lm_head = c.tie_word_embeddings ? params.embedding : view("lm_head.weight", {c.vocab_size, H});
+  params.final_norm = view("model.norm.weight", {H});
+  for (std::int64_t i = 0; i < c.num_hidden_layers; ++i) {
+    const std::string layer = "model.layers." + std::to_string(i) + ".";
+    params.blocks.push_back({.input_norm = view(layer + "input_layernorm.weight", {H}),
+                             .qkvg_proj = view(layer + "self_attn.q_proj.weight", {c.qkvg_width(), H}),
+                             .o_proj = view(layer + "self_attn.o_proj.weight", {H, c.q_width()}),
+                             .post_attention_norm = view(layer + "post_attention_layernorm.weight", {H}),
+                             .gate_up_proj = view(layer + "mlp.gate_proj.weight", {2 * F, H}),
+                             .down_proj = view(layer + "mlp.down_proj.weight", {H, F})});
+  }
+  return params;
+}
+
+void initialize_params(const ParamTable& table, const ModelConfig& config, std::uint64_t seed, float* flat) {
+  std::fill(flat, flat + table.size(), 0.0f);
+  const auto& params = table.params();
+  for (std::size_t i = 0; i < params.size(); ++i) {
+    float* values = flat + params[i].offset;
+    const std::int64_t count = params[i].count();
+    if (!params[i].decay) {
+      std::fill(values, values + count, 1.0f);
+      continue;
+    }
+#pragma omp parallel for
+    for (std::int64_t j = 0; j < count; ++j)
+      values[j] = static_cast<float>(config.initializer_range *
+                                     random_normal(seed, RandomPurpose::init, i, static_cast<std::uint64_t>(j)));
+  }
+}
+
+}  // namespace ssa
