@@ -1,0 +1,82 @@
+// Everything a run holds on its device, laid out once: parameters, gradients, optimizer state, activations, batches.
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "ssa/model/llama.h"
+#include "ssa/model/param_table.h"
+#include "ssa/runtime/arena.h"
+#include "ssa/runtime/stream.h"
+
+namespace ssa {
+
+/// What decides the memory of a run.
+struct StateShape {
+  ModelConfig model;
+  PassShape pass;
+  BlockSelection selection = BlockSelection::exact;
+  DeviceKind kind = DeviceKind::cpu;
+  int ranks = 1;
+  int zero_stage = 0;  ///< 1 and up: master weights and moments are cut over the ranks
+};
+
+/// The tensors of a run. "Owned" elements are those whose optimizer state this rank keeps: all at ZeRO stage 0, else its
+/// slice of every bucket, the slices one after another.
+struct StateTensors {
+  Tensor weights;    ///< act [size]: what the ops read
+  Tensor master;     ///< f32 [owned]: what the optimizer updates; absent on the CPU, where the weights are f32 themselves
+  Tensor gradients;  ///< f32 [size]
+  Tensor m, v;       ///< f32 [owned]: AdamW's moments
+  Activations activations;
+  MicroBatch batch;
+  PassSums sums;     ///< of the step so far
+  Tensor all_sums;   ///< f64: ce, alignment, selected_mass, entropy and norm in one piece, so that one copy reads them
+  Tensor norm;       ///< f64 [1]: squared norm of the gradients
+};
+
+/// Bytes by category, known before the device is touched.
+struct MemoryPlan {
+  struct Category {
+    std::string name;
+    std::size_t bytes;
+    std::vector<Arena::Entry> entries;  ///< added up by name, in the order of their first allocation
+  };
+  std::vector<Category> categories;
+
+  std::size_t total() const;
+  std::string to_string() const;  ///< a line a category, and its largest entries
+};
+
+MemoryPlan plan_memory(const StateShape& shape, const ParamTable& table);
+
+/// The largest number of rows in a micro-batch whose plan fits in `bytes`; 0 if not even one does.
+std::int64_t largest_micro_batch(StateShape shape, const ParamTable& table, std::size_t bytes);
+
+/// The tensors bound to device memory, and the model over them.
+class ModelState : public StateTensors {
+ public:
+  /// Allocates and clears. When the device is too small, the Error holds the plan and the largest micro-batch that fits.
+  ModelState(Stream& stream, const StateShape& shape, const ParamTable& table, int rank = 0);
+
+  const StateShape& shape() const { return shape_; }
+  const ParamTable& table() const { return table_; }
+  const Llama& model() const { return model_; }
+
+  /// The elements of `bucket` that this rank owns, as a range of the flat buffers.
+  Range owned(const Bucket& bucket) const;
+  /// Those elements in `master`, `m` or `v`.
+  Tensor owned_view(const Tensor& tensor, const Bucket& bucket) const;
+  /// The owned master weights of a bucket: of `master`, or of the weights where they are f32.
+  Tensor owned_master(const Bucket& bucket) const;
+
+ private:
+  StateShape shape_;
+  const ParamTable& table_;
+  int rank_;
+  std::vector<Buffer> buffers_;
+  Llama model_;
+};
+
+}  // namespace ssa

@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# From nothing to a trained model: installs what is missing, builds, tokenizes English text, trains the tiny SSA model on
+# it (on a GPU if there is one), evaluates it under sparse and under full attention, and draws the loss curves.
+#
+# Usage: scripts/quickstart.sh [TEXT FILES (.txt or .jsonl)...]
+# Without files it takes the Perl manuals of the distribution's perl-doc package, about 13 MB of English.
+set -euo pipefail
+files=()
+for file in "$@"; do files+=("$(realpath "$file")"); done
+cd "$(dirname "$0")/.."
+
+say() { printf '\n== %s\n' "$*"; }
+
+say "installing what is missing"
+scripts/install.sh
+
+say "building (log: build/build.log)"
+mkdir -p build
+cmake -S . -B build -G Ninja -DCMAKE_BUILD_TYPE=Release -DBUILD_TESTING=OFF >build/build.log 2>&1 &&
+  cmake --build build >>build/build.log 2>&1 || { tail -n 30 build/build.log; echo "the build failed" >&2; exit 1; }
+
+data=data/tiny run=runs/tiny
+rm -rf "$data"
+mkdir -p "$data/text/train" "$data/text/eval"
+if [ ${#files[@]} -gt 0 ]; then
+  say "taking ${#files[@]} files of yours; the last tenth of their lines is kept for evaluation"
+  for file in "${files[@]}"; do
+    [ -r "$file" ] || { echo "quickstart.sh: cannot read $file" >&2; exit 1; }
+    lines=$(wc -l <"$file") name=$(basename "$file")
+    held=$(((lines + 9) / 10))
+    head -n $((lines - held)) "$file" >"$data/text/train/$name"
+    tail -n "$held" "$file" >"$data/text/eval/$name"
+  done
+else
+  say "fetching the Perl manuals (package perl-doc)"
+  (cd "$data" && apt-get download -qq perl-doc 2>/dev/null && dpkg-deb -x perl-doc_*.deb package) ||
+    { echo "quickstart.sh: apt-get could not download perl-doc; name text files of your own instead" >&2; exit 1; }
+  n=0
+  for pod in $(find "$data/package" -name '*.pod' | LC_ALL=C sort); do
+    split=train
+    [ $((n % 20)) -eq 10 ] && split=eval
+    cp "$pod" "$data/text/$split/$(basename "$pod" .pod).txt"
+    n=$((n + 1))
+  done
+fi
+
+say "tokenizing"
+for split in train eval; do
+  build/bin/ssa_tokenize --tokenizer bytes --input "$data/text/$split"/* --output "$data/$split"
+done
+build/bin/ssa_inspect "$data/train"
+
+say "training $run (configs/tiny.json)"
+build/bin/ssa_train --config configs/tiny.json --resume none
+
+say "evaluating the trained model on held-out text"
+build/bin/ssa_eval --model "$run" --data "$data/eval" --mode both
+unigram=$(build/bin/ssa_inspect "$data/train" --unigram)
+echo "a unigram model of the same tokens: $unigram nats per token"
+
+say "drawing the loss curves"
+plotting_python() {
+  for python in python3 /usr/bin/python3; do
+    "$python" -c 'import matplotlib' 2>/dev/null && { echo "$python"; return; }
+  done
+  return 1
+}
+if python=$(plotting_python) || { scripts/install.sh python3-matplotlib && python=$(plotting_python); }; then
+  "$python" scripts/plot_run.py "$run" --output "$run/loss.png"
+else
+  echo "no matplotlib: install python3-matplotlib, then: python3 scripts/plot_run.py $run --output $run/loss.png"
+fi

@@ -1,0 +1,167 @@
+#include "ssa/train/model_state.h"
+
+#include <algorithm>
+#include <cstdio>
+
+namespace ssa {
+namespace {
+
+/// One arena a category, in the order the plan is printed.
+struct StateArenas {
+  Arena weights, gradients, optimizer, activations, batches;
+
+  std::vector<std::pair<std::string, Arena*>> all() {
+    return {{"weights", &weights},
+            {"gradients", &gradients},
+            {"optimizer state", &optimizer},
+            {"activations", &activations},
+            {"batches and sums", &batches}};
+  }
+};
+
+/// Runs twice: over measuring arenas, and over arenas bound to memory.
+StateTensors lay_out_state(StateArenas& arenas, const StateShape& shape, const ParamTable& table) {
+  const ModelConfig& c = shape.model;
+  const std::int64_t size = table.size(), owned = shape.zero_stage > 0 ? size / shape.ranks : size;
+  const std::int64_t B = shape.pass.rows, T = shape.pass.tokens;
+  const DType act = shape.kind == DeviceKind::cuda ? DType::bf16 : DType::f32;
+
+  StateTensors t;
+  t.weights = arenas.weights.allocate("weights", act, {size});
+  if (shape.pass.backward) {
+    t.gradients = arenas.gradients.allocate("gradients", DType::f32, {size});
+    if (act != DType::f32) t.master = arenas.optimizer.allocate("master weights", DType::f32, {owned});
+    t.m = arenas.optimizer.allocate("first moments", DType::f32, {owned});
+    t.v = arenas.optimizer.allocate("second moments", DType::f32, {owned});
+  }
+  t.activations = lay_out_activations(arenas.activations, c, shape.pass, shape.selection, shape.kind);
+  t.batch.ids = arenas.batches.allocate("token ids", DType::i32, {B, T});
+  t.batch.targets = arenas.batches.allocate("targets", DType::i32, {B, T});
+  t.batch.positions = arenas.batches.allocate("positions", DType::i32, {B, T});
+  t.batch.full_stream = arenas.batches.allocate("streams", DType::i32, {B});
+  const std::int64_t L = c.num_hidden_layers, HQ = c.num_attention_heads;
+  t.all_sums = arenas.batches.allocate("sums", DType::f64, {3 + 2 * L * HQ});
+  t.sums.ce = t.all_sums.rows(0, 1);
+  t.sums.alignment = t.all_sums.rows(1, 2);
+  t.norm = t.all_sums.rows(2, 3);
+  t.sums.selected_mass = t.all_sums.rows(3, 3 + L * HQ).view({L, HQ});
+  t.sums.entropy = t.all_sums.rows(3 + L * HQ, 3 + 2 * L * HQ).view({L, HQ});
+  return t;
+}
+
+std::string bytes_text(std::size_t bytes) {
+  char text[64];
+  std::snprintf(text, sizeof text, "%16zu bytes %9.3f GiB", bytes, static_cast<double>(bytes) / (std::size_t{1} << 30));
+  return text;
+}
+
+}  // namespace
+
+std::size_t MemoryPlan::total() const {
+  std::size_t sum = 0;
+  for (const Category& c : categories) sum += c.bytes;
+  return sum;
+}
+
+std::string MemoryPlan::to_string() const {
+  constexpr std::size_t kEntriesShown = 6;
+  std::string text;
+  const auto line = [&](const std::string& name, std::size_t bytes) {
+    std::string padded = name;
+    padded.resize(std::max<std::size_t>(padded.size(), 34), ' ');
+    text += padded + bytes_text(bytes) + "\n";
+  };
+  for (const Category& c : categories) {
+    line(c.name, c.bytes);
+    std::vector<Arena::Entry> largest = c.entries;
+    std::stable_sort(largest.begin(), largest.end(), [](const auto& a, const auto& b) { return a.bytes > b.bytes; });
+    if (largest.size() < 2) continue;
+    for (std::size_t i = 0; i < std::min(largest.size(), kEntriesShown); ++i)
+      line("  " + largest[i].name, largest[i].bytes);
+  }
+  line("total", total());
+  return text;
+}
+
+MemoryPlan plan_memory(const StateShape& shape, const ParamTable& table) {
+  StateArenas arenas;
+  lay_out_state(arenas, shape, table);
+  MemoryPlan plan;
+  for (const auto& [name, arena] : arenas.all()) {
+    MemoryPlan::Category category{name, arena->used(), {}};
+    for (const Arena::Entry& entry : arena->entries()) {
+      const auto same = std::find_if(category.entries.begin(), category.entries.end(),
+                                     [&](const Arena::Entry& e) { return e.name == entry.name; });
+      if (same == category.entries.end())
+        category.entries.push_back(entry);
+      else
+        same->bytes += entry.bytes;
+    }
+    plan.categories.push_back(category);
+  }
+  plan.categories.push_back(
+      {"scratch of the ops", pass_scratch_bytes(shape.model, shape.pass, shape.selection, shape.kind), {}});
+  return plan;
+}
+
+std::int64_t largest_micro_batch(StateShape shape, const ParamTable& table, std::size_t bytes) {
+  const auto fits = [&](std::int64_t rows) {
+    shape.pass.rows = rows;
+    return plan_memory(shape, table).total() <= bytes;
+  };
+  std::int64_t fit = 0, too_many = 1;
+  while (too_many <= (1 << 20) && fits(too_many)) {
+    fit = too_many;
+    too_many *= 2;
+  }
+  while (too_many - fit > 1) {
+    const std::int64_t middle = (fit + too_many) / 2;
+    (fits(middle) ? fit : too_many) = middle;
+  }
+  return fit;
+}
+
+ModelState::ModelState(Stream& stream, const StateShape& shape, const ParamTable& table, int rank)
+    : shape_(shape), table_(table), rank_(rank) {
+  const MemoryPlan plan = plan_memory(shape, table);
+  const MemoryInfo memory = stream.memory_info();
+  if (plan.total() > memory.free_bytes)
+    fail("out of memory: the plan needs ", plan.total(), " bytes, ", memory.free_bytes, " are free on ",
+         stream.device_name(), "; largest per_device_train_batch_size that fits: ",
+         largest_micro_batch(shape, table, memory.free_bytes), "\n", plan.to_string());
+
+  StateArenas arenas;
+  lay_out_state(arenas, shape, table);
+  for (const auto& [name, arena] : arenas.all()) {
+    buffers_.emplace_back(stream, arena->used());
+    *arena = Arena(buffers_.back().data(), buffers_.back().bytes());
+  }
+  static_cast<StateTensors&>(*this) = lay_out_state(arenas, shape, table);
+  for (const Tensor& tensor : {weights, master, gradients, m, v, all_sums}) stream.zero(tensor);
+  stream.reserve_scratch(pass_scratch_bytes(shape.model, shape.pass, shape.selection, shape.kind));
+
+  model_ = {.config = shape.model,
+            .shape = shape.pass,
+            .selection = shape.selection,
+            .weights = bind_params(table, shape.model, weights),
+            .gradients = shape.pass.backward ? bind_params(table, shape.model, gradients) : ModelParams{},
+            .acts = activations};
+  prepare(stream, model_);
+}
+
+Range ModelState::owned(const Bucket& bucket) const {
+  return shape_.zero_stage > 0 ? table_.slice(bucket, rank_) : bucket.range;
+}
+
+Tensor ModelState::owned_view(const Tensor& tensor, const Bucket& bucket) const {
+  const std::int64_t shards = shape_.zero_stage > 0 ? shape_.ranks : 1;
+  return tensor.rows(bucket.range.begin / shards, bucket.range.end / shards);
+}
+
+Tensor ModelState::owned_master(const Bucket& bucket) const {
+  if (master) return owned_view(master, bucket);
+  const Range range = owned(bucket);
+  return weights.rows(range.begin, range.end);
+}
+
+}  // namespace ssa
