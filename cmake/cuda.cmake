@@ -1,0 +1,44 @@
+# The CUDA backend: kernels/*/*.cu, the CUDA half of Stream, and NCCL where it is found.
+set(SSA_CUDA_ARCHITECTURES 90a-real CACHE STRING "GPU architectures to compile for, as in CMAKE_CUDA_ARCHITECTURES")
+set(CMAKE_CUDA_ARCHITECTURES ${SSA_CUDA_ARCHITECTURES})  # before enable_language, which else picks its own default
+if(NOT CMAKE_CUDA_COMPILER)
+  find_program(SSA_NVCC nvcc HINTS /usr/local/cuda/bin ENV CUDA_PATH PATH_SUFFIXES bin)
+  if(SSA_NVCC)
+    set(CMAKE_CUDA_COMPILER ${SSA_NVCC})
+  endif()
+endif()
+set(CMAKE_CUDA_STANDARD_REQUIRED OFF)
+enable_language(CUDA)
+find_package(CUDAToolkit 12.4 REQUIRED)
+
+# The smallest compute capability that this build has code for, as major * 10 + minor.
+string(REGEX MATCHALL "[0-9]+" SSA_CUDA_CAPABILITIES "${SSA_CUDA_ARCHITECTURES}")
+list(SORT SSA_CUDA_CAPABILITIES COMPARE NATURAL)
+list(GET SSA_CUDA_CAPABILITIES 0 SSA_CUDA_MIN_CAPABILITY)
+
+file(GLOB SSA_CUDA_SOURCES CONFIGURE_DEPENDS kernels/*/*.cu src/runtime/*_cuda.cpp)
+find_path(SSA_NCCL_INCLUDE nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
+find_library(SSA_NCCL_LIBRARY nccl HINTS ${CUDAToolkit_LIBRARY_DIR})
+if(SSA_NCCL_INCLUDE AND SSA_NCCL_LIBRARY)
+  set(SSA_WITH_NCCL ON)
+  file(GLOB SSA_NCCL_SOURCES CONFIGURE_DEPENDS src/dist/*_nccl.cpp)
+else()
+  set(SSA_WITH_NCCL OFF)
+endif()
+message(STATUS "CUDA ${CUDAToolkit_VERSION} for ${SSA_CUDA_ARCHITECTURES}; NCCL: ${SSA_WITH_NCCL}")
+target_compile_definitions(ssa_flags INTERFACE SSA_WITH_NCCL=$<BOOL:${SSA_WITH_NCCL}>)
+
+add_library(ssa_cuda_ops STATIC ${SSA_CUDA_SOURCES} ${SSA_NCCL_SOURCES})
+target_compile_definitions(ssa_cuda_ops PRIVATE SSA_CUDA_MIN_CAPABILITY=${SSA_CUDA_MIN_CAPABILITY})
+target_include_directories(ssa_cuda_ops PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
+# -std: CMake 3.25 knows no C++20 flag for this nvcc and leaves it out.
+target_compile_options(ssa_cuda_ops PRIVATE
+  $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 -lineinfo --expt-relaxed-constexpr -Wno-deprecated-gpu-targets
+    -Xcompiler=-Wall,-Wextra,-Wno-unknown-pragmas -Xptxas=--warn-on-spills>
+  $<$<AND:$<BOOL:${SSA_WERROR}>,$<COMPILE_LANGUAGE:CUDA>>:-Werror=all-warnings -Xptxas=--warning-as-error>)
+set_target_properties(ssa_cuda_ops PROPERTIES CUDA_STANDARD_REQUIRED OFF CUDA_RUNTIME_LIBRARY Static)
+# The two libraries call each other: Stream lives in ssa_core and its CUDA half here.
+target_link_libraries(ssa_cuda_ops
+  PUBLIC ssa_flags
+  PRIVATE ssa_core MPI::MPI_C CUDA::cudart_static CUDA::cublasLt Threads::Threads $<$<BOOL:${SSA_WITH_NCCL}>:${SSA_NCCL_LIBRARY}>)
+target_link_libraries(ssa_core PUBLIC ssa_cuda_ops)

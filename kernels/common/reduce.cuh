@@ -1,0 +1,57 @@
+// Reductions over a warp and a block, in an order that depends on nothing but the number of threads.
+#pragma once
+
+#include <cuda_runtime.h>
+
+namespace ssa::cuda {
+
+constexpr int kWarpSize = 32;
+constexpr unsigned kFullMask = 0xffffffffu;
+
+/// Sum over groups of `kWidth` adjacent lanes; every lane gets it.
+template <int kWidth = kWarpSize, class T>
+__device__ __forceinline__ T warp_sum(T value) {
+#pragma unroll
+  for (int offset = kWidth / 2; offset > 0; offset /= 2) value += __shfl_xor_sync(kFullMask, value, offset);
+  return value;
+}
+
+template <int kWidth = kWarpSize, class T>
+__device__ __forceinline__ T warp_max(T value) {
+#pragma unroll
+  for (int offset = kWidth / 2; offset > 0; offset /= 2) value = max(value, __shfl_xor_sync(kFullMask, value, offset));
+  return value;
+}
+
+/// Sum over the block; every thread gets it. `shared` holds kThreads / 32 values and may be used again after the next
+/// __syncthreads().
+template <int kThreads, class T>
+__device__ __forceinline__ T block_sum(T value, T* shared) {
+  constexpr int kWarps = kThreads / kWarpSize;
+  static_assert(kThreads % kWarpSize == 0 && kWarps <= kWarpSize);
+  value = warp_sum(value);
+  if constexpr (kWarps == 1) return value;
+  if (threadIdx.x % kWarpSize == 0) shared[threadIdx.x / kWarpSize] = value;
+  __syncthreads();
+  T sum = shared[0];
+#pragma unroll
+  for (int warp = 1; warp < kWarps; ++warp) sum += shared[warp];
+  return sum;
+}
+
+/// Maximum over the block, as block_sum.
+template <int kThreads, class T>
+__device__ __forceinline__ T block_max(T value, T* shared) {
+  constexpr int kWarps = kThreads / kWarpSize;
+  static_assert(kThreads % kWarpSize == 0 && kWarps <= kWarpSize);
+  value = warp_max(value);
+  if constexpr (kWarps == 1) return value;
+  if (threadIdx.x % kWarpSize == 0) shared[threadIdx.x / kWarpSize] = value;
+  __syncthreads();
+  T best = shared[0];
+#pragma unroll
+  for (int warp = 1; warp < kWarps; ++warp) best = max(best, shared[warp]);
+  return best;
+}
+
+}  // namespace ssa::cuda

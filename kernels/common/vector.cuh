@@ -1,0 +1,101 @@
+// Wide loads and stores: kCount adjacent elements in as few 16-byte accesses as they take, computed with in f32.
+// kCount 8 serves rows whose length 8 divides (16 bytes of bf16), kCount 1 all others.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+namespace ssa::cuda {
+
+template <int kCount>
+struct Floats {
+  float v[kCount];
+  __device__ __forceinline__ float& operator[](int i) { return v[i]; }
+  __device__ __forceinline__ float operator[](int i) const { return v[i]; }
+};
+
+/// Reads kCount elements; the address is aligned to min(16, kCount * element size) bytes.
+template <int kCount>
+__device__ __forceinline__ Floats<kCount> load(const __nv_bfloat16* from) {
+  Floats<kCount> out;
+  if constexpr (kCount == 1) {
+    out[0] = __bfloat162float(*from);
+  } else {
+    static_assert(kCount % 8 == 0);
+#pragma unroll
+    for (int part = 0; part < kCount / 8; ++part) {
+      const uint4 raw = reinterpret_cast<const uint4*>(from)[part];
+      const std::uint32_t words[4] = {raw.x, raw.y, raw.z, raw.w};
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {  // a bf16 is the upper half of a float
+        out[part * 8 + 2 * i] = __uint_as_float(words[i] << 16);
+        out[part * 8 + 2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
+      }
+    }
+  }
+  return out;
+}
+
+template <int kCount>
+__device__ __forceinline__ Floats<kCount> load(const float* from) {
+  Floats<kCount> out;
+  if constexpr (kCount == 1) {
+    out[0] = *from;
+  } else {
+    static_assert(kCount % 4 == 0);
+#pragma unroll
+    for (int part = 0; part < kCount / 4; ++part) {
+      const float4 raw = reinterpret_cast<const float4*>(from)[part];
+      out[part * 4] = raw.x, out[part * 4 + 1] = raw.y, out[part * 4 + 2] = raw.z, out[part * 4 + 3] = raw.w;
+    }
+  }
+  return out;
+}
+
+/// Two floats rounded to nearest even and packed, the first in the lower half.
+__device__ __forceinline__ std::uint32_t pack_bf16(float low, float high) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+  return *reinterpret_cast<const std::uint32_t*>(&pair);
+}
+
+template <int kCount>
+__device__ __forceinline__ void store(__nv_bfloat16* to, const Floats<kCount>& values) {
+  if constexpr (kCount == 1) {
+    *to = __float2bfloat16_rn(values[0]);
+  } else {
+    static_assert(kCount % 8 == 0);
+#pragma unroll
+    for (int part = 0; part < kCount / 8; ++part) {
+      const float* v = values.v + part * 8;
+      reinterpret_cast<uint4*>(to)[part] =
+          make_uint4(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7]));
+    }
+  }
+}
+
+template <int kCount>
+__device__ __forceinline__ void store(float* to, const Floats<kCount>& values) {
+  if constexpr (kCount == 1) {
+    *to = values[0];
+  } else {
+    static_assert(kCount % 4 == 0);
+#pragma unroll
+    for (int part = 0; part < kCount / 4; ++part)
+      reinterpret_cast<float4*>(to)[part] =
+          make_float4(values[part * 4], values[part * 4 + 1], values[part * 4 + 2], values[part * 4 + 3]);
+  }
+}
+
+/// The value that a store to bf16 leaves.
+__device__ __forceinline__ float round_bf16(float value) { return __bfloat162float(__float2bfloat16_rn(value)); }
+
+template <int kCount>
+__device__ __forceinline__ Floats<kCount> round_bf16(Floats<kCount> values) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) values[i] = round_bf16(values[i]);
+  return values;
+}
+
+}  // namespace ssa::cuda

@@ -1,0 +1,143 @@
+#include "stream_cuda.h"
+
+#include <cublasLt.h>
+#include <cuda_runtime_api.h>
+
+#include <cstdlib>
+#include <cstring>
+
+#include "kernels/common/context.cuh"
+
+namespace ssa {
+
+namespace {
+
+/// Hopper's library wants 32 MiB for its best algorithms.
+constexpr std::size_t kBlasWorkspaceBytes = std::size_t{64} << 20;
+
+void use(const CudaContext& context) { cuda::check(cudaSetDevice(context.device), "cudaSetDevice"); }
+
+/// Throws with what is wanted and what there is; any other error as it is.
+void check_memory(cudaError_t status, CudaContext& context, std::size_t bytes) {
+  if (status == cudaErrorMemoryAllocation) {
+    static_cast<void>(cudaGetLastError());  // or the next launch would report it again
+    const MemoryInfo memory = cuda::memory_info(context);
+    fail("out of GPU memory: ", bytes, " bytes wanted, ", memory.free_bytes, " free of ", memory.total_bytes,
+         " on GPU ", context.device, " (", context.properties.name, ")");
+  }
+  cuda::check(status, "cudaMalloc");
+}
+
+}  // namespace
+
+int cuda_device_count() {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
+  static_cast<void>(cudaGetLastError());
+  return 0;
+}
+
+CudaContext::~CudaContext() {
+  // Errors are not reported: a destructor has nobody to tell, and the driver may be shutting down.
+  cudaSetDevice(device);
+  matmul_plans.reset();
+  if (blas_workspace) cudaFree(blas_workspace);
+  if (blas) cublasLtDestroy(blas);
+  if (stream) cudaStreamDestroy(stream);
+}
+
+namespace cuda {
+
+std::shared_ptr<CudaContext> make_context(int ordinal) {
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  SSA_CHECK(status == cudaSuccess, "no usable GPU: ", cudaGetErrorString(status));
+  SSA_CHECK(0 <= ordinal && ordinal < count, "GPU ", ordinal, " wanted, this machine has ", count);
+
+  auto context = std::make_shared<CudaContext>();
+  context->device = ordinal;
+  check(cudaGetDeviceProperties(&context->properties, ordinal), "cudaGetDeviceProperties");
+  const cudaDeviceProp& properties = context->properties;
+  SSA_CHECK(properties.major * 10 + properties.minor >= SSA_CUDA_MIN_CAPABILITY, "GPU ", ordinal, " (", properties.name,
+            ") has compute capability ", properties.major, ".", properties.minor, ", this build needs at least ",
+            SSA_CUDA_MIN_CAPABILITY / 10, ".", SSA_CUDA_MIN_CAPABILITY % 10);
+  use(*context);
+  check(cudaStreamCreateWithFlags(&context->stream, cudaStreamNonBlocking), "cudaStreamCreate");
+  const cublasStatus_t blas_status = cublasLtCreate(&context->blas);
+  SSA_CHECK(blas_status == CUBLAS_STATUS_SUCCESS, "cuBLASLt: ", cublasLtGetStatusString(blas_status), " at start");
+  check_memory(cudaMalloc(&context->blas_workspace, kBlasWorkspaceBytes), *context, kBlasWorkspaceBytes);
+  context->blas_workspace_bytes = kBlasWorkspaceBytes;
+  const char* debug = std::getenv("SSA_CUDA_DEBUG");
+  context->debug = debug && std::strcmp(debug, "0") != 0;
+  return context;
+}
+
+std::string device_name(CudaContext& context) { return context.properties.name; }
+
+MemoryInfo memory_info(CudaContext& context) {
+  use(context);
+  MemoryInfo info;
+  check(cudaMemGetInfo(&info.free_bytes, &info.total_bytes), "cudaMemGetInfo");
+  return info;
+}
+
+void* allocate(CudaContext& context, std::size_t bytes) {
+  use(context);
+  void* memory = nullptr;
+  check_memory(cudaMalloc(&memory, bytes), context, bytes);
+  return memory;
+}
+
+void free(CudaContext& context, void* memory) noexcept {
+  cudaSetDevice(context.device);
+  cudaFree(memory);
+}
+
+void* allocate_host(CudaContext& context, std::size_t bytes) {
+  use(context);
+  void* memory = nullptr;
+  const cudaError_t status = cudaMallocHost(&memory, bytes);
+  SSA_CHECK(status == cudaSuccess, "pinned host memory: ", bytes, " bytes wanted: ", cudaGetErrorString(status));
+  return memory;
+}
+
+void free_host(CudaContext& context, void* memory) noexcept {
+  cudaSetDevice(context.device);
+  cudaFreeHost(memory);
+}
+
+void copy(CudaContext& context, void* to, const void* from, std::size_t bytes) {
+  use(context);
+  check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, context.stream), "copy");
+}
+
+void zero(CudaContext& context, void* memory, std::size_t bytes) {
+  use(context);
+  check(cudaMemsetAsync(memory, 0, bytes, context.stream), "zero");
+}
+
+void synchronize(CudaContext& context) {
+  use(context);
+  check(cudaStreamSynchronize(context.stream), "synchronize");
+}
+
+std::shared_ptr<void> record(CudaContext& context) {
+  use(context);
+  cudaEvent_t event = nullptr;
+  check(cudaEventCreate(&event), "cudaEventCreate");
+  std::shared_ptr<void> owner(event, [](void* e) { cudaEventDestroy(static_cast<cudaEvent_t>(e)); });
+  check(cudaEventRecord(event, context.stream), "cudaEventRecord");
+  return owner;
+}
+
+double elapsed_ms(CudaContext& context, void* begin, void* end) {
+  use(context);
+  check(cudaEventSynchronize(static_cast<cudaEvent_t>(end)), "cudaEventSynchronize");
+  float ms = 0;
+  check(cudaEventElapsedTime(&ms, static_cast<cudaEvent_t>(begin), static_cast<cudaEvent_t>(end)),
+        "cudaEventElapsedTime");
+  return ms;
+}
+
+}  // namespace cuda
+}  // namespace ssa
