@@ -7,12 +7,13 @@
 namespace ssa {
 
 struct RmsNormForward {
-  Tensor out;            ///< [M, H] act
-  Tensor rstd;           ///< [M] f32
-  Tensor residual = {};  ///< [M, H] act: x + delta, rounded before the norm reads it; needed iff delta is given; may alias x
-  Tensor x;              ///< [M, H] act
-  Tensor delta = {};     ///< [M, H] act; absent = 0
-  Tensor weight;         ///< [H] act
+  Tensor out;   ///< [M, H] act
+  Tensor rstd;  ///< [M] f32
+  Tensor residual =
+      {};    ///< [M, H] act: x + delta, rounded before the norm reads it; needed iff delta is given; may alias x
+  Tensor x;  ///< [M, H] act
+  Tensor delta = {};  ///< [M, H] act; absent = 0
+  Tensor weight;      ///< [H] act
   float eps;
 };
 SSA_OP(rmsnorm_forward, RmsNormForward);
@@ -28,5 +29,13 @@ struct RmsNormBackward {
   Tensor weight;      ///< [H] act
 };
 SSA_OP(rmsnorm_backward, RmsNormBackward);
+
+/// On CUDA, d_weight is summed over this many shares of the rows at most, which lie in scratch.
+inline constexpr std::int64_t kRmsNormMaxPartials = 1024;
+
+/// Stream::scratch that the backward takes.
+inline std::size_t rmsnorm_backward_scratch_bytes(DeviceKind kind, std::int64_t H) {
+  return kind == DeviceKind::cuda ? static_cast<std::size_t>(kRmsNormMaxPartials * H) * sizeof(float) : 0;
+}
 
 }  // namespace ssa

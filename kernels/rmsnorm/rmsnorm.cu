@@ -1,0 +1,166 @@
+// One block a row, one 16-byte vector a thread where the row allows it: each element is read once and written once.
+// The backward's blocks walk over the rows and keep their share of d_weight in registers; a second kernel adds the
+// shares of all blocks in block order.
+#include <algorithm>
+
+#include "kernels/common/launch.cuh"
+#include "kernels/common/reduce.cuh"
+#include "kernels/common/vector.cuh"
+#include "ssa/ops/rmsnorm.h"
+
+namespace ssa::cuda {
+namespace {
+
+constexpr int kMaxThreads = 1024;
+
+/// Columns of one thread: vectors of kVec at threadIdx.x, threadIdx.x + kThreads, ... With kOne there is at most one,
+/// and what was read stays in registers.
+template <int kVec, int kThreads, bool kOne>
+__global__ void __launch_bounds__(kThreads)
+    rmsnorm_forward_kernel(__nv_bfloat16* out, float* rstd, __nv_bfloat16* residual, const __nv_bfloat16* x,
+                           const __nv_bfloat16* delta, const __nv_bfloat16* weight, int H, float eps) {
+  __shared__ float shared[kThreads / kWarpSize];
+  const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * H;
+  const int first = static_cast<int>(threadIdx.x) * kVec;
+  constexpr int kStride = kThreads * kVec;
+  Floats<kVec> value{};
+  float sum = 0;
+  for (int h = first; h < H; h += kStride) {
+    value = load<kVec>(x + row + h);
+    if (delta) {
+      const Floats<kVec> d = load<kVec>(delta + row + h);
+#pragma unroll
+      for (int i = 0; i < kVec; ++i) value[i] = round_bf16(value[i] + d[i]);
+      store<kVec>(residual + row + h, value);
+    }
+#pragma unroll
+    for (int i = 0; i < kVec; ++i) sum += value[i] * value[i];
+    if constexpr (kOne) break;
+  }
+  const float r = rsqrtf(block_sum<kThreads>(sum, shared) / static_cast<float>(H) + eps);
+  if (threadIdx.x == 0) rstd[blockIdx.x] = r;
+  for (int h = first; h < H; h += kStride) {
+    if constexpr (!kOne) value = load<kVec>((delta ? residual : x) + row + h);  // this thread wrote it
+    const Floats<kVec> w = load<kVec>(weight + h);
+    Floats<kVec> y;
+#pragma unroll
+    for (int i = 0; i < kVec; ++i) y[i] = value[i] * r * w[i];
+    store<kVec>(out + row + h, y);
+    if constexpr (kOne) break;
+  }
+}
+
+/// Block b takes rows b, b + gridDim.x, ...; partials[b] receives its sum of d_out * n. Without kOne, `partials` must
+/// come in as zero: there the row of partials itself is the accumulator.
+template <int kVec, int kThreads, bool kOne>
+__global__ void __launch_bounds__(kThreads)
+    rmsnorm_backward_kernel(__nv_bfloat16* d_residual, float* partials, const __nv_bfloat16* d_out,
+                            const __nv_bfloat16* residual, const float* rstd, const __nv_bfloat16* weight,
+                            std::int64_t M, int H) {
+  __shared__ float shared[2][kThreads / kWarpSize];
+  const int first = static_cast<int>(threadIdx.x) * kVec;
+  constexpr int kStride = kThreads * kVec;
+  float* partial = partials + static_cast<std::int64_t>(blockIdx.x) * H;
+  Floats<kVec> d_weight{}, w{}, n{}, g{};
+  if (kOne && first < H) w = load<kVec>(weight + first);
+  int buffer = 0;  // alternates, so that one barrier a row is enough
+  for (std::int64_t m = blockIdx.x; m < M; m += gridDim.x, buffer ^= 1) {
+    const std::int64_t row = m * H;
+    const float r = rstd[m];
+    Floats<kVec> d_in{};
+    if (kOne && first < H) d_in = load<kVec>(d_residual + row + first);
+    float sum = 0;
+    for (int h = first; h < H; h += kStride) {
+      n = load<kVec>(residual + row + h);
+      g = load<kVec>(d_out + row + h);
+      if constexpr (!kOne) w = load<kVec>(weight + h), d_weight = load<kVec>(partial + h);
+#pragma unroll
+      for (int i = 0; i < kVec; ++i) {
+        n[i] *= r;
+        d_weight[i] += g[i] * n[i];
+        g[i] *= w[i];
+        sum += g[i] * n[i];
+      }
+      if constexpr (kOne) break;
+      store<kVec>(partial + h, d_weight);
+    }
+    const float mean = block_sum<kThreads>(sum, shared[buffer]) / static_cast<float>(H);
+    for (int h = first; h < H; h += kStride) {
+      if constexpr (!kOne) {
+        n = load<kVec>(residual + row + h);
+        g = load<kVec>(d_out + row + h);
+        w = load<kVec>(weight + h);
+        d_in = load<kVec>(d_residual + row + h);
+#pragma unroll
+        for (int i = 0; i < kVec; ++i) n[i] *= r, g[i] *= w[i];
+      }
+#pragma unroll
+      for (int i = 0; i < kVec; ++i) d_in[i] += r * (g[i] - n[i] * mean);
+      store<kVec>(d_residual + row + h, d_in);
+      if constexpr (kOne) break;
+    }
+  }
+  if (kOne && first < H) store<kVec>(partial + first, d_weight);
+}
+
+constexpr int kColumns = 32,
+              kGroups = 8;  // of add_partials: a warp reads 32 adjacent columns, 8 warps split the blocks
+
+/// out[h] += sum over b of partials[b][h]: each group adds its blocks in order, then the groups are added in order.
+__global__ void __launch_bounds__(kColumns* kGroups)
+    add_partials_kernel(float* out, const float* partials, int blocks, int H) {
+  __shared__ float shared[kGroups][kColumns];
+  const int column = static_cast<int>(threadIdx.x) % kColumns, group = static_cast<int>(threadIdx.x) / kColumns;
+  const int h = static_cast<int>(blockIdx.x) * kColumns + column;
+  float sum = 0;
+  if (h < H)
+    for (int b = group; b < blocks; b += kGroups) sum += partials[static_cast<std::int64_t>(b) * H + h];
+  shared[group][column] = sum;
+  __syncthreads();
+  if (group == 0 && h < H) {
+    for (int other = 1; other < kGroups; ++other) sum += shared[other][column];
+    out[h] += sum;
+  }
+}
+
+/// Calls f.operator()<vector width, threads, one vector a thread>() with what suits rows of H elements.
+template <class F>
+void dispatch_width(std::int64_t H, F&& f) {
+  if (H % 8 != 0) return f.template operator()<1, 256, false>();
+  if (H <= 8 * 128) return f.template operator()<8, 128, true>();
+  if (H <= 8 * 256) return f.template operator()<8, 256, true>();
+  if (H <= 8 * 512) return f.template operator()<8, 512, true>();
+  if (H <= 8 * kMaxThreads) return f.template operator()<8, kMaxThreads, true>();
+  return f.template operator()<8, kMaxThreads, false>();
+}
+
+}  // namespace
+
+void rmsnorm_forward(Stream& stream, const RmsNormForward& p) {
+  const std::int64_t M = p.x.dim(0), H = p.x.dim(1);
+  dispatch_width(H, [&]<int kVec, int kThreads, bool kOne>() {
+    launch(stream, "rmsnorm_forward", rmsnorm_forward_kernel<kVec, kThreads, kOne>,
+           {.grid = static_cast<unsigned>(M), .block = kThreads}, bf16(p.out), p.rstd.as<float>(), bf16(p.residual),
+           bf16(p.x), bf16(p.delta), bf16(p.weight), H, p.eps);
+  });
+}
+
+void rmsnorm_backward(Stream& stream, const RmsNormBackward& p) {
+  const std::int64_t M = p.d_out.dim(0), H = p.d_out.dim(1);
+  dispatch_width(H, [&]<int kVec, int kThreads, bool kOne>() {
+    // As many blocks as are resident at once: 2048 threads an SM at most, half of it with these registers.
+    const std::int64_t resident =
+        static_cast<std::int64_t>(stream.cuda().properties.multiProcessorCount) * (kMaxThreads / kThreads);
+    const std::int64_t blocks = std::min({M, resident, kRmsNormMaxPartials});
+    const std::size_t bytes = static_cast<std::size_t>(blocks * H) * sizeof(float);
+    auto* partials = static_cast<float*>(stream.scratch(bytes));
+    if (!kOne) stream.zero(Tensor(partials, DType::f32, {blocks, H}));
+    launch(stream, "rmsnorm_backward", rmsnorm_backward_kernel<kVec, kThreads, kOne>,
+           {.grid = static_cast<unsigned>(blocks), .block = kThreads}, bf16(p.d_residual), partials, bf16(p.d_out),
+           bf16(p.residual), p.rstd.as<float>(), bf16(p.weight), M, H);
+    launch(stream, "rmsnorm_backward", add_partials_kernel,
+           {.grid = blocks_for(H, kColumns), .block = kColumns * kGroups}, p.d_weight.as<float>(), partials, blocks, H);
+  });
+}
+
+}  // namespace ssa::cuda
