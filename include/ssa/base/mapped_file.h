@@ -1,0 +1,28 @@
+// MappedFile: a whole file, read-only, in memory by mmap. Pages are read when touched and given back under pressure.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <span>
+
+namespace ssa {
+
+class MappedFile {
+ public:
+  MappedFile() = default;
+  /// Throws Error naming the file and the system's reason when it cannot be opened. An empty file is an empty span.
+  explicit MappedFile(const std::filesystem::path& path);
+  ~MappedFile();
+  MappedFile(MappedFile&& other) noexcept;
+  MappedFile& operator=(MappedFile&& other) noexcept;
+
+  const std::byte* data() const { return data_; }
+  std::size_t size() const { return size_; }
+  std::span<const std::byte> bytes() const { return {data_, size_}; }
+
+ private:
+  const std::byte* data_ = nullptr;
+  std::size_t size_ = 0;
+};
+
+}  // namespace ssa
