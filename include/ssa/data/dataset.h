@@ -1,0 +1,73 @@
+// Dataset: the shards of a folder as one sequence of documents, each with its end-of-text token.
+//
+//   shard-00000.bin shard-00000.idx ...   indexed_dataset.h
+//   dataset.json                          optional: tokenizer, vocabulary, and per shard counts, sizes and checksums:
+//     {"format": "megatron-indexed", "tokenizer": {"name": "bytes", "sha256": "<hex>"}, "vocab_size": 257,
+//      "eos_token_id": 256, "dtype": "uint16", "shards": [{"name": "shard-00000", "documents": 1, "tokens": 2,
+//      "bin_bytes": 4, "idx_bytes": 54, "bin_xxh3": "<16 lower-case hex digits>", "idx_xxh3": "..."}]}
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "ssa/data/indexed_dataset.h"
+
+namespace ssa {
+
+inline constexpr const char* kDatasetFormat = "megatron-indexed";
+
+struct ShardInfo {
+  std::string name;
+  std::int64_t documents = 0, tokens = 0, bin_bytes = 0, idx_bytes = 0;
+  std::string bin_xxh3, idx_xxh3;
+};
+
+/// What dataset.json says.
+struct DatasetInfo {
+  std::string tokenizer_name, tokenizer_sha256;
+  std::int64_t vocab_size = 0;
+  std::int64_t eos_token_id = 0;
+  TokenType dtype = TokenType::uint16;
+  std::vector<ShardInfo> shards;
+};
+
+/// Throws Error naming the file and the key that is missing or wrong.
+DatasetInfo read_dataset_info(const std::filesystem::path& json_file);
+
+class Dataset {
+ public:
+  /// Opens all shards, in the order of their names. Throws Error when a file is damaged, or differs from dataset.json
+  /// in size, counts or element type, or when there is no shard. Does not read the tokens.
+  explicit Dataset(const std::filesystem::path& folder);
+
+  const std::filesystem::path& folder() const { return folder_; }
+  const std::optional<DatasetInfo>& info() const { return info_; }  ///< of dataset.json, when there is one
+  const std::vector<IndexedDataset>& shards() const { return shards_; }
+  std::int64_t documents() const;
+  std::int64_t tokens() const;
+
+  /// Throws Error unless a model with this vocabulary can learn from this dataset: a smaller vocabulary than
+  /// dataset.json's, or another end-of-text id, means that it was made with another tokenizer.
+  void check_model(std::int64_t vocab_size, std::int64_t eos_token_id) const;
+
+  /// Reads everything: checksums, every token id against the vocabulary, and that each document ends in the
+  /// end-of-text token. Throws Error at the first fault. Without dataset.json there is nothing to compare with: the
+  /// vocabulary is then `vocab_size`, when given.
+  void verify(std::optional<std::int64_t> vocab_size = std::nullopt) const;
+
+ private:
+  std::filesystem::path folder_;
+  std::optional<DatasetInfo> info_;
+  std::vector<IndexedDataset> shards_;
+};
+
+/// Throws Error, naming shard and document, if an id is outside [0, vocab_size). `ids` begin at token `offset` of the
+/// document.
+void check_token_ids(const IndexedDataset& shard, std::int64_t document, std::int64_t offset,
+                     std::span<const std::int32_t> ids, std::int64_t vocab_size);
+
+}  // namespace ssa

@@ -1,0 +1,201 @@
+#include "ssa/data/dataset.h"
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <regex>
+#include <set>
+
+#include "ssa/base/checksum.h"
+#include "ssa/base/error.h"
+
+namespace ssa {
+namespace {
+
+using Json = nlohmann::json;
+namespace fs = std::filesystem;
+
+/// One object of dataset.json; `where` names it in errors.
+class JsonObject {
+ public:
+  JsonObject(const Json& json, std::string where) : json_(json), where_(std::move(where)) {
+    SSA_CHECK(json.is_object(), where_, ": a ", json.type_name(), ", expected an object");
+  }
+  const Json& member(const char* key) const {
+    const auto found = json_.find(key);
+    SSA_CHECK(found != json_.end(), where_, ": no key ", key);
+    return *found;
+  }
+  std::string text(const char* key) const {
+    const Json& value = member(key);
+    SSA_CHECK(value.is_string(), where_, ": ", key, " is a ", value.type_name(), ", expected a string");
+    return value.get<std::string>();
+  }
+  std::int64_t count(const char* key) const {
+    const Json& value = member(key);
+    SSA_CHECK(value.is_number_integer() && value.get<std::int64_t>() >= 0, where_, ": ", key, " is ", value.dump(),
+              ", expected a whole number from 0");
+    return value.get<std::int64_t>();
+  }
+
+ private:
+  const Json& json_;
+  std::string where_;
+};
+
+constexpr const char* kJsonName = "dataset.json";
+constexpr const char* kShardPattern = "shard-[0-9]{5}";
+
+/// The shards that lie in the folder: names with both files, or an error for half a one.
+std::set<std::string> list_shards(const fs::path& folder) {
+  const std::regex pattern(std::string("(") + kShardPattern + ")\\.(bin|idx)");
+  std::set<std::string> bins, idxs;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    const std::string file = entry.path().filename().string();
+    std::smatch match;
+    if (std::regex_match(file, match, pattern)) (match[2] == "bin" ? bins : idxs).insert(match[1]);
+  }
+  for (const std::string& name : bins)
+    SSA_CHECK(idxs.contains(name), (folder / (name + ".idx")).string(), ": missing, expected beside ", name, ".bin");
+  for (const std::string& name : idxs)
+    SSA_CHECK(bins.contains(name), (folder / (name + ".bin")).string(), ": missing, expected beside ", name, ".idx");
+  return bins;
+}
+
+void expect_equal(const std::string& file, const char* what, std::int64_t found, std::int64_t expected) {
+  SSA_CHECK(found == expected, file, ": ", found, " ", what, ", expected ", expected, " (", kJsonName, ")");
+}
+
+void check_against(const IndexedDataset& shard, const ShardInfo& info, TokenType dtype) {
+  const std::string bin = shard.prefix().string() + ".bin", idx = shard.prefix().string() + ".idx";
+  SSA_CHECK(shard.type() == dtype, idx, ": tokens are ", name_of(shard.type()), ", expected ", name_of(dtype), " (",
+            kJsonName, ")");
+  expect_equal(idx, "documents", shard.documents(), info.documents);
+  expect_equal(idx, "tokens", shard.tokens(), info.tokens);
+  expect_equal(bin, "bytes", static_cast<std::int64_t>(shard.bin().size()), info.bin_bytes);
+  expect_equal(idx, "bytes", static_cast<std::int64_t>(shard.idx().size()), info.idx_bytes);
+}
+
+void check_hash(const std::string& file, const MappedFile& bytes, const std::string& expected) {
+  const std::string found = xxh3_hex(bytes.data(), bytes.size());
+  SSA_CHECK(found == expected, file, ": checksum ", found, ", expected ", expected, " (", kJsonName, ")");
+}
+
+}  // namespace
+
+DatasetInfo read_dataset_info(const fs::path& json_file) {
+  std::ifstream file(json_file);
+  SSA_CHECK(file, json_file.string(), ": cannot be read");
+  Json json;
+  try {
+    json = Json::parse(file);
+  } catch (const Json::parse_error& error) {
+    fail(json_file.string(), ": not JSON at byte ", error.byte);
+  }
+  const JsonObject top(json, json_file.string());
+  DatasetInfo info;
+  SSA_CHECK(top.text("format") == kDatasetFormat, json_file.string(), ": format is ", top.text("format"), ", expected ",
+            kDatasetFormat);
+  const JsonObject tokenizer(top.member("tokenizer"), json_file.string() + ": tokenizer");
+  info.tokenizer_name = tokenizer.text("name");
+  info.tokenizer_sha256 = tokenizer.text("sha256");
+  info.vocab_size = top.count("vocab_size");
+  info.eos_token_id = top.count("eos_token_id");
+  SSA_CHECK(info.eos_token_id < info.vocab_size, json_file.string(), ": eos_token_id is ", info.eos_token_id,
+            ", expected below vocab_size ", info.vocab_size);
+  const std::string dtype = top.text("dtype");
+  SSA_CHECK(dtype == name_of(TokenType::uint16) || dtype == name_of(TokenType::int32), json_file.string(),
+            ": dtype is ", dtype, ", expected uint16 or int32");
+  info.dtype = dtype == name_of(TokenType::uint16) ? TokenType::uint16 : TokenType::int32;
+  const Json& shards = top.member("shards");
+  SSA_CHECK(shards.is_array(), json_file.string(), ": shards is a ", shards.type_name(), ", expected an array");
+  for (const Json& item : shards) {
+    const std::string where = concat(json_file.string(), ": shards[", info.shards.size(), "]");
+    const JsonObject shard(item, where);
+    info.shards.push_back({.name = shard.text("name"),
+                           .documents = shard.count("documents"),
+                           .tokens = shard.count("tokens"),
+                           .bin_bytes = shard.count("bin_bytes"),
+                           .idx_bytes = shard.count("idx_bytes"),
+                           .bin_xxh3 = shard.text("bin_xxh3"),
+                           .idx_xxh3 = shard.text("idx_xxh3")});
+    const std::string& name = info.shards.back().name;
+    SSA_CHECK(std::regex_match(name, std::regex(kShardPattern)), where, ": name is ", name, ", expected shard-NNNNN");
+    SSA_CHECK(info.shards.size() < 2 || info.shards[info.shards.size() - 2].name < name, where, ": name is ", name,
+              ", expected one after ", info.shards[info.shards.size() - 2].name);
+  }
+  return info;
+}
+
+Dataset::Dataset(const fs::path& folder) : folder_(folder) {
+  SSA_CHECK(fs::is_directory(folder), folder.string(), ": no such folder, expected a dataset");
+  const fs::path json_file = folder / kJsonName;
+  std::set<std::string> names = list_shards(folder);
+  if (fs::exists(json_file)) {
+    info_ = read_dataset_info(json_file);
+    std::set<std::string> listed;
+    for (const ShardInfo& shard : info_->shards) listed.insert(shard.name);
+    for (const std::string& name : names)
+      SSA_CHECK(listed.contains(name), (folder / (name + ".bin")).string(), ": not listed in ", kJsonName);
+    names = std::move(listed);  // a listed shard that is missing fails by its file name when opened
+  }
+  SSA_CHECK(!names.empty(), folder.string(), ": no documents, expected shard-00000.bin and shard-00000.idx");
+  shards_.reserve(names.size());
+  for (const std::string& name : names) {
+    shards_.emplace_back(folder / name);
+    if (info_) check_against(shards_.back(), info_->shards[shards_.size() - 1], info_->dtype);
+  }
+}
+
+std::int64_t Dataset::documents() const {
+  std::int64_t sum = 0;
+  for (const IndexedDataset& shard : shards_) sum += shard.documents();
+  return sum;
+}
+
+std::int64_t Dataset::tokens() const {
+  std::int64_t sum = 0;
+  for (const IndexedDataset& shard : shards_) sum += shard.tokens();
+  return sum;
+}
+
+void Dataset::check_model(std::int64_t vocab_size, std::int64_t eos_token_id) const {
+  if (!info_) return;
+  const std::string file = (folder_ / kJsonName).string();
+  SSA_CHECK(info_->vocab_size <= vocab_size, file, ": tokenizer ", info_->tokenizer_name, " has a vocabulary of ",
+            info_->vocab_size, ", expected at most the model's vocab_size ", vocab_size);
+  SSA_CHECK(info_->eos_token_id == eos_token_id, file, ": tokenizer ", info_->tokenizer_name, " has eos_token_id ",
+            info_->eos_token_id, ", expected the model's ", eos_token_id);
+}
+
+void Dataset::verify(std::optional<std::int64_t> vocab_size) const {
+  if (info_ && (!vocab_size || info_->vocab_size < *vocab_size)) vocab_size = info_->vocab_size;
+  std::vector<std::int32_t> ids;
+  for (std::size_t s = 0; s < shards_.size(); ++s) {
+    const IndexedDataset& shard = shards_[s];
+    if (info_) {
+      check_hash(shard.prefix().string() + ".bin", shard.bin(), info_->shards[s].bin_xxh3);
+      check_hash(shard.prefix().string() + ".idx", shard.idx(), info_->shards[s].idx_xxh3);
+    }
+    if (!vocab_size) continue;
+    for (std::int64_t d = 0; d < shard.documents(); ++d) {
+      ids.resize(static_cast<std::size_t>(shard.length(d)));
+      shard.read(d, 0, ids);
+      check_token_ids(shard, d, 0, ids, *vocab_size);
+      if (!info_) continue;
+      const std::int64_t eos = info_->eos_token_id;
+      SSA_CHECK(!ids.empty() && ids.back() == eos, shard.prefix().string(), ".bin: document ", d, " ends in ",
+                ids.empty() ? std::string("nothing") : concat("token id ", ids.back()),
+                ", expected the end-of-text id ", eos);
+    }
+  }
+}
+
+void check_token_ids(const IndexedDataset& shard, std::int64_t document, std::int64_t offset,
+                     std::span<const std::int32_t> ids, std::int64_t vocab_size) {
+  for (std::size_t i = 0; i < ids.size(); ++i)
+    SSA_CHECK(0 <= ids[i] && ids[i] < vocab_size, shard.prefix().string(), ".bin: document ", document,
+              " holds token id ", ids[i], " at ", offset + static_cast<std::int64_t>(i),
+              ", expected ids below vocab_size ", vocab_size);
+}
+
+}  // namespace ssa

@@ -1,0 +1,279 @@
+#include "ssa/data/row_loader.h"
+
+#include <numeric>
+#include <set>
+
+#include "ssa/data/batch_plan.h"
+#include "support/catch.h"
+#include "support/make_dataset.h"
+#include "support/temp_dir.h"
+
+using namespace ssa;
+using namespace ssa::test;
+
+namespace {
+
+constexpr std::int32_t kEos = 256, kPad = 256;
+
+struct Row {
+  std::vector<std::int32_t> ids, targets, positions;
+  bool operator==(const Row&) const = default;
+};
+
+Row load(const RowLoader& loader, std::int64_t epoch, std::int64_t index) {
+  const auto T = static_cast<std::size_t>(loader.max_length());
+  Row row{std::vector<std::int32_t>(T, -1), std::vector<std::int32_t>(T, -1), std::vector<std::int32_t>(T, -1)};
+  loader.load(epoch, index, row.ids, row.targets, row.positions);
+  return row;
+}
+
+/// Token by token, in the words of the contract: labels are the ids, -100 at each piece's first token and in padding,
+/// and are shifted at the end.
+std::vector<Row> naive_rows(const Documents& documents, std::int64_t max_length, Packing packing) {
+  struct Token {
+    std::int32_t id, label, position;
+  };
+  const auto T = static_cast<std::size_t>(max_length);
+  std::vector<std::vector<Token>> rows(1);
+  if (packing == Packing::greedy) {
+    for (const Document& document : documents) {
+      std::vector<std::vector<Token>> pieces;
+      for (std::size_t i = 0; i < document.size(); ++i) {
+        const auto position = static_cast<std::int32_t>(i % T);
+        if (position == 0) pieces.emplace_back();
+        pieces.back().push_back({document[i], position == 0 ? -100 : document[i], position});
+      }
+      for (const auto& piece : pieces) {
+        if (rows.back().size() + piece.size() > T) rows.emplace_back();
+        rows.back().insert(rows.back().end(), piece.begin(), piece.end());
+      }
+    }
+    for (auto& row : rows)
+      for (std::int32_t p = 0; row.size() < T; ++p) row.push_back({kPad, -100, p});
+  } else {
+    for (const Document& document : documents) {
+      std::int32_t position = 0;
+      for (const std::int32_t id : document) {
+        if (rows.back().size() == T) {
+          rows.emplace_back();
+          position = 0;
+        }
+        rows.back().push_back({id, position == 0 ? -100 : id, position});
+        ++position;
+      }
+    }
+    if (rows.back().size() < T) rows.pop_back();
+  }
+  std::vector<Row> result;
+  for (const auto& row : rows) {
+    Row r;
+    for (std::size_t t = 0; t < T; ++t) {
+      r.ids.push_back(row[t].id);
+      r.positions.push_back(row[t].position);
+      r.targets.push_back(t + 1 < T ? row[t + 1].label : -100);
+    }
+    result.push_back(r);
+  }
+  return result;
+}
+
+Documents joined(const std::vector<Documents>& shards) {
+  Documents all;
+  for (const Documents& shard : shards) all.insert(all.end(), shard.begin(), shard.end());
+  return all;
+}
+
+RowOptions options(std::int64_t max_length, Packing packing, bool shuffle = false) {
+  return {.max_length = max_length, .packing = packing, .shuffle = shuffle, .pad_id = kPad, .vocab_size = 257};
+}
+
+std::string error_of(const Dataset& dataset, const RowOptions& o) {
+  try {
+    const RowLoader loader(dataset, o);
+    for (std::int64_t i = 0; i < loader.rows(); ++i) load(loader, 0, i);
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+}  // namespace
+
+TEST_CASE("rows are what a naive packer makes of the documents") {
+  struct Case {
+    std::int64_t longest, max_length;
+  };
+  // Documents much shorter than a row, about as long, and many rows long; a row of one token; all one-token documents.
+  for (const Case c : {Case{20, 64}, {70, 64}, {1000, 64}, {30, 7}, {200, 33}, {9, 1}, {1, 5}, {300, 1000}})
+    for (const Packing packing : {Packing::greedy, Packing::concat})
+      for (std::uint64_t seed = 0; seed < 4; ++seed) {
+        CAPTURE(c.longest, c.max_length, name_of(packing), seed);
+        std::vector<Documents> shards;
+        for (const std::int64_t count : {13, 1, 40})
+          shards.push_back(random_documents(count, c.longest, seed * 10 + shards.size()));
+        shards.back().push_back({});  // Megatron allows an empty sequence: it adds nothing, also as the last one
+        TempDir dir;
+        make_dataset(dir.path(), shards);
+        const Dataset dataset(dir.path());
+        const std::vector<Row> want = naive_rows(joined(shards), c.max_length, packing);
+        if (want.empty()) {
+          CHECK_THAT(error_of(dataset, options(c.max_length, packing)), has("make 0 rows"));
+          continue;
+        }
+        const RowLoader loader(dataset, options(c.max_length, packing));
+        REQUIRE(loader.rows() == static_cast<std::int64_t>(want.size()));
+        for (std::int64_t i = 0; i < loader.rows(); ++i) {
+          const Row row = load(loader, 0, i);
+          const Row& expected = want[static_cast<std::size_t>(i)];
+          CAPTURE(i);
+          REQUIRE(row.ids == expected.ids);
+          REQUIRE(row.targets == expected.targets);
+          REQUIRE(row.positions == expected.positions);
+          REQUIRE(loader.label_count(0, i) == std::count_if(row.targets.begin(), row.targets.end(),
+                                                            [](std::int32_t t) { return t != kIgnoredLabel; }));
+        }
+      }
+}
+
+TEST_CASE("greedy packing of a few documents, written out") {
+  TempDir dir;
+  make_dataset(dir.path(), {{{1, 2, kEos}, {3, kEos}, {4, 5, 6, 7, 8, 9, kEos}}, {{kEos}}});
+  const Dataset dataset(dir.path());
+  const RowLoader loader(dataset, options(4, Packing::greedy));
+  REQUIRE(loader.rows() == 4);
+  CHECK(load(loader, 0, 0) == Row{{1, 2, kEos, kPad}, {2, kEos, -100, -100}, {0, 1, 2, 0}});
+  CHECK(load(loader, 0, 1) == Row{{3, kEos, kPad, kPad}, {kEos, -100, -100, -100}, {0, 1, 0, 1}});
+  CHECK(load(loader, 0, 2) == Row{{4, 5, 6, 7}, {5, 6, 7, -100}, {0, 1, 2, 3}});
+  CHECK(load(loader, 0, 3) == Row{{8, 9, kEos, kEos}, {9, kEos, -100, -100}, {0, 1, 2, 0}});
+}
+
+TEST_CASE("skipped and kept rows are counted in the unshuffled order") {
+  TempDir dir;
+  make_dataset(dir.path(), {random_documents(200, 90, 5)});
+  const Dataset dataset(dir.path());
+  const RowLoader all(dataset, options(32, Packing::concat));
+  for (const std::int64_t skip : {-1, 0, 3})
+    for (const std::int64_t keep : {0, 5}) {
+      RowOptions o = options(32, Packing::concat);
+      o.skip_train_samples = skip;
+      o.max_train_samples = keep;
+      const RowLoader some(dataset, o);
+      const std::int64_t first = std::max<std::int64_t>(skip, 0);
+      REQUIRE(some.rows() == (keep ? keep : all.rows() - first));
+      for (std::int64_t i = 0; i < some.rows(); ++i) REQUIRE(load(some, 0, i) == load(all, 0, i + first));
+    }
+  RowOptions none = options(32, Packing::concat);
+  none.skip_train_samples = all.rows();
+  CHECK_THAT(error_of(dataset, none), has("are skipped; expected at least one to be left"));
+}
+
+TEST_CASE("a token id outside the vocabulary names shard and document") {
+  TempDir dir;
+  make_dataset(dir.path(), {{{1, kEos}}, {{2, kEos}, {3, 4, 300, kEos}}}, {.vocab_size = 400});
+  CHECK_THAT(error_of(Dataset(dir.path()), options(3, Packing::greedy)),
+             has("shard-00001.bin: document 1 holds token id 300 at 2, expected ids below vocab_size 257"));
+}
+
+TEST_CASE("the permutation of an epoch is a bijection that depends on seed and epoch") {
+  for (const std::int64_t rows : {1, 2, 3, 4, 5, 15, 16, 17, 64, 65, 999, 1000, 1023, 1024, 1025, 5000})
+    for (std::int64_t epoch = 0; epoch < 3; ++epoch) {
+      std::set<std::int64_t> seen;
+      for (std::int64_t i = 0; i < rows; ++i) seen.insert(permuted(i, rows, 42, epoch));
+      CAPTURE(rows, epoch);
+      REQUIRE(static_cast<std::int64_t>(seen.size()) == rows);
+      REQUIRE(*seen.begin() == 0);
+      REQUIRE(*seen.rbegin() == rows - 1);
+    }
+  const auto fixed = [](std::uint64_t seed_a, std::int64_t epoch_a, std::uint64_t seed_b, std::int64_t epoch_b) {
+    std::int64_t same = 0;
+    for (std::int64_t i = 0; i < 1000; ++i)
+      same += permuted(i, 1000, seed_a, epoch_a) == permuted(i, 1000, seed_b, epoch_b);
+    return same;
+  };
+  // Two random orders of 1000 agree in one place on average (Poisson): 10 would be a chance of 1e-7.
+  CHECK(fixed(42, 0, 42, 1) < 10);
+  CHECK(fixed(42, 0, 43, 0) < 10);
+  CHECK(fixed(42, 5, 42, 5) == 1000);
+
+  // Spread: the first tenth of the order comes from all over the rows. The mean of 1000 of 10000 has a standard
+  // deviation of 87, so 400 is over four of them.
+  double mean = 0;
+  for (std::int64_t i = 0; i < 1000; ++i) mean += static_cast<double>(permuted(i, 10000, 7, 0)) / 1000;
+  CHECK(std::abs(mean - 4999.5) < 400);
+
+  // Far beyond 32 bits, where a table would be impossible.
+  const std::int64_t huge = (std::int64_t{1} << 40) + 12345;
+  CHECK(permuted(huge - 1, huge, 42, 0) < huge);
+  CHECK_THROWS_AS(permuted(5, 5, 42, 0), Error);
+}
+
+TEST_CASE("each row is used exactly once an epoch, and global batch k is the same, over 1, 2 and 3 ranks") {
+  TempDir dir;
+  make_dataset(dir.path(), {random_documents(300, 60, 9), random_documents(211, 60, 10)});
+  const Dataset dataset(dir.path());
+  RowOptions o = options(24, Packing::greedy);
+  std::vector<Row> rows;
+  {
+    const RowLoader unshuffled(dataset, o);
+    for (std::int64_t i = 0; i < unshuffled.rows(); ++i) rows.push_back(load(unshuffled, 0, i));
+  }
+  o.shuffle = true;
+  const RowLoader loader(dataset, o);
+  constexpr std::int64_t kGlobal = 12, kEpochs = 3;
+  std::vector<std::vector<Row>> reference;
+  for (const std::int64_t ranks : {1, 2, 3}) {
+    const BatchPlan plan({.rows_per_epoch = loader.rows(), .global_rows = kGlobal, .micro_rows = 2, .ranks = ranks});
+    REQUIRE(plan.batches_per_epoch() == loader.rows() / kGlobal);
+    REQUIRE(plan.dropped_rows() == loader.rows() % kGlobal);
+    REQUIRE(plan.micro_batches() == kGlobal / 2 / ranks);
+    for (std::int64_t k = 0; k < kEpochs * plan.batches_per_epoch(); ++k) {
+      // As the ranks run: each takes its rows on its own; a batch in order is slot after slot.
+      std::vector<std::vector<Row>> slots(static_cast<std::size_t>(plan.micro_batches() * ranks));
+      for (std::int64_t rank = 0; rank < ranks; ++rank)
+        for (std::int64_t i = 0; i < plan.micro_batches(); ++i)
+          for (std::int64_t j = 0; j < 2; ++j)
+            slots[static_cast<std::size_t>(i * ranks + rank)].push_back(
+                load(loader, plan.epoch(k), plan.first_row(k, i, rank) + j));
+      std::vector<Row> batch;
+      for (const auto& slot : slots) batch.insert(batch.end(), slot.begin(), slot.end());
+      if (ranks == 1)
+        reference.push_back(batch);
+      else
+        REQUIRE(batch == reference[static_cast<std::size_t>(k)]);
+    }
+  }
+  // Rows may be equal in content, so count them against the unshuffled rows.
+  const std::size_t per_epoch = reference.size() / kEpochs;
+  std::vector<std::vector<std::size_t>> orders;
+  for (std::size_t e = 0; e < kEpochs; ++e) {
+    std::vector<int> used(rows.size(), 0);
+    orders.emplace_back();
+    for (std::size_t b = 0; b < per_epoch; ++b)
+      for (const Row& row : reference[e * per_epoch + b]) {
+        std::size_t found = 0;
+        while (found < rows.size() && (used[found] || !(rows[found] == row))) ++found;
+        REQUIRE(found < rows.size());  // a row of the data, not yet used in this epoch
+        used[found] = 1;
+        orders.back().push_back(found);
+      }
+    CHECK(std::accumulate(used.begin(), used.end(), 0) == static_cast<int>(rows.size() / kGlobal * kGlobal));
+  }
+  CHECK(orders[0] != orders[1]);
+  CHECK(orders[1] != orders[2]);
+}
+
+TEST_CASE("a global batch that cannot be made is a usage error with its numbers") {
+  const auto message = [](BatchPlan::Options o) {
+    try {
+      BatchPlan plan(o);
+    } catch (const UsageError& error) {
+      return std::string(error.what());
+    }
+    return std::string("no error");
+  };
+  CHECK(message({.rows_per_epoch = 12, .global_rows = 12, .micro_rows = 2, .ranks = 2}) == "no error");
+  CHECK(message({.rows_per_epoch = 11, .global_rows = 12, .micro_rows = 2, .ranks = 2}) ==
+        "zero steps in an epoch: the data makes 11 rows, expected at least one global batch of 12");
+  CHECK(message({.rows_per_epoch = 100, .global_rows = 12, .micro_rows = 2, .ranks = 4}) ==
+        "global batch of 12 rows, expected a multiple of 4 ranks x 2 rows per micro-batch");
+}
