@@ -1,0 +1,108 @@
+// What the cases of the attention ops share: dimensions, random inputs, selections.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "ssa/base/random.h"
+#include "support/op_runner.h"
+
+namespace ssa::test {
+
+struct AttentionDims {
+  std::int64_t B, T, HK, G, D;
+
+  std::int64_t HQ() const { return HK * G; }
+  Shape query_shape() const { return {B, T, HQ(), D}; }
+  Shape key_shape(std::int64_t U) const { return {B, U, HK, D}; }  ///< with U keys a row
+  Shape row_shape() const { return {B, T, HQ()}; }
+  float scale() const { return 1.0f / std::sqrt(static_cast<float>(D)); }
+  std::string to_string() const { return concat("B ", B, " T ", T, " HK ", HK, " G ", G, " D ", D); }
+  /// Multiplications of a dense forward: what a case costs, up to a constant.
+  double work() const { return static_cast<double>(B * T * T) * static_cast<double>(HQ() * D); }
+};
+
+/// The head sizes the CUDA attention kernels are built for.
+inline bool cuda_supports_head_dim(const AttentionDims& dims) { return dims.D == 64 || dims.D == 128; }
+inline bool cuda_supports_block_size(std::int64_t block_size) {
+  return block_size == 16 || block_size == 32 || block_size == 64;
+}
+
+/// A derivative test runs the op some twenty times per input on one processor: only cases below this `work` take part.
+inline constexpr double kDerivativeWork = 3e5;
+
+inline std::int64_t block_number(std::int64_t T, std::int64_t block_size) { return (T + block_size - 1) / block_size; }
+
+/// U keys a row.
+struct AttentionInputs {
+  Values q, k, v, d_out;
+  Values d_q, d_k, d_v;  ///< what the gradients hold before a backward that accumulates
+
+  AttentionInputs(const AttentionDims& dims, std::int64_t U)
+      : q(random_values(dims.query_shape().count(), 1)),
+        k(random_values(dims.key_shape(U).count(), 2)),
+        v(random_values(dims.key_shape(U).count(), 3)),
+        d_out(loss_weights(dims.query_shape().count())),
+        d_q(random_values(dims.query_shape().count(), 4)),
+        d_k(random_values(dims.key_shape(U).count(), 5)),
+        d_v(random_values(dims.key_shape(U).count(), 6)) {}
+};
+
+/// What backward needs of forward: lse, and delta = sum over D of d_out * out.
+struct AttentionSaved {
+  Values lse, delta;
+
+  AttentionSaved(const AttentionDims& dims, const Outputs& forward, const Values& d_out)
+      : lse(output(forward, "lse")), delta(lse.size(), 0.0) {
+    const Values& out = output(forward, "out");
+    for (std::size_t i = 0; i < out.size(); ++i) delta[i / static_cast<std::size_t>(dims.D)] += d_out[i] * out[i];
+  }
+};
+
+/// [B, N, HK, D]: mean of k [B, T, HK, D] over the tokens each block has.
+inline Values block_means(const AttentionDims& dims, std::int64_t block_size, const Values& k) {
+  const std::int64_t N = block_number(dims.T, block_size), row = dims.HK * dims.D;
+  Values means(static_cast<std::size_t>(dims.B * N * row), 0.0);
+  for (std::int64_t b = 0; b < dims.B; ++b)
+    for (std::int64_t t = 0; t < dims.T; ++t) {
+      const std::int64_t n = t / block_size, tokens = std::min(block_size, dims.T - n * block_size);
+      for (std::int64_t i = 0; i < row; ++i)
+        means[(b * N + n) * row + i] += k[(b * dims.T + t) * row + i] / static_cast<double>(tokens);
+    }
+  return means;
+}
+
+/// Which earlier blocks `make_selection` takes beside the own one.
+enum class Earlier {
+  random,
+  first,  ///< the first of the row, for every token: the longest list of tokens that one block can have
+};
+
+/// A selection [B, T, HK, slots] as select_blocks leaves it, without its scores.
+inline std::vector<std::int32_t> make_selection(const AttentionDims& dims, std::int64_t block_size, std::int64_t slots,
+                                                Earlier earlier) {
+  std::vector<std::int32_t> indices;
+  for (std::int64_t row = 0; row < dims.B * dims.T * dims.HK; ++row) {
+    const std::int64_t t = row / dims.HK % dims.T, own = t / block_size;
+    std::vector<std::pair<double, std::int32_t>> order;
+    for (std::int64_t n = 0; n < own; ++n)
+      order.emplace_back(
+          earlier == Earlier::first
+              ? static_cast<double>(n)
+              : random_uniform(9, RandomPurpose::test, static_cast<std::uint64_t>(row), static_cast<std::uint64_t>(n)),
+          static_cast<std::int32_t>(n));
+    std::sort(order.begin(), order.end());
+    order.resize(static_cast<std::size_t>(std::min(own, slots - 1)));
+    std::vector<std::int32_t> chosen;
+    for (const auto& [key, n] : order) chosen.push_back(n);
+    std::sort(chosen.begin(), chosen.end());
+    chosen.push_back(static_cast<std::int32_t>(own));
+    chosen.resize(static_cast<std::size_t>(slots), -1);
+    indices.insert(indices.end(), chosen.begin(), chosen.end());
+  }
+  return indices;
+}
+
+}  // namespace ssa::test

@@ -1,0 +1,223 @@
+#include "kernels/select_blocks/select_blocks_cases.h"
+
+#include <limits>
+#include <numeric>
+
+#include "support/dense_attention.h"
+
+using namespace ssa;
+using namespace ssa::test;
+
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+/// [B, T, HK, N]: the sum over a group's heads of the softmax over complete blocks; own block infinity, later ones
+/// -infinity.
+Values importances(const SelectBlocksCase& c, const SelectBlocksInputs& in) {
+  const AttentionDims& d = c.dims;
+  const std::int64_t N = c.blocks();
+  const DenseAttention dense = dense_attention(
+      d, N, in.q, in.k_mean, in.k_mean, [&](auto, auto t, auto, auto n) { return (n + 1) * c.block_size <= t + 1; });
+  Values importance(static_cast<std::size_t>(d.B * d.T * d.HK * N), 0.0);
+  for (std::int64_t row = 0; row < d.B * d.T * d.HQ(); ++row)
+    for (std::int64_t n = 0; n < N; ++n) importance[row / d.G * N + n] += dense.probability[row * N + n];
+  for (std::int64_t row = 0; row < d.B * d.T * d.HK; ++row)
+    for (std::int64_t n = 0; n < N; ++n) {
+      const std::int64_t own = row / d.HK % d.T / c.block_size;
+      if (n >= own) importance[row * N + n] = n == own ? kInfinity : -kInfinity;
+    }
+  return importance;
+}
+
+/// The `count` highest as a mask; a stable sort lets the lower index win a tie.
+std::vector<bool> best(const Values& importance, std::int64_t count) {
+  std::vector<std::int64_t> order(importance.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return importance[a] > importance[b]; });
+  std::vector<bool> mask(importance.size(), false);
+  for (std::int64_t i = 0; i < std::min(count, static_cast<std::int64_t>(order.size())); ++i) mask[order[i]] = true;
+  return mask;
+}
+
+/// Blocks of one token, from the importances of all N blocks: masks as in the definition, without its shortcuts.
+std::vector<bool> choose(const SelectBlocksCase& c, std::int64_t own, const Values& importance) {
+  const auto N = static_cast<std::int64_t>(importance.size());
+  std::vector<bool> chosen = best(importance, c.block_counts);
+  if (c.mode == BlockSelection::reference && c.block_counts > c.block_size / 2 && own >= c.block_size) {
+    Values earlier = importance, later = importance;
+    const auto is_earlier = [&](std::int64_t n) { return n < own / c.block_size * c.block_size; };
+    for (std::int64_t n = 0; n < N; ++n) (is_earlier(n) ? later : earlier)[n] = -kInfinity;
+    const std::vector<bool> best_earlier = best(earlier, c.block_size / 2), best_later = best(later, c.block_size / 2);
+    for (std::int64_t n = 0; n < N; ++n) chosen[n] = is_earlier(n) ? best_earlier[n] : best_later[n];
+  }
+  for (std::int64_t n = own + 1; n < N; ++n) chosen[n] = false;
+  return chosen;
+}
+
+/// Calls visit(own block, importance of its N blocks, chosen slots) for every (row, token, key/value head).
+template <class Visit>
+void for_each_choice(const SelectBlocksCase& c, const Values& importance, const std::vector<std::int32_t>& indices,
+                     Visit&& visit) {
+  const std::int64_t N = c.blocks(), slots = c.slots();
+  REQUIRE(static_cast<std::int64_t>(indices.size()) == c.dims.B * c.dims.T * c.dims.HK * slots);
+  for (std::int64_t row = 0; row < c.dims.B * c.dims.T * c.dims.HK; ++row)
+    visit(row / c.dims.HK % c.dims.T / c.block_size,
+          Values(importance.begin() + row * N, importance.begin() + (row + 1) * N),
+          std::vector<std::int32_t>(indices.begin() + row * slots, indices.begin() + (row + 1) * slots));
+}
+
+/// Slots that hold the marked blocks ascending, then -1.
+std::vector<std::int32_t> slots_of(const std::vector<bool>& chosen, std::int64_t slots) {
+  std::vector<std::int32_t> result;
+  for (std::size_t n = 0; n < chosen.size(); ++n)
+    if (chosen[n]) result.push_back(static_cast<std::int32_t>(n));
+  REQUIRE(static_cast<std::int64_t>(result.size()) <= slots);
+  result.resize(static_cast<std::size_t>(slots), -1);
+  return result;
+}
+
+/// Importance is a number below G with the rounding errors of an f32 softmax, some 1e-6 of it. Blocks nearer than this
+/// may stand for each other.
+constexpr double kNearTie = 1e-5;
+
+/// The same choice but for swaps of near ties; order, fill and the own block are checked as well.
+void check_choice(const SelectBlocksCase& c, const SelectBlocksInputs& in, const std::vector<std::int32_t>& indices) {
+  std::int64_t wrong = 0;
+  for_each_choice(c, importances(c, in), indices, [&](std::int64_t own, const Values& importance, const auto& got) {
+    const std::vector<std::int32_t> want = slots_of(choose(c, own, importance), c.slots());
+    std::vector<bool> mask(importance.size(), false);
+    for (const std::int32_t n : got)
+      if (0 <= n && n <= own) mask[n] = true;
+    // Equal only if `got` is ascending, without repetition, within [0, own], with -1 behind.
+    bool good = slots_of(mask, c.slots()) == got && mask[own] &&
+                std::count(got.begin(), got.end(), -1) == std::count(want.begin(), want.end(), -1);
+    std::vector<std::int32_t> added, missing;
+    std::set_difference(got.begin(), got.end(), want.begin(), want.end(), std::back_inserter(added));
+    std::set_difference(want.begin(), want.end(), got.begin(), got.end(), std::back_inserter(missing));
+    for (std::size_t i = 0; good && i < added.size(); ++i)
+      for (const std::int32_t m : missing)
+        good = good && importance[m] - importance[added[i]] <= kNearTie * importance[m];
+    wrong += !good;
+  });
+  CHECK(wrong == 0);
+}
+
+}  // namespace
+
+TEST_CASE("select_blocks chooses as the dense definition does") {
+  for (const SelectBlocksCase& c : kSelectBlocksCases) {
+    INFO(c.to_string());
+    const SelectBlocksInputs in(c);
+    OpRunner run(Precision::exact);
+    std::int64_t wrong = 0;
+    for_each_choice(c, importances(c, in), run_select_blocks(run, c, in),
+                    [&](std::int64_t own, const Values& importance, const auto& got) {
+                      wrong += got != slots_of(choose(c, own, importance), c.slots());
+                    });
+    CHECK(wrong == 0);
+  }
+}
+
+TEST_CASE("select_blocks gives equal importance to the lower index") {
+  const SelectBlocksCase c{{1, 36, 1, 2, 8}, 4, 4, BlockSelection::exact, Ties::all};
+  OpRunner run(Precision::f32);
+  const std::vector<std::int32_t> indices = run_select_blocks(run, c, SelectBlocksInputs(c));
+  const std::vector<std::int32_t> token_4(indices.begin() + 4 * 4, indices.begin() + 5 * 4);
+  const std::vector<std::int32_t> token_35(indices.begin() + 35 * 4, indices.end());
+  CHECK(token_4 == std::vector<std::int32_t>{0, 1, -1, -1});
+  CHECK(token_35 == std::vector<std::int32_t>{0, 1, 2, 8});
+}
+
+TEST_CASE("select_blocks in reference mode takes half of the own chunk and half of those before") {
+  // Chunks of 4 blocks, own block 9 at the last token: chunks before hold blocks 0 to 7, the own one 8 and 9.
+  const SelectBlocksCase c{{1, 40, 1, 2, 8}, 4, 3, BlockSelection::reference, Ties::all};
+  REQUIRE(c.slots() == 4);
+  OpRunner run(Precision::f32);
+  const std::vector<std::int32_t> indices = run_select_blocks(run, c, SelectBlocksInputs(c));
+  const std::vector<std::int32_t> token_15(indices.begin() + 15 * 4, indices.begin() + 16 * 4);
+  const std::vector<std::int32_t> token_16(indices.begin() + 16 * 4, indices.begin() + 17 * 4);
+  const std::vector<std::int32_t> token_39(indices.begin() + 39 * 4, indices.end());
+  CHECK(token_15 == std::vector<std::int32_t>{0, 1, 3, -1});  // in the first chunk: the best block_counts
+  CHECK(token_16 == std::vector<std::int32_t>{0, 1, 4, -1});
+  CHECK(token_39 == std::vector<std::int32_t>{0, 1, 8, 9});
+}
+
+TEST_CASE("select_blocks in f32 chooses as in f64, but for near ties") {
+  for (const SelectBlocksCase& c : kSelectBlocksCases) {
+    INFO(c.to_string());
+    const SelectBlocksInputs in(c);
+    OpRunner run(Precision::f32);
+    check_choice(c, in, run_select_blocks(run, c, in));
+  }
+}
+
+TEST_CASE("select_blocks sees no later token") {
+  for (const BlockSelection mode : {BlockSelection::exact, BlockSelection::reference}) {
+    const SelectBlocksCase c{{2, 41, 2, 3, 8}, 4, 3, mode};
+    const Values k = random_values(c.dims.key_shape(c.dims.T).count(), 7);
+    SelectBlocksInputs in(c);
+    in.k_mean = block_means(c.dims, c.block_size, k);
+    OpRunner run(Precision::f32);
+    const auto select = [&](const SelectBlocksInputs& at) {
+      const std::vector<std::int32_t> indices = run_select_blocks(run, c, at);
+      return Values(indices.begin(), indices.end());
+    };
+    const Values before = select(in);
+    bool changes = false;
+    for (std::int64_t t = 0; t < c.dims.T; ++t) {
+      SelectBlocksInputs changed = in;
+      changed.q = with_changed_token(c.dims, in.q, t);
+      changed.k_mean = block_means(c.dims, c.block_size, with_changed_token(c.dims, k, t));
+      const Values after = select(changed);
+      INFO("token " << t << " changes");
+      CHECK(first_tokens(c.dims, after, t) == first_tokens(c.dims, before, t));
+      changes = changes || after != before;
+    }
+    CHECK(changes);
+  }
+}
+
+TEST_CASE("select_blocks survives NaN scores") {
+  const SelectBlocksCase c{{1, 40, 1, 2, 8}, 4, 3};
+  SelectBlocksInputs in(c);
+  in.q.assign(in.q.size(), std::nan(""));
+  OpRunner run(Precision::f32);
+  const std::vector<std::int32_t> indices = run_select_blocks(run, c, in);
+  const std::vector<std::int32_t> last(indices.end() - 3, indices.end());
+  CHECK(last == std::vector<std::int32_t>{0, 1, 9});
+}
+
+TEST_CASE("select_blocks names what does not fit") {
+  OpRunner run(Precision::f32);
+  SelectBlocks p{.indices = run.i32_output({1, 9, 2, 3}),
+                 .q = run.act_output({1, 9, 4, 8}),
+                 .k_mean = run.act_output({1, 3, 2, 8}),
+                 .scale = 1,
+                 .block_size = 4,
+                 .block_counts = 3};
+  CHECK_NOTHROW(validate(p));
+  p.mode = BlockSelection::reference;
+  CHECK_THROWS_WITH(validate(p), "select_blocks: indices is [1, 9, 2, 3], expected [1, 9, 2, 4]");
+  p.block_size = 1;
+  CHECK_THROWS_WITH(validate(p), "select_blocks: block_size 1 in reference mode, expected at least 2");
+  p.mode = BlockSelection::exact;
+  p.block_counts = 0;
+  CHECK_THROWS_WITH(validate(p), "select_blocks: block_counts 0, expected at least 1");
+}
+
+TEST_CASE("select_blocks on CUDA chooses as the definition does, but for near ties") {
+  for (const SelectBlocksCase& c : kSelectBlocksCases) {
+    if (!have_cuda() || !cuda_supports(c)) continue;
+    INFO(c.to_string());
+    SelectBlocksInputs in(c);
+    for (Values* values : {&in.q, &in.k_mean})  // both sides score the same numbers
+      for (double& x : *values) x = static_cast<float>(bfloat16(static_cast<float>(x)));
+    OpRunner cuda(Precision::cuda), again(Precision::cuda), exact(Precision::exact);
+    const std::vector<std::int32_t> got = run_select_blocks(cuda, c, in);
+    check_choice(c, in, got);
+    CHECK(got == run_select_blocks(again, c, in));
+    if (c.ties == Ties::all) CHECK(got == run_select_blocks(exact, c, in));
+  }
+  if (!have_cuda()) warn_no_cuda();
+}

@@ -1,0 +1,113 @@
+// Attention as its definition reads: every score of a row, a mask, a softmax. Serves to judge the ops, in double.
+#pragma once
+
+#include <cmath>
+
+#include "kernels/common/attention_cases.h"
+#include "support/catch.h"
+
+namespace ssa::test {
+
+struct DenseAttention {
+  Values out, lse;
+  Values probability;  ///< [B, T, HQ, U], 0 where masked
+};
+
+/// `mask(b, t, kv_head, u)`: whether token t attends key u. A token without any key has out 0 and lse -infinity.
+template <class Mask>
+DenseAttention dense_attention(const AttentionDims& dims, std::int64_t U, const Values& q, const Values& k,
+                               const Values& v, Mask&& mask) {
+  DenseAttention r{Values(q.size(), 0.0), Values(static_cast<std::size_t>(dims.row_shape().count()), 0.0), {}};
+  r.probability.assign(r.lse.size() * static_cast<std::size_t>(U), 0.0);
+  for (std::int64_t b = 0; b < dims.B; ++b)
+    for (std::int64_t t = 0; t < dims.T; ++t)
+      for (std::int64_t h = 0; h < dims.HQ(); ++h) {
+        const std::int64_t row = (b * dims.T + t) * dims.HQ() + h, kv_head = h / dims.G;
+        double* p = &r.probability[row * U];
+        double sum = 0;
+        for (std::int64_t u = 0; u < U; ++u) {
+          if (!mask(b, t, kv_head, u)) continue;
+          double score = 0;
+          for (std::int64_t i = 0; i < dims.D; ++i)
+            score += q[row * dims.D + i] * k[((b * U + u) * dims.HK + kv_head) * dims.D + i];
+          p[u] = std::exp(score * static_cast<double>(dims.scale()));
+          sum += p[u];
+        }
+        r.lse[row] = std::log(sum);
+        for (std::int64_t u = 0; u < U; ++u) {
+          if (sum > 0) p[u] /= sum;
+          for (std::int64_t i = 0; i < dims.D; ++i)
+            r.out[row * dims.D + i] += p[u] * v[((b * U + u) * dims.HK + kv_head) * dims.D + i];
+        }
+      }
+  return r;
+}
+
+/// mask[b, t, kv_head, u] of a selection: token u is in a selected block and not after t.
+class SelectionMask {
+ public:
+  SelectionMask(const AttentionDims& dims, std::int64_t block_size, const std::vector<std::int32_t>& indices)
+      : dims_(dims), mask_(static_cast<std::size_t>(dims.B * dims.T * dims.HK * dims.T), false) {
+    const std::int64_t rows = dims.B * dims.T * dims.HK, slots = static_cast<std::int64_t>(indices.size()) / rows;
+    for (std::int64_t row = 0; row < rows; ++row)
+      for (std::int64_t s = 0; s < slots; ++s)
+        for (std::int64_t u = 0; u <= row / dims.HK % dims.T; ++u)
+          if (u / block_size == indices[row * slots + s]) mask_[row * dims.T + u] = true;
+  }
+  bool operator()(std::int64_t b, std::int64_t t, std::int64_t kv_head, std::int64_t u) const {
+    return mask_[((b * dims_.T + t) * dims_.HK + kv_head) * dims_.T + u];
+  }
+
+ private:
+  AttentionDims dims_;
+  std::vector<bool> mask_;
+};
+
+/// Both sum in double, in different orders.
+inline constexpr double kDenseTolerance = 1e-13;
+
+inline void check_dense(const Outputs& got, const DenseAttention& want) {
+  CHECK(relative_error(output(got, "out"), want.out) < kDenseTolerance);
+  CHECK(relative_error(output(got, "lse"), want.lse) < kDenseTolerance);
+}
+
+/// The f32 backend against f64: sums of up to a few thousand terms of either sign, each with a rounding error of 6e-8.
+/// A gradient can vanish (softmax over one key), so the error is relative to at least 1 an element, the size of d_out.
+inline void check_f32(const Outputs& got, const Outputs& want) {
+  for (const Output& o : got) {
+    Values with_floor = o.values, want_with_floor = output(want, o.name);
+    const double floor = std::sqrt(static_cast<double>(o.values.size()));
+    with_floor.push_back(floor);
+    want_with_floor.push_back(floor);
+    INFO(o.name);
+    CHECK(relative_error(with_floor, want_with_floor) < 1e-6);
+  }
+}
+
+/// a - b
+inline Values minus(Values a, const Values& b) {
+  for (std::size_t i = 0; i < a.size(); ++i) a[i] -= b[i];
+  return a;
+}
+
+/// The first `tokens` tokens of each row of values [B, T, ...].
+inline Values first_tokens(const AttentionDims& dims, const Values& values, std::int64_t tokens) {
+  const std::int64_t row = static_cast<std::int64_t>(values.size()) / (dims.B * dims.T);
+  Values first;
+  for (std::int64_t b = 0; b < dims.B; ++b)
+    first.insert(first.end(), values.begin() + b * dims.T * row, values.begin() + (b * dims.T + tokens) * row);
+  return first;
+}
+
+/// Values [B, T, ...] with other numbers in token t of each row.
+inline Values with_changed_token(const AttentionDims& dims, Values values, std::int64_t t) {
+  const std::int64_t row = static_cast<std::int64_t>(values.size()) / (dims.B * dims.T);
+  for (std::int64_t b = 0; b < dims.B; ++b)
+    for (std::int64_t i = 0; i < row; ++i) {
+      double& x = values[(b * dims.T + t) * row + i];
+      x = 3 * x + 1;
+    }
+  return values;
+}
+
+}  // namespace ssa::test
