@@ -37,6 +37,12 @@ double weighted_sum(const Values& values, const Values& weights) {
   return sum;
 }
 
+Values added(Values after, const Values& before) {
+  SSA_CHECK(after.size() == before.size(), "compared ", after.size(), " values with ", before.size());
+  for (std::size_t i = 0; i < after.size(); ++i) after[i] -= before[i];
+  return after;
+}
+
 double relative_error(const Values& got, const Values& want) {
   SSA_CHECK(got.size() == want.size(), "compared ", got.size(), " values with ", want.size());
   double difference = 0, norm = 0;

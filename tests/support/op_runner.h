@@ -79,6 +79,14 @@ double weighted_sum(const Values& values, const Values& weights);
 /// Relative l2 distance of `got` from `want`; NaN anywhere gives infinity.
 double relative_error(const Values& got, const Values& want);
 
+/// What an op added to an accumulated output.
+Values added(Values after, const Values& before);
+
+/// Runs `run(OpRunner&) -> Outputs` on the CPU in f32 and f64: each output's relative l2 distance must be at most
+/// `tolerance` (f32 rounding of sums some thousand terms long), and the f32 bits the same on one and on three threads.
+template <class Run>
+void check_f32(Run&& run, double tolerance = 1e-5);
+
 /// Runs `run(OpRunner&) -> Outputs` in exact, rounded and CUDA precision: for each output, CUDA's error against `exact`
 /// must be at most twice that of `rounded` (both in l2), plus `slack` relative (f32 accumulation order). Runs CUDA twice
 /// and wants equal bits. Without a GPU it says so and passes.

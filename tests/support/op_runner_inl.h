@@ -1,6 +1,8 @@
 // Templates of op_runner.h.
 #pragma once
 
+#include <omp.h>
+
 #include <algorithm>
 #include <cmath>
 
@@ -24,6 +26,25 @@ void check_gradient(const std::string& name, Loss&& loss, const Values& x, const
     const double numeric = (loss(plus) - loss(minus)) / (2 * kStep);
     INFO(name << ": direction " << d << ", numeric " << numeric << ", analytic " << analytic);
     CHECK(std::abs(numeric - analytic) <= tolerance * std::max({std::abs(numeric), std::abs(analytic), floor}));
+  }
+}
+
+template <class Run>
+void check_f32(Run&& run, double tolerance) {
+  const int threads = omp_get_max_threads();
+  OpRunner exact(Precision::exact), one(Precision::f32), three(Precision::f32);
+  const Outputs want = run(exact);
+  omp_set_num_threads(1);
+  const Outputs got = run(one);
+  omp_set_num_threads(3);
+  const Outputs repeat = run(three);
+  omp_set_num_threads(threads);
+  for (std::size_t i = 0; i < want.size(); ++i) {
+    const double error = relative_error(got[i].values, want[i].values);
+    INFO(want[i].name << ": relative error of f32 " << error << ", allowed " << tolerance);
+    CHECK(error <= tolerance);
+    INFO(want[i].name << ": bits depend on the number of threads");
+    CHECK(got[i].values == repeat[i].values);
   }
 }
 
