@@ -1,0 +1,18 @@
+#include "ssa/ops/matmul.h"
+
+#include "check.h"
+
+namespace ssa {
+
+void validate(const Matmul& p) {
+  constexpr auto op = "matmul";
+  SSA_CHECK(p.a.shape().rank() == 2, op, ": a is ", p.a.shape().to_string(), ", expected two dimensions");
+  SSA_CHECK(p.b.shape().rank() == 2, op, ": b is ", p.b.shape().to_string(), ", expected two dimensions");
+  const std::int64_t M = p.a.dim(p.transpose_a ? 1 : 0), K = p.a.dim(p.transpose_a ? 0 : 1);
+  const std::int64_t N = p.b.dim(p.transpose_b ? 0 : 1);
+  const DType act = p.a.dtype();
+  expect(op, "b", p.b, p.transpose_b ? Shape{N, K} : Shape{K, N}, act);
+  expect(op, "out", p.out, {M, N}, p.out.dtype() == act ? act : real_of(act));
+}
+
+}  // namespace ssa
