@@ -1,0 +1,55 @@
+#include "kernels/common/cpu.h"
+#include "ssa/ops/swiglu.h"
+
+namespace ssa::cpu {
+namespace {
+
+template <class Real>
+void forward(const SwigluForward& p) {
+  const std::int64_t M = p.out.dim(0), F = p.out.dim(1);
+  const Real* gate_up = p.gate_up.as<Real>();
+  Real* all_out = p.out.as<Real>();
+#pragma omp parallel for
+  for (std::int64_t m = 0; m < M; ++m) {
+    const Real *gate = gate_up + m * 2 * F, *up = gate + F;
+    Real* out = all_out + m * F;
+#pragma omp simd
+    for (std::int64_t f = 0; f < F; ++f) out[f] = gate[f] / (1 + exp_simd(-gate[f])) * up[f];
+  }
+}
+
+template <class Real>
+void backward(const SwigluBackward& p) {
+  const std::int64_t M = p.d_out.dim(0), F = p.d_out.dim(1);
+  const Real *gate_up = p.gate_up.as<Real>(), *all_d_out = p.d_out.as<Real>();
+  Real *d_gate_up = p.d_gate_up.as<Real>(), *out = p.out.as_or_null<Real>();
+#pragma omp parallel for
+  for (std::int64_t m = 0; m < M; ++m) {
+    const Real *gate = gate_up + m * 2 * F, *up = gate + F, *d_out = all_d_out + m * F;
+    Real *d_gate = d_gate_up + m * 2 * F, *d_up = d_gate + F;
+    if (out) {
+#pragma omp simd
+      for (std::int64_t f = 0; f < F; ++f) out[m * F + f] = gate[f] / (1 + exp_simd(-gate[f])) * up[f];
+    }
+    // d_gate may be gate and d_up may be up: each element is read before it is written.
+#pragma omp simd
+    for (std::int64_t f = 0; f < F; ++f) {
+      const Real x = gate[f], sigmoid = 1 / (1 + exp_simd(-x)), silu = x * sigmoid;
+      const Real d_silu = d_out[f] * up[f];
+      d_up[f] = d_out[f] * silu;
+      d_gate[f] = d_silu * (sigmoid + silu * (1 - sigmoid));
+    }
+  }
+}
+
+}  // namespace
+
+void swiglu_forward(Stream&, const SwigluForward& p) {
+  dispatch_real(p.out, [&]<class Real>() { forward<Real>(p); });
+}
+
+void swiglu_backward(Stream&, const SwigluBackward& p) {
+  dispatch_real(p.d_out, [&]<class Real>() { backward<Real>(p); });
+}
+
+}  // namespace ssa::cpu
