@@ -1,0 +1,107 @@
+// Files as training needs them: every error names the path and the cause, what was written is on the disk when it is
+// said to be, and what was read or written comes with its checksum. Failures throw ssa::Error.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+struct XXH3_state_s;
+
+namespace ssa {
+
+/// Running XXH3-64 (seed 0) of a sequence of bytes.
+class Xxh3 {
+ public:
+  Xxh3();
+  void update(const void* data, std::size_t bytes);
+  std::uint64_t digest() const;
+
+ private:
+  struct Free {
+    void operator()(XXH3_state_s* state) const;
+  };
+  std::unique_ptr<XXH3_state_s, Free> state_;
+};
+
+std::uint64_t xxh3(std::string_view bytes);
+
+/// 16 lower-case hexadecimal digits, the form in which checksums are stored.
+std::string hex64(std::uint64_t value);
+
+/// Size and XXH3-64 of a file's content.
+struct FileSum {
+  std::uint64_t bytes = 0;
+  std::uint64_t xxh3 = 0;
+  bool operator==(const FileSum&) const = default;
+};
+
+/// Reads the file once in pieces.
+FileSum sum_file(const std::filesystem::path& path);
+
+std::string read_file(const std::filesystem::path& path);
+
+/// A whole file in memory, read only. A file that another program shortens meanwhile ends the process (SIGBUS).
+class MappedFile {
+ public:
+  explicit MappedFile(const std::filesystem::path& path);
+  ~MappedFile();
+  MappedFile(MappedFile&& other) noexcept;
+  MappedFile& operator=(MappedFile&& other) noexcept;
+
+  std::span<const std::byte> bytes() const { return {static_cast<const std::byte*>(data_), size_}; }
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+  void* data_ = nullptr;
+  std::size_t size_ = 0;
+};
+
+/// Buffered sequential writing. A full disk reads "no space left on device: PATH, N bytes written".
+class FileWriter {
+ public:
+  enum class Mode { create, append };  ///< `create` empties a file that exists
+
+  explicit FileWriter(std::filesystem::path path, Mode mode = Mode::create);
+  ~FileWriter();  ///< closes without writing what is still buffered: a writer that did not finish has failed
+  FileWriter(FileWriter&& other) noexcept;
+  FileWriter& operator=(FileWriter&&) = delete;
+
+  void write(const void* data, std::size_t bytes);
+  void write(std::string_view text) { write(text.data(), text.size()); }
+  void flush();  ///< hands the buffer to the operating system: the bytes survive this process, not a power cut
+  /// Flushes, waits until the device has everything, closes. Sums what this writer wrote.
+  FileSum finish();
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  void write_through(const char* data, std::size_t bytes);
+  [[noreturn]] void fail_write(const char* what, int error) const;
+
+  std::filesystem::path path_;
+  int fd_ = -1;
+  std::vector<char> buffer_;
+  std::uint64_t bytes_ = 0;    ///< given to write()
+  std::uint64_t written_ = 0;  ///< taken by the operating system
+  Xxh3 hash_;
+};
+
+/// Creates the folder and its parents; one that exists is fine.
+void create_folders(const std::filesystem::path& path);
+
+/// Renames a file or folder. Lasts through a power cut only after sync_folder of the parent.
+void rename_path(const std::filesystem::path& from, const std::filesystem::path& to);
+
+/// Makes the entries of a folder (creations, renames, removals) last through a power cut.
+void sync_folder(const std::filesystem::path& path);
+
+/// Replaces the content of a small file: at any moment, also after a power cut, the old or the new content is there.
+void replace_file(const std::filesystem::path& path, std::string_view content);
+
+}  // namespace ssa

@@ -1,0 +1,221 @@
+#include "ssa/base/file.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <new>
+#include <utility>
+
+#include "ssa/base/error.h"
+
+namespace ssa {
+namespace {
+
+constexpr std::size_t kBufferBytes = std::size_t{1} << 20;
+
+[[noreturn]] void fail_file(const std::filesystem::path& path, const char* what, int error) {
+  fail(path.string(), ": cannot ", what, ": ", std::strerror(error));
+}
+
+/// Closes on scope exit; for files that are only read, where close has nothing to report.
+struct ReadHandle {
+  explicit ReadHandle(const std::filesystem::path& path) : fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
+    if (fd < 0) fail_file(path, "open", errno);
+    struct stat info {};
+    if (::fstat(fd, &info) != 0 || S_ISDIR(info.st_mode)) {
+      const int error = S_ISDIR(info.st_mode) ? EISDIR : errno;
+      ::close(fd);
+      fail_file(path, "read", error);
+    }
+    size = static_cast<std::size_t>(info.st_size);
+  }
+  ~ReadHandle() { ::close(fd); }
+  ReadHandle(const ReadHandle&) = delete;
+  ReadHandle& operator=(const ReadHandle&) = delete;
+
+  int fd;
+  std::size_t size = 0;
+};
+
+/// Calls sink(data, bytes) for the file's content, piece by piece.
+template <class Sink>
+void read_pieces(const std::filesystem::path& path, const ReadHandle& file, Sink&& sink) {
+  std::vector<char> buffer(kBufferBytes);
+  for (;;) {
+    const ssize_t got = ::read(file.fd, buffer.data(), buffer.size());
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) fail_file(path, "read", errno);
+    if (got == 0) return;
+    sink(buffer.data(), static_cast<std::size_t>(got));
+  }
+}
+
+std::filesystem::path parent_of(const std::filesystem::path& path) {
+  const auto parent = path.parent_path();
+  return parent.empty() ? "." : parent;
+}
+
+}  // namespace
+
+void Xxh3::Free::operator()(XXH3_state_s* state) const { XXH3_freeState(state); }
+
+Xxh3::Xxh3() : state_(XXH3_createState()) {
+  if (!state_ || XXH3_64bits_reset(state_.get()) != XXH_OK) throw std::bad_alloc();
+}
+
+void Xxh3::update(const void* data, std::size_t bytes) { XXH3_64bits_update(state_.get(), data, bytes); }
+std::uint64_t Xxh3::digest() const { return XXH3_64bits_digest(state_.get()); }
+std::uint64_t xxh3(std::string_view bytes) { return XXH3_64bits(bytes.data(), bytes.size()); }
+
+std::string hex64(std::uint64_t value) {
+  char text[17];
+  std::snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(value));
+  return text;
+}
+
+FileSum sum_file(const std::filesystem::path& path) {
+  const ReadHandle file(path);
+  Xxh3 hash;
+  FileSum sum;
+  read_pieces(path, file, [&](const char* data, std::size_t bytes) {
+    hash.update(data, bytes);
+    sum.bytes += bytes;
+  });
+  sum.xxh3 = hash.digest();
+  return sum;
+}
+
+std::string read_file(const std::filesystem::path& path) {
+  const ReadHandle file(path);
+  std::string content;
+  content.reserve(file.size);
+  read_pieces(path, file, [&](const char* data, std::size_t bytes) { content.append(data, bytes); });
+  return content;
+}
+
+MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
+  const ReadHandle file(path);
+  if (file.size == 0) return;  // an empty mapping is not allowed
+  void* data = ::mmap(nullptr, file.size, PROT_READ, MAP_PRIVATE, file.fd, 0);
+  if (data == MAP_FAILED) fail_file(path, "map", errno);
+  data_ = data;
+  size_ = file.size;
+}
+
+MappedFile::~MappedFile() {
+  if (data_) ::munmap(data_, size_);
+}
+
+MappedFile::MappedFile(MappedFile&& other) noexcept
+    : path_(std::move(other.path_)), data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+
+MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
+  std::swap(path_, other.path_);
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  return *this;
+}
+
+FileWriter::FileWriter(std::filesystem::path path, Mode mode) : path_(std::move(path)) {
+  const int flags = O_WRONLY | O_CREAT | O_CLOEXEC | (mode == Mode::append ? O_APPEND : O_TRUNC);
+  fd_ = ::open(path_.c_str(), flags, 0666);
+  if (fd_ < 0) fail_write("create", errno);
+  buffer_.reserve(kBufferBytes);
+}
+
+FileWriter::~FileWriter() {
+  if (fd_ >= 0) ::close(fd_);
+}
+
+FileWriter::FileWriter(FileWriter&& other) noexcept
+    : path_(std::move(other.path_)),
+      fd_(std::exchange(other.fd_, -1)),
+      buffer_(std::move(other.buffer_)),
+      bytes_(other.bytes_),
+      written_(other.written_),
+      hash_(std::move(other.hash_)) {}
+
+void FileWriter::fail_write(const char* what, int error) const {
+  if (error == ENOSPC) fail("no space left on device: ", path_.string(), ", ", written_, " bytes written");
+  fail(path_.string(), ": cannot ", what, ": ", std::strerror(error), ", ", written_, " bytes written");
+}
+
+void FileWriter::write(const void* data, std::size_t bytes) {
+  SSA_CHECK(fd_ >= 0, path_.string(), ": written to after it was closed");
+  hash_.update(data, bytes);
+  bytes_ += bytes;
+  if (buffer_.size() + bytes > kBufferBytes) flush();
+  if (bytes >= kBufferBytes)
+    write_through(static_cast<const char*>(data), bytes);
+  else
+    buffer_.insert(buffer_.end(), static_cast<const char*>(data), static_cast<const char*>(data) + bytes);
+}
+
+void FileWriter::flush() {
+  write_through(buffer_.data(), buffer_.size());
+  buffer_.clear();
+}
+
+void FileWriter::write_through(const char* data, std::size_t bytes) {
+  while (bytes > 0) {
+    const ssize_t taken = ::write(fd_, data, bytes);
+    if (taken < 0 && errno == EINTR) continue;
+    if (taken < 0) fail_write("write", errno);
+    data += taken;
+    bytes -= static_cast<std::size_t>(taken);
+    written_ += static_cast<std::uint64_t>(taken);
+  }
+}
+
+FileSum FileWriter::finish() {
+  SSA_CHECK(fd_ >= 0, path_.string(), ": finished after it was closed");
+  flush();
+  if (::fsync(fd_) != 0) fail_write("sync", errno);
+  // Network file systems report a full disk or quota only here.
+  if (::close(std::exchange(fd_, -1)) != 0) fail_write("close", errno);
+  return {bytes_, hash_.digest()};
+}
+
+void create_folders(const std::filesystem::path& path) {
+  std::error_code error;
+  std::filesystem::create_directories(path, error);
+  if (error) fail_file(path, "create the folder", error.value());
+}
+
+void rename_path(const std::filesystem::path& from, const std::filesystem::path& to) {
+  if (std::rename(from.c_str(), to.c_str()) != 0)
+    fail(from.string(), ": cannot rename to ", to.string(), ": ", std::strerror(errno));
+}
+
+void sync_folder(const std::filesystem::path& path) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) fail_file(path, "open", errno);
+  // Some network file systems cannot sync a folder; they order its entries themselves.
+  const int error = ::fsync(fd) == 0 || errno == EINVAL ? 0 : errno;
+  ::close(fd);
+  if (error != 0) fail_file(path, "sync the folder", error);
+}
+
+void replace_file(const std::filesystem::path& path, std::string_view content) {
+  const auto parent = parent_of(path);
+  const auto temporary = parent / concat(".", path.filename().string(), ".tmp");
+  try {
+    FileWriter writer(temporary);
+    writer.write(content);
+    writer.finish();
+    rename_path(temporary, path);
+  } catch (...) {
+    std::error_code ignored;
+    std::filesystem::remove(temporary, ignored);
+    throw;
+  }
+  sync_folder(parent);
+}
+
+}  // namespace ssa
