@@ -1,0 +1,367 @@
+#include "ssa/train/checkpoint.h"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cstdio>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "ssa/base/error.h"
+#include "ssa/base/file.h"
+
+namespace ssa {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+constexpr int kFormat = 1;
+constexpr const char* kWeightsFile = "model.safetensors";
+constexpr const char* kMomentsFile = "optimizer.safetensors";
+constexpr const char* kTrainerFile = "trainer.json";
+constexpr const char* kConfigFile = "config.json";
+constexpr const char* kManifestFile = "manifest.json";
+constexpr std::array kFiles{kWeightsFile, kMomentsFile, kTrainerFile, kConfigFile};
+
+constexpr std::string_view kTemporaryPrefix = ".tmp-";
+constexpr std::string_view kAsidePrefix = ".old-";
+constexpr std::string_view kTrashPrefix = ".trash-";
+
+fs::path checkpoints_of(const fs::path& output_dir) { return output_dir / "checkpoints"; }
+
+std::string step_name(std::int64_t step) {
+  char text[32];
+  std::snprintf(text, sizeof text, "step-%08lld", static_cast<long long>(step));
+  return text;
+}
+
+/// The step of "step-00001000"; nothing for any other name.
+std::optional<std::int64_t> parse_step_name(std::string_view name) {
+  constexpr std::string_view prefix = "step-";
+  if (!name.starts_with(prefix)) return std::nullopt;
+  std::int64_t step = 0;
+  const auto [end, error] = std::from_chars(name.data() + prefix.size(), name.data() + name.size(), step);
+  if (error != std::errc() || end != name.data() + name.size() || step_name(step) != name) return std::nullopt;
+  return step;
+}
+
+fs::path prefixed(const fs::path& folder, std::string_view prefix) {
+  return folder.parent_path() / concat(prefix, folder.filename().string());
+}
+
+/// What cannot be removed is no reason to end a run: it has a name that no reader takes for a checkpoint.
+void remove_folder(const fs::path& path) {
+  std::error_code error;
+  fs::remove_all(path, error);
+  if (error) spdlog::warn("{}: cannot remove: {}", path.string(), error.message());
+}
+
+/// Takes a checkpoint out of sight in one move before its files go.
+void discard(const fs::path& folder) {
+  const fs::path trash = prefixed(folder, kTrashPrefix);
+  std::error_code error;
+  fs::rename(folder, trash, error);
+  if (error)
+    spdlog::warn("{}: cannot remove: {}", folder.string(), error.message());
+  else
+    remove_folder(trash);
+}
+
+/// Puts right what a killed writer left.
+void recover(const fs::path& root) {
+  std::vector<fs::path> entries;
+  for (const auto& entry : fs::directory_iterator(root)) entries.push_back(entry.path());
+  for (const fs::path& path : entries) {
+    const std::string name = path.filename().string();
+    if (name.starts_with(kTemporaryPrefix) || name.starts_with(kTrashPrefix)) {
+      remove_folder(path);
+    } else if (name.starts_with(kAsidePrefix)) {
+      // Killed between the two renames of a replacement: the old checkpoint still is the one of its step.
+      const fs::path target = root / name.substr(kAsidePrefix.size());
+      if (!fs::exists(target) && checkpoint_problem(path, Verify::sizes).empty())
+        rename_path(path, target);
+      else
+        discard(path);
+    }
+  }
+}
+
+struct Manifest {
+  std::int64_t step = 0;
+  std::int64_t sequence = 0;  ///< counts the saves of a run
+  std::map<std::string, FileSum> files = {};
+};
+
+std::string manifest_checksum(json manifest) {
+  manifest.erase("checksum");
+  return hex64(xxh3(manifest.dump()));
+}
+
+std::string to_text(const Manifest& manifest) {
+  json files = json::object();
+  for (const auto& [name, sum] : manifest.files) files[name] = {{"bytes", sum.bytes}, {"xxh3", hex64(sum.xxh3)}};
+  json root{{"format", kFormat}, {"step", manifest.step}, {"sequence", manifest.sequence}, {"files", std::move(files)}};
+  root["checksum"] = manifest_checksum(root);
+  return root.dump(1) + "\n";
+}
+
+/// Throws what is wrong with the manifest of a folder.
+Manifest read_manifest(const fs::path& folder) {
+  SSA_CHECK(fs::exists(folder / kManifestFile), kManifestFile, " is missing");
+  const json root = json::parse(read_file(folder / kManifestFile), nullptr, /*allow_exceptions=*/false);
+  SSA_CHECK(root.is_object(), kManifestFile, " is not a JSON object");
+  // A later format may keep its checksum elsewhere, so the format is looked at first.
+  const json format = root.value("format", json());
+  SSA_CHECK(format == kFormat, kManifestFile, ": format ", format.dump(), ", expected ", kFormat);
+  const json checksum = root.value("checksum", json());
+  const std::string expected = manifest_checksum(root);
+  SSA_CHECK(checksum == expected, kManifestFile, ": checksum ", checksum.dump(), ", its content gives ", expected);
+
+  // The checksum holds: the fields are what the writer put there.
+  Manifest manifest{.step = root.at("step").get<std::int64_t>(), .sequence = root.at("sequence").get<std::int64_t>()};
+  for (const auto& [name, file] : root.at("files").items())
+    manifest.files[name] = {file.at("bytes").get<std::uint64_t>(),
+                            std::stoull(file.at("xxh3").get<std::string>(), nullptr, 16)};
+  return manifest;
+}
+
+/// Throws what is wrong with the files of a folder.
+void check_files(const fs::path& folder, const Manifest& manifest, Verify verify) {
+  std::string name = folder.filename().string();
+  if (name.starts_with(kAsidePrefix)) name.erase(0, kAsidePrefix.size());
+  // A folder may be copied elsewhere under a name of its own.
+  if (const auto step = parse_step_name(name))
+    SSA_CHECK(*step == manifest.step, kManifestFile, ": step ", manifest.step, ", the folder's name says ", *step);
+  for (const char* file : kFiles) {
+    const auto it = manifest.files.find(file);
+    SSA_CHECK(it != manifest.files.end(), kManifestFile, ": no entry for ", file);
+    std::error_code error;
+    const auto bytes = fs::file_size(folder / file, error);
+    SSA_CHECK(!error, file, " is missing");
+    SSA_CHECK(bytes == it->second.bytes, file, ": ", bytes, " bytes, the manifest says ", it->second.bytes);
+    if (verify == Verify::checksums) {
+      const FileSum sum = sum_file(folder / file);
+      SSA_CHECK(sum == it->second, file, ": checksum ", hex64(sum.xxh3), ", the manifest says ",
+                hex64(it->second.xxh3));
+    }
+  }
+}
+
+struct Found {
+  CheckpointInfo info;
+  std::int64_t sequence = std::numeric_limits<std::int64_t>::max();
+};
+
+Found inspect(const fs::path& folder, std::int64_t step, Verify verify) {
+  Found found{.info = {.path = folder, .step = step, .problem = {}}};
+  try {
+    const Manifest manifest = read_manifest(folder);
+    found.sequence = manifest.sequence;
+    check_files(folder, manifest, verify);
+  } catch (const std::exception& e) {
+    found.info.problem = e.what();
+  }
+  return found;
+}
+
+std::vector<Found> find(const fs::path& root, Verify verify) {
+  std::vector<Found> found;
+  if (!fs::is_directory(root)) return found;
+  for (const auto& entry : fs::directory_iterator(root)) {
+    std::string name = entry.path().filename().string();
+    if (name.starts_with(kAsidePrefix)) {
+      name.erase(0, kAsidePrefix.size());
+      if (fs::exists(root / name)) continue;
+    }
+    const auto step = parse_step_name(name);
+    if (step && entry.is_directory()) found.push_back(inspect(entry.path(), *step, verify));
+  }
+  std::sort(found.begin(), found.end(), [](const Found& a, const Found& b) {
+    return std::pair(a.sequence, a.info.step) > std::pair(b.sequence, b.info.step);
+  });
+  return found;
+}
+
+std::vector<TensorSpec> weight_specs(const std::vector<NamedShape>& parameters) {
+  std::vector<TensorSpec> specs;
+  for (const NamedShape& p : parameters) specs.push_back({p.name, FileDType::f32, p.shape});
+  return specs;
+}
+
+std::vector<TensorSpec> moment_specs(const std::vector<NamedShape>& parameters) {
+  std::vector<TensorSpec> specs;
+  for (const NamedShape& p : parameters) {
+    specs.push_back({"m." + p.name, FileDType::f32, p.shape});
+    specs.push_back({"v." + p.name, FileDType::f32, p.shape});
+  }
+  return specs;
+}
+
+FileSum write_file(const fs::path& path, std::string_view content) {
+  FileWriter writer(path);
+  writer.write(content);
+  return writer.finish();
+}
+
+fs::path checked(const fs::path& folder, Verify verify) {
+  SSA_CHECK(fs::is_directory(folder), folder.string(), ": no such checkpoint folder");
+  const std::string problem = checkpoint_problem(folder, verify);
+  SSA_CHECK(problem.empty(), folder.string(), ": not a complete checkpoint: ", problem);
+  return folder;
+}
+
+void check_exactly(const SafetensorsReader& file, const std::vector<TensorSpec>& expected) {
+  std::set<std::string_view> names;
+  for (const TensorSpec& spec : expected) {
+    const auto& entry = file.at(spec.name, spec.shape);
+    SSA_CHECK(entry.dtype == spec.dtype, file.path().string(), ": tensor ", spec.name, " is ", name_of(entry.dtype),
+              ", expected ", name_of(spec.dtype));
+    names.insert(spec.name);
+  }
+  for (const auto& entry : file.tensors())
+    SSA_CHECK(names.contains(entry.name), file.path().string(), ": unexpected tensor ", entry.name, " ",
+              to_string(entry.shape));
+}
+
+}  // namespace
+
+CheckpointWriter::CheckpointWriter(const fs::path& output_dir, std::int64_t step,
+                                   const std::vector<NamedShape>& parameters)
+    : root_(checkpoints_of(output_dir)),
+      temporary_(root_ / concat(kTemporaryPrefix, step_name(step))),
+      target_(root_ / step_name(step)),
+      step_(step) {
+  SSA_CHECK(step >= 0, "checkpoint: step ", step, ", expected 0 or more");
+  create_folders(root_);
+  sync_folder(output_dir);
+  recover(root_);
+  guarded([&] {
+    create_folders(temporary_);
+    weights_.emplace(temporary_ / kWeightsFile, weight_specs(parameters));
+    moments_.emplace(temporary_ / kMomentsFile, moment_specs(parameters));
+  });
+}
+
+CheckpointWriter::~CheckpointWriter() { abandon(); }
+
+template <class F>
+void CheckpointWriter::guarded(F&& f) {
+  SSA_CHECK(!temporary_.empty(), target_.string(), ": this checkpoint was completed or given up before");
+  try {
+    f();
+  } catch (...) {
+    abandon();
+    throw;
+  }
+}
+
+void CheckpointWriter::abandon() noexcept {
+  weights_.reset();
+  moments_.reset();
+  if (temporary_.empty()) return;
+  remove_folder(temporary_);
+  temporary_.clear();
+}
+
+void CheckpointWriter::add_weight(const std::string& name, std::span<const float> values) {
+  guarded([&] { weights_->append(name, values); });
+}
+
+void CheckpointWriter::add_m(const std::string& name, std::span<const float> values) {
+  guarded([&] { moments_->append("m." + name, values); });
+}
+
+void CheckpointWriter::add_v(const std::string& name, std::span<const float> values) {
+  guarded([&] { moments_->append("v." + name, values); });
+}
+
+fs::path CheckpointWriter::commit(const json& trainer, std::string_view config, std::int64_t save_total_limit) {
+  guarded([&] {
+    Manifest manifest{.step = step_, .sequence = 1};
+    for (const Found& found : find(root_, Verify::sizes))
+      if (found.sequence != std::numeric_limits<std::int64_t>::max())
+        manifest.sequence = std::max(manifest.sequence, found.sequence + 1);
+    manifest.files[kWeightsFile] = weights_->finish();
+    manifest.files[kMomentsFile] = moments_->finish();
+    manifest.files[kTrainerFile] = write_file(temporary_ / kTrainerFile, trainer.dump(1) + "\n");
+    manifest.files[kConfigFile] = write_file(temporary_ / kConfigFile, config);
+    sync_folder(temporary_);
+    write_file(temporary_ / kManifestFile, to_text(manifest));
+    sync_folder(temporary_);
+
+    const fs::path aside = prefixed(target_, kAsidePrefix);
+    const bool replaces = fs::exists(target_);
+    if (replaces) rename_path(target_, aside);
+    try {
+      rename_path(temporary_, target_);
+    } catch (...) {
+      if (replaces) rename_path(aside, target_);
+      throw;
+    }
+    temporary_.clear();
+    sync_folder(root_);
+    if (replaces) discard(aside);
+  });
+
+  if (save_total_limit > 0) {
+    std::int64_t kept = 0;
+    for (const Found& found : find(root_, Verify::sizes))
+      if (found.info.complete() && ++kept > save_total_limit) discard(found.info.path);
+    sync_folder(root_);
+  }
+  return target_;
+}
+
+std::string checkpoint_problem(const fs::path& folder, Verify verify) {
+  return inspect(folder, 0, verify).info.problem;
+}
+
+std::vector<CheckpointInfo> find_checkpoints(const fs::path& output_dir, Verify verify) {
+  std::vector<CheckpointInfo> infos;
+  for (Found& found : find(checkpoints_of(output_dir), verify)) infos.push_back(std::move(found.info));
+  return infos;
+}
+
+std::optional<CheckpointInfo> newest_checkpoint(const fs::path& output_dir, std::vector<CheckpointInfo>& skipped) {
+  for (CheckpointInfo& info : find_checkpoints(output_dir, Verify::sizes)) {
+    if (info.complete()) info.problem = checkpoint_problem(info.path, Verify::checksums);
+    if (info.complete()) return std::move(info);
+    skipped.push_back(std::move(info));
+  }
+  return std::nullopt;
+}
+
+CheckpointReader::CheckpointReader(const fs::path& folder, Verify verify)
+    : path_(checked(folder, verify)),
+      step_(read_manifest(folder).step),
+      weights_(folder / kWeightsFile),
+      moments_(folder / kMomentsFile),
+      trainer_(std::make_unique<json>(json::parse(read_file(folder / kTrainerFile), nullptr, false))),
+      config_(read_file(folder / kConfigFile)) {
+  SSA_CHECK(trainer_->is_object(), (folder / kTrainerFile).string(), ": not a JSON object");
+}
+
+CheckpointReader::~CheckpointReader() = default;
+
+void CheckpointReader::check(const std::vector<NamedShape>& parameters) const {
+  check_exactly(weights_, weight_specs(parameters));
+  check_exactly(moments_, moment_specs(parameters));
+}
+
+void CheckpointReader::read_weight(const NamedShape& parameter, std::span<float> out, std::int64_t first) const {
+  weights_.read(weights_.at(parameter.name, parameter.shape), out, first);
+}
+
+void CheckpointReader::read_m(const NamedShape& parameter, std::span<float> out, std::int64_t first) const {
+  moments_.read(moments_.at("m." + parameter.name, parameter.shape), out, first);
+}
+
+void CheckpointReader::read_v(const NamedShape& parameter, std::span<float> out, std::int64_t first) const {
+  moments_.read(moments_.at("v." + parameter.name, parameter.shape), out, first);
+}
+
+}  // namespace ssa

@@ -1,0 +1,63 @@
+#include "ssa/train/metrics_log.h"
+
+#include <nlohmann/json.hpp>
+#include <string_view>
+
+#include "ssa/base/error.h"
+
+namespace ssa {
+namespace {
+
+using nlohmann::ordered_json;
+
+/// The line as an object with an integer step; null for anything else.
+ordered_json parse_line(std::string_view line) {
+  ordered_json parsed = ordered_json::parse(line, nullptr, /*allow_exceptions=*/false);
+  const bool good = parsed.is_object() && parsed.contains("step") && parsed["step"].is_number_integer();
+  return good ? parsed : ordered_json();
+}
+
+template <class F>
+void for_each_line(std::string_view text, F&& f) {
+  while (!text.empty()) {
+    const auto end = std::min(text.find('\n'), text.size());
+    f(text.substr(0, end));
+    text.remove_prefix(std::min(end + 1, text.size()));
+  }
+}
+
+FileWriter open_after(const std::filesystem::path& path, std::int64_t step) {
+  if (std::filesystem::exists(path)) {
+    const std::string before = read_file(path);
+    std::string after;
+    for_each_line(before, [&](std::string_view line) {
+      const ordered_json parsed = parse_line(line);
+      if (!parsed.is_null() && parsed["step"].get<std::int64_t>() <= step) after.append(line).push_back('\n');
+    });
+    if (after != before) replace_file(path, after);
+  }
+  return FileWriter(path, FileWriter::Mode::append);
+}
+
+}  // namespace
+
+MetricsLog::MetricsLog(const std::filesystem::path& file, std::int64_t step) : file_(open_after(file, step)) {}
+
+void MetricsLog::append(const nlohmann::json& line) { append_text(line.dump()); }
+void MetricsLog::append(const ordered_json& line) { append_text(line.dump()); }
+
+void MetricsLog::append_text(std::string text) {
+  text += '\n';
+  file_.write(text);
+  file_.flush();
+}
+
+ordered_json last_metrics(const std::filesystem::path& file) {
+  ordered_json last;
+  for_each_line(read_file(file), [&](std::string_view line) {
+    if (ordered_json parsed = parse_line(line); !parsed.is_null()) last = std::move(parsed);
+  });
+  return last;
+}
+
+}  // namespace ssa

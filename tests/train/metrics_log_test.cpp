@@ -1,0 +1,61 @@
+#include "ssa/train/metrics_log.h"
+
+#include <nlohmann/json.hpp>
+
+#include "support/catch.h"
+#include "support/error_of.h"
+#include "support/temp_dir.h"
+
+using namespace ssa;
+using nlohmann::json;
+using ssa::test::check_error;
+using ssa::test::error_of;
+using ssa::test::TempDir;
+
+TEST_CASE("metrics log: no step appears twice after a resume, torn lines go") {
+  const TempDir dir;
+  const auto file = dir.path() / "metrics.jsonl";
+  {
+    MetricsLog log(file, 0);
+    for (int step = 1; step <= 5; ++step) log.append(json{{"step", step}, {"loss", 1.0 / step}});
+    CHECK(read_file(file).ends_with("{\"loss\":0.2,\"step\":5}\n"));  // each line at once
+  }
+  replace_file(file, read_file(file) + R"({"step": 6, "lo)");
+  CHECK(last_metrics(file).at("step") == 5);
+  {
+    MetricsLog log(file, 3);
+    CHECK(last_metrics(file).at("step") == 3);
+    log.append(nlohmann::ordered_json{{"step", 4}, {"loss", 9.0}});
+  }
+  CHECK(read_file(file) ==
+        "{\"loss\":1.0,\"step\":1}\n{\"loss\":0.5,\"step\":2}\n{\"loss\":0.3333333333333333,\"step\":3}\n"
+        "{\"step\":4,\"loss\":9.0}\n");
+  MetricsLog(file, 0);
+  CHECK(read_file(file).empty());
+  CHECK(last_metrics(file).is_null());
+}
+
+TEST_CASE("metrics log: a last line cut just before its end of line is whole") {
+  const TempDir dir;
+  const auto file = dir.path() / "metrics.jsonl";
+  replace_file(file, "{\"step\":1}\n{\"step\":2}");
+  MetricsLog(file, 2).append(json{{"step", 3}});
+  CHECK(read_file(file) == "{\"step\":1}\n{\"step\":2}\n{\"step\":3}\n");
+}
+
+TEST_CASE("metrics log: a file already right is not rewritten, lines of no step are dropped") {
+  const TempDir dir;
+  const auto file = dir.path() / "metrics.jsonl";
+  replace_file(file, "{\"step\":1}\n");
+  const auto before = std::filesystem::last_write_time(file);
+  MetricsLog(file, 1);
+  CHECK(std::filesystem::last_write_time(file) == before);
+  replace_file(file, "nonsense\n{\"step\":\"1\"}\n\n[1]\n{\"step\":1}\n");
+  MetricsLog(file, 1);
+  CHECK(read_file(file) == "{\"step\":1}\n");
+}
+
+TEST_CASE("metrics log: a folder that is not there is named") {
+  check_error(error_of([] { MetricsLog log("/no/such/folder/metrics.jsonl", 0); }), "/no/such/folder/metrics.jsonl",
+              "No such file or directory");
+}
