@@ -240,6 +240,9 @@ TEST_CASE("checkpoint: leftovers of a killed run are put right by the next save"
 TEST_CASE("checkpoint: a writer killed at any moment leaves a newest complete checkpoint") {
   const TempDir run;
   save(run.path(), 0, 2);
+  const auto start = std::chrono::steady_clock::now();
+  for (int i = 0; i < 4; ++i) save(run.path(), 0, 2);
+  const std::chrono::duration<double> one_save = (std::chrono::steady_clock::now() - start) / 4;
   std::int64_t last = 0, killed_while_saving = 0;
   for (std::uint64_t round = 0; round < 100; ++round) {
     Forked child([&](auto send) {
@@ -248,8 +251,8 @@ TEST_CASE("checkpoint: a writer killed at any moment leaves a newest complete ch
         send(std::to_string(step) + " ");
       }
     });
-    const double delay = 0.02 * random_uniform(7, RandomPurpose::test, 0, round);
-    std::this_thread::sleep_for(std::chrono::duration<double>(delay));
+    // Up to two saves and a half: the first replaces a step, the next ones add and prune.
+    std::this_thread::sleep_for(2.5 * random_uniform(7, RandomPurpose::test, 0, round) * one_save);
     child.kill(SIGKILL);
     std::istringstream reported(child.wait());
     std::int64_t committed = last;
@@ -272,6 +275,7 @@ TEST_CASE("checkpoint: a writer killed at any moment leaves a newest complete ch
   }
   INFO("leftovers seen: " << killed_while_saving << ", steps saved: " << last);
   CHECK(killed_while_saving > 10);  // else the delays miss what they are for
+  CHECK(last > 10);
   save(run.path(), last + 1, 2);
   CHECK(names_in(run.path() / "checkpoints").size() == 2);
 }
