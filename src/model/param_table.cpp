@@ -93,20 +93,17 @@ ModelParams bind_params(const ParamTable& table, const ModelConfig& c, const Ten
   return params;
 }
 
-void initialize_params(const ParamTable& table, const ModelConfig& config, std::uint64_t seed, float* flat) {
-  std::fill(flat, flat + table.size(), 0.0f);
-  const auto& params = table.params();
-  for (std::size_t i = 0; i < params.size(); ++i) {
-    float* values = flat + params[i].offset;
-    const std::int64_t count = params[i].count();
-    if (!params[i].decay) {
-      std::fill(values, values + count, 1.0f);
-      continue;
-    }
+void initialize_param(const ParamTable& table, const ModelConfig& config, std::size_t index, std::uint64_t seed,
+                      std::span<float> out, std::int64_t first) {
+  if (!table.params()[index].decay) {
+    std::fill(out.begin(), out.end(), 1.0f);
+    return;
+  }
+  const auto count = static_cast<std::int64_t>(out.size());
 #pragma omp parallel for
-    for (std::int64_t j = 0; j < count; ++j)
-      values[j] = static_cast<float>(config.initializer_range *
-                                     random_normal(seed, RandomPurpose::init, i, static_cast<std::uint64_t>(j)));
+  for (std::int64_t i = 0; i < count; ++i) {
+    const double normal = random_normal(seed, RandomPurpose::init, index, static_cast<std::uint64_t>(first + i));
+    out[static_cast<std::size_t>(i)] = static_cast<float>(config.initializer_range * normal);
   }
 }
 

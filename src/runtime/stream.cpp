@@ -1,7 +1,5 @@
 #include "ssa/runtime/stream.h"
 
-#include <unistd.h>
-
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
@@ -28,6 +26,14 @@ std::string cpu_name() {
   return "CPU";
 }
 
+/// A line of /proc/meminfo, in bytes; what the page cache holds counts as available there.
+std::size_t meminfo(const std::string& key) {
+  std::ifstream info("/proc/meminfo");
+  for (std::string line; std::getline(info, line);)
+    if (line.starts_with(key)) return std::stoull(line.substr(key.size())) * 1024;
+  return 0;
+}
+
 }  // namespace
 
 #if !SSA_WITH_CUDA
@@ -46,8 +52,7 @@ std::string Stream::device_name() const { return cuda_ ? cuda::device_name(*cuda
 
 MemoryInfo Stream::memory_info() const {
   if (cuda_) return cuda::memory_info(*cuda_);
-  const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
-  return {static_cast<std::size_t>(sysconf(_SC_AVPHYS_PAGES)) * page, static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) * page};
+  return {meminfo("MemAvailable:"), meminfo("MemTotal:")};
 }
 
 void* Stream::allocate(std::size_t bytes) {
@@ -103,6 +108,10 @@ std::shared_ptr<Stream::Event> Stream::record() {
   else
     event->host = std::chrono::steady_clock::now();
   return event;
+}
+
+void Stream::wait(const Event& event) {
+  if (cuda_) cuda::wait(*cuda_, event.cuda.get());
 }
 
 double Stream::elapsed_ms(const Event& begin, const Event& end) {

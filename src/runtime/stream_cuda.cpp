@@ -130,9 +130,13 @@ std::shared_ptr<void> record(CudaContext& context) {
   return owner;
 }
 
-double elapsed_ms(CudaContext& context, void* begin, void* end) {
+void wait(CudaContext& context, void* event) {
   use(context);
-  check(cudaEventSynchronize(static_cast<cudaEvent_t>(end)), "cudaEventSynchronize");
+  check(cudaEventSynchronize(static_cast<cudaEvent_t>(event)), "cudaEventSynchronize");
+}
+
+double elapsed_ms(CudaContext& context, void* begin, void* end) {
+  wait(context, end);
   float ms = 0;
   check(cudaEventElapsedTime(&ms, static_cast<cudaEvent_t>(begin), static_cast<cudaEvent_t>(end)),
         "cudaEventElapsedTime");

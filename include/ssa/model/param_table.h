@@ -10,6 +10,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -81,8 +82,9 @@ struct ModelParams {
 
 ModelParams bind_params(const ParamTable& table, const ModelConfig& config, const Tensor& flat);
 
-/// Fills flat f32 host memory: Normal(0, initializer_range) from (seed, parameter, element) for matrices, 1 for norms,
-/// 0 for padding. The same values on every machine and thread count.
-void initialize_params(const ParamTable& table, const ModelConfig& config, std::uint64_t seed, float* flat);
+/// Initial values of elements [first, first + out.size()) of parameter `index` of the table: Normal(0,
+/// initializer_range) from (seed, index, element) for matrices, 1 for norms. The same on every machine and thread count.
+void initialize_param(const ParamTable& table, const ModelConfig& config, std::size_t index, std::uint64_t seed,
+                      std::span<float> out, std::int64_t first);
 
 }  // namespace ssa

@@ -48,6 +48,7 @@ class Stream {
   /// Marks a point of the queue; `elapsed_ms` waits for `end` and gives the time between two marks.
   struct Event;
   std::shared_ptr<Event> record();
+  void wait(const Event& event);  ///< until the device has passed the mark
   double elapsed_ms(const Event& begin, const Event& end);
 
   /// Working memory of one op, valid until the next op runs. `reserve_scratch` grows it (it synchronises); an op that

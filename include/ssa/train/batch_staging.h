@@ -1,0 +1,42 @@
+// Host memory of micro-batches on their way to the device. Two of them, pinned: one is filled while the other is copied.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "ssa/data/row_loader.h"
+#include "ssa/model/llama.h"
+#include "ssa/runtime/stream.h"
+
+namespace ssa {
+
+class BatchStaging {
+ public:
+  BatchStaging(Stream& stream, std::int64_t rows, std::int64_t tokens);
+
+  /// Row `row` of the micro-batch being filled takes row `index` of the loader's epoch; `full_stream` as in MicroBatch.
+  void fill(std::int64_t row, const RowLoader& loader, std::int64_t epoch, std::int64_t index, bool full_stream);
+  /// Row `row` takes no part: token 0, no targets.
+  void fill_empty(std::int64_t row);
+  /// Copies the filled micro-batch to the device, in the order of the stream.
+  void upload(const MicroBatch& to);
+
+ private:
+  struct Half {
+    Buffer memory;
+    std::shared_ptr<Stream::Event> copied;
+  };
+  /// i32 of the half being filled: ids, targets, positions, each [rows, tokens], then full_stream [rows].
+  std::int32_t* at(std::int64_t which, std::int64_t row);
+  std::span<std::int32_t> row_of(std::int64_t which, std::int64_t row);
+
+  Stream& stream_;
+  std::int64_t rows_, tokens_;
+  std::array<Half, 2> halves_;
+  int filling_ = 0;
+  bool waited_ = true;
+};
+
+}  // namespace ssa

@@ -1,0 +1,57 @@
+// What a run says: lines on the console and in train.log, and metrics.jsonl. Only rank 0 says anything.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "ssa/dist/comm.h"
+#include "ssa/train/config.h"
+#include "ssa/train/metrics_log.h"
+
+namespace ssa {
+
+/// The figures of one step; the keys of metrics.jsonl.
+struct StepReport {
+  std::int64_t step = 0;  ///< counted from 1: updates done
+  double epoch = 0;
+  std::int64_t step_tokens = 0;  ///< of this step, padding included
+  std::int64_t tokens = 0;       ///< of the run so far
+  double loss = 0, ce_loss = 0, alignment_loss = 0;
+  double grad_norm = 0;  ///< before clipping
+  double learning_rate = 0;
+  std::string stream;  ///< full, sparse, or mixed when drawn by row
+  std::optional<double> selected_mass, entropy;
+  std::map<std::string, double> eval_losses;  ///< nats per token of data.eval_path
+};
+
+class RunLog {
+ public:
+  /// `step`: where the run starts; later lines of metrics.jsonl are dropped.
+  RunLog(const Config& config, Comm& comm, Stream& stream, std::int64_t step, std::int64_t total_steps);
+
+  void begin(std::int64_t parameters, std::int64_t rows, std::int64_t steps_per_epoch, std::int64_t dropped_rows);
+  /// Logs a step; its speed is that of the steps since the one logged before.
+  void step(const StepReport& report);
+  /// What follows until `resume_clock` (evaluation, saving) is not counted in the speed of steps.
+  void pause_clock();
+  void resume_clock();
+  void say(const std::string& line);
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  const Config& config_;
+  bool speaks_;
+  std::int64_t total_steps_, first_step_, last_logged_;
+  Clock::time_point begun_, running_since_;
+  double running_seconds_ = 0;  ///< of the steps since the last one logged, up to running_since_
+  std::string device_;
+  int ranks_;
+  std::unique_ptr<MetricsLog> metrics_;
+};
+
+}  // namespace ssa

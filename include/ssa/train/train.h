@@ -1,0 +1,24 @@
+// A training run, from a config to a trained model in output_dir.
+#pragma once
+
+#include <string>
+
+#include "ssa/dist/comm.h"
+#include "ssa/runtime/stream.h"
+#include "ssa/train/config.h"
+
+namespace ssa {
+
+struct TrainOptions {
+  std::string resume = "auto";  ///< auto: newest complete checkpoint, or a fresh start; none; or a checkpoint's folder
+  DeviceKind device = DeviceKind::cpu;
+};
+
+/// Trains to the end: kExitDone, or kExitStopped when a signal ended the run after a checkpoint. Throws Error.
+int train(const Config& config, const TrainOptions& options, Comm& comm);
+
+/// What --dry-run prints: resolved config, parameter table, memory plan, rows, steps and tokens. Touches no device; the
+/// dataset is looked at if it is there.
+std::string describe_run(const Config& config, DeviceKind device, int ranks);
+
+}  // namespace ssa

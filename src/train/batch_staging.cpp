@@ -1,0 +1,55 @@
+#include "ssa/train/batch_staging.h"
+
+#include <algorithm>
+
+namespace ssa {
+
+namespace {
+enum Which : std::int64_t { kIds, kTargets, kPositions, kStreams };
+}
+
+BatchStaging::BatchStaging(Stream& stream, std::int64_t rows, std::int64_t tokens)
+    : stream_(stream), rows_(rows), tokens_(tokens) {
+  const auto bytes = static_cast<std::size_t>(3 * rows * tokens + rows) * sizeof(std::int32_t);
+  for (Half& half : halves_) half.memory = Buffer(stream, bytes, Buffer::Place::host);
+}
+
+std::int32_t* BatchStaging::at(std::int64_t which, std::int64_t row) {
+  auto* memory = static_cast<std::int32_t*>(halves_[static_cast<std::size_t>(filling_)].memory.data());
+  return memory + which * rows_ * tokens_ + (which == kStreams ? row : row * tokens_);
+}
+
+std::span<std::int32_t> BatchStaging::row_of(std::int64_t which, std::int64_t row) {
+  SSA_CHECK(0 <= row && row < rows_, "micro-batch of ", rows_, " rows has no row ", row);
+  if (!waited_) {  // the copy that last read this half must be done before it is written again
+    const Half& half = halves_[static_cast<std::size_t>(filling_)];
+    if (half.copied) stream_.wait(*half.copied);
+    waited_ = true;
+  }
+  return {at(which, row), static_cast<std::size_t>(tokens_)};
+}
+
+void BatchStaging::fill(std::int64_t row, const RowLoader& loader, std::int64_t epoch, std::int64_t index,
+                        bool full_stream) {
+  loader.load(epoch, index, row_of(kIds, row), row_of(kTargets, row), row_of(kPositions, row));
+  *at(kStreams, row) = full_stream ? 1 : 0;
+}
+
+void BatchStaging::fill_empty(std::int64_t row) {
+  std::ranges::fill(row_of(kIds, row), 0);
+  std::ranges::fill(row_of(kTargets, row), kIgnoredLabel);
+  std::ranges::fill(row_of(kPositions, row), 0);
+  *at(kStreams, row) = 0;
+}
+
+void BatchStaging::upload(const MicroBatch& to) {
+  stream_.copy(to.ids.data(), at(kIds, 0), to.ids.bytes());
+  stream_.copy(to.targets.data(), at(kTargets, 0), to.targets.bytes());
+  stream_.copy(to.positions.data(), at(kPositions, 0), to.positions.bytes());
+  stream_.copy(to.full_stream.data(), at(kStreams, 0), to.full_stream.bytes());
+  halves_[static_cast<std::size_t>(filling_)].copied = stream_.record();
+  filling_ = 1 - filling_;
+  waited_ = false;
+}
+
+}  // namespace ssa

@@ -1,0 +1,76 @@
+#include "ssa/train/optimizer_step.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "ssa/ops/optimizer.h"
+
+namespace ssa {
+namespace {
+
+Tensor rows(const Tensor& flat, Range range) { return flat.rows(range.begin, range.end); }
+
+/// From stage 1 on: the slices that the other ranks updated.
+void gather_weights(Stream& stream, Comm& comm, const ModelState& state) {
+  if (state.shape().zero_stage == 0 || comm.size() == 1) return;
+  for (const Bucket& bucket : state.table().buckets())
+    comm.all_gather(stream, rows(state.weights, state.owned(bucket)), rows(state.weights, bucket.range));
+}
+
+}  // namespace
+
+void reduce_gradients(Stream& stream, Comm& comm, const ModelState& state) {
+  if (comm.size() == 1) return;
+  for (const Bucket& bucket : state.table().buckets()) {
+    const Tensor whole = rows(state.gradients, bucket.range);
+    if (state.shape().zero_stage == 0)
+      comm.all_reduce(stream, whole, ReduceOp::sum);
+    else
+      comm.reduce_scatter(stream, whole, rows(state.gradients, state.owned(bucket)));
+  }
+}
+
+void measure_gradients(Stream& stream, const ModelState& state) {
+  stream.zero(state.norm);
+  for (const Bucket& bucket : state.table().buckets())
+    squared_norm(stream, {.out = state.norm, .x = rows(state.gradients, state.owned(bucket))});
+}
+
+void update_weights(Stream& stream, Comm& comm, const ModelState& state, const TrainConfig& train, double learning_rate,
+                    double gradient_scale, std::int64_t step) {
+  for (const Bucket& bucket : state.table().buckets())
+    adamw(stream, {.master = state.owned_master(bucket),
+                   .m = state.owned_view(state.m, bucket),
+                   .v = state.owned_view(state.v, bucket),
+                   .weight = state.master ? rows(state.weights, state.owned(bucket)) : Tensor(),
+                   .gradient = rows(state.gradients, state.owned(bucket)),
+                   .gradient_scale = static_cast<float>(gradient_scale),
+                   .learning_rate = learning_rate,
+                   .beta1 = train.adam_beta1,
+                   .beta2 = train.adam_beta2,
+                   .epsilon = train.adam_epsilon,
+                   .weight_decay = bucket.decay ? train.weight_decay : 0.0,
+                   .step = step});
+  gather_weights(stream, comm, state);
+}
+
+void publish_weights(Stream& stream, Comm& comm, const ModelState& state) {
+  if (state.master)
+    for (const Bucket& bucket : state.table().buckets())
+      cast(stream, {.out = rows(state.weights, state.owned(bucket)), .x = state.owned_master(bucket)});
+  gather_weights(stream, comm, state);
+}
+
+std::string first_nonfinite_gradient(Stream& stream, const ModelState& state) {
+  std::vector<float> host;
+  for (const Param& param : state.table().params()) {
+    host.resize(static_cast<std::size_t>(param.count()));
+    stream.copy(host.data(), state.table().view(state.gradients, param).data(), host.size() * sizeof(float));
+    stream.synchronize();
+    if (!std::ranges::all_of(host, [](float g) { return std::isfinite(g); })) return param.name;
+  }
+  return "";
+}
+
+}  // namespace ssa

@@ -1,0 +1,106 @@
+#include "ssa/train/run_log.h"
+
+#include <spdlog/sinks/basic_file_sink.h>
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+namespace ssa {
+namespace {
+
+/// 93784 seconds -> "26:03:04".
+std::string clock_text(double seconds) {
+  const auto s = static_cast<std::int64_t>(seconds);
+  return s >= 3600 ? fmt::format("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60) : fmt::format("{}:{:02}", s / 60, s % 60);
+}
+
+std::string count_text(double count) {
+  for (const auto& [unit, name] : {std::pair{1e12, "T"}, {1e9, "B"}, {1e6, "M"}, {1e3, "k"}})
+    if (count >= unit) return fmt::format("{:.3g}{}", count / unit, name);
+  return fmt::format("{:.0f}", count);
+}
+
+}  // namespace
+
+RunLog::RunLog(const Config& config, Comm& comm, Stream& stream, std::int64_t step, std::int64_t total_steps)
+    : config_(config),
+      speaks_(comm.rank() == 0),
+      total_steps_(total_steps),
+      first_step_(step),
+      last_logged_(step),
+      begun_(Clock::now()),
+      running_since_(begun_),
+      device_(stream.device_name()),
+      ranks_(comm.size()) {
+  if (!speaks_) return;
+  const std::filesystem::path folder(config.output_dir);
+  auto console = std::make_shared<spdlog::sinks::stdout_sink_mt>();
+  auto file = std::make_shared<spdlog::sinks::basic_file_sink_mt>((folder / "train.log").string());
+  console->set_pattern("%v");
+  file->set_pattern("%Y-%m-%d %H:%M:%S %L %v");
+  auto logger = std::make_shared<spdlog::logger>("", spdlog::sinks_init_list{console, file});
+  logger->flush_on(spdlog::level::info);
+  spdlog::set_default_logger(logger);
+  metrics_ = std::make_unique<MetricsLog>(folder / "metrics.jsonl", step);
+  replace_file(folder / "config.json", config_json(config));
+}
+
+void RunLog::begin(std::int64_t parameters, std::int64_t rows, std::int64_t steps_per_epoch, std::int64_t dropped_rows) {
+  if (!speaks_) return;
+  for (const std::string& line : config_lines(config_)) spdlog::debug(line);
+  spdlog::info("{}: {} parameters, {} on {} rank{} ({})", config_.output_dir, count_text(static_cast<double>(parameters)),
+               name_of(config_.attention.method), ranks_, ranks_ == 1 ? "" : "s", device_);
+  spdlog::info("data: {} rows of {} tokens an epoch, {} steps; {} rows of each epoch fill no global batch and are dropped",
+               rows, config_.train.max_length, steps_per_epoch, dropped_rows);
+  spdlog::info("steps {} to {}", first_step_ + 1, total_steps_);
+}
+
+void RunLog::pause_clock() { running_seconds_ += std::chrono::duration<double>(Clock::now() - running_since_).count(); }
+
+void RunLog::resume_clock() { running_since_ = Clock::now(); }
+
+void RunLog::step(const StepReport& r) {
+  if (!speaks_) return;
+  pause_clock();
+  resume_clock();
+  const auto steps = static_cast<double>(r.step - last_logged_);
+  const double seconds = running_seconds_ / steps;
+  const double tokens_per_second = static_cast<double>(r.step_tokens) / seconds;
+  running_seconds_ = 0;
+  last_logged_ = r.step;
+
+  nlohmann::ordered_json line = {{"step", r.step},
+                                 {"epoch", r.epoch},
+                                 {"tokens", r.tokens},
+                                 {"loss", r.loss},
+                                 {"ce_loss", r.ce_loss},
+                                 {"alignment_loss", r.alignment_loss},
+                                 {"grad_norm", r.grad_norm},
+                                 {"learning_rate", r.learning_rate},
+                                 {"stream", r.stream},
+                                 {"tokens_per_second", tokens_per_second},
+                                 {"step_ms", seconds * 1e3}};
+  if (r.selected_mass) line["selected_mass"] = *r.selected_mass;
+  if (r.entropy) line["entropy"] = *r.entropy;
+  for (const auto& [name, loss] : r.eval_losses) line[name] = loss;
+  metrics_->append(line);
+
+  const double elapsed = std::chrono::duration<double>(Clock::now() - begun_).count();
+  const double left = elapsed / static_cast<double>(r.step - first_step_) * static_cast<double>(total_steps_ - r.step);
+  std::string text = fmt::format("step {}/{}  loss {:.4f}", r.step, total_steps_, r.loss);
+  if (config_.attention.method == Method::ssa)
+    text += fmt::format("  ce {:.4f}  align {:.2e}  stream {}", r.ce_loss, r.alignment_loss, r.stream);
+  text += fmt::format("  norm {:.3f}  lr {:.2e}  {} tok/s  left {}", r.grad_norm, r.learning_rate,
+                      count_text(tokens_per_second), clock_text(left));
+  if (r.selected_mass) text += fmt::format("  mass {:.3f}  entropy {:.2f}", *r.selected_mass, *r.entropy);
+  for (const auto& [name, loss] : r.eval_losses) text += fmt::format("  {} {:.4f}", name, loss);
+  spdlog::info(text);
+}
+
+void RunLog::say(const std::string& line) {
+  if (speaks_) spdlog::info(line);
+}
+
+}  // namespace ssa

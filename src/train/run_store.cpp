@@ -1,0 +1,190 @@
+#include "ssa/train/run_store.h"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <span>
+
+#include "ssa/train/checkpoint.h"
+#include "ssa/train/huggingface.h"
+
+namespace ssa {
+namespace {
+
+std::vector<NamedShape> named_shapes(const ParamTable& table) {
+  std::vector<NamedShape> shapes;
+  for (const Param& p : table.params()) shapes.push_back({p.name, dims_of(p.shape)});
+  return shapes;
+}
+
+/// Elements [first, first + out.size()) of a parameter.
+using ReadParam = std::function<void(std::size_t param, std::span<float> out, std::int64_t first)>;
+
+/// Fills `to` (the owned elements of `bucket`) with the parameters that lie there, and zeros between them.
+void load_owned(Stream& stream, const ModelState& state, const Bucket& bucket, const Tensor& to, const ReadParam& read) {
+  const Range owned = state.owned(bucket);
+  std::vector<float> host(static_cast<std::size_t>(owned.count()), 0.0f);
+  const auto& params = state.table().params();
+  for (std::size_t i = 0; i < params.size(); ++i) {
+    const std::int64_t begin = std::max(owned.begin, params[i].offset);
+    const std::int64_t end = std::min(owned.end, params[i].offset + params[i].count());
+    if (begin >= end) continue;
+    const std::span<float> out(host.data() + (begin - owned.begin), static_cast<std::size_t>(end - begin));
+    read(i, out, begin - params[i].offset);
+  }
+  stream.copy(to.data(), host.data(), host.size() * sizeof(float));
+  stream.synchronize();
+}
+
+void load_weights(Stream& stream, const ModelState& state, const ReadParam& read) {
+  for (const Bucket& bucket : state.table().buckets())
+    load_owned(stream, state, bucket, state.owned_master(bucket), read);
+}
+
+/// The whole bucket of which each rank holds `owned`, on the host of every rank. The gradients' memory serves as the
+/// place to gather: between two steps it holds nothing.
+void gather_bucket(Stream& stream, Comm& comm, const ModelState& state, const Bucket& bucket, const Tensor& owned,
+                   std::vector<float>& host) {
+  Tensor whole = owned;
+  if (owned.count() < bucket.range.count()) {
+    whole = state.gradients.rows(bucket.range.begin, bucket.range.end);
+    comm.all_gather(stream, owned, whole);
+  }
+  host.resize(static_cast<std::size_t>(bucket.range.count()));
+  stream.copy(host.data(), whole.data(), whole.bytes());
+  stream.synchronize();
+}
+
+/// The state of one bucket on the host.
+struct BucketCopy {
+  Range range;
+  std::vector<float> master, m, v;
+};
+
+void write_bucket(CheckpointWriter& writer, const ParamTable& table, const BucketCopy& bucket) {
+  for (const Param& p : table.params()) {
+    if (p.offset < bucket.range.begin || p.offset >= bucket.range.end) continue;
+    const auto values = [&](const std::vector<float>& from) {
+      return std::span<const float>(from.data() + (p.offset - bucket.range.begin), static_cast<std::size_t>(p.count()));
+    };
+    writer.add_weight(p.name, values(bucket.master));
+    writer.add_m(p.name, values(bucket.m));
+    writer.add_v(p.name, values(bucket.v));
+  }
+}
+
+}  // namespace
+
+RunStore::RunStore(const Config& config, Comm& comm) : config_(config), comm_(comm) {
+  if (comm.rank() == 0) create_folders(config.output_dir);
+}
+
+RunStore::~RunStore() {
+  if (writer_.joinable()) writer_.join();
+}
+
+std::string RunStore::checkpoint_to_resume(const std::string& resume) {
+  if (resume == "none") return "";
+  if (resume != "auto") return resume;
+  std::string path;
+  if (comm_.rank() == 0) {
+    std::vector<CheckpointInfo> skipped;
+    const std::optional<CheckpointInfo> newest = newest_checkpoint(config_.output_dir, skipped);
+    for (const CheckpointInfo& bad : skipped) spdlog::warn("skipping {}: {}", bad.path.string(), bad.problem);
+    if (newest) path = newest->path.string();
+  }
+  return broadcast(comm_, path);
+}
+
+std::int64_t RunStore::restore(Stream& stream, ModelState& state, const std::string& resume) {
+  const ParamTable& table = state.table();
+  const std::vector<NamedShape> shapes = named_shapes(table);
+  const std::string checkpoint = checkpoint_to_resume(resume);
+  if (!checkpoint.empty()) {
+    // Every byte was checked when `auto` chose it; a folder named by hand is checked now, by one rank.
+    const bool check_all = resume != "auto" && comm_.rank() == 0;
+    const CheckpointReader reader(checkpoint, check_all ? Verify::checksums : Verify::sizes);
+    reader.check(shapes);
+    load_weights(stream, state, [&](std::size_t i, std::span<float> out, std::int64_t first) {
+      reader.read_weight(shapes[i], out, first);
+    });
+    for (const Bucket& bucket : table.buckets()) {
+      load_owned(stream, state, bucket, state.owned_view(state.m, bucket),
+                 [&](std::size_t i, std::span<float> out, std::int64_t first) { reader.read_m(shapes[i], out, first); });
+      load_owned(stream, state, bucket, state.owned_view(state.v, bucket),
+                 [&](std::size_t i, std::span<float> out, std::int64_t first) { reader.read_v(shapes[i], out, first); });
+    }
+    last_checkpoint_ = checkpoint;
+    if (comm_.rank() == 0) spdlog::info("resuming from {}", checkpoint);
+    return reader.step();
+  }
+  if (config_.init_from) {
+    const HuggingFaceWeights weights(*config_.init_from, shapes, config_.model.tie_word_embeddings);
+    load_weights(stream, state, [&](std::size_t i, std::span<float> out, std::int64_t first) {
+      weights.read(shapes[i], out, first);
+    });
+    if (comm_.rank() == 0) spdlog::info("starting from the weights of {}", *config_.init_from);
+    return 0;
+  }
+  const auto seed = static_cast<std::uint64_t>(config_.train.seed);
+  load_weights(stream, state, [&](std::size_t i, std::span<float> out, std::int64_t first) {
+    initialize_param(table, config_.model, i, seed, out, first);
+  });
+  return 0;
+}
+
+void RunStore::save(Stream& stream, const ModelState& state, std::int64_t step, const TrainerRecord& record) {
+  finish();
+  const ParamTable& table = state.table();
+  const nlohmann::json trainer = {{"step", step},
+                                  {"total_steps", record.total_steps},
+                                  {"tokens", record.tokens},
+                                  {"global_batch_rows", record.global_rows},
+                                  {"rows_per_epoch", record.rows_per_epoch},
+                                  {"seed", config_.train.seed},
+                                  {"ranks", comm_.size()}};
+  const std::string config = config_json(config_);
+  const bool writes = comm_.rank() == 0, async = config_.checkpoint.async;
+
+  std::unique_ptr<CheckpointWriter> writer;
+  if (writes) writer = std::make_unique<CheckpointWriter>(config_.output_dir, step, named_shapes(table));
+  auto copies = std::make_shared<std::vector<BucketCopy>>();
+  for (const Bucket& bucket : table.buckets()) {
+    BucketCopy copy{bucket.range, {}, {}, {}};
+    gather_bucket(stream, comm_, state, bucket, state.owned_master(bucket), copy.master);
+    gather_bucket(stream, comm_, state, bucket, state.owned_view(state.m, bucket), copy.m);
+    gather_bucket(stream, comm_, state, bucket, state.owned_view(state.v, bucket), copy.v);
+    if (!writes) continue;
+    if (async)
+      copies->push_back(std::move(copy));
+    else
+      write_bucket(*writer, table, copy);
+  }
+
+  std::string folder = (std::filesystem::path(config_.output_dir) / "checkpoints" / checkpoint_name(step)).string();
+  if (writes && async) {
+    writer_ = std::thread([this, &table, copies, trainer, config, writer = std::shared_ptr<CheckpointWriter>(std::move(writer))] {
+      try {
+        for (const BucketCopy& copy : *copies) write_bucket(*writer, table, copy);
+        writer->commit(trainer, config, config_.checkpoint.save_total_limit);
+      } catch (...) {
+        writer_error_ = std::current_exception();
+      }
+    });
+  } else if (writes) {
+    writer->commit(trainer, config, config_.checkpoint.save_total_limit);
+  }
+  comm_.barrier();
+  last_checkpoint_ = folder;
+}
+
+void RunStore::finish() {
+  if (writer_.joinable()) writer_.join();
+  if (writer_error_) std::rethrow_exception(std::exchange(writer_error_, nullptr));
+}
+
+}  // namespace ssa
