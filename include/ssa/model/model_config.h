@@ -19,12 +19,29 @@ constexpr std::string_view name_of(Method method) {
   return "?";
 }
 
-/// "llama3" frequency scaling of rotary embeddings (Llama 3.1).
+/// What a forward pass keeps for the backward pass: everything, what is dear to compute, or block inputs only.
+enum class GradientCheckpointing { none, selective, full };
+
+constexpr std::string_view name_of(GradientCheckpointing mode) {
+  switch (mode) {
+    case GradientCheckpointing::none: return "none";
+    case GradientCheckpointing::selective: return "selective";
+    case GradientCheckpointing::full: return "full";
+  }
+  return "?";
+}
+
+enum class RopeType { llama3 };
+
+constexpr std::string_view name_of(RopeType) { return "llama3"; }
+
+/// Frequency scaling of rotary embeddings, "llama3" (Llama 3.1) being the one there is.
 struct RopeScaling {
   double factor = 8.0;
   double low_freq_factor = 1.0;
   double high_freq_factor = 4.0;
   std::int64_t original_max_position_embeddings = 8192;
+  RopeType rope_type = RopeType::llama3;
   bool operator==(const RopeScaling&) const = default;
 };
 
@@ -53,6 +70,8 @@ struct ModelConfig {
   std::int64_t kv_width() const { return num_key_value_heads * head_dim; }
   /// Columns of the fused projection: q, k, v and three gate logits a head (qkv_rope.h).
   std::int64_t qkvg_width() const { return q_width() + 2 * kv_width() + 3 * num_attention_heads; }
+
+  bool operator==(const ModelConfig&) const = default;
 };
 
 }  // namespace ssa

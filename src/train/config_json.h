@@ -1,0 +1,36 @@
+// Config structs as JSON, by their field lists.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "src/train/config_fields.h"
+
+namespace ssa::config_fields {
+
+/// Keeps the order of the lists.
+using OrderedJson = nlohmann::ordered_json;
+
+template <class T>
+OrderedJson to_json(const T& value) {
+  if constexpr (OptionalOf<T>::value) {
+    return value ? to_json(*value) : OrderedJson(nullptr);
+  } else if constexpr (Section<T>) {
+    OrderedJson object = OrderedJson::object();
+    visit_fields(Of<T>{}, [&](const auto& field) { object[std::string(field.key)] = to_json(value.*field.member); });
+    return object;
+  } else if constexpr (std::is_enum_v<T>) {
+    return std::string(name_of(value));
+  } else {
+    return value;
+  }
+}
+
+/// JSON on one line for people: text without its quotes. Bytes that are not UTF-8 become U+FFFD.
+template <class Json>
+std::string plain_text(const Json& value) {
+  const std::string text = value.dump(-1, ' ', false, Json::error_handler_t::replace);
+  return value.is_string() ? text.substr(1, text.size() - 2) : text;
+}
+
+}  // namespace ssa::config_fields

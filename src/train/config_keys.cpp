@@ -1,0 +1,90 @@
+#include "src/train/config_keys.h"
+
+#include <algorithm>
+
+#include "src/train/config_fields.h"
+#include "src/train/config_json.h"
+
+namespace ssa::config_fields {
+namespace {
+
+template <class Struct>
+void append_keys(const std::string& prefix, std::vector<Key>& list) {
+  visit_fields(Of<Struct>{}, [&](const auto& field) {
+    using Value = typename std::decay_t<decltype(field)>::value_type;
+    using Inner = typename OptionalOf<Value>::type;
+    Key key;
+    key.path = prefix + std::string(field.key);
+    key.type = expectation<Value>(field.range);
+    key.meaning = field.meaning;
+    key.takes_text = std::is_same_v<Inner, std::string> || std::is_enum_v<Inner> || std::is_same_v<Inner, ModelConfig>;
+    key.section = Section<Inner>;
+    if (!field.required) {
+      key.default_text = field.default_text;
+      if constexpr (!Section<Value>) {
+        if (key.default_text.empty()) key.default_text = plain_text(to_json(Struct{}.*field.member));
+      }
+    }
+    list.push_back(key);
+    if constexpr (Section<Inner>) append_keys<Inner>(key.path + ".", list);
+  });
+}
+
+struct Split {
+  std::string_view section, name;
+};
+
+Split split(std::string_view path) {
+  const std::size_t dot = path.rfind('.');
+  if (dot == std::string_view::npos) return {{}, path};
+  return {path.substr(0, dot), path.substr(dot + 1)};
+}
+
+}  // namespace
+
+const std::vector<Key>& keys() {
+  static const std::vector<Key> list = [] {
+    std::vector<Key> made;
+    append_keys<Config>("", made);
+    return made;
+  }();
+  return list;
+}
+
+const Key* find_key(std::string_view path) {
+  const auto& list = keys();
+  const auto it = std::find_if(list.begin(), list.end(), [&](const Key& key) { return key.path == path; });
+  return it == list.end() ? nullptr : &*it;
+}
+
+const std::string& nearest_key(std::string_view path) {
+  // An edit of the name outweighs any other section, so that train.method means attention.method.
+  constexpr std::size_t kNameEdit = 4, kOtherSection = 3;
+  const Split wanted = split(path);
+  const auto cost = [&](const Key& key) {
+    const Split has = split(key.path);
+    return kNameEdit * edit_distance(wanted.name, has.name) +
+           std::min(kOtherSection, edit_distance(wanted.section, has.section));
+  };
+  const auto& list = keys();
+  return std::min_element(list.begin(), list.end(), [&](const Key& a, const Key& b) { return cost(a) < cost(b); })
+      ->path;
+}
+
+std::size_t edit_distance(std::string_view a, std::string_view b) {
+  // rows i-2, i-1 and i of the table of distances between prefixes (optimal string alignment)
+  std::vector<std::size_t> before(b.size() + 1), last(b.size() + 1), row(b.size() + 1);
+  for (std::size_t j = 0; j <= b.size(); ++j) last[j] = j;
+  for (std::size_t i = 1; i <= a.size(); ++i) {
+    row[0] = i;
+    for (std::size_t j = 1; j <= b.size(); ++j) {
+      row[j] = std::min({last[j] + 1, row[j - 1] + 1, last[j - 1] + (a[i - 1] != b[j - 1])});
+      if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1]) row[j] = std::min(row[j], before[j - 2] + 1);
+    }
+    before.swap(last);
+    last.swap(row);
+  }
+  return last[b.size()];
+}
+
+}  // namespace ssa::config_fields

@@ -1,0 +1,393 @@
+#include <unistd.h>
+
+#include "ssa/train/config.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "ssa/base/error.h"
+#include "support/catch.h"
+
+using namespace ssa;
+using Catch::Matchers::EndsWith;
+using Catch::Matchers::StartsWith;
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr const char* kModel = R"({"vocab_size": 272, "hidden_size": 64, "intermediate_size": 160,
+  "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16})";
+
+/// A config with just the required keys and `more` at the end of its train section.
+std::string minimal(const std::string& more = "", const std::string& model = kModel) {
+  return R"({"model": )" + model + R"(, "output_dir": "out", "data": {"path": "data"},
+    "train": {"max_length": 32, "per_device_train_batch_size": 2, "learning_rate": 0.01)" +
+         more + "}}";
+}
+
+/// The message of the UsageError that `run` must throw, which must be one line.
+template <class Run>
+std::string usage_error(const Run& run) {
+  try {
+    run();
+  } catch (const UsageError& error) {
+    const std::string message = error.what();
+    CHECK(error.exit_code() == kExitUsage);
+    CHECK(message.find('\n') == std::string::npos);
+    return message;
+  }
+  return "no error";
+}
+
+std::string error_of(const std::string& text, const std::vector<std::string>& overrides = {}) {
+  return usage_error([&] { parse_config(text, "c.json", overrides); });
+}
+
+Config parse(const std::string& text, const std::vector<std::string>& overrides = {}) {
+  return parse_config(text, "c.json", overrides);
+}
+
+std::string read_file(const fs::path& file) {
+  std::ifstream in(file);
+  std::ostringstream text;
+  text << in.rdbuf();
+  return text.str();
+}
+
+/// A folder of its own for one test case, removed at its end.
+struct TemporaryFolder {
+  fs::path path = fs::temp_directory_path() / concat("ssa_config_test_", ::getpid());
+  TemporaryFolder() { fs::create_directories(path); }
+  ~TemporaryFolder() { fs::remove_all(path); }
+  std::string write(const std::string& name, const std::string& text) const {
+    std::ofstream(path / name) << text;
+    return (path / name).string();
+  }
+};
+
+std::int64_t parameters(const ModelConfig& m) {
+  const std::int64_t block = m.hidden_size * (m.qkvg_width() + m.q_width() + 3 * m.intermediate_size + 2);
+  const std::int64_t embeddings = m.vocab_size * m.hidden_size * (m.tie_word_embeddings ? 1 : 2);
+  return embeddings + m.num_hidden_layers * block + m.hidden_size;
+}
+
+}  // namespace
+
+TEST_CASE("config: what is not given has its default") {
+  const Config c = parse(minimal());
+  CHECK(c.model.vocab_size == 272);
+  CHECK(c.model_source.empty());
+  CHECK(c.model.tie_word_embeddings);
+  CHECK_FALSE(c.init_from);
+  CHECK(c.attention == AttentionConfig{});
+  CHECK(c.data.packing == Packing::greedy);
+  CHECK(c.train.gradient_accumulation_steps == 1);
+  CHECK(c.train.warmup_ratio == 0.01);
+  CHECK_FALSE(c.train.warmup_steps);
+  CHECK(c.train.seed == 42);
+  CHECK(c.checkpoint == CheckpointConfig{});
+}
+
+TEST_CASE("config: a run with a Hugging Face model file") {
+  const TemporaryFolder folder;
+  const std::string model = folder.write("model.json", R"({
+ "vocab_size": 272, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2, "num_attention_heads": 4,
+ "num_key_value_heads": 2, "head_dim": 16, "rms_norm_eps": 1e-05, "rope_theta": 10000.0,
+ "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                  "original_max_position_embeddings": 16},
+ "initializer_range": 0.02, "tie_word_embeddings": false, "block_size": 4, "block_counts": 3, "window_size": 0,
+ "model_type": "llama-nsa", "hidden_act": "silu", "attention_bias": false, "mlp_bias": false,
+ "attention_method": "moba", "pad_token_id": 0, "bos_token_id": 256, "eos_token_id": 257,
+ "max_position_embeddings": 131072, "architectures": ["LlamaNSAForCausalLM"]})");
+  const std::string config = folder.write("config.json", R"({
+ "model": ")" + model + R"(",
+ "init_from": "model",
+ "output_dir": "out",
+ "attention": {"method": "full", "alignment_weight": 10.0, "full_stream_probability": 0.0, "selection": "exact"},
+ "data": {"path": "data", "packing": "concat", "shuffle": false},
+ "train": {
+  "max_length": 33, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 1, "learning_rate": 0.01,
+  "min_lr": 0.001, "lr_scheduler_type": "cosine_with_min_lr", "warmup_steps": 2, "max_steps": 8, "weight_decay": 0.1,
+  "adam_beta1": 0.9, "adam_beta2": 0.95, "adam_epsilon": 1e-08, "max_grad_norm": 1.0, "seed": 42}})");
+
+  const Config c = load_config(config);
+  CHECK(c.model_source == model);
+  CHECK(c.model == load_model_config(model));
+  CHECK_FALSE(c.model.tie_word_embeddings);
+  CHECK(c.model.rope_scaling == RopeScaling{8.0, 1.0, 4.0, 16});
+  CHECK(c.model.block_counts == 3);
+  CHECK(c.init_from == "model");
+  CHECK(c.attention.method == Method::full);
+  CHECK(c.data.packing == Packing::concat);
+  CHECK(c.train.warmup_steps == 2);
+  CHECK_FALSE(c.train.warmup_ratio);
+  CHECK(parse(config_json(c)) == c);
+
+  CHECK(load_config(config, {"model.block_counts=8"}).model.block_counts == 8);
+  CHECK(load_config(config, {"model.rope_scaling.factor=4"}).model.rope_scaling->factor == 4.0);
+  CHECK_FALSE(load_config(config, {"model.rope_scaling=null"}).model.rope_scaling);
+  CHECK(usage_error([&] { load_config(config, {"model.block_size=0"}); }) ==
+        "--set model.block_size=0: model.block_size: found 0, expected an integer of at least 1");
+  CHECK(usage_error([&] { load_config(config, {"model.block_cont=8"}); }) ==
+        "--set model.block_cont=8: model.block_cont: unknown key; did you mean model.block_counts?");
+
+  const std::string gelu = folder.write("gelu.json", R"({"hidden_act": "gelu"})");
+  CHECK(usage_error([&] { load_config(config, {"model=" + gelu}); }) ==
+        gelu + ": hidden_act: found \"gelu\", expected \"silu\"");
+  CHECK(usage_error([&] { load_model_config(gelu); }) == gelu + ": hidden_act: found \"gelu\", expected \"silu\"");
+  const std::string broken = folder.write("broken.json", "{\n \"vocab_size\": 272,,");
+  CHECK_THAT(usage_error([&] { load_config(config, {"model=" + broken}); }),
+             StartsWith(broken + ": line 2, column 20: syntax error"));
+  const std::string missing = (folder.path / "none.json").string();
+  CHECK(usage_error([&] { load_config(config, {"model=" + missing}); }) ==
+        "--set model: " + missing + ": cannot be opened: No such file or directory");
+  CHECK(usage_error([&] { load_config(missing); }) == missing + ": cannot be opened: No such file or directory");
+  CHECK(usage_error([&] { load_config(folder.path); }) == folder.path.string() + ": is a folder, expected a JSON file");
+}
+
+TEST_CASE("config: a model may leave out what follows from the rest") {
+  const Config c = parse(minimal("", R"({"vocab_size": 272, "hidden_size": 64, "intermediate_size": 160,
+    "num_hidden_layers": 2, "num_attention_heads": 4, "rope_scaling": {"rope_type": "default"}})"));
+  CHECK(c.model.num_key_value_heads == 4);
+  CHECK(c.model.head_dim == 16);
+  CHECK_FALSE(c.model.rope_scaling);
+}
+
+TEST_CASE("config: the files of configs/ load, and save to what loads as the same") {
+  int files = 0;
+  for (const auto& entry : fs::directory_iterator(fs::path(SSA_SOURCE_DIR) / "configs")) {
+    CAPTURE(entry.path().string());
+    const Config c = load_config(entry.path());
+    CHECK(parse(config_json(c)) == c);
+    CHECK(c.output_dir == "runs/" + entry.path().stem().string());
+    const std::string method = entry.path().stem().string().substr(0, entry.path().stem().string().find('-'));
+    if (method != "tiny")
+      CHECK(method == (c.attention.method == Method::full ? "fullattn" : name_of(c.attention.method)));
+    ++files;
+  }
+  CHECK(files == 9);
+}
+
+TEST_CASE("config: ssa-1b is the published size") {
+  const Config c = load_config(fs::path(SSA_SOURCE_DIR) / "configs/ssa-1b.json");
+  CHECK(parameters(c.model) == 1213794304);  // 1214M
+  CHECK(c.model.group() == 16);
+}
+
+TEST_CASE("config: every key survives saving and loading") {
+  const std::vector<std::string> overrides = {"init_from=weights",
+                                              "attention.method=nsa",
+                                              "attention.alignment_weight=0.1",
+                                              "attention.full_stream_probability=0.3",
+                                              "attention.stream_granularity=row",
+                                              "attention.selection=reference",
+                                              "data.packing=concat",
+                                              "data.shuffle=false",
+                                              "data.skip_train_samples=7",
+                                              "data.max_train_samples=1e3",
+                                              "data.eval_path=held-out",
+                                              "train.global_batch_size=64",
+                                              "train.num_train_epochs=2.5",
+                                              "train.max_steps=100",
+                                              "train.learning_rate=0.1234567890123456",
+                                              "train.min_lr=1e-7",
+                                              "train.lr_scheduler_type=warmup_stable_decay",
+                                              "train.warmup_steps=3",
+                                              "train.weight_decay=0",
+                                              "train.adam_beta1=0.5",
+                                              "train.adam_beta2=0.999",
+                                              "train.adam_epsilon=1e-6",
+                                              "train.max_grad_norm=0",
+                                              "train.seed=9007199254740993",
+                                              "train.gradient_checkpointing=selective",
+                                              "train.logging_steps=10",
+                                              "train.eval_steps=5",
+                                              "train.attention_stats_steps=20",
+                                              "checkpoint.save_steps=250",
+                                              "checkpoint.save_total_limit=3",
+                                              "checkpoint.async=true",
+                                              "distributed.zero_stage=2",
+                                              "model.window_size=5",
+                                              "model.bos_token_id=1",
+                                              "model.eos_token_id=2",
+                                              "model.rms_norm_eps=1e-6",
+                                              "model.tie_word_embeddings=false"};
+  const Config c = parse(minimal(), overrides), plain = parse(minimal());
+  CHECK(parse(config_json(c)) == c);
+  CHECK(c.train.seed == 9007199254740993);
+  CHECK(c.data.max_train_samples == 1000);
+  CHECK(c.train.lr_scheduler_type == LrScheduler::warmup_stable_decay);
+
+  // each override is one line of the log that differs, and so are the two values that give way
+  const auto changed = config_lines(c), before = config_lines(plain);
+  REQUIRE(changed.size() == before.size());
+  std::size_t differing = 0;
+  for (std::size_t i = 0; i < changed.size(); ++i) differing += changed[i] != before[i];
+  CHECK(differing == overrides.size() + 2);
+  CHECK(std::count(changed.begin(), changed.end(), "train.gradient_accumulation_steps = null") == 1);
+  CHECK(std::count(changed.begin(), changed.end(), "data.eval_path = held-out") == 1);
+}
+
+TEST_CASE("config: --set takes JSON or a bare string") {
+  CHECK(parse(minimal(), {"output_dir=123"}).output_dir == "123");
+  CHECK(parse(minimal(), {"output_dir=\"quoted\""}).output_dir == "quoted");
+  CHECK(parse(minimal(), {"output_dir=a=b"}).output_dir == "a=b");
+  CHECK(parse(minimal(), {"attention.method=moba"}).attention.method == Method::moba);
+  CHECK_FALSE(parse(minimal(), {"data.eval_path=x", "data.eval_path=null"}).data.eval_path);
+  CHECK(parse(minimal(), {R"(checkpoint={"save_steps": 3, "async": true})"}).checkpoint.save_steps == 3.0);
+  CHECK(error_of(minimal(), {R"(checkpoint={"save_stps": 3})"}) ==
+        R"(--set checkpoint={"save_stps": 3}: checkpoint.save_stps: unknown key; did you mean checkpoint.save_steps?)");
+  CHECK(error_of(minimal(), {"train.seed"}) == "--set train.seed: expected section.key=value");
+  CHECK(error_of(minimal(), {"train.sede=1"}) ==
+        "--set train.sede=1: train.sede: unknown key; did you mean train.seed?");
+  CHECK(error_of(minimal(), {"train.seed=x"}) ==
+        "--set train.seed=x: train.seed: found \"x\", expected an integer of at least 0");
+  CHECK(error_of(minimal(), {"train.learning_rate=nan"}) ==
+        "--set train.learning_rate=nan: train.learning_rate: found \"nan\", expected a number above 0");
+}
+
+TEST_CASE("config: a bad value is named with its file, what was found and what was expected") {
+  const auto cases = std::vector<std::pair<std::string, std::string>>{
+      {R"(, "learning_rat": 1)", "train.learning_rat: unknown key; did you mean train.learning_rate?"},
+      {R"(, "method": "ssa")", "train.method: unknown key; did you mean attention.method?"},
+      {R"(, "save_step": 5)", "train.save_step: unknown key; did you mean checkpoint.save_steps?"},
+      {R"(, "sede": 1)", "train.sede: unknown key; did you mean train.seed?"},
+      {R"(, "a\nb": 1)", R"(train.a\nb: unknown key; did you mean data?)"},
+      {R"(, "seed": 1.5)", "train.seed: found 1.5, expected an integer of at least 0"},
+      {R"(, "seed": -1)", "train.seed: found -1, expected an integer of at least 0"},
+      {R"(, "seed": 1e30)", "train.seed: found 1e+30, expected an integer of at least 0"},
+      {R"(, "seed": 18446744073709551615)",
+       "train.seed: found 18446744073709551615, expected an integer of at least 0"},
+      {R"(, "seed": "42")", "train.seed: found \"42\", expected an integer of at least 0"},
+      {R"(, "seed": null)", "train.seed: found null, expected an integer of at least 0"},
+      {R"(, "seed": [42])", "train.seed: found a list, expected an integer of at least 0"},
+      {R"(, "warmup_steps": 0.5)", "train.warmup_steps: found 0.5, expected an integer of at least 0"},
+      {R"(, "adam_beta1": 1)", "train.adam_beta1: found 1, expected a number from 0 to below 1"},
+      {R"(, "weight_decay": true)", "train.weight_decay: found true, expected a number of at least 0"},
+      {R"(, "lr_scheduler_type": "cosin")",
+       "train.lr_scheduler_type: found \"cosin\", expected cosine_with_min_lr, cosine, linear, constant_with_warmup "
+       "or warmup_stable_decay"},
+      {R"(, "max_steps": 0)", "train.max_steps: found 0, expected -1 or an integer of at least 1"},
+      {R"(, "min_lr": 0.1)", "train.min_lr: found 0.1, expected at most train.learning_rate 0.01"},
+      {R"(, "min_lr": 0.001, "lr_scheduler_type": "linear")",
+       "train.min_lr: found 0.001, expected 0: train.lr_scheduler_type linear has no minimum; cosine_with_min_lr has"},
+      {R"(, "gradient_accumulation_steps": 2, "global_batch_size": 4)",
+       "train.global_batch_size: found 4 beside train.gradient_accumulation_steps 2, expected only one of the two"},
+      {R"(, "warmup_ratio": 0.5, "warmup_steps": 4)",
+       "train.warmup_steps: found 4 beside train.warmup_ratio 0.5, expected only one of the two"},
+      {R"(, "eval_steps": 4)", "train.eval_steps: found 4, expected 0 without data.eval_path"},
+      {R"(, "max_length": 64)", "train.max_length: stands twice, expected once"},
+  };
+  for (const auto& [more, expected] : cases) {
+    CAPTURE(more);
+    CHECK(error_of(minimal(more)) == "c.json: " + expected);
+  }
+}
+
+TEST_CASE("config: bad values through --set, and of the model") {
+  const auto cases = std::vector<std::pair<std::string, std::string>>{
+      {"distributed.zero_stage=3", "distributed.zero_stage: found 3, expected an integer from 0 to 2"},
+      {"attention.full_stream_probability=1.5",
+       "attention.full_stream_probability: found 1.5, expected a number from 0 to 1"},
+      {"checkpoint.save_steps=1.5", "checkpoint.save_steps: found 1.5, expected whole steps or a fraction below 1"},
+      {"checkpoint.async=1", "checkpoint.async: found 1, expected true or false"},
+      {"output_dir=", "output_dir: found empty text, expected a path"},
+      {"data=5", "data: found 5, expected an object"},
+      {"data={}", "data.path: missing, expected a path (folder of the tokenized dataset)"},
+      {"train.max_length=10000", "train.max_length: found 10000, expected at most model.max_position_embeddings 8192"},
+      {"model.num_key_value_heads=3",
+       "model.num_key_value_heads: found 3, expected a divisor of num_attention_heads 4"},
+      {"model.head_dim=15", "model.head_dim: found 15, expected an even number"},
+      {"model.eos_token_id=272", "model.eos_token_id: found 272, expected an id below vocab_size 272"},
+      {"model.rope_scaling.factor=8", "model.rope_scaling.rope_type: missing, expected llama3 (kind of scaling)"},
+  };
+  for (const auto& [argument, expected] : cases) {
+    CAPTURE(argument);
+    CHECK_THAT(error_of(minimal(), {argument}), EndsWith(": " + expected));
+  }
+  CHECK(error_of(minimal("", R"({"vocab_size": 9, "attention_bias": true})")) ==
+        "c.json: model.attention_bias: found true, expected false");
+  CHECK(error_of(minimal("", R"({"rope_parameters": {}})")) ==
+        "c.json: model.rope_parameters: found an object, expected rope_theta and rope_scaling in its place");
+  CHECK(error_of(minimal("", R"({"vocab_size": 9, "block_cuonts": 4})")) ==
+        "c.json: model.block_cuonts: unknown key; did you mean model.block_counts?");
+  CHECK(error_of(minimal("", R"({"vocab_size": 9})")) ==
+        "c.json: model.hidden_size: missing, expected an integer of at least 1 (width of the residual stream)");
+}
+
+TEST_CASE("config: malformed JSON is refused with line and column") {
+  CHECK_THAT(error_of("{\n  \"train\": {,\n}"), StartsWith("c.json: line 2, column 13: syntax error"));
+  CHECK_THAT(error_of(""), StartsWith("c.json: line 1, column 1: syntax error"));
+  CHECK_THAT(error_of(minimal(R"(, "min_lr": NaN)")), StartsWith("c.json: line 3, column "));
+  CHECK(error_of(minimal(R"(, "min_lr": 1e999)")) == "c.json: number overflow parsing '1e999'");
+  CHECK_THAT(error_of(minimal("}")), StartsWith("c.json: line 3, column "));
+  CHECK(error_of("[]") == "c.json: found a list, expected an object");
+  CHECK(error_of("{\"output_dir\": \"a\", \"output_dir\": \"b\"}") ==
+        "c.json: output_dir: stands twice, expected once");
+  CHECK_THAT(error_of("{}"), StartsWith("c.json: model: missing, expected a path or an object"));
+  CHECK(error_of("{\"tran\": {}}") == "c.json: tran: unknown key; did you mean train?");
+}
+
+TEST_CASE("config: each required key is asked for") {
+  for (const std::string key : {"model", "output_dir", "data.path", "train.max_length",
+                                "train.per_device_train_batch_size", "train.learning_rate"}) {
+    std::string text = minimal();
+    const std::string name = concat('"', key.substr(key.find('.') + 1), "\": ");
+    const std::size_t begin = text.find(name);
+    REQUIRE(begin != std::string::npos);
+    // the value ends before the next comma or brace at its own depth
+    std::size_t end = begin + name.size();
+    for (int depth = 0; depth > 0 || (text[end] != ',' && text[end] != '}'); ++end) {
+      depth += (text[end] == '{') - (text[end] == '}');
+    }
+    if (text[end] == ',') {
+      text.erase(begin, end + 1 - begin);
+    } else {
+      const std::size_t comma = text.find_last_of(",{", begin - 1);
+      text.erase(text[comma] == ',' ? comma : begin, end - (text[comma] == ',' ? comma : begin));
+    }
+    CAPTURE(text);
+    CHECK_THAT(error_of(text), StartsWith("c.json: " + key + ": missing, expected "));
+  }
+}
+
+TEST_CASE("config: of two keys that exclude each other, --set replaces the file's") {
+  const Config batch = parse(minimal(R"(, "gradient_accumulation_steps": 4)"), {"train.global_batch_size=8"});
+  CHECK_FALSE(batch.train.gradient_accumulation_steps);
+  CHECK(accumulation_steps(batch.train, 1) == 4);
+  CHECK(accumulation_steps(batch.train, 2) == 2);
+  CHECK(usage_error([&] { accumulation_steps(batch.train, 3); }) ==
+        "train.global_batch_size: found 8, expected a multiple of 6 (2 rows a micro-batch on 3 ranks)");
+  const Config steps = parse(minimal(R"(, "global_batch_size": 8)"), {"train.gradient_accumulation_steps=3"});
+  CHECK_FALSE(steps.train.global_batch_size);
+  CHECK(accumulation_steps(steps.train, 5) == 3);
+  CHECK_THAT(error_of(minimal(), {"train.warmup_steps=3", "train.warmup_ratio=0.5"}),
+             EndsWith("expected only one of the two"));
+  const Config neither = parse(minimal(R"(, "gradient_accumulation_steps": null)"));
+  CHECK(neither.train.gradient_accumulation_steps == 1);
+}
+
+TEST_CASE("config: an exported model file reads back") {
+  const Config c = load_config(fs::path(SSA_SOURCE_DIR) / "configs/nsa-1b.json");
+  const TemporaryFolder folder;
+  const std::string text = hugging_face_config_json(c.model, Method::nsa, "bfloat16");
+  CHECK(load_model_config(folder.write("config.json", text)) == c.model);
+  for (const char* line :
+       {R"("model_type": "llama-nsa")", R"("attention_method": "nsa")", R"("torch_dtype": "bfloat16")"}) {
+    CHECK(text.find(line) != std::string::npos);
+  }
+}
+
+TEST_CASE("config: the README's table of keys is the field lists") {
+  const std::string begin = "<!-- config-keys:begin -->\n", end = "<!-- config-keys:end -->";
+  const std::string readme = read_file(fs::path(SSA_SOURCE_DIR) / "README.md");
+  const std::size_t from = readme.find(begin), to = readme.find(end);
+  REQUIRE(from != std::string::npos);
+  REQUIRE(to != std::string::npos);
+  const fs::path wanted = fs::path(SSA_BINARY_DIR) / "config-keys.md";
+  std::ofstream(wanted) << config_keys_table();
+  INFO("the table that README.md needs between its config-keys markers was written to " << wanted);
+  CHECK(readme.substr(from + begin.size(), to - from - begin.size()) == config_keys_table());
+}
