@@ -1,0 +1,109 @@
+#include "ssa/train/schedule.h"
+
+#include <cmath>
+#include <numbers>
+
+#include "ssa/base/error.h"
+#include "support/catch.h"
+
+using namespace ssa;
+using Catch::Matchers::WithinAbs;
+
+namespace {
+
+/// The same double formula, give or take the order of its roundings.
+auto close(double expected) { return Catch::Matchers::WithinRel(expected, 1e-13); }
+
+TrainConfig schedule(LrScheduler type, std::int64_t warmup, double min_lr = 0.0) {
+  TrainConfig train;
+  train.learning_rate = 0.01;
+  train.min_lr = min_lr;
+  train.lr_scheduler_type = type;
+  train.warmup_ratio.reset();
+  train.warmup_steps = warmup;
+  return train;
+}
+
+}  // namespace
+
+TEST_CASE("schedule: cosine_with_min_lr gives the rates of the goldens") {
+  const double expected[] = {0.0,
+                             0.005,
+                             0.01,
+                             0.009397114317029975,
+                             0.007750000000000001,
+                             0.0055000000000000005,
+                             0.003250000000000001,
+                             0.0016028856829700259};
+  const TrainConfig train = schedule(LrScheduler::cosine_with_min_lr, 2, 0.001);
+  for (int step = 0; step < 8; ++step) CHECK_THAT(learning_rate(train, step, 8), close(expected[step]));
+  CHECK_THAT(learning_rate(train, 8, 8), close(0.001));
+}
+
+TEST_CASE("schedule: the other courses") {
+  const TrainConfig cosine = schedule(LrScheduler::cosine, 10);
+  CHECK(learning_rate(cosine, 0, 110) == 0.0);
+  CHECK_THAT(learning_rate(cosine, 9, 110), close(0.009));
+  CHECK_THAT(learning_rate(cosine, 10, 110), close(0.01));
+  CHECK_THAT(learning_rate(cosine, 35, 110), close(0.005 * (1 + std::cos(std::numbers::pi / 4))));
+  CHECK_THAT(learning_rate(cosine, 110, 110), WithinAbs(0.0, 1e-18));
+
+  const TrainConfig linear = schedule(LrScheduler::linear, 10);
+  CHECK_THAT(learning_rate(linear, 35, 110), close(0.0075));
+  CHECK_THAT(learning_rate(linear, 109, 110), close(0.0001));
+
+  const TrainConfig constant = schedule(LrScheduler::constant_with_warmup, 4);
+  CHECK_THAT(learning_rate(constant, 1, 100), close(0.0025));
+  CHECK(learning_rate(constant, 99, 100) == 0.01);
+
+  const TrainConfig wsd = schedule(LrScheduler::warmup_stable_decay, 4, 0.002);
+  CHECK_THAT(learning_rate(wsd, 2, 100), close(0.005));
+  CHECK(learning_rate(wsd, 50, 100) == 0.01);
+  CHECK(learning_rate(wsd, 90, 100) == 0.01);
+  CHECK_THAT(learning_rate(wsd, 95, 100), close(0.006));
+  CHECK_THAT(learning_rate(wsd, 99, 100), close(0.0028));
+}
+
+TEST_CASE("schedule: without a warm-up the first step has the peak rate") {
+  for (const LrScheduler type : {LrScheduler::cosine_with_min_lr, LrScheduler::cosine, LrScheduler::linear,
+                                 LrScheduler::constant_with_warmup, LrScheduler::warmup_stable_decay}) {
+    CHECK_THAT(learning_rate(schedule(type, 0), 0, 100), close(0.01));
+  }
+}
+
+TEST_CASE("schedule: runs all of warm-up, of one step, and beyond their end stay in range") {
+  for (const LrScheduler type : {LrScheduler::cosine_with_min_lr, LrScheduler::cosine, LrScheduler::linear,
+                                 LrScheduler::constant_with_warmup, LrScheduler::warmup_stable_decay}) {
+    for (const std::int64_t total : {1, 2, 5, 30}) {
+      for (const std::int64_t warmup : {0, 1, 5, 40}) {
+        for (std::int64_t step = 0; step <= total + 3; ++step) {
+          const double rate = learning_rate(schedule(type, warmup), step, total);
+          CAPTURE(name_of(type), total, warmup, step);
+          CHECK((rate >= 0.0 && rate <= 0.01));
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("schedule: step counts") {
+  TrainConfig train;
+  CHECK(warmup_steps(train, 250) == 3);  // ceil(0.01 * 250)
+  CHECK(warmup_steps(train, 200) == 2);
+  train.warmup_steps = 7;
+  CHECK(warmup_steps(train, 250) == 7);
+
+  train.num_train_epochs = 1.5;
+  CHECK(total_steps(train, 5) == 8);
+  train.max_steps = 3;
+  CHECK(total_steps(train, 5) == 3);
+  CHECK_THROWS_AS(total_steps(train, 0), UsageError);
+
+  CheckpointConfig checkpoint;
+  CHECK(save_interval(checkpoint, 25) == 3);  // ceil(0.1 * 25)
+  CHECK(save_interval(checkpoint, 1) == 1);
+  checkpoint.save_steps = 100;
+  CHECK(save_interval(checkpoint, 25) == 100);
+  checkpoint.save_steps = 0;
+  CHECK(save_interval(checkpoint, 25) == 0);
+}
