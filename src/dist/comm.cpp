@@ -1,0 +1,77 @@
+#include "ssa/dist/comm.h"
+
+#include <cstdint>
+#include <cstdlib>
+
+#include "check.h"
+#include "mpi_comm.h"
+
+namespace ssa {
+namespace {
+
+void copy_unless_same(Stream& stream, Tensor from, Tensor to) {
+  if (from.data() != to.data()) stream.copy(to.data(), from.data(), from.bytes());
+}
+
+int number_in(const char* variable) {
+  const char* text = std::getenv(variable);
+  return text ? std::atoi(text) : 0;
+}
+
+}  // namespace
+
+void SingleComm::all_reduce(Stream&, Tensor, ReduceOp) {}
+
+void SingleComm::reduce_scatter(Stream& stream, Tensor in, Tensor out) {
+  check_parts("reduce_scatter", out, in, 1);
+  copy_unless_same(stream, in, out);
+}
+
+void SingleComm::all_gather(Stream& stream, Tensor in, Tensor out) {
+  check_parts("all_gather", in, out, 1);
+  copy_unless_same(stream, in, out);
+}
+
+void SingleComm::broadcast(Stream&, Tensor, int root) { check_root(root, 1); }
+
+int launched_ranks() {
+  // Open MPI, MPICH and Intel MPI (Hydra), MVAPICH2, srun. Slurm's variables of the job, SLURM_NTASKS among them, are
+  // also set in a batch script that starts one process by itself; those of the step are srun's.
+  for (const char* variable : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"})
+    if (const int ranks = number_in(variable); ranks > 0) return ranks;
+  return 1;
+}
+
+std::unique_ptr<Comm> make_comm(DeviceKind kind) {
+  const int launched = launched_ranks();
+  if (launched <= 1) return std::make_unique<SingleComm>();
+  auto comm = std::make_unique<MpiComm>();
+  SSA_CHECK(comm->size() == launched, "MPI sees ", comm->size(), " ranks, expected the ", launched,
+            " that were started; with srun, choose its MPI plug-in (--mpi=pmix)");
+  SSA_CHECK(kind == DeviceKind::cpu, "no communicator for ", name_of(kind), " among ", launched,
+            " ranks in this binary, expected cpu");
+  return comm;
+}
+
+double all_reduce(Comm& comm, double value, ReduceOp op) {
+  Stream host(DeviceKind::cpu);
+  comm.all_reduce(host, Tensor(&value, DType::f64, {1}), op);
+  return value;
+}
+
+std::string broadcast(Comm& comm, const std::string& text, int root) {
+  Stream host(DeviceKind::cpu);
+  auto length = static_cast<double>(text.size());
+  comm.broadcast(host, Tensor(&length, DType::f64, {1}), root);
+  std::string result = text;
+  result.resize(static_cast<std::size_t>(length));
+  comm.broadcast(host, Tensor(result.data(), DType::u8, {static_cast<std::int64_t>(result.size())}), root);
+  return result;
+}
+
+void abort_all(int exit_code) {
+  if (mpi_running()) mpi_abort(exit_code);
+  std::exit(exit_code);
+}
+
+}  // namespace ssa

@@ -1,0 +1,42 @@
+// MpiComm, and MPI's start and end. Free of MPI types, so that tests can make one.
+#pragma once
+
+#include <cstdint>
+
+#include "ssa/dist/comm.h"
+
+namespace ssa {
+
+/// Elements in one MPI call: MPI counts in int.
+inline constexpr std::int64_t kMpiMaxCount = std::int64_t{1} << 30;
+
+/// Collectives of all ranks over MPI, for host memory.
+class MpiComm : public Comm {
+ public:
+  /// Starts MPI when it is not running. Tests lower `max_count`.
+  explicit MpiComm(std::int64_t max_count = kMpiMaxCount);
+
+  int rank() const override { return rank_; }
+  int size() const override { return size_; }
+  int local_rank() const override { return local_rank_; }
+  void barrier() override;
+  void all_reduce(Stream& stream, Tensor tensor, ReduceOp op) override;
+  void reduce_scatter(Stream& stream, Tensor in, Tensor out) override;
+  void all_gather(Stream& stream, Tensor in, Tensor out) override;
+  void broadcast(Stream& stream, Tensor tensor, int root) override;
+
+ private:
+  template <class Call>
+  void in_chunks(std::int64_t count, Call&& call) const;
+
+  std::int64_t max_count_;
+  int rank_ = 0, size_ = 1, local_rank_ = 0;
+};
+
+void mpi_start();    ///< once; later calls do nothing
+bool mpi_running();  ///< started and not finished
+void mpi_finish();   ///< waits for all ranks
+int mpi_rank();      ///< 0 when MPI is not running
+[[noreturn]] void mpi_abort(int exit_code);
+
+}  // namespace ssa

@@ -1,0 +1,55 @@
+#include <algorithm>
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <exception>
+#include <iostream>
+#include <new>
+#include <thread>
+
+#include "mpi_comm.h"
+#include "ssa/dist/comm.h"
+
+namespace ssa {
+namespace {
+
+/// Prints the error unless another rank does, and ends all ranks. Returns the exit code when there is nothing to end.
+int end_all(const std::string& message, int exit_code) {
+  if (!mpi_running()) {
+    std::cerr << "error: " << message << std::endl;
+    return exit_code;
+  }
+  // A rank that waits here has nothing to save: let the launcher's SIGTERM end it.
+  std::signal(SIGTERM, SIG_DFL);
+  std::signal(SIGINT, SIG_DFL);
+  // Longer than a launcher takes to end the ranks of a machine (Open MPI: SIGKILL after a second), and staggered, so
+  // that of several failing ranks without rank 0 one is first.
+  constexpr std::chrono::milliseconds kFirst(2000), kStagger(150), kLongest(10000);
+  if (const int rank = mpi_rank(); rank > 0)
+    std::this_thread::sleep_for(std::min(kFirst + (rank - 1) * kStagger, kLongest));
+  // One write, so that lines of ranks that do collide stay whole.
+  const std::string line = concat("error: rank ", mpi_rank(), ": ", message, "\n");
+  std::fflush(stdout);
+  std::fwrite(line.data(), 1, line.size(), stderr);
+  mpi_abort(exit_code);
+}
+
+}  // namespace
+
+int run_ranks(const std::function<int()>& body) {
+  int exit_code = kExitFailed;
+  try {
+    if (launched_ranks() > 1) mpi_start();
+    exit_code = body();
+    if (mpi_running()) mpi_finish();
+  } catch (const Error& error) {
+    return end_all(error.what(), error.exit_code());
+  } catch (const std::bad_alloc&) {
+    return end_all("out of host memory", kExitFailed);
+  } catch (const std::exception& error) {
+    return end_all(error.what(), kExitFailed);
+  }
+  return exit_code;
+}
+
+}  // namespace ssa

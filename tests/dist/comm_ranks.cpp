@@ -1,0 +1,198 @@
+// What comm_test.cpp starts under mpirun. Exits with 0 when every check of the mode holds on every rank.
+#include <chrono>
+#include <cstring>
+#include <iostream>
+#include <thread>
+#include <vector>
+
+#include "src/dist/mpi_comm.h"
+#include "ssa/base/random.h"
+
+using namespace ssa;
+
+namespace {
+
+/// Element i of what rank r holds. Small whole numbers, so that every sum is exact in every dtype, in any order.
+int value_of(int rank, std::int64_t i) {
+  return static_cast<int>(
+      random_bits(1, RandomPurpose::test, static_cast<std::uint64_t>(rank), static_cast<std::uint64_t>(i)) % 40);
+}
+
+template <class T>
+struct Case {
+  Comm& comm;
+  Stream& stream;
+  std::int64_t count;
+
+  Tensor view(std::vector<T>& v) const { return {v.data(), kDTypeOf<T>, {static_cast<std::int64_t>(v.size())}}; }
+  T own(int rank, std::int64_t i) const {
+    return T(static_cast<std::conditional_t<std::is_same_v<T, bfloat16>, float, T>>(value_of(rank, i)));
+  }
+  static bool same(const T& a, const T& b) { return std::memcmp(&a, &b, sizeof(T)) == 0; }
+  void expect(const char* call, std::int64_t i, const T& got, const T& want) const {
+    SSA_CHECK(same(got, want), call, " of ", count, " ", name_of(kDTypeOf<T>), ": element ", i, " is ",
+              static_cast<double>(static_cast<float>(got)), ", expected ",
+              static_cast<double>(static_cast<float>(want)));
+  }
+
+  void all_reduce() const {
+    for (const ReduceOp op : {ReduceOp::sum, ReduceOp::max, ReduceOp::min}) {
+      std::vector<T> data;
+      for (std::int64_t i = 0; i < count; ++i) data.push_back(own(comm.rank(), i));
+      comm.all_reduce(stream, view(data), op);
+      for (std::int64_t i = 0; i < count; ++i) {
+        int want = value_of(0, i);
+        for (int r = 1; r < comm.size(); ++r) {
+          const int v = value_of(r, i);
+          want = op == ReduceOp::sum ? want + v : op == ReduceOp::max ? std::max(want, v) : std::min(want, v);
+        }
+        expect("all_reduce", i, data[static_cast<std::size_t>(i)], T(want));
+      }
+    }
+  }
+
+  void reduce_scatter(bool in_place) const {
+    const std::int64_t whole = count * comm.size(), begin = count * comm.rank();
+    std::vector<T> in, out(static_cast<std::size_t>(count), T(77));
+    for (std::int64_t i = 0; i < whole; ++i) in.push_back(own(comm.rank(), i));
+    const Tensor target = in_place ? view(in).rows(begin, begin + count) : view(out);
+    comm.reduce_scatter(stream, view(in), target);
+    for (std::int64_t i = 0; i < count; ++i) {
+      int want = 0;
+      for (int r = 0; r < comm.size(); ++r) want += value_of(r, begin + i);
+      expect("reduce_scatter", i, target.as<T>()[i], T(want));
+    }
+    for (std::int64_t i = 0; i < whole; ++i)
+      if (!in_place || i < begin || i >= begin + count)
+        expect("reduce_scatter (in)", i, in[static_cast<std::size_t>(i)], own(comm.rank(), i));
+  }
+
+  void all_gather(bool in_place) const {
+    const std::int64_t begin = count * comm.rank();
+    std::vector<T> in, out(static_cast<std::size_t>(count * comm.size()), T(77));
+    for (std::int64_t i = 0; i < count; ++i) in.push_back(own(comm.rank(), i));
+    if (in_place) std::copy(in.begin(), in.end(), out.begin() + begin);
+    comm.all_gather(stream, in_place ? view(out).rows(begin, begin + count) : view(in), view(out));
+    for (int r = 0; r < comm.size(); ++r)
+      for (std::int64_t i = 0; i < count; ++i)
+        expect("all_gather", r * count + i, out[static_cast<std::size_t>(r * count + i)], own(r, i));
+  }
+
+  void broadcast() const {
+    for (int root = 0; root < comm.size(); ++root) {
+      std::vector<T> data;
+      for (std::int64_t i = 0; i < count; ++i) data.push_back(own(comm.rank(), i));
+      comm.broadcast(stream, view(data), root);
+      for (std::int64_t i = 0; i < count; ++i) expect("broadcast", i, data[static_cast<std::size_t>(i)], own(root, i));
+    }
+  }
+};
+
+template <class T>
+void check_dtype(Comm& comm, Stream& stream) {
+  for (const std::int64_t count : {0, 1, 2, 3, 7, 64, 1001, 40007}) {
+    const Case<T> c{comm, stream, count};
+    if constexpr (!std::is_same_v<T, bfloat16>) {
+      c.all_reduce();
+      c.reduce_scatter(false);
+      c.reduce_scatter(true);
+    }
+    c.all_gather(false);
+    c.all_gather(true);
+    c.broadcast();
+  }
+}
+
+void expect_error(const char* what, const std::function<void()>& call) {
+  try {
+    call();
+  } catch (const Error&) {
+    return;
+  }
+  fail(what, ": no error");
+}
+
+void check_collectives(Comm& comm) {
+  Stream stream(DeviceKind::cpu);
+  check_dtype<float>(comm, stream);
+  check_dtype<double>(comm, stream);
+  check_dtype<std::int32_t>(comm, stream);
+  check_dtype<std::uint8_t>(comm, stream);
+  check_dtype<bfloat16>(comm, stream);
+
+  // Sums that round: the same bits on every rank.
+  std::vector<float> noise(10007), first(noise.size());
+  for (std::size_t i = 0; i < noise.size(); ++i)
+    noise[i] = static_cast<float>(random_normal(2, RandomPurpose::test, static_cast<std::uint64_t>(comm.rank()), i));
+  const Tensor view(noise.data(), DType::f32, {static_cast<std::int64_t>(noise.size())});
+  comm.all_reduce(stream, view);
+  first = noise;
+  comm.broadcast(stream, Tensor(first.data(), DType::f32, view.shape()), 0);
+  SSA_CHECK(std::memcmp(first.data(), noise.data(), view.bytes()) == 0, "all_reduce: the sums differ between ranks");
+
+  SSA_CHECK(all_reduce(comm, comm.rank() + 1.0, ReduceOp::sum) == comm.size() * (comm.size() + 1) / 2.0, "scalar sum");
+  SSA_CHECK(all_reduce(comm, comm.rank(), ReduceOp::max) == comm.size() - 1, "scalar max");
+  for (int root = 0; root < comm.size(); ++root) {
+    SSA_CHECK(broadcast(comm, std::string(static_cast<std::size_t>(comm.rank()) * 3, 'x'), root).size() ==
+                  static_cast<std::size_t>(root) * 3,
+              "text");
+  }
+  if (comm.size() > 1) {
+    bfloat16 half(1.0f);
+    expect_error("bf16 sum", [&] { comm.all_reduce(stream, Tensor(&half, DType::bf16, {1})); });
+  }
+  std::vector<float> five(5), two(2);
+  expect_error("parts", [&] {
+    comm.all_gather(stream, Tensor(two.data(), DType::f32, {2}), Tensor(five.data(), DType::f32, {5}));
+  });
+  expect_error("root", [&] { comm.broadcast(stream, Tensor(two.data(), DType::f32, {2}), comm.size()); });
+}
+
+/// No rank is past the barrier before the last has come to it.
+void check_barrier(Comm& comm) {
+  using Clock = std::chrono::steady_clock;
+  const auto begin = Clock::now();
+  comm.barrier();
+  if (comm.rank() == comm.size() - 1) std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  comm.barrier();
+  SSA_CHECK(Clock::now() - begin > std::chrono::milliseconds(250), "barrier: did not wait for rank ", comm.size() - 1);
+}
+
+int run(const std::string& mode, int expected_size) {
+  const auto comm = make_comm();
+  SSA_CHECK(comm->size() == expected_size, comm->size(), " ranks, expected ", expected_size);
+  SSA_CHECK(comm->local_rank() == comm->rank(), "local rank ", comm->local_rank(), " of rank ", comm->rank());
+  const int last = comm->size() - 1;
+  if (mode == "collectives") {
+    check_collectives(*comm);
+    check_barrier(*comm);
+    if (comm->size() > 1) {
+      MpiComm chunked(97);  // the larger sizes are cut into many calls, the last of them shorter
+      check_collectives(chunked);
+    }
+    std::cout << "checked " << comm->size() << " ranks\n";
+  } else if (mode == "error-on-all") {
+    fail_usage("confg.json: misspelt");
+  } else if (mode == "error-on-last" || mode == "error-on-first") {
+    if (comm->rank() == (mode == "error-on-last" ? last : 0)) fail("shard-00000.bin: damaged");
+    comm->barrier();  // the others hang here until they are ended
+  } else if (mode == "error-on-all-but-first") {
+    if (comm->rank() > 0) throw std::runtime_error("not an ssa::Error");
+    comm->barrier();
+  } else if (mode == "abort") {
+    if (comm->rank() == last) abort_all(kExitStopped);
+    comm->barrier();
+  } else if (mode == "stopped") {
+    return kExitStopped;
+  }
+  return kExitDone;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  return run_ranks([&] {
+    SSA_CHECK(argc == 3, "usage: comm_ranks MODE RANKS");
+    return run(argv[1], std::atoi(argv[2]));
+  });
+}

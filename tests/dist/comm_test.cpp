@@ -1,0 +1,105 @@
+// Starts comm_ranks under mpirun and looks at what it prints and how it ends.
+#include "ssa/dist/comm.h"
+
+#include <sys/wait.h>
+
+#include <array>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+
+#include "support/catch.h"
+
+using namespace ssa;
+using namespace ssa::test;
+
+namespace {
+
+struct Outcome {
+  int exit_code;
+  std::string output;  ///< stdout and stderr
+  double seconds;
+
+  int count(const std::string& text) const {
+    int n = 0;
+    for (std::size_t at = output.find(text); at != std::string::npos; at = output.find(text, at + 1)) ++n;
+    return n;
+  }
+};
+
+Outcome run(const std::string& command) {
+  const auto begin = std::chrono::steady_clock::now();
+  FILE* pipe = popen((command + " 2>&1").c_str(), "r");
+  REQUIRE(pipe);
+  Outcome outcome{};
+  std::array<char, 4096> buffer;
+  while (const std::size_t n = fread(buffer.data(), 1, buffer.size(), pipe)) outcome.output.append(buffer.data(), n);
+  const int status = pclose(pipe);
+  outcome.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  outcome.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  return outcome;
+}
+
+Outcome run_ranks_of(int ranks, const std::string& mode) {
+  // Root and more ranks than cores are what a container has. MPI's own leaks at exit are not ours.
+  return run(
+      "OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 ASAN_OPTIONS=detect_leaks=0 timeout 120 " SSA_MPIEXEC
+      " --oversubscribe -n " +
+      std::to_string(ranks) + " " SSA_BINARY_DIR "/comm_ranks " + mode + " " + std::to_string(ranks));
+}
+
+}  // namespace
+
+TEST_CASE("collectives equal the serial computation on 1, 2 and 3 ranks") {
+  for (const int ranks : {1, 2, 3}) {
+    const Outcome outcome = run_ranks_of(ranks, "collectives");
+    INFO(outcome.output);
+    CHECK(outcome.exit_code == kExitDone);
+    CHECK(outcome.count("checked " + std::to_string(ranks) + " ranks") == ranks);
+  }
+}
+
+TEST_CASE("without a launcher there is one rank") {
+  const Outcome outcome = run(SSA_BINARY_DIR "/comm_ranks collectives 1");
+  INFO(outcome.output);
+  CHECK(outcome.exit_code == kExitDone);
+  CHECK(outcome.output == "checked 1 ranks\n");
+  const Outcome error = run(SSA_BINARY_DIR "/comm_ranks error-on-all 1");
+  CHECK(error.exit_code == kExitUsage);
+  CHECK(error.output == "error: confg.json: misspelt\n");
+  CHECK(run(SSA_BINARY_DIR "/comm_ranks abort 1").exit_code == kExitStopped);
+}
+
+TEST_CASE("an error ends all ranks and is printed once") {
+  struct Case {
+    const char* mode;
+    const char* message;
+    int exit_code;
+  };
+  for (const Case& c : {Case{"error-on-all", "error: rank 0: confg.json: misspelt", kExitUsage},
+                        {"error-on-first", "error: rank 0: shard-00000.bin: damaged", kExitFailed},
+                        {"error-on-last", "error: rank 2: shard-00000.bin: damaged", kExitFailed},
+                        {"error-on-all-but-first", "error: rank 1: not an ssa::Error", kExitFailed}}) {
+    const Outcome outcome = run_ranks_of(3, c.mode);
+    INFO(c.mode << ": " << outcome.output);
+    CHECK(outcome.exit_code == c.exit_code);
+    CHECK(outcome.count(c.message) == 1);
+    CHECK(outcome.count("error: ") == 1);
+    CHECK(outcome.seconds < 60);
+  }
+}
+
+TEST_CASE("abort_all and a stopped run give their exit code through mpirun") {
+  CHECK(run_ranks_of(2, "abort").exit_code == kExitStopped);
+  CHECK(run_ranks_of(2, "stopped").exit_code == kExitStopped);
+}
+
+TEST_CASE("ranks that MPI cannot see are an error, not so many separate runs") {
+  // What srun without an MPI plug-in looks like: the step has two tasks, and each process is alone with MPI.
+  const Outcome outcome = run(
+      "env -u OMPI_COMM_WORLD_SIZE SLURM_STEP_NUM_TASKS=2 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 "
+      "ASAN_OPTIONS=detect_leaks=0 timeout 60 " SSA_BINARY_DIR "/comm_ranks collectives 2");
+  INFO(outcome.output);
+  CHECK(outcome.exit_code == kExitFailed);
+  CHECK(outcome.count("MPI sees 1 ranks, expected the 2 that were started") == 1);
+}
