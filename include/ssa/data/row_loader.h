@@ -1,7 +1,6 @@
 // Rows of max_length tokens made of pieces of documents, in an order that needs no stored index.
 //
-//   greedy   each document is cut every max_length tokens; a piece that does not fit in what is left of a row begins
-//   the
+//   greedy   each document is cut every max_length tokens; a piece that does not fit in what is left of a row begins the
 //            next one; the rest of the row is padding.
 //   concat   the documents end to end, cut every max_length tokens; the tail that fills no row is dropped.
 //
@@ -15,12 +14,9 @@
 #include <vector>
 
 #include "ssa/data/dataset.h"
+#include "ssa/data/packing.h"
 
 namespace ssa {
-
-enum class Packing { greedy, concat };
-
-constexpr std::string_view name_of(Packing packing) { return packing == Packing::greedy ? "greedy" : "concat"; }
 
 inline constexpr std::int32_t kIgnoredLabel = -100;
 

@@ -24,13 +24,6 @@ enum class AttentionPath {
 /// The path a method trains with.
 AttentionPath training_path(Method method);
 
-/// Which activations the backward pass computes again instead of keeping them.
-enum class GradientCheckpointing {
-  none,       ///< keep all
-  selective,  ///< compute again what is cheap: norm outputs, SwiGLU output, gated attention
-  full,       ///< keep only each block's input and run the block again
-};
-
 /// What a micro-batch looks like and how its passes run; fixes the size of every activation.
 struct PassShape {
   std::int64_t rows;    ///< B

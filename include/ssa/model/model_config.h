@@ -19,8 +19,12 @@ constexpr std::string_view name_of(Method method) {
   return "?";
 }
 
-/// What a forward pass keeps for the backward pass: everything, what is dear to compute, or block inputs only.
-enum class GradientCheckpointing { none, selective, full };
+/// Which activations the backward pass computes again instead of keeping them.
+enum class GradientCheckpointing {
+  none,       ///< keep all
+  selective,  ///< compute again what is cheap: norm outputs, SwiGLU output, gated attention
+  full,       ///< keep only each block's input and run the block again
+};
 
 constexpr std::string_view name_of(GradientCheckpointing mode) {
   switch (mode) {
