@@ -1,15 +1,12 @@
 #include "ssa/base/file.h"
 
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
-#include <new>
 #include <utility>
 
 #include "ssa/base/error.h"
@@ -63,22 +60,6 @@ std::filesystem::path parent_of(const std::filesystem::path& path) {
 
 }  // namespace
 
-void Xxh3::Free::operator()(XXH3_state_s* state) const { XXH3_freeState(state); }
-
-Xxh3::Xxh3() : state_(XXH3_createState()) {
-  if (!state_ || XXH3_64bits_reset(state_.get()) != XXH_OK) throw std::bad_alloc();
-}
-
-void Xxh3::update(const void* data, std::size_t bytes) { XXH3_64bits_update(state_.get(), data, bytes); }
-std::uint64_t Xxh3::digest() const { return XXH3_64bits_digest(state_.get()); }
-std::uint64_t xxh3(std::string_view bytes) { return XXH3_64bits(bytes.data(), bytes.size()); }
-
-std::string hex64(std::uint64_t value) {
-  char text[17];
-  std::snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(value));
-  return text;
-}
-
 FileSum sum_file(const std::filesystem::path& path) {
   const ReadHandle file(path);
   Xxh3 hash;
@@ -87,7 +68,7 @@ FileSum sum_file(const std::filesystem::path& path) {
     hash.update(data, bytes);
     sum.bytes += bytes;
   });
-  sum.xxh3 = hash.digest();
+  sum.xxh3 = hash.hex();
   return sum;
 }
 
@@ -97,29 +78,6 @@ std::string read_file(const std::filesystem::path& path) {
   content.reserve(file.size);
   read_pieces(path, file, [&](const char* data, std::size_t bytes) { content.append(data, bytes); });
   return content;
-}
-
-MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
-  const ReadHandle file(path);
-  if (file.size == 0) return;  // an empty mapping is not allowed
-  void* data = ::mmap(nullptr, file.size, PROT_READ, MAP_PRIVATE, file.fd, 0);
-  if (data == MAP_FAILED) fail_file(path, "map", errno);
-  data_ = data;
-  size_ = file.size;
-}
-
-MappedFile::~MappedFile() {
-  if (data_) ::munmap(data_, size_);
-}
-
-MappedFile::MappedFile(MappedFile&& other) noexcept
-    : path_(std::move(other.path_)), data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
-
-MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
-  std::swap(path_, other.path_);
-  std::swap(data_, other.data_);
-  std::swap(size_, other.size_);
-  return *this;
 }
 
 FileWriter::FileWriter(std::filesystem::path path, Mode mode) : path_(std::move(path)) {
@@ -179,7 +137,7 @@ FileSum FileWriter::finish() {
   if (::fsync(fd_) != 0) fail_write("sync", errno);
   // Network file systems report a full disk or quota only here.
   if (::close(std::exchange(fd_, -1)) != 0) fail_write("close", errno);
-  return {bytes_, hash_.digest()};
+  return {bytes_, hash_.hex()};
 }
 
 void create_folders(const std::filesystem::path& path) {

@@ -98,12 +98,13 @@ struct Manifest {
 
 std::string manifest_checksum(json manifest) {
   manifest.erase("checksum");
-  return hex64(xxh3(manifest.dump()));
+  const std::string text = manifest.dump();
+  return xxh3_hex(text.data(), text.size());
 }
 
 std::string to_text(const Manifest& manifest) {
   json files = json::object();
-  for (const auto& [name, sum] : manifest.files) files[name] = {{"bytes", sum.bytes}, {"xxh3", hex64(sum.xxh3)}};
+  for (const auto& [name, sum] : manifest.files) files[name] = {{"bytes", sum.bytes}, {"xxh3", sum.xxh3}};
   json root{{"format", kFormat}, {"step", manifest.step}, {"sequence", manifest.sequence}, {"files", std::move(files)}};
   root["checksum"] = manifest_checksum(root);
   return root.dump(1) + "\n";
@@ -124,8 +125,7 @@ Manifest read_manifest(const fs::path& folder) {
   // The checksum holds: the fields are what the writer put there.
   Manifest manifest{.step = root.at("step").get<std::int64_t>(), .sequence = root.at("sequence").get<std::int64_t>()};
   for (const auto& [name, file] : root.at("files").items())
-    manifest.files[name] = {file.at("bytes").get<std::uint64_t>(),
-                            std::stoull(file.at("xxh3").get<std::string>(), nullptr, 16)};
+    manifest.files[name] = {file.at("bytes").get<std::uint64_t>(), file.at("xxh3").get<std::string>()};
   return manifest;
 }
 
@@ -145,8 +145,7 @@ void check_files(const fs::path& folder, const Manifest& manifest, Verify verify
     SSA_CHECK(bytes == it->second.bytes, file, ": ", bytes, " bytes, the manifest says ", it->second.bytes);
     if (verify == Verify::checksums) {
       const FileSum sum = sum_file(folder / file);
-      SSA_CHECK(sum == it->second, file, ": checksum ", hex64(sum.xxh3), ", the manifest says ",
-                hex64(it->second.xxh3));
+      SSA_CHECK(sum == it->second, file, ": checksum ", sum.xxh3, ", the manifest says ", it->second.xxh3);
     }
   }
 }

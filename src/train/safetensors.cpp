@@ -106,7 +106,7 @@ Dims dims_of(const Shape& shape) {
   return dims;
 }
 
-SafetensorsReader::SafetensorsReader(const std::filesystem::path& path) : file_(path) {
+SafetensorsReader::SafetensorsReader(const std::filesystem::path& path) : path_(path), file_(path) {
   const auto bytes = file_.bytes();
   SSA_CHECK(bytes.size() >= kLengthBytes, path.string(), ": ", bytes.size(),
             " bytes, a safetensors file has at least 8");

@@ -5,39 +5,18 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <memory>
-#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
-struct XXH3_state_s;
+#include "ssa/base/checksum.h"
 
 namespace ssa {
-
-/// Running XXH3-64 (seed 0) of a sequence of bytes.
-class Xxh3 {
- public:
-  Xxh3();
-  void update(const void* data, std::size_t bytes);
-  std::uint64_t digest() const;
-
- private:
-  struct Free {
-    void operator()(XXH3_state_s* state) const;
-  };
-  std::unique_ptr<XXH3_state_s, Free> state_;
-};
-
-std::uint64_t xxh3(std::string_view bytes);
-
-/// 16 lower-case hexadecimal digits, the form in which checksums are stored.
-std::string hex64(std::uint64_t value);
 
 /// Size and XXH3-64 of a file's content.
 struct FileSum {
   std::uint64_t bytes = 0;
-  std::uint64_t xxh3 = 0;
+  std::string xxh3;  ///< 16 hexadecimal digits
   bool operator==(const FileSum&) const = default;
 };
 
@@ -45,23 +24,6 @@ struct FileSum {
 FileSum sum_file(const std::filesystem::path& path);
 
 std::string read_file(const std::filesystem::path& path);
-
-/// A whole file in memory, read only. A file that another program shortens meanwhile ends the process (SIGBUS).
-class MappedFile {
- public:
-  explicit MappedFile(const std::filesystem::path& path);
-  ~MappedFile();
-  MappedFile(MappedFile&& other) noexcept;
-  MappedFile& operator=(MappedFile&& other) noexcept;
-
-  std::span<const std::byte> bytes() const { return {static_cast<const std::byte*>(data_), size_}; }
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-  void* data_ = nullptr;
-  std::size_t size_ = 0;
-};
 
 /// Buffered sequential writing. A full disk reads "no space left on device: PATH, N bytes written".
 class FileWriter {

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "ssa/base/file.h"
+#include "ssa/base/mapped_file.h"
 #include "ssa/runtime/tensor.h"
 
 namespace ssa {
@@ -54,7 +55,7 @@ class SafetensorsReader {
 
   explicit SafetensorsReader(const std::filesystem::path& path);
 
-  const std::filesystem::path& path() const { return file_.path(); }
+  const std::filesystem::path& path() const { return path_; }
   const std::vector<Entry>& tensors() const { return tensors_; }  ///< in the order of the data
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
 
@@ -69,6 +70,7 @@ class SafetensorsReader {
  private:
   void parse_header(std::string_view header);
 
+  std::filesystem::path path_;
   MappedFile file_;
   std::span<const std::byte> data_;
   std::vector<Entry> tensors_;
