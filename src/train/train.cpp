@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cmath>
 #include <filesystem>
+#include <map>
 #include <optional>
 
 #include "ssa/base/random.h"
@@ -280,12 +281,16 @@ int train(const Config& config, const TrainOptions& options, Comm& comm) {
     ++run.step;
     const bool last = run.step == run.total_steps;
     const bool evaluated = run.eval_loader && (due(config.train.eval_steps) || last);
+    const bool saving = last || due(run.save_interval);
+    log.pause_clock();
     if (evaluated) evaluate_into(run, *report);
+    log.resume_clock();
     if (evaluated || last || due(config.train.logging_steps)) log.step(*report);
-    if (last || due(run.save_interval)) {
-      save(run);
-      log.say("saved " + run.store.last_checkpoint());
-    }
+    if (!saving) continue;
+    log.pause_clock();
+    save(run);
+    log.say("saved " + run.store.last_checkpoint());
+    log.resume_clock();
   }
   run.store.finish();
   log.say("done");

@@ -31,8 +31,8 @@ class Shape {
   bool operator==(const Shape&) const = default;
   std::string to_string() const {
     std::string s = "[";
-    for (int i = 0; i < rank_; ++i) s += (i ? ", " : "") + std::to_string(dims_[i]);
-    return s + "]";
+    for (int i = 0; i < rank_; ++i) s += concat(i ? ", " : "", dims_[i]);
+    return s += "]";
   }
 
  private:
