@@ -33,19 +33,13 @@ constexpr std::string_view kTrashPrefix = ".trash-";
 
 fs::path checkpoints_of(const fs::path& output_dir) { return output_dir / "checkpoints"; }
 
-std::string step_name(std::int64_t step) {
-  char text[32];
-  std::snprintf(text, sizeof text, "step-%08lld", static_cast<long long>(step));
-  return text;
-}
-
 /// The step of "step-00001000"; nothing for any other name.
-std::optional<std::int64_t> parse_step_name(std::string_view name) {
+std::optional<std::int64_t> parse_name(std::string_view name) {
   constexpr std::string_view prefix = "step-";
   if (!name.starts_with(prefix)) return std::nullopt;
   std::int64_t step = 0;
   const auto [end, error] = std::from_chars(name.data() + prefix.size(), name.data() + name.size(), step);
-  if (error != std::errc() || end != name.data() + name.size() || step_name(step) != name) return std::nullopt;
+  if (error != std::errc() || end != name.data() + name.size() || checkpoint_name(step) != name) return std::nullopt;
   return step;
 }
 
@@ -134,7 +128,7 @@ void check_files(const fs::path& folder, const Manifest& manifest, Verify verify
   std::string name = folder.filename().string();
   if (name.starts_with(kAsidePrefix)) name.erase(0, kAsidePrefix.size());
   // A folder may be copied elsewhere under a name of its own.
-  if (const auto step = parse_step_name(name))
+  if (const auto step = parse_name(name))
     SSA_CHECK(*step == manifest.step, kManifestFile, ": step ", manifest.step, ", the folder's name says ", *step);
   for (const char* file : kFiles) {
     const auto it = manifest.files.find(file);
@@ -176,7 +170,7 @@ std::vector<Found> find(const fs::path& root, Verify verify) {
       name.erase(0, kAsidePrefix.size());
       if (fs::exists(root / name)) continue;
     }
-    const auto step = parse_step_name(name);
+    const auto step = parse_name(name);
     if (step && entry.is_directory()) found.push_back(inspect(entry.path(), *step, verify));
   }
   std::sort(found.begin(), found.end(), [](const Found& a, const Found& b) {
@@ -228,11 +222,17 @@ void check_exactly(const SafetensorsReader& file, const std::vector<TensorSpec>&
 
 }  // namespace
 
+std::string checkpoint_name(std::int64_t step) {
+  char text[32];
+  std::snprintf(text, sizeof text, "step-%08lld", static_cast<long long>(step));
+  return text;
+}
+
 CheckpointWriter::CheckpointWriter(const fs::path& output_dir, std::int64_t step,
                                    const std::vector<NamedShape>& parameters)
     : root_(checkpoints_of(output_dir)),
-      temporary_(root_ / concat(kTemporaryPrefix, step_name(step))),
-      target_(root_ / step_name(step)),
+      temporary_(root_ / concat(kTemporaryPrefix, checkpoint_name(step))),
+      target_(root_ / checkpoint_name(step)),
       step_(step) {
   SSA_CHECK(step >= 0, "checkpoint: step ", step, ", expected 0 or more");
   create_folders(root_);

@@ -30,6 +30,9 @@
 
 namespace ssa {
 
+/// "step-00001000": the folder's name, below output_dir/checkpoints.
+std::string checkpoint_name(std::int64_t step);
+
 class CheckpointWriter {
  public:
   /// Clears what a killed run left and opens the temporary folder. `parameters` in the order in which they will come.

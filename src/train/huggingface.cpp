@@ -1,0 +1,208 @@
+#include "ssa/train/huggingface.h"
+
+#include <spdlog/spdlog.h>
+
+#include <cstdio>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "ssa/base/error.h"
+#include "ssa/base/file.h"
+#include "ssa/model/param_table.h"
+
+namespace ssa {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::ordered_json;
+
+constexpr const char* kWeightsFile = "model.safetensors";
+constexpr const char* kIndexFile = "model.safetensors.index.json";
+constexpr const char* kLmHead = "lm_head.weight";
+
+bool is_read_past(const std::string& name, bool tied) {
+  return name.ends_with(".rotary_emb.inv_freq") || (tied && name == kLmHead);
+}
+
+/// weight_map of an index: tensor -> file of the same folder.
+std::map<std::string, std::string> read_index(const fs::path& path) {
+  const ordered_json root = ordered_json::parse(read_file(path), nullptr, /*allow_exceptions=*/false);
+  SSA_CHECK(root.is_object() && root.contains("weight_map") && root["weight_map"].is_object(), path.string(),
+            ": no JSON object with a weight_map");
+  std::map<std::string, std::string> files;
+  for (const auto& [tensor, file] : root["weight_map"].items()) {
+    SSA_CHECK(file.is_string(), path.string(), ": weight_map of ", tensor, " is ", file.dump(),
+              ", expected a file name");
+    const fs::path name = file.get<std::string>();
+    SSA_CHECK(!name.empty() && name == name.filename() && name != ".." && name != ".", path.string(),
+              ": weight_map of ", tensor, " is ", file.dump(), ", expected a file of the same folder");
+    files[tensor] = name.string();
+  }
+  return files;
+}
+
+}  // namespace
+
+std::vector<NamedShape> published_parameters(const ModelConfig& model) {
+  const ParamTable table(model);
+  std::vector<NamedShape> shapes;
+  for (const Param& p : table.params()) shapes.push_back({p.name, dims_of(p.shape)});
+  return shapes;
+}
+
+fs::path weights_file(const fs::path& folder) {
+  for (const char* name : {kWeightsFile, kIndexFile})
+    if (fs::exists(folder / name)) return folder / name;
+  return {};
+}
+
+HuggingFaceWeights::HuggingFaceWeights(const fs::path& folder) : source_(weights_file(folder)) {
+  SSA_CHECK(fs::is_directory(folder), folder.string(), ": no such folder");
+  SSA_CHECK(!source_.empty(), folder.string(), ": neither ", kWeightsFile, " nor ", kIndexFile);
+  if (source_.filename() == kWeightsFile) {
+    shards_.emplace_back(source_);
+    for (const auto& entry : shards_[0].tensors()) shard_of_[entry.name] = 0;
+    return;
+  }
+  const auto index = read_index(source_);
+  std::map<std::string, std::size_t> opened;
+  for (const auto& [tensor, file] : index) {
+    const auto [it, is_new] = opened.try_emplace(file, shards_.size());
+    if (is_new) shards_.emplace_back(folder / file);
+    SSA_CHECK(shards_[it->second].find(tensor), (folder / file).string(), ": tensor ", tensor, " is missing, ",
+              kIndexFile, " says it is there");
+    shard_of_[tensor] = it->second;
+  }
+  for (const SafetensorsReader& shard : shards_)
+    for (const auto& entry : shard.tensors()) {
+      const auto it = index.find(entry.name);
+      SSA_CHECK(it != index.end() && it->second == shard.path().filename(), shard.path().string(), ": tensor ",
+                entry.name, " is not listed there by ", kIndexFile);
+    }
+}
+
+HuggingFaceWeights::HuggingFaceWeights(const fs::path& folder, const std::vector<NamedShape>& expected, bool tied)
+    : HuggingFaceWeights(folder) {
+  check(expected, tied);
+}
+
+void HuggingFaceWeights::check(const std::vector<NamedShape>& expected, bool tied) const {
+  std::set<std::string_view> names;
+  for (const NamedShape& tensor : expected) {
+    const auto it = shard_of_.find(tensor.name);
+    SSA_CHECK(it != shard_of_.end(), source_.string(), ": tensor ", tensor.name, " is missing, expected ",
+              to_string(tensor.shape));
+    shards_[it->second].at(tensor.name, tensor.shape);
+    names.insert(tensor.name);
+  }
+  for (const auto& [name, shard] : shard_of_)
+    SSA_CHECK(names.contains(name) || is_read_past(name, tied), shards_[shard].path().string(), ": unexpected tensor ",
+              name, " ", to_string(shards_[shard].at(name).shape));
+}
+
+void HuggingFaceWeights::read(const NamedShape& tensor, std::span<float> out, std::int64_t first) const {
+  const auto it = shard_of_.find(tensor.name);
+  SSA_CHECK(it != shard_of_.end(), source_.string(), ": tensor ", tensor.name, " is missing");
+  const SafetensorsReader& shard = shards_[it->second];
+  shard.read(shard.at(tensor.name, tensor.shape), out, first);
+}
+
+HuggingFaceWriter::HuggingFaceWriter(const fs::path& folder, std::string_view config_json,
+                                     const std::vector<NamedShape>& tensors, FileDType dtype,
+                                     std::uint64_t max_shard_bytes)
+    : folder_(fs::absolute(folder).lexically_normal()) {
+  if (!folder_.has_filename()) folder_ = folder_.parent_path();  // "dir/"
+  if (fs::exists(folder_) && (!fs::is_directory(folder_) || !fs::is_empty(folder_)))
+    fail_usage(folder.string(), ": exists, expected a new or an empty folder");
+
+  std::uint64_t shard_bytes = 0;
+  for (const NamedShape& tensor : tensors) {
+    TensorSpec spec{tensor.name, dtype, tensor.shape};
+    if (shards_.empty() || (shard_bytes > 0 && shard_bytes + spec.bytes() > max_shard_bytes)) {
+      shards_.emplace_back();
+      shard_bytes = 0;
+    }
+    shard_bytes += spec.bytes();
+    shards_.back().tensors.push_back(std::move(spec));
+  }
+  SSA_CHECK(!shards_.empty(), folder.string(), ": no tensors to write");
+  shards_[0].file = kWeightsFile;
+  if (shards_.size() > 1)
+    for (std::size_t i = 0; i < shards_.size(); ++i) {
+      char name[64];
+      std::snprintf(name, sizeof name, "model-%05zu-of-%05zu.safetensors", i + 1, shards_.size());
+      shards_[i].file = name;
+    }
+
+  create_folders(folder_.parent_path());
+  temporary_ = folder_.parent_path() / concat(folder_.filename().string(), ".tmp");
+  if (!fs::create_directory(temporary_)) {
+    const fs::path taken = std::exchange(temporary_, {});
+    fail_usage(taken.string(), ": exists; is another export running? If not, remove it");
+  }
+  try {
+    FileWriter config(temporary_ / "config.json");
+    config.write(config_json);
+    config.finish();
+    open_shard();
+  } catch (...) {
+    std::error_code ignored;
+    fs::remove_all(temporary_, ignored);
+    throw;
+  }
+}
+
+HuggingFaceWriter::~HuggingFaceWriter() {
+  if (temporary_.empty()) return;
+  writer_.clear();
+  std::error_code error;
+  fs::remove_all(temporary_, error);
+  if (error) spdlog::warn("{}: cannot remove: {}", temporary_.string(), error.message());
+}
+
+void HuggingFaceWriter::open_shard() {
+  const Shard& shard = shards_[shard_];
+  writer_.clear();
+  writer_.emplace_back(temporary_ / shard.file, shard.tensors);
+  bytes_left_ = 0;
+  for (const TensorSpec& spec : shard.tensors) bytes_left_ += spec.bytes();
+}
+
+void HuggingFaceWriter::close_shard() {
+  writer_.back().finish();
+  writer_.clear();
+}
+
+void HuggingFaceWriter::append(const std::string& name, std::span<const float> values) {
+  if (bytes_left_ == 0 && !values.empty() && shard_ + 1 < shards_.size()) {
+    close_shard();
+    ++shard_;
+    open_shard();
+  }
+  writer_.back().append(name, values);
+  bytes_left_ -= values.size() * size_of(shards_[shard_].tensors[0].dtype);
+}
+
+void HuggingFaceWriter::finish() {
+  SSA_CHECK(shard_ + 1 == shards_.size(), (temporary_ / shards_[shard_].file).string(), ": ", shard_ + 1, " of ",
+            shards_.size(), " shards written");
+  close_shard();
+  if (shards_.size() > 1) {
+    std::uint64_t total = 0;
+    ordered_json weight_map = ordered_json::object();
+    for (const Shard& shard : shards_)
+      for (const TensorSpec& spec : shard.tensors) {
+        total += spec.bytes();
+        weight_map[spec.name] = shard.file;
+      }
+    FileWriter index(temporary_ / kIndexFile);
+    index.write(ordered_json{{"metadata", {{"total_size", total}}}, {"weight_map", weight_map}}.dump(2) + "\n");
+    index.finish();
+  }
+  sync_folder(temporary_);
+  rename_path(temporary_, folder_);  // an empty folder gives way
+  temporary_.clear();
+  sync_folder(folder_.parent_path());
+}
+
+}  // namespace ssa

@@ -1,0 +1,194 @@
+#include "ssa/train/huggingface.h"
+
+#include <nlohmann/json.hpp>
+#include <numeric>
+
+#include "ssa/train/config.h"
+#include "support/catch.h"
+#include "support/error_of.h"
+#include "support/temp_dir.h"
+
+namespace fs = std::filesystem;
+using namespace ssa;
+using ssa::test::check_error;
+using ssa::test::error_of;
+using ssa::test::TempDir;
+
+namespace {
+
+ModelConfig small_model(bool tied) {
+  ModelConfig m;
+  m.vocab_size = 19;
+  m.hidden_size = 12;
+  m.intermediate_size = 20;
+  m.num_hidden_layers = 2;
+  m.num_attention_heads = 3;
+  m.num_key_value_heads = 1;
+  m.head_dim = 4;
+  m.tie_word_embeddings = tied;
+  m.bos_token_id = 17;
+  m.eos_token_id = 18;
+  m.block_size = 4;
+  m.block_counts = 3;
+  m.rope_scaling = RopeScaling{.factor = 32.0};
+  return m;
+}
+
+/// Small integers: exact in every dtype of at least 8 significant bits.
+std::vector<float> values_of(const NamedShape& tensor, std::size_t which) {
+  std::vector<float> values(static_cast<std::size_t>(count_of(tensor.shape)));
+  for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>((i + 7 * which) % 129) - 64;
+  return values;
+}
+
+void write_folder(const fs::path& folder, const ModelConfig& model, FileDType dtype, std::uint64_t max_shard_bytes) {
+  const auto tensors = published_parameters(model);
+  HuggingFaceWriter writer(folder, hugging_face_config_json(model, Method::moba, "bfloat16"), tensors, dtype,
+                           max_shard_bytes);
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    const auto values = values_of(tensors[i], i);
+    writer.append(tensors[i].name, std::span(values).first(3));
+    writer.append(tensors[i].name, std::span(values).subspan(3));
+  }
+  writer.finish();
+}
+
+bool holds_all(const HuggingFaceWeights& weights, const std::vector<NamedShape>& tensors) {
+  bool same = true;
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    auto values = values_of(tensors[i], i);
+    std::vector<float> got(values.size()), part(2);
+    weights.read(tensors[i], got);
+    weights.read(tensors[i], part, 5);
+    same = same && got == values && part == std::vector<float>{values[5], values[6]};
+  }
+  return same;
+}
+
+/// Writes model.safetensors of zeros.
+void write_zeros(const fs::path& folder, const std::vector<NamedShape>& tensors) {
+  std::vector<TensorSpec> specs;
+  for (const NamedShape& t : tensors) specs.push_back({t.name, FileDType::f32, t.shape});
+  SafetensorsWriter writer(folder / "model.safetensors", specs);
+  for (const NamedShape& t : tensors)
+    writer.append(t.name, std::vector<float>(static_cast<std::size_t>(count_of(t.shape))));
+  writer.finish();
+}
+
+}  // namespace
+
+TEST_CASE("huggingface: a folder written is read back, whole and sharded, f32 and bf16, tied and not") {
+  const bool tied = GENERATE(true, false);
+  const FileDType dtype = GENERATE(FileDType::f32, FileDType::bf16);
+  const std::uint64_t max_shard_bytes = GENERATE(std::uint64_t{1} << 30, std::uint64_t{1000}, std::uint64_t{1});
+  CAPTURE(tied, name_of(dtype), max_shard_bytes);
+  const TempDir dir;
+  const ModelConfig model = small_model(tied);
+  write_folder(dir.path() / "new" / "model", model, dtype, max_shard_bytes);
+  const fs::path folder = dir.path() / "new" / "model";
+  const auto tensors = published_parameters(model);
+  const HuggingFaceWeights weights(folder, tensors, tied);
+  CHECK(holds_all(weights, tensors));
+  CHECK(load_model_config(folder / "config.json") == model);
+  CHECK((max_shard_bytes > 1000) == fs::exists(folder / "model.safetensors"));
+  if (max_shard_bytes == 1) CHECK(weights.shards().size() == tensors.size());
+  for (const SafetensorsReader& shard : weights.shards()) {
+    std::uint64_t bytes = 0;
+    for (const auto& entry : shard.tensors()) bytes += entry.bytes();
+    CHECK((bytes <= max_shard_bytes || shard.tensors().size() == 1));
+  }
+  CHECK(!fs::exists(dir.path() / "new" / "model.tmp"));
+}
+
+TEST_CASE("huggingface: config.json says what transformers asks for") {
+  const auto json = nlohmann::json::parse(hugging_face_config_json(small_model(true), Method::ssa, "bfloat16"));
+  CHECK(json.at("model_type") == "llama-nsa");
+  CHECK(json.at("architectures") == nlohmann::json{"LlamaNSAForCausalLM"});
+  CHECK(json.at("attention_method") == "ssa");
+  CHECK(json.at("hidden_act") == "silu");
+  CHECK(json.at("attention_bias") == false);
+  CHECK(json.at("mlp_bias") == false);
+  CHECK(json.at("torch_dtype") == "bfloat16");
+  CHECK(json.at("rope_scaling").at("rope_type") == "llama3");
+  CHECK(json.at("rope_scaling").at("factor") == 32.0);
+}
+
+TEST_CASE("huggingface: a missing, misshapen or unexpected tensor is named") {
+  const TempDir dir;
+  const auto expected = published_parameters(small_model(true));
+  const auto open = [&] { HuggingFaceWeights weights(dir.path(), expected, true); };
+  check_error(error_of(open), dir.path().string(), "neither model.safetensors nor model.safetensors.index.json");
+
+  auto tensors = expected;
+  tensors.push_back({"model.layers.1.self_attn.rotary_emb.inv_freq", {2}});
+  tensors.push_back({"lm_head.weight", {19, 12}});
+  write_zeros(dir.path(), tensors);
+  CHECK(error_of(open).empty());
+  check_error(error_of([&] { HuggingFaceWeights weights(dir.path(), expected, false); }), "model.safetensors",
+              "unexpected tensor lm_head.weight [19, 12]");
+  tensors.push_back({"model.layers.2.input_layernorm.weight", {12}});
+  write_zeros(dir.path(), tensors);
+  check_error(error_of(open), "model.safetensors", "unexpected tensor model.layers.2.input_layernorm.weight [12]");
+  tensors = expected;
+  tensors[3].shape = {19, 12};
+  write_zeros(dir.path(), tensors);
+  check_error(error_of(open), "model.safetensors",
+              tensors[3].name + " is [19, 12], expected " + to_string(expected[3].shape));
+  tensors = expected;
+  tensors.erase(tensors.begin() + 4);
+  write_zeros(dir.path(), tensors);
+  check_error(error_of(open), "model.safetensors",
+              expected[4].name + " is missing, expected " + to_string(expected[4].shape));
+}
+
+TEST_CASE("huggingface: an index that does not fit its shards is refused") {
+  const TempDir dir;
+  write_folder(dir.path() / "m", small_model(true), FileDType::f32, 1000);
+  const fs::path index = dir.path() / "m" / "model.safetensors.index.json";
+  const auto good = nlohmann::json::parse(read_file(index));
+  const auto tensor = "model.norm.weight";
+  const auto error_with = [&](const nlohmann::json& root) {
+    replace_file(index, root.dump());
+    return error_of([&] { HuggingFaceWeights weights(dir.path() / "m"); });
+  };
+  CHECK(error_with(good).empty());
+  auto bad = good;
+  bad["weight_map"][tensor] = good["weight_map"]["model.embed_tokens.weight"];
+  check_error(error_with(bad), "model-00001-of-", "tensor model.norm.weight is missing");
+  bad["weight_map"].erase(tensor);
+  check_error(error_with(bad), "tensor model.norm.weight is not listed there by model.safetensors.index.json");
+  bad["weight_map"][tensor] = "../m/model.safetensors";
+  check_error(error_with(bad), "index.json: weight_map of model.norm.weight", "expected a file of the same folder");
+  bad["weight_map"][tensor] = 3;
+  check_error(error_with(bad), "index.json: weight_map of model.norm.weight is 3");
+  bad["weight_map"][tensor] = "model-00009-of-00009.safetensors";
+  check_error(error_with(bad), "model-00009-of-00009.safetensors", "No such file");
+  check_error(error_with(nlohmann::json::array()), "index.json", "weight_map");
+}
+
+TEST_CASE("huggingface: a folder that holds something is left alone, a failed one leaves nothing") {
+  const TempDir dir;
+  const auto tensors = published_parameters(small_model(true));
+  fs::create_directory(dir.path() / "taken");
+  replace_file(dir.path() / "taken" / "model.safetensors", "precious");
+  check_error(error_of([&] { write_folder(dir.path() / "taken", small_model(true), FileDType::f32, kMaxShardBytes); }),
+              "taken: exists, expected a new or an empty folder");
+  check_error(error_of([&] {
+                HuggingFaceWriter writer(dir.path() / "half", "{}", tensors, FileDType::bf16);
+                writer.finish();
+              }),
+              "half.tmp/model.safetensors: tensor model.embed_tokens.weight has 0 of");
+  CHECK(std::distance(fs::directory_iterator(dir.path()), {}) == 1);
+  fs::create_directory(dir.path() / "empty");
+  write_folder(dir.path() / "empty/", small_model(true), FileDType::f32, kMaxShardBytes);
+  CHECK(fs::exists(dir.path() / "empty" / "model.safetensors"));
+}
+
+TEST_CASE("huggingface: weights that another program wrote") {
+  const fs::path folder = fs::path(SSA_SOURCE_DIR) / "tests" / "golden" / "cases" / "full-untied-llama3rope" / "model";
+  const ModelConfig model = load_model_config(folder / "config.json");
+  const HuggingFaceWeights weights(folder, published_parameters(model), model.tie_word_embeddings);
+  std::vector<float> norm(static_cast<std::size_t>(model.hidden_size));
+  weights.read({"model.norm.weight", {model.hidden_size}}, norm);
+  CHECK(norm == std::vector<float>(norm.size(), 1.0f));
+}
