@@ -44,7 +44,7 @@ void check_f32(Run&& run, double tolerance) {
     INFO(want[i].name << ": relative error of f32 " << error << ", allowed " << tolerance);
     CHECK(error <= tolerance);
     INFO(want[i].name << ": bits depend on the number of threads");
-    CHECK(got[i].values == repeat[i].values);
+    CHECK((got[i].values == repeat[i].values));
   }
 }
 
@@ -62,7 +62,7 @@ void check_cuda(Run&& run, double slack) {
     INFO(want[i].name << ": relative error " << error << ", allowed " << allowed);
     CHECK(error <= allowed);
     INFO(want[i].name << ": two runs differ");
-    CHECK(got[i].values == repeat[i].values);
+    CHECK((got[i].values == repeat[i].values));
   }
 }
 
