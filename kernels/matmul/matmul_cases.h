@@ -13,10 +13,11 @@ struct MatmulMode {
   bool transpose_a, transpose_b, accumulate, out_f32;
 };
 
-/// One element, one row, one column, one term, odd sizes, the tiny and ssa-1b widths (qkvg projection, odd vocabulary).
-inline const std::vector<MatmulShape> kMatmulShapes = {{1, 1, 1},       {1, 64, 64},     {7, 1, 5},
-                                                       {3, 5, 1},       {13, 17, 19},    {33, 65, 130},
-                                                       {128, 257, 128}, {5, 2240, 2048}, {3, 1003, 2048}};
+/// One element, one row, one column, one term, odd sizes, the tiny and ssa-1b widths (qkvg projection, odd vocabulary),
+/// a sum over many tokens.
+inline const std::vector<MatmulShape> kMatmulShapes = {{1, 1, 1},       {1, 64, 64},   {7, 1, 5},       {3, 5, 1},
+                                                       {13, 17, 19},    {33, 65, 130}, {128, 257, 128}, {1, 2240, 2048},
+                                                       {3, 1003, 2048}, {130, 9, 4099}};
 
 inline std::vector<MatmulMode> matmul_modes() {
   std::vector<MatmulMode> modes;

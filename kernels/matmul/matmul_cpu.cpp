@@ -20,20 +20,32 @@ blasint blas_dim(std::int64_t dim, const Tensor& tensor) {
 template <class Real>
 void multiply(const Matmul& p) {
   if (p.out.count() == 0) return;
+  // Sizes and strides are checked here, because no exception may leave a parallel loop.
   const blasint M = blas_dim(p.out.dim(0), p.out), N = blas_dim(p.out.dim(1), p.out);
   const blasint K = blas_dim(p.a.dim(p.transpose_a ? 0 : 1), p.a);
   const blasint a_stride = std::max(blas_dim(p.a.dim(1), p.a), 1), b_stride = std::max(blas_dim(p.b.dim(1), p.b), 1);
   const auto transpose_a = p.transpose_a ? CblasTrans : CblasNoTrans;
   const auto transpose_b = p.transpose_b ? CblasTrans : CblasNoTrans;
-  const Real beta = p.accumulate ? 1 : 0;
+  const Real *a = p.a.as<Real>(), *b = p.b.as<Real>(), beta = p.accumulate ? 1 : 0;
+  Real* out = p.out.as<Real>();
   const auto gemm = [] {
     if constexpr (sizeof(Real) == sizeof(float))
       return cblas_sgemm;
     else
       return cblas_dgemm;
   }();
-  gemm(CblasRowMajor, transpose_a, transpose_b, M, N, K, 1, p.a.as<Real>(), a_stride, p.b.as<Real>(), b_stride, beta,
-       p.out.as<Real>(), N);
+  // OpenBLAS cuts a product by the number of threads, and its rounding with it. Tiles of a fixed size, each computed by
+  // one thread (as OpenBLAS does inside a parallel region), keep the bits the same on any machine of one kind.
+  constexpr blasint kTile = 128;
+  const std::int64_t tile_columns = (std::int64_t{N} + kTile - 1) / kTile;
+  const std::int64_t tiles = (std::int64_t{M} + kTile - 1) / kTile * tile_columns;
+#pragma omp parallel for
+  for (std::int64_t tile = 0; tile < tiles; ++tile) {
+    const std::int64_t m = tile / tile_columns * kTile, n = tile % tile_columns * kTile;
+    gemm(CblasRowMajor, transpose_a, transpose_b, static_cast<blasint>(std::min<std::int64_t>(kTile, M - m)),
+         static_cast<blasint>(std::min<std::int64_t>(kTile, N - n)), K, 1, a + (p.transpose_a ? m : m * a_stride),
+         a_stride, b + (p.transpose_b ? n * b_stride : n), b_stride, beta, out + m * N + n, N);
+  }
 }
 
 }  // namespace

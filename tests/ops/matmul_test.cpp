@@ -34,6 +34,14 @@ TEST_CASE("matmul is the sum of products, in every transposition, accumulated or
   }
 }
 
+TEST_CASE("matmul in f32 gives the same bits on any number of threads") {
+  for (const MatmulShape& c : kMatmulShapes) {
+    CAPTURE(c.M, c.N, c.K);
+    const MatmulInputs in(c);
+    check_f32([&](OpRunner& run) { return run_matmul(run, c, {true, false, true, false}, in); });
+  }
+}
+
 TEST_CASE("matmul of no terms is zero, or leaves what it accumulates to") {
   const MatmulShape c{3, 4, 0};
   const MatmulInputs in(c);
