@@ -1,0 +1,62 @@
+// Cases of linear_cross_entropy, for its tests and its benchmark.
+#pragma once
+
+#include <cmath>
+
+#include "ssa/ops/linear_cross_entropy.h"
+#include "support/op_runner.h"
+
+namespace ssa::test {
+
+struct LinearCrossEntropyCase {
+  std::int64_t M, H, V, chunk;
+  std::int64_t masked_every;  ///< each so-manyth target is -100; 0 = none
+  bool gradients = true;
+};
+
+/// One row, one id, chunks that do not divide M, one chunk larger than M, all targets -100, odd vocabularies, no
+/// gradients, the tiny and ssa-1b widths, the ssa-1b vocabulary.
+inline const std::vector<LinearCrossEntropyCase> kLinearCrossEntropyCases = {
+    {1, 8, 3, 1, 0},      {4, 3, 1, 2, 0},       {13, 17, 19, 4, 3},       {7, 16, 33, 16, 2},  {6, 8, 11, 4, 1},
+    {33, 128, 257, 8, 5}, {5, 2048, 1003, 2, 0}, {9, 64, 50, 9, 4, false}, {3, 4, 128256, 2, 3}};
+
+struct LinearCrossEntropyInputs {
+  std::vector<std::int32_t> targets;
+  Values hidden, weight, d_weight;
+  double loss_sum = 1.5;
+  float gradient_scale = 0.125f;
+
+  explicit LinearCrossEntropyInputs(const LinearCrossEntropyCase& c)
+      : hidden(random_values(c.M * c.H, 1)),
+        weight(random_values(c.V * c.H, 2, 2 / std::sqrt(static_cast<double>(c.H)))),
+        d_weight(random_values(c.V * c.H, 3, 0.1 / static_cast<double>(c.V))) {  // as small as what is added to it
+    for (std::int64_t m = 0; m < c.M; ++m) {
+      const bool masked = c.masked_every > 0 && m % c.masked_every == 0;
+      targets.push_back(masked ? -100 : static_cast<std::int32_t>(c.V - 1 - m * m * 7 % c.V));
+    }
+  }
+};
+
+inline Outputs run_linear_cross_entropy(OpRunner& run, const LinearCrossEntropyCase& c,
+                                        const LinearCrossEntropyInputs& in) {
+  const Tensor loss_sum = run.f64_input({in.loss_sum}, {1}), losses = run.f32_output({c.M});
+  const Tensor d_hidden = c.gradients ? run.act_output({c.M, c.H}) : Tensor();
+  const Tensor d_weight = c.gradients ? run.f32_input(in.d_weight, {c.V, c.H}) : Tensor();
+  linear_cross_entropy(run.stream(), {.loss_sum = loss_sum,
+                                      .losses = losses,
+                                      .d_hidden = d_hidden,
+                                      .d_weight = d_weight,
+                                      .logits = run.act_output({c.chunk, c.V}),
+                                      .hidden = run.act_input(in.hidden, {c.M, c.H}),
+                                      .weight = run.act_input(in.weight, {c.V, c.H}),
+                                      .targets = run.i32_input(in.targets, {c.M}),
+                                      .gradient_scale = in.gradient_scale});
+  Outputs outputs = {{"loss_sum", run.read(loss_sum)}, {"losses", run.read(losses)}};
+  if (c.gradients) {
+    outputs.push_back({"d_hidden", run.read(d_hidden)});
+    outputs.push_back({"d_weight", run.read(d_weight)});
+  }
+  return outputs;
+}
+
+}  // namespace ssa::test

@@ -1,0 +1,71 @@
+#include "ssa/ops/linear_cross_entropy.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "kernels/common/cpu.h"
+#include "ssa/ops/matmul.h"
+
+namespace ssa::cpu {
+namespace {
+
+constexpr std::int32_t kNoTarget = -100;
+
+/// The loss of one row of logits, which become the gradient of gradient_scale * loss.
+template <class Real>
+Real loss_of_row(Real* logits, std::int64_t V, std::int32_t target, Real gradient_scale) {
+  if (target == kNoTarget) {
+    std::fill_n(logits, V, Real{0});
+    return 0;
+  }
+  Real highest = -std::numeric_limits<Real>::infinity();
+#pragma omp simd reduction(max : highest)
+  for (std::int64_t v = 0; v < V; ++v) highest = std::max(highest, logits[v]);
+  const Real target_logit = logits[target];
+  Real sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (std::int64_t v = 0; v < V; ++v) {
+    logits[v] = exp_simd(logits[v] - highest);
+    sum += logits[v];
+  }
+  const Real scale = gradient_scale / sum;
+  for (std::int64_t v = 0; v < V; ++v) logits[v] *= scale;
+  logits[target] -= gradient_scale;
+  return std::log(sum) + highest - target_logit;
+}
+
+template <class Real>
+void forward_and_backward(Stream& stream, const LinearCrossEntropy& p) {
+  const std::int64_t M = p.hidden.dim(0), V = p.weight.dim(0), chunk = p.logits.dim(0);
+  const std::int32_t* targets = p.targets.as<std::int32_t>();
+  Real *all_logits = p.logits.as<Real>(), *losses = p.losses.as_or_null<Real>();
+  std::vector<Real> chunk_losses(static_cast<std::size_t>(std::min(chunk, M)));
+  double loss_sum = 0;
+  for (std::int64_t begin = 0; begin < M; begin += chunk) {
+    const std::int64_t end = std::min(begin + chunk, M);
+    const Tensor logits = p.logits.rows(0, end - begin), hidden = p.hidden.rows(begin, end);
+    cpu::matmul(stream, {.out = logits, .a = hidden, .b = p.weight, .transpose_b = true});
+#pragma omp parallel for
+    for (std::int64_t m = begin; m < end; ++m)
+      chunk_losses[static_cast<std::size_t>(m - begin)] =
+          loss_of_row(all_logits + (m - begin) * V, V, targets[m], static_cast<Real>(p.gradient_scale));
+    for (std::int64_t m = begin; m < end; ++m)
+      loss_sum += static_cast<double>(chunk_losses[static_cast<std::size_t>(m - begin)]);
+    if (losses) std::copy_n(chunk_losses.data(), end - begin, losses + begin);
+    if (p.d_hidden) {
+      cpu::matmul(stream, {.out = p.d_hidden.rows(begin, end), .a = logits, .b = p.weight});
+      cpu::matmul(stream, {.out = p.d_weight, .a = logits, .b = hidden, .transpose_a = true, .accumulate = true});
+    }
+  }
+  *p.loss_sum.as<double>() += loss_sum;
+}
+
+}  // namespace
+
+void linear_cross_entropy(Stream& stream, const LinearCrossEntropy& p) {
+  dispatch_real(p.hidden, [&]<class Real>() { forward_and_backward<Real>(stream, p); });
+}
+
+}  // namespace ssa::cpu

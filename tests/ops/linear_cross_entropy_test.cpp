@@ -1,0 +1,140 @@
+#include "kernels/linear_cross_entropy/linear_cross_entropy_cases.h"
+
+#include <numeric>
+
+using namespace ssa;
+using namespace ssa::test;
+
+namespace {
+
+/// Losses from the definition, without the subtraction of the maximum: the logits here are small.
+Values losses_by_definition(const LinearCrossEntropyCase& c, const LinearCrossEntropyInputs& in) {
+  Values losses;
+  for (std::int64_t m = 0; m < c.M; ++m) {
+    const std::int32_t target = in.targets[static_cast<std::size_t>(m)];
+    double sum = 0, target_logit = 0;
+    for (std::int64_t v = 0; v < c.V; ++v) {
+      double logit = 0;
+      for (std::int64_t h = 0; h < c.H; ++h)
+        logit += in.hidden[static_cast<std::size_t>(m * c.H + h)] * in.weight[static_cast<std::size_t>(v * c.H + h)];
+      sum += std::exp(logit);
+      if (v == target) target_logit = logit;
+    }
+    losses.push_back(target == -100 ? 0 : std::log(sum) - target_logit);
+  }
+  return losses;
+}
+
+}  // namespace
+
+TEST_CASE("linear_cross_entropy is logsumexp minus the target's logit, 0 where masked") {
+  for (const LinearCrossEntropyCase& c : kLinearCrossEntropyCases) {
+    CAPTURE(c.M, c.H, c.V, c.chunk, c.masked_every);
+    const LinearCrossEntropyInputs in(c);
+    OpRunner run(Precision::exact);
+    const Outputs out = run_linear_cross_entropy(run, c, in);
+    const Values want = losses_by_definition(c, in);
+    for (std::size_t m = 0; m < want.size(); ++m)
+      CHECK(output(out, "losses")[m] == Approx(want[m]).epsilon(1e-12).margin(1e-12));
+    const double sum = std::accumulate(want.begin(), want.end(), in.loss_sum);
+    CHECK(output(out, "loss_sum")[0] == Approx(sum).epsilon(1e-12));
+  }
+}
+
+TEST_CASE("linear_cross_entropy survives logits that overflow exp") {
+  const LinearCrossEntropyCase c{2, 1, 3, 2, 0};
+  LinearCrossEntropyInputs in(c);
+  in.hidden = {1000, -1000};
+  in.weight = {1, 2, -1};
+  in.targets = {1, 0};
+  OpRunner run(Precision::f32);
+  const Outputs out = run_linear_cross_entropy(run, c, in);
+  CHECK(output(out, "losses") == Values{0, 2000});
+  CHECK(output(out, "d_hidden") == Values{0, -0.25});  // 0.125 * (w[2] - w[0])
+}
+
+TEST_CASE("linear_cross_entropy gradients are those of gradient_scale times the sum of losses") {
+  for (const LinearCrossEntropyCase& c : kLinearCrossEntropyCases) {
+    if (!c.gradients) continue;
+    CAPTURE(c.M, c.H, c.V, c.chunk, c.masked_every);
+    const LinearCrossEntropyInputs in(c);
+    OpRunner run(Precision::exact);
+    const Outputs out = run_linear_cross_entropy(run, c, in);
+    // A direction of normal numbers moves each logit by step * sqrt(H) and more; the truncation error grows with H.
+    const double tolerance = 1e-6 * std::max(1.0, static_cast<double>(c.H) / 64);
+    const int directions = c.V * c.H > 100000 ? 1 : 3;
+    auto without = c;
+    without.gradients = false;
+    const auto loss = [&](Values LinearCrossEntropyInputs::*input, const Values& x) {
+      auto at = in;
+      at.*input = x;
+      OpRunner r(Precision::exact);
+      const double sum = output(run_linear_cross_entropy(r, without, at), "loss_sum")[0];
+      return static_cast<double>(in.gradient_scale) * sum;
+    };
+    check_gradient(
+        "hidden", [&](const Values& x) { return loss(&LinearCrossEntropyInputs::hidden, x); }, in.hidden,
+        output(out, "d_hidden"), tolerance, 1e-3, directions);
+    check_gradient(
+        "weight", [&](const Values& x) { return loss(&LinearCrossEntropyInputs::weight, x); }, in.weight,
+        added(output(out, "d_weight"), in.d_weight), tolerance, 1e-3, directions);
+  }
+}
+
+TEST_CASE("linear_cross_entropy gives the same whatever the chunk") {
+  LinearCrossEntropyCase c{13, 17, 19, 13, 3};
+  const LinearCrossEntropyInputs in(c);
+  OpRunner run(Precision::exact);
+  const Outputs whole = run_linear_cross_entropy(run, c, in);
+  for (const std::int64_t chunk : {1, 5, 12, 40}) {
+    CAPTURE(chunk);
+    c.chunk = chunk;
+    const Outputs cut = run_linear_cross_entropy(run, c, in);
+    for (const Output& o : whole) {
+      CAPTURE(o.name);
+      CHECK(relative_error(output(cut, o.name), o.values) < 1e-14);
+    }
+  }
+}
+
+TEST_CASE("linear_cross_entropy in f32 agrees with f64 on any number of threads") {
+  for (const LinearCrossEntropyCase& c : kLinearCrossEntropyCases) {
+    CAPTURE(c.M, c.H, c.V, c.chunk, c.masked_every);
+    const LinearCrossEntropyInputs in(c);
+    check_f32([&](OpRunner& run) { return run_linear_cross_entropy(run, c, in); });
+  }
+}
+
+TEST_CASE("linear_cross_entropy refuses tensors that do not fit") {
+  OpRunner run(Precision::f32);
+  CHECK_THROWS_WITH(linear_cross_entropy(run.stream(), {.loss_sum = run.f64_input({0}, {1}),
+                                                        .d_hidden = run.act_output({3, 4}),
+                                                        .logits = run.act_output({2, 5}),
+                                                        .hidden = run.act_output({3, 4}),
+                                                        .weight = run.act_output({5, 4}),
+                                                        .targets = run.i32_output({3})}),
+                    "linear_cross_entropy: d_hidden and d_weight come together");
+  CHECK_THROWS_WITH(linear_cross_entropy(run.stream(), {.loss_sum = run.f64_input({0}, {1}),
+                                                        .logits = run.act_output({2, 6}),
+                                                        .hidden = run.act_output({3, 4}),
+                                                        .weight = run.act_output({5, 4}),
+                                                        .targets = run.i32_output({3})}),
+                    "linear_cross_entropy: logits is [2, 6], expected [2, 5]");
+}
+
+TEST_CASE("linear_cross_entropy on CUDA agrees with the CPU") {
+  for (const LinearCrossEntropyCase& c : kLinearCrossEntropyCases) {
+    CAPTURE(c.M, c.H, c.V, c.chunk, c.masked_every);
+    const LinearCrossEntropyInputs in(c);
+    check_cuda([&](OpRunner& run) {
+      // The errors of many losses may cancel in their sum by luck, in one precision and not in another: the sum is
+      // compared with the losses of its own run.
+      Outputs out = run_linear_cross_entropy(run, c, in);
+      const Values& losses = output(out, "losses");
+      const double sum = std::accumulate(losses.begin(), losses.end(), in.loss_sum);
+      CHECK(output(out, "loss_sum")[0] == Approx(sum).epsilon(run.act() == DType::bf16 ? 1e-5 : 1e-13));
+      std::erase_if(out, [](const Output& o) { return o.name == "loss_sum"; });
+      return out;
+    });
+  }
+}
