@@ -19,7 +19,7 @@ struct AdamW {
   Tensor master;       ///< [n] f32, updated
   Tensor m;            ///< [n] f32, updated
   Tensor v;            ///< [n] f32, updated
-  Tensor weight = {};  ///< [n] bf16: receives master rounded; absent where master is the weight itself
+  Tensor weight = {};  ///< [n] bf16 or f32: receives master rounded; absent where master is the weight itself
   Tensor gradient;     ///< [n] f32
   float gradient_scale;  ///< the clip factor
   double learning_rate;

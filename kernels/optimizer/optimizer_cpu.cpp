@@ -1,0 +1,100 @@
+#include "ssa/ops/optimizer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "kernels/common/cpu.h"
+
+namespace ssa::cpu {
+namespace {
+
+template <class Real>
+double squared_sum(const Tensor& tensor) {
+  constexpr std::int64_t kPart = 1 << 14;  // parts do not depend on the threads, nor does the order of their sum
+  const std::int64_t n = tensor.count(), parts = (n + kPart - 1) / kPart;
+  const Real* x = tensor.as<Real>();
+  std::vector<double> sums(static_cast<std::size_t>(parts));
+#pragma omp parallel for
+  for (std::int64_t part = 0; part < parts; ++part) {
+    const std::int64_t end = std::min((part + 1) * kPart, n);
+    double sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (std::int64_t i = part * kPart; i < end; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+    sums[static_cast<std::size_t>(part)] = sum;
+  }
+  double total = 0;
+  for (double sum : sums) total += sum;
+  return total;
+}
+
+template <class Real>
+void update(const AdamW& p) {
+  const auto step = static_cast<double>(p.step);
+  const Real beta1 = static_cast<Real>(p.beta1), one_minus_beta1 = static_cast<Real>(1 - p.beta1);
+  const Real beta2 = static_cast<Real>(p.beta2), one_minus_beta2 = static_cast<Real>(1 - p.beta2);
+  const Real m_scale = static_cast<Real>(1 / (1 - std::pow(p.beta1, step)));
+  const Real v_scale = static_cast<Real>(1 / (1 - std::pow(p.beta2, step)));
+  const Real learning_rate = static_cast<Real>(p.learning_rate), weight_decay = static_cast<Real>(p.weight_decay);
+  const Real epsilon = static_cast<Real>(p.epsilon), gradient_scale = static_cast<Real>(p.gradient_scale);
+  Real *master = p.master.as<Real>(), *m = p.m.as<Real>(), *v = p.v.as<Real>();
+  const Real* gradient = p.gradient.as<Real>();
+  const std::int64_t n = p.master.count();
+#pragma omp parallel for simd
+  for (std::int64_t i = 0; i < n; ++i) {
+    const Real g = gradient_scale * gradient[i];
+    m[i] = beta1 * m[i] + one_minus_beta1 * g;
+    v[i] = beta2 * v[i] + one_minus_beta2 * g * g;
+    master[i] -= learning_rate * (m_scale * m[i] / (std::sqrt(v_scale * v[i]) + epsilon) + weight_decay * master[i]);
+  }
+}
+
+/// An element as a type that converts to the others.
+float widen(bfloat16 x) { return static_cast<float>(x); }
+float widen(float x) { return x; }
+double widen(double x) { return x; }
+
+template <class Out, class In>
+Out round_to(In x) {
+  if constexpr (sizeof(Out) == sizeof(bfloat16))
+    return Out(static_cast<float>(widen(x)));
+  else
+    return static_cast<Out>(widen(x));
+}
+
+template <class Out, class In>
+void convert(const Tensor& out_tensor, const Tensor& x_tensor) {
+  const std::int64_t n = x_tensor.count();
+  const In* x = x_tensor.as<In>();
+  Out* out = out_tensor.as<Out>();
+#pragma omp parallel for simd
+  for (std::int64_t i = 0; i < n; ++i) out[i] = round_to<Out>(x[i]);
+}
+
+/// Calls f.operator()<T>() with the element type of a real tensor.
+template <class F>
+void visit(DType dtype, F&& f) {
+  switch (dtype) {
+    case DType::f32: return f.template operator()<float>();
+    case DType::f64: return f.template operator()<double>();
+    case DType::bf16: return f.template operator()<bfloat16>();
+    default: fail("cast: tensor of ", name_of(dtype), ", expected f32 or bf16");
+  }
+}
+
+}  // namespace
+
+void squared_norm(Stream&, const SquaredNorm& p) {
+  dispatch_real(p.x, [&]<class Real>() { *p.out.as<double>() += squared_sum<Real>(p.x); });
+}
+
+void adamw(Stream& stream, const AdamW& p) {
+  dispatch_real(p.master, [&]<class Real>() { update<Real>(p); });
+  if (p.weight) cpu::cast(stream, {.out = p.weight, .x = p.master});
+}
+
+void cast(Stream&, const Cast& p) {
+  visit(p.x.dtype(), [&]<class In>() { visit(p.out.dtype(), [&]<class Out>() { convert<Out, In>(p.out, p.x); }); });
+}
+
+}  // namespace ssa::cpu
