@@ -1,8 +1,8 @@
 #include "ssa/data/dataset.h"
 
+#include <algorithm>
 #include <fstream>
 #include <nlohmann/json.hpp>
-#include <regex>
 #include <set>
 
 #include "ssa/base/checksum.h"
@@ -43,16 +43,22 @@ class JsonObject {
 };
 
 constexpr const char* kJsonName = "dataset.json";
-constexpr const char* kShardPattern = "shard-[0-9]{5}";
+
+/// shard-NNNNN
+bool is_shard_name(std::string_view name) {
+  constexpr std::string_view kPrefix = "shard-";
+  if (!name.starts_with(kPrefix) || name.size() != kPrefix.size() + 5) return false;
+  return std::all_of(name.begin() + kPrefix.size(), name.end(), [](char c) { return '0' <= c && c <= '9'; });
+}
 
 /// The shards that lie in the folder: names with both files, or an error for half a one.
 std::set<std::string> list_shards(const fs::path& folder) {
-  const std::regex pattern(std::string("(") + kShardPattern + ")\\.(bin|idx)");
   std::set<std::string> bins, idxs;
   for (const auto& entry : fs::directory_iterator(folder)) {
-    const std::string file = entry.path().filename().string();
-    std::smatch match;
-    if (std::regex_match(file, match, pattern)) (match[2] == "bin" ? bins : idxs).insert(match[1]);
+    const fs::path &file = entry.path(), suffix = file.extension();
+    if (!is_shard_name(file.stem().string())) continue;
+    if (suffix == ".bin") bins.insert(file.stem().string());
+    if (suffix == ".idx") idxs.insert(file.stem().string());
   }
   for (const std::string& name : bins)
     SSA_CHECK(idxs.contains(name), (folder / (name + ".idx")).string(), ": missing, expected beside ", name, ".bin");
@@ -119,7 +125,7 @@ DatasetInfo read_dataset_info(const fs::path& json_file) {
                            .bin_xxh3 = shard.text("bin_xxh3"),
                            .idx_xxh3 = shard.text("idx_xxh3")});
     const std::string& name = info.shards.back().name;
-    SSA_CHECK(std::regex_match(name, std::regex(kShardPattern)), where, ": name is ", name, ", expected shard-NNNNN");
+    SSA_CHECK(is_shard_name(name), where, ": name is ", name, ", expected shard-NNNNN");
     SSA_CHECK(info.shards.size() < 2 || info.shards[info.shards.size() - 2].name < name, where, ": name is ", name,
               ", expected one after ", info.shards[info.shards.size() - 2].name);
   }
