@@ -55,6 +55,8 @@ int run(int argc, char** argv) {
       while (i + 1 < argc && std::string_view(argv[i + 1]).rfind("--", 0) != 0) options.inputs.push_back(argv[++i]);
     } else if (option == "--output") {
       options.output = value();
+    } else if (option == "--pre-tokenizer") {
+      options.pre_tokenizer = value();
     } else if (option == "--text-field") {
       options.text_field = value();
     } else if (option == "--split-documents") {

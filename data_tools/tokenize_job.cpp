@@ -10,15 +10,13 @@
 
 #include "data_tools/json_line.h"
 #include "data_tools/shard_writer.h"
-#include "data_tools/tokenizer/sha256.h"
+#include "data_tools/tokenizer/tokenizer.h"
 #include "data_tools/tokenizer/utf8.h"
 #include "ssa/base/error.h"
 
 namespace ssa {
 namespace fs = std::filesystem;
 namespace {
-
-constexpr std::int32_t kBytesEos = 256;
 
 std::string read_file(const fs::path& path) {
   std::ifstream in(path, std::ios::binary);
@@ -70,7 +68,9 @@ void each_json_document(const fs::path& path, const std::string& field, Use&& us
 
 TokenizeReport tokenize(const TokenizeOptions& options) {
   const auto start = std::chrono::steady_clock::now();
-  if (options.tokenizer != "bytes") fail_usage("--tokenizer ", options.tokenizer, ": unknown, expected bytes");
+  const Tokenizer tokenizer = load_tokenizer(options.tokenizer, {.eos_token = "", .pre_tokenizer = options.pre_tokenizer});
+  Encoder encoder(tokenizer);
+  const TokenType type = tokenizer.vocab_size() <= 65536 ? TokenType::uint16 : TokenType::int32;
   for (const fs::path& input : options.inputs) {
     if (!fs::is_regular_file(input)) fail_usage("--input ", input.string(), ": no such file");
     if (input.extension() != ".txt" && input.extension() != ".jsonl")
@@ -81,18 +81,18 @@ TokenizeReport tokenize(const TokenizeOptions& options) {
   fs::create_directories(options.output);
 
   TokenizeReport report;
-  ShardWriter writer(options.output, TokenType::uint16, options.shard_tokens);
-  std::vector<std::int32_t> ids;
+  ShardWriter writer(options.output, type, options.shard_tokens);
+  IdBuffer ids;
   const auto add = [&](std::string text) {
     report.replaced += replace_invalid_utf8(text);
     if (text.empty()) {
       ++report.empty;
       return;
     }
-    ids.assign(reinterpret_cast<const unsigned char*>(text.data()),
-               reinterpret_cast<const unsigned char*>(text.data()) + text.size());
-    ids.push_back(kBytesEos);
-    writer.add(ids);
+    ids.clear();
+    encoder.encode(text, ids);
+    ids.push_back(tokenizer.eos_token_id());
+    writer.add({ids.data(), ids.size()});
     ++report.documents;
     report.text_bytes += text.size();
     report.tokens += ids.size();
@@ -110,10 +110,10 @@ TokenizeReport tokenize(const TokenizeOptions& options) {
   SSA_CHECK(report.documents > 0, "no document in the inputs, expected at least one that is not empty");
 
   nlohmann::ordered_json dataset = {{"format", "megatron-indexed"},
-                                    {"tokenizer", {{"name", "bytes"}, {"sha256", sha256_hex("bytes")}}},
-                                    {"vocab_size", 257},
-                                    {"eos_token_id", kBytesEos},
-                                    {"dtype", "uint16"},
+                                    {"tokenizer", {{"name", tokenizer.name()}, {"sha256", tokenizer.sha256()}}},
+                                    {"vocab_size", tokenizer.vocab_size()},
+                                    {"eos_token_id", tokenizer.eos_token_id()},
+                                    {"dtype", type == TokenType::uint16 ? "uint16" : "int32"},
                                     {"shards", nlohmann::ordered_json::array()}};
   for (const ShardInfo& shard : writer.finish())
     dataset["shards"].push_back({{"name", shard.name},

@@ -12,7 +12,7 @@ struct TokenizeOptions {
   std::string tokenizer;                      // "bytes"
   std::vector<std::filesystem::path> inputs;  // .txt or .jsonl
   std::filesystem::path output;
-  std::string text_field = "text";
+  std::string text_field = "text", pre_tokenizer;
   bool split_documents = false;  // .txt: blank lines separate documents, instead of one document a file
   std::uint64_t shard_tokens = 1'000'000'000;
 };

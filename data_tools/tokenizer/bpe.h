@@ -1,0 +1,108 @@
+// Byte-pair encoding of one pre-token: starting from its bytes, the adjacent pair of lowest rank is merged, the
+// leftmost first, until no pair has a rank. (Sennrich et al. 2016, as implemented by Hugging Face tokenizers and
+// tiktoken.)
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+namespace ssa {
+
+/// Token ids being appended; unlike a vector it grows without writing zeros first.
+class IdBuffer {
+ public:
+  std::size_t size() const { return size_; }
+  std::int32_t* data() { return ids_.get(); }
+  const std::int32_t* data() const { return ids_.get(); }
+  std::int32_t operator[](std::size_t i) const { return ids_[i]; }
+  void clear() { size_ = 0; }
+  void push_back(std::int32_t id) {
+    reserve_more(1);
+    ids_[size_++] = id;
+  }
+  /// Room for `count` more; returns where they go. advance() says how many were written.
+  std::int32_t* reserve_more(std::size_t count) {
+    if (capacity_ - size_ < count) grow(count);
+    return ids_.get() + size_;
+  }
+  void advance(std::size_t count) { size_ += count; }
+  std::vector<std::int32_t> to_vector() const { return {data(), data() + size_}; }
+
+ private:
+  void grow(std::size_t count);
+
+  std::unique_ptr<std::int32_t[]> ids_;
+  std::size_t size_ = 0, capacity_ = 0;
+};
+
+struct BpeMerge {
+  std::int32_t left, right, result;  // token ids
+  std::uint32_t rank;                // the lowest goes first; of equal ones the leftmost
+};
+
+class Bpe {
+ public:
+  /// What encode() works in; one per thread.
+  struct Scratch {
+    struct Symbol {
+      std::int32_t id;
+      std::uint32_t previous, next;
+    };
+    std::vector<Symbol> symbols;
+    std::vector<std::uint64_t> run, heap;  // rank << 32 | index of the left symbol
+  };
+
+  struct Vocabulary {
+    std::array<std::int32_t, 256> byte_ids = {};  // the token of each single byte; -1 = none
+    std::vector<BpeMerge> merges = {};            // of several for one pair the last counts
+    std::int32_t unknown = -1;                    // stands for bytes without a token; -1 = they are left out
+    bool fuse_unknown = false;                    // one unknown for a run of such bytes
+    /// Pieces that are a token as a whole are that token, whatever the merges would do.
+    std::unordered_map<std::string, std::int32_t> whole = {};
+  };
+
+  explicit Bpe(Vocabulary vocabulary);
+
+  bool has_merges() const { return !vocabulary_.merges.empty(); }
+
+  /// Appends the ids of `piece`. Time O(n log n) at worst, memory about 40 bytes for each byte of the piece.
+  void encode(std::string_view piece, IdBuffer& out, Scratch& scratch) const;
+
+ private:
+  static constexpr std::uint32_t kNoRank = UINT32_MAX;
+  struct Entry {
+    std::uint64_t pair = UINT64_MAX;
+    std::uint32_t rank = kNoRank;
+    std::int32_t result = -1;
+  };
+
+  static std::uint64_t pair_of(std::int32_t left, std::int32_t right) {
+    return static_cast<std::uint64_t>(static_cast<std::uint32_t>(left)) << 32 | static_cast<std::uint32_t>(right);
+  }
+  std::size_t slot_of(std::uint64_t pair) const {
+    return static_cast<std::size_t>(pair * 0x9e3779b97f4a7c15ull >> shift_);
+  }
+  /// The merge of two symbols; rank = kNoRank if there is none.
+  const Entry& find(std::int32_t left, std::int32_t right) const {
+    const std::uint64_t pair = pair_of(left, right);
+    std::size_t slot = slot_of(pair);
+    while (table_[slot].pair != pair && table_[slot].rank != kNoRank) slot = (slot + 1) & (table_.size() - 1);
+    return table_[slot].pair == pair ? table_[slot] : none_;
+  }
+
+  std::size_t to_symbols(std::string_view piece, std::int32_t* ids) const;
+  void merge_short(std::int32_t* ids, std::size_t count, IdBuffer& out) const;
+  void merge_long(std::size_t count, IdBuffer& out, Scratch& scratch) const;
+
+  Vocabulary vocabulary_;
+  std::vector<Entry> table_;  // open addressing, at most half full
+  int shift_ = 0;
+  Entry none_;
+};
+
+}  // namespace ssa

@@ -1,0 +1,148 @@
+#include "data_tools/tokenizer/splitter.h"
+
+#include <cstring>
+
+#include "ssa/base/error.h"
+
+#if SSA_WITH_PCRE2
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
+#endif
+
+namespace ssa {
+namespace {
+
+constexpr std::string_view kGpt2Pattern =
+    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+constexpr std::string_view kGpt2PatternGrouped =
+    R"('(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+constexpr std::string_view kLlama3Pattern =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr std::string_view kQwen2Pattern =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+
+}  // namespace
+
+#if SSA_WITH_PCRE2
+class Regex {
+ public:
+  explicit Regex(const std::string& pattern) : pattern_(pattern) {
+    int error = 0;
+    PCRE2_SIZE offset = 0;
+    code_ = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
+                          PCRE2_UTF | PCRE2_UCP | PCRE2_NO_UTF_CHECK, &error, &offset, nullptr);
+    if (!code_) {
+      PCRE2_UCHAR message[256];
+      pcre2_get_error_message(error, message, sizeof message);
+      fail("tokenizer pattern ", pattern, ": PCRE2 refuses it at column ", offset + 1, ": ",
+           reinterpret_cast<const char*>(message));
+    }
+    pcre2_jit_compile(code_, PCRE2_JIT_COMPLETE);  // where it cannot, matching falls back to the interpreter
+  }
+  ~Regex() { pcre2_code_free(code_); }
+  Regex(const Regex&) = delete;
+  Regex& operator=(const Regex&) = delete;
+
+  template <class Match>
+  void each_match(const unsigned char* begin, const unsigned char* end, Match&& use) const {
+    const std::unique_ptr<pcre2_match_data, void (*)(pcre2_match_data*)> data(pcre2_match_data_create(1, nullptr),
+                                                                              pcre2_match_data_free);
+    const auto size = static_cast<PCRE2_SIZE>(end - begin);
+    PCRE2_SIZE from = 0;
+    while (from < size) {
+      const int result = pcre2_match(code_, begin, size, from, PCRE2_NO_UTF_CHECK, data.get(), nullptr);
+      if (result == PCRE2_ERROR_NOMATCH) return;
+      if (result < 0) {
+        PCRE2_UCHAR message[256];
+        pcre2_get_error_message(result, message, sizeof message);
+        fail("tokenizer pattern ", pattern_, ": PCRE2 stopped: ", reinterpret_cast<const char*>(message));
+      }
+      const PCRE2_SIZE* span = pcre2_get_ovector_pointer(data.get());
+      if (span[1] > span[0]) {
+        use(begin + span[0], begin + span[1]);
+        from = span[1];
+      } else {  // an empty match is no piece: go on at the next character
+        from = span[0] + 1;
+        while (from < size && (begin[from] & 0xc0) == 0x80) ++from;
+      }
+    }
+  }
+
+ private:
+  std::string pattern_;
+  pcre2_code* code_ = nullptr;
+};
+#endif
+
+void Splitter::add_pattern(const std::string& pattern, bool literal, bool keep_matches, bool keep_gaps) {
+  if (literal) {
+    SSA_CHECK(!pattern.empty(), "tokenizer: an empty Split pattern, expected text");
+    steps_.push_back({.kind = Step::literal, .keep_matches = keep_matches, .keep_gaps = keep_gaps, .text = pattern});
+    return;
+  }
+  if (keep_matches) {  // these match every character, so that there are no gaps
+    if (pattern == kGpt2Pattern || pattern == kGpt2PatternGrouped) return add_gpt2();
+    if (pattern == kLlama3Pattern) return add_cl100k(3);
+    if (pattern == kQwen2Pattern) return add_cl100k(1);
+  }
+#if SSA_WITH_PCRE2
+  steps_.push_back({.kind = Step::regex,
+                    .keep_matches = keep_matches,
+                    .keep_gaps = keep_gaps,
+                    .compiled = std::make_shared<const Regex>(pattern)});
+#else
+  fail("tokenizer pattern ", pattern, ": not one of the built-in ones, expected a build with PCRE2 (libpcre2-dev)");
+#endif
+}
+
+int Splitter::contraction(const Byte* p, const Byte* end) {
+  if (end - p < 2) return 0;
+  switch (p[1]) {
+    case 's':
+    case 't':
+    case 'm':
+    case 'd': return 2;
+    case 'r':
+    case 'v': return end - p >= 3 && p[2] == 'e' ? 3 : 0;
+    case 'l': return end - p >= 3 && p[2] == 'l' ? 3 : 0;
+    default: return 0;
+  }
+}
+
+int Splitter::contraction_any_case(const Byte* p, const Byte* end) {
+  if (end - p < 2) return 0;
+  const auto lower = [](Byte c) { return static_cast<Byte>(c >= 'A' && c <= 'Z' ? c + 32 : c); };
+  switch (lower(p[1])) {
+    case 's':
+    case 't':
+    case 'm':
+    case 'd': return 2;
+    case 'r':
+    case 'v': return end - p >= 3 && lower(p[2]) == 'e' ? 3 : 0;
+    case 'l': return end - p >= 3 && lower(p[2]) == 'l' ? 3 : 0;
+    case 0xc5: return end - p >= 3 && p[2] == 0xbf ? 3 : 0;  // the long s, which is an s when case is ignored
+    default: return 0;
+  }
+}
+
+void Splitter::split_matches(const Step& step, const Byte* p, const Byte* end,
+                             void (*next)(void*, const Byte*, const Byte*), void* context) {
+  const Byte* done = p;
+  const auto use = [&](const Byte* from, const Byte* to) {
+    if (step.keep_gaps && from != done) next(context, done, from);
+    if (step.keep_matches) next(context, from, to);
+    done = to;
+  };
+  if (step.kind == Step::literal) {
+    const std::string_view text(reinterpret_cast<const char*>(p), static_cast<std::size_t>(end - p));
+    for (std::size_t at = text.find(step.text); at != text.npos; at = text.find(step.text, at + step.text.size()))
+      use(p + at, p + at + step.text.size());
+  } else {
+#if SSA_WITH_PCRE2
+    step.compiled->each_match(p, end, use);
+#endif
+  }
+  if (step.keep_gaps && done != end) next(context, done, end);
+}
+
+}  // namespace ssa

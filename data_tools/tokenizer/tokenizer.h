@@ -1,0 +1,91 @@
+// A byte-level BPE tokenizer whose ids equal those of Hugging Face tokenizers (without the post-processor: no token is
+// added around the text) and of tiktoken. Loaded once, shared by all threads; each thread encodes through an Encoder.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "data_tools/tokenizer/added_tokens.h"
+#include "data_tools/tokenizer/bpe.h"
+#include "data_tools/tokenizer/splitter.h"
+
+namespace ssa {
+
+struct TokenizerOptions {
+  std::string eos_token;      // the text of the end-of-text token; empty = as the tokenizer's files say
+  std::string pre_tokenizer;  // for a folder of vocab.json + merges.txt: gpt2 (default), smollm2, llama3, qwen2
+};
+
+class Tokenizer {
+ public:
+  /// What a loader finds.
+  struct Parts {
+    std::string name, sha256;
+    std::vector<std::string> texts = {};  // by id: the bytes a token stands for
+    std::vector<AddedToken> added = {};
+    Bpe::Vocabulary vocabulary = {};
+    Splitter splitter = {};
+    bool nfc = false;
+    std::int32_t eos_token_id = -1;
+  };
+
+  explicit Tokenizer(Parts parts);
+
+  const std::string& name() const { return parts_.name; }
+  /// Of the tokenizer's file or files, 64 hex digits.
+  const std::string& sha256() const { return parts_.sha256; }
+  std::int32_t vocab_size() const { return static_cast<std::int32_t>(parts_.texts.size()); }
+  std::int32_t eos_token_id() const { return parts_.eos_token_id; }
+
+  /// The bytes the ids stand for, added tokens included. Throws Error for an id outside the vocabulary.
+  std::string decode(std::span<const std::int32_t> ids) const;
+
+ private:
+  friend class Encoder;
+
+  Parts parts_;
+  AddedTokens raw_, normalized_;
+  Bpe bpe_;
+};
+
+/// Loads "bytes" (the 256 bytes and an end-of-text token), a Hugging Face tokenizer.json, a folder with it or with
+/// vocab.json and merges.txt, or a tiktoken rank file. Throws Error naming the file, and the component that is not
+/// supported if that is the reason.
+Tokenizer load_tokenizer(const std::string& path, const TokenizerOptions& options = {});
+
+/// Encodes for one thread. Pre-tokens seen before come from a cache of fixed size (4 MiB).
+class Encoder {
+ public:
+  explicit Encoder(const Tokenizer& tokenizer);
+
+  /// Appends the ids of `text`, which must be valid UTF-8. With `special_as_text` the special tokens' texts are
+  /// encoded like any other text.
+  void encode(std::string_view text, IdBuffer& out, bool special_as_text = false);
+
+ private:
+  // One cache line. Pre-tokens of up to 24 bytes and 9 ids are kept.
+  struct alignas(64) Slot {
+    std::uint64_t key[3];
+    std::uint8_t length, count;  // length 0: empty
+    std::int32_t ids[9];
+  };
+  static_assert(sizeof(Slot) == 64);
+  static constexpr std::size_t kSlots = 1 << 16;
+
+  void encode_gap(std::string_view text, IdBuffer& out);
+  void encode_piece(std::string_view piece, IdBuffer& out);
+
+  const Tokenizer& tokenizer_;
+  bool cached_;
+  std::vector<Slot> cache_;
+  Bpe::Scratch scratch_;
+  std::string normal_form_;
+};
+
+}  // namespace ssa
