@@ -1,0 +1,164 @@
+#include "data_tools/byte_source.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+#include <zlib.h>
+#include <zstd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <string>
+#include <system_error>
+#include <utility>
+
+#include "ssa/base/error.h"
+
+namespace ssa {
+namespace {
+
+constexpr std::size_t kBufferBytes = 1 << 18;
+constexpr int kGzipOnly = 16 + MAX_WBITS;
+
+}  // namespace
+
+/// One of the two, between members or frames, or inside one.
+struct ByteSource::Decoder {
+  bool gzip;
+  bool inside = false;
+  z_stream zlib{};
+  ZSTD_DStream* zstd = nullptr;
+
+  explicit Decoder(bool is_gzip) : gzip(is_gzip) {
+    if (gzip) {
+      SSA_CHECK(inflateInit2(&zlib, kGzipOnly) == Z_OK, "zlib: cannot start");
+    } else {
+      zstd = ZSTD_createDStream();
+      SSA_CHECK(zstd, "zstd: cannot start");
+    }
+  }
+  ~Decoder() {
+    if (gzip) inflateEnd(&zlib);
+    ZSTD_freeDStream(zstd);
+  }
+  Decoder(const Decoder&) = delete;
+  Decoder& operator=(const Decoder&) = delete;
+};
+
+ByteSource::ByteSource(std::filesystem::path path)
+    : path_(std::move(path)), buffer_(std::make_unique<char[]>(kBufferBytes)) {
+  fd_ = path_ == "-" ? ::dup(STDIN_FILENO) : ::open(path_.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd_ < 0) {
+    const std::string reason = std::generic_category().message(errno);
+    fail(path_.string(), ": cannot open: ", reason);
+  }
+  while (end_ < 4) {  // a pipe may give fewer bytes at first
+    const std::size_t got = read_file(buffer_.get() + end_, kBufferBytes - end_);
+    if (got == 0) break;
+    end_ += got;
+  }
+  if (end_ >= 2 && std::memcmp(buffer_.get(), "\x1f\x8b", 2) == 0)
+    decoder_ = std::make_unique<Decoder>(true);
+  else if (end_ >= 4 && std::memcmp(buffer_.get(), "\x28\xb5\x2f\xfd", 4) == 0)
+    decoder_ = std::make_unique<Decoder>(false);
+}
+
+ByteSource::~ByteSource() {
+  if (fd_ >= 0) ::close(fd_);
+}
+
+std::size_t ByteSource::read_file(char* out, std::size_t size) {
+  while (true) {
+    const ssize_t got = ::read(fd_, out, size);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) {
+      const std::string reason = std::generic_category().message(errno);
+      fail(path_.string(), ": cannot read: ", reason);
+    }
+    file_bytes_ += static_cast<std::uint64_t>(got);
+    return static_cast<std::size_t>(got);
+  }
+}
+
+void ByteSource::fill() {
+  begin_ = 0;
+  end_ = read_file(buffer_.get(), kBufferBytes);
+}
+
+std::size_t ByteSource::read(char* out, std::size_t size) {
+  if (!decoder_) {
+    if (begin_ == end_) return read_file(out, size);
+    const std::size_t take = std::min(size, end_ - begin_);
+    std::memcpy(out, buffer_.get() + begin_, take);
+    begin_ += take;
+    return take;
+  }
+  const char* const kind = decoder_->gzip ? "gzip" : "zstd";
+  while (true) {
+    if (begin_ == end_) fill();
+    if (begin_ == end_) {
+      if (!decoder_->inside) return 0;
+      fail(path_.string(), ": ", kind, " stream ends in the middle after ", file_bytes_, " bytes: the file is truncated");
+    }
+    std::size_t produced = 0;
+    if (decoder_->gzip) {
+      z_stream& stream = decoder_->zlib;
+      if (!decoder_->inside && buffer_[begin_] == '\0') {  // zero padding behind the last member, as tapes leave it
+        ++begin_;
+        continue;
+      }
+      decoder_->inside = true;
+      stream.next_in = reinterpret_cast<Bytef*>(buffer_.get() + begin_);
+      stream.avail_in = static_cast<uInt>(end_ - begin_);
+      stream.next_out = reinterpret_cast<Bytef*>(out);
+      const auto room = static_cast<uInt>(std::min<std::size_t>(size, 1u << 30));
+      stream.avail_out = room;
+      const int result = inflate(&stream, Z_NO_FLUSH);
+      begin_ = end_ - stream.avail_in;
+      produced = room - stream.avail_out;
+      if (result == Z_STREAM_END) {
+        decoder_->inside = false;
+        SSA_CHECK(inflateReset2(&stream, kGzipOnly) == Z_OK, "zlib: cannot restart");
+      } else if (result != Z_OK && result != Z_BUF_ERROR) {
+        fail(path_.string(), ": damaged gzip stream near byte ", file_bytes_ - (end_ - begin_), ": ",
+             stream.msg ? stream.msg : "unknown reason");
+      }
+    } else {
+      decoder_->inside = true;
+      ZSTD_inBuffer in{buffer_.get() + begin_, end_ - begin_, 0};
+      ZSTD_outBuffer to{out, size, 0};
+      const std::size_t result = ZSTD_decompressStream(decoder_->zstd, &to, &in);
+      begin_ += in.pos;
+      produced = to.pos;
+      if (ZSTD_isError(result))
+        fail(path_.string(), ": damaged zstd stream near byte ", file_bytes_ - (end_ - begin_), ": ",
+             ZSTD_getErrorName(result));
+      decoder_->inside = result != 0;
+    }
+    if (produced > 0) return produced;
+  }
+}
+
+void ByteSource::skip(std::uint64_t count) {
+  if (!decoder_ && end_ > 0) {  // a plain file can jump, a pipe cannot
+    const std::uint64_t buffered = std::min<std::uint64_t>(count, end_ - begin_);
+    begin_ += buffered;
+    count -= buffered;
+    const off_t size = ::lseek(fd_, 0, SEEK_END);
+    if (size >= 0) {
+      SSA_CHECK(file_bytes_ + count <= static_cast<std::uint64_t>(size), path_.string(), ": ", size,
+                " bytes, expected at least the ", file_bytes_ + count, " that were read before the interruption");
+      SSA_CHECK(::lseek(fd_, static_cast<off_t>(file_bytes_ + count), SEEK_SET) >= 0, path_.string(), ": cannot seek");
+      file_bytes_ += count;
+      return;
+    }
+  }
+  char block[1 << 14];
+  while (count > 0) {
+    const std::size_t got = read(block, std::min<std::uint64_t>(count, sizeof block));
+    SSA_CHECK(got > 0, path_.string(), ": ends ", count, " bytes before the place of the interruption");
+    count -= got;
+  }
+}
+
+}  // namespace ssa

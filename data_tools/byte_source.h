@@ -1,0 +1,43 @@
+// The bytes of one input file, decompressed.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+
+namespace ssa {
+
+/// Reads a file, or standard input for "-". gzip and Zstandard are known by their first bytes, not by the name; several
+/// members or frames in a row count as one stream.
+class ByteSource {
+ public:
+  explicit ByteSource(std::filesystem::path path);
+  ~ByteSource();
+  ByteSource(const ByteSource&) = delete;
+  ByteSource& operator=(const ByteSource&) = delete;
+
+  /// Up to `size` decompressed bytes; 0 at the end. Throws Error when the file cannot be read, is damaged or truncated.
+  std::size_t read(char* out, std::size_t size);
+
+  /// Reads past `count` decompressed bytes. Throws Error if the stream is shorter.
+  void skip(std::uint64_t count);
+
+  /// How far into the file reading has come, before decompression.
+  std::uint64_t file_bytes_read() const { return file_bytes_; }
+
+ private:
+  struct Decoder;
+
+  std::size_t read_file(char* out, std::size_t size);
+  void fill();
+
+  std::filesystem::path path_;
+  int fd_ = -1;
+  std::uint64_t file_bytes_ = 0;
+  std::unique_ptr<char[]> buffer_;  // bytes of the file that are not used yet: [begin_, end_)
+  std::size_t begin_ = 0, end_ = 0;
+  std::unique_ptr<Decoder> decoder_;  // null: the file is not compressed
+};
+
+}  // namespace ssa
