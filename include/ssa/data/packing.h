@@ -1,4 +1,4 @@
-// How documents become rows of max_length tokens.
+// How documents become rows of max_length tokens: row_loader.h. On its own so that the config needs no loader.
 #pragma once
 
 #include <string_view>
