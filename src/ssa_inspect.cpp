@@ -1,0 +1,207 @@
+// ssa_inspect: says what a dataset, checkpoint, run, model folder or safetensors file holds, and verifies it.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <exception>
+#include <iostream>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "ssa/base/error.h"
+#include "ssa/base/file.h"
+#include "ssa/data/dataset.h"
+#include "ssa/train/checkpoint.h"
+#include "ssa/train/config.h"
+#include "ssa/train/huggingface.h"
+#include "ssa/train/metrics_log.h"
+
+namespace ssa {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kHelp =
+    R"(Usage: ssa_inspect PATH [--verify]
+
+Says what PATH holds: a dataset, a checkpoint, a run (output_dir), a Hugging Face model folder or a .safetensors file.
+
+  --verify   reads everything: checksums, shapes, token ids, finite values. The first fault is an error (exit code 1);
+             of a run, every checkpoint is verified, and one that is not complete is an error
+  --help
+
+Example:
+  ssa_inspect runs/ssa-1b --verify
+)";
+
+std::string with_unit(std::uint64_t bytes) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.1f MB", static_cast<double>(bytes) / 1e6);
+  return text;
+}
+
+/// Throws at the first value that is not finite.
+void verify_finite(const SafetensorsReader& file) {
+  std::vector<float> piece(std::size_t{1} << 20);
+  for (const auto& tensor : file.tensors()) {
+    const std::int64_t count = count_of(tensor.shape);
+    for (std::int64_t first = 0; first < count; first += static_cast<std::int64_t>(piece.size())) {
+      const std::span<float> part(piece.data(), std::min(piece.size(), static_cast<std::size_t>(count - first)));
+      file.read(tensor, part, first);
+      for (std::size_t i = 0; i < part.size(); ++i)
+        SSA_CHECK(std::isfinite(part[i]), file.path().string(), ": tensor ", tensor.name, ": element ",
+                  first + static_cast<std::int64_t>(i), " is ", part[i], ", expected a finite value");
+    }
+  }
+}
+
+/// One line a file: tensors, elements by dtype, size.
+void print_summary(const SafetensorsReader& file) {
+  std::map<std::string_view, std::int64_t> elements;
+  std::uint64_t bytes = 0;
+  for (const auto& tensor : file.tensors()) {
+    elements[name_of(tensor.dtype)] += count_of(tensor.shape);
+    bytes += tensor.bytes();
+  }
+  std::cout << "  " << file.path().filename().string() << ": " << file.tensors().size() << " tensors";
+  for (const auto& [dtype, count] : elements) std::cout << ", " << count << " " << dtype;
+  std::cout << ", " << with_unit(bytes) << "\n";
+}
+
+void print_model(const ModelConfig& m) {
+  std::cout << "  model: " << m.num_hidden_layers << " layers, hidden " << m.hidden_size << ", intermediate "
+            << m.intermediate_size << ", " << m.num_attention_heads << " heads (" << m.num_key_value_heads
+            << " key/value) of " << m.head_dim << ", vocabulary " << m.vocab_size << ", blocks of " << m.block_size
+            << ", " << m.block_counts << " selected\n";
+}
+
+void inspect_safetensors(const fs::path& path, bool verify) {
+  const SafetensorsReader file(path);
+  std::cout << path.string() << ": safetensors\n";
+  print_summary(file);
+  for (const auto& tensor : file.tensors())
+    std::cout << "  " << tensor.name << " " << name_of(tensor.dtype) << " " << to_string(tensor.shape) << "\n";
+  if (verify) verify_finite(file);
+}
+
+void inspect_checkpoint(const fs::path& path, bool verify) {
+  const CheckpointReader checkpoint(path, verify ? Verify::checksums : Verify::sizes);
+  std::cout << path.string() << ": checkpoint of step " << checkpoint.step() << "\n";
+  print_summary(checkpoint.weights());
+  print_summary(checkpoint.moments());
+  std::cout << "  trainer.json: " << checkpoint.trainer().dump() << "\n";
+  const Config config = parse_config(checkpoint.config(), (path / "config.json").string());
+  std::cout << "  method: " << name_of(config.attention.method) << "\n";
+  print_model(config.model);
+  checkpoint.check(published_parameters(config.model));
+  if (verify) {
+    verify_finite(checkpoint.weights());
+    verify_finite(checkpoint.moments());
+  }
+}
+
+void inspect_run(const fs::path& path, bool verify) {
+  std::cout << path.string() << ": run\n";
+  const auto checkpoints = find_checkpoints(path, verify ? Verify::checksums : Verify::sizes);
+  std::cout << "  " << checkpoints.size() << " checkpoints, newest first\n";
+  std::string first_problem;
+  for (const CheckpointInfo& info : checkpoints) {
+    std::cout << "  " << info.path.filename().string() << ": " << (info.complete() ? "complete" : info.problem) << "\n";
+    if (!info.complete() && first_problem.empty()) first_problem = info.path.string() + ": " + info.problem;
+  }
+  if (fs::exists(path / "metrics.jsonl")) {
+    const auto last = last_metrics(path / "metrics.jsonl");
+    std::cout << "  last metrics: " << (last.is_null() ? "none" : last.dump()) << "\n";
+  }
+  if (!verify) return;
+  SSA_CHECK(first_problem.empty(), first_problem);
+  for (const CheckpointInfo& info : checkpoints) {
+    const CheckpointReader checkpoint(info.path, Verify::sizes);
+    verify_finite(checkpoint.weights());
+    verify_finite(checkpoint.moments());
+  }
+}
+
+void inspect_model(const fs::path& path, bool verify) {
+  const HuggingFaceWeights weights(path);
+  std::cout << path.string() << ": model folder\n";
+  for (const SafetensorsReader& shard : weights.shards()) print_summary(shard);
+  const ModelConfig model = load_model_config(path / "config.json");
+  print_model(model);
+  weights.check(published_parameters(model), model.tie_word_embeddings);
+  if (verify)
+    for (const SafetensorsReader& shard : weights.shards()) verify_finite(shard);
+}
+
+void inspect_dataset(const fs::path& path, bool verify) {
+  const Dataset dataset(path);
+  std::cout << path.string() << ": dataset\n  " << dataset.shards().size() << " shards, " << dataset.documents()
+            << " documents, " << dataset.tokens() << " tokens\n";
+  if (const auto& info = dataset.info())
+    std::cout << "  tokenizer " << info->tokenizer_name << ", sha256 " << info->tokenizer_sha256 << ", vocabulary "
+              << info->vocab_size << ", end-of-text " << info->eos_token_id << "\n";
+  else
+    std::cout << "  no dataset.json: tokenizer and checksums unknown\n";
+  if (verify) dataset.verify();
+}
+
+bool holds_shards(const fs::path& folder) {
+  return std::any_of(fs::directory_iterator(folder), fs::directory_iterator(), [](const fs::directory_entry& entry) {
+    return entry.path().filename().string().starts_with("shard-") && entry.path().extension() == ".idx";
+  });
+}
+
+void inspect(const fs::path& path, bool verify) {
+  if (fs::is_regular_file(path)) return inspect_safetensors(path, verify);
+  if (!fs::is_directory(path)) fail_usage(path.string(), ": no such file or folder");
+  // A checkpoint without its manifest is named as one, not taken for a model folder.
+  if (fs::exists(path / "manifest.json") || fs::exists(path / "optimizer.safetensors"))
+    return inspect_checkpoint(path, verify);
+  if (fs::is_directory(path / "checkpoints") || fs::exists(path / "metrics.jsonl")) return inspect_run(path, verify);
+  if (!weights_file(path).empty()) return inspect_model(path, verify);
+  if (holds_shards(path) || fs::exists(path / "dataset.json")) return inspect_dataset(path, verify);
+  fail_usage(path.string(), ": neither a dataset, a checkpoint, a run nor a model folder");
+}
+
+int run(int argc, char** argv) {
+  std::vector<std::string> paths;
+  bool verify = false;
+  for (int i = 1; i < argc; ++i) {
+    const std::string argument = argv[i];
+    if (argument == "--help" || argument == "-h") {
+      std::fputs(kHelp, stdout);
+      return kExitDone;
+    }
+    if (argument == "--verify")
+      verify = true;
+    else if (argument.starts_with("-"))
+      fail_usage(argument, ": unknown option, see ssa_inspect --help");
+    else
+      paths.push_back(argument);
+  }
+  if (paths.size() != 1) fail_usage(paths.size(), " paths, expected one, see ssa_inspect --help");
+  // "dir/" and "dir" name the same folder; what is printed names it by its last part.
+  fs::path path = fs::path(paths[0]).lexically_normal();
+  if (!path.has_filename()) path = path.parent_path();
+  inspect(path, verify);
+  if (verify) std::cout << "verified\n";
+  return kExitDone;
+}
+
+}  // namespace
+}  // namespace ssa
+
+int main(int argc, char** argv) {
+  try {
+    return ssa::run(argc, argv);
+  } catch (const ssa::Error& error) {
+    std::cout.flush();
+    std::fprintf(stderr, "ssa_inspect: %s\n", error.what());
+    return error.exit_code();
+  } catch (const std::exception& error) {
+    std::cout.flush();
+    std::fprintf(stderr, "ssa_inspect: %s\n", error.what());
+    return ssa::kExitFailed;
+  }
+}
