@@ -1,6 +1,5 @@
 // ssa_train: trains a model from a config.
 #include <cstdio>
-#include <exception>
 #include <string>
 #include <vector>
 
@@ -69,18 +68,11 @@ bool parse(int argc, char** argv, Arguments& arguments) {
   return true;
 }
 
-ssa::DeviceKind choose_device(const std::string& device) {
-  if (device == "cpu") return ssa::DeviceKind::cpu;
-  if (device == "cuda") return ssa::DeviceKind::cuda;
-  if (device != "auto") ssa::fail_usage("ssa_train: --device ", device, ", expected auto, cuda or cpu");
-  return ssa::cuda_device_count() > 0 ? ssa::DeviceKind::cuda : ssa::DeviceKind::cpu;
-}
-
 int run(int argc, char** argv) {
   Arguments arguments;
   if (!parse(argc, argv, arguments)) return ssa::kExitDone;
   const ssa::Config config = ssa::load_config(arguments.config, arguments.overrides);
-  arguments.options.device = choose_device(arguments.device);
+  arguments.options.device = ssa::parse_device(arguments.device);
   if (arguments.dry_run) {
     std::fputs(ssa::describe_run(config, arguments.options.device, ssa::launched_ranks()).c_str(), stdout);
     return ssa::kExitDone;

@@ -40,6 +40,13 @@ std::size_t meminfo(const std::string& key) {
 int cuda_device_count() { return 0; }
 #endif
 
+DeviceKind parse_device(const std::string& text) {
+  if (text == "cpu") return DeviceKind::cpu;
+  if (text == "cuda") return DeviceKind::cuda;
+  if (text != "auto") fail_usage("device ", text, ", expected auto, cuda or cpu");
+  return cuda_device_count() > 0 ? DeviceKind::cuda : DeviceKind::cpu;
+}
+
 Stream::Stream(DeviceKind kind, int ordinal) : kind_(kind) {
   if (kind == DeviceKind::cuda) cuda_ = cuda::make_context(ordinal);
 }

@@ -28,9 +28,9 @@ StateTensors lay_out_state(StateArenas& arenas, const StateShape& shape, const P
 
   StateTensors t;
   t.weights = arenas.weights.allocate("weights", act, {size});
+  if (act != DType::f32) t.master = arenas.optimizer.allocate("master weights", DType::f32, {owned});
   if (shape.pass.backward) {
     t.gradients = arenas.gradients.allocate("gradients", DType::f32, {size});
-    if (act != DType::f32) t.master = arenas.optimizer.allocate("master weights", DType::f32, {owned});
     t.m = arenas.optimizer.allocate("first moments", DType::f32, {owned});
     t.v = arenas.optimizer.allocate("second moments", DType::f32, {owned});
   }
@@ -127,8 +127,9 @@ ModelState::ModelState(Stream& stream, const StateShape& shape, const ParamTable
   const MemoryInfo memory = stream.memory_info();
   if (plan.total() > memory.free_bytes)
     fail("out of memory: the plan needs ", plan.total(), " bytes, ", memory.free_bytes, " are free on ",
-         stream.device_name(), "; largest per_device_train_batch_size that fits: ",
-         largest_micro_batch(shape, table, memory.free_bytes), "\n", plan.to_string());
+         stream.device_name(),
+         "; largest per_device_train_batch_size that fits: ", largest_micro_batch(shape, table, memory.free_bytes),
+         "\n", plan.to_string());
 
   StateArenas arenas;
   lay_out_state(arenas, shape, table);
@@ -162,6 +163,27 @@ Tensor ModelState::owned_master(const Bucket& bucket) const {
   if (master) return owned_view(master, bucket);
   const Range range = owned(bucket);
   return weights.rows(range.begin, range.end);
+}
+
+void load_owned(Stream& stream, const ModelState& state, const Bucket& bucket, const Tensor& to,
+                const ReadParam& read) {
+  const Range owned = state.owned(bucket);
+  std::vector<float> host(static_cast<std::size_t>(owned.count()), 0.0f);
+  const auto& params = state.table().params();
+  for (std::size_t i = 0; i < params.size(); ++i) {
+    const std::int64_t begin = std::max(owned.begin, params[i].offset);
+    const std::int64_t end = std::min(owned.end, params[i].offset + params[i].count());
+    if (begin >= end) continue;
+    const std::span<float> out(host.data() + (begin - owned.begin), static_cast<std::size_t>(end - begin));
+    read(i, out, begin - params[i].offset);
+  }
+  stream.copy(to.data(), host.data(), host.size() * sizeof(float));
+  stream.synchronize();
+}
+
+void load_master_weights(Stream& stream, const ModelState& state, const ReadParam& read) {
+  for (const Bucket& bucket : state.table().buckets())
+    load_owned(stream, state, bucket, state.owned_master(bucket), read);
 }
 
 }  // namespace ssa

@@ -13,7 +13,8 @@ namespace {
 /// 93784 seconds -> "26:03:04".
 std::string clock_text(double seconds) {
   const auto s = static_cast<std::int64_t>(seconds);
-  return s >= 3600 ? fmt::format("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60) : fmt::format("{}:{:02}", s / 60, s % 60);
+  return s >= 3600 ? fmt::format("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60)
+                   : fmt::format("{}:{:02}", s / 60, s % 60);
 }
 
 std::string count_text(double count) {
@@ -47,13 +48,16 @@ RunLog::RunLog(const Config& config, Comm& comm, Stream& stream, std::int64_t st
   replace_file(folder / "config.json", config_json(config));
 }
 
-void RunLog::begin(std::int64_t parameters, std::int64_t rows, std::int64_t steps_per_epoch, std::int64_t dropped_rows) {
+void RunLog::begin(std::int64_t parameters, std::int64_t rows, std::int64_t steps_per_epoch,
+                   std::int64_t dropped_rows) {
   if (!speaks_) return;
   for (const std::string& line : config_lines(config_)) spdlog::debug(line);
-  spdlog::info("{}: {} parameters, {} on {} rank{} ({})", config_.output_dir, count_text(static_cast<double>(parameters)),
-               name_of(config_.attention.method), ranks_, ranks_ == 1 ? "" : "s", device_);
-  spdlog::info("data: {} rows of {} tokens an epoch, {} steps; {} rows of each epoch fill no global batch and are dropped",
-               rows, config_.train.max_length, steps_per_epoch, dropped_rows);
+  spdlog::info("{}: {} parameters, {} on {} rank{} ({})", config_.output_dir,
+               count_text(static_cast<double>(parameters)), name_of(config_.attention.method), ranks_,
+               ranks_ == 1 ? "" : "s", device_);
+  spdlog::info(
+      "data: {} rows of {} tokens an epoch, {} steps; {} rows of each epoch fill no global batch and are dropped", rows,
+      config_.train.max_length, steps_per_epoch, dropped_rows);
   spdlog::info("steps {} to {}", first_step_ + 1, total_steps_);
 }
 
@@ -71,16 +75,11 @@ void RunLog::step(const StepReport& r) {
   running_seconds_ = 0;
   last_logged_ = r.step;
 
-  nlohmann::ordered_json line = {{"step", r.step},
-                                 {"epoch", r.epoch},
-                                 {"tokens", r.tokens},
-                                 {"loss", r.loss},
-                                 {"ce_loss", r.ce_loss},
-                                 {"alignment_loss", r.alignment_loss},
-                                 {"grad_norm", r.grad_norm},
-                                 {"learning_rate", r.learning_rate},
-                                 {"stream", r.stream},
-                                 {"tokens_per_second", tokens_per_second},
+  nlohmann::ordered_json line = {{"step", r.step},           {"epoch", r.epoch},
+                                 {"tokens", r.tokens},       {"loss", r.loss},
+                                 {"ce_loss", r.ce_loss},     {"alignment_loss", r.alignment_loss},
+                                 {"grad_norm", r.grad_norm}, {"learning_rate", r.learning_rate},
+                                 {"stream", r.stream},       {"tokens_per_second", tokens_per_second},
                                  {"step_ms", seconds * 1e3}};
   if (r.selected_mass) line["selected_mass"] = *r.selected_mass;
   if (r.entropy) line["entropy"] = *r.entropy;

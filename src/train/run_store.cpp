@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <functional>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <span>
@@ -14,36 +13,6 @@
 
 namespace ssa {
 namespace {
-
-std::vector<NamedShape> named_shapes(const ParamTable& table) {
-  std::vector<NamedShape> shapes;
-  for (const Param& p : table.params()) shapes.push_back({p.name, dims_of(p.shape)});
-  return shapes;
-}
-
-/// Elements [first, first + out.size()) of a parameter.
-using ReadParam = std::function<void(std::size_t param, std::span<float> out, std::int64_t first)>;
-
-/// Fills `to` (the owned elements of `bucket`) with the parameters that lie there, and zeros between them.
-void load_owned(Stream& stream, const ModelState& state, const Bucket& bucket, const Tensor& to, const ReadParam& read) {
-  const Range owned = state.owned(bucket);
-  std::vector<float> host(static_cast<std::size_t>(owned.count()), 0.0f);
-  const auto& params = state.table().params();
-  for (std::size_t i = 0; i < params.size(); ++i) {
-    const std::int64_t begin = std::max(owned.begin, params[i].offset);
-    const std::int64_t end = std::min(owned.end, params[i].offset + params[i].count());
-    if (begin >= end) continue;
-    const std::span<float> out(host.data() + (begin - owned.begin), static_cast<std::size_t>(end - begin));
-    read(i, out, begin - params[i].offset);
-  }
-  stream.copy(to.data(), host.data(), host.size() * sizeof(float));
-  stream.synchronize();
-}
-
-void load_weights(Stream& stream, const ModelState& state, const ReadParam& read) {
-  for (const Bucket& bucket : state.table().buckets())
-    load_owned(stream, state, bucket, state.owned_master(bucket), read);
-}
 
 /// The whole bucket of which each rank holds `owned`, on the host of every rank. The gradients' memory serves as the
 /// place to gather: between two steps it holds nothing.
@@ -102,21 +71,23 @@ std::string RunStore::checkpoint_to_resume(const std::string& resume) {
 
 std::int64_t RunStore::restore(Stream& stream, ModelState& state, const std::string& resume) {
   const ParamTable& table = state.table();
-  const std::vector<NamedShape> shapes = named_shapes(table);
+  const std::vector<NamedShape> shapes = published_parameters(config_.model);
   const std::string checkpoint = checkpoint_to_resume(resume);
   if (!checkpoint.empty()) {
     // Every byte was checked when `auto` chose it; a folder named by hand is checked now, by one rank.
     const bool check_all = resume != "auto" && comm_.rank() == 0;
     const CheckpointReader reader(checkpoint, check_all ? Verify::checksums : Verify::sizes);
     reader.check(shapes);
-    load_weights(stream, state, [&](std::size_t i, std::span<float> out, std::int64_t first) {
+    load_master_weights(stream, state, [&](std::size_t i, std::span<float> out, std::int64_t first) {
       reader.read_weight(shapes[i], out, first);
     });
     for (const Bucket& bucket : table.buckets()) {
-      load_owned(stream, state, bucket, state.owned_view(state.m, bucket),
-                 [&](std::size_t i, std::span<float> out, std::int64_t first) { reader.read_m(shapes[i], out, first); });
-      load_owned(stream, state, bucket, state.owned_view(state.v, bucket),
-                 [&](std::size_t i, std::span<float> out, std::int64_t first) { reader.read_v(shapes[i], out, first); });
+      load_owned(
+          stream, state, bucket, state.owned_view(state.m, bucket),
+          [&](std::size_t i, std::span<float> out, std::int64_t first) { reader.read_m(shapes[i], out, first); });
+      load_owned(
+          stream, state, bucket, state.owned_view(state.v, bucket),
+          [&](std::size_t i, std::span<float> out, std::int64_t first) { reader.read_v(shapes[i], out, first); });
     }
     last_checkpoint_ = checkpoint;
     if (comm_.rank() == 0) spdlog::info("resuming from {}", checkpoint);
@@ -124,14 +95,14 @@ std::int64_t RunStore::restore(Stream& stream, ModelState& state, const std::str
   }
   if (config_.init_from) {
     const HuggingFaceWeights weights(*config_.init_from, shapes, config_.model.tie_word_embeddings);
-    load_weights(stream, state, [&](std::size_t i, std::span<float> out, std::int64_t first) {
+    load_master_weights(stream, state, [&](std::size_t i, std::span<float> out, std::int64_t first) {
       weights.read(shapes[i], out, first);
     });
     if (comm_.rank() == 0) spdlog::info("starting from the weights of {}", *config_.init_from);
     return 0;
   }
   const auto seed = static_cast<std::uint64_t>(config_.train.seed);
-  load_weights(stream, state, [&](std::size_t i, std::span<float> out, std::int64_t first) {
+  load_master_weights(stream, state, [&](std::size_t i, std::span<float> out, std::int64_t first) {
     initialize_param(table, config_.model, i, seed, out, first);
   });
   return 0;
@@ -151,7 +122,8 @@ void RunStore::save(Stream& stream, const ModelState& state, std::int64_t step, 
   const bool writes = comm_.rank() == 0, async = config_.checkpoint.async;
 
   std::unique_ptr<CheckpointWriter> writer;
-  if (writes) writer = std::make_unique<CheckpointWriter>(config_.output_dir, step, named_shapes(table));
+  if (writes)
+    writer = std::make_unique<CheckpointWriter>(config_.output_dir, step, published_parameters(config_.model));
   auto copies = std::make_shared<std::vector<BucketCopy>>();
   for (const Bucket& bucket : table.buckets()) {
     BucketCopy copy{bucket.range, {}, {}, {}};
@@ -167,14 +139,15 @@ void RunStore::save(Stream& stream, const ModelState& state, std::int64_t step, 
 
   std::string folder = (std::filesystem::path(config_.output_dir) / "checkpoints" / checkpoint_name(step)).string();
   if (writes && async) {
-    writer_ = std::thread([this, &table, copies, trainer, config, writer = std::shared_ptr<CheckpointWriter>(std::move(writer))] {
-      try {
-        for (const BucketCopy& copy : *copies) write_bucket(*writer, table, copy);
-        writer->commit(trainer, config, config_.checkpoint.save_total_limit);
-      } catch (...) {
-        writer_error_ = std::current_exception();
-      }
-    });
+    writer_ = std::thread(
+        [this, &table, copies, trainer, config, writer = std::shared_ptr<CheckpointWriter>(std::move(writer))] {
+          try {
+            for (const BucketCopy& copy : *copies) write_bucket(*writer, table, copy);
+            writer->commit(trainer, config, config_.checkpoint.save_total_limit);
+          } catch (...) {
+            writer_error_ = std::current_exception();
+          }
+        });
   } else if (writes) {
     writer->commit(trainer, config, config_.checkpoint.save_total_limit);
   }

@@ -165,8 +165,8 @@ void check_finite(Run& run, const HostSums& local) {
   std::string what;
   if (run.comm.rank() == static_cast<int>(culprit)) {
     const std::string tensor = first_nonfinite_gradient(run.stream, run.state);
-    what = concat("ce_loss sum ", local.ce, ", alignment_loss ", local.alignment, ", first tensor with a bad gradient: ",
-                  tensor.empty() ? "none" : tensor);
+    what = concat("ce_loss sum ", local.ce, ", alignment_loss ", local.alignment,
+                  ", first tensor with a bad gradient: ", tensor.empty() ? "none" : tensor);
   }
   what = broadcast(run.comm, what, static_cast<int>(culprit));
   fail("step ", run.step + 1, ": loss or gradient is not finite on rank ", static_cast<int>(culprit), " (", what,
@@ -179,7 +179,8 @@ std::optional<StepReport> train_step(Run& run) {
   const ModelState& state = run.state;
   const std::int64_t labels = count_labels(run);
   const PassScales scales = pass_scales(run, labels);
-  const bool measure = run.is_ssa() && train.attention_stats_steps > 0 && (run.step + 1) % train.attention_stats_steps == 0;
+  const bool measure =
+      run.is_ssa() && train.attention_stats_steps > 0 && (run.step + 1) % train.attention_stats_steps == 0;
   const PassSums sums = measure ? state.sums : PassSums{.ce = state.sums.ce, .alignment = state.sums.alignment};
 
   run.stream.zero(state.gradients);
@@ -256,8 +257,10 @@ void start(Run& run, const std::string& resume) {
 
 void save(Run& run) {
   run.store.save(run.stream, run.state, run.step,
-                 {.total_steps = run.total_steps, .tokens = run.step * run.plan.global_rows() * run.config.train.max_length,
-                  .global_rows = run.plan.global_rows(), .rows_per_epoch = run.loader.rows()});
+                 {.total_steps = run.total_steps,
+                  .tokens = run.step * run.plan.global_rows() * run.config.train.max_length,
+                  .global_rows = run.plan.global_rows(),
+                  .rows_per_epoch = run.loader.rows()});
 }
 
 }  // namespace
@@ -275,7 +278,8 @@ int train(const Config& config, const TrainOptions& options, Comm& comm) {
     if (!report) {
       save(run);
       run.store.finish();
-      log.say(concat("stopped by signal ", stop_signal(), " after step ", run.step, "; saved ", run.store.last_checkpoint()));
+      log.say(concat("stopped by signal ", stop_signal(), " after step ", run.step, "; saved ",
+                     run.store.last_checkpoint()));
       return kExitStopped;
     }
     ++run.step;

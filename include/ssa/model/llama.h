@@ -89,8 +89,8 @@ std::size_t pass_scratch_bytes(const ModelConfig& config, const PassShape& shape
 
 /// Sums over the micro-batches of a step, on the device. All are accumulated.
 struct PassSums {
-  Tensor ce;             ///< [1] f64: cross entropy summed over targets
-  Tensor alignment;      ///< [1] f64: alignment loss (path ssa)
+  Tensor ce;                  ///< [1] f64: cross entropy summed over targets
+  Tensor alignment;           ///< [1] f64: alignment loss (path ssa)
   Tensor selected_mass = {};  ///< [L, HQ] f64, sums over positions: absent = not measured (path ssa only)
   Tensor entropy = {};        ///< [L, HQ] f64
 };

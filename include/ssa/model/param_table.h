@@ -83,7 +83,8 @@ struct ModelParams {
 ModelParams bind_params(const ParamTable& table, const ModelConfig& config, const Tensor& flat);
 
 /// Initial values of elements [first, first + out.size()) of parameter `index` of the table: Normal(0,
-/// initializer_range) from (seed, index, element) for matrices, 1 for norms. The same on every machine and thread count.
+/// initializer_range) from (seed, index, element) for matrices, 1 for norms. The same on every machine and thread
+/// count.
 void initialize_param(const ParamTable& table, const ModelConfig& config, std::size_t index, std::uint64_t seed,
                       std::span<float> out, std::int64_t first);
 

@@ -17,6 +17,9 @@ constexpr const char* name_of(DeviceKind kind) { return kind == DeviceKind::cuda
 /// Devices this binary can use on this machine: 0 when it was built without CUDA, or no driver or GPU is there.
 int cuda_device_count();
 
+/// "cpu", "cuda", or "auto": a GPU if this binary and this machine have one. UsageError for anything else.
+DeviceKind parse_device(const std::string& text);
+
 struct MemoryInfo {
   std::size_t free_bytes = 0, total_bytes = 0;
 };

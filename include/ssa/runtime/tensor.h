@@ -57,7 +57,8 @@ class Tensor {
   /// Pointer to the first element; T must be the tensor's dtype.
   template <class T>
   T* as() const {
-    SSA_CHECK(kDTypeOf<T> == dtype_, "tensor ", shape_.to_string(), " is ", name_of(dtype_), ", read as ", name_of(kDTypeOf<T>));
+    SSA_CHECK(kDTypeOf<T> == dtype_, "tensor ", shape_.to_string(), " is ", name_of(dtype_), ", read as ",
+              name_of(kDTypeOf<T>));
     return static_cast<T*>(data_);
   }
   /// as<T>(), or null when the tensor is absent.
@@ -73,11 +74,13 @@ class Tensor {
   }
   /// Rows [begin, end) of the first dimension.
   Tensor rows(std::int64_t begin, std::int64_t end) const {
-    SSA_CHECK(0 <= begin && begin <= end && end <= dim(0), "tensor ", shape_.to_string(), ": rows ", begin, " to ", end);
+    SSA_CHECK(0 <= begin && begin <= end && end <= dim(0), "tensor ", shape_.to_string(), ": rows ", begin, " to ",
+              end);
     std::array<std::int64_t, Shape::kMaxRank> d{end - begin, 1, 1, 1};
     std::int64_t stride = 1;
     for (int i = 1; i < shape_.rank(); ++i) stride *= d[i] = shape_[i];
-    void* start = data_ ? static_cast<char*>(data_) + begin * stride * static_cast<std::int64_t>(size_of(dtype_)) : nullptr;
+    void* start =
+        data_ ? static_cast<char*>(data_) + begin * stride * static_cast<std::int64_t>(size_of(dtype_)) : nullptr;
     switch (shape_.rank()) {
       case 1: return {start, dtype_, {d[0]}};
       case 2: return {start, dtype_, {d[0], d[1]}};

@@ -1,4 +1,5 @@
-// Host memory of micro-batches on their way to the device. Two of them, pinned: one is filled while the other is copied.
+// Host memory of micro-batches on their way to the device. Two of them, pinned: one is filled while the other is
+// copied.
 #pragma once
 
 #include <array>

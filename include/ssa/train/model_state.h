@@ -1,6 +1,8 @@
 // Everything a run holds on its device, laid out once: parameters, gradients, optimizer state, activations, batches.
 #pragma once
 
+#include <functional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -22,18 +24,18 @@ struct StateShape {
   int zero_stage = 0;  ///< 1 and up: master weights and moments are cut over the ranks
 };
 
-/// The tensors of a run. "Owned" elements are those whose optimizer state this rank keeps: all at ZeRO stage 0, else its
-/// slice of every bucket, the slices one after another.
+/// The tensors of a run. "Owned" elements are those whose optimizer state this rank keeps: all at ZeRO stage 0, else
+/// its slice of every bucket, the slices one after another.
 struct StateTensors {
-  Tensor weights;    ///< act [size]: what the ops read
-  Tensor master;     ///< f32 [owned]: what the optimizer updates; absent on the CPU, where the weights are f32 themselves
+  Tensor weights;  ///< act [size]: what the ops read
+  Tensor master;   ///< f32 [owned]: what the optimizer updates; absent on the CPU, where the weights are f32 themselves
   Tensor gradients;  ///< f32 [size]
   Tensor m, v;       ///< f32 [owned]: AdamW's moments
   Activations activations;
   MicroBatch batch;
-  PassSums sums;     ///< of the step so far
-  Tensor all_sums;   ///< f64: ce, alignment, selected_mass, entropy and norm in one piece, so that one copy reads them
-  Tensor norm;       ///< f64 [1]: squared norm of the gradients
+  PassSums sums;    ///< of the step so far
+  Tensor all_sums;  ///< f64: ce, alignment, selected_mass, entropy and norm in one piece, so that one copy reads them
+  Tensor norm;      ///< f64 [1]: squared norm of the gradients
 };
 
 /// Bytes by category, known before the device is touched.
@@ -57,7 +59,8 @@ std::int64_t largest_micro_batch(StateShape shape, const ParamTable& table, std:
 /// The tensors bound to device memory, and the model over them.
 class ModelState : public StateTensors {
  public:
-  /// Allocates and clears. When the device is too small, the Error holds the plan and the largest micro-batch that fits.
+  /// Allocates and clears. When the device is too small, the Error holds the plan and the largest micro-batch that
+  /// fits.
   ModelState(Stream& stream, const StateShape& shape, const ParamTable& table, int rank = 0);
 
   const StateShape& shape() const { return shape_; }
@@ -78,5 +81,14 @@ class ModelState : public StateTensors {
   std::vector<Buffer> buffers_;
   Llama model_;
 };
+
+/// Where values come from: elements [first, first + out.size()) of parameter `param` of the table.
+using ReadParam = std::function<void(std::size_t param, std::span<float> out, std::int64_t first)>;
+
+/// Fills the owned elements of `bucket`, which lie in `to`, with the parameters that are there and zeros between them.
+void load_owned(Stream& stream, const ModelState& state, const Bucket& bucket, const Tensor& to, const ReadParam& read);
+
+/// load_owned of every bucket's master weights. publish_weights (optimizer_step.h) then gives them to the ops.
+void load_master_weights(Stream& stream, const ModelState& state, const ReadParam& read);
 
 }  // namespace ssa

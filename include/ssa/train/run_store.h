@@ -23,13 +23,13 @@ class RunStore {
   RunStore(const Config& config, Comm& comm);
   ~RunStore();
 
-  /// Fills the owned master weights and moments of `state` and returns the step they belong to: from the checkpoint that
-  /// `resume` (TrainOptions::resume) means, else from init_from, else at random. Damaged checkpoints that `auto` passes
-  /// over are named in the log.
+  /// Fills the owned master weights and moments of `state` and returns the step they belong to: from the checkpoint
+  /// that `resume` (TrainOptions::resume) means, else from init_from, else at random. Damaged checkpoints that `auto`
+  /// passes over are named in the log.
   std::int64_t restore(Stream& stream, ModelState& state, const std::string& resume);
 
-  /// Writes a checkpoint: rank 0 writes, the others hand over what they own. With checkpoint.async only the copy to host
-  /// memory is waited for. Throws Error on rank 0 (disk full, say); earlier checkpoints are untouched.
+  /// Writes a checkpoint: rank 0 writes, the others hand over what they own. With checkpoint.async only the copy to
+  /// host memory is waited for. Throws Error on rank 0 (disk full, say); earlier checkpoints are untouched.
   void save(Stream& stream, const ModelState& state, std::int64_t step, const TrainerRecord& record);
 
   /// Waits for a checkpoint being written; throws what went wrong with it.

@@ -1,0 +1,39 @@
+// A trained model to read from: a checkpoint, a run (its newest checkpoint), or a Hugging Face folder.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "ssa/model/model_config.h"
+#include "ssa/ops/select_blocks.h"
+#include "ssa/train/checkpoint.h"
+#include "ssa/train/huggingface.h"
+
+namespace ssa {
+
+class ModelSource {
+ public:
+  /// Throws Error naming what `path` lacks.
+  explicit ModelSource(const std::filesystem::path& path);
+
+  const ModelConfig& config() const { return config_; }
+  Method method() const { return method_; }
+  BlockSelection selection() const { return selection_; }
+  /// The folder read from: for a run, that of the checkpoint.
+  const std::filesystem::path& path() const { return path_; }
+
+  /// Elements [first, first + out.size()) of a parameter.
+  void read(const NamedShape& parameter, std::span<float> out, std::int64_t first) const;
+
+ private:
+  std::filesystem::path path_;
+  ModelConfig config_;
+  Method method_ = Method::ssa;
+  BlockSelection selection_ = BlockSelection::exact;
+  std::unique_ptr<CheckpointReader> checkpoint_;
+  std::unique_ptr<HuggingFaceWeights> weights_;
+};
+
+}  // namespace ssa

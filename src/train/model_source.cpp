@@ -1,0 +1,58 @@
+#include "ssa/train/model_source.h"
+
+#include <spdlog/spdlog.h>
+
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <vector>
+
+#include "ssa/train/config.h"
+
+namespace ssa {
+namespace fs = std::filesystem;
+namespace {
+
+/// The method a Hugging Face folder's config.json names; ssa when it names none, as the published checkpoints do.
+Method method_of(const fs::path& config_file) {
+  const auto json = nlohmann::json::parse(read_file(config_file), nullptr, false);
+  const std::string name = json.is_object() ? json.value("attention_method", "ssa") : "ssa";
+  for (const Method method : {Method::ssa, Method::full, Method::moba, Method::nsa})
+    if (name == name_of(method)) return method;
+  fail(config_file.string(), ": attention_method is \"", name, "\", expected ssa, full, moba or nsa");
+}
+
+}  // namespace
+
+ModelSource::ModelSource(const fs::path& path) : path_(path) {
+  SSA_CHECK(fs::is_directory(path), path.string(),
+            ": no such folder, expected a run, a checkpoint or a Hugging Face folder");
+  if (fs::is_directory(path / "checkpoints")) {
+    std::vector<CheckpointInfo> skipped;
+    const std::optional<CheckpointInfo> newest = newest_checkpoint(path, skipped);
+    for (const CheckpointInfo& bad : skipped) spdlog::warn("skipping {}: {}", bad.path.string(), bad.problem);
+    SSA_CHECK(newest, path.string(), ": no complete checkpoint");
+    path_ = newest->path;
+  }
+  if (fs::exists(path_ / "manifest.json")) {
+    checkpoint_ = std::make_unique<CheckpointReader>(path_);
+    const Config config = parse_config(checkpoint_->config(), (path_ / "config.json").string());
+    config_ = config.model;
+    method_ = config.attention.method;
+    selection_ = config.attention.selection;
+    return;
+  }
+  SSA_CHECK(!weights_file(path_).empty(), path_.string(),
+            ": neither a run, nor a checkpoint, nor a Hugging Face folder");
+  config_ = load_model_config(path_ / "config.json");
+  method_ = method_of(path_ / "config.json");
+  weights_ = std::make_unique<HuggingFaceWeights>(path_, published_parameters(config_), config_.tie_word_embeddings);
+}
+
+void ModelSource::read(const NamedShape& parameter, std::span<float> out, std::int64_t first) const {
+  if (checkpoint_)
+    checkpoint_->read_weight(parameter, out, first);
+  else
+    weights_->read(parameter, out, first);
+}
+
+}  // namespace ssa
