@@ -20,4 +20,9 @@ struct EmbeddingBackward {
 };
 SSA_OP(embedding_backward, EmbeddingBackward);
 
+/// Stream::scratch that the backward takes: on CUDA the positions sorted by id, and each one's rank.
+inline std::size_t embedding_backward_scratch_bytes(DeviceKind kind, std::int64_t M) {
+  return kind == DeviceKind::cuda ? static_cast<std::size_t>(2 * M) * sizeof(std::int32_t) : 0;
+}
+
 }  // namespace ssa
