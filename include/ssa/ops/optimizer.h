@@ -12,6 +12,14 @@ struct SquaredNorm {
 };
 SSA_OP(squared_norm, SquaredNorm);
 
+/// On CUDA, the sum is taken over this many shares, which lie in scratch.
+inline constexpr std::int64_t kSquaredNormPartials = 1024;
+
+/// Stream::scratch that squared_norm takes.
+inline std::size_t squared_norm_scratch_bytes(DeviceKind kind) {
+  return kind == DeviceKind::cuda ? static_cast<std::size_t>(kSquaredNormPartials) * sizeof(double) : 0;
+}
+
 /// One AdamW update with decoupled weight decay (Loshchilov & Hutter 2019), g = gradient_scale * gradient:
 ///   m = beta1 m + (1 - beta1) g;   v = beta2 v + (1 - beta2) g^2
 ///   master -= learning_rate * (m / (1 - beta1^step) / (sqrt(v / (1 - beta2^step)) + epsilon) + weight_decay * master)

@@ -1,0 +1,122 @@
+// Streaming over flat ranges. Ranges need not begin on 16 bytes: those that do not take the plain path.
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/common/launch.cuh"
+#include "kernels/common/reduce.cuh"
+#include "kernels/common/sum.cuh"
+#include "kernels/common/vector.cuh"
+#include "ssa/ops/optimizer.h"
+
+namespace ssa::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+bool aligned(const Tensor& tensor) { return reinterpret_cast<std::uintptr_t>(tensor.data()) % 16 == 0; }
+
+/// shares[b] = sum of x^2 over the elements of block b; blocks and threads are fixed in number, so the order is.
+template <int kVec>
+__global__ void __launch_bounds__(kThreads) squared_norm_kernel(double* shares, const float* x, std::int64_t n) {
+  __shared__ double shared[kThreads / kWarpSize];
+  constexpr std::int64_t kStride = kSquaredNormPartials * kThreads * kVec;
+  double sum = 0;
+  std::int64_t i = (static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kVec;
+#pragma unroll 4
+  for (; i + kVec <= n; i += kStride) {
+    const Floats<kVec> v = load<kVec>(x + i);
+#pragma unroll
+    for (int j = 0; j < kVec; ++j) sum += static_cast<double>(v[j]) * static_cast<double>(v[j]);
+  }
+  for (; i < n; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);  // the tail, one thread's
+  sum = block_sum<kThreads>(sum, shared);
+  if (threadIdx.x == 0) shares[blockIdx.x] = sum;
+}
+
+struct AdamWFactors {
+  float gradient_scale, beta1, beta2, one_minus_beta1, one_minus_beta2, bias1, bias2, epsilon, learning_rate,
+      weight_decay;
+};
+
+template <int kCount>
+__device__ __forceinline__ void adamw_update(float* master, float* m, float* v, __nv_bfloat16* weight,
+                                             const float* gradient, const AdamWFactors& f) {
+  Floats<kCount> w = load<kCount>(master), mean = load<kCount>(m), square = load<kCount>(v);
+  const Floats<kCount> g = load<kCount>(gradient);
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    const float scaled = f.gradient_scale * g[i];
+    mean[i] = f.beta1 * mean[i] + f.one_minus_beta1 * scaled;
+    square[i] = f.beta2 * square[i] + f.one_minus_beta2 * scaled * scaled;
+    w[i] -= f.learning_rate * (mean[i] * f.bias1 / (sqrtf(square[i] * f.bias2) + f.epsilon) + f.weight_decay * w[i]);
+  }
+  store<kCount>(master, w);
+  store<kCount>(m, mean);
+  store<kCount>(v, square);
+  if (weight) store<kCount>(weight, w);
+}
+
+template <int kVec>
+__global__ void __launch_bounds__(kThreads) adamw_kernel(float* master, float* m, float* v, __nv_bfloat16* weight,
+                                                         const float* gradient, std::int64_t n, AdamWFactors f) {
+  std::int64_t i = (static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kVec;
+  if (i + kVec <= n)
+    return adamw_update<kVec>(master + i, m + i, v + i, weight ? weight + i : nullptr, gradient + i, f);
+  for (; i < n; ++i) adamw_update<1>(master + i, m + i, v + i, weight ? weight + i : nullptr, gradient + i, f);
+}
+
+template <int kVec, class To, class From>
+__global__ void __launch_bounds__(kThreads) cast_kernel(To* out, const From* x, std::int64_t n) {
+  std::int64_t i = (static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kVec;
+  if (i + kVec <= n) return store<kVec>(out + i, load<kVec>(x + i));
+  for (; i < n; ++i) store<1>(out + i, load<1>(x + i));
+}
+
+template <class To, class From>
+void run_cast(Stream& stream, To* out, const From* x, std::int64_t n, bool wide) {
+  const int vec = wide ? 8 : 1;
+  const auto kernel = wide ? cast_kernel<8, To, From> : cast_kernel<1, To, From>;
+  launch(stream, "cast", kernel, {.grid = blocks_for(n, kThreads * vec), .block = kThreads}, out, x, n);
+}
+
+}  // namespace
+
+void squared_norm(Stream& stream, const SquaredNorm& p) {
+  constexpr auto op = "squared_norm";
+  auto* shares = static_cast<double*>(stream.scratch(squared_norm_scratch_bytes(DeviceKind::cuda)));
+  const auto kernel = aligned(p.x) ? squared_norm_kernel<4> : squared_norm_kernel<1>;
+  launch(stream, op, kernel, {.grid = kSquaredNormPartials, .block = kThreads}, shares, p.x.as<float>(), p.x.count());
+  add_sum(stream, op, p.out.as<double>(), shares, kSquaredNormPartials);
+}
+
+void adamw(Stream& stream, const AdamW& p) {
+  const double step = static_cast<double>(p.step);
+  const AdamWFactors factors{.gradient_scale = p.gradient_scale,
+                             .beta1 = static_cast<float>(p.beta1),
+                             .beta2 = static_cast<float>(p.beta2),
+                             .one_minus_beta1 = static_cast<float>(1 - p.beta1),
+                             .one_minus_beta2 = static_cast<float>(1 - p.beta2),
+                             .bias1 = static_cast<float>(1 / (1 - std::pow(p.beta1, step))),
+                             .bias2 = static_cast<float>(1 / (1 - std::pow(p.beta2, step))),
+                             .epsilon = static_cast<float>(p.epsilon),
+                             .learning_rate = static_cast<float>(p.learning_rate),
+                             .weight_decay = static_cast<float>(p.weight_decay)};
+  const bool wide = aligned(p.master) && aligned(p.m) && aligned(p.v) && aligned(p.weight) && aligned(p.gradient);
+  const std::int64_t n = p.master.count();
+  const int vec = wide ? 8 : 1;
+  launch(stream, "adamw", wide ? adamw_kernel<8> : adamw_kernel<1>,
+         {.grid = blocks_for(n, kThreads * vec), .block = kThreads}, p.master.as<float>(), p.m.as<float>(),
+         p.v.as<float>(), bf16(p.weight), p.gradient.as<float>(), n, factors);
+}
+
+void cast(Stream& stream, const Cast& p) {
+  const std::int64_t n = p.x.count();
+  const bool wide = aligned(p.x) && aligned(p.out);
+  const bool from_f32 = p.x.dtype() == DType::f32, to_f32 = p.out.dtype() == DType::f32;
+  if (from_f32 && to_f32) return stream.copy(p.out.data(), p.x.data(), p.x.bytes());
+  if (from_f32) return run_cast(stream, bf16(p.out), p.x.as<float>(), n, wide);
+  if (to_f32) return run_cast(stream, p.out.as<float>(), bf16(p.x), n, wide);
+  stream.copy(p.out.data(), p.x.data(), p.x.bytes());
+}
+
+}  // namespace ssa::cuda
