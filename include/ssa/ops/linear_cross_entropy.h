@@ -21,4 +21,9 @@ struct LinearCrossEntropy {
 };
 SSA_OP(linear_cross_entropy, LinearCrossEntropy);
 
+/// Stream::scratch that the op takes: on CUDA the losses, which are summed in order at the end.
+inline std::size_t linear_cross_entropy_scratch_bytes(DeviceKind kind, std::int64_t M) {
+  return kind == DeviceKind::cuda ? static_cast<std::size_t>(M) * sizeof(float) : 0;
+}
+
 }  // namespace ssa
