@@ -21,6 +21,14 @@ struct GateAlignmentForward {
 };
 SSA_OP(gate_alignment_forward, GateAlignmentForward);
 
+/// On CUDA, the alignment is summed over this many shares at most, which lie in scratch.
+inline constexpr std::int64_t kGateAlignmentPartials = 2048;
+
+/// Stream::scratch that the forward takes.
+inline std::size_t gate_alignment_forward_scratch_bytes(DeviceKind kind) {
+  return kind == DeviceKind::cuda ? static_cast<std::size_t>(kGateAlignmentPartials) * sizeof(double) : 0;
+}
+
 /// With c = gradient_scale * clamp(a_full - a_sparse, -1, 1), all of f32:
 ///   d_a_full = c + (full_stream ? d_out : 0);  d_a_sparse = -c + (full_stream ? 0 : d_out)
 ///   d_full = g_slc * d_a_full;  d_sparse = g_slc * d_a_sparse

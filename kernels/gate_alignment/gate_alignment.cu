@@ -1,0 +1,124 @@
+// A group of lanes takes one (token, head): D values, 8 a lane. Streaming. The forward's blocks walk over the heads, so
+// that the alignment has a fixed number of shares, which a second kernel adds in order.
+#include <algorithm>
+
+#include "kernels/common/launch.cuh"
+#include "kernels/common/reduce.cuh"
+#include "kernels/common/sum.cuh"
+#include "kernels/common/vector.cuh"
+#include "ssa/ops/gate_alignment.h"
+
+namespace ssa::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kGates = 3, kSelected = 1;  ///< gates of a head, and which of them is g_slc
+
+template <int kVec, int kLanes>
+__global__ void __launch_bounds__(kThreads)
+    gate_alignment_forward_kernel(__nv_bfloat16* out, double* shares, const float* gates, const __nv_bfloat16* full,
+                                  const __nv_bfloat16* sparse, const std::int32_t* full_stream, std::int64_t heads,
+                                  std::int64_t heads_a_row, int D) {
+  __shared__ double shared[kThreads / kWarpSize];
+  constexpr int kHeads = kThreads / kLanes;
+  const int lane = static_cast<int>(threadIdx.x % kLanes);
+  float sum = 0;
+#pragma unroll 2
+  for (std::int64_t head = static_cast<std::int64_t>(blockIdx.x) * kHeads + threadIdx.x / kLanes; head < heads;
+       head += static_cast<std::int64_t>(gridDim.x) * kHeads) {
+    const float gate = gates[head * kGates + kSelected];
+    const bool takes_full = full_stream[head / heads_a_row] == 1;
+    for (int d = lane * kVec; d < D; d += kLanes * kVec) {
+      Floats<kVec> a = load<kVec>(full + head * D + d), b = load<kVec>(sparse + head * D + d);
+#pragma unroll
+      for (int i = 0; i < kVec; ++i) {
+        a[i] *= gate;
+        b[i] *= gate;
+        const float distance = fabsf(a[i] - b[i]);
+        sum += distance < 1.0f ? 0.5f * distance * distance : distance - 0.5f;
+      }
+      store<kVec>(out + head * D + d, takes_full ? a : b);
+    }
+  }
+  const double total = block_sum<kThreads>(static_cast<double>(sum), shared);
+  if (threadIdx.x == 0) shares[blockIdx.x] = total;
+}
+
+template <int kVec, int kLanes>
+__global__ void __launch_bounds__(kThreads)
+    gate_alignment_backward_kernel(float* d_gates, __nv_bfloat16* d_full, float* delta_full, __nv_bfloat16* d_sparse,
+                                   float* delta_sparse, const __nv_bfloat16* d_out, const float* gates,
+                                   const __nv_bfloat16* full, const __nv_bfloat16* sparse,
+                                   const std::int32_t* full_stream, std::int64_t heads, std::int64_t heads_a_row, int D,
+                                   float gradient_scale) {
+  const std::int64_t head = static_cast<std::int64_t>(blockIdx.x) * (kThreads / kLanes) + threadIdx.x / kLanes;
+  const bool active = head < heads;  // the rest stays for the shuffles
+  const int lane = static_cast<int>(threadIdx.x % kLanes);
+  float d_gate = 0, of_full = 0, of_sparse = 0;
+  if (active) {
+    const float gate = gates[head * kGates + kSelected];
+    const bool takes_full = full_stream[head / heads_a_row] == 1;
+    for (int d = lane * kVec; d < D; d += kLanes * kVec) {
+      Floats<kVec> g = load<kVec>(d_out + head * D + d), d_a, d_b;
+      const Floats<kVec> a = load<kVec>(full + head * D + d), b = load<kVec>(sparse + head * D + d);
+#pragma unroll
+      for (int i = 0; i < kVec; ++i) {
+        const float c = gradient_scale * fminf(fmaxf(gate * a[i] - gate * b[i], -1.0f), 1.0f);
+        d_a[i] = c + (takes_full ? g[i] : 0.0f);
+        d_b[i] = -c + (takes_full ? 0.0f : g[i]);
+        d_gate += d_a[i] * a[i] + d_b[i] * b[i];
+        d_a[i] = round_bf16(gate * d_a[i]);
+        d_b[i] = round_bf16(gate * d_b[i]);
+        of_full += d_a[i] * a[i];
+        of_sparse += d_b[i] * b[i];
+      }
+      store<kVec>(d_full + head * D + d, d_a);
+      store<kVec>(d_sparse + head * D + d, d_b);
+    }
+  }
+  d_gate = warp_sum<kLanes>(d_gate);
+  of_full = warp_sum<kLanes>(of_full);
+  of_sparse = warp_sum<kLanes>(of_sparse);
+  if (active && lane == 0) {
+    for (int component = 0; component < kGates; ++component)
+      d_gates[head * kGates + component] = component == kSelected ? d_gate : 0.0f;
+    delta_full[head] = of_full;
+    delta_sparse[head] = of_sparse;
+  }
+}
+
+/// Calls f.operator()<vector width, lanes a head>().
+template <class F>
+void dispatch_head(std::int64_t D, F&& f) {
+  if (D == 64) return f.template operator()<8, 8>();
+  if (D == 128) return f.template operator()<8, 16>();
+  return f.template operator()<1, 32>();
+}
+
+}  // namespace
+
+void gate_alignment_forward(Stream& stream, const GateAlignmentForward& p) {
+  constexpr auto op = "gate_alignment_forward";
+  const std::int64_t D = p.out.dim(3), heads = p.out.count() / D, heads_a_row = p.out.dim(1) * p.out.dim(2);
+  auto* shares = static_cast<double*>(stream.scratch(gate_alignment_forward_scratch_bytes(DeviceKind::cuda)));
+  dispatch_head(D, [&]<int kVec, int kLanes>() {
+    const std::int64_t blocks = std::min<std::int64_t>(blocks_for(heads, kThreads / kLanes), kGateAlignmentPartials);
+    launch(stream, op, gate_alignment_forward_kernel<kVec, kLanes>,
+           {.grid = static_cast<unsigned>(blocks), .block = kThreads}, bf16(p.out), shares, p.gates.as<float>(),
+           bf16(p.full), bf16(p.sparse), p.full_stream.as<std::int32_t>(), heads, heads_a_row, D);
+    // The two terms have one value.
+    add_sum(stream, op, p.alignment.as<double>(), shares, blocks, 2 * p.alignment_scale);
+  });
+}
+
+void gate_alignment_backward(Stream& stream, const GateAlignmentBackward& p) {
+  const std::int64_t D = p.d_out.dim(3), heads = p.d_out.count() / D, heads_a_row = p.d_out.dim(1) * p.d_out.dim(2);
+  dispatch_head(D, [&]<int kVec, int kLanes>() {
+    launch(stream, "gate_alignment_backward", gate_alignment_backward_kernel<kVec, kLanes>,
+           {.grid = blocks_for(heads, kThreads / kLanes), .block = kThreads}, p.d_gates.as<float>(), bf16(p.d_full),
+           p.delta_full.as<float>(), bf16(p.d_sparse), p.delta_sparse.as<float>(), bf16(p.d_out), p.gates.as<float>(),
+           bf16(p.full), bf16(p.sparse), p.full_stream.as<std::int32_t>(), heads, heads_a_row, D, p.gradient_scale);
+  });
+}
+
+}  // namespace ssa::cuda

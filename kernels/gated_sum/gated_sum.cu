@@ -1,0 +1,109 @@
+// A group of lanes takes one (token, head): D values, 8 a lane. Streaming.
+#include <array>
+
+#include "kernels/common/launch.cuh"
+#include "kernels/common/reduce.cuh"
+#include "kernels/common/vector.cuh"
+#include "ssa/ops/gated_sum.h"
+
+namespace ssa::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kBranches = 3;  ///< in the order of the gates: compressed, selected, window
+
+template <class T>
+struct Branches {
+  T* of[kBranches];
+};
+
+template <int kVec, int kLanes>
+__global__ void __launch_bounds__(kThreads)
+    gated_sum_forward_kernel(__nv_bfloat16* out, const float* gates, Branches<const __nv_bfloat16> branches,
+                             std::int64_t heads, int D) {
+  const std::int64_t head = static_cast<std::int64_t>(blockIdx.x) * (kThreads / kLanes) + threadIdx.x / kLanes;
+  if (head >= heads) return;
+  for (int d = static_cast<int>(threadIdx.x % kLanes) * kVec; d < D; d += kLanes * kVec) {
+    Floats<kVec> sum{};
+#pragma unroll
+    for (int branch = 0; branch < kBranches; ++branch) {
+      if (!branches.of[branch]) continue;
+      const float gate = gates[head * kBranches + branch];
+      const Floats<kVec> x = load<kVec>(branches.of[branch] + head * D + d);
+#pragma unroll
+      for (int i = 0; i < kVec; ++i) sum[i] += gate * x[i];
+    }
+    store<kVec>(out + head * D + d, sum);
+  }
+}
+
+template <int kVec, int kLanes>
+__global__ void __launch_bounds__(kThreads)
+    gated_sum_backward_kernel(float* d_gates, Branches<__nv_bfloat16> d_branches, Branches<float> deltas,
+                              const __nv_bfloat16* d_out, const float* gates, Branches<const __nv_bfloat16> branches,
+                              std::int64_t heads, int D) {
+  const std::int64_t head = static_cast<std::int64_t>(blockIdx.x) * (kThreads / kLanes) + threadIdx.x / kLanes;
+  const bool active = head < heads;  // the rest stays for the shuffles
+  const int lane = static_cast<int>(threadIdx.x % kLanes);
+#pragma unroll
+  for (int branch = 0; branch < kBranches; ++branch) {
+    float d_gate = 0, delta = 0;
+    if (active && branches.of[branch]) {
+      const float gate = gates[head * kBranches + branch];
+      for (int d = lane * kVec; d < D; d += kLanes * kVec) {
+        const Floats<kVec> g = load<kVec>(d_out + head * D + d), x = load<kVec>(branches.of[branch] + head * D + d);
+        Floats<kVec> d_x;
+#pragma unroll
+        for (int i = 0; i < kVec; ++i) {
+          d_x[i] = round_bf16(gate * g[i]);
+          d_gate += g[i] * x[i];
+          delta += d_x[i] * x[i];
+        }
+        store<kVec>(d_branches.of[branch] + head * D + d, d_x);
+      }
+    }
+    d_gate = warp_sum<kLanes>(d_gate);
+    delta = warp_sum<kLanes>(delta);
+    if (active && lane == 0) {
+      d_gates[head * kBranches + branch] = d_gate;
+      if (branches.of[branch]) deltas.of[branch][head] = delta;
+    }
+  }
+}
+
+/// Calls f.operator()<vector width, lanes a head>().
+template <class F>
+void dispatch_head(std::int64_t D, F&& f) {
+  if (D == 64) return f.template operator()<8, 8>();
+  if (D == 128) return f.template operator()<8, 16>();
+  return f.template operator()<1, 32>();
+}
+
+Branches<const __nv_bfloat16> inputs(const Tensor& compressed, const Tensor& selected, const Tensor& window) {
+  return {{bf16(compressed), bf16(selected), bf16(window)}};
+}
+
+}  // namespace
+
+void gated_sum_forward(Stream& stream, const GatedSumForward& p) {
+  const std::int64_t D = p.out.dim(3), heads = p.out.count() / D;
+  dispatch_head(D, [&]<int kVec, int kLanes>() {
+    launch(stream, "gated_sum_forward", gated_sum_forward_kernel<kVec, kLanes>,
+           {.grid = blocks_for(heads, kThreads / kLanes), .block = kThreads}, bf16(p.out), p.gates.as<float>(),
+           inputs(p.compressed, p.selected, p.window), heads, D);
+  });
+}
+
+void gated_sum_backward(Stream& stream, const GatedSumBackward& p) {
+  const std::int64_t D = p.d_out.dim(3), heads = p.d_out.count() / D;
+  const Branches<__nv_bfloat16> d_branches{{bf16(p.d_compressed), bf16(p.d_selected), bf16(p.d_window)}};
+  const Branches<float> deltas{
+      {p.delta_compressed.as_or_null<float>(), p.delta_selected.as<float>(), p.delta_window.as_or_null<float>()}};
+  dispatch_head(D, [&]<int kVec, int kLanes>() {
+    launch(stream, "gated_sum_backward", gated_sum_backward_kernel<kVec, kLanes>,
+           {.grid = blocks_for(heads, kThreads / kLanes), .block = kThreads}, p.d_gates.as<float>(), d_branches, deltas,
+           bf16(p.d_out), p.gates.as<float>(), inputs(p.compressed, p.selected, p.window), heads, D);
+  });
+}
+
+}  // namespace ssa::cuda
