@@ -42,3 +42,8 @@ target_link_libraries(ssa_cuda_ops
   PUBLIC ssa_flags
   PRIVATE ssa_core MPI::MPI_C CUDA::cudart_static CUDA::cublasLt Threads::Threads $<$<BOOL:${SSA_WITH_NCCL}>:${SSA_NCCL_LIBRARY}>)
 target_link_libraries(ssa_core PUBLIC ssa_cuda_ops)
+
+# ssa_bench: every kernels/OP/OP_bench.cpp in one binary.
+file(GLOB SSA_BENCH_SOURCES CONFIGURE_DEPENDS kernels/*/*_bench.cpp)
+add_executable(ssa_bench kernels/common/bench.cpp ${SSA_BENCH_SOURCES})
+target_link_libraries(ssa_bench PRIVATE ssa_core)

@@ -224,6 +224,10 @@ class MatmulPlans {
 
 void matmul(Stream& stream, const Matmul& p) {
   if (p.out.count() == 0) return;
+  if (p.a.count() == 0) {  // no terms: cuBLASLt has no algorithm for that
+    if (!p.accumulate) stream.zero(p.out);
+    return;
+  }
   CudaContext& context = stream.cuda();
   if (!context.matmul_plans) context.matmul_plans = std::make_shared<MatmulPlans>(context);
   context.matmul_plans->run(stream, p);
