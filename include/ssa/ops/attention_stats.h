@@ -19,4 +19,10 @@ struct AttentionStats {
 };
 SSA_OP(attention_stats, AttentionStats);
 
+/// Scratch that the op reserves on the stream; 0 on the CPU.
+std::size_t attention_stats_scratch_bytes(DeviceKind kind, std::int64_t B, std::int64_t T, std::int64_t HQ);
+namespace cuda {
+std::size_t attention_stats_scratch_bytes(std::int64_t B, std::int64_t T, std::int64_t HQ);
+}
+
 }  // namespace ssa

@@ -17,8 +17,8 @@ struct CausalAttentionForward {
 };
 SSA_OP(causal_attention_forward, CausalAttentionForward);
 
-/// With P = exp(S - lse) and dP = d_out v^T:  dS = P (dP - delta);  d_q = scale dS k, d_k = scale dS^T q, d_v = P^T d_out,
-/// the last two summed over the G query heads of a key/value head.
+/// With P = exp(S - lse) and dP = d_out v^T:  dS = P (dP - delta);  d_q = scale dS k, d_k = scale dS^T q, d_v = P^T
+/// d_out, the last two summed over the G query heads of a key/value head.
 struct CausalAttentionBackward {
   Tensor d_q;    ///< [B, T, HQ, D] f32
   Tensor d_k;    ///< [B, T, HK, D] f32
@@ -34,5 +34,13 @@ struct CausalAttentionBackward {
   bool accumulate = false;  ///< add to d_q, d_k, d_v instead of overwriting them
 };
 SSA_OP(causal_attention_backward, CausalAttentionBackward);
+
+/// Scratch that the backward reserves on the stream; 0 on the CPU.
+std::size_t causal_attention_backward_scratch_bytes(DeviceKind kind, std::int64_t B, std::int64_t T, std::int64_t HQ,
+                                                    std::int64_t HK, std::int64_t head_dim);
+namespace cuda {
+std::size_t causal_attention_backward_scratch_bytes(std::int64_t B, std::int64_t T, std::int64_t HQ, std::int64_t HK,
+                                                    std::int64_t head_dim);
+}
 
 }  // namespace ssa

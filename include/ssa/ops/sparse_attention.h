@@ -11,7 +11,8 @@ struct SparseAttentionForward {
   Tensor q;        ///< [B, T, HQ, D] act
   Tensor k;        ///< [B, T, HK, D] act
   Tensor v;        ///< [B, T, HK, D] act
-  Tensor indices;  ///< [B, T, HK, S'] i32 as select_blocks leaves them: distinct, ascending, -1 behind; the own block among them
+  Tensor indices;  ///< [B, T, HK, S'] i32 as select_blocks leaves them: distinct, ascending, -1 behind; the own block
+                   ///< among them
   float scale;
   std::int64_t block_size;
 };
@@ -34,5 +35,15 @@ struct SparseAttentionBackward {
   bool accumulate = false;  ///< add to d_q, d_k, d_v instead of overwriting them
 };
 SSA_OP(sparse_attention_backward, SparseAttentionBackward);
+
+/// Scratch that the backward reserves on the stream, `slots` being S'; 0 on the CPU. It does not grow with B beyond a
+/// few hundred MB: more rows are worked on in turn.
+std::size_t sparse_attention_backward_scratch_bytes(DeviceKind kind, std::int64_t B, std::int64_t T, std::int64_t HQ,
+                                                    std::int64_t HK, std::int64_t head_dim, std::int64_t block_size,
+                                                    std::int64_t slots);
+namespace cuda {
+std::size_t sparse_attention_backward_scratch_bytes(std::int64_t B, std::int64_t T, std::int64_t HQ, std::int64_t HK,
+                                                    std::int64_t head_dim, std::int64_t block_size, std::int64_t slots);
+}
 
 }  // namespace ssa

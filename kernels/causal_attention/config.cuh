@@ -1,0 +1,78 @@
+// Tiles, shared memory and arguments of the dense attention kernels (causal, windowed, compressed).
+#pragma once
+
+#include "kernels/common/mma.cuh"
+
+namespace ssa::cuda {
+
+/// q, out and lse have T tokens of HQ heads, k and v have U keys of HK heads; U = T but for compressed attention.
+struct DenseForwardArgs {
+  __nv_bfloat16* out;
+  float* lse;
+  const __nv_bfloat16 *q, *k, *v;
+  int T, U, HQ, HK;
+  float scale;
+};
+
+struct DenseBackwardArgs {
+  float *d_q, *d_k, *d_v;
+  const __nv_bfloat16* d_out;
+  const float *delta, *lse;
+  const __nv_bfloat16 *q, *k, *v;
+  int B, T, U, HQ, HK;
+  float scale;
+  bool accumulate_q, accumulate_kv;
+
+  int chunks = 1;           ///< parts into which the heads of a group are cut
+  int heads_per_chunk = 0;  ///< ceil(G / chunks)
+  int query_tiles = 0, key_tiles = 0;
+  // All zero at the start of the kernel:
+  int* ticket = nullptr;        ///< [1] tasks handed out so far
+  int* queries_done = nullptr;  ///< [B, HQ, query_tiles] key tiles added to the tile of d_q
+  int* keys_done = nullptr;     ///< [B, HK, key_tiles] chunks added to the tile of d_k and d_v
+};
+
+/// Each warp owns 32 query rows: with 16, the reads of K and V from shared memory would take twice as long as the
+/// products.
+template <int kD_>
+struct DenseForwardConfig {
+  static constexpr int kD = kD_;
+  static constexpr int kWarps = 4, kThreads = kWarps * kWarpSize;
+  static constexpr int kQueries = 128;
+  static constexpr int kKeys =
+      kD == 64 ? 64 : 32;  ///< with D = 128 the output takes 128 registers, and 64 keys would spill
+  static constexpr int kStages = 2;
+  static constexpr bool kQueriesInRegisters = kD == 64;
+  static constexpr int kMinBlocks = kD == 64 ? 2 : 1;
+
+  struct Shared {
+    Tile<kQueries, kD> q;
+    Tile<kKeys, kD> k[kStages], v[kStages];
+  };
+};
+
+/// Each warp owns 16 keys and their part of d_k and d_v; the eight warps share the query tile.
+template <int kD_>
+struct DenseBackwardConfig {
+  static constexpr int kD = kD_;
+  static constexpr int kWarps = 8, kThreads = kWarps * kWarpSize;
+  static constexpr int kKeys = 16 * kWarps;
+  static constexpr int kQueries = kD == 64 ? 128 : 64;
+  static constexpr int kQueriesAtOnce = 32;  ///< scores held in registers
+  static constexpr int kStages = 2;
+  static constexpr bool kKeysInRegisters = kD == 64;
+  // The product for d_q: four warps along the queries, two along D.
+  static constexpr int kRowWarps = 4, kColWarps = kWarps / kRowWarps;
+  static constexpr int kWarpRows = kQueries / kRowWarps, kWarpCols = kD / kColWarps;
+
+  struct Shared {
+    Tile<kKeys, kD> k, v;
+    Tile<kQueries, kD> q[kStages], d_out[kStages];
+    Tile<kKeys, kQueries> d_scores;
+    alignas(16) float lse[kStages][kQueries];
+    alignas(16) float delta[kStages][kQueries];
+    int ticket;
+  };
+};
+
+}  // namespace ssa::cuda
