@@ -1,0 +1,45 @@
+#include "kernels/common/attention_bench.h"
+#include "ssa/ops/causal_attention.h"
+
+using namespace ssa;
+using namespace ssa::bench;
+
+SSA_BENCH(causal_attention) {
+  const Shapes& s = bench.shapes;
+  const float scale = 0.125f;
+  for (const std::int64_t window : {std::int64_t{0}, std::int64_t{512}}) {
+    const double pairs = window == 0 ? causal_pairs(s) : static_cast<double>(s.M() * s.key_value_heads * window);
+    const std::string name = window == 0 ? "causal_attention" : "window_512_attention";
+    const double bytes = static_cast<double>(s.M() * s.query_heads * s.head_dim) * 4;
+    bench.measure(name + "_forward", {.bytes = bytes, .flops = 2 * product_flops(s, pairs)}, [&]() -> Call {
+      const AttentionTensors x(bench, s.tokens);
+      const Tensor out = bench.empty(DType::bf16, x.query), lse = bench.empty(DType::f32, x.row);
+      return [=](Stream& stream) {
+        causal_attention_forward(
+            stream, {.out = out, .lse = lse, .q = x.q, .k = x.k, .v = x.v, .scale = scale, .window = window});
+      };
+    });
+    bench.measure(name + "_backward", {.bytes = bytes, .flops = 5 * product_flops(s, pairs)}, [&]() -> Call {
+      const AttentionTensors x(bench, s.tokens);
+      const Tensor out = bench.empty(DType::bf16, x.query), lse = bench.empty(DType::f32, x.row);
+      causal_attention_forward(
+          bench.stream, {.out = out, .lse = lse, .q = x.q, .k = x.k, .v = x.v, .scale = scale, .window = window});
+      const Tensor d_q = bench.empty(DType::f32, x.query), d_k = bench.empty(DType::f32, x.key),
+                   d_v = bench.empty(DType::f32, x.key);
+      const Tensor d_out = bench.random(DType::bf16, x.query), delta = bench.random(DType::f32, x.row);
+      return [=](Stream& stream) {
+        causal_attention_backward(stream, {.d_q = d_q,
+                                           .d_k = d_k,
+                                           .d_v = d_v,
+                                           .d_out = d_out,
+                                           .delta = delta,
+                                           .lse = lse,
+                                           .q = x.q,
+                                           .k = x.k,
+                                           .v = x.v,
+                                           .scale = scale,
+                                           .window = window});
+      };
+    });
+  }
+}
