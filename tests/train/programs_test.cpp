@@ -1,0 +1,148 @@
+// ssa_export and ssa_inspect as a user runs them, on a run with checkpoints of a real model's weights.
+#include <sys/wait.h>
+
+#include <cstdio>
+#include <limits>
+#include <nlohmann/json.hpp>
+
+#include "ssa/train/checkpoint.h"
+#include "ssa/train/config.h"
+#include "ssa/train/huggingface.h"
+#include "ssa/train/metrics_log.h"
+#include "support/catch.h"
+#include "support/error_of.h"
+#include "support/temp_dir.h"
+
+namespace fs = std::filesystem;
+using namespace ssa;
+using ssa::test::check_error;
+using ssa::test::TempDir;
+
+namespace {
+
+const fs::path kModel = fs::path(SSA_SOURCE_DIR) / "tests" / "golden" / "cases" / "full-untied-llama3rope" / "model";
+
+struct Outcome {
+  int exit_code;
+  std::string output;  ///< stdout and stderr, without the last end of line
+};
+
+Outcome run_program(const std::string& arguments) {
+  FILE* pipe = ::popen((SSA_BINARY_DIR "/" + arguments + " 2>&1").c_str(), "r");
+  REQUIRE(pipe);
+  std::string output;
+  for (int c; (c = std::fgetc(pipe)) != EOF;) output += static_cast<char>(c);
+  const int status = ::pclose(pipe);
+  if (output.ends_with('\n')) output.pop_back();
+  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, output};
+}
+
+std::string last_line(const std::string& text) {
+  const auto end = text.rfind('\n');
+  return end == std::string::npos ? text : text.substr(end + 1);
+}
+
+/// Saves the golden model's weights as a checkpoint; `poison` makes one moment NaN.
+void save(const fs::path& run, std::int64_t step, bool poison = false) {
+  const ModelConfig model = load_model_config(kModel / "config.json");
+  const auto parameters = published_parameters(model);
+  const HuggingFaceWeights weights(kModel, parameters, model.tie_word_embeddings);
+  CheckpointWriter writer(run, step, parameters);
+  for (const NamedShape& p : parameters) {
+    std::vector<float> values(static_cast<std::size_t>(count_of(p.shape)));
+    weights.read(p, values);
+    writer.add_weight(p.name, values);
+    if (poison && p.name == "model.norm.weight") values[3] = std::numeric_limits<float>::quiet_NaN();
+    writer.add_m(p.name, values);
+    writer.add_v(p.name, values);
+  }
+  const nlohmann::json config{
+      {"model", (kModel / "config.json").string()},
+      {"output_dir", run.string()},
+      {"attention", {{"method", "full"}}},
+      {"data", {{"path", "data"}}},
+      {"train", {{"max_length", 32}, {"per_device_train_batch_size", 1}, {"learning_rate", 1e-3}}}};
+  writer.commit({{"step", step}}, config_json(parse_config(config.dump(), "config.json")), 0);
+}
+
+}  // namespace
+
+TEST_CASE("ssa_export writes what the checkpoint holds") {
+  const TempDir dir;
+  save(dir.path() / "run", 1);
+  save(dir.path() / "run", 2);
+  // The newest is damaged: the one before it is exported, and the damage named.
+  fs::remove(dir.path() / "run" / "checkpoints" / "step-00000002" / "manifest.json");
+  const std::string run = (dir.path() / "run").string(), out = (dir.path() / "out").string();
+  const Outcome done = run_program("ssa_export " + run + " " + out + " --dtype f32");
+  INFO(done.output);
+  REQUIRE(done.exit_code == kExitDone);
+  CHECK(done.output.find("step-00000002: manifest.json is missing") != std::string::npos);
+
+  const ModelConfig model = load_model_config(fs::path(out) / "config.json");
+  CHECK(model == load_model_config(kModel / "config.json"));
+  CHECK(nlohmann::json::parse(read_file(fs::path(out) / "config.json")).at("attention_method") == "full");
+  const auto parameters = published_parameters(model);
+  const HuggingFaceWeights exported(out, parameters, false), original(kModel, parameters, false);
+  for (const NamedShape& p : parameters) {
+    std::vector<float> got(static_cast<std::size_t>(count_of(p.shape))), want(got.size());
+    exported.read(p, got);
+    original.read(p, want);
+    CHECK(got == want);
+  }
+  const Outcome again = run_program("ssa_export " + run + " " + out);
+  CHECK(again.exit_code == kExitUsage);
+  check_error(last_line(again.output), out, "expected a new or an empty folder");
+  CHECK(run_program("ssa_export " + run + " " + out + "16").exit_code == kExitDone);
+  CHECK(run_program("ssa_inspect --verify " + out + "16").output.find("BF16") != std::string::npos);
+}
+
+TEST_CASE("ssa_inspect knows what a path holds, and verifies it") {
+  const TempDir dir;
+  const fs::path run = dir.path() / "run";
+  save(run, 7);
+  MetricsLog(run / "metrics.jsonl", 0).append(nlohmann::json{{"step", 7}, {"loss", 2.5}});
+  const fs::path checkpoint = run / "checkpoints" / "step-00000007";
+  const auto says = [](const fs::path& path, const std::string& text) {
+    const Outcome outcome = run_program("ssa_inspect --verify " + path.string());
+    INFO(outcome.output);
+    CHECK(outcome.exit_code == kExitDone);
+    CHECK(outcome.output.find(text) != std::string::npos);
+    CHECK(last_line(outcome.output) == "verified");
+  };
+  says(run, "step-00000007: complete\n  last metrics: {\"loss\":2.5,\"step\":7}");
+  says(checkpoint, "checkpoint of step 7");
+  says(checkpoint / "model.safetensors", "model.norm.weight F32 [64]");
+  says(kModel, "model folder");
+  says(kModel.parent_path() / "data", "dataset");
+
+  const auto fails = [](const fs::path& path, int exit_code, const std::string& text) {
+    const Outcome outcome = run_program("ssa_inspect --verify " + path.string());
+    CHECK(outcome.exit_code == exit_code);
+    check_error(last_line(outcome.output), "ssa_inspect: ", text);
+  };
+  save(run, 8, /*poison=*/true);
+  const fs::path poisoned = run / "checkpoints" / "step-00000008";
+  fails(poisoned, kExitFailed, "step-00000008/optimizer.safetensors: tensor m.model.norm.weight: element 3 is nan");
+  fails(run, kExitFailed, "tensor m.model.norm.weight: element 3 is nan");
+  fs::resize_file(poisoned / "model.safetensors", 5000);
+  fails(poisoned, kExitFailed, "model.safetensors: 5000 bytes, the manifest says");
+  fails(poisoned / "model.safetensors", kExitFailed, "model.safetensors: tensor ");
+  fails(run, kExitFailed, "step-00000008: model.safetensors: 5000 bytes");
+  fs::remove(poisoned / "manifest.json");
+  fails(poisoned, kExitFailed, "step-00000008: not a complete checkpoint: manifest.json is missing");
+  fails(dir.path() / "nowhere", kExitUsage, "nowhere: no such file or folder");
+  fails(dir.path(), kExitUsage, "neither a dataset");
+}
+
+TEST_CASE("ssa_export and ssa_inspect explain themselves") {
+  for (const std::string program : {"ssa_export", "ssa_inspect"}) {
+    const Outcome help = run_program(program + " --help");
+    CHECK(help.exit_code == kExitDone);
+    CHECK(help.output.find("Example:") != std::string::npos);
+    CHECK(run_program(program).exit_code == kExitUsage);
+    CHECK(run_program(program + " --no-such-option x").exit_code == kExitUsage);
+  }
+  check_error(run_program("ssa_export /nowhere out").output, "/nowhere: no such folder");
+  check_error(run_program("ssa_export a b --dtype f16").output, "--dtype f16: expected bf16 or f32");
+}
