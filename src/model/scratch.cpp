@@ -1,14 +1,35 @@
 #include <algorithm>
 
 #include "ssa/model/llama.h"
+#include "ssa/ops/attention_stats.h"
+#include "ssa/ops/causal_attention.h"
+#include "ssa/ops/compressed_attention.h"
+#include "ssa/ops/embedding.h"
+#include "ssa/ops/gate_alignment.h"
+#include "ssa/ops/linear_cross_entropy.h"
+#include "ssa/ops/optimizer.h"
 #include "ssa/ops/rmsnorm.h"
+#include "ssa/ops/sparse_attention.h"
 
 namespace ssa {
 
 std::size_t pass_scratch_bytes(const ModelConfig& c, const PassShape& shape, BlockSelection selection,
                                DeviceKind kind) {
-  static_cast<void>(shape), static_cast<void>(selection);
-  return rmsnorm_backward_scratch_bytes(kind, c.hidden_size);
+  const std::int64_t B = shape.rows, T = shape.tokens, M = B * T;
+  const std::int64_t HQ = c.num_attention_heads, HK = c.num_key_value_heads, D = c.head_dim;
+  std::size_t bytes = std::max({gate_alignment_forward_scratch_bytes(kind), linear_cross_entropy_scratch_bytes(kind, M),
+                                attention_stats_scratch_bytes(kind, B, T, HQ)});
+  if (!shape.backward) return bytes;
+  const std::int64_t slots = selected_slots(c.block_size, c.block_counts, selection);
+  bytes = std::max({bytes, embedding_backward_scratch_bytes(kind, M), squared_norm_scratch_bytes(kind),
+                    rmsnorm_backward_scratch_bytes(kind, c.hidden_size)});
+  if (shape.path != AttentionPath::selected)
+    bytes = std::max(bytes, causal_attention_backward_scratch_bytes(kind, B, T, HQ, HK, D));
+  if (shape.path != AttentionPath::full)
+    bytes = std::max(bytes, sparse_attention_backward_scratch_bytes(kind, B, T, HQ, HK, D, c.block_size, slots));
+  if (shape.path == AttentionPath::nsa)
+    bytes = std::max(bytes, compressed_attention_backward_scratch_bytes(kind, B, T, HQ, HK, D, c.block_size));
+  return bytes;
 }
 
 }  // namespace ssa

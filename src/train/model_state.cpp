@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "ssa/ops/cuda_support.h"
+
 namespace ssa {
 namespace {
 
@@ -123,6 +125,12 @@ std::int64_t largest_micro_batch(StateShape shape, const ParamTable& table, std:
 
 ModelState::ModelState(Stream& stream, const StateShape& shape, const ParamTable& table, int rank)
     : shape_(shape), table_(table), rank_(rank) {
+  if (shape.kind == DeviceKind::cuda) {
+    const ModelConfig& c = shape.model;
+    const bool selects = shape.pass.path != AttentionPath::full;
+    const std::string reason = cuda_unsupported(c.head_dim, c.group(), selects ? c.block_size : 0);
+    if (!reason.empty()) fail_usage("this model does not run on a GPU: ", reason, "; --device cpu takes any shape");
+  }
   const MemoryPlan plan = plan_memory(shape, table);
   const MemoryInfo memory = stream.memory_info();
   if (plan.total() > memory.free_bytes)
