@@ -55,8 +55,8 @@ build/bin/ssa_train --config configs/tiny.json --resume none
 
 say "evaluating the trained model on held-out text"
 build/bin/ssa_eval --model "$run" --data "$data/eval" --mode both
-unigram=$(build/bin/ssa_inspect "$data/train" --unigram)
-echo "a unigram model of the same tokens: $unigram nats per token"
+echo "for comparison, a model that knows only how frequent each token is:"
+build/bin/ssa_inspect "$data/eval" --unigram | tail -n 1
 
 say "drawing the loss curves"
 plotting_python() {

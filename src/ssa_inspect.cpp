@@ -23,17 +23,23 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kHelp =
-    R"(Usage: ssa_inspect PATH [--verify]
+    R"(Usage: ssa_inspect PATH [--verify] [--unigram]
 
 Says what PATH holds: a dataset, a checkpoint, a run (output_dir), a Hugging Face model folder or a .safetensors file.
 
   --verify   reads everything: checksums, shapes, token ids, finite values. The first fault is an error (exit code 1);
              of a run, every checkpoint is verified, and one that is not complete is an error
+  --unigram  of a dataset: the entropy of its token frequencies, the loss that a model reaches which knows nothing else
   --help
 
 Example:
   ssa_inspect runs/ssa-1b --verify
 )";
+
+/// What was asked for beside a summary.
+struct Wanted {
+  bool verify = false, unigram = false;
+};
 
 std::string with_unit(std::uint64_t bytes) {
   char text[32];
@@ -76,17 +82,17 @@ void print_model(const ModelConfig& m) {
             << ", " << m.block_counts << " selected\n";
 }
 
-void inspect_safetensors(const fs::path& path, bool verify) {
+void inspect_safetensors(const fs::path& path, const Wanted& wanted) {
   const SafetensorsReader file(path);
   std::cout << path.string() << ": safetensors\n";
   print_summary(file);
   for (const auto& tensor : file.tensors())
     std::cout << "  " << tensor.name << " " << name_of(tensor.dtype) << " " << to_string(tensor.shape) << "\n";
-  if (verify) verify_finite(file);
+  if (wanted.verify) verify_finite(file);
 }
 
-void inspect_checkpoint(const fs::path& path, bool verify) {
-  const CheckpointReader checkpoint(path, verify ? Verify::checksums : Verify::sizes);
+void inspect_checkpoint(const fs::path& path, const Wanted& wanted) {
+  const CheckpointReader checkpoint(path, wanted.verify ? Verify::checksums : Verify::sizes);
   std::cout << path.string() << ": checkpoint of step " << checkpoint.step() << "\n";
   print_summary(checkpoint.weights());
   print_summary(checkpoint.moments());
@@ -95,15 +101,15 @@ void inspect_checkpoint(const fs::path& path, bool verify) {
   std::cout << "  method: " << name_of(config.attention.method) << "\n";
   print_model(config.model);
   checkpoint.check(published_parameters(config.model));
-  if (verify) {
+  if (wanted.verify) {
     verify_finite(checkpoint.weights());
     verify_finite(checkpoint.moments());
   }
 }
 
-void inspect_run(const fs::path& path, bool verify) {
+void inspect_run(const fs::path& path, const Wanted& wanted) {
   std::cout << path.string() << ": run\n";
-  const auto checkpoints = find_checkpoints(path, verify ? Verify::checksums : Verify::sizes);
+  const auto checkpoints = find_checkpoints(path, wanted.verify ? Verify::checksums : Verify::sizes);
   std::cout << "  " << checkpoints.size() << " checkpoints, newest first\n";
   std::string first_problem;
   for (const CheckpointInfo& info : checkpoints) {
@@ -114,7 +120,7 @@ void inspect_run(const fs::path& path, bool verify) {
     const auto last = last_metrics(path / "metrics.jsonl");
     std::cout << "  last metrics: " << (last.is_null() ? "none" : last.dump()) << "\n";
   }
-  if (!verify) return;
+  if (!wanted.verify) return;
   SSA_CHECK(first_problem.empty(), first_problem);
   for (const CheckpointInfo& info : checkpoints) {
     const CheckpointReader checkpoint(info.path, Verify::sizes);
@@ -123,18 +129,36 @@ void inspect_run(const fs::path& path, bool verify) {
   }
 }
 
-void inspect_model(const fs::path& path, bool verify) {
+void inspect_model(const fs::path& path, const Wanted& wanted) {
   const HuggingFaceWeights weights(path);
   std::cout << path.string() << ": model folder\n";
   for (const SafetensorsReader& shard : weights.shards()) print_summary(shard);
   const ModelConfig model = load_model_config(path / "config.json");
   print_model(model);
   weights.check(published_parameters(model), model.tie_word_embeddings);
-  if (verify)
+  if (wanted.verify)
     for (const SafetensorsReader& shard : weights.shards()) verify_finite(shard);
 }
 
-void inspect_dataset(const fs::path& path, bool verify) {
+/// Nats per token of the tokens' frequencies.
+double unigram_entropy(const Dataset& dataset) {
+  std::map<std::int32_t, std::int64_t> counts;
+  std::vector<std::int32_t> ids;
+  for (const IndexedDataset& shard : dataset.shards())
+    for (std::int64_t d = 0; d < shard.documents(); ++d) {
+      ids.resize(static_cast<std::size_t>(shard.length(d)));
+      shard.read(d, 0, ids);
+      for (const std::int32_t id : ids) ++counts[id];
+    }
+  double entropy = 0;
+  for (const auto& [id, count] : counts) {
+    const double p = static_cast<double>(count) / static_cast<double>(dataset.tokens());
+    entropy -= p * std::log(p);
+  }
+  return entropy;
+}
+
+void inspect_dataset(const fs::path& path, const Wanted& wanted) {
   const Dataset dataset(path);
   std::cout << path.string() << ": dataset\n  " << dataset.shards().size() << " shards, " << dataset.documents()
             << " documents, " << dataset.tokens() << " tokens\n";
@@ -143,7 +167,8 @@ void inspect_dataset(const fs::path& path, bool verify) {
               << info->vocab_size << ", end-of-text " << info->eos_token_id << "\n";
   else
     std::cout << "  no dataset.json: tokenizer and checksums unknown\n";
-  if (verify) dataset.verify();
+  if (wanted.unigram) std::cout << "  unigram entropy " << unigram_entropy(dataset) << " nats per token\n";
+  if (wanted.verify) dataset.verify();
 }
 
 bool holds_shards(const fs::path& folder) {
@@ -152,21 +177,21 @@ bool holds_shards(const fs::path& folder) {
   });
 }
 
-void inspect(const fs::path& path, bool verify) {
-  if (fs::is_regular_file(path)) return inspect_safetensors(path, verify);
+void inspect(const fs::path& path, const Wanted& wanted) {
+  if (fs::is_regular_file(path)) return inspect_safetensors(path, wanted);
   if (!fs::is_directory(path)) fail_usage(path.string(), ": no such file or folder");
   // A checkpoint without its manifest is named as one, not taken for a model folder.
   if (fs::exists(path / "manifest.json") || fs::exists(path / "optimizer.safetensors"))
-    return inspect_checkpoint(path, verify);
-  if (fs::is_directory(path / "checkpoints") || fs::exists(path / "metrics.jsonl")) return inspect_run(path, verify);
-  if (!weights_file(path).empty()) return inspect_model(path, verify);
-  if (holds_shards(path) || fs::exists(path / "dataset.json")) return inspect_dataset(path, verify);
+    return inspect_checkpoint(path, wanted);
+  if (fs::is_directory(path / "checkpoints") || fs::exists(path / "metrics.jsonl")) return inspect_run(path, wanted);
+  if (!weights_file(path).empty()) return inspect_model(path, wanted);
+  if (holds_shards(path) || fs::exists(path / "dataset.json")) return inspect_dataset(path, wanted);
   fail_usage(path.string(), ": neither a dataset, a checkpoint, a run nor a model folder");
 }
 
 int run(int argc, char** argv) {
   std::vector<std::string> paths;
-  bool verify = false;
+  Wanted wanted;
   for (int i = 1; i < argc; ++i) {
     const std::string argument = argv[i];
     if (argument == "--help" || argument == "-h") {
@@ -174,7 +199,9 @@ int run(int argc, char** argv) {
       return kExitDone;
     }
     if (argument == "--verify")
-      verify = true;
+      wanted.verify = true;
+    else if (argument == "--unigram")
+      wanted.unigram = true;
     else if (argument.starts_with("-"))
       fail_usage(argument, ": unknown option, see ssa_inspect --help");
     else
@@ -184,8 +211,8 @@ int run(int argc, char** argv) {
   // "dir/" and "dir" name the same folder; what is printed names it by its last part.
   fs::path path = fs::path(paths[0]).lexically_normal();
   if (!path.has_filename()) path = path.parent_path();
-  inspect(path, verify);
-  if (verify) std::cout << "verified\n";
+  inspect(path, wanted);
+  if (wanted.verify) std::cout << "verified\n";
   return kExitDone;
 }
 

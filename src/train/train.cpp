@@ -308,14 +308,14 @@ std::string describe_run(const Config& config, DeviceKind device, int ranks) {
 
   std::map<std::string, std::int64_t> groups;
   for (const Param& p : table.params()) {
-    std::string group = p.name;
-    if (group.starts_with("model.layers.")) group.replace(13, group.find('.', 13) - 13, "*");
-    groups[group] += p.count();
+    constexpr std::size_t kLayer = std::string_view("model.layers.").size();
+    const bool in_layer = p.name.starts_with("model.layers.");
+    groups[in_layer ? concat("model.layers.*", p.name.substr(p.name.find('.', kLayer))) : p.name] += p.count();
   }
   text += "\nparameters\n";
   const auto line = [&](std::string name, std::int64_t count) {
     name.resize(std::max<std::size_t>(name.size(), 54), ' ');
-    text += "  " + name + std::to_string(count) + "\n";
+    text += concat("  ", name, count, "\n");
   };
   for (const auto& [name, count] : groups) line(name, count);
   line("total", table.parameter_count());
