@@ -98,7 +98,8 @@ std::size_t ByteSource::read(char* out, std::size_t size) {
     if (begin_ == end_) fill();
     if (begin_ == end_) {
       if (!decoder_->inside) return 0;
-      fail(path_.string(), ": ", kind, " stream ends in the middle after ", file_bytes_, " bytes: the file is truncated");
+      fail(path_.string(), ": ", kind, " stream ends in the middle after ", file_bytes_,
+           " bytes: the file is truncated");
     }
     std::size_t produced = 0;
     if (decoder_->gzip) {

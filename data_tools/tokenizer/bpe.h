@@ -21,6 +21,8 @@ class IdBuffer {
   const std::int32_t* data() const { return ids_.get(); }
   std::int32_t operator[](std::size_t i) const { return ids_[i]; }
   void clear() { size_ = 0; }
+  /// Drops what is behind the first `size`.
+  void truncate(std::size_t size) { size_ = size; }
   void push_back(std::int32_t id) {
     reserve_more(1);
     ids_[size_++] = id;

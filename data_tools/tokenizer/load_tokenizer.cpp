@@ -1,6 +1,5 @@
 // Reads the tokenizer files of Hugging Face and of tiktoken.
 #include <algorithm>
-#include <fstream>
 #include <iterator>
 #include <nlohmann/json.hpp>
 #include <unordered_map>
@@ -10,6 +9,7 @@
 #include "data_tools/tokenizer/tokenizer.h"
 #include "data_tools/tokenizer/utf8.h"
 #include "ssa/base/error.h"
+#include "ssa/base/file.h"
 
 namespace ssa {
 namespace fs = std::filesystem;
@@ -17,14 +17,6 @@ using nlohmann::json;
 namespace {
 
 constexpr std::int32_t kMaxVocabulary = 1 << 24;  // ids beyond are taken for damage, not for a vocabulary
-
-std::string read_file(const fs::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  SSA_CHECK(in, path.string(), ": cannot open");
-  std::string text((std::istreambuf_iterator<char>(in)), {});
-  SSA_CHECK(!in.bad(), path.string(), ": cannot read");
-  return text;
-}
 
 json parse_json(const fs::path& path, const std::string& text) {
   try {

@@ -1,0 +1,148 @@
+// One thread reads, several work, and the results come out in the order of reading: what a run writes does not depend
+// on how many work. Memory is bounded by the size of what has been read and has not come out yet.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <exception>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <thread>
+#include <utility>
+#include <vector>
+
+namespace ssa {
+
+template <class In, class Out>
+class OrderedPipeline {
+ public:
+  using Read = std::function<bool(In&)>;  // false at the end
+  using Work = std::function<Out(In&&)>;
+  enum class Got { item, end, nothing_yet };
+
+  /// `make_work` is called once on each working thread. In has a member function size_t cost(): what is in flight costs
+  /// at most `budget` together, or is a single item.
+  OrderedPipeline(std::size_t workers, std::size_t budget, Read read, std::function<Work()> make_work)
+      : budget_(budget) {
+    threads_.emplace_back([this, read = std::move(read)] { read_all(read); });
+    for (std::size_t i = 0; i < workers; ++i) threads_.emplace_back([this, make_work] { work_all(make_work); });
+  }
+
+  ~OrderedPipeline() {
+    {
+      const std::lock_guard lock(mutex_);
+      stop_ = true;
+    }
+    room_.notify_all();
+    waiting_.notify_all();
+    for (std::thread& thread : threads_) thread.join();
+  }
+  OrderedPipeline(const OrderedPipeline&) = delete;
+  OrderedPipeline& operator=(const OrderedPipeline&) = delete;
+
+  /// The next result, waiting for it at most `patience`. What reading or working threw is thrown here, at its place.
+  Got next(Out& out, std::chrono::milliseconds patience) {
+    std::unique_lock lock(mutex_);
+    const bool ready = done_.wait_for(lock, patience, [&] { return finished_.count(next_) || at_end(); });
+    if (!ready) return Got::nothing_yet;
+    if (at_end()) {
+      if (read_error_) std::rethrow_exception(read_error_);
+      return Got::end;
+    }
+    auto node = finished_.extract(next_++);
+    Result& result = node.mapped();
+    in_flight_ -= result.cost;
+    lock.unlock();
+    room_.notify_one();
+    if (result.error) std::rethrow_exception(result.error);
+    out = std::move(result.out);
+    return Got::item;
+  }
+
+ private:
+  struct Item {
+    std::uint64_t number;
+    In in;
+  };
+  struct Result {
+    Out out{};
+    std::exception_ptr error;
+    std::size_t cost = 0;
+  };
+
+  bool at_end() const { return read_done_ && next_ == read_count_; }
+
+  void read_all(const Read& read) {
+    std::exception_ptr error;
+    try {
+      In in;
+      while (read(in)) {
+        const std::size_t cost = in.cost();
+        std::unique_lock lock(mutex_);
+        room_.wait(lock, [&] { return stop_ || in_flight_ == 0 || in_flight_ + cost <= budget_; });
+        if (stop_) break;
+        in_flight_ += cost;
+        queue_.push_back({read_count_++, std::move(in)});
+        lock.unlock();
+        waiting_.notify_one();
+        in = In();
+      }
+    } catch (...) {
+      error = std::current_exception();
+    }
+    const std::lock_guard lock(mutex_);
+    read_error_ = error;
+    read_done_ = true;
+    waiting_.notify_all();
+    done_.notify_all();
+  }
+
+  void work_all(const std::function<Work()>& make_work) {
+    Work work;
+    std::exception_ptr broken;
+    try {
+      work = make_work();
+    } catch (...) {
+      broken = std::current_exception();
+    }
+    while (true) {
+      std::unique_lock lock(mutex_);
+      waiting_.wait(lock, [&] { return stop_ || !queue_.empty() || read_done_; });
+      if (stop_ || queue_.empty()) return;
+      Item item = std::move(queue_.front());
+      queue_.pop_front();
+      lock.unlock();
+      Result result;
+      result.cost = item.in.cost();
+      result.error = broken;
+      if (!broken) {
+        try {
+          result.out = work(std::move(item.in));
+        } catch (...) {
+          result.error = std::current_exception();
+        }
+      }
+      lock.lock();
+      finished_.emplace(item.number, std::move(result));
+      lock.unlock();
+      done_.notify_one();
+    }
+  }
+
+  const std::size_t budget_;
+  std::mutex mutex_;
+  std::condition_variable room_, waiting_, done_;
+  std::deque<Item> queue_;
+  std::map<std::uint64_t, Result> finished_;
+  std::uint64_t read_count_ = 0, next_ = 0;
+  std::size_t in_flight_ = 0;
+  bool read_done_ = false, stop_ = false;
+  std::exception_ptr read_error_;
+  std::vector<std::thread> threads_;  // last: they use everything above
+};
+
+}  // namespace ssa
