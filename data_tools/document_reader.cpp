@@ -74,7 +74,8 @@ std::vector<fs::path> expand_inputs(const std::vector<std::string>& inputs) {
 namespace {
 
 // The files below share two functions: next() fills the batch and moves `place` behind it, false at the end, and throws
-// Error where the file cannot be read on; bytes_read() says how much of the file that took.
+// Error where the file cannot be read on; finished() is true when the next next() would be false, where that is known;
+// bytes_read() says how much of the file has been read.
 
 /// JSONL: a record a line.
 class LineFile {
@@ -146,6 +147,7 @@ class LineFile {
     return true;
   }
 
+  bool finished() const { return done_; }
   std::uint64_t bytes_read() const { return source_.file_bytes_read(); }
 
  private:
@@ -229,6 +231,7 @@ class BlockFile {
     return false;
   }
 
+  bool finished() const { return done_ && rest_.empty(); }
   std::uint64_t bytes_read() const { return source_.file_bytes_read(); }
 
  private:
@@ -262,6 +265,7 @@ class WholeFile {
     return true;
   }
 
+  bool finished() const { return done_; }
   std::uint64_t bytes_read() const { return source_.file_bytes_read(); }
 
  private:
@@ -287,6 +291,7 @@ class ParquetFile {
     return !batch.records.empty();
   }
 
+  bool finished() const { return reader_.rows_done() == reader_.rows(); }
   std::uint64_t bytes_read() const {
     return reader_.rows() == 0
                ? size_
@@ -308,6 +313,9 @@ struct DocumentReader::File {
 
   bool next(RawBatch& batch, InputPlace& place) {
     return std::visit([&](auto& file) { return file->next(batch, place); }, as);
+  }
+  bool finished() const {
+    return std::visit([](const auto& file) { return file->finished(); }, as);
   }
   std::uint64_t bytes_read() const {
     return std::visit([](const auto& file) { return file->bytes_read(); }, as);
@@ -350,7 +358,7 @@ bool DocumentReader::next(RawBatch& batch) {
       more = false;
     }
     batch.file_bytes = finished_bytes_ + (file_ ? file_->bytes_read() : 0);
-    if (!more) {
+    if (!more || file_->finished()) {
       file_.reset();
       if (options_.files[place_.file] != "-") {
         std::error_code ignored;

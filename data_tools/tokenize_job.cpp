@@ -28,7 +28,8 @@ using Clock = std::chrono::steady_clock;
 using json = nlohmann::ordered_json;
 namespace {
 
-constexpr std::size_t kBudgetPerWorker = 4 << 20;  // raw bytes in flight
+constexpr std::size_t kBudgetPerWorker = 4 << 20;     // raw bytes in flight
+constexpr const char* kStateDraft = ".job.json.tmp";  // what replace_file() writes first
 constexpr auto kCheckpointInterval = std::chrono::seconds(10);
 
 struct ReadBatch : RawBatch {
@@ -324,8 +325,7 @@ class Job {
     for (const auto& entry : fs::directory_iterator(folder)) {
       // A job that was killed while it began leaves at most its folders and the draft of its state.
       const std::string name = entry.path().filename().string();
-      const bool ours =
-          name.starts_with("job.json") || ((name == "train" || name == "validation") && fs::is_empty(entry));
+      const bool ours = name == kStateDraft || ((name == "train" || name == "validation") && fs::is_empty(entry));
       if (!ours)
         fail_usage("--output ", folder.string(), ": not empty (", name,
                    "), and holds no interrupted job: expected a new folder");
@@ -473,6 +473,7 @@ class Job {
       validation_->clean();
     }
     fs::remove(options_.output / "job.json");
+    fs::remove(options_.output / kStateDraft);
     sync_folder(options_.output);
   }
 
