@@ -1,0 +1,198 @@
+// The goldens: losses, norms and gradients that the specification's own implementation gave, in float64 where it could
+// (tests/golden/cases/*: config.json, data/, model/, expected.jsonl of 8 steps, gradients.safetensors of the first).
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "ssa/data/batch_plan.h"
+#include "ssa/data/row_loader.h"
+#include "ssa/train/batch_staging.h"
+#include "ssa/train/huggingface.h"
+#include "ssa/train/schedule.h"
+#include "ssa/train/train.h"
+#include "support/catch.h"
+#include "support/temp_dir.h"
+#include "support/test_model.h"
+
+using namespace ssa;
+using namespace ssa::test;
+
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+const fs::path kCases = fs::path(SSA_SOURCE_DIR) / "tests/golden/cases";
+
+std::vector<std::string> case_names() {
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(kCases)) names.push_back(entry.path().filename().string());
+  std::sort(names.begin(), names.end());
+  REQUIRE(names.size() >= 7);
+  return names;
+}
+
+Config load_case(const std::string& name, const fs::path& output_dir, std::vector<std::string> overrides = {}) {
+  const fs::path folder = kCases / name;
+  for (const std::string& path :
+       {"model=" + (folder / "model/config.json").string(), "init_from=" + (folder / "model").string(),
+        "data.path=" + (folder / "data").string(), "output_dir=" + output_dir.string()})
+    overrides.push_back(path);
+  overrides.push_back("checkpoint.save_steps=0");
+  return load_config(folder / "config.json", overrides);
+}
+
+std::vector<json> read_lines(const fs::path& file) {
+  std::vector<json> lines;
+  std::ifstream stream(file);
+  for (std::string line; std::getline(stream, line);) lines.push_back(json::parse(line));
+  return lines;
+}
+
+/// The lines of metrics.jsonl of a run of all steps.
+std::vector<json> train_case(const std::string& name, DeviceKind device,
+                             const std::vector<std::string>& overrides = {}) {
+  const TempDir output;
+  SingleComm comm;
+  const Config config = load_case(name, output.path(), overrides);
+  REQUIRE(train(config, {.resume = "none", .device = device}, comm) == kExitDone);
+  return read_lines(output / "metrics.jsonl");
+}
+
+void check_steps(DeviceKind device, double loss_tolerance, double norm_tolerance) {
+  for (const std::string& name : case_names()) {
+    const auto expected = read_lines(kCases / name / "expected.jsonl");
+    const auto got = train_case(name, device);
+    INFO(name);
+    REQUIRE(expected.size() == 8);
+    REQUIRE(got.size() == expected.size());
+    for (std::size_t i = 0; i < got.size(); ++i) {
+      CHECK(got[i].at("step") == expected[i].at("step"));
+      for (const auto& [key, tolerance] : {std::pair{"loss", loss_tolerance},
+                                           {"ce_loss", loss_tolerance},
+                                           {"alignment_loss", loss_tolerance},
+                                           {"grad_norm", norm_tolerance},
+                                           {"learning_rate", 1e-12}}) {
+        const double want = expected[i].at(key), have = got[i].at(key);
+        INFO("step " << i + 1 << ", " << key << ": " << have << ", expected " << want);
+        CHECK(std::abs(have - want) <= tolerance * std::abs(want));
+      }
+    }
+  }
+}
+
+/// All that the gradients of a case's first step need, as the trainer puts it together.
+std::vector<float> first_gradients(const Config& config, TestModel& m) {
+  const Dataset dataset(config.data.path);
+  const RowLoader loader(dataset, {.max_length = config.train.max_length,
+                                   .packing = config.data.packing,
+                                   .shuffle = config.data.shuffle,
+                                   .pad_id = static_cast<std::int32_t>(config.model.eos_token_id),
+                                   .vocab_size = config.model.vocab_size});
+  const std::int64_t rows = config.train.per_device_train_batch_size;
+  const BatchPlan plan({.rows_per_epoch = loader.rows(),
+                        .global_rows = rows * accumulation_steps(config.train, 1),
+                        .micro_rows = rows,
+                        .ranks = 1});
+  const auto parameters = published_parameters(config.model);
+  const HuggingFaceWeights weights(*config.init_from, parameters, config.model.tie_word_embeddings);
+  load_master_weights(m.stream, m.state, [&](std::size_t i, std::span<float> out, std::int64_t first) {
+    weights.read(parameters[i], out, first);
+  });
+
+  std::int64_t labels = 0;
+  for (std::int64_t i = 0; i < plan.global_rows(); ++i) labels += loader.label_count(0, i);
+  const double elements = static_cast<double>(plan.global_rows() * config.train.max_length * config.model.q_width()) *
+                          static_cast<double>(config.model.num_hidden_layers);
+  const PassScales scales{.alignment = 1 / elements,
+                          .ce_gradient = static_cast<float>(1.0 / static_cast<double>(labels)),
+                          .alignment_gradient = static_cast<float>(config.attention.alignment_weight / elements)};
+  const bool full_stream = config.attention.full_stream_probability == 1;  // every case has one stream throughout
+  REQUIRE((full_stream || config.attention.full_stream_probability == 0));
+  BatchStaging staging(m.stream, rows, config.train.max_length);
+  m.stream.zero(m.state.gradients);
+  m.stream.zero(m.state.all_sums);
+  for (std::int64_t micro = 0; micro < plan.micro_batches(); ++micro) {
+    for (std::int64_t i = 0; i < rows; ++i) staging.fill(i, loader, 0, plan.first_row(0, micro, 0) + i, full_stream);
+    staging.upload(m.state.batch);
+    forward_backward(m.stream, m.state.model(), m.state.batch, scales,
+                     {.ce = m.state.sums.ce, .alignment = m.state.sums.alignment});
+  }
+  return m.read<float>(m.state.gradients);
+}
+
+}  // namespace
+
+TEST_CASE("golden: losses, gradient norm and learning rate of 8 steps") {
+  // float32 against float32 and float64 of another order of summation, after up to 7 updates.
+  check_steps(DeviceKind::cpu, 1e-4, 1e-4);
+}
+
+TEST_CASE("golden: losses, gradient norm and learning rate of 8 steps on CUDA") {
+  if (cuda_device_count() == 0) {
+    WARN("no GPU, or a build without CUDA: the goldens run on the CPU only");
+    return;
+  }
+  // bf16 weights and activations: 8 bits, through two layers and 8 steps.
+  check_steps(DeviceKind::cuda, 2e-2, 5e-2);
+}
+
+TEST_CASE("golden: gradients of the first step, parameter by parameter") {
+  for (const std::string& name : case_names()) {
+    const TempDir unused;
+    const Config config = load_case(name, unused.path());
+    TestModel m(config.model,
+                {.rows = config.train.per_device_train_batch_size,
+                 .tokens = config.train.max_length,
+                 .path = training_path(config.attention.method)},
+                config.attention.selection);
+    const std::vector<float> gradients = first_gradients(config, m);
+    const SafetensorsReader expected(kCases / name / "gradients.safetensors");
+    CHECK(expected.tensors().size() == m.table.params().size());
+    for (const Param& param : m.table.params()) {
+      std::vector<float> want(static_cast<std::size_t>(param.count()));
+      expected.read(expected.at(param.name, dims_of(param.shape)), want);
+      double difference = 0, norm = 0;
+      for (std::size_t i = 0; i < want.size(); ++i) {
+        const double have = gradients[static_cast<std::size_t>(param.offset) + i];
+        difference += (have - want[i]) * (have - want[i]);
+        norm += static_cast<double>(want[i]) * want[i];
+      }
+      INFO(name << ", " << param.name << ": " << std::sqrt(difference) << " of " << std::sqrt(norm));
+      CHECK(norm > 0);
+      CHECK(std::sqrt(difference) <= 1e-4 * std::sqrt(norm));
+    }
+  }
+}
+
+TEST_CASE("golden: drawing the stream for each row equals drawing it for the step, where nothing is left to chance") {
+  for (const char* name : {"ssa-sparse-stream", "ssa-full-stream"}) {
+    const auto by_step = train_case(name, DeviceKind::cpu);
+    const auto by_row = train_case(name, DeviceKind::cpu, {"attention.stream_granularity=row"});
+    REQUIRE(by_row.size() == by_step.size());
+    for (std::size_t i = 0; i < by_step.size(); ++i) {
+      CHECK(by_row[i].at("stream") == "mixed");
+      for (const char* key : {"loss", "ce_loss", "alignment_loss", "grad_norm"}) {
+        INFO(name << ", step " << i + 1 << ", " << key);
+        CHECK(by_row[i].at(key) == by_step[i].at(key));
+      }
+    }
+  }
+}
+
+TEST_CASE("golden: gradient checkpointing trains to the same bits") {
+  const std::string name = "ssa-sparse-stream";
+  const auto kept = train_case(name, DeviceKind::cpu);
+  for (const char* mode : {"selective", "full"}) {
+    const auto again = train_case(name, DeviceKind::cpu, {std::string("train.gradient_checkpointing=") + mode});
+    REQUIRE(again.size() == kept.size());
+    for (std::size_t i = 0; i < kept.size(); ++i)
+      for (const char* key : {"loss", "ce_loss", "alignment_loss", "grad_norm"}) {
+        INFO(mode << ", step " << i + 1 << ", " << key);
+        CHECK(again[i].at(key) == kept[i].at(key));
+      }
+  }
+}

@@ -1,0 +1,240 @@
+// The whole model as a function of its tokens and weights: causality, rows, recomputation, derivatives. That it is the
+// right function is what tests/golden shows.
+#include "ssa/model/llama.h"
+
+#include <cmath>
+#include <cstring>
+#include <string>
+
+#include "support/catch.h"
+#include "support/test_model.h"
+
+using namespace ssa;
+using namespace ssa::test;
+
+namespace {
+
+struct PathCase {
+  const char* name;
+  AttentionPath path;
+  std::int64_t window;
+  std::int32_t full_stream;
+};
+constexpr PathCase kPaths[] = {{"full", AttentionPath::full, 0, 0},
+                               {"moba", AttentionPath::selected, 0, 0},
+                               {"nsa", AttentionPath::nsa, 0, 0},
+                               {"nsa with a window", AttentionPath::nsa, 5, 0},
+                               {"ssa, sparse stream", AttentionPath::ssa, 0, 0},
+                               {"ssa, full stream", AttentionPath::ssa, 0, 1}};
+
+/// Blocks of 4 tokens, 3 selected.
+ModelConfig small_model(std::int64_t window = 0) {
+  ModelConfig c;
+  c.vocab_size = 61;
+  c.hidden_size = 32;
+  c.intermediate_size = 48;
+  c.num_hidden_layers = 2;
+  c.num_attention_heads = 4;
+  c.num_key_value_heads = 2;
+  c.head_dim = 8;
+  c.initializer_range = 0.2;  // scores differ enough for the selection to matter
+  c.block_size = 4;
+  c.block_counts = 3;
+  c.window_size = window;
+  return c;
+}
+
+/// A loss of each path with all its terms, each weighing alike.
+PassScales scales_of(const ModelConfig& c, const PassShape& pass) {
+  const double alignment = 1.0 / static_cast<double>(pass.rows * pass.tokens * c.q_width() * c.num_hidden_layers);
+  return {.alignment = alignment,
+          .ce_gradient = static_cast<float>(1.0 / static_cast<double>(pass.rows * pass.tokens)),
+          .alignment_gradient = static_cast<float>(10 * alignment)};
+}
+
+/// What a forward pass gives at each token: hidden states, losses, and in each layer the selected blocks.
+struct PerToken {
+  std::vector<float> hidden, losses;
+  std::vector<std::vector<std::int32_t>> indices;
+};
+
+PerToken forward_tokens(TestModel& m, const HostBatch& batch) {
+  m.upload(batch);
+  m.stream.zero(m.state.all_sums);
+  const std::int64_t tokens = m.state.batch.ids.count();
+  PerToken out;
+  out.losses.resize(static_cast<std::size_t>(tokens));
+  Buffer losses(m.stream, out.losses.size() * sizeof(float));
+  const Tensor on_device(losses.data(), DType::f32, {tokens});
+  evaluate(m.stream, m.state.model(), m.state.batch, m.state.sums, on_device);
+  out.losses = m.read<float>(on_device);
+  out.hidden = m.read<float>(m.state.activations.final_norm);
+  for (const BlockActivations& block : m.state.activations.blocks)
+    if (block.indices) out.indices.push_back(m.read<std::int32_t>(block.indices));
+  return out;
+}
+
+/// Whether the values of tokens [begin, end) of the one row are the same to the bit.
+template <class T>
+bool same_tokens(const std::vector<T>& a, const std::vector<T>& b, std::int64_t tokens, std::int64_t begin,
+                 std::int64_t end) {
+  const std::size_t each = a.size() / static_cast<std::size_t>(tokens);
+  const auto from = static_cast<std::size_t>(begin) * each, to = static_cast<std::size_t>(end) * each;
+  return a.size() == b.size() && std::memcmp(&a[from], &b[from], (to - from) * sizeof(T)) == 0;
+}
+
+}  // namespace
+
+TEST_CASE("model: a token changes nothing before it, to the bit, in every method") {
+  constexpr std::int64_t kTokens = 30;  // the last block is cut short
+  for (const PathCase& path : kPaths)
+    for (const BlockSelection selection : {BlockSelection::exact, BlockSelection::reference}) {
+      const ModelConfig config = small_model(path.window);
+      TestModel m(config, {.rows = 1, .tokens = kTokens, .path = path.path}, selection);
+      m.initialize(3);
+      HostBatch batch = random_batch(1, kTokens, config.vocab_size, 4);
+      batch.full_stream = {path.full_stream};
+      const PerToken before = forward_tokens(m, batch);
+      bool selection_changed = before.indices.empty();
+      for (std::int64_t t = 0; t < kTokens; ++t) {
+        INFO(path.name << ", selection " << (selection == BlockSelection::exact ? "exact" : "reference") << ", token "
+                       << t);
+        HostBatch changed = batch;
+        const auto at = static_cast<std::size_t>(t);
+        changed.ids[at] = (batch.ids[at] + 7) % static_cast<std::int32_t>(config.vocab_size);
+        if (t > 0 && batch.targets[at - 1] >= 0) changed.targets[at - 1] = changed.ids[at];
+        const PerToken after = forward_tokens(m, changed);
+        CHECK(same_tokens(before.hidden, after.hidden, kTokens, 0, t));
+        CHECK_FALSE(same_tokens(before.hidden, after.hidden, kTokens, t, t + 1));
+        // The loss at t - 1 is about token t itself.
+        CHECK(same_tokens(before.losses, after.losses, kTokens, 0, std::max<std::int64_t>(0, t - 1)));
+        for (std::size_t layer = 0; layer < before.indices.size(); ++layer) {
+          CHECK(same_tokens(before.indices[layer], after.indices[layer], kTokens, 0, t));
+          selection_changed |= !same_tokens(before.indices[layer], after.indices[layer], kTokens, t, kTokens);
+        }
+      }
+      CHECK(selection_changed);  // else the indices show nothing
+    }
+}
+
+TEST_CASE("model: the rows of a micro-batch do not see each other, their streams included") {
+  constexpr std::int64_t kTokens = 22;
+  const ModelConfig config = small_model();
+  TestModel m(config, {.rows = 2, .tokens = kTokens, .path = AttentionPath::ssa});
+  m.initialize(5);
+  HostBatch batch = random_batch(2, kTokens, config.vocab_size, 6);
+  const auto hidden_of = [&](std::int32_t first, std::int32_t second) {
+    batch.full_stream = {first, second};
+    return forward_tokens(m, batch).hidden;
+  };
+  const auto sparse = hidden_of(0, 0), full = hidden_of(1, 1), mixed = hidden_of(1, 0);
+  CHECK(same_tokens(mixed, full, 2, 0, 1));
+  CHECK(same_tokens(mixed, sparse, 2, 1, 2));
+  CHECK_FALSE(same_tokens(mixed, sparse, 2, 0, 1));
+  CHECK_FALSE(same_tokens(mixed, full, 2, 1, 2));
+}
+
+TEST_CASE("model: gradient checkpointing changes no bit of losses and gradients") {
+  for (const PathCase& path : kPaths)
+    for (const std::int64_t tokens : {1, 3, 30}) {
+      const ModelConfig config = small_model(path.window);
+      HostBatch batch = random_batch(2, tokens, config.vocab_size, 8);
+      batch.full_stream = {path.full_stream, path.full_stream};
+      std::vector<float> kept_gradients;
+      std::vector<double> kept_sums;
+      for (const GradientCheckpointing checkpointing :
+           {GradientCheckpointing::none, GradientCheckpointing::selective, GradientCheckpointing::full}) {
+        INFO(path.name << ", " << tokens << " tokens, checkpointing " << name_of(checkpointing));
+        const PassShape pass{.rows = 2, .tokens = tokens, .path = path.path, .checkpointing = checkpointing};
+        TestModel m(config, pass);
+        m.initialize(7);
+        m.step(batch, scales_of(config, pass));
+        const auto gradients = m.read<float>(m.state.gradients);
+        const auto sums = m.read<double>(m.state.all_sums);
+        if (checkpointing == GradientCheckpointing::none) {
+          kept_gradients = gradients;
+          kept_sums = sums;
+          CHECK((sums[0] > 0) == (tokens > 2));  // two pieces of one token have no label
+        } else {
+          CHECK(same_tokens(gradients, kept_gradients, 1, 0, 1));
+          CHECK(same_tokens(sums, kept_sums, 1, 0, 1));
+        }
+      }
+    }
+}
+
+TEST_CASE("model: logits in chunks give the loss and gradients of all at once") {
+  constexpr std::int64_t kTokens = 21;
+  const ModelConfig config = small_model();
+  const HostBatch batch = random_batch(2, kTokens, config.vocab_size, 9);
+  std::vector<float> whole;
+  double whole_loss = 0;
+  for (const std::int64_t chunk : {42, 5, 1}) {
+    const PassShape pass{.rows = 2, .tokens = kTokens, .path = AttentionPath::full, .logits_chunk = chunk};
+    TestModel m(config, pass);
+    m.initialize(10);
+    m.step(batch, scales_of(config, pass));
+    const auto gradients = m.read<float>(m.state.gradients);
+    const double loss = m.read<double>(m.state.sums.ce)[0];
+    if (whole.empty()) {
+      whole = gradients;
+      whole_loss = loss;
+    }
+    double difference = 0, norm = 0;
+    for (std::size_t i = 0; i < whole.size(); ++i) {
+      difference += std::pow(gradients[i] - whole[i], 2);
+      norm += std::pow(whole[i], 2);
+    }
+    INFO("chunks of " << chunk);
+    CHECK(std::abs(loss - whole_loss) < 1e-6 * whole_loss);  // f32 logits, summed in f64
+    CHECK(std::sqrt(difference) < 1e-6 * std::sqrt(norm));   // f32 sums in another order
+  }
+}
+
+TEST_CASE("model: gradients are the derivative of the loss, parameter by parameter") {
+  // Central differences along each parameter's own gradient, in f32. Every block is selected: a step that changes the
+  // selection is a jump, not a slope. The alignment loss has stop-gradients and thus no derivative to compare with, so
+  // it weighs nothing here; the goldens show its gradient.
+  constexpr std::int64_t kTokens = 11;
+  for (const PathCase& path : kPaths) {
+    ModelConfig config = small_model(path.window);
+    config.block_counts = 4;
+    config.tie_word_embeddings = path.path != AttentionPath::nsa;  // both kinds of head
+    const PassShape pass{.rows = 2, .tokens = kTokens, .path = path.path};
+    TestModel m(config, pass);
+    m.initialize(11);
+    HostBatch batch = random_batch(2, kTokens, config.vocab_size, 12);
+    batch.full_stream = {path.full_stream, path.full_stream};
+    PassScales scales = scales_of(config, pass);
+    scales.alignment_gradient = 0;
+    m.step(batch, scales);
+    const auto gradients = m.read<float>(m.state.gradients);
+    const auto loss = [&] {
+      m.stream.zero(m.state.all_sums);
+      forward_backward(m.stream, m.state.model(), m.state.batch, scales, m.state.sums);
+      return m.read<double>(m.state.sums.ce)[0] * static_cast<double>(scales.ce_gradient);
+    };
+    for (const Param& param : m.table.params()) {
+      INFO(path.name << ", " << param.name);
+      const float* gradient = &gradients[static_cast<std::size_t>(param.offset)];
+      const auto count = static_cast<std::size_t>(param.count());
+      double squared = 0;
+      for (std::size_t i = 0; i < count; ++i) squared += std::pow(gradient[i], 2);
+      const double norm = std::sqrt(squared);
+      REQUIRE(norm > 0);
+      // Weights move by `step` along the gradient: the loss by about 2 step norm, against its rounding error of 1e-7.
+      const double step = 3e-3;
+      float* weight = m.table.view(m.state.weights, param).as<float>();
+      const std::vector<float> original(weight, weight + count);
+      const auto loss_at = [&](double distance) {
+        for (std::size_t i = 0; i < count; ++i)
+          weight[i] = static_cast<float>(original[i] + distance / norm * gradient[i]);
+        const double value = loss();
+        std::copy(original.begin(), original.end(), weight);
+        return value;
+      };
+      const double slope = (loss_at(step) - loss_at(-step)) / (2 * step);
+      CHECK(std::abs(slope - norm) < 1e-3 * norm);
+    }
+  }
+}

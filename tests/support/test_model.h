@@ -1,0 +1,90 @@
+// A small model with its memory on the CPU, for tests of what a pass computes.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "ssa/base/random.h"
+#include "ssa/train/model_state.h"
+
+namespace ssa::test {
+
+/// One micro-batch on the host: rows of `tokens` token ids, the next ones as targets.
+struct HostBatch {
+  std::vector<std::int32_t> ids, targets, positions, full_stream;
+};
+
+class TestModel {
+ public:
+  TestModel(const ModelConfig& config, const PassShape& pass, BlockSelection selection = BlockSelection::exact,
+            DeviceKind kind = DeviceKind::cpu)
+      : stream(kind),
+        table(config),
+        state(stream, {.model = config, .pass = pass, .selection = selection, .kind = kind}, table) {}
+
+  Stream stream;
+  ParamTable table;
+  ModelState state;
+
+  /// Initial weights, the norms' moved off 1 so that nothing cancels.
+  void initialize(std::uint64_t seed) {
+    load_master_weights(stream, state, [&](std::size_t i, std::span<float> out, std::int64_t first) {
+      initialize_param(table, state.shape().model, i, seed, out, first);
+      if (table.params()[i].decay) return;
+      for (std::size_t j = 0; j < out.size(); ++j)
+        out[j] += static_cast<float>(0.2 * random_uniform(seed, RandomPurpose::test, i, j));
+    });
+  }
+
+  void upload(const HostBatch& batch) {
+    const MicroBatch& to = state.batch;
+    stream.copy(to.ids.data(), batch.ids.data(), to.ids.bytes());
+    stream.copy(to.targets.data(), batch.targets.data(), to.targets.bytes());
+    stream.copy(to.positions.data(), batch.positions.data(), to.positions.bytes());
+    stream.copy(to.full_stream.data(), batch.full_stream.data(), to.full_stream.bytes());
+    stream.synchronize();
+  }
+
+  /// The elements of a tensor of type T.
+  template <class T>
+  std::vector<T> read(const Tensor& tensor) {
+    std::vector<T> values(static_cast<std::size_t>(tensor.count()));
+    SSA_CHECK(kDTypeOf<T> == tensor.dtype(), "a tensor of ", name_of(tensor.dtype()), " read as ",
+              name_of(kDTypeOf<T>));
+    stream.copy(values.data(), tensor.data(), tensor.bytes());
+    stream.synchronize();
+    return values;
+  }
+
+  /// Gradients and sums of one micro-batch, from zero.
+  void step(const HostBatch& batch, const PassScales& scales) {
+    upload(batch);
+    stream.zero(state.gradients);
+    stream.zero(state.all_sums);
+    forward_backward(stream, state.model(), state.batch, scales,
+                     {.ce = state.sums.ce, .alignment = state.sums.alignment});
+    stream.synchronize();
+  }
+};
+
+/// Rows of two pieces each: random ids, the label that would cross from piece to piece left out.
+inline HostBatch random_batch(std::int64_t rows, std::int64_t tokens, std::int64_t vocab_size, std::uint64_t seed) {
+  HostBatch batch;
+  const std::int64_t cut = (tokens + 1) / 2;
+  for (std::int64_t i = 0; i < rows * tokens; ++i) {
+    const double u = random_uniform(seed, RandomPurpose::test, 0, static_cast<std::uint64_t>(i));
+    batch.ids.push_back(static_cast<std::int32_t>(u * static_cast<double>(vocab_size)));
+    const std::int64_t t = i % tokens;
+    batch.positions.push_back(static_cast<std::int32_t>(t < cut ? t : t - cut));
+  }
+  for (std::int64_t i = 0; i < rows * tokens; ++i) {
+    const std::int64_t t = i % tokens;
+    const bool labelled = t + 1 < tokens && t + 1 != cut;
+    batch.targets.push_back(labelled ? batch.ids[static_cast<std::size_t>(i + 1)] : -100);
+  }
+  batch.full_stream.assign(static_cast<std::size_t>(rows), 0);
+  return batch;
+}
+
+}  // namespace ssa::test
