@@ -1,0 +1,90 @@
+// A folder with all that a run of a golden case needs, and ssa_train running in it.
+#pragma once
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "support/catch.h"
+#include "support/run_program.h"
+#include "support/temp_dir.h"
+
+namespace ssa::test {
+
+namespace fs = std::filesystem;
+using Names = std::vector<std::string>;
+
+class RunFolder {
+ public:
+  /// config.json, model/ and data/ of tests/golden/cases/NAME: a model of two layers, 8 steps.
+  explicit RunFolder(const std::string& name) {
+    const fs::path golden = fs::path(SSA_SOURCE_DIR) / "tests/golden/cases" / name;
+    for (const char* part : {"config.json", "model", "data"})
+      fs::copy(golden / part, folder_ / part, fs::copy_options::recursive);
+  }
+
+  fs::path operator/(const fs::path& name) const { return folder_ / name; }
+  const fs::path& path() const { return folder_.path(); }
+
+  /// ssa_train with output in `output`; `overrides` are those of --set.
+  Arguments command(const std::string& output, const Names& overrides = {}, const Names& more = {}) const {
+    Arguments all = {"ssa_train", "--config", "config.json", "--device", "cpu", "--set", "output_dir=" + output};
+    for (const std::string& set : overrides) all.insert(all.end(), {"--set", set});
+    all.insert(all.end(), more.begin(), more.end());
+    return all;
+  }
+  ProgramResult train(const std::string& output, const Names& overrides = {}, const Names& more = {},
+                      int ranks = 1) const {
+    return run_program(command(output, overrides, more), {.folder = path(), .ranks = ranks});
+  }
+  /// The same; the run must reach its end.
+  void train_to_end(const std::string& output, const Names& overrides = {}, const Names& more = {},
+                    int ranks = 1) const {
+    const ProgramResult result = train(output, overrides, more, ranks);
+    INFO(result.out << result.err);
+    REQUIRE(result.exit_code == 0);
+  }
+
+  /// metrics.jsonl without what a clock measured; the steps must be 1, 2, 3 and so on.
+  std::vector<nlohmann::json> metrics(const std::string& output) const {
+    std::vector<nlohmann::json> lines;
+    std::ifstream stream(folder_ / output / "metrics.jsonl");
+    for (std::string line; std::getline(stream, line);) {
+      lines.push_back(nlohmann::json::parse(line));
+      CHECK(lines.back().at("step") == lines.size());
+      for (const char* key : {"tokens_per_second", "step_ms"}) REQUIRE(lines.back().erase(key) == 1);
+    }
+    return lines;
+  }
+  /// The folders of checkpoints, what a writer left half-written included.
+  Names checkpoints(const std::string& output) const { return names_in(folder_ / output / "checkpoints"); }
+  fs::path checkpoint(const std::string& output, int step) const {
+    const std::string digits = std::to_string(step);
+    return folder_ / output / "checkpoints" / ("step-" + std::string(8 - digits.size(), '0') + digits);
+  }
+
+  static Names names_in(const fs::path& folder) {
+    Names names;
+    if (fs::exists(folder))
+      for (const auto& entry : fs::directory_iterator(folder)) names.push_back(entry.path().filename().string());
+    std::sort(names.begin(), names.end());
+    return names;
+  }
+
+ private:
+  TempDir folder_;
+};
+
+/// Weights and moments of two checkpoints, to the bit.
+inline void check_same_state(const fs::path& a, const fs::path& b) {
+  INFO(a << " and " << b);
+  for (const char* file : {"model.safetensors", "optimizer.safetensors"}) {
+    INFO(file);
+    CHECK((ssa::test::read_file(a / file) == ssa::test::read_file(b / file)));
+  }
+}
+
+}  // namespace ssa::test
