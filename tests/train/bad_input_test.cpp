@@ -1,0 +1,287 @@
+// What a user gets wrong, and what disks do: each ends a program with one line that names the culprit.
+#include <cstring>
+#include <functional>
+
+#include "support/make_dataset.h"
+#include "train/run_folder.h"
+
+using namespace ssa;
+using namespace ssa::test;
+
+namespace {
+
+constexpr const char* kCase = "ssa-sparse-stream";
+
+std::string bytes_of(const fs::path& file) { return ssa::test::read_file(file); }
+
+void truncate(const fs::path& file, std::size_t bytes) { fs::resize_file(file, bytes); }
+
+void flip_bit(const fs::path& file, std::size_t byte) {
+  std::string bytes = bytes_of(file);
+  bytes.at(byte) = static_cast<char>(bytes[byte] ^ 0x10);
+  ssa::test::write_file(file, bytes);
+}
+
+void replace_text(const fs::path& file, const std::string& from, const std::string& to) {
+  std::string text = bytes_of(file);
+  const std::size_t at = text.find(from);
+  INFO(file << ": " << from);
+  REQUIRE(at != std::string::npos);
+  ssa::test::write_file(file, text.replace(at, from.size(), to));
+}
+
+ProgramResult inspect(const RunFolder& run, const std::string& path) {
+  return run_program({"ssa_inspect", path, "--verify"}, {.folder = run.path()});
+}
+
+}  // namespace
+
+TEST_CASE("bad input: the command line") {
+  const RunFolder run(kCase);
+  const auto fails = [&](const Arguments& arguments, const Names& parts) {
+    INFO(arguments.at(0) << " " << (arguments.size() > 1 ? arguments[1] : ""));
+    check_fails(run_program(arguments, {.folder = run.path()}), kExitUsage, parts);
+  };
+  fails({"ssa_train"}, {"--config FILE is missing"});
+  fails({"ssa_train", "--config"}, {"--config needs a value"});
+  fails({"ssa_train", "--confg", "config.json"}, {"--confg"});
+  fails({"ssa_train", "--config", "confg.json"}, {"confg.json"});
+  fails({"ssa_train", "--config", "config.json", "--device", "tpu"}, {"tpu"});
+  fails({"ssa_train", "--config", "config.json", "--set", "output_dir"}, {"output_dir"});
+  fails({"ssa_inspect"}, {"0 paths"});
+  fails({"ssa_inspect", "nowhere"}, {"nowhere"});
+  fails({"ssa_inspect", "data", "--verfy"}, {"--verfy"});
+  fails({"ssa_export", "nowhere", "exported"}, {"nowhere"});
+  fails({"ssa_export", "model"}, {"1 paths"});
+  fails({"ssa_export", "model", "exported", "--dtype", "f8"}, {"f8"});
+}
+
+TEST_CASE("bad input: keys of the config") {
+  const RunFolder run(kCase);
+  const auto set = [&](const std::string& override, const Names& parts) {
+    INFO(override);
+    check_fails(run.train("out", {override}), kExitUsage, parts);
+  };
+  set("train.learning_rat=0.1", {"train.learning_rat", "learning_rate"});
+  set("attention.metod=moba", {"attention.metod", "method"});
+  set("atention.method=moba", {"atention", "attention"});
+  set("train.max_length=many", {"train.max_length", "many"});
+  set("data.shuffle=3", {"data.shuffle", "3"});
+  set("train.adam_beta1=1.5", {"train.adam_beta1", "1.5"});
+  set("train.per_device_train_batch_size=0", {"train.per_device_train_batch_size", "0"});
+  set("attention.method=dense", {"attention.method", "dense"});
+  set("train.global_batch_size=3", {"global"});
+  set("train.per_device_train_batch_size=9999", {"zero steps in an epoch", "19998"});
+  set("train.global_batch_size=100000", {"zero steps in an epoch", "100000"});
+  CHECK_FALSE(fs::exists(run / "out"));
+
+  replace_text(run / "config.json", "\"max_length\"", "\"max_lenght\"");
+  check_fails(run.train("out"), kExitUsage, {"config.json", "max_lenght", "max_length"});
+  replace_text(run / "config.json", "\"max_lenght\"", "\"max_length\":, \"x\"");
+  check_fails(run.train("out"), kExitUsage, {"config.json", "line"});
+  truncate(run / "config.json", 0);
+  check_fails(run.train("out"), kExitUsage, {"config.json"});
+}
+
+TEST_CASE("bad input: files that are missing or of the wrong kind") {
+  const auto fails = [&](const fs::path& removed, int exit_code, const Names& parts) {
+    const RunFolder run(kCase);
+    fs::remove_all(run / removed);
+    INFO(removed);
+    check_fails(run.train("out"), exit_code, parts);
+  };
+  fails("model/config.json", kExitUsage, {"model/config.json"});
+  fails("model/model.safetensors", kExitFailed, {"model: ", "model.safetensors"});
+  fails("data", kExitFailed, {"data: "});
+  fails("data/shard-00000.bin", kExitFailed, {"data/shard-00000.bin"});
+  fails("data/shard-00000.idx", kExitFailed, {"data/shard-00000.idx"});
+  const RunFolder run(kCase);
+  check_fails(run.train("out", {"data.eval_path=elsewhere"}), kExitFailed, {"elsewhere"});
+  check_fails(run.train("out", {}, {"--resume", "out/checkpoints/step-00000001"}), kExitFailed,
+              {"out/checkpoints/step-00000001"});
+  check_fails(run.train("out", {}, {"--resume", "model"}), kExitFailed, {"model", "manifest.json"});
+}
+
+TEST_CASE("bad input: damaged shards") {
+  const RunFolder run(kCase);
+  const fs::path bin = run / "data/shard-00000.bin", idx = run / "data/shard-00000.idx";
+  const std::string whole_bin = bytes_of(bin), whole_idx = bytes_of(idx);
+  const auto fails = [&](const std::string& what, const Names& parts, const std::function<void()>& damage) {
+    ssa::test::write_file(bin, whole_bin);
+    ssa::test::write_file(idx, whole_idx);
+    damage();
+    INFO(what);
+    check_fails(run.train("out"), kExitFailed, parts);
+    check_fails(inspect(run, "data"), kExitFailed, parts);
+  };
+  fails("truncated bin", {"data/shard-00000.bin: 1000 bytes"}, [&] { truncate(bin, 1000); });
+  fails("empty bin", {"data/shard-00000.bin: 0 bytes"}, [&] { truncate(bin, 0); });
+  fails("truncated idx", {"data/shard-00000.idx: 500 bytes"}, [&] { truncate(idx, 500); });
+  fails("empty idx", {"data/shard-00000.idx: 0 bytes"}, [&] { truncate(idx, 0); });
+  fails("idx of another shard", {"data/shard-00000.bin", "bytes, expected"}, [&] {
+    fs::copy_file(fs::path(SSA_SOURCE_DIR) / "tests/golden/cases/full/data/shard-00000.idx", idx,
+                  fs::copy_options::overwrite_existing);
+  });
+  fails("not an idx", {"data/shard-00000.idx"}, [&] { ssa::test::write_file(idx, std::string(2000, 'x')); });
+  ssa::test::write_file(idx, whole_idx);
+  CHECK(inspect(run, "data").exit_code == kExitDone);
+}
+
+TEST_CASE("bad input: token ids and tokenizers that do not fit the model") {
+  const RunFolder run(kCase);  // vocabulary 272, end of text 257
+  Documents documents = random_documents(400, 60, 1, 257);
+  const auto make = [&](const DatasetOptions& options) {
+    fs::remove_all(run / "other");
+    fs::create_directories(run / "other");
+    make_dataset(run / "other", {documents}, options);
+  };
+  const DatasetOptions fitting{.vocab_size = 272, .eos_token_id = 257};
+  make(fitting);
+  run.train_to_end("good", {"data.path=other"});
+
+  make({.vocab_size = 258, .eos_token_id = 256});
+  check_fails(run.train("out", {"data.path=other"}), kExitFailed, {"other/dataset.json", "eos_token_id", "256", "257"});
+  make({.vocab_size = 300, .eos_token_id = 257});
+  check_fails(run.train("out", {"data.path=other"}), kExitFailed, {"other/dataset.json", "300", "272"});
+
+  // Without dataset.json only the id itself tells.
+  documents.at(3).at(0) = 5000;
+  make({.vocab_size = 272, .eos_token_id = 257, .json = false});
+  const Names parts = {"other/shard-00000.bin", "document 3", "5000", "272"};
+  check_fails(run.train("out", {"data.path=other"}), kExitFailed, parts);
+  make(fitting);
+  check_fails(inspect(run, "other"), kExitFailed, parts);
+  CHECK(run.checkpoints("out").empty());
+
+  documents.at(3).at(0) = 5;
+  make(fitting);
+  flip_bit(run / "other/shard-00000.bin", 0);
+  check_fails(inspect(run, "other"), kExitFailed, {"other/shard-00000.bin", "checksum"});
+}
+
+TEST_CASE("bad input: weights that are not the model's") {
+  const fs::path config = "model/config.json", weights = "model/model.safetensors";
+  const auto fails = [&](const std::string& what, const Names& parts,
+                         const std::function<void(const RunFolder&)>& damage) {
+    const RunFolder run(kCase);
+    damage(run);
+    INFO(what);
+    check_fails(run.train("out"), kExitFailed, parts);
+    check_fails(inspect(run, "model"), kExitFailed, parts);
+  };
+  fails("a tensor of another shape", {"model/model.safetensors", "mlp.gate_proj.weight", "[160, 64]", "[144, 64]"},
+        [&](const RunFolder& run) {
+          replace_text(run / config, "\"intermediate_size\": 160", "\"intermediate_size\": 144");
+        });
+  fails("a missing tensor", {"model/model.safetensors", "model.layers.2.", "missing"}, [&](const RunFolder& run) {
+    replace_text(run / config, "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3");
+  });
+  fails("a tensor too many", {"model/model.safetensors", "unexpected tensor model.layers.1."},
+        [&](const RunFolder& run) {
+          replace_text(run / config, "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1");
+        });
+  fails("a header longer than the file", {"model/model.safetensors", "header"}, [&](const RunFolder& run) {
+    std::string bytes = bytes_of(run / weights);
+    const std::uint64_t length = std::uint64_t{1} << 40;
+    std::memcpy(bytes.data(), &length, sizeof length);
+    ssa::test::write_file(run / weights, bytes);
+  });
+  fails("a header without end", {"model/model.safetensors", "header"}, [&](const RunFolder& run) {
+    std::string bytes = bytes_of(run / weights);
+    std::memset(bytes.data(), 0xff, 8);
+    ssa::test::write_file(run / weights, bytes);
+  });
+  fails("a header that is no JSON", {"model/model.safetensors", "header"},
+        [&](const RunFolder& run) { flip_bit(run / weights, 8); });
+  fails("a file cut short", {"model/model.safetensors"},
+        [&](const RunFolder& run) { truncate(run / weights, fs::file_size(run / weights) - 4); });
+  fails("an empty file", {"model/model.safetensors"}, [&](const RunFolder& run) { truncate(run / weights, 0); });
+}
+
+TEST_CASE("bad input: a checkpoint with one flipped bit") {
+  const RunFolder run(kCase);
+  const Names saving = {"checkpoint.save_steps=4"};
+  run.train_to_end("whole", saving);
+  const auto whole = run.metrics("whole");
+  for (const std::string file :
+       {"model.safetensors", "optimizer.safetensors", "trainer.json", "config.json", "manifest.json"}) {
+    INFO(file);
+    fs::remove_all(run / "damaged");
+    fs::copy(run / "whole", run / "damaged", fs::copy_options::recursive);
+    const fs::path newest = run.checkpoint("damaged", 8);
+    flip_bit(newest / file, fs::file_size(newest / file) / 2);
+
+    const std::string name = "damaged/checkpoints/step-00000008";
+    check_fails(run.train("elsewhere", saving, {"--resume", name}), kExitFailed, {name, file});
+    check_fails(inspect(run, name), kExitFailed, {name, file});
+    check_fails(inspect(run, "damaged"), kExitFailed, {name, file});
+    check_fails(run_program({"ssa_export", name, "exported"}, {.folder = run.path()}), kExitFailed, {name, file});
+    CHECK_FALSE(fs::exists(run / "exported"));
+
+    const ProgramResult resumed = run.train("damaged", saving);
+    INFO(resumed.out << resumed.err);
+    REQUIRE(resumed.exit_code == kExitDone);
+    CHECK_THAT(resumed.out, has("skipping " + name));
+    CHECK_THAT(resumed.out, has(file));
+    CHECK_THAT(resumed.out, has("resuming from damaged/checkpoints/step-00000004"));
+    CHECK(run.metrics("damaged") == whole);
+    check_same_state(newest, run.checkpoint("whole", 8));
+  }
+}
+
+TEST_CASE("bad input: a checkpoint of another model") {
+  const RunFolder run(kCase);
+  run.train_to_end("out", {"checkpoint.save_steps=4"});
+  replace_text(run / "model/config.json", "\"intermediate_size\": 160", "\"intermediate_size\": 144");
+  check_fails(run.train("out"), kExitFailed,
+              {"out/checkpoints/step-00000008/model.safetensors", "mlp.gate_proj.weight", "[160, 64]", "[144, 64]"});
+}
+
+TEST_CASE("bad input: a run that already went further than it should") {
+  const RunFolder run(kCase);
+  run.train_to_end("out");
+  check_fails(run.train("out", {"train.max_steps=5"}), kExitFailed, {"out/checkpoints/step-00000008", "8", "5"});
+}
+
+TEST_CASE("bad input: an output_dir that cannot be written") {
+  const RunFolder run(kCase);
+  ssa::test::write_file(run / "file", "");
+  check_fails(run.train("file/out"), kExitFailed, {"file/out", "Not a directory"});
+  check_fails(run.train("file"), kExitFailed, {"file"});
+  fs::create_directories(run / "half");
+  ssa::test::write_file(run / "half/checkpoints", "");
+  check_fails(run.train("half"), kExitFailed, {"half/checkpoints"});
+  fs::create_directories(run / "taken/metrics.jsonl");
+  check_fails(run.train("taken"), kExitFailed, {"taken/metrics.jsonl"});
+  run.train_to_end("out");
+  check_fails(run_program({"ssa_export", "out", "data"}, {.folder = run.path()}), kExitUsage, {"data", "empty"});
+  check_fails(run_program({"ssa_export", "out", "file/exported"}, {.folder = run.path()}), kExitFailed,
+              {"/file: cannot create the folder: Not a directory"});
+}
+
+TEST_CASE("bad input: on two ranks an error is printed once and ends both") {
+  const RunFolder run(kCase);
+  const auto fails = [&](const Names& overrides, int exit_code, const Names& parts) {
+    const ProgramResult result = run.train("out", overrides, {}, 2);
+    INFO("exit code " << result.exit_code << ", " << result.seconds << " s\n" << result.out << result.err);
+    CHECK(result.exit_code == exit_code);
+    CHECK(result.seconds < 60);
+    const std::size_t at = result.err.find("error: rank ");
+    REQUIRE(at != std::string::npos);
+    CHECK(result.err.find("error: rank ", at + 1) == std::string::npos);
+    const std::string line = result.err.substr(at, result.err.find('\n', at) - at);
+    for (const std::string& part : parts) CHECK_THAT(line, has(part));
+  };
+  fails({"train.learning_rat=0.1"}, kExitUsage, {"rank 0", "train.learning_rat"});
+  fails({"train.global_batch_size=2"}, kExitUsage,
+        {"train.global_batch_size: found 2", "2 rows a micro-batch on 2 ranks"});
+  fails({"init_from=nowhere"}, kExitFailed, {"nowhere"});
+
+  // Only the second rank meets this one, in the rows of its own: 2 and 3 of 4.
+  Documents documents(40, Document(48, 7));
+  for (Document& document : documents) document.back() = 257;
+  documents.at(2).at(5) = 5000;
+  fs::create_directories(run / "other");
+  make_dataset(run / "other", {documents}, {.vocab_size = 272, .eos_token_id = 257, .json = false});
+  fails({"data.path=other", "train.max_length=48"}, kExitFailed, {"rank 1", "other/shard-00000.bin", "document 2"});
+}
