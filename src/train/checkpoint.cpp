@@ -179,6 +179,14 @@ std::vector<Found> find(const fs::path& root, Verify verify) {
   return found;
 }
 
+void prune(const fs::path& root, std::int64_t save_total_limit) {
+  if (save_total_limit <= 0) return;
+  std::int64_t kept = 0;
+  for (const Found& found : find(root, Verify::sizes))
+    if (found.info.complete() && ++kept > save_total_limit) discard(found.info.path);
+  sync_folder(root);
+}
+
 std::vector<TensorSpec> weight_specs(const std::vector<NamedShape>& parameters) {
   std::vector<TensorSpec> specs;
   for (const NamedShape& p : parameters) specs.push_back({p.name, FileDType::f32, p.shape});
@@ -306,12 +314,7 @@ fs::path CheckpointWriter::commit(const json& trainer, std::string_view config, 
     if (replaces) discard(aside);
   });
 
-  if (save_total_limit > 0) {
-    std::int64_t kept = 0;
-    for (const Found& found : find(root_, Verify::sizes))
-      if (found.info.complete() && ++kept > save_total_limit) discard(found.info.path);
-    sync_folder(root_);
-  }
+  prune(root_, save_total_limit);
   return target_;
 }
 
@@ -332,6 +335,11 @@ std::optional<CheckpointInfo> newest_checkpoint(const fs::path& output_dir, std:
     skipped.push_back(std::move(info));
   }
   return std::nullopt;
+}
+
+void tidy_checkpoints(const fs::path& output_dir, std::int64_t save_total_limit) {
+  recover(checkpoints_of(output_dir));
+  prune(checkpoints_of(output_dir), save_total_limit);
 }
 
 CheckpointReader::CheckpointReader(const fs::path& folder, Verify verify)

@@ -64,7 +64,11 @@ std::string RunStore::checkpoint_to_resume(const std::string& resume) {
     std::vector<CheckpointInfo> skipped;
     const std::optional<CheckpointInfo> newest = newest_checkpoint(config_.output_dir, skipped);
     for (const CheckpointInfo& bad : skipped) spdlog::warn("skipping {}: {}", bad.path.string(), bad.problem);
-    if (newest) path = newest->path.string();
+    if (newest) {
+      // A run killed just after its last save has no next one to clear up. Beside a damaged checkpoint nothing goes.
+      tidy_checkpoints(config_.output_dir, skipped.empty() ? config_.checkpoint.save_total_limit : 0);
+      path = (newest->path.parent_path() / checkpoint_name(newest->step)).string();
+    }
   }
   return broadcast(comm_, path);
 }

@@ -87,6 +87,10 @@ std::vector<CheckpointInfo> find_checkpoints(const std::filesystem::path& output
 std::optional<CheckpointInfo> newest_checkpoint(const std::filesystem::path& output_dir,
                                                 std::vector<CheckpointInfo>& skipped);
 
+/// What a writer does before and after its checkpoint, for a run that may have none to write any more: puts right what
+/// a killed one left, and removes the oldest complete ones so that `save_total_limit` stay (0: all).
+void tidy_checkpoints(const std::filesystem::path& output_dir, std::int64_t save_total_limit);
+
 class CheckpointReader {
  public:
   /// Throws, naming the file, what was found and what was expected, unless `folder` is a complete checkpoint.
