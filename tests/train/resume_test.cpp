@@ -215,9 +215,10 @@ TEST_CASE("resume: killed at 100 random moments while saving every step, it ends
     const std::string output = "killed-" + std::to_string(++rounds);
     for (;;) {
       RunningProgram program(run.command(output, overrides), {.folder = run.path()});
-      // Anywhere in what an undisturbed run takes, start and end included; once there were enough, never.
+      // From the start to well into what an undisturbed run takes: what is left of a resumed one is shorter. Once there
+      // were enough, never.
       const double moment = random_uniform(13, RandomPurpose::test, 0, static_cast<std::uint64_t>(killed));
-      if (!program.ends_within(killed < 100 ? 0.005 + moment * undisturbed.seconds : 300)) program.kill(SIGKILL);
+      if (!program.ends_within(killed < 100 ? 0.005 + 0.7 * moment * undisturbed.seconds : 300)) program.kill(SIGKILL);
       const ProgramResult result = program.wait();
       INFO("round " << rounds << " after " << killed << " kills: " << result.out << result.err);
       if (result.signal == 0) {
@@ -234,7 +235,7 @@ TEST_CASE("resume: killed at 100 random moments while saving every step, it ends
     fs::remove_all(run / output);
   }
   INFO(killed << " kills in " << rounds << " runs, " << killed_saving << " left something half-written");
-  CHECK(killed_saving > 0);  // else the moments miss what they are for
+  CHECK(killed_saving > 10);  // else the moments miss what they are for
 }
 
 namespace {
