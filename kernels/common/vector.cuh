@@ -16,42 +16,68 @@ struct Floats {
   __device__ __forceinline__ float operator[](int i) const { return v[i]; }
 };
 
+/// A bf16 is the upper half of a float.
+__device__ __forceinline__ void unpack_bf16(std::uint32_t pair, float& low, float& high) {
+  low = __uint_as_float(pair << 16);
+  high = __uint_as_float(pair & 0xffff0000u);
+}
+
+/// What kCount elements are read as.
+struct PlainRead {
+  template <class T>
+  static __device__ __forceinline__ T read(const T* from) {
+    return *from;
+  }
+};
+struct ConstantRead {
+  template <class T>
+  static __device__ __forceinline__ T read(const T* from) {
+    return __ldg(from);
+  }
+};
+
 /// Reads kCount elements; the address is aligned to min(16, kCount * element size) bytes.
-template <int kCount>
+template <int kCount, class Read = PlainRead>
 __device__ __forceinline__ Floats<kCount> load(const __nv_bfloat16* from) {
   Floats<kCount> out;
   if constexpr (kCount == 1) {
-    out[0] = __bfloat162float(*from);
+    out[0] = __bfloat162float(Read::read(from));
   } else {
     static_assert(kCount % 8 == 0);
 #pragma unroll
     for (int part = 0; part < kCount / 8; ++part) {
-      const uint4 raw = reinterpret_cast<const uint4*>(from)[part];
-      const std::uint32_t words[4] = {raw.x, raw.y, raw.z, raw.w};
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {  // a bf16 is the upper half of a float
-        out[part * 8 + 2 * i] = __uint_as_float(words[i] << 16);
-        out[part * 8 + 2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
-      }
+      const uint4 raw = Read::read(reinterpret_cast<const uint4*>(from) + part);
+      float* v = out.v + part * 8;
+      unpack_bf16(raw.x, v[0], v[1]);
+      unpack_bf16(raw.y, v[2], v[3]);
+      unpack_bf16(raw.z, v[4], v[5]);
+      unpack_bf16(raw.w, v[6], v[7]);
     }
   }
   return out;
 }
 
-template <int kCount>
+template <int kCount, class Read = PlainRead>
 __device__ __forceinline__ Floats<kCount> load(const float* from) {
   Floats<kCount> out;
   if constexpr (kCount == 1) {
-    out[0] = *from;
+    out[0] = Read::read(from);
   } else {
     static_assert(kCount % 4 == 0);
 #pragma unroll
     for (int part = 0; part < kCount / 4; ++part) {
-      const float4 raw = reinterpret_cast<const float4*>(from)[part];
+      const float4 raw = Read::read(reinterpret_cast<const float4*>(from) + part);
       out[part * 4] = raw.x, out[part * 4 + 1] = raw.y, out[part * 4 + 2] = raw.z, out[part * 4 + 3] = raw.w;
     }
   }
   return out;
+}
+
+/// The same from memory that nothing writes while the kernel runs: the compiler may then move the load before stores,
+/// so that more of them are in flight.
+template <int kCount, class T>
+__device__ __forceinline__ Floats<kCount> load_constant(const T* from) {
+  return load<kCount, ConstantRead>(from);
 }
 
 /// Two floats rounded to nearest even and packed, the first in the lower half.

@@ -29,7 +29,7 @@ __global__ void __launch_bounds__(kThreads)
     for (int branch = 0; branch < kBranches; ++branch) {
       if (!branches.of[branch]) continue;
       const float gate = gates[head * kBranches + branch];
-      const Floats<kVec> x = load<kVec>(branches.of[branch] + head * D + d);
+      const Floats<kVec> x = load_constant<kVec>(branches.of[branch] + head * D + d);
 #pragma unroll
       for (int i = 0; i < kVec; ++i) sum[i] += gate * x[i];
     }
@@ -51,7 +51,8 @@ __global__ void __launch_bounds__(kThreads)
     if (active && branches.of[branch]) {
       const float gate = gates[head * kBranches + branch];
       for (int d = lane * kVec; d < D; d += kLanes * kVec) {
-        const Floats<kVec> g = load<kVec>(d_out + head * D + d), x = load<kVec>(branches.of[branch] + head * D + d);
+        const Floats<kVec> g = load_constant<kVec>(d_out + head * D + d),
+                           x = load_constant<kVec>(branches.of[branch] + head * D + d);
         Floats<kVec> d_x;
 #pragma unroll
         for (int i = 0; i < kVec; ++i) {

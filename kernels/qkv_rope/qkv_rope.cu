@@ -32,7 +32,7 @@ __device__ __forceinline__ Angles<kVec> load_angles(const float* cos_sin, int d)
     if constexpr (kVec == 1)
       return Floats<2>{{cos_sin[2 * d], cos_sin[2 * d + 1]}};
     else
-      return load<2 * kVec>(cos_sin + 2 * d);
+      return load_constant<2 * kVec>(cos_sin + 2 * d);
   }();
   Angles<kVec> angles;
 #pragma unroll
@@ -99,7 +99,8 @@ __global__ void __launch_bounds__(kThreads) qkv_rope_forward_kernel(const __grid
     const float* cos_sin = p.cos_sin + static_cast<std::int64_t>(p.positions[m]) * D;
     // Columns of q and k follow each other, so one walk over HQ + HK heads rotates both.
     for_each_pair<kVec, kChunks>(HQ + HK, D, cos_sin, [&](int head, int d, const Angles<kVec>& angles) {
-      const Floats<kVec> low = load<kVec>(from + head * D + d), high = load<kVec>(from + head * D + d + half);
+      const Floats<kVec> low = load_constant<kVec>(from + head * D + d),
+                         high = load_constant<kVec>(from + head * D + d + half);
       Floats<kVec> rotated_low, rotated_high;
 #pragma unroll
       for (int i = 0; i < kVec; ++i) {
@@ -112,10 +113,10 @@ __global__ void __launch_bounds__(kThreads) qkv_rope_forward_kernel(const __grid
     });
     from += (HQ + HK) * D;
     for (int i = lane * kVec; i < kv_width; i += kWarpSize * kVec)
-      store<kVec>(p.v + m * kv_width + i, load<kVec>(from + i));
+      store<kVec>(p.v + m * kv_width + i, load_constant<kVec>(from + i));
     from += kv_width;
     for (int i = lane * kVec; i < kGates * HQ; i += kWarpSize * kVec) {
-      Floats<kVec> logit = load<kVec>(from + i);
+      Floats<kVec> logit = load_constant<kVec>(from + i);
 #pragma unroll
       for (int j = 0; j < kVec; ++j) logit[j] = 1.0f / (1.0f + __expf(-logit[j]));
       store<kVec>(p.gates + m * kGates * HQ + i, logit);
@@ -142,7 +143,7 @@ struct Backward {
 
 template <int kVec>
 __device__ __forceinline__ void add_scaled(Floats<kVec>& to, const float* from, float scale) {
-  const Floats<kVec> x = load<kVec>(from);
+  const Floats<kVec> x = load_constant<kVec>(from);
 #pragma unroll
   for (int i = 0; i < kVec; ++i) to[i] += scale * x[i];
 }
@@ -162,7 +163,7 @@ __global__ void __launch_bounds__(kThreads) qkv_rope_backward_kernel(const __gri
   const float* cos_sin = p.cos_sin + static_cast<std::int64_t>(p.positions[m]) * D;
   for_each_pair<kVec, kChunks>(HQ + HK, D, cos_sin, [&](int head, int d, const Angles<kVec>& angles) {
     const float* from = head < HQ ? p.d_q + (m * HQ + head) * D : p.d_k + (m * HK + head - HQ) * D;
-    Floats<kVec> low = load<kVec>(from + d), high = load<kVec>(from + d + half);
+    Floats<kVec> low = load_constant<kVec>(from + d), high = load_constant<kVec>(from + d + half);
     if (head >= HQ && p.d_k_mean) {
       const float* mean = p.d_k_mean + mean_row + (head - HQ) * D;
       add_scaled(low, mean + d, share);
@@ -179,14 +180,14 @@ __global__ void __launch_bounds__(kThreads) qkv_rope_backward_kernel(const __gri
   });
   to += (HQ + HK) * D;
   for (int i = lane * kVec; i < kv_width; i += kWarpSize * kVec) {
-    Floats<kVec> d_v = load<kVec>(p.d_v + m * kv_width + i);
+    Floats<kVec> d_v = load_constant<kVec>(p.d_v + m * kv_width + i);
     if (p.d_v_mean) add_scaled(d_v, p.d_v_mean + mean_row + i, share);
     store<kVec>(to + i, d_v);
   }
   to += kv_width;
   for (int i = lane * kVec; i < kGates * HQ; i += kWarpSize * kVec) {
-    Floats<kVec> d_logit = load<kVec>(p.d_gates + m * kGates * HQ + i);
-    const Floats<kVec> gate = load<kVec>(p.gates + m * kGates * HQ + i);
+    Floats<kVec> d_logit = load_constant<kVec>(p.d_gates + m * kGates * HQ + i);
+    const Floats<kVec> gate = load_constant<kVec>(p.gates + m * kGates * HQ + i);
 #pragma unroll
     for (int j = 0; j < kVec; ++j) d_logit[j] *= gate[j] * (1.0f - gate[j]);
     store<kVec>(to + i, d_logit);
