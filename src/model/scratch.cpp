@@ -17,11 +17,12 @@ std::size_t pass_scratch_bytes(const ModelConfig& c, const PassShape& shape, Blo
                                DeviceKind kind) {
   const std::int64_t B = shape.rows, T = shape.tokens, M = B * T;
   const std::int64_t HQ = c.num_attention_heads, HK = c.num_key_value_heads, D = c.head_dim;
-  std::size_t bytes = std::max({gate_alignment_forward_scratch_bytes(kind), linear_cross_entropy_scratch_bytes(kind, M),
-                                attention_stats_scratch_bytes(kind, B, T, HQ)});
+  std::size_t bytes =
+      std::max({gate_alignment_forward_scratch_bytes(kind, B, T, HQ), linear_cross_entropy_scratch_bytes(kind, M),
+                attention_stats_scratch_bytes(kind, B, T, HQ)});
   if (!shape.backward) return bytes;
   const std::int64_t slots = selected_slots(c.block_size, c.block_counts, selection);
-  bytes = std::max({bytes, embedding_backward_scratch_bytes(kind, M), squared_norm_scratch_bytes(kind),
+  bytes = std::max({bytes, embedding_backward_scratch_bytes(kind, M, c.hidden_size), squared_norm_scratch_bytes(kind),
                     rmsnorm_backward_scratch_bytes(kind, c.hidden_size)});
   if (shape.path != AttentionPath::selected)
     bytes = std::max(bytes, causal_attention_backward_scratch_bytes(kind, B, T, HQ, HK, D));

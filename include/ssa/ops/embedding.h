@@ -20,9 +20,16 @@ struct EmbeddingBackward {
 };
 SSA_OP(embedding_backward, EmbeddingBackward);
 
-/// Stream::scratch that the backward takes: on CUDA the positions sorted by id, and each one's rank.
-inline std::size_t embedding_backward_scratch_bytes(DeviceKind kind, std::int64_t M) {
-  return kind == DeviceKind::cuda ? static_cast<std::size_t>(2 * M) * sizeof(std::int32_t) : 0;
+/// On CUDA, rows are added up in pieces of this many positions sorted by id; each piece leaves two shares at most.
+inline constexpr std::int64_t kEmbeddingPiece = 32;
+inline std::int64_t embedding_partials(std::int64_t M) { return (M + kEmbeddingPiece - 1) / kEmbeddingPiece * 2; }
+
+/// Stream::scratch that the backward takes: on CUDA the shares, the positions sorted by id, their ids, and each one's
+/// rank.
+inline std::size_t embedding_backward_scratch_bytes(DeviceKind kind, std::int64_t M, std::int64_t H) {
+  if (kind == DeviceKind::cpu) return 0;
+  return static_cast<std::size_t>(embedding_partials(M) * H) * sizeof(float) +
+         static_cast<std::size_t>(3 * M) * sizeof(std::int32_t);
 }
 
 }  // namespace ssa
