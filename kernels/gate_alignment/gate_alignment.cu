@@ -1,5 +1,5 @@
-// A group of lanes takes one (token, head): D values, 8 a lane. Streaming. The forward's blocks walk over the heads, so
-// that the alignment has a fixed number of shares, which a second kernel adds in order.
+// A group of lanes takes one (token, head): D values, 8 a lane. Streaming. Each block of the forward leaves its share
+// of the alignment, and a second kernel adds the shares in order.
 #include <algorithm>
 
 #include "kernels/common/launch.cuh"
@@ -14,34 +14,49 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kGates = 3, kSelected = 1;  ///< gates of a head, and which of them is g_slc
 
+constexpr int kBatch = 4;  ///< heads that a group of lanes has in flight in the forward
+
+/// Block (x, b) takes kBatch * kThreads / kLanes heads of row b; shares[b * gridDim.x + x] receives its sum of
+/// SmoothL1.
 template <int kVec, int kLanes>
 __global__ void __launch_bounds__(kThreads)
     gate_alignment_forward_kernel(__nv_bfloat16* out, double* shares, const float* gates, const __nv_bfloat16* full,
-                                  const __nv_bfloat16* sparse, const std::int32_t* full_stream, std::int64_t heads,
+                                  const __nv_bfloat16* sparse, const std::int32_t* full_stream,
                                   std::int64_t heads_a_row, int D) {
   __shared__ double shared[kThreads / kWarpSize];
   constexpr int kHeads = kThreads / kLanes;
   const int lane = static_cast<int>(threadIdx.x % kLanes);
+  const bool takes_full = full_stream[blockIdx.y] == 1;
+  const std::int64_t row_begin = blockIdx.y * heads_a_row, row_end = row_begin + heads_a_row;
+  const std::int64_t begin = row_begin + static_cast<std::int64_t>(blockIdx.x) * kBatch * kHeads + threadIdx.x / kLanes;
   float sum = 0;
-#pragma unroll 2
-  for (std::int64_t head = static_cast<std::int64_t>(blockIdx.x) * kHeads + threadIdx.x / kLanes; head < heads;
-       head += static_cast<std::int64_t>(gridDim.x) * kHeads) {
-    const float gate = gates[head * kGates + kSelected];
-    const bool takes_full = full_stream[head / heads_a_row] == 1;
-    for (int d = lane * kVec; d < D; d += kLanes * kVec) {
-      Floats<kVec> a = load<kVec>(full + head * D + d), b = load<kVec>(sparse + head * D + d);
+  for (int d = lane * kVec; d < D; d += kLanes * kVec) {
+    Floats<kVec> a[kBatch], b[kBatch];
+    float gate[kBatch];
 #pragma unroll
-      for (int i = 0; i < kVec; ++i) {
-        a[i] *= gate;
-        b[i] *= gate;
-        const float distance = fabsf(a[i] - b[i]);
+    for (int i = 0; i < kBatch; ++i) {
+      const std::int64_t head = begin + i * kHeads;
+      if (head >= row_end) continue;
+      gate[i] = __ldg(gates + head * kGates + kSelected);
+      a[i] = load_constant<kVec>(full + head * D + d);
+      b[i] = load_constant<kVec>(sparse + head * D + d);
+    }
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const std::int64_t head = begin + i * kHeads;
+      if (head >= row_end) continue;
+#pragma unroll
+      for (int j = 0; j < kVec; ++j) {
+        const float of_full = a[i][j] * gate[i], of_sparse = b[i][j] * gate[i];
+        const float distance = fabsf(of_full - of_sparse);
         sum += distance < 1.0f ? 0.5f * distance * distance : distance - 0.5f;
+        a[i][j] = takes_full ? of_full : of_sparse;
       }
-      store<kVec>(out + head * D + d, takes_full ? a : b);
+      store<kVec>(out + head * D + d, a[i]);
     }
   }
   const double total = block_sum<kThreads>(static_cast<double>(sum), shared);
-  if (threadIdx.x == 0) shares[blockIdx.x] = total;
+  if (threadIdx.x == 0) shares[static_cast<std::int64_t>(blockIdx.y) * gridDim.x + blockIdx.x] = total;
 }
 
 template <int kVec, int kLanes>
@@ -59,8 +74,8 @@ __global__ void __launch_bounds__(kThreads)
     const float gate = gates[head * kGates + kSelected];
     const bool takes_full = full_stream[head / heads_a_row] == 1;
     for (int d = lane * kVec; d < D; d += kLanes * kVec) {
-      Floats<kVec> g = load<kVec>(d_out + head * D + d), d_a, d_b;
-      const Floats<kVec> a = load<kVec>(full + head * D + d), b = load<kVec>(sparse + head * D + d);
+      Floats<kVec> g = load_constant<kVec>(d_out + head * D + d), d_a, d_b;
+      const Floats<kVec> a = load_constant<kVec>(full + head * D + d), b = load_constant<kVec>(sparse + head * D + d);
 #pragma unroll
       for (int i = 0; i < kVec; ++i) {
         const float c = gradient_scale * fminf(fmaxf(gate * a[i] - gate * b[i], -1.0f), 1.0f);
@@ -99,15 +114,16 @@ void dispatch_head(std::int64_t D, F&& f) {
 
 void gate_alignment_forward(Stream& stream, const GateAlignmentForward& p) {
   constexpr auto op = "gate_alignment_forward";
-  const std::int64_t D = p.out.dim(3), heads = p.out.count() / D, heads_a_row = p.out.dim(1) * p.out.dim(2);
-  auto* shares = static_cast<double*>(stream.scratch(gate_alignment_forward_scratch_bytes(DeviceKind::cuda)));
+  const std::int64_t B = p.out.dim(0), D = p.out.dim(3), heads_a_row = p.out.dim(1) * p.out.dim(2);
+  auto* shares = static_cast<double*>(
+      stream.scratch(gate_alignment_forward_scratch_bytes(DeviceKind::cuda, B, p.out.dim(1), p.out.dim(2))));
   dispatch_head(D, [&]<int kVec, int kLanes>() {
-    const std::int64_t blocks = std::min<std::int64_t>(blocks_for(heads, kThreads / kLanes), kGateAlignmentPartials);
+    const unsigned blocks = blocks_for(heads_a_row, kBatch * (kThreads / kLanes));
     launch(stream, op, gate_alignment_forward_kernel<kVec, kLanes>,
-           {.grid = static_cast<unsigned>(blocks), .block = kThreads}, bf16(p.out), shares, p.gates.as<float>(),
-           bf16(p.full), bf16(p.sparse), p.full_stream.as<std::int32_t>(), heads, heads_a_row, D);
+           {.grid = dim3(blocks, static_cast<unsigned>(B)), .block = kThreads}, bf16(p.out), shares,
+           p.gates.as<float>(), bf16(p.full), bf16(p.sparse), p.full_stream.as<std::int32_t>(), heads_a_row, D);
     // The two terms have one value.
-    add_sum(stream, op, p.alignment.as<double>(), shares, blocks, 2 * p.alignment_scale);
+    add_sum(stream, op, p.alignment.as<double>(), shares, B * blocks, 2 * p.alignment_scale);
   });
 }
 

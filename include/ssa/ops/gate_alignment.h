@@ -21,12 +21,9 @@ struct GateAlignmentForward {
 };
 SSA_OP(gate_alignment_forward, GateAlignmentForward);
 
-/// On CUDA, the alignment is summed over this many shares at most, which lie in scratch.
-inline constexpr std::int64_t kGateAlignmentPartials = 2048;
-
-/// Stream::scratch that the forward takes.
-inline std::size_t gate_alignment_forward_scratch_bytes(DeviceKind kind) {
-  return kind == DeviceKind::cuda ? static_cast<std::size_t>(kGateAlignmentPartials) * sizeof(double) : 0;
+/// Stream::scratch that the forward takes: on CUDA a share of the alignment for each 32 heads or more of a row.
+inline std::size_t gate_alignment_forward_scratch_bytes(DeviceKind kind, std::int64_t B, std::int64_t T, std::int64_t HQ) {
+  return kind == DeviceKind::cuda ? static_cast<std::size_t>(B * ((T * HQ + 31) / 32)) * sizeof(double) : 0;
 }
 
 /// With c = gradient_scale * clamp(a_full - a_sparse, -1, 1), all of f32:
