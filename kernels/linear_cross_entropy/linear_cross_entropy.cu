@@ -35,7 +35,8 @@ __global__ void __launch_bounds__(kThreads)
   }
   const float target_logit = __bfloat162float(row[target]);
 
-  // Running maximum and sum of exponentials of this thread's logits, in units of log 2.
+  // Running maximum of this thread's logits, and sum of exponentials below it. The difference is taken before it is
+  // scaled to powers of two: a row with one likely logit then has a loss of 0, not of a rounding error.
   float top = -INFINITY, sum = 0;
 #pragma unroll 4
   for (std::int64_t v = first; v < V; v += kStride) {
@@ -43,18 +44,18 @@ __global__ void __launch_bounds__(kThreads)
     float highest = x[0];
 #pragma unroll
     for (int i = 1; i < kVec; ++i) highest = fmaxf(highest, x[i]);
-    highest *= kLog2E;
     if (highest > top) {
-      sum *= fast_exp2(top - highest);
+      sum *= fast_exp2((top - highest) * kLog2E);
       top = highest;
     }
 #pragma unroll
-    for (int i = 0; i < kVec; ++i) sum += fast_exp2(fmaf(x[i], kLog2E, -top));
+    for (int i = 0; i < kVec; ++i) sum += fast_exp2((x[i] - top) * kLog2E);
   }
   const float row_top = block_max<kThreads>(top, shared[0]);
-  const float row_sum = block_sum<kThreads>(top == -INFINITY ? 0.0f : sum * fast_exp2(top - row_top), shared[1]);
-  const float lse2 = row_top + log2f(row_sum);
-  if (threadIdx.x == 0) losses[blockIdx.x] = lse2 / kLog2E - target_logit;
+  const float row_sum =
+      block_sum<kThreads>(top == -INFINITY ? 0.0f : sum * fast_exp2((top - row_top) * kLog2E), shared[1]);
+  const float log2_sum = log2f(row_sum);
+  if (threadIdx.x == 0) losses[blockIdx.x] = (row_top - target_logit) + log2_sum / kLog2E;
   if constexpr (kDifferentiate) {
     // Everybody has read the row: block_sum waits for all.
 #pragma unroll 4
@@ -62,7 +63,7 @@ __global__ void __launch_bounds__(kThreads)
       Floats<kVec> x = load<kVec>(row + v);
 #pragma unroll
       for (int i = 0; i < kVec; ++i) {
-        const float p = fast_exp2(fmaf(x[i], kLog2E, -lse2));
+        const float p = fast_exp2(fmaf(x[i] - row_top, kLog2E, -log2_sum));
         x[i] = gradient_scale * (v + i == target ? p - 1.0f : p);
       }
       store<kVec>(row + v, x);
