@@ -18,7 +18,7 @@ constexpr int kMaxThreads = 1024;
 template <int kVec, int kThreads, bool kOne>
 __global__ void __launch_bounds__(kThreads)
     rmsnorm_forward_kernel(__nv_bfloat16* out, float* rstd, __nv_bfloat16* residual, const __nv_bfloat16* x,
-                           const __nv_bfloat16* delta, const __nv_bfloat16* weight, int H, float eps) {
+                           const __nv_bfloat16* delta, const __nv_bfloat16* weight, int H, float inverse_H, float eps) {
   __shared__ float shared[kThreads / kWarpSize];
   const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * H;
   const int first = static_cast<int>(threadIdx.x) * kVec;
@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(kThreads)
     for (int i = 0; i < kVec; ++i) sum += value[i] * value[i];
     if constexpr (kOne) break;
   }
-  const float r = rsqrtf(block_sum<kThreads>(sum, shared) / static_cast<float>(H) + eps);
+  const float r = rsqrtf(block_sum<kThreads>(sum, shared) * inverse_H + eps);
   if (threadIdx.x == 0) rstd[blockIdx.x] = r;
   for (int h = first; h < H; h += kStride) {
     if constexpr (!kOne) value = load<kVec>((delta ? residual : x) + row + h);  // this thread wrote it
@@ -50,57 +50,74 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+/// How many blocks of the backward run on an SM at a time; the kernel gets the registers for that.
+constexpr int backward_blocks(int threads) { return kMaxThreads * 5 / 4 / threads; }
+
 /// Block b takes rows b, b + gridDim.x, ...; partials[b] receives its sum of d_out * n. Without kOne, `partials` must
-/// come in as zero: there the row of partials itself is the accumulator.
+/// come in as zero: there its row is the accumulator.
 template <int kVec, int kThreads, bool kOne>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, backward_blocks(kThreads))
     rmsnorm_backward_kernel(__nv_bfloat16* d_residual, float* partials, const __nv_bfloat16* d_out,
                             const __nv_bfloat16* residual, const float* rstd, const __nv_bfloat16* weight,
-                            std::int64_t M, int H) {
+                            std::int64_t M, int H, float inverse_H) {
   __shared__ float shared[2][kThreads / kWarpSize];
   const int first = static_cast<int>(threadIdx.x) * kVec;
-  constexpr int kStride = kThreads * kVec;
   float* partial = partials + static_cast<std::int64_t>(blockIdx.x) * H;
-  Floats<kVec> d_weight{}, w{}, n{}, g{};
-  if (kOne && first < H) w = load<kVec>(weight + first);
   int buffer = 0;  // alternates, so that one barrier a row is enough
-  for (std::int64_t m = blockIdx.x; m < M; m += gridDim.x, buffer ^= 1) {
-    const std::int64_t row = m * H;
-    const float r = rstd[m];
-    Floats<kVec> d_in{};
-    if (kOne && first < H) d_in = load<kVec>(d_residual + row + first);
-    float sum = 0;
-    for (int h = first; h < H; h += kStride) {
-      n = load<kVec>(residual + row + h);
-      g = load<kVec>(d_out + row + h);
-      if constexpr (!kOne) w = load<kVec>(weight + h), d_weight = load<kVec>(partial + h);
+  if constexpr (kOne) {
+    Floats<kVec> d_weight{};
+    const bool active = first < H;
+    for (std::int64_t m = blockIdx.x; m < M; m += gridDim.x, buffer ^= 1) {
+      Floats<kVec> n{}, g{}, d_x{};
+      const float scale = __ldg(rstd + m);
+      float sum = 0;
+      if (active) {
+        n = load_constant<kVec>(residual + m * H + first);
+        g = load_constant<kVec>(d_out + m * H + first);
+        d_x = load<kVec>(d_residual + m * H + first);
+        const Floats<kVec> w = load_constant<kVec>(weight + first);  // from L1: cheaper than registers
 #pragma unroll
-      for (int i = 0; i < kVec; ++i) {
-        n[i] *= r;
-        d_weight[i] += g[i] * n[i];
-        g[i] *= w[i];
-        sum += g[i] * n[i];
+        for (int i = 0; i < kVec; ++i) {
+          n[i] *= scale;
+          d_weight[i] += g[i] * n[i];
+          g[i] *= w[i];
+          sum += g[i] * n[i];
+        }
       }
-      if constexpr (kOne) break;
-      store<kVec>(partial + h, d_weight);
+      const float mean = block_sum<kThreads>(sum, shared[buffer]) * inverse_H;
+#pragma unroll
+      for (int i = 0; i < kVec; ++i) d_x[i] += scale * (g[i] - n[i] * mean);
+      if (active) store<kVec>(d_residual + m * H + first, d_x);
     }
-    const float mean = block_sum<kThreads>(sum, shared[buffer]) / static_cast<float>(H);
-    for (int h = first; h < H; h += kStride) {
-      if constexpr (!kOne) {
-        n = load<kVec>(residual + row + h);
-        g = load<kVec>(d_out + row + h);
-        w = load<kVec>(weight + h);
-        d_in = load<kVec>(d_residual + row + h);
+    if (active) store<kVec>(partial + first, d_weight);
+  } else {
+    constexpr int kStride = kThreads * kVec;
+    for (std::int64_t m = blockIdx.x; m < M; m += gridDim.x, buffer ^= 1) {
+      const std::int64_t row = m * H;
+      const float scale = rstd[m];
+      float sum = 0;
+      for (int h = first; h < H; h += kStride) {
+        const Floats<kVec> x = load<kVec>(residual + row + h), g = load<kVec>(d_out + row + h),
+                           w = load<kVec>(weight + h);
+        Floats<kVec> d_weight = load<kVec>(partial + h);
 #pragma unroll
-        for (int i = 0; i < kVec; ++i) n[i] *= r, g[i] *= w[i];
+        for (int i = 0; i < kVec; ++i) {
+          d_weight[i] += g[i] * x[i] * scale;
+          sum += g[i] * w[i] * x[i] * scale;
+        }
+        store<kVec>(partial + h, d_weight);
       }
+      const float mean = block_sum<kThreads>(sum, shared[buffer]) * inverse_H;
+      for (int h = first; h < H; h += kStride) {
+        const Floats<kVec> x = load<kVec>(residual + row + h), g = load<kVec>(d_out + row + h),
+                           w = load<kVec>(weight + h);
+        Floats<kVec> d_x = load<kVec>(d_residual + row + h);
 #pragma unroll
-      for (int i = 0; i < kVec; ++i) d_in[i] += r * (g[i] - n[i] * mean);
-      store<kVec>(d_residual + row + h, d_in);
-      if constexpr (kOne) break;
+        for (int i = 0; i < kVec; ++i) d_x[i] += scale * (g[i] * w[i] - x[i] * scale * mean);
+        store<kVec>(d_residual + row + h, d_x);
+      }
     }
   }
-  if (kOne && first < H) store<kVec>(partial + first, d_weight);
 }
 
 constexpr int kColumns = 32,
@@ -141,23 +158,23 @@ void rmsnorm_forward(Stream& stream, const RmsNormForward& p) {
   dispatch_width(H, [&]<int kVec, int kThreads, bool kOne>() {
     launch(stream, "rmsnorm_forward", rmsnorm_forward_kernel<kVec, kThreads, kOne>,
            {.grid = static_cast<unsigned>(M), .block = kThreads}, bf16(p.out), p.rstd.as<float>(), bf16(p.residual),
-           bf16(p.x), bf16(p.delta), bf16(p.weight), H, p.eps);
+           bf16(p.x), bf16(p.delta), bf16(p.weight), H, 1.0f / static_cast<float>(H), p.eps);
   });
 }
 
 void rmsnorm_backward(Stream& stream, const RmsNormBackward& p) {
   const std::int64_t M = p.d_out.dim(0), H = p.d_out.dim(1);
-  dispatch_width(H, [&]<int kVec, int kThreads, bool kOne>() {
-    // As many blocks as are resident at once: 2048 threads an SM at most, half of it with these registers.
+  dispatch_width(H, [&]<int kVec, int kThreads, bool kFits>() {
+    constexpr bool kOne = kFits && kThreads < kMaxThreads;  // 1024 threads have too few registers for it
     const std::int64_t resident =
-        static_cast<std::int64_t>(stream.cuda().properties.multiProcessorCount) * (kMaxThreads / kThreads);
+        std::int64_t{stream.cuda().properties.multiProcessorCount} * backward_blocks(kThreads);
     const std::int64_t blocks = std::min({M, resident, kRmsNormMaxPartials});
     const std::size_t bytes = static_cast<std::size_t>(blocks * H) * sizeof(float);
     auto* partials = static_cast<float*>(stream.scratch(bytes));
     if (!kOne) stream.zero(Tensor(partials, DType::f32, {blocks, H}));
     launch(stream, "rmsnorm_backward", rmsnorm_backward_kernel<kVec, kThreads, kOne>,
            {.grid = static_cast<unsigned>(blocks), .block = kThreads}, bf16(p.d_residual), partials, bf16(p.d_out),
-           bf16(p.residual), p.rstd.as<float>(), bf16(p.weight), M, H);
+           bf16(p.residual), p.rstd.as<float>(), bf16(p.weight), M, H, 1.0f / static_cast<float>(H));
     launch(stream, "rmsnorm_backward", add_partials_kernel,
            {.grid = blocks_for(H, kColumns), .block = kColumns * kGroups}, p.d_weight.as<float>(), partials, blocks, H);
   });
