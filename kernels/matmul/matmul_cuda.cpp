@@ -22,7 +22,7 @@ namespace {
 /// Products smaller than this take the heuristics' first answer: measuring would cost more than it could win.
 constexpr double kMeasuredFlops = 1e9;
 constexpr int kCandidates = 8;
-constexpr int kRepetitions = 4;
+constexpr std::size_t kRounds = 7;
 
 void check(cublasStatus_t status, const char* what) {
   if (status != CUBLAS_STATUS_SUCCESS) [[unlikely]]
@@ -40,6 +40,17 @@ struct Key {
   bool transpose_a, transpose_b, accumulate, out_f32;
   std::uint32_t alignment_a, alignment_b, alignment_out;
   auto operator<=>(const Key&) const = default;
+};
+
+struct Candidate {
+  cublasLtMatmulAlgo_t algorithm;
+  std::array<float, kRounds> ms;
+
+  float median() const {
+    auto sorted = ms;
+    std::nth_element(sorted.begin(), sorted.begin() + kRounds / 2, sorted.end());
+    return sorted[kRounds / 2];
+  }
 };
 
 /// Memory and events of one measurement.
@@ -183,29 +194,27 @@ class MatmulPlans {
       return;  // no room for a copy: the first answer is good
     }
     void* const out = p.accumulate ? trial.copy : p.out.data();
-    double best_ms = 0;
+    std::vector<Candidate> same;  // of those that give the first one's bits
     std::uint64_t first_sum = 0;
-    for (const auto& candidate : found) {
-      if (start(plan, candidate.algo, p, out) != CUBLAS_STATUS_SUCCESS) continue;  // also warms it up
+    for (const auto& result : found) {
+      if (start(plan, result.algo, p, out) != CUBLAS_STATUS_SUCCESS) continue;  // also warms it up
       const std::uint64_t sum = checksum(stream, trial, out, p.out.bytes());
-      const bool first = &candidate == &found[0];
-      if (first) first_sum = sum;
-      if (sum != first_sum) continue;
-      double ms = 0;
-      for (int i = 0; i < kRepetitions; ++i) {
+      if (same.empty()) first_sum = sum;
+      if (sum == first_sum) same.push_back({result.algo, {}});
+    }
+    // Round robin: under load the clock falls by a tenth within milliseconds, and all shall meet the same clock.
+    for (std::size_t round = 0; round < kRounds; ++round)
+      for (Candidate& candidate : same) {
         cuda::check(cudaEventRecord(trial.events[0], context_.stream), "matmul: measuring");
-        check(start(plan, candidate.algo, p, out), "matmul: measuring");
+        check(start(plan, candidate.algorithm, p, out), "matmul: measuring");
         cuda::check(cudaEventRecord(trial.events[1], context_.stream), "matmul: measuring");
         cuda::check(cudaEventSynchronize(trial.events[1]), "matmul: measuring");
-        float took = 0;
-        cuda::check(cudaEventElapsedTime(&took, trial.events[0], trial.events[1]), "matmul: measuring");
-        ms = i == 0 ? took : std::min<double>(ms, took);
+        float ms = 0;
+        cuda::check(cudaEventElapsedTime(&ms, trial.events[0], trial.events[1]), "matmul: measuring");
+        candidate.ms[round] = ms;
       }
-      if (first || ms < best_ms) {
-        best_ms = ms;
-        plan.algorithm = candidate.algo;
-      }
-    }
+    const auto faster = [](const Candidate& a, const Candidate& b) { return a.median() < b.median(); };
+    if (!same.empty()) plan.algorithm = std::min_element(same.begin(), same.end(), faster)->algorithm;
   }
 
   std::uint64_t checksum(Stream& stream, const Trial& trial, const void* data, std::size_t bytes) const {
