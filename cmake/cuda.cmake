@@ -40,7 +40,7 @@ set_target_properties(ssa_cuda_ops PROPERTIES CUDA_STANDARD_REQUIRED OFF CUDA_RU
 # The two libraries call each other: Stream lives in ssa_core and its CUDA half here.
 target_link_libraries(ssa_cuda_ops
   PUBLIC ssa_flags
-  PRIVATE ssa_core MPI::MPI_C CUDA::cudart_static CUDA::cublasLt Threads::Threads $<$<BOOL:${SSA_WITH_NCCL}>:${SSA_NCCL_LIBRARY}>)
+  PRIVATE ssa_core CUDA::cudart_static CUDA::cublasLt Threads::Threads $<$<BOOL:${SSA_WITH_NCCL}>:${SSA_NCCL_LIBRARY}>)
 target_link_libraries(ssa_core PUBLIC ssa_cuda_ops)
 
 # ssa_bench: every kernels/OP/OP_bench.cpp in one binary.

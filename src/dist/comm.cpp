@@ -2,9 +2,13 @@
 
 #include <cstdint>
 #include <cstdlib>
+#include <utility>
 
 #include "check.h"
 #include "mpi_comm.h"
+#if SSA_WITH_NCCL
+#include "comm_nccl.h"
+#endif
 
 namespace ssa {
 namespace {
@@ -48,6 +52,9 @@ std::unique_ptr<Comm> make_comm(DeviceKind kind) {
   auto comm = std::make_unique<MpiComm>();
   SSA_CHECK(comm->size() == launched, "MPI sees ", comm->size(), " ranks, expected the ", launched,
             " that were started; with srun, choose its MPI plug-in (--mpi=pmix)");
+#if SSA_WITH_NCCL
+  if (kind == DeviceKind::cuda) return make_nccl_comm(std::move(comm));
+#endif
   SSA_CHECK(kind == DeviceKind::cpu, "no communicator for ", name_of(kind), " among ", launched,
             " ranks in this binary, expected cpu");
   return comm;

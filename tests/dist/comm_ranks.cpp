@@ -1,4 +1,5 @@
 // What comm_test.cpp starts under mpirun. Exits with 0 when every check of the mode holds on every rank.
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <iostream>
@@ -148,6 +149,95 @@ void check_collectives(Comm& comm) {
   expect_error("root", [&] { comm.broadcast(stream, Tensor(two.data(), DType::f32, {2}), comm.size()); });
 }
 
+/// A tensor in device memory, from and to the host.
+template <class T>
+struct OnDevice {
+  OnDevice(Stream& of, const std::vector<T>& values)
+      : stream(of),
+        buffer(of, std::max<std::size_t>(values.size() * sizeof(T), 1)),
+        tensor(buffer.data(), kDTypeOf<T>, {static_cast<std::int64_t>(values.size())}) {
+    stream.copy(tensor.data(), values.data(), tensor.bytes());
+    stream.synchronize();
+  }
+  std::vector<T> read() {
+    std::vector<T> values(static_cast<std::size_t>(tensor.count()));
+    stream.copy(values.data(), tensor.data(), tensor.bytes());
+    stream.synchronize();
+    return values;
+  }
+
+  Stream& stream;
+  Buffer buffer;
+  Tensor tensor;
+};
+
+/// What host memory over MPI gives, device memory gives: the same calls on the same values. Whole numbers, as above.
+template <class T>
+void check_device_dtype(Comm& comm, Stream& stream) {
+  Stream host(DeviceKind::cpu);
+  for (const std::int64_t count : {0, 1, 3, 64, 1001, 40007}) {
+    const auto whole = static_cast<std::size_t>(count * comm.size());
+    std::vector<T> own(whole);
+    for (std::size_t i = 0; i < whole; ++i) own[i] = T(value_of(comm.rank(), static_cast<std::int64_t>(i)));
+    const auto view = [](std::vector<T>& v) {
+      return Tensor(v.data(), kDTypeOf<T>, {static_cast<std::int64_t>(v.size())});
+    };
+    const std::int64_t begin = count * comm.rank();
+    const auto part = [&](const Tensor& tensor) { return tensor.rows(begin, begin + count); };
+    for (const ReduceOp op : {ReduceOp::sum, ReduceOp::max, ReduceOp::min}) {
+      std::vector<T> want = own;
+      OnDevice<T> got(stream, own);
+      comm.all_reduce(host, view(want), op);
+      comm.all_reduce(stream, got.tensor, op);
+      SSA_CHECK(got.read() == want, "device all_reduce of ", count, " ", name_of(kDTypeOf<T>));
+    }
+    for (const bool in_place : {false, true}) {
+      std::vector<T> want = own, want_part(static_cast<std::size_t>(count));
+      OnDevice<T> got(stream, own), got_part(stream, want_part);
+      comm.reduce_scatter(host, view(want), in_place ? part(view(want)) : view(want_part));
+      comm.reduce_scatter(stream, got.tensor, in_place ? part(got.tensor) : got_part.tensor);
+      SSA_CHECK(got.read() == want && got_part.read() == want_part, "device reduce_scatter of ", count);
+    }
+    for (const bool in_place : {false, true}) {
+      std::vector<T> want = own, want_part(own.begin(), own.begin() + count);
+      OnDevice<T> got(stream, own), got_part(stream, want_part);
+      comm.all_gather(host, in_place ? part(view(want)) : view(want_part), view(want));
+      comm.all_gather(stream, in_place ? part(got.tensor) : got_part.tensor, got.tensor);
+      SSA_CHECK(got.read() == want, "device all_gather of ", count);
+    }
+    for (int root = 0; root < comm.size(); ++root) {
+      std::vector<T> want = own;
+      OnDevice<T> got(stream, own);
+      comm.broadcast(host, view(want), root);
+      comm.broadcast(stream, got.tensor, root);
+      SSA_CHECK(got.read() == want, "device broadcast of ", count);
+    }
+  }
+}
+
+void check_device_collectives() {
+  const auto comm = make_comm(DeviceKind::cuda);
+  Stream stream(DeviceKind::cuda, comm->local_rank());
+  check_device_dtype<float>(*comm, stream);
+  check_device_dtype<double>(*comm, stream);
+  check_device_dtype<std::int32_t>(*comm, stream);
+  check_device_dtype<std::uint8_t>(*comm, stream);
+
+  // Sums that round: the same bits on every rank, and again.
+  std::vector<float> noise(1000003);
+  for (std::size_t i = 0; i < noise.size(); ++i)
+    noise[i] = static_cast<float>(random_normal(2, RandomPurpose::test, static_cast<std::uint64_t>(comm->rank()), i));
+  OnDevice<float> sum(stream, noise), again(stream, noise);
+  comm->all_reduce(stream, sum.tensor);
+  comm->all_reduce(stream, again.tensor);
+  const std::vector<float> mine = sum.read();
+  SSA_CHECK(again.read() == mine, "device all_reduce: two runs differ");
+  comm->broadcast(stream, sum.tensor, 0);
+  SSA_CHECK(sum.read() == mine, "device all_reduce: the sums differ between ranks");
+  expect_error("parts",
+               [&] { comm->all_gather(stream, again.tensor.rows(0, 5), again.tensor.rows(0, 5 * comm->size() + 1)); });
+}
+
 /// No rank is past the barrier before the last has come to it.
 void check_barrier(Comm& comm) {
   using Clock = std::chrono::steady_clock;
@@ -171,6 +261,9 @@ int run(const std::string& mode, int expected_size) {
       check_collectives(chunked);
     }
     std::cout << "checked " << comm->size() << " ranks\n";
+  } else if (mode == "device-collectives") {
+    check_device_collectives();
+    std::cout << "checked " << comm->size() << " GPUs\n";
   } else if (mode == "error-on-all") {
     fail_usage("confg.json: misspelt");
   } else if (mode == "error-on-last" || mode == "error-on-first") {

@@ -59,6 +59,18 @@ TEST_CASE("collectives equal the serial computation on 1, 2 and 3 ranks") {
   }
 }
 
+TEST_CASE("collectives of device memory equal those of host memory, a rank a GPU") {
+  if (cuda_device_count() < 2) {
+    WARN("fewer than two GPUs in this build or machine: NCCL is not run");
+    return;
+  }
+  const int ranks = cuda_device_count();
+  const Outcome outcome = run_ranks_of(ranks, "device-collectives");
+  INFO(outcome.output);
+  CHECK(outcome.exit_code == kExitDone);
+  CHECK(outcome.count("checked " + std::to_string(ranks) + " GPUs") == ranks);
+}
+
 TEST_CASE("without a launcher there is one rank") {
   const Outcome outcome = run(SSA_BINARY_DIR "/comm_ranks collectives 1");
   INFO(outcome.output);

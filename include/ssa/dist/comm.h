@@ -54,7 +54,8 @@ class SingleComm : public Comm {
 /// How many ranks mpirun or srun started, by their environment variables; 1 when neither did.
 int launched_ranks();
 
-/// The communicator for tensors of `kind`: MPI when mpirun or srun started several ranks, else SingleComm. MPI itself
+/// The communicator for tensors of `kind`: when mpirun or srun started several ranks, MPI, with NCCL for device memory
+/// (one rank a GPU, GPU local_rank()); else SingleComm. MPI itself
 /// is started once; any number of communicators may be made. Throws Error when MPI cannot see the ranks that were
 /// started, or when there is no communicator for the device.
 std::unique_ptr<Comm> make_comm(DeviceKind kind = DeviceKind::cpu);

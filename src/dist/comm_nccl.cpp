@@ -1,0 +1,129 @@
+#include "comm_nccl.h"
+
+#include <nccl.h>
+
+#include <utility>
+
+#include "check.h"
+#include "kernels/common/context.cuh"
+
+namespace ssa {
+namespace {
+
+void check(ncclResult_t status, const char* call) {
+  if (status == ncclSuccess) return;
+  // NCCL keeps the text of its last error (a GPU taken twice, a peer that cannot be reached).
+  const char* detail = ncclGetLastError(nullptr);
+  fail("NCCL: ", call, ": ", ncclGetErrorString(status), detail && *detail ? ": " : "", detail ? detail : "");
+}
+
+ncclDataType_t datatype_of(DType dtype) {
+  switch (dtype) {
+    case DType::f64: return ncclFloat64;
+    case DType::f32: return ncclFloat32;
+    case DType::bf16: return ncclBfloat16;
+    case DType::i32: return ncclInt32;
+    case DType::u8: return ncclUint8;
+  }
+  fail("NCCL: unknown dtype");
+}
+
+ncclRedOp_t op_of(ReduceOp op) {
+  switch (op) {
+    case ReduceOp::sum: return ncclSum;
+    case ReduceOp::max: return ncclMax;
+    case ReduceOp::min: return ncclMin;
+  }
+  fail("NCCL: unknown reduction");
+}
+
+std::size_t count_of(const Tensor& tensor) { return static_cast<std::size_t>(tensor.count()); }
+
+class NcclComm : public Comm {
+ public:
+  explicit NcclComm(std::unique_ptr<MpiComm> mpi) : mpi_(std::move(mpi)) {}
+  ~NcclComm() override {
+    if (nccl_) ncclCommDestroy(nccl_);  // an error here has nobody to tell
+  }
+
+  int rank() const override { return mpi_->rank(); }
+  int size() const override { return mpi_->size(); }
+  int local_rank() const override { return mpi_->local_rank(); }
+  void barrier() override { mpi_->barrier(); }
+
+  void all_reduce(Stream& stream, Tensor tensor, ReduceOp op) override {
+    if (stream.kind() == DeviceKind::cpu) return mpi_->all_reduce(stream, tensor, op);
+    if (tensor.count() == 0) return;
+    check(ncclAllReduce(tensor.data(), tensor.data(), count_of(tensor), datatype_of(tensor.dtype()), op_of(op),
+                        communicator(stream), queue(stream)),
+          "all_reduce");
+    finish(stream, "all_reduce");
+  }
+
+  void reduce_scatter(Stream& stream, Tensor in, Tensor out) override {
+    if (stream.kind() == DeviceKind::cpu) return mpi_->reduce_scatter(stream, in, out);
+    check_parts("reduce_scatter", out, in, size());
+    if (out.count() == 0) return;
+    check(ncclReduceScatter(in.data(), out.data(), count_of(out), datatype_of(in.dtype()), ncclSum,
+                            communicator(stream), queue(stream)),
+          "reduce_scatter");
+    finish(stream, "reduce_scatter");
+  }
+
+  void all_gather(Stream& stream, Tensor in, Tensor out) override {
+    if (stream.kind() == DeviceKind::cpu) return mpi_->all_gather(stream, in, out);
+    check_parts("all_gather", in, out, size());
+    if (in.count() == 0) return;
+    check(ncclAllGather(in.data(), out.data(), count_of(in), datatype_of(in.dtype()), communicator(stream),
+                        queue(stream)),
+          "all_gather");
+    finish(stream, "all_gather");
+  }
+
+  void broadcast(Stream& stream, Tensor tensor, int root) override {
+    if (stream.kind() == DeviceKind::cpu) return mpi_->broadcast(stream, tensor, root);
+    check_root(root, size());
+    if (tensor.count() == 0) return;
+    check(ncclBroadcast(tensor.data(), tensor.data(), count_of(tensor), datatype_of(tensor.dtype()), root,
+                        communicator(stream), queue(stream)),
+          "broadcast");
+    finish(stream, "broadcast");
+  }
+
+ private:
+  static cudaStream_t queue(Stream& stream) { return stream.cuda().stream; }
+
+  static void finish(Stream& stream, const char* call) {
+    if (stream.cuda().debug) cuda::check(cudaStreamSynchronize(queue(stream)), call);
+  }
+
+  /// Starts NCCL on the stream's GPU the first time; every rank comes here with its first collective.
+  ncclComm_t communicator(Stream& stream) {
+    const int device = stream.cuda().device;
+    if (nccl_) {
+      SSA_CHECK(device == device_, "NCCL: a tensor of GPU ", device, ", expected one of GPU ", device_, ", where rank ",
+                rank(), " started");
+      return nccl_;
+    }
+    ncclUniqueId id{};
+    if (rank() == 0) check(ncclGetUniqueId(&id), "ncclGetUniqueId");
+    Stream host(DeviceKind::cpu);
+    mpi_->broadcast(host, Tensor(id.internal, DType::u8, {static_cast<std::int64_t>(sizeof(id.internal))}), 0);
+    cuda::check(cudaSetDevice(device), "cudaSetDevice");
+    check(ncclCommInitRank(&nccl_, size(), id, rank()), "start");
+    device_ = device;
+    return nccl_;
+  }
+
+  std::unique_ptr<MpiComm> mpi_;
+  ncclComm_t nccl_ = nullptr;
+  int device_ = -1;
+};
+
+}  // namespace
+
+std::unique_ptr<Comm> make_nccl_comm(std::unique_ptr<MpiComm> mpi) {
+  return std::make_unique<NcclComm>(std::move(mpi));
+}
+
+}  // namespace ssa
