@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "kernels/common/launch.cuh"
+#include "kernels/common/math.cuh"
 #include "kernels/common/reduce.cuh"
 #include "kernels/common/vector.cuh"
 #include "ssa/ops/qkv_rope.h"
@@ -41,14 +42,14 @@ __device__ __forceinline__ Angles<kVec> load_angles(const float* cos_sin, int d)
 }
 
 /// Calls visit(head, d, angles of d) for all heads of one token, d in [0, D/2) in steps of kVec, split over the warp.
-/// kChunks is D/2 / kVec if that is known and divides 32, else 0.
-template <int kVec, int kChunks, class Visit>
+/// kChunks is D/2 / kVec if that is known and divides 32, else 0. kUnroll visits are in flight together.
+template <int kVec, int kChunks, int kUnroll, class Visit>
 __device__ __forceinline__ void for_each_pair(int heads, int D, const float* cos_sin, Visit&& visit) {
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
   if constexpr (kChunks > 0) {
     const int d = lane % kChunks * kVec;
     const Angles<kVec> angles = load_angles<kVec>(cos_sin, d);
-#pragma unroll 4
+#pragma unroll kUnroll
     for (int head = lane / kChunks; head < heads; head += kWarpSize / kChunks) visit(head, d, angles);
   } else {
     const int chunks = D / 2 / kVec;
@@ -86,7 +87,7 @@ __device__ __forceinline__ Floats<kVec> mean_of(const __nv_bfloat16* from, std::
 }
 
 template <int kVec, int kChunks>
-__global__ void __launch_bounds__(kThreads) qkv_rope_forward_kernel(const __grid_constant__ Forward p) {
+__global__ void __launch_bounds__(kThreads, 4) qkv_rope_forward_kernel(const __grid_constant__ Forward p) {
   const auto [HQ, HK, D] = p.heads;
   const int width = p.heads.width(), half = D / 2, kv_width = HK * D;
   const std::int64_t row = blockIdx.x / p.N, block = blockIdx.x % p.N;
@@ -98,7 +99,7 @@ __global__ void __launch_bounds__(kThreads) qkv_rope_forward_kernel(const __grid
     const __nv_bfloat16* from = p.qkvg + m * width;
     const float* cos_sin = p.cos_sin + static_cast<std::int64_t>(p.positions[m]) * D;
     // Columns of q and k follow each other, so one walk over HQ + HK heads rotates both.
-    for_each_pair<kVec, kChunks>(HQ + HK, D, cos_sin, [&](int head, int d, const Angles<kVec>& angles) {
+    for_each_pair<kVec, kChunks, 2>(HQ + HK, D, cos_sin, [&](int head, int d, const Angles<kVec>& angles) {
       const Floats<kVec> low = load_constant<kVec>(from + head * D + d),
                          high = load_constant<kVec>(from + head * D + d + half);
       Floats<kVec> rotated_low, rotated_high;
@@ -118,7 +119,7 @@ __global__ void __launch_bounds__(kThreads) qkv_rope_forward_kernel(const __grid
     for (int i = lane * kVec; i < kGates * HQ; i += kWarpSize * kVec) {
       Floats<kVec> logit = load_constant<kVec>(from + i);
 #pragma unroll
-      for (int j = 0; j < kVec; ++j) logit[j] = 1.0f / (1.0f + __expf(-logit[j]));
+      for (int j = 0; j < kVec; ++j) logit[j] = sigmoid(logit[j]);
       store<kVec>(p.gates + m * kGates * HQ + i, logit);
     }
   }
@@ -150,7 +151,7 @@ __device__ __forceinline__ void add_scaled(Floats<kVec>& to, const float* from, 
 
 /// One warp a token.
 template <int kVec, int kChunks>
-__global__ void __launch_bounds__(kThreads) qkv_rope_backward_kernel(const __grid_constant__ Backward p) {
+__global__ void __launch_bounds__(kThreads, 3) qkv_rope_backward_kernel(const __grid_constant__ Backward p) {
   const std::int64_t m = static_cast<std::int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarpSize;
   if (m >= p.M) return;
   const auto [HQ, HK, D] = p.heads;
@@ -161,7 +162,7 @@ __global__ void __launch_bounds__(kThreads) qkv_rope_backward_kernel(const __gri
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
   __nv_bfloat16* to = p.d_qkvg + m * p.heads.width();
   const float* cos_sin = p.cos_sin + static_cast<std::int64_t>(p.positions[m]) * D;
-  for_each_pair<kVec, kChunks>(HQ + HK, D, cos_sin, [&](int head, int d, const Angles<kVec>& angles) {
+  for_each_pair<kVec, kChunks, 1>(HQ + HK, D, cos_sin, [&](int head, int d, const Angles<kVec>& angles) {
     const float* from = head < HQ ? p.d_q + (m * HQ + head) * D : p.d_k + (m * HK + head - HQ) * D;
     Floats<kVec> low = load_constant<kVec>(from + d), high = load_constant<kVec>(from + d + half);
     if (head >= HQ && p.d_k_mean) {
@@ -179,12 +180,14 @@ __global__ void __launch_bounds__(kThreads) qkv_rope_backward_kernel(const __gri
     store<kVec>(to + head * D + d + half, back_high);
   });
   to += (HQ + HK) * D;
+#pragma unroll 1
   for (int i = lane * kVec; i < kv_width; i += kWarpSize * kVec) {
     Floats<kVec> d_v = load_constant<kVec>(p.d_v + m * kv_width + i);
     if (p.d_v_mean) add_scaled(d_v, p.d_v_mean + mean_row + i, share);
     store<kVec>(to + i, d_v);
   }
   to += kv_width;
+#pragma unroll 1
   for (int i = lane * kVec; i < kGates * HQ; i += kWarpSize * kVec) {
     Floats<kVec> d_logit = load_constant<kVec>(p.d_gates + m * kGates * HQ + i);
     const Floats<kVec> gate = load_constant<kVec>(p.gates + m * kGates * HQ + i);
