@@ -18,8 +18,8 @@
 namespace ssa {
 
 struct TokenizerOptions {
-  std::string eos_token;      // the text of the end-of-text token; empty = as the tokenizer's files say
-  std::string pre_tokenizer;  // for a folder of vocab.json + merges.txt: gpt2 (default), smollm2, llama3, qwen2
+  std::string eos_token = {};      // the text of the end-of-text token; empty = as the tokenizer's files say
+  std::string pre_tokenizer = {};  // for a folder of vocab.json + merges.txt: gpt2 (default), smollm2, llama3, qwen2
 };
 
 class Tokenizer {

@@ -1,0 +1,386 @@
+#include "data_tools/tokenize_job.h"
+
+#include <zlib.h>
+#include <zstd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "ssa/base/error.h"
+#include "ssa/data/dataset.h"
+#include "support/catch.h"
+#include "support/error_of.h"
+#include "support/forked.h"
+#include "support/temp_dir.h"
+
+namespace fs = std::filesystem;
+using ssa::test::check_error;
+using ssa::test::error_of;
+using ssa::test::TempDir;
+using ssa::test::write_file;
+
+namespace {
+
+ssa::TokenizeOptions options_for(const std::vector<std::string>& inputs, const fs::path& output) {
+  ssa::TokenizeOptions options;
+  options.tokenizer = "bytes";
+  options.input.files = ssa::expand_inputs(inputs);
+  options.output = output;
+  options.workers = 2;
+  options.quiet = true;
+  return options;
+}
+
+/// The documents of a dataset of bytes, without their end of text.
+std::vector<std::string> documents_in(const fs::path& folder) {
+  const ssa::Dataset dataset(folder);
+  dataset.verify();
+  std::vector<std::string> documents;
+  for (const ssa::IndexedDataset& shard : dataset.shards())
+    for (std::int64_t i = 0; i < shard.documents(); ++i) {
+      std::vector<std::int32_t> ids(static_cast<std::size_t>(shard.length(i)));
+      shard.read(i, 0, ids);
+      REQUIRE(ids.back() == 256);
+      documents.emplace_back(ids.begin(), ids.end() - 1);
+    }
+  return documents;
+}
+
+std::map<std::string, std::string> files_in(const fs::path& folder) {
+  std::map<std::string, std::string> files;
+  for (const auto& entry : fs::recursive_directory_iterator(folder))
+    if (entry.is_regular_file())
+      files[fs::relative(entry.path(), folder).string()] = ssa::test::read_file(entry.path());
+  return files;
+}
+
+std::string gzip(const std::string& bytes) {
+  z_stream stream{};
+  REQUIRE(deflateInit2(&stream, 6, Z_DEFLATED, 16 + MAX_WBITS, 8, Z_DEFAULT_STRATEGY) == Z_OK);
+  std::string out(bytes.size() + 1024, '\0');
+  stream.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(bytes.data()));
+  stream.avail_in = static_cast<uInt>(bytes.size());
+  stream.next_out = reinterpret_cast<Bytef*>(out.data());
+  stream.avail_out = static_cast<uInt>(out.size());
+  REQUIRE(deflate(&stream, Z_FINISH) == Z_STREAM_END);
+  out.resize(stream.total_out);
+  deflateEnd(&stream);
+  return out;
+}
+
+std::string zstd(const std::string& bytes) {
+  ZSTD_CCtx* const context = ZSTD_createCCtx();
+  ZSTD_CCtx_setParameter(context, ZSTD_c_checksumFlag, 1);
+  std::string out(ZSTD_compressBound(bytes.size()), '\0');
+  out.resize(ZSTD_compress2(context, out.data(), out.size(), bytes.data(), bytes.size()));
+  ZSTD_freeCCtx(context);
+  return out;
+}
+
+std::string json_lines(int first, int count, std::size_t length = 40) {
+  std::string lines;
+  std::mt19937 random(static_cast<unsigned>(first));
+  for (int i = first; i < first + count; ++i) {
+    std::string text = "document " + std::to_string(i) + " ";
+    while (text.size() < length) text += static_cast<char>('a' + random() % 26);
+    lines += nlohmann::json{{"id", i}, {"text", text}}.dump() + "\n";
+  }
+  return lines;
+}
+
+}  // namespace
+
+TEST_CASE("tokenize: every kind of input gives its documents, in order") {
+  TempDir folder;
+  write_file(folder / "a.txt", "whole\n\nfile\n");
+  write_file(folder / "b.jsonl", "\xef\xbb\xbf{\"text\": \"one\"}\r\n\n  \n{\"text\": \"two\"}");
+  write_file(folder / "c.jsonl.gz", gzip("{\"text\": \"three\"}\n") + gzip("{\"text\": \"four\"}\n"));
+  write_file(folder / "d.jsonl.zst", zstd("{\"text\": \"five\"}\n{\"te") + zstd("xt\": \"six\"}\n"));
+  write_file(folder / "e.txt.gz", gzip("seven"));
+  write_file(folder / "ignored.bin", "x");
+  TempDir out;
+  const std::vector<std::string> expected = {"whole\n\nfile\n", "one", "two", "three", "four", "five", "six", "seven"};
+  const ssa::TokenizeReport report = ssa::tokenize(options_for({folder.path().string()}, out / "all"));
+  CHECK(documents_in(out / "all") == expected);
+  CHECK(report.documents == 8);
+  CHECK(report.tokens == static_cast<std::int64_t>(report.text_bytes) + 8);
+  CHECK_FALSE(fs::exists(out / "all/job.json"));
+
+  ssa::tokenize(options_for({(folder / "[cd].jsonl*").string(), (folder / "a.txt").string()}, out / "glob"));
+  CHECK(documents_in(out / "glob") == std::vector<std::string>{"three", "four", "five", "six", "whole\n\nfile\n"});
+}
+
+TEST_CASE("tokenize: blank lines can separate the documents of a text") {
+  TempDir folder;
+  write_file(folder / "a.txt", "\n\nfirst\nstill first\n \t\n\nsecond\n\n\n");
+  write_file(folder / "b.txt", "third");
+  auto options = options_for({folder.path().string()}, folder / "out");
+  options.input.split_blank_lines = true;
+  ssa::tokenize(options);
+  CHECK(documents_in(folder / "out") == std::vector<std::string>{"first\nstill first\n", "second\n", "third"});
+}
+
+TEST_CASE("tokenize: documents larger than a batch, and lines across its borders") {
+  TempDir folder;
+  std::string lines, text;
+  std::vector<std::string> expected;
+  for (int i = 0; i < 6; ++i) {
+    expected.push_back(std::string(i % 2 ? 3'000'000 : 700'000, static_cast<char>('a' + i)));
+    lines += "{\"text\": \"" + expected.back() + "\"}\n";
+    text += expected.back() + "\n\n";
+  }
+  write_file(folder / "a.jsonl", lines);
+  ssa::tokenize(options_for({(folder / "a.jsonl").string()}, folder / "out"));
+  CHECK((documents_in(folder / "out") == expected));
+  write_file(folder / "a.txt", text);
+  auto options = options_for({(folder / "a.txt").string()}, folder / "out2");
+  options.input.split_blank_lines = true;
+  ssa::tokenize(options);
+  for (std::string& document : expected) document += "\n";
+  CHECK((documents_in(folder / "out2") == expected));
+}
+
+TEST_CASE("tokenize: the output does not depend on the number of workers") {
+  TempDir folder;
+  write_file(folder / "a.jsonl", json_lines(0, 3000, 900));
+  write_file(folder / "b.jsonl.zst", zstd(json_lines(3000, 2000, 300)));
+  std::map<std::string, std::string> first;
+  for (const unsigned workers : {1u, 2u, 5u}) {
+    auto options = options_for({folder.path().string()}, folder / "out");
+    fs::remove_all(folder / "out");
+    options.workers = workers;
+    options.shard_tokens = 400'000;
+    options.validation_fraction = 0.05;
+    const ssa::TokenizeReport report = ssa::tokenize(options);
+    CHECK(report.documents + report.validation_documents == 5000);
+    CHECK(report.validation_documents > 150);
+    CHECK(report.validation_documents < 350);
+    const auto files = files_in(folder / "out");
+    CHECK(files.count("train/shard-00005.bin") == 1);
+    if (first.empty()) first = files;
+    CHECK((files == first));
+    ssa::Dataset(folder / "out/train").verify();
+    ssa::Dataset(folder / "out/validation").verify();
+  }
+}
+
+TEST_CASE("tokenize: copies of a document fall on the same side of the split") {
+  TempDir folder;
+  write_file(folder / "a.jsonl", json_lines(0, 300) + json_lines(0, 300));
+  auto options = options_for({(folder / "a.jsonl").string()}, folder / "out");
+  options.validation_fraction = 0.3;
+  ssa::tokenize(options);
+  const auto train = documents_in(folder / "out/train");
+  const auto validation = documents_in(folder / "out/validation");
+  CHECK(train.size() + validation.size() == 600);
+  for (const std::string& document : validation) {
+    CHECK(std::count(validation.begin(), validation.end(), document) == 2);
+    CHECK(std::count(train.begin(), train.end(), document) == 0);
+  }
+}
+
+TEST_CASE("tokenize: killed at any moment, it continues and ends with the same bytes") {
+  TempDir folder;
+  write_file(folder / "a.jsonl", json_lines(0, 3000, 700) + "{broken\n" + json_lines(3000, 500, 700));
+  write_file(folder / "b.jsonl.gz", gzip(json_lines(3500, 2000, 700)).substr(0, 600'000));
+  write_file(folder / "c.jsonl", json_lines(5500, 1000, 700));
+  auto options = options_for({folder.path().string()}, folder / "reference");
+  options.shard_tokens = 100'000;
+  options.validation_fraction = 0.1;
+  options.on_error = ssa::OnError::quarantine;
+  const auto begin = std::chrono::steady_clock::now();
+  const ssa::TokenizeReport report = ssa::tokenize(options);
+  const auto whole = std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - begin);
+  CHECK(report.skipped == 2);
+  const auto expected = files_in(folder / "reference");
+  options.output = folder / "out";
+  std::mt19937 random(3);
+  int kills = 0;
+  for (int round = 0; round < 4; ++round) {
+    fs::remove_all(options.output);
+    for (int attempt = 0; attempt < 4; ++attempt) {
+      ssa::test::Forked job([&](const auto&) { ssa::tokenize(options); });
+      std::this_thread::sleep_for(whole * static_cast<int>(random() % 100) / 100);
+      job.kill(SIGKILL);
+      job.wait();
+      ++kills;
+      if (fs::exists(options.output / "train/dataset.json") && !fs::exists(options.output / "job.json")) break;
+    }
+    if (!fs::exists(options.output / "train/dataset.json") || fs::exists(options.output / "job.json"))
+      ssa::tokenize(options);
+    CHECK((files_in(options.output) == expected));
+  }
+  CHECK(kills >= 4);
+}
+
+TEST_CASE("tokenize: a signal ends it cleanly, and the same options continue") {
+  TempDir folder;
+  write_file(folder / "a.jsonl", json_lines(0, 20000, 700));
+  const std::string command =
+      std::string(SSA_BINARY_DIR "/ssa_tokenize --quiet --tokenizer bytes --shard-tokens 1000000 ") + "--input " +
+      (folder / "a.jsonl").string() + " --output ";
+  REQUIRE(std::system((command + (folder / "whole").string() + " 2>/dev/null").c_str()) == 0);
+  const std::string out = (folder / "out").string();
+  // The signal comes as soon as there is something to stop; a fast machine may be done by then.
+  const std::string stop =
+      command + out + " 2>/dev/null & pid=$!; while ! [ -e " + out +
+      "/shard-00000.bin ]; do kill -0 $pid 2>/dev/null || break; done; kill -TERM $pid 2>/dev/null; wait $pid";
+  const int status = std::system(stop.c_str());
+  REQUIRE(WIFEXITED(status));
+  CHECK((WEXITSTATUS(status) == ssa::kExitStopped || WEXITSTATUS(status) == 0));
+  if (WEXITSTATUS(status) == ssa::kExitStopped) {
+    CHECK(fs::exists(folder / "out/job.json"));
+    CHECK(std::system((command + out + " --max-documents 7 2>/dev/null").c_str()) / 256 == ssa::kExitUsage);
+    CHECK(std::system((command + out + " 2>/dev/null").c_str()) == 0);
+  }
+  CHECK((files_in(out) == files_in(folder / "whole")));
+}
+
+TEST_CASE("tokenize: faults name file and row; fail, skip and quarantine") {
+  TempDir folder;
+  const std::string path = (folder / "a.jsonl").string();
+  write_file(
+      path,
+      "{\"text\": \"good\"}\n{\"text\": 5}\n\n{\"title\": \"x\"}\n{\"text\": \"cut\n{\"text\": null}\n{\"text\": "
+      "\"\"}\n{\"text\": \"b\xff\xfe"
+      "d\"}\n{\"text\": \"\\ud800\"}\n");
+  auto options = options_for({path}, folder / "fail");
+  check_error(error_of([&] { ssa::tokenize(options); }), path + ":2: field \"text\" is a number, expected a string");
+
+  options = options_for({path}, folder / "skip");
+  options.on_error = ssa::OnError::skip;
+  const ssa::TokenizeReport report = ssa::tokenize(options);
+  CHECK(report.documents == 3);
+  CHECK(report.skipped == 4);
+  CHECK(report.empty == 1);
+  CHECK(report.replaced == 3);
+  CHECK(documents_in(folder / "skip") == std::vector<std::string>{"good", "b\uFFFD\uFFFDd", "\uFFFD"});
+  CHECK_FALSE(fs::exists(folder / "skip/quarantine.jsonl"));
+
+  options = options_for({path}, folder / "quarantine");
+  options.on_error = ssa::OnError::quarantine;
+  ssa::tokenize(options);
+  CHECK(documents_in(folder / "quarantine") == documents_in(folder / "skip"));
+  const std::string kept = ssa::test::read_file(folder / "quarantine/quarantine.jsonl");
+  CHECK(std::count(kept.begin(), kept.end(), '\n') == 4);
+  const auto first = nlohmann::json::parse(kept.substr(0, kept.find('\n')));
+  CHECK(first == nlohmann::json{{"file", path},
+                                {"row", 2},
+                                {"error", "field \"text\" is a number, expected a string"},
+                                {"record", "{\"text\": 5}"}});
+}
+
+TEST_CASE("tokenize: damaged compressed files") {
+  TempDir folder;
+  const std::string lines = json_lines(0, 2000, 200);
+  for (const bool use_gzip : {true, false}) {
+    const std::string name = use_gzip ? "a.jsonl.gz" : "a.jsonl.zst";
+    const std::string packed = use_gzip ? gzip(lines) : zstd(lines);
+    const std::string path = (folder / name).string();
+    write_file(path, packed.substr(0, packed.size() / 2));
+    write_file(folder / "b.jsonl", "{\"text\": \"behind\"}\n");
+    auto options = options_for({path, (folder / "b.jsonl").string()}, folder / (name + ".fail"));
+    check_error(error_of([&] { ssa::tokenize(options); }), path, "truncated");
+    options.output = folder / (name + ".skip");
+    options.on_error = ssa::OnError::skip;
+    const ssa::TokenizeReport report = ssa::tokenize(options);
+    CHECK(report.skipped == 1);
+    CHECK(report.documents > 100);  // those before the damage
+    CHECK(report.documents < 2000);
+    CHECK(documents_in(options.output).back() == "behind");
+
+    std::string flipped = packed;
+    flipped[packed.size() / 2] = static_cast<char>(flipped[packed.size() / 2] ^ 0x10);
+    write_file(path, flipped);
+    options.output = folder / (name + ".flipped");
+    options.on_error = ssa::OnError::fail;
+    check_error(error_of([&] { ssa::tokenize(options); }), path);
+  }
+}
+
+TEST_CASE("tokenize: conversations") {
+  TempDir folder;
+  write_file(folder / "a.jsonl", "{\"messages\": [{\"content\": \"Hi\"}, {\"content\": \"Ho\"}]}\n");
+  auto options = options_for({(folder / "a.jsonl").string()}, folder / "out");
+  options.input.field = "messages";
+  options.input.field_kind = ssa::FieldKind::conversation;
+  ssa::tokenize(options);
+  CHECK(documents_in(folder / "out") == std::vector<std::string>{"Hi\n\nHo"});
+}
+
+TEST_CASE("tokenize: as many documents as wanted, and where the output may go") {
+  TempDir folder;
+  const std::string path = (folder / "a.jsonl").string();
+  write_file(path, json_lines(0, 5000) + "broken\n");
+  auto options = options_for({path}, folder / "out");
+  options.max_documents = 123;
+  CHECK(ssa::tokenize(options).documents == 123);
+  CHECK(documents_in(folder / "out").size() == 123);
+  check_error(error_of([&] { ssa::tokenize(options); }), (folder / "out").string(), "finished dataset");
+  fs::create_directories(folder / "other");
+  write_file(folder / "other/x", "x");
+  options.output = folder / "other";
+  check_error(error_of([&] { ssa::tokenize(options); }), "not empty (x)");
+
+  write_file(folder / "empty.jsonl", "{\"text\": \"\"}\n");
+  options = options_for({(folder / "empty.jsonl").string()}, folder / "none");
+  check_error(error_of([&] { ssa::tokenize(options); }), "no document");
+  check_error(error_of([&] { ssa::expand_inputs({(folder / "missing.txt").string()}); }), "missing.txt");
+  check_error(error_of([&] { ssa::tokenize(options_for({(folder / "other/x").string()}, folder / "new")); }),
+              "unknown kind");
+}
+
+TEST_CASE("tokenize: Parquet") {
+  TempDir folder;
+  const fs::path table = fs::path(SSA_SOURCE_DIR) / "tests/data_tools/forty.parquet";
+  auto options = options_for({table.string()}, folder / "out");
+#if SSA_WITH_ARROW
+  check_error(error_of([&] { ssa::tokenize(options); }), "forty.parquet:7: field \"text\" is null");
+  options.output = folder / "skip";
+  options.on_error = ssa::OnError::skip;
+  CHECK(ssa::tokenize(options).skipped == 5);
+  std::vector<std::string> expected;
+  for (int i = 1; i <= 40; ++i)
+    if (i % 7) expected.push_back("Document " + std::to_string(i) + ".");
+  CHECK(documents_in(folder / "skip") == expected);
+
+  options.output = folder / "messages";
+  options.input.field = "messages";
+  options.input.field_kind = ssa::FieldKind::conversation;
+  CHECK(ssa::tokenize(options).documents == 40);
+  CHECK(documents_in(folder / "messages")[39] == "Question 40\n\nAnswer");
+
+  options.output = folder / "none";
+  options.on_error = ssa::OnError::fail;
+  options.input.field = "nothing";
+  check_error(error_of([&] { ssa::tokenize(options); }), "forty.parquet", "no column \"nothing\"");
+  options.input.field = "id";
+  options.input.field_kind = ssa::FieldKind::text;
+  fs::remove_all(options.output);
+  check_error(error_of([&] { ssa::tokenize(options); }), "\"id\" is int64, expected string");
+
+  // One flipped bit in the pages of the second row group: its 15 rows are lost, the others are not.
+  std::string bytes = ssa::test::read_file(table);
+  const std::size_t at = bytes.find("Document 20.");
+  REQUIRE(at != std::string::npos);
+  bytes[at] = static_cast<char>(bytes[at] ^ 1);
+  write_file(folder / "flipped.parquet", bytes);
+  options = options_for({(folder / "flipped.parquet").string()}, folder / "flipped");
+  options.on_error = ssa::OnError::skip;
+  const ssa::TokenizeReport report = ssa::tokenize(options);
+  CHECK(report.skipped == 1 + 2 + 1);
+  CHECK(report.documents == 13 + 9);
+
+  write_file(folder / "cut.parquet", bytes.substr(0, bytes.size() / 2));
+  options = options_for({(folder / "cut.parquet").string()}, folder / "cut");
+  check_error(error_of([&] { ssa::tokenize(options); }), "cut.parquet");
+#else
+  check_error(error_of([&] { ssa::tokenize(options); }), "forty.parquet", "SSA_PARQUET");
+#endif
+}

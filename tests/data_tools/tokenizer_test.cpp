@@ -1,0 +1,270 @@
+#include "data_tools/tokenizer/tokenizer.h"
+
+#include <algorithm>
+#include <fstream>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "ssa/base/error.h"
+#include "support/catch.h"
+#include "support/error_of.h"
+#include "support/temp_dir.h"
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using ssa::test::check_error;
+using ssa::test::error_of;
+using ssa::test::TempDir;
+using ssa::test::write_file;
+
+namespace {
+
+const fs::path kFolder = fs::path(SSA_SOURCE_DIR) / "tests/data_tools";
+
+fs::path file_of(const std::string& name) { return kFolder / (name + ".tokenizer.json"); }
+
+ssa::Tokenizer load(const std::string& name) {
+  return ssa::load_tokenizer(file_of(name).string(),
+                             {.eos_token = name == "llama3" ? "<|end_of_text|>" : "<|endoftext|>"});
+}
+
+std::vector<std::int32_t> encode(const ssa::Tokenizer& tokenizer, std::string_view text, bool special_as_text = false) {
+  ssa::Encoder encoder(tokenizer);
+  ssa::IdBuffer ids;
+  encoder.encode(text, ids, special_as_text);
+  return ids.to_vector();
+}
+
+std::vector<json> vectors() {
+  std::vector<json> all;
+  std::ifstream file(kFolder / "vectors.jsonl");
+  for (std::string line; std::getline(file, line);) all.push_back(json::parse(line));
+  return all;
+}
+
+std::string base64(const std::string& bytes) {
+  const char* const digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  std::string out;
+  for (std::size_t i = 0; i < bytes.size(); i += 3) {
+    std::uint32_t bits = 0;
+    for (std::size_t j = 0; j < 3; ++j)
+      bits = bits << 8 | (i + j < bytes.size() ? static_cast<unsigned char>(bytes[i + j]) : 0u);
+    for (int shift = 18; shift >= 0; shift -= 6) out += digits[bits >> shift & 63];
+  }
+  for (std::size_t i = 0; i < (3 - bytes.size() % 3) % 3; ++i) out[out.size() - 1 - i] = '=';
+  return out;
+}
+
+/// Byte-pair encoding as it is defined, without any cleverness. `ranks`: a token's bytes to its id, which is its rank.
+std::vector<std::int32_t> plain_bpe(const std::map<std::string, std::int32_t>& ranks, const std::string& piece) {
+  std::vector<std::string> parts;
+  for (const char c : piece) parts.emplace_back(1, c);
+  while (true) {
+    std::size_t best = parts.size();
+    std::int32_t lowest = INT32_MAX;
+    for (std::size_t i = 0; i + 1 < parts.size(); ++i) {
+      const auto it = ranks.find(parts[i] + parts[i + 1]);
+      if (it != ranks.end() && it->second < lowest) {
+        lowest = it->second;
+        best = i;
+      }
+    }
+    if (best == parts.size()) break;
+    parts[best] += parts[best + 1];
+    parts.erase(parts.begin() + static_cast<std::ptrdiff_t>(best) + 1);
+  }
+  std::vector<std::int32_t> ids;
+  for (const std::string& part : parts) ids.push_back(ranks.at(part));
+  return ids;
+}
+
+}  // namespace
+
+TEST_CASE("tokenizer: ids are those of Hugging Face tokenizers") {
+  const std::vector<json> cases = vectors();
+  REQUIRE(cases.size() > 150);
+  for (const std::string name : {"gpt2", "llama3", "smollm2", "neox", "qwen2", "prefix", "other"}) {
+#if !SSA_WITH_PCRE2
+    if (name == "other") {
+      check_error(error_of([&] { load(name); }), "PCRE2");
+      continue;
+    }
+#endif
+    const ssa::Tokenizer tokenizer = load(name);
+    ssa::Encoder encoder(tokenizer);  // one for all texts, so that its cache is in play
+    ssa::IdBuffer ids;
+    int wrong = 0;
+    for (int round = 0; round < 2; ++round) {
+      for (const json& one : cases) {
+        ids.clear();
+        encoder.encode(one["text"].get<std::string>(), ids);
+        if (ids.to_vector() == one[name].get<std::vector<std::int32_t>>()) continue;
+        if (wrong++ == 0) {
+          UNSCOPED_INFO(name << ": " << one["text"] << " gives " << json(ids.to_vector()) << ", expected "
+                             << one[name]);
+        }
+      }
+    }
+    CHECK(wrong == 0);
+  }
+}
+
+TEST_CASE("tokenizer: decoding gives the text back") {
+  for (const std::string name : {"gpt2", "llama3", "smollm2"}) {
+    const ssa::Tokenizer tokenizer = load(name);
+    bool same = true;
+    for (const json& one : vectors()) {
+      const std::string text = one["text"];
+      same = same && tokenizer.decode(encode(tokenizer, text)) == text;
+    }
+    CHECK(same);
+    const std::int32_t beyond[] = {tokenizer.vocab_size()};
+    check_error(error_of([&] { tokenizer.decode(beyond); }), "token id");
+  }
+}
+
+TEST_CASE("tokenizer: special tokens can be read as text") {
+  const ssa::Tokenizer tokenizer = load("gpt2");
+  const std::string text = "a<|endoftext|>b";
+  const auto ids = encode(tokenizer, text);
+  CHECK(std::count(ids.begin(), ids.end(), tokenizer.eos_token_id()) == 1);
+  const auto as_text = encode(tokenizer, text, true);
+  CHECK(std::count(as_text.begin(), as_text.end(), tokenizer.eos_token_id()) == 0);
+  CHECK(tokenizer.decode(as_text) == text);
+}
+
+TEST_CASE("tokenizer: bytes") {
+  const ssa::Tokenizer tokenizer = ssa::load_tokenizer("bytes");
+  CHECK(tokenizer.vocab_size() == 257);
+  CHECK(tokenizer.eos_token_id() == 256);
+  CHECK(tokenizer.name() == "bytes");
+  CHECK(encode(tokenizer, "A\u00e9") == std::vector<std::int32_t>{65, 0xc3, 0xa9});
+  CHECK(tokenizer.decode(std::vector<std::int32_t>{65, 0xc3, 0xa9, 256}) == "A\u00e9");
+}
+
+TEST_CASE("tokenizer: a folder of vocab.json and merges.txt, its special tokens told by what no merge makes") {
+  const json file = json::parse(ssa::test::read_file(file_of("smollm2")));
+  TempDir folder;
+  json vocab = file["model"]["vocab"];
+  for (const json& token : file["added_tokens"]) vocab[token["content"].get<std::string>()] = token["id"];
+  std::string merges = "#version: 0.2\n";
+  for (const json& merge : file["model"]["merges"])
+    merges += merge[0].get<std::string>() + " " + merge[1].get<std::string>() + "\n";
+  write_file(folder / "vocab.json", vocab.dump());
+  write_file(folder / "merges.txt", merges);
+  const ssa::Tokenizer tokenizer =
+      ssa::load_tokenizer(folder.path().string(), {.eos_token = "", .pre_tokenizer = "smollm2"});
+  CHECK(tokenizer.eos_token_id() == load("smollm2").eos_token_id());
+  int wrong = 0;
+  for (const json& one : vectors())
+    wrong += encode(tokenizer, one["text"].get<std::string>()) != one["smollm2"].get<std::vector<std::int32_t>>();
+  CHECK(wrong == 0);
+  check_error(
+      error_of([&] { ssa::load_tokenizer(folder.path().string(), {.eos_token = "", .pre_tokenizer = "gpt3"}); }),
+      "--pre-tokenizer gpt3", "smollm2");
+}
+
+TEST_CASE("tokenizer: a tiktoken rank file, against byte-pair encoding as it is defined") {
+  // As many ranks as GPT-2's: the bytes, then strings of a's and b's, then any that fill the file.
+  std::vector<std::string> tokens;
+  for (int b = 0; b < 256; ++b) tokens.emplace_back(1, static_cast<char>(b));
+  std::mt19937 random(5);
+  std::map<std::string, std::int32_t> ranks;
+  for (int length = 2; length <= 9; ++length)
+    for (int i = 0; i < 14; ++i) {
+      std::string token;
+      for (int j = 0; j < length; ++j) token += static_cast<char>('a' + random() % 2);
+      if (std::find(tokens.begin(), tokens.end(), token) == tokens.end()) tokens.push_back(token);
+    }
+  for (int i = 0; tokens.size() < 50256; ++i) tokens.push_back(ssa::concat("#", i));
+  std::string file;
+  for (std::size_t i = 0; i < tokens.size(); ++i) {
+    file += base64(tokens[i]) + " " + std::to_string(i) + "\n";
+    ranks[tokens[i]] = static_cast<std::int32_t>(i);
+  }
+  TempDir folder;
+  write_file(folder / "ranks.tiktoken", file);
+  const ssa::Tokenizer tokenizer = ssa::load_tokenizer((folder / "ranks.tiktoken").string());
+  CHECK(tokenizer.vocab_size() == 50257);
+  CHECK(tokenizer.eos_token_id() == 50256);
+  // Around the lengths where the algorithm changes, and beyond.
+  ssa::Encoder encoder(tokenizer);
+  int wrong = 0;
+  for (int round = 0; round < 400; ++round) {
+    const std::size_t length = round < 300 ? 1 + static_cast<std::size_t>(round) % 80 : 100 + random() % 400;
+    std::string piece;
+    const bool one_letter = round % 7 == 0;
+    for (std::size_t i = 0; i < length; ++i) piece += static_cast<char>('a' + (one_letter ? 0 : random() % 2));
+    ssa::IdBuffer ids;
+    encoder.encode(piece, ids);
+    wrong +=
+        ids.to_vector() != (ranks.count(piece) ? std::vector<std::int32_t>{ranks[piece]} : plain_bpe(ranks, piece));
+  }
+  CHECK(wrong == 0);
+
+  write_file(folder / "short.tiktoken", file.substr(0, file.rfind('\n', file.size() - 2) + 1));
+  check_error(error_of([&] { ssa::load_tokenizer((folder / "short.tiktoken").string()); }), "short.tiktoken",
+              "50255 ranks");
+  write_file(folder / "bad.tiktoken", "IQ== 0\nIg= x\n");
+  check_error(error_of([&] { ssa::load_tokenizer((folder / "bad.tiktoken").string()); }), "bad.tiktoken:2", "base64");
+}
+
+TEST_CASE("tokenizer: a megabyte of one letter is encoded in one go") {
+  const ssa::Tokenizer tokenizer = load("llama3");
+  const std::string text(1 << 20, 'a');
+  CHECK(tokenizer.decode(encode(tokenizer, text)) == text);
+}
+
+TEST_CASE("tokenizer: what is not supported is refused by name") {
+  const json good = json::parse(ssa::test::read_file(file_of("gpt2")));
+  TempDir folder;
+  const auto error_with = [&](const char* pointer, const json& value) {
+    json file = good;
+    file[json::json_pointer(pointer)] = value;
+    write_file(folder / "tokenizer.json", file.dump());
+    return error_of([&] { ssa::load_tokenizer(folder.path().string()); });
+  };
+  CHECK(error_with("/truncation", nullptr).empty());
+  const std::string path = (folder / "tokenizer.json").string();
+  check_error(error_with("/normalizer", {{"type", "Lowercase"}}), path, "normalizer Lowercase");
+  check_error(error_with("/normalizer", {{"type", "Sequence"}, {"normalizers", {{{"type", "NFKC"}}}}}),
+              "normalizer NFKC");
+  check_error(error_with("/pre_tokenizer", {{"type", "Metaspace"}}), path, "pre_tokenizer Metaspace");
+  check_error(error_with("/pre_tokenizer", nullptr), "pre_tokenizer without ByteLevel");
+  const json byte_level = {{"type", "ByteLevel"}, {"add_prefix_space", false}};
+  check_error(
+      error_with("/pre_tokenizer", {{"type", "Sequence"}, {"pretokenizers", {byte_level, {{"type", "Digits"}}}}}),
+      "pre_tokenizer Digits behind ByteLevel");
+  const json merged = {
+      {"type", "Split"}, {"pattern", {{"String", " "}}}, {"behavior", "MergedWithNext"}, {"invert", false}};
+  check_error(error_with("/pre_tokenizer", {{"type", "Sequence"}, {"pretokenizers", {merged, byte_level}}}),
+              "MergedWithNext");
+  check_error(error_with("/model/type", "Unigram"), path, "model Unigram");
+  check_error(error_with("/model/byte_fallback", true), "byte_fallback");
+  check_error(error_with("/model/end_of_word_suffix", "</w>"), "end_of_word_suffix");
+  check_error(error_with("/model/dropout", 0.1), "dropout");
+  check_error(error_with("/model/merges/0", "x"), path, "merge \"x\"");
+  check_error(error_with("/model/merges/0", "qqq zzz"), path, "qqq zzz");
+  check_error(error_with("/model/vocab/!", -3), path, "id -3");
+  check_error(error_with("/model/vocab", 3), path, "vocabulary");
+  check_error(error_with("/added_tokens/0/id", "x"), path, "<|endoftext|>");
+  check_error(error_with("/added_tokens", json::array()), "end-of-text", "--eos-token");
+  check_error(error_with("/model", nullptr), path, "model");
+  check_error(error_of([&] { ssa::load_tokenizer(file_of("gpt2").string(), {.eos_token = "<none>"}); }),
+              "--eos-token <none>");
+  write_file(folder / "tokenizer.json", "{\"model\": ");
+  check_error(error_of([&] { ssa::load_tokenizer(folder.path().string()); }), path, "not valid JSON");
+  check_error(error_of([&] { ssa::load_tokenizer((folder / "none").string()); }), "no such file");
+}
+
+TEST_CASE("tokenizer: the end of text is what the files beside the tokenizer say") {
+  TempDir folder;
+  write_file(folder / "tokenizer.json", ssa::test::read_file(file_of("llama3")));
+  write_file(folder / "tokenizer_config.json", R"({"eos_token": {"content": "<|begin_of_text|>"}})");
+  CHECK(ssa::load_tokenizer(folder.path().string()).eos_token_id() == 640);
+  write_file(folder / "tokenizer_config.json", R"({"eos_token": "<|end_of_text|>"})");
+  CHECK(ssa::load_tokenizer(folder.path().string()).eos_token_id() == 641);
+}
