@@ -13,6 +13,7 @@ namespace {
 
 // Up to here a scan for the lowest rank after each merge is faster than keeping the pairs sorted.
 constexpr std::size_t kShort = 64;
+constexpr std::size_t kKeptSymbols = 1 << 16;
 constexpr std::uint32_t kEnd = UINT32_MAX;
 
 }  // namespace
@@ -73,6 +74,7 @@ void Bpe::encode(std::string_view piece, IdBuffer& out, Scratch& scratch) const 
       scratch.symbols[i] = {ids[i], static_cast<std::uint32_t>(i == 0 ? kEnd : i - 1),
                             static_cast<std::uint32_t>(i + 1 == count ? kEnd : i + 1)};
     merge_long(count, out, scratch);
+    if (count > kKeptSymbols) scratch = {};  // a giant came by: its memory is not kept for the others
   }
 }
 

@@ -1,0 +1,114 @@
+#!/usr/bin/env python3
+"""Times ssa_tokenize, tiktoken and Hugging Face tokenizers on the same text and processors, and compares their ids.
+
+ssa_tokenize is timed as its users run it: from the start of the program, reading JSONL and writing the dataset, less the
+time of the same run on one document (loading the tokenizer). The other two get the texts as Python strings and only
+encode. The three take turns, --rounds times, and the best round of each counts.
+
+Example: pip install tokenizers tiktoken numpy
+         python3 scripts/bench_tokenizers.py --tokenizer llama3/tokenizer.json --threads 1 2 books.jsonl
+"""
+import argparse
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import tempfile
+import time
+
+import numpy as np
+import tiktoken
+import tokenizers
+
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
+
+def tiktoken_of(path):
+    """The same tokenizer for tiktoken, whose ranks are the ids of a vocabulary in the order of its merges."""
+    file = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    to_byte = {chr(b): b for b in printable}
+    to_byte.update({chr(256 + i): b for i, b in enumerate(b for b in range(256) if b not in printable)})
+    added = {token["content"] for token in file["added_tokens"]}
+    ranks = {bytes(to_byte[c] for c in token): rank for token, rank in file["model"]["vocab"].items() if token not in added}
+    steps = file["pre_tokenizer"].get("pretokenizers", [file["pre_tokenizer"]])
+    pattern = next((step["pattern"]["Regex"] for step in steps if step["type"] == "Split"), GPT2)
+    return tiktoken.Encoding("bench", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+
+
+def run_ours(binary, tokenizer, source, output, threads):
+    shutil.rmtree(output, ignore_errors=True)
+    start = time.perf_counter()
+    subprocess.run([binary, "--quiet", "--tokenizer", tokenizer, "--input", source, "--output", output, "--workers",
+                    str(threads), "--special-tokens", "text"], check=True, stderr=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+def ids_of(folder):
+    info = json.loads((pathlib.Path(folder) / "dataset.json").read_text())
+    kind = {"uint16": "<u2", "int32": "<i4"}[info["dtype"]]
+    ids = np.concatenate([np.fromfile(pathlib.Path(folder) / (s["name"] + ".bin"), kind) for s in info["shards"]])
+    return ids, info["eos_token_id"]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokenizer", required=True, help="a tokenizer.json whose ids follow its merges")
+    parser.add_argument("--binary", default="build/bin/ssa_tokenize")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1], help="and as many processors")
+    parser.add_argument("--megabytes", type=float, default=100, help="the text is repeated up to this size")
+    parser.add_argument("--piece", type=int, default=4000, help="characters of a document; books are cut into such")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("texts", nargs="+", help=".jsonl files with a text field")
+    args = parser.parse_args()
+
+    texts = []
+    for name in args.texts:
+        for line in open(name, encoding="utf-8"):
+            text = json.loads(line)["text"]
+            texts += [text[i:i + args.piece] for i in range(0, len(text), args.piece)]
+    size = sum(len(t.encode()) for t in texts)
+    texts *= max(1, round(args.megabytes * 1e6 / size))
+    megabytes = sum(len(t.encode()) for t in texts) / 1e6
+    folder = tempfile.mkdtemp(prefix="bench_tokenizers_")
+    source, single, output = f"{folder}/texts.jsonl", f"{folder}/one.jsonl", f"{folder}/out"
+    with open(source, "w", encoding="utf-8") as out:
+        out.writelines(json.dumps({"text": t}, ensure_ascii=False) + "\n" for t in texts)
+    pathlib.Path(single).write_text('{"text": "x"}\n')
+    print(f"{megabytes:.1f} MB in {len(texts)} documents, {os.cpu_count()} processors, tiktoken {tiktoken.__version__}, "
+          f"tokenizers {tokenizers.__version__}")
+
+    ranks = tiktoken_of(args.tokenizer)
+    cores = sorted(os.sched_getaffinity(0))
+    for threads in args.threads:
+        os.environ["RAYON_NUM_THREADS"] = str(threads)
+        os.sched_setaffinity(0, cores[:threads])  # so that no reading or writing thread gets a processor of its own
+        best = {"ssa_tokenize": 1e9, "tiktoken": 1e9, "tokenizers": 1e9}
+        load = 1e9
+        for _ in range(args.rounds):
+            load = min(load, run_ours(args.binary, args.tokenizer, single, output, threads))
+            best["ssa_tokenize"] = min(best["ssa_tokenize"], run_ours(args.binary, args.tokenizer, source, output, threads))
+            start = time.perf_counter()
+            theirs = ranks.encode_ordinary_batch(texts, num_threads=threads)
+            best["tiktoken"] = min(best["tiktoken"], time.perf_counter() - start)
+            # A process of its own: the number of its threads is fixed when it starts.
+            code = ("import sys, json, time, tokenizers\n"
+                    "t = tokenizers.Tokenizer.from_file(sys.argv[1])\n"
+                    "x = [json.loads(l)['text'] for l in open(sys.argv[2], encoding='utf-8')]\n"
+                    "s = time.perf_counter()\n"
+                    "for i in range(0, len(x), 1000): t.encode_batch_fast(x[i:i + 1000], add_special_tokens=False)\n"
+                    "print(time.perf_counter() - s)")
+            python = subprocess.run([os.sys.executable, "-c", code, args.tokenizer, source], check=True, capture_output=True)
+            best["tokenizers"] = min(best["tokenizers"], float(python.stdout))
+        best["ssa_tokenize"] -= load
+        ours, end = ids_of(output)
+        equal = np.array_equal(ours, np.concatenate([np.array(ids + [end]) for ids in theirs]))
+        print(f"{threads} thread{'s' if threads > 1 else ''}: " +
+              ", ".join(f"{name} {megabytes / seconds:.1f} MB/s" for name, seconds in best.items()) +
+              f"; {best['tiktoken'] / best['ssa_tokenize']:.1f} x tiktoken, "
+              f"{best['tokenizers'] / best['ssa_tokenize']:.1f} x tokenizers, ids {'equal' if equal else 'DIFFER'}")
+    shutil.rmtree(folder)
+
+
+main()
