@@ -28,7 +28,8 @@ using Clock = std::chrono::steady_clock;
 using json = nlohmann::ordered_json;
 namespace {
 
-constexpr std::size_t kBudgetPerWorker = 4 << 20;     // raw bytes in flight
+constexpr std::size_t kBudgetPerWorker = 4 << 20;  // raw bytes in flight
+constexpr int kShownFaults = 20;
 constexpr const char* kStateDraft = ".job.json.tmp";  // what replace_file() writes first
 constexpr auto kCheckpointInterval = std::chrono::seconds(10);
 
@@ -441,6 +442,10 @@ class Job {
     if (options_.on_error == OnError::fail)
       fail(file, ":", outcome.row, ": ", reason, " (--on-error skip or quarantine goes on)");
     ++report_.skipped;
+    if (shown_faults_ < kShownFaults)
+      std::fprintf(stderr, "skipped %s:%llu: %.*s\n", file.c_str(), static_cast<unsigned long long>(outcome.row),
+                   static_cast<int>(reason.size()), reason.data());
+    if (++shown_faults_ == kShownFaults) std::fprintf(stderr, "further records with errors are only counted\n");
     if (options_.on_error != OnError::quarantine) return;
     if (!quarantine_) quarantine_.emplace(options_.output / "quarantine.jsonl", 0, false);
     const json entry = {{"file", file}, {"row", outcome.row}, {"error", reason}, {"record", fault.record}};
@@ -484,6 +489,7 @@ class Job {
   TokenizeReport report_;
   InputPlace place_;
   std::uint64_t file_bytes_ = 0;
+  int shown_faults_ = 0;
   std::optional<ShardWriter> train_, validation_;
   std::optional<GrowingFile> quarantine_;
 };

@@ -16,7 +16,7 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 namespace {
 
-constexpr std::int32_t kMaxVocabulary = 1 << 24;  // ids beyond are taken for damage, not for a vocabulary
+constexpr std::int32_t kMaxVocabulary = 1 << 22;  // ids beyond are taken for damage, not for a vocabulary
 
 json parse_json(const fs::path& path, const std::string& text) {
   try {

@@ -25,8 +25,7 @@ std::uint64_t load_tail(const char* end, std::size_t n) {
     return low | static_cast<std::uint64_t>(high) << (8 * (n - 4));
   }
   std::uint64_t value = 0;
-  for (std::size_t i = 0; i < n; ++i)
-    value |= static_cast<std::uint64_t>(static_cast<unsigned char>(end[i - n])) << (8 * i);
+  for (const char* p = end; n-- > 0;) value = value << 8 | static_cast<unsigned char>(*--p);
   return value;
 }
 

@@ -1,0 +1,25 @@
+// Any tokenizer.json (first byte even) or rank file (odd): a tokenizer or an error. One that loads must encode.
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "data_tools/tokenizer/tokenizer.h"
+#include "ssa/base/error.h"
+#include "support/temp_dir.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  static const ssa::test::TempDir folder;
+  if (size == 0) return 0;
+  const auto path = folder / (data[0] % 2 ? "ranks.tiktoken" : "tokenizer.json");
+  ssa::test::write_file(path, {reinterpret_cast<const char*>(data) + 1, size - 1});
+  try {
+    const ssa::Tokenizer tokenizer = ssa::load_tokenizer(path.string());
+    ssa::Encoder encoder(tokenizer);
+    ssa::IdBuffer ids;
+    encoder.encode("The quick  brown\n\nfox 12345 <|endoftext|> caf\u00e9 e\u0301 \u65e5\u672c aaaaaaaaaaaaaaaaaaaaaa",
+                   ids);
+    tokenizer.decode({ids.data(), ids.size()});
+  } catch (const ssa::Error&) {
+  }
+  return 0;
+}
