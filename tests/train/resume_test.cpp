@@ -151,6 +151,10 @@ TEST_CASE("resume: only save_total_limit checkpoints stay") {
   const RunFolder run("full");
   run.train_to_end("limited", {"checkpoint.save_steps=1", "checkpoint.save_total_limit=2"});
   CHECK(run.checkpoints("limited") == Names{"step-00000007", "step-00000008"});
+  // A run that has come to its end clears up all the same what one killed while clearing up left.
+  fs::create_directories(run.checkpoint("limited", 6).parent_path() / ".trash-step-00000006");
+  run.train_to_end("limited", {"checkpoint.save_steps=1", "checkpoint.save_total_limit=1"});
+  CHECK(run.checkpoints("limited") == Names{"step-00000008"});
   run.train_to_end("fraction", {"checkpoint.save_steps=0.25"});
   CHECK(run.checkpoints("fraction") == Names{"step-00000002", "step-00000004", "step-00000006", "step-00000008"});
   run.train_to_end("end", {"checkpoint.save_steps=0"});
