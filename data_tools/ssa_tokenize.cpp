@@ -12,7 +12,7 @@
 #include "data_tools/tokenizer/tokenizer.h"
 #include "ssa/base/error.h"
 #include "ssa/data/dataset.h"
-#include "ssa/train/signals.h"
+#include "ssa/base/signals.h"
 
 namespace {
 

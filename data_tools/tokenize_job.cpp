@@ -20,7 +20,7 @@
 #include "data_tools/tokenizer/utf8.h"
 #include "ssa/base/error.h"
 #include "ssa/base/file.h"
-#include "ssa/train/signals.h"
+#include "ssa/base/signals.h"
 
 namespace ssa {
 namespace fs = std::filesystem;

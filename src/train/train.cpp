@@ -18,7 +18,7 @@
 #include "ssa/train/run_log.h"
 #include "ssa/train/run_store.h"
 #include "ssa/train/schedule.h"
-#include "ssa/train/signals.h"
+#include "ssa/base/signals.h"
 
 namespace ssa {
 namespace {

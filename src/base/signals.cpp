@@ -1,4 +1,4 @@
-#include "ssa/train/signals.h"
+#include "ssa/base/signals.h"
 
 #include <csignal>
 #include <initializer_list>
