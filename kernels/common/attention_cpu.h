@@ -20,7 +20,8 @@ Real softmax(Real* scores, std::int64_t n) {
 #pragma omp simd reduction(max : max)
   for (std::int64_t i = 0; i < n; ++i) max = std::max(max, scores[i]);
   Real sum = 0;
-  for (std::int64_t i = 0; i < n; ++i) sum += scores[i] = std::exp(scores[i] - max);
+#pragma omp simd reduction(+ : sum)
+  for (std::int64_t i = 0; i < n; ++i) sum += scores[i] = exp_simd(scores[i] - max);
   for (std::int64_t i = 0; i < n; ++i) scores[i] /= sum;
   return max + std::log(sum);
 }
@@ -94,7 +95,7 @@ void attention_backward(const AttentionBackward& p, const KeysOf& keys_of) {
           for (const std::int64_t u : keys) {
             const Real* k = all_k + ((b * U + u) * HK + kv_head) * D;
             const Real* v = all_v + ((b * U + u) * HK + kv_head) * D;
-            const Real weight = std::exp(scale * dot(q, k, D) - all_lse[row]);
+            const Real weight = exp_simd(scale * dot(q, k, D) - all_lse[row]);
             const Real d_score = weight * (dot(d_out, v, D) - all_delta[row]);
             axpy(scale * d_score, k, d_q, D);
             axpy(scale * d_score, q, d_k + u * D, D);

@@ -169,7 +169,7 @@ template <class Visit>
 void visit_fields(Of<DistributedConfig>, Visit&& visit) {
   using C = DistributedConfig;
   visit(field("zero_stage", &C::zero_stage, between(0, 2),
-              "cut over the ranks: 0 nothing, 1 the optimizer's state, 2 the gradients too"));
+              "cut over the ranks: 0 nothing, 1 the optimizer's state; 2 is taken as 1 so far: gradients stay whole"));
 }
 
 template <class Visit>
