@@ -18,6 +18,8 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr std::size_t kBatchBytes = 1 << 20;
+// Row groups up to this size are decoded whole, several at a time; larger ones are streamed by the reading thread.
+constexpr std::size_t kLargestGroup = 16 << 20;
 
 bool known_kind(std::string name, InputKind& kind) {
   for (const char* suffix : {".gz", ".zst"})
@@ -281,7 +283,15 @@ class ParquetFile {
   }
 
   bool next(RawBatch& batch, InputPlace& place) {
-    while (batch.bytes.size() < kBatchBytes) {
+    while (batch.bytes.size() + batch.bytes_elsewhere < kBatchBytes) {
+      const ParquetReader::Group group = reader_.group_here();
+      if (group.rows > 0 && group.bytes <= kLargestGroup) {
+        batch.records.push_back({RawRecord::rows, reader_.rows_done() + 1, 0, group.rows});
+        batch.bytes_elsewhere += group.bytes;
+        reader_.skip_rows(group.rows);
+        place.row = reader_.rows_done();
+        continue;
+      }
       const bool more = reader_.next([&](std::uint64_t row, bool good, std::string_view content) {
         batch.add(good ? RawRecord::text : RawRecord::fault, row, content);
       });
@@ -344,6 +354,7 @@ bool DocumentReader::next(RawBatch& batch) {
   while (place_.file < options_.files.size()) {
     batch.bytes.clear();
     batch.records.clear();
+    batch.bytes_elsewhere = 0;
     batch.file = place_.file;
     bool more;
     try {

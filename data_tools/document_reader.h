@@ -42,6 +42,7 @@ struct RawRecord {
   enum Kind : std::uint8_t {
     json,   // a line, to be parsed
     text,   // a document
+    rows,   // `size` rows of a Parquet file, for the tokenizing thread to decode: what takes time is done in parallel
     fault,  // no document: the bytes say what is wrong
   } kind;
   std::uint64_t row;  // counted from 1
@@ -52,8 +53,9 @@ struct RawBatch {
   std::size_t file = 0;
   std::string bytes;
   std::vector<RawRecord> records;
-  InputPlace next;               // where reading continues behind this batch
-  std::uint64_t file_bytes = 0;  // of all inputs so far, as they lie on the disk
+  std::size_t bytes_elsewhere = 0;  // of the documents that RawRecord::rows stand for
+  InputPlace next;                  // where reading continues behind this batch
+  std::uint64_t file_bytes = 0;     // of all inputs so far, as they lie on the disk
 
   void add(RawRecord::Kind kind, std::uint64_t row, std::string_view content) {
     records.push_back({kind, row, bytes.size(), content.size()});

@@ -206,6 +206,20 @@ std::uint64_t ParquetReader::rows() const { return impl_->rows; }
 std::uint64_t ParquetReader::rows_done() const { return impl_->done; }
 bool ParquetReader::next(const Use& use) { return impl_->next(use); }
 
+ParquetReader::Group ParquetReader::group_here() const {
+  if (impl_->batches || impl_->to_skip > 0 || impl_->group == impl_->groups()) return {};
+  Group group{.rows = impl_->rows_of_group(impl_->group), .bytes = 0};
+  try {
+    const auto metadata = impl_->reader->parquet_reader()->metadata()->RowGroup(impl_->group);
+    for (const int leaf : impl_->leaves)
+      group.bytes +=
+          static_cast<std::uint64_t>(std::max<std::int64_t>(0, metadata->ColumnChunk(leaf)->total_uncompressed_size()));
+  } catch (const std::exception&) {  // damage: next() will say so
+    return {};
+  }
+  return group;
+}
+
 void ParquetReader::skip_rows(std::uint64_t count) {
   while (impl_->group < impl_->groups() && count >= impl_->rows_of_group(impl_->group)) {
     const std::uint64_t rows = impl_->rows_of_group(impl_->group++);
@@ -234,6 +248,7 @@ std::uint64_t ParquetReader::rows() const { return 0; }
 std::uint64_t ParquetReader::rows_done() const { return 0; }
 bool ParquetReader::next(const Use&) { return false; }
 void ParquetReader::skip_rows(std::uint64_t) {}
+ParquetReader::Group ParquetReader::group_here() const { return {}; }
 
 }  // namespace ssa
 

@@ -30,6 +30,12 @@ class ParquetReader {
 
   void skip_rows(std::uint64_t count);
 
+  /// The rows of the row group that starts here and the bytes of its column; 0 rows when none starts here.
+  struct Group {
+    std::uint64_t rows = 0, bytes = 0;
+  };
+  Group group_here() const;
+
   /// Gives out the next rows, a small number; false at the end. A damaged page costs the rest of its row group: one
   /// fault is given out for it.
   bool next(const Use& use);

@@ -50,7 +50,7 @@ same command is run again.
   --quiet                    no progress on standard error
   --help
 
-Memory: about 16 MiB for each worker and 50 times the largest document, whatever the size of the corpus.
+Memory: about 32 MiB for each worker and 50 times the largest document, whatever the size of the corpus.
 
 Examples:
   ssa_tokenize --tokenizer bytes --input book.txt notes.jsonl --output data/books

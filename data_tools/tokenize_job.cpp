@@ -16,6 +16,7 @@
 #include "data_tools/growing_file.h"
 #include "data_tools/json_line.h"
 #include "data_tools/ordered_pipeline.h"
+#include "data_tools/parquet_reader.h"
 #include "data_tools/shard_writer.h"
 #include "data_tools/tokenizer/utf8.h"
 #include "ssa/base/error.h"
@@ -28,13 +29,13 @@ using Clock = std::chrono::steady_clock;
 using json = nlohmann::ordered_json;
 namespace {
 
-constexpr std::size_t kBudgetPerWorker = 4 << 20;  // raw bytes in flight
+constexpr std::size_t kBudgetPerWorker = 8 << 20;  // raw bytes in flight
 constexpr int kShownFaults = 20;
 constexpr const char* kStateDraft = ".job.json.tmp";  // what replace_file() writes first
 constexpr auto kCheckpointInterval = std::chrono::seconds(10);
 
 struct ReadBatch : RawBatch {
-  std::size_t cost() const { return bytes.size() + 1; }
+  std::size_t cost() const { return bytes.size() + bytes_elsewhere + 1; }
 };
 
 /// What became of one record.
@@ -79,33 +80,54 @@ class Worker {
                        .file_bytes = batch.file_bytes};
     out.outcomes.reserve(batch.records.size());
     for (const RawRecord& record : batch.records) {
-      Outcome outcome{
-          .kind = Outcome::fault, .row = record.row, .ids_end = 0, .text_bytes = 0, .replaced = 0, .fault_index = 0};
-      const std::string_view content = std::string_view(batch.bytes).substr(record.begin, record.size);
-      try {
-        if (record.kind == RawRecord::fault) fail(content);
-        encode(record, content, outcome, out.ids);
-      } catch (const Error& error) {
-        outcome.kind = Outcome::fault;
-        outcome.fault_index = out.faults.size();
-        const bool keep = options_.on_error == OnError::quarantine && record.kind != RawRecord::fault;
-        out.faults.push_back({error.what(), keep ? std::string(content) : std::string()});
-      }
-      outcome.ids_end = out.ids.size();
-      out.outcomes.push_back(outcome);
+      if (record.kind == RawRecord::rows)
+        take_rows(record, batch.file, out);
+      else
+        take(record.kind, record.row, std::string_view(batch.bytes).substr(record.begin, record.size), out);
     }
     return out;
   }
 
  private:
-  void encode(const RawRecord& record, std::string_view content, Outcome& outcome, IdBuffer& ids) {
+  void take_rows(const RawRecord& rows, std::size_t file, TokenizedBatch& out) {
+    std::uint64_t row = rows.row;
+    try {
+      ParquetReader reader(options_.input.files[file], options_.input.field, options_.input.field_kind);
+      reader.skip_rows(rows.row - 1);
+      const ParquetReader::Use use = [&](std::uint64_t number, bool good, std::string_view content) {
+        row = number + 1;
+        take(good ? RawRecord::text : RawRecord::fault, number, content, out);
+      };
+      while (reader.rows_done() < rows.row - 1 + rows.size && reader.next(use)) {
+      }
+    } catch (const Error& error) {  // the file has changed since the reading thread saw it
+      take(RawRecord::fault, row, error.what(), out);
+    }
+  }
+
+  void take(RawRecord::Kind kind, std::uint64_t row, std::string_view content, TokenizedBatch& out) {
+    Outcome outcome{.kind = Outcome::fault, .row = row, .ids_end = 0, .text_bytes = 0, .replaced = 0, .fault_index = 0};
+    try {
+      if (kind == RawRecord::fault) fail(content);
+      encode(kind, content, outcome, out.ids);
+    } catch (const Error& error) {
+      outcome.kind = Outcome::fault;
+      outcome.fault_index = out.faults.size();
+      const bool keep = options_.on_error == OnError::quarantine && kind != RawRecord::fault;
+      out.faults.push_back({error.what(), keep ? std::string(content) : std::string()});
+    }
+    outcome.ids_end = out.ids.size();
+    out.outcomes.push_back(outcome);
+  }
+
+  void encode(RawRecord::Kind kind, std::string_view content, Outcome& outcome, IdBuffer& ids) {
     std::string_view text = content;
-    if (record.kind == RawRecord::json) {
+    if (kind == RawRecord::json) {
       outcome.replaced = parse_json_line(content, options_.input.field, options_.input.field_kind, text_);
       text = text_;
     }
     if (valid_utf8_prefix(text) != text.size()) {
-      if (record.kind != RawRecord::json) text_ = content;
+      if (kind != RawRecord::json) text_ = content;
       outcome.replaced += replace_invalid_utf8(text_);
       text = text_;
     }

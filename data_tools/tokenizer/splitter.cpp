@@ -50,7 +50,9 @@ class Regex {
     const auto size = static_cast<PCRE2_SIZE>(end - begin);
     PCRE2_SIZE from = 0;
     while (from < size) {
-      const int result = pcre2_match(code_, begin, size, from, PCRE2_NO_UTF_CHECK, data.get(), nullptr);
+      int result = pcre2_match(code_, begin, size, from, PCRE2_NO_UTF_CHECK, data.get(), nullptr);
+      if (result == PCRE2_ERROR_JIT_STACKLIMIT)  // the interpreter keeps its state on the heap
+        result = pcre2_match(code_, begin, size, from, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, data.get(), nullptr);
       if (result == PCRE2_ERROR_NOMATCH) return;
       if (result < 0) {
         PCRE2_UCHAR message[256];

@@ -1,6 +1,6 @@
 // Cuts text into pre-tokens, the pieces that byte-pair merges never cross, as the pre-tokenizers of Hugging Face
 // tokenizers do. The patterns of the well-known tokenizers are hand-written loops over character classes; any other
-// pattern runs in PCRE2 where the build has it.
+// pattern runs in PCRE2 where the build has it, with PCRE2's version of Unicode.
 #pragma once
 
 #include <cstddef>
