@@ -3,7 +3,8 @@
 
 ssa_tokenize is timed as its users run it: from the start of the program, reading JSONL and writing the dataset, less the
 time of the same run on one document (loading the tokenizer). The other two get the texts as Python strings and only
-encode. The three take turns, --rounds times, and the best round of each counts.
+encode. The three take turns, --rounds times, and the best round of each counts. Processor seconds of all threads are given
+too: they hardly depend on what else the machine does.
 
 Example: pip install tokenizers tiktoken numpy
          python3 scripts/bench_tokenizers.py --tokenizer llama3/tokenizer.json --threads 1 2 books.jsonl
@@ -12,6 +13,7 @@ import argparse
 import json
 import os
 import pathlib
+import resource
 import shutil
 import subprocess
 import tempfile
@@ -37,12 +39,17 @@ def tiktoken_of(path):
     return tiktoken.Encoding("bench", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
 
 
+def cpu_of_children():
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 def run_ours(binary, tokenizer, source, output, threads):
     shutil.rmtree(output, ignore_errors=True)
-    start = time.perf_counter()
+    start, used = time.perf_counter(), cpu_of_children()
     subprocess.run([binary, "--quiet", "--tokenizer", tokenizer, "--input", source, "--output", output, "--workers",
                     str(threads), "--special-tokens", "text"], check=True, stderr=subprocess.DEVNULL)
-    return time.perf_counter() - start
+    return np.array([time.perf_counter() - start, cpu_of_children() - used])
 
 
 def ids_of(folder):
@@ -84,30 +91,33 @@ def main():
     for threads in args.threads:
         os.environ["RAYON_NUM_THREADS"] = str(threads)
         os.sched_setaffinity(0, cores[:threads])  # so that no reading or writing thread gets a processor of its own
-        best = {"ssa_tokenize": 1e9, "tiktoken": 1e9, "tokenizers": 1e9}
-        load = 1e9
+        best = {name: np.full(2, 1e9) for name in ("ssa_tokenize", "tiktoken", "tokenizers")}
+        load = np.full(2, 1e9)
         for _ in range(args.rounds):
-            load = min(load, run_ours(args.binary, args.tokenizer, single, output, threads))
-            best["ssa_tokenize"] = min(best["ssa_tokenize"], run_ours(args.binary, args.tokenizer, source, output, threads))
-            start = time.perf_counter()
+            load = np.minimum(load, run_ours(args.binary, args.tokenizer, single, output, threads))
+            best["ssa_tokenize"] = np.minimum(best["ssa_tokenize"],
+                                              run_ours(args.binary, args.tokenizer, source, output, threads))
+            start, used = time.perf_counter(), time.process_time()
             theirs = ranks.encode_ordinary_batch(texts, num_threads=threads)
-            best["tiktoken"] = min(best["tiktoken"], time.perf_counter() - start)
+            best["tiktoken"] = np.minimum(best["tiktoken"], [time.perf_counter() - start, time.process_time() - used])
             # A process of its own: the number of its threads is fixed when it starts.
             code = ("import sys, json, time, tokenizers\n"
                     "t = tokenizers.Tokenizer.from_file(sys.argv[1])\n"
                     "x = [json.loads(l)['text'] for l in open(sys.argv[2], encoding='utf-8')]\n"
-                    "s = time.perf_counter()\n"
+                    "s, c = time.perf_counter(), time.process_time()\n"
                     "for i in range(0, len(x), 1000): t.encode_batch_fast(x[i:i + 1000], add_special_tokens=False)\n"
-                    "print(time.perf_counter() - s)")
+                    "print(time.perf_counter() - s, time.process_time() - c)")
             python = subprocess.run([os.sys.executable, "-c", code, args.tokenizer, source], check=True, capture_output=True)
-            best["tokenizers"] = min(best["tokenizers"], float(python.stdout))
+            best["tokenizers"] = np.minimum(best["tokenizers"], [float(v) for v in python.stdout.split()])
         best["ssa_tokenize"] -= load
         ours, end = ids_of(output)
         equal = np.array_equal(ours, np.concatenate([np.array(ids + [end]) for ids in theirs]))
-        print(f"{threads} thread{'s' if threads > 1 else ''}: " +
-              ", ".join(f"{name} {megabytes / seconds:.1f} MB/s" for name, seconds in best.items()) +
-              f"; {best['tiktoken'] / best['ssa_tokenize']:.1f} x tiktoken, "
-              f"{best['tokenizers'] / best['ssa_tokenize']:.1f} x tokenizers, ids {'equal' if equal else 'DIFFER'}")
+        for kind, unit in enumerate(("MB/s", "MB per processor second")):
+            print(f"{threads} thread{'s' if threads > 1 else ''}: " +
+                  ", ".join(f"{name} {megabytes / times[kind]:.1f}" for name, times in best.items()) +
+                  f" {unit}; {best['tiktoken'][kind] / best['ssa_tokenize'][kind]:.1f} x tiktoken, "
+                  f"{best['tokenizers'][kind] / best['ssa_tokenize'][kind]:.1f} x tokenizers, "
+                  f"ids {'equal' if equal else 'DIFFER'}")
     shutil.rmtree(folder)
 
 

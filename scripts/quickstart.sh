@@ -2,9 +2,15 @@
 # From nothing to a trained model: installs what is missing, builds, tokenizes English text, trains the tiny SSA model on
 # it (on a GPU if there is one), evaluates it under sparse and under full attention, and draws the loss curves.
 #
-# Usage: scripts/quickstart.sh [TEXT FILES (.txt or .jsonl)...]
+# Usage: scripts/quickstart.sh [--with-parquet] [TEXT FILES (.txt or .jsonl, or .parquet with a text column)...]
 # Without files it takes the Perl manuals of the distribution's perl-doc package, about 13 MB of English.
+# --with-parquet builds ssa_tokenize with Apache Arrow C++, from a pyarrow wheel in build/pyarrow.
 set -euo pipefail
+with_parquet=false
+if [ "${1:-}" = --with-parquet ]; then
+  with_parquet=true
+  shift
+fi
 files=()
 for file in "$@"; do files+=("$(realpath "$file")"); done
 cd "$(dirname "$0")/.."
@@ -13,16 +19,28 @@ say() { printf '\n== %s\n' "$*"; }
 
 say "installing what is missing"
 scripts/install.sh
+options=()
+if $with_parquet; then
+  scripts/install.sh python3-venv
+  [ -x build/pyarrow/bin/pip ] || python3 -m venv build/pyarrow
+  build/pyarrow/bin/pip install -q pyarrow
+  options=(-DSSA_PARQUET=ON -DSSA_PYTHON="$PWD/build/pyarrow/bin/python")
+fi
 
 say "building (log: build/build.log)"
 mkdir -p build
-cmake -S . -B build -G Ninja -DCMAKE_BUILD_TYPE=Release -DBUILD_TESTING=OFF >build/build.log 2>&1 &&
+cmake -S . -B build -G Ninja -DCMAKE_BUILD_TYPE=Release -DBUILD_TESTING=OFF "${options[@]}" >build/build.log 2>&1 &&
   cmake --build build >>build/build.log 2>&1 || { tail -n 30 build/build.log; echo "the build failed" >&2; exit 1; }
 
 data=data/tiny run=runs/tiny
 rm -rf "$data"
 mkdir -p "$data/text/train" "$data/text/eval"
-if [ ${#files[@]} -gt 0 ]; then
+if [[ "${files[*]}" == *.parquet* ]]; then
+  say "tokenizing ${#files[@]} files of yours; a tenth of their documents is kept for evaluation"
+  build/bin/ssa_tokenize --tokenizer bytes --input "${files[@]}" --validation-fraction 0.1 --output "$data/both"
+  mv "$data/both/train" "$data/train"
+  mv "$data/both/validation" "$data/eval"
+elif [ ${#files[@]} -gt 0 ]; then
   say "taking ${#files[@]} files of yours; the last tenth of their lines is kept for evaluation"
   for file in "${files[@]}"; do
     [ -r "$file" ] || { echo "quickstart.sh: cannot read $file" >&2; exit 1; }
@@ -46,6 +64,7 @@ fi
 
 say "tokenizing"
 for split in train eval; do
+  [ -e "$data/$split/dataset.json" ] && continue
   build/bin/ssa_tokenize --tokenizer bytes --input "$data/text/$split"/* --output "$data/$split"
 done
 build/bin/ssa_inspect "$data/train"
