@@ -29,7 +29,9 @@ message(STATUS "CUDA ${CUDAToolkit_VERSION} for ${SSA_CUDA_ARCHITECTURES}; NCCL:
 target_compile_definitions(ssa_flags INTERFACE SSA_WITH_NCCL=$<BOOL:${SSA_WITH_NCCL}>)
 
 add_library(ssa_cuda_ops STATIC ${SSA_CUDA_SOURCES} ${SSA_NCCL_SOURCES})
-target_compile_definitions(ssa_cuda_ops PRIVATE SSA_CUDA_MIN_CAPABILITY=${SSA_CUDA_MIN_CAPABILITY})
+target_compile_definitions(ssa_cuda_ops PRIVATE
+  SSA_CUDA_MIN_CAPABILITY=${SSA_CUDA_MIN_CAPABILITY}
+  SSA_CUDA_SM90A=$<BOOL:$<FILTER:${SSA_CUDA_ARCHITECTURES},INCLUDE,^90a>>)
 target_include_directories(ssa_cuda_ops PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
 # -std: CMake 3.25 knows no C++20 flag for this nvcc and leaves it out.
 target_compile_options(ssa_cuda_ops PRIVATE

@@ -75,4 +75,24 @@ struct DenseBackwardConfig {
   };
 };
 
+/// The same for wgmma (D = 64 on sm_90a): two warpgroups own 64 keys each. Tiles have 64 columns and lie at 1024-byte
+/// boundaries, as wgmma's 128-byte swizzle wants them.
+struct DenseBackwardHopperConfig {
+  static constexpr int kD = 64;
+  static constexpr int kWarps = 8, kThreads = kWarps * kWarpSize;
+  static constexpr int kKeys = 16 * kWarps, kQueries = 128;
+  static constexpr int kQueriesAtOnce = 64;  ///< scores held in registers
+  static constexpr int kParts = kQueries / kQueriesAtOnce;
+  static constexpr int kStages = 2;
+
+  struct Shared {
+    alignas(1024) Tile<kKeys, kD> k, v;
+    Tile<kQueries, kD> q[kStages], d_out[kStages];
+    Tile<kKeys, kQueriesAtOnce> d_scores[kStages][kParts];  ///< transposed: keys are the rows
+    alignas(16) float lse[kStages][kQueries];
+    alignas(16) float delta[kStages][kQueries];
+    int ticket;
+  };
+};
+
 }  // namespace ssa::cuda

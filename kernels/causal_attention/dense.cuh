@@ -1,7 +1,7 @@
 // Launches of the dense attention kernels over a rule of visibility.cuh.
 #pragma once
 
-#include "kernels/causal_attention/dense_backward.cuh"
+#include "kernels/causal_attention/dense_backward_hopper.cuh"
 #include "kernels/causal_attention/dense_forward.cuh"
 #include "kernels/common/attention_dispatch.cuh"
 #include "kernels/common/launch.cuh"
@@ -49,9 +49,8 @@ template <class Visibility>
 void dense_backward(Stream& stream, const char* op, std::int64_t block_size, DenseBackwardArgs a, int head_dim,
                     const Visibility& visible) {
   const int G = a.HQ / a.HK;
-  dispatch_head_dim(op, head_dim, G, block_size, [&]<int kD>() {
-    using C = DenseBackwardConfig<kD>;
-    const std::size_t bytes = dense_backward_scratch_bytes(a.B, a.T, a.U, a.HQ, a.HK, kD);
+  const auto run = [&]<class C>(void (*kernel)(DenseBackwardArgs, Visibility)) {
+    const std::size_t bytes = dense_backward_scratch_bytes(a.B, a.T, a.U, a.HQ, a.HK, C::kD);
     Arena arena(stream.scratch(bytes), bytes);
     const DenseBackwardScratch scratch(arena, a.B, a.T, a.U, a.HQ, a.HK, C::kQueries, C::kKeys);
     stream.zero(Tensor(scratch.ticket.data(), DType::u8, {static_cast<std::int64_t>(bytes)}));
@@ -68,11 +67,21 @@ void dense_backward(Stream& stream, const char* op, std::int64_t block_size, Den
     while (a.chunks < G && tasks * a.chunks < wanted) a.chunks *= 2;
     a.heads_per_chunk = (G + a.chunks - 1) / a.chunks;
     a.chunks = (G + a.heads_per_chunk - 1) / a.heads_per_chunk;
-    launch(stream, op, dense_backward_kernel<C, Visibility>,
+    launch(stream, op, kernel,
            {.grid = static_cast<unsigned>(tasks * a.chunks),
             .block = C::kThreads,
             .shared_bytes = sizeof(typename C::Shared)},
            a, visible);
+  };
+  dispatch_head_dim(op, head_dim, G, block_size, [&]<int kD>() {
+    if constexpr (kD == 64) {
+      if (has_wgmma(stream)) {
+        using C = DenseBackwardHopperConfig;
+        return run.template operator()<C>(dense_backward_hopper_kernel<C, Visibility>);
+      }
+    }
+    using C = DenseBackwardConfig<kD>;
+    run.template operator()<C>(dense_backward_kernel<C, Visibility>);
   });
 }
 

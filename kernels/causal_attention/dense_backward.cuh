@@ -1,59 +1,168 @@
-// Backward of dense attention, one pass, bit-repeatable. README.md in this folder explains the schedule.
+// What the backward kernels of dense attention share, and the one written in mma.sync: one pass, bit-repeatable.
+// README.md in this folder explains the schedule.
 #pragma once
 
 #include "kernels/causal_attention/config.cuh"
 
 namespace ssa::cuda {
 
-/// One block per task: (chunk of a group's heads, row and key/value head, key tile). Tasks are handed out by a ticket,
-/// so that whatever a task waits for was handed out before it.
+/// What one block does: a key tile, and some heads of its group.
+struct BackwardTask {
+  int key_tile, chunk, row_head, row, kv_head, head_begin, heads;
+  int u0;                 ///< the tile's first key
+  int tile_begin, tiles;  ///< query tiles that see the key tile
+
+  /// The next task, for the whole block; `slot` is in shared memory. Whatever a task waits for has an earlier ticket.
+  template <class C, class Visibility>
+  static __device__ __forceinline__ BackwardTask take(const DenseBackwardArgs& a, const Visibility& visible,
+                                                      int* slot) {
+    if (threadIdx.x == 0) *slot = atomicAdd(a.ticket, 1);
+    __syncthreads();
+    const int ticket = *slot;
+    BackwardTask task;
+    task.assign<C>(a, visible, ticket);
+    return task;
+  }
+
+  /// Of (row, key or token, head), in vectors of D.
+  __device__ __forceinline__ std::int64_t key_position(const DenseBackwardArgs& a, int u) const {
+    return (static_cast<std::int64_t>(row) * a.U + u) * a.HK + kv_head;
+  }
+  __device__ __forceinline__ std::int64_t query_position(const DenseBackwardArgs& a, int t, int of_head) const {
+    return (static_cast<std::int64_t>(row) * a.T + t) * a.HQ + of_head;
+  }
+
+  __device__ __forceinline__ int steps() const { return heads * tiles; }
+  __device__ __forceinline__ int head(int step) const { return head_begin + step / tiles; }
+  __device__ __forceinline__ int query_tile(int step) const { return tile_begin + step % tiles; }
+
+ private:
+  template <class C, class Visibility>
+  __device__ __forceinline__ void assign(const DenseBackwardArgs& a, const Visibility& visible, int ticket) {
+    // Groups of (row, key/value head) pairs take turns at each key tile, from the last key tile to the first. A query
+    // tile then receives its own keys' part of d_q first, and a task follows one that started before it and has fewer
+    // query tiles. The groups are small enough for L2, and large enough that few blocks of a wave wait for each other.
+    constexpr int kGroup = 8;
+    const int pairs = a.B * a.HK, in_chunk = ticket % (a.key_tiles * pairs);
+    const int group = in_chunk / (a.key_tiles * kGroup), members = min(kGroup, pairs - group * kGroup);
+    const int in_group = in_chunk - group * a.key_tiles * kGroup, G = a.HQ / a.HK;
+    chunk = ticket / (a.key_tiles * pairs);
+    key_tile = a.key_tiles - 1 - in_group / members;
+    row_head = group * kGroup + in_group % members;
+    row = row_head / a.HK;
+    kv_head = row_head % a.HK;
+    head_begin = kv_head * G + chunk * a.heads_per_chunk;
+    heads = min(G - chunk * a.heads_per_chunk, a.heads_per_chunk);
+
+    u0 = key_tile * C::kKeys;
+    const int u_last = min(a.U, u0 + C::kKeys) - 1;
+    // Key tile 0 visits every query tile, so that d_q of tokens that see no key is written too.
+    const int first_query = key_tile == 0 ? 0 : visible.query_begin(u0);
+    tile_begin = first_query / C::kQueries;
+    tiles = first_query >= a.T ? 0 : (min(a.T, visible.query_end(u_last)) - 1) / C::kQueries + 1 - tile_begin;
+  }
+};
+
+/// Starts the copies of a step: q, d_out, lse and delta of a query tile.
+template <class C>
+__device__ __forceinline__ void load_queries(typename C::Shared& shared, int stage, const DenseBackwardArgs& a,
+                                             const BackwardTask& task, int step, int thread) {
+  const int t0 = task.query_tile(step) * C::kQueries;
+  const std::int64_t position = task.query_position(a, t0, task.head(step)), stride = a.HQ * C::kD;
+  load_rows<C::kThreads>(shared.q[stage], a.q + position * C::kD, stride, a.T - t0, thread);
+  load_rows<C::kThreads>(shared.d_out[stage], a.d_out + position * C::kD, stride, a.T - t0, thread);
+  static_assert(2 * C::kQueries <= C::kThreads);
+  if (thread < 2 * C::kQueries) {  // lse and delta of a query beyond T become 0: with q = d_out = 0 it adds nothing
+    const int i = thread % C::kQueries;
+    const bool inside = t0 + i < a.T, is_lse = thread < C::kQueries;
+    copy_async_4(shared_address(is_lse ? &shared.lse[stage][i] : &shared.delta[stage][i]),
+                 (is_lse ? a.lse : a.delta) + position + (inside ? static_cast<std::int64_t>(i) * a.HQ : 0), inside);
+  }
+}
+
+/// How many key tiles add to a query tile before this task's: they come from the last one that it sees down.
+template <class C, class Visibility>
+__device__ __forceinline__ int turn_of(const DenseBackwardArgs& a, const Visibility& visible, const BackwardTask& task,
+                                       int query_tile) {
+  const int t_last = min(a.T, (query_tile + 1) * C::kQueries) - 1;
+  return max(0, visible.key_end(t_last) - 1) / C::kKeys - task.key_tile;
+}
+
+__device__ __forceinline__ int* queries_done_of(const DenseBackwardArgs& a, const BackwardTask& task, int step) {
+  return a.queries_done + (static_cast<std::int64_t>(task.row) * a.HQ + task.head(step)) * a.query_tiles +
+         task.query_tile(step);
+}
+
+/// Adds 16 rows from token t0 on, of kTiles x 8 columns from col0 on, to d_q, or stores them.
+template <int kD, int kTiles>
+__device__ __forceinline__ void add_query_rows(const DenseBackwardArgs& a, const BackwardTask& task, int head, int t0,
+                                               int col0, float (&d_q)[kTiles][4], bool add, int lane) {
+#pragma unroll
+  for (int d = 0; d < kTiles; ++d) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) d_q[d][e] *= a.scale;
+    const RowOfFour four = row_of_four(d_q[d], lane);
+    const int t = t0 + four.row;
+    if (t >= a.T) continue;
+    auto* to = reinterpret_cast<float4*>(a.d_q + task.query_position(a, t, head) * kD + col0 + d * 8 + four.col);
+    if (add)
+      reduce_add(to, four.values);
+    else
+      *to = four.values;
+  }
+}
+
+/// The end of a task: warp w's 16 keys go to d_k and d_v, chunks of a group's heads in their order. `pending` is a
+/// counter of d_q still to be announced, or null.
+template <class C>
+__device__ __forceinline__ void add_keys(const DenseBackwardArgs& a, const BackwardTask& task,
+                                         float (&d_k)[C::kD / 8][4], float (&d_v)[C::kD / 8][4], int* pending,
+                                         int pending_value, int warp, int lane) {
+  int* keys_done = a.keys_done + static_cast<std::int64_t>(task.row_head) * a.key_tiles + task.key_tile;
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    if (pending) announce(pending, pending_value);
+    if (task.chunk > 0) wait_for(keys_done, task.chunk);
+  }
+  __syncthreads();
+  const bool add = a.accumulate_kv || task.chunk > 0;
+#pragma unroll
+  for (int d = 0; d < C::kD / 8; ++d) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) d_k[d][e] *= a.scale;
+    const RowOfFour k_four = row_of_four(d_k[d], lane), v_four = row_of_four(d_v[d], lane);
+    const int u = warp * 16 + k_four.row;
+    if (task.u0 + u >= a.U) continue;
+    const std::int64_t offset = task.key_position(a, task.u0 + u) * C::kD + d * 8 + k_four.col;
+    if (add) {
+      reduce_add(reinterpret_cast<float4*>(a.d_k + offset), k_four.values);
+      reduce_add(reinterpret_cast<float4*>(a.d_v + offset), v_four.values);
+    } else {
+      *reinterpret_cast<float4*>(a.d_k + offset) = k_four.values;
+      *reinterpret_cast<float4*>(a.d_v + offset) = v_four.values;
+    }
+  }
+  if (task.chunk + 1 < a.chunks) {
+    __syncthreads();
+    if (threadIdx.x == 0) announce(keys_done, task.chunk + 1);
+  }
+}
+
+/// One block per task.
 template <class C, class Visibility>
 __global__ void __launch_bounds__(C::kThreads, 1)
     dense_backward_kernel(const DenseBackwardArgs a, const Visibility visible) {
-  extern __shared__ __align__(128) unsigned char shared_bytes[];
+  extern __shared__ __align__(1024) unsigned char shared_bytes[];
   auto& shared = *reinterpret_cast<typename C::Shared*>(shared_bytes);
   constexpr int kD = C::kD, kSlices = kD / 16, kQ = C::kQueriesAtOnce;
   const int thread = static_cast<int>(threadIdx.x), warp = thread / kWarpSize, lane = thread % kWarpSize;
+  const BackwardTask task = BackwardTask::take<C>(a, visible, &shared.ticket);
+  const int u0 = task.u0, steps = task.steps();
 
-  if (thread == 0) shared.ticket = atomicAdd(a.ticket, 1);
-  __syncthreads();
-  // Key tiles come last to first: a query tile then receives its own keys' part of d_q first, and a task finds that the
-  // task before it, which started earlier and has fewer query tiles, is ahead of it.
-  const int key_tile = a.key_tiles - 1 - shared.ticket % a.key_tiles;
-  const int row_head = shared.ticket / a.key_tiles % (a.B * a.HK);
-  const int chunk = shared.ticket / a.key_tiles / (a.B * a.HK);
-  const std::int64_t row = row_head / a.HK;
-  const int kv_head = row_head % a.HK, G = a.HQ / a.HK;
-  const int head_begin = chunk * a.heads_per_chunk, head_end = min(G, head_begin + a.heads_per_chunk);
-
-  const int u0 = key_tile * C::kKeys, u_last = min(a.U, u0 + C::kKeys) - 1;
-  // Key tile 0 visits every query tile, so that d_q of tokens that see no key is written too.
-  const int first_query = key_tile == 0 ? 0 : visible.query_begin(u0);
-  const int tile_begin = first_query / C::kQueries;
-  const int tile_end = first_query >= a.T ? tile_begin : (min(a.T, visible.query_end(u_last)) - 1) / C::kQueries + 1;
-  const int tiles = tile_end - tile_begin, steps = max(0, head_end - head_begin) * max(0, tiles);
-
-  const std::int64_t q_stride = static_cast<std::int64_t>(a.HQ) * kD, k_stride = static_cast<std::int64_t>(a.HK) * kD;
-  const std::int64_t key_offset = (row * a.U + u0) * k_stride + kv_head * kD;
-  const std::int64_t query_row = row * a.T;
-
-  const auto load_queries = [&](int step, int stage) {
-    const int head = kv_head * G + head_begin + step / tiles, t0 = (tile_begin + step % tiles) * C::kQueries;
-    const std::int64_t position = (query_row + t0) * a.HQ + head;
-    load_rows<C::kThreads>(shared.q[stage], a.q + position * kD, q_stride, a.T - t0, thread);
-    load_rows<C::kThreads>(shared.d_out[stage], a.d_out + position * kD, q_stride, a.T - t0, thread);
-    if (thread < 2 * C::kQueries) {  // lse and delta of a query beyond T become 0: with q = d_out = 0 it adds nothing
-      const int i = thread % C::kQueries;
-      const bool inside = t0 + i < a.T, is_lse = thread < C::kQueries;
-      copy_async_4(shared_address(is_lse ? &shared.lse[stage][i] : &shared.delta[stage][i]),
-                   (is_lse ? a.lse : a.delta) + position + (inside ? static_cast<std::int64_t>(i) * a.HQ : 0), inside);
-    }
-  };
-  static_assert(2 * C::kQueries <= C::kThreads);
-
-  load_rows<C::kThreads>(shared.k, a.k + key_offset, k_stride, a.U - u0, thread);
-  load_rows<C::kThreads>(shared.v, a.v + key_offset, k_stride, a.U - u0, thread);
-  if (steps > 0) load_queries(0, 0);
+  const std::int64_t key_offset = task.key_position(a, u0) * C::kD, key_stride = a.HK * C::kD;
+  load_rows<C::kThreads>(shared.k, a.k + key_offset, key_stride, a.U - u0, thread);
+  load_rows<C::kThreads>(shared.v, a.v + key_offset, key_stride, a.U - u0, thread);
+  if (steps > 0) load_queries<C>(shared, 0, a, task, 0, thread);
   copy_async_commit();
   copy_async_wait<0>();
   __syncthreads();
@@ -76,11 +185,11 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   for (int step = 0; step < steps; ++step, stage ^= 1) {
     copy_async_wait<0>();
     __syncthreads();  // this stage is there; every warp has left the other one, d_scores, and its additions to d_q
-    if (step + 1 < steps) load_queries(step + 1, stage ^ 1);
+    if (step + 1 < steps) load_queries<C>(shared, stage ^ 1, a, task, step + 1, thread);
     copy_async_commit();
 
-    const int head = kv_head * G + head_begin + step / tiles, query_tile = tile_begin + step % tiles;
-    const int t0 = query_tile * C::kQueries, t_last = min(a.T, t0 + C::kQueries) - 1;
+    const int head = task.head(step), query_tile = task.query_tile(step), t0 = query_tile * C::kQueries,
+              t_last = min(a.T, t0 + C::kQueries) - 1;
     const bool masked = u0 + C::kKeys > visible.key_end(t0) || u0 < visible.key_begin(t_last);
 
 #pragma unroll 1
@@ -149,9 +258,8 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       }
     }
 
-    // Key tiles reach a tile of d_q from the last one that it sees down: `turn` of them come before this one.
-    const int turn = max(0, visible.key_end(t_last) - 1) / C::kKeys - key_tile;
-    int* done = a.queries_done + (row * a.HQ + head) * a.query_tiles + query_tile;
+    const int turn = turn_of<C>(a, visible, task, query_tile);
+    int* done = queries_done_of(a, task, step);
     if (thread == 0) {
       if (announced) announce(announced, announced_value);
       wait_for(done, turn);
@@ -179,54 +287,11 @@ __global__ void __launch_bounds__(C::kThreads, 1)
         }
       }
     }
-    const bool add = a.accumulate_q || turn > 0;
 #pragma unroll
     for (int i = 0; i < C::kWarpRows / 16; ++i)
-#pragma unroll
-      for (int d = 0; d < C::kWarpCols / 8; ++d) {
-#pragma unroll
-        for (int e = 0; e < 4; ++e) d_q[i][d][e] *= a.scale;
-        const RowOfFour four = row_of_four(d_q[i][d], lane);
-        const int t = t0 + warp_row + i * 16 + four.row;
-        if (t >= a.T) continue;
-        auto* to =
-            reinterpret_cast<float4*>(a.d_q + ((query_row + t) * a.HQ + head) * kD + warp_col + d * 8 + four.col);
-        if (add)
-          reduce_add(to, four.values);
-        else
-          *to = four.values;
-      }
+      add_query_rows<kD>(a, task, head, t0 + warp_row + i * 16, warp_col, d_q[i], a.accumulate_q || turn > 0, lane);
   }
-
-  // The chunks of a group's heads add to d_k and d_v in their order.
-  int* keys_done = a.keys_done + static_cast<std::int64_t>(row_head) * a.key_tiles + key_tile;
-  __syncthreads();
-  if (thread == 0) {
-    if (announced) announce(announced, announced_value);
-    if (chunk > 0) wait_for(keys_done, chunk);
-  }
-  __syncthreads();
-  const bool add = a.accumulate_kv || chunk > 0;
-#pragma unroll
-  for (int d = 0; d < kD / 8; ++d) {
-#pragma unroll
-    for (int e = 0; e < 4; ++e) d_k[d][e] *= a.scale;
-    const RowOfFour k_four = row_of_four(d_k[d], lane), v_four = row_of_four(d_v[d], lane);
-    const int u = warp * 16 + k_four.row;
-    if (u0 + u >= a.U) continue;
-    const std::int64_t offset = key_offset + u * k_stride + d * 8 + k_four.col;
-    if (add) {
-      reduce_add(reinterpret_cast<float4*>(a.d_k + offset), k_four.values);
-      reduce_add(reinterpret_cast<float4*>(a.d_v + offset), v_four.values);
-    } else {
-      *reinterpret_cast<float4*>(a.d_k + offset) = k_four.values;
-      *reinterpret_cast<float4*>(a.d_v + offset) = v_four.values;
-    }
-  }
-  if (chunk + 1 < a.chunks) {
-    __syncthreads();
-    if (thread == 0) announce(keys_done, chunk + 1);
-  }
+  add_keys<C>(a, task, d_k, d_v, announced, announced_value, warp, lane);
 }
 
 }  // namespace ssa::cuda

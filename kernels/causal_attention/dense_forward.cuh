@@ -10,7 +10,7 @@ namespace ssa::cuda {
 template <class C, class Visibility>
 __global__ void __launch_bounds__(C::kThreads, C::kMinBlocks)
     dense_forward_kernel(const DenseForwardArgs a, const Visibility visible) {
-  extern __shared__ __align__(128) unsigned char shared_bytes[];
+  extern __shared__ __align__(1024) unsigned char shared_bytes[];
   auto& shared = *reinterpret_cast<typename C::Shared*>(shared_bytes);
   constexpr int kD = C::kD, kRowTiles = 2;  // of 16 rows a warp
   const int thread = static_cast<int>(threadIdx.x), warp = thread / kWarpSize, lane = thread % kWarpSize;
