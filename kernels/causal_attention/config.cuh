@@ -51,6 +51,20 @@ struct DenseForwardConfig {
   };
 };
 
+/// The same for wgmma (D = 64 on sm_90a): three warpgroups own 64 query rows each and walk over halves of a key tile.
+struct DenseForwardHopperConfig {
+  static constexpr int kD = 64;
+  static constexpr int kWarps = 12, kThreads = kWarps * kWarpSize;
+  static constexpr int kLoaders = 256;  ///< threads that copy keys and values: their rows divide a tile
+  static constexpr int kQueries = 16 * kWarps, kKeys = 128, kKeysAtOnce = 64;
+  static constexpr int kStages = 3;  ///< scores of the next tile start while the values of this one are read
+
+  struct Shared {
+    alignas(1024) Tile<kQueries, kD> q;
+    Tile<kKeys, kD> k[kStages], v[kStages];
+  };
+};
+
 /// Each warp owns 16 keys and their part of d_k and d_v; the eight warps share the query tile.
 template <int kD_>
 struct DenseBackwardConfig {

@@ -3,6 +3,7 @@
 
 #include "kernels/causal_attention/dense_backward_hopper.cuh"
 #include "kernels/causal_attention/dense_forward.cuh"
+#include "kernels/causal_attention/dense_forward_hopper.cuh"
 #include "kernels/common/attention_dispatch.cuh"
 #include "kernels/common/launch.cuh"
 #include "kernels/common/visibility.cuh"
@@ -13,13 +14,22 @@ namespace ssa::cuda {
 template <class Visibility>
 void dense_forward(Stream& stream, const char* op, std::int64_t block_size, const DenseForwardArgs& a, int B,
                    int head_dim, const Visibility& visible) {
-  dispatch_head_dim(op, head_dim, a.HQ / a.HK, block_size, [&]<int kD>() {
-    using C = DenseForwardConfig<kD>;
-    launch(stream, op, dense_forward_kernel<C, Visibility>,
+  const auto run = [&]<class C>(void (*kernel)(DenseForwardArgs, Visibility)) {
+    launch(stream, op, kernel,
            {.grid = dim3(static_cast<unsigned>(a.HQ), blocks_for(a.T, C::kQueries), static_cast<unsigned>(B)),
             .block = C::kThreads,
             .shared_bytes = sizeof(typename C::Shared)},
            a, visible);
+  };
+  dispatch_head_dim(op, head_dim, a.HQ / a.HK, block_size, [&]<int kD>() {
+    if constexpr (kD == 64) {
+      if (has_wgmma(stream)) {
+        using C = DenseForwardHopperConfig;
+        return run.template operator()<C>(dense_forward_hopper_kernel<C, Visibility>);
+      }
+    }
+    using C = DenseForwardConfig<kD>;
+    run.template operator()<C>(dense_forward_kernel<C, Visibility>);
   });
 }
 

@@ -253,6 +253,7 @@ __global__ void __launch_bounds__(C::kThreads, 2) select_blocks_kernel(const Sel
           if (newest >= first && own - first <= C::kChunk)
             length.y = choose<C::kChunk>(values + length.x, blocks + length.x, 0, shared.importance[token], first,
                                          newest - first, own - first, a.block_size / 2 - 1, lane);
+          __syncwarp();  // all lanes have read it
           if (lane == 0) shared.length[token] = length;
         }
         __syncwarp();
