@@ -48,9 +48,8 @@ void causal_attention_backward(Stream& stream, const CausalAttentionBackward& p)
     dense_backward(stream, op, 0, a, D, Causal{});
 }
 
-std::size_t causal_attention_backward_scratch_bytes(std::int64_t B, std::int64_t T, std::int64_t HQ, std::int64_t HK,
-                                                    std::int64_t head_dim) {
-  return dense_backward_scratch_bytes(B, T, T, HQ, HK, head_dim);
+std::size_t causal_attention_backward_scratch_bytes(std::int64_t B, std::int64_t T, std::int64_t HQ, std::int64_t HK) {
+  return dense_backward_scratch_bytes(B, T, HQ, HK);
 }
 
 }  // namespace ssa::cuda

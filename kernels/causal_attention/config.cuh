@@ -1,6 +1,7 @@
 // Tiles, shared memory and arguments of the dense attention kernels (causal, windowed, compressed).
 #pragma once
 
+#include "kernels/causal_attention/backward_task.cuh"
 #include "kernels/common/mma.cuh"
 
 namespace ssa::cuda {
@@ -12,24 +13,6 @@ struct DenseForwardArgs {
   const __nv_bfloat16 *q, *k, *v;
   int T, U, HQ, HK;
   float scale;
-};
-
-struct DenseBackwardArgs {
-  float *d_q, *d_k, *d_v;
-  const __nv_bfloat16* d_out;
-  const float *delta, *lse;
-  const __nv_bfloat16 *q, *k, *v;
-  int B, T, U, HQ, HK;
-  float scale;
-  bool accumulate_q, accumulate_kv;
-
-  int chunks = 1;           ///< parts into which the heads of a group are cut
-  int heads_per_chunk = 0;  ///< ceil(G / chunks)
-  int query_tiles = 0, key_tiles = 0;
-  // All zero at the start of the kernel:
-  int* ticket = nullptr;        ///< [1] tasks handed out so far
-  int* queries_done = nullptr;  ///< [B, HQ, query_tiles] key tiles added to the tile of d_q
-  int* keys_done = nullptr;     ///< [B, HK, key_tiles] chunks added to the tile of d_k and d_v
 };
 
 /// Each warp owns 32 query rows: with 16, the reads of K and V from shared memory would take twice as long as the
@@ -85,7 +68,7 @@ struct DenseBackwardConfig {
     Tile<kKeys, kQueries> d_scores;
     alignas(16) float lse[kStages][kQueries];
     alignas(16) float delta[kStages][kQueries];
-    int ticket;
+    BackwardTask task;
   };
 };
 
@@ -105,7 +88,7 @@ struct DenseBackwardHopperConfig {
     Tile<kKeys, kQueriesAtOnce> d_scores[kStages][kParts];  ///< transposed: keys are the rows
     alignas(16) float lse[kStages][kQueries];
     alignas(16) float delta[kStages][kQueries];
-    int ticket;
+    BackwardTask task;
   };
 };
 

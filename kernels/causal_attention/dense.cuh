@@ -33,24 +33,24 @@ void dense_forward(Stream& stream, const char* op, std::int64_t block_size, cons
   });
 }
 
-/// The counters that order the blocks of the backward.
+/// The counters that order the blocks of the backward, for as many chunks as there can be.
 struct DenseBackwardScratch {
-  Tensor ticket, queries_done, keys_done;
+  Tensor ticket, steps_done, keys_done;
 
-  DenseBackwardScratch(Arena& arena, std::int64_t B, std::int64_t T, std::int64_t U, std::int64_t HQ, std::int64_t HK,
-                       std::int64_t query_tile, std::int64_t key_tile)
+  DenseBackwardScratch(Arena& arena, std::int64_t B, std::int64_t HQ, std::int64_t HK, std::int64_t key_tiles)
       : ticket(arena.allocate("ticket", DType::i32, {1})),
-        queries_done(arena.allocate("queries_done", DType::i32, {B, HQ, (T + query_tile - 1) / query_tile})),
-        keys_done(arena.allocate("keys_done", DType::i32, {B, HK, (U + key_tile - 1) / key_tile})) {}
+        steps_done(arena.allocate("steps_done", DType::i32, {HQ / HK, B, HK, key_tiles})),
+        keys_done(arena.allocate("keys_done", DType::i32, {B, HK, key_tiles})) {}
 };
 
-inline std::size_t dense_backward_scratch_bytes(std::int64_t B, std::int64_t T, std::int64_t U, std::int64_t HQ,
-                                                std::int64_t HK, std::int64_t head_dim) {
+inline constexpr int kBackwardKeys = 128;
+static_assert(kBackwardKeys == DenseBackwardConfig<64>::kKeys && kBackwardKeys == DenseBackwardConfig<128>::kKeys &&
+              kBackwardKeys == DenseBackwardHopperConfig::kKeys);
+
+/// U keys a row.
+inline std::size_t dense_backward_scratch_bytes(std::int64_t B, std::int64_t U, std::int64_t HQ, std::int64_t HK) {
   Arena measure;
-  if (head_dim == 64)
-    DenseBackwardScratch(measure, B, T, U, HQ, HK, DenseBackwardConfig<64>::kQueries, DenseBackwardConfig<64>::kKeys);
-  else
-    DenseBackwardScratch(measure, B, T, U, HQ, HK, DenseBackwardConfig<128>::kQueries, DenseBackwardConfig<128>::kKeys);
+  DenseBackwardScratch(measure, B, HQ, HK, (U + kBackwardKeys - 1) / kBackwardKeys);
   return measure.used();
 }
 
@@ -60,15 +60,14 @@ void dense_backward(Stream& stream, const char* op, std::int64_t block_size, Den
                     const Visibility& visible) {
   const int G = a.HQ / a.HK;
   const auto run = [&]<class C>(void (*kernel)(DenseBackwardArgs, Visibility)) {
-    const std::size_t bytes = dense_backward_scratch_bytes(a.B, a.T, a.U, a.HQ, a.HK, C::kD);
+    a.key_tiles = (a.U + C::kKeys - 1) / C::kKeys;
+    const std::size_t bytes = dense_backward_scratch_bytes(a.B, a.U, a.HQ, a.HK);
     Arena arena(stream.scratch(bytes), bytes);
-    const DenseBackwardScratch scratch(arena, a.B, a.T, a.U, a.HQ, a.HK, C::kQueries, C::kKeys);
+    const DenseBackwardScratch scratch(arena, a.B, a.HQ, a.HK, a.key_tiles);
     stream.zero(Tensor(scratch.ticket.data(), DType::u8, {static_cast<std::int64_t>(bytes)}));
     a.ticket = scratch.ticket.template as<int>();
-    a.queries_done = scratch.queries_done.template as<int>();
+    a.steps_done = scratch.steps_done.template as<int>();
     a.keys_done = scratch.keys_done.template as<int>();
-    a.query_tiles = static_cast<int>(scratch.queries_done.dim(2));
-    a.key_tiles = static_cast<int>(scratch.keys_done.dim(2));
     // Enough tasks that the last and longest ones leave few SMs idle.
     constexpr int kTasksPerSm = 16;
     const std::int64_t tasks = static_cast<std::int64_t>(a.B) * a.HK * a.key_tiles;

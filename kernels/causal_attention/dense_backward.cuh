@@ -6,63 +6,6 @@
 
 namespace ssa::cuda {
 
-/// What one block does: a key tile, and some heads of its group.
-struct BackwardTask {
-  int key_tile, chunk, row_head, row, kv_head, head_begin, heads;
-  int u0;                 ///< the tile's first key
-  int tile_begin, tiles;  ///< query tiles that see the key tile
-
-  /// The next task, for the whole block; `slot` is in shared memory. Whatever a task waits for has an earlier ticket.
-  template <class C, class Visibility>
-  static __device__ __forceinline__ BackwardTask take(const DenseBackwardArgs& a, const Visibility& visible,
-                                                      int* slot) {
-    if (threadIdx.x == 0) *slot = atomicAdd(a.ticket, 1);
-    __syncthreads();
-    const int ticket = *slot;
-    BackwardTask task;
-    task.assign<C>(a, visible, ticket);
-    return task;
-  }
-
-  /// Of (row, key or token, head), in vectors of D.
-  __device__ __forceinline__ std::int64_t key_position(const DenseBackwardArgs& a, int u) const {
-    return (static_cast<std::int64_t>(row) * a.U + u) * a.HK + kv_head;
-  }
-  __device__ __forceinline__ std::int64_t query_position(const DenseBackwardArgs& a, int t, int of_head) const {
-    return (static_cast<std::int64_t>(row) * a.T + t) * a.HQ + of_head;
-  }
-
-  __device__ __forceinline__ int steps() const { return heads * tiles; }
-  __device__ __forceinline__ int head(int step) const { return head_begin + step / tiles; }
-  __device__ __forceinline__ int query_tile(int step) const { return tile_begin + step % tiles; }
-
- private:
-  template <class C, class Visibility>
-  __device__ __forceinline__ void assign(const DenseBackwardArgs& a, const Visibility& visible, int ticket) {
-    // Groups of (row, key/value head) pairs take turns at each key tile, from the last key tile to the first. A query
-    // tile then receives its own keys' part of d_q first, and a task follows one that started before it and has fewer
-    // query tiles. The groups are small enough for L2, and large enough that few blocks of a wave wait for each other.
-    constexpr int kGroup = 8;
-    const int pairs = a.B * a.HK, in_chunk = ticket % (a.key_tiles * pairs);
-    const int group = in_chunk / (a.key_tiles * kGroup), members = min(kGroup, pairs - group * kGroup);
-    const int in_group = in_chunk - group * a.key_tiles * kGroup, G = a.HQ / a.HK;
-    chunk = ticket / (a.key_tiles * pairs);
-    key_tile = a.key_tiles - 1 - in_group / members;
-    row_head = group * kGroup + in_group % members;
-    row = row_head / a.HK;
-    kv_head = row_head % a.HK;
-    head_begin = kv_head * G + chunk * a.heads_per_chunk;
-    heads = min(G - chunk * a.heads_per_chunk, a.heads_per_chunk);
-
-    u0 = key_tile * C::kKeys;
-    const int u_last = min(a.U, u0 + C::kKeys) - 1;
-    // Key tile 0 visits every query tile, so that d_q of tokens that see no key is written too.
-    const int first_query = key_tile == 0 ? 0 : visible.query_begin(u0);
-    tile_begin = first_query / C::kQueries;
-    tiles = first_query >= a.T ? 0 : (min(a.T, visible.query_end(u_last)) - 1) / C::kQueries + 1 - tile_begin;
-  }
-};
-
 /// Starts the copies of a step: q, d_out, lse and delta of a query tile.
 template <class C>
 __device__ __forceinline__ void load_queries(typename C::Shared& shared, int stage, const DenseBackwardArgs& a,
@@ -78,19 +21,6 @@ __device__ __forceinline__ void load_queries(typename C::Shared& shared, int sta
     copy_async_4(shared_address(is_lse ? &shared.lse[stage][i] : &shared.delta[stage][i]),
                  (is_lse ? a.lse : a.delta) + position + (inside ? static_cast<std::int64_t>(i) * a.HQ : 0), inside);
   }
-}
-
-/// How many key tiles add to a query tile before this task's: they come from the last one that it sees down.
-template <class C, class Visibility>
-__device__ __forceinline__ int turn_of(const DenseBackwardArgs& a, const Visibility& visible, const BackwardTask& task,
-                                       int query_tile) {
-  const int t_last = min(a.T, (query_tile + 1) * C::kQueries) - 1;
-  return max(0, visible.key_end(t_last) - 1) / C::kKeys - task.key_tile;
-}
-
-__device__ __forceinline__ int* queries_done_of(const DenseBackwardArgs& a, const BackwardTask& task, int step) {
-  return a.queries_done + (static_cast<std::int64_t>(task.row) * a.HQ + task.head(step)) * a.query_tiles +
-         task.query_tile(step);
 }
 
 /// Adds 16 rows from token t0 on, of kTiles x 8 columns from col0 on, to d_q, or stores them.
@@ -112,16 +42,14 @@ __device__ __forceinline__ void add_query_rows(const DenseBackwardArgs& a, const
   }
 }
 
-/// The end of a task: warp w's 16 keys go to d_k and d_v, chunks of a group's heads in their order. `pending` is a
-/// counter of d_q still to be announced, or null.
+/// The end of a task: warp w's 16 keys go to d_k and d_v, chunks of a group's heads in their order.
 template <class C>
 __device__ __forceinline__ void add_keys(const DenseBackwardArgs& a, const BackwardTask& task,
-                                         float (&d_k)[C::kD / 8][4], float (&d_v)[C::kD / 8][4], int* pending,
-                                         int pending_value, int warp, int lane) {
+                                         float (&d_k)[C::kD / 8][4], float (&d_v)[C::kD / 8][4], int warp, int lane) {
   int* keys_done = a.keys_done + static_cast<std::int64_t>(task.row_head) * a.key_tiles + task.key_tile;
   __syncthreads();
   if (threadIdx.x == 0) {
-    if (pending) announce(pending, pending_value);
+    announce(task.steps_done(a), task.steps());
     if (task.chunk > 0) wait_for(keys_done, task.chunk);
   }
   __syncthreads();
@@ -156,7 +84,8 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   auto& shared = *reinterpret_cast<typename C::Shared*>(shared_bytes);
   constexpr int kD = C::kD, kSlices = kD / 16, kQ = C::kQueriesAtOnce;
   const int thread = static_cast<int>(threadIdx.x), warp = thread / kWarpSize, lane = thread % kWarpSize;
-  const BackwardTask task = BackwardTask::take<C>(a, visible, &shared.ticket);
+  BackwardTask& task = shared.task;
+  task.take<C>(a, visible);
   const int u0 = task.u0, steps = task.steps();
 
   const std::int64_t key_offset = task.key_position(a, u0) * C::kD, key_stride = a.HK * C::kD;
@@ -178,8 +107,6 @@ __global__ void __launch_bounds__(C::kThreads, 1)
 
   float d_k[kD / 8][4] = {}, d_v[kD / 8][4] = {};
   const float scale2 = a.scale * kLog2e;
-  int* announced = nullptr;  // the counter of the previous step's tile of d_q, and what it becomes
-  int announced_value = 0;
 
   int stage = 0;
   for (int step = 0; step < steps; ++step, stage ^= 1) {
@@ -258,15 +185,12 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       }
     }
 
-    const int turn = turn_of<C>(a, visible, task, query_tile);
-    int* done = queries_done_of(a, task, step);
+    const int ahead = task.steps_ahead(step);
     if (thread == 0) {
-      if (announced) announce(announced, announced_value);
-      wait_for(done, turn);
+      announce(task.steps_done(a), step);
+      task.wait_for_turn(a, step);
     }
     __syncthreads();  // d_scores is complete, and it is this block's turn
-    announced = done;
-    announced_value = turn + 1;
 
     float d_q[C::kWarpRows / 16][C::kWarpCols / 8][4] = {};
     const int warp_row = warp % C::kRowWarps * C::kWarpRows, warp_col = warp / C::kRowWarps * C::kWarpCols;
@@ -289,9 +213,9 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     }
 #pragma unroll
     for (int i = 0; i < C::kWarpRows / 16; ++i)
-      add_query_rows<kD>(a, task, head, t0 + warp_row + i * 16, warp_col, d_q[i], a.accumulate_q || turn > 0, lane);
+      add_query_rows<kD>(a, task, head, t0 + warp_row + i * 16, warp_col, d_q[i], a.accumulate_q || ahead > 0, lane);
   }
-  add_keys<C>(a, task, d_k, d_v, announced, announced_value, warp, lane);
+  add_keys<C>(a, task, d_k, d_v, warp, lane);
 }
 
 }  // namespace ssa::cuda

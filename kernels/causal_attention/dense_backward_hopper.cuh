@@ -16,9 +16,11 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   extern __shared__ __align__(1024) unsigned char shared_bytes[];
   auto& shared = *reinterpret_cast<typename C::Shared*>(shared_bytes);
   constexpr int kSlices = C::kD / 16, kQ = C::kQueriesAtOnce;
+  constexpr int kAnnounceEvery = 2;  // steps: each time costs a fence, and is soon enough for the next task
   const int thread = static_cast<int>(threadIdx.x), warp = thread / kWarpSize, lane = thread % kWarpSize;
   const int warpgroup = thread / kWarpgroupThreads;
-  const BackwardTask task = BackwardTask::take<C>(a, visible, &shared.ticket);
+  BackwardTask& task = shared.task;
+  task.take<C>(a, visible);
   const int u0 = task.u0, steps = task.steps();
 
   const std::int64_t key_offset = task.key_position(a, u0) * C::kD, key_stride = a.HK * C::kD;
@@ -47,9 +49,8 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       wgmma<true, true>(d_q, d_s + kk * kNextTransposed, keys + kk * kNextTransposed, kk > 0);
     wgmma_commit();
   };
-  const auto turn = [&](int step) { return turn_of<C>(a, visible, task, task.query_tile(step)); };
   const auto add_d_q = [&](float(&d_q)[C::kD / 8][4], int step) {
-    const bool add = a.accumulate_q || turn(step) > 0;
+    const bool add = a.accumulate_q || task.steps_ahead(step) > 0;
     const int t0 = task.query_tile(step) * C::kQueries + warp * 16;
     add_query_rows<C::kD>(a, task, task.head(step), t0, 0, d_q, add, lane);
   };
@@ -140,9 +141,9 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     const int stage = step & 1;
     copy_async_wait<0>();
     fence_shared_for_wgmma();  // the copies and d_scores were ordinary writes
-    if (thread == 0 && step > 0) wait_for(queries_done_of(a, task, step - 1), turn(step - 1));
+    if (thread == 0 && step > 0) task.wait_for_turn(a, step - 1);
     __syncthreads();  // this stage is there; every warp has left the other one; it is this block's turn to add to d_q
-    if (thread == 0 && step > 1) announce(queries_done_of(a, task, step - 2), turn(step - 2) + 1);
+    if (thread == 0 && step % kAnnounceEvery == 1) announce(task.steps_done(a), step - 1);
     __syncwarp();
     if (step + 1 < steps) load_queries<C>(shared, stage ^ 1, a, task, step + 1, thread);
     copy_async_commit();
@@ -160,19 +161,16 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   if (steps > 0) {  // d_q of the last step
     const int last = steps - 1;
     fence_shared_for_wgmma();
-    if (thread == 0) wait_for(queries_done_of(a, task, last), turn(last));
+    if (thread == 0) task.wait_for_turn(a, last);
     __syncthreads();
-    if (thread == 0 && last > 0) announce(queries_done_of(a, task, last - 1), turn(last - 1) + 1);
     __syncwarp();
     float d_q[C::kD / 8][4];
     wgmma_fence();
     start_d_q(d_q, last & 1);
     wgmma_wait<0>();
     add_d_q(d_q, last);
-    add_keys<C>(a, task, d_k, d_v, queries_done_of(a, task, last), turn(last) + 1, warp, lane);
-  } else {
-    add_keys<C>(a, task, d_k, d_v, nullptr, 0, warp, lane);
   }
+  add_keys<C>(a, task, d_k, d_v, warp, lane);
 #endif
 }
 

@@ -151,8 +151,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     const int t = t0 + warp * 16 + half * 8 + (lane >> 2);
     if (t >= a.T) continue;
     const std::int64_t position = (row * a.T + t) * a.HQ + head;
-    if ((lane & 3) == 0)
-      a.lse[position] = total == 0 ? -kInfinity : best[half] * a.scale + __log2f(total) * kLn2;
+    if ((lane & 3) == 0) a.lse[position] = total == 0 ? -kInfinity : best[half] * a.scale + __log2f(total) * kLn2;
     auto* to = reinterpret_cast<std::uint32_t*>(a.out + position * C::kD);
 #pragma unroll
     for (int d = 0; d < C::kD / 8; ++d)

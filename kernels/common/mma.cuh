@@ -199,13 +199,14 @@ __device__ __forceinline__ void reduce_add(float4* p, float4 v) {
 
 // ---- counters in global memory that order the blocks of one grid ----
 
-/// Spins until *counter reaches `value`; what its writers did before is visible afterwards to the whole block that the
-/// caller then synchronises.
-__device__ __forceinline__ void wait_for(const int* counter, int value) {
+/// Spins until *counter has reached `value`, and returns what it then is; what its writers did before is visible
+/// afterwards to the whole block that the caller then synchronises.
+__device__ __forceinline__ int wait_for(const int* counter, int value) {
   int seen;
   do {
     asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(seen) : "l"(counter) : "memory");
   } while (seen < value);
+  return seen;
 }
 
 /// Sets *counter to `value` after everything this thread's block did before its last barrier.

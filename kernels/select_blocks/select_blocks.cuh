@@ -56,7 +56,10 @@ __device__ __forceinline__ int choose(float* list_importance, int* list, int len
     const auto count_from = [&](int least) {
       int count = 0;
 #pragma unroll
-      for (int i = 0; i < kChunk / kWarpSize; ++i) count += key[i] >= least;
+      for (int i = 0; i < kChunk / kWarpSize; ++i) {
+        if (i * kWarpSize >= end) break;  // early tokens have few blocks
+        count += key[i] >= least;
+      }
       for (int at = lane; at < length; at += kWarpSize) count += __float_as_int(list_importance[at]) >= least;
       return __reduce_add_sync(kFullMask, count);
     };
@@ -102,7 +105,7 @@ __device__ __forceinline__ int choose(float* list_importance, int* list, int len
 
 /// Block (i, kv_head, row) serves the i-th C::kBlockTokens tokens from the end.
 template <class C>
-__global__ void __launch_bounds__(C::kThreads, 2) select_blocks_kernel(const SelectArgs a) {
+__global__ void __launch_bounds__(C::kThreads, 3) select_blocks_kernel(const SelectArgs a) {
   extern __shared__ __align__(128) unsigned char shared_bytes[];
   auto& shared = *reinterpret_cast<typename C::Shared*>(shared_bytes);
   auto* list_importance = reinterpret_cast<float*>(shared_bytes + sizeof(typename C::Shared));

@@ -14,16 +14,14 @@ namespace ssa {
 
 std::size_t causal_attention_backward_scratch_bytes([[maybe_unused]] DeviceKind kind, [[maybe_unused]] std::int64_t B,
                                                     [[maybe_unused]] std::int64_t T, [[maybe_unused]] std::int64_t HQ,
-                                                    [[maybe_unused]] std::int64_t HK,
-                                                    [[maybe_unused]] std::int64_t head_dim) {
-  return SSA_CUDA_SCRATCH(causal_attention_backward_scratch_bytes(B, T, HQ, HK, head_dim));
+                                                    [[maybe_unused]] std::int64_t HK) {
+  return SSA_CUDA_SCRATCH(causal_attention_backward_scratch_bytes(B, T, HQ, HK));
 }
 
 std::size_t compressed_attention_backward_scratch_bytes(
     [[maybe_unused]] DeviceKind kind, [[maybe_unused]] std::int64_t B, [[maybe_unused]] std::int64_t T,
-    [[maybe_unused]] std::int64_t HQ, [[maybe_unused]] std::int64_t HK, [[maybe_unused]] std::int64_t head_dim,
-    [[maybe_unused]] std::int64_t block_size) {
-  return SSA_CUDA_SCRATCH(compressed_attention_backward_scratch_bytes(B, T, HQ, HK, head_dim, block_size));
+    [[maybe_unused]] std::int64_t HQ, [[maybe_unused]] std::int64_t HK, [[maybe_unused]] std::int64_t block_size) {
+  return SSA_CUDA_SCRATCH(compressed_attention_backward_scratch_bytes(B, T, HQ, HK, block_size));
 }
 
 std::size_t sparse_attention_backward_scratch_bytes([[maybe_unused]] DeviceKind kind, [[maybe_unused]] std::int64_t B,

@@ -37,10 +37,9 @@ SSA_OP(causal_attention_backward, CausalAttentionBackward);
 
 /// Scratch that the backward reserves on the stream; 0 on the CPU.
 std::size_t causal_attention_backward_scratch_bytes(DeviceKind kind, std::int64_t B, std::int64_t T, std::int64_t HQ,
-                                                    std::int64_t HK, std::int64_t head_dim);
+                                                    std::int64_t HK);
 namespace cuda {
-std::size_t causal_attention_backward_scratch_bytes(std::int64_t B, std::int64_t T, std::int64_t HQ, std::int64_t HK,
-                                                    std::int64_t head_dim);
+std::size_t causal_attention_backward_scratch_bytes(std::int64_t B, std::int64_t T, std::int64_t HQ, std::int64_t HK);
 }
 
 }  // namespace ssa

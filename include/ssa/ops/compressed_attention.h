@@ -37,12 +37,10 @@ SSA_OP(compressed_attention_backward, CompressedAttentionBackward);
 
 /// Scratch that the backward reserves on the stream; 0 on the CPU.
 std::size_t compressed_attention_backward_scratch_bytes(DeviceKind kind, std::int64_t B, std::int64_t T,
-                                                        std::int64_t HQ, std::int64_t HK, std::int64_t head_dim,
-                                                        std::int64_t block_size);
+                                                        std::int64_t HQ, std::int64_t HK, std::int64_t block_size);
 namespace cuda {
 std::size_t compressed_attention_backward_scratch_bytes(std::int64_t B, std::int64_t T, std::int64_t HQ,
-                                                        std::int64_t HK, std::int64_t head_dim,
-                                                        std::int64_t block_size);
+                                                        std::int64_t HK, std::int64_t block_size);
 }
 
 }  // namespace ssa
