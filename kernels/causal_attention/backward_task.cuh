@@ -28,7 +28,6 @@ struct BackwardTask {
   int key_tile, chunk, row_head, row, kv_head, head_begin, heads;
   int u0;                        ///< the tile's first key
   int tile_begin, tiles;         ///< query tiles that see the key tile
-  int seen;                      ///< steps that the task of the next key tile was last seen to have done
   int ahead_begin, ahead_tiles;  ///< the same of the next key tile
 
   /// Takes the next task for the whole block; `this` is in shared memory, because registers are scarce. Whatever a task
@@ -47,20 +46,23 @@ struct BackwardTask {
     return (static_cast<std::int64_t>(row) * a.T + t) * a.HQ + of_head;
   }
 
+  /// Steps go over the query tiles, and at each over the heads: a task that follows another is then as many steps
+  /// behind it as there are heads.
+  struct Step {
+    int i = 0, h = 0;  ///< query tile and head, counted from the task's first
+  };
   __device__ __forceinline__ int steps() const { return heads * tiles; }
-  __device__ __forceinline__ int head(int step) const { return head_begin + step / tiles; }
-  __device__ __forceinline__ int query_tile(int step) const { return tile_begin + step % tiles; }
+  __device__ __forceinline__ Step after(Step step) const {
+    return step.h + 1 < heads ? Step{step.i, step.h + 1} : Step{step.i + 1, 0};
+  }
+  __device__ __forceinline__ int head(Step step) const { return head_begin + step.h; }
+  __device__ __forceinline__ int query_tile(Step step) const { return tile_begin + step.i; }
 
   /// A query tile's part of d_q comes from the last key tile that it sees first, then from the one before, and so on:
   /// how many steps the task of the next key tile must have done before this task adds, or 0 if this one comes first.
-  __device__ __forceinline__ int steps_ahead(int step) const {
+  __device__ __forceinline__ int steps_ahead(Step step) const {
     const int i = query_tile(step) - ahead_begin;
-    return ahead_tiles > 0 && i >= 0 ? step / tiles * ahead_tiles + i + 1 : 0;
-  }
-  /// Waits, in one thread, until that many are done.
-  __device__ __forceinline__ void wait_for_turn(const DenseBackwardArgs& a, int step) {
-    const int ahead = steps_ahead(step);
-    if (seen < ahead) seen = wait_for(steps_done(a) + 1, ahead);
+    return ahead_tiles > 0 && i >= 0 ? i * heads + step.h + 1 : 0;
   }
   /// The task's own counter of steps; that of the next key tile is the one behind it.
   __device__ __forceinline__ int* steps_done(const DenseBackwardArgs& a) const {
@@ -77,7 +79,6 @@ struct BackwardTask {
     const int pairs = a.B * a.HK, in_chunk = ticket % (a.key_tiles * pairs);
     const int group = in_chunk / (a.key_tiles * kGroup), members = min(kGroup, pairs - group * kGroup);
     const int in_group = in_chunk - group * a.key_tiles * kGroup, G = a.HQ / a.HK;
-    seen = 0;
     chunk = ticket / (a.key_tiles * pairs);
     key_tile = a.key_tiles - 1 - in_group / members;
     row_head = group * kGroup + in_group % members;

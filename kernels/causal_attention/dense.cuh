@@ -1,6 +1,8 @@
 // Launches of the dense attention kernels over a rule of visibility.cuh.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/causal_attention/dense_backward_hopper.cuh"
 #include "kernels/causal_attention/dense_forward.cuh"
 #include "kernels/causal_attention/dense_forward_hopper.cuh"
@@ -22,7 +24,7 @@ void dense_forward(Stream& stream, const char* op, std::int64_t block_size, cons
            a, visible);
   };
   dispatch_head_dim(op, head_dim, a.HQ / a.HK, block_size, [&]<int kD>() {
-    if constexpr (kD == 64) {
+    if constexpr (kD == 64 && std::is_same_v<Visibility, Causal>) {  // its tiles are too large for short ranges of keys
       if (has_wgmma(stream)) {
         using C = DenseForwardHopperConfig;
         return run.template operator()<C>(dense_forward_hopper_kernel<C, Visibility>);

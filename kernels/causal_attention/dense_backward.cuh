@@ -9,17 +9,18 @@ namespace ssa::cuda {
 /// Starts the copies of a step: q, d_out, lse and delta of a query tile.
 template <class C>
 __device__ __forceinline__ void load_queries(typename C::Shared& shared, int stage, const DenseBackwardArgs& a,
-                                             const BackwardTask& task, int step, int thread) {
+                                             const BackwardTask& task, BackwardTask::Step step, int thread) {
   const int t0 = task.query_tile(step) * C::kQueries;
   const std::int64_t position = task.query_position(a, t0, task.head(step)), stride = a.HQ * C::kD;
-  load_rows<C::kThreads>(shared.q[stage], a.q + position * C::kD, stride, a.T - t0, thread);
-  load_rows<C::kThreads>(shared.d_out[stage], a.d_out + position * C::kD, stride, a.T - t0, thread);
-  static_assert(2 * C::kQueries <= C::kThreads);
-  if (thread < 2 * C::kQueries) {  // lse and delta of a query beyond T become 0: with q = d_out = 0 it adds nothing
-    const int i = thread % C::kQueries;
-    const bool inside = t0 + i < a.T, is_lse = thread < C::kQueries;
-    copy_async_4(shared_address(is_lse ? &shared.lse[stage][i] : &shared.delta[stage][i]),
-                 (is_lse ? a.lse : a.delta) + position + (inside ? static_cast<std::int64_t>(i) * a.HQ : 0), inside);
+  load_rows<C::kLoaders>(shared.q[stage], a.q + position * C::kD, stride, a.T - t0, thread);
+  load_rows<C::kLoaders>(shared.d_out[stage], a.d_out + position * C::kD, stride, a.T - t0, thread);
+  // lse and delta of a query beyond T become 0: with q = d_out = 0 it adds nothing.
+  for (int i = thread; i < 2 * C::kQueries; i += C::kLoaders) {
+    const int query = i % C::kQueries;
+    const bool inside = t0 + query < a.T, is_lse = i < C::kQueries;
+    copy_async_4(shared_address(is_lse ? &shared.lse[stage][query] : &shared.delta[stage][query]),
+                 (is_lse ? a.lse : a.delta) + position + (inside ? static_cast<std::int64_t>(query) * a.HQ : 0),
+                 inside);
   }
 }
 
@@ -27,41 +28,56 @@ __device__ __forceinline__ void load_queries(typename C::Shared& shared, int sta
 template <int kD, int kTiles>
 __device__ __forceinline__ void add_query_rows(const DenseBackwardArgs& a, const BackwardTask& task, int head, int t0,
                                                int col0, float (&d_q)[kTiles][4], bool add, int lane) {
+  const RowOfFour place = row_of_four(d_q[0], lane);  // its row and column are the same in every tile
+  float4 values[kTiles];
 #pragma unroll
   for (int d = 0; d < kTiles; ++d) {
+    const float4 v = row_of_four(d_q[d], lane).values;
+    values[d] = make_float4(v.x * a.scale, v.y * a.scale, v.z * a.scale, v.w * a.scale);
+  }
+  const int t = t0 + place.row;
+  if (t >= a.T) return;
+  auto* to = reinterpret_cast<float4*>(a.d_q + task.query_position(a, t, head) * kD + col0 + place.col);
+  if (add) {
 #pragma unroll
-    for (int e = 0; e < 4; ++e) d_q[d][e] *= a.scale;
-    const RowOfFour four = row_of_four(d_q[d], lane);
-    const int t = t0 + four.row;
-    if (t >= a.T) continue;
-    auto* to = reinterpret_cast<float4*>(a.d_q + task.query_position(a, t, head) * kD + col0 + d * 8 + four.col);
-    if (add)
-      reduce_add(to, four.values);
-    else
-      *to = four.values;
+    for (int d = 0; d < kTiles; ++d) reduce_add(to + d * 2, values[d]);
+  } else {
+#pragma unroll
+    for (int d = 0; d < kTiles; ++d) to[d * 2] = values[d];
   }
 }
 
-/// The end of a task: warp w's 16 keys go to d_k and d_v, chunks of a group's heads in their order.
-template <class C>
-__device__ __forceinline__ void add_keys(const DenseBackwardArgs& a, const BackwardTask& task,
-                                         float (&d_k)[C::kD / 8][4], float (&d_v)[C::kD / 8][4], int warp, int lane) {
+/// The end of a task, for every thread of the block: calls write(add) when it is the task's turn to put its part of d_k
+/// and d_v in place. Chunks of a group's heads take turns in their order.
+template <int kThreads, class Write>
+__device__ __forceinline__ void end_task(const DenseBackwardArgs& a, const BackwardTask& task, Write&& write) {
   int* keys_done = a.keys_done + static_cast<std::int64_t>(task.row_head) * a.key_tiles + task.key_tile;
-  __syncthreads();
+  block_sync<kThreads>();
   if (threadIdx.x == 0) {
     announce(task.steps_done(a), task.steps());
     if (task.chunk > 0) wait_for(keys_done, task.chunk);
   }
-  __syncthreads();
-  const bool add = a.accumulate_kv || task.chunk > 0;
+  block_sync<kThreads>();
+  write(a.accumulate_kv || task.chunk > 0);
+  if (task.chunk + 1 < a.chunks) {
+    block_sync<kThreads>();
+    if (threadIdx.x == 0) announce(keys_done, task.chunk + 1);
+  }
+}
+
+/// Warp w's 16 keys.
+template <int kD>
+__device__ __forceinline__ void write_keys(const DenseBackwardArgs& a, const BackwardTask& task,
+                                           float (&d_k)[kD / 8][4], float (&d_v)[kD / 8][4], bool add, int warp,
+                                           int lane) {
 #pragma unroll
-  for (int d = 0; d < C::kD / 8; ++d) {
+  for (int d = 0; d < kD / 8; ++d) {
 #pragma unroll
     for (int e = 0; e < 4; ++e) d_k[d][e] *= a.scale;
     const RowOfFour k_four = row_of_four(d_k[d], lane), v_four = row_of_four(d_v[d], lane);
-    const int u = warp * 16 + k_four.row;
-    if (task.u0 + u >= a.U) continue;
-    const std::int64_t offset = task.key_position(a, task.u0 + u) * C::kD + d * 8 + k_four.col;
+    const int u = task.u0 + warp * 16 + k_four.row;
+    if (u >= a.U) continue;
+    const std::int64_t offset = task.key_position(a, u) * kD + d * 8 + k_four.col;
     if (add) {
       reduce_add(reinterpret_cast<float4*>(a.d_k + offset), k_four.values);
       reduce_add(reinterpret_cast<float4*>(a.d_v + offset), v_four.values);
@@ -69,10 +85,6 @@ __device__ __forceinline__ void add_keys(const DenseBackwardArgs& a, const Backw
       *reinterpret_cast<float4*>(a.d_k + offset) = k_four.values;
       *reinterpret_cast<float4*>(a.d_v + offset) = v_four.values;
     }
-  }
-  if (task.chunk + 1 < a.chunks) {
-    __syncthreads();
-    if (threadIdx.x == 0) announce(keys_done, task.chunk + 1);
   }
 }
 
@@ -89,9 +101,10 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   const int u0 = task.u0, steps = task.steps();
 
   const std::int64_t key_offset = task.key_position(a, u0) * C::kD, key_stride = a.HK * C::kD;
-  load_rows<C::kThreads>(shared.k, a.k + key_offset, key_stride, a.U - u0, thread);
-  load_rows<C::kThreads>(shared.v, a.v + key_offset, key_stride, a.U - u0, thread);
-  if (steps > 0) load_queries<C>(shared, 0, a, task, 0, thread);
+  load_rows<C::kLoaders>(shared.k, a.k + key_offset, key_stride, a.U - u0, thread);
+  load_rows<C::kLoaders>(shared.v, a.v + key_offset, key_stride, a.U - u0, thread);
+  BackwardTask::Step now;
+  if (steps > 0) load_queries<C>(shared, 0, a, task, now, thread);
   copy_async_commit();
   copy_async_wait<0>();
   __syncthreads();
@@ -109,13 +122,14 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   const float scale2 = a.scale * kLog2e;
 
   int stage = 0;
-  for (int step = 0; step < steps; ++step, stage ^= 1) {
+  int seen = 0;  // of the next key tile's steps
+  for (int step = 0; step < steps; ++step, stage ^= 1, now = task.after(now)) {
     copy_async_wait<0>();
     __syncthreads();  // this stage is there; every warp has left the other one, d_scores, and its additions to d_q
-    if (step + 1 < steps) load_queries<C>(shared, stage ^ 1, a, task, step + 1, thread);
+    if (step + 1 < steps) load_queries<C>(shared, stage ^ 1, a, task, task.after(now), thread);
     copy_async_commit();
 
-    const int head = task.head(step), query_tile = task.query_tile(step), t0 = query_tile * C::kQueries,
+    const int head = task.head(now), query_tile = task.query_tile(now), t0 = query_tile * C::kQueries,
               t_last = min(a.T, t0 + C::kQueries) - 1;
     const bool masked = u0 + C::kKeys > visible.key_end(t0) || u0 < visible.key_begin(t_last);
 
@@ -185,10 +199,10 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       }
     }
 
-    const int ahead = task.steps_ahead(step);
+    const int ahead = task.steps_ahead(now);
     if (thread == 0) {
       announce(task.steps_done(a), step);
-      task.wait_for_turn(a, step);
+      if (seen < ahead) seen = wait_for(task.steps_done(a) + 1, ahead);
     }
     __syncthreads();  // d_scores is complete, and it is this block's turn
 
@@ -215,7 +229,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     for (int i = 0; i < C::kWarpRows / 16; ++i)
       add_query_rows<kD>(a, task, head, t0 + warp_row + i * 16, warp_col, d_q[i], a.accumulate_q || ahead > 0, lane);
   }
-  add_keys<C>(a, task, d_k, d_v, warp, lane);
+  end_task<C::kThreads>(a, task, [&](bool add) { write_keys<kD>(a, task, d_k, d_v, add, warp, lane); });
 }
 
 }  // namespace ssa::cuda

@@ -16,28 +16,36 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   extern __shared__ __align__(1024) unsigned char shared_bytes[];
   auto& shared = *reinterpret_cast<typename C::Shared*>(shared_bytes);
   constexpr int kSlices = C::kD / 16, kQ = C::kQueriesAtOnce;
-  constexpr int kAnnounceEvery = 2;  // steps: each time costs a fence, and is soon enough for the next task
   const int thread = static_cast<int>(threadIdx.x), warp = thread / kWarpSize, lane = thread % kWarpSize;
   const int warpgroup = thread / kWarpgroupThreads;
   BackwardTask& task = shared.task;
   task.take<C>(a, visible);
   const int u0 = task.u0, steps = task.steps();
 
-  const std::int64_t key_offset = task.key_position(a, u0) * C::kD, key_stride = a.HK * C::kD;
-  load_rows<C::kThreads>(shared.k, a.k + key_offset, key_stride, a.U - u0, thread);
-  load_rows<C::kThreads>(shared.v, a.v + key_offset, key_stride, a.U - u0, thread);
-  if (steps > 0) load_queries<C>(shared, 0, a, task, 0, thread);
-  copy_async_commit();
-  copy_async_wait<0>();
-  __syncthreads();
-
-  std::uint32_t k_fragment[kSlices][4], v_fragment[kSlices][4];
-#pragma unroll
-  for (int kk = 0; kk < kSlices; ++kk) {
-    load_a(k_fragment[kk], shared.k, warp * 16, kk, lane);
-    load_a(v_fragment[kk], shared.v, warp * 16, kk, lane);
+  if (warpgroup == 2) {
+    give_registers<C::kLoaderRegisters>();
+    const int loader = thread - C::kWarps * kWarpSize;
+    const std::int64_t key_offset = task.key_position(a, u0) * C::kD, key_stride = a.HK * C::kD;
+    load_rows<C::kLoaders>(shared.k, a.k + key_offset, key_stride, a.U - u0, loader);
+    load_rows<C::kLoaders>(shared.v, a.v + key_offset, key_stride, a.U - u0, loader);
+    BackwardTask::Step next;
+    for (int step = 0; step <= steps; ++step) {
+      if (step < steps) load_queries<C>(shared, step & 1, a, task, next, loader);
+      next = task.after(next);
+      if (loader == 0 && step > 2) announce(task.steps_done(a), step - 2);  // added to before the last barrier
+      copy_async_commit();
+      copy_async_wait<0>();
+      fence_shared_for_wgmma();
+      block_sync<C::kThreads>();  // step `step` may begin, or all are done
+    }
+    end_task<C::kThreads>(a, task, [](bool) {});
+    return;
   }
+  take_registers<C::kRegisters>();
 
+  block_sync<C::kThreads>();  // keys and the first step's queries are there
+  const std::uint64_t key_rows = wgmma_operand(shared.k, warpgroup * kWarpgroupRows);
+  const std::uint64_t value_rows = wgmma_operand(shared.v, warpgroup * kWarpgroupRows);
   float d_k[C::kD / 8][4] = {}, d_v[C::kD / 8][4] = {};
   const float scale2 = a.scale * kLog2e;
 
@@ -49,17 +57,24 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       wgmma<true, true>(d_q, d_s + kk * kNextTransposed, keys + kk * kNextTransposed, kk > 0);
     wgmma_commit();
   };
-  const auto add_d_q = [&](float(&d_q)[C::kD / 8][4], int step) {
-    const bool add = a.accumulate_q || task.steps_ahead(step) > 0;
+  int seen = 0;  // steps that the task of the next key tile has done, when this warp last looked
+  const auto add_d_q = [&](float(&d_q)[C::kD / 8][4], BackwardTask::Step step) {
+    const int ahead = task.steps_ahead(step);
+    if (seen < ahead) {
+      if (lane == 0) seen = wait_for(task.steps_done(a) + 1, ahead);
+      seen = __shfl_sync(kFullMask, seen, 0);
+      __syncwarp();
+    }
     const int t0 = task.query_tile(step) * C::kQueries + warp * 16;
-    add_query_rows<C::kD>(a, task, task.head(step), t0, 0, d_q, add, lane);
+    add_query_rows<C::kD>(a, task, task.head(step), t0, 0, d_q, a.accumulate_q || ahead > 0, lane);
   };
   static_assert(C::kQueries == 16 * C::kWarps && C::kParts == 2);
 
+  BackwardTask::Step now, before;
   // Straight-line code but for template parameters: where products are under way across a branch, the compiler would
   // serialise them.
-  const auto products = [&]<bool kFirst, bool kMasked>(int step, int stage) {
-    const int t0 = task.query_tile(step) * C::kQueries;
+  const auto products = [&]<bool kFirst, bool kMasked>(int stage) {
+    const int t0 = task.query_tile(now) * C::kQueries;
     float d_q[C::kD / 8][4];
     wgmma_fence();
     if constexpr (!kFirst) start_d_q(d_q, stage ^ 1);
@@ -71,17 +86,19 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       const std::uint64_t d_out_rows = wgmma_operand(shared.d_out[stage], part * kQ);
       wgmma_fence();
 #pragma unroll
-      for (int kk = 0; kk < kSlices; ++kk) wgmma<false>(p, k_fragment[kk], q_rows + kk * kNextAlongRow, kk > 0);
+      for (int kk = 0; kk < kSlices; ++kk)
+        wgmma<false, false>(p, key_rows + kk * kNextAlongRow, q_rows + kk * kNextAlongRow, kk > 0);
       wgmma_commit();
       if constexpr (!kFirst) {
         if (part == 0) {
           wgmma_wait<1>();
-          add_d_q(d_q, step - 1);
+          add_d_q(d_q, before);
         }
       }
       wgmma_fence();
 #pragma unroll
-      for (int kk = 0; kk < kSlices; ++kk) wgmma<false>(dp, v_fragment[kk], d_out_rows + kk * kNextAlongRow, kk > 0);
+      for (int kk = 0; kk < kSlices; ++kk)
+        wgmma<false, false>(dp, value_rows + kk * kNextAlongRow, d_out_rows + kk * kNextAlongRow, kk > 0);
       wgmma_commit();
       wgmma_wait<1>();  // the scores are there, and the part before is done
 
@@ -139,38 +156,27 @@ __global__ void __launch_bounds__(C::kThreads, 1)
 
   for (int step = 0; step < steps; ++step) {
     const int stage = step & 1;
-    copy_async_wait<0>();
-    fence_shared_for_wgmma();  // the copies and d_scores were ordinary writes
-    if (thread == 0 && step > 0) task.wait_for_turn(a, step - 1);
-    __syncthreads();  // this stage is there; every warp has left the other one; it is this block's turn to add to d_q
-    if (thread == 0 && step % kAnnounceEvery == 1) announce(task.steps_done(a), step - 1);
-    __syncwarp();
-    if (step + 1 < steps) load_queries<C>(shared, stage ^ 1, a, task, step + 1, thread);
-    copy_async_commit();
-
-    const int t0 = task.query_tile(step) * C::kQueries, t_last = min(a.T, t0 + C::kQueries) - 1;
+    const int t0 = task.query_tile(now) * C::kQueries, t_last = min(a.T, t0 + C::kQueries) - 1;
     const bool masked = u0 + C::kKeys > visible.key_end(t0) || u0 < visible.key_begin(t_last);
     if (step == 0)
-      products.template operator()<true, true>(step, stage);
+      products.template operator()<true, true>(stage);
     else if (masked)
-      products.template operator()<false, true>(step, stage);
+      products.template operator()<false, true>(stage);
     else
-      products.template operator()<false, false>(step, stage);
+      products.template operator()<false, false>(stage);
+    before = now;
+    now = task.after(now);
+    fence_shared_for_wgmma();   // d_scores were ordinary writes
+    block_sync<C::kThreads>();  // they are all there, and so is the next stage; every warp has left this one
   }
-
   if (steps > 0) {  // d_q of the last step
-    const int last = steps - 1;
-    fence_shared_for_wgmma();
-    if (thread == 0) task.wait_for_turn(a, last);
-    __syncthreads();
-    __syncwarp();
     float d_q[C::kD / 8][4];
     wgmma_fence();
-    start_d_q(d_q, last & 1);
+    start_d_q(d_q, (steps - 1) & 1);
     wgmma_wait<0>();
-    add_d_q(d_q, last);
+    add_d_q(d_q, before);
   }
-  add_keys<C>(a, task, d_k, d_v, warp, lane);
+  end_task<C::kThreads>(a, task, [&](bool add) { write_keys<C::kD>(a, task, d_k, d_v, add, warp, lane); });
 #endif
 }
 

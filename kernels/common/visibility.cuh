@@ -21,7 +21,9 @@ struct Causal {
 /// Keys t - window + 1 .. t.
 struct Windowed {
   int window;
-  __host__ __device__ bool sees(int t, int u) const { return static_cast<unsigned>(t - u) < static_cast<unsigned>(window); }
+  __host__ __device__ bool sees(int t, int u) const {
+    return static_cast<unsigned>(t - u) < static_cast<unsigned>(window);
+  }
   __host__ __device__ int key_begin(int t) const { return t >= window ? t - window + 1 : 0; }
   __host__ __device__ int key_end(int t) const { return t + 1; }
   __host__ __device__ int query_begin(int u) const { return u; }
