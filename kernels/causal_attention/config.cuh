@@ -52,7 +52,7 @@ struct DenseForwardHopperConfig {
 template <int kD_>
 struct DenseBackwardConfig {
   static constexpr int kD = kD_;
-  static constexpr int kWarps = 8, kThreads = kWarps * kWarpSize, kLoaders = kThreads;
+  static constexpr int kWarps = 8, kThreads = kWarps * kWarpSize;
   static constexpr int kKeys = 16 * kWarps;
   static constexpr int kQueries = kD == 64 ? 128 : 64;
   static constexpr int kQueriesAtOnce = 32;  ///< scores held in registers
@@ -72,14 +72,11 @@ struct DenseBackwardConfig {
   };
 };
 
-/// The same for wgmma (D = 64 on sm_90a): two warpgroups own 64 keys each, a third one copies what they read and
-/// announces what they have done, which takes a fence. It hands its registers to the others. Tiles have 64 columns and
-/// lie at 1024-byte boundaries, as wgmma's 128-byte swizzle wants them.
+/// The same for wgmma (D = 64 on sm_90a): two warpgroups own 64 keys each. Tiles have 64 columns and lie at 1024-byte
+/// boundaries, as wgmma's 128-byte swizzle wants them.
 struct DenseBackwardHopperConfig {
   static constexpr int kD = 64;
-  static constexpr int kWarps = 8, kLoaders = 128, kThreads = kWarps * kWarpSize + kLoaders;
-  static constexpr int kRegisters = 232,
-                       kLoaderRegisters = 40;  ///< (256 x 232 + 128 x 40) x 4 bytes: the register file
+  static constexpr int kWarps = 8, kThreads = kWarps * kWarpSize;
   static constexpr int kKeys = 16 * kWarps, kQueries = 128;
   static constexpr int kQueriesAtOnce = 64;  ///< scores held in registers
   static constexpr int kParts = kQueries / kQueriesAtOnce;

@@ -12,10 +12,10 @@ __device__ __forceinline__ void load_queries(typename C::Shared& shared, int sta
                                              const BackwardTask& task, BackwardTask::Step step, int thread) {
   const int t0 = task.query_tile(step) * C::kQueries;
   const std::int64_t position = task.query_position(a, t0, task.head(step)), stride = a.HQ * C::kD;
-  load_rows<C::kLoaders>(shared.q[stage], a.q + position * C::kD, stride, a.T - t0, thread);
-  load_rows<C::kLoaders>(shared.d_out[stage], a.d_out + position * C::kD, stride, a.T - t0, thread);
+  load_rows<C::kThreads>(shared.q[stage], a.q + position * C::kD, stride, a.T - t0, thread);
+  load_rows<C::kThreads>(shared.d_out[stage], a.d_out + position * C::kD, stride, a.T - t0, thread);
   // lse and delta of a query beyond T become 0: with q = d_out = 0 it adds nothing.
-  for (int i = thread; i < 2 * C::kQueries; i += C::kLoaders) {
+  for (int i = thread; i < 2 * C::kQueries; i += C::kThreads) {
     const int query = i % C::kQueries;
     const bool inside = t0 + query < a.T, is_lse = i < C::kQueries;
     copy_async_4(shared_address(is_lse ? &shared.lse[stage][query] : &shared.delta[stage][query]),
@@ -49,18 +49,18 @@ __device__ __forceinline__ void add_query_rows(const DenseBackwardArgs& a, const
 
 /// The end of a task, for every thread of the block: calls write(add) when it is the task's turn to put its part of d_k
 /// and d_v in place. Chunks of a group's heads take turns in their order.
-template <int kThreads, class Write>
+template <class Write>
 __device__ __forceinline__ void end_task(const DenseBackwardArgs& a, const BackwardTask& task, Write&& write) {
   int* keys_done = a.keys_done + static_cast<std::int64_t>(task.row_head) * a.key_tiles + task.key_tile;
-  block_sync<kThreads>();
+  __syncthreads();
   if (threadIdx.x == 0) {
     announce(task.steps_done(a), task.steps());
     if (task.chunk > 0) wait_for(keys_done, task.chunk);
   }
-  block_sync<kThreads>();
+  __syncthreads();
   write(a.accumulate_kv || task.chunk > 0);
   if (task.chunk + 1 < a.chunks) {
-    block_sync<kThreads>();
+    __syncthreads();
     if (threadIdx.x == 0) announce(keys_done, task.chunk + 1);
   }
 }
@@ -101,8 +101,8 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   const int u0 = task.u0, steps = task.steps();
 
   const std::int64_t key_offset = task.key_position(a, u0) * C::kD, key_stride = a.HK * C::kD;
-  load_rows<C::kLoaders>(shared.k, a.k + key_offset, key_stride, a.U - u0, thread);
-  load_rows<C::kLoaders>(shared.v, a.v + key_offset, key_stride, a.U - u0, thread);
+  load_rows<C::kThreads>(shared.k, a.k + key_offset, key_stride, a.U - u0, thread);
+  load_rows<C::kThreads>(shared.v, a.v + key_offset, key_stride, a.U - u0, thread);
   BackwardTask::Step now;
   if (steps > 0) load_queries<C>(shared, 0, a, task, now, thread);
   copy_async_commit();
@@ -229,7 +229,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     for (int i = 0; i < C::kWarpRows / 16; ++i)
       add_query_rows<kD>(a, task, head, t0 + warp_row + i * 16, warp_col, d_q[i], a.accumulate_q || ahead > 0, lane);
   }
-  end_task<C::kThreads>(a, task, [&](bool add) { write_keys<kD>(a, task, d_k, d_v, add, warp, lane); });
+  end_task(a, task, [&](bool add) { write_keys<kD>(a, task, d_k, d_v, add, warp, lane); });
 }
 
 }  // namespace ssa::cuda

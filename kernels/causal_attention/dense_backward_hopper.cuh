@@ -22,28 +22,16 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   task.take<C>(a, visible);
   const int u0 = task.u0, steps = task.steps();
 
-  if (warpgroup == 2) {
-    give_registers<C::kLoaderRegisters>();
-    const int loader = thread - C::kWarps * kWarpSize;
-    const std::int64_t key_offset = task.key_position(a, u0) * C::kD, key_stride = a.HK * C::kD;
-    load_rows<C::kLoaders>(shared.k, a.k + key_offset, key_stride, a.U - u0, loader);
-    load_rows<C::kLoaders>(shared.v, a.v + key_offset, key_stride, a.U - u0, loader);
-    BackwardTask::Step next;
-    for (int step = 0; step <= steps; ++step) {
-      if (step < steps) load_queries<C>(shared, step & 1, a, task, next, loader);
-      next = task.after(next);
-      if (loader == 0 && step > 2) announce(task.steps_done(a), step - 2);  // added to before the last barrier
-      copy_async_commit();
-      copy_async_wait<0>();
-      fence_shared_for_wgmma();
-      block_sync<C::kThreads>();  // step `step` may begin, or all are done
-    }
-    end_task<C::kThreads>(a, task, [](bool) {});
-    return;
-  }
-  take_registers<C::kRegisters>();
+  BackwardTask::Step now, before;
+  const std::int64_t key_offset = task.key_position(a, u0) * C::kD, key_stride = a.HK * C::kD;
+  load_rows<C::kThreads>(shared.k, a.k + key_offset, key_stride, a.U - u0, thread);
+  load_rows<C::kThreads>(shared.v, a.v + key_offset, key_stride, a.U - u0, thread);
+  if (steps > 0) load_queries<C>(shared, 0, a, task, now, thread);
+  copy_async_commit();
+  copy_async_wait<0>();
+  fence_shared_for_wgmma();
+  __syncthreads();
 
-  block_sync<C::kThreads>();  // keys and the first step's queries are there
   const std::uint64_t key_rows = wgmma_operand(shared.k, warpgroup * kWarpgroupRows);
   const std::uint64_t value_rows = wgmma_operand(shared.v, warpgroup * kWarpgroupRows);
   float d_k[C::kD / 8][4] = {}, d_v[C::kD / 8][4] = {};
@@ -70,7 +58,6 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   };
   static_assert(C::kQueries == 16 * C::kWarps && C::kParts == 2);
 
-  BackwardTask::Step now, before;
   // Straight-line code but for template parameters: where products are under way across a branch, the compiler would
   // serialise them.
   const auto products = [&]<bool kFirst, bool kMasked>(int stage) {
@@ -156,6 +143,14 @@ __global__ void __launch_bounds__(C::kThreads, 1)
 
   for (int step = 0; step < steps; ++step) {
     const int stage = step & 1;
+    // The last barrier came after the additions of step - 2. Announcing them takes a fence, so every other step does
+    // it.
+    if (thread == 0 && step % 2 == 1) announce(task.steps_done(a), step - 1);
+    __syncwarp();
+    const BackwardTask::Step next = task.after(now);
+    if (step + 1 < steps) load_queries<C>(shared, stage ^ 1, a, task, next, thread);
+    copy_async_commit();
+
     const int t0 = task.query_tile(now) * C::kQueries, t_last = min(a.T, t0 + C::kQueries) - 1;
     const bool masked = u0 + C::kKeys > visible.key_end(t0) || u0 < visible.key_begin(t_last);
     if (step == 0)
@@ -165,9 +160,10 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     else
       products.template operator()<false, false>(stage);
     before = now;
-    now = task.after(now);
-    fence_shared_for_wgmma();   // d_scores were ordinary writes
-    block_sync<C::kThreads>();  // they are all there, and so is the next stage; every warp has left this one
+    now = next;
+    copy_async_wait<0>();
+    fence_shared_for_wgmma();  // the copies and d_scores were ordinary writes
+    __syncthreads();           // d_scores are all there, and so is the next stage; every warp has left this one
   }
   if (steps > 0) {  // d_q of the last step
     float d_q[C::kD / 8][4];
@@ -176,7 +172,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     wgmma_wait<0>();
     add_d_q(d_q, before);
   }
-  end_task<C::kThreads>(a, task, [&](bool add) { write_keys<C::kD>(a, task, d_k, d_v, add, warp, lane); });
+  end_task(a, task, [&](bool add) { write_keys<C::kD>(a, task, d_k, d_v, add, warp, lane); });
 #endif
 }
 

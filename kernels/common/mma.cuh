@@ -199,12 +199,6 @@ __device__ __forceinline__ void reduce_add(float4* p, float4 v) {
 
 // ---- counters in global memory that order the blocks of one grid ----
 
-/// Barrier of all kThreads threads of a block whose warps have come to it by different branches.
-template <int kThreads>
-__device__ __forceinline__ void block_sync() {
-  asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory");
-}
-
 /// Spins until *counter has reached `value`, and returns what it then is; what its writers did before is visible
 /// afterwards to the whole block that the caller then synchronises.
 __device__ __forceinline__ int wait_for(const int* counter, int value) {

@@ -25,11 +25,11 @@ std::size_t pass_scratch_bytes(const ModelConfig& c, const PassShape& shape, Blo
   bytes = std::max({bytes, embedding_backward_scratch_bytes(kind, M, c.hidden_size), squared_norm_scratch_bytes(kind),
                     rmsnorm_backward_scratch_bytes(kind, c.hidden_size)});
   if (shape.path != AttentionPath::selected)
-    bytes = std::max(bytes, causal_attention_backward_scratch_bytes(kind, B, T, HQ, HK, D));
+    bytes = std::max(bytes, causal_attention_backward_scratch_bytes(kind, B, T, HQ, HK));
   if (shape.path != AttentionPath::full)
     bytes = std::max(bytes, sparse_attention_backward_scratch_bytes(kind, B, T, HQ, HK, D, c.block_size, slots));
   if (shape.path == AttentionPath::nsa)
-    bytes = std::max(bytes, compressed_attention_backward_scratch_bytes(kind, B, T, HQ, HK, D, c.block_size));
+    bytes = std::max(bytes, compressed_attention_backward_scratch_bytes(kind, B, T, HQ, HK, c.block_size));
   return bytes;
 }
 
