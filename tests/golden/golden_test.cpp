@@ -1,5 +1,6 @@
 // The goldens: losses, norms and gradients that the specification's own implementation gave, in float64 where it could
-// (tests/golden/cases/*: config.json, data/, model/, expected.jsonl of 8 steps, gradients.safetensors of the first).
+// (tests/golden/cases/*: config.json, data/, model/, expected.jsonl of 8 steps, and where it is there
+// gradients.safetensors of the first). The cases named head64-* have a shape that the CUDA kernels serve.
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -9,6 +10,7 @@
 
 #include "ssa/data/batch_plan.h"
 #include "ssa/data/row_loader.h"
+#include "ssa/ops/cuda_support.h"
 #include "ssa/train/batch_staging.h"
 #include "ssa/train/huggingface.h"
 #include "ssa/train/schedule.h"
@@ -31,7 +33,7 @@ std::vector<std::string> case_names() {
   std::vector<std::string> names;
   for (const auto& entry : fs::directory_iterator(kCases)) names.push_back(entry.path().filename().string());
   std::sort(names.begin(), names.end());
-  REQUIRE(names.size() >= 7);
+  REQUIRE(names.size() >= 12);
   return names;
 }
 
@@ -62,26 +64,37 @@ std::vector<json> train_case(const std::string& name, DeviceKind device,
   return read_lines(output / "metrics.jsonl");
 }
 
-void check_steps(DeviceKind device, double loss_tolerance, double norm_tolerance) {
-  for (const std::string& name : case_names()) {
-    const auto expected = read_lines(kCases / name / "expected.jsonl");
-    const auto got = train_case(name, device);
-    INFO(name);
-    REQUIRE(expected.size() == 8);
-    REQUIRE(got.size() == expected.size());
-    for (std::size_t i = 0; i < got.size(); ++i) {
-      CHECK(got[i].at("step") == expected[i].at("step"));
-      for (const auto& [key, tolerance] : {std::pair{"loss", loss_tolerance},
-                                           {"ce_loss", loss_tolerance},
-                                           {"alignment_loss", loss_tolerance},
-                                           {"grad_norm", norm_tolerance},
-                                           {"learning_rate", 1e-12}}) {
-        const double want = expected[i].at(key), have = got[i].at(key);
-        INFO("step " << i + 1 << ", " << key << ": " << have << ", expected " << want);
-        CHECK(std::abs(have - want) <= tolerance * std::abs(want));
-      }
+/// Relative errors that are still right.
+struct Tolerances {
+  double loss;       ///< of loss and ce_loss
+  double alignment;  ///< of alignment_loss
+  double norm;       ///< of grad_norm
+  double drift;      ///< of ce_loss, with its sign, over the second half of the steps
+};
+
+void check_steps(const std::string& name, DeviceKind device, const Tolerances& tolerances) {
+  const auto expected = read_lines(kCases / name / "expected.jsonl");
+  const auto got = train_case(name, device);
+  INFO(name);
+  REQUIRE(expected.size() == 8);
+  REQUIRE(got.size() == expected.size());
+  double drift = 0;
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    CHECK(got[i].at("step") == expected[i].at("step"));
+    for (const auto& [key, tolerance] : {std::pair{"loss", tolerances.loss},
+                                         {"ce_loss", tolerances.loss},
+                                         {"alignment_loss", tolerances.alignment},
+                                         {"grad_norm", tolerances.norm},
+                                         {"learning_rate", 1e-12}}) {
+      const double want = expected[i].at(key), have = got[i].at(key);
+      INFO("step " << i + 1 << ", " << key << ": " << have << ", expected " << want);
+      CHECK(std::abs(have - want) <= tolerance * std::abs(want));
     }
+    const double want = expected[i].at("ce_loss"), have = got[i].at("ce_loss");
+    if (2 * i >= got.size()) drift += (have - want) / want / (static_cast<double>(got.size()) / 2);
   }
+  INFO("mean error of ce_loss in steps 5 to 8: " << drift);
+  CHECK(std::abs(drift) <= tolerances.drift);
 }
 
 /// All that the gradients of a case's first step need, as the trainer puts it together.
@@ -128,7 +141,8 @@ std::vector<float> first_gradients(const Config& config, TestModel& m) {
 
 TEST_CASE("golden: losses, gradient norm and learning rate of 8 steps") {
   // float32 against float32 and float64 of another order of summation, after up to 7 updates.
-  check_steps(DeviceKind::cpu, 1e-4, 1e-4);
+  for (const std::string& name : case_names())
+    check_steps(name, DeviceKind::cpu, {.loss = 1e-4, .alignment = 1e-4, .norm = 1e-4, .drift = 1e-4});
 }
 
 TEST_CASE("golden: losses, gradient norm and learning rate of 8 steps on CUDA") {
@@ -136,12 +150,25 @@ TEST_CASE("golden: losses, gradient norm and learning rate of 8 steps on CUDA") 
     WARN("no GPU, or a build without CUDA: the goldens run on the CPU only");
     return;
   }
-  // bf16 weights and activations: 8 bits, through two layers and 8 steps.
-  check_steps(DeviceKind::cuda, 2e-2, 5e-2);
+  std::size_t served = 0;
+  for (const std::string& name : case_names()) {
+    const TempDir unused;
+    const ModelConfig model = load_case(name, unused.path()).model;
+    if (!cuda_unsupported(model.head_dim, model.group(), model.block_size).empty()) continue;
+    ++served;
+    // bf16 weights and activations: 8 bits, through two layers and 8 steps. With such rounding put into the
+    // specification ce_loss is off by up to 7e-4 and the norm by 2e-2, either way. The alignment loss is small and
+    // follows the selection: a near-tie that falls the other way moves it by up to 2e-2.
+    check_steps(name, DeviceKind::cuda, {.loss = 2e-2, .alignment = 5e-2, .norm = 5e-2, .drift = 2e-3});
+  }
+  CHECK(served >= 5);
 }
 
 TEST_CASE("golden: gradients of the first step, parameter by parameter") {
+  std::size_t compared = 0;
   for (const std::string& name : case_names()) {
+    if (!fs::exists(kCases / name / "gradients.safetensors")) continue;
+    ++compared;
     const TempDir unused;
     const Config config = load_case(name, unused.path());
     TestModel m(config.model,
@@ -166,6 +193,7 @@ TEST_CASE("golden: gradients of the first step, parameter by parameter") {
       CHECK(std::sqrt(difference) <= 1e-4 * std::sqrt(norm));
     }
   }
+  CHECK(compared >= 9);
 }
 
 TEST_CASE("golden: drawing the stream for each row equals drawing it for the step, where nothing is left to chance") {
