@@ -7,6 +7,8 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "ssa/train/flops.h"
+
 namespace ssa {
 namespace {
 
@@ -36,6 +38,13 @@ RunLog::RunLog(const Config& config, Comm& comm, Stream& stream, std::int64_t st
       device_(stream.device_name()),
       ranks_(comm.size()) {
   if (!speaks_) return;
+  if (stream.kind() == DeviceKind::cuda) {
+    const std::int64_t tokens = config.train.max_length;
+    model_flops_ = model_flops_per_token(config.model, tokens);
+    executed_flops_ =
+        executed_flops_per_token(config.model, tokens, config.attention.method, config.train.gradient_checkpointing);
+    if (const auto peak = peak_bf16_flops(device_)) peak_flops_ = *peak * ranks_;
+  }
   const std::filesystem::path folder(config.output_dir);
   auto console = std::make_shared<spdlog::sinks::stdout_sink_mt>();
   auto file = std::make_shared<spdlog::sinks::basic_file_sink_mt>((folder / "train.log").string());
@@ -81,6 +90,10 @@ void RunLog::step(const StepReport& r) {
                                  {"grad_norm", r.grad_norm}, {"learning_rate", r.learning_rate},
                                  {"stream", r.stream},       {"tokens_per_second", tokens_per_second},
                                  {"step_ms", seconds * 1e3}};
+  std::optional<double> utilization;
+  if (peak_flops_)
+    line["model_flops_utilization"] = utilization.emplace(*model_flops_ * tokens_per_second / *peak_flops_);
+  if (executed_flops_) line["executed_tflops"] = *executed_flops_ * tokens_per_second / ranks_ / 1e12;
   if (r.selected_mass) line["selected_mass"] = *r.selected_mass;
   if (r.entropy) line["entropy"] = *r.entropy;
   for (const auto& [name, loss] : r.eval_losses) line[name] = loss;
@@ -91,8 +104,10 @@ void RunLog::step(const StepReport& r) {
   std::string text = fmt::format("step {}/{}  loss {:.4f}", r.step, total_steps_, r.loss);
   if (config_.attention.method == Method::ssa)
     text += fmt::format("  ce {:.4f}  align {:.2e}  stream {}", r.ce_loss, r.alignment_loss, r.stream);
-  text += fmt::format("  norm {:.3f}  lr {:.2e}  {} tok/s  left {}", r.grad_norm, r.learning_rate,
-                      count_text(tokens_per_second), clock_text(left));
+  text +=
+      fmt::format("  norm {:.3f}  lr {:.2e}  {} tok/s", r.grad_norm, r.learning_rate, count_text(tokens_per_second));
+  if (utilization) text += fmt::format("  mfu {:.1f}%", *utilization * 100);
+  text += "  left " + clock_text(left);
   if (r.selected_mass) text += fmt::format("  mass {:.3f}  entropy {:.2f}", *r.selected_mass, *r.entropy);
   for (const auto& [name, loss] : r.eval_losses) text += fmt::format("  {} {:.4f}", name, loss);
   spdlog::info(text);

@@ -51,6 +51,8 @@ class RunLog {
   double running_seconds_ = 0;  ///< of the steps since the last one logged, up to running_since_
   std::string device_;
   int ranks_;
+  /// Set on a GPU only: operations a token (flops.h), and what all the ranks' GPUs could do a second.
+  std::optional<double> model_flops_, executed_flops_, peak_flops_;
   std::unique_ptr<MetricsLog> metrics_;
 };
 

@@ -1,0 +1,33 @@
+// Floating-point operations of a training step, for the speeds that metrics.jsonl reports. A multiply-add counts as
+// two.
+//
+//   model     6 x (weights of all matrices, the LM head counted once even when it is the embedding; looking embeddings
+//             up costs nothing) + 3 x 4 x T/2 x HQ x D x L, full causal attention forward and twice that backward.
+//             The same for every method and memory policy, so that speeds of methods compare.
+//   executed  what the configured method computes: its own keys, its block scores, both streams of ssa, and what
+//             gradient_checkpointing computes again. An attention backward is 5 products (scores again, dP, dV, dK,
+//             dQ); products that a kernel's schedule does twice, and all that is not a product, are not counted.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "ssa/model/model_config.h"
+
+namespace ssa {
+
+/// Weights that a token is multiplied with.
+std::int64_t matmul_parameters(const ModelConfig& config);
+
+/// Of one token in rows of `tokens` tokens, forward and backward.
+double model_flops_per_token(const ModelConfig& config, std::int64_t tokens);
+
+/// The same, as executed. Selection counts as exact: block_counts blocks, the own one among them, or all there are.
+double executed_flops_per_token(const ModelConfig& config, std::int64_t tokens, Method method,
+                                GradientCheckpointing checkpointing);
+
+/// Dense bf16 operations a second that the maker of the GPU states; nothing for a GPU that is not in the table.
+std::optional<double> peak_bf16_flops(const std::string& device_name);
+
+}  // namespace ssa

@@ -1,0 +1,73 @@
+#include "ssa/train/flops.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace ssa {
+namespace {
+
+/// Keys and blocks of a token, the mean over the positions of a row.
+struct MeanKeys {
+  double causal = 0, selected = 0, window = 0, complete_blocks = 0;
+};
+
+MeanKeys mean_keys(const ModelConfig& c, std::int64_t tokens) {
+  std::int64_t causal = 0, selected = 0, window = 0, complete_blocks = 0;
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    const std::int64_t own = t / c.block_size;
+    causal += t + 1;
+    selected += (std::min(c.block_counts, own + 1) - 1) * c.block_size + t % c.block_size + 1;
+    window += std::min(c.window_size, t + 1);
+    complete_blocks += (t + 1) / c.block_size;
+  }
+  const auto mean = [&](std::int64_t sum) { return static_cast<double>(sum) / static_cast<double>(tokens); };
+  return {mean(causal), mean(selected), mean(window), mean(complete_blocks)};
+}
+
+std::int64_t down_proj_parameters(const ModelConfig& c) { return c.hidden_size * c.intermediate_size; }
+
+std::int64_t block_parameters(const ModelConfig& c) {
+  return c.hidden_size * (c.qkvg_width() + c.q_width()) + 3 * down_proj_parameters(c);
+}
+
+}  // namespace
+
+std::int64_t matmul_parameters(const ModelConfig& c) {
+  return c.num_hidden_layers * block_parameters(c) + c.vocab_size * c.hidden_size;
+}
+
+double model_flops_per_token(const ModelConfig& c, std::int64_t tokens) {
+  const auto attention = 4 * static_cast<double>(tokens) / 2 * static_cast<double>(c.q_width() * c.num_hidden_layers);
+  return 6 * static_cast<double>(matmul_parameters(c)) + 3 * attention;
+}
+
+double executed_flops_per_token(const ModelConfig& c, std::int64_t tokens, Method method,
+                                GradientCheckpointing checkpointing) {
+  const MeanKeys mean = mean_keys(c, tokens);
+  double keys = 0;    // attended in a layer, by all branches
+  double scored = 0;  // blocks scored for the selection: one product, no gradient
+  if (method == Method::full || method == Method::ssa) keys += mean.causal;
+  if (method != Method::full) keys += mean.selected, scored = mean.complete_blocks;
+  if (method == Method::nsa) keys += mean.complete_blocks + mean.window;
+
+  const auto layers = static_cast<double>(c.num_hidden_layers);
+  const double product =
+      2 * static_cast<double>(c.q_width());  // of a query with one key, or a probability with a value
+  const double forward = product * (2 * keys + scored), backward = product * 5 * keys;
+  double flops = 6 * static_cast<double>(matmul_parameters(c)) + layers * (forward + backward);
+  if (checkpointing == GradientCheckpointing::full)  // a block again, up to the input of down_proj
+    flops += layers * (2 * static_cast<double>(block_parameters(c) - down_proj_parameters(c)) + forward);
+  return flops;
+}
+
+std::optional<double> peak_bf16_flops(const std::string& device_name) {
+  // The data sheets state twice these, for sparse matrices. The first name that occurs counts.
+  constexpr std::pair<const char*, double> kPeaks[] = {
+      {"H200 NVL", 835.5e12}, {"H100 NVL", 835.5e12}, {"H100 PCIe", 756e12}, {"GH200", 989.4e12},
+      {"H200", 989.4e12},     {"H100", 989.4e12},     {"A100", 312e12}};
+  for (const auto& [name, peak] : kPeaks)
+    if (device_name.find(name) != std::string::npos) return peak;
+  return std::nullopt;
+}
+
+}  // namespace ssa

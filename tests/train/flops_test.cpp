@@ -1,0 +1,58 @@
+// The figures here are worked out by hand for configs/ssa-1b.json in rows of 8192 tokens:
+//   a block's matrices 2048 x (2048 + 2 x 128 + 96) + 2048 x 2048 + 3 x 2048 x 8192 = 59 441 152, 16 blocks, and the
+//   head 128256 x 2048; attention of a key by 32 heads of 64 is 2 x 2048 = 4096 operations a product, 2 products
+//   forward and 5 backward; causal keys 8193 / 2; selected keys (sum of 16 own + 8.5 over own < 16, then 496 x 248.5) /
+//   512 = 244.75; complete blocks 255.5 + 1/16; window of 512: (512 x 513 / 2 + 7680 x 512) / 8192 = 496.03125.
+#include "ssa/train/flops.h"
+
+#include "ssa/train/config.h"
+#include "support/catch.h"
+
+using namespace ssa;
+
+TEST_CASE("flops: of a token of ssa-1b") {
+  ModelConfig c = load_config(SSA_SOURCE_DIR "/configs/ssa-1b.json", {}).model;
+  c.window_size = 512;
+  const auto executed = [&](Method method, GradientCheckpointing mode = GradientCheckpointing::none) {
+    return executed_flops_per_token(c, 8192, method, mode);
+  };
+  CHECK(matmul_parameters(c) == 16 * 59441152LL + 262668288);
+  CHECK(model_flops_per_token(c, 8192) == 6 * 1213726720.0 + 1610612736.0);
+  CHECK(executed(Method::full) == 7282360320.0 + 16 * (33558528.0 + 83896320.0));
+  CHECK(executed(Method::ssa) == 7282360320.0 + 16 * (36610304.0 + 88908800.0));
+  CHECK(executed(Method::moba) == 7282360320.0 + 16 * (3051776.0 + 5012480.0));
+  CHECK(executed(Method::nsa) == 7282360320.0 + 16 * (9208832.0 + 20405120.0));
+  // All products of the forward pass again but down_proj's, 2048 x 8192.
+  CHECK(executed(Method::ssa, GradientCheckpointing::selective) == executed(Method::ssa));
+  CHECK(executed(Method::ssa, GradientCheckpointing::full) ==
+        executed(Method::ssa) + 16 * (2 * 42663936.0 + 36610304.0));
+
+  c.tie_word_embeddings = false;
+  CHECK(matmul_parameters(c) == 1213726720);
+}
+
+TEST_CASE("flops: rows that end within a block, and fewer blocks than are selected") {
+  // Blocks of 4, one selected: tokens 0 to 5 attend 1, 2, 3, 4, 1, 2 keys and see 0, 0, 0, 1, 1, 1 complete blocks.
+  ModelConfig c;
+  c.vocab_size = 8;
+  c.hidden_size = 4;
+  c.intermediate_size = 2;
+  c.num_hidden_layers = c.num_attention_heads = c.num_key_value_heads = 1;
+  c.head_dim = 2;
+  c.block_size = 4;
+  c.block_counts = 1;
+  const double matrices = 6 * (4 * (2 + 2 + 2 + 3) + 4 * 2 + 3 * 4 * 2 + 8 * 4);
+  const double flops = executed_flops_per_token(c, 6, Method::moba, GradientCheckpointing::none);
+  CHECK_THAT(flops, Catch::Matchers::WithinRel(matrices + 4 * (7 * 13.0 / 6 + 0.5), 1e-14));
+  // With eight selected there are never more than the two: 1, 2, 3, 4, 5, 6 keys.
+  c.block_counts = 8;
+  const double all = executed_flops_per_token(c, 6, Method::moba, GradientCheckpointing::none);
+  CHECK_THAT(all, Catch::Matchers::WithinRel(matrices + 4 * (7 * 21.0 / 6 + 0.5), 1e-14));
+}
+
+TEST_CASE("flops: the peak of a GPU by its name, none for an unknown one") {
+  CHECK(peak_bf16_flops("NVIDIA H200").value() == 989.4e12);
+  CHECK(peak_bf16_flops("NVIDIA H100 80GB HBM3").value() == 989.4e12);
+  CHECK(peak_bf16_flops("NVIDIA H100 PCIe").value() == 756e12);
+  CHECK(!peak_bf16_flops("NVIDIA GeForce RTX 4090"));
+}
