@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "ssa/base/random.h"
+#include "ssa/runtime/stream.h"
 #include "ssa/train/safetensors.h"
 #include "train/run_folder.h"
 
@@ -21,18 +22,20 @@ using namespace ssa::test;
 namespace {
 
 struct MethodCase {
-  const char* name;  ///< of the golden case
-  Names overrides;   ///< all that draws at random is on
+  const char* name;       ///< of the golden case
+  const char* cuda_name;  ///< of one that the CUDA kernels serve
+  Names overrides;        ///< all that draws at random is on
 };
 
 const std::vector<MethodCase>& methods() {
   static const std::vector<MethodCase> cases = {
       {"ssa-sparse-stream",
+       "head64-ssa-sparse-stream",
        {"data.shuffle=true", "attention.full_stream_probability=0.5", "train.attention_stats_steps=2",
         "train.eval_steps=3", "data.eval_path=data"}},
-      {"full", {"data.shuffle=true"}},
-      {"moba", {"data.shuffle=true"}},
-      {"nsa", {"data.shuffle=true"}}};
+      {"full", "head64-full", {"data.shuffle=true"}},
+      {"moba", "head64-moba", {"data.shuffle=true"}},
+      {"nsa", "head64-nsa-window", {"data.shuffle=true"}}};
   return cases;
 }
 
@@ -59,28 +62,42 @@ void copy_run_at(const RunFolder& run, const std::string& from, const std::strin
     if (run / to / "checkpoints" / name != run.checkpoint(to, step)) fs::remove_all(run / to / "checkpoints" / name);
 }
 
+/// 8 steps at once, and as 4 and 4 more.
+void check_halves(const RunFolder& run, const Names& overrides) {
+  const Names saving = with(overrides, {"checkpoint.save_steps=4"});
+  run.train_to_end("whole", saving);
+  REQUIRE(run.checkpoints("whole") == Names{"step-00000004", "step-00000008"});
+  const auto whole = run.metrics("whole");
+  REQUIRE(whole.size() == 8);
+
+  // Found by itself; the lines of steps 5 to 8 are in the way.
+  copy_run_at(run, "whole", "halves", 4);
+  run.train_to_end("halves", saving);
+  CHECK(run.metrics("halves") == whole);
+  check_same_state(run.checkpoint("halves", 8), run.checkpoint("whole", 8));
+
+  // Named, into another folder, and written on another thread.
+  run.train_to_end("named", with(saving, {"checkpoint.async=true"}), {"--resume", run.checkpoint("whole", 4).string()});
+  check_same_state(run.checkpoint("named", 8), run.checkpoint("whole", 8));
+}
+
 }  // namespace
 
 TEST_CASE("resume: 8 steps are 4 and 4 more, to the bit, for every method") {
   for (const MethodCase& method : methods()) {
     INFO(method.name);
-    const RunFolder run(method.name);
-    const Names saving = with(method.overrides, {"checkpoint.save_steps=4"});
-    run.train_to_end("whole", saving);
-    REQUIRE(run.checkpoints("whole") == Names{"step-00000004", "step-00000008"});
-    const auto whole = run.metrics("whole");
-    REQUIRE(whole.size() == 8);
+    check_halves(RunFolder(method.name), method.overrides);
+  }
+}
 
-    // Found by itself; the lines of steps 5 to 8 are in the way.
-    copy_run_at(run, "whole", "halves", 4);
-    run.train_to_end("halves", saving);
-    CHECK(run.metrics("halves") == whole);
-    check_same_state(run.checkpoint("halves", 8), run.checkpoint("whole", 8));
-
-    // Named, into another folder, and written on another thread.
-    run.train_to_end("named", with(saving, {"checkpoint.async=true"}),
-                     {"--resume", run.checkpoint("whole", 4).string()});
-    check_same_state(run.checkpoint("named", 8), run.checkpoint("whole", 8));
+TEST_CASE("resume: 8 steps are 4 and 4 more, to the bit, for every method on CUDA") {
+  if (cuda_device_count() == 0) {
+    WARN("no GPU, or a build without CUDA: resuming is tested on the CPU only");
+    return;
+  }
+  for (const MethodCase& method : methods()) {
+    INFO(method.cuda_name);
+    check_halves(RunFolder(method.cuda_name, "cuda"), method.overrides);
   }
 }
 
