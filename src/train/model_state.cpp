@@ -85,6 +85,14 @@ std::string MemoryPlan::to_string() const {
   return text;
 }
 
+void check_served(const StateShape& shape) {
+  if (shape.kind != DeviceKind::cuda) return;
+  const ModelConfig& c = shape.model;
+  const bool selects = shape.pass.path != AttentionPath::full;
+  const std::string reason = cuda_unsupported(c.head_dim, c.group(), selects ? c.block_size : 0);
+  if (!reason.empty()) fail_usage("this model does not run on a GPU: ", reason, "; --device cpu takes any shape");
+}
+
 MemoryPlan plan_memory(const StateShape& shape, const ParamTable& table) {
   StateArenas arenas;
   lay_out_state(arenas, shape, table);
@@ -125,12 +133,7 @@ std::int64_t largest_micro_batch(StateShape shape, const ParamTable& table, std:
 
 ModelState::ModelState(Stream& stream, const StateShape& shape, const ParamTable& table, int rank)
     : shape_(shape), table_(table), rank_(rank) {
-  if (shape.kind == DeviceKind::cuda) {
-    const ModelConfig& c = shape.model;
-    const bool selects = shape.pass.path != AttentionPath::full;
-    const std::string reason = cuda_unsupported(c.head_dim, c.group(), selects ? c.block_size : 0);
-    if (!reason.empty()) fail_usage("this model does not run on a GPU: ", reason, "; --device cpu takes any shape");
-  }
+  check_served(shape);
   const MemoryPlan plan = plan_memory(shape, table);
   const MemoryInfo memory = stream.memory_info();
   if (plan.total() > memory.free_bytes)

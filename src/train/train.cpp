@@ -266,6 +266,7 @@ void save(Run& run) {
 }  // namespace
 
 int train(const Config& config, const TrainOptions& options, Comm& comm) {
+  check_served(state_shape(config, options.device, comm.size()));
   catch_stop_signals();
   Run run(config, options, comm);
   start(run, options.resume);
@@ -302,6 +303,7 @@ int train(const Config& config, const TrainOptions& options, Comm& comm) {
 }
 
 std::string describe_run(const Config& config, DeviceKind device, int ranks) {
+  check_served(state_shape(config, device, ranks));
   const ParamTable table(config.model, ranks);
   std::string text = "config\n";
   for (const std::string& line : config_lines(config)) text += "  " + line + "\n";

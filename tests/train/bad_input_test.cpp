@@ -2,6 +2,8 @@
 #include <cstring>
 #include <functional>
 
+#include "ssa/train/train.h"
+#include "support/error_of.h"
 #include "support/make_dataset.h"
 #include "train/run_folder.h"
 
@@ -47,6 +49,8 @@ TEST_CASE("bad input: the command line") {
   fails({"ssa_train", "--confg", "config.json"}, {"--confg"});
   fails({"ssa_train", "--config", "confg.json"}, {"confg.json"});
   fails({"ssa_train", "--config", "config.json", "--device", "tpu"}, {"tpu"});
+  fails({"ssa_train", "--config", "config.json", "--device", "cuda"}, {"does not run on a GPU: head_dim is 16"});
+  fails({"ssa_train", "--config", "config.json", "--device", "cuda", "--dry-run"}, {"head_dim is 16"});
   fails({"ssa_train", "--config", "config.json", "--set", "output_dir"}, {"output_dir"});
   fails({"ssa_inspect"}, {"0 paths"});
   fails({"ssa_inspect", "nowhere"}, {"nowhere"});
@@ -259,18 +263,50 @@ TEST_CASE("bad input: an output_dir that cannot be written") {
               {"/file: cannot create the folder: Not a directory"});
 }
 
+TEST_CASE("bad input: a model that the CUDA kernels do not serve is refused before anything is opened") {
+  const RunFolder run(kCase);
+  Config config = load_config(run / "config.json", {"model=" + (run / "model/config.json").string(),
+                                                    "data.path=nowhere", "output_dir=" + (run / "out").string()});
+  const auto refused = [&](const std::string& reason) {
+    const auto start = [&] {
+      SingleComm comm;
+      train(config, {.device = DeviceKind::cuda}, comm);
+    };
+    const auto describe = [&] { describe_run(config, DeviceKind::cuda, 1); };
+    check_error(error_of(start), "does not run on a GPU", reason);
+    check_error(error_of(describe), "does not run on a GPU", reason);
+    CHECK_THROWS_AS(start(), UsageError);
+    CHECK_THROWS_AS(describe(), UsageError);
+    CHECK(!fs::exists(run / "out"));
+  };
+  refused("head_dim is 16");
+  config.model.head_dim = 64;
+  refused("block_size is 4");
+  config.model.block_size = 16;
+  config.model.num_attention_heads = 34;
+  refused("there are 17 query heads per key/value head");
+}
+
+namespace {
+
+/// Both ranks end with this exit code, and one line says why.
+void check_fails_once(const ProgramResult& result, int exit_code, const Names& parts) {
+  INFO("exit code " << result.exit_code << ", " << result.seconds << " s\n" << result.out << result.err);
+  CHECK(result.exit_code == exit_code);
+  CHECK(result.seconds < 60);
+  const std::size_t at = result.err.find("error: rank ");
+  REQUIRE(at != std::string::npos);
+  CHECK(result.err.find("error: rank ", at + 1) == std::string::npos);
+  const std::string line = result.err.substr(at, result.err.find('\n', at) - at);
+  for (const std::string& part : parts) CHECK_THAT(line, has(part));
+}
+
+}  // namespace
+
 TEST_CASE("bad input: on two ranks an error is printed once and ends both") {
   const RunFolder run(kCase);
   const auto fails = [&](const Names& overrides, int exit_code, const Names& parts) {
-    const ProgramResult result = run.train("out", overrides, {}, 2);
-    INFO("exit code " << result.exit_code << ", " << result.seconds << " s\n" << result.out << result.err);
-    CHECK(result.exit_code == exit_code);
-    CHECK(result.seconds < 60);
-    const std::size_t at = result.err.find("error: rank ");
-    REQUIRE(at != std::string::npos);
-    CHECK(result.err.find("error: rank ", at + 1) == std::string::npos);
-    const std::string line = result.err.substr(at, result.err.find('\n', at) - at);
-    for (const std::string& part : parts) CHECK_THAT(line, has(part));
+    check_fails_once(run.train("out", overrides, {}, 2), exit_code, parts);
   };
   fails({"train.learning_rat=0.1"}, kExitUsage, {"rank 0", "train.learning_rat"});
   fails({"train.global_batch_size=2"}, kExitUsage,

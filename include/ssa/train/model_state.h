@@ -51,6 +51,9 @@ struct MemoryPlan {
   std::string to_string() const;  ///< a line a category, and its largest entries
 };
 
+/// UsageError when the kernels of the shape's device do not serve the model.
+void check_served(const StateShape& shape);
+
 MemoryPlan plan_memory(const StateShape& shape, const ParamTable& table);
 
 /// The largest number of rows in a micro-batch whose plan fits in `bytes`; 0 if not even one does.
@@ -59,8 +62,8 @@ std::int64_t largest_micro_batch(StateShape shape, const ParamTable& table, std:
 /// The tensors bound to device memory, and the model over them.
 class ModelState : public StateTensors {
  public:
-  /// Allocates and clears. When the device is too small, the Error holds the plan and the largest micro-batch that
-  /// fits.
+  /// check_served, then allocates and clears. When the device is too small, the Error holds the plan and the largest
+  /// micro-batch that fits.
   ModelState(Stream& stream, const StateShape& shape, const ParamTable& table, int rank = 0);
 
   const StateShape& shape() const { return shape_; }

@@ -14,11 +14,12 @@ struct TrainOptions {
   DeviceKind device = DeviceKind::cpu;
 };
 
-/// Trains to the end: kExitDone, or kExitStopped when a signal ended the run after a checkpoint. Throws Error.
+/// Trains to the end: kExitDone, or kExitStopped when a signal ended the run after a checkpoint. Throws Error, before
+/// anything is opened a UsageError when the device does not serve the model.
 int train(const Config& config, const TrainOptions& options, Comm& comm);
 
 /// What --dry-run prints: resolved config, parameter table, memory plan, rows, steps and tokens. Touches no device; the
-/// dataset is looked at if it is there.
+/// dataset is looked at if it is there. UsageError when the device does not serve the model.
 std::string describe_run(const Config& config, DeviceKind device, int ranks);
 
 }  // namespace ssa
