@@ -15,6 +15,7 @@
 #include "ssa/train/evaluate.h"
 #include "ssa/train/model_state.h"
 #include "ssa/train/optimizer_step.h"
+#include "ssa/train/rank_check.h"
 #include "ssa/train/run_log.h"
 #include "ssa/train/run_store.h"
 #include "ssa/train/schedule.h"
@@ -251,6 +252,7 @@ void evaluate_into(Run& run, StepReport& report) {
 void start(Run& run, const std::string& resume) {
   run.step = run.store.restore(run.stream, run.state, resume);
   publish_weights(run.stream, run.comm, run.state);
+  check_same_weights(run.stream, run.comm, run.state);
   SSA_CHECK(run.step <= run.total_steps, run.store.last_checkpoint(), " is at step ", run.step, ", the run ends at ",
             run.total_steps);
 }
@@ -268,6 +270,7 @@ void save(Run& run) {
 int train(const Config& config, const TrainOptions& options, Comm& comm) {
   check_served(state_shape(config, options.device, comm.size()));
   catch_stop_signals();
+  check_same_config(comm, config);
   Run run(config, options, comm);
   start(run, options.resume);
   RunLog log(config, comm, run.stream, run.step, run.total_steps);

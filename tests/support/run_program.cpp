@@ -41,7 +41,8 @@ std::string content(int fd) {
 Arguments command_line(const Arguments& arguments, int ranks) {
   Arguments command;
   if (ranks > 1) command = {SSA_MPIEXEC, "--oversubscribe", "-n", std::to_string(ranks)};
-  command.push_back(std::string(SSA_BINARY_DIR "/") + arguments.at(0));
+  const bool has_path = arguments.at(0).find('/') != std::string::npos;
+  command.push_back(has_path ? arguments[0] : SSA_BINARY_DIR "/" + arguments[0]);
   command.insert(command.end(), arguments.begin() + 1, arguments.end());
   return command;
 }

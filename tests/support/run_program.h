@@ -28,7 +28,7 @@ struct ProgramOptions {
 /// A program of the build, started in the constructor with one thread; gone at the latest with the object.
 class RunningProgram {
  public:
-  /// `arguments[0]` is the program's name, such as "ssa_train".
+  /// `arguments[0]` is the program's name, such as "ssa_train", or the path of another one.
   explicit RunningProgram(const Arguments& arguments, const ProgramOptions& options = {});
   ~RunningProgram();
   RunningProgram(const RunningProgram&) = delete;

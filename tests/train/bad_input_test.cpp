@@ -321,3 +321,29 @@ TEST_CASE("bad input: on two ranks an error is printed once and ends both") {
   make_dataset(run / "other", {documents}, {.vocab_size = 272, .eos_token_id = 257, .json = false});
   fails({"data.path=other", "train.max_length=48"}, kExitFailed, {"rank 1", "other/shard-00000.bin", "document 2"});
 }
+
+TEST_CASE("bad input: ranks that do not hold the same config or weights end before the first step") {
+  const RunFolder run(kCase);
+  const std::string train = SSA_BINARY_DIR "/ssa_train --config config.json --device cpu";
+  // Open MPI's variable tells the ranks apart, as nothing else here does.
+  const auto ranks = [&](const std::string& command) {
+    return run_program({"/bin/sh", "-c", command}, {.folder = run.path(), .ranks = 2});
+  };
+  check_fails_once(ranks("exec " + train + " --set train.learning_rate=0.0$((OMPI_COMM_WORLD_RANK + 1))"), kExitUsage,
+                   {"the config of rank 1 is not that of rank 0", "train.learning_rate = 0.02 on rank 1",
+                    "expected train.learning_rate = 0.01"});
+  CHECK(!fs::exists(run / "out"));
+
+  // The same config in two folders, with a bit of a weight between them.
+  for (const char* folder : {"at-0", "at-1"}) {
+    fs::create_directories(run / folder);
+    for (const char* part : {"config.json", "model", "data"})
+      fs::copy(run / part, run / folder / part, fs::copy_options::recursive);
+  }
+  const std::string apart = "cd at-$OMPI_COMM_WORLD_RANK && exec " + train;
+  const ProgramResult same = ranks(apart);
+  INFO(same.out << same.err);
+  CHECK(same.exit_code == kExitDone);
+  flip_bit(run / "at-1/model/model.safetensors", fs::file_size(run / "at-1/model/model.safetensors") - 4);
+  check_fails_once(ranks(apart + " --resume none"), kExitFailed, {"the weights of rank 1 are not those of rank 0"});
+}
