@@ -11,8 +11,8 @@
 #include "data_tools/tokenize_job.h"
 #include "data_tools/tokenizer/tokenizer.h"
 #include "ssa/base/error.h"
-#include "ssa/data/dataset.h"
 #include "ssa/base/signals.h"
+#include "ssa/data/dataset.h"
 
 namespace {
 

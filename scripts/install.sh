@@ -4,7 +4,7 @@
 set -euo pipefail
 
 packages=(g++ cmake ninja-build pkg-config nlohmann-json3-dev libspdlog-dev catch2 libopenmpi-dev openmpi-bin
-  libopenblas-openmp-dev zlib1g-dev libzstd-dev libxxhash-dev "$@")
+  libopenblas-openmp-dev zlib1g-dev libzstd-dev libxxhash-dev libpcre2-dev "$@")
 
 missing=()
 for package in "${packages[@]}"; do
