@@ -3,9 +3,13 @@
 # it (on a GPU if there is one), evaluates it under sparse and under full attention, and draws the loss curves.
 #
 # Usage: scripts/quickstart.sh [--with-parquet] [TEXT FILES (.txt or .jsonl, or .parquet with a text column)...]
-# Without files it takes the Perl manuals of the distribution's perl-doc package, about 13 MB of English.
+# Without files it takes the Perl manuals of the distribution's perl-doc package, about 9 MB of English.
 # --with-parquet builds ssa_tokenize with Apache Arrow C++, from a pyarrow wheel in build/pyarrow.
 set -euo pipefail
+if [ "${1:-}" = --help ] || [ "${1:-}" = -h ]; then
+  sed -n '2,/^set -e/{/^set -e/d;s/^# \{0,1\}//p}' "$0"
+  exit 0
+fi
 with_parquet=false
 if [ "${1:-}" = --with-parquet ]; then
   with_parquet=true
@@ -42,9 +46,11 @@ if [[ "${files[*]}" == *.parquet* ]]; then
   mv "$data/both/validation" "$data/eval"
 elif [ ${#files[@]} -gt 0 ]; then
   say "taking ${#files[@]} files of yours; the last tenth of their lines is kept for evaluation"
+  n=0
   for file in "${files[@]}"; do
     [ -r "$file" ] || { echo "quickstart.sh: cannot read $file" >&2; exit 1; }
-    lines=$(wc -l <"$file") name=$(basename "$file")
+    lines=$(wc -l <"$file") name=$n-$(basename "$file") n=$((n + 1))
+    [ "$lines" -ge 2 ] || { echo "quickstart.sh: $file has $lines lines, expected at least 2: some are kept for evaluation" >&2; exit 1; }
     held=$(((lines + 9) / 10))
     head -n $((lines - held)) "$file" >"$data/text/train/$name"
     tail -n "$held" "$file" >"$data/text/eval/$name"
@@ -57,7 +63,8 @@ else
   for pod in $(find "$data/package" -name '*.pod' | LC_ALL=C sort); do
     split=train
     [ $((n % 20)) -eq 10 ] && split=eval
-    cp "$pod" "$data/text/$split/$(basename "$pod" .pod).txt"
+    if [ $split = train ]; then bytes=100000000; else bytes=16000; fi # some of each manual that is held out
+    head -c $bytes "$pod" >"$data/text/$split/$(basename "$pod" .pod).txt"
     n=$((n + 1))
   done
 fi

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds, and runs every test: first under the address and undefined-behaviour sanitizers,
-# then as released. Ends with ctest's summary.
+# then as released. Where nvcc is installed every CUDA kernel is compiled too (a register spill is an error); they are
+# tested only on a machine with a GPU, where the released build has the CUDA backend. Ends with ctest's summary.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -17,5 +18,11 @@ build_and_test() {  # folder, then cmake options
   ctest --test-dir "$folder" --output-on-failure --parallel "$(nproc)"
 }
 
+if command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then
+  cmake -S . -B build-cuda -G Ninja -DSSA_CUDA=ON -DSSA_WERROR=ON -DBUILD_TESTING=OFF "${launcher[@]}"
+  cmake --build build-cuda --target ssa_cuda_ops
+else
+  echo "no nvcc here: the CUDA kernels are not compiled"
+fi
 build_and_test build-sanitize -DCMAKE_BUILD_TYPE=RelWithDebInfo -DSSA_SANITIZE=ON -DSSA_CUDA=OFF
 build_and_test build -DCMAKE_BUILD_TYPE=Release
