@@ -1,7 +1,6 @@
 // ssa_tokenize: text to a tokenized dataset.
 #include <cstdio>
 #include <cstdlib>
-#include <exception>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -10,7 +9,7 @@
 
 #include "data_tools/tokenize_job.h"
 #include "data_tools/tokenizer/tokenizer.h"
-#include "ssa/base/error.h"
+#include "ssa/base/program.h"
 #include "ssa/base/signals.h"
 #include "ssa/data/dataset.h"
 
@@ -196,13 +195,5 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  try {
-    return run(argc, argv);
-  } catch (const ssa::Error& error) {
-    std::fprintf(stderr, "ssa_tokenize: %s\n", error.what());
-    return error.exit_code();
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "ssa_tokenize: %s\n", error.what());
-    return ssa::kExitFailed;
-  }
+  return ssa::run_program("ssa_tokenize", [&] { return run(argc, argv); });
 }

@@ -1,11 +1,10 @@
 // ssa_export: a checkpoint to a Hugging Face folder.
 #include <algorithm>
 #include <cstdio>
-#include <exception>
 #include <string>
 #include <vector>
 
-#include "ssa/base/error.h"
+#include "ssa/base/program.h"
 #include "ssa/train/checkpoint.h"
 #include "ssa/train/config.h"
 #include "ssa/train/huggingface.h"
@@ -92,13 +91,5 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  try {
-    return run(argc, argv);
-  } catch (const ssa::Error& error) {
-    std::fprintf(stderr, "ssa_export: %s\n", error.what());
-    return error.exit_code();
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "ssa_export: %s\n", error.what());
-    return ssa::kExitFailed;
-  }
+  return ssa::run_program("ssa_export", [&] { return run(argc, argv); });
 }

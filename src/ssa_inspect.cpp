@@ -2,15 +2,14 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <exception>
 #include <iostream>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
-#include "ssa/base/error.h"
 #include "ssa/base/file.h"
+#include "ssa/base/program.h"
 #include "ssa/data/dataset.h"
 #include "ssa/train/checkpoint.h"
 #include "ssa/train/config.h"
@@ -220,15 +219,5 @@ int run(int argc, char** argv) {
 }  // namespace ssa
 
 int main(int argc, char** argv) {
-  try {
-    return ssa::run(argc, argv);
-  } catch (const ssa::Error& error) {
-    std::cout.flush();
-    std::fprintf(stderr, "ssa_inspect: %s\n", error.what());
-    return error.exit_code();
-  } catch (const std::exception& error) {
-    std::cout.flush();
-    std::fprintf(stderr, "ssa_inspect: %s\n", error.what());
-    return ssa::kExitFailed;
-  }
+  return ssa::run_program("ssa_inspect", [&] { return ssa::run(argc, argv); });
 }

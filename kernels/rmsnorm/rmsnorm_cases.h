@@ -12,8 +12,8 @@ struct RmsNormCase {
 };
 
 /// One row, one column, odd sizes, a hidden_size that no vector width divides, the ssa-1b and 300M widths.
-inline const std::vector<RmsNormCase> kRmsNormCases = {{1, 8, false}, {1, 1, true},   {3, 17, true},
-                                                       {7, 64, true}, {33, 200, false}, {5, 2048, true}, {130, 1024, true}};
+inline const std::vector<RmsNormCase> kRmsNormCases = {
+    {1, 8, false}, {1, 1, true}, {3, 17, true}, {7, 64, true}, {33, 200, false}, {5, 2048, true}, {130, 1024, true}};
 
 struct RmsNormInputs {
   Values x, delta, weight, d_out, d_residual, d_weight;

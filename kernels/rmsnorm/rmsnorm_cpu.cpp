@@ -39,14 +39,14 @@ void backward(const RmsNormBackward& p) {
     Real mean_gn = 0;
     for (std::int64_t h = 0; h < H; ++h) mean_gn += d_out[h] * weight[h] * x[h] * rstd[m];
     mean_gn /= static_cast<Real>(H);
-    for (std::int64_t h = 0; h < H; ++h)
-      d_residual[h] += rstd[m] * (d_out[h] * weight[h] - x[h] * rstd[m] * mean_gn);
+    for (std::int64_t h = 0; h < H; ++h) d_residual[h] += rstd[m] * (d_out[h] * weight[h] - x[h] * rstd[m] * mean_gn);
   }
   // Columns are split over the threads, so that the order of the sum over rows does not depend on their number.
 #pragma omp parallel for
   for (std::int64_t h = 0; h < H; ++h) {
     Real sum = 0;
-    for (std::int64_t m = 0; m < M; ++m) sum += p.d_out.as<Real>()[m * H + h] * p.residual.as<Real>()[m * H + h] * rstd[m];
+    for (std::int64_t m = 0; m < M; ++m)
+      sum += p.d_out.as<Real>()[m * H + h] * p.residual.as<Real>()[m * H + h] * rstd[m];
     p.d_weight.as<Real>()[h] += sum;
   }
 }

@@ -11,7 +11,8 @@ inline DType real_of(DType act) { return act == DType::f64 ? DType::f64 : DType:
 /// Throws unless `tensor` is given and has this shape and dtype.
 inline void expect(const char* op, const char* name, const Tensor& tensor, const Shape& shape, DType dtype) {
   SSA_CHECK(tensor, op, ": ", name, " is missing, expected ", shape.to_string());
-  SSA_CHECK(tensor.shape() == shape, op, ": ", name, " is ", tensor.shape().to_string(), ", expected ", shape.to_string());
+  SSA_CHECK(tensor.shape() == shape, op, ": ", name, " is ", tensor.shape().to_string(), ", expected ",
+            shape.to_string());
   SSA_CHECK(tensor.dtype() == dtype, op, ": ", name, " is ", name_of(tensor.dtype()), ", expected ", name_of(dtype));
 }
 

@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "ssa/base/random.h"
+#include "ssa/base/signals.h"
 #include "ssa/data/batch_plan.h"
 #include "ssa/data/row_loader.h"
 #include "ssa/train/batch_staging.h"
@@ -19,7 +20,6 @@
 #include "ssa/train/run_log.h"
 #include "ssa/train/run_store.h"
 #include "ssa/train/schedule.h"
-#include "ssa/base/signals.h"
 
 namespace ssa {
 namespace {

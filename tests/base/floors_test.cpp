@@ -40,8 +40,7 @@ bool matches(const std::string& text, const std::string& pattern) { return !grou
 /// The area of a path from the root of the tree; floor -1 when it has none.
 Area area_of(const std::string& path) {
   // A kernel's cases and benchmark run it through the test support; the kernel itself is an op.
-  if (begins(path, "tests/") || matches(path, "kernels/.*(_cases\\.h|bench\\.(h|cpp|cu))"))
-    return {"tests", 6};
+  if (begins(path, "tests/") || matches(path, "kernels/.*(_cases\\.h|bench\\.(h|cpp|cu))")) return {"tests", 6};
   if (matches(path, "(src|data_tools)/ssa_[a-z]+\\.cpp")) return {"programs", 5};
   if (begins(path, "data_tools/")) return {"data_tools", 4};
   if (path == "kernels/common/context.cuh") return {"runtime", 1};  // what the CUDA runtime and the kernels share

@@ -101,8 +101,8 @@ TEST_CASE("gate_alignment on CUDA agrees with the CPU") {
     CAPTURE(c.B(), c.T, c.HQ, c.D);
     const GateAlignmentInputs in(c);
     check_cuda([&](OpRunner& run) { return run_gate_alignment_forward(run, c, in); });
-    // delta is summed from products with gradients as they are stored, rounded to 2^-9; `rounded` keeps those exact, which
-    // shows where one head has few elements.
+    // delta is summed from products with gradients as they are stored, rounded to 2^-9; `rounded` keeps those exact,
+    // which shows where one head has few elements.
     check_cuda([&](OpRunner& run) { return run_gate_alignment_backward(run, c, in); }, 0x1p-9);
   }
 }

@@ -24,10 +24,22 @@ TEST_CASE("rmsnorm backward is the derivative of forward") {
       OpRunner r(Precision::exact);
       return weighted_sum(output(run_rmsnorm_forward(r, c, at), "out"), in.d_out);
     };
-    check_gradient("x", [&](const Values& x) { auto at = in; at.x = x; return loss(at); }, in.x,
-                   minus(output(backward, "d_residual"), in.d_residual));
-    check_gradient("weight", [&](const Values& w) { auto at = in; at.weight = w; return loss(at); }, in.weight,
-                   minus(output(backward, "d_weight"), in.d_weight));
+    check_gradient(
+        "x",
+        [&](const Values& x) {
+          auto at = in;
+          at.x = x;
+          return loss(at);
+        },
+        in.x, minus(output(backward, "d_residual"), in.d_residual));
+    check_gradient(
+        "weight",
+        [&](const Values& w) {
+          auto at = in;
+          at.weight = w;
+          return loss(at);
+        },
+        in.weight, minus(output(backward, "d_weight"), in.d_weight));
   }
 }
 

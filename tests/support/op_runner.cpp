@@ -92,10 +92,12 @@ Tensor OpRunner::make(DType dtype, Shape shape) {
 
 Tensor OpRunner::upload(const Values& values, DType dtype, Shape shape) {
   const Tensor tensor = make(dtype, shape);
-  SSA_CHECK(static_cast<std::int64_t>(values.size()) == tensor.count(), "op runner: ", values.size(), " values for ", shape.to_string());
+  SSA_CHECK(static_cast<std::int64_t>(values.size()) == tensor.count(), "op runner: ", values.size(), " values for ",
+            shape.to_string());
   visit_real(dtype, [&]<class T>(T) {
     std::vector<T> host(values.size());
-    for (std::size_t i = 0; i < values.size(); ++i) host[i] = T(static_cast<std::conditional_t<sizeof(T) == 8, double, float>>(values[i]));
+    for (std::size_t i = 0; i < values.size(); ++i)
+      host[i] = T(static_cast<std::conditional_t<sizeof(T) == 8, double, float>>(values[i]));
     stream_.copy(tensor.data(), host.data(), tensor.bytes());
     stream_.synchronize();
   });
@@ -120,7 +122,8 @@ Tensor OpRunner::f64_input(const Values& values, Shape shape) { return upload(va
 
 Tensor OpRunner::i32_input(const std::vector<std::int32_t>& values, Shape shape) {
   const Tensor tensor = make(DType::i32, shape);
-  SSA_CHECK(static_cast<std::int64_t>(values.size()) == tensor.count(), "op runner: ", values.size(), " values for ", shape.to_string());
+  SSA_CHECK(static_cast<std::int64_t>(values.size()) == tensor.count(), "op runner: ", values.size(), " values for ",
+            shape.to_string());
   stream_.copy(tensor.data(), values.data(), tensor.bytes());
   stream_.synchronize();
   return tensor;

@@ -1,6 +1,6 @@
-// Runs one op in several precisions on the same values. A case of an op is a function over an OpRunner: it makes tensors
-// from host values, calls the op, and names its outputs. The same function then serves the derivative test (f64 on the
-// CPU), the comparison of CUDA with the CPU, and the benchmark.
+// Runs one op in several precisions on the same values. A case of an op is a function over an OpRunner: it makes
+// tensors from host values, calls the op, and names its outputs. The same function then serves the derivative test (f64
+// on the CPU), the comparison of CUDA with the CPU, and the benchmark.
 #pragma once
 
 #include <cstdint>
@@ -64,12 +64,12 @@ class OpRunner {
   std::vector<const void*> act_tensors_;  ///< whose values `read` rounds when the precision is `rounded`
 };
 
-/// Central difference of `loss` at x along a random direction against <gradient, direction>. `loss` runs in f64, so with
-/// step 1e-4 the truncation error is about 1e-8 of the third derivative and rounding about 1e-12: tolerance 1e-6 of the
-/// larger side (or of `floor` where both vanish) holds for every smooth op. Checks `directions` of them.
+/// Central difference of `loss` at x along a random direction against <gradient, direction>. `loss` runs in f64, so
+/// with step 1e-4 the truncation error is about 1e-8 of the third derivative and rounding about 1e-12: tolerance 1e-6
+/// of the larger side (or of `floor` where both vanish) holds for every smooth op. Checks `directions` of them.
 template <class Loss>
-void check_gradient(const std::string& name, Loss&& loss, const Values& x, const Values& gradient, double tolerance = 1e-6,
-                    double floor = 1e-3, int directions = 3);
+void check_gradient(const std::string& name, Loss&& loss, const Values& x, const Values& gradient,
+                    double tolerance = 1e-6, double floor = 1e-3, int directions = 3);
 
 /// A scalar to differentiate: the sum of values weighted by fixed random numbers; `weights` are those numbers, which is
 /// the d_out that the backward op gets.
@@ -88,8 +88,8 @@ template <class Run>
 void check_f32(Run&& run, double tolerance = 1e-5);
 
 /// Runs `run(OpRunner&) -> Outputs` in exact, rounded and CUDA precision: for each output, CUDA's error against `exact`
-/// must be at most twice that of `rounded` (both in l2), plus `slack` relative (f32 accumulation order). Runs CUDA twice
-/// and wants equal bits. Without a GPU it says so and passes.
+/// must be at most twice that of `rounded` (both in l2), plus `slack` relative (f32 accumulation order). Runs CUDA
+/// twice and wants equal bits. Without a GPU it says so and passes.
 template <class Run>
 void check_cuda(Run&& run, double slack = 1e-5);
 

@@ -51,11 +51,15 @@ constexpr std::string_view name_of(DType dtype) {
   return "?";
 }
 
-template <class T> inline constexpr bool kIsElement = false;
-template <class T> inline constexpr DType kDTypeOf = DType::u8;
-#define SSA_ELEMENT(type, dtype)                       \
-  template <> inline constexpr bool kIsElement<type> = true; \
-  template <> inline constexpr DType kDTypeOf<type> = DType::dtype
+template <class T>
+inline constexpr bool kIsElement = false;
+template <class T>
+inline constexpr DType kDTypeOf = DType::u8;
+#define SSA_ELEMENT(type, dtype)                 \
+  template <>                                    \
+  inline constexpr bool kIsElement<type> = true; \
+  template <>                                    \
+  inline constexpr DType kDTypeOf<type> = DType::dtype
 SSA_ELEMENT(float, f32);
 SSA_ELEMENT(bfloat16, bf16);
 SSA_ELEMENT(double, f64);

@@ -48,7 +48,8 @@ template <class... Parts>
 }  // namespace ssa
 
 /// SSA_CHECK(dim == 64 || dim == 128, "attention: head_dim ", dim, ", expected 64 or 128")
-#define SSA_CHECK(condition, ...)                  \
-  do {                                             \
-    if (!(condition)) [[unlikely]] ::ssa::fail(__VA_ARGS__); \
+#define SSA_CHECK(condition, ...)  \
+  do {                             \
+    if (!(condition)) [[unlikely]] \
+      ::ssa::fail(__VA_ARGS__);    \
   } while (false)

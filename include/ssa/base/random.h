@@ -31,7 +31,8 @@ constexpr std::uint64_t philox(std::uint64_t key, std::uint64_t counter_hi, std:
   return std::uint64_t{c1} << 32 | c0;
 }
 
-constexpr std::uint64_t random_bits(std::uint64_t seed, RandomPurpose purpose, std::uint64_t step, std::uint64_t index) {
+constexpr std::uint64_t random_bits(std::uint64_t seed, RandomPurpose purpose, std::uint64_t step,
+                                    std::uint64_t index) {
   return philox(seed, step << 8 | static_cast<std::uint64_t>(purpose), index);
 }
 

@@ -1,6 +1,7 @@
 // Rows of max_length tokens made of pieces of documents, in an order that needs no stored index.
 //
-//   greedy   each document is cut every max_length tokens; a piece that does not fit in what is left of a row begins the
+//   greedy   each document is cut every max_length tokens; a piece that does not fit in what is left of a row begins
+//   the
 //            next one; the rest of the row is padding.
 //   concat   the documents end to end, cut every max_length tokens; the tail that fills no row is dropped.
 //

@@ -25,16 +25,16 @@
 #endif
 
 /// Declares op `name` over struct `Params`: its two implementations, its checks, and the call that picks.
-#define SSA_OP(name, Params)                                     \
-  namespace cpu {                                                \
-  void name(Stream& stream, const Params& p);                    \
-  }                                                              \
-  namespace cuda {                                               \
-  void name(Stream& stream, const Params& p);                    \
-  }                                                              \
-  void validate(const Params& p);                                \
-  inline void name(Stream& stream, const Params& p) {            \
-    validate(p);                                                 \
-    SSA_DISPATCH(name);                                          \
-  }                                                              \
+#define SSA_OP(name, Params)                          \
+  namespace cpu {                                     \
+  void name(Stream& stream, const Params& p);         \
+  }                                                   \
+  namespace cuda {                                    \
+  void name(Stream& stream, const Params& p);         \
+  }                                                   \
+  void validate(const Params& p);                     \
+  inline void name(Stream& stream, const Params& p) { \
+    validate(p);                                      \
+    SSA_DISPATCH(name);                               \
+  }                                                   \
   static_assert(true)

@@ -22,7 +22,8 @@ struct GateAlignmentForward {
 SSA_OP(gate_alignment_forward, GateAlignmentForward);
 
 /// Stream::scratch that the forward takes: on CUDA a share of the alignment for each 32 heads or more of a row.
-inline std::size_t gate_alignment_forward_scratch_bytes(DeviceKind kind, std::int64_t B, std::int64_t T, std::int64_t HQ) {
+inline std::size_t gate_alignment_forward_scratch_bytes(DeviceKind kind, std::int64_t B, std::int64_t T,
+                                                        std::int64_t HQ) {
   return kind == DeviceKind::cuda ? static_cast<std::size_t>(B * ((T * HQ + 31) / 32)) * sizeof(double) : 0;
 }
 
@@ -32,17 +33,17 @@ inline std::size_t gate_alignment_forward_scratch_bytes(DeviceKind kind, std::in
 ///   d_gates[1] = sum over D of d_a_full * full + d_a_sparse * sparse;  d_gates[0] = d_gates[2] = 0
 ///   delta_x = sum over D of d_x * x, of the stored (rounded) values
 struct GateAlignmentBackward {
-  Tensor d_gates;       ///< [B, T, HQ, 3] f32
-  Tensor d_full;        ///< [B, T, HQ, D] act
-  Tensor delta_full;    ///< [B, T, HQ] f32
-  Tensor d_sparse;      ///< [B, T, HQ, D] act
-  Tensor delta_sparse;  ///< [B, T, HQ] f32
-  Tensor d_out;         ///< [B, T, HQ, D] act
-  Tensor gates;         ///< [B, T, HQ, 3] f32
-  Tensor full;          ///< [B, T, HQ, D] act
-  Tensor sparse;        ///< [B, T, HQ, D] act
-  Tensor full_stream;   ///< [B] i32
-  float gradient_scale; ///< alignment_weight times the alignment_scale of the forward
+  Tensor d_gates;        ///< [B, T, HQ, 3] f32
+  Tensor d_full;         ///< [B, T, HQ, D] act
+  Tensor delta_full;     ///< [B, T, HQ] f32
+  Tensor d_sparse;       ///< [B, T, HQ, D] act
+  Tensor delta_sparse;   ///< [B, T, HQ] f32
+  Tensor d_out;          ///< [B, T, HQ, D] act
+  Tensor gates;          ///< [B, T, HQ, 3] f32
+  Tensor full;           ///< [B, T, HQ, D] act
+  Tensor sparse;         ///< [B, T, HQ, D] act
+  Tensor full_stream;    ///< [B] i32
+  float gradient_scale;  ///< alignment_weight times the alignment_scale of the forward
 };
 SSA_OP(gate_alignment_backward, GateAlignmentBackward);
 

@@ -16,19 +16,20 @@ struct GatedSumForward {
 };
 SSA_OP(gated_sum_forward, GatedSumForward);
 
-/// For each branch x that is given: d_x = g_x * d_out;  delta_x = sum over D of d_x * x, of the stored (rounded) values,
-/// as the attention backward ops want it;  d_gates[x] = sum over D of d_out * x. Gates of absent branches get gradient 0.
+/// For each branch x that is given: d_x = g_x * d_out;  delta_x = sum over D of d_x * x, of the stored (rounded)
+/// values, as the attention backward ops want it;  d_gates[x] = sum over D of d_out * x. Gates of absent branches get
+/// gradient 0.
 struct GatedSumBackward {
-  Tensor d_gates;           ///< [B, T, HQ, 3] f32
-  Tensor d_selected;        ///< [B, T, HQ, D] act
-  Tensor delta_selected;    ///< [B, T, HQ] f32
+  Tensor d_gates;         ///< [B, T, HQ, 3] f32
+  Tensor d_selected;      ///< [B, T, HQ, D] act
+  Tensor delta_selected;  ///< [B, T, HQ] f32
   Tensor d_compressed = {};
   Tensor delta_compressed = {};
   Tensor d_window = {};
   Tensor delta_window = {};
-  Tensor d_out;             ///< [B, T, HQ, D] act
-  Tensor gates;             ///< [B, T, HQ, 3] f32
-  Tensor selected;          ///< [B, T, HQ, D] act
+  Tensor d_out;     ///< [B, T, HQ, D] act
+  Tensor gates;     ///< [B, T, HQ, 3] f32
+  Tensor selected;  ///< [B, T, HQ, D] act
   Tensor compressed = {};
   Tensor window = {};
 };

@@ -9,14 +9,14 @@
 namespace ssa {
 
 struct LinearCrossEntropy {
-  Tensor loss_sum;        ///< [1] f64, accumulated: sum of losses
-  Tensor losses = {};     ///< [M] f32, when wanted
-  Tensor d_hidden = {};   ///< [M, H] act; absent = no gradients
-  Tensor d_weight = {};   ///< [V, H] f32, accumulated; given iff d_hidden is
-  Tensor logits;          ///< [chunk, V] act: working memory; chunk rows are processed at a time
-  Tensor hidden;          ///< [M, H] act
-  Tensor weight;          ///< [V, H] act
-  Tensor targets;         ///< [M] i32: the id to predict at m, or -100
+  Tensor loss_sum;       ///< [1] f64, accumulated: sum of losses
+  Tensor losses = {};    ///< [M] f32, when wanted
+  Tensor d_hidden = {};  ///< [M, H] act; absent = no gradients
+  Tensor d_weight = {};  ///< [V, H] f32, accumulated; given iff d_hidden is
+  Tensor logits;         ///< [chunk, V] act: working memory; chunk rows are processed at a time
+  Tensor hidden;         ///< [M, H] act
+  Tensor weight;         ///< [V, H] act
+  Tensor targets;        ///< [M] i32: the id to predict at m, or -100
   float gradient_scale = 0;
 };
 SSA_OP(linear_cross_entropy, LinearCrossEntropy);

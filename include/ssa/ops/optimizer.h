@@ -24,15 +24,15 @@ inline std::size_t squared_norm_scratch_bytes(DeviceKind kind) {
 ///   m = beta1 m + (1 - beta1) g;   v = beta2 v + (1 - beta2) g^2
 ///   master -= learning_rate * (m / (1 - beta1^step) / (sqrt(v / (1 - beta2^step)) + epsilon) + weight_decay * master)
 struct AdamW {
-  Tensor master;       ///< [n] f32, updated
-  Tensor m;            ///< [n] f32, updated
-  Tensor v;            ///< [n] f32, updated
-  Tensor weight = {};  ///< [n] bf16 or f32: receives master rounded; absent where master is the weight itself
-  Tensor gradient;     ///< [n] f32
+  Tensor master;         ///< [n] f32, updated
+  Tensor m;              ///< [n] f32, updated
+  Tensor v;              ///< [n] f32, updated
+  Tensor weight = {};    ///< [n] bf16 or f32: receives master rounded; absent where master is the weight itself
+  Tensor gradient;       ///< [n] f32
   float gradient_scale;  ///< the clip factor
   double learning_rate;
   double beta1, beta2, epsilon, weight_decay;
-  std::int64_t step;   ///< counted from 1
+  std::int64_t step;  ///< counted from 1
 };
 SSA_OP(adamw, AdamW);
 

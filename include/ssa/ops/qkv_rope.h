@@ -1,8 +1,9 @@
-// From the fused projection to what attention reads: split, rotary embedding (Su et al. 2021) of q and k, sigmoid of the
-// gate logits, mean of k and v over blocks.
+// From the fused projection to what attention reads: split, rotary embedding (Su et al. 2021) of q and k, sigmoid of
+// the gate logits, mean of k and v over blocks.
 //
 // Columns of qkvg: HQ*D of q, HK*D of k, HK*D of v, then HQ*3 gate logits (head-major; component 0 compressed,
-// 1 selected, 2 sliding window). Rotation is of pairs (i, i + D/2), the Hugging Face layout, by the angle of the position:
+// 1 selected, 2 sliding window). Rotation is of pairs (i, i + D/2), the Hugging Face layout, by the angle of the
+// position:
 //   rotate(x)[i]       = x[i] cos - x[i + D/2] sin
 //   rotate(x)[i + D/2] = x[i + D/2] cos + x[i] sin
 // k_mean[b, n] is the mean of the stored (rounded) k over the tokens that block n of row b has: a last partial block is
