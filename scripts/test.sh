@@ -24,5 +24,5 @@ if command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then
 else
   echo "no nvcc here: the CUDA kernels are not compiled"
 fi
-build_and_test build-sanitize -DCMAKE_BUILD_TYPE=RelWithDebInfo -DSSA_SANITIZE=ON -DSSA_CUDA=OFF
+build_and_test build-sanitize -DCMAKE_BUILD_TYPE=Debug "-DCMAKE_CXX_FLAGS_DEBUG=-O1 -g1" -DSSA_SANITIZE=ON -DSSA_CUDA=OFF
 build_and_test build -DCMAKE_BUILD_TYPE=Release
