@@ -242,7 +242,7 @@ TEST_CASE("checkpoint: a writer killed at any moment leaves a newest complete ch
   save(run.path(), 0, 2);
   const auto start = std::chrono::steady_clock::now();
   for (int i = 0; i < 4; ++i) save(run.path(), 0, 2);
-  const std::chrono::duration<double> one_save = (std::chrono::steady_clock::now() - start) / 4;
+  std::chrono::duration<double> one_save = (std::chrono::steady_clock::now() - start) / 4;
   std::int64_t last = 0, killed_while_saving = 0;
   for (std::uint64_t round = 0; round < 100; ++round) {
     Forked child([&](auto send) {
@@ -255,9 +255,12 @@ TEST_CASE("checkpoint: a writer killed at any moment leaves a newest complete ch
     std::this_thread::sleep_for(2.5 * random_uniform(7, RandomPurpose::test, 0, round) * one_save);
     child.kill(SIGKILL);
     std::istringstream reported(child.wait());
-    std::int64_t committed = last;
-    for (std::int64_t step; reported >> step;) committed = step;
+    std::int64_t committed = last, saves = 0;
+    for (std::int64_t step; reported >> step; ++saves) committed = step;
     REQUIRE(reported.eof());  // nothing but steps: the child failed at nothing
+    // On a busy machine a save takes longer than it did at the start.
+    if (saves == 0) one_save *= 1.2;
+    if (saves > 2) one_save /= 1.2;
 
     for (const std::string& name : names_in(run.path() / "checkpoints")) killed_while_saving += name.starts_with(".");
     const auto found = find_checkpoints(run.path());
