@@ -27,6 +27,18 @@ std::string count_text(double count) {
 
 }  // namespace
 
+void start_logging(const std::string& output_dir, Comm& comm) {
+  if (comm.rank() != 0) return;
+  auto console = std::make_shared<spdlog::sinks::stdout_sink_mt>();
+  auto file =
+      std::make_shared<spdlog::sinks::basic_file_sink_mt>((std::filesystem::path(output_dir) / "train.log").string());
+  console->set_pattern("%v");
+  file->set_pattern("%Y-%m-%d %H:%M:%S %L %v");
+  auto logger = std::make_shared<spdlog::logger>("", spdlog::sinks_init_list{console, file});
+  logger->flush_on(spdlog::level::info);
+  spdlog::set_default_logger(logger);
+}
+
 RunLog::RunLog(const Config& config, Comm& comm, Stream& stream, std::int64_t step, std::int64_t total_steps)
     : config_(config),
       speaks_(comm.rank() == 0),
@@ -46,13 +58,6 @@ RunLog::RunLog(const Config& config, Comm& comm, Stream& stream, std::int64_t st
     if (const auto peak = peak_bf16_flops(device_)) peak_flops_ = *peak * ranks_;
   }
   const std::filesystem::path folder(config.output_dir);
-  auto console = std::make_shared<spdlog::sinks::stdout_sink_mt>();
-  auto file = std::make_shared<spdlog::sinks::basic_file_sink_mt>((folder / "train.log").string());
-  console->set_pattern("%v");
-  file->set_pattern("%Y-%m-%d %H:%M:%S %L %v");
-  auto logger = std::make_shared<spdlog::logger>("", spdlog::sinks_init_list{console, file});
-  logger->flush_on(spdlog::level::info);
-  spdlog::set_default_logger(logger);
   metrics_ = std::make_unique<MetricsLog>(folder / "metrics.jsonl", step);
   replace_file(folder / "config.json", config_json(config));
 }

@@ -272,6 +272,7 @@ int train(const Config& config, const TrainOptions& options, Comm& comm) {
   catch_stop_signals();
   check_same_config(comm, config);
   Run run(config, options, comm);
+  start_logging(config.output_dir, comm);
   start(run, options.resume);
   RunLog log(config, comm, run.stream, run.step, run.total_steps);
   log.begin(run.table.parameter_count(), run.loader.rows(), run.plan.batches_per_epoch(), run.plan.dropped_rows());

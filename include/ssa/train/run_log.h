@@ -28,6 +28,9 @@ struct StepReport {
   std::map<std::string, double> eval_losses;  ///< nats per token of data.eval_path
 };
 
+/// From here on rank 0 logs to the console and to train.log in `output_dir`, which exists.
+void start_logging(const std::string& output_dir, Comm& comm);
+
 class RunLog {
  public:
   /// `step`: where the run starts; later lines of metrics.jsonl are dropped.
