@@ -108,19 +108,25 @@ double Bench::median_ms(const std::vector<Call>& calls) {
   return ms[kRepetitions / 2];
 }
 
+std::string Bench::rate(const Work& work, double ms) const {
+  char text[64];
+  if (work.flops > 0)
+    std::snprintf(text, sizeof(text), "%7.1f TFLOP/s | %5.1f %%", work.flops / ms * 1e-9,
+                  100 * work.flops / ms * 1e3 / product_rate_);
+  else
+    std::snprintf(text, sizeof(text), "%8.0f GB/s   | %5.1f %%", work.bytes / ms * 1e-6,
+                  100 * work.bytes / ms * 1e3 / copy_rate_);
+  return text;
+}
+
 void Bench::measure(const std::string& name, const Work& work, const std::function<Call()>& make_set) {
-  if (name.find(filter_) == std::string::npos) return;
+  if (!wanted(name)) return;
   const int sets = std::clamp(static_cast<int>(std::ceil(kCacheBytes / std::max(work.bytes, 1.0))), 1, kMaxSets);
   std::vector<Call> calls;
   for (int i = 0; i < sets; ++i) calls.push_back(make_set());
   const double ms = median_ms(calls);
   buffers_.clear();
-  if (work.flops > 0)
-    std::printf("| %-44s | %9.4f | %7.1f TFLOP/s | %5.1f %% |\n", name.c_str(), ms, work.flops / ms * 1e-9,
-                100 * work.flops / ms * 1e3 / product_rate_);
-  else
-    std::printf("| %-44s | %9.4f | %8.0f GB/s   | %5.1f %% |\n", name.c_str(), ms, work.bytes / ms * 1e-6,
-                100 * work.bytes / ms * 1e3 / copy_rate_);
+  std::printf("| %-44s | %9.4f | %s |\n", name.c_str(), ms, rate(work, ms).c_str());
   std::fflush(stdout);
 }
 

@@ -54,9 +54,15 @@ class Bench {
   Tensor random(DType dtype, Shape shape, double scale = 1);                             ///< normal values, f32 or bf16
   Tensor integers(Shape shape, const std::function<std::int32_t(std::int64_t)>& value);  ///< i32, value(i) of element i
 
+  /// Whether --only asks for `name`.
+  bool wanted(const std::string& name) const { return name.find(filter_) != std::string::npos; }
+
   /// Prints a line, unless the filter leaves `name` out.
   void measure(const std::string& name, const Work& work, const std::function<Call()>& make_set);
   void measure_ceilings();
+
+  /// The line's last two columns: the rate of `work` done in `ms`, and its share of the measured ceiling.
+  std::string rate(const Work& work, double ms) const;
 
  private:
   double median_ms(const std::vector<Call>& calls);

@@ -35,6 +35,7 @@
   void validate(const Params& p);                     \
   inline void name(Stream& stream, const Params& p) { \
     validate(p);                                      \
+    const Stream::OpScope scope(stream, #name);       \
     SSA_DISPATCH(name);                               \
   }                                                   \
   static_assert(true)

@@ -3,8 +3,10 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "ssa/runtime/tensor.h"
 
@@ -29,7 +31,8 @@ struct CudaContext;
 
 class Stream {
  public:
-  /// `ordinal`: which GPU; ignored on the CPU. Throws Error when the device cannot be used, with the reason.
+  /// `ordinal`: which GPU; ignored on the CPU, and where CUDA_VISIBLE_DEVICES leaves one GPU only. Throws Error when
+  /// the device cannot be used, with the reason.
   explicit Stream(DeviceKind kind, int ordinal = 0);
   ~Stream();
   Stream(const Stream&) = delete;
@@ -60,6 +63,24 @@ class Stream {
   std::size_t scratch_bytes() const { return scratch_bytes_; }
   void* scratch(std::size_t bytes);
 
+  /// Hears the name of every op before it begins, but not of those that an op calls; for tools that time a pass op by
+  /// op.
+  void on_op(std::function<void(const char*)> callback) { on_op_ = std::move(callback); }
+
+  /// Lives as long as an op runs.
+  class OpScope {
+   public:
+    OpScope(Stream& stream, const char* name) : stream_(stream) {
+      if (stream_.op_depth_++ == 0 && stream_.on_op_) stream_.on_op_(name);
+    }
+    ~OpScope() { --stream_.op_depth_; }
+    OpScope(const OpScope&) = delete;
+    OpScope& operator=(const OpScope&) = delete;
+
+   private:
+    Stream& stream_;
+  };
+
   CudaContext& cuda() { return *cuda_; }
 
  private:
@@ -67,6 +88,8 @@ class Stream {
   void* scratch_ = nullptr;
   std::size_t scratch_bytes_ = 0;
   std::shared_ptr<CudaContext> cuda_;
+  std::function<void(const char*)> on_op_;
+  int op_depth_ = 0;
 };
 
 /// Memory of a stream's device, or pinned host memory, with one owner.

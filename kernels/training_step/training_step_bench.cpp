@@ -1,0 +1,185 @@
+// A whole training step of ssa-1b's shapes, for each method: tokens a second, and where the time goes, op by op.
+//
+// The median over kSteps steps of what train.cpp does on the device: gradients cleared, one micro-batch forward and
+// backward, gradient norm, AdamW. One more step is taken with a mark before every op; an op's time is that until the
+// next op begins. Its work is the least it needs, as in the op's own benchmark.
+#include <algorithm>
+#include <cstdio>
+#include <map>
+#include <utility>
+#include <vector>
+
+#include "kernels/common/attention_bench.h"
+#include "ssa/base/random.h"
+#include "ssa/train/flops.h"
+#include "ssa/train/optimizer_step.h"
+
+namespace ssa {
+namespace {
+
+using bench::Work;
+
+constexpr int kSteps = 7;
+constexpr std::int64_t kWindow = 512;  ///< of nsa, as in configs/nsa-1b.json
+
+ModelConfig model_config(const bench::Shapes& s, Method method) {
+  ModelConfig c;
+  c.vocab_size = s.vocab_size;
+  c.hidden_size = s.hidden_size;
+  c.intermediate_size = s.intermediate_size;
+  c.num_hidden_layers = 16;
+  c.num_attention_heads = s.query_heads;
+  c.num_key_value_heads = s.key_value_heads;
+  c.head_dim = s.head_dim;
+  c.block_size = s.block_size;
+  c.block_counts = s.block_counts;
+  c.window_size = method == Method::nsa ? kWindow : 0;
+  c.max_position_embeddings = s.tokens;
+  return c;
+}
+
+/// What all calls of an op in a step must do at least; ops that are not named here are too small to matter.
+std::map<std::string, Work> step_work(const bench::Shapes& s, const ModelConfig& c, Method method) {
+  const auto M = static_cast<double>(s.M()), L = static_cast<double>(c.num_hidden_layers);
+  const auto H = static_cast<double>(c.hidden_size), F = static_cast<double>(c.intermediate_size);
+  const auto V = static_cast<double>(c.vocab_size), q_bytes = 2 * M * static_cast<double>(c.q_width());
+  const auto heads = static_cast<double>(c.num_attention_heads);
+  const double parameters = static_cast<double>(matmul_parameters(c)), head = V * H;
+
+  double causal = 0, selected = 0, complete = 0, window = 0;  // pairs of a query and a key of one key/value head
+  for (std::int64_t t = 0; t < s.tokens; ++t) {
+    const std::int64_t own = t / c.block_size;
+    causal += static_cast<double>(t + 1);
+    selected += static_cast<double>((std::min(c.block_counts, own + 1) - 1) * c.block_size + t % c.block_size + 1);
+    complete += static_cast<double>((t + 1) / c.block_size);
+    window += static_cast<double>(std::min(c.window_size, t + 1));
+  }
+  const double rows = static_cast<double>(s.rows * s.key_value_heads);
+  const auto product = [&](double pairs) { return L * bench::product_flops(s, rows * pairs); };
+  const double dense = method == Method::nsa ? window : causal;
+  const double branches = method == Method::nsa ? 3 : 1;
+  return {{"matmul", {.flops = 6 * (parameters - head) * M}},
+          {"linear_cross_entropy", {.flops = 6 * head * M}},
+          {"causal_attention_forward", {.flops = 2 * product(dense)}},
+          {"causal_attention_backward", {.flops = 5 * product(dense)}},
+          {"sparse_attention_forward", {.flops = 2 * product(selected)}},
+          {"sparse_attention_backward", {.flops = 5 * product(selected)}},
+          {"compressed_attention_forward", {.flops = 2 * product(complete)}},
+          {"compressed_attention_backward", {.flops = 5 * product(complete)}},
+          {"select_blocks", {.flops = 2 * product(complete)}},
+          {"rmsnorm_forward", {.bytes = (8 * L + 2) * M * H * 2}},
+          {"rmsnorm_backward", {.bytes = (8 * L + 4) * M * H * 2}},
+          {"qkv_rope_forward", {.bytes = L * M * 4 * static_cast<double>(c.qkvg_width())}},
+          {"qkv_rope_backward", {.bytes = L * M * 6 * static_cast<double>(c.qkvg_width())}},
+          {"gated_sum_forward", {.bytes = L * (branches + 1) * q_bytes}},
+          {"gated_sum_backward", {.bytes = L * (2 * branches + 1) * q_bytes}},
+          {"gate_alignment_forward", {.bytes = L * 3 * q_bytes}},
+          {"gate_alignment_backward", {.bytes = L * (5 * q_bytes + M * heads * 32)}},
+          {"swiglu_forward", {.bytes = L * 3 * M * F * 2}},
+          {"swiglu_backward", {.bytes = L * 5 * M * F * 2}},
+          {"squared_norm", {.bytes = 4 * parameters}},
+          {"adamw", {.bytes = 30 * parameters}}};
+}
+
+/// The initial distribution, from a few random values again and again.
+void fill_weights(Stream& stream, SingleComm& comm, const ModelState& state, double deviation) {
+  constexpr std::size_t kPool = std::size_t{1} << 20;
+  std::vector<float> pool(kPool);
+  for (std::size_t i = 0; i < kPool; ++i)
+    pool[i] = static_cast<float>(deviation * random_normal(1, RandomPurpose::test, 0, i));
+  load_master_weights(stream, state, [&](std::size_t param, std::span<float> out, std::int64_t first) {
+    for (std::size_t i = 0; i < out.size(); ++i)
+      out[i] = state.table().params()[param].decay ? pool[(static_cast<std::size_t>(first) + i) % kPool] : 1.0f;
+  });
+  publish_weights(stream, comm, state);
+}
+
+void fill_batch(Stream& stream, const MicroBatch& batch, const ModelConfig& c, std::int64_t rows, std::int64_t tokens) {
+  std::vector<std::int32_t> ids, targets, positions, stream_of(static_cast<std::size_t>(rows), 1);
+  for (std::int64_t i = 0; i <= rows * tokens; ++i)
+    ids.push_back(static_cast<std::int32_t>(random_uniform(2, RandomPurpose::test, 0, static_cast<std::uint64_t>(i)) *
+                                            static_cast<double>(c.vocab_size)));
+  targets.assign(ids.begin() + 1, ids.end());
+  ids.pop_back();
+  for (std::int64_t i = 0; i < rows * tokens; ++i) positions.push_back(static_cast<std::int32_t>(i % tokens));
+  const std::pair<Tensor, const std::vector<std::int32_t>*> uploads[] = {
+      {batch.ids, &ids}, {batch.targets, &targets}, {batch.positions, &positions}, {batch.full_stream, &stream_of}};
+  for (const auto& [tensor, values] : uploads) stream.copy(tensor.data(), values->data(), tensor.bytes());
+  stream.synchronize();
+}
+
+void measure_step(bench::Bench& bench, Method method) {
+  const std::string name = "training_step_" + std::string(name_of(method));
+  if (!bench.wanted(name)) return;
+  const bench::Shapes& s = bench.shapes;
+  Stream& stream = bench.stream;
+  SingleComm comm;
+  const ModelConfig config = model_config(s, method);
+  const ParamTable table(config);
+  const StateShape shape{.model = config,
+                         .pass = {.rows = s.rows, .tokens = s.tokens, .path = training_path(method)},
+                         .kind = DeviceKind::cuda};
+  const ModelState state(stream, shape, table);
+  fill_weights(stream, comm, state, config.initializer_range);
+  fill_batch(stream, state.batch, config, s.rows, s.tokens);
+
+  const double elements = static_cast<double>(s.M() * config.q_width() * config.num_hidden_layers);
+  const PassScales scales{.alignment = 1 / elements,
+                          .ce_gradient = static_cast<float>(1.0 / static_cast<double>(s.M())),
+                          .alignment_gradient = static_cast<float>(10 / elements)};
+  std::int64_t steps = 0;
+  const auto step = [&] {
+    stream.zero(state.gradients);
+    stream.zero(state.all_sums);
+    forward_backward(stream, state.model(), state.batch, scales,
+                     {.ce = state.sums.ce, .alignment = state.sums.alignment});
+    measure_gradients(stream, state);
+    update_weights(stream, comm, state, TrainConfig(), 1e-5, 0.1, ++steps);
+  };
+
+  step();
+  std::vector<double> times;
+  for (int i = 0; i < kSteps; ++i) {
+    const auto begin = stream.record();
+    step();
+    times.push_back(stream.elapsed_ms(*begin, *stream.record()));
+  }
+  std::nth_element(times.begin(), times.begin() + kSteps / 2, times.end());
+  const double ms = times[kSteps / 2];
+  const double tokens_per_second = static_cast<double>(s.M()) / ms * 1e3;
+  std::printf("\n%s: %.1f ms, %.0f tokens/s, %.1f model TFLOP/s\n\n", name.c_str(), ms, tokens_per_second,
+              tokens_per_second * model_flops_per_token(config, s.tokens) * 1e-12);
+
+  std::vector<std::pair<std::string, std::shared_ptr<Stream::Event>>> marks;
+  stream.on_op([&](const char* op) { marks.emplace_back(op, stream.record()); });
+  step();
+  stream.on_op(nullptr);
+  const auto end = stream.record();
+  struct Total {
+    int calls = 0;
+    double ms = 0;
+  };
+  std::map<std::string, Total> totals;
+  for (std::size_t i = 0; i < marks.size(); ++i) {
+    Total& total = totals[marks[i].first];
+    ++total.calls;
+    total.ms += stream.elapsed_ms(*marks[i].second, i + 1 < marks.size() ? *marks[i + 1].second : *end);
+  }
+  std::vector<std::pair<std::string, Total>> order(totals.begin(), totals.end());
+  std::sort(order.begin(), order.end(), [](const auto& a, const auto& b) { return a.second.ms > b.second.ms; });
+  const auto work = step_work(s, config, method);
+  std::printf("| op | calls | ms | of the step | rate | ceiling |\n|---|---|---|---|---|---|\n");
+  for (const auto& [op, total] : order) {
+    const auto known = work.find(op);
+    std::printf("| %-29s | %4d | %8.3f | %5.1f %% | %s |\n", op.c_str(), total.calls, total.ms, 100 * total.ms / ms,
+                known == work.end() ? "                | " : bench.rate(known->second, total.ms).c_str());
+  }
+  std::fflush(stdout);
+}
+
+SSA_BENCH(training_step) {
+  for (const Method method : {Method::ssa, Method::full, Method::moba, Method::nsa}) measure_step(bench, method);
+}
+
+}  // namespace
+}  // namespace ssa
