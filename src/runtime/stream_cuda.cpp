@@ -52,6 +52,8 @@ std::shared_ptr<CudaContext> make_context(int ordinal) {
   int count = 0;
   const cudaError_t status = cudaGetDeviceCount(&count);
   SSA_CHECK(status == cudaSuccess, "no usable GPU: ", cudaGetErrorString(status));
+  // Slurm's --gpus-per-task shows each rank its own GPU only. NCCL refuses a GPU that two ranks took.
+  if (count == 1 && std::getenv("CUDA_VISIBLE_DEVICES")) ordinal = 0;
   SSA_CHECK(0 <= ordinal && ordinal < count, "GPU ", ordinal, " wanted, this machine has ", count);
 
   auto context = std::make_shared<CudaContext>();

@@ -328,6 +328,7 @@ std::string describe_run(const Config& config, DeviceKind device, int ranks) {
 
   text += concat("\nmemory on ", name_of(device), ", bytes a rank\n");
   text += plan_memory(state_shape(config, device, ranks), table).to_string();
+  if (device == DeviceKind::cuda) text += "beside it, the CUDA context, 64 MiB for cuBLASLt and NCCL's buffers\n";
 
   text += "\ndata\n";
   if (!std::filesystem::exists(config.data.path)) return text + "  " + config.data.path + " is not there yet\n";
