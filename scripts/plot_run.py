@@ -11,7 +11,8 @@ import os
 import sys
 
 PANELS = [  # title, keys drawn in it, logarithmic
-    ("loss (nats per token)", ["ce_loss", "eval_loss", "eval_loss_sparse", "eval_loss_full"], False),
+    ("training loss (nats per token)", ["ce_loss"], False),
+    ("validation loss (nats per token)", ["eval_loss", "eval_loss_sparse", "eval_loss_full"], False),
     ("alignment loss", ["alignment_loss"], True),
     ("gradient norm", ["grad_norm"], True),
     ("learning rate", ["learning_rate"], False),
@@ -19,6 +20,7 @@ PANELS = [  # title, keys drawn in it, logarithmic
     ("probability inside the selected blocks", ["selected_mass"], False),
     ("attention entropy (nats)", ["entropy"], False),
 ]
+COLORS = [f"C{i}" for i in range(10)]  # one a run, the same in every panel
 MARKED = {"eval_loss", "eval_loss_sparse", "eval_loss_full", "selected_mass", "entropy"}  # few points: drawn with dots
 
 
@@ -59,13 +61,14 @@ def main():
     for axis in axes.flat[len(panels):]:
         axis.remove()
     for axis, (title, keys, log) in zip(axes.flat, panels):
-        for name, lines in runs.items():
-            for key in keys:
+        for color, (name, lines) in zip(COLORS * len(runs), runs.items()):
+            for key, dashes in zip(keys, ("-", "--", ":")):
                 steps, values = series(lines, key)
                 if not steps:
                     continue
                 label = name if len(keys) == 1 else (key if len(runs) == 1 else f"{name} {key}")
-                axis.plot(steps, values, label=label, linewidth=1, marker="o" if key in MARKED else None, markersize=3)
+                axis.plot(steps, values, dashes, color=color if len(runs) > 1 else None, label=label, linewidth=1,
+                          marker="o" if key in MARKED else None, markersize=3)
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("step", fontsize=8)
         if log:
