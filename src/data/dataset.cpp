@@ -51,12 +51,13 @@ bool is_shard_name(std::string_view name) {
   return std::all_of(name.begin() + kPrefix.size(), name.end(), [](char c) { return '0' <= c && c <= '9'; });
 }
 
-/// The shards that lie in the folder: names with both files, or an error for half a one.
-std::set<std::string> list_shards(const fs::path& folder) {
+/// The shards that lie in the folder: names with both files, or an error for half a one. Those of other programs have
+/// names of their own.
+std::set<std::string> list_shards(const fs::path& folder, bool any_name) {
   std::set<std::string> bins, idxs;
   for (const auto& entry : fs::directory_iterator(folder)) {
     const fs::path &file = entry.path(), suffix = file.extension();
-    if (!is_shard_name(file.stem().string())) continue;
+    if (!any_name && !is_shard_name(file.stem().string())) continue;
     if (suffix == ".bin") bins.insert(file.stem().string());
     if (suffix == ".idx") idxs.insert(file.stem().string());
   }
@@ -135,8 +136,9 @@ DatasetInfo read_dataset_info(const fs::path& json_file) {
 Dataset::Dataset(const fs::path& folder) : folder_(folder) {
   SSA_CHECK(fs::is_directory(folder), folder.string(), ": no such folder, expected a dataset");
   const fs::path json_file = folder / kJsonName;
-  std::set<std::string> names = list_shards(folder);
-  if (fs::exists(json_file)) {
+  const bool ours = fs::exists(json_file);
+  std::set<std::string> names = list_shards(folder, !ours);
+  if (ours) {
     info_ = read_dataset_info(json_file);
     std::set<std::string> listed;
     for (const ShardInfo& shard : info_->shards) listed.insert(shard.name);
@@ -144,7 +146,7 @@ Dataset::Dataset(const fs::path& folder) : folder_(folder) {
       SSA_CHECK(listed.contains(name), (folder / (name + ".bin")).string(), ": not listed in ", kJsonName);
     names = std::move(listed);  // a listed shard that is missing fails by its file name when opened
   }
-  SSA_CHECK(!names.empty(), folder.string(), ": no documents, expected shard-00000.bin and shard-00000.idx");
+  SSA_CHECK(!names.empty(), folder.string(), ": no documents, expected pairs of .bin and .idx, such as shard-00000");
   shards_.reserve(names.size());
   for (const std::string& name : names) {
     shards_.emplace_back(folder / name);

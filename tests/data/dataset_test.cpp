@@ -126,8 +126,10 @@ TEST_CASE("a damaged shard is one line naming file, found and expected") {
        "shard-00000.idx: document 0 has -1 tokens"},
       {"idx of another shard",
        [](auto& d) {
-         write_indexed_dataset(d / "other", kThree);
-         std::filesystem::rename(d / "other.idx", d / "shard-00000.idx");
+         const TempDir elsewhere;
+         write_indexed_dataset(elsewhere / "other", kThree);
+         std::filesystem::copy_file(elsewhere / "other.idx", d / "shard-00000.idx",
+                                    std::filesystem::copy_options::overwrite_existing);
        },
        "shard-00000.bin: 10 bytes, expected 14"},
       {"no documents", [](auto& d) { write_indexed_dataset(d / "shard-00000", {}); },
@@ -159,6 +161,8 @@ TEST_CASE("a folder that does not hold what it should is refused by name") {
   CHECK_THAT(error_of([&] { Dataset dataset(dir.path()); }), has("shard-00001.idx: No such file or directory"));
   write_indexed_dataset(dir / "shard-00001", kThree);
   CHECK_NOTHROW(Dataset(dir.path()));
+  write_indexed_dataset(dir / "another", kThree);  // of no concern, as dataset.json is there
+  CHECK(Dataset(dir.path()).shards().size() == 2);
   write_indexed_dataset(dir / "shard-00002", kThree);
   CHECK_THAT(error_of([&] { Dataset dataset(dir.path()); }), has("shard-00002.bin: not listed in dataset.json"));
 }

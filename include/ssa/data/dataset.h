@@ -1,6 +1,6 @@
 // Dataset: the shards of a folder as one sequence of documents, each with its end-of-text token.
 //
-//   shard-00000.bin shard-00000.idx ...   indexed_dataset.h
+//   shard-00000.bin shard-00000.idx ...   indexed_dataset.h; without dataset.json, pairs of any name
 //   dataset.json                          optional: tokenizer, vocabulary, and per shard counts, sizes and checksums:
 //     {"format": "megatron-indexed", "tokenizer": {"name": "bytes", "sha256": "<hex>"}, "vocab_size": 257,
 //      "eos_token_id": 256, "dtype": "uint16", "shards": [{"name": "shard-00000", "documents": 1, "tokens": 2,
