@@ -125,7 +125,7 @@ void Bench::measure(const std::string& name, const Work& work, const std::functi
   std::vector<Call> calls;
   for (int i = 0; i < sets; ++i) calls.push_back(make_set());
   const double ms = median_ms(calls);
-  buffers_.clear();
+  release();
   std::printf("| %-44s | %9.4f | %s |\n", name.c_str(), ms, rate(work, ms).c_str());
   std::fflush(stdout);
 }
@@ -136,13 +136,13 @@ void Bench::measure_ceilings() {
     const Tensor from = random(DType::f32, {kCopied / 4}), to = empty(DType::f32, {kCopied / 4});
     const double ms = median_ms({[=](Stream& s) { s.copy(to.data(), from.data(), from.bytes()); }});
     copy_rate_ = 2e3 * static_cast<double>(kCopied) / ms;
-    buffers_.clear();
+    release();
   }
   const Tensor a = random(DType::bf16, {kCube, kCube}), b = random(DType::bf16, {kCube, kCube});
   const Tensor out = empty(DType::bf16, {kCube, kCube});
   const double ms = median_ms({[=](Stream& s) { matmul(s, {.out = out, .a = a, .b = b, .transpose_b = true}); }});
   product_rate_ = 2e3 * static_cast<double>(kCube * kCube * kCube) / ms;
-  buffers_.clear();
+  release();
   std::printf("%s; %lld rows of %lld tokens. Ceilings: copy %.0f GB/s, 8192 cube %.0f TFLOP/s\n\n",
               stream.device_name().c_str(), static_cast<long long>(shapes.rows), static_cast<long long>(shapes.tokens),
               copy_rate_ * 1e-9, product_rate_ * 1e-12);

@@ -48,11 +48,13 @@ class Bench {
   Stream& stream;
   const Shapes shapes;
 
-  /// Device tensors, which live until the `measure` that they were made in ends.
+  /// Device tensors, which live until the `measure` that they were made in ends, or until `release`.
   Tensor empty(DType dtype, Shape shape);
   Tensor zeros(DType dtype, Shape shape);
   Tensor random(DType dtype, Shape shape, double scale = 1);                             ///< normal values, f32 or bf16
   Tensor integers(Shape shape, const std::function<std::int32_t(std::int64_t)>& value);  ///< i32, value(i) of element i
+
+  void release() { buffers_.clear(); }
 
   /// Whether --only asks for `name`.
   bool wanted(const std::string& name) const { return name.find(filter_) != std::string::npos; }
@@ -61,12 +63,12 @@ class Bench {
   void measure(const std::string& name, const Work& work, const std::function<Call()>& make_set);
   void measure_ceilings();
 
+  /// Of the calls in turn, after a few to warm up.
+  double median_ms(const std::vector<Call>& calls);
   /// The line's last two columns: the rate of `work` done in `ms`, and its share of the measured ceiling.
   std::string rate(const Work& work, double ms) const;
 
  private:
-  double median_ms(const std::vector<Call>& calls);
-
   std::string filter_;
   std::vector<Buffer> buffers_;
   Buffer pool_;                              ///< random values that `random` copies from: f32, then bf16
