@@ -68,8 +68,11 @@ int run(int argc, char** argv) {
   checkpoint.check(parameters);
 
   const char* torch_dtype = dtype == ssa::FileDType::f32 ? "float32" : "bfloat16";
-  ssa::HuggingFaceWriter writer(
-      paths[1], ssa::hugging_face_config_json(config.model, config.attention.method, torch_dtype), parameters, dtype);
+  std::vector<ssa::TextFile> files = ssa::hugging_face_model_code();
+  files.push_back({"config.json", ssa::hugging_face_config_json(config.model, config.attention.method,
+                                                                config.attention.selection, torch_dtype)});
+  files.push_back({"generation_config.json", ssa::hugging_face_generation_json(config.model)});
+  ssa::HuggingFaceWriter writer(paths[1], files, parameters, dtype);
   std::vector<float> piece(kPieceElements);
   std::int64_t total = 0;
   for (const ssa::NamedShape& p : parameters) {

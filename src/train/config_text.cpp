@@ -20,15 +20,30 @@ void append_lines(const OrderedJson& value, const std::string& path, std::vector
 
 std::string config_json(const Config& config) { return to_json(config).dump(2) + "\n"; }
 
-std::string hugging_face_config_json(const ModelConfig& model, Method method, std::string_view torch_dtype) {
+std::string hugging_face_config_json(const ModelConfig& model, Method method, BlockSelection selection,
+                                     std::string_view torch_dtype) {
   OrderedJson object = to_json(model);
   object["model_type"] = "llama-nsa";
   object["architectures"] = {"LlamaNSAForCausalLM"};
+  object["auto_map"] = {{"AutoConfig", "configuration_llama_nsa.LlamaNSAConfig"},
+                        {"AutoModel", "modeling_llama_nsa.LlamaNSAModel"},
+                        {"AutoModelForCausalLM", "modeling_llama_nsa.LlamaNSAForCausalLM"}};
   object["attention_method"] = std::string(name_of(method));
+  object["inference_mode"] = method == Method::full ? "full" : "sparse";
+  object["selection"] = std::string(name_of(selection));
+  object["use_cache"] = true;
   object["hidden_act"] = "silu";
   object["attention_bias"] = false;
   object["mlp_bias"] = false;
   object["torch_dtype"] = std::string(torch_dtype);
+  return object.dump(2) + "\n";
+}
+
+std::string hugging_face_generation_json(const ModelConfig& model) {
+  const OrderedJson object = {{"bos_token_id", model.bos_token_id},
+                              {"eos_token_id", model.eos_token_id},
+                              {"pad_token_id", model.eos_token_id},
+                              {"do_sample", false}};
   return object.dump(2) + "\n";
 }
 

@@ -107,7 +107,7 @@ void HuggingFaceWeights::read(const NamedShape& tensor, std::span<float> out, st
   shard.read(shard.at(tensor.name, tensor.shape), out, first);
 }
 
-HuggingFaceWriter::HuggingFaceWriter(const fs::path& folder, std::string_view config_json,
+HuggingFaceWriter::HuggingFaceWriter(const fs::path& folder, const std::vector<TextFile>& files,
                                      const std::vector<NamedShape>& tensors, FileDType dtype,
                                      std::uint64_t max_shard_bytes)
     : folder_(fs::absolute(folder).lexically_normal()) {
@@ -141,9 +141,11 @@ HuggingFaceWriter::HuggingFaceWriter(const fs::path& folder, std::string_view co
     fail_usage(taken.string(), ": exists; is another export running? If not, remove it");
   }
   try {
-    FileWriter config(temporary_ / "config.json");
-    config.write(config_json);
-    config.finish();
+    for (const TextFile& file : files) {
+      FileWriter writer(temporary_ / file.name);
+      writer.write(file.text);
+      writer.finish();
+    }
     open_shard();
   } catch (...) {
     std::error_code ignored;

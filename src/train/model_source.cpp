@@ -12,13 +12,17 @@ namespace ssa {
 namespace fs = std::filesystem;
 namespace {
 
-/// The method a Hugging Face folder's config.json names; ssa when it names none, as the published checkpoints do.
-Method method_of(const fs::path& config_file) {
+/// What a key of a Hugging Face folder's config.json names; the first of `values` when it is not there.
+template <class Value>
+Value value_of(const fs::path& config_file, const char* key, std::initializer_list<Value> values) {
   const auto json = nlohmann::json::parse(read_file(config_file), nullptr, false);
-  const std::string name = json.is_object() ? json.value("attention_method", "ssa") : "ssa";
-  for (const Method method : {Method::ssa, Method::full, Method::moba, Method::nsa})
-    if (name == name_of(method)) return method;
-  fail(config_file.string(), ": attention_method is \"", name, "\", expected ssa, full, moba or nsa");
+  if (!json.is_object() || !json.contains(key)) return *values.begin();
+  std::string expected;
+  for (const Value value : values) {
+    if (json[key] == name_of(value)) return value;
+    expected += concat(expected.empty() ? "" : ", ", name_of(value));
+  }
+  fail(config_file.string(), ": ", key, " is ", json[key].dump(), ", expected one of ", expected);
 }
 
 }  // namespace
@@ -44,7 +48,9 @@ ModelSource::ModelSource(const fs::path& path) : path_(path) {
   SSA_CHECK(!weights_file(path_).empty(), path_.string(),
             ": neither a run, nor a checkpoint, nor a Hugging Face folder");
   config_ = load_model_config(path_ / "config.json");
-  method_ = method_of(path_ / "config.json");
+  // The published checkpoints name neither.
+  method_ = value_of(path_ / "config.json", "attention_method", {Method::ssa, Method::full, Method::moba, Method::nsa});
+  selection_ = value_of(path_ / "config.json", "selection", {BlockSelection::exact, BlockSelection::reference});
   weights_ = std::make_unique<HuggingFaceWeights>(path_, published_parameters(config_), config_.tie_word_embeddings);
 }
 

@@ -372,7 +372,7 @@ TEST_CASE("config: of two keys that exclude each other, --set replaces the file'
 TEST_CASE("config: an exported model file reads back") {
   const Config c = load_config(fs::path(SSA_SOURCE_DIR) / "configs/nsa-1b.json");
   const TemporaryFolder folder;
-  const std::string text = hugging_face_config_json(c.model, Method::nsa, "bfloat16");
+  const std::string text = hugging_face_config_json(c.model, Method::nsa, BlockSelection::exact, "bfloat16");
   CHECK(load_model_config(folder.write("config.json", text)) == c.model);
   for (const char* line :
        {R"("model_type": "llama-nsa")", R"("attention_method": "nsa")", R"("torch_dtype": "bfloat16")"}) {

@@ -43,8 +43,9 @@ std::vector<float> values_of(const NamedShape& tensor, std::size_t which) {
 
 void write_folder(const fs::path& folder, const ModelConfig& model, FileDType dtype, std::uint64_t max_shard_bytes) {
   const auto tensors = published_parameters(model);
-  HuggingFaceWriter writer(folder, hugging_face_config_json(model, Method::moba, "bfloat16"), tensors, dtype,
-                           max_shard_bytes);
+  HuggingFaceWriter writer(
+      folder, {{"config.json", hugging_face_config_json(model, Method::moba, BlockSelection::exact, "bfloat16")}},
+      tensors, dtype, max_shard_bytes);
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     const auto values = values_of(tensors[i], i);
     writer.append(tensors[i].name, std::span(values).first(3));
@@ -101,7 +102,8 @@ TEST_CASE("huggingface: a folder written is read back, whole and sharded, f32 an
 }
 
 TEST_CASE("huggingface: config.json says what transformers asks for") {
-  const auto json = nlohmann::json::parse(hugging_face_config_json(small_model(true), Method::ssa, "bfloat16"));
+  const auto json = nlohmann::json::parse(
+      hugging_face_config_json(small_model(true), Method::ssa, BlockSelection::reference, "bfloat16"));
   CHECK(json.at("model_type") == "llama-nsa");
   CHECK(json.at("architectures") == nlohmann::json{"LlamaNSAForCausalLM"});
   CHECK(json.at("attention_method") == "ssa");
@@ -174,7 +176,7 @@ TEST_CASE("huggingface: a folder that holds something is left alone, a failed on
   check_error(error_of([&] { write_folder(dir.path() / "taken", small_model(true), FileDType::f32, kMaxShardBytes); }),
               "taken: exists, expected a new or an empty folder");
   check_error(error_of([&] {
-                HuggingFaceWriter writer(dir.path() / "half", "{}", tensors, FileDType::bf16);
+                HuggingFaceWriter writer(dir.path() / "half", {}, tensors, FileDType::bf16);
                 writer.finish();
               }),
               "half.tmp/model.safetensors: tensor model.embed_tokens.weight has 0 of");

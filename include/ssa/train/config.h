@@ -132,9 +132,14 @@ ModelConfig load_model_config(const std::filesystem::path& file);
 /// Every key with its value, as JSON text; parse_config gives the same Config back.
 std::string config_json(const Config& config);
 
-/// The config.json of a HF folder: the model's keys, model_type llama-nsa, the method and what the architecture fixes.
+/// The config.json of a HF folder: the model's keys, model_type llama-nsa, the classes of the Python files beside it,
+/// the method, the attention it is to run with (full for method full, else sparse) and what the architecture fixes.
 /// `torch_dtype` names the weights beside it: "float32" or "bfloat16".
-std::string hugging_face_config_json(const ModelConfig& model, Method method, std::string_view torch_dtype);
+std::string hugging_face_config_json(const ModelConfig& model, Method method, BlockSelection selection,
+                                     std::string_view torch_dtype);
+
+/// The generation_config.json of a HF folder: its token ids, and greedy decoding; padding is done with end of text.
+std::string hugging_face_generation_json(const ModelConfig& model);
 
 /// "section.key = value", a line a key, for the log.
 std::vector<std::string> config_lines(const Config& config);

@@ -1,6 +1,6 @@
-// Model folders as Hugging Face keeps them: config.json (ssa/train/config.h reads and writes it) and the weights, in
-// model.safetensors or in shards that model.safetensors.index.json lists. Failures throw ssa::Error with file and
-// tensor.
+// Model folders as Hugging Face keeps them: config.json (ssa/train/config.h reads and writes it), the weights, in
+// model.safetensors or in shards that model.safetensors.index.json lists, and the Python files that transformers runs
+// them with. Failures throw ssa::Error with file and tensor.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,6 @@
 #include <map>
 #include <span>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "ssa/model/model_config.h"
@@ -45,14 +44,22 @@ class HuggingFaceWeights {
   std::map<std::string, std::size_t> shard_of_;
 };
 
+/// A file of a folder.
+struct TextFile {
+  std::string name, text;
+};
+
+/// src/train/hf_model/*.py: what config.json's auto_map names.
+const std::vector<TextFile>& hugging_face_model_code();
+
 inline constexpr std::uint64_t kMaxShardBytes = 5'000'000'000;
 
 /// Writes a folder. It is complete or not there: everything goes into FOLDER.tmp, which finish() renames.
 class HuggingFaceWriter {
  public:
-  /// `folder` must be new or empty; `dtype` is f32 or bf16. Above `max_shard_bytes` of weights they are cut into shards
-  /// of at most that many (a larger tensor has a shard of its own).
-  HuggingFaceWriter(const std::filesystem::path& folder, std::string_view config_json,
+  /// `folder` must be new or empty; `files` go beside the weights; `dtype` is f32 or bf16. Above `max_shard_bytes` of
+  /// weights they are cut into shards of at most that many (a larger tensor has a shard of its own).
+  HuggingFaceWriter(const std::filesystem::path& folder, const std::vector<TextFile>& files,
                     const std::vector<NamedShape>& tensors, FileDType dtype,
                     std::uint64_t max_shard_bytes = kMaxShardBytes);
   ~HuggingFaceWriter();  ///< removes FOLDER.tmp unless finish() was reached

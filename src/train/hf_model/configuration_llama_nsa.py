@@ -1,0 +1,47 @@
+"""Configuration of LLaMA with full attention, MoBA, NSA or SSA (Sparse Sparse Attention, arXiv 2511.20102)."""
+from transformers import PretrainedConfig
+
+
+class LlamaNSAConfig(PretrainedConfig):
+    """The keys of a LLaMA config.json and these, all of which may be changed on a loaded model (model.config.KEY):
+
+    attention_method  ssa, full, moba or nsa: what the model was trained with
+    inference_mode    sparse: each token attends the keys of its selected blocks; full: all keys before it (not nsa)
+    block_size        tokens of a block
+    block_counts      blocks a token attends, its own among them
+    window_size       tokens of nsa's sliding window; 0 = no such branch
+    selection         exact; or reference: the top-k of the kernel that the published checkpoints were trained with
+    rope_scaling      null, or Llama 3's: rope_type llama3, factor, low_freq_factor, high_freq_factor,
+                      original_max_position_embeddings
+    """
+
+    model_type = "llama-nsa"
+    keys_to_ignore_at_inference = ["past_key_values"]
+    rope_parameters = None  # transformers 5 keeps rope_theta and rope_scaling in it
+
+    def __init__(self, vocab_size=128256, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16,
+                 num_attention_heads=32, num_key_value_heads=None, head_dim=None, max_position_embeddings=8192,
+                 rms_norm_eps=1e-5, rope_theta=500000.0, rope_scaling=None, initializer_range=0.02, use_cache=True,
+                 tie_word_embeddings=True, bos_token_id=None, eos_token_id=None, pad_token_id=None,
+                 attention_method="ssa", inference_mode="sparse", block_size=16, block_counts=16, window_size=0,
+                 selection="exact", **kwargs):
+        self.vocab_size = vocab_size
+        self.hidden_size = hidden_size
+        self.intermediate_size = intermediate_size
+        self.num_hidden_layers = num_hidden_layers
+        self.num_attention_heads = num_attention_heads
+        self.num_key_value_heads = num_key_value_heads or num_attention_heads
+        self.head_dim = head_dim or hidden_size // num_attention_heads
+        self.max_position_embeddings = max_position_embeddings
+        self.rms_norm_eps = rms_norm_eps
+        self.rope_theta = rope_theta
+        self.initializer_range = initializer_range
+        self.use_cache = use_cache
+        self.attention_method = attention_method
+        self.inference_mode = inference_mode
+        self.block_size = block_size
+        self.block_counts = block_counts
+        self.window_size = window_size
+        self.selection = selection
+        super().__init__(tie_word_embeddings=tie_word_embeddings, bos_token_id=bos_token_id, eos_token_id=eos_token_id,
+                         pad_token_id=pad_token_id, rope_theta=rope_theta, rope_scaling=rope_scaling, **kwargs)

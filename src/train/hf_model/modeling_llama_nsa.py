@@ -1,0 +1,278 @@
+"""LLaMA with full attention, MoBA, NSA or SSA (Sparse Sparse Attention, arXiv 2511.20102), for inference in
+transformers; plain PyTorch. Gates: g_slc, g_cmp, g_swa are sigmoids of g_proj, one of each a query head.
+
+  attention_method  inference_mode  output of a head
+  ssa, moba, full   sparse          g_slc * attention over the keys of the selected blocks
+  ssa, moba, full   full            g_slc * attention over all keys
+  nsa               sparse          g_slc * selected + g_cmp * compressed + g_swa * sliding window
+
+Shapes: B rows, T tokens of this call, U tokens with those in the cache, HQ query heads, HK key/value heads,
+G = HQ / HK, D head size, N blocks of `block_size` tokens. A row begins at its first token that attention_mask does not
+hide: positions and blocks are counted from there, and what stands before it is never attended.
+"""
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import DynamicCache, GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+
+from .configuration_llama_nsa import LlamaNSAConfig
+
+QUERIES_AT_A_TIME = 256  # bounds the memory of masks: B * HQ * 256 * U elements
+
+
+def check_config(c):
+    for key, values in {"attention_method": ("ssa", "full", "moba", "nsa"), "inference_mode": ("sparse", "full"),
+                        "selection": ("exact", "reference")}.items():
+        if getattr(c, key) not in values:
+            raise ValueError(f"config.{key} is {getattr(c, key)!r}, expected one of {', '.join(values)}")
+    if c.attention_method == "nsa" and c.inference_mode == "full":
+        raise ValueError("config.inference_mode is 'full', but an nsa model has no full attention; expected 'sparse'")
+    for key in ("block_size", "block_counts"):
+        if getattr(c, key) < 1:
+            raise ValueError(f"config.{key} is {getattr(c, key)}, expected at least 1")
+
+
+def rope_cos_sin(c, position_ids):
+    """[B, T] -> cosine and sine [B, 1, T, D/2] of position x inverse frequency, computed in float64."""
+    rope = c.rope_parameters or c.rope_scaling or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind not in ("default", "llama3"):
+        raise ValueError(f"config.rope_scaling has rope_type {kind!r}, expected llama3")
+    real = torch.float32 if position_ids.device.type == "mps" else torch.float64  # mps has no float64
+    exponent = torch.arange(0, c.head_dim, 2, dtype=real, device=position_ids.device) / c.head_dim
+    inverse = rope.get("rope_theta", c.rope_theta) ** -exponent
+    if kind == "llama3":  # long wavelengths grow by `factor`, short ones stay, those between are mixed
+        low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+        wavelength = 2 * math.pi / inverse
+        keep = ((rope["original_max_position_embeddings"] / wavelength - low) / (high - low)).clamp(0, 1)
+        inverse = (1 - keep) * inverse / rope["factor"] + keep * inverse
+    angle = position_ids[:, None, :, None].to(real) * inverse
+    return angle.cos().float(), angle.sin().float()
+
+
+def rotate(x, cos, sin):
+    """x [B, H, T, D]; the pairs are (i, i + D/2)."""
+    a, b = x.float().chunk(2, dim=-1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
+
+
+def attend(q, k, v, mask):
+    """q [B,HK,G,T,D], k and v [B,HK,U,D], mask [B or 1, HK or 1, T, U] -> [B,HK,G,T,D]; 0 for a query without keys."""
+    some = mask.any(-1, keepdim=True)
+    mask = (mask | ~some)[:, :, None].expand(-1, -1, q.shape[2], -1, -1).flatten(2, 3)
+    out = F.scaled_dot_product_attention(q.flatten(2, 3), k, v, attn_mask=mask)
+    return out.view_as(q) * some[:, :, None]
+
+
+def block_mean(x, block_size):
+    """[B,HK,U,D] -> [B,HK,N,D]. The mean of a last partial block is never used: it is not complete."""
+    x = F.pad(x, (0, 0, 0, -x.shape[2] % block_size))
+    return x.unflatten(2, (-1, block_size)).float().mean(3).to(x.dtype)
+
+
+def best(importance, count):
+    """The `count` highest of the last dimension as a bool mask; the lower index wins a tie."""
+    order = importance.sort(dim=-1, descending=True, stable=True).indices[..., :count]
+    return torch.zeros_like(importance, dtype=torch.bool).scatter_(-1, order, True)
+
+
+@torch.no_grad()
+def select_blocks(q, k_mean, position, c):
+    """The blocks each query attends, a bool mask [B,HK,T,N]: its own and the most important complete ones, block_counts
+    in all. Importance: the sum over the G query heads of a softmax over the complete blocks of q . mean(k)."""
+    block = torch.arange(k_mean.shape[2], device=q.device)
+    position = position[:, None, :, None]
+    own = position // c.block_size
+    complete = (block + 1) * c.block_size <= position + 1
+    scores = torch.einsum("bhgtd,bhnd->bhgtn", q.float(), k_mean.float()) * q.shape[-1] ** -0.5
+    weights = scores.masked_fill(~complete[:, :, None], -torch.inf).softmax(-1)
+    importance = weights.nan_to_num(0.0).sum(2)  # NaN: no complete block yet
+    importance = importance.masked_fill(block == own, torch.inf).masked_fill(block > own, -torch.inf)
+    if c.selection == "reference" and c.block_counts > c.block_size // 2:
+        # The published kernel walks chunks of block_size blocks: the best block_size / 2 of the chunk with the own block
+        # and as many of all chunks before it.
+        earlier = block < own // c.block_size * c.block_size
+        halves = [best(importance.masked_fill(~part, -torch.inf), c.block_size // 2) & part
+                  for part in (earlier, ~earlier)]
+        chosen = torch.where(own < c.block_size, best(importance, c.block_counts), halves[0] | halves[1])
+    else:
+        chosen = best(importance, c.block_counts)
+    return chosen & (block <= own)
+
+
+class LlamaNSARMSNorm(nn.Module):
+    def __init__(self, size, eps):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x):
+        r = x.float()
+        return (r * torch.rsqrt(r.pow(2).mean(-1, keepdim=True) + self.eps) * self.weight.float()).to(x.dtype)
+
+
+class LlamaNSAAttention(nn.Module):
+    def __init__(self, config, layer_idx):
+        super().__init__()
+        self.config, self.layer_idx = config, layer_idx
+        c = config
+        self.q_proj = nn.Linear(c.hidden_size, c.num_attention_heads * c.head_dim, bias=False)
+        self.k_proj = nn.Linear(c.hidden_size, c.num_key_value_heads * c.head_dim, bias=False)
+        self.v_proj = nn.Linear(c.hidden_size, c.num_key_value_heads * c.head_dim, bias=False)
+        self.g_proj = nn.Linear(c.hidden_size, c.num_attention_heads * 3, bias=False)
+        self.o_proj = nn.Linear(c.num_attention_heads * c.head_dim, c.hidden_size, bias=False)
+
+    def branches(self, q, k, v, k_mean, v_mean, gates, position):
+        """The gated sum of what the queries at `position` [B or 1, T] attend: [B,HK,G,T,D]."""
+        c = self.config
+        g_cmp, g_slc, g_swa = gates.unbind(-1)
+        position_of_key = torch.arange(k.shape[2], device=q.device)
+        at = position[:, None, :, None]
+        causal = position_of_key <= at
+        if c.inference_mode == "full":
+            return g_slc[..., None] * attend(q, k, v, causal)
+        chosen = select_blocks(q, k_mean, position, c)
+        chosen = chosen.repeat_interleave(c.block_size, dim=-1)[..., : k.shape[2]] & causal
+        out = g_slc[..., None] * attend(q, k, v, chosen)
+        if c.attention_method == "nsa":
+            last_of_block = (torch.arange(k_mean.shape[2], device=q.device) + 1) * c.block_size - 1
+            out = out + g_cmp[..., None] * attend(q, k_mean, v_mean, last_of_block <= at)
+            if c.window_size > 0:
+                out = out + g_swa[..., None] * attend(q, k, v, causal & (position_of_key > at - c.window_size))
+        return out
+
+    def forward(self, x, cos, sin, position, padding, cache):
+        c = self.config
+        heads, groups = c.num_key_value_heads, c.num_attention_heads // c.num_key_value_heads
+        q, k, v = (proj(x).unflatten(-1, (-1, c.head_dim)).transpose(1, 2)
+                   for proj in (self.q_proj, self.k_proj, self.v_proj))
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        if cache is not None:
+            k, v = cache.update(k, v, self.layer_idx)
+        if padding is not None:  # key j of a row becomes the j-th token after its padding
+            tokens = k.shape[2]
+            index = (torch.arange(tokens, device=x.device) + padding).clamp(max=tokens - 1)
+            index = index[:, None, :, None].expand_as(k)
+            k, v = k.gather(2, index), v.gather(2, index)
+        q = q.unflatten(1, (heads, groups))
+        gates = self.g_proj(x).sigmoid().unflatten(-1, (heads, groups, 3)).permute(0, 2, 3, 1, 4)  # [B,HK,G,T,3]
+        k_mean, v_mean = block_mean(k, c.block_size), block_mean(v, c.block_size)
+        parts = [self.branches(q_part, k, v, k_mean, v_mean, gates_part, position_part)
+                 for q_part, gates_part, position_part in zip(q.split(QUERIES_AT_A_TIME, 3),
+                                                              gates.split(QUERIES_AT_A_TIME, 3),
+                                                              position.split(QUERIES_AT_A_TIME, 1))]
+        return self.o_proj(torch.cat(parts, dim=3).permute(0, 3, 1, 2, 4).flatten(2))
+
+
+class LlamaNSAMLP(nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        self.gate_proj = nn.Linear(c.hidden_size, c.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(c.hidden_size, c.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(c.intermediate_size, c.hidden_size, bias=False)
+
+    def forward(self, x):
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class LlamaNSADecoderLayer(nn.Module):
+    def __init__(self, config, layer_idx):
+        super().__init__()
+        self.input_layernorm = LlamaNSARMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = LlamaNSAAttention(config, layer_idx)
+        self.post_attention_layernorm = LlamaNSARMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = LlamaNSAMLP(config)
+
+    def forward(self, x, *attention_inputs):
+        x = x + self.self_attn(self.input_layernorm(x), *attention_inputs)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class LlamaNSAPreTrainedModel(PreTrainedModel):
+    config_class = LlamaNSAConfig
+    base_model_prefix = "model"
+    _no_split_modules = ["LlamaNSADecoderLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_sdpa = True  # there is no other implementation
+
+    def _init_weights(self, module):
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
+        elif isinstance(module, LlamaNSARMSNorm):
+            nn.init.ones_(module.weight)
+
+
+class LlamaNSAModel(LlamaNSAPreTrainedModel):
+    def __init__(self, config):
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(LlamaNSADecoderLayer(config, i) for i in range(config.num_hidden_layers))
+        self.norm = LlamaNSARMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.embed_tokens
+
+    def set_input_embeddings(self, value):
+        self.embed_tokens = value
+
+    def forward(self, input_ids=None, attention_mask=None, position_ids=None, past_key_values=None, inputs_embeds=None,
+                use_cache=None, **kwargs):
+        """attention_mask [B, U] counts only by the zeros that begin a row. position_ids, for the rotation only, are by
+        default counted from each row's first token."""
+        check_config(self.config)
+        x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        use_cache = self.config.use_cache and not self.training if use_cache is None else use_cache
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache()
+        past = past_key_values.get_seq_length() if past_key_values is not None else 0
+        total = past + x.shape[1]
+        position, padding = torch.arange(past, total, device=x.device)[None], None
+        if attention_mask is not None:
+            if attention_mask.shape != (x.shape[0], total):
+                raise ValueError(f"attention_mask is {list(attention_mask.shape)}, expected {[x.shape[0], total]}: a "
+                                 "column for each token, those in the cache first")
+            padding = (attention_mask.cumsum(-1) == 0).sum(-1, keepdim=True)
+            position = (position - padding).clamp(min=0)
+            padding = padding if padding.any() else None
+        cos, sin = rope_cos_sin(self.config, position if position_ids is None else position_ids)
+        for layer in self.layers:
+            x = layer(x, cos, sin, position, padding, past_key_values)
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(x), past_key_values=past_key_values)
+
+
+class LlamaNSAForCausalLM(LlamaNSAPreTrainedModel, GenerationMixin):
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    accepts_loss_kwargs = False  # the Trainer averages over accumulated batches itself
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.model = LlamaNSAModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.model.embed_tokens
+
+    def set_input_embeddings(self, value):
+        self.model.embed_tokens = value
+
+    def get_output_embeddings(self):
+        return self.lm_head
+
+    def set_output_embeddings(self, value):
+        self.lm_head = value
+
+    def forward(self, input_ids=None, attention_mask=None, position_ids=None, past_key_values=None, inputs_embeds=None,
+                labels=None, use_cache=None, logits_to_keep=0, **kwargs):
+        """labels [B, T]: -100 or the token itself, shifted here; the loss is the mean of the cross entropy."""
+        outputs = self.model(input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache)
+        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, keep])
+        loss = None
+        if labels is not None:
+            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten().to(logits.device))
+        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=outputs.past_key_values)
