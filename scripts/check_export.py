@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Compares this program with transformers on exported models, in float32 on the CPU.
+"""Compares this program with transformers on exported models, in float32 on the CPU, and this program's import with
+what transformers saves.
 
 Usage: scripts/check_export.py [--build DIR] [--lengths FIRST:LAST[:STEP]] [--case NAME...]
 Trains small models of every method, with and without llama3 RoPE scaling, exports them and loads the folders with
@@ -10,6 +11,7 @@ torch or transformers are missing.
 """
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -33,7 +35,8 @@ CASES = {  # name: method, rope_scaling, other keys of the model, of the attenti
 
 
 def run(command, **options):
-    result = subprocess.run([str(part) for part in command], capture_output=True, **options)
+    result = subprocess.run([str(part) for part in command], capture_output=True,
+                            env={**os.environ, "OMP_NUM_THREADS": "1"}, **options)
     if result.returncode != 0:
         sys.exit(f"check_export.py: {' '.join(map(str, command))}: exit code {result.returncode}: "
                  f"{result.stderr.decode(errors='replace').strip() or result.stdout.decode(errors='replace').strip()}")
@@ -76,8 +79,7 @@ class Check:
 
         file = self.folder / "ids"
         file.write_bytes(numpy.asarray(ids, dtype=numpy.int32).tobytes())
-        data = run([self.build / "dump_logits", source, mode, file, *lengths],
-                   env={**os.environ, "OMP_WAIT_POLICY": "passive"})
+        data = run([self.build / "dump_logits", source, mode, file, *lengths])
         flat = numpy.frombuffer(data, dtype=numpy.float32).reshape(sum(lengths), -1)
         return numpy.split(flat, numpy.cumsum(lengths)[:-1])
 
@@ -137,10 +139,12 @@ class Check:
         losses = -out.logits[0, :-1].log_softmax(-1)[torch.arange(59), targets.clamp(min=0)]
         self.report(f"{name}: loss", abs(out.loss.item() - losses[targets != -100].mean().item()), 1e-5)
 
-    def overrides(self, case, exported, mode, ids):
-        """Other budgets and scalings, asked of transformers by keyword and of this program in config.json."""
+    def overrides(self, case, unchanged, exported, mode, ids):
+        """Other budgets and scalings, asked of transformers by keyword and of this program in config.json. Each must
+        change the logits: what is compared here tells settings apart."""
         from transformers import AutoModelForCausalLM
 
+        before = unchanged(ids[None]).logits
         for change in ({"block_counts": 1}, {"block_counts": 100}, {"block_size": 7, "block_counts": 2},
                        {"rope_scaling": {**LLAMA3, "factor": 8.0}}):
             model = AutoModelForCausalLM.from_pretrained(exported, trust_remote_code=True, inference_mode=mode,
@@ -153,20 +157,28 @@ class Check:
             (changed / "model.safetensors").symlink_to(exported / "model.safetensors")
             text = ", ".join(f"{key} {value if isinstance(value, int) else 'llama3'}" for key, value in change.items())
             self.compare(f"{case} {mode}: {text}", model, changed, mode, ids, [1, 50, 133])
+            chunks = case == "ssa-reference" and "block_counts" in change  # its chunks are block_size / 2 at any budget
+            if not chunks and (model(ids[None]).logits - before).abs().max() < 100 * TOLERANCE:
+                self.report(f"{case} {mode}: {text} changes nothing", math.nan)
+
+    def saved_again(self, case, model, ids):
+        """What transformers saves of a model that it loaded, this program reads."""
+        saved = self.folder / "saved" / case
+        model.save_pretrained(saved)
+        self.compare(f"{case}: saved by transformers, read here", model, saved, model.config.inference_mode, ids, [77])
 
     def case(self, case):
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         run_folder, exported = make_model(self.folder, case, self.build)
-        tokenizer = AutoTokenizer.from_pretrained(exported)
+        tokenizer = AutoTokenizer.from_pretrained(exported, trust_remote_code=True)
         text = "Sparse attention, d\u00e9j\u00e0 vu \U0001f642\n\x00end"
         self.report(f"{case}: tokenizer", float(tokenizer(text).input_ids != list(text.encode())) +
                     float(tokenizer.decode(tokenizer(text).input_ids) != text) + float(tokenizer.eos_token_id != 256), 0)
-        ids = torch.from_numpy(__import__("numpy").random.default_rng(len(case)).integers(0, 257, 300))
-        for mode in ("sparse", "full"):
-            if mode == "full" and CASES[case][0] == "nsa":
-                continue
+        ids = torch.randint(0, 257, (300,), generator=torch.Generator().manual_seed(len(case)))
+        modes = ["sparse"] if CASES[case][0] == "nsa" else ["sparse", "full"]
+        for mode in modes:
             model = AutoModelForCausalLM.from_pretrained(exported, trust_remote_code=True, inference_mode=mode).eval()
             name = f"{case} {mode}"
             self.compare(f"{name}: logits, {len(self.lengths)} lengths", model, run_folder, mode, ids, self.lengths)
@@ -174,7 +186,8 @@ class Check:
             self.padded_batch(name, model, ids)
             self.loss(name, model, ids)
             if mode == "sparse":
-                self.overrides(case, exported, mode, ids)
+                self.overrides(case, model, exported, mode, ids)
+                self.saved_again(case, model, ids)
 
 
 def main():
@@ -193,6 +206,7 @@ def main():
     first, last, *step = map(int, args.lengths.split(":"))
     lengths = list(range(first, last + 1, *step))
     torch.set_grad_enabled(False)
+    torch.set_num_threads(1)  # the models are too small to share
     transformers.utils.logging.disable_progress_bar()
     print(f"torch {torch.__version__}, transformers {transformers.__version__}; the largest difference of each check")
     build = Path(args.build).resolve() / "bin"

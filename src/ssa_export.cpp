@@ -1,10 +1,13 @@
 // ssa_export: a checkpoint to a Hugging Face folder.
 #include <algorithm>
 #include <cstdio>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "data_tools/tokenizer/hugging_face_tokenizer.h"
 #include "ssa/base/program.h"
+#include "ssa/data/dataset.h"
 #include "ssa/train/checkpoint.h"
 #include "ssa/train/config.h"
 #include "ssa/train/huggingface.h"
@@ -14,18 +17,25 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kHelp =
-    R"(Usage: ssa_export CHECKPOINT DIR [--dtype bf16|f32]
+    R"(Usage: ssa_export CHECKPOINT DIR [--tokenizer T] [--dtype bf16|f32]
 
-Writes the weights of a checkpoint as a Hugging Face folder: config.json and model.safetensors (above 5 GB in shards
-with an index).
+Writes a checkpoint as a Hugging Face folder: model.safetensors (above 5 GB in shards with an index), config.json,
+generation_config.json, the model's code, and the tokenizer. It loads in transformers with
+  AutoModelForCausalLM.from_pretrained(DIR, trust_remote_code=True)
+  AutoTokenizer.from_pretrained(DIR)
 
-  CHECKPOINT        a folder step-*, or the output_dir of a run, whose newest complete checkpoint is taken
-  DIR               a new or an empty folder
-  --dtype bf16|f32  of the weights (bf16)
+  CHECKPOINT            a folder step-*, or the output_dir of a run, whose newest complete checkpoint is taken
+  DIR                   a new or an empty folder
+  --tokenizer T         what the data was tokenized with: bytes, a tokenizer.json, a tiktoken rank file, or a folder with
+                        tokenizer.json, vocab.json and merges.txt, or tokenizer.model (bytes, if the run's dataset says
+                        so; else the folder gets no tokenizer)
+  --eos-token TEXT      the end-of-text token (as the tokenizer's files say)
+  --pre-tokenizer NAME  for vocab.json and merges.txt: gpt2, smollm2, llama3 or qwen2 (gpt2)
+  --dtype bf16|f32      of the weights (bf16)
   --help
 
 Example:
-  ssa_export runs/ssa-1b models/ssa-1b
+  ssa_export runs/ssa-1b models/ssa-1b --tokenizer llama3/tokenizer.json
 )";
 
 constexpr std::size_t kPieceElements = std::size_t{1} << 22;  // 16 MiB of f32 at a time
@@ -41,8 +51,51 @@ fs::path find_checkpoint(const fs::path& path) {
   return newest->path;
 }
 
+/// What dataset.json of the run's data says; nothing, and why in `reason`, when it cannot be read.
+std::optional<ssa::DatasetInfo> dataset_info(const ssa::Config& config, std::string& reason) {
+  const fs::path file = fs::path(config.data.path) / "dataset.json";
+  try {
+    if (fs::exists(file)) return ssa::read_dataset_info(file);
+    reason = ssa::concat("there is no ", file.string());
+  } catch (const ssa::Error& error) {
+    reason = error.what();
+  }
+  return std::nullopt;
+}
+
+/// The tokenizer's files; none, and a line why, when no tokenizer was given and the dataset names none that is built
+/// in.
+std::map<std::string, std::string> tokenizer_files(std::string path, const ssa::TokenizerOptions& options,
+                                                   const ssa::Config& config) {
+  std::string reason;
+  const auto info = dataset_info(config, reason);
+  if (path.empty() && info) {
+    if (info->tokenizer_name == "bytes")
+      path = "bytes";
+    else
+      reason = ssa::concat("the dataset ", config.data.path, " names ", info->tokenizer_name);
+  }
+  if (path.empty()) {
+    std::fprintf(stderr, "ssa_export: no tokenizer files are written: %s, and no --tokenizer was given\n",
+                 reason.c_str());
+    return {};
+  }
+  const ssa::Tokenizer::Parts parts = ssa::read_tokenizer(path, options);
+  const auto vocab_size = static_cast<std::int64_t>(parts.texts.size());
+  if (vocab_size > config.model.vocab_size || parts.eos_token_id != config.model.eos_token_id)
+    ssa::fail_usage("--tokenizer ", path, ": ", vocab_size, " ids, end of text ", parts.eos_token_id,
+                    "; the checkpoint's model has vocab_size ", config.model.vocab_size, ", eos_token_id ",
+                    config.model.eos_token_id);
+  if (info && info->tokenizer_sha256 != parts.sha256)
+    std::fprintf(stderr, "ssa_export: --tokenizer %s is another file than the one the dataset %s names, %s\n",
+                 path.c_str(), config.data.path.c_str(), info->tokenizer_name.c_str());
+  return ssa::hugging_face_tokenizer(path, parts);
+}
+
 int run(int argc, char** argv) {
   std::vector<std::string> paths;
+  std::string tokenizer;
+  ssa::TokenizerOptions tokenizer_options;
   ssa::FileDType dtype = ssa::FileDType::bf16;
   for (int i = 1; i < argc; ++i) {
     const std::string argument = argv[i];
@@ -50,8 +103,18 @@ int run(int argc, char** argv) {
       std::fputs(kHelp, stdout);
       return ssa::kExitDone;
     }
-    if (argument == "--dtype") {
-      const std::string value = i + 1 < argc ? argv[++i] : "";
+    const auto value_of = [&]() -> std::string {
+      if (i + 1 >= argc) ssa::fail_usage(argument, " needs a value; see ssa_export --help");
+      return argv[++i];
+    };
+    if (argument == "--tokenizer") {
+      tokenizer = value_of();
+    } else if (argument == "--eos-token") {
+      tokenizer_options.eos_token = value_of();
+    } else if (argument == "--pre-tokenizer") {
+      tokenizer_options.pre_tokenizer = value_of();
+    } else if (argument == "--dtype") {
+      const std::string value = value_of();
       if (value != "bf16" && value != "f32") ssa::fail_usage("--dtype ", value, ": expected bf16 or f32");
       dtype = value == "f32" ? ssa::FileDType::f32 : ssa::FileDType::bf16;
     } else if (argument.starts_with("-")) {
@@ -72,6 +135,8 @@ int run(int argc, char** argv) {
   files.push_back({"config.json", ssa::hugging_face_config_json(config.model, config.attention.method,
                                                                 config.attention.selection, torch_dtype)});
   files.push_back({"generation_config.json", ssa::hugging_face_generation_json(config.model)});
+  for (auto& [name, text] : tokenizer_files(tokenizer, tokenizer_options, config))
+    files.push_back({name, std::move(text)});
   ssa::HuggingFaceWriter writer(paths[1], files, parameters, dtype);
   std::vector<float> piece(kPieceElements);
   std::int64_t total = 0;

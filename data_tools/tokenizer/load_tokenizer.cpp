@@ -5,9 +5,9 @@
 #include <unordered_map>
 #include <utility>
 
+#include "data_tools/tokenizer/byte_alphabet.h"
 #include "data_tools/tokenizer/sha256.h"
 #include "data_tools/tokenizer/tokenizer.h"
-#include "data_tools/tokenizer/utf8.h"
 #include "ssa/base/error.h"
 #include "ssa/base/file.h"
 
@@ -31,40 +31,6 @@ std::string name_of(const fs::path& path) {
   const fs::path folder = full.has_filename() ? full : full.parent_path();
   return folder.filename().string();
 }
-
-/// GPT-2's alphabet: each byte as a printable character. Byte b of a token stands as code point to_char[b] in the
-/// files.
-struct ByteAlphabet {
-  std::array<std::uint32_t, 256> to_char;
-  std::unordered_map<std::uint32_t, unsigned char> to_byte;
-
-  ByteAlphabet() {
-    std::uint32_t next = 256;
-    for (std::uint32_t b = 0; b < 256; ++b) {
-      const bool printable = (b >= '!' && b <= '~') || (b >= 0xa1 && b <= 0xac) || b >= 0xae;
-      to_char[b] = printable ? b : next++;
-      to_byte[to_char[b]] = static_cast<unsigned char>(b);
-    }
-  }
-  static const ByteAlphabet& get() {
-    static const ByteAlphabet alphabet;
-    return alphabet;
-  }
-
-  /// Sets `bytes` to what `token` stands for; false if it holds a character outside the alphabet.
-  bool bytes_of(const std::string& token, std::string& bytes) const {
-    bytes.clear();
-    if (valid_utf8_prefix(token) != token.size()) return false;
-    const auto* p = reinterpret_cast<const unsigned char*>(token.data());
-    const auto* const end = p + token.size();
-    while (p != end) {
-      const auto it = to_byte.find(next_code_point(p));
-      if (it == to_byte.end()) return false;
-      bytes += static_cast<char>(it->second);
-    }
-    return true;
-  }
-};
 
 /// The vocabulary of a byte-level BPE as its files write it.
 struct TokenTable {
@@ -102,11 +68,8 @@ struct TokenTable {
       if (parts.texts.size() <= index) parts.texts.resize(index + 1);
       parts.texts[index] = alphabet.bytes_of(token, bytes) ? bytes : token;
     }
-    for (std::size_t b = 0; b < 256; ++b) {
-      std::string token;
-      append_utf8(token, alphabet.to_char[b]);
-      parts.vocabulary.byte_ids[b] = id(token);
-    }
+    for (std::size_t b = 0; b < 256; ++b)
+      parts.vocabulary.byte_ids[b] = id(alphabet.token_of(std::string(1, static_cast<char>(b))));
   }
 };
 
@@ -262,7 +225,7 @@ void read_added_tokens(const json& tokens, Tokenizer::Parts& parts,
   }
 }
 
-Tokenizer load_tokenizer_json(const fs::path& path, const TokenizerOptions& options) {
+Tokenizer::Parts read_tokenizer_json(const fs::path& path, const TokenizerOptions& options) {
   const std::string text = read_file(path);
   const json file = parse_json(path, text);
   Tokenizer::Parts parts{.name = name_of(path.has_parent_path() ? path.parent_path() : fs::current_path()),
@@ -283,32 +246,33 @@ Tokenizer load_tokenizer_json(const fs::path& path, const TokenizerOptions& opti
     fail(path.string(), ": ", message);
   }
   choose_eos(parts, path.parent_path(), options.eos_token);
-  return Tokenizer(std::move(parts));
+  return parts;
 }
 
-void add_named_splitter(const std::string& name, Splitter& splitter) {
-  if (name.empty() || name == "gpt2") {
-    splitter.add_gpt2();
+void set_pre_tokenizer(const std::string& name, Tokenizer::Parts& parts) {
+  parts.pre_tokenizer = name;
+  if (name == "gpt2") {
+    parts.splitter.add_gpt2();
   } else if (name == "smollm2") {
-    splitter.add_digits(true);
-    splitter.add_gpt2();
+    parts.splitter.add_digits(true);
+    parts.splitter.add_gpt2();
   } else if (name == "llama3") {
-    splitter.add_cl100k(3);
+    parts.splitter.add_cl100k(3);
   } else if (name == "qwen2") {
-    splitter.add_cl100k(1);
+    parts.splitter.add_cl100k(1);
   } else {
     fail_usage("--pre-tokenizer ", name, ": unknown, expected gpt2, smollm2, llama3 or qwen2");
   }
 }
 
-Tokenizer load_vocab_and_merges(const fs::path& folder, const TokenizerOptions& options) {
+Tokenizer::Parts read_vocab_and_merges(const fs::path& folder, const TokenizerOptions& options) {
   const fs::path vocab_path = folder / "vocab.json", merges_path = folder / "merges.txt";
   const std::string vocab_text = read_file(vocab_path), merges_text = read_file(merges_path);
   Sha256 hash;
   hash.update(vocab_text);
   hash.update(merges_text);
   Tokenizer::Parts parts{.name = name_of(folder), .sha256 = hash.hex()};
-  add_named_splitter(options.pre_tokenizer, parts.splitter);
+  set_pre_tokenizer(options.pre_tokenizer.empty() ? "gpt2" : options.pre_tokenizer, parts);
   TokenTable table(vocab_path);
   table.add_vocab(parse_json(vocab_path, vocab_text));
   std::vector<bool> made(1);
@@ -341,7 +305,7 @@ Tokenizer load_vocab_and_merges(const fs::path& folder, const TokenizerOptions& 
   std::sort(special.begin(), special.end(), [](const auto& a, const auto& b) { return a.id < b.id; });
   for (const AddedToken& token : special) add_token(parts, token);
   choose_eos(parts, folder, options.eos_token);
-  return Tokenizer(std::move(parts));
+  return parts;
 }
 
 std::string base64_decode(std::string_view text) {
@@ -379,7 +343,7 @@ void add_tiktoken_specials(std::size_t ranks, const fs::path& path, Tokenizer::P
     add_token(parts, {.content = std::move(content), .id = static_cast<std::int32_t>(id), .special = true});
   };
   if (ranks == 128000) {  // Llama 3
-    parts.splitter.add_cl100k(3);
+    set_pre_tokenizer("llama3", parts);
     const std::pair<const char*, int> named[] = {
         {"<|begin_of_text|>", 0},   {"<|end_of_text|>", 1},   {"<|finetune_right_pad_id|>", 4},
         {"<|start_header_id|>", 6}, {"<|end_header_id|>", 7}, {"<|eom_id|>", 8},
@@ -390,15 +354,15 @@ void add_tiktoken_specials(std::size_t ranks, const fs::path& path, Tokenizer::P
       special(it != std::end(named) ? it->first : concat("<|reserved_special_token_", reserved++, "|>"),
               ranks + static_cast<std::size_t>(i));
     }
-  } else if (ranks == 100256) {  // cl100k_base
-    parts.splitter.add_cl100k(3);
+  } else if (ranks == 100256) {          // cl100k_base
+    set_pre_tokenizer("llama3", parts);  // the same pattern
     special("<|endoftext|>", 100257);
     special("<|fim_prefix|>", 100258);
     special("<|fim_middle|>", 100259);
     special("<|fim_suffix|>", 100260);
     special("<|endofprompt|>", 100276);
   } else if (ranks == 50256) {  // gpt2, r50k_base
-    parts.splitter.add_gpt2();
+    set_pre_tokenizer("gpt2", parts);
     special("<|endoftext|>", 50256);
   } else {
     fail(path.string(), ": ", ranks,
@@ -406,7 +370,7 @@ void add_tiktoken_specials(std::size_t ranks, const fs::path& path, Tokenizer::P
   }
 }
 
-Tokenizer load_tiktoken(const fs::path& path, const TokenizerOptions& options) {
+Tokenizer::Parts read_tiktoken(const fs::path& path, const TokenizerOptions& options) {
   const std::string file = read_file(path);
   Tokenizer::Parts parts{.name = name_of(path.has_parent_path() ? path.parent_path() : fs::current_path()),
                          .sha256 = sha256_hex(file)};
@@ -449,35 +413,39 @@ Tokenizer load_tiktoken(const fs::path& path, const TokenizerOptions& options) {
   parts.vocabulary.whole = std::move(ids);
   add_tiktoken_specials(parts.texts.size(), path, parts);
   choose_eos(parts, path.parent_path(), options.eos_token);
-  return Tokenizer(std::move(parts));
+  return parts;
 }
 
-Tokenizer bytes_tokenizer() {
+Tokenizer::Parts bytes_parts() {
   Tokenizer::Parts parts{.name = "bytes", .sha256 = sha256_hex("bytes"), .eos_token_id = 256};
   for (std::int32_t b = 0; b < 256; ++b) {
     parts.texts.emplace_back(1, static_cast<char>(b));
     parts.vocabulary.byte_ids[static_cast<std::size_t>(b)] = b;
   }
   parts.texts.emplace_back();  // the end of text stands for nothing
-  return Tokenizer(std::move(parts));
+  return parts;
 }
 
 }  // namespace
 
-Tokenizer load_tokenizer(const std::string& path, const TokenizerOptions& options) {
-  if (path == "bytes") return bytes_tokenizer();
+Tokenizer::Parts read_tokenizer(const std::string& path, const TokenizerOptions& options) {
+  if (path == "bytes") return bytes_parts();
   const fs::path given(path);
   if (fs::is_directory(given)) {
-    if (fs::exists(given / "tokenizer.json")) return load_tokenizer_json(given / "tokenizer.json", options);
+    if (fs::exists(given / "tokenizer.json")) return read_tokenizer_json(given / "tokenizer.json", options);
     if (fs::exists(given / "vocab.json") && fs::exists(given / "merges.txt"))
-      return load_vocab_and_merges(given, options);
-    if (fs::exists(given / "tokenizer.model")) return load_tiktoken(given / "tokenizer.model", options);
+      return read_vocab_and_merges(given, options);
+    if (fs::exists(given / "tokenizer.model")) return read_tiktoken(given / "tokenizer.model", options);
     fail_usage(path, ": a folder without tokenizer.json, vocab.json and merges.txt, or tokenizer.model");
   }
   if (!fs::is_regular_file(given))
     fail_usage("--tokenizer ", path, ": no such file or folder, expected one of them or \"bytes\"");
-  if (given.extension() == ".json") return load_tokenizer_json(given, options);
-  return load_tiktoken(given, options);
+  if (given.extension() == ".json") return read_tokenizer_json(given, options);
+  return read_tiktoken(given, options);
+}
+
+Tokenizer load_tokenizer(const std::string& path, const TokenizerOptions& options) {
+  return Tokenizer(read_tokenizer(path, options));
 }
 
 }  // namespace ssa

@@ -31,6 +31,7 @@ class Tokenizer {
     std::vector<AddedToken> added = {};
     Bpe::Vocabulary vocabulary = {};
     Splitter splitter = {};
+    std::string pre_tokenizer = {};  // the splitter's name as in TokenizerOptions; empty: none, or a tokenizer.json's
     bool nfc = false;
     std::int32_t eos_token_id = -1;
   };
@@ -54,9 +55,12 @@ class Tokenizer {
   Bpe bpe_;
 };
 
-/// Loads "bytes" (the 256 bytes and an end-of-text token), a Hugging Face tokenizer.json, a folder with it or with
+/// Reads "bytes" (the 256 bytes and an end-of-text token), a Hugging Face tokenizer.json, a folder with it or with
 /// vocab.json and merges.txt, or a tiktoken rank file. Throws Error naming the file, and the component that is not
 /// supported if that is the reason.
+Tokenizer::Parts read_tokenizer(const std::string& path, const TokenizerOptions& options = {});
+
+/// The tokenizer of read_tokenizer.
 Tokenizer load_tokenizer(const std::string& path, const TokenizerOptions& options = {});
 
 /// Encodes for one thread. Pre-tokens seen before come from a cache of fixed size (4 MiB).

@@ -311,9 +311,17 @@ void settle_model(Json& model, const Origin& origin) {
   expect("hidden_act", "silu");
   expect("attention_bias", false);
   expect("mlp_bias", false);
-  if (model.contains("rope_parameters")) {
-    origin.fail("model.rope_parameters", "found ", quoted(model["rope_parameters"]),
-                ", expected rope_theta and rope_scaling in its place");
+  // What transformers 5 saves in place of rope_theta and rope_scaling.
+  if (const auto it = model.find("rope_parameters"); it != model.end() && it->is_object() && !it->empty()) {
+    for (const char* key : {"rope_theta", "rope_scaling"}) {
+      if (model.contains(key) && !model[key].is_null()) {
+        origin.fail("model.rope_parameters", "found beside ", key, ", expected one of them");
+      }
+    }
+    Json scaling = *it;
+    if (scaling.contains("rope_theta")) model["rope_theta"] = scaling["rope_theta"];
+    scaling.erase("rope_theta");
+    model["rope_scaling"] = scaling;
   }
   if (const auto it = model.find("rope_scaling"); it != model.end() && it->is_object()) {
     if (it->contains("type")) {

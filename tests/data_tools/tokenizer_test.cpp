@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "data_tools/tokenizer/hugging_face_tokenizer.h"
+#include "data_tools/tokenizer/utf8.h"
 #include "ssa/base/error.h"
 #include "support/catch.h"
 #include "support/error_of.h"
@@ -43,6 +45,14 @@ std::vector<json> vectors() {
   std::ifstream file(kFolder / "vectors.jsonl");
   for (std::string line; std::getline(file, line);) all.push_back(json::parse(line));
   return all;
+}
+
+/// The tokenizer of the files that an export of this one writes.
+ssa::Tokenizer exported(const std::string& path, const ssa::TokenizerOptions& options = {}) {
+  const TempDir folder;
+  for (const auto& [name, text] : ssa::hugging_face_tokenizer(path, ssa::read_tokenizer(path, options)))
+    write_file(folder / name, text);
+  return ssa::load_tokenizer(folder.path().string());
 }
 
 std::string base64(const std::string& bytes) {
@@ -136,6 +146,28 @@ TEST_CASE("tokenizer: special tokens can be read as text") {
   CHECK(tokenizer.decode(as_text) == text);
 }
 
+TEST_CASE("tokenizer: bytes as a Hugging Face folder") {
+  const ssa::Tokenizer tokenizer = exported("bytes");
+  CHECK(tokenizer.vocab_size() == 257);
+  CHECK(tokenizer.eos_token_id() == 256);
+  std::string text;
+  std::vector<std::int32_t> ids;
+  for (std::uint32_t c = 1; c < 0x2000; c += c < 256 ? 1 : 31) ssa::append_utf8(text, c);
+  for (const char c : text) ids.push_back(static_cast<unsigned char>(c));
+  CHECK(encode(tokenizer, text) == ids);
+  CHECK(tokenizer.decode(ids) == text);
+  CHECK(encode(tokenizer, "a<|endoftext|>") == std::vector<std::int32_t>{'a', 256});
+}
+
+TEST_CASE("tokenizer: a tokenizer.json goes into a Hugging Face folder as it is") {
+  for (const char* name : {"gpt2", "llama3", "qwen2"}) {
+    const std::string path = file_of(name).string();
+    const auto files = ssa::hugging_face_tokenizer(path, ssa::read_tokenizer(path));
+    CHECK(files.at("tokenizer.json") == ssa::test::read_file(path));
+    CHECK(json::parse(files.at("tokenizer_config.json")).at("tokenizer_class") == "PreTrainedTokenizerFast");
+  }
+}
+
 TEST_CASE("tokenizer: bytes") {
   const ssa::Tokenizer tokenizer = ssa::load_tokenizer("bytes");
   CHECK(tokenizer.vocab_size() == 257);
@@ -157,11 +189,14 @@ TEST_CASE("tokenizer: a folder of vocab.json and merges.txt, its special tokens 
   write_file(folder / "merges.txt", merges);
   const ssa::Tokenizer tokenizer =
       ssa::load_tokenizer(folder.path().string(), {.eos_token = "", .pre_tokenizer = "smollm2"});
-  CHECK(tokenizer.eos_token_id() == load("smollm2").eos_token_id());
-  int wrong = 0;
-  for (const json& one : vectors())
-    wrong += encode(tokenizer, one["text"].get<std::string>()) != one["smollm2"].get<std::vector<std::int32_t>>();
-  CHECK(wrong == 0);
+  const ssa::Tokenizer again = exported(folder.path().string(), {.eos_token = "", .pre_tokenizer = "smollm2"});
+  for (const ssa::Tokenizer* one_of : {&tokenizer, &again}) {
+    CHECK(one_of->eos_token_id() == load("smollm2").eos_token_id());
+    int wrong = 0;
+    for (const json& one : vectors())
+      wrong += encode(*one_of, one["text"].get<std::string>()) != one["smollm2"].get<std::vector<std::int32_t>>();
+    CHECK(wrong == 0);
+  }
   check_error(
       error_of([&] { ssa::load_tokenizer(folder.path().string(), {.eos_token = "", .pre_tokenizer = "gpt3"}); }),
       "--pre-tokenizer gpt3", "smollm2");
@@ -190,7 +225,14 @@ TEST_CASE("tokenizer: a tiktoken rank file, against byte-pair encoding as it is 
   const ssa::Tokenizer tokenizer = ssa::load_tokenizer((folder / "ranks.tiktoken").string());
   CHECK(tokenizer.vocab_size() == 50257);
   CHECK(tokenizer.eos_token_id() == 50256);
-  // Around the lengths where the algorithm changes, and beyond.
+  // Around the lengths where the algorithm changes, and beyond. The exported one has a rank for each pair, not for each
+  // token, and so might merge another pair of the same rank first: Hugging Face's conversion has that too. Words of
+  // the vocabulary are their token in both.
+  const ssa::Tokenizer converted = exported((folder / "ranks.tiktoken").string());
+  CHECK(converted.vocab_size() == 50257);
+  CHECK(converted.eos_token_id() == 50256);
+  for (const char* text : {"abab", "#12 #49000, a ab<|endoftext|>"})
+    CHECK(encode(converted, text) == encode(tokenizer, text));
   ssa::Encoder encoder(tokenizer);
   int wrong = 0;
   for (int round = 0; round < 400; ++round) {

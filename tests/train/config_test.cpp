@@ -309,8 +309,8 @@ TEST_CASE("config: bad values through --set, and of the model") {
   }
   CHECK(error_of(minimal("", R"({"vocab_size": 9, "attention_bias": true})")) ==
         "c.json: model.attention_bias: found true, expected false");
-  CHECK(error_of(minimal("", R"({"rope_parameters": {}})")) ==
-        "c.json: model.rope_parameters: found an object, expected rope_theta and rope_scaling in its place");
+  CHECK(error_of(minimal("", R"({"rope_parameters": {"rope_theta": 10.0}, "rope_theta": 20.0})")) ==
+        "c.json: model.rope_parameters: found beside rope_theta, expected one of them");
   CHECK(error_of(minimal("", R"({"vocab_size": 9, "block_cuonts": 4})")) ==
         "c.json: model.block_cuonts: unknown key; did you mean model.block_counts?");
   CHECK(error_of(minimal("", R"({"vocab_size": 9})")) ==
@@ -367,6 +367,25 @@ TEST_CASE("config: of two keys that exclude each other, --set replaces the file'
              EndsWith("expected only one of the two"));
   const Config neither = parse(minimal(R"(, "gradient_accumulation_steps": null)"));
   CHECK(neither.train.gradient_accumulation_steps == 1);
+}
+
+TEST_CASE("config: rope_parameters, which transformers 5 saves, are rope_theta and rope_scaling") {
+  const auto model = [](const std::string& rope) {
+    return parse(minimal("", R"({"vocab_size": 272, "hidden_size": 64, "intermediate_size": 160,
+      "num_hidden_layers": 2, "num_attention_heads": 4, "rope_parameters": )" +
+                                 rope + "}"))
+        .model;
+  };
+  CHECK(model("null").rope_theta == ModelConfig{}.rope_theta);
+  CHECK(model("{}").rope_theta == ModelConfig{}.rope_theta);
+  const ModelConfig plain = model(R"({"rope_type": "default", "rope_theta": 12345.0})");
+  CHECK(plain.rope_theta == 12345.0);
+  CHECK_FALSE(plain.rope_scaling);
+  const ModelConfig scaled =
+      model(R"({"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0, "original_max_position_embeddings": 16})");
+  CHECK(scaled.rope_theta == 10000.0);
+  CHECK(scaled.rope_scaling == RopeScaling{8.0, 1.0, 4.0, 16});
 }
 
 TEST_CASE("config: an exported model file reads back") {

@@ -107,12 +107,34 @@ TEST_CASE("huggingface: config.json says what transformers asks for") {
   CHECK(json.at("model_type") == "llama-nsa");
   CHECK(json.at("architectures") == nlohmann::json{"LlamaNSAForCausalLM"});
   CHECK(json.at("attention_method") == "ssa");
+  CHECK(json.at("inference_mode") == "sparse");
+  CHECK(json.at("selection") == "reference");
   CHECK(json.at("hidden_act") == "silu");
   CHECK(json.at("attention_bias") == false);
   CHECK(json.at("mlp_bias") == false);
   CHECK(json.at("torch_dtype") == "bfloat16");
   CHECK(json.at("rope_scaling").at("rope_type") == "llama3");
   CHECK(json.at("rope_scaling").at("factor") == 32.0);
+  const auto mode_of = [](Method method) {
+    return nlohmann::json::parse(
+        hugging_face_config_json(small_model(true), method, BlockSelection::exact, "float32"))["inference_mode"];
+  };
+  CHECK(mode_of(Method::full) == "full");
+  CHECK(mode_of(Method::moba) == "sparse");
+  CHECK(mode_of(Method::nsa) == "sparse");
+
+  // Each class of the auto_map stands in a file that goes beside it.
+  for (const char* name : {"AutoConfig", "AutoModel", "AutoModelForCausalLM"}) {
+    const std::string where = json.at("auto_map").at(name);
+    const std::string file = where.substr(0, where.find('.')) + ".py", type = where.substr(where.find('.') + 1);
+    INFO(where);
+    bool found = false;
+    for (const TextFile& code : hugging_face_model_code())
+      found = found || (code.name == file && code.text.find("class " + type + "(") != std::string::npos);
+    CHECK(found);
+  }
+  for (const TextFile& code : hugging_face_model_code())
+    CHECK(code.text == read_file(fs::path(SSA_SOURCE_DIR) / "src" / "train" / "hf_model" / code.name));
 }
 
 TEST_CASE("huggingface: a missing, misshapen or unexpected tensor is named") {

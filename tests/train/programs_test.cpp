@@ -5,6 +5,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
+#include "data_tools/tokenizer/hugging_face_tokenizer.h"
 #include "ssa/train/checkpoint.h"
 #include "ssa/train/config.h"
 #include "ssa/train/huggingface.h"
@@ -81,7 +82,11 @@ TEST_CASE("ssa_export writes what the checkpoint holds") {
 
   const ModelConfig model = load_model_config(fs::path(out) / "config.json");
   CHECK(model == load_model_config(kModel / "config.json"));
-  CHECK(nlohmann::json::parse(read_file(fs::path(out) / "config.json")).at("attention_method") == "full");
+  const auto json_of = [&](const char* file) { return nlohmann::json::parse(read_file(fs::path(out) / file)); };
+  CHECK(json_of("config.json").at("attention_method") == "full");
+  CHECK(json_of("config.json").at("torch_dtype") == "float32");
+  CHECK(json_of("generation_config.json").at("eos_token_id") == model.eos_token_id);
+  for (const TextFile& code : hugging_face_model_code()) CHECK(read_file(fs::path(out) / code.name) == code.text);
   const auto parameters = published_parameters(model);
   const HuggingFaceWeights exported(out, parameters, false), original(kModel, parameters, false);
   for (const NamedShape& p : parameters) {
@@ -95,6 +100,54 @@ TEST_CASE("ssa_export writes what the checkpoint holds") {
   check_error(last_line(again.output), out, "expected a new or an empty folder");
   CHECK(run_program("ssa_export " + run + " " + out + "16").exit_code == kExitDone);
   CHECK(run_program("ssa_inspect --verify " + out + "16").output.find("BF16") != std::string::npos);
+}
+
+TEST_CASE("ssa_export puts the tokenizer beside the model, or says why not") {
+  const TempDir dir;
+  const std::string run = (dir.path() / "run").string();
+  save(run, 1);  // a model with 272 ids, end of text 257, and data without a dataset.json
+  const auto exported = [&](const std::string& name, const std::string& options = "") {
+    return run_program("ssa_export " + run + " " + (dir.path() / name).string() + options);
+  };
+  const Outcome without = exported("without");
+  CHECK(without.exit_code == kExitDone);
+  CHECK(without.output.find("no tokenizer files are written: there is no ") != std::string::npos);
+  CHECK_FALSE(fs::exists(dir.path() / "without" / "tokenizer.json"));
+
+  const Outcome other = exported("other", " --tokenizer bytes");
+  CHECK(other.exit_code == kExitUsage);
+  check_error(last_line(other.output), "--tokenizer bytes: 257 ids, end of text 256",
+              "vocab_size 272, eos_token_id 257");
+  CHECK_FALSE(fs::exists(dir.path() / "other"));
+  const Outcome missing = exported("missing", " --tokenizer nowhere");
+  CHECK(missing.exit_code == kExitUsage);
+  check_error(last_line(missing.output), "--tokenizer nowhere: no such file or folder");
+  CHECK(exported("dangling", " --tokenizer").exit_code == kExitUsage);
+
+  // A tokenizer whose end of text the model shares, and special_tokens_map.json beside it.
+  nlohmann::json file =
+      nlohmann::json::parse(hugging_face_tokenizer("bytes", read_tokenizer("bytes"))["tokenizer.json"]);
+  file["model"]["vocab"].erase("<|endoftext|>");
+  file["model"]["vocab"]["<|more|>"] = 256;
+  file["model"]["vocab"]["<|endoftext|>"] = file["added_tokens"][0]["id"] = 257;
+  const std::string tokenizer = file.dump();
+  fs::create_directory(dir.path() / "mine");
+  for (const auto& [name, text] :
+       {std::pair<const char*, std::string>{"tokenizer.json", tokenizer}, {"special_tokens_map.json", "{}"}})
+    ssa::test::write_file(dir.path() / "mine" / name, text);
+  for (const std::string& source :
+       {(dir.path() / "mine").string(), (dir.path() / "mine" / "tokenizer.json").string()}) {
+    INFO(source);
+    fs::remove_all(dir.path() / "with");
+    const Outcome with = exported("with", " --tokenizer " + source);
+    INFO(with.output);
+    CHECK(with.exit_code == kExitDone);
+    CHECK(read_file(dir.path() / "with" / "tokenizer.json") == tokenizer);
+    CHECK(read_file(dir.path() / "with" / "special_tokens_map.json") == "{}");
+    const auto config = nlohmann::json::parse(read_file(dir.path() / "with" / "tokenizer_config.json"));
+    CHECK(config.at("tokenizer_class") == "PreTrainedTokenizerFast");
+    CHECK(config.at("eos_token") == "<|endoftext|>");
+  }
 }
 
 TEST_CASE("ssa_inspect knows what a path holds, and verifies it") {

@@ -1,0 +1,139 @@
+#include "data_tools/tokenizer/hugging_face_tokenizer.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <tuple>
+#include <vector>
+
+#include "data_tools/tokenizer/byte_alphabet.h"
+#include "ssa/base/error.h"
+#include "ssa/base/file.h"
+
+namespace ssa {
+namespace fs = std::filesystem;
+using nlohmann::ordered_json;
+namespace {
+
+constexpr const char* kTokenizerClass = "PreTrainedTokenizerFast";
+
+// What Splitter::add_cl100k does, as Hugging Face's files of Llama 3 and of Qwen 2 write it.
+constexpr const char* kLlama3Pattern =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr const char* kQwen2Pattern =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+
+ordered_json byte_level(bool use_regex) {
+  return {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", use_regex}};
+}
+
+ordered_json pre_tokenizer(const std::string& name) {
+  if (name.empty()) return byte_level(false);
+  if (name == "gpt2") return byte_level(true);
+  ordered_json first;
+  if (name == "smollm2")
+    first = {{"type", "Digits"}, {"individual_digits", true}};
+  else
+    first = {{"type", "Split"},
+             {"pattern", {{"Regex", name == "llama3" ? kLlama3Pattern : kQwen2Pattern}}},
+             {"behavior", "Isolated"},
+             {"invert", false}};
+  return {{"type", "Sequence"},
+          {"pretokenizers", ordered_json::array({std::move(first), byte_level(name == "smollm2")})}};
+}
+
+std::vector<AddedToken> added_tokens(const Tokenizer::Parts& parts) {
+  std::vector<AddedToken> added = parts.added;
+  if (std::none_of(added.begin(), added.end(), [&](const AddedToken& t) { return t.id == parts.eos_token_id; }))
+    added.push_back({.content = "<|endoftext|>", .id = parts.eos_token_id, .special = true});
+  return added;
+}
+
+std::string tokenizer_json(const Tokenizer::Parts& parts) {
+  std::vector<std::string> tokens;
+  for (const std::string& text : parts.texts) tokens.push_back(ByteAlphabet::get().token_of(text));
+  ordered_json added = ordered_json::array();
+  for (const AddedToken& token : added_tokens(parts)) {
+    tokens[static_cast<std::size_t>(token.id)] = token.content;
+    added.push_back({{"id", token.id},
+                     {"content", token.content},
+                     {"single_word", token.single_word},
+                     {"lstrip", token.lstrip},
+                     {"rstrip", token.rstrip},
+                     {"normalized", token.normalized},
+                     {"special", token.special}});
+  }
+  // The added tokens too: those that are not in the vocabulary get new ids behind it, whatever "id" says.
+  ordered_json vocab = ordered_json::object();
+  for (std::size_t id = 0; id < tokens.size(); ++id)
+    if (!tokens[id].empty()) vocab[tokens[id]] = id;
+
+  // A tiktoken rank is that of the merged token, which several pairs may make; a place in this list is one pair's.
+  std::vector<BpeMerge> order = parts.vocabulary.merges;
+  std::sort(order.begin(), order.end(), [](const BpeMerge& a, const BpeMerge& b) {
+    return std::tie(a.rank, a.left, a.right) < std::tie(b.rank, b.left, b.right);
+  });
+  ordered_json merges = ordered_json::array();
+  for (const BpeMerge& merge : order)
+    merges.push_back(tokens[static_cast<std::size_t>(merge.left)] + " " +
+                     tokens[static_cast<std::size_t>(merge.right)]);
+
+  const ordered_json file = {{"version", "1.0"},
+                             {"truncation", nullptr},
+                             {"padding", nullptr},
+                             {"added_tokens", added},
+                             {"normalizer", nullptr},
+                             {"pre_tokenizer", pre_tokenizer(parts.pre_tokenizer)},
+                             {"post_processor", nullptr},
+                             {"decoder", byte_level(false)},
+                             {"model",
+                              {{"type", "BPE"},
+                               {"dropout", nullptr},
+                               {"unk_token", nullptr},
+                               {"continuing_subword_prefix", nullptr},
+                               {"end_of_word_suffix", nullptr},
+                               {"fuse_unk", false},
+                               {"byte_fallback", false},
+                               {"ignore_merges", !parts.vocabulary.whole.empty()},
+                               {"vocab", vocab},
+                               {"merges", merges}}}};
+  return file.dump(1) + "\n";
+}
+
+std::string tokenizer_config_json(const Tokenizer::Parts& parts) {
+  std::string eos;
+  for (const AddedToken& token : added_tokens(parts))
+    if (token.id == parts.eos_token_id) eos = token.content;
+  const ordered_json file = {{"tokenizer_class", kTokenizerClass},
+                             {"eos_token", eos},
+                             {"pad_token", eos},
+                             {"padding_side", "left"},
+                             {"clean_up_tokenization_spaces", false}};
+  return file.dump(2) + "\n";
+}
+
+}  // namespace
+
+std::map<std::string, std::string> hugging_face_tokenizer(const std::string& path, const Tokenizer::Parts& parts) {
+  std::map<std::string, std::string> files;
+  fs::path source(path);
+  if (path != "bytes" && fs::exists(source / "tokenizer.json")) source /= "tokenizer.json";
+  if (source.extension() == ".json") {
+    files["tokenizer.json"] = read_file(source);
+    for (const char* name : {"tokenizer_config.json", "special_tokens_map.json"})
+      if (const fs::path beside = source.parent_path() / name; fs::is_regular_file(beside))
+        files[name] = read_file(beside);
+  } else {
+    files["tokenizer.json"] = tokenizer_json(parts);
+  }
+  std::string& config = files["tokenizer_config.json"];
+  if (config.empty()) config = tokenizer_config_json(parts);
+  // Without a class AutoTokenizer would look into config.json, and ask for trust_remote_code.
+  if (ordered_json object = ordered_json::parse(config); !object.contains("tokenizer_class")) {
+    object["tokenizer_class"] = kTokenizerClass;
+    config = object.dump(2) + "\n";
+  }
+  return files;
+}
+
+}  // namespace ssa
