@@ -311,17 +311,19 @@ void settle_model(Json& model, const Origin& origin) {
   expect("hidden_act", "silu");
   expect("attention_bias", false);
   expect("mlp_bias", false);
-  // What transformers 5 saves in place of rope_theta and rope_scaling.
+  // What transformers 5 saves in place of rope_theta and rope_scaling, or beside them.
   if (const auto it = model.find("rope_parameters"); it != model.end() && it->is_object() && !it->empty()) {
-    for (const char* key : {"rope_theta", "rope_scaling"}) {
-      if (model.contains(key) && !model[key].is_null()) {
-        origin.fail("model.rope_parameters", "found beside ", key, ", expected one of them");
+    const auto take = [&](const char* key, const Json& value) {
+      if (model.contains(key) && !model[key].is_null() && model[key] != value) {
+        origin.fail("model.rope_parameters", "says ", key, " ", value.dump(), ", the key of that name ",
+                    model[key].dump(), "; expected one of them, or the same");
       }
-    }
+      model[key] = value;
+    };
     Json scaling = *it;
-    if (scaling.contains("rope_theta")) model["rope_theta"] = scaling["rope_theta"];
+    if (scaling.contains("rope_theta")) take("rope_theta", scaling["rope_theta"]);
     scaling.erase("rope_theta");
-    model["rope_scaling"] = scaling;
+    take("rope_scaling", scaling);
   }
   if (const auto it = model.find("rope_scaling"); it != model.end() && it->is_object()) {
     if (it->contains("type")) {

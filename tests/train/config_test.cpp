@@ -310,7 +310,8 @@ TEST_CASE("config: bad values through --set, and of the model") {
   CHECK(error_of(minimal("", R"({"vocab_size": 9, "attention_bias": true})")) ==
         "c.json: model.attention_bias: found true, expected false");
   CHECK(error_of(minimal("", R"({"rope_parameters": {"rope_theta": 10.0}, "rope_theta": 20.0})")) ==
-        "c.json: model.rope_parameters: found beside rope_theta, expected one of them");
+        "c.json: model.rope_parameters: says rope_theta 10.0, the key of that name 20.0; expected one of them, or the "
+        "same");
   CHECK(error_of(minimal("", R"({"vocab_size": 9, "block_cuonts": 4})")) ==
         "c.json: model.block_cuonts: unknown key; did you mean model.block_counts?");
   CHECK(error_of(minimal("", R"({"vocab_size": 9})")) ==
@@ -378,7 +379,7 @@ TEST_CASE("config: rope_parameters, which transformers 5 saves, are rope_theta a
   };
   CHECK(model("null").rope_theta == ModelConfig{}.rope_theta);
   CHECK(model("{}").rope_theta == ModelConfig{}.rope_theta);
-  const ModelConfig plain = model(R"({"rope_type": "default", "rope_theta": 12345.0})");
+  const ModelConfig plain = model(R"({"rope_type": "default", "rope_theta": 12345.0}, "rope_theta": 12345)");
   CHECK(plain.rope_theta == 12345.0);
   CHECK_FALSE(plain.rope_scaling);
   const ModelConfig scaled =
