@@ -5,7 +5,7 @@ what transformers saves.
 Usage: scripts/check_export.py [--build DIR] [--lengths FIRST:LAST[:STEP]] [--case NAME...]
 Trains small models of every method, with and without llama3 RoPE scaling, exports them and loads the folders with
 trust_remote_code. Checks in each inference mode: logits of texts of every length, generation with and without a cache,
-a left-padded batch, the loss, and overrides of block_counts, block_size and rope_scaling.
+a left-padded batch, the loss, overrides of block_counts, block_size and rope_scaling, weights in shards.
 Needs torch and transformers, and the build's ssa_train, ssa_tokenize, ssa_export and dump_logits. Exit code 77 when
 torch or transformers are missing.
 """
@@ -60,6 +60,8 @@ def make_model(folder, case, build):
     (folder / f"{case}.json").write_text(json.dumps(config, indent=1))
     run([build / "ssa_train", "--config", f"{case}.json", "--device", "cpu"], cwd=folder)
     run([build / "ssa_export", f"runs/{case}", f"exported/{case}", "--dtype", "f32"], cwd=folder)
+    run([build / "ssa_export", f"runs/{case}", f"sharded/{case}", "--dtype", "f32", "--max-shard-size", "0.0001"],
+        cwd=folder)
     return folder / "runs" / case, folder / "exported" / case
 
 
@@ -167,6 +169,16 @@ class Check:
         model.save_pretrained(saved)
         self.compare(f"{case}: saved by transformers, read here", model, saved, model.config.inference_mode, ids, [77])
 
+    def sharded(self, case, model):
+        """The same weights in several files, to the bit."""
+        from transformers import AutoModelForCausalLM
+
+        folder = self.folder / "sharded" / case
+        same = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).state_dict()
+        different = sum(not weight.equal(same[name]) for name, weight in model.state_dict().items())
+        shards = len(list(folder.glob("model-*-of-*.safetensors")))
+        self.report(f"{case}: weights from {shards} shards", different if shards > 1 else math.nan, 0)
+
     def case(self, case):
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -188,6 +200,7 @@ class Check:
             if mode == "sparse":
                 self.overrides(case, model, exported, mode, ids)
                 self.saved_again(case, model, ids)
+                self.sharded(case, model)
 
 
 def main():

@@ -17,7 +17,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kHelp =
-    R"(Usage: ssa_export CHECKPOINT DIR [--tokenizer T] [--dtype bf16|f32]
+    R"(Usage: ssa_export CHECKPOINT DIR [--tokenizer T] [--dtype bf16|f32] [--max-shard-size GB]
 
 Writes a checkpoint as a Hugging Face folder: model.safetensors (above 5 GB in shards with an index), config.json,
 generation_config.json, the model's code, and the tokenizer. It loads in transformers with
@@ -32,6 +32,7 @@ generation_config.json, the model's code, and the tokenizer. It loads in transfo
   --eos-token TEXT      the end-of-text token (as the tokenizer's files say)
   --pre-tokenizer NAME  for vocab.json and merges.txt: gpt2, smollm2, llama3 or qwen2 (gpt2)
   --dtype bf16|f32      of the weights (bf16)
+  --max-shard-size GB   of a file of weights, 1e9 bytes (5)
   --help
 
 Example:
@@ -49,6 +50,18 @@ fs::path find_checkpoint(const fs::path& path) {
     std::fprintf(stderr, "ssa_export: skipping %s: %s\n", info.path.c_str(), info.problem.c_str());
   if (!newest) ssa::fail(path.string(), ": no complete checkpoint");
   return newest->path;
+}
+
+std::uint64_t shard_bytes(const std::string& gigabytes) {
+  std::size_t used = 0;
+  double value = 0;
+  try {
+    value = std::stod(gigabytes, &used);
+  } catch (const std::exception&) {
+  }
+  if (used != gigabytes.size() || !(value > 0) || value > 1e9)
+    ssa::fail_usage("--max-shard-size ", gigabytes, ": expected a number of GB above 0");
+  return static_cast<std::uint64_t>(value * 1e9);
 }
 
 /// What dataset.json of the run's data says; nothing, and why in `reason`, when it cannot be read.
@@ -97,6 +110,7 @@ int run(int argc, char** argv) {
   std::string tokenizer;
   ssa::TokenizerOptions tokenizer_options;
   ssa::FileDType dtype = ssa::FileDType::bf16;
+  std::uint64_t max_shard_bytes = ssa::kMaxShardBytes;
   for (int i = 1; i < argc; ++i) {
     const std::string argument = argv[i];
     if (argument == "--help" || argument == "-h") {
@@ -113,6 +127,8 @@ int run(int argc, char** argv) {
       tokenizer_options.eos_token = value_of();
     } else if (argument == "--pre-tokenizer") {
       tokenizer_options.pre_tokenizer = value_of();
+    } else if (argument == "--max-shard-size") {
+      max_shard_bytes = shard_bytes(value_of());
     } else if (argument == "--dtype") {
       const std::string value = value_of();
       if (value != "bf16" && value != "f32") ssa::fail_usage("--dtype ", value, ": expected bf16 or f32");
@@ -137,7 +153,7 @@ int run(int argc, char** argv) {
   files.push_back({"generation_config.json", ssa::hugging_face_generation_json(config.model)});
   for (auto& [name, text] : tokenizer_files(tokenizer, tokenizer_options, config))
     files.push_back({name, std::move(text)});
-  ssa::HuggingFaceWriter writer(paths[1], files, parameters, dtype);
+  ssa::HuggingFaceWriter writer(paths[1], files, parameters, dtype, max_shard_bytes);
   std::vector<float> piece(kPieceElements);
   std::int64_t total = 0;
   for (const ssa::NamedShape& p : parameters) {

@@ -88,13 +88,24 @@ TEST_CASE("ssa_export writes what the checkpoint holds") {
   CHECK(json_of("generation_config.json").at("eos_token_id") == model.eos_token_id);
   for (const TextFile& code : hugging_face_model_code()) CHECK(read_file(fs::path(out) / code.name) == code.text);
   const auto parameters = published_parameters(model);
-  const HuggingFaceWeights exported(out, parameters, false), original(kModel, parameters, false);
-  for (const NamedShape& p : parameters) {
-    std::vector<float> got(static_cast<std::size_t>(count_of(p.shape))), want(got.size());
-    exported.read(p, got);
-    original.read(p, want);
-    CHECK(got == want);
-  }
+  const auto holds_the_weights = [&](const fs::path& folder, std::size_t shards) {
+    const HuggingFaceWeights exported(folder, parameters, false), original(kModel, parameters, false);
+    CHECK(exported.shards().size() == shards);
+    bool same = true;
+    for (const NamedShape& p : parameters) {
+      std::vector<float> got(static_cast<std::size_t>(count_of(p.shape))), want(got.size());
+      exported.read(p, got);
+      original.read(p, want);
+      same = same && got == want;
+    }
+    CHECK(same);
+  };
+  holds_the_weights(out, 1);
+  CHECK(run_program("ssa_export " + run + " " + out + "-cut --dtype f32 --max-shard-size 0.0002").exit_code ==
+        kExitDone);
+  CHECK(fs::exists(out + "-cut/model.safetensors.index.json"));
+  CHECK_FALSE(fs::exists(out + "-cut/model.safetensors"));
+  holds_the_weights(out + "-cut", 3);
   const Outcome again = run_program("ssa_export " + run + " " + out);
   CHECK(again.exit_code == kExitUsage);
   check_error(last_line(again.output), out, "expected a new or an empty folder");
@@ -197,5 +208,8 @@ TEST_CASE("ssa_export and ssa_inspect explain themselves") {
     CHECK(run_program(program + " --no-such-option x").exit_code == kExitUsage);
   }
   check_error(run_program("ssa_export /nowhere out").output, "/nowhere: no such folder");
+  for (const std::string size : {"0", "-1", "5GB", "nan", "''"})
+    check_error(run_program("ssa_export a b --max-shard-size " + size).output, "--max-shard-size ",
+                "expected a number of GB above 0");
   check_error(run_program("ssa_export a b --dtype f16").output, "--dtype f16: expected bf16 or f32");
 }
