@@ -1,6 +1,7 @@
 #include "data_tools/tokenizer/hugging_face_tokenizer.h"
 
 #include <algorithm>
+#include <array>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <tuple>
@@ -16,6 +17,7 @@ using nlohmann::ordered_json;
 namespace {
 
 constexpr const char* kTokenizerClass = "PreTrainedTokenizerFast";
+constexpr std::array kInputNames = {"input_ids", "attention_mask"};
 
 // What Splitter::add_cl100k does, as Hugging Face's files of Llama 3 and of Qwen 2 write it.
 constexpr const char* kLlama3Pattern =
@@ -104,11 +106,8 @@ std::string tokenizer_config_json(const Tokenizer::Parts& parts) {
   std::string eos;
   for (const AddedToken& token : added_tokens(parts))
     if (token.id == parts.eos_token_id) eos = token.content;
-  const ordered_json file = {{"tokenizer_class", kTokenizerClass},
-                             {"eos_token", eos},
-                             {"pad_token", eos},
-                             {"padding_side", "left"},
-                             {"clean_up_tokenization_spaces", false}};
+  const ordered_json file = {
+      {"eos_token", eos}, {"pad_token", eos}, {"padding_side", "left"}, {"clean_up_tokenization_spaces", false}};
   return file.dump(2) + "\n";
 }
 
@@ -128,11 +127,14 @@ std::map<std::string, std::string> hugging_face_tokenizer(const std::string& pat
   }
   std::string& config = files["tokenizer_config.json"];
   if (config.empty()) config = tokenizer_config_json(parts);
-  // Without a class AutoTokenizer would look into config.json, and ask for trust_remote_code.
-  if (ordered_json object = ordered_json::parse(config); !object.contains("tokenizer_class")) {
-    object["tokenizer_class"] = kTokenizerClass;
-    config = object.dump(2) + "\n";
-  }
+  // Without a class AutoTokenizer would look into config.json, and ask for trust_remote_code. Without names the general
+  // class makes token_type_ids, which generate() refuses.
+  ordered_json object = ordered_json::parse(config, nullptr, /*allow_exceptions=*/false);
+  SSA_CHECK(object.is_object(), source.parent_path().string(), "/tokenizer_config.json: not a JSON object");
+  const std::size_t keys = object.size();
+  object.emplace("tokenizer_class", kTokenizerClass);
+  if (object["tokenizer_class"] == kTokenizerClass) object.emplace("model_input_names", kInputNames);
+  if (object.size() > keys) config = object.dump(2) + "\n";
   return files;
 }
 

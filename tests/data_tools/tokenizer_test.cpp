@@ -166,6 +166,21 @@ TEST_CASE("tokenizer: a tokenizer.json goes into a Hugging Face folder as it is"
     CHECK(files.at("tokenizer.json") == ssa::test::read_file(path));
     CHECK(json::parse(files.at("tokenizer_config.json")).at("tokenizer_class") == "PreTrainedTokenizerFast");
   }
+  // What stands beside it comes along, completed where transformers would fail without.
+  const TempDir folder;
+  fs::copy(file_of("gpt2"), folder / "tokenizer.json");
+  const auto config_of = [&](const std::string& config) {
+    write_file(folder / "tokenizer_config.json", config);
+    const std::string path = folder.path().string();
+    return ssa::hugging_face_tokenizer(path, ssa::read_tokenizer(path)).at("tokenizer_config.json");
+  };
+  const std::string whole = R"({"eos_token": "<|endoftext|>",  "tokenizer_class": "GPT2Tokenizer"})";
+  CHECK(config_of(whole) == whole);
+  CHECK(json::parse(config_of(R"({"eos_token": "<|endoftext|>"})")) ==
+        json{{"eos_token", "<|endoftext|>"},
+             {"tokenizer_class", "PreTrainedTokenizerFast"},
+             {"model_input_names", {"input_ids", "attention_mask"}}});
+  check_error(error_of([&] { config_of("[]"); }), "tokenizer_config.json: not a JSON object");
 }
 
 TEST_CASE("tokenizer: bytes") {

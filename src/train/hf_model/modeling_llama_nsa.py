@@ -234,7 +234,7 @@ class LlamaNSAModel(LlamaNSAPreTrainedModel):
         if attention_mask is not None:
             if attention_mask.shape != (x.shape[0], total):
                 raise ValueError(f"attention_mask is {list(attention_mask.shape)}, expected {[x.shape[0], total]}: a "
-                                 "column for each token, those in the cache first")
+                                 "column for each token, those in the cache first (a static cache does not fit)")
             padding = (attention_mask.cumsum(-1) == 0).sum(-1, keepdim=True)
             position = (position - padding).clamp(min=0)
             padding = padding if padding.any() else None
