@@ -22,7 +22,7 @@ constexpr const char* kHelp =
 Writes a checkpoint as a Hugging Face folder: model.safetensors (above 5 GB in shards with an index), config.json,
 generation_config.json, the model's code, and the tokenizer. It loads in transformers with
   AutoModelForCausalLM.from_pretrained(DIR, trust_remote_code=True)
-  AutoTokenizer.from_pretrained(DIR)
+  AutoTokenizer.from_pretrained(DIR, trust_remote_code=True)
 
   CHECKPOINT            a folder step-*, or the output_dir of a run, whose newest complete checkpoint is taken
   DIR                   a new or an empty folder
@@ -76,10 +76,10 @@ std::optional<ssa::DatasetInfo> dataset_info(const ssa::Config& config, std::str
   return std::nullopt;
 }
 
-/// The tokenizer's files; none, and a line why, when no tokenizer was given and the dataset names none that is built
-/// in.
+/// The tokenizer's files; none when no tokenizer was given and the dataset names none that is built in. Sets `note` to
+/// what the user should know of it.
 std::map<std::string, std::string> tokenizer_files(std::string path, const ssa::TokenizerOptions& options,
-                                                   const ssa::Config& config) {
+                                                   const ssa::Config& config, std::string& note) {
   std::string reason;
   const auto info = dataset_info(config, reason);
   if (path.empty() && info) {
@@ -89,8 +89,7 @@ std::map<std::string, std::string> tokenizer_files(std::string path, const ssa::
       reason = ssa::concat("the dataset ", config.data.path, " names ", info->tokenizer_name);
   }
   if (path.empty()) {
-    std::fprintf(stderr, "ssa_export: no tokenizer files are written: %s, and no --tokenizer was given\n",
-                 reason.c_str());
+    note = ssa::concat("no tokenizer files: ", reason, ", and no --tokenizer was given");
     return {};
   }
   const ssa::Tokenizer::Parts parts = ssa::read_tokenizer(path, options);
@@ -100,8 +99,8 @@ std::map<std::string, std::string> tokenizer_files(std::string path, const ssa::
                     "; the checkpoint's model has vocab_size ", config.model.vocab_size, ", eos_token_id ",
                     config.model.eos_token_id);
   if (info && info->tokenizer_sha256 != parts.sha256)
-    std::fprintf(stderr, "ssa_export: --tokenizer %s is another file than the one the dataset %s names, %s\n",
-                 path.c_str(), config.data.path.c_str(), info->tokenizer_name.c_str());
+    note = ssa::concat("--tokenizer ", path, " is another file than the one the dataset ", config.data.path, " names, ",
+                       info->tokenizer_name);
   return ssa::hugging_face_tokenizer(path, parts);
 }
 
@@ -151,7 +150,8 @@ int run(int argc, char** argv) {
   files.push_back({"config.json", ssa::hugging_face_config_json(config.model, config.attention.method,
                                                                 config.attention.selection, torch_dtype)});
   files.push_back({"generation_config.json", ssa::hugging_face_generation_json(config.model)});
-  for (auto& [name, text] : tokenizer_files(tokenizer, tokenizer_options, config))
+  std::string note;
+  for (auto& [name, text] : tokenizer_files(tokenizer, tokenizer_options, config, note))
     files.push_back({name, std::move(text)});
   ssa::HuggingFaceWriter writer(paths[1], files, parameters, dtype, max_shard_bytes);
   std::vector<float> piece(kPieceElements);
@@ -167,6 +167,7 @@ int run(int argc, char** argv) {
     total += count;
   }
   writer.finish();
+  if (!note.empty()) std::fprintf(stderr, "ssa_export: %s\n", note.c_str());
   std::fprintf(stderr, "%s, step %lld: %lld parameters written to %s as %s\n", checkpoint.path().c_str(),
                static_cast<long long>(checkpoint.step()), static_cast<long long>(total), paths[1].c_str(), torch_dtype);
   return ssa::kExitDone;

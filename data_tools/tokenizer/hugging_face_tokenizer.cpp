@@ -127,8 +127,8 @@ std::map<std::string, std::string> hugging_face_tokenizer(const std::string& pat
   }
   std::string& config = files["tokenizer_config.json"];
   if (config.empty()) config = tokenizer_config_json(parts);
-  // Without a class AutoTokenizer would look into config.json, and ask for trust_remote_code. Without names the general
-  // class makes token_type_ids, which generate() refuses.
+  // Without a class transformers 4 looks into config.json and asks for trust_remote_code (5 always does); without names
+  // its general class makes token_type_ids, which generate() refuses.
   ordered_json object = ordered_json::parse(config, nullptr, /*allow_exceptions=*/false);
   SSA_CHECK(object.is_object(), source.parent_path().string(), "/tokenizer_config.json: not a JSON object");
   const std::size_t keys = object.size();
