@@ -186,8 +186,9 @@ class Check:
         run_folder, exported = make_model(self.folder, case, self.build)
         tokenizer = AutoTokenizer.from_pretrained(exported, trust_remote_code=True)
         text = "Sparse attention, d\u00e9j\u00e0 vu \U0001f642\n\x00end"
-        self.report(f"{case}: tokenizer", float(tokenizer(text).input_ids != list(text.encode())) +
-                    float(tokenizer.decode(tokenizer(text).input_ids) != text) + float(tokenizer.eos_token_id != 256), 0)
+        ids = tokenizer(text).input_ids
+        good = ids == list(text.encode()) and tokenizer.decode(ids) == text and tokenizer.eos_token_id == 256
+        self.report(f"{case}: tokenizer", 0 if good else math.nan)
         ids = torch.randint(0, 257, (300,), generator=torch.Generator().manual_seed(len(case)))
         modes = ["sparse"] if CASES[case][0] == "nsa" else ["sparse", "full"]
         for mode in modes:

@@ -92,8 +92,8 @@ def select_blocks(q, k_mean, position, c):
     importance = weights.nan_to_num(0.0).sum(2)  # NaN: no complete block yet
     importance = importance.masked_fill(block == own, torch.inf).masked_fill(block > own, -torch.inf)
     if c.selection == "reference" and c.block_counts > c.block_size // 2:
-        # The published kernel walks chunks of block_size blocks: the best block_size / 2 of the chunk with the own block
-        # and as many of all chunks before it.
+        # The published kernel walks chunks of block_size blocks: it takes the best block_size / 2 of the chunk with the
+        # own block and as many of all chunks before it.
         earlier = block < own // c.block_size * c.block_size
         halves = [best(importance.masked_fill(~part, -torch.inf), c.block_size // 2) & part
                   for part in (earlier, ~earlier)]
