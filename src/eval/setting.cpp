@@ -1,0 +1,56 @@
+#include "ssa/eval/setting.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace ssa::eval {
+namespace {
+
+ModelConfig overridden(ModelConfig model, const Overrides& overrides) {
+  if (overrides.block_size) model.block_size = overrides.block_size;
+  if (overrides.rope_scaling > 0) {
+    RopeScaling scaling =
+        model.rope_scaling.value_or(RopeScaling{.original_max_position_embeddings = model.max_position_embeddings});
+    scaling.factor = overrides.rope_scaling;
+    model.rope_scaling = scaling;
+    model.max_position_embeddings = std::max<std::int64_t>(
+        std::llround(scaling.factor * static_cast<double>(scaling.original_max_position_embeddings)), 1);
+  }
+  return model;
+}
+
+}  // namespace
+
+std::string Setting::name() const {
+  return sparse() ? concat("sparse ", model.block_counts, "x", model.block_size) : "full";
+}
+
+std::vector<Setting> settings_of(const ModelSource& source, const Overrides& overrides) {
+  const std::string& mode = overrides.mode;
+  if (mode != "sparse" && mode != "full" && mode != "both")
+    fail_usage("--mode ", mode, ", expected sparse, full or both");
+  const bool nsa = source.method() == Method::nsa;
+  if (nsa && mode == "full")
+    fail_usage("--mode full: ", source.path().string(),
+               " is an nsa model, which has no full attention; expected --mode sparse");
+
+  const Setting base{.path = nsa ? AttentionPath::nsa : AttentionPath::selected,
+                     .model = overridden(source.config(), overrides),
+                     .selection = source.selection()};
+  std::vector<Setting> settings;
+  if (mode != "full") {
+    std::vector<std::int64_t> budgets = overrides.block_counts;
+    if (budgets.empty()) budgets = {base.model.block_counts};
+    for (const std::int64_t budget : budgets) {
+      settings.push_back(base);
+      settings.back().model.block_counts = budget;
+    }
+  }
+  if (mode != "sparse" && !nsa) {
+    settings.push_back(base);
+    settings.back().path = AttentionPath::full;
+  }
+  return settings;
+}
+
+}  // namespace ssa::eval
