@@ -1,13 +1,18 @@
 // ssa_eval: what a trained model is worth, under sparse and full attention. The command line; the work is src/eval's.
-#include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "ssa/dist/comm.h"
 #include "ssa/eval/dataset_loss.h"
+#include "ssa/eval/forward_pass.h"
+#include "ssa/eval/report.h"
+#include "ssa/eval/run_task.h"
 #include "ssa/eval/setting.h"
+#include "ssa/eval/task.h"
+#include "ssa/eval/text_encoder.h"
 
 namespace {
 
@@ -22,6 +27,10 @@ usage: ssa_eval --model DIR WHAT... [HOW...]
 
 what:
   --data DATASET     loss and perplexity a token of a folder written by ssa_tokenize with the model's tokenizer
+  --text FILE...     word and byte perplexity, bits per byte of text files, a document each
+  --tasks LIST       as lm-evaluation-harness asks and scores them: arc_easy, arc_challenge, piqa, hellaswag,
+                     lambada_openai, lambada_standard, wikitext; a name, whose file is looked for in --task-dir, or
+                     name=FILE; several with commas between them
 
 how:
   --mode WHAT        sparse: the selected blocks only (and nsa's other branches); full: full causal attention; both
@@ -31,31 +40,48 @@ how:
   --rope-scaling F   llama3 scaling of the rotary frequencies by the factor F, for longer texts than the model was
                      trained on
   --max-length N     tokens the model sees at a time (default: max_position_embeddings; with --data at most 2048)
+  --stride N         tokens that a window over a long text moves by (default: --max-length, windows side by side)
+  --tokenizer T      as ssa_tokenize takes it (default: the Hugging Face folder's, or bytes when the run learned bytes)
+  --task-dir DIR     holds NAME.jsonl or NAME_test.jsonl, and NAME_train.jsonl to draw few-shot examples from
+  --num-fewshot N    examples before each question (default 0)
+  --seeds LIST       of the draw of examples (default 1234); of several, means and deviations are reported
+  --limit N          only the first N documents of a task
+  --output FILE      the results as JSON, in the shape of lm-evaluation-harness's
+  --log-samples      each document's requests and log-likelihoods go into it
   --rows N           rows computed at a time (default 8)
   --device WHAT      auto: a GPU if there is one (default); cuda; cpu
 
-example: ssa_eval --model runs/tiny --data data/tiny/eval --block-counts 2,4,8
+examples:
+  ssa_eval --model runs/tiny --data data/tiny/eval --block-counts 2,4,8
+  ssa_eval --model models/ssa-1b --tasks arc_easy,piqa --task-dir tasks --num-fewshot 5 --seeds 1,2,3 --output out.json
 
 Under mpirun the work is spread over the ranks.
 exit code: 0 done, 1 failed, 2 wrong usage
 )";
 
 struct Arguments {
-  std::string model, data, device = "auto";
+  std::string model, data, tokenizer, task_dir, output, device = "auto";
+  std::vector<std::string> texts, tasks;
   eval::Overrides overrides;
-  std::int64_t max_length = 0, rows = 8;
+  std::int64_t max_length = 0, stride = 0, rows = 8, num_fewshot = 0;
+  std::vector<std::int64_t> seeds = {1234};
+  std::optional<std::int64_t> limit;
+  bool log_samples = false;
 };
 
-std::int64_t positive(const std::string& flag, const std::string& text) {
+std::int64_t whole_number(const std::string& flag, const std::string& text, std::int64_t least) {
   std::size_t used = 0;
   std::int64_t value = 0;
   try {
     value = std::stoll(text, &used);
   } catch (const std::exception&) {
   }
-  if (used != text.size() || value < 1) fail_usage("ssa_eval: ", flag, " ", text, ", expected a positive number");
+  if (used == 0 || used != text.size() || value < least)
+    fail_usage("ssa_eval: ", flag, " ", text, ", expected a whole number from ", least);
   return value;
 }
+
+std::int64_t positive(const std::string& flag, const std::string& text) { return whole_number(flag, text, 1); }
 
 double positive_real(const std::string& flag, const std::string& text) {
   std::size_t used = 0;
@@ -109,37 +135,62 @@ bool parse(int argc, char** argv, Arguments& a) {
       a.overrides.block_size = positive(flag, value());
     else if (flag == "--rope-scaling")
       a.overrides.rope_scaling = positive_real(flag, value());
+    else if (flag == "--text")
+      do a.texts.push_back(value());
+      while (i + 1 < argc && argv[i + 1][0] != '-');
+    else if (flag == "--tasks")
+      for (const std::string& part : split(value())) a.tasks.push_back(part);
+    else if (flag == "--task-dir")
+      a.task_dir = value();
+    else if (flag == "--tokenizer")
+      a.tokenizer = value();
+    else if (flag == "--stride")
+      a.stride = positive(flag, value());
+    else if (flag == "--num-fewshot")
+      a.num_fewshot = whole_number(flag, value(), 0);
+    else if (flag == "--seeds") {
+      a.seeds.clear();
+      for (const std::string& part : split(value())) a.seeds.push_back(whole_number(flag, part, 0));
+    } else if (flag == "--limit")
+      a.limit = positive(flag, value());
+    else if (flag == "--output")
+      a.output = value();
+    else if (flag == "--log-samples")
+      a.log_samples = true;
     else
       fail_usage("ssa_eval: unknown argument ", flag, "; see ssa_eval --help");
   }
   if (a.model.empty()) fail_usage("ssa_eval: --model is needed; see ssa_eval --help");
-  if (a.data.empty()) fail_usage("ssa_eval: nothing to evaluate: --data is needed; see ssa_eval --help");
+  if (a.data.empty() && a.texts.empty() && a.tasks.empty())
+    fail_usage("ssa_eval: nothing to evaluate: --data, --text or --tasks is needed; see ssa_eval --help");
+  if (a.log_samples && a.output.empty()) fail_usage("ssa_eval: --log-samples needs --output; see ssa_eval --help");
   return true;
 }
 
-/// --data
-void print_dataset_loss(const Arguments& a, Stream& stream, Comm& comm, const ModelSource& source,
-                        const std::vector<eval::Setting>& settings) {
-  const Dataset dataset(a.data);
-  const ModelConfig& model = settings.front().model;
-  dataset.check_model(model.vocab_size, model.eos_token_id);
-  const std::int64_t tokens = a.max_length ? a.max_length : std::min<std::int64_t>(model.max_position_embeddings, 2048);
-  const RowLoader loader(dataset, {.max_length = tokens,
-                                   .shuffle = false,
-                                   .pad_id = static_cast<std::int32_t>(model.eos_token_id),
-                                   .vocab_size = model.vocab_size});
-  if (comm.rank() == 0) {
-    std::printf("%s (%s), %lld rows of %lld tokens of %s\n", source.path().c_str(),
-                std::string(name_of(source.method())).c_str(), static_cast<long long>(loader.rows()),
-                static_cast<long long>(tokens), a.data.c_str());
-    std::printf("%-16s %14s %12s %12s\n", "attention", "targets", "nats/token", "perplexity");
+/// The documents of --tasks and --text.
+std::vector<eval::Task> load_tasks(const Arguments& a) {
+  std::vector<eval::Task> tasks;
+  for (const std::string& task : a.tasks) {
+    const std::size_t equals = task.find('=');
+    const std::string name = task.substr(0, equals);
+    const std::string file = equals == std::string::npos ? "" : task.substr(equals + 1);
+    if (file.empty() && a.task_dir.empty())
+      fail_usage("ssa_eval: --tasks ", task, ": no file, expected ", name, "=FILE or --task-dir");
+    tasks.push_back(eval::load_task(name, file, a.task_dir));
   }
-  for (const eval::Setting& setting : settings) {
-    const EvalSums sums = dataset_loss(stream, comm, source, setting, loader, a.rows);
-    if (comm.rank() == 0)
-      std::printf("%-16s %14lld %12.4f %12.3f\n", setting.name().c_str(), static_cast<long long>(sums.labels),
-                  sums.mean(), std::exp(sums.mean()));
-  }
+  if (!a.texts.empty()) tasks.push_back(eval::text_task(a.texts));
+  return tasks;
+}
+
+std::int64_t max_length_of(const Arguments& a, const eval::Setting& setting) {
+  return a.max_length ? a.max_length : setting.model.max_position_embeddings;
+}
+
+/// Says what was found and leaves it in --output.
+void print_report(const Arguments& a, const Comm& comm, const eval::Report& report) {
+  if (comm.rank() != 0) return;
+  std::fputs(report.table().c_str(), stdout);
+  if (!a.output.empty()) report.write(a.output);
 }
 
 int run(int argc, char** argv) {
@@ -148,9 +199,37 @@ int run(int argc, char** argv) {
   const DeviceKind device = parse_device(a.device);
   const ModelSource source(a.model);
   const std::vector<eval::Setting> settings = eval::settings_of(source, a.overrides);
+  const std::vector<eval::Task> tasks = load_tasks(a);
+  std::optional<eval::TextEncoder> encoder;
+  if (!tasks.empty()) encoder.emplace(a.tokenizer.empty() ? eval::find_tokenizer(source) : a.tokenizer, source);
+  std::optional<eval::DatasetRows> dataset;
+  if (!a.data.empty()) dataset.emplace(a.data, settings.front().model, a.max_length);
+
   const auto comm = make_comm(device);
   Stream stream(device, comm->local_rank());
-  print_dataset_loss(a, stream, *comm, source, settings);
+  const eval::LoadedModel loaded(stream, source);
+  eval::Report report({.model = source.path().string(),
+                       .method = std::string(name_of(source.method())),
+                       .device = name_of(device),
+                       .rows = a.rows,
+                       .max_length = max_length_of(a, settings.front()),
+                       .seeds = a.seeds,
+                       .limit = a.limit});
+  for (const eval::Setting& setting : settings) {
+    report.begin(setting);
+    eval::ForwardPass pass(stream, loaded, setting);
+    if (dataset) report.add(eval::dataset_loss(pass, *comm, *dataset, a.rows));
+    for (const eval::Task& task : tasks)
+      report.add(eval::run_task(pass, *comm, *encoder, task,
+                                {.rows = a.rows,
+                                 .max_length = max_length_of(a, setting),
+                                 .stride = a.stride,
+                                 .num_fewshot = a.num_fewshot,
+                                 .seeds = a.seeds,
+                                 .limit = a.limit,
+                                 .samples = a.log_samples}));
+  }
+  print_report(a, *comm, report);
   return kExitDone;
 }
 

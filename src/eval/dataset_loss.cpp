@@ -1,31 +1,48 @@
 #include "ssa/eval/dataset_loss.h"
 
 #include <algorithm>
-
-#include "ssa/train/model_state.h"
-#include "ssa/train/optimizer_step.h"
+#include <cmath>
+#include <numeric>
 
 namespace ssa::eval {
+namespace {
 
-EvalSums dataset_loss(Stream& stream, Comm& comm, const ModelSource& source, const Setting& setting,
-                      const RowLoader& loader, std::int64_t rows) {
-  const ParamTable table(setting.model);
-  const std::vector<NamedShape> parameters = published_parameters(setting.model);
-  const StateShape shape{.model = setting.model,
-                         .pass = {.rows = std::min(rows, loader.rows()),
-                                  .tokens = loader.max_length(),
-                                  .path = setting.path,
-                                  .backward = false},
-                         .selection = setting.selection,
-                         .kind = stream.kind()};
-  const ModelState state(stream, shape, table);
-  load_master_weights(stream, state, [&](std::size_t i, std::span<float> out, std::int64_t first) {
-    source.read(parameters[i], out, first);
-  });
-  publish_weights(stream, comm, state);
-  BatchStaging staging(stream, shape.pass.rows, shape.pass.tokens);
-  return evaluate_rows(stream, comm, state.model(), state.batch, state.all_sums, state.sums, staging, loader,
-                       !setting.sparse());
+RowOptions row_options(const Dataset& dataset, const ModelConfig& model, std::int64_t max_length) {
+  dataset.check_model(model.vocab_size, model.eos_token_id);
+  return {.max_length = max_length ? max_length : std::min<std::int64_t>(model.max_position_embeddings, 2048),
+          .shuffle = false,
+          .pad_id = static_cast<std::int32_t>(model.eos_token_id),
+          .vocab_size = model.vocab_size};
+}
+
+}  // namespace
+
+DatasetRows::DatasetRows(const std::filesystem::path& folder, const ModelConfig& model, std::int64_t max_length)
+    : dataset_(folder), loader_(dataset_, row_options(dataset_, model, max_length)) {}
+
+TaskResult dataset_loss(ForwardPass& pass, Comm& comm, const DatasetRows& data, std::int64_t rows) {
+  const RowLoader& loader = data.loader();
+  const auto tokens = static_cast<std::size_t>(loader.max_length());
+  double sum = 0, labels = 0;
+  for (std::int64_t first = comm.rank() * rows; first < loader.rows(); first += comm.size() * rows) {
+    const auto count = static_cast<std::size_t>(std::min(rows, loader.rows() - first));
+    const std::vector<std::int32_t> empty(tokens);
+    RowBatch batch{.ids = {count, empty}, .targets = {count, empty}, .positions = {count, empty}};
+    for (std::size_t row = 0; row < count; ++row) {
+      const std::int64_t index = first + static_cast<std::int64_t>(row);
+      loader.load(0, index, batch.ids[row], batch.targets[row], batch.positions[row]);
+      labels += static_cast<double>(loader.label_count(0, index));
+    }
+    for (const auto& losses : pass.losses(batch)) sum += std::accumulate(losses.begin(), losses.end(), 0.0);
+  }
+  const double loss = all_reduce(comm, sum, ReduceOp::sum) / all_reduce(comm, labels, ReduceOp::sum);
+  return {.task = data.dataset().folder().string(),
+          .dataset = data.dataset().folder().string(),
+          .output_type = "loglikelihood_rolling",
+          .documents = data.dataset().documents(),
+          .evaluated = data.dataset().documents(),
+          .metrics = {{.name = "loss", .value = loss, .higher_is_better = false},
+                      {.name = "token_perplexity", .value = std::exp(loss), .higher_is_better = false}}};
 }
 
 }  // namespace ssa::eval

@@ -2,16 +2,31 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 
 #include "ssa/data/row_loader.h"
 #include "ssa/dist/comm.h"
-#include "ssa/eval/setting.h"
-#include "ssa/train/evaluate.h"
+#include "ssa/eval/forward_pass.h"
+#include "ssa/eval/report.h"
 
 namespace ssa::eval {
 
-/// Every row of the loader's epoch 0, `rows` at a time, spread over the ranks; the sums are those of all ranks.
-EvalSums dataset_loss(Stream& stream, Comm& comm, const ModelSource& source, const Setting& setting,
-                      const RowLoader& loader, std::int64_t rows);
+/// The rows of a dataset in its order, greedily packed; the dataset must be one of the model's tokenizer.
+class DatasetRows {
+ public:
+  /// `max_length` 0: the model's max_position_embeddings, at most 2048.
+  DatasetRows(const std::filesystem::path& folder, const ModelConfig& model, std::int64_t max_length);
+
+  const RowLoader& loader() const { return loader_; }
+  const Dataset& dataset() const { return dataset_; }
+
+ private:
+  Dataset dataset_;
+  RowLoader loader_;
+};
+
+/// Runs every row, `rows` at a time, spread over the ranks. Metrics: loss (nats a token, over all labels) and
+/// token_perplexity.
+TaskResult dataset_loss(ForwardPass& pass, Comm& comm, const DatasetRows& data, std::int64_t rows);
 
 }  // namespace ssa::eval

@@ -1,0 +1,62 @@
+// A trained model on a device, for forward passes of any shape and setting over one copy of its weights.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "ssa/eval/setting.h"
+#include "ssa/model/llama.h"
+#include "ssa/model/param_table.h"
+
+namespace ssa::eval {
+
+/// The weights as the ops read them: f32 on the CPU, bf16 on a GPU.
+class LoadedModel {
+ public:
+  LoadedModel(Stream& stream, const ModelSource& source);
+
+  const ParamTable& table() const { return table_; }
+  const Tensor& weights() const { return weights_; }
+
+ private:
+  ParamTable table_;
+  Buffer memory_;
+  Tensor weights_;
+};
+
+/// Rows of tokens that the model reads at once.
+struct RowBatch {
+  std::vector<std::vector<std::int32_t>> ids;
+  std::vector<std::vector<std::int32_t>> targets;         ///< of the same lengths: what follows, or -100
+  std::vector<std::vector<std::int32_t>> positions = {};  ///< of the same lengths; empty = each row counts from 0
+};
+
+/// Rows shorter than the longest are filled up at their end, where no other position sees it.
+class ForwardPass {
+ public:
+  /// UsageError when the device's kernels do not serve the model.
+  ForwardPass(Stream& stream, const LoadedModel& loaded, const Setting& setting);
+
+  /// The loss of every target, in the shape of the batch: nats, 0 where there is no target.
+  std::vector<std::vector<float>> losses(const RowBatch& batch);
+
+  /// The id of the largest logit at positions [first, last) of a row of the last pass; the lowest id of equal ones.
+  std::vector<std::int32_t> largest(std::int64_t row, std::int64_t first, std::int64_t last);
+
+ private:
+  /// Memory and the model laid out for this shape.
+  void prepare_shape(std::int64_t rows, std::int64_t tokens);
+  void upload(const RowBatch& batch);
+
+  Stream& stream_;
+  const LoadedModel& loaded_;
+  Setting setting_;
+  Buffer memory_;
+  Llama model_;
+  MicroBatch batch_;
+  PassSums sums_;
+  Tensor losses_;
+};
+
+}  // namespace ssa::eval

@@ -1,0 +1,29 @@
+// Text as Python's str sees it, where a score depends on it. Everything takes and gives valid UTF-8.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace ssa::eval {
+
+/// str.isspace of one code point; also what \s matches in a str pattern.
+bool is_space(std::uint32_t code_point);
+
+std::string_view rstrip(std::string_view text);
+std::string_view strip(std::string_view text);
+
+/// len(text): code points.
+std::int64_t code_points(std::string_view text);
+
+/// len(re.split(r"\s+", text)): one more than there are runs of white space.
+std::int64_t count_words(std::string_view text);
+
+/// text.replace(from, to)
+std::string replace_all(std::string_view text, std::string_view from, std::string_view to);
+
+/// text.capitalize(): the first character in title case, the others in lower case, without the one mapping that depends
+/// on its neighbours (a Greek capital sigma at the end of a word becomes a medial one here).
+std::string capitalize(std::string_view text);
+
+}  // namespace ssa::eval

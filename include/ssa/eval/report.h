@@ -1,0 +1,73 @@
+// The results of an evaluation: a table for the terminal, and JSON in the shape of lm-evaluation-harness's results.
+//
+// The JSON is one document a setting: the object itself when there is one setting, else an array of them. A document:
+//   results        {task: {name, alias, sample_len, "acc,none", "acc_stderr,none" (or "N/A"), ...}}; over several
+//                  seeds the values are means, and "acc_std,none" is the sample deviation between the seeds
+//   configs        {task: {task, dataset_path, output_type, num_fewshot, metric_list}}
+//   versions, n-shot, higher_is_better, n-samples {task: {original, effective}}
+//   samples        {task: [document]}, where they were asked for
+//   attention      attention_report.h, where it was asked for
+//   config         {model, model_args {pretrained, method, mode, block_size, block_counts, ...}, batch_size, device,
+//   ...} date, model_name, max_length
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "ssa/eval/metrics.h"
+#include "ssa/eval/setting.h"
+
+namespace ssa::eval {
+
+struct TaskResult {
+  std::string task;
+  std::string dataset;      ///< where its documents were read from
+  std::string output_type;  ///< of the harness: multiple_choice, loglikelihood, loglikelihood_rolling
+  std::int64_t num_fewshot = 0;
+  std::int64_t documents = 0, evaluated = 0;  ///< there are, and of them went in
+  std::vector<Metric> metrics;
+  nlohmann::json samples = {};  ///< an array, or null
+};
+
+/// What all results share.
+struct ReportHead {
+  std::string model;  ///< path
+  std::string method;
+  std::string device;
+  std::int64_t rows = 0, max_length = 0;
+  std::vector<std::int64_t> seeds;
+  std::optional<std::int64_t> limit;
+};
+
+class Report {
+ public:
+  explicit Report(ReportHead head) : head_(std::move(head)) {}
+
+  /// A section for the results that follow.
+  void begin(const Setting& setting);
+  void add(TaskResult result);
+  /// Any other finding of the section, under a key of its own in its document.
+  void attach(const std::string& key, nlohmann::json value);
+
+  /// | task | shots | attention | metric | value | stderr |, a line a metric.
+  std::string table() const;
+  nlohmann::json json() const;
+  /// json() into a file.
+  void write(const std::filesystem::path& file) const;
+
+ private:
+  struct Section {
+    Setting setting;
+    std::vector<TaskResult> results;
+    nlohmann::json more;
+  };
+  nlohmann::json document(const Section& section) const;
+
+  ReportHead head_;
+  std::vector<Section> sections_;
+};
+
+}  // namespace ssa::eval

@@ -1,0 +1,230 @@
+#include "ssa/eval/run_task.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+#include <numeric>
+
+#include "data_tools/tokenizer/utf8.h"
+#include "ssa/base/file.h"
+#include "ssa/eval/python_text.h"
+
+namespace ssa::eval {
+namespace {
+
+using Json = nlohmann::json;
+
+/// What one document asks, and where its requests stand among all.
+struct Asked {
+  const Document* document;
+  std::string context;
+  std::vector<std::string> continuations;
+  std::size_t first_request;
+};
+
+/// Adds which document it is to what goes wrong with it.
+template <class Body>
+void for_document(const Task& task, std::size_t index, Body&& body) {
+  try {
+    body();
+  } catch (const Error& error) {
+    fail(task.file.string(), ": document ", index + 1, ": ", error.what());
+  }
+}
+
+struct Questions {
+  std::vector<Asked> asked;
+  std::vector<Request> requests;
+};
+
+Questions questions_of(TextEncoder& encoder, const Task& task, const TaskOptions& options, std::size_t documents,
+                       std::int64_t seed) {
+  Questions questions;
+  PythonRandom random(seed);
+  for (std::size_t i = 0; i < documents; ++i)
+    for_document(task, i, [&] {
+      const Document& document = task.documents[i];
+      Asked asked{
+          .document = &document, .context = {}, .continuations = {}, .first_request = questions.requests.size()};
+      if (task.kind == TaskKind::rolling) {
+        asked.continuations = {document.query};
+        for (Request& request :
+             rolling_requests(encoder.encode(document.query), encoder.prefix_token(), options.max_length,
+                              options.stride ? options.stride : options.max_length))
+          questions.requests.push_back(std::move(request));
+      } else {
+        asked.context = fewshot_context(task, document, options.num_fewshot, random);
+        if (task.kind == TaskKind::loglikelihood) asked.continuations = {document.target};
+        for (const std::string& choice : document.choices) asked.continuations.push_back(" " + choice);
+        for (const std::string& continuation : asked.continuations) {
+          questions.requests.push_back(make_request(encoder, asked.context, continuation));
+          model_input(questions.requests.back(), options.max_length);  // complains about one that is too long
+        }
+      }
+      questions.asked.push_back(std::move(asked));
+    });
+  return questions;
+}
+
+std::vector<Metric> choice_metrics(const std::vector<double>& acc, const std::vector<double>& acc_norm) {
+  return {{.name = "acc", .value = mean(acc), .stderr_ = mean_stderr(acc)},
+          {.name = "acc_norm", .value = mean(acc_norm), .stderr_ = mean_stderr(acc_norm)}};
+}
+
+/// Sums of a rolling task over its documents.
+struct RollingSums {
+  double log_likelihood = 0;
+  std::int64_t words = 0, bytes = 0;
+
+  std::vector<Metric> metrics() const {
+    const double word = -log_likelihood / static_cast<double>(words),
+                 byte = -log_likelihood / static_cast<double>(bytes);
+    return {{.name = "word_perplexity", .value = std::exp(word), .higher_is_better = false},
+            {.name = "byte_perplexity", .value = std::exp(byte), .higher_is_better = false},
+            {.name = "bits_per_byte", .value = byte / std::numbers::ln2, .higher_is_better = false}};
+  }
+};
+
+Json sample_of(const Task& task, std::size_t index, const Asked& asked, const std::vector<Score>& scores) {
+  Json responses = Json::array(), arguments = Json::array();
+  for (std::size_t k = 0; k < asked.continuations.size(); ++k) {
+    if (task.kind == TaskKind::rolling)
+      responses.push_back(scores[k].log_likelihood);
+    else
+      responses.push_back({scores[k].log_likelihood, scores[k].greedy});
+    arguments.push_back(task.kind == TaskKind::rolling ? Json::array({asked.continuations[k]})
+                                                       : Json::array({asked.context, asked.continuations[k]}));
+  }
+  return {
+      {"doc_id", index},
+      {"target", task.kind == TaskKind::multiple_choice ? Json(asked.document->gold) : Json(asked.document->target)},
+      {"arguments", arguments},
+      {"filtered_resps", responses},
+      {"filter", "none"}};
+}
+
+struct SeedResult {
+  std::vector<Metric> metrics;
+  Json samples;
+};
+
+SeedResult run_seed(ForwardPass& pass, Comm& comm, TextEncoder& encoder, const Task& task, const TaskOptions& options,
+                    std::size_t documents, std::int64_t seed) {
+  const Questions questions = questions_of(encoder, task, options, documents, seed);
+  const std::vector<Score> all =
+      score(pass, comm, questions.requests,
+            {.rows = options.rows, .max_length = options.max_length, .greedy = task.kind == TaskKind::loglikelihood});
+  SeedResult result;
+  if (options.samples) result.samples = Json::array();
+  std::vector<double> acc, acc_norm, log_likelihoods;
+  RollingSums sums;
+  for (std::size_t i = 0; i < questions.asked.size(); ++i) {
+    const Asked& asked = questions.asked[i];
+    const std::size_t end = i + 1 < questions.asked.size() ? questions.asked[i + 1].first_request : all.size();
+    std::vector<Score> scores(all.begin() + static_cast<std::ptrdiff_t>(asked.first_request),
+                              all.begin() + static_cast<std::ptrdiff_t>(end));
+    Json scored = Json::object();
+    switch (task.kind) {
+      case TaskKind::multiple_choice: {
+        std::vector<double> values;
+        for (const Score& one : scores) values.push_back(one.log_likelihood);
+        const Choice choice = choose(values, asked.document->choices);
+        acc.push_back(choice.best == asked.document->gold);
+        acc_norm.push_back(choice.best_norm == asked.document->gold);
+        scored = {{"acc", acc.back()}, {"acc_norm", acc_norm.back()}};
+        break;
+      }
+      case TaskKind::loglikelihood:
+        acc.push_back(scores[0].greedy);
+        log_likelihoods.push_back(scores[0].log_likelihood);
+        scored = {{"acc", acc.back()}, {"perplexity", log_likelihoods.back()}};
+        break;
+      case TaskKind::rolling: {
+        Score total;
+        for (const Score& one : scores) total.log_likelihood += one.log_likelihood;
+        scores = {total};
+        const std::int64_t words = count_words(asked.document->target);
+        const auto bytes = static_cast<std::int64_t>(asked.document->target.size());
+        sums.log_likelihood += total.log_likelihood;
+        sums.words += words;
+        sums.bytes += bytes;
+        scored = {{"word_perplexity", {total.log_likelihood, words}},
+                  {"byte_perplexity", {total.log_likelihood, bytes}}};
+        break;
+      }
+    }
+    if (!options.samples) continue;
+    result.samples.push_back(sample_of(task, i, asked, scores));
+    result.samples.back().update(scored);
+  }
+  switch (task.kind) {
+    case TaskKind::multiple_choice: result.metrics = choice_metrics(acc, acc_norm); break;
+    case TaskKind::loglikelihood:
+      result.metrics = {{.name = "acc", .value = mean(acc), .stderr_ = mean_stderr(acc)},
+                        {.name = "perplexity",
+                         .value = perplexity(log_likelihoods),
+                         .stderr_ = perplexity_stderr(log_likelihoods),
+                         .higher_is_better = false}};
+      break;
+    case TaskKind::rolling: result.metrics = sums.metrics(); break;
+  }
+  return result;
+}
+
+constexpr const char* output_type(TaskKind kind) {
+  switch (kind) {
+    case TaskKind::multiple_choice: return "multiple_choice";
+    case TaskKind::loglikelihood: return "loglikelihood";
+    case TaskKind::rolling: return "loglikelihood_rolling";
+  }
+  return "?";
+}
+
+}  // namespace
+
+Choice choose(const std::vector<double>& log_likelihoods, const std::vector<std::string>& choices) {
+  std::vector<double> normalized;
+  for (std::size_t k = 0; k < choices.size(); ++k)
+    normalized.push_back(log_likelihoods[k] / static_cast<double>(code_points(choices[k])));
+  return {.best = arg_max(log_likelihoods), .best_norm = arg_max(normalized)};
+}
+
+Task text_task(const std::vector<std::string>& files) {
+  Task task{.name = "text", .kind = TaskKind::rolling, .file = files.front(), .documents = {}, .pool = {}};
+  for (const std::string& file : files) {
+    const std::string text = ssa::read_file(file);
+    const std::size_t valid = valid_utf8_prefix(text);
+    SSA_CHECK(valid == text.size(), file, ": not UTF-8 at byte ", valid);
+    SSA_CHECK(!text.empty(), file, ": empty, expected some text");
+    task.documents.push_back({.query = text, .choices = {}, .gold = 0, .target = text, .source = file});
+  }
+  return task;
+}
+
+TaskResult run_task(ForwardPass& pass, Comm& comm, TextEncoder& encoder, const Task& task, const TaskOptions& options) {
+  std::size_t documents = task.documents.size();
+  if (options.limit) documents = std::min(documents, static_cast<std::size_t>(*options.limit));
+  const bool shots = task.kind != TaskKind::rolling && options.num_fewshot > 0;
+  TaskResult result{.task = task.name,
+                    .dataset = task.file.string(),
+                    .output_type = output_type(task.kind),
+                    .num_fewshot = shots ? options.num_fewshot : 0,
+                    .documents = static_cast<std::int64_t>(task.documents.size()),
+                    .evaluated = static_cast<std::int64_t>(documents),
+                    .metrics = {}};
+  std::vector<std::vector<Metric>> runs;
+  for (const std::int64_t seed : options.seeds) {
+    // Without examples nothing is drawn: every seed gives the same.
+    if (!runs.empty() && !shots) {
+      runs.push_back(runs.front());
+      continue;
+    }
+    SeedResult run = run_seed(pass, comm, encoder, task, options, documents, seed);
+    if (runs.empty() && options.samples) result.samples = std::move(run.samples);
+    runs.push_back(std::move(run.metrics));
+  }
+  result.metrics = over_seeds(runs);
+  return result;
+}
+
+}  // namespace ssa::eval

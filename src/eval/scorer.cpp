@@ -1,0 +1,58 @@
+#include "ssa/eval/scorer.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "ssa/data/row_loader.h"
+
+namespace ssa::eval {
+
+std::vector<std::vector<std::size_t>> batches_of(std::span<const Request> requests, std::int64_t rows) {
+  std::vector<std::size_t> order(requests.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  const auto length = [&](std::size_t i) { return requests[i].context.size() + requests[i].continuation.size(); };
+  std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return length(a) > length(b); });
+  std::vector<std::vector<std::size_t>> batches;
+  for (std::size_t first = 0; first < order.size(); first += static_cast<std::size_t>(rows))
+    batches.emplace_back(
+        order.begin() + static_cast<std::ptrdiff_t>(first),
+        order.begin() + static_cast<std::ptrdiff_t>(std::min(order.size(), first + static_cast<std::size_t>(rows))));
+  return batches;
+}
+
+std::vector<Score> score(ForwardPass& pass, Comm& comm, std::span<const Request> requests,
+                         const ScoreOptions& options) {
+  // Each rank fills in its own; the sum over the ranks then holds all.
+  std::vector<double> found(2 * requests.size(), 0.0);
+  const auto batches = batches_of(requests, options.rows);
+  for (std::size_t b = 0; b < batches.size(); ++b) {
+    if (static_cast<int>(b % static_cast<std::size_t>(comm.size())) != comm.rank()) continue;
+    RowBatch batch;
+    for (const std::size_t i : batches[b]) {
+      const TokenIds& continuation = requests[i].continuation;
+      batch.ids.push_back(model_input(requests[i], options.max_length));
+      TokenIds targets(batch.ids.back().size() - continuation.size(), kIgnoredLabel);
+      targets.insert(targets.end(), continuation.begin(), continuation.end());
+      batch.targets.push_back(std::move(targets));
+    }
+    const auto losses = pass.losses(batch);
+    for (std::size_t row = 0; row < losses.size(); ++row) {
+      const std::size_t i = batches[b][row];
+      found[2 * i] = -std::accumulate(losses[row].begin(), losses[row].end(), 0.0);
+      if (!options.greedy) continue;
+      const auto last = static_cast<std::int64_t>(losses[row].size());
+      const auto first = last - static_cast<std::int64_t>(requests[i].continuation.size());
+      found[2 * i + 1] = pass.largest(static_cast<std::int64_t>(row), first, last) == requests[i].continuation;
+    }
+  }
+  if (!found.empty()) {
+    Stream host(DeviceKind::cpu);
+    comm.all_reduce(host, Tensor(found.data(), DType::f64, {static_cast<std::int64_t>(found.size())}));
+  }
+  std::vector<Score> scores(requests.size());
+  for (std::size_t i = 0; i < scores.size(); ++i)
+    scores[i] = {.log_likelihood = found[2 * i], .greedy = found[2 * i + 1] != 0};
+  return scores;
+}
+
+}  // namespace ssa::eval

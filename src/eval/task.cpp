@@ -1,0 +1,396 @@
+#include "ssa/eval/task.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "data_tools/tokenizer/utf8.h"
+#include "ssa/base/error.h"
+#include "ssa/base/file.h"
+#include "ssa/eval/python_text.h"
+
+namespace ssa::eval {
+namespace fs = std::filesystem;
+namespace {
+
+using Json = nlohmann::json;
+using Names = std::vector<std::string>;
+
+/// A task as the harness's configuration describes it.
+struct TaskRule {
+  std::string name;
+  TaskKind kind;
+  Names files;       ///< of the documents, in DIR
+  Names pool_files;  ///< beside them
+  bool leave_out_document;
+};
+
+const std::vector<TaskRule>& task_rules() {
+  constexpr auto choice = TaskKind::multiple_choice;
+  static const std::vector<TaskRule> rules = {
+      {"arc_easy", choice, {"ARC-Easy-Test.jsonl"}, {"ARC-Easy-Train.jsonl"}, false},
+      {"arc_challenge", choice, {"ARC-Challenge-Test.jsonl"}, {"ARC-Challenge-Train.jsonl"}, false},
+      {"piqa", choice, {"piqa_valid.jsonl"}, {}, true},
+      {"hellaswag", choice, {"hellaswag_val.jsonl"}, {}, true},
+      {"lambada_openai",
+       TaskKind::loglikelihood,
+       {"lambada_test.jsonl", "lambada_test_en.jsonl", "lambada.jsonl"},
+       {},
+       false},
+      {"lambada_standard", TaskKind::loglikelihood, {"lambada_test.jsonl"}, {"lambada_validation.jsonl"}, false},
+      {"wikitext", TaskKind::rolling, {"wikitext.txt", "wiki.test.raw", "wiki.test.tokens"}, {}, false},
+  };
+  return rules;
+}
+
+const TaskRule& rule_of(const std::string& name) {
+  const std::string known = name == "lambada" ? "lambada_openai" : name;
+  for (const TaskRule& rule : task_rules())
+    if (rule.name == known) return rule;
+  fail_usage("--tasks ", name, ": no such task, expected one of ", task_names());
+}
+
+/// One document's JSON; every complaint names file, line and field.
+class Fields {
+ public:
+  Fields(const Json& json, std::string where) : json_(json), where_(std::move(where)) {
+    SSA_CHECK(json.is_object(), where_, ": a ", json.type_name(), ", expected an object");
+  }
+  bool has(const char* key) const { return json_.contains(key); }
+  const Json& member(const char* key) const {
+    const auto found = json_.find(key);
+    SSA_CHECK(found != json_.end(), where_, ": no field ", key);
+    return *found;
+  }
+  std::string text(const char* key) const {
+    const Json& value = member(key);
+    SSA_CHECK(value.is_string(), where_, ": ", key, " is a ", value.type_name(), ", expected a string");
+    return value.get<std::string>();
+  }
+  Names texts(const char* key) const {
+    const Json& value = member(key);
+    SSA_CHECK(value.is_array() && !value.empty(), where_, ": ", key, " is ", value.dump(),
+              ", expected an array of strings");
+    Names result;
+    for (const Json& item : value) {
+      SSA_CHECK(item.is_string(), where_, ": ", key, " holds a ", item.type_name(), ", expected strings");
+      result.push_back(item.get<std::string>());
+    }
+    return result;
+  }
+  Fields object(const char* key) const { return {member(key), where_ + ": " + key}; }
+  /// A number, or text of one.
+  std::size_t index(const char* key, std::size_t below) const {
+    const Json& value = member(key);
+    std::int64_t number = -1;
+    if (value.is_number_integer()) number = value.get<std::int64_t>();
+    if (value.is_string()) {
+      const std::string digits = value.get<std::string>();
+      if (!digits.empty() && digits.size() < 10 && digits.find_first_not_of("0123456789") == std::string::npos)
+        number = std::stoll(digits);
+    }
+    SSA_CHECK(0 <= number && number < static_cast<std::int64_t>(below), where_, ": ", key, " is ", value.dump(),
+              ", expected 0 to ", below - 1);
+    return static_cast<std::size_t>(number);
+  }
+  const std::string& where() const { return where_; }
+
+ private:
+  const Json& json_;
+  std::string where_;
+};
+
+Document arc_document(const Fields& fields) {
+  Document document;
+  Names labels;
+  if (fields.member("question").is_object()) {  // ARC's original files
+    const Fields question = fields.object("question");
+    document.query = question.text("stem");
+    const Json& choices = question.member("choices");
+    SSA_CHECK(choices.is_array(), question.where(), ": choices is a ", choices.type_name(), ", expected an array");
+    for (const Json& choice : choices) {
+      const Fields one(choice, question.where() + ": choices");
+      document.choices.push_back(one.text("text"));
+      labels.push_back(one.text("label"));
+    }
+  } else {
+    document.query = fields.text("question");
+    const Fields choices = fields.object("choices");
+    document.choices = choices.texts("text");
+    labels = choices.texts("label");
+    SSA_CHECK(labels.size() == document.choices.size(), fields.where(), ": ", labels.size(), " labels for ",
+              document.choices.size(), " choices");
+  }
+  document.query = concat("Question: ", document.query, "\nAnswer:");
+  const std::string answer = fields.text("answerKey");
+  const auto found = std::find(labels.begin(), labels.end(), answer);
+  SSA_CHECK(found != labels.end(), fields.where(), ": answerKey is \"", answer, "\", expected one of the ",
+            labels.size(), " labels");
+  document.gold = static_cast<std::size_t>(found - labels.begin());
+  return document;
+}
+
+Document piqa_document(const Fields& fields) {
+  return {.query = concat("Question: ", fields.text("goal"), "\nAnswer:"),
+          .choices = {fields.text("sol1"), fields.text("sol2")},
+          .gold = fields.index("label", 2),
+          .target = {},
+          .source = {}};
+}
+
+/// What re.sub(r"\[.*?\]", "", text) leaves.
+std::string without_brackets(std::string_view text) {
+  std::string out;
+  for (std::size_t at = 0; at < text.size(); ++at) {
+    if (text[at] == '[')
+      if (const std::size_t end = text.find_first_of("]\n", at + 1);
+          end != std::string_view::npos && text[end] == ']') {
+        at = end;
+        continue;
+      }
+    out += text[at];
+  }
+  return out;
+}
+
+/// Brackets are left in HellaSwag's texts where they come from WikiHow.
+std::string hellaswag_text(std::string_view text) {
+  return replace_all(without_brackets(replace_all(strip(text), " [title]", ". ")), "  ", " ");
+}
+
+Document hellaswag_document(const Fields& fields) {
+  Document document;
+  document.query = hellaswag_text(fields.text("activity_label") + ": " + fields.text("ctx_a") + " " +
+                                  capitalize(fields.text("ctx_b")));
+  for (const std::string& ending : fields.texts("endings")) document.choices.push_back(hellaswag_text(ending));
+  document.gold = fields.index("label", document.choices.size());
+  return document;
+}
+
+Document lambada_document(const Fields& fields) {
+  const std::string text = fields.text("text");
+  const std::size_t space = text.rfind(' ');
+  const std::size_t last = space == std::string::npos ? 0 : space + 1;
+  return {.query = text.substr(0, space == std::string::npos ? 0 : space),
+          .choices = {},
+          .gold = 0,
+          .target = std::string(" ").append(text, last),
+          .source = {}};
+}
+
+Document rendered_document(const Fields& fields) {
+  Document document{
+      .query = fields.text("query"), .choices = fields.texts("choices"), .gold = 0, .target = {}, .source = {}};
+  document.gold = fields.index("gold", document.choices.size());
+  return document;
+}
+
+Document make_document(const TaskRule& rule, const Json& json, const std::string& where) {
+  const Fields fields(json, where);
+  Document document;
+  if (rule.kind == TaskKind::loglikelihood)
+    document = lambada_document(fields);
+  else if (fields.has("query"))
+    document = rendered_document(fields);
+  else if (rule.name == "piqa")
+    document = piqa_document(fields);
+  else if (rule.name == "hellaswag")
+    document = hellaswag_document(fields);
+  else
+    document = arc_document(fields);
+  for (const std::string& choice : document.choices)
+    SSA_CHECK(!choice.empty(), where, ": an empty choice, expected some text");
+  document.source = json.dump();
+  return document;
+}
+
+std::string valid_text(const fs::path& file) {
+  std::string text = ssa::read_file(file);
+  const std::size_t valid = valid_utf8_prefix(text);
+  SSA_CHECK(valid == text.size(), file.string(), ": not UTF-8 at byte ", valid);
+  return text;
+}
+
+/// The first of these files that is there.
+std::optional<fs::path> first_of(const fs::path& dir, const Names& names) {
+  for (const std::string& name : names)
+    if (fs::exists(dir / name)) return dir / name;
+  return std::nullopt;
+}
+
+/// Undoes the space inside a pair of brackets or quotes: re.sub(open \s* ([^close]*?) \s* close, open \1 close).
+std::string tighten(std::string_view text, char open, char close) {
+  std::string out;
+  std::size_t at = 0;
+  while (at < text.size()) {
+    const std::size_t end = text[at] == open ? text.find(close, at + 1) : std::string_view::npos;
+    if (end == std::string_view::npos) {
+      out += text[at++];
+      continue;
+    }
+    out += open;
+    out += strip(text.substr(at + 1, end - at - 1));
+    out += close;
+    at = end + 1;
+  }
+  return out;
+}
+
+}  // namespace
+
+std::string task_names() {
+  std::string names;
+  for (const TaskRule& rule : task_rules()) names += (names.empty() ? "" : ", ") + rule.name;
+  return names;
+}
+
+std::vector<Document> read_documents(const std::string& task, const fs::path& file) {
+  const TaskRule& rule = rule_of(task);
+  const std::string text = valid_text(file);
+  std::vector<Document> documents;
+  const std::size_t first = text.find_first_not_of(" \t\r\n");
+  if (first != std::string::npos && text[first] == '[') {
+    const Json all = Json::parse(text, nullptr, false);
+    SSA_CHECK(all.is_array(), file.string(), ": not JSON");
+    for (const Json& json : all)
+      documents.push_back(make_document(rule, json, concat(file.string(), ": document ", documents.size() + 1)));
+  } else {
+    std::size_t line = 0;
+    for (std::size_t begin = 0; begin < text.size();) {
+      const std::size_t end = std::min(text.find('\n', begin), text.size());
+      const std::string_view one = std::string_view(text).substr(begin, end - begin);
+      begin = end + 1;
+      ++line;
+      if (strip(one).empty()) continue;
+      const Json json = Json::parse(one, nullptr, false);
+      const std::string where = concat(file.string(), ": line ", line);
+      SSA_CHECK(!json.is_discarded(), where, ": not JSON");
+      documents.push_back(make_document(rule, json, where));
+    }
+  }
+  SSA_CHECK(!documents.empty(), file.string(), ": no documents");
+  return documents;
+}
+
+std::vector<std::string> wikitext_pages(std::string_view text) {
+  std::vector<std::string> pages;
+  std::string page;
+  bool empty = true;
+  for (std::size_t begin = 0; begin <= text.size();) {
+    const std::size_t end = std::min(text.find('\n', begin), text.size());
+    const std::string line(text.substr(begin, end - begin));
+    begin = end + 1;
+    const std::string heading(strip(replace_all(replace_all(line, "= = =", "==="), "= =", "==")));
+    if (heading.starts_with("= ") && heading.ends_with(" =")) {
+      if (!strip(page).empty()) pages.push_back(page);
+      page.clear();
+      empty = true;
+    }
+    if (!empty) page += '\n';
+    page += line;
+    empty = false;
+  }
+  pages.push_back(page);
+  return pages;
+}
+
+std::string wikitext_detokenize(std::string_view page) {
+  std::string text = replace_all(page, "s '", "s'");
+  // The harness's pattern for a quote before a number is written with slashes in it, and so finds only "/' 5/".
+  std::string kept;
+  for (std::size_t at = 0; at < text.size(); ++at) {
+    const std::string_view rest = std::string_view(text).substr(at);
+    if (rest.size() >= 5 && rest.starts_with("/' ") && rest[3] >= '0' && rest[3] <= '9' && rest[4] == '/') {
+      kept += "/'[0-9]/";
+      at += 4;
+    } else {
+      kept += text[at];
+    }
+  }
+  text = kept;
+  using Pair = std::pair<const char*, const char*>;
+  for (const auto& [from, to] : {Pair{" @-@ ", "-"},
+                                 {" @,@ ", ","},
+                                 {" @.@ ", "."},
+                                 {" : ", ": "},
+                                 {" ; ", "; "},
+                                 {" . ", ". "},
+                                 {" ! ", "! "},
+                                 {" ? ", "? "},
+                                 {" , ", ", "}})
+    text = replace_all(text, from, to);
+  text = tighten(text, '(', ')');
+  text = tighten(text, '[', ']');
+  text = tighten(text, '{', '}');
+  text = tighten(text, '"', '"');
+  text = tighten(text, '\'', '\'');
+  for (const auto& [from, to] : {Pair{"= = = =", "===="},
+                                 {"= = =", "==="},
+                                 {"= =", "=="},
+                                 {" \xc2\xb0 ", "\xc2\xb0"},
+                                 {" \n", "\n"},
+                                 {"\n ", "\n"},
+                                 {" N ", " 1 "},
+                                 {" 's", "'s"}})
+    text = replace_all(text, from, to);
+  return text;
+}
+
+Task load_task(const std::string& name, const fs::path& file, const fs::path& dir) {
+  const TaskRule& rule = rule_of(name);
+  Task task{.name = rule.name, .kind = rule.kind, .file = file, .documents = {}, .pool = {}};
+  if (file.empty()) {
+    Names names = {rule.name + ".jsonl", rule.name + "_test.jsonl", rule.name + "_validation.jsonl",
+                   rule.name + ".json"};
+    names.insert(names.end(), rule.files.begin(), rule.files.end());
+    const auto found = first_of(dir, names);
+    if (!found)
+      fail_usage(dir.string(), ": no file of the task ", rule.name, ", expected ", names[0], " or ", names[1]);
+    task.file = *found;
+  }
+  SSA_CHECK(fs::exists(task.file), task.file.string(), ": no such file, expected the documents of ", rule.name);
+  if (rule.kind == TaskKind::rolling) {
+    for (const std::string& page : wikitext_pages(valid_text(task.file)))
+      task.documents.push_back(
+          {.query = wikitext_detokenize(page), .choices = {}, .gold = 0, .target = page, .source = page});
+    return task;
+  }
+  task.documents = read_documents(rule.name, task.file);
+  Names pools = {rule.name + "_train.jsonl"};
+  pools.insert(pools.end(), rule.pool_files.begin(), rule.pool_files.end());
+  const auto pool = rule.name == "lambada_openai" ? std::nullopt : first_of(task.file.parent_path(), pools);
+  task.leave_out_document = rule.leave_out_document || (!pool && rule.name != "lambada_openai");
+  task.pool = pool ? read_documents(rule.name, *pool) : task.documents;
+  return task;
+}
+
+std::string fewshot_context(const Task& task, const Document& document, std::int64_t num_fewshot,
+                            PythonRandom& random) {
+  const auto wanted = static_cast<std::size_t>(num_fewshot);
+  std::vector<const Document*> pool, examples;
+  for (const Document& one : task.pool) pool.push_back(&one);
+  const auto draw = [&](std::size_t count) {
+    SSA_CHECK(count <= pool.size(), task.name, ": ", num_fewshot, " few-shot examples, expected at most ",
+              pool.size() - (task.leave_out_document ? 1 : 0), " of the ", pool.size(), " documents to draw from");
+    for (const std::size_t index : random.sample(pool.size(), count)) examples.push_back(pool[index]);
+  };
+  if (wanted > 0) {
+    draw(wanted + (task.leave_out_document ? 1 : 0));
+    const auto is_document = [&](const Document* one) { return one->source == document.source; };
+    if (task.leave_out_document) std::erase_if(examples, is_document);
+    if (examples.size() < wanted) {  // copies of the document were drawn
+      examples.clear();
+      std::erase_if(pool, is_document);
+      draw(wanted);
+    }
+    examples.resize(wanted);
+  }
+  std::string context;
+  for (const Document* example : examples) {
+    const std::string& answer = example->choices.empty() ? example->target : example->choices[example->gold];
+    context += example->query + " " + answer + "\n\n";
+  }
+  return context + document.query;
+}
+
+}  // namespace ssa::eval
