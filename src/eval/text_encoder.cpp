@@ -43,13 +43,17 @@ std::string token_text(const Json& token) {
   return token.is_object() ? token.value("content", "") : "";
 }
 
-std::string bos_text(const fs::path& folder) {
+/// The text of the begin-of-text token that a tokenizer's files name; empty when they say that there is none; nothing
+/// when there are no such files.
+std::optional<std::string> bos_text(const fs::path& folder) {
+  std::optional<std::string> found;
   for (const char* name : {"tokenizer_config.json", "special_tokens_map.json"}) {
     if (!fs::exists(folder / name)) continue;
     const Json json = read_json(folder / name);
     if (json.is_object() && json.contains("bos_token")) return token_text(json["bos_token"]);
+    found = "";
   }
-  return "";
+  return found;
 }
 
 }  // namespace
@@ -88,9 +92,11 @@ TextEncoder::TextEncoder(const std::string& tokenizer, const ModelSource& source
   if (folder.empty()) return;
   const fs::path file = fs::is_directory(tokenizer) ? folder / "tokenizer.json" : fs::path(tokenizer);
   if (file.extension() == ".json" && fs::exists(file)) read_template(file);
-  if (const std::string bos = bos_text(folder); !bos.empty()) {
-    const TokenIds ids = encode_plain(bos);
-    SSA_CHECK(ids.size() == 1, folder.string(), ": bos_token \"", bos, "\" is ", ids.size(), " tokens, expected one");
+  if (const auto bos = bos_text(folder); bos && bos->empty()) {
+    prefix_token_ = tokenizer_.eos_token_id();
+  } else if (bos) {
+    const TokenIds ids = encode_plain(*bos);
+    SSA_CHECK(ids.size() == 1, folder.string(), ": bos_token \"", *bos, "\" is ", ids.size(), " tokens, expected one");
     prefix_token_ = ids[0];
   }
   prefix_text_ = tokenizer_.decode(std::span(&prefix_token_, 1));

@@ -39,7 +39,7 @@ struct ReportHead {
   std::string device;
   std::int64_t rows = 0, max_length = 0;
   std::vector<std::int64_t> seeds;
-  std::optional<std::int64_t> limit;
+  std::optional<std::int64_t> limit = {};
 };
 
 class Report {

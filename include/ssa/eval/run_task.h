@@ -18,7 +18,7 @@ struct TaskOptions {
   std::int64_t stride = 0;  ///< of rolling windows; 0 = max_length
   std::int64_t num_fewshot = 0;
   std::vector<std::int64_t> seeds = {1234};  ///< of the few-shot draw; the metrics are means over them
-  std::optional<std::int64_t> limit;         ///< only the first documents
+  std::optional<std::int64_t> limit = {};    ///< only the first documents
   bool samples = false;                      ///< keep each document's requests and scores (those of the first seed)
 };
 

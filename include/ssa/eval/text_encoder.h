@@ -29,7 +29,8 @@ class TextEncoder {
   /// Without those.
   TokenIds encode_plain(std::string_view text);
 
-  /// The begin-of-text token that tokenizer_config.json or special_tokens_map.json names, else the model's.
+  /// The begin-of-text token that tokenizer_config.json or special_tokens_map.json names; the end-of-text token when
+  /// they name none; the model's bos_token_id when neither file is there.
   std::int32_t prefix_token() const { return prefix_token_; }
   const Tokenizer& tokenizer() const { return tokenizer_; }
 

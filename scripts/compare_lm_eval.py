@@ -1,0 +1,223 @@
+#!/usr/bin/env python3
+"""Compares ssa_eval with lm-evaluation-harness on one trained model, the same local files, float32 on the CPU.
+
+Exports the model (ssa_export --dtype f32), runs the harness's `hf` model on the exported folder and ssa_eval on the
+same folder, under sparse and full attention, and prints the largest differences (of perplexities, and of the
+log-likelihoods of whole pages, relative ones where the value is above 1). Exit code 1 when one is above --tolerance, or
+a prompt differs at all.
+
+Needs `pip install lm_eval[hf]`. Without --task-dir it writes a few documents of each task itself.
+
+Example: python scripts/compare_lm_eval.py runs/tiny --num-fewshot 2
+"""
+import argparse
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TASKS = ["arc_easy", "arc_challenge", "piqa", "hellaswag", "lambada_openai", "wikitext"]
+YAML = {
+    "arc_easy": "arc/arc_easy.yaml",
+    "arc_challenge": "arc/arc_challenge.yaml",
+    "piqa": "piqa/piqa.yaml",
+    "hellaswag": "hellaswag/hellaswag.yaml",
+    "lambada_openai": "lambada/lambada_openai.yaml",
+    "wikitext": "wikitext/wikitext.yaml",
+}
+COMPARED = ["acc", "acc_norm", "perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte"]
+
+
+def write_lines(path, documents):
+    path.write_text("".join(json.dumps(d, ensure_ascii=False) + "\n" for d in documents), encoding="utf-8")
+
+
+def make_tasks(folder):
+    """A few documents a task, with what is easy to get wrong: accents, brackets, doubled spaces, equal documents."""
+    things = ["water", "a stone", "the moon", "warm air", "fern leaves", "éclair dough", "iron — rusted", "salt"]
+    verbs = ["falls", "grows", "melts", "is heavier than paper", "takes up light", "keeps its shape"]
+
+    def arc(count, salt):
+        documents = []
+        for i in range(count):
+            choices = [f"{things[(i * 3 + k + salt) % 8]} {verbs[(i + k * salt) % 6]}" for k in range(3 + i % 2)]
+            labels = ["A", "B", "C", "D"] if i % 3 else ["1", "2", "3", "4"]
+            documents.append({
+                "id": f"doc-{salt}-{i}",
+                "question": f"Which of these {verbs[i % 6]} when {things[i % 8]} is near?" + " " * (i % 4 == 1),
+                "choices": {"text": choices, "label": labels[: len(choices)]},
+                "answerKey": labels[(i + salt) % len(choices)],
+            })
+        return documents
+
+    def piqa(count, salt):
+        return [{"goal": f"To move {things[(i + salt) % 8]},", "label": (i + salt) % 2,
+                 "sol1": f"push it until it {verbs[i % 6]}.", "sol2": f"wait; it {verbs[(i * 5 + salt) % 6]} by itself. "}
+                for i in range(count)]
+
+    def hellaswag(count, salt):
+        return [{"ind": i, "activity_label": "Making a cake" if i % 2 else "Wandern", "ctx_a": f"[header] How to  carry {things[i % 8]} [title] First",
+                 "ctx_b": ["a WOMAN", "", "éMILE stands up.", "they"][i % 4], "label": str((i + salt) % 4),
+                 "endings": [f"{verbs[(i + k) % 6]} [step] slowly  and\nrests{'.' * k}" for k in range(4)]}
+                for i in range(count)]
+
+    for name in ("arc_easy", "arc_challenge"):
+        write_lines(folder / f"{name}_train.jsonl", arc(40, 5))
+        write_lines(folder / f"{name}.jsonl", arc(24, 1 if name == "arc_easy" else 2))
+    pool = piqa(12, 3)
+    write_lines(folder / "piqa_train.jsonl", pool)
+    write_lines(folder / "piqa.jsonl", piqa(16, 0) + pool[:4])  # documents that the pool holds too
+    write_lines(folder / "hellaswag_train.jsonl", hellaswag(30, 1))
+    write_lines(folder / "hellaswag.jsonl", hellaswag(16, 0))
+    write_lines(folder / "lambada_openai.jsonl",
+                [{"text": f"She looked at {things[i % 8]} and said that it {verbs[i % 6]}, so they took {things[(i * 3) % 8]}"}
+                 for i in range(16)])
+    pages = []
+    for i in range(3):
+        pages.append(f" = Page {i} = \n \n = = History = = \n \n")
+        pages += [f' It " {verbs[(i + k) % 6]} " ( {things[k % 8]} ) , the 1 @,@ {k} th of {things[(i * k) % 8]} \'s . \n' for k in range(12)]
+    (folder / "wikitext.txt").write_text("".join(pages), encoding="utf-8")
+
+
+def wikitext_pages(text):
+    pages, page = [], []
+    for line in text.split("\n"):
+        heading = line.replace("= = =", "===").replace("= =", "==").strip()
+        if heading.startswith("= ") and heading.endswith(" ="):
+            if "\n".join(page).strip():
+                pages.append("\n".join(page))
+            page = []
+        page.append(line)
+    return pages + ["\n".join(page)]
+
+
+def find(folder, *names):
+    return next((folder / n for n in names if (folder / n).exists()), None)
+
+
+def write_yaml(task, folder, yaml_folder):
+    """The harness's own configuration of the task, with the local files in place of its data set."""
+    import lm_eval
+
+    own = Path(lm_eval.__file__).parent / "tasks" / YAML[task]
+    documents = find(folder, f"{task}.jsonl", f"{task}_test.jsonl")
+    train = find(folder, f"{task}_train.jsonl")
+    lines = [f"include: {own}", f"task: local_{task}", "dataset_path: json", "dataset_name: null"]
+    if task == "wikitext":
+        pages = yaml_folder / "wikitext_pages.jsonl"
+        write_lines(pages, [{"page": p} for p in wikitext_pages(find(folder, "wikitext.txt", "wiki.test.raw").read_text(encoding="utf-8"))])
+        files = {"test": pages}
+        lines += ["training_split: null", "validation_split: null"]
+    else:
+        split = "validation" if task in ("piqa", "hellaswag") else "test"
+        files = {split: documents}
+        if split == "test":
+            lines.append("validation_split: null")
+        if train and task != "lambada_openai":
+            files["train"] = train
+        elif task != "lambada_openai":
+            lines += ["training_split: null", f"fewshot_split: {split}", f"test_split: {split}"]
+    lines.append("dataset_kwargs:\n  data_files:")
+    lines += [f"    {split}: {path}" for split, path in files.items()]
+    (yaml_folder / f"local_{task}.yaml").write_text("\n".join(lines) + "\n")
+
+
+def run_harness(folder, tasks, yaml_folder, args):
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
+    results = lm_eval.simple_evaluate(
+        model="hf",
+        model_args={"pretrained": str(folder), "trust_remote_code": True, "dtype": "float32",
+                    **({"max_length": args.max_length} if args.max_length else {})},
+        tasks=[f"local_{t}" for t in tasks], num_fewshot=args.num_fewshot, batch_size=8, device="cpu", limit=args.limit,
+        fewshot_random_seed=args.seed, log_samples=True, task_manager=TaskManager(include_path=str(yaml_folder)))
+    return {t: (results["results"][f"local_{t}"], sorted(results["samples"][f"local_{t}"], key=lambda s: s["doc_id"])) for t in tasks}
+
+
+def run_ssa_eval(folder, mode, tasks, task_dir, args, out):
+    command = [ROOT / "build/bin/ssa_eval", "--model", folder, "--mode", mode, "--tasks", ",".join(tasks), "--task-dir", task_dir,
+               "--num-fewshot", args.num_fewshot, "--seeds", args.seed, "--device", "cpu", "--output", out, "--log-samples"]
+    if args.limit:
+        command += ["--limit", args.limit]
+    if args.max_length:
+        command += ["--max-length", args.max_length]
+    subprocess.run([str(c) for c in command], check=True, stdout=subprocess.DEVNULL)
+    document = json.loads(Path(out).read_text())
+    return {t: (document["results"][t], document["samples"][t]) for t in tasks}
+
+
+def likelihoods(responses):
+    return [float(r[0] if isinstance(r, (list, tuple)) else r) for r in responses]
+
+
+def compare(task, ours, theirs):
+    """(largest difference of a log-likelihood, of a metric, prompts that differ)"""
+    (our_results, our_samples), (their_results, their_samples) = ours, theirs
+    assert len(our_samples) == len(their_samples), f"{task}: {len(our_samples)} documents, the harness has {len(their_samples)}"
+    item, prompts = 0.0, 0
+    for a, b in zip(our_samples, their_samples):
+        prompts += [list(x) for x in a["arguments"]] != [list(x) for x in b["arguments"]]
+        for x, y in zip(likelihoods(a["filtered_resps"]), likelihoods(b["filtered_resps"]), strict=True):
+            item = max(item, abs(x - y) / (1.0 if task != "wikitext" else max(1.0, abs(y))))
+    metrics = {}
+    for name in COMPARED:
+        for key in (f"{name},none", f"{name}_stderr,none"):
+            if isinstance(their_results.get(key), float):
+                metrics[key] = (our_results[key], their_results[key])
+    return item, metrics, prompts
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="a run, a checkpoint, or a folder that ssa_export wrote in f32")
+    parser.add_argument("--tasks", default=",".join(TASKS))
+    parser.add_argument("--task-dir", type=Path, help="NAME.jsonl and NAME_train.jsonl in the fields of the data sets, wikitext.txt")
+    parser.add_argument("--modes", default="sparse,full")
+    parser.add_argument("--num-fewshot", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=1234)
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--max-length", type=int)
+    parser.add_argument("--tolerance", type=float, default=1e-3)
+    args = parser.parse_args()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("DISABLE_MULTIPROC", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    logging.disable(logging.WARNING)
+    tasks, worst = args.tasks.split(","), 0.0
+    with tempfile.TemporaryDirectory() as temporary:
+        temporary = Path(temporary)
+        os.environ["HF_HOME"] = str(temporary / "hf")
+        folder = Path(args.model)
+        if not (folder / "model.safetensors").exists() or (folder / "manifest.json").exists():
+            folder = temporary / "model"
+            subprocess.run([ROOT / "build/bin/ssa_export", args.model, folder, "--dtype", "f32"], check=True)
+        task_dir = args.task_dir or temporary
+        if not args.task_dir:
+            make_tasks(temporary)
+        for task in tasks:
+            write_yaml(task, task_dir, temporary)
+        for mode in args.modes.split(","):
+            config = json.loads((folder / "config.json").read_text())
+            config["inference_mode"] = mode
+            (folder / "config.json").write_text(json.dumps(config, indent=2))
+            ours = run_ssa_eval(folder, mode, tasks, task_dir, args, temporary / "out.json")
+            theirs = run_harness(folder, tasks, temporary, args)
+            for task in tasks:
+                item, metrics, prompts = compare(task, ours[task], theirs[task])
+                worst = max(worst, item, 1e9 * prompts)
+                print(f"{mode:7} {task:15} documents {len(ours[task][1]):5}  prompts that differ {prompts}  largest difference of a log-likelihood {item:.2e}")
+                for key, (x, y) in metrics.items():
+                    off = abs(x - y) / (max(1.0, abs(y)) if "perplexity" in key else 1.0)
+                    worst = max(worst, off)
+                    print(f"        {key:24} ssa_eval {x:.6f}  harness {y:.6f}  difference {off:.2e}")
+    print(f"largest difference {worst:.2e}, tolerance {args.tolerance:g}")
+    return 0 if worst <= args.tolerance else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+// A Hugging Face folder with a golden case's weights, for texts of bytes.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+
+#include "ssa/train/config.h"
+#include "ssa/train/huggingface.h"
+#include "ssa/train/model_source.h"
+#include "support/catch.h"
+#include "support/temp_dir.h"
+
+namespace ssa::test {
+
+class ByteModel {
+ public:
+  /// With another vocabulary than the golden case's 272 every weight is the same small number.
+  explicit ByteModel(std::int64_t vocab_size = 272, std::int64_t eos = 256, const std::string& method = "ssa") {
+    const std::filesystem::path golden =
+        std::filesystem::path(SSA_SOURCE_DIR) / "tests/golden/cases/ssa-sparse-stream/model";
+    nlohmann::json config = nlohmann::json::parse(ssa::test::read_file(golden / "config.json"));
+    config["vocab_size"] = vocab_size;
+    config["bos_token_id"] = eos;
+    config["eos_token_id"] = eos;
+    config["max_position_embeddings"] = 64;
+    config["attention_method"] = method;
+    std::filesystem::create_directories(path());
+    ssa::test::write_file(path() / "config.json", config.dump());
+    if (vocab_size == 272) {
+      std::filesystem::copy(golden / "model.safetensors", path() / "model.safetensors");
+      return;
+    }
+    std::vector<TensorSpec> specs;
+    const auto parameters = published_parameters(load_model_config(path() / "config.json"));
+    for (const NamedShape& p : parameters) specs.push_back({.name = p.name, .dtype = FileDType::f32, .shape = p.shape});
+    SafetensorsWriter writer(path() / "model.safetensors", specs);
+    for (const NamedShape& p : parameters)
+      writer.append(p.name, std::vector<float>(static_cast<std::size_t>(count_of(p.shape)), 0.01f));
+    writer.finish();
+  }
+
+  std::filesystem::path path() const { return folder_ / "model"; }
+  const std::filesystem::path& folder() const { return folder_.path(); }
+  const ModelSource& source() const {
+    if (!source_) source_.emplace(path());
+    return *source_;
+  }
+
+ private:
+  TempDir folder_;
+  mutable std::optional<ModelSource> source_;
+};
+
+}  // namespace ssa::test

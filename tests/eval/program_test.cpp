@@ -1,0 +1,134 @@
+// ssa_eval as a user runs it.
+#include <cmath>
+
+#include "eval/byte_model.h"
+#include "support/make_dataset.h"
+#include "support/run_program.h"
+
+using namespace ssa;
+using namespace ssa::test;
+using nlohmann::json;
+
+namespace {
+
+/// Texts, tasks and a dataset beside the model.
+class EvalFolder : public ByteModel {
+ public:
+  explicit EvalFolder(const std::string& method = "ssa") : ByteModel(272, 256, method) {
+    make_dataset(folder() / "data", {random_documents(20, 50, 3)});
+    std::string arc, lambada;
+    for (int i = 0; i < 6; ++i) {
+      const std::string n = std::to_string(i);
+      arc += json{{"question", concat("Is ", n, " even?")},
+                  {"choices", {{"text", {"yes", "no"}}, {"label", {"A", "B"}}}},
+                  {"answerKey", i % 2 ? "B" : "A"}}
+                 .dump() +
+             "\n";
+      lambada += json{{"text", concat("number ", n, " is a number")}}.dump() + "\n";
+    }
+    ssa::test::write_file(folder() / "arc_easy.jsonl", arc);
+    ssa::test::write_file(folder() / "lambada_openai.jsonl", lambada);
+    ssa::test::write_file(folder() / "text.txt", "Some words of text.\n" + std::string(100, 'a'));
+  }
+
+  ProgramResult run(Arguments arguments, int ranks = 1) const {
+    Arguments all = {"ssa_eval", "--model", "model", "--device", "cpu"};
+    all.insert(all.end(), arguments.begin(), arguments.end());
+    return run_program(all, {.folder = folder(), .ranks = ranks});
+  }
+  json results(Arguments arguments, int ranks = 1) const {
+    arguments.insert(arguments.end(), {"--output", "out/results.json"});
+    const ProgramResult result = run(arguments, ranks);
+    INFO(result.out << result.err);
+    REQUIRE(result.exit_code == kExitDone);
+    return json::parse(ssa::test::read_file(folder() / "out/results.json"));
+  }
+};
+
+const Arguments kEverything = {"--tokenizer",   "bytes",   "--data",           "data",       "--text",
+                               "text.txt",      "--tasks", "arc_easy,lambada", "--task-dir", ".",
+                               "--num-fewshot", "1",       "--mode",           "both",       "--log-samples"};
+
+}  // namespace
+
+TEST_CASE("ssa_eval: data, text and tasks in one run, under both attentions") {
+  const EvalFolder folder;
+  const json documents = folder.results(kEverything);
+  REQUIRE(documents.size() == 2);
+  for (const json& document : documents) {
+    const json& results = document["results"];
+    CHECK(results["data"]["loss,none"].get<double>() > 4);
+    CHECK(results["text"]["word_perplexity,none"].get<double>() > 1);
+    CHECK(results["arc_easy"]["sample_len"] == 6);
+    CHECK(results["arc_easy"].contains("acc_norm_stderr,none"));
+    CHECK(results["lambada_openai"]["perplexity_stderr,none"].is_number());
+    CHECK(document["samples"]["arc_easy"].size() == 6);
+    CHECK(document["n-shot"]["arc_easy"] == 1);
+    CHECK(document["n-shot"]["text"] == 0);
+  }
+  CHECK(documents[0]["config"]["model_args"]["mode"] == "sparse");
+  CHECK(documents[1]["config"]["model_args"]["mode"] == "full");
+}
+
+TEST_CASE("ssa_eval: two ranks find what one finds") {
+  const EvalFolder folder;
+  const json one = folder.results(kEverything), two = folder.results(kEverything, 2);
+  for (std::size_t s = 0; s < 2; ++s)
+    for (const auto& [task, values] : one[s]["results"].items())
+      for (const auto& [key, value] : values.items()) {
+        INFO(task << " " << key);
+        if (!value.is_number_float()) continue;
+        const double difference = std::abs(value.get<double>() - two[s]["results"][task][key].get<double>());
+        CHECK(difference <= 1e-5 * std::abs(value.get<double>()));  // sums in another order
+      }
+}
+
+TEST_CASE("ssa_eval: budgets, block size, scaling and limit reach the results") {
+  const EvalFolder folder;
+  const json documents =
+      folder.results({"--data", "data", "--mode", "sparse", "--block-counts", "1,2,16", "--block-size", "8"});
+  REQUIRE(documents.size() == 3);
+  CHECK(documents[2]["config"]["model_args"]["block_counts"] == 16);
+  CHECK(documents[2]["config"]["model_args"]["block_size"] == 8);
+  const json full = folder.results({"--data", "data", "--mode", "full"});
+  const auto loss = [](const json& document) { return document["results"]["data"]["loss,none"].get<double>(); };
+  CHECK(loss(documents[0]) != loss(documents[1]));
+  CHECK(std::abs(loss(documents[2]) - loss(full)) < 1e-5);  // every block of 64 tokens is selected
+  const json scaled = folder.results({"--data", "data", "--mode", "full", "--rope-scaling", "4", "--max-length", "64"});
+  CHECK(loss(scaled) != loss(full));
+  CHECK(scaled["config"]["model_args"]["rope_scaling"]["factor"] == 4.0);
+  const json limited = folder.results({"--tokenizer", "bytes", "--tasks", "arc_easy=arc_easy.jsonl", "--limit", "2",
+                                       "--mode", "full", "--num-fewshot", "2", "--seeds", "1,2,3"});
+  CHECK(limited["n-samples"]["arc_easy"] == json{{"original", 6}, {"effective", 2}});
+  CHECK(limited["results"]["arc_easy"].contains("acc_std,none"));
+  CHECK(limited["config"]["fewshot_seed"] == json{1, 2, 3});
+}
+
+TEST_CASE("ssa_eval: what cannot be is one clear line") {
+  const EvalFolder folder;
+  const auto fails = [&](const Arguments& arguments, int exit_code, const std::vector<std::string>& parts) {
+    check_fails(folder.run(arguments), exit_code, parts);
+  };
+  fails({}, kExitUsage, {"nothing to evaluate"});
+  fails({"--data", "data", "--mode", "dense"}, kExitUsage, {"--mode dense"});
+  fails({"--data", "data", "--block-counts", "8,x"}, kExitUsage, {"--block-counts x"});
+  fails({"--data", "data", "--rope-scaling", "-1"}, kExitUsage, {"--rope-scaling -1"});
+  fails({"--data", "data", "--seeds", "1,-2"}, kExitUsage, {"--seeds -2"});
+  fails({"--data", "data", "--frobnicate"}, kExitUsage, {"--frobnicate"});
+  fails({"--data", "data", "--log-samples"}, kExitUsage, {"--log-samples needs --output"});
+  fails({"--data", "nowhere"}, kExitFailed, {"nowhere", "no such folder"});
+  fails({"--tasks", "arc_hard", "--task-dir", "."}, kExitUsage, {"arc_hard", "no such task", "arc_easy"});
+  fails({"--tasks", "piqa"}, kExitUsage, {"piqa", "--task-dir"});
+  fails({"--tasks", "piqa", "--task-dir", "."}, kExitUsage, {"no file of the task piqa", "piqa.jsonl"});
+  fails({"--text", "text.txt"}, kExitUsage, {"model", "no tokenizer", "--tokenizer"});
+  const std::string gpt2 = SSA_SOURCE_DIR "/tests/data_tools/gpt2.tokenizer.json";
+  fails({"--text", "text.txt", "--tokenizer", gpt2}, kExitFailed, {"gpt2", "641", "272"});
+  fails({"--text", "none.txt", "--tokenizer", "bytes"}, kExitFailed, {"none.txt"});
+  fails({"--text", "text.txt", "--tokenizer", "bytes", "--stride", "65"}, kExitFailed, {"text.txt", "stride of 65"});
+  ssa::test::write_file(folder.folder() / "arc_easy.jsonl", "{\"question\": \"x\"}\n");
+  fails({"--tasks", "arc_easy", "--task-dir", ".", "--tokenizer", "bytes"}, kExitFailed,
+        {"arc_easy.jsonl: line 1", "choices"});
+  const EvalFolder nsa("nsa");
+  check_fails(nsa.run({"--data", "data", "--mode", "full"}), kExitUsage, {"nsa", "no full attention"});
+  CHECK(folder.run({"--help"}).out.find("example") != std::string::npos);
+}

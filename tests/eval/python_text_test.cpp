@@ -1,0 +1,40 @@
+// Against what CPython 3.11's str and re give.
+#include "ssa/eval/python_text.h"
+
+#include "support/catch.h"
+
+using namespace ssa::eval;
+
+TEST_CASE("white space is Python's, and nothing else is stripped") {
+  CHECK(strip("\u00a0 a b\u2003\x1c") == "a b");
+  CHECK(rstrip(" \u00e9 \t\n") == " \u00e9");
+  CHECK(strip(" \n\u3000").empty());
+  CHECK(strip("\u200b") == "\u200b");  // zero width space is none
+}
+
+TEST_CASE("words are runs of white space and one, as re.split counts them") {
+  CHECK(count_words("a b") == 2);
+  CHECK(count_words("") == 1);
+  CHECK(count_words(" a\n\n b ") == 4);
+  CHECK(count_words("x\u00a0y\u2003z\x1cq") == 4);
+}
+
+TEST_CASE("length is in code points") {
+  CHECK(code_points("") == 0);
+  CHECK(code_points("a\u00e9\u20ac\U0001f642") == 4);
+}
+
+TEST_CASE("capitalize, beyond ASCII too") {
+  CHECK(capitalize("") == "");
+  CHECK(capitalize("a WOMAN") == "A woman");
+  CHECK(capitalize("\u00e9MILE \u00dcnd") == "\u00c9mile \u00fcnd");
+  CHECK(capitalize("\u00dfa") == "Ssa");
+  CHECK(capitalize("\u01c6X") == "\u01c5x");  // a letter with a title case of its own
+  CHECK(capitalize("\u017dI\u017dEK") == "\u017di\u017eek");
+  CHECK(capitalize("x\u0130") == "Xi\u0307");
+}
+
+TEST_CASE("replacing goes on behind what it put in") {
+  CHECK(replace_all("a    b", "  ", " ") == "a  b");
+  CHECK(replace_all("abc", "x", "y") == "abc");
+}

@@ -1,0 +1,161 @@
+// Scores against the model run as training runs it.
+#include "ssa/eval/scorer.h"
+
+#include <cmath>
+
+#include "eval/byte_model.h"
+#include "ssa/eval/run_task.h"
+#include "support/error_of.h"
+#include "support/test_model.h"
+
+using namespace ssa;
+using namespace ssa::eval;
+using namespace ssa::test;
+
+namespace {
+
+TokenIds random_ids(std::int64_t count, std::uint64_t seed) {
+  TokenIds ids;
+  for (std::int64_t i = 0; i < count; ++i)
+    ids.push_back(
+        static_cast<std::int32_t>(random_bits(seed, RandomPurpose::test, 0, static_cast<std::uint64_t>(i)) % 256));
+  return ids;
+}
+
+/// A loaded golden model, and one rank.
+struct Bench {
+  ByteModel model;
+  Stream stream{DeviceKind::cpu};
+  LoadedModel loaded{stream, model.source()};
+  SingleComm comm;
+
+  explicit Bench(const std::string& method = "ssa") : model(272, 256, method) {}
+  Setting setting(const std::string& mode, std::int64_t blocks = 0) const {
+    Overrides overrides{.mode = mode};
+    if (blocks) overrides.block_counts = {blocks};
+    return settings_of(model.source(), overrides).at(0);
+  }
+  std::vector<Score> scores(const Setting& setting, const std::vector<Request>& requests, std::int64_t rows,
+                            bool greedy = false) {
+    ForwardPass pass(stream, loaded, setting);
+    return score(pass, comm, requests, {.rows = rows, .max_length = 64, .greedy = greedy});
+  }
+};
+
+/// What training's forward pass says of one request alone.
+double trained_score(Bench& bench, const Setting& setting, const Request& request) {
+  const TokenIds input = model_input(request, 64);
+  const auto T = static_cast<std::int64_t>(input.size());
+  TestModel model(setting.model, {.rows = 1, .tokens = T, .path = setting.path, .backward = false}, setting.selection);
+  const auto parameters = published_parameters(setting.model);
+  load_master_weights(model.stream, model.state, [&](std::size_t i, std::span<float> out, std::int64_t first) {
+    bench.model.source().read(parameters[i], out, first);
+  });
+  HostBatch batch{.ids = input, .targets = TokenIds(input.size(), -100), .positions = {}, .full_stream = {0}};
+  const std::size_t first = input.size() - request.continuation.size();
+  for (std::size_t i = 0; i < request.continuation.size(); ++i) batch.targets[first + i] = request.continuation[i];
+  for (std::int64_t t = 0; t < T; ++t) batch.positions.push_back(static_cast<std::int32_t>(t));
+  model.upload(batch);
+  evaluate(model.stream, model.state.model(), model.state.batch,
+           {.ce = model.state.sums.ce, .alignment = model.state.sums.alignment});
+  return -model.read<double>(model.state.sums.ce)[0];
+}
+
+std::vector<Request> some_requests() {
+  std::vector<Request> requests;
+  for (const auto& [context, continuation] : {std::pair{1, 1}, {30, 4}, {5, 9}, {63, 2}, {64, 20}, {7, 1}, {2, 63}})
+    requests.push_back({.context = random_ids(context, 1 + requests.size()),
+                        .continuation = random_ids(continuation, 100 + requests.size())});
+  return requests;
+}
+
+}  // namespace
+
+TEST_CASE("a log-likelihood is that of the request alone, whatever shares its pass") {
+  const auto requests = some_requests();
+  for (const char* method : {"ssa", "nsa"}) {
+    Bench bench(method);
+    for (const std::string mode : {"sparse", "full"}) {
+      if (std::string(method) == "nsa" && mode == "full") continue;
+      INFO(method << " " << mode);
+      const Setting setting = bench.setting(mode, mode == "sparse" ? 2 : 0);
+      for (const std::int64_t rows : {1, 3, 8}) {
+        const auto scores = bench.scores(setting, requests, rows);
+        for (std::size_t i = 0; i < requests.size(); ++i)
+          CHECK(std::abs(scores[i].log_likelihood - trained_score(bench, setting, requests[i])) <
+                2e-4);  // f32, up to 63 terms of 5
+      }
+    }
+  }
+}
+
+TEST_CASE("greedy says whether decoding would give the continuation") {
+  Bench bench;
+  const Setting setting = bench.setting("full");
+  std::vector<Request> requests = some_requests();
+  for (Request& request : requests) request.continuation.resize(1);
+  // The likeliest token of the first request, found by trying all.
+  std::vector<Request> all;
+  for (std::int32_t id = 0; id < 272; ++id) all.push_back({.context = requests[1].context, .continuation = {id}});
+  const auto scores = bench.scores(setting, all, 16, true);
+  std::size_t best = 0;
+  int greedy = 0;
+  for (std::size_t id = 0; id < all.size(); ++id) {
+    if (scores[id].log_likelihood > scores[best].log_likelihood) best = id;
+    greedy += scores[id].greedy;
+  }
+  CHECK(greedy == 1);
+  CHECK(scores[best].greedy);
+}
+
+TEST_CASE("with every block selected sparse attention is full attention; with one it is not") {
+  Bench bench;
+  const auto requests = some_requests();
+  const auto full = bench.scores(bench.setting("full"), requests, 4);
+  const auto all = bench.scores(bench.setting("sparse", 16), requests, 4);
+  const auto one = bench.scores(bench.setting("sparse", 1), requests, 4);
+  for (std::size_t i = 0; i < requests.size(); ++i)
+    CHECK(std::abs(full[i].log_likelihood - all[i].log_likelihood) < 2e-4);
+  CHECK(std::abs(full[4].log_likelihood - one[4].log_likelihood) > 1e-3);
+}
+
+TEST_CASE("batches take the longest first and lose none") {
+  const auto requests = some_requests();
+  const auto batches = batches_of(requests, 3);
+  REQUIRE(batches.size() == 3);
+  CHECK(batches[0] == std::vector<std::size_t>{4, 3, 6});  // 84, 65 and 65 tokens
+  CHECK(batches[2] == std::vector<std::size_t>{0});
+}
+
+TEST_CASE("a continuation is normalized by its code points") {
+  // Equal likelihood a byte, more a code point for the accented one.
+  CHECK(choose({-6.0, -8.0}, {"aaa", "éééé"}).best == 0);
+  CHECK(choose({-6.0, -7.0}, {"aaa", "éééé"}).best_norm == 1);
+  CHECK(choose({-6.0, -7.0}, {"aaaaaa", "ééé"}).best_norm == 0);
+  CHECK(choose({-2.0, -2.0}, {"a", "b"}).best == 0);
+}
+
+TEST_CASE("a text's perplexities count words and bytes as the harness does") {
+  Bench bench;
+  ssa::test::write_file(bench.model.folder() / "a.txt", "One two.\n\nThree é");
+  ssa::test::write_file(bench.model.folder() / "b.txt", std::string(150, 'x'));
+  const Task task = text_task({(bench.model.folder() / "a.txt").string(), (bench.model.folder() / "b.txt").string()});
+  TextEncoder encoder("bytes", bench.model.source());
+  const Setting setting = bench.setting("sparse");
+  ForwardPass pass(bench.stream, bench.loaded, setting);
+  const auto run = [&](std::int64_t stride) {
+    return run_task(pass, bench.comm, encoder, task, {.max_length = 64, .stride = stride, .samples = true});
+  };
+  const TaskResult result = run(0);
+  double sum = 0;
+  for (const auto& sample : result.samples) sum += sample.at("filtered_resps").at(0).get<double>();
+  REQUIRE(result.metrics.size() == 3);
+  CHECK(std::abs(std::log(result.metrics[0].value) * (4 + 1) + sum) < 1e-9 * -sum);
+  CHECK(std::abs(std::log(result.metrics[1].value) * (18 + 150) + sum) < 1e-9 * -sum);
+  CHECK(std::abs(result.metrics[2].value * std::log(2.0) * (18 + 150) + sum) < 1e-9 * -sum);
+  CHECK_FALSE(result.metrics[0].stderr_.has_value());
+  // A window that moves by one token scores each behind all the context there is; the first window is the same.
+  const TaskResult moved = run(1);
+  CHECK(moved.samples[0].at("filtered_resps") == result.samples[0].at("filtered_resps"));
+  CHECK(moved.samples[1].at("filtered_resps") != result.samples[1].at("filtered_resps"));
+}
