@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "ssa/dist/comm.h"
+#include "ssa/eval/attention_report.h"
 #include "ssa/eval/dataset_loss.h"
 #include "ssa/eval/forward_pass.h"
 #include "ssa/eval/report.h"
@@ -31,6 +32,8 @@ what:
   --tasks LIST       as lm-evaluation-harness asks and scores them: arc_easy, arc_challenge, piqa, hellaswag,
                      lambada_openai, lambada_standard, wikitext; a name, whose file is looked for in --task-dir, or
                      name=FILE; several with commas between them
+  --attention-stats  by layer and head, on rows of --data or else --text: entropy, share of the probability in the
+                     selected blocks and on the first tokens, distance of the sparse output from the full one
 
 how:
   --mode WHAT        sparse: the selected blocks only (and nsa's other branches); full: full causal attention; both
@@ -45,7 +48,8 @@ how:
   --task-dir DIR     holds NAME.jsonl or NAME_test.jsonl, and NAME_train.jsonl to draw few-shot examples from
   --num-fewshot N    examples before each question (default 0)
   --seeds LIST       of the draw of examples (default 1234); of several, means and deviations are reported
-  --limit N          only the first N documents of a task
+  --limit N          only the first N documents of a task, the first N rows for --attention-stats (there default 64)
+  --sink-tokens N    first tokens of a row for --attention-stats (default 4)
   --output FILE      the results as JSON, in the shape of lm-evaluation-harness's
   --log-samples      each document's requests and log-likelihoods go into it
   --rows N           rows computed at a time (default 8)
@@ -66,7 +70,8 @@ struct Arguments {
   std::int64_t max_length = 0, stride = 0, rows = 8, num_fewshot = 0;
   std::vector<std::int64_t> seeds = {1234};
   std::optional<std::int64_t> limit;
-  bool log_samples = false;
+  bool log_samples = false, attention_stats = false;
+  std::int64_t sink_tokens = 4;
 };
 
 std::int64_t whole_number(const std::string& flag, const std::string& text, std::int64_t least) {
@@ -157,12 +162,18 @@ bool parse(int argc, char** argv, Arguments& a) {
       a.output = value();
     else if (flag == "--log-samples")
       a.log_samples = true;
+    else if (flag == "--attention-stats")
+      a.attention_stats = true;
+    else if (flag == "--sink-tokens")
+      a.sink_tokens = positive(flag, value());
     else
       fail_usage("ssa_eval: unknown argument ", flag, "; see ssa_eval --help");
   }
   if (a.model.empty()) fail_usage("ssa_eval: --model is needed; see ssa_eval --help");
   if (a.data.empty() && a.texts.empty() && a.tasks.empty())
     fail_usage("ssa_eval: nothing to evaluate: --data, --text or --tasks is needed; see ssa_eval --help");
+  if (a.attention_stats && a.data.empty() && a.texts.empty())
+    fail_usage("ssa_eval: --attention-stats needs --data or --text; see ssa_eval --help");
   if (a.log_samples && a.output.empty()) fail_usage("ssa_eval: --log-samples needs --output; see ssa_eval --help");
   return true;
 }
@@ -186,11 +197,22 @@ std::int64_t max_length_of(const Arguments& a, const eval::Setting& setting) {
   return a.max_length ? a.max_length : setting.model.max_position_embeddings;
 }
 
-/// Says what was found and leaves it in --output.
-void print_report(const Arguments& a, const Comm& comm, const eval::Report& report) {
-  if (comm.rank() != 0) return;
-  std::fputs(report.table().c_str(), stdout);
-  if (!a.output.empty()) report.write(a.output);
+/// --attention-stats
+eval::AttentionReport attention_report(const Arguments& a, Stream& stream, Comm& comm, const eval::LoadedModel& loaded,
+                                       const eval::Setting& setting, const eval::DatasetRows* dataset,
+                                       eval::TextEncoder* encoder) {
+  constexpr std::int64_t kRows = 64;
+  const std::int64_t limit = a.limit.value_or(kRows);
+  std::vector<eval::TokenIds> rows;
+  if (dataset) {
+    rows = dataset->filled(limit);
+  } else {
+    std::vector<eval::TokenIds> texts;
+    for (const eval::Document& document : eval::text_task(a.texts).documents)
+      texts.push_back(encoder->encode(document.query));
+    rows = eval::rows_of(texts, max_length_of(a, setting), limit);
+  }
+  return eval::measure_attention(stream, comm, loaded, setting, rows, a.rows, a.sink_tokens);
 }
 
 int run(int argc, char** argv) {
@@ -215,6 +237,7 @@ int run(int argc, char** argv) {
                        .max_length = max_length_of(a, settings.front()),
                        .seeds = a.seeds,
                        .limit = a.limit});
+  std::string attention_tables;
   for (const eval::Setting& setting : settings) {
     report.begin(setting);
     eval::ForwardPass pass(stream, loaded, setting);
@@ -228,8 +251,16 @@ int run(int argc, char** argv) {
                                  .seeds = a.seeds,
                                  .limit = a.limit,
                                  .samples = a.log_samples}));
+    if (!a.attention_stats) continue;
+    const eval::AttentionReport attention = attention_report(
+        a, stream, *comm, loaded, setting, dataset ? &*dataset : nullptr, encoder ? &*encoder : nullptr);
+    report.attach("attention", attention.json());
+    attention_tables += concat("\nattention, ", setting.name(), ", ", attention.rows, " rows of ", attention.tokens,
+                               " tokens\n", attention.table());
   }
-  print_report(a, *comm, report);
+  if (comm->rank() != 0) return kExitDone;
+  std::fputs((report.table() + attention_tables).c_str(), stdout);
+  if (!a.output.empty()) report.write(a.output);
   return kExitDone;
 }
 

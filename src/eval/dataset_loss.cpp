@@ -18,7 +18,20 @@ RowOptions row_options(const Dataset& dataset, const ModelConfig& model, std::in
 }  // namespace
 
 DatasetRows::DatasetRows(const std::filesystem::path& folder, const ModelConfig& model, std::int64_t max_length)
-    : dataset_(folder), loader_(dataset_, row_options(dataset_, model, max_length)) {}
+    : dataset_(folder), options_(row_options(dataset_, model, max_length)), loader_(dataset_, options_) {}
+
+std::vector<std::vector<std::int32_t>> DatasetRows::filled(std::int64_t limit) const {
+  RowOptions options = options_;
+  options.packing = Packing::concat;
+  const RowLoader loader(dataset_, options);
+  std::vector<std::int32_t> ids(static_cast<std::size_t>(options.max_length)), targets(ids), positions(ids);
+  std::vector<std::vector<std::int32_t>> rows;
+  for (std::int64_t i = 0; i < std::min(limit, loader.rows()); ++i) {
+    loader.load(0, i, ids, targets, positions);
+    rows.push_back(ids);
+  }
+  return rows;
+}
 
 TaskResult dataset_loss(ForwardPass& pass, Comm& comm, const DatasetRows& data, std::int64_t rows) {
   const RowLoader& loader = data.loader();

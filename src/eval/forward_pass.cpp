@@ -11,6 +11,7 @@
 namespace ssa::eval {
 namespace {
 
+constexpr std::int64_t kMeasured = 5;                           ///< sums of ForwardPass::Measured
 constexpr std::int64_t kPieceElements = std::int64_t{1} << 22;  ///< of a parameter that are read at a time
 
 DType act_of(DeviceKind kind) { return kind == DeviceKind::cuda ? DType::bf16 : DType::f32; }
@@ -58,17 +59,34 @@ LoadedModel::LoadedModel(Stream& stream, const ModelSource& source) : table_(sou
   }
 }
 
-ForwardPass::ForwardPass(Stream& stream, const LoadedModel& loaded, const Setting& setting)
-    : stream_(stream), loaded_(loaded), setting_(setting) {
-  check_served({.model = setting.model,
-                .pass = {.rows = 1, .tokens = 1, .path = setting.path, .backward = false},
+ForwardPass::ForwardPass(Stream& stream, const LoadedModel& loaded, const Setting& setting, std::int64_t sink_tokens)
+    : stream_(stream), loaded_(loaded), setting_(setting), sink_tokens_(sink_tokens) {
+  const ModelConfig& c = setting.model;
+  check_served({.model = c,
+                .pass = {.rows = 1, .tokens = 1, .path = setting.path, .backward = false, .measure = sink_tokens > 0},
                 .selection = setting.selection,
                 .kind = stream.kind()});
+  if (sink_tokens == 0) return;
+  const Shape shape = {kMeasured, c.num_hidden_layers, c.num_attention_heads};
+  measured_memory_ = Buffer(stream, static_cast<std::size_t>(shape.count()) * sizeof(double));
+  measured_ = Tensor(measured_memory_.data(), DType::f64, shape);
+  stream.zero(measured_);
+}
+
+ForwardPass::Measured ForwardPass::measured() {
+  SSA_CHECK(measured_, "a forward pass that measures nothing");
+  const auto one = [&](std::int64_t which) {
+    std::vector<double> values(static_cast<std::size_t>(measured_.count() / kMeasured));
+    copy_now(stream_, values.data(), measured_.rows(which, which + 1).data(), values.size() * sizeof(double));
+    return values;
+  };
+  return {.selected_mass = one(0), .entropy = one(1), .distance = one(2), .norm = one(3), .sink = one(4)};
 }
 
 void ForwardPass::prepare_shape(std::int64_t rows, std::int64_t tokens) {
   const ModelConfig& config = setting_.model;
-  const PassShape shape{.rows = rows, .tokens = tokens, .path = setting_.path, .backward = false};
+  const PassShape shape{
+      .rows = rows, .tokens = tokens, .path = setting_.path, .backward = false, .measure = sink_tokens_ > 0};
   if (model_.acts.blocks.empty() || model_.shape.rows != rows || model_.shape.tokens != tokens) {
     const auto lay_out = [&](Arena& arena) {
       model_.acts = lay_out_activations(arena, config, shape, setting_.selection, stream_.kind());
@@ -88,6 +106,17 @@ void ForwardPass::prepare_shape(std::int64_t rows, std::int64_t tokens) {
     }
     Arena arena(memory_.data(), memory_.bytes());
     lay_out(arena);
+    if (measured_) {
+      const auto one = [&](std::int64_t which) {
+        return measured_.rows(which, which + 1).view({config.num_hidden_layers, config.num_attention_heads});
+      };
+      sums_.selected_mass = one(0);
+      sums_.entropy = one(1);
+      sums_.distance = one(2);
+      sums_.norm = one(3);
+      sums_.sink = one(4);
+      sums_.sink_tokens = sink_tokens_;
+    }
     stream_.reserve_scratch(pass_scratch_bytes(config, shape, setting_.selection, stream_.kind()));
     model_.config = config;
     model_.shape = shape;

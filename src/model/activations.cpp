@@ -8,14 +8,14 @@ namespace {
 
 using Keep = GradientCheckpointing;
 
-/// Which branches a path computes.
+/// Which branches a pass computes.
 struct Branches {
   bool full, sparse, compressed, window;
-  Branches(AttentionPath path, const ModelConfig& c)
-      : full(path == AttentionPath::full || path == AttentionPath::ssa),
-        sparse(path != AttentionPath::full),
-        compressed(path == AttentionPath::nsa),
-        window(path == AttentionPath::nsa && c.window_size > 0) {}
+  Branches(const PassShape& pass, const ModelConfig& c)
+      : full(pass.path == AttentionPath::full || pass.path == AttentionPath::ssa || pass.measure),
+        sparse(pass.path != AttentionPath::full || pass.measure),
+        compressed(pass.path == AttentionPath::nsa),
+        window(pass.path == AttentionPath::nsa && c.window_size > 0) {}
 };
 
 }  // namespace
@@ -35,7 +35,8 @@ Activations lay_out_activations(Arena& arena, const ModelConfig& c, const PassSh
   const std::int64_t HQ = c.num_attention_heads, HK = c.num_key_value_heads, D = c.head_dim;
   const std::int64_t N = (T + c.block_size - 1) / c.block_size;
   const std::int64_t S = selected_slots(c.block_size, c.block_counts, selection);
-  const Branches branches(shape.path, c);
+  SSA_CHECK(!shape.measure || !shape.backward, "a pass that measures both attentions has no backward");
+  const Branches branches(shape, c);
   const Keep policy = shape.backward ? shape.checkpointing : Keep::full;
 
   // A tensor that the policy computes again exists once, for all blocks.

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "ssa/model/rope.h"
+#include "ssa/ops/attention_divergence.h"
 #include "ssa/ops/attention_stats.h"
 #include "ssa/ops/causal_attention.h"
 #include "ssa/ops/compressed_attention.h"
@@ -123,6 +124,33 @@ void forward_block(Stream& s, const Llama& m, std::int64_t i, const BlockActivat
                       .eps = eps});
   matmul(s, {.out = b.gate_up, .a = b.post_norm, .b = w.gate_up_proj, .transpose_b = true});
   swiglu_forward(s, {.out = b.swiglu, .gate_up = b.gate_up});
+}
+
+/// Adds what block i's attention did to the sums that are wanted.
+void measure_attention(Stream& s, const Llama& m, std::int64_t i, const PassSums& sums) {
+  const BlockActivations& b = m.acts.blocks[i];
+  if (!b.full || !b.sparse) return;
+  const auto of_layer = [&](const Tensor& sum) { return sum.rows(i, i + 1).view({m.config.num_attention_heads}); };
+  if (sums.selected_mass)
+    attention_stats(s, {.selected_mass = of_layer(sums.selected_mass),
+                        .entropy = of_layer(sums.entropy),
+                        .q = b.q,
+                        .k = b.k,
+                        .lse = b.full_lse,
+                        .indices = b.indices,
+                        .scale = attention_scale(m.config),
+                        .block_size = m.config.block_size});
+  if (sums.distance)
+    attention_divergence(s, {.distance = of_layer(sums.distance),
+                             .norm = of_layer(sums.norm),
+                             .sink = of_layer(sums.sink),
+                             .full = b.full,
+                             .sparse = b.sparse,
+                             .q = b.q,
+                             .k = b.k,
+                             .lse = b.full_lse,
+                             .scale = attention_scale(m.config),
+                             .sink_tokens = sums.sink_tokens});
 }
 
 /// What the policy left out of block i, computed again from what it kept; b.swiglu comes with swiglu_backward.
@@ -308,15 +336,7 @@ void forward(Stream& s, const Llama& m, const MicroBatch& batch, const PassScale
     const BlockActivations& b = a.blocks[i];
     forward_block(s, m, i, i > 0 ? &a.blocks[i - 1] : nullptr, batch, scales.alignment, sums.alignment);
     matmul(s, {.out = a.branch, .a = b.swiglu, .b = m.weights.blocks[i].down_proj, .transpose_b = true});
-    if (sums.selected_mass && m.shape.path == AttentionPath::ssa)
-      attention_stats(s, {.selected_mass = sums.selected_mass.rows(i, i + 1).view({m.config.num_attention_heads}),
-                          .entropy = sums.entropy.rows(i, i + 1).view({m.config.num_attention_heads}),
-                          .q = b.q,
-                          .k = b.k,
-                          .lse = b.full_lse,
-                          .indices = b.indices,
-                          .scale = attention_scale(m.config),
-                          .block_size = m.config.block_size});
+    measure_attention(s, m, i, sums);
   }
   rmsnorm_forward(s, {.out = a.final_norm,
                       .rstd = a.final_rstd,

@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "ssa/model/llama.h"
+#include "ssa/ops/attention_divergence.h"
 #include "ssa/ops/attention_stats.h"
 #include "ssa/ops/causal_attention.h"
 #include "ssa/ops/compressed_attention.h"
@@ -19,7 +20,8 @@ std::size_t pass_scratch_bytes(const ModelConfig& c, const PassShape& shape, Blo
   const std::int64_t HQ = c.num_attention_heads, HK = c.num_key_value_heads, D = c.head_dim;
   std::size_t bytes =
       std::max({gate_alignment_forward_scratch_bytes(kind, B, T, HQ), linear_cross_entropy_scratch_bytes(kind, M),
-                attention_stats_scratch_bytes(kind, B, T, HQ)});
+                attention_stats_scratch_bytes(kind, B, T, HQ),
+                shape.measure ? attention_divergence_scratch_bytes(kind, B, T, HQ) : 0});
   if (!shape.backward) return bytes;
   const std::int64_t slots = selected_slots(c.block_size, c.block_counts, selection);
   bytes = std::max({bytes, embedding_backward_scratch_bytes(kind, M, c.hidden_size), squared_norm_scratch_bytes(kind),

@@ -104,6 +104,27 @@ TEST_CASE("ssa_eval: budgets, block size, scaling and limit reach the results") 
   CHECK(limited["config"]["fewshot_seed"] == json{1, 2, 3});
 }
 
+TEST_CASE("ssa_eval: attention statistics of data and of texts, on one rank and two") {
+  const EvalFolder folder;
+  const Arguments arguments = {"--data", "data", "--attention-stats", "--max-length", "32", "--limit", "6",
+                               "--rows", "2"};
+  const json one = folder.results(arguments), two = folder.results(arguments, 2);
+  REQUIRE(one.size() == 2);
+  for (std::size_t s = 0; s < 2; ++s) {
+    CHECK(one[s]["attention"]["rows"] == 6);
+    CHECK(one[s]["attention"]["layers"].size() == 2);
+    for (const auto& [key, value] : one[s]["attention"]["mean"].items())
+      CHECK(std::abs(value.get<double>() - two[s]["attention"]["mean"][key].get<double>()) < 1e-6);
+  }
+  const ProgramResult text =
+      folder.run({"--text", "text.txt", "--tokenizer", "bytes", "--attention-stats", "--sink-tokens", "2"});
+  CHECK(text.exit_code == kExitDone);
+  CHECK(text.out.find("1 rows of 64 tokens") != std::string::npos);
+  CHECK(text.out.find("first 2 tokens") != std::string::npos);
+  check_fails(folder.run({"--tasks", "arc_easy", "--task-dir", ".", "--attention-stats"}), kExitUsage,
+              {"--attention-stats needs --data or --text"});
+}
+
 TEST_CASE("ssa_eval: what cannot be is one clear line") {
   const EvalFolder folder;
   const auto fails = [&](const Arguments& arguments, int exit_code, const std::vector<std::string>& parts) {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <vector>
 
 #include "ssa/data/row_loader.h"
 #include "ssa/dist/comm.h"
@@ -19,9 +20,12 @@ class DatasetRows {
 
   const RowLoader& loader() const { return loader_; }
   const Dataset& dataset() const { return dataset_; }
+  /// The first `limit` rows of the documents end to end, without padding. Error when they do not fill one.
+  std::vector<std::vector<std::int32_t>> filled(std::int64_t limit) const;
 
  private:
   Dataset dataset_;
+  RowOptions options_;
   RowLoader loader_;
 };
 

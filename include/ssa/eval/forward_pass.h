@@ -35,14 +35,21 @@ struct RowBatch {
 /// Rows shorter than the longest are filled up at their end, where no other position sees it.
 class ForwardPass {
  public:
-  /// UsageError when the device's kernels do not serve the model.
-  ForwardPass(Stream& stream, const LoadedModel& loaded, const Setting& setting);
+  /// UsageError when the device's kernels do not serve the model. With `sink_tokens` above 0 the passes also measure
+  /// what attention does, see measured().
+  ForwardPass(Stream& stream, const LoadedModel& loaded, const Setting& setting, std::int64_t sink_tokens = 0);
 
   /// The loss of every target, in the shape of the batch: nats, 0 where there is no target.
   std::vector<std::vector<float>> losses(const RowBatch& batch);
 
   /// The id of the largest logit at positions [first, last) of a row of the last pass; the lowest id of equal ones.
   std::vector<std::int32_t> largest(std::int64_t row, std::int64_t first, std::int64_t last);
+
+  /// Sums over all positions of the passes so far, those that fill up rows included; each [layers x heads].
+  struct Measured {
+    std::vector<double> selected_mass, entropy, distance, norm, sink;
+  };
+  Measured measured();
 
  private:
   /// Memory and the model laid out for this shape.
@@ -52,7 +59,9 @@ class ForwardPass {
   Stream& stream_;
   const LoadedModel& loaded_;
   Setting setting_;
-  Buffer memory_;
+  std::int64_t sink_tokens_;
+  Buffer memory_, measured_memory_;
+  Tensor measured_;  ///< f64 [5, L, HQ], in the order of Measured
   Llama model_;
   MicroBatch batch_;
   PassSums sums_;

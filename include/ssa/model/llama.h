@@ -32,6 +32,7 @@ struct PassShape {
   GradientCheckpointing checkpointing = GradientCheckpointing::none;
   bool backward = true;           ///< false: forward passes only, nothing is kept
   std::int64_t logits_chunk = 0;  ///< rows of logits that exist at a time; 0 = logits_chunk_for(...)
+  bool measure = false;  ///< full and selected attention both, whatever the path, for PassSums; without backward
 };
 
 /// Rows of logits whose memory stays below about 2 GiB on CUDA, 64 MiB on the CPU.
@@ -91,8 +92,12 @@ std::size_t pass_scratch_bytes(const ModelConfig& config, const PassShape& shape
 struct PassSums {
   Tensor ce;                  ///< [1] f64: cross entropy summed over targets
   Tensor alignment;           ///< [1] f64: alignment loss (path ssa)
-  Tensor selected_mass = {};  ///< [L, HQ] f64, sums over positions: absent = not measured (path ssa only)
+  Tensor selected_mass = {};  ///< [L, HQ] f64, sums over positions: absent = not measured (path ssa, or with measure)
   Tensor entropy = {};        ///< [L, HQ] f64
+  Tensor distance = {};       ///< [L, HQ] f64, as attention_divergence.h; absent = not measured
+  Tensor norm = {};           ///< [L, HQ] f64
+  Tensor sink = {};           ///< [L, HQ] f64
+  std::int64_t sink_tokens = 0;
 };
 
 /// How the sums and gradients of one micro-batch count in the step's.
