@@ -56,11 +56,13 @@ def make_tasks(folder):
 
     def piqa(count, salt):
         return [{"goal": f"To move {things[(i + salt) % 8]},", "label": (i + salt) % 2,
-                 "sol1": f"push it until it {verbs[i % 6]}.", "sol2": f"wait; it {verbs[(i * 5 + salt) % 6]} by itself. "}
+                 "sol1": f"push it until it {verbs[i % 6]}.",
+                 "sol2": f"wait; it {verbs[(i * 5 + salt) % 6]} by itself. "}
                 for i in range(count)]
 
     def hellaswag(count, salt):
-        return [{"ind": i, "activity_label": "Making a cake" if i % 2 else "Wandern", "ctx_a": f"[header] How to  carry {things[i % 8]} [title] First",
+        return [{"ind": i, "activity_label": "Making a cake" if i % 2 else "Wandern",
+                 "ctx_a": f"[header] How to  carry {things[i % 8]} [title] First",
                  "ctx_b": ["a WOMAN", "", "éMILE stands up.", "they"][i % 4], "label": str((i + salt) % 4),
                  "endings": [f"{verbs[(i + k) % 6]} [step] slowly  and\nrests{'.' * k}" for k in range(4)]}
                 for i in range(count)]
@@ -74,12 +76,14 @@ def make_tasks(folder):
     write_lines(folder / "hellaswag_train.jsonl", hellaswag(30, 1))
     write_lines(folder / "hellaswag.jsonl", hellaswag(16, 0))
     write_lines(folder / "lambada_openai.jsonl",
-                [{"text": f"She looked at {things[i % 8]} and said that it {verbs[i % 6]}, so they took {things[(i * 3) % 8]}"}
-                 for i in range(16)])
+                [{"text": f"She looked at {things[i % 8]} and said that it {verbs[i % 6]}, "
+                          f"so they took {things[(i * 3) % 8]}"} for i in range(16)])
     pages = []
     for i in range(3):
         pages.append(f" = Page {i} = \n \n = = History = = \n \n")
-        pages += [f' It " {verbs[(i + k) % 6]} " ( {things[k % 8]} ) , the 1 @,@ {k} th of {things[(i * k) % 8]} \'s . \n' for k in range(12)]
+        for k in range(12):
+            pages.append(f' It " {verbs[(i + k) % 6]} " ( {things[k % 8]} ) , the 1 @,@ {k} th of '
+                         f"{things[(i * k) % 8]} 's . \n")
     (folder / "wikitext.txt").write_text("".join(pages), encoding="utf-8")
 
 
@@ -109,7 +113,8 @@ def write_yaml(task, folder, yaml_folder):
     lines = [f"include: {own}", f"task: local_{task}", "dataset_path: json", "dataset_name: null"]
     if task == "wikitext":
         pages = yaml_folder / "wikitext_pages.jsonl"
-        write_lines(pages, [{"page": p} for p in wikitext_pages(find(folder, "wikitext.txt", "wiki.test.raw").read_text(encoding="utf-8"))])
+        text = find(folder, "wikitext.txt", "wiki.test.raw").read_text(encoding="utf-8")
+        write_lines(pages, [{"page": p} for p in wikitext_pages(text)])
         files = {"test": pages}
         lines += ["training_split: null", "validation_split: null"]
     else:
@@ -136,12 +141,14 @@ def run_harness(folder, tasks, yaml_folder, args):
                     **({"max_length": args.max_length} if args.max_length else {})},
         tasks=[f"local_{t}" for t in tasks], num_fewshot=args.num_fewshot, batch_size=8, device="cpu", limit=args.limit,
         fewshot_random_seed=args.seed, log_samples=True, task_manager=TaskManager(include_path=str(yaml_folder)))
-    return {t: (results["results"][f"local_{t}"], sorted(results["samples"][f"local_{t}"], key=lambda s: s["doc_id"])) for t in tasks}
+    return {t: (results["results"][f"local_{t}"],
+                sorted(results["samples"][f"local_{t}"], key=lambda s: s["doc_id"])) for t in tasks}
 
 
 def run_ssa_eval(folder, mode, tasks, task_dir, args, out):
-    command = [ROOT / "build/bin/ssa_eval", "--model", folder, "--mode", mode, "--tasks", ",".join(tasks), "--task-dir", task_dir,
-               "--num-fewshot", args.num_fewshot, "--seeds", args.seed, "--device", "cpu", "--output", out, "--log-samples"]
+    command = [ROOT / "build/bin/ssa_eval", "--model", folder, "--mode", mode, "--tasks", ",".join(tasks),
+               "--task-dir", task_dir, "--num-fewshot", args.num_fewshot, "--seeds", args.seed, "--device", "cpu",
+               "--output", out, "--log-samples"]
     if args.limit:
         command += ["--limit", args.limit]
     if args.max_length:
@@ -156,9 +163,10 @@ def likelihoods(responses):
 
 
 def compare(task, ours, theirs):
-    """(largest difference of a log-likelihood, of a metric, prompts that differ)"""
+    """(largest difference of a log-likelihood, {metric: (ours, theirs)}, prompts that differ)"""
     (our_results, our_samples), (their_results, their_samples) = ours, theirs
-    assert len(our_samples) == len(their_samples), f"{task}: {len(our_samples)} documents, the harness has {len(their_samples)}"
+    if len(our_samples) != len(their_samples):
+        sys.exit(f"compare_lm_eval.py: {task}: {len(our_samples)} documents, the harness has {len(their_samples)}")
     item, prompts = 0.0, 0
     for a, b in zip(our_samples, their_samples):
         prompts += [list(x) for x in a["arguments"]] != [list(x) for x in b["arguments"]]
@@ -176,7 +184,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a run, a checkpoint, or a folder that ssa_export wrote in f32")
     parser.add_argument("--tasks", default=",".join(TASKS))
-    parser.add_argument("--task-dir", type=Path, help="NAME.jsonl and NAME_train.jsonl in the fields of the data sets, wikitext.txt")
+    parser.add_argument("--task-dir", type=Path,
+                        help="NAME.jsonl and NAME_train.jsonl in the fields of the data sets, wikitext.txt")
     parser.add_argument("--modes", default="sparse,full")
     parser.add_argument("--num-fewshot", type=int, default=0)
     parser.add_argument("--seed", type=int, default=1234)
@@ -210,7 +219,8 @@ def main():
             for task in tasks:
                 item, metrics, prompts = compare(task, ours[task], theirs[task])
                 worst = max(worst, item, 1e9 * prompts)
-                print(f"{mode:7} {task:15} documents {len(ours[task][1]):5}  prompts that differ {prompts}  largest difference of a log-likelihood {item:.2e}")
+                print(f"{mode:7} {task:15} documents {len(ours[task][1]):5}  prompts that differ {prompts}  "
+                      f"largest difference of a log-likelihood {item:.2e}")
                 for key, (x, y) in metrics.items():
                     off = abs(x - y) / (max(1.0, abs(y)) if "perplexity" in key else 1.0)
                     worst = max(worst, off)

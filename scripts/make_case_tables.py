@@ -41,7 +41,8 @@ def main():
     for name, mapping in (("kLower", str.lower), ("kTitle", str.title)):
         print_table("CaseRun", name, [f"{{{f:#x}, {l:#x}, {s}, {a}}}" for f, l, s, a in runs(mapping)])
         longer = [c for c in POINTS if len(mapping(chr(c))) > 1]
-        rows = ["{%#x, \"%s\"}" % (c, "".join(f"\\u{ord(x):04x}" if ord(x) > 0x9F else x for x in mapping(chr(c)))) for c in longer]
+        escaped = lambda text: "".join(f"\\u{ord(x):04x}" if ord(x) > 0x9F else x for x in text)
+        rows = ["{%#x, \"%s\"}" % (c, escaped(mapping(chr(c)))) for c in longer]
         print_table("CaseText", name + "Longer", rows)
 
 

@@ -7,7 +7,8 @@ attention is a dashed line. NAME stands in the legend (default: the file's name)
 are drawn as bars. --table also prints the numbers as a Markdown table.
 Needs matplotlib (Debian, Ubuntu: python3-matplotlib).
 
-Example: for m in ssa moba; do build/bin/ssa_eval --model runs/$m --data data/tiny/eval --block-counts 1,2,4,8 --output $m.json; done
+Example: build/bin/ssa_eval --model runs/ssa --data data/tiny/eval --block-counts 1,2,4,8 --output ssa.json
+         build/bin/ssa_eval --model runs/moba --data data/tiny/eval --block-counts 1,2,4,8 --output moba.json
          scripts/plot_eval.py ssa.json moba.json --output budgets.png
 """
 import argparse
@@ -53,7 +54,8 @@ def panels_of(models, wanted):
     for _, results in models:
         for _, tasks in results:
             for task, metrics in tasks.items():
-                chosen = [m for m in wanted if m in metrics] if wanted else [m for m in DEFAULT_METRICS if m in metrics][:1]
+                chosen = [m for m in wanted or DEFAULT_METRICS if m in metrics]
+                chosen = chosen if wanted else chosen[:1]
                 panels += [(task, m) for m in chosen if (task, m) not in panels]
     return panels
 
@@ -74,12 +76,13 @@ def points_of(results, task, metric):
 
 def markdown(models, task, metric):
     budgets = sorted({p[0] for _, results in models for p in points_of(results, task, metric)[0]})
-    lines = [f"| {os.path.basename(task)}, {metric} | " + " | ".join(f"{b} tokens" for b in budgets) + " | full attention |",
-             "|---" * (len(budgets) + 2) + "|"]
+    columns = [f"{os.path.basename(task)}, {metric}"] + [f"{b} tokens" for b in budgets] + ["full attention"]
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for name, results in models:
         sparse, full = points_of(results, task, metric)
         values = {b: f"{v:.4f}" for b, v, _ in sparse}
-        lines.append(f"| {name} | " + " | ".join(values.get(b, "") for b in budgets) + f" | {'' if full is None else f'{full:.4f}'} |")
+        cells = [name] + [values.get(b, "") for b in budgets] + ["" if full is None else f"{full:.4f}"]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

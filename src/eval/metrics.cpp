@@ -57,10 +57,10 @@ std::vector<Metric> over_seeds(const std::vector<std::vector<Metric>>& runs) {
     std::vector<double> values, errors;
     for (const auto& run : runs) {
       values.push_back(run.at(m).value);
-      if (run[m].stderr_) errors.push_back(*run[m].stderr_);
+      if (run[m].standard_error) errors.push_back(*run[m].standard_error);
     }
     result[m].value = mean(values);
-    if (result[m].stderr_) result[m].stderr_ = mean(errors);
+    if (result[m].standard_error) result[m].standard_error = mean(errors);
     result[m].deviation = sample_deviation(values);
   }
   return result;

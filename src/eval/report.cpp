@@ -51,7 +51,7 @@ std::string Report::table() const {
         const bool first = &metric == &result.metrics.front();
         lines.push_back({first ? result.task : "", first ? std::to_string(result.num_fewshot) : "",
                          first ? section.setting.name() : "", metric.name, number(metric.value),
-                         metric.stderr_ ? number(*metric.stderr_) : ""});
+                         metric.standard_error ? number(*metric.standard_error) : ""});
         if (seeds) lines.back().push_back(metric.deviation ? number(*metric.deviation) : "");
       }
   std::string text;
@@ -84,7 +84,7 @@ Json Report::document(const Section& section) const {
     Json metric_list = Json::array(), higher = Json::object();
     for (const Metric& metric : result.metrics) {
       values[metric.name + ",none"] = metric.value;
-      values[metric.name + "_stderr,none"] = metric.stderr_ ? Json(*metric.stderr_) : Json("N/A");
+      values[metric.name + "_stderr,none"] = metric.standard_error ? Json(*metric.standard_error) : Json("N/A");
       if (metric.deviation) values[metric.name + "_std,none"] = *metric.deviation;
       metric_list.push_back({{"metric", metric.name}, {"higher_is_better", metric.higher_is_better}});
       higher[metric.name] = metric.higher_is_better;

@@ -67,8 +67,8 @@ Questions questions_of(TextEncoder& encoder, const Task& task, const TaskOptions
 }
 
 std::vector<Metric> choice_metrics(const std::vector<double>& acc, const std::vector<double>& acc_norm) {
-  return {{.name = "acc", .value = mean(acc), .stderr_ = mean_stderr(acc)},
-          {.name = "acc_norm", .value = mean(acc_norm), .stderr_ = mean_stderr(acc_norm)}};
+  return {{.name = "acc", .value = mean(acc), .standard_error = mean_stderr(acc)},
+          {.name = "acc_norm", .value = mean(acc_norm), .standard_error = mean_stderr(acc_norm)}};
 }
 
 /// Sums of a rolling task over its documents.
@@ -160,10 +160,10 @@ SeedResult run_seed(ForwardPass& pass, Comm& comm, TextEncoder& encoder, const T
   switch (task.kind) {
     case TaskKind::multiple_choice: result.metrics = choice_metrics(acc, acc_norm); break;
     case TaskKind::loglikelihood:
-      result.metrics = {{.name = "acc", .value = mean(acc), .stderr_ = mean_stderr(acc)},
+      result.metrics = {{.name = "acc", .value = mean(acc), .standard_error = mean_stderr(acc)},
                         {.name = "perplexity",
                          .value = perplexity(log_likelihoods),
-                         .stderr_ = perplexity_stderr(log_likelihoods),
+                         .standard_error = perplexity_stderr(log_likelihoods),
                          .higher_is_better = false}};
       break;
     case TaskKind::rolling: result.metrics = sums.metrics(); break;

@@ -34,13 +34,13 @@ TEST_CASE("the first of equal values is the largest") {
 
 TEST_CASE("several seeds give means and a deviation, one seed gives itself") {
   const auto run = [](double value) {
-    return std::vector<Metric>{{.name = "acc", .value = value, .stderr_ = value / 10}};
+    return std::vector<Metric>{{.name = "acc", .value = value, .standard_error = value / 10}};
   };
   const auto one = over_seeds({run(0.5)});
   CHECK(one[0].value == 0.5);
   CHECK_FALSE(one[0].deviation.has_value());
   const auto three = over_seeds({run(0.5), run(0.6), run(0.7)});
   CHECK(close(three[0].value, 0.6));
-  CHECK(close(three[0].stderr_.value(), 0.06));
+  CHECK(close(three[0].standard_error.value(), 0.06));
   CHECK(close(three[0].deviation.value(), 0.1));
 }

@@ -15,7 +15,7 @@ TaskResult result(const std::string& task, double acc) {
           .num_fewshot = 2,
           .documents = 100,
           .evaluated = 10,
-          .metrics = {{.name = "acc", .value = acc, .stderr_ = 0.05},
+          .metrics = {{.name = "acc", .value = acc, .standard_error = 0.05},
                       {.name = "word_perplexity", .value = 12.5, .higher_is_better = false}}};
 }
 

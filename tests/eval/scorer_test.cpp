@@ -153,7 +153,7 @@ TEST_CASE("a text's perplexities count words and bytes as the harness does") {
   CHECK(std::abs(std::log(result.metrics[0].value) * (4 + 1) + sum) < 1e-9 * -sum);
   CHECK(std::abs(std::log(result.metrics[1].value) * (18 + 150) + sum) < 1e-9 * -sum);
   CHECK(std::abs(result.metrics[2].value * std::log(2.0) * (18 + 150) + sum) < 1e-9 * -sum);
-  CHECK_FALSE(result.metrics[0].stderr_.has_value());
+  CHECK_FALSE(result.metrics[0].standard_error.has_value());
   // A window that moves by one token scores each behind all the context there is; the first window is the same.
   const TaskResult moved = run(1);
   CHECK(moved.samples[0].at("filtered_resps") == result.samples[0].at("filtered_resps"));

@@ -13,9 +13,9 @@ namespace ssa::eval {
 struct Metric {
   std::string name;  ///< acc, acc_norm, perplexity, word_perplexity ...
   double value = 0;
-  std::optional<double> stderr_ = {};  ///< absent where the harness says N/A
+  std::optional<double> standard_error = {};  ///< absent where the harness says N/A
   bool higher_is_better = true;
-  /// Over several seeds: the sample deviation of the values, `value` and `stderr_` being means. Absent for one.
+  /// Over several seeds: the sample deviation of the values, `value` and `standard_error` being means. Absent for one.
   std::optional<double> deviation = {};
 };
 
