@@ -1,8 +1,9 @@
-// What the cases of the attention ops share: dimensions, random inputs, selections.
+// What the cases of the attention ops share: dimensions, random inputs, selections, caches.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -103,6 +104,36 @@ inline std::vector<std::int32_t> make_selection(const AttentionDims& dims, std::
     indices.insert(indices.end(), chosen.begin(), chosen.end());
   }
   return indices;
+}
+
+/// Values [B, T, each] with the T of each row in the opposite order.
+template <class T>
+std::vector<T> turned(const std::vector<T>& values, std::int64_t rows, std::int64_t tokens) {
+  const auto each = static_cast<std::int64_t>(values.size()) / (rows * tokens);
+  std::vector<T> out;
+  for (std::int64_t b = 0; b < rows; ++b)
+    for (std::int64_t t = tokens - 1; t >= 0; --t)
+      out.insert(out.end(), values.begin() + (b * tokens + t) * each, values.begin() + (b * tokens + t + 1) * each);
+  return out;
+}
+
+/// Positions T - 1, T - 2, ... 0 of each row.
+inline std::vector<std::int32_t> falling_positions(std::int64_t rows, std::int64_t tokens) {
+  std::vector<std::int32_t> positions;
+  for (std::int64_t i = 0; i < rows * tokens; ++i)
+    positions.push_back(static_cast<std::int32_t>(tokens - 1 - i % tokens));
+  return positions;
+}
+
+/// Values [rows, count, each] with `spare` more of each row, all NaN: a cache that is not full.
+inline Values with_room(const Values& values, std::int64_t rows, std::int64_t spare, std::int64_t each) {
+  const auto length = static_cast<std::int64_t>(values.size()) / rows;
+  Values out;
+  for (std::int64_t b = 0; b < rows; ++b) {
+    out.insert(out.end(), values.begin() + b * length, values.begin() + (b + 1) * length);
+    out.insert(out.end(), static_cast<std::size_t>(spare * each), std::numeric_limits<double>::quiet_NaN());
+  }
+  return out;
 }
 
 }  // namespace ssa::test

@@ -26,7 +26,7 @@ Real softmax(Real* scores, std::int64_t n) {
   return max + std::log(sum);
 }
 
-/// Shapes as in ops/causal_attention.h, with U keys a row instead of T.
+/// Shapes as in ops/causal_attention.h, with U keys a row instead of T. lse may be absent.
 struct AttentionForward {
   Tensor out, lse, q, k, v;
   float scale;
@@ -38,7 +38,7 @@ void attention_forward(const AttentionForward& p, const KeysOf& keys_of) {
   const std::int64_t U = p.k.dim(1), HK = p.k.dim(2), G = HQ / HK;
   const Real scale = static_cast<Real>(p.scale);
   const Real *all_q = p.q.as<Real>(), *all_k = p.k.as<Real>(), *all_v = p.v.as<Real>();
-  Real *all_out = p.out.as<Real>(), *all_lse = p.lse.as<Real>();
+  Real *all_out = p.out.as<Real>(), *all_lse = p.lse.as_or_null<Real>();
 #pragma omp parallel
   {
     Keys keys;
@@ -52,7 +52,8 @@ void attention_forward(const AttentionForward& p, const KeysOf& keys_of) {
           if (h % G == 0) keys_of(b, t, kv_head, keys);
           const auto n = static_cast<std::int64_t>(keys.size());
           for (std::int64_t i = 0; i < n; ++i) weights[i] = scale * dot(all_q + row * D, all_k + at(keys[i]), D);
-          all_lse[row] = softmax(weights.data(), n);
+          const Real lse = softmax(weights.data(), n);
+          if (all_lse) all_lse[row] = lse;
           Real* out = all_out + row * D;
           std::fill(out, out + D, Real{0});
           for (std::int64_t i = 0; i < n; ++i) axpy(weights[i], all_v + at(keys[i]), out, D);

@@ -4,6 +4,7 @@
 
 #include "kernels/common/attention_dispatch.cuh"
 #include "kernels/common/launch.cuh"
+#include "kernels/select_blocks/select_at.cuh"
 #include "ssa/ops/select_blocks.h"
 
 namespace ssa::cuda {
@@ -26,6 +27,14 @@ void select_blocks(Stream& stream, const SelectBlocks& p) {
                         .scale = p.scale};
   const int G = a.HQ / a.HK;
   dispatch_head_dim(op, D, G, p.block_size, [&]<int kD>() {
+    if (p.positions) {
+      launch(stream, op, select_at_kernel<kD>,
+             {.grid = dim3(static_cast<unsigned>(a.HK), static_cast<unsigned>(a.T), static_cast<unsigned>(B)),
+              .block = kSelectAtThreads,
+              .shared_bytes = select_at_shared_bytes(N)},
+             a, p.positions.as<std::int32_t>());
+      return;
+    }
     const auto run = [&]<int kHeads>() {
       using C = SelectConfig<kD, kHeads>;
       launch(stream, op, select_blocks_kernel<C>,

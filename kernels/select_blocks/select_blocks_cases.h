@@ -92,4 +92,23 @@ inline std::vector<std::int32_t> run_select_blocks(OpRunner& run, const SelectBl
   return run.read_i32(indices);
 }
 
+/// The same, from queries in the opposite order that say their positions, over more blocks than there are tokens: those
+/// behind are NaN, which no one may read.
+inline std::vector<std::int32_t> run_select_blocks_at_positions(OpRunner& run, const SelectBlocksCase& c,
+                                                                const SelectBlocksInputs& in) {
+  constexpr std::int64_t kSpare = 3;
+  const AttentionDims& d = c.dims;
+  const Tensor indices = run.i32_output({d.B, d.T, d.HK, c.slots()});
+  select_blocks(run.stream(), {.indices = indices,
+                               .q = run.act_input(turned(in.q, d.B, d.T), d.query_shape()),
+                               .k_mean = run.act_input(with_room(in.k_mean, d.B, kSpare, d.HK * d.D),
+                                                       d.key_shape(c.blocks() + kSpare)),
+                               .positions = run.i32_input(falling_positions(d.B, d.T), {d.B, d.T}),
+                               .scale = d.scale(),
+                               .block_size = c.block_size,
+                               .block_counts = c.block_counts,
+                               .mode = c.mode});
+  return turned(run.read_i32(indices), d.B, d.T);
+}
+
 }  // namespace ssa::test

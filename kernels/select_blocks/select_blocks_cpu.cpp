@@ -25,6 +25,7 @@ void select(const SelectBlocks& p) {
   const std::int64_t N = p.k_mean.dim(1), HK = p.k_mean.dim(2), G = HQ / HK, slots = p.indices.dim(3);
   const Real scale = static_cast<Real>(p.scale);
   const Real *all_q = p.q.as<Real>(), *all_k = p.k_mean.as<Real>();
+  const std::int32_t* positions = p.positions.as_or_null<std::int32_t>();
   std::int32_t* all_indices = p.indices.as<std::int32_t>();
 #pragma omp parallel
   {
@@ -34,7 +35,8 @@ void select(const SelectBlocks& p) {
     for (std::int64_t b = 0; b < B; ++b)
       for (std::int64_t t = 0; t < T; ++t)
         for (std::int64_t kv_head = 0; kv_head < HK; ++kv_head) {
-          const std::int64_t complete = (t + 1) / p.block_size, own = t / p.block_size;
+          const std::int64_t position = positions ? positions[b * T + t] : t;
+          const std::int64_t complete = (position + 1) / p.block_size, own = position / p.block_size;
           std::fill(importance.begin(), importance.end(), Real{0});
           for (std::int64_t h = kv_head * G; h < (kv_head + 1) * G; ++h) {
             const Real* q = all_q + ((b * T + t) * HQ + h) * D;

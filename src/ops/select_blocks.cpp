@@ -14,7 +14,8 @@ void validate(const SelectBlocks& p) {
             ": block_size 1 in reference mode, expected at least 2");
   const std::int64_t slots = selected_slots(p.block_size, p.block_counts, p.mode);
   expect(op, "indices", p.indices, {dims.B, dims.T, dims.HK, slots}, DType::i32);
-  expect(op, "k_mean", p.k_mean, dims.key_shape(N), dims.act);
+  expect(op, "k_mean", p.k_mean, dims.key_shape(p.positions ? p.k_mean.dim(1) : N), dims.act);
+  expect_if_given(op, "positions", p.positions, {dims.B, dims.T}, DType::i32);
 }
 
 }  // namespace ssa

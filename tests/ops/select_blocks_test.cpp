@@ -152,6 +152,15 @@ TEST_CASE("select_blocks in f32 chooses as in f64, but for near ties") {
   }
 }
 
+TEST_CASE("select_blocks at given positions chooses what it chooses for all tokens") {
+  for (const SelectBlocksCase& c : kSelectBlocksCases) {
+    INFO(c.to_string());
+    const SelectBlocksInputs in(c);
+    OpRunner run(Precision::f32);
+    CHECK(run_select_blocks_at_positions(run, c, in) == run_select_blocks(run, c, in));
+  }
+}
+
 TEST_CASE("select_blocks sees no later token") {
   for (const BlockSelection mode : {BlockSelection::exact, BlockSelection::reference}) {
     const SelectBlocksCase c{{2, 41, 2, 3, 8}, 4, 3, mode};
@@ -202,6 +211,8 @@ TEST_CASE("select_blocks names what does not fit") {
   p.block_size = 1;
   CHECK_THROWS_WITH(validate(p), "select_blocks: block_size 1 in reference mode, expected at least 2");
   p.mode = BlockSelection::exact;
+  p.positions = run.i32_output({9, 1});
+  CHECK_THROWS_WITH(validate(p), "select_blocks: positions is [9, 1], expected [1, 9]");
   p.block_counts = 0;
   CHECK_THROWS_WITH(validate(p), "select_blocks: block_counts 0, expected at least 1");
 }
@@ -217,7 +228,12 @@ TEST_CASE("select_blocks on CUDA chooses as the definition does, but for near ti
     const std::vector<std::int32_t> got = run_select_blocks(cuda, c, in);
     check_choice(c, in, got);
     CHECK(got == run_select_blocks(again, c, in));
-    if (c.ties == Ties::all) CHECK(got == run_select_blocks(exact, c, in));
+    const std::vector<std::int32_t> at_positions = run_select_blocks_at_positions(cuda, c, in);
+    check_choice(c, in, at_positions);
+    CHECK(at_positions == run_select_blocks_at_positions(again, c, in));
+    if (c.ties != Ties::all) continue;
+    CHECK(got == run_select_blocks(exact, c, in));
+    CHECK(at_positions == got);
   }
   if (!have_cuda()) warn_no_cuda();
 }

@@ -21,10 +21,12 @@ namespace ssa {
 enum class BlockSelection { exact, reference };
 
 struct SelectBlocks {
-  Tensor indices;  ///< [B, T, HK, S'] i32: chosen blocks ascending, then -1; S' = selected_slots(...)
-  Tensor q;        ///< [B, T, HQ, D] act
-  Tensor k_mean;   ///< [B, N, HK, D] act
-  float scale;     ///< of the scores: D^-1/2
+  Tensor indices;         ///< [B, T, HK, S'] i32: chosen blocks ascending, then -1; S' = selected_slots(...)
+  Tensor q;               ///< [B, T, HQ, D] act
+  Tensor k_mean;          ///< [B, N, HK, D] act
+  Tensor positions = {};  ///< [B, T] i32: t of each query, where N is any number of blocks that holds it (decoding, a
+                          ///< few queries); absent = 0, 1, ... T - 1
+  float scale;            ///< of the scores: D^-1/2
   std::int64_t block_size;
   std::int64_t block_counts;
   BlockSelection mode = BlockSelection::exact;
