@@ -1,6 +1,7 @@
 // ssa_eval: what a trained model is worth, under sparse and full attention. The command line; the work is src/eval's.
 #include <cmath>
 #include <cstdio>
+#include <limits>
 #include <optional>
 #include <string>
 #include <vector>
@@ -9,6 +10,8 @@
 #include "ssa/eval/attention_report.h"
 #include "ssa/eval/dataset_loss.h"
 #include "ssa/eval/forward_pass.h"
+#include "ssa/eval/generate.h"
+#include "ssa/eval/needle.h"
 #include "ssa/eval/report.h"
 #include "ssa/eval/run_task.h"
 #include "ssa/eval/setting.h"
@@ -34,10 +37,13 @@ what:
                      name=FILE; several with commas between them
   --attention-stats  by layer and head, on rows of --data or else --text: entropy, share of the probability in the
                      selected blocks and on the first tokens, distance of the sparse output from the full one
+  --needle           asks for a number that one sentence of a long text names
+  --generate PROMPT  continues a text, on rank 0
 
 how:
   --mode WHAT        sparse: the selected blocks only (and nsa's other branches); full: full causal attention; both
-                     (default; sparse alone for nsa, whose model has no full attention)
+                     (default; sparse alone for nsa, whose model has no full attention). --generate takes one: sparse if
+                     not told, full for a model of the method full
   --block-counts L   blocks a token may select, in place of the model's: a number, or several as in 8,16,32
   --block-size N     tokens of a block, in place of the model's
   --rope-scaling F   llama3 scaling of the rotary frequencies by the factor F, for longer texts than the model was
@@ -52,11 +58,19 @@ how:
   --sink-tokens N    first tokens of a row for --attention-stats (default 4)
   --output FILE      the results as JSON, in the shape of lm-evaluation-harness's
   --log-samples      each document's requests and log-likelihoods go into it
+  --lengths LIST     of the needle's texts, tokens, as in 512,1024,2048
+  --depths LIST      where in them the number stands, percent (default 0,25,50,75,100)
+  --samples N        needle's texts for each length and depth (default 10)
+  --max-new-tokens N to generate (default 128)
+  --temperature X    0 takes the most probable token (default); above it, tokens are drawn
+  --top-p P          draws from the most probable tokens that have the probability P together (default 1: from all)
+  --seed N           of the drawn tokens and the needle's texts (default 42)
   --rows N           rows computed at a time (default 8)
   --device WHAT      auto: a GPU if there is one (default); cuda; cpu
 
 examples:
   ssa_eval --model runs/tiny --data data/tiny/eval --block-counts 2,4,8
+  ssa_eval --model runs/tiny --generate "The function" --temperature 0.8 --top-p 0.9
   ssa_eval --model models/ssa-1b --tasks arc_easy,piqa --task-dir tasks --num-fewshot 5 --seeds 1,2,3 --output out.json
 
 Under mpirun the work is spread over the ranks.
@@ -70,33 +84,44 @@ struct Arguments {
   std::int64_t max_length = 0, stride = 0, rows = 8, num_fewshot = 0;
   std::vector<std::int64_t> seeds = {1234};
   std::optional<std::int64_t> limit;
-  bool log_samples = false, attention_stats = false;
+  bool log_samples = false, attention_stats = false, needle = false;
   std::int64_t sink_tokens = 4;
+  eval::NeedleOptions needles;
+  std::optional<std::string> prompt;
+  eval::GenerateOptions generation;
 };
 
-std::int64_t whole_number(const std::string& flag, const std::string& text, std::int64_t least) {
+std::int64_t whole_number(const std::string& flag, const std::string& text, std::int64_t least,
+                          std::int64_t most = std::numeric_limits<std::int64_t>::max()) {
   std::size_t used = 0;
-  std::int64_t value = 0;
+  std::int64_t value = least - 1;
   try {
     value = std::stoll(text, &used);
   } catch (const std::exception&) {
   }
-  if (used == 0 || used != text.size() || value < least)
-    fail_usage("ssa_eval: ", flag, " ", text, ", expected a whole number from ", least);
+  if (used == 0 || used != text.size() || value < least || value > most)
+    fail_usage("ssa_eval: ", flag, " ", text, ", expected a whole number from ", least,
+               most < std::numeric_limits<std::int64_t>::max() ? concat(" to ", most) : "");
   return value;
 }
 
 std::int64_t positive(const std::string& flag, const std::string& text) { return whole_number(flag, text, 1); }
 
-double positive_real(const std::string& flag, const std::string& text) {
+double real_number(const std::string& flag, const std::string& text) {
   std::size_t used = 0;
   double value = 0;
   try {
     value = std::stod(text, &used);
   } catch (const std::exception&) {
   }
-  if (used != text.size() || !(value > 0) || !std::isfinite(value))
-    fail_usage("ssa_eval: ", flag, " ", text, ", expected a number above 0");
+  if (used == 0 || used != text.size() || !std::isfinite(value))
+    fail_usage("ssa_eval: ", flag, " ", text, ", expected a number");
+  return value;
+}
+
+double positive_real(const std::string& flag, const std::string& text) {
+  const double value = real_number(flag, text);
+  if (value <= 0) fail_usage("ssa_eval: ", flag, " ", text, ", expected a number above 0");
   return value;
 }
 
@@ -166,14 +191,39 @@ bool parse(int argc, char** argv, Arguments& a) {
       a.attention_stats = true;
     else if (flag == "--sink-tokens")
       a.sink_tokens = positive(flag, value());
+    else if (flag == "--needle")
+      a.needle = true;
+    else if (flag == "--lengths")
+      for (const std::string& part : split(value())) a.needles.lengths.push_back(positive(flag, part));
+    else if (flag == "--depths") {
+      a.needles.depths.clear();
+      for (const std::string& part : split(value())) a.needles.depths.push_back(whole_number(flag, part, 0, 100));
+    } else if (flag == "--samples")
+      a.needles.samples = positive(flag, value());
+    else if (flag == "--generate")
+      a.prompt = value();
+    else if (flag == "--max-new-tokens")
+      a.generation.max_new_tokens = positive(flag, value());
+    else if (flag == "--temperature") {
+      a.generation.sampling.temperature = real_number(flag, value());
+      if (a.generation.sampling.temperature < 0)
+        fail_usage("ssa_eval: ", flag, " ", argv[i], ", expected a number from 0");
+    } else if (flag == "--top-p") {
+      a.generation.sampling.top_p = positive_real(flag, value());
+      if (a.generation.sampling.top_p > 1) fail_usage("ssa_eval: ", flag, " ", argv[i], ", expected a number up to 1");
+    } else if (flag == "--seed")
+      a.needles.seed = a.generation.sampling.seed = static_cast<std::uint64_t>(whole_number(flag, value(), 0));
     else
       fail_usage("ssa_eval: unknown argument ", flag, "; see ssa_eval --help");
   }
   if (a.model.empty()) fail_usage("ssa_eval: --model is needed; see ssa_eval --help");
-  if (a.data.empty() && a.texts.empty() && a.tasks.empty())
-    fail_usage("ssa_eval: nothing to evaluate: --data, --text or --tasks is needed; see ssa_eval --help");
+  if (a.data.empty() && a.texts.empty() && a.tasks.empty() && !a.needle && !a.prompt)
+    fail_usage(
+        "ssa_eval: nothing to evaluate: --data, --text, --tasks, --needle or --generate is needed; see ssa_eval "
+        "--help");
   if (a.attention_stats && a.data.empty() && a.texts.empty())
     fail_usage("ssa_eval: --attention-stats needs --data or --text; see ssa_eval --help");
+  if (a.needle && a.needles.lengths.empty()) fail_usage("ssa_eval: --needle needs --lengths; see ssa_eval --help");
   if (a.log_samples && a.output.empty()) fail_usage("ssa_eval: --log-samples needs --output; see ssa_eval --help");
   return true;
 }
@@ -223,12 +273,17 @@ int run(int argc, char** argv) {
   const std::vector<eval::Setting> settings = eval::settings_of(source, a.overrides);
   const std::vector<eval::Task> tasks = load_tasks(a);
   std::optional<eval::TextEncoder> encoder;
-  if (!tasks.empty()) encoder.emplace(a.tokenizer.empty() ? eval::find_tokenizer(source) : a.tokenizer, source);
+  if (!tasks.empty() || a.needle || a.prompt)
+    encoder.emplace(a.tokenizer.empty() ? eval::find_tokenizer(source) : a.tokenizer, source);
+  if (a.needle) eval::check_lengths(*encoder, a.needles);
+  std::optional<eval::Setting> generating;
+  if (a.prompt) generating = eval::generation_setting(source, a.overrides);
   std::optional<eval::DatasetRows> dataset;
   if (!a.data.empty()) dataset.emplace(a.data, settings.front().model, a.max_length);
 
   const auto comm = make_comm(device);
   Stream stream(device, comm->local_rank());
+  a.needles.rows = a.rows;
   const eval::LoadedModel loaded(stream, source);
   eval::Report report({.model = source.path().string(),
                        .method = std::string(name_of(source.method())),
@@ -237,6 +292,8 @@ int run(int argc, char** argv) {
                        .max_length = max_length_of(a, settings.front()),
                        .seeds = a.seeds,
                        .limit = a.limit});
+  if (generating && comm->rank() == 0) eval::generate(stream, loaded, *generating, *encoder, *a.prompt, a.generation);
+  if (a.data.empty() && tasks.empty() && !a.needle) return kExitDone;
   std::string attention_tables;
   for (const eval::Setting& setting : settings) {
     report.begin(setting);
@@ -251,6 +308,7 @@ int run(int argc, char** argv) {
                                  .seeds = a.seeds,
                                  .limit = a.limit,
                                  .samples = a.log_samples}));
+    if (a.needle) report.attach("needle", eval::needle(stream, *comm, loaded, setting, *encoder, a.needles));
     if (!a.attention_stats) continue;
     const eval::AttentionReport attention = attention_report(
         a, stream, *comm, loaded, setting, dataset ? &*dataset : nullptr, encoder ? &*encoder : nullptr);

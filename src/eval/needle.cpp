@@ -1,0 +1,175 @@
+#include "ssa/eval/needle.h"
+
+#include <algorithm>
+#include <array>
+#include <cctype>
+#include <cstdio>
+#include <cstdlib>
+
+#include "ssa/base/random.h"
+
+namespace ssa::eval {
+namespace {
+
+constexpr const char* kOpening = "Remember the secret number in this text.\n";
+constexpr const char* kQuestion = "\nWhat is the secret number? The secret number is";
+constexpr std::array kNames = {"Anna",        "The baker", "Our neighbour", "A child",    "The old sailor", "Peter",
+                               "The teacher", "My sister", "The gardener",  "A tall man", "The doctor",     "Someone"};
+constexpr std::array kDeeds = {"walked to the river", "opened the window",      "looked at the clouds",
+                               "bought some bread",   "sat under the big tree", "told an old story",
+                               "went home early",     "fed the birds",          "waited for the train",
+                               "sang a song",         "read the newspaper",     "cleaned the table"};
+constexpr std::array kTimes = {"in the morning",  "after the rain", "on Sunday",       "before lunch",
+                               "last summer",     "in the evening", "once again",      "when the bell rang",
+                               "near the church", "without a word", "by the old wall", "at the end of the day"};
+
+/// Draw `index` of a sample, below `limit`.
+std::size_t draw(std::uint64_t seed, std::int64_t sample, std::uint64_t index, std::size_t limit) {
+  // Apart from what choose_token draws for the same seed: its steps are the small numbers of sequences.
+  const std::uint64_t step = std::uint64_t{1} << 40 | static_cast<std::uint64_t>(sample);
+  return random_bits(seed, RandomPurpose::sample, step, index) % limit;
+}
+
+std::string key_sentence(const std::string& key) {
+  return concat(" The secret number is ", key, ". Remember ", key, ".");
+}
+
+/// Of an answer: a space, the digits of the key and one digit too many, should each be a token of its own.
+constexpr std::int64_t kAnswerTokens = 1 + 5 + 1;
+
+}  // namespace
+
+Haystack make_haystack(TextEncoder& encoder, std::int64_t length, std::int64_t depth, std::uint64_t seed,
+                       std::int64_t sample) {
+  // The key and the sentences are drawn apart, so that neither says anything of the other.
+  Haystack haystack;
+  haystack.key = std::to_string(10000 + draw(seed, sample, 0, 90000));
+  const TokenIds opening = encoder.encode(kOpening), needle = encoder.encode_plain(key_sentence(haystack.key)),
+                 question = encoder.encode_plain(kQuestion);
+  const auto room = length - static_cast<std::int64_t>(opening.size() + needle.size() + question.size());
+  if (room < 0)
+    fail_usage("--lengths ", length, ": key and question alone are ", length - room,
+               " tokens, expected at least those");
+
+  std::vector<TokenIds> sentences;
+  std::int64_t hay = 0;
+  for (std::uint64_t i = 1; hay < room; i += 3) {
+    sentences.push_back(encoder.encode_plain(concat(" ", kNames[draw(seed, sample, i, kNames.size())], " ",
+                                                    kDeeds[draw(seed, sample, i + 1, kDeeds.size())], " ",
+                                                    kTimes[draw(seed, sample, i + 2, kTimes.size())], ".")));
+    hay += static_cast<std::int64_t>(sentences.back().size());
+  }
+  // What is too much goes from the beginning of the first sentence: the one drawn last, which is longer than that.
+  std::reverse(sentences.begin(), sentences.end());
+  if (hay > room) sentences.front().erase(sentences.front().begin(), sentences.front().begin() + (hay - room));
+
+  // The edge between two sentences that is nearest to the depth.
+  std::size_t before = 0;
+  std::int64_t edge = 0, best = room * depth;
+  for (std::size_t i = 0; i < sentences.size(); ++i) {
+    edge += static_cast<std::int64_t>(sentences[i].size());
+    const std::int64_t distance = std::abs(room * depth - 100 * edge);
+    if (distance < best) best = distance, before = i + 1;
+  }
+  haystack.prompt = opening;
+  const auto append = [&](const TokenIds& ids) {
+    haystack.prompt.insert(haystack.prompt.end(), ids.begin(), ids.end());
+  };
+  for (std::size_t i = 0; i <= sentences.size(); ++i) {
+    if (i == before) append(needle);
+    if (i < sentences.size()) append(sentences[i]);
+  }
+  append(question);
+  return haystack;
+}
+
+bool answers(const std::string& text, const std::string& key) {
+  const auto is_space = [](char c) { return std::isspace(static_cast<unsigned char>(c)) != 0; };
+  const auto begin = static_cast<std::size_t>(std::find_if_not(text.begin(), text.end(), is_space) - text.begin());
+  const std::size_t end = begin + key.size();
+  return text.compare(begin, key.size(), key) == 0 &&
+         (end >= text.size() || !std::isdigit(static_cast<unsigned char>(text[end])));
+}
+
+NeedleGrid find_needles(Stream& stream, Comm& comm, const LoadedModel& loaded, const Setting& setting,
+                        TextEncoder& encoder, const NeedleOptions& options) {
+  const auto depths = options.depths.size(), lengths = options.lengths.size();
+  const std::int64_t samples = options.samples;
+  const Continuation how{.max_new_tokens = kAnswerTokens,
+                         .end_token = static_cast<std::int32_t>(setting.model.eos_token_id),
+                         .vocab_size = encoder.tokenizer().vocab_size()};
+  NeedleGrid grid(depths, std::vector<double>(lengths, 0.0));
+  for (std::size_t l = 0; l < lengths; ++l) {
+    std::vector<std::int64_t> mine;  // items of this rank: depth index x samples + sample
+    for (std::int64_t item = comm.rank(); item < static_cast<std::int64_t>(depths) * samples; item += comm.size())
+      mine.push_back(item);
+    if (!mine.empty()) {
+      const std::int64_t length = options.lengths[l];
+      const auto rows = std::min(static_cast<std::size_t>(options.rows), mine.size());
+      Decoder decoder =
+          make_decoder(stream, loaded, setting, static_cast<std::int64_t>(rows), length + kAnswerTokens, length);
+      for (std::size_t first = 0; first < mine.size(); first += rows) {
+        const std::size_t count = std::min(rows, mine.size() - first);
+        std::vector<Haystack> haystacks;
+        std::vector<TokenIds> prompts;
+        for (std::size_t i = first; i < first + count; ++i) {
+          const auto depth = static_cast<std::size_t>(mine[i] / samples);
+          haystacks.push_back(make_haystack(encoder, length, options.depths[depth], options.seed, mine[i] % samples));
+          prompts.push_back(haystacks.back().prompt);
+        }
+        const std::vector<TokenIds> found = continue_prompts(decoder, prompts, how);
+        for (std::size_t i = 0; i < count; ++i)
+          grid[static_cast<std::size_t>(mine[first + i] / samples)][l] +=
+              answers(encoder.tokenizer().decode(found[i]), haystacks[i].key);
+      }
+    }
+    for (auto& of_depth : grid)
+      of_depth[l] = all_reduce(comm, of_depth[l], ReduceOp::sum) / static_cast<double>(samples);
+  }
+  return grid;
+}
+
+std::string needle_table(const NeedleOptions& options, const NeedleGrid& grid) {
+  std::string text;
+  char cell[32];
+  const auto add = [&](const char* format, auto... values) {
+    std::snprintf(cell, sizeof cell, format, values...);
+    text += cell;
+  };
+  add("%-10s", "depth");
+  for (const std::int64_t length : options.lengths) add(" %8lld", static_cast<long long>(length));
+  text += "\n";
+  std::vector<double> means(options.lengths.size(), 0.0);
+  for (std::size_t d = 0; d < grid.size(); ++d) {
+    add("%-10s", concat(options.depths[d], " %").c_str());
+    for (std::size_t l = 0; l < means.size(); ++l) {
+      add(" %8.1f", 100 * grid[d][l]);
+      means[l] += grid[d][l] / static_cast<double>(grid.size());
+    }
+    text += "\n";
+  }
+  add("%-10s", "mean");
+  for (const double mean : means) add(" %8.1f", 100 * mean);
+  return text += "\n";
+}
+
+void check_lengths(TextEncoder& encoder, const NeedleOptions& options) {
+  for (const std::int64_t length : options.lengths) make_haystack(encoder, length, 0, options.seed, 0);
+}
+
+nlohmann::json needle(Stream& stream, Comm& comm, const LoadedModel& loaded, const Setting& setting,
+                      TextEncoder& encoder, const NeedleOptions& options) {
+  const NeedleGrid grid = find_needles(stream, comm, loaded, setting, encoder, options);
+  if (comm.rank() == 0) {
+    std::printf("needle, %s: right answers in percent of %lld, by tokens of the text\n%s", setting.name().c_str(),
+                static_cast<long long>(options.samples), needle_table(options, grid).c_str());
+    std::fflush(stdout);
+  }
+  return {{"lengths", options.lengths},
+          {"depths", options.depths},
+          {"samples", options.samples},
+          {"seed", options.seed},
+          {"accuracy", grid}};
+}
+
+}  // namespace ssa::eval

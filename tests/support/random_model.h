@@ -1,0 +1,44 @@
+// A Hugging Face folder with a small model of random weights over the bytes tokenizer.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "ssa/model/param_table.h"
+#include "ssa/train/config.h"
+#include "ssa/train/huggingface.h"
+
+namespace ssa::test {
+
+/// Two layers, blocks of 4 tokens, 3 selected.
+inline ModelConfig small_bytes_model() {
+  ModelConfig c;
+  c.vocab_size = 257;
+  c.hidden_size = 32;
+  c.intermediate_size = 48;
+  c.num_hidden_layers = 2;
+  c.num_attention_heads = 4;
+  c.num_key_value_heads = 2;
+  c.head_dim = 8;
+  c.initializer_range = 0.2;  // logits that differ, scores that select
+  c.block_size = 4;
+  c.block_counts = 3;
+  c.bos_token_id = c.eos_token_id = 256;
+  return c;
+}
+
+inline void write_random_model(const std::filesystem::path& folder, const ModelConfig& config, Method method,
+                               std::uint64_t seed) {
+  const ParamTable table(config);
+  const std::string json = hugging_face_config_json(config, method, BlockSelection::exact, "float32");
+  HuggingFaceWriter writer(folder, {{"config.json", json}}, published_parameters(config), FileDType::f32);
+  for (std::size_t i = 0; i < table.params().size(); ++i) {
+    std::vector<float> values(static_cast<std::size_t>(table.params()[i].count()));
+    initialize_param(table, config, i, seed, values, 0);
+    writer.append(table.params()[i].name, values);
+  }
+  writer.finish();
+}
+
+}  // namespace ssa::test
