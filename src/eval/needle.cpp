@@ -5,6 +5,7 @@
 #include <cctype>
 #include <cstdio>
 #include <cstdlib>
+#include <optional>
 
 #include "ssa/base/random.h"
 
@@ -91,40 +92,31 @@ bool answers(const std::string& text, const std::string& key) {
          (end >= text.size() || !std::isdigit(static_cast<unsigned char>(text[end])));
 }
 
-NeedleGrid find_needles(Stream& stream, Comm& comm, const LoadedModel& loaded, const Setting& setting,
-                        TextEncoder& encoder, const NeedleOptions& options) {
-  const auto depths = options.depths.size(), lengths = options.lengths.size();
-  const std::int64_t samples = options.samples;
-  const Continuation how{.max_new_tokens = kAnswerTokens,
-                         .end_token = static_cast<std::int32_t>(setting.model.eos_token_id),
-                         .vocab_size = encoder.tokenizer().vocab_size()};
-  NeedleGrid grid(depths, std::vector<double>(lengths, 0.0));
-  for (std::size_t l = 0; l < lengths; ++l) {
-    std::vector<std::int64_t> mine;  // items of this rank: depth index x samples + sample
-    for (std::int64_t item = comm.rank(); item < static_cast<std::int64_t>(depths) * samples; item += comm.size())
-      mine.push_back(item);
-    if (!mine.empty()) {
-      const std::int64_t length = options.lengths[l];
-      const auto rows = std::min(static_cast<std::size_t>(options.rows), mine.size());
-      Decoder decoder =
-          make_decoder(stream, loaded, setting, static_cast<std::int64_t>(rows), length + kAnswerTokens, length);
-      for (std::size_t first = 0; first < mine.size(); first += rows) {
-        const std::size_t count = std::min(rows, mine.size() - first);
-        std::vector<Haystack> haystacks;
-        std::vector<TokenIds> prompts;
-        for (std::size_t i = first; i < first + count; ++i) {
-          const auto depth = static_cast<std::size_t>(mine[i] / samples);
-          haystacks.push_back(make_haystack(encoder, length, options.depths[depth], options.seed, mine[i] % samples));
-          prompts.push_back(haystacks.back().prompt);
-        }
-        const std::vector<TokenIds> found = continue_prompts(decoder, prompts, how);
-        for (std::size_t i = 0; i < count; ++i)
-          grid[static_cast<std::size_t>(mine[first + i] / samples)][l] +=
-              answers(encoder.tokenizer().decode(found[i]), haystacks[i].key);
+NeedleGrid find_needles(Comm& comm, TextEncoder& encoder, const NeedleOptions& options, const Answer& answer) {
+  const auto rows = static_cast<std::size_t>(options.rows), depths = options.depths.size();
+  std::vector<std::int64_t> mine;  // this rank's questions of a length: depth index x samples + sample
+  for (std::int64_t item = comm.rank(); item < static_cast<std::int64_t>(depths) * options.samples; item += comm.size())
+    mine.push_back(item);
+
+  NeedleGrid grid(depths, std::vector<double>(options.lengths.size(), 0.0));
+  for (std::size_t l = 0; l < options.lengths.size(); ++l) {
+    for (std::size_t first = 0; first < mine.size(); first += rows) {
+      const std::span<const std::int64_t> items = std::span(mine).subspan(first, std::min(rows, mine.size() - first));
+      std::vector<std::string> keys;
+      std::vector<TokenIds> prompts;
+      for (const std::int64_t item : items) {
+        const std::int64_t depth = options.depths[static_cast<std::size_t>(item / options.samples)];
+        Haystack haystack = make_haystack(encoder, options.lengths[l], depth, options.seed, item % options.samples);
+        keys.push_back(haystack.key);
+        prompts.push_back(std::move(haystack.prompt));
       }
+      const std::vector<TokenIds> said = answer(prompts);
+      for (std::size_t i = 0; i < items.size(); ++i)
+        grid[static_cast<std::size_t>(items[i] / options.samples)][l] +=
+            answers(encoder.tokenizer().decode(said[i]), keys[i]);
     }
-    for (auto& of_depth : grid)
-      of_depth[l] = all_reduce(comm, of_depth[l], ReduceOp::sum) / static_cast<double>(samples);
+    for (std::vector<double>& line : grid)
+      line[l] = all_reduce(comm, line[l], ReduceOp::sum) / static_cast<double>(options.samples);
   }
   return grid;
 }
@@ -159,7 +151,20 @@ void check_lengths(TextEncoder& encoder, const NeedleOptions& options) {
 
 nlohmann::json needle(Stream& stream, Comm& comm, const LoadedModel& loaded, const Setting& setting,
                       TextEncoder& encoder, const NeedleOptions& options) {
-  const NeedleGrid grid = find_needles(stream, comm, loaded, setting, encoder, options);
+  const Continuation how{.max_new_tokens = kAnswerTokens,
+                         .end_token = static_cast<std::int32_t>(setting.model.eos_token_id),
+                         .vocab_size = encoder.tokenizer().vocab_size()};
+  std::optional<Decoder> decoder;
+  const NeedleGrid grid = find_needles(comm, encoder, options, [&](std::span<const TokenIds> prompts) {
+    const auto length = static_cast<std::int64_t>(prompts[0].size());
+    if (!decoder || decoder->shape().prompt != length) {
+      decoder.reset();
+      const std::int64_t rows =
+          std::min(options.rows, static_cast<std::int64_t>(options.depths.size()) * options.samples);
+      decoder.emplace(make_decoder(stream, loaded, setting, rows, length + kAnswerTokens, length));
+    }
+    return continue_prompts(*decoder, prompts, how);
+  });
   if (comm.rank() == 0) {
     std::printf("needle, %s: right answers in percent of %lld, by tokens of the text\n%s", setting.name().c_str(),
                 static_cast<long long>(options.samples), needle_table(options, grid).c_str());

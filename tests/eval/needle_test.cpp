@@ -86,6 +86,36 @@ TEST_CASE("an answer is right when its digits are those of the key") {
   CHECK_FALSE(answers("", "12345"));
 }
 
+TEST_CASE("right answers are counted in the cell of their length and depth") {
+  BytesEncoder bytes;
+  const NeedleOptions options{.lengths = {200, 400, 800}, .depths = {0, 50, 100}, .samples = 7, .rows = 4};
+  // One that knows the number only if it stands before the 250th byte, and then the odd ones wrongly.
+  std::size_t most = 0;
+  const Answer answer = [&](std::span<const TokenIds> prompts) {
+    most = std::max(most, prompts.size());
+    std::vector<TokenIds> said;
+    for (const TokenIds& prompt : prompts) {
+      CHECK(prompt.size() == prompts[0].size());
+      const std::string text = bytes.encoder.tokenizer().decode(prompt), sentence = " The secret number is ";
+      const std::size_t at = text.find(sentence);
+      std::string key = concat(" ", text.substr(at + sentence.size(), 5), ".");
+      if (at >= 250) key = " 00000.";
+      if ((key[5] - '0') % 2) key[1] = '0';
+      said.push_back(bytes.encoder.encode_plain(key));
+    }
+    return said;
+  };
+  int even = 0;
+  for (std::int64_t sample = 0; sample < options.samples; ++sample)
+    even += (make_haystack(bytes.encoder, 200, 0, options.seed, sample).key[4] - '0') % 2 == 0;
+  REQUIRE(even > 0);
+  REQUIRE(even < 7);
+  const double all = even / 7.0;
+  SingleComm comm;
+  CHECK(find_needles(comm, bytes.encoder, options, answer) == NeedleGrid{{all, all, all}, {all, all, 0}, {all, 0, 0}});
+  CHECK(most == 4);
+}
+
 TEST_CASE("the needle table has a line for each depth and the mean below") {
   const NeedleOptions options{.lengths = {512, 1024}, .depths = {0, 100}, .samples = 4};
   CHECK(needle_table(options, {{1, 0.25}, {0.5, 0}}) ==

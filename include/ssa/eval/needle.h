@@ -4,7 +4,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -40,9 +42,11 @@ bool answers(const std::string& text, const std::string& key);
 /// For each depth and length (rows are depths) the share of right answers, from 0 to 1.
 using NeedleGrid = std::vector<std::vector<double>>;
 
-/// The samples are spread over the ranks; each rank gets the whole grid.
-NeedleGrid find_needles(Stream& stream, Comm& comm, const LoadedModel& loaded, const Setting& setting,
-                        TextEncoder& encoder, const NeedleOptions& options);
+/// What a model says behind prompts of one length, at most options.rows of them.
+using Answer = std::function<std::vector<TokenIds>(std::span<const TokenIds> prompts)>;
+
+/// Asks for every needle. The samples are spread over the ranks; each rank gets the whole grid.
+NeedleGrid find_needles(Comm& comm, TextEncoder& encoder, const NeedleOptions& options, const Answer& answer);
 
 /// A line for each depth and a column for each length, percent, and the mean below.
 std::string needle_table(const NeedleOptions& options, const NeedleGrid& grid);
@@ -50,7 +54,8 @@ std::string needle_table(const NeedleOptions& options, const NeedleGrid& grid);
 /// UsageError when a length leaves no room for key and question.
 void check_lengths(TextEncoder& encoder, const NeedleOptions& options);
 
-/// find_needles; rank 0 prints the table. Gives {lengths, depths, samples, seed, accuracy: the grid}.
+/// find_needles by greedy decoding; rank 0 prints the table. Gives {lengths, depths, samples, seed, accuracy: the
+/// grid}.
 nlohmann::json needle(Stream& stream, Comm& comm, const LoadedModel& loaded, const Setting& setting,
                       TextEncoder& encoder, const NeedleOptions& options);
 
