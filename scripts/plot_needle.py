@@ -11,23 +11,24 @@ import os
 import sys
 
 
-def read_panels(path):
+def read_panels(results):
     """(title, needle results) of each setting of a file."""
     try:
-        with open(path) as file:
+        with open(results) as file:
             documents = json.load(file)
     except (OSError, json.JSONDecodeError) as error:
-        sys.exit(f"plot_needle.py: {path}: {error}")
+        sys.exit(f"plot_needle.py: {results}: {error}")
     panels = []
     for document in documents if isinstance(documents, list) else [documents]:
         if not isinstance(document, dict) or "needle" not in document:
-            sys.exit(f"plot_needle.py: {path}: no needle results, expected the output of ssa_eval --needle")
+            sys.exit(f"plot_needle.py: {results}: no needle results, expected the output of ssa_eval --needle")
         model = document["config"]["model_args"]
         mode = model["mode"]
         if mode == "sparse":
             mode += f" {model['block_counts']}x{model['block_size']}"
-        panels.append((f"{os.path.basename(os.path.normpath(model['pretrained']))} ({model['method']}), {mode}",
-                       document["needle"]))
+        path = os.path.normpath(model["pretrained"]).split(os.sep)
+        name = path[-3] if len(path) > 2 and path[-2] == "checkpoints" else path[-1]  # of a checkpoint, its run
+        panels.append((f"{name} ({model['method']}), {mode}", document["needle"]))
     return panels
 
 
