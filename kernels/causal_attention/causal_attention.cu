@@ -49,7 +49,7 @@ void causal_attention_backward(Stream& stream, const CausalAttentionBackward& p)
 }
 
 std::size_t causal_attention_backward_scratch_bytes(std::int64_t B, std::int64_t T, std::int64_t HQ, std::int64_t HK) {
-  return dense_backward_scratch_bytes(B, T, HQ, HK);
+  return dense_backward_scratch_bytes(B, T, T, HQ, HK);
 }
 
 }  // namespace ssa::cuda

@@ -3,6 +3,7 @@
 
 #include "kernels/causal_attention/backward_task.cuh"
 #include "kernels/common/mma.cuh"
+#include "kernels/common/tma.cuh"
 
 namespace ssa::cuda {
 
@@ -34,17 +35,25 @@ struct DenseForwardConfig {
   };
 };
 
-/// The same for wgmma (D = 64 on sm_90a): three warpgroups own 64 query rows each and walk over halves of a key tile.
+/// The same on Hopper (D = 64).
+template <int kWarpgroups_, int kKeys_, bool kTakeTurns_, int kCluster_, int kPolynomialEvery_>
 struct DenseForwardHopperConfig {
   static constexpr int kD = 64;
-  static constexpr int kWarps = 12, kThreads = kWarps * kWarpSize;
-  static constexpr int kLoaders = 256;  ///< threads that copy keys and values: their rows divide a tile
-  static constexpr int kQueries = 16 * kWarps, kKeys = 128, kKeysAtOnce = 64;
-  static constexpr int kStages = 3;  ///< scores of the next tile start while the values of this one are read
+  static constexpr int kWarpgroups = kWarpgroups_, kWarps = 4 * kWarpgroups;  ///< that compute; one more copies
+  static constexpr int kThreads = (kWarps + 4) * kWarpSize;
+  static constexpr int kRegisters = kWarpgroups == 2 ? 240 : 160, kCopyRegisters = kWarpgroups == 2 ? 24 : 32;
+  static constexpr int kQueries = 64 * kWarpgroups, kKeys = kKeys_;
+  static constexpr int kStages = kKeys == 128 ? 4 : 6;
+  static constexpr int kQueryStages = 2;
+  static constexpr int kCluster = kCluster_;
+  static constexpr bool kTakeTurns = kTakeTurns_;
+  static constexpr int kPolynomialEvery = kPolynomialEvery_;
 
   struct Shared {
-    alignas(1024) Tile<kQueries, kD> q;
+    alignas(1024) Tile<kQueries, kD> q[kQueryStages];
+    Tile<64, kD> out[kWarpgroups];
     Tile<kKeys, kD> k[kStages], v[kStages];
+    Barrier turn[kWarps], q_full[kQueryStages], q_empty[kQueryStages], k_full[kStages], k_empty[kStages], v_full[kStages], v_empty[kStages];
   };
 };
 
@@ -72,23 +81,23 @@ struct DenseBackwardConfig {
   };
 };
 
-/// The same for wgmma (D = 64 on sm_90a): two warpgroups own 64 keys each. Tiles have 64 columns and lie at 1024-byte
-/// boundaries, as wgmma's 128-byte swizzle wants them.
+/// The same on Hopper (D = 64): a task owns kOwnRows keys or queries, 64 a warpgroup, and goes through tiles of
+/// kStepRows queries or keys.
 struct DenseBackwardHopperConfig {
   static constexpr int kD = 64;
-  static constexpr int kWarps = 8, kThreads = kWarps * kWarpSize;
-  static constexpr int kKeys = 16 * kWarps, kQueries = 128;
-  static constexpr int kQueriesAtOnce = 64;  ///< scores held in registers
-  static constexpr int kParts = kQueries / kQueriesAtOnce;
-  static constexpr int kStages = 2;
+  static constexpr int kWarpgroups = 2, kWarps = 4 * kWarpgroups;  ///< that compute; one more copies
+  static constexpr int kThreads = (kWarps + 4) * kWarpSize;
+  static constexpr int kRegisters = 240, kCopyRegisters = 24;
+  static constexpr int kOwnRows = 64 * kWarpgroups, kStepRows = 64;
+  static constexpr int kStages = 8;
 
   struct Shared {
-    alignas(1024) Tile<kKeys, kD> k, v;
-    Tile<kQueries, kD> q[kStages], d_out[kStages];
-    Tile<kKeys, kQueriesAtOnce> d_scores[kStages][kParts];  ///< transposed: keys are the rows
-    alignas(16) float lse[kStages][kQueries];
-    alignas(16) float delta[kStages][kQueries];
-    BackwardTask task;
+    alignas(1024) Tile<kOwnRows, kD> own[2];        ///< k and v, or q and d_out
+    Tile<kStepRows, kD> passing[kStages][2];        ///< q and d_out, or k and v
+    alignas(128) float own_values[2 * kOwnRows];    ///< for each kStepRows queries lse and delta
+    float passing_values[kStages][2 * kStepRows];
+    Barrier own_full, own_empty, full[kStages], empty[kStages];
+    int ticket;
   };
 };
 

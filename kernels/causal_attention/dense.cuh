@@ -1,8 +1,11 @@
 // Launches of the dense attention kernels over a rule of visibility.cuh.
 #pragma once
 
+#include <algorithm>
+#include <cstdlib>
 #include <type_traits>
 
+#include "kernels/causal_attention/dense_backward.cuh"
 #include "kernels/causal_attention/dense_backward_hopper.cuh"
 #include "kernels/causal_attention/dense_forward.cuh"
 #include "kernels/causal_attention/dense_forward_hopper.cuh"
@@ -24,10 +27,38 @@ void dense_forward(Stream& stream, const char* op, std::int64_t block_size, cons
            a, visible);
   };
   dispatch_head_dim(op, head_dim, a.HQ / a.HK, block_size, [&]<int kD>() {
-    if constexpr (kD == 64 && std::is_same_v<Visibility, Causal>) {  // its tiles are too large for short ranges of keys
+    if constexpr (kD == 64 && std::is_same_v<Visibility, Causal>) {
       if (has_wgmma(stream)) {
-        using C = DenseForwardHopperConfig;
-        return run.template operator()<C>(dense_forward_hopper_kernel<C, Visibility>);
+        const auto fast = [&]<class C>() {
+          const DenseForwardHopperArgs h = {.q = tensor_map(op, a.q, B, a.T, a.HQ),
+                                            .k = tensor_map(op, a.k, B, a.U, a.HK),
+                                            .v = tensor_map(op, a.v, B, a.U, a.HK),
+                                            .out = tensor_map(op, a.out, B, a.T, a.HQ),
+                                            .lse = a.lse,
+                                            .B = B,
+                                            .T = a.T,
+                                            .U = a.U,
+                                            .HQ = a.HQ,
+                                            .HK = a.HK,
+                                            .scale = a.scale};
+          const std::int64_t tasks = static_cast<std::int64_t>(blocks_for(a.T, C::kQueries)) * a.HQ * B;
+          const int sms = stream.cuda().properties.multiProcessorCount / C::kCluster * C::kCluster;
+          launch(stream, op, dense_forward_hopper_kernel<C, Visibility>,
+                 {.grid = static_cast<unsigned>(std::min<std::int64_t>(tasks, sms)),
+                  .block = C::kThreads,
+                  .shared_bytes = sizeof(typename C::Shared)},
+                 h, visible);
+        };
+        const char* text = std::getenv("SSA_VARIANT");
+        const int variant = text ? std::atoi(text) : 0;
+        switch (variant) {
+          case 0: return fast.template operator()<DenseForwardHopperConfig<2, 128, true, 1, 0>>();
+          case 1: return fast.template operator()<DenseForwardHopperConfig<2, 128, false, 1, 0>>();
+          case 3: return fast.template operator()<DenseForwardHopperConfig<3, 64, true, 1, 0>>();
+          case 4: return fast.template operator()<DenseForwardHopperConfig<3, 64, false, 1, 0>>();
+          case 5: return fast.template operator()<DenseForwardHopperConfig<2, 128, true, 1, 4>>();
+          default: break;
+        }
       }
     }
     using C = DenseForwardConfig<kD>;
@@ -35,25 +66,84 @@ void dense_forward(Stream& stream, const char* op, std::int64_t block_size, cons
   });
 }
 
-/// The counters that order the blocks of the backward, for as many chunks as there can be.
+/// What the backward keeps beside its operands: the counters that order its blocks, for as many chunks as there can be,
+/// and for the Hopper form lse and delta by heads.
 struct DenseBackwardScratch {
-  Tensor ticket, steps_done, keys_done;
+  Tensor ticket, keys_done, steps_done, row_values;
 
-  DenseBackwardScratch(Arena& arena, std::int64_t B, std::int64_t HQ, std::int64_t HK, std::int64_t key_tiles)
-      : ticket(arena.allocate("ticket", DType::i32, {1})),
-        steps_done(arena.allocate("steps_done", DType::i32, {HQ / HK, B, HK, key_tiles})),
-        keys_done(arena.allocate("keys_done", DType::i32, {B, HK, key_tiles})) {}
+  DenseBackwardScratch(Arena& arena, std::int64_t B, std::int64_t T, std::int64_t U, std::int64_t HQ, std::int64_t HK) {
+    constexpr std::int64_t kKeys = 128, kRows = DenseBackwardHopperConfig::kStepRows;
+    static_assert(kKeys == DenseBackwardConfig<64>::kKeys && kKeys == DenseBackwardConfig<128>::kKeys &&
+                  kKeys == DenseBackwardHopperConfig::kOwnRows);
+    const std::int64_t key_tiles = (U + kKeys - 1) / kKeys;
+    ticket = arena.allocate("ticket", DType::i32, {1});
+    keys_done = arena.allocate("keys_done", DType::i32, {B, HK, key_tiles});
+    steps_done = arena.allocate("steps_done", DType::i32, {HQ / HK, B, HK, key_tiles});
+    row_values = arena.allocate("row_values", DType::f32, {B, HQ, (T + kRows - 1) / kRows, 2 * kRows});
+  }
 };
 
-inline constexpr int kBackwardKeys = 128;
-static_assert(kBackwardKeys == DenseBackwardConfig<64>::kKeys && kBackwardKeys == DenseBackwardConfig<128>::kKeys &&
-              kBackwardKeys == DenseBackwardHopperConfig::kKeys);
-
-/// U keys a row.
-inline std::size_t dense_backward_scratch_bytes(std::int64_t B, std::int64_t U, std::int64_t HQ, std::int64_t HK) {
+/// T tokens and U keys a row.
+inline std::size_t dense_backward_scratch_bytes(std::int64_t B, std::int64_t T, std::int64_t U, std::int64_t HQ,
+                                                std::int64_t HK) {
   Arena measure;
-  DenseBackwardScratch(measure, B, HQ, HK, (U + kBackwardKeys - 1) / kBackwardKeys);
+  DenseBackwardScratch(measure, B, T, U, HQ, HK);
   return measure.used();
+}
+
+/// Parts into which `count` is cut in halves until there are at least `wanted` tasks; `tasks` is the number without.
+inline int parts_for(std::int64_t tasks, std::int64_t wanted, int count) {
+  int parts = 1;
+  while (parts < count && tasks * parts < wanted) parts *= 2;
+  const int size = (count + parts - 1) / parts;
+  return (count + size - 1) / size;
+}
+
+template <class Visibility>
+void dense_backward_hopper(Stream& stream, const char* op, const DenseBackwardArgs& a,
+                           const DenseBackwardScratch& scratch, const Visibility& visible) {
+  using C = DenseBackwardHopperConfig;
+  const std::int64_t sms = stream.cuda().properties.multiProcessorCount;
+  const int G = a.HQ / a.HK, key_tiles = static_cast<int>(blocks_for(a.U, C::kOwnRows));
+  const int query_tiles = static_cast<int>(blocks_for(a.T, C::kOwnRows));
+  // Enough tasks that the longest ones end early.
+  constexpr int kKeyTasksPerSm = 3, kQueryTasksPerSm = 8, kHeadsPerTask = 4;
+  const int chunks = parts_for(static_cast<std::int64_t>(a.B) * a.HK * key_tiles, sms * kKeyTasksPerSm, G);
+  int heads_per_task = std::min(kHeadsPerTask, a.HQ);
+  const auto query_tasks = [&] { return static_cast<std::int64_t>(a.B) * query_tiles * blocks_for(a.HQ, heads_per_task); };
+  while (heads_per_task > 1 && query_tasks() < sms * kQueryTasksPerSm) heads_per_task /= 2;
+
+  float* row_values = scratch.row_values.as<float>();
+  launch(stream, op, row_values_kernel<C>,
+         {.grid = dim3(blocks_for(a.T, C::kStepRows), blocks_for(a.HQ, 32), static_cast<unsigned>(a.B)), .block = 256},
+         row_values, a.lse, a.delta, a.T, a.HQ, scratch.ticket.as<int>(),
+         static_cast<int>((scratch.keys_done.as<int>() - scratch.ticket.as<int>()) + scratch.keys_done.count()));
+  const DenseBackwardHopperArgs h = {.q = tensor_map(op, a.q, a.B, a.T, a.HQ),
+                                     .k = tensor_map(op, a.k, a.B, a.U, a.HK),
+                                     .v = tensor_map(op, a.v, a.B, a.U, a.HK),
+                                     .d_out = tensor_map(op, a.d_out, a.B, a.T, a.HQ),
+                                     .d_q = a.d_q,
+                                     .d_k = a.d_k,
+                                     .d_v = a.d_v,
+                                     .row_values = row_values,
+                                     .B = a.B,
+                                     .T = a.T,
+                                     .U = a.U,
+                                     .HQ = a.HQ,
+                                     .HK = a.HK,
+                                     .scale = a.scale,
+                                     .accumulate_q = a.accumulate_q,
+                                     .accumulate_kv = a.accumulate_kv,
+                                     .key_tiles = key_tiles,
+                                     .query_tiles = query_tiles,
+                                     .chunks = chunks,
+                                     .heads_per_chunk = (G + chunks - 1) / chunks,
+                                     .heads_per_task = heads_per_task,
+                                     .ticket = scratch.ticket.as<int>(),
+                                     .keys_done = scratch.keys_done.as<int>()};
+  const std::int64_t tasks = static_cast<std::int64_t>(a.B) * a.HK * key_tiles * chunks + query_tasks();
+  launch(stream, op, dense_backward_hopper_kernel<C, Visibility>,
+         {.grid = static_cast<unsigned>(tasks), .block = C::kThreads, .shared_bytes = sizeof(C::Shared)}, h, visible);
 }
 
 /// `a` comes without its task shape and counters.
@@ -61,38 +151,30 @@ template <class Visibility>
 void dense_backward(Stream& stream, const char* op, std::int64_t block_size, DenseBackwardArgs a, int head_dim,
                     const Visibility& visible) {
   const int G = a.HQ / a.HK;
-  const auto run = [&]<class C>(void (*kernel)(DenseBackwardArgs, Visibility)) {
-    a.key_tiles = (a.U + C::kKeys - 1) / C::kKeys;
-    const std::size_t bytes = dense_backward_scratch_bytes(a.B, a.U, a.HQ, a.HK);
+  dispatch_head_dim(op, head_dim, G, block_size, [&]<int kD>() {
+    const std::size_t bytes = dense_backward_scratch_bytes(a.B, a.T, a.U, a.HQ, a.HK);
     Arena arena(stream.scratch(bytes), bytes);
-    const DenseBackwardScratch scratch(arena, a.B, a.HQ, a.HK, a.key_tiles);
-    stream.zero(Tensor(scratch.ticket.data(), DType::u8, {static_cast<std::int64_t>(bytes)}));
+    const DenseBackwardScratch scratch(arena, a.B, a.T, a.U, a.HQ, a.HK);
+    if constexpr (kD == 64) {
+      const char* text = std::getenv("SSA_VARIANT");
+      if (has_wgmma(stream) && (!text || std::atoi(text) != 9)) return dense_backward_hopper(stream, op, a, scratch, visible);
+    }
+    using C = DenseBackwardConfig<kD>;
+    for (const Tensor& counter : {scratch.ticket, scratch.keys_done, scratch.steps_done}) stream.zero(counter);
+    a.key_tiles = (a.U + C::kKeys - 1) / C::kKeys;
     a.ticket = scratch.ticket.template as<int>();
-    a.steps_done = scratch.steps_done.template as<int>();
     a.keys_done = scratch.keys_done.template as<int>();
+    a.steps_done = scratch.steps_done.template as<int>();
     // Enough tasks that the last and longest ones leave few SMs idle.
     constexpr int kTasksPerSm = 16;
     const std::int64_t tasks = static_cast<std::int64_t>(a.B) * a.HK * a.key_tiles;
-    const std::int64_t wanted = static_cast<std::int64_t>(stream.cuda().properties.multiProcessorCount) * kTasksPerSm;
-    a.chunks = 1;
-    while (a.chunks < G && tasks * a.chunks < wanted) a.chunks *= 2;
+    a.chunks = parts_for(tasks, stream.cuda().properties.multiProcessorCount * std::int64_t{kTasksPerSm}, G);
     a.heads_per_chunk = (G + a.chunks - 1) / a.chunks;
-    a.chunks = (G + a.heads_per_chunk - 1) / a.heads_per_chunk;
-    launch(stream, op, kernel,
+    launch(stream, op, dense_backward_kernel<C, Visibility>,
            {.grid = static_cast<unsigned>(tasks * a.chunks),
             .block = C::kThreads,
             .shared_bytes = sizeof(typename C::Shared)},
            a, visible);
-  };
-  dispatch_head_dim(op, head_dim, G, block_size, [&]<int kD>() {
-    if constexpr (kD == 64) {
-      if (has_wgmma(stream)) {
-        using C = DenseBackwardHopperConfig;
-        return run.template operator()<C>(dense_backward_hopper_kernel<C, Visibility>);
-      }
-    }
-    using C = DenseBackwardConfig<kD>;
-    run.template operator()<C>(dense_backward_kernel<C, Visibility>);
   });
 }
 

@@ -1,178 +1,384 @@
-// The backward of dense attention for D = 64 in wgmma. Same tasks and order of additions as dense_backward.cuh; B
-// operands come from shared memory once per warpgroup instead of once per warp.
+// The backward of dense attention for D = 64 on Hopper. Every gradient is summed where its products are computed: tasks
+// that own keys (d_k, d_v) and tasks that own queries (d_q) each compute the scores, so that nothing is added in global
+// memory and the result does not depend on which block runs when. README.md in this folder says what that costs.
 #pragma once
 
-#include "kernels/causal_attention/dense_backward.cuh"
-#include "kernels/common/wgmma.cuh"
+#include "kernels/causal_attention/config.cuh"
+#include "kernels/common/tma.cuh"
 
 namespace ssa::cuda {
 
-/// Step i computes the scores, d_v and d_k of its query tile, and meanwhile d_q of step i - 1, whose d_scores all warps
-/// have left in shared memory: one barrier a step.
+struct DenseBackwardHopperArgs {
+  CUtensorMap q, k, v, d_out;
+  float *d_q, *d_k, *d_v;
+  const float* row_values;  ///< [B, HQ, query tiles, 2, kStepRows]: lse log2(e), +infinity for a row without keys; delta
+  int B, T, U, HQ, HK;
+  float scale;
+  bool accumulate_q, accumulate_kv;
+
+  int key_tiles, query_tiles;  ///< of kOwnRows
+  int chunks;                  ///< parts into which the heads of a group are cut for d_k and d_v
+  int heads_per_chunk;         ///< ceil(G / chunks)
+  int heads_per_task;          ///< query heads of one d_q task
+  // Zero at the start of the kernel:
+  int* ticket;     ///< [1] tasks handed out so far
+  int* keys_done;  ///< [B, HK, key_tiles] chunks added to the tile of d_k and d_v
+};
+
+/// Lays lse and delta out by heads, as DenseBackwardHopperArgs::row_values, and zeroes the counters.
+template <class C>
+__global__ void __launch_bounds__(256)
+    row_values_kernel(float* row_values, const float* lse, const float* delta, int T, int HQ, int* counters, int count) {
+  constexpr int kRows = C::kStepRows, kHeads = 32;
+  __shared__ float tile[2][kHeads][kRows + 1];
+  const int t0 = static_cast<int>(blockIdx.x) * kRows, head0 = static_cast<int>(blockIdx.y) * kHeads;
+  const std::int64_t row = blockIdx.z;
+  const int thread = static_cast<int>(threadIdx.x);
+  for (int i = thread; i < kRows * kHeads; i += 256) {
+    const int t = t0 + i / kHeads, head = head0 + i % kHeads;
+    const bool inside = t < T && head < HQ;
+    const std::int64_t from = inside ? (row * T + t) * HQ + head : 0;
+    const float l = inside ? lse[from] : -kInfinity;
+    tile[0][i % kHeads][i / kHeads] = l == -kInfinity ? kInfinity : l * kLog2e;
+    tile[1][i % kHeads][i / kHeads] = inside ? delta[from] : 0.0f;
+  }
+  __syncthreads();
+  for (int i = thread; i < kRows * kHeads * 2; i += 256) {
+    const int which = i / kRows % 2, head = i / kRows / 2;
+    if (head0 + head < HQ)
+      row_values[(((row * HQ + head0 + head) * gridDim.x + blockIdx.x) * 2 + which) * kRows + i % kRows] =
+          tile[which][head][i % kRows];
+  }
+  const int blocks = static_cast<int>(gridDim.x * gridDim.y * gridDim.z);
+  const int block = static_cast<int>((blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x);
+  for (int i = block * 256 + thread; i < count; i += blocks * 256) counters[i] = 0;
+}
+
+#if SSA_WGMMA_CODE
+/// What one block does. Tasks that own keys come first, because they are few and long.
+struct DenseBackwardHopperTask {
+  bool owns_keys;
+  int row, kv_head, own_tile, head_begin, heads, chunk;
+  int step_first, steps;  ///< tiles of kStepRows to go through: for each head, if the task owns queries
+
+  template <class C, class Visibility>
+  __device__ __forceinline__ void take(const DenseBackwardHopperArgs& a, const Visibility& visible, int ticket) {
+    const int pairs = a.B * a.HK, key_tasks = a.key_tiles * a.chunks * pairs, G = a.HQ / a.HK;
+    owns_keys = ticket < key_tasks;
+    if (owns_keys) {
+      own_tile = ticket / (a.chunks * pairs);
+      chunk = ticket / pairs % a.chunks;
+      row = ticket % pairs / a.HK;
+      kv_head = ticket % pairs % a.HK;
+      head_begin = kv_head * G + chunk * a.heads_per_chunk;
+      heads = min(G - chunk * a.heads_per_chunk, a.heads_per_chunk);
+      const int u0 = own_tile * C::kOwnRows, u_last = min(a.U, u0 + C::kOwnRows) - 1;
+      const int begin = min(a.T, visible.query_begin(u0)), end = min(a.T, visible.query_end(u_last));
+      step_first = begin / C::kStepRows;
+      steps = begin >= end ? 0 : (end - 1) / C::kStepRows + 1 - step_first;
+    } else {
+      const int head_parts = (a.HQ + a.heads_per_task - 1) / a.heads_per_task, n = ticket - key_tasks;
+      own_tile = a.query_tiles - 1 - n / (a.B * head_parts);
+      row = n / head_parts % a.B;
+      head_begin = n % head_parts * a.heads_per_task;
+      heads = min(a.HQ - head_begin, a.heads_per_task);
+      const int t0 = own_tile * C::kOwnRows, t_last = min(a.T, t0 + C::kOwnRows) - 1;
+      step_first = visible.key_begin(t0) / C::kStepRows;
+      steps = max(0, (min(a.U, visible.key_end(t_last)) + C::kStepRows - 1) / C::kStepRows - step_first);
+    }
+  }
+};
+
+/// One row of float4: stored, or added to what is there.
+__device__ __forceinline__ void put(float* to, float4 v, float scale, bool add) {
+  v = make_float4(v.x * scale, v.y * scale, v.z * scale, v.w * scale);
+  auto* target = reinterpret_cast<float4*>(to);
+  if (add) {
+    const float4 old = *target;
+    v = make_float4(v.x + old.x, v.y + old.y, v.z + old.z, v.w + old.w);
+  }
+  *target = v;
+}
+#endif
+
+/// One block per task.
 template <class C, class Visibility>
 __global__ void __launch_bounds__(C::kThreads, 1)
-    dense_backward_hopper_kernel(const DenseBackwardArgs a, const Visibility visible) {
+    dense_backward_hopper_kernel(const __grid_constant__ DenseBackwardHopperArgs a, const Visibility visible) {
 #if SSA_WGMMA_CODE
   extern __shared__ __align__(1024) unsigned char shared_bytes[];
   auto& shared = *reinterpret_cast<typename C::Shared*>(shared_bytes);
-  constexpr int kSlices = C::kD / 16, kQ = C::kQueriesAtOnce;
+  using Ring = Pipeline<C::kStages>;
+  constexpr int kSlices = C::kD / 16, kN = C::kStepRows;
   const int thread = static_cast<int>(threadIdx.x), warp = thread / kWarpSize, lane = thread % kWarpSize;
   const int warpgroup = thread / kWarpgroupThreads;
-  BackwardTask& task = shared.task;
-  task.take<C>(a, visible);
-  const int u0 = task.u0, steps = task.steps();
 
-  BackwardTask::Step now, before;
-  const std::int64_t key_offset = task.key_position(a, u0) * C::kD, key_stride = a.HK * C::kD;
-  load_rows<C::kThreads>(shared.k, a.k + key_offset, key_stride, a.U - u0, thread);
-  load_rows<C::kThreads>(shared.v, a.v + key_offset, key_stride, a.U - u0, thread);
-  if (steps > 0) load_queries<C>(shared, 0, a, task, now, thread);
-  copy_async_commit();
-  copy_async_wait<0>();
-  fence_shared_for_wgmma();
-  __syncthreads();
-
-  const std::uint64_t key_rows = wgmma_operand(shared.k, warpgroup * kWarpgroupRows);
-  const std::uint64_t value_rows = wgmma_operand(shared.v, warpgroup * kWarpgroupRows);
-  float d_k[C::kD / 8][4] = {}, d_v[C::kD / 8][4] = {};
-  const float scale2 = a.scale * kLog2e;
-
-  // d_q of a step, 64 queries a warpgroup: the transpose of d_scores times the keys.
-  const auto start_d_q = [&](float(&d_q)[C::kD / 8][4], int stage) {
-    const std::uint64_t d_s = wgmma_operand(shared.d_scores[stage][warpgroup], 0), keys = wgmma_operand(shared.k, 0);
-#pragma unroll
-    for (int kk = 0; kk < C::kKeys / 16; ++kk)
-      wgmma<true, true>(d_q, d_s + kk * kNextTransposed, keys + kk * kNextTransposed, kk > 0);
-    wgmma_commit();
-  };
-  int seen = 0;  // steps that the task of the next key tile has done, when this warp last looked
-  const auto add_d_q = [&](float(&d_q)[C::kD / 8][4], BackwardTask::Step step) {
-    const int ahead = task.steps_ahead(step);
-    if (seen < ahead) {
-      if (lane == 0) seen = wait_for(task.steps_done(a) + 1, ahead);
-      seen = __shfl_sync(kFullMask, seen, 0);
-      __syncwarp();
+  if (thread == 0) {
+    shared.own_full.init(1);
+    shared.own_empty.init(C::kWarps);
+    for (int i = 0; i < C::kStages; ++i) {
+      shared.full[i].init(1);
+      shared.empty[i].init(C::kWarps);
     }
-    const int t0 = task.query_tile(step) * C::kQueries + warp * 16;
-    add_query_rows<C::kD>(a, task, task.head(step), t0, 0, d_q, a.accumulate_q || ahead > 0, lane);
-  };
-  static_assert(C::kQueries == 16 * C::kWarps && C::kParts == 2);
+    fence_barrier_init();
+    shared.ticket = atomicAdd(a.ticket, 1);
+  }
+  __syncthreads();
+  DenseBackwardHopperTask task;
+  task.take<C>(a, visible, shared.ticket);
+  const int own0 = task.own_tile * C::kOwnRows;
 
-  // Straight-line code but for template parameters: where products are under way across a branch, the compiler would
-  // serialise them.
-  const auto products = [&]<bool kFirst, bool kMasked>(int stage) {
-    const int t0 = task.query_tile(now) * C::kQueries;
-    float d_q[C::kD / 8][4];
-    wgmma_fence();
-    if constexpr (!kFirst) start_d_q(d_q, stage ^ 1);
+  if (warpgroup == C::kWarpgroups) {
+    give_registers<C::kCopyRegisters>();
+    if (thread == C::kWarps * kWarpSize) {
+      const auto load_own = [&](const CUtensorMap& first, const CUtensorMap& second, int head, int values_bytes) {
+        shared.own_full.expect(sizeof(shared.own) + values_bytes);
 #pragma unroll
-    for (int part = 0; part < C::kParts; ++part) {
-      // Transposed scores and d_probability: keys are the rows, so that they are A operands of d_v and d_k as they are.
-      float p[kQ / 8][4], dp[kQ / 8][4];
-      const std::uint64_t q_rows = wgmma_operand(shared.q[stage], part * kQ);
-      const std::uint64_t d_out_rows = wgmma_operand(shared.d_out[stage], part * kQ);
-      wgmma_fence();
-#pragma unroll
-      for (int kk = 0; kk < kSlices; ++kk)
-        wgmma<false, false>(p, key_rows + kk * kNextAlongRow, q_rows + kk * kNextAlongRow, kk > 0);
-      wgmma_commit();
-      if constexpr (!kFirst) {
-        if (part == 0) {
-          wgmma_wait<1>();
-          add_d_q(d_q, before);
+        for (int i = 0; i < C::kOwnRows; i += kBoxRows) {
+          load_box(shared.own[0].data + i * C::kD, first, head, own0 + i, task.row, shared.own_full);
+          load_box(shared.own[1].data + i * C::kD, second, head, own0 + i, task.row, shared.own_full);
+        }
+      };
+      const auto values_of = [&](int head, int tile) {
+        const int tiles = (a.T + kN - 1) / kN;
+        return a.row_values + ((static_cast<std::int64_t>(task.row) * a.HQ + head) * tiles + tile) * 2 * kN;
+      };
+      constexpr int kValuesBytes = 2 * kN * sizeof(float);
+      Ring ring;
+      const auto load_step = [&](const CUtensorMap& first, const CUtensorMap& second, int head, int tile, bool values) {
+        Barrier& full = shared.full[ring.stage];
+        auto& tiles = shared.passing[ring.stage];
+        shared.empty[ring.stage].wait(ring.parity ^ 1);
+        full.expect(sizeof(tiles) + (values ? kValuesBytes : 0));
+        load_box(tiles[0].data, first, head, tile * kN, task.row, full);
+        load_box(tiles[1].data, second, head, tile * kN, task.row, full);
+        ring.advance();
+      };
+      if (task.owns_keys) {
+        load_own(a.k, a.v, task.kv_head, 0);
+        // From the last queries down: neighbouring tasks then read the same ones at about the same time.
+        for (int i = task.steps - 1; i >= 0; --i)
+          for (int h = 0; h < task.heads; ++h) {
+            const int stage = ring.stage, head = task.head_begin + h;
+            load_step(a.q, a.d_out, head, task.step_first + i, true);
+            load_bytes(shared.passing_values[stage], values_of(head, task.step_first + i), kValuesBytes,
+                       shared.full[stage]);
+          }
+      } else if (task.steps > 0) {
+        constexpr int kParts = C::kOwnRows / kN;
+        for (int h = 0; h < task.heads; ++h) {
+          const int head = task.head_begin + h, tile0 = own0 / kN, parts = min(kParts, (a.T + kN - 1) / kN - tile0);
+          shared.own_empty.wait((h & 1) ^ 1);
+          load_own(a.q, a.d_out, head, parts * kValuesBytes);
+          load_bytes(shared.own_values, values_of(head, tile0), parts * kValuesBytes, shared.own_full);
+          for (int i = 0; i < task.steps; ++i)
+            load_step(a.k, a.v, head / (a.HQ / a.HK), task.step_first + i, false);
         }
       }
-      wgmma_fence();
-#pragma unroll
-      for (int kk = 0; kk < kSlices; ++kk)
-        wgmma<false, false>(dp, value_rows + kk * kNextAlongRow, d_out_rows + kk * kNextAlongRow, kk > 0);
-      wgmma_commit();
-      wgmma_wait<1>();  // the scores are there, and the part before is done
-
-      const float* lse = shared.lse[stage] + part * kQ + (lane & 3) * 2;
-      const float* delta = shared.delta[stage] + part * kQ + (lane & 3) * 2;
-#pragma unroll
-      for (int n = 0; n < kQ / 8; ++n) {
-        const float2 l = *reinterpret_cast<const float2*>(lse + n * 8);
-#pragma unroll
-        for (int e = 0; e < 4; ++e) p[n][e] = exp2_fast(p[n][e] * scale2 - ((e & 1) ? l.y : l.x) * kLog2e);
-      }
-      if constexpr (kMasked) {
-#pragma unroll
-        for (int n = 0; n < kQ / 8; ++n)
-#pragma unroll
-          for (int e = 0; e < 4; ++e) {
-            const int t = t0 + part * kQ + n * 8 + (lane & 3) * 2 + (e & 1),
-                      u = u0 + warp * 16 + (lane >> 2) + (e & 2) * 4;
-            if (!visible.sees(t, u)) p[n][e] = 0;  // also where lse is -infinity
-          }
-      }
-      std::uint32_t p_packed[kQ / 16][4], d_s[kQ / 16][4];
-#pragma unroll
-      for (int m = 0; m < kQ / 16; ++m) pack_a(p_packed[m], p[2 * m], p[2 * m + 1]);
-      wgmma_fence();
-#pragma unroll
-      for (int m = 0; m < kQ / 16; ++m) wgmma<true>(d_v, p_packed[m], d_out_rows + m * kNextTransposed, true);
-      wgmma_commit();
-      wgmma_wait<1>();  // d_probability is there
-
-#pragma unroll
-      for (int n = 0; n < kQ / 8; ++n) {
-        const float2 d = *reinterpret_cast<const float2*>(delta + n * 8);
-#pragma unroll
-        for (int e = 0; e < 4; ++e) dp[n][e] = p[n][e] * (dp[n][e] - ((e & 1) ? d.y : d.x));
-      }
-      auto& d_scores = shared.d_scores[stage][part];
-      unsigned char* bytes = reinterpret_cast<unsigned char*>(d_scores.data) + (lane & 3) * 4;
-      const int key = warp * 16 + (lane >> 2);
-#pragma unroll
-      for (int m = 0; m < kQ / 16; ++m) {
-        pack_a(d_s[m], dp[2 * m], dp[2 * m + 1]);
-        *reinterpret_cast<std::uint32_t*>(bytes + d_scores.offset(key, 2 * m)) = d_s[m][0];
-        *reinterpret_cast<std::uint32_t*>(bytes + d_scores.offset(key + 8, 2 * m)) = d_s[m][1];
-        *reinterpret_cast<std::uint32_t*>(bytes + d_scores.offset(key, 2 * m + 1)) = d_s[m][2];
-        *reinterpret_cast<std::uint32_t*>(bytes + d_scores.offset(key + 8, 2 * m + 1)) = d_s[m][3];
-      }
-      wgmma_fence();
-#pragma unroll
-      for (int m = 0; m < kQ / 16; ++m) wgmma<true>(d_k, d_s[m], q_rows + m * kNextTransposed, true);
-      wgmma_commit();
     }
-    wgmma_wait<0>();
-  };
+  } else {
+    take_registers<C::kRegisters>();
+    const int row0 = warp * 16, first_own = own0 + warpgroup * kWarpgroupRows, own = own0 + row0 + (lane >> 2);
+    const float scale2 = a.scale * kLog2e;
+    std::uint32_t own_a[kSlices][4], own_b[kSlices][4];
+    const auto load_own = [&] {
+#pragma unroll
+      for (int kk = 0; kk < kSlices; ++kk) {
+        load_a(own_a[kk], shared.own[0], row0, kk, lane);
+        load_a(own_b[kk], shared.own[1], row0, kk, lane);
+      }
+    };
+    // own rows x kN, over D: a fragment of the own tile and the rows of a passing one.
+    const auto start_rows = [&](float(&to)[C::kStepRows / 8][4], const std::uint32_t(&fragment)[C::kD / 16][4], int stage, int which) {
+      const std::uint64_t rows = wgmma_operand(shared.passing[stage][which], 0);
+#pragma unroll
+      for (int kk = 0; kk < kSlices; ++kk) wgmma<false>(to, fragment[kk], rows + kk * kNextAlongRow, kk > 0);
+      wgmma_commit();
+    };
+    // += own rows x D, over kN.
+    const auto start_sum = [&](float(&to)[C::kD / 8][4], const std::uint32_t(&fragment)[C::kStepRows / 16][4], int stage,
+                               int which) {
+      const std::uint64_t rows = wgmma_operand(shared.passing[stage][which], 0);
+#pragma unroll
+      for (int m = 0; m < kN / 16; ++m) wgmma<true>(to, fragment[m], rows + m * kNextTransposed, true);
+    };
+    Ring here, before;  // the stages of this step and of the step before
+    const auto leave_before = [&] {
+      if (lane == 0) shared.empty[before.stage].arrive();
+      before.advance();
+    };
+    float scores[kN / 8][4], d_p[kN / 8][4];
+    std::uint32_t d_s[kN / 16][4];
 
-  for (int step = 0; step < steps; ++step) {
-    const int stage = step & 1;
-    // The last barrier came after the additions of step - 2. Announcing them takes a fence, so every other step does
-    // it.
-    if (thread == 0 && step % 2 == 1) announce(task.steps_done(a), step - 1);
-    __syncwarp();
-    const BackwardTask::Step next = task.after(now);
-    if (step + 1 < steps) load_queries<C>(shared, stage ^ 1, a, task, next, thread);
-    copy_async_commit();
-
-    const int t0 = task.query_tile(now) * C::kQueries, t_last = min(a.T, t0 + C::kQueries) - 1;
-    const bool masked = u0 + C::kKeys > visible.key_end(t0) || u0 < visible.key_begin(t_last);
-    if (step == 0)
-      products.template operator()<true, true>(stage);
-    else if (masked)
-      products.template operator()<false, true>(stage);
-    else
-      products.template operator()<false, false>(stage);
-    before = now;
-    now = next;
-    copy_async_wait<0>();
-    fence_shared_for_wgmma();  // the copies and d_scores were ordinary writes
-    __syncthreads();           // d_scores are all there, and so is the next stage; every warp has left this one
+    if (task.owns_keys) {
+      float d_k[C::kD / 8][4] = {}, d_v[C::kD / 8][4] = {};
+      std::uint32_t p[kN / 16][4];
+      const int steps = task.steps * task.heads;
+      if (steps > 0) {
+        shared.own_full.wait(0);
+        load_own();
+        int tile = task.step_first + task.steps - 1, heads_left = task.heads;
+        const auto step = [&]<bool kFirst>(int i) {
+          wgmma_fence();
+          start_rows(scores, own_a, here.stage, 0);
+          start_rows(d_p, own_b, here.stage, 1);
+          if constexpr (!kFirst) {
+            start_sum(d_v, p, before.stage, 1);
+            start_sum(d_k, d_s, before.stage, 0);
+            wgmma_commit();
+          }
+          const float* values = shared.passing_values[here.stage] + (lane & 3) * 2;
+          wgmma_wait<kFirst ? 1 : 2>();
+          pin(scores);
+#pragma unroll
+          for (int n = 0; n < kN / 8; ++n) {
+            const float2 lse = *reinterpret_cast<const float2*>(values + n * 8);
+#pragma unroll
+            for (int e = 0; e < 4; ++e) scores[n][e] = exp2_fast(scores[n][e] * scale2 - ((e & 1) ? lse.y : lse.x));
+          }
+          const int t0 = tile * kN;
+          if (first_own + kWarpgroupRows > visible.key_end(t0) || first_own < visible.key_begin(t0 + kN - 1)) {
+#pragma unroll
+            for (int n = 0; n < kN / 8; ++n)
+#pragma unroll
+              for (int e = 0; e < 4; ++e)
+                if (!visible.sees(t0 + n * 8 + (lane & 3) * 2 + (e & 1), own + (e & 2) * 4)) scores[n][e] = 0;
+          }
+          if (--heads_left == 0) heads_left = task.heads, --tile;
+          wgmma_wait<kFirst ? 0 : 1>();
+          pin(d_p);
+#pragma unroll
+          for (int n = 0; n < kN / 8; ++n) {
+            const float2 delta = *reinterpret_cast<const float2*>(values + kN + n * 8);
+#pragma unroll
+            for (int e = 0; e < 4; ++e) d_p[n][e] = scores[n][e] * (d_p[n][e] - ((e & 1) ? delta.y : delta.x));
+          }
+          // A wait that ends a basic block: the compiler would move the arithmetic behind that for the products.
+          pin(scores), pin(d_p);
+          Ring after = here;
+          after.advance();
+          if (i + 1 < steps) shared.full[after.stage].wait(after.parity);
+          if constexpr (!kFirst) {
+            wgmma_wait<0>();
+            leave_before();
+          }
+          here = after;
+#pragma unroll
+          for (int m = 0; m < kN / 16; ++m) {
+            pack_a(p[m], scores[2 * m], scores[2 * m + 1]);
+            pack_a(d_s[m], d_p[2 * m], d_p[2 * m + 1]);
+          }
+        };
+        shared.full[here.stage].wait(here.parity);
+        step.template operator()<true>(0);
+        for (int i = 1; i < steps; ++i) step.template operator()<false>(i);
+        wgmma_fence();
+        start_sum(d_v, p, before.stage, 1);
+        start_sum(d_k, d_s, before.stage, 0);
+        wgmma_commit();
+        wgmma_wait<0>();
+        pin(d_k), pin(d_v);
+      }
+      // Chunks of a group's heads add to the same keys in their order.
+      int* done = a.keys_done + (static_cast<std::int64_t>(task.row) * a.HK + task.kv_head) * a.key_tiles + task.own_tile;
+      if (task.chunk > 0) {
+        if (thread == 0) wait_for(done, task.chunk);
+        barrier_sync(1, C::kWarps * kWarpSize);
+      }
+      const bool add = a.accumulate_kv || task.chunk > 0;
+#pragma unroll
+      for (int d = 0; d < C::kD / 8; ++d) {
+        const RowOfFour k_four = row_of_four(d_k[d], lane), v_four = row_of_four(d_v[d], lane);
+        const int u = own0 + row0 + k_four.row;
+        if (u >= a.U) continue;
+        const std::int64_t offset =
+            ((static_cast<std::int64_t>(task.row) * a.U + u) * a.HK + task.kv_head) * C::kD + d * 8 + k_four.col;
+        put(a.d_k + offset, k_four.values, a.scale, add);
+        put(a.d_v + offset, v_four.values, 1, add);
+      }
+      if (task.chunk + 1 < a.chunks) {
+        barrier_sync(1, C::kWarps * kWarpSize);
+        if (thread == 0) announce(done, task.chunk + 1);
+      }
+    } else {
+      for (int h = 0; h < task.heads; ++h) {
+        float d_q[C::kD / 8][4] = {}, next_scores[kN / 8][4];
+        if (task.steps > 0) {
+          shared.own_full.wait(h & 1);
+          load_own();
+          const float* values = shared.own_values + warpgroup * 2 * kN + warp % 4 * 16 + (lane >> 2);
+          const float lse[2] = {values[0], values[8]}, delta[2] = {values[kN], values[kN + 8]};
+          __syncwarp();
+          if (lane == 0) shared.own_empty.arrive();
+          const auto step = [&]<bool kFirst, bool kLast>(float(&now)[C::kStepRows / 8][4], float(&next)[C::kStepRows / 8][4], int i) {
+            wgmma_fence();
+            start_rows(d_p, own_b, here.stage, 1);
+            Ring after = here;
+            after.advance();
+            if constexpr (!kLast) start_rows(next, own_a, after.stage, 0);
+            if constexpr (!kFirst) {
+              start_sum(d_q, d_s, before.stage, 0);
+              wgmma_commit();
+            }
+#pragma unroll
+            for (int n = 0; n < kN / 8; ++n)
+#pragma unroll
+              for (int e = 0; e < 4; ++e) now[n][e] = exp2_fast(now[n][e] * scale2 - lse[e / 2]);
+            const int u0 = (task.step_first + i) * kN;
+            if (u0 + kN > visible.key_end(first_own) || u0 < visible.key_begin(first_own + kWarpgroupRows - 1)) {
+#pragma unroll
+              for (int n = 0; n < kN / 8; ++n)
+#pragma unroll
+                for (int e = 0; e < 4; ++e)
+                  if (!visible.sees(own + (e & 2) * 4, u0 + n * 8 + (lane & 3) * 2 + (e & 1))) now[n][e] = 0;
+            }
+            wgmma_wait<(kLast ? 0 : 1) + (kFirst ? 0 : 1)>();  // d_p
+            pin(d_p);
+#pragma unroll
+            for (int n = 0; n < kN / 8; ++n)
+#pragma unroll
+              for (int e = 0; e < 4; ++e) d_p[n][e] = now[n][e] * (d_p[n][e] - delta[e / 2]);
+            pin(d_p);
+            Ring later = after;
+            later.advance();
+            if (i + 2 < task.steps) shared.full[later.stage].wait(later.parity);
+            wgmma_wait<0>();
+            if constexpr (!kFirst) leave_before();
+            here = after;
+#pragma unroll
+            for (int m = 0; m < kN / 16; ++m) pack_a(d_s[m], d_p[2 * m], d_p[2 * m + 1]);
+          };
+          shared.full[here.stage].wait(here.parity);
+          wgmma_fence();
+          start_rows(scores, own_a, here.stage, 0);
+          wgmma_wait<0>();
+          if (task.steps > 1) {
+            Ring after = here;
+            after.advance();
+            shared.full[after.stage].wait(after.parity);
+          }
+          alternate(task.steps, scores, next_scores, step);
+          wgmma_fence();
+          start_sum(d_q, d_s, before.stage, 0);
+          wgmma_commit();
+          wgmma_wait<0>();
+          pin(d_q);
+          leave_before();
+        } else if (a.accumulate_q) {
+          continue;
+        }
+#pragma unroll
+        for (int d = 0; d < C::kD / 8; ++d) {
+          const RowOfFour four = row_of_four(d_q[d], lane);
+          const int t = own0 + row0 + four.row;
+          if (t >= a.T) continue;
+          put(a.d_q + ((static_cast<std::int64_t>(task.row) * a.T + t) * a.HQ + task.head_begin + h) * C::kD + d * 8 +
+                  four.col,
+              four.values, a.scale, a.accumulate_q);
+        }
+      }
+    }
   }
-  if (steps > 0) {  // d_q of the last step
-    float d_q[C::kD / 8][4];
-    wgmma_fence();
-    start_d_q(d_q, (steps - 1) & 1);
-    wgmma_wait<0>();
-    add_d_q(d_q, before);
-  }
-  end_task(a, task, [&](bool add) { write_keys<C::kD>(a, task, d_k, d_v, add, warp, lane); });
 #endif
 }
 

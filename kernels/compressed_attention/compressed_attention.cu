@@ -44,7 +44,7 @@ void compressed_attention_backward(Stream& stream, const CompressedAttentionBack
 
 std::size_t compressed_attention_backward_scratch_bytes(std::int64_t B, std::int64_t T, std::int64_t HQ,
                                                         std::int64_t HK, std::int64_t block_size) {
-  return dense_backward_scratch_bytes(B, (T + block_size - 1) / block_size, HQ, HK);
+  return dense_backward_scratch_bytes(B, T, (T + block_size - 1) / block_size, HQ, HK);
 }
 
 }  // namespace ssa::cuda

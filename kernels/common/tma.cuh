@@ -1,0 +1,215 @@
+// The bulk copy engine of Hopper (TMA), the barriers in shared memory that its copies complete on, and what kernels with
+// a warpgroup of their own for copies need beside. Kernels that use this compile for sm_90a only, as those of wgmma.cuh.
+//
+// A barrier's phases alternate in parity. A ring of stages has two barriers a stage: `full` completes when the copies
+// into the stage have landed, `empty` when its readers have left it. Pipeline walks over such a ring.
+#pragma once
+
+#include <cuda.h>
+
+#include <array>
+
+#include "kernels/common/launch.cuh"
+#include "kernels/common/mma.cuh"
+#include "kernels/common/wgmma.cuh"
+
+namespace ssa::cuda {
+
+inline constexpr int kBoxRows = 64;  ///< tokens of one copy: 64 rows of 64 columns, 8 KB
+
+/// Describes a bf16 tensor [rows, tokens, heads, 64] to the copy engine, in boxes of kBoxRows tokens of one head. Tokens
+/// beyond a row's end read as 0 and are not written.
+inline CUtensorMap tensor_map(const char* op, const __nv_bfloat16* data, std::int64_t rows, std::int64_t tokens,
+                              std::int64_t heads) {
+  static const auto encode = [] {
+    void* function = nullptr;
+    cudaDriverEntryPointQueryResult found;
+#if CUDART_VERSION >= 12050
+    check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found),
+          "cuTensorMapEncodeTiled");
+#else
+    check(cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &function, cudaEnableDefault, &found),
+          "cuTensorMapEncodeTiled");
+#endif
+    SSA_CHECK(found == cudaDriverEntryPointSuccess, "CUDA: the driver has no cuTensorMapEncodeTiled");
+    return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
+  }();
+  constexpr std::uint64_t kColumns = 64;
+  const auto size = [](std::int64_t n) { return static_cast<cuuint64_t>(n); };
+  const std::array<cuuint64_t, 4> sizes = {kColumns, size(heads), size(tokens), size(rows)};
+  const cuuint64_t head_bytes = kColumns * sizeof(__nv_bfloat16), token_bytes = head_bytes * sizes[1];
+  const std::array<cuuint64_t, 3> strides = {head_bytes, token_bytes, token_bytes * sizes[2]};
+  const std::array<cuuint32_t, 4> box = {kColumns, 1, kBoxRows, 1}, steps = {1, 1, 1, 1};
+  CUtensorMap map;
+  const CUresult result =
+      encode(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 4, const_cast<__nv_bfloat16*>(data), sizes.data(), strides.data(),
+             box.data(), steps.data(), CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+             CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  SSA_CHECK(result == CUDA_SUCCESS, op, ": cuTensorMapEncodeTiled refuses [", rows, ", ", tokens, ", ", heads,
+            ", 64], CUresult ", static_cast<int>(result));
+  return map;
+}
+
+struct alignas(8) Barrier {
+  std::uint64_t state;
+
+  __device__ __forceinline__ std::uint32_t address() const { return shared_address(&state); }
+  __device__ __forceinline__ void init(int arrivals) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(address()), "r"(arrivals) : "memory");
+  }
+  __device__ __forceinline__ void arrive() {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(address()) : "memory");
+  }
+  /// Arrives at the barrier in the same place of another block of the cluster.
+  __device__ __forceinline__ void arrive_at(int block) {
+    asm volatile(
+        "{\n.reg .b32 remote;\nmapa.shared::cluster.u32 remote, %0, %1;\n"
+        "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n}" ::"r"(address()),
+        "r"(block)
+        : "memory");
+  }
+  /// Arrives, and makes the phase wait for that many bytes of copies.
+  __device__ __forceinline__ void expect(int bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(address()), "r"(bytes) : "memory");
+  }
+  /// Waits until the phase of that parity is complete.
+  __device__ __forceinline__ void wait(std::uint32_t parity) {
+    asm volatile(
+        "{\n.reg .pred done;\nagain:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n@!done bra again;\n}"
+        ::"r"(address()),
+        "r"(parity)
+        : "memory");
+  }
+};
+
+#if SSA_WGMMA_CODE
+/// After the barriers' initialisation, by the thread that did it.
+__device__ __forceinline__ void fence_barrier_init() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+/// A place in a ring of kStages. Readers wait for full[stage] with `parity`, the writer for empty[stage] with its
+/// opposite.
+template <int kStages>
+struct Pipeline {
+  int stage = 0;
+  std::uint32_t parity = 0;
+
+  __device__ __forceinline__ void advance() {
+    if (++stage == kStages) stage = 0, parity ^= 1;
+  }
+};
+
+/// Copies box (head, tokens from t on, row) to shared memory.
+__device__ __forceinline__ void load_box(void* to, const CUtensorMap& map, int head, int t, int row, Barrier& full) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5}], "
+      "[%6];" ::"r"(shared_address(to)),
+      "l"(&map), "r"(0), "r"(head), "r"(t), "r"(row), "r"(full.address())
+      : "memory");
+}
+
+/// The same to the same place in every block of the cluster that `blocks` has a bit for; completes on each one's own
+/// barrier.
+__device__ __forceinline__ void load_box(void* to, const CUtensorMap& map, int head, int t, int row, Barrier& full,
+                                         std::uint16_t blocks) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster [%0], "
+      "[%1, {%2, %3, %4, %5}], [%6], %7;" ::"r"(shared_address(to)),
+      "l"(&map), "r"(0), "r"(head), "r"(t), "r"(row), "r"(full.address()), "h"(blocks)
+      : "memory");
+}
+
+/// A multiple of 16 contiguous bytes.
+__device__ __forceinline__ void load_bytes(void* to, const void* from, int bytes, Barrier& full) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+          shared_address(to)),
+      "l"(from), "r"(bytes), "r"(full.address())
+      : "memory");
+}
+
+/// Starts the copy of a box from shared memory; wait_stored() of the same thread lets it be written again.
+__device__ __forceinline__ void store_box(const CUtensorMap& map, const void* from, int head, int t, int row) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group [%0, {%1, %2, %3, %4}], [%5];\n"
+      "cp.async.bulk.commit_group;" ::"l"(&map),
+      "r"(0), "r"(head), "r"(t), "r"(row), "r"(shared_address(from))
+      : "memory");
+}
+__device__ __forceinline__ void wait_stored() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
+
+/// Fetches the description itself ahead of its first use.
+__device__ __forceinline__ void prefetch(const CUtensorMap& map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
+}
+
+// ---- warpgroups with different roles ----
+
+/// Changes the registers of each thread of the warpgroup. Each role is one branch of a single if at the kernel's top.
+template <int kRegisters>
+__device__ __forceinline__ void give_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+template <int kRegisters>
+__device__ __forceinline__ void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
+/// Named barriers; 0 is that of __syncthreads. `threads` counts those that sync and those that only arrive.
+__device__ __forceinline__ void barrier_sync(int id, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+__device__ __forceinline__ void barrier_arrive(int id, int threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+/// All threads of the cluster.
+__device__ __forceinline__ void cluster_sync() {
+  asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
+}
+__device__ __forceinline__ int block_in_cluster() {
+  int rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+
+/// Calls step<first, last>(now, next, i) for i = 0 .. count - 1, count > 0, where `next` of one call is `now` of the
+/// following one. Which registers that are must be known when the code is compiled, so calls come in pairs.
+template <class Registers, class Step>
+__device__ __forceinline__ void alternate(int count, Registers& even, Registers& odd, Step&& step) {
+  if (count == 1) return step.template operator()<true, true>(even, odd, 0);
+  step.template operator()<true, false>(even, odd, 0);
+  int i = 1;
+  for (; i + 2 < count; i += 2) {
+    step.template operator()<false, false>(odd, even, i);
+    step.template operator()<false, false>(even, odd, i + 1);
+  }
+  if (i + 2 == count) {
+    step.template operator()<false, false>(odd, even, i);
+    step.template operator()<false, true>(even, odd, i + 1);
+  } else {
+    step.template operator()<false, true>(odd, even, i);
+  }
+}
+
+/// Keeps what comes before in the program before, and what comes after after, for these registers.
+template <int kTiles>
+__device__ __forceinline__ void pin(float (&values)[kTiles][4]) {
+#pragma unroll
+  for (int n = 0; n < kTiles; ++n)
+    asm volatile("" : "+f"(values[n][0]), "+f"(values[n][1]), "+f"(values[n][2]), "+f"(values[n][3])::"memory");
+}
+
+/// 16 x 16 of bf16 in the layout of pack_a to rows row0 .. +16, columns 16 m .. +16 of a tile.
+template <class TileType>
+__device__ __forceinline__ void store_fragment(TileType& tile, int row0, int m, const std::uint32_t (&a)[4], int lane) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
+                   tile.address(row0 + (lane & 15), 2 * m + (lane >> 4))),
+               "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3])
+               : "memory");
+}
+
+#endif
+
+}  // namespace ssa::cuda
