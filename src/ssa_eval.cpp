@@ -297,17 +297,19 @@ int run(int argc, char** argv) {
   std::string attention_tables;
   for (const eval::Setting& setting : settings) {
     report.begin(setting);
-    eval::ForwardPass pass(stream, loaded, setting);
-    if (dataset) report.add(eval::dataset_loss(pass, *comm, *dataset, a.rows));
-    for (const eval::Task& task : tasks)
-      report.add(eval::run_task(pass, *comm, *encoder, task,
-                                {.rows = a.rows,
-                                 .max_length = max_length_of(a, setting),
-                                 .stride = a.stride,
-                                 .num_fewshot = a.num_fewshot,
-                                 .seeds = a.seeds,
-                                 .limit = a.limit,
-                                 .samples = a.log_samples}));
+    {  // its memory goes before others take theirs
+      eval::ForwardPass pass(stream, loaded, setting);
+      if (dataset) report.add(eval::dataset_loss(pass, *comm, *dataset, a.rows));
+      for (const eval::Task& task : tasks)
+        report.add(eval::run_task(pass, *comm, *encoder, task,
+                                  {.rows = a.rows,
+                                   .max_length = max_length_of(a, setting),
+                                   .stride = a.stride,
+                                   .num_fewshot = a.num_fewshot,
+                                   .seeds = a.seeds,
+                                   .limit = a.limit,
+                                   .samples = a.log_samples}));
+    }
     if (a.needle) report.attach("needle", eval::needle(stream, *comm, loaded, setting, *encoder, a.needles));
     if (!a.attention_stats) continue;
     const eval::AttentionReport attention = attention_report(
