@@ -35,25 +35,23 @@ struct DenseForwardConfig {
   };
 };
 
-/// The same on Hopper (D = 64).
-template <int kWarpgroups_, int kKeys_, bool kTakeTurns_, int kCluster_, int kPolynomialEvery_>
+/// The same on Hopper (D = 64): kWarpgroups own 64 query rows each. With kTakeTurns they start their products in turn.
+template <bool kTakeTurns_>
 struct DenseForwardHopperConfig {
   static constexpr int kD = 64;
-  static constexpr int kWarpgroups = kWarpgroups_, kWarps = 4 * kWarpgroups;  ///< that compute; one more copies
+  static constexpr int kWarpgroups = 3, kWarps = 4 * kWarpgroups;  ///< that compute; one more copies
   static constexpr int kThreads = (kWarps + 4) * kWarpSize;
-  static constexpr int kRegisters = kWarpgroups == 2 ? 240 : 160, kCopyRegisters = kWarpgroups == 2 ? 24 : 32;
-  static constexpr int kQueries = 64 * kWarpgroups, kKeys = kKeys_;
-  static constexpr int kStages = kKeys == 128 ? 4 : 6;
-  static constexpr int kQueryStages = 2;
-  static constexpr int kCluster = kCluster_;
+  static constexpr int kRegisters = 160, kCopyRegisters = 32;
+  static constexpr int kQueries = 64 * kWarpgroups, kKeys = 128;
+  static constexpr int kQueryStages = 2, kStages = 4;
   static constexpr bool kTakeTurns = kTakeTurns_;
-  static constexpr int kPolynomialEvery = kPolynomialEvery_;
 
   struct Shared {
     alignas(1024) Tile<kQueries, kD> q[kQueryStages];
     Tile<64, kD> out[kWarpgroups];
     Tile<kKeys, kD> k[kStages], v[kStages];
-    Barrier turn[kWarps], q_full[kQueryStages], q_empty[kQueryStages], k_full[kStages], k_empty[kStages], v_full[kStages], v_empty[kStages];
+    Barrier q_full[kQueryStages], q_empty[kQueryStages], k_full[kStages], k_empty[kStages], v_full[kStages],
+        v_empty[kStages];
   };
 };
 
@@ -92,9 +90,9 @@ struct DenseBackwardHopperConfig {
   static constexpr int kStages = 8;
 
   struct Shared {
-    alignas(1024) Tile<kOwnRows, kD> own[2];        ///< k and v, or q and d_out
-    Tile<kStepRows, kD> passing[kStages][2];        ///< q and d_out, or k and v
-    alignas(128) float own_values[2 * kOwnRows];    ///< for each kStepRows queries lse and delta
+    alignas(1024) Tile<kOwnRows, kD> own[2];      ///< k and v, or q and d_out
+    Tile<kStepRows, kD> passing[kStages][2];      ///< q and d_out, or k and v
+    alignas(128) float own_values[2 * kOwnRows];  ///< for each kStepRows queries lse and delta
     float passing_values[kStages][2 * kStepRows];
     Barrier own_full, own_empty, full[kStages], empty[kStages];
     int ticket;

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cstdlib>
 #include <type_traits>
 
 #include "kernels/causal_attention/dense_backward.cuh"
@@ -17,6 +16,30 @@
 namespace ssa::cuda {
 
 template <class Visibility>
+void dense_forward_hopper(Stream& stream, const char* op, const DenseForwardArgs& a, int B, const Visibility& visible) {
+  using C = DenseForwardHopperConfig<std::is_same_v<Visibility, Causal>>;
+  const int query_tiles = static_cast<int>(blocks_for(a.T, C::kQueries)), tasks = query_tiles * a.HQ * B;
+  const DenseForwardHopperArgs h = {.q = tensor_map(op, a.q, B, a.T, a.HQ),
+                                    .k = tensor_map(op, a.k, B, a.U, a.HK),
+                                    .v = tensor_map(op, a.v, B, a.U, a.HK),
+                                    .out = tensor_map(op, a.out, B, a.T, a.HQ),
+                                    .lse = a.lse,
+                                    .B = B,
+                                    .T = a.T,
+                                    .U = a.U,
+                                    .HQ = a.HQ,
+                                    .HK = a.HK,
+                                    .scale = a.scale,
+                                    .query_tiles = query_tiles,
+                                    .tasks = tasks};
+  launch(stream, op, dense_forward_hopper_kernel<C, Visibility>,
+         {.grid = static_cast<unsigned>(std::min(tasks, stream.cuda().properties.multiProcessorCount)),
+          .block = C::kThreads,
+          .shared_bytes = sizeof(typename C::Shared)},
+         h, visible);
+}
+
+template <class Visibility>
 void dense_forward(Stream& stream, const char* op, std::int64_t block_size, const DenseForwardArgs& a, int B,
                    int head_dim, const Visibility& visible) {
   const auto run = [&]<class C>(void (*kernel)(DenseForwardArgs, Visibility)) {
@@ -27,39 +50,9 @@ void dense_forward(Stream& stream, const char* op, std::int64_t block_size, cons
            a, visible);
   };
   dispatch_head_dim(op, head_dim, a.HQ / a.HK, block_size, [&]<int kD>() {
-    if constexpr (kD == 64 && std::is_same_v<Visibility, Causal>) {
-      if (has_wgmma(stream)) {
-        const auto fast = [&]<class C>() {
-          const DenseForwardHopperArgs h = {.q = tensor_map(op, a.q, B, a.T, a.HQ),
-                                            .k = tensor_map(op, a.k, B, a.U, a.HK),
-                                            .v = tensor_map(op, a.v, B, a.U, a.HK),
-                                            .out = tensor_map(op, a.out, B, a.T, a.HQ),
-                                            .lse = a.lse,
-                                            .B = B,
-                                            .T = a.T,
-                                            .U = a.U,
-                                            .HQ = a.HQ,
-                                            .HK = a.HK,
-                                            .scale = a.scale};
-          const std::int64_t tasks = static_cast<std::int64_t>(blocks_for(a.T, C::kQueries)) * a.HQ * B;
-          const int sms = stream.cuda().properties.multiProcessorCount / C::kCluster * C::kCluster;
-          launch(stream, op, dense_forward_hopper_kernel<C, Visibility>,
-                 {.grid = static_cast<unsigned>(std::min<std::int64_t>(tasks, sms)),
-                  .block = C::kThreads,
-                  .shared_bytes = sizeof(typename C::Shared)},
-                 h, visible);
-        };
-        const char* text = std::getenv("SSA_VARIANT");
-        const int variant = text ? std::atoi(text) : 0;
-        switch (variant) {
-          case 0: return fast.template operator()<DenseForwardHopperConfig<2, 128, true, 1, 0>>();
-          case 1: return fast.template operator()<DenseForwardHopperConfig<2, 128, false, 1, 0>>();
-          case 3: return fast.template operator()<DenseForwardHopperConfig<3, 64, true, 1, 0>>();
-          case 4: return fast.template operator()<DenseForwardHopperConfig<3, 64, false, 1, 0>>();
-          case 5: return fast.template operator()<DenseForwardHopperConfig<2, 128, true, 1, 4>>();
-          default: break;
-        }
-      }
+    // The tiles of the Hopper form are too large for block means, of which a token sees few.
+    if constexpr (kD == 64 && !std::is_same_v<Visibility, CompleteBlocks>) {
+      if (has_wgmma(stream)) return dense_forward_hopper(stream, op, a, B, visible);
     }
     using C = DenseForwardConfig<kD>;
     run.template operator()<C>(dense_forward_kernel<C, Visibility>);
@@ -110,7 +103,9 @@ void dense_backward_hopper(Stream& stream, const char* op, const DenseBackwardAr
   constexpr int kKeyTasksPerSm = 3, kQueryTasksPerSm = 8, kHeadsPerTask = 4;
   const int chunks = parts_for(static_cast<std::int64_t>(a.B) * a.HK * key_tiles, sms * kKeyTasksPerSm, G);
   int heads_per_task = std::min(kHeadsPerTask, a.HQ);
-  const auto query_tasks = [&] { return static_cast<std::int64_t>(a.B) * query_tiles * blocks_for(a.HQ, heads_per_task); };
+  const auto query_tasks = [&] {
+    return static_cast<std::int64_t>(a.B) * query_tiles * blocks_for(a.HQ, heads_per_task);
+  };
   while (heads_per_task > 1 && query_tasks() < sms * kQueryTasksPerSm) heads_per_task /= 2;
 
   float* row_values = scratch.row_values.as<float>();
@@ -156,8 +151,7 @@ void dense_backward(Stream& stream, const char* op, std::int64_t block_size, Den
     Arena arena(stream.scratch(bytes), bytes);
     const DenseBackwardScratch scratch(arena, a.B, a.T, a.U, a.HQ, a.HK);
     if constexpr (kD == 64) {
-      const char* text = std::getenv("SSA_VARIANT");
-      if (has_wgmma(stream) && (!text || std::atoi(text) != 9)) return dense_backward_hopper(stream, op, a, scratch, visible);
+      if (has_wgmma(stream)) return dense_backward_hopper(stream, op, a, scratch, visible);
     }
     using C = DenseBackwardConfig<kD>;
     for (const Tensor& counter : {scratch.ticket, scratch.keys_done, scratch.steps_done}) stream.zero(counter);

@@ -1,5 +1,5 @@
-// What the backward kernels of dense attention share, and the one written in mma.sync: one pass, bit-repeatable.
-// README.md in this folder explains the schedule.
+// The backward of dense attention in mma.sync: one pass, bit-repeatable. README.md in this folder explains the
+// schedule.
 #pragma once
 
 #include "kernels/causal_attention/config.cuh"

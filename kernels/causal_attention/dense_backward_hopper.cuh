@@ -11,7 +11,8 @@ namespace ssa::cuda {
 struct DenseBackwardHopperArgs {
   CUtensorMap q, k, v, d_out;
   float *d_q, *d_k, *d_v;
-  const float* row_values;  ///< [B, HQ, query tiles, 2, kStepRows]: lse log2(e), +infinity for a row without keys; delta
+  const float*
+      row_values;  ///< [B, HQ, query tiles, 2, kStepRows]: lse log2(e), +infinity for a row without keys; delta
   int B, T, U, HQ, HK;
   float scale;
   bool accumulate_q, accumulate_kv;
@@ -27,8 +28,8 @@ struct DenseBackwardHopperArgs {
 
 /// Lays lse and delta out by heads, as DenseBackwardHopperArgs::row_values, and zeroes the counters.
 template <class C>
-__global__ void __launch_bounds__(256)
-    row_values_kernel(float* row_values, const float* lse, const float* delta, int T, int HQ, int* counters, int count) {
+__global__ void __launch_bounds__(256) row_values_kernel(float* row_values, const float* lse, const float* delta, int T,
+                                                         int HQ, int* counters, int count) {
   constexpr int kRows = C::kStepRows, kHeads = 32;
   __shared__ float tile[2][kHeads][kRows + 1];
   const int t0 = static_cast<int>(blockIdx.x) * kRows, head0 = static_cast<int>(blockIdx.y) * kHeads;
@@ -58,16 +59,20 @@ __global__ void __launch_bounds__(256)
 /// What one block does. Tasks that own keys come first, because they are few and long.
 struct DenseBackwardHopperTask {
   bool owns_keys;
-  int row, kv_head, own_tile, head_begin, heads, chunk;
+  int row, kv_head, own_tile, head_begin, heads;
   int step_first, steps;  ///< tiles of kStepRows to go through: for each head, if the task owns queries
 
+  /// Of the heads of a group, of a task that owns keys.
+  static __device__ __forceinline__ int chunk_of(const DenseBackwardHopperArgs& a, int ticket) {
+    return ticket / (a.B * a.HK) % a.chunks;
+  }
   template <class C, class Visibility>
   __device__ __forceinline__ void take(const DenseBackwardHopperArgs& a, const Visibility& visible, int ticket) {
     const int pairs = a.B * a.HK, key_tasks = a.key_tiles * a.chunks * pairs, G = a.HQ / a.HK;
     owns_keys = ticket < key_tasks;
     if (owns_keys) {
       own_tile = ticket / (a.chunks * pairs);
-      chunk = ticket / pairs % a.chunks;
+      const int chunk = chunk_of(a, ticket);
       row = ticket % pairs / a.HK;
       kv_head = ticket % pairs % a.HK;
       head_begin = kv_head * G + chunk * a.heads_per_chunk;
@@ -146,9 +151,9 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       constexpr int kValuesBytes = 2 * kN * sizeof(float);
       Ring ring;
       const auto load_step = [&](const CUtensorMap& first, const CUtensorMap& second, int head, int tile, bool values) {
-        Barrier& full = shared.full[ring.stage];
-        auto& tiles = shared.passing[ring.stage];
-        shared.empty[ring.stage].wait(ring.parity ^ 1);
+        Barrier& full = shared.full[ring.stage()];
+        auto& tiles = shared.passing[ring.stage()];
+        shared.empty[ring.stage()].wait(ring.parity() ^ 1);
         full.expect(sizeof(tiles) + (values ? kValuesBytes : 0));
         load_box(tiles[0].data, first, head, tile * kN, task.row, full);
         load_box(tiles[1].data, second, head, tile * kN, task.row, full);
@@ -159,7 +164,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
         // From the last queries down: neighbouring tasks then read the same ones at about the same time.
         for (int i = task.steps - 1; i >= 0; --i)
           for (int h = 0; h < task.heads; ++h) {
-            const int stage = ring.stage, head = task.head_begin + h;
+            const int stage = ring.stage(), head = task.head_begin + h;
             load_step(a.q, a.d_out, head, task.step_first + i, true);
             load_bytes(shared.passing_values[stage], values_of(head, task.step_first + i), kValuesBytes,
                        shared.full[stage]);
@@ -171,14 +176,14 @@ __global__ void __launch_bounds__(C::kThreads, 1)
           shared.own_empty.wait((h & 1) ^ 1);
           load_own(a.q, a.d_out, head, parts * kValuesBytes);
           load_bytes(shared.own_values, values_of(head, tile0), parts * kValuesBytes, shared.own_full);
-          for (int i = 0; i < task.steps; ++i)
-            load_step(a.k, a.v, head / (a.HQ / a.HK), task.step_first + i, false);
+          for (int i = 0; i < task.steps; ++i) load_step(a.k, a.v, head / (a.HQ / a.HK), task.step_first + i, false);
         }
       }
     }
   } else {
     take_registers<C::kRegisters>();
-    const int row0 = warp * 16, first_own = own0 + warpgroup * kWarpgroupRows, own = own0 + row0 + (lane >> 2);
+    const int row0 = warp * 16, first_own = own0 + warpgroup * kWarpgroupRows;
+    const auto own = [&] { return own0 + fresh_thread() / kWarpSize * 16 + (lane >> 2); };
     const float scale2 = a.scale * kLog2e;
     std::uint32_t own_a[kSlices][4], own_b[kSlices][4];
     const auto load_own = [&] {
@@ -189,22 +194,23 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       }
     };
     // own rows x kN, over D: a fragment of the own tile and the rows of a passing one.
-    const auto start_rows = [&](float(&to)[C::kStepRows / 8][4], const std::uint32_t(&fragment)[C::kD / 16][4], int stage, int which) {
+    const auto start_rows = [&](float(&to)[C::kStepRows / 8][4], const std::uint32_t(&fragment)[C::kD / 16][4],
+                                int stage, int which) {
       const std::uint64_t rows = wgmma_operand(shared.passing[stage][which], 0);
 #pragma unroll
       for (int kk = 0; kk < kSlices; ++kk) wgmma<false>(to, fragment[kk], rows + kk * kNextAlongRow, kk > 0);
       wgmma_commit();
     };
     // += own rows x D, over kN.
-    const auto start_sum = [&](float(&to)[C::kD / 8][4], const std::uint32_t(&fragment)[C::kStepRows / 16][4], int stage,
-                               int which) {
+    const auto start_sum = [&](float(&to)[C::kD / 8][4], const std::uint32_t(&fragment)[C::kStepRows / 16][4],
+                               int stage, int which) {
       const std::uint64_t rows = wgmma_operand(shared.passing[stage][which], 0);
 #pragma unroll
       for (int m = 0; m < kN / 16; ++m) wgmma<true>(to, fragment[m], rows + m * kNextTransposed, true);
     };
     Ring here, before;  // the stages of this step and of the step before
     const auto leave_before = [&] {
-      if (lane == 0) shared.empty[before.stage].arrive();
+      if (lane == 0) shared.empty[before.stage()].arrive();
       before.advance();
     };
     float scores[kN / 8][4], d_p[kN / 8][4];
@@ -220,44 +226,49 @@ __global__ void __launch_bounds__(C::kThreads, 1)
         int tile = task.step_first + task.steps - 1, heads_left = task.heads;
         const auto step = [&]<bool kFirst>(int i) {
           wgmma_fence();
-          start_rows(scores, own_a, here.stage, 0);
-          start_rows(d_p, own_b, here.stage, 1);
+          start_rows(scores, own_a, here.stage(), 0);
+          start_rows(d_p, own_b, here.stage(), 1);
           if constexpr (!kFirst) {
-            start_sum(d_v, p, before.stage, 1);
-            start_sum(d_k, d_s, before.stage, 0);
+            start_sum(d_v, p, before.stage(), 1);
+            start_sum(d_k, d_s, before.stage(), 0);
             wgmma_commit();
           }
-          const float* values = shared.passing_values[here.stage] + (lane & 3) * 2;
+          float2 lse[kN / 8], delta[kN / 8];
+#pragma unroll
+          for (int n = 0; n < kN / 8; ++n) {
+            const float* values = shared.passing_values[here.stage()] + (lane & 3) * 2 + n * 8;
+            lse[n] = *reinterpret_cast<const float2*>(values);
+            delta[n] = *reinterpret_cast<const float2*>(values + kN);
+          }
           wgmma_wait<kFirst ? 1 : 2>();
           pin(scores);
 #pragma unroll
           for (int n = 0; n < kN / 8; ++n) {
-            const float2 lse = *reinterpret_cast<const float2*>(values + n * 8);
 #pragma unroll
-            for (int e = 0; e < 4; ++e) scores[n][e] = exp2_fast(scores[n][e] * scale2 - ((e & 1) ? lse.y : lse.x));
+            for (int e = 0; e < 4; ++e)
+              scores[n][e] = exp2_fast(scores[n][e] * scale2 - ((e & 1) ? lse[n].y : lse[n].x));
           }
           const int t0 = tile * kN;
-          if (first_own + kWarpgroupRows > visible.key_end(t0) || first_own < visible.key_begin(t0 + kN - 1)) {
+          if (t0 < visible.query_begin(first_own + kWarpgroupRows - 1) || t0 + kN > visible.query_end(first_own)) {
+            const int u = own();
 #pragma unroll
             for (int n = 0; n < kN / 8; ++n)
 #pragma unroll
               for (int e = 0; e < 4; ++e)
-                if (!visible.sees(t0 + n * 8 + (lane & 3) * 2 + (e & 1), own + (e & 2) * 4)) scores[n][e] = 0;
+                if (!visible.sees(t0 + n * 8 + (lane & 3) * 2 + (e & 1), u + (e & 2) * 4)) scores[n][e] = 0;
           }
           if (--heads_left == 0) heads_left = task.heads, --tile;
           wgmma_wait<kFirst ? 0 : 1>();
           pin(d_p);
 #pragma unroll
           for (int n = 0; n < kN / 8; ++n) {
-            const float2 delta = *reinterpret_cast<const float2*>(values + kN + n * 8);
 #pragma unroll
-            for (int e = 0; e < 4; ++e) d_p[n][e] = scores[n][e] * (d_p[n][e] - ((e & 1) ? delta.y : delta.x));
+            for (int e = 0; e < 4; ++e) d_p[n][e] = scores[n][e] * (d_p[n][e] - ((e & 1) ? delta[n].y : delta[n].x));
           }
           // A wait that ends a basic block: the compiler would move the arithmetic behind that for the products.
           pin(scores), pin(d_p);
-          Ring after = here;
-          after.advance();
-          if (i + 1 < steps) shared.full[after.stage].wait(after.parity);
+          const Ring after = here.next();
+          if (i + 1 < steps) shared.full[after.stage()].wait(after.parity());
           if constexpr (!kFirst) {
             wgmma_wait<0>();
             leave_before();
@@ -269,23 +280,25 @@ __global__ void __launch_bounds__(C::kThreads, 1)
             pack_a(d_s[m], d_p[2 * m], d_p[2 * m + 1]);
           }
         };
-        shared.full[here.stage].wait(here.parity);
+        shared.full[here.stage()].wait(here.parity());
         step.template operator()<true>(0);
         for (int i = 1; i < steps; ++i) step.template operator()<false>(i);
         wgmma_fence();
-        start_sum(d_v, p, before.stage, 1);
-        start_sum(d_k, d_s, before.stage, 0);
+        start_sum(d_v, p, before.stage(), 1);
+        start_sum(d_k, d_s, before.stage(), 0);
         wgmma_commit();
         wgmma_wait<0>();
         pin(d_k), pin(d_v);
       }
+      const int chunk = DenseBackwardHopperTask::chunk_of(a, shared.ticket);
       // Chunks of a group's heads add to the same keys in their order.
-      int* done = a.keys_done + (static_cast<std::int64_t>(task.row) * a.HK + task.kv_head) * a.key_tiles + task.own_tile;
-      if (task.chunk > 0) {
-        if (thread == 0) wait_for(done, task.chunk);
+      int* done =
+          a.keys_done + (static_cast<std::int64_t>(task.row) * a.HK + task.kv_head) * a.key_tiles + task.own_tile;
+      if (chunk > 0) {
+        if (thread == 0) wait_for(done, chunk);
         barrier_sync(1, C::kWarps * kWarpSize);
       }
-      const bool add = a.accumulate_kv || task.chunk > 0;
+      const bool add = a.accumulate_kv || chunk > 0;
 #pragma unroll
       for (int d = 0; d < C::kD / 8; ++d) {
         const RowOfFour k_four = row_of_four(d_k[d], lane), v_four = row_of_four(d_v[d], lane);
@@ -296,9 +309,9 @@ __global__ void __launch_bounds__(C::kThreads, 1)
         put(a.d_k + offset, k_four.values, a.scale, add);
         put(a.d_v + offset, v_four.values, 1, add);
       }
-      if (task.chunk + 1 < a.chunks) {
+      if (chunk + 1 < a.chunks) {
         barrier_sync(1, C::kWarps * kWarpSize);
-        if (thread == 0) announce(done, task.chunk + 1);
+        if (thread == 0) announce(done, chunk + 1);
       }
     } else {
       for (int h = 0; h < task.heads; ++h) {
@@ -310,14 +323,14 @@ __global__ void __launch_bounds__(C::kThreads, 1)
           const float lse[2] = {values[0], values[8]}, delta[2] = {values[kN], values[kN + 8]};
           __syncwarp();
           if (lane == 0) shared.own_empty.arrive();
-          const auto step = [&]<bool kFirst, bool kLast>(float(&now)[C::kStepRows / 8][4], float(&next)[C::kStepRows / 8][4], int i) {
+          const auto step = [&]<bool kFirst, bool kLast>(float(&now)[C::kStepRows / 8][4],
+                                                         float(&next)[C::kStepRows / 8][4], int i) {
             wgmma_fence();
-            start_rows(d_p, own_b, here.stage, 1);
-            Ring after = here;
-            after.advance();
-            if constexpr (!kLast) start_rows(next, own_a, after.stage, 0);
+            start_rows(d_p, own_b, here.stage(), 1);
+            const Ring after = here.next();
+            if constexpr (!kLast) start_rows(next, own_a, after.stage(), 0);
             if constexpr (!kFirst) {
-              start_sum(d_q, d_s, before.stage, 0);
+              start_sum(d_q, d_s, before.stage(), 0);
               wgmma_commit();
             }
 #pragma unroll
@@ -326,11 +339,12 @@ __global__ void __launch_bounds__(C::kThreads, 1)
               for (int e = 0; e < 4; ++e) now[n][e] = exp2_fast(now[n][e] * scale2 - lse[e / 2]);
             const int u0 = (task.step_first + i) * kN;
             if (u0 + kN > visible.key_end(first_own) || u0 < visible.key_begin(first_own + kWarpgroupRows - 1)) {
+              const int t = own();
 #pragma unroll
               for (int n = 0; n < kN / 8; ++n)
 #pragma unroll
                 for (int e = 0; e < 4; ++e)
-                  if (!visible.sees(own + (e & 2) * 4, u0 + n * 8 + (lane & 3) * 2 + (e & 1))) now[n][e] = 0;
+                  if (!visible.sees(t + (e & 2) * 4, u0 + n * 8 + (lane & 3) * 2 + (e & 1))) now[n][e] = 0;
             }
             wgmma_wait<(kLast ? 0 : 1) + (kFirst ? 0 : 1)>();  // d_p
             pin(d_p);
@@ -339,27 +353,25 @@ __global__ void __launch_bounds__(C::kThreads, 1)
 #pragma unroll
               for (int e = 0; e < 4; ++e) d_p[n][e] = now[n][e] * (d_p[n][e] - delta[e / 2]);
             pin(d_p);
-            Ring later = after;
-            later.advance();
-            if (i + 2 < task.steps) shared.full[later.stage].wait(later.parity);
+            const Ring later = after.next();
+            if (i + 2 < task.steps) shared.full[later.stage()].wait(later.parity());
             wgmma_wait<0>();
             if constexpr (!kFirst) leave_before();
             here = after;
 #pragma unroll
             for (int m = 0; m < kN / 16; ++m) pack_a(d_s[m], d_p[2 * m], d_p[2 * m + 1]);
           };
-          shared.full[here.stage].wait(here.parity);
+          shared.full[here.stage()].wait(here.parity());
           wgmma_fence();
-          start_rows(scores, own_a, here.stage, 0);
+          start_rows(scores, own_a, here.stage(), 0);
           wgmma_wait<0>();
           if (task.steps > 1) {
-            Ring after = here;
-            after.advance();
-            shared.full[after.stage].wait(after.parity);
+            const Ring after = here.next();
+            shared.full[after.stage()].wait(after.parity());
           }
           alternate(task.steps, scores, next_scores, step);
           wgmma_fence();
-          start_sum(d_q, d_s, before.stage, 0);
+          start_sum(d_q, d_s, before.stage(), 0);
           wgmma_commit();
           wgmma_wait<0>();
           pin(d_q);

@@ -1,6 +1,6 @@
 // The forward of dense attention for D = 64 on Hopper: a warpgroup of copies feeds warpgroups that own 64 query rows
-// each, and the scores of the next key tile are computed while the exponentials of this one are taken. README.md in
-// this folder explains the schedule.
+// each. While one takes exponentials, its product with the values of the key tile before is under way, and so are the
+// others' products. README.md in this folder explains the schedule.
 #pragma once
 
 #include "kernels/causal_attention/config.cuh"
@@ -13,65 +13,38 @@ struct DenseForwardHopperArgs {
   float* lse;
   int B, T, U, HQ, HK;
   float scale;
+  int query_tiles, tasks;  ///< a task: a query tile of one head
 };
 
 #if SSA_WGMMA_CODE
 /// A query tile of one head, and the key tiles that it sees.
 template <class C>
 struct DenseForwardTask {
-  int row, head, kv_head, t0, tile_first, tiles;
+  int row, head, t0, tile_first, tiles;
 
-  /// The n-th task of this cluster: the longest tasks come first, and in rounds that go to and fro over the clusters, so
-  /// that all have the same work.
+  /// The n-th task of this block: the longest tasks come first, and in rounds that go to and fro over the blocks, so
+  /// that all have the same work. False after the last; a block's share of the last round may be empty: tiles = -1.
   template <class Visibility>
   __device__ __forceinline__ bool take(const DenseForwardHopperArgs& a, const Visibility& visible, int n) {
-    const int clusters = static_cast<int>(gridDim.x) / C::kCluster, cluster = static_cast<int>(blockIdx.x) / C::kCluster;
-    const int heads = a.HQ / C::kCluster, query_tiles = (a.T + C::kQueries - 1) / C::kQueries;
-    const int rank = n * clusters + (n % 2 == 0 ? cluster : clusters - 1 - cluster);
-    if (n * clusters >= query_tiles * a.B * heads) return false;
-    const int tile = rank / (a.B * heads), in_tile = rank % (a.B * heads);
-    row = in_tile / heads;
-    head = in_tile % heads * C::kCluster + static_cast<int>(blockIdx.x) % C::kCluster;
-    kv_head = head / (a.HQ / a.HK);
-    t0 = (query_tiles - 1 - tile) * C::kQueries;
+    const int blocks = static_cast<int>(gridDim.x), block = static_cast<int>(blockIdx.x);
+    const int in_round = n * blocks, rank = in_round + (n % 2 == 0 ? block : blocks - 1 - block);
+    if (in_round >= a.tasks) return false;
+    const int tile = rank / (a.B * a.HQ), in_tile = rank % (a.B * a.HQ);
+    row = in_tile / a.HQ;
+    head = in_tile % a.HQ;
+    t0 = (a.query_tiles - 1 - tile) * C::kQueries;
     tile_first = visible.key_begin(t0) / C::kKeys;
     tiles = (min(a.U, visible.key_end(min(a.T, t0 + C::kQueries) - 1)) + C::kKeys - 1) / C::kKeys - tile_first;
-    if (tile >= query_tiles) tiles = -1;
+    if (rank >= a.tasks) tiles = -1;
     return true;
   }
   /// Of the i-th key tile: they are taken from the last to the first.
   __device__ __forceinline__ int first_key(int i) const { return (tile_first + tiles - 1 - i) * C::kKeys; }
 };
-
-/// The block's part of one key tile: with clusters, each block loads its share for all.
-template <class C, class TileType>
-__device__ __forceinline__ void load_keys(TileType& to, const CUtensorMap& map, int kv_head, int u0, int row,
-                                          Barrier& full) {
-  full.expect(sizeof(TileType));
-  constexpr int kShare = C::kKeys / C::kCluster;
-  static_assert(kShare % kBoxRows == 0);
-  const int begin = C::kCluster == 1 ? 0 : block_in_cluster() * kShare;
-#pragma unroll
-  for (int u = begin; u < begin + kShare; u += kBoxRows)
-    if constexpr (C::kCluster == 1)
-      load_box(to.data + u * C::kD, map, kv_head, u0 + u, row, full);
-    else
-      load_box(to.data + u * C::kD, map, kv_head, u0 + u, row, full, (1 << C::kCluster) - 1);
-}
-
-/// Lane l tells block l of the cluster that this warp has left a stage.
-template <class C>
-__device__ __forceinline__ void leave(Barrier& empty, int lane) {
-  if constexpr (C::kCluster == 1) {
-    if (lane == 0) empty.arrive();
-  } else {
-    if (lane < C::kCluster) empty.arrive_at(lane);
-  }
-}
 #endif
 
 template <class C, class Visibility>
-__global__ void __launch_bounds__(C::kThreads, 1) __cluster_dims__(C::kCluster, 1, 1)
+__global__ void __launch_bounds__(C::kThreads, 1)
     dense_forward_hopper_kernel(const __grid_constant__ DenseForwardHopperArgs a, const Visibility visible) {
 #if SSA_WGMMA_CODE
   extern __shared__ __align__(1024) unsigned char shared_bytes[];
@@ -87,19 +60,15 @@ __global__ void __launch_bounds__(C::kThreads, 1) __cluster_dims__(C::kCluster, 
       shared.q_full[i].init(1);
       shared.q_empty[i].init(C::kWarps);
     }
-    for (Barrier& turn : shared.turn) turn.init(1);
     for (int i = 0; i < C::kStages; ++i) {
       shared.k_full[i].init(1);
       shared.v_full[i].init(1);
-      shared.k_empty[i].init(C::kWarps * C::kCluster);
-      shared.v_empty[i].init(C::kWarps * C::kCluster);
+      shared.k_empty[i].init(C::kWarps);
+      shared.v_empty[i].init(C::kWarps);
     }
     fence_barrier_init();
   }
-  if constexpr (C::kCluster == 1)
-    __syncthreads();
-  else
-    cluster_sync();
+  __syncthreads();
 
   DenseForwardTask<C> task;
   if (warpgroup == C::kWarpgroups) {
@@ -110,140 +79,144 @@ __global__ void __launch_bounds__(C::kThreads, 1) __cluster_dims__(C::kCluster, 
       QueryRing queries;
       for (int n = 0; task.take(a, visible, n); ++n) {
         if (task.tiles <= 0) continue;
-        auto& q = shared.q[queries.stage];
-        shared.q_empty[queries.stage].wait(queries.parity ^ 1);
-        shared.q_full[queries.stage].expect(sizeof(q));
+        auto& q = shared.q[queries.stage()];
+        shared.q_empty[queries.stage()].wait(queries.parity() ^ 1);
+        shared.q_full[queries.stage()].expect(sizeof(q));
 #pragma unroll
         for (int t = 0; t < C::kQueries; t += kBoxRows)
-          load_box(q.data + t * C::kD, a.q, task.head, task.t0 + t, task.row, shared.q_full[queries.stage]);
+          load_box(q.data + t * C::kD, a.q, task.head, task.t0 + t, task.row, shared.q_full[queries.stage()]);
         queries.advance();
+        const int kv_head = task.head / (a.HQ / a.HK);
+        const auto load_keys = [&](auto& tile, const CUtensorMap& map, int u0, Barrier& full, Barrier& empty) {
+          empty.wait(ring.parity() ^ 1);
+          full.expect(sizeof(tile));
+#pragma unroll
+          for (int u = 0; u < C::kKeys; u += kBoxRows)
+            load_box(tile.data + u * C::kD, map, kv_head, u0 + u, task.row, full);
+        };
         for (int i = 0; i < task.tiles; ++i, ring.advance()) {
-          shared.k_empty[ring.stage].wait(ring.parity ^ 1);
-          load_keys<C>(shared.k[ring.stage], a.k, task.kv_head, task.first_key(i), task.row, shared.k_full[ring.stage]);
-          shared.v_empty[ring.stage].wait(ring.parity ^ 1);
-          load_keys<C>(shared.v[ring.stage], a.v, task.kv_head, task.first_key(i), task.row, shared.v_full[ring.stage]);
+          const int stage = ring.stage(), u0 = task.first_key(i);
+          load_keys(shared.k[stage], a.k, u0, shared.k_full[stage], shared.k_empty[stage]);
+          load_keys(shared.v[stage], a.v, u0, shared.v_full[stage], shared.v_empty[stage]);
         }
       }
     }
   } else {
     take_registers<C::kRegisters>();
-    const int warp = thread / kWarpSize, row0 = warp * 16;
     const float scale2 = a.scale * kLog2e;
-    Ring keys, values;
+    Ring keys;
     QueryRing queries;
-    constexpr int kOut = 1;  // named barriers
-    // Warps of the same quarter of an SM take turns at its exponential unit.
-    Barrier &my_turn = shared.turn[warp], &next_turn = shared.turn[(warp + 4) % C::kWarps];
-    Pipeline<1> turn;
-    if (C::kTakeTurns && warpgroup == C::kWarpgroups - 1 && lane == 0) next_turn.arrive();
+    // Named barriers: the output's, and the turns to start products.
+    constexpr int kOut = 1, kTurn = kOut + C::kWarpgroups, kTurnThreads = 2 * kWarpgroupThreads;
+    if (C::kTakeTurns && warpgroup == C::kWarpgroups - 1) barrier_arrive(kTurn, kTurnThreads);
 
     for (int n = 0; task.take(a, visible, n); ++n) {
       if (task.tiles < 0) continue;
-      float out[C::kD / 8][4] = {};
-      float best[2] = {-kInfinity, -kInfinity}, sum[2] = {};  // of rows lane / 4 and + 8; the sum is this lane's part
+      const int t_first = task.t0 + warpgroup * kWarpgroupRows,
+                t = task.t0 + fresh_thread() / kWarpSize * 16 + (lane >> 2);
+      float out[C::kD / 8][4] = {}, scores[kN / 8][4];
       std::uint32_t p[kN / 16][4];
-      const int t = task.t0 + row0 + (lane >> 2);
+      float best[2] = {-kInfinity, -kInfinity}, sum[2] = {};  // of rows t and t + 8; the sum is this lane's part
+      float correction[2];
 
-      if (task.tiles > 0) {
-        const std::uint64_t q_rows = wgmma_operand(shared.q[queries.stage], warpgroup * kWarpgroupRows);
-        shared.q_full[queries.stage].wait(queries.parity);
+      const auto start_scores = [&] {
+        const std::uint64_t q = wgmma_operand(shared.q[queries.stage()], warpgroup * kWarpgroupRows);
+        const std::uint64_t k = wgmma_operand(shared.k[keys.stage()], 0);
+        wgmma_fence();
+#pragma unroll
+        for (int kk = 0; kk < kSlices; ++kk) wgmma(scores, q + kk * kNextAlongRow, k + kk * kNextAlongRow, kk > 0);
+        wgmma_commit();
+      };
+      const auto start_output = [&](Ring values) {
+        shared.v_full[values.stage()].wait(values.parity());
+        const std::uint64_t v = wgmma_operand(shared.v[values.stage()], 0);
+        wgmma_fence();
+#pragma unroll
+        for (int m = 0; m < kN / 16; ++m) wgmma<true>(out, p[m], v + m * kNextTransposed, true);
+        wgmma_commit();
+      };
+      const auto await_keys = [&] { shared.k_full[keys.stage()].wait(keys.parity()); };
+      const auto leave_keys = [&] {
+        if (lane == 0) shared.k_empty[keys.stage()].arrive();
+        keys.advance();
+      };
+      const auto leave_values = [&](Ring values) {
+        if (lane == 0) shared.v_empty[values.stage()].arrive();
+      };
 
-        const auto start_scores = [&](float(&scores)[C::kKeys / 8][4]) {
-          const std::uint64_t rows = wgmma_operand(shared.k[keys.stage], 0);
-          wgmma_fence();
-#pragma unroll
-          for (int kk = 0; kk < kSlices; ++kk) wgmma<false, false>(scores, q_rows + kk * kNextAlongRow, rows + kk * kNextAlongRow, kk > 0);
-          wgmma_commit();
-        };
-        const auto leave_keys = [&] {
-          leave<C>(shared.k_empty[keys.stage], lane);
-          keys.advance();
-        };
-        const auto start_output = [&] {
-          shared.v_full[values.stage].wait(values.parity);
-          const std::uint64_t rows = wgmma_operand(shared.v[values.stage], 0);
-          wgmma_fence();
-#pragma unroll
-          for (int m = 0; m < C::kKeys / 16; ++m) wgmma<true>(out, p[m], rows + m * kNextTransposed, true);
-          wgmma_commit();
-        };
-        const auto leave_values = [&] {
-          leave<C>(shared.v_empty[values.stage], lane);
-          values.advance();
-        };
-        /// The i-th key tile: its scores are there, its values are still to come. Beside the exponentials run the
-        /// products with the values of the tile before, and the scores of the next.
-        const auto step = [&]<bool kFirst, bool kLast>(float(&scores)[C::kKeys / 8][4], float(&next)[C::kKeys / 8][4], int i) {
-          if constexpr (!kLast) start_scores(next);
-          if constexpr (!kFirst) start_output();
-          const int u0 = task.first_key(i);
-          if (u0 + kN > visible.key_end(task.t0 + warpgroup * kWarpgroupRows) ||
-              u0 < visible.key_begin(task.t0 + warpgroup * kWarpgroupRows + kWarpgroupRows - 1)) {
-#pragma unroll
-            for (int j = 0; j < kN / 8; ++j)
-#pragma unroll
-              for (int e = 0; e < 4; ++e)
-                if (!visible.sees(t + (e & 2) * 4, u0 + j * 8 + (lane & 3) * 2 + (e & 1))) scores[j][e] = -kInfinity;
-          }
-          float correction[2], shift[2];
-#pragma unroll
-          for (int half = 0; half < 2; ++half) {
-            float top = best[half];
-#pragma unroll
-            for (int j = 0; j < kN / 8; ++j) top = fmaxf(top, fmaxf(scores[j][2 * half], scores[j][2 * half + 1]));
-            top = quad_max(top);
-            shift[half] = top == -kInfinity ? 0.0f : top * scale2;  // a row may see no key so far
-            correction[half] = exp2_fast(best[half] * scale2 - shift[half]);
-            best[half] = top;
-          }
-          if constexpr (C::kTakeTurns) {
-            my_turn.wait(turn.parity);
-            turn.advance();
-            pin(scores);
-          }
-          float part[2][2] = {};
+      /// Scores of the i-th key tile to probabilities, but for the division by their sum.
+      const auto softmax = [&](int i) {
+        const int u0 = task.first_key(i);
+        if (u0 + kN > visible.key_end(t_first) || u0 < visible.key_begin(t_first + kWarpgroupRows - 1)) {
 #pragma unroll
           for (int j = 0; j < kN / 8; ++j)
 #pragma unroll
-            for (int e = 0; e < 4; ++e) {
-              const float x = scores[j][e] * scale2 - shift[e / 2];
-              scores[j][e] = C::kPolynomialEvery > 0 && (j * 4 + e) % (C::kPolynomialEvery + (C::kPolynomialEvery == 0)) == 1
-                                 ? exp2_polynomial(x)
-                                 : exp2_fast(x);
-              part[e / 2][e & 1] += scores[j][e];
-            }
+            for (int e = 0; e < 4; ++e)
+              if (!visible.sees(t + (e & 2) * 4, u0 + j * 8 + (lane & 3) * 2 + (e & 1))) scores[j][e] = -kInfinity;
+        }
+        float shift[2];
 #pragma unroll
-          for (int half = 0; half < 2; ++half) sum[half] = sum[half] * correction[half] + (part[half][0] + part[half][1]);
-          // A wait that ends a basic block: the compiler would move the exponentials behind that for the products.
-          pin(scores);
-          Ring after = keys;
-          after.advance();
-          if (i + 2 < task.tiles) shared.k_full[after.stage].wait(after.parity);
-          if (C::kTakeTurns && lane == 0) next_turn.arrive();
-          wgmma_wait<0>();
-          if constexpr (!kLast) leave_keys();
-          if constexpr (!kFirst) leave_values();
+        for (int half = 0; half < 2; ++half) {
+          float top = best[half];
 #pragma unroll
-          for (int d = 0; d < C::kD / 8; ++d)
+          for (int j = 0; j < kN / 8; ++j) top = fmaxf(top, fmaxf(scores[j][2 * half], scores[j][2 * half + 1]));
+          top = quad_max(top);
+          shift[half] = top == -kInfinity ? 0.0f : top * scale2;  // a row may see no key so far
+          correction[half] = exp2_fast(best[half] * scale2 - shift[half]);
+          best[half] = top;
+        }
 #pragma unroll
-            for (int e = 0; e < 4; ++e) out[d][e] *= correction[e / 2];
+        for (int j = 0; j < kN / 8; ++j)
 #pragma unroll
-          for (int m = 0; m < kN / 16; ++m) pack_a(p[m], scores[2 * m], scores[2 * m + 1]);
-        };
-
-        float even[kN / 8][4], odd[kN / 8][4];
-        shared.k_full[keys.stage].wait(keys.parity);
-        start_scores(even);
-        wgmma_wait<0>();
+          for (int e = 0; e < 4; ++e) scores[j][e] = exp2_fast(scores[j][e] * scale2 - shift[e / 2]);
+        pin(scores);
+      };
+      const auto add_up = [&] {
+        float part[2][2] = {};
+#pragma unroll
+        for (int j = 0; j < kN / 8; ++j)
+#pragma unroll
+          for (int e = 0; e < 4; ++e) part[e / 2][e & 1] += scores[j][e];
+#pragma unroll
+        for (int half = 0; half < 2; ++half) sum[half] = sum[half] * correction[half] + (part[half][0] + part[half][1]);
+      };
+      /// The i-th key tile. Beside its exponentials runs the product with the values of the tile before.
+      const auto step = [&]<bool kFirst>(int i) {
+        const Ring before = keys.previous();
+        if constexpr (C::kTakeTurns) barrier_sync(kTurn + warpgroup, kTurnThreads);
+        start_scores();
+        if constexpr (!kFirst) start_output(before);
+        if constexpr (C::kTakeTurns) barrier_arrive(kTurn + (warpgroup + 1) % C::kWarpgroups, kTurnThreads);
+        wgmma_wait<kFirst ? 0 : 1>();
+        pin(scores);
         leave_keys();
-        if (task.tiles > 1) shared.k_full[keys.stage].wait(keys.parity);
-        alternate(task.tiles, even, odd, step);
-        if (lane == 0) shared.q_empty[queries.stage].arrive();
-        queries.advance();
-        start_output();
+        softmax(i);
+        // A wait that ends a basic block: the compiler would move the exponentials behind that for the product.
+        if (i + 1 < task.tiles) await_keys();
+        add_up();
+        if constexpr (!kFirst) {
+          wgmma_wait<0>();
+          leave_values(before);
+        }
+#pragma unroll
+        for (int d = 0; d < C::kD / 8; ++d)
+#pragma unroll
+          for (int e = 0; e < 4; ++e) out[d][e] *= correction[e / 2];
+#pragma unroll
+        for (int m = 0; m < kN / 16; ++m) pack_a(p[m], scores[2 * m], scores[2 * m + 1]);
+      };
+
+      if (task.tiles > 0) {
+        shared.q_full[queries.stage()].wait(queries.parity());
+        await_keys();
+        step.template operator()<true>(0);
+        for (int i = 1; i < task.tiles; ++i) step.template operator()<false>(i);
+        start_output(keys.previous());
         wgmma_wait<0>();
         pin(out);
-        leave_values();
+        leave_values(keys.previous());
+        if (lane == 0) shared.q_empty[queries.stage()].arrive();
+        queries.advance();
       }
 
       auto& staged = shared.out[warpgroup];
@@ -262,11 +235,12 @@ __global__ void __launch_bounds__(C::kThreads, 1) __cluster_dims__(C::kCluster, 
       for (int d = 0; d < C::kD / 8; ++d)
 #pragma unroll
         for (int e = 0; e < 4; ++e) out[d][e] *= inverse[e / 2];
+      const int id = fresh_thread();
 #pragma unroll
       for (int m = 0; m < C::kD / 16; ++m) {
         std::uint32_t packed[4];
         pack_a(packed, out[2 * m], out[2 * m + 1]);
-        store_fragment(staged, warp % 4 * 16, m, packed, lane);
+        store_fragment(staged, id / kWarpSize % 4 * 16, m, packed, id % kWarpSize);
       }
       fence_shared_for_wgmma();
       barrier_sync(kOut + warpgroup, kWarpgroupThreads);
@@ -274,8 +248,8 @@ __global__ void __launch_bounds__(C::kThreads, 1) __cluster_dims__(C::kCluster, 
         store_box(a.out, staged.data, task.head, task.t0 + warpgroup * kWarpgroupRows, task.row);
     }
     if (thread % kWarpgroupThreads == 0) wait_stored();
+    if (C::kTakeTurns && warpgroup == 0) barrier_sync(kTurn, kTurnThreads);
   }
-  if constexpr (C::kCluster > 1) cluster_sync();  // a block's shared memory outlives what the others send to it
 #endif
 }
 

@@ -31,15 +31,6 @@ __device__ __forceinline__ float exp2_fast(float x) {
   return y;
 }
 
-/// 2^x for x <= 0 on the multiply-add pipes, relative error 1e-4; for x below -126 about 1e-38.
-__device__ __forceinline__ float exp2_polynomial(float x) {
-  constexpr float kRound = 12582912;  // 1.5 * 2^23: the sum's low bits are the nearest integer
-  x = fmaxf(x, -126.0f);
-  const float integer = x + kRound, f = x - (integer - kRound);
-  const float power = 0.999928067f + f * (0.693260992f + f * (0.242611227f + f * 0.0551716854f));
-  return __int_as_float(__float_as_int(power) + (__float_as_int(integer) << 23));
-}
-
 // ---- asynchronous copies ----
 
 /// 16 bytes global to shared past L1; zeros when not `valid` (then `from` is not read).

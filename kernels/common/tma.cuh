@@ -1,5 +1,6 @@
-// The bulk copy engine of Hopper (TMA), the barriers in shared memory that its copies complete on, and what kernels with
-// a warpgroup of their own for copies need beside. Kernels that use this compile for sm_90a only, as those of wgmma.cuh.
+// The bulk copy engine of Hopper (TMA), the barriers in shared memory that its copies complete on, and what kernels
+// with a warpgroup of their own for copies need beside. Kernels that use this compile for sm_90a only, as those of
+// wgmma.cuh.
 //
 // A barrier's phases alternate in parity. A ring of stages has two barriers a stage: `full` completes when the copies
 // into the stage have landed, `empty` when its readers have left it. Pipeline walks over such a ring.
@@ -17,8 +18,8 @@ namespace ssa::cuda {
 
 inline constexpr int kBoxRows = 64;  ///< tokens of one copy: 64 rows of 64 columns, 8 KB
 
-/// Describes a bf16 tensor [rows, tokens, heads, 64] to the copy engine, in boxes of kBoxRows tokens of one head. Tokens
-/// beyond a row's end read as 0 and are not written.
+/// Describes a bf16 tensor [rows, tokens, heads, 64] to the copy engine, in boxes of kBoxRows tokens of one head.
+/// Tokens beyond a row's end read as 0 and are not written.
 inline CUtensorMap tensor_map(const char* op, const __nv_bfloat16* data, std::int64_t rows, std::int64_t tokens,
                               std::int64_t heads) {
   static const auto encode = [] {
@@ -60,14 +61,6 @@ struct alignas(8) Barrier {
   __device__ __forceinline__ void arrive() {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(address()) : "memory");
   }
-  /// Arrives at the barrier in the same place of another block of the cluster.
-  __device__ __forceinline__ void arrive_at(int block) {
-    asm volatile(
-        "{\n.reg .b32 remote;\nmapa.shared::cluster.u32 remote, %0, %1;\n"
-        "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n}" ::"r"(address()),
-        "r"(block)
-        : "memory");
-  }
   /// Arrives, and makes the phase wait for that many bytes of copies.
   __device__ __forceinline__ void expect(int bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(address()), "r"(bytes) : "memory");
@@ -75,8 +68,8 @@ struct alignas(8) Barrier {
   /// Waits until the phase of that parity is complete.
   __device__ __forceinline__ void wait(std::uint32_t parity) {
     asm volatile(
-        "{\n.reg .pred done;\nagain:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n@!done bra again;\n}"
-        ::"r"(address()),
+        "{\n.reg .pred done;\nagain:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n@!done bra again;\n}" ::
+            "r"(address()),
         "r"(parity)
         : "memory");
   }
@@ -88,16 +81,18 @@ __device__ __forceinline__ void fence_barrier_init() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
 
-/// A place in a ring of kStages. Readers wait for full[stage] with `parity`, the writer for empty[stage] with its
+/// A place in a ring of kStages. Readers wait for full[stage()] with parity(), the writer for empty[stage()] with its
 /// opposite.
 template <int kStages>
 struct Pipeline {
-  int stage = 0;
-  std::uint32_t parity = 0;
+  static_assert((kStages & (kStages - 1)) == 0);
+  std::uint32_t passed = 0;  ///< since the start
 
-  __device__ __forceinline__ void advance() {
-    if (++stage == kStages) stage = 0, parity ^= 1;
-  }
+  __device__ __forceinline__ int stage() const { return static_cast<int>(passed % kStages); }
+  __device__ __forceinline__ std::uint32_t parity() const { return passed / kStages & 1; }
+  __device__ __forceinline__ void advance() { ++passed; }
+  __device__ __forceinline__ Pipeline next() const { return {passed + 1}; }
+  __device__ __forceinline__ Pipeline previous() const { return {passed - 1}; }
 };
 
 /// Copies box (head, tokens from t on, row) to shared memory.
@@ -109,24 +104,12 @@ __device__ __forceinline__ void load_box(void* to, const CUtensorMap& map, int h
       : "memory");
 }
 
-/// The same to the same place in every block of the cluster that `blocks` has a bit for; completes on each one's own
-/// barrier.
-__device__ __forceinline__ void load_box(void* to, const CUtensorMap& map, int head, int t, int row, Barrier& full,
-                                         std::uint16_t blocks) {
-  asm volatile(
-      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster [%0], "
-      "[%1, {%2, %3, %4, %5}], [%6], %7;" ::"r"(shared_address(to)),
-      "l"(&map), "r"(0), "r"(head), "r"(t), "r"(row), "r"(full.address()), "h"(blocks)
-      : "memory");
-}
-
 /// A multiple of 16 contiguous bytes.
 __device__ __forceinline__ void load_bytes(void* to, const void* from, int bytes, Barrier& full) {
-  asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-          shared_address(to)),
-      "l"(from), "r"(bytes), "r"(full.address())
-      : "memory");
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                   shared_address(to)),
+               "l"(from), "r"(bytes), "r"(full.address())
+               : "memory");
 }
 
 /// Starts the copy of a box from shared memory; wait_stored() of the same thread lets it be written again.
@@ -164,16 +147,6 @@ __device__ __forceinline__ void barrier_arrive(int id, int threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
-/// All threads of the cluster.
-__device__ __forceinline__ void cluster_sync() {
-  asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
-}
-__device__ __forceinline__ int block_in_cluster() {
-  int rank;
-  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-  return rank;
-}
-
 /// Calls step<first, last>(now, next, i) for i = 0 .. count - 1, count > 0, where `next` of one call is `now` of the
 /// following one. Which registers that are must be known when the code is compiled, so calls come in pairs.
 template <class Registers, class Step>
@@ -191,6 +164,13 @@ __device__ __forceinline__ void alternate(int count, Registers& even, Registers&
   } else {
     step.template operator()<false, true>(odd, even, i);
   }
+}
+
+/// threadIdx.x as if it had just been read: what is computed from it is not kept in registers from before.
+__device__ __forceinline__ int fresh_thread() {
+  int thread = static_cast<int>(threadIdx.x);
+  asm volatile("" : "+r"(thread));
+  return thread;
 }
 
 /// Keeps what comes before in the program before, and what comes after after, for these registers.

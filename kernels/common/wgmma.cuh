@@ -49,15 +49,15 @@ __device__ __forceinline__ void fence_shared_for_wgmma() {
 }
 
 #define SSA_FOUR(d, n) "+f"(d[n][0]), "+f"(d[n][1]), "+f"(d[n][2]), "+f"(d[n][3])
-#define SSA_THIRTY_TWO(d, n)                                                                           \
-  SSA_FOUR(d, n), SSA_FOUR(d, n + 1), SSA_FOUR(d, n + 2), SSA_FOUR(d, n + 3), SSA_FOUR(d, n + 4),      \
-      SSA_FOUR(d, n + 5), SSA_FOUR(d, n + 6), SSA_FOUR(d, n + 7)
-#define SSA_NAMES_32                                                                                                \
-  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, "  \
+#define SSA_THIRTY_TWO(d, n)                                                                                          \
+  SSA_FOUR(d, n), SSA_FOUR(d, n + 1), SSA_FOUR(d, n + 2), SSA_FOUR(d, n + 3), SSA_FOUR(d, n + 4), SSA_FOUR(d, n + 5), \
+      SSA_FOUR(d, n + 6), SSA_FOUR(d, n + 7)
+#define SSA_NAMES_32                                                                                               \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, " \
   "%24, %25, %26, %27, %28, %29, %30, %31"
-#define SSA_NAMES_64                                                                                                \
-  SSA_NAMES_32                                                                                                      \
-  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, "     \
+#define SSA_NAMES_64                                                                                            \
+  SSA_NAMES_32                                                                                                  \
+  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, " \
   "%53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 
 /// d (64 x 64) = a b, or += a b with `add`, over 16 of the inner dimension; a in registers.
@@ -71,36 +71,13 @@ __device__ __forceinline__ void wgmma(float (&d)[8][4], const std::uint32_t (&a)
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)), "n"(kTransposedB ? 1 : 0));
 }
 
-/// d (64 x 128), the rows of b being two tiles of 64 that lie one after the other, or one of 128.
-template <bool kTransposedB>
-__device__ __forceinline__ void wgmma(float (&d)[16][4], const std::uint32_t (&a)[4], std::uint64_t b, bool add) {
-  static_assert(!kTransposedB, "128 columns of b would be two swizzled tiles");
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" SSA_NAMES_64
-      "}, {%64, %65, %66, %67}, %68, p, 1, 1, 0;\n}"
-      : SSA_THIRTY_TWO(d, 0), SSA_THIRTY_TWO(d, 8)
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)));
-}
-
-/// d (64 x 64) with a in shared memory.
-template <bool kTransposedA, bool kTransposedB>
-__device__ __forceinline__ void wgmma(float (&d)[8][4], std::uint64_t a, std::uint64_t b, bool add) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" SSA_NAMES_32 "}, %32, %33, p, 1, 1, %35, %36;\n}"
-      : SSA_THIRTY_TWO(d, 0)
-      : "l"(a), "l"(b), "r"(static_cast<int>(add)), "n"(kTransposedA ? 1 : 0), "n"(kTransposedB ? 1 : 0));
-}
-
-template <bool kTransposedA, bool kTransposedB>
+/// d (64 x 128) with a in shared memory, both along the row.
 __device__ __forceinline__ void wgmma(float (&d)[16][4], std::uint64_t a, std::uint64_t b, bool add) {
-  static_assert(!kTransposedB, "128 columns of b would be two swizzled tiles");
   asm volatile(
       "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" SSA_NAMES_64 "}, %64, %65, p, 1, 1, %67, 0;\n}"
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" SSA_NAMES_64 "}, %64, %65, p, 1, 1, 0, 0;\n}"
       : SSA_THIRTY_TWO(d, 0), SSA_THIRTY_TWO(d, 8)
-      : "l"(a), "l"(b), "r"(static_cast<int>(add)), "n"(kTransposedA ? 1 : 0));
+      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
 }
 
 #undef SSA_FOUR

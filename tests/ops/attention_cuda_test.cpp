@@ -1,5 +1,6 @@
 // Rows long enough for what the short cases of the attention ops leave out on CUDA: many key tiles that add to one tile
-// of d_q in turn, blocks whose tokens fill several segments, more blocks than are scored at once.
+// of d_q in turn, blocks that take several tasks, blocks whose tokens fill several segments, more blocks than are
+// scored at once.
 #include "kernels/causal_attention/causal_attention_cases.h"
 #include "kernels/compressed_attention/compressed_attention_cases.h"
 #include "kernels/select_blocks/select_blocks_cases.h"
@@ -21,7 +22,12 @@ TEST_CASE("the CUDA attention kernels say which shapes they refuse") {
 TEST_CASE("attention over long rows on CUDA agrees with the CPU") {
   if (!have_cuda()) return warn_no_cuda();
   for (const CausalAttentionCase& c : std::vector<CausalAttentionCase>{
-           {{1, 2100, 1, 2, 64}}, {{2, 1111, 2, 1, 128}}, {{1, 1500, 1, 5, 64}, 300}, {{1, 1027, 1, 16, 64}}}) {
+           {{1, 2100, 1, 2, 64}},
+           {{2, 1111, 2, 1, 128}},
+           {{1, 1500, 1, 5, 64}, 300},
+           {{1, 1027, 1, 16, 64}},
+           {{2, 600, 2, 16, 64}},     // more query tiles than SMs: a block of the forward takes several
+           {{8, 130, 9, 16, 64}}}) {  // so many heads that a block of the backward takes several for d_q
     INFO(c.to_string());
     const AttentionInputs in(c.dims, c.dims.T);
     check_cuda([&](OpRunner& run) { return run_causal_attention_forward(run, c, in); });
