@@ -1,6 +1,7 @@
 #include "kernels/select_blocks/select_blocks.cuh"
 
 #include <algorithm>
+#include <bit>
 
 #include "kernels/common/attention_dispatch.cuh"
 #include "kernels/common/launch.cuh"
@@ -22,6 +23,7 @@ void select_blocks(Stream& stream, const SelectBlocks& p) {
                         .slots = static_cast<int>(slots),
                         .block_size = static_cast<int>(p.block_size),
                         .block_counts = static_cast<int>(p.block_counts),
+                        .block_shift = std::countr_zero(static_cast<unsigned>(p.block_size)),
                         .list_capacity = static_cast<int>(std::min(slots, N)),
                         .reference = p.mode == BlockSelection::reference,
                         .scale = p.scale};

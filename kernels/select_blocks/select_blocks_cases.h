@@ -17,12 +17,14 @@ struct SelectBlocksCase {
   std::int64_t block_size, block_counts;
   BlockSelection mode = BlockSelection::exact;
   Ties ties = Ties::none;
+  double query_size = 1.5;  ///< standard deviation of scores
 
   std::int64_t blocks() const { return block_number(dims.T, block_size); }
   std::int64_t slots() const { return selected_slots(block_size, block_counts, mode); }
   std::string to_string() const {
     return concat(dims.to_string(), " block_size ", block_size, " block_counts ", block_counts, " ",
-                  mode == BlockSelection::exact ? "exact" : "reference", " ties ", static_cast<int>(ties));
+                  mode == BlockSelection::exact ? "exact" : "reference", " ties ", static_cast<int>(ties),
+                  " query_size ", query_size);
   }
 };
 
@@ -61,13 +63,14 @@ inline const std::vector<SelectBlocksCase> kSelectBlocksCases = {
     {{1, 600, 1, 16, 64}, 16, 16, BlockSelection::reference},
     {{1, 1100, 1, 2, 64}, 32, 32, BlockSelection::reference},
     {{1, 600, 1, 16, 64}, 16, 16, BlockSelection::exact, Ties::all},
-    {{1, 600, 1, 2, 64}, 16, 16, BlockSelection::reference, Ties::all}};
+    {{1, 600, 1, 2, 64}, 16, 16, BlockSelection::reference, Ties::all},
+    {{1, 600, 1, 16, 64}, 16, 16, BlockSelection::exact, Ties::none, 28.0}};  // exponentials of 2^127 and more
 
 struct SelectBlocksInputs {
   Values q, k_mean;
 
   explicit SelectBlocksInputs(const SelectBlocksCase& c)
-      : q(random_values(c.dims.query_shape().count(), 1, c.ties == Ties::all ? 0.0 : 1.5)),
+      : q(random_values(c.dims.query_shape().count(), 1, c.ties == Ties::all ? 0.0 : c.query_size)),
         k_mean(random_values(c.dims.key_shape(c.blocks()).count(), 2)) {
     const std::int64_t row = c.dims.HK * c.dims.D;
     if (c.ties == Ties::pairs)
