@@ -14,8 +14,7 @@ struct StatsArgs {
   float *mass, *entropy;  ///< [B, T, HQ]
   const __nv_bfloat16 *q, *k;
   const float* lse;
-  const int* indices;
-  int T, HQ, HK, slots, block_size;
+  int T, HQ, HK;
   float scale;
 };
 
@@ -90,41 +89,53 @@ __global__ void __launch_bounds__(C::kThreads, 2) attention_entropy_kernel(const
   }
 }
 
-/// One warp is one token and up to 16 heads of a group.
+/// One warp is one token and up to 16 heads of a group; the last two warps load.
 template <class C>
-__global__ void __launch_bounds__(C::kThreads, 2) selected_mass_kernel(const StatsArgs a) {
+__global__ void __launch_bounds__(C::kThreads, 1)
+    selected_mass_kernel(float* mass_, const float* lse_, const __grid_constant__ SparseArgs a,
+                         const __grid_constant__ TokenTiles tiles) {
   extern __shared__ __align__(128) unsigned char shared_bytes[];
-  auto& shared = reinterpret_cast<typename C::Shared*>(shared_bytes)->warp[threadIdx.x / kWarpSize];
+  auto& shared = *reinterpret_cast<typename C::KeyShared*>(shared_bytes);
   constexpr int kD = C::kD;
-  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
-  const TokenTask task = TokenTask::of_warp<C>(a.HQ, a.HK);
-  if (task.t >= a.T) return;
-  const std::int64_t position = (task.row * a.T + task.t) * a.HQ + task.head;
-  KeyStream<C, false> keys(shared, task, a.k, nullptr, a.indices, a.T, a.HK, a.slots, a.block_size, lane);
-  std::uint32_t q[kD / 16][4];
-  load_a_rows<kD>(q, a.q + position * kD, kD, task.heads, lane);
-  float lse[2] = {}, mass[2] = {};
-#pragma unroll
-  for (int half = 0; half < 2; ++half)
-    if ((lane >> 2) + half * 8 < task.heads) lse[half] = a.lse[position + (lane >> 2) + half * 8];
-  for (int step = 0; step < keys.steps(); ++step) {
-    keys.advance(step);
-    float scores[C::kKeys / 8][4];
-    multiply_keys<C>(scores, q, shared.k[step & 1], lane);
-#pragma unroll
-    for (int n = 0; n < C::kKeys / 8; ++n)
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const int u = keys.first_key(n / 2) + n % 2 * 8 + (lane & 3) * 2 + (e & 1);
-        if (u <= task.t) mass[e / 2] += exp2_fast((scores[n][e] * a.scale - lse[e / 2]) * kLog2e);
-      }
+  const int warp = static_cast<int>(threadIdx.x) / kWarpSize, lane = static_cast<int>(threadIdx.x) % kWarpSize;
+  init_key_stream<C>(shared);
+  if (warp >= C::kTokens) {
+    load_key_stream<C>(shared, a, tiles);
+    return;
   }
-  copy_async_wait<0>();
+  KeyStream<C> keys(shared, warp, lane);
+  for (int tile = static_cast<int>(blockIdx.x); tile < tiles.count(); tile += static_cast<int>(gridDim.x)) {
+    const TokenTask task = tiles.task<C>(tile, warp, a);
+    const std::int64_t position = task.position(a);
+    std::uint32_t q[kD / 16][4];
+    load_a_rows<kD>(q, a.q + position * kD, kD, task.heads, lane);
+    float lse[2] = {}, mass[2] = {};
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int h = (lane >> 2) + half * 8;
-    const float total = quad_sum(mass[half]);
-    if ((lane & 3) == 0 && h < task.heads) a.mass[position + h] = total;
+    for (int half = 0; half < 2; ++half)
+      if ((lane >> 2) + half * 8 < task.heads) lse[half] = lse_[position + (lane >> 2) + half * 8];
+    StageWord word;
+    do {
+      word = keys.wait();
+#pragma unroll 1
+      for (unsigned units = word.units(); units; units &= units - 1) {
+        const int unit = __ffs(static_cast<int>(units)) - 1, limit = word.is_cut(unit) ? word.limit() : kUnit - 1;
+        float scores[2][4] = {};
+        multiply_unit<kD>(scores, q, keys.k(unit), lane);
+#pragma unroll
+        for (int n = 0; n < 2; ++n)
+#pragma unroll
+          for (int e = 0; e < 4; ++e)
+            if (n * 8 + (lane & 3) * 2 + (e & 1) <= limit)
+              mass[e / 2] += exp2_fast((scores[n][e] * a.scale - lse[e / 2]) * kLog2e);
+      }
+      keys.release();
+    } while (!word.last());
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int h = (lane >> 2) + half * 8;
+      const float total = quad_sum(mass[half]);
+      if ((lane & 3) == 0 && h < task.heads) mass_[position + h] = total;
+    }
   }
 }
 
@@ -167,12 +178,9 @@ void attention_stats(Stream& stream, const AttentionStats& p) {
                        .q = bf16(p.q),
                        .k = bf16(p.k),
                        .lse = p.lse.as<float>(),
-                       .indices = p.indices.as<std::int32_t>(),
                        .T = static_cast<int>(T),
                        .HQ = static_cast<int>(HQ),
                        .HK = static_cast<int>(HK),
-                       .slots = static_cast<int>(p.indices.dim(3)),
-                       .block_size = static_cast<int>(p.block_size),
                        .scale = p.scale};
   dispatch_head_dim(op, p.q.dim(3), HQ / HK, p.block_size, [&]<int kD>() {
     using E = EntropyConfig<kD>;
@@ -181,13 +189,21 @@ void attention_stats(Stream& stream, const AttentionStats& p) {
             .block = E::kThreads,
             .shared_bytes = sizeof(typename E::Shared)},
            a);
-    using C = TokenConfig<kD>;
-    const std::int64_t parts = (HQ / HK + 15) / 16;
-    launch(stream, op, selected_mass_kernel<C>,
-           {.grid = dim3(blocks_for(T, C::kWarps), static_cast<unsigned>(HK * parts), static_cast<unsigned>(B)),
-            .block = C::kThreads,
-            .shared_bytes = sizeof(typename C::Shared)},
-           a);
+    using C = TokenConfig<kD, false>;
+    const SparseArgs selected = {.q = a.q,
+                                 .k = a.k,
+                                 .v = nullptr,
+                                 .indices = p.indices.as<std::int32_t>(),
+                                 .B = static_cast<int>(B),
+                                 .T = a.T,
+                                 .HQ = a.HQ,
+                                 .HK = a.HK,
+                                 .slots = static_cast<int>(p.indices.dim(3)),
+                                 .block_size = static_cast<int>(p.block_size),
+                                 .scale = p.scale};
+    const TokenTiles tiles = TokenTiles::make<C>(op, selected);
+    launch(stream, op, selected_mass_kernel<C>, key_stream_launch<C>(stream, tiles, sizeof(typename C::KeyShared)),
+           a.mass, a.lse, selected, tiles);
   });
   launch(stream, op, sum_stats_kernel, {.grid = dim3(static_cast<unsigned>(HQ), 2), .block = kSumThreads},
          p.selected_mass.as<double>(), p.entropy.as<double>(), a, B * T);

@@ -3,7 +3,6 @@
 
 #include "kernels/sparse_attention/inverse_index.cuh"
 #include "kernels/sparse_attention/key_stream.cuh"
-#include "kernels/sparse_attention/token_major.cuh"
 
 namespace ssa::cuda {
 

@@ -18,21 +18,13 @@ SparseArgs args_of(const Params& p) {
           .k = bf16(p.k),
           .v = bf16(p.v),
           .indices = p.indices.template as<std::int32_t>(),
+          .B = static_cast<int>(p.q.dim(0)),
           .T = static_cast<int>(p.q.dim(1)),
           .HQ = static_cast<int>(p.q.dim(2)),
           .HK = static_cast<int>(p.k.dim(2)),
           .slots = static_cast<int>(p.indices.dim(3)),
           .block_size = static_cast<int>(p.block_size),
           .scale = p.scale};
-}
-
-/// Grid of the token-major kernels.
-template <class C>
-LaunchShape token_grid(std::int64_t B, const SparseArgs& a) {
-  const int parts = (a.HQ / a.HK + 15) / 16;
-  return {.grid = dim3(blocks_for(a.T, C::kWarps), static_cast<unsigned>(a.HK * parts), static_cast<unsigned>(B)),
-          .block = C::kThreads,
-          .shared_bytes = sizeof(typename C::Shared)};
 }
 
 /// The inverse index and the partial gradients of as many (row, key/value head) pairs as fit, at least one.
@@ -125,7 +117,9 @@ void sparse_attention_forward(Stream& stream, const SparseAttentionForward& p) {
   const SparseArgs a = args_of(p);
   dispatch_head_dim(kForward, p.q.dim(3), a.HQ / a.HK, p.block_size, [&]<int kD>() {
     using C = TokenConfig<kD>;
-    launch(stream, kForward, sparse_forward_kernel<C>, token_grid<C>(p.q.dim(0), a), bf16(p.out), p.lse.as<float>(), a);
+    const TokenTiles tiles = TokenTiles::make<C>(kForward, a);
+    launch(stream, kForward, sparse_forward_kernel<C>, key_stream_launch<C>(stream, tiles, sizeof(ForwardShared<C>)),
+           bf16(p.out), p.lse.as<float>(), a, tiles);
   });
 }
 
@@ -136,8 +130,9 @@ void sparse_attention_backward(Stream& stream, const SparseAttentionBackward& p)
             " heads, expected at most ", INT_MAX, " in all");
   dispatch_head_dim(kBackward, D, a.HQ / a.HK, p.block_size, [&]<int kD>() {
     using C = TokenConfig<kD>;
-    launch(stream, kBackward, sparse_d_q_kernel<C>, token_grid<C>(B, a), p.d_q.as<float>(), bf16(p.d_out),
-           p.delta.as<float>(), p.lse.as<float>(), a, p.accumulate);
+    const TokenTiles tiles = TokenTiles::make<C>(kBackward, a);
+    launch(stream, kBackward, sparse_d_q_kernel<C>, key_stream_launch<C>(stream, tiles, sizeof(QueryGradientShared<C>)),
+           p.d_q.as<float>(), bf16(p.d_out), p.delta.as<float>(), p.lse.as<float>(), a, tiles, p.accumulate);
     BackwardScratch scratch(B, a.T, a.HQ, a.HK, D, a.block_size, a.slots);
     Arena arena(stream.scratch(scratch.bytes), scratch.bytes);
     scratch.lay_out(arena, scratch.heads, a.T, D, a.block_size, a.slots);

@@ -48,7 +48,8 @@ TEST_CASE("attention over long rows on CUDA agrees with the CPU") {
                                                                        {{1, 3000, 2, 3, 64}, 16, 40},
                                                                        {{2, 1500, 1, 32, 64}, 32, 6},
                                                                        {{1, 2000, 1, 11, 128}, 16, 8, Earlier::first},
-                                                                       {{1, 1700, 1, 4, 128}, 64, 5}}) {
+                                                                       {{1, 1700, 1, 4, 128}, 64, 5},
+                                                                       {{1, 4600, 1, 1, 64}, 64, 20}}) {
     INFO(c.to_string());
     const SparseAttentionInputs in(c);
     check_cuda([&](OpRunner& run) { return run_sparse_attention_forward(run, c, in); });
