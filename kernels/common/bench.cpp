@@ -16,7 +16,7 @@ namespace {
 constexpr std::int64_t kPoolValues = 1 << 20;
 constexpr double kCacheBytes = 200e6;  ///< what one round over the sets must touch: three times Hopper's L2
 constexpr int kMaxSets = 8, kWarmUps = 3, kRepetitions = 20;
-constexpr std::size_t kScratchBytes = std::size_t{256} << 20;
+constexpr std::size_t kScratchBytes = std::size_t{1} << 30;
 
 std::map<std::string, void (*)(Bench&)>& groups() {
   static std::map<std::string, void (*)(Bench&)> all;

@@ -5,6 +5,7 @@
 #include "kernels/common/attention_dispatch.cuh"
 #include "kernels/common/launch.cuh"
 #include "kernels/sparse_attention/block_major.cuh"
+#include "kernels/sparse_attention/group_major.cuh"
 #include "kernels/sparse_attention/inverse_index.cuh"
 #include "kernels/sparse_attention/token_major.cuh"
 #include "ssa/runtime/arena.h"
@@ -29,17 +30,24 @@ SparseArgs args_of(const Params& p) {
 
 /// The inverse index and the partial gradients of as many (row, key/value head) pairs as fit, at least one.
 struct BackwardScratch {
-  static constexpr std::size_t kWantedBytes = std::size_t{192} << 20;
-  static constexpr int kSegmentRows = 4096;  ///< (token, head) rows a segment: 128 or more steps of a warp
+  static constexpr std::size_t kWantedBytes = std::size_t{640} << 20;
+  static constexpr int kSegmentRows = 2048;  ///< (token, head) rows a segment: 64 or more steps of a warp
+
+  static constexpr int kDenseTokens = 16;  ///< of 32: as many as make the partial sum cheaper than reading queries
 
   std::int64_t heads = 0;
   std::size_t bytes = 0;
   int segment_tokens = 1, max_segments = 0;
-  Tensor bitmap, token_begin, segment_begin, tokens, segment_block, partials;
+  int dense_tokens = kGroupTokens + 1, max_dense = 0;  ///< no dense groups, unless their kernel serves the shape
+  Tensor bitmap, token_begin, segment_begin, tokens, segment_block, partials, dense_begin, dense_place, dense_partials;
 
   BackwardScratch(std::int64_t B, std::int64_t T, std::int64_t HQ, std::int64_t HK, std::int64_t head_dim,
                   std::int64_t block_size, std::int64_t slots) {
     segment_tokens = static_cast<int>(std::max<std::int64_t>(1, kSegmentRows / (HQ / HK)));
+    if (head_dim == GroupConfig::kD && HQ / HK == GroupConfig::kHeads) {
+      dense_tokens = kDenseTokens;
+      max_dense = static_cast<int>(T * slots / dense_tokens);
+    }
     const std::int64_t N = (T + block_size - 1) / block_size;
     max_segments = static_cast<int>(T * slots / segment_tokens + N);
     Arena one;
@@ -59,6 +67,9 @@ struct BackwardScratch {
     tokens = arena.allocate("tokens", DType::i32, {count, T, slots});
     segment_block = arena.allocate("segment_block", DType::i32, {count, max_segments});
     partials = arena.allocate("partials", DType::f32, {count, max_segments, 2 * block_size, head_dim});
+    dense_begin = arena.allocate("dense_begin", DType::i32, {count, N + 1});
+    dense_place = arena.allocate("dense_place", DType::i32, {count, N, (T + 31) / 32});
+    dense_partials = arena.allocate("dense_partials", DType::f32, {count, max_dense, 2 * block_size, head_dim});
   }
 };
 
@@ -74,13 +85,18 @@ void key_gradients(Stream& stream, const SparseAttentionBackward& p, const Spars
                               .segment_begin = scratch.segment_begin.as<std::int32_t>(),
                               .tokens = scratch.tokens.as<std::int32_t>(),
                               .segment_block = scratch.segment_block.as<std::int32_t>(),
+                              .dense_begin = scratch.dense_begin.as<std::int32_t>(),
+                              .dense_place = scratch.dense_place.as<std::int32_t>(),
                               .N = N,
                               .words = words,
                               .max_segments = scratch.max_segments,
-                              .segment_tokens = scratch.segment_tokens};
+                              .segment_tokens = scratch.segment_tokens,
+                              .dense_tokens = scratch.dense_tokens,
+                              .max_dense = scratch.max_dense};
   const SparseKeyGradients out = {.d_k = p.d_k.as<float>(),
                                   .d_v = p.d_v.as<float>(),
                                   .partials = scratch.partials.as<float>(),
+                                  .dense_partials = scratch.dense_partials.as<float>(),
                                   .first_head = first,
                                   .accumulate = p.accumulate};
   const std::int64_t marks = count * a.T * a.slots, lists = count * N;
@@ -93,6 +109,12 @@ void key_gradients(Stream& stream, const SparseAttentionBackward& p, const Spars
   launch(stream, kBackward, list_selected_kernel,
          {.grid = blocks_for(lists, kIndexThreads / kWarpSize), .block = kIndexThreads}, index,
          static_cast<std::int64_t>(a.T) * a.slots, a.block_size, lists);
+  if (scratch.max_dense > 0)
+    launch(stream, kBackward, sparse_group_d_kv_kernel,
+           {.grid = dim3(blocks_for(a.T, kGroupTokens), static_cast<unsigned>(count)),
+            .block = GroupConfig::kThreads,
+            .shared_bytes = GroupConfig::shared_bytes(a.slots, scratch.dense_tokens)},
+           out, index, bf16(p.d_out), p.delta.as<float>(), p.lse.as<float>(), a);
   const auto run = [&]<int kTeam>() {
     using C = BlockConfig<kD, kTeam>;
     launch(stream, kBackward, sparse_d_kv_kernel<C>,

@@ -19,7 +19,7 @@ inline bool cuda_supports(const SparseAttentionCase& c) {
 }
 
 /// First the small and ugly: less than a block, one block selected, all selected, more slots than blocks; then every
-/// group and block size of the kernels, and lengths that end inside a block.
+/// group and block size of the kernels, lengths that end inside a block, dense groups, long lists.
 inline const std::vector<SparseAttentionCase> kSparseAttentionCases = {{{1, 1, 1, 1, 8}, 4, 1},
                                                                        {{2, 3, 2, 3, 6}, 4, 2},
                                                                        {{1, 33, 2, 1, 8}, 3, 1},
@@ -40,7 +40,10 @@ inline const std::vector<SparseAttentionCase> kSparseAttentionCases = {{{1, 1, 1
                                                                        {{1, 600, 2, 2, 128}, 32, 16},
                                                                        {{2, 600, 1, 3, 64}, 64, 10},
                                                                        {{1, 600, 1, 8, 128}, 16, 1},
-                                                                       {{1, 600, 1, 16, 64}, 16, 4, Earlier::first}};
+                                                                       {{1, 600, 1, 16, 64}, 16, 4, Earlier::first},
+                                                                       {{2, 300, 2, 16, 64}, 32, 6},
+                                                                       {{1, 333, 1, 16, 64}, 64, 3},
+                                                                       {{1, 200, 1, 4, 64}, 16, 40}};
 
 struct SparseAttentionInputs : AttentionInputs {
   std::vector<std::int32_t> indices;

@@ -36,8 +36,8 @@ struct SparseAttentionBackward {
 };
 SSA_OP(sparse_attention_backward, SparseAttentionBackward);
 
-/// Scratch that the backward reserves on the stream, `slots` being S'; 0 on the CPU. It does not grow with B beyond a
-/// few hundred MB: more rows are worked on in turn.
+/// Scratch that the backward reserves on the stream, `slots` being S'; 0 on the CPU. It does not grow with B beyond
+/// 640 MiB, or what one row and key/value head takes: more are worked on in turn.
 std::size_t sparse_attention_backward_scratch_bytes(DeviceKind kind, std::int64_t B, std::int64_t T, std::int64_t HQ,
                                                     std::int64_t HK, std::int64_t head_dim, std::int64_t block_size,
                                                     std::int64_t slots);
