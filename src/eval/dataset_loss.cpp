@@ -4,6 +4,8 @@
 #include <cmath>
 #include <numeric>
 
+#include "ssa/eval/progress.h"
+
 namespace ssa::eval {
 namespace {
 
@@ -37,7 +39,10 @@ TaskResult dataset_loss(ForwardPass& pass, Comm& comm, const DatasetRows& data, 
   const RowLoader& loader = data.loader();
   const auto tokens = static_cast<std::size_t>(loader.max_length());
   double sum = 0, labels = 0;
+  Progress progress(comm, concat(data.dataset().folder().string(), ", ", pass.setting().name()),
+                    (loader.rows() + rows - 1) / rows);
   for (std::int64_t first = comm.rank() * rows; first < loader.rows(); first += comm.size() * rows) {
+    progress.at(first / rows);
     const auto count = static_cast<std::size_t>(std::min(rows, loader.rows() - first));
     const std::vector<std::int32_t> empty(tokens);
     RowBatch batch{.ids = {count, empty}, .targets = {count, empty}, .positions = {count, empty}};

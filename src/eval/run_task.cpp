@@ -111,9 +111,11 @@ struct SeedResult {
 SeedResult run_seed(ForwardPass& pass, Comm& comm, TextEncoder& encoder, const Task& task, const TaskOptions& options,
                     std::size_t documents, std::int64_t seed) {
   const Questions questions = questions_of(encoder, task, options, documents, seed);
-  const std::vector<Score> all =
-      score(pass, comm, questions.requests,
-            {.rows = options.rows, .max_length = options.max_length, .greedy = task.kind == TaskKind::loglikelihood});
+  const std::vector<Score> all = score(pass, comm, questions.requests,
+                                       {.rows = options.rows,
+                                        .max_length = options.max_length,
+                                        .greedy = task.kind == TaskKind::loglikelihood,
+                                        .what = concat(task.name, ", ", pass.setting().name())});
   SeedResult result;
   if (options.samples) result.samples = Json::array();
   std::vector<double> acc, acc_norm, log_likelihoods;

@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "ssa/data/row_loader.h"
+#include "ssa/eval/progress.h"
 
 namespace ssa::eval {
 
@@ -25,8 +26,10 @@ std::vector<Score> score(ForwardPass& pass, Comm& comm, std::span<const Request>
   // Each rank fills in its own; the sum over the ranks then holds all.
   std::vector<double> found(2 * requests.size(), 0.0);
   const auto batches = batches_of(requests, options.rows);
+  Progress progress(comm, options.what, static_cast<std::int64_t>(batches.size()));
   for (std::size_t b = 0; b < batches.size(); ++b) {
     if (static_cast<int>(b % static_cast<std::size_t>(comm.size())) != comm.rank()) continue;
+    progress.at(static_cast<std::int64_t>(b));
     RowBatch batch;
     for (const std::size_t i : batches[b]) {
       const TokenIds& continuation = requests[i].continuation;

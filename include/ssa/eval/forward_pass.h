@@ -39,6 +39,8 @@ class ForwardPass {
   /// what attention does, see measured().
   ForwardPass(Stream& stream, const LoadedModel& loaded, const Setting& setting, std::int64_t sink_tokens = 0);
 
+  const Setting& setting() const { return setting_; }
+
   /// The loss of every target, in the shape of the batch: nats, 0 where there is no target.
   std::vector<std::vector<float>> losses(const RowBatch& batch);
 

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "ssa/dist/comm.h"
@@ -20,6 +21,7 @@ struct ScoreOptions {
   std::int64_t rows = 8;  ///< computed at a time
   std::int64_t max_length;
   bool greedy = false;
+  std::string what = {};  ///< names the work in lines of progress (progress.h)
 };
 
 /// A score for each request, in their order, the same on every rank. The longest come first and requests of like length
