@@ -11,24 +11,14 @@
 
 #include <cstdint>
 
+#include "kernels/common/math.cuh"
 #include "kernels/common/reduce.cuh"
 #include "kernels/common/vector.cuh"
 
 namespace ssa::cuda {
 
-inline constexpr float kLog2e = 1.4426950408889634f;
-inline constexpr float kLn2 = 0.6931471805599453f;
-inline constexpr float kInfinity = __builtin_huge_valf();
-
 __device__ __forceinline__ std::uint32_t shared_address(const void* p) {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(p));
-}
-
-/// 2^x on the special-function unit: 2 ulp, 2^-infinity = 0.
-__device__ __forceinline__ float exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
 }
 
 // ---- asynchronous copies ----

@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(kThreads) decode_attention_kernel(const Decode
   float q[kEach], out[kEach] = {}, top = -INFINITY, sum = 0;
 #pragma unroll
   for (int e = 0; e < kEach; ++e)
-    q[e] = __bfloat162float(a.q[(query * a.HQ + head) * kD + lane * kEach + e]) * a.scale * kLog2E;
+    q[e] = __bfloat162float(a.q[(query * a.HQ + head) * kD + lane * kEach + e]) * a.scale * kLog2e;
   for (int i = warp; i < count; i += kWarps) {
     int u = first + i;
     if (blocks) {
@@ -54,7 +54,7 @@ __global__ void __launch_bounds__(kThreads) decode_attention_kernel(const Decode
 #pragma unroll
     for (int e = 0; e < kEach; ++e) score += q[e] * __bfloat162float(k[e]);
     score = warp_sum(score);
-    const float higher = fmaxf(top, score), keep = fast_exp2(top - higher), weight = fast_exp2(score - higher);
+    const float higher = fmaxf(top, score), keep = exp2_fast(top - higher), weight = exp2_fast(score - higher);
     top = higher;
     sum = sum * keep + weight;
 #pragma unroll
@@ -72,7 +72,7 @@ __global__ void __launch_bounds__(kThreads) decode_attention_kernel(const Decode
 #pragma unroll
   for (int w = 0; w < kWarps; ++w) {
     if (sums[w] == 0) continue;  // a warp without keys, whose maximum is -infinity
-    const float share = fast_exp2(maxima[w] - highest);
+    const float share = exp2_fast(maxima[w] - highest);
     total += share * sums[w];
     value += share * outs[w][threadIdx.x];
   }

@@ -45,17 +45,17 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
     for (int i = 1; i < kVec; ++i) highest = fmaxf(highest, x[i]);
     if (highest > top) {
-      sum *= fast_exp2((top - highest) * kLog2E);
+      sum *= exp2_fast((top - highest) * kLog2e);
       top = highest;
     }
 #pragma unroll
-    for (int i = 0; i < kVec; ++i) sum += fast_exp2((x[i] - top) * kLog2E);
+    for (int i = 0; i < kVec; ++i) sum += exp2_fast((x[i] - top) * kLog2e);
   }
   const float row_top = block_max<kThreads>(top, shared[0]);
   const float row_sum =
-      block_sum<kThreads>(top == -INFINITY ? 0.0f : sum * fast_exp2((top - row_top) * kLog2E), shared[1]);
+      block_sum<kThreads>(top == -INFINITY ? 0.0f : sum * exp2_fast((top - row_top) * kLog2e), shared[1]);
   const float log2_sum = log2f(row_sum);
-  if (threadIdx.x == 0) losses[blockIdx.x] = (row_top - target_logit) + log2_sum / kLog2E;
+  if (threadIdx.x == 0) losses[blockIdx.x] = (row_top - target_logit) + log2_sum / kLog2e;
   if constexpr (kDifferentiate) {
     // Everybody has read the row: block_sum waits for all.
 #pragma unroll 4
@@ -63,7 +63,7 @@ __global__ void __launch_bounds__(kThreads)
       Floats<kVec> x = load<kVec>(row + v);
 #pragma unroll
       for (int i = 0; i < kVec; ++i) {
-        const float p = fast_exp2(fmaf(x[i] - row_top, kLog2E, -log2_sum));
+        const float p = exp2_fast(fmaf(x[i] - row_top, kLog2e, -log2_sum));
         x[i] = gradient_scale * (v + i == target ? p - 1.0f : p);
       }
       store<kVec>(row + v, x);
