@@ -11,6 +11,7 @@
 #include <array>
 
 #include "kernels/common/launch.cuh"
+#include "kernels/common/mbarrier.cuh"
 #include "kernels/common/mma.cuh"
 #include "kernels/common/wgmma.cuh"
 
@@ -55,24 +56,14 @@ struct alignas(8) Barrier {
   std::uint64_t state;
 
   __device__ __forceinline__ std::uint32_t address() const { return shared_address(&state); }
-  __device__ __forceinline__ void init(int arrivals) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(address()), "r"(arrivals) : "memory");
-  }
-  __device__ __forceinline__ void arrive() {
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(address()) : "memory");
-  }
+  __device__ __forceinline__ void init(int arrivals) { mbarrier_init(address(), arrivals); }
+  __device__ __forceinline__ void arrive() { mbarrier_arrive(address()); }
   /// Arrives, and makes the phase wait for that many bytes of copies.
   __device__ __forceinline__ void expect(int bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(address()), "r"(bytes) : "memory");
   }
   /// Waits until the phase of that parity is complete.
-  __device__ __forceinline__ void wait(std::uint32_t parity) {
-    asm volatile(
-        "{\n.reg .pred done;\nagain:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n@!done bra again;\n}" ::
-            "r"(address()),
-        "r"(parity)
-        : "memory");
-  }
+  __device__ __forceinline__ void wait(std::uint32_t parity) { mbarrier_wait(address(), parity); }
 };
 
 #if SSA_WGMMA_CODE
