@@ -1,9 +1,8 @@
 // ssa_export and ssa_inspect as a user runs them, on a run with checkpoints of a real model's weights.
-#include <sys/wait.h>
-
-#include <cstdio>
+#include <iterator>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "data_tools/tokenizer/hugging_face_tokenizer.h"
 #include "ssa/train/checkpoint.h"
@@ -12,6 +11,7 @@
 #include "ssa/train/metrics_log.h"
 #include "support/catch.h"
 #include "support/error_of.h"
+#include "support/run_program.h"
 #include "support/temp_dir.h"
 
 namespace fs = std::filesystem;
@@ -28,14 +28,13 @@ struct Outcome {
   std::string output;  ///< stdout and stderr, without the last end of line
 };
 
-Outcome run_program(const std::string& arguments) {
-  FILE* pipe = ::popen((SSA_BINARY_DIR "/" + arguments + " 2>&1").c_str(), "r");
-  REQUIRE(pipe);
-  std::string output;
-  for (int c; (c = std::fgetc(pipe)) != EOF;) output += static_cast<char>(c);
-  const int status = ::pclose(pipe);
+/// A program of the build by its command line, whose words hold no spaces.
+Outcome run_line(const std::string& line) {
+  std::istringstream words(line);
+  const auto result = ssa::test::run_program({std::istream_iterator<std::string>(words), {}});
+  std::string output = result.out + result.err;
   if (output.ends_with('\n')) output.pop_back();
-  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, output};
+  return {result.exit_code, output};
 }
 
 std::string last_line(const std::string& text) {
@@ -75,7 +74,7 @@ TEST_CASE("ssa_export writes what the checkpoint holds") {
   // The newest is damaged: the one before it is exported, and the damage named.
   fs::remove(dir.path() / "run" / "checkpoints" / "step-00000002" / "manifest.json");
   const std::string run = (dir.path() / "run").string(), out = (dir.path() / "out").string();
-  const Outcome done = run_program("ssa_export " + run + " " + out + " --dtype f32");
+  const Outcome done = run_line("ssa_export " + run + " " + out + " --dtype f32");
   INFO(done.output);
   REQUIRE(done.exit_code == kExitDone);
   CHECK(done.output.find("step-00000002: manifest.json is missing") != std::string::npos);
@@ -101,16 +100,15 @@ TEST_CASE("ssa_export writes what the checkpoint holds") {
     CHECK(same);
   };
   holds_the_weights(out, 1);
-  CHECK(run_program("ssa_export " + run + " " + out + "-cut --dtype f32 --max-shard-size 0.0002").exit_code ==
-        kExitDone);
+  CHECK(run_line("ssa_export " + run + " " + out + "-cut --dtype f32 --max-shard-size 0.0002").exit_code == kExitDone);
   CHECK(fs::exists(out + "-cut/model.safetensors.index.json"));
   CHECK_FALSE(fs::exists(out + "-cut/model.safetensors"));
   holds_the_weights(out + "-cut", 3);
-  const Outcome again = run_program("ssa_export " + run + " " + out);
+  const Outcome again = run_line("ssa_export " + run + " " + out);
   CHECK(again.exit_code == kExitUsage);
   check_error(last_line(again.output), out, "expected a new or an empty folder");
-  CHECK(run_program("ssa_export " + run + " " + out + "16").exit_code == kExitDone);
-  CHECK(run_program("ssa_inspect --verify " + out + "16").output.find("BF16") != std::string::npos);
+  CHECK(run_line("ssa_export " + run + " " + out + "16").exit_code == kExitDone);
+  CHECK(run_line("ssa_inspect --verify " + out + "16").output.find("BF16") != std::string::npos);
 }
 
 TEST_CASE("ssa_export puts the tokenizer beside the model, or says why not") {
@@ -118,7 +116,7 @@ TEST_CASE("ssa_export puts the tokenizer beside the model, or says why not") {
   const std::string run = (dir.path() / "run").string();
   save(run, 1);  // a model with 272 ids, end of text 257, and data without a dataset.json
   const auto exported = [&](const std::string& name, const std::string& options = "") {
-    return run_program("ssa_export " + run + " " + (dir.path() / name).string() + options);
+    return run_line("ssa_export " + run + " " + (dir.path() / name).string() + options);
   };
   const Outcome without = exported("without");
   CHECK(without.exit_code == kExitDone);
@@ -168,7 +166,7 @@ TEST_CASE("ssa_inspect knows what a path holds, and verifies it") {
   MetricsLog(run / "metrics.jsonl", 0).append(nlohmann::json{{"step", 7}, {"loss", 2.5}});
   const fs::path checkpoint = run / "checkpoints" / "step-00000007";
   const auto says = [](const fs::path& path, const std::string& text) {
-    const Outcome outcome = run_program("ssa_inspect --verify " + path.string());
+    const Outcome outcome = run_line("ssa_inspect --verify " + path.string());
     INFO(outcome.output);
     CHECK(outcome.exit_code == kExitDone);
     CHECK(outcome.output.find(text) != std::string::npos);
@@ -181,7 +179,7 @@ TEST_CASE("ssa_inspect knows what a path holds, and verifies it") {
   says(kModel.parent_path() / "data", "dataset");
 
   const auto fails = [](const fs::path& path, int exit_code, const std::string& text) {
-    const Outcome outcome = run_program("ssa_inspect --verify " + path.string());
+    const Outcome outcome = run_line("ssa_inspect --verify " + path.string());
     CHECK(outcome.exit_code == exit_code);
     check_error(last_line(outcome.output), "ssa_inspect: ", text);
   };
@@ -201,15 +199,15 @@ TEST_CASE("ssa_inspect knows what a path holds, and verifies it") {
 
 TEST_CASE("ssa_export and ssa_inspect explain themselves") {
   for (const std::string program : {"ssa_export", "ssa_inspect"}) {
-    const Outcome help = run_program(program + " --help");
+    const Outcome help = run_line(program + " --help");
     CHECK(help.exit_code == kExitDone);
     CHECK(help.output.find("Example:") != std::string::npos);
-    CHECK(run_program(program).exit_code == kExitUsage);
-    CHECK(run_program(program + " --no-such-option x").exit_code == kExitUsage);
+    CHECK(run_line(program).exit_code == kExitUsage);
+    CHECK(run_line(program + " --no-such-option x").exit_code == kExitUsage);
   }
-  check_error(run_program("ssa_export /nowhere out").output, "/nowhere: no such folder");
+  check_error(run_line("ssa_export /nowhere out").output, "/nowhere: no such folder");
   for (const std::string size : {"0", "-1", "5GB", "nan", "''"})
-    check_error(run_program("ssa_export a b --max-shard-size " + size).output, "--max-shard-size ",
+    check_error(run_line("ssa_export a b --max-shard-size " + size).output, "--max-shard-size ",
                 "expected a number of GB above 0");
-  check_error(run_program("ssa_export a b --dtype f16").output, "--dtype f16: expected bf16 or f32");
+  check_error(run_line("ssa_export a b --dtype f16").output, "--dtype f16: expected bf16 or f32");
 }
