@@ -1,8 +1,10 @@
 #!/bin/bash
 # Runs on a GPU what CI cannot: the op tests, compute-sanitizer over them, and the benchmark. Logs go to a folder.
 #   scripts/gpu_check.sh BIN_DIR LOG_DIR [tests|sanitize|bench ...]
-# BIN_DIR holds ops_tests and ssa_bench, and in lib/ the shared libraries that this machine lacks. Without a list of
-# parts all of them run. ONLY narrows tests and sanitize to test cases whose name matches (Catch2 pattern).
+# BIN_DIR holds ops_tests and ssa_bench, and in lib/ the shared libraries that this machine lacks; where golden_tests,
+# model_tests and train_tests are beside them these run too (train_tests starts ssa_train from the folder it was built
+# in). Without a list of parts all of them run. ONLY narrows ops_tests, also under sanitize, to test cases whose name
+# matches (Catch2 pattern).
 # The exit code is 0 when everything that ran is clean.
 set -u
 bin=$1 logs=$2
@@ -30,7 +32,10 @@ step() {
 }
 
 case " $parts " in *" tests "*)
-  step tests timeout 300 "$bin/ops_tests" "$only" ;;
+  step tests timeout 300 "$bin/ops_tests" "$only"
+  for binary in golden_tests model_tests train_tests; do
+    [ -x "$bin/$binary" ] && step $binary timeout 300 "$bin/$binary" "*on CUDA*"
+  done ;;
 esac
 case " $parts " in *" bench "*)
   step bench timeout 200 "$bin/ssa_bench" ${BENCH_OPTIONS:-}
@@ -44,7 +49,7 @@ sanitize() {
 }
 case " $parts " in *" sanitize "*)
   sanitize memcheck memcheck "$only"
-  sanitize synccheck synccheck "$only"
+  sanitize synccheck synccheck "$only" --num-cuda-barriers 65536
   # Racecheck takes minutes over cuBLASLt's kernels, and breaks down where it watches some kernels of a process but not
   # those: what calls the library has a process of its own.
   sanitize racecheck racecheck "\"$only\"~\"matmul*\"~\"linear_cross_entropy*\""
