@@ -20,13 +20,9 @@ std::vector<TokenIds> random_rows(std::int64_t rows, std::int64_t tokens) {
   return result;
 }
 
-struct Bench {
-  ByteModel model;
-  Stream stream{DeviceKind::cpu};
-  LoadedModel loaded{stream, model.source()};
-  SingleComm comm;
+struct Bench : LoadedByteModel {
+  using LoadedByteModel::LoadedByteModel;
 
-  explicit Bench(const std::string& method = "ssa") : model(272, 256, method) {}
   AttentionReport measure(const Overrides& overrides, const std::vector<TokenIds>& rows, std::int64_t batch = 8,
                           std::int64_t sink_tokens = 4) {
     return measure_attention(stream, comm, loaded, settings_of(model.source(), overrides).at(0), rows, batch,

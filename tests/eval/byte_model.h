@@ -5,6 +5,8 @@
 #include <optional>
 #include <string>
 
+#include "ssa/dist/comm.h"
+#include "ssa/eval/forward_pass.h"
 #include "ssa/train/config.h"
 #include "ssa/train/huggingface.h"
 #include "ssa/train/model_source.h"
@@ -50,6 +52,16 @@ class ByteModel {
  private:
   TempDir folder_;
   mutable std::optional<ModelSource> source_;
+};
+
+/// A ByteModel on the CPU, and one rank.
+struct LoadedByteModel {
+  ByteModel model;
+  Stream stream{DeviceKind::cpu};
+  eval::LoadedModel loaded{stream, model.source()};
+  SingleComm comm;
+
+  explicit LoadedByteModel(const std::string& method = "ssa") : model(272, 256, method) {}
 };
 
 }  // namespace ssa::test

@@ -22,14 +22,9 @@ TokenIds random_ids(std::int64_t count, std::uint64_t seed) {
   return ids;
 }
 
-/// A loaded golden model, and one rank.
-struct Bench {
-  ByteModel model;
-  Stream stream{DeviceKind::cpu};
-  LoadedModel loaded{stream, model.source()};
-  SingleComm comm;
+struct Bench : LoadedByteModel {
+  using LoadedByteModel::LoadedByteModel;
 
-  explicit Bench(const std::string& method = "ssa") : model(272, 256, method) {}
   Setting setting(const std::string& mode, std::int64_t blocks = 0) const {
     Overrides overrides{.mode = mode};
     if (blocks) overrides.block_counts = {blocks};

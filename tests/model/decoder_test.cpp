@@ -33,15 +33,8 @@ struct DecoderCase {
 };
 
 ModelConfig config_of(const DecoderCase& c, DeviceKind kind) {
-  ModelConfig config;
-  config.vocab_size = 61;
-  config.hidden_size = 32;
-  config.intermediate_size = 48;
-  config.num_hidden_layers = 2;
-  config.num_attention_heads = 4;
-  config.num_key_value_heads = 2;
-  config.head_dim = kind == DeviceKind::cuda ? 64 : 8;  // what the kernels serve
-  config.initializer_range = 0.2;                       // scores differ enough for the selection to matter
+  ModelConfig config = small_model();
+  if (kind == DeviceKind::cuda) config.head_dim = 64;  // what the kernels serve
   config.block_size = c.block_size;
   config.block_counts = c.block_counts;
   config.window_size = c.window;

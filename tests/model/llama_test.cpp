@@ -27,19 +27,8 @@ constexpr PathCase kPaths[] = {{"full", AttentionPath::full, 0, 0},
                                {"ssa, sparse stream", AttentionPath::ssa, 0, 0},
                                {"ssa, full stream", AttentionPath::ssa, 0, 1}};
 
-/// Blocks of 4 tokens, 3 selected.
-ModelConfig small_model(std::int64_t window = 0) {
-  ModelConfig c;
-  c.vocab_size = 61;
-  c.hidden_size = 32;
-  c.intermediate_size = 48;
-  c.num_hidden_layers = 2;
-  c.num_attention_heads = 4;
-  c.num_key_value_heads = 2;
-  c.head_dim = 8;
-  c.initializer_range = 0.2;  // scores differ enough for the selection to matter
-  c.block_size = 4;
-  c.block_counts = 3;
+ModelConfig with_window(std::int64_t window) {
+  ModelConfig c = small_model();
   c.window_size = window;
   return c;
 }
@@ -89,7 +78,7 @@ TEST_CASE("model: a token changes nothing before it, to the bit, in every method
   constexpr std::int64_t kTokens = 30;  // the last block is cut short
   for (const PathCase& path : kPaths)
     for (const BlockSelection selection : {BlockSelection::exact, BlockSelection::reference}) {
-      const ModelConfig config = small_model(path.window);
+      const ModelConfig config = with_window(path.window);
       TestModel m(config, {.rows = 1, .tokens = kTokens, .path = path.path}, selection);
       m.initialize(3);
       HostBatch batch = random_batch(1, kTokens, config.vocab_size, 4);
@@ -137,7 +126,7 @@ TEST_CASE("model: the rows of a micro-batch do not see each other, their streams
 TEST_CASE("model: gradient checkpointing changes no bit of losses and gradients") {
   for (const PathCase& path : kPaths)
     for (const std::int64_t tokens : {1, 3, 30}) {
-      const ModelConfig config = small_model(path.window);
+      const ModelConfig config = with_window(path.window);
       HostBatch batch = random_batch(2, tokens, config.vocab_size, 8);
       batch.full_stream = {path.full_stream, path.full_stream};
       std::vector<float> kept_gradients;
@@ -197,7 +186,7 @@ TEST_CASE("model: gradients are the derivative of the loss, parameter by paramet
   // it weighs nothing here; the goldens show its gradient.
   constexpr std::int64_t kTokens = 11;
   for (const PathCase& path : kPaths) {
-    ModelConfig config = small_model(path.window);
+    ModelConfig config = with_window(path.window);
     config.block_counts = 4;
     config.tie_word_embeddings = path.path != AttentionPath::nsa;  // both kinds of head
     const PassShape pass{.rows = 2, .tokens = kTokens, .path = path.path};

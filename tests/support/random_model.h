@@ -8,22 +8,13 @@
 #include "ssa/model/param_table.h"
 #include "ssa/train/config.h"
 #include "ssa/train/huggingface.h"
+#include "support/test_model.h"
 
 namespace ssa::test {
 
-/// Two layers, blocks of 4 tokens, 3 selected.
+/// small_model (test_model.h) over bytes.
 inline ModelConfig small_bytes_model() {
-  ModelConfig c;
-  c.vocab_size = 257;
-  c.hidden_size = 32;
-  c.intermediate_size = 48;
-  c.num_hidden_layers = 2;
-  c.num_attention_heads = 4;
-  c.num_key_value_heads = 2;
-  c.head_dim = 8;
-  c.initializer_range = 0.2;  // logits that differ, scores that select
-  c.block_size = 4;
-  c.block_counts = 3;
+  ModelConfig c = small_model(257);
   c.bos_token_id = c.eos_token_id = 256;
   return c;
 }

@@ -10,6 +10,22 @@
 
 namespace ssa::test {
 
+/// Two layers, blocks of 4 tokens, 3 selected.
+inline ModelConfig small_model(std::int64_t vocab_size = 61) {
+  ModelConfig c;
+  c.vocab_size = vocab_size;
+  c.hidden_size = 32;
+  c.intermediate_size = 48;
+  c.num_hidden_layers = 2;
+  c.num_attention_heads = 4;
+  c.num_key_value_heads = 2;
+  c.head_dim = 8;
+  c.initializer_range = 0.2;  // logits that differ, scores that select
+  c.block_size = 4;
+  c.block_counts = 3;
+  return c;
+}
+
 /// One micro-batch on the host: rows of `tokens` token ids, the next ones as targets.
 struct HostBatch {
   std::vector<std::int32_t> ids, targets, positions, full_stream;
