@@ -323,6 +323,19 @@ AttentionPath training_path(Method method) {
   fail("unknown method");
 }
 
+Llama one_stream(const Llama& model, bool full) {
+  Llama one = model;
+  if (model.shape.path != AttentionPath::ssa) return one;
+  one.shape.path = full ? AttentionPath::full : AttentionPath::selected;
+  for (BlockActivations& b : one.acts.blocks) {
+    if (full)
+      b.indices = b.sparse = b.sparse_lse = {};
+    else
+      b.full = b.full_lse = {};
+  }
+  return one;
+}
+
 void prepare(Stream& stream, const Llama& model) {
   const std::vector<float> table = rope_table(model.config, model.shape.tokens);
   stream.copy(model.acts.cos_sin.data(), table.data(), table.size() * sizeof(float));

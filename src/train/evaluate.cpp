@@ -3,14 +3,14 @@
 namespace ssa {
 
 EvalSums evaluate_rows(Stream& stream, Comm& comm, const Llama& model, const MicroBatch& batch, const Tensor& all_sums,
-                       const PassSums& sums, BatchStaging& staging, const RowLoader& loader, bool full_stream) {
+                       const PassSums& sums, BatchStaging& staging, const RowLoader& loader) {
   const std::int64_t rows = loader.rows(), micro_rows = model.shape.rows;
   EvalSums result;
   stream.zero(all_sums);
   for (std::int64_t first = comm.rank() * micro_rows; first < rows; first += comm.size() * micro_rows) {
     for (std::int64_t i = 0; i < micro_rows; ++i) {
       if (first + i < rows) {
-        staging.fill(i, loader, 0, first + i, full_stream);
+        staging.fill(i, loader, 0, first + i, /*full_stream=*/false);
         result.labels += loader.label_count(0, first + i);
       } else {
         staging.fill_empty(i);

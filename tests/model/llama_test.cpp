@@ -123,6 +123,25 @@ TEST_CASE("model: the rows of a micro-batch do not see each other, their streams
   CHECK_FALSE(same_tokens(mixed, full, 2, 1, 2));
 }
 
+TEST_CASE("model: one stream of ssa alone computes what it computes beside the other, to the bit") {
+  constexpr std::int64_t kTokens = 30;
+  const ModelConfig config = small_model();
+  TestModel m(config, {.rows = 1, .tokens = kTokens, .path = AttentionPath::ssa});
+  m.initialize(7);
+  HostBatch batch = random_batch(1, kTokens, config.vocab_size, 8);
+  std::vector<float> of_stream[2];
+  for (const bool full : {false, true}) {
+    batch.full_stream = {full};
+    const std::vector<float> both = forward_tokens(m, batch).hidden;
+    batch.full_stream = {!full};  // of no concern to a stream alone
+    m.upload(batch);
+    forward(m.stream, one_stream(m.state.model(), full), m.state.batch, {}, {});
+    of_stream[full] = m.read<float>(m.state.activations.final_norm);
+    CHECK(same_tokens(of_stream[full], both, 1, 0, 1));
+  }
+  CHECK_FALSE(same_tokens(of_stream[0], of_stream[1], 1, 0, 1));
+}
+
 TEST_CASE("model: gradient checkpointing changes no bit of losses and gradients") {
   for (const PathCase& path : kPaths)
     for (const std::int64_t tokens : {1, 3, 30}) {

@@ -117,6 +117,10 @@ struct Llama {
   Activations acts;
 };
 
+/// A model of path ssa as it computes one of its streams alone, full attention or the selected blocks, in the same
+/// memory: for forward passes whose other stream nobody wants. Any other model as it is.
+Llama one_stream(const Llama& model, bool full);
+
 /// Uploads the rotary table; call once after the activations got their memory.
 void prepare(Stream& stream, const Llama& model);
 

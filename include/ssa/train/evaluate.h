@@ -15,8 +15,8 @@ struct EvalSums {
 };
 
 /// Runs every row of the loader's epoch 0 once through the model. `batch`, `all_sums` (cleared) and `sums` are the
-/// device tensors of model_state.h. `full_stream`: which stream goes on, on path ssa.
+/// device tensors of model_state.h.
 EvalSums evaluate_rows(Stream& stream, Comm& comm, const Llama& model, const MicroBatch& batch, const Tensor& all_sums,
-                       const PassSums& sums, BatchStaging& staging, const RowLoader& loader, bool full_stream);
+                       const PassSums& sums, BatchStaging& staging, const RowLoader& loader);
 
 }  // namespace ssa
