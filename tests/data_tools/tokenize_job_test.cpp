@@ -185,7 +185,7 @@ TEST_CASE("tokenize: copies of a document fall on the same side of the split") {
   }
 }
 
-TEST_CASE("tokenize: killed at any moment, it continues and ends with the same bytes") {
+TEST_CASE("tokenize: killed at 30 random moments, it continues and ends with the same bytes") {
   TempDir folder;
   write_file(folder / "a.jsonl", json_lines(0, 3000, 700) + "{broken\n" + json_lines(3000, 500, 700));
   write_file(folder / "b.jsonl.gz", gzip(json_lines(3500, 2000, 700)).substr(0, 600'000));
@@ -201,8 +201,7 @@ TEST_CASE("tokenize: killed at any moment, it continues and ends with the same b
   const auto expected = files_in(folder / "reference");
   options.output = folder / "out";
   std::mt19937 random(3);
-  int kills = 0;
-  for (int round = 0; round < 4; ++round) {
+  for (int kills = 0; kills < 30;) {
     fs::remove_all(options.output);
     for (int attempt = 0; attempt < 4; ++attempt) {
       ssa::test::Forked job([&](const auto&) { ssa::tokenize(options); });
@@ -216,7 +215,6 @@ TEST_CASE("tokenize: killed at any moment, it continues and ends with the same b
       ssa::tokenize(options);
     CHECK((files_in(options.output) == expected));
   }
-  CHECK(kills >= 4);
 }
 
 TEST_CASE("tokenize: a signal ends it cleanly, and the same options continue") {
