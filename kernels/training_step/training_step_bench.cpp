@@ -43,30 +43,23 @@ std::map<std::string, Work> step_work(const bench::Shapes& s, const ModelConfig&
   const auto M = static_cast<double>(s.M()), L = static_cast<double>(c.num_hidden_layers);
   const auto H = static_cast<double>(c.hidden_size), F = static_cast<double>(c.intermediate_size);
   const auto V = static_cast<double>(c.vocab_size), q_bytes = 2 * M * static_cast<double>(c.q_width());
-  const auto heads = static_cast<double>(c.num_attention_heads);
+  const auto heads = static_cast<double>(c.num_attention_heads), kv_heads = static_cast<double>(c.num_key_value_heads);
   const double parameters = static_cast<double>(matmul_parameters(c)), head = V * H;
 
-  double causal = 0, selected = 0, complete = 0, window = 0;  // pairs of a query and a key of one key/value head
-  for (std::int64_t t = 0; t < s.tokens; ++t) {
-    const std::int64_t own = t / c.block_size;
-    causal += static_cast<double>(t + 1);
-    selected += static_cast<double>((std::min(c.block_counts, own + 1) - 1) * c.block_size + t % c.block_size + 1);
-    complete += static_cast<double>((t + 1) / c.block_size);
-    window += static_cast<double>(std::min(c.window_size, t + 1));
-  }
-  const double rows = static_cast<double>(s.rows * s.key_value_heads);
-  const auto product = [&](double pairs) { return L * bench::product_flops(s, rows * pairs); };
-  const double dense = method == Method::nsa ? window : causal;
+  const MeanKeys mean = mean_keys(c, s.tokens);
+  // Of a query with so many keys, over all layers, rows and positions.
+  const auto product = [&](double keys) { return L * bench::product_flops(s, M * keys * kv_heads); };
+  const double dense = method == Method::nsa ? mean.window : mean.causal;
   const double branches = method == Method::nsa ? 3 : 1;
   return {{"matmul", {.flops = 6 * (parameters - head) * M}},
           {"linear_cross_entropy", {.flops = 6 * head * M}},
           {"causal_attention_forward", {.flops = 2 * product(dense)}},
           {"causal_attention_backward", {.flops = 5 * product(dense)}},
-          {"sparse_attention_forward", {.flops = 2 * product(selected)}},
-          {"sparse_attention_backward", {.flops = 5 * product(selected)}},
-          {"compressed_attention_forward", {.flops = 2 * product(complete)}},
-          {"compressed_attention_backward", {.flops = 5 * product(complete)}},
-          {"select_blocks", {.flops = 2 * product(complete)}},
+          {"sparse_attention_forward", {.flops = 2 * product(mean.selected)}},
+          {"sparse_attention_backward", {.flops = 5 * product(mean.selected)}},
+          {"compressed_attention_forward", {.flops = 2 * product(mean.complete_blocks)}},
+          {"compressed_attention_backward", {.flops = 5 * product(mean.complete_blocks)}},
+          {"select_blocks", {.flops = 2 * product(mean.complete_blocks)}},
           {"rmsnorm_forward", {.bytes = (8 * L + 2) * M * H * 2}},
           {"rmsnorm_backward", {.bytes = (8 * L + 4) * M * H * 2}},
           {"qkv_rope_forward", {.bytes = L * M * 4 * static_cast<double>(c.qkvg_width())}},

@@ -4,12 +4,6 @@
 #include <utility>
 
 namespace ssa {
-namespace {
-
-/// Keys and blocks of a token, the mean over the positions of a row.
-struct MeanKeys {
-  double causal = 0, selected = 0, window = 0, complete_blocks = 0;
-};
 
 MeanKeys mean_keys(const ModelConfig& c, std::int64_t tokens) {
   std::int64_t causal = 0, selected = 0, window = 0, complete_blocks = 0;
@@ -23,6 +17,8 @@ MeanKeys mean_keys(const ModelConfig& c, std::int64_t tokens) {
   const auto mean = [&](std::int64_t sum) { return static_cast<double>(sum) / static_cast<double>(tokens); };
   return {mean(causal), mean(selected), mean(window), mean(complete_blocks)};
 }
+
+namespace {
 
 std::int64_t down_proj_parameters(const ModelConfig& c) { return c.hidden_size * c.intermediate_size; }
 

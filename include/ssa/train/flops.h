@@ -17,13 +17,20 @@
 
 namespace ssa {
 
+/// Keys that a token attends in each way, and the complete blocks it chooses from: the mean over the positions of a row
+/// of `tokens` tokens. Selection counts as exact: block_counts blocks, the own one among them, or all there are.
+struct MeanKeys {
+  double causal = 0, selected = 0, window = 0, complete_blocks = 0;
+};
+MeanKeys mean_keys(const ModelConfig& config, std::int64_t tokens);
+
 /// Weights that a token is multiplied with.
 std::int64_t matmul_parameters(const ModelConfig& config);
 
 /// Of one token in rows of `tokens` tokens, forward and backward.
 double model_flops_per_token(const ModelConfig& config, std::int64_t tokens);
 
-/// The same, as executed. Selection counts as exact: block_counts blocks, the own one among them, or all there are.
+/// The same, as executed.
 double executed_flops_per_token(const ModelConfig& config, std::int64_t tokens, Method method,
                                 GradientCheckpointing checkpointing);
 
