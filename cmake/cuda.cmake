@@ -1,5 +1,6 @@
 # The CUDA backend: kernels/*/*.cu, the CUDA half of Stream, and NCCL where it is found.
 set(SSA_CUDA_ARCHITECTURES 90a-real CACHE STRING "GPU architectures to compile for, as in CMAKE_CUDA_ARCHITECTURES")
+option(SSA_RACECHECK "Kernels whose order compute-sanitizer's racecheck can follow, slower" OFF)
 set(CMAKE_CUDA_ARCHITECTURES ${SSA_CUDA_ARCHITECTURES})  # before enable_language, which else picks its own default
 if(NOT CMAKE_CUDA_COMPILER)
   find_program(SSA_NVCC nvcc HINTS /usr/local/cuda/bin ENV CUDA_PATH PATH_SUFFIXES bin)
@@ -31,6 +32,7 @@ target_compile_definitions(ssa_flags INTERFACE SSA_WITH_NCCL=$<BOOL:${SSA_WITH_N
 add_library(ssa_cuda_ops STATIC ${SSA_CUDA_SOURCES} ${SSA_NCCL_SOURCES})
 target_compile_definitions(ssa_cuda_ops PRIVATE
   SSA_CUDA_MIN_CAPABILITY=${SSA_CUDA_MIN_CAPABILITY}
+  $<$<BOOL:${SSA_RACECHECK}>:SSA_RACECHECK=1>
   SSA_CUDA_SM90A=$<BOOL:$<FILTER:${SSA_CUDA_ARCHITECTURES},INCLUDE,^90a>>)
 target_include_directories(ssa_cuda_ops PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
 # -std: CMake 3.25 knows no C++20 flag for this nvcc and leaves it out.

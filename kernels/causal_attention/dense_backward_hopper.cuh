@@ -120,10 +120,10 @@ __global__ void __launch_bounds__(C::kThreads, 1)
 
   if (thread == 0) {
     shared.own_full.init(1);
-    shared.own_empty.init(C::kWarps);
+    shared.own_empty.init(C::kWarps * kArrivalsOfWarp);
     for (int i = 0; i < C::kStages; ++i) {
       shared.full[i].init(1);
-      shared.empty[i].init(C::kWarps);
+      shared.empty[i].init(C::kWarps * kArrivalsOfWarp);
     }
     fence_barrier_init();
     shared.ticket = atomicAdd(a.ticket, 1);
@@ -210,7 +210,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     };
     Ring here, before;  // the stages of this step and of the step before
     const auto leave_before = [&] {
-      if (lane == 0) shared.empty[before.stage()].arrive();
+      shared.empty[before.stage()].arrive_warp(lane);
       before.advance();
     };
     float scores[kN / 8][4], d_p[kN / 8][4];
@@ -321,8 +321,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
           load_own();
           const float* values = shared.own_values + warpgroup * 2 * kN + warp % 4 * 16 + (lane >> 2);
           const float lse[2] = {values[0], values[8]}, delta[2] = {values[kN], values[kN + 8]};
-          __syncwarp();
-          if (lane == 0) shared.own_empty.arrive();
+          shared.own_empty.arrive_warp(lane);
           const auto step = [&]<bool kFirst, bool kLast>(float(&now)[C::kStepRows / 8][4],
                                                          float(&next)[C::kStepRows / 8][4], int i) {
             wgmma_fence();

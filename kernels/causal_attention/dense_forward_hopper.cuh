@@ -58,13 +58,13 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   if (thread == 0) {
     for (int i = 0; i < C::kQueryStages; ++i) {
       shared.q_full[i].init(1);
-      shared.q_empty[i].init(C::kWarps);
+      shared.q_empty[i].init(C::kWarps * kArrivalsOfWarp);
     }
     for (int i = 0; i < C::kStages; ++i) {
       shared.k_full[i].init(1);
       shared.v_full[i].init(1);
-      shared.k_empty[i].init(C::kWarps);
-      shared.v_empty[i].init(C::kWarps);
+      shared.k_empty[i].init(C::kWarps * kArrivalsOfWarp);
+      shared.v_empty[i].init(C::kWarps * kArrivalsOfWarp);
     }
     fence_barrier_init();
   }
@@ -137,11 +137,11 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       };
       const auto await_keys = [&] { shared.k_full[keys.stage()].wait(keys.parity()); };
       const auto leave_keys = [&] {
-        if (lane == 0) shared.k_empty[keys.stage()].arrive();
+        shared.k_empty[keys.stage()].arrive_warp(lane);
         keys.advance();
       };
       const auto leave_values = [&](Ring values) {
-        if (lane == 0) shared.v_empty[values.stage()].arrive();
+        shared.v_empty[values.stage()].arrive_warp(lane);
       };
 
       /// Scores of the i-th key tile to probabilities, but for the division by their sum.
@@ -215,7 +215,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
         wgmma_wait<0>();
         pin(out);
         leave_values(keys.previous());
-        if (lane == 0) shared.q_empty[queries.stage()].arrive();
+        shared.q_empty[queries.stage()].arrive_warp(lane);
         queries.advance();
       }
 

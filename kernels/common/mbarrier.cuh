@@ -7,6 +7,8 @@
 
 #include <cstdint>
 
+#include "kernels/common/reduce.cuh"
+
 namespace ssa::cuda {
 
 /// By one thread; a block barrier then makes it known to the others.
@@ -17,6 +19,20 @@ __device__ __forceinline__ void mbarrier_init(std::uint32_t barrier, int arrival
 /// What this thread did before is visible to whoever waits for the phase.
 __device__ __forceinline__ void mbarrier_arrive(std::uint32_t barrier) {
   asm volatile("{\n.reg .b64 state;\nmbarrier.arrive.shared.b64 state, [%0];\n}" ::"r"(barrier) : "memory");
+}
+
+/// Of a warp, at mbarrier_arrive_warp. racecheck does not see that __syncwarp orders what the other lanes did before
+/// one lane's arrival; a build for it has them all arrive.
+#ifdef SSA_RACECHECK
+constexpr int kArrivalsOfWarp = kWarpSize;
+#else
+constexpr int kArrivalsOfWarp = 1;
+#endif
+
+/// What all lanes did before is visible to whoever waits for the phase. All lanes call it.
+__device__ __forceinline__ void mbarrier_arrive_warp(std::uint32_t barrier, int lane) {
+  __syncwarp();
+  if (lane < kArrivalsOfWarp) mbarrier_arrive(barrier);
 }
 
 /// Arrives, as one of the expected, once all of this thread's cp.async so far have been done.

@@ -57,7 +57,7 @@ struct alignas(8) Barrier {
 
   __device__ __forceinline__ std::uint32_t address() const { return shared_address(&state); }
   __device__ __forceinline__ void init(int arrivals) { mbarrier_init(address(), arrivals); }
-  __device__ __forceinline__ void arrive() { mbarrier_arrive(address()); }
+  __device__ __forceinline__ void arrive_warp(int lane) { mbarrier_arrive_warp(address(), lane); }
   /// Arrives, and makes the phase wait for that many bytes of copies.
   __device__ __forceinline__ void expect(int bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(address()), "r"(bytes) : "memory");

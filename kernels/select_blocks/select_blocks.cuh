@@ -148,6 +148,7 @@ __device__ __forceinline__ int choose(float* list_importance, int* list, int len
     const unsigned before = (1u << lane) - 1, tie_lanes = __ballot_sync(kFullMask, tie);
     const bool taken = candidate > threshold || (tie && __popc(tie_lanes & before) < ties);
     const unsigned taken_lanes = __ballot_sync(kFullMask, taken);
+    __syncwarp();  // all have read
     if (taken) {
       const int to = kept + __popc(taken_lanes & before);  // never beyond what has been read
       list_importance[to] = value;

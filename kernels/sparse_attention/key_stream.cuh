@@ -139,12 +139,12 @@ __device__ __forceinline__ std::uint32_t kept_shared_address(const T& object) {
 template <class C>
 __device__ __forceinline__ void init_key_stream(typename C::KeyShared& shared) {
   if (threadIdx.x < C::kStages) {
-    mbarrier_init(shared_address(&shared.full[threadIdx.x]), kWarpSize + 1);
-    mbarrier_init(shared_address(&shared.empty[threadIdx.x]), C::kTokens);
+    mbarrier_init(shared_address(&shared.full[threadIdx.x]), kWarpSize + kArrivalsOfWarp);
+    mbarrier_init(shared_address(&shared.empty[threadIdx.x]), C::kTokens * kArrivalsOfWarp);
   }
   if (threadIdx.x < 2) {
-    mbarrier_init(shared_address(&shared.plan_full[threadIdx.x]), kWarpSize);
-    mbarrier_init(shared_address(&shared.plan_empty[threadIdx.x]), kWarpSize);
+    mbarrier_init(shared_address(&shared.plan_full[threadIdx.x]), kArrivalsOfWarp);
+    mbarrier_init(shared_address(&shared.plan_empty[threadIdx.x]), kArrivalsOfWarp);
   }
   __syncthreads();
 }
@@ -262,7 +262,7 @@ class KeyStreamPlanner {
     const int filled = max((units + 3) & ~3, 4), at = units + lane_;
     if (at < filled) shared_.plans[buffer_].first[at] = 0, shared_.plans[buffer_].tokens[at] = 0;
     if (lane_ == 0) shared_.plans[buffer_].units = filled, shared_.plans[buffer_].last = last;
-    mbarrier_arrive(shared_address(&shared_.plan_full[buffer_]));
+    mbarrier_arrive_warp(shared_address(&shared_.plan_full[buffer_]), lane_);
     buffer_ ^= 1;
     if (buffer_ == 0) parity_ ^= 1;
   }
@@ -306,7 +306,7 @@ class KeyStreamCopier {
 #pragma unroll 1
         for (int unit = 0; unit < units; unit += kUnits)
           fill_stage(plan, unit, offset, task.t, last && unit + kUnits >= units);
-        mbarrier_arrive(shared_address(&shared_.plan_empty[buffer]));
+        mbarrier_arrive_warp(shared_address(&shared_.plan_empty[buffer]), lane_);
         buffer ^= 1;
         if (buffer == 0) parity ^= 1;
       }
@@ -359,8 +359,7 @@ class KeyStreamCopier {
     }
     if (lane_ < C::kTokens) shared_.words[stage_][lane_] = bits | (last ? StageWord::kLastBit : 0);
     mbarrier_arrive_after_copies(full_ + stage_ * 8);
-    __syncwarp();
-    if (lane_ == 0) mbarrier_arrive(full_ + stage_ * 8);
+    mbarrier_arrive_warp(full_ + stage_ * 8, lane_);
     if (++stage_ == C::kStages) stage_ = 0, parity_ ^= 1;
   }
 
@@ -407,8 +406,7 @@ class KeyStream {
   /// The warp has read what it wanted of the stage.
   __device__ __forceinline__ void release() {
     constexpr int kEmpty = offsetof(typename C::KeyShared, empty) - offsetof(typename C::KeyShared, full);
-    __syncwarp();
-    if (lane_ == 0) mbarrier_arrive(full_ + kEmpty + stage_ * 8);
+    mbarrier_arrive_warp(full_ + kEmpty + stage_ * 8, lane_);
     if (++stage_ == C::kStages) stage_ = 0, parity_ ^= 1;
   }
 
