@@ -56,6 +56,13 @@ double executed_flops_per_token(const ModelConfig& c, std::int64_t tokens, Metho
   return flops;
 }
 
+std::optional<std::int64_t> sparse_crossover_tokens(const ModelConfig& c, Method method) {
+  constexpr std::int64_t kMeasuredTokens = 1676, kMeasuredKeys = 256;
+  if (method == Method::full || method == Method::ssa) return std::nullopt;
+  const std::int64_t selected = kMeasuredTokens * c.block_size * c.block_counts / kMeasuredKeys;
+  return selected + (method == Method::nsa ? 2 * c.window_size : 0);
+}
+
 std::optional<double> peak_bf16_flops(const std::string& device_name) {
   // The data sheets state twice these, for sparse matrices. The first name that occurs counts.
   constexpr std::pair<const char*, double> kPeaks[] = {

@@ -39,6 +39,20 @@ void start_logging(const std::string& output_dir, Comm& comm) {
   spdlog::set_default_logger(logger);
 }
 
+std::string short_rows_warning(const Config& config) {
+  const ModelConfig& m = config.model;
+  const Method method = config.attention.method;
+  const auto crossover = sparse_crossover_tokens(m, method);
+  if (!crossover || config.train.max_length >= *crossover) return {};
+  const std::string window = method == Method::nsa ? fmt::format(" and model.window_size {}", m.window_size) : "";
+  return fmt::format(
+      "train.max_length {} is short for attention.method {}: it trains slower than full attention in rows of less than "
+      "about {} tokens, with {} selected keys (model.block_size {} x model.block_counts {}){}; a rule measured on one "
+      "H200",
+      config.train.max_length, name_of(method), *crossover, m.block_size * m.block_counts, m.block_size, m.block_counts,
+      window);
+}
+
 RunLog::RunLog(const Config& config, Comm& comm, Stream& stream, std::int64_t step, std::int64_t total_steps)
     : config_(config),
       speaks_(comm.rank() == 0),
@@ -47,10 +61,11 @@ RunLog::RunLog(const Config& config, Comm& comm, Stream& stream, std::int64_t st
       last_logged_(step),
       begun_(Clock::now()),
       running_since_(begun_),
+      kind_(stream.kind()),
       device_(stream.device_name()),
       ranks_(comm.size()) {
   if (!speaks_) return;
-  if (stream.kind() == DeviceKind::cuda) {
+  if (kind_ == DeviceKind::cuda) {
     const std::int64_t tokens = config.train.max_length;
     model_flops_ = model_flops_per_token(config.model, tokens);
     executed_flops_ =
@@ -73,6 +88,8 @@ void RunLog::begin(std::int64_t parameters, std::int64_t rows, std::int64_t step
       "data: {} rows of {} tokens an epoch, {} steps; {} rows of each epoch fill no global batch and are dropped", rows,
       config_.train.max_length, steps_per_epoch, dropped_rows);
   spdlog::info("steps {} to {}", first_step_ + 1, total_steps_);
+  if (kind_ != DeviceKind::cuda) return;
+  if (const std::string warning = short_rows_warning(config_); !warning.empty()) spdlog::warn(warning);
 }
 
 void RunLog::pause_clock() { running_seconds_ += std::chrono::duration<double>(Clock::now() - running_since_).count(); }

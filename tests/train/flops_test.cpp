@@ -6,6 +6,7 @@
 #include "ssa/train/flops.h"
 
 #include "ssa/train/config.h"
+#include "ssa/train/run_log.h"
 #include "support/catch.h"
 
 using namespace ssa;
@@ -55,4 +56,36 @@ TEST_CASE("flops: the peak of a GPU by its name, none for an unknown one") {
   CHECK(peak_bf16_flops("NVIDIA H100 80GB HBM3").value() == 989.4e12);
   CHECK(peak_bf16_flops("NVIDIA H100 PCIe").value() == 756e12);
   CHECK(!peak_bf16_flops("NVIDIA GeForce RTX 4090"));
+}
+
+TEST_CASE("flops: the row length from which sparse attention alone pays, and the warning below it") {
+  Config config = load_config(SSA_SOURCE_DIR "/configs/moba-1b.json", {});
+  ModelConfig& m = config.model;
+  m.window_size = 512;
+  CHECK(sparse_crossover_tokens(m, Method::moba) == 1676);
+  CHECK(sparse_crossover_tokens(m, Method::nsa) == 1676 + 2 * 512);
+  m.block_size = 32;
+  CHECK(sparse_crossover_tokens(m, Method::moba) == 2 * 1676);
+  m.block_counts = 8;
+  CHECK(sparse_crossover_tokens(m, Method::moba) == 1676);
+  CHECK(!sparse_crossover_tokens(m, Method::full));
+  CHECK(!sparse_crossover_tokens(m, Method::ssa));
+
+  const auto warning = [&](Method method, std::int64_t max_length) {
+    config.attention.method = method;
+    config.train.max_length = max_length;
+    return short_rows_warning(config);
+  };
+  CHECK(warning(Method::moba, 1675) ==
+        "train.max_length 1675 is short for attention.method moba: it trains slower than full attention in rows of "
+        "less than about 1676 tokens, with 256 selected keys (model.block_size 32 x model.block_counts 8); a rule "
+        "measured on one H200");
+  CHECK(warning(Method::moba, 1676).empty());
+  CHECK(warning(Method::nsa, 2699) ==
+        "train.max_length 2699 is short for attention.method nsa: it trains slower than full attention in rows of "
+        "less than about 2700 tokens, with 256 selected keys (model.block_size 32 x model.block_counts 8) and "
+        "model.window_size 512; a rule measured on one H200");
+  CHECK(warning(Method::nsa, 2700).empty());
+  CHECK(warning(Method::full, 64).empty());
+  CHECK(warning(Method::ssa, 64).empty());
 }

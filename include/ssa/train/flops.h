@@ -34,6 +34,17 @@ double model_flops_per_token(const ModelConfig& config, std::int64_t tokens);
 double executed_flops_per_token(const ModelConfig& config, std::int64_t tokens, Method method,
                                 GradientCheckpointing checkpointing);
 
+/// The row length in tokens from which a method without full attention trains faster than full attention; nothing for
+/// `full` and `ssa`, which compute full attention. A measured rule for one H200, ssa-1b's heads and blocks: choosing
+/// blocks and attending the 256 selected keys, forward and backward, takes as long as full attention at 1676 tokens
+/// (`ssa_bench --only lengths_attention` prints that length). Full attention has T/2 keys a token and the sparse one
+/// block_size x block_counts, so the length grows with their number:
+///
+///   moba  1676 / 256 x block_size x block_counts
+///   nsa   that + 2 x window_size: the window's keys at the price that full attention pays for a key, which is their
+///         least, and the compressed branch for nothing. nsa is slower below, and may still be somewhat above.
+std::optional<std::int64_t> sparse_crossover_tokens(const ModelConfig& config, Method method);
+
 /// Dense bf16 operations a second that the maker of the GPU states; nothing for a GPU that is not in the table.
 std::optional<double> peak_bf16_flops(const std::string& device_name);
 

@@ -31,6 +31,10 @@ struct StepReport {
 /// From here on rank 0 logs to the console and to train.log in `output_dir`, which exists.
 void start_logging(const std::string& output_dir, Comm& comm);
 
+/// What rank 0 warns of when a run on a GPU begins: rows so short that its method without full attention is slower than
+/// full attention (`sparse_crossover_tokens` of flops.h). Empty when they are long enough, or there is no such length.
+std::string short_rows_warning(const Config& config);
+
 class RunLog {
  public:
   /// `step`: where the run starts; later lines of metrics.jsonl are dropped.
@@ -52,6 +56,7 @@ class RunLog {
   std::int64_t total_steps_, first_step_, last_logged_;
   Clock::time_point begun_, running_since_;
   double running_seconds_ = 0;  ///< of the steps since the last one logged, up to running_since_
+  DeviceKind kind_;
   std::string device_;
   int ranks_;
   /// Set on a GPU only: operations a token (flops.h), and what all the ranks' GPUs could do a second.
