@@ -8,7 +8,7 @@ SSA_BENCH(causal_attention) {
   const Shapes& s = bench.shapes;
   const float scale = 0.125f;
   for (const std::int64_t window : {std::int64_t{0}, std::int64_t{512}}) {
-    const double pairs = window == 0 ? causal_pairs(s) : static_cast<double>(s.M() * s.key_value_heads * window);
+    const double pairs = window == 0 ? causal_pairs(s) : window_pairs(s, window);
     const std::string name = window == 0 ? "causal_attention" : "window_512_attention";
     const double bytes = static_cast<double>(s.M() * s.query_heads * s.head_dim) * 4;
     bench.measure(name + "_forward", {.bytes = bytes, .flops = 2 * product_flops(s, pairs)}, [&]() -> Call {

@@ -1,4 +1,4 @@
-// Block selections for the benchmarks of the sparse ops.
+// Block selections, tensors and least work for the benchmarks of the attention ops.
 #pragma once
 
 #include <algorithm>
@@ -62,10 +62,25 @@ inline double selected_pairs(const Shapes& s, const std::vector<std::int32_t>& i
   return pairs;
 }
 
-/// (query, key) pairs of full causal attention over all rows and key/value heads.
+/// (query, key) pairs over all rows and key/value heads, of which token t of a row has keys_of(t).
+template <class KeysOf>
+double pairs_of(const Shapes& s, const KeysOf& keys_of) {
+  std::int64_t keys = 0;
+  for (std::int64_t t = 0; t < s.tokens; ++t) keys += keys_of(t);
+  return static_cast<double>(s.rows * s.key_value_heads * keys);
+}
+
 inline double causal_pairs(const Shapes& s) {
-  return static_cast<double>(s.rows * s.key_value_heads) * static_cast<double>(s.tokens) *
-         static_cast<double>(s.tokens + 1) / 2;
+  return pairs_of(s, [](std::int64_t t) { return t + 1; });
+}
+
+inline double window_pairs(const Shapes& s, std::int64_t window) {
+  return pairs_of(s, [=](std::int64_t t) { return std::min(window, t + 1); });
+}
+
+/// Pairs of a query and a block that has ended by then.
+inline double complete_block_pairs(const Shapes& s) {
+  return pairs_of(s, [&](std::int64_t t) { return (t + 1) / s.block_size; });
 }
 
 /// FLOPs of one product of attention over that many pairs.

@@ -5,7 +5,6 @@
 #include <cstdio>
 #include <cstring>
 #include <exception>
-#include <map>
 
 #include "ssa/base/random.h"
 #include "ssa/ops/matmul.h"
@@ -31,7 +30,7 @@ Bench::Bench(Stream& bench_stream, const Shapes& bench_shapes, std::string filte
     : stream(bench_stream),
       shapes(bench_shapes),
       filter_(std::move(filter)),
-      pool_(bench_stream, kPoolValues * (sizeof(float) + sizeof(bfloat16))) {
+      pool_(std::make_shared<Buffer>(bench_stream, kPoolValues * (sizeof(float) + sizeof(bfloat16)))) {
   stream.reserve_scratch(kScratchBytes);
   std::vector<float> values(kPoolValues);
   std::vector<bfloat16> rounded(kPoolValues);
@@ -39,10 +38,17 @@ Bench::Bench(Stream& bench_stream, const Shapes& bench_shapes, std::string filte
     values[i] = static_cast<float>(random_normal(1, RandomPurpose::test, 0, i));
     rounded[i] = bfloat16(values[i]);
   }
-  stream.copy(pool_.data(), values.data(), kPoolValues * sizeof(float));
-  stream.copy(static_cast<float*>(pool_.data()) + kPoolValues, rounded.data(), kPoolValues * sizeof(bfloat16));
+  stream.copy(pool_->data(), values.data(), kPoolValues * sizeof(float));
+  stream.copy(static_cast<float*>(pool_->data()) + kPoolValues, rounded.data(), kPoolValues * sizeof(bfloat16));
   stream.synchronize();
 }
+
+Bench::Bench(const Bench& other, const Shapes& other_shapes)
+    : stream(other.stream),
+      shapes(other_shapes),
+      pool_(other.pool_),
+      copy_rate_(other.copy_rate_),
+      product_rate_(other.product_rate_) {}
 
 Tensor Bench::empty(DType dtype, Shape shape) {
   buffers_.emplace_back(stream, Tensor(nullptr, dtype, shape).bytes());
@@ -59,7 +65,7 @@ Tensor Bench::random(DType dtype, Shape shape, double scale) {
   const Tensor tensor = empty(dtype, shape);
   const std::size_t size = size_of(dtype), pool = kPoolValues * size;
   SSA_CHECK(dtype == DType::f32 || dtype == DType::bf16, "bench: random ", name_of(dtype));
-  const char* from = static_cast<const char*>(pool_.data()) + (dtype == DType::bf16 ? kPoolValues * sizeof(float) : 0);
+  const char* from = static_cast<const char*>(pool_->data()) + (dtype == DType::bf16 ? kPoolValues * sizeof(float) : 0);
   std::vector<float> scaled;
   Buffer scaled_pool;
   if (scale != 1) {  // rare and small: through the host
@@ -108,15 +114,26 @@ double Bench::median_ms(const std::vector<Call>& calls) {
   return ms[kRepetitions / 2];
 }
 
+double Bench::ceiling_share(const Work& work, double ms) const {
+  return work.flops > 0 ? work.flops / ms * 1e3 / product_rate_ : work.bytes / ms * 1e3 / copy_rate_;
+}
+
 std::string Bench::rate(const Work& work, double ms) const {
   char text[64];
   if (work.flops > 0)
     std::snprintf(text, sizeof(text), "%7.1f TFLOP/s | %5.1f %%", work.flops / ms * 1e-9,
-                  100 * work.flops / ms * 1e3 / product_rate_);
+                  100 * ceiling_share(work, ms));
   else
-    std::snprintf(text, sizeof(text), "%8.0f GB/s   | %5.1f %%", work.bytes / ms * 1e-6,
-                  100 * work.bytes / ms * 1e3 / copy_rate_);
+    std::snprintf(text, sizeof(text), "%8.0f GB/s   | %5.1f %%", work.bytes / ms * 1e-6, 100 * ceiling_share(work, ms));
   return text;
+}
+
+std::map<std::string, Timing> Bench::timings(const std::string& group, const Shapes& other_shapes) {
+  std::map<std::string, Timing> found;
+  Bench other(*this, other_shapes);
+  other.collected_ = &found;
+  groups().at(group)(other);
+  return found;
 }
 
 void Bench::measure(const std::string& name, const Work& work, const std::function<Call()>& make_set) {
@@ -126,6 +143,10 @@ void Bench::measure(const std::string& name, const Work& work, const std::functi
   for (int i = 0; i < sets; ++i) calls.push_back(make_set());
   const double ms = median_ms(calls);
   release();
+  if (collected_) {
+    (*collected_)[name] = {ms, ceiling_share(work, ms)};
+    return;
+  }
   std::printf("| %-44s | %9.4f | %s |\n", name.c_str(), ms, rate(work, ms).c_str());
   std::fflush(stdout);
 }
@@ -157,7 +178,9 @@ int main(int argc, char** argv) {
       "ssa_bench [--rows B] [--tokens T] [--only NAME]\n"
       "Times every kernel on GPU 0 at the shapes of ssa-1b: ms, rate, percent of the ceiling measured in the same "
       "run.\n"
-      "  ssa_bench --rows 4 --only rmsnorm\n";
+      "  ssa_bench --rows 4 --only rmsnorm\n"
+      "  ssa_bench --only lengths             attention and the whole step of every method in rows of 1024 to 32768 "
+      "tokens, B x T in all; a minute, runs only when it is asked for: lengths, lengths_attention, lengths_step_moba\n";
   try {
     bench::Shapes shapes;
     std::string only;

@@ -15,6 +15,8 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -41,6 +43,11 @@ struct Work {
 
 using Call = std::function<void(Stream&)>;
 
+/// What a benchmark found.
+struct Timing {
+  double ms = 0, ceiling_share = 0;
+};
+
 class Bench {
  public:
   Bench(Stream& bench_stream, const Shapes& bench_shapes, std::string filter);
@@ -59,6 +66,12 @@ class Bench {
   /// Whether --only asks for `name`.
   bool wanted(const std::string& name) const { return name.find(filter_) != std::string::npos; }
 
+  /// Whether --only gives the beginning of `name`. What takes a minute runs only then, and not among all benchmarks.
+  bool asked_for(const std::string& name) const { return !filter_.empty() && name.starts_with(filter_); }
+
+  /// All that the benchmarks of `group` find at other shapes, by name; prints nothing.
+  std::map<std::string, Timing> timings(const std::string& group, const Shapes& other_shapes);
+
   /// Prints a line, unless the filter leaves `name` out.
   void measure(const std::string& name, const Work& work, const std::function<Call()>& make_set);
   void measure_ceilings();
@@ -69,10 +82,16 @@ class Bench {
   std::string rate(const Work& work, double ms) const;
 
  private:
+  /// The same device, values and ceilings, and every benchmark is wanted.
+  Bench(const Bench& other, const Shapes& other_shapes);
+
+  double ceiling_share(const Work& work, double ms) const;
+
   std::string filter_;
   std::vector<Buffer> buffers_;
-  Buffer pool_;                              ///< random values that `random` copies from: f32, then bf16
-  double copy_rate_ = 0, product_rate_ = 0;  ///< bytes and FLOPs a second
+  std::shared_ptr<const Buffer> pool_;                  ///< random values that `random` copies from: f32, then bf16
+  double copy_rate_ = 0, product_rate_ = 0;             ///< bytes and FLOPs a second
+  std::map<std::string, Timing>* collected_ = nullptr;  ///< where `measure` puts what it finds, in place of printing it
 };
 
 /// Adds a group of benchmarks at program start; groups run in the order of their names.

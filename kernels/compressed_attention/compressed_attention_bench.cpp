@@ -7,7 +7,7 @@ using namespace ssa::bench;
 SSA_BENCH(compressed_attention) {
   const Shapes& s = bench.shapes;
   const float scale = 0.125f;
-  const double pairs = causal_pairs(s) / static_cast<double>(s.block_size);
+  const double pairs = complete_block_pairs(s);
   const double bytes = static_cast<double>(s.M() * s.query_heads * s.head_dim) * 4;
   bench.measure("compressed_attention_forward", {.bytes = bytes, .flops = 2 * product_flops(s, pairs)}, [&]() -> Call {
     const AttentionTensors x(bench, s.blocks());

@@ -1,13 +1,14 @@
-// How long a row must be for attention over selected blocks alone to beat full attention: forward and backward of both
-// at the same number of tokens, cut into rows of 1024, 2048, 4096 and so on.
-#include <algorithm>
+// Attention of one layer by the length of a row, the number of tokens constant: every kernel's time and share of the
+// ceiling, as its own benchmark measures it, and the length from which a method without full attention is the faster.
+#include <cmath>
 #include <cstdio>
+#include <map>
 #include <optional>
+#include <string>
+#include <vector>
 
-#include "kernels/common/attention_bench.h"
-#include "ssa/ops/causal_attention.h"
-#include "ssa/ops/select_blocks.h"
-#include "ssa/ops/sparse_attention.h"
+#include "kernels/common/bench.h"
+#include "ssa/base/error.h"
 
 using namespace ssa;
 using namespace ssa::bench;
@@ -15,85 +16,88 @@ using namespace ssa::bench;
 namespace {
 
 constexpr std::int64_t kShortest = 1024, kLongest = 32768;
+constexpr const char* kGroups[] = {"causal_attention", "select_blocks", "sparse_attention", "compressed_attention"};
+constexpr const char* kKernels[] = {"causal_attention_forward",
+                                    "causal_attention_backward",
+                                    "select_blocks",
+                                    "sparse_attention_random_forward",
+                                    "sparse_attention_random_backward",
+                                    "sparse_attention_concentrated_forward",
+                                    "sparse_attention_concentrated_backward",
+                                    "window_512_attention_forward",
+                                    "window_512_attention_backward",
+                                    "compressed_attention_forward",
+                                    "compressed_attention_backward"};
 
-/// Milliseconds of a layer's attention, forward and backward.
-struct AttentionTimes {
-  double full, sparse;
+struct Rows {
+  std::int64_t tokens;
+  std::map<std::string, Timing> kernels;
+
+  double ms(const std::string& op) const { return kernels.at(op + "_forward").ms + kernels.at(op + "_backward").ms; }
+  double moba_ms(const std::string& selection) const {
+    return kernels.at("select_blocks").ms + ms("sparse_attention_" + selection);
+  }
+  double nsa_ms(const std::string& selection) const {
+    return moba_ms(selection) + ms("window_512_attention") + ms("compressed_attention");
+  }
 };
 
-AttentionTimes measure_attention(Bench& bench, const Shapes& s) {
-  const float scale = 0.125f;
-  const std::int64_t block_size = s.block_size, block_counts = s.block_counts;
-  const Shape query{s.rows, s.tokens, s.query_heads, s.head_dim}, key{s.rows, s.tokens, s.key_value_heads, s.head_dim};
-  const Shape row{s.rows, s.tokens, s.query_heads}, blocks{s.rows, s.blocks(), s.key_value_heads, s.head_dim};
-  const Tensor q = bench.random(DType::bf16, query), k = bench.random(DType::bf16, key);
-  const Tensor v = bench.random(DType::bf16, key), k_mean = bench.random(DType::bf16, blocks, 0.25);
-  const Tensor d_out = bench.random(DType::bf16, query), delta = bench.random(DType::f32, row);
-  const Tensor out = bench.empty(DType::bf16, query), lse = bench.empty(DType::f32, row);
-  const Tensor d_q = bench.empty(DType::f32, query), d_k = bench.empty(DType::f32, key);
-  const Tensor d_v = bench.empty(DType::f32, key);
-  const Tensor indices = bench.empty(DType::i32, {s.rows, s.tokens, s.key_value_heads, s.block_counts});
-
-  const auto full = [=](Stream& stream) {
-    causal_attention_forward(stream, {.out = out, .lse = lse, .q = q, .k = k, .v = v, .scale = scale});
-    causal_attention_backward(stream, {.d_q = d_q,
-                                       .d_k = d_k,
-                                       .d_v = d_v,
-                                       .d_out = d_out,
-                                       .delta = delta,
-                                       .lse = lse,
-                                       .q = q,
-                                       .k = k,
-                                       .v = v,
-                                       .scale = scale});
-  };
-  const auto sparse = [=](Stream& stream) {
-    select_blocks(stream, {.indices = indices,
-                           .q = q,
-                           .k_mean = k_mean,
-                           .scale = scale,
-                           .block_size = block_size,
-                           .block_counts = block_counts,
-                           .mode = BlockSelection::exact});
-    sparse_attention_forward(
-        stream,
-        {.out = out, .lse = lse, .q = q, .k = k, .v = v, .indices = indices, .scale = scale, .block_size = block_size});
-    sparse_attention_backward(stream, {.d_q = d_q,
-                                       .d_k = d_k,
-                                       .d_v = d_v,
-                                       .d_out = d_out,
-                                       .delta = delta,
-                                       .lse = lse,
-                                       .q = q,
-                                       .k = k,
-                                       .v = v,
-                                       .indices = indices,
-                                       .scale = scale,
-                                       .block_size = block_size});
-  };
-  return {bench.median_ms({full}), bench.median_ms({sparse})};
+/// Where full / other passes 1, which grows about in proportion to the length: between two of the lengths, or below the
+/// first; nothing if it does so at none.
+template <class Ratio>
+std::optional<double> crossover(const std::vector<Rows>& lengths, const Ratio& ratio) {
+  for (std::size_t i = 0; i < lengths.size(); ++i) {
+    const auto tokens = static_cast<double>(lengths[i].tokens);
+    const double here = ratio(lengths[i]);
+    if (here <= 1) continue;
+    if (i == 0) return tokens / here;
+    const auto before = static_cast<double>(lengths[i - 1].tokens);
+    const double there = ratio(lengths[i - 1]);
+    return before + (tokens - before) * (1 - there) / (here - there);
+  }
+  return std::nullopt;
 }
 
-SSA_BENCH(sparse_crossover) {
-  if (!bench.wanted("sparse_crossover")) return;
-  std::printf("\n| tokens of a row | full, ms | selection and sparse, ms | full / sparse |\n|---|---|---|---|\n");
-  std::optional<double> crossover;
-  double previous_ratio = 0;
-  for (std::int64_t tokens = kShortest; tokens <= std::min(kLongest, bench.shapes.M()); tokens *= 2) {
-    Shapes s = bench.shapes;
-    s.rows = bench.shapes.M() / tokens;
-    s.tokens = tokens;
-    const AttentionTimes ms = measure_attention(bench, s);
-    bench.release();
-    const double ratio = ms.full / ms.sparse;
-    std::printf("| %15lld | %8.3f | %24.3f | %13.2f |\n", static_cast<long long>(tokens), ms.full, ms.sparse, ratio);
-    if (!crossover && ratio > 1)  // the ratio grows about in proportion to the length
-      crossover = previous_ratio > 0
-                      ? static_cast<double>(tokens) / 2 * (1 + (1 - previous_ratio) / (ratio - previous_ratio))
-                      : static_cast<double>(tokens) / ratio;
-    previous_ratio = ratio;
+SSA_BENCH(lengths_attention) {
+  if (!bench.asked_for("lengths_attention")) return;
+  std::vector<Rows> lengths;
+  if (bench.shapes.M() % kShortest != 0)
+    fail_usage("lengths_attention: ", bench.shapes.M(), " tokens in all, expected a multiple of ", kShortest);
+  for (std::int64_t tokens = kShortest; tokens <= kLongest && bench.shapes.M() % tokens == 0; tokens *= 2) {
+    Shapes shapes = bench.shapes;
+    shapes.rows = bench.shapes.M() / tokens;
+    shapes.tokens = tokens;
+    Rows& rows = lengths.emplace_back(Rows{tokens, {}});
+    for (const char* group : kGroups) rows.kernels.merge(bench.timings(group, shapes));
   }
-  if (crossover) std::printf("sparse attention alone is faster from about %.0f tokens on\n", *crossover);
+
+  std::printf("\nAttention of one layer, %lld tokens in rows of so many: ms (share of the ceiling)\n\n| %-50s |",
+              static_cast<long long>(bench.shapes.M()), "");
+  for (const Rows& rows : lengths) std::printf(" %15lld |", static_cast<long long>(rows.tokens));
+  std::printf("\n|---|");
+  for (std::size_t i = 0; i < lengths.size(); ++i) std::printf("---|");
+  for (const char* kernel : kKernels) {
+    std::printf("\n| %-50s |", kernel);
+    for (const Rows& rows : lengths)
+      std::printf(" %7.3f (%3.0f %%) |", rows.kernels.at(kernel).ms, 100 * rows.kernels.at(kernel).ceiling_share);
+  }
+  std::vector<std::string> crossovers;
+  const auto compare = [&](const std::string& what, const auto& other_ms) {
+    const auto ratio = [&](const Rows& rows) { return rows.ms("causal_attention") / other_ms(rows); };
+    std::printf("\n| %-50s |", ("full / " + what).c_str());
+    for (const Rows& rows : lengths) std::printf(" %15.2f |", ratio(rows));
+    const auto tokens = crossover(lengths, ratio);
+    crossovers.push_back(what + ": " +
+                         (tokens ? "faster than full attention from about " + std::to_string(std::lround(*tokens)) +
+                                       " tokens of a row on"
+                                 : "not faster than full attention at these lengths"));
+  };
+  for (const std::string selection : {"random", "concentrated"}) {
+    compare("selection and sparse, " + selection, [&](const Rows& rows) { return rows.moba_ms(selection); });
+    compare("all branches of nsa, " + selection, [&](const Rows& rows) { return rows.nsa_ms(selection); });
+  }
+  std::printf("\n\n");
+  for (const std::string& line : crossovers) std::printf("%s\n", line.c_str());
   std::fflush(stdout);
 }
 

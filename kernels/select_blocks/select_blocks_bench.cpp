@@ -6,7 +6,7 @@ using namespace ssa::bench;
 
 SSA_BENCH(select_blocks) {
   const Shapes& s = bench.shapes;
-  const double pairs = causal_pairs(s) / static_cast<double>(s.block_size);
+  const double pairs = complete_block_pairs(s);
   const double bytes = static_cast<double>(s.M() * s.query_heads * s.head_dim) * 2;
   for (const BlockSelection mode : {BlockSelection::exact, BlockSelection::reference})
     bench.measure(mode == BlockSelection::exact ? "select_blocks" : "select_blocks_reference",
