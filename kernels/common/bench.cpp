@@ -26,6 +26,19 @@ std::map<std::string, void (*)(Bench&)>& groups() {
 
 Registration::Registration(const char* group, void (*run)(Bench&)) { groups().emplace(group, run); }
 
+std::vector<Shapes> by_length(const Shapes& shapes, std::int64_t shortest) {
+  constexpr std::int64_t kLongest = 32768;
+  if (shapes.M() % shortest != 0)
+    fail_usage("ssa_bench: lengths: ", shapes.M(), " tokens in all, expected a multiple of ", shortest);
+  std::vector<Shapes> all;
+  for (std::int64_t tokens = shortest; tokens <= kLongest && shapes.M() % tokens == 0; tokens *= 2) {
+    Shapes& cut = all.emplace_back(shapes);
+    cut.rows = shapes.M() / tokens;
+    cut.tokens = tokens;
+  }
+  return all;
+}
+
 Bench::Bench(Stream& bench_stream, const Shapes& bench_shapes, std::string filter)
     : stream(bench_stream),
       shapes(bench_shapes),
@@ -179,8 +192,9 @@ int main(int argc, char** argv) {
       "Times every kernel on GPU 0 at the shapes of ssa-1b: ms, rate, percent of the ceiling measured in the same "
       "run.\n"
       "  ssa_bench --rows 4 --only rmsnorm\n"
-      "  ssa_bench --only lengths             attention and the whole step of every method in rows of 1024 to 32768 "
-      "tokens, B x T in all; a minute, runs only when it is asked for: lengths, lengths_attention, lengths_step_moba\n";
+      "  ssa_bench --only lengths     attention, and the step of every method, by length of a row\n"
+      "That takes a minute and runs only when --only begins its name: lengths_attention, lengths_step, "
+      "lengths_step_moba.\n";
   try {
     bench::Shapes shapes;
     std::string only;

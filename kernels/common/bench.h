@@ -35,6 +35,10 @@ struct Shapes {
   std::int64_t qkvg_width() const { return (query_heads + 2 * key_value_heads) * head_dim + 3 * query_heads; }
 };
 
+/// The same tokens in rows of `shortest` tokens, of twice that and so on up to 32768, as far as they fill whole rows;
+/// UsageError when they do not even in the shortest.
+std::vector<Shapes> by_length(const Shapes& shapes, std::int64_t shortest);
+
 /// What one call must do at least. The ceiling is that of FLOPs if there are any, else that of bytes.
 struct Work {
   double bytes = 0;

@@ -8,14 +8,13 @@
 #include <vector>
 
 #include "kernels/common/bench.h"
-#include "ssa/base/error.h"
 
 using namespace ssa;
 using namespace ssa::bench;
 
 namespace {
 
-constexpr std::int64_t kShortest = 1024, kLongest = 32768;
+constexpr std::int64_t kShortest = 1024;  ///< shorter than every crossover at ssa-1b's shapes
 constexpr const char* kGroups[] = {"causal_attention", "select_blocks", "sparse_attention", "compressed_attention"};
 constexpr const char* kKernels[] = {"causal_attention_forward",
                                     "causal_attention_backward",
@@ -61,13 +60,8 @@ std::optional<double> crossover(const std::vector<Rows>& lengths, const Ratio& r
 SSA_BENCH(lengths_attention) {
   if (!bench.asked_for("lengths_attention")) return;
   std::vector<Rows> lengths;
-  if (bench.shapes.M() % kShortest != 0)
-    fail_usage("lengths_attention: ", bench.shapes.M(), " tokens in all, expected a multiple of ", kShortest);
-  for (std::int64_t tokens = kShortest; tokens <= kLongest && bench.shapes.M() % tokens == 0; tokens *= 2) {
-    Shapes shapes = bench.shapes;
-    shapes.rows = bench.shapes.M() / tokens;
-    shapes.tokens = tokens;
-    Rows& rows = lengths.emplace_back(Rows{tokens, {}});
+  for (const Shapes& shapes : by_length(bench.shapes, kShortest)) {
+    Rows& rows = lengths.emplace_back(Rows{shapes.tokens, {}});
     for (const char* group : kGroups) rows.kernels.merge(bench.timings(group, shapes));
   }
 

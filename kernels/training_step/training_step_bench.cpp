@@ -1,10 +1,14 @@
 // A whole training step of ssa-1b's shapes, for each method: tokens a second, and where the time goes, op by op.
 //
+// By length: the step alone, of every method in rows of 2048 to 32768 tokens, their number constant. Weights, moments
+// and activations of one model are gone before the next one's are there.
+//
 // The median over kSteps steps of what train.cpp does on the device: gradients cleared, one micro-batch forward and
 // backward, gradient norm, AdamW. One more step is taken with a mark before every op; an op's time is that until the
 // next op begins. Its work is the least it needs, as in the op's own benchmark.
 #include <algorithm>
 #include <cstdio>
+#include <iterator>
 #include <map>
 #include <utility>
 #include <vector>
@@ -19,8 +23,9 @@ namespace {
 
 using bench::Work;
 
-constexpr int kSteps = 7;
-constexpr std::int64_t kWindow = 512;  ///< of nsa, as in configs/nsa-1b.json
+constexpr std::size_t kSteps = 7, kStepsOfLength = 3;
+constexpr std::int64_t kShortest = 2048;  ///< rows of the table by length
+constexpr std::int64_t kWindow = 512;     ///< of nsa, as in configs/nsa-1b.json
 
 ModelConfig model_config(const bench::Shapes& s, Method method) {
   ModelConfig c;
@@ -75,16 +80,20 @@ std::map<std::string, Work> step_work(const bench::Shapes& s, const ModelConfig&
 }
 
 /// The initial distribution, from a few random values again and again.
-void fill_weights(Stream& stream, SingleComm& comm, const ModelState& state, double deviation) {
-  constexpr std::size_t kPool = std::size_t{1} << 20;
-  std::vector<float> pool(kPool);
-  for (std::size_t i = 0; i < kPool; ++i)
-    pool[i] = static_cast<float>(deviation * random_normal(1, RandomPurpose::test, 0, i));
-  load_master_weights(stream, state, [&](std::size_t param, std::span<float> out, std::int64_t first) {
-    for (std::size_t i = 0; i < out.size(); ++i)
-      out[i] = state.table().params()[param].decay ? pool[(static_cast<std::size_t>(first) + i) % kPool] : 1.0f;
-  });
-  publish_weights(stream, comm, state);
+void fill_weights(bench::Bench& bench, SingleComm& comm, const ModelState& state, double deviation) {
+  constexpr std::int64_t kPool = std::int64_t{1} << 20;
+  const Tensor normal = bench.random(DType::f32, {kPool}, deviation);
+  const std::vector<float> ones(kPool, 1.0f);
+  for (const Param& param : state.table().params()) {
+    const Tensor weights = state.table().view(state.master, param);
+    const void* values = param.decay ? normal.data() : ones.data();
+    for (std::size_t done = 0; done < weights.bytes(); done += normal.bytes())
+      bench.stream.copy(static_cast<char*>(weights.data()) + done, values,
+                        std::min(normal.bytes(), weights.bytes() - done));
+  }
+  publish_weights(bench.stream, comm, state);
+  bench.stream.synchronize();
+  bench.release();
 }
 
 void fill_batch(Stream& stream, const MicroBatch& batch, const ModelConfig& c, std::int64_t rows, std::int64_t tokens) {
@@ -101,51 +110,79 @@ void fill_batch(Stream& stream, const MicroBatch& batch, const ModelConfig& c, s
   stream.synchronize();
 }
 
+/// A model of ssa-1b's shapes and a batch of random tokens, to take steps with.
+class Training {
+ public:
+  Training(bench::Bench& bench, const bench::Shapes& shapes, Method method)
+      : stream_(bench.stream),
+        config_(model_config(shapes, method)),
+        table_(config_),
+        state_(stream_,
+               {.model = config_,
+                .pass = {.rows = shapes.rows, .tokens = shapes.tokens, .path = training_path(method)},
+                .kind = DeviceKind::cuda},
+               table_),
+        tokens_(static_cast<double>(shapes.M())) {
+    fill_weights(bench, comm_, state_, config_.initializer_range);
+    fill_batch(stream_, state_.batch, config_, shapes.rows, shapes.tokens);
+    const double elements = tokens_ * static_cast<double>(config_.q_width() * config_.num_hidden_layers);
+    scales_ = {.alignment = 1 / elements,
+               .ce_gradient = static_cast<float>(1 / tokens_),
+               .alignment_gradient = static_cast<float>(10 / elements)};
+  }
+
+  const ModelConfig& config() const { return config_; }
+
+  void step() {
+    stream_.zero(state_.gradients);
+    stream_.zero(state_.all_sums);
+    forward_backward(stream_, state_.model(), state_.batch, scales_,
+                     {.ce = state_.sums.ce, .alignment = state_.sums.alignment});
+    measure_gradients(stream_, state_);
+    update_weights(stream_, comm_, state_, TrainConfig(), 1e-5, 0.1, ++steps_);
+  }
+
+  /// Of so many steps, after one to warm up.
+  double median_ms(std::size_t steps) {
+    step();
+    std::vector<double> times;
+    while (times.size() < steps) {
+      const auto begin = stream_.record();
+      step();
+      times.push_back(stream_.elapsed_ms(*begin, *stream_.record()));
+    }
+    std::nth_element(times.begin(), times.begin() + static_cast<std::ptrdiff_t>(steps / 2), times.end());
+    return times[steps / 2];
+  }
+
+  double tokens_per_second(double ms) const { return tokens_ / ms * 1e3; }
+  double model_tflops(double ms) const {
+    return tokens_per_second(ms) * model_flops_per_token(config_, config_.max_position_embeddings) * 1e-12;
+  }
+
+ private:
+  Stream& stream_;
+  SingleComm comm_;
+  ModelConfig config_;
+  ParamTable table_;
+  ModelState state_;
+  double tokens_;
+  PassScales scales_;
+  std::int64_t steps_ = 0;
+};
+
 void measure_step(bench::Bench& bench, Method method) {
   const std::string name = "training_step_" + std::string(name_of(method));
   if (!bench.wanted(name)) return;
-  const bench::Shapes& s = bench.shapes;
   Stream& stream = bench.stream;
-  SingleComm comm;
-  const ModelConfig config = model_config(s, method);
-  const ParamTable table(config);
-  const StateShape shape{.model = config,
-                         .pass = {.rows = s.rows, .tokens = s.tokens, .path = training_path(method)},
-                         .kind = DeviceKind::cuda};
-  const ModelState state(stream, shape, table);
-  fill_weights(stream, comm, state, config.initializer_range);
-  fill_batch(stream, state.batch, config, s.rows, s.tokens);
-
-  const double elements = static_cast<double>(s.M() * config.q_width() * config.num_hidden_layers);
-  const PassScales scales{.alignment = 1 / elements,
-                          .ce_gradient = static_cast<float>(1.0 / static_cast<double>(s.M())),
-                          .alignment_gradient = static_cast<float>(10 / elements)};
-  std::int64_t steps = 0;
-  const auto step = [&] {
-    stream.zero(state.gradients);
-    stream.zero(state.all_sums);
-    forward_backward(stream, state.model(), state.batch, scales,
-                     {.ce = state.sums.ce, .alignment = state.sums.alignment});
-    measure_gradients(stream, state);
-    update_weights(stream, comm, state, TrainConfig(), 1e-5, 0.1, ++steps);
-  };
-
-  step();
-  std::vector<double> times;
-  for (int i = 0; i < kSteps; ++i) {
-    const auto begin = stream.record();
-    step();
-    times.push_back(stream.elapsed_ms(*begin, *stream.record()));
-  }
-  std::nth_element(times.begin(), times.begin() + kSteps / 2, times.end());
-  const double ms = times[kSteps / 2];
-  const double tokens_per_second = static_cast<double>(s.M()) / ms * 1e3;
-  std::printf("\n%s: %.1f ms, %.0f tokens/s, %.1f model TFLOP/s\n\n", name.c_str(), ms, tokens_per_second,
-              tokens_per_second * model_flops_per_token(config, s.tokens) * 1e-12);
+  Training training(bench, bench.shapes, method);
+  const double ms = training.median_ms(kSteps);
+  std::printf("\n%s: %.1f ms, %.0f tokens/s, %.1f model TFLOP/s\n\n", name.c_str(), ms, training.tokens_per_second(ms),
+              training.model_tflops(ms));
 
   std::vector<std::pair<std::string, std::shared_ptr<Stream::Event>>> marks;
   stream.on_op([&](const char* op) { marks.emplace_back(op, stream.record()); });
-  step();
+  training.step();
   stream.on_op(nullptr);
   const auto end = stream.record();
   struct Total {
@@ -160,7 +197,7 @@ void measure_step(bench::Bench& bench, Method method) {
   }
   std::vector<std::pair<std::string, Total>> order(totals.begin(), totals.end());
   std::sort(order.begin(), order.end(), [](const auto& a, const auto& b) { return a.second.ms > b.second.ms; });
-  const auto work = step_work(s, config, method);
+  const auto work = step_work(bench.shapes, training.config(), method);
   std::printf("| op | calls | ms | of the step | rate | ceiling |\n|---|---|---|---|---|---|\n");
   for (const auto& [op, total] : order) {
     const auto known = work.find(op);
@@ -172,6 +209,29 @@ void measure_step(bench::Bench& bench, Method method) {
 
 SSA_BENCH(training_step) {
   for (const Method method : {Method::ssa, Method::full, Method::moba, Method::nsa}) measure_step(bench, method);
+}
+
+SSA_BENCH(lengths_step) {
+  constexpr Method kMethods[] = {Method::full, Method::ssa, Method::moba, Method::nsa};
+  const auto asked = [&](Method method) { return bench.asked_for("lengths_step_" + std::string(name_of(method))); };
+  if (std::none_of(std::begin(kMethods), std::end(kMethods), asked)) return;
+  std::printf("\nThe training step, %lld tokens in rows of so many\n\n", static_cast<long long>(bench.shapes.M()));
+  std::printf("| tokens of a row | method | ms | tokens/s | model TFLOP/s | full's time / this |\n");
+  std::printf("|---|---|---|---|---|---|\n");
+  for (const bench::Shapes& shapes : bench::by_length(bench.shapes, kShortest)) {
+    double full_ms = 0;  // 0: not asked for
+    for (const Method method : kMethods) {
+      if (!asked(method)) continue;
+      Training training(bench, shapes, method);
+      const double ms = training.median_ms(kStepsOfLength);
+      std::printf("| %15lld | %6s | %6.1f | %8.0f | %13.1f |", static_cast<long long>(shapes.tokens),
+                  std::string(name_of(method)).c_str(), ms, training.tokens_per_second(ms), training.model_tflops(ms));
+      if (method == Method::full) full_ms = ms;
+      if (full_ms > 0) std::printf(" %18.2f |", full_ms / ms);
+      std::printf("\n");
+      std::fflush(stdout);
+    }
+  }
 }
 
 }  // namespace
