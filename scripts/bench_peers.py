@@ -2,13 +2,20 @@
 """Times PyTorch at the shapes of ssa_bench, beside which its lines are read: attention, and a compiled training step.
 
     python3 scripts/bench_peers.py --rows 4 --tokens 8192 [--only attention|training]
+    python3 scripts/bench_peers.py --lengths 2048,4096,8192,16384,32768 [--step-lengths 8192,32768] [--beside FILE]
 
 Needs a GPU and PyTorch >= 2.5. Attention: the median of 20 calls over inputs rotated past L2, timed with events. Training:
 a model of ssa-1b's shapes with full attention and its gate, torch.compile, cuDNN attention, bf16 parameters and moments,
 fused AdamW, cross entropy in chunks, nothing computed again: the median of 7 steps on random tokens.
+
+By length: Markdown tables like those of `ssa_bench --only lengths`, as many tokens as rows x tokens in rows of each length.
+--lengths times cuDNN's attention; --step-lengths the compiled step, which takes a minute to compile for each length.
+--beside takes the saved output of `ssa_bench --only lengths` from the same GPU and adds the peer's times over those.
 """
 import argparse
+import gc
 import statistics
+import sys
 
 import torch
 import torch.nn.functional as F
@@ -37,10 +44,13 @@ def line(name, ms, flops):
     print(f"| {name:<44} | {ms:9.4f} | {flops / ms * 1e-9:7.1f} TFLOP/s |", flush=True)
 
 
-def attention(args, backend, name):
-    pairs = args.rows * args.query_heads * args.tokens * (args.tokens + 1) / 2
-    product = 2 * pairs * args.head_dim
+def attention_product(args):
+    """FLOPs of one product of causal attention."""
+    return args.rows * args.query_heads * args.tokens * (args.tokens + 1) * args.head_dim
 
+
+def attention(args, backend):
+    """Milliseconds of the forward and of the backward pass."""
     def tensors():
         shape = lambda heads: (args.rows, heads, args.tokens, args.head_dim)
         q = torch.randn(shape(args.query_heads), device="cuda", dtype=torch.bfloat16, requires_grad=True)
@@ -52,11 +62,11 @@ def attention(args, backend, name):
         sets = [tensors() for _ in range(SETS)]
         run = lambda q, k, v: scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
         with torch.no_grad():
-            line(f"{name} forward", median_ms([lambda x=x: run(*x) for x in sets]), 2 * product)
+            forward = median_ms([lambda x=x: run(*x) for x in sets])
         outs = [run(*x) for x in sets]
         grads = [torch.randn_like(o) for o in outs]
         calls = [lambda i=i: torch.autograd.grad(outs[i], sets[i], grads[i], retain_graph=True) for i in range(SETS)]
-        line(f"{name} backward", median_ms(calls), 5 * product)
+        return forward, median_ms(calls)
 
 
 class Block(nn.Module):
@@ -101,6 +111,9 @@ class Model(nn.Module):
 
 
 def training(args, chunks=4, steps=7):
+    """Milliseconds of a step, and GiB at the peak."""
+    torch._dynamo.reset()  # else a second shape is compiled for any length
+    torch.cuda.reset_peak_memory_stats()
     torch.manual_seed(0)
     model = Model(args).to("cuda", torch.bfloat16)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
@@ -108,7 +121,7 @@ def training(args, chunks=4, steps=7):
     angles = torch.cat((angles, angles), -1).cuda()
     cos, sin = angles.cos().bfloat16(), angles.sin().bfloat16()
     ids = torch.randint(args.vocab_size, (args.rows, args.tokens + 1), device="cuda")
-    compiled = torch.compile(model)
+    compiled = torch.compile(model, dynamic=False)
     chunk_loss = torch.compile(lambda hidden, weight, labels: F.cross_entropy((hidden @ weight.T).float(), labels))
 
     def step():
@@ -131,29 +144,150 @@ def training(args, chunks=4, steps=7):
             end.record()
             end.synchronize()
             times.append(begin.elapsed_time(end))
-    ms = statistics.median(times[3:])
-    print(f"training step, full attention: {ms:.1f} ms, {args.rows * args.tokens / ms * 1e3:.0f} tokens/s, "
-          f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB", flush=True)
+    return statistics.median(times[3:]), torch.cuda.max_memory_allocated() / 2**30
 
 
-def main():
+def product_rate(cube=8192):
+    """FLOPs a second of the product that ssa_bench takes as the ceiling."""
+    a, b = (torch.randn(cube, cube, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    return 2e3 * cube**3 / median_ms([lambda: a @ b.T])
+
+
+def model_flops_per_token(args):
+    """As include/ssa/train/flops.h counts them."""
+    q_width = args.query_heads * args.head_dim
+    qkvg_width = q_width + 2 * args.key_value_heads * args.head_dim + 3 * args.query_heads
+    block = args.hidden_size * (qkvg_width + q_width + 3 * args.intermediate_size)
+    matrices = args.layers * block + args.vocab_size * args.hidden_size
+    return 6 * matrices + 3 * 4 * args.tokens / 2 * q_width * args.layers
+
+
+def of_length(args, tokens):
+    return argparse.Namespace(**{**vars(args), "rows": args.rows * args.tokens // tokens, "tokens": tokens})
+
+
+def read_ours(path):
+    """{(name, tokens of a row): ms} of the tables that `ssa_bench --only lengths` prints, a step's name being its method."""
+    ours, lengths = {}, []
+    with open(path) as file:
+        for text in file:
+            cells = [cell.strip() for cell in text.split("|")[1:-1]]
+            if not cells:
+                continue
+            if not cells[0] and all(cell.isdigit() for cell in cells[1:]):
+                lengths = [int(cell) for cell in cells[1:]]
+            elif cells[0].isdigit() and len(cells) > 2 and cells[1] in ("full", "ssa", "moba", "nsa"):
+                ours[cells[1], int(cells[0])] = float(cells[2])
+            elif cells[0].startswith("causal_attention_") and len(cells) == len(lengths) + 1:
+                ours.update({(cells[0], tokens): float(cell.split()[0]) for tokens, cell in zip(lengths, cells[1:])})
+    return ours
+
+
+def attention_table(args, lengths, measure, ceiling, ours):
+    """Rows for cuDNN's attention, and with `ours` its time over ours; measure(args) gives forward and backward ms."""
+    times = []
+    for tokens in lengths:
+        try:
+            times.append(measure(of_length(args, tokens)))
+        except RuntimeError as error:
+            print(f"cuDNN attention, rows of {tokens}: not run: {str(error).splitlines()[0]}", file=sys.stderr)
+            times.append(None)
+        gc.collect()
+        torch.cuda.empty_cache()
+    print(f"\n| {'':<50} |" + "".join(f" {tokens:>15} |" for tokens in lengths) + "\n|---|" + "---|" * len(lengths))
+    for side, (direction, products) in enumerate((("forward", 2), ("backward", 5))):
+        flops = [products * attention_product(of_length(args, tokens)) for tokens in lengths]
+        cells = [f"{t[side]:7.3f} ({100 * f / t[side] * 1e3 / ceiling:3.0f} %)" if t else "" for t, f in zip(times, flops)]
+        print(f"| {'PyTorch, cuDNN causal attention, ' + direction:<50} |" + "".join(f" {c:>15} |" for c in cells))
+    for side, direction in enumerate(("forward", "backward") if ours else ()):
+        mine = [ours.get((f"causal_attention_{direction}", tokens)) for tokens in lengths]
+        cells = [f"{t[side] / m:.2f}" if t and m else "" for t, m in zip(times, mine)]
+        print(f"| {f'its time / causal_attention_{direction}':<50} |" + "".join(f" {c:>15} |" for c in cells), flush=True)
+
+
+def step_table(args, lengths, measure, ours):
+    """A row for the compiled step of each length; measure(args) gives ms and GiB."""
+    print("\n| tokens of a row | method | ms | tokens/s | model TFLOP/s | its time / full's of ssa_bench |")
+    print("|---|---|---|---|---|---|", flush=True)
+    for tokens in lengths:
+        shape = of_length(args, tokens)
+        try:
+            ms, _ = measure(shape)
+        except RuntimeError as error:
+            print(f"compiled step, rows of {tokens}: not run: {str(error).splitlines()[0]}", file=sys.stderr)
+        else:
+            speed = shape.rows * shape.tokens / ms * 1e3
+            ratio = f"{ms / ours['full', tokens]:.2f}" if ("full", tokens) in ours else ""
+            print(f"| {tokens:>15} | full, PyTorch compiled | {ms:6.1f} | {speed:8.0f} | "
+                  f"{speed * model_flops_per_token(shape) * 1e-12:13.1f} | {ratio:>18} |", flush=True)
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def parse_arguments(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for option, value in dict(rows=4, tokens=8192, query_heads=32, key_value_heads=2, head_dim=64,
                                hidden_size=2048, intermediate_size=8192, layers=16, vocab_size=128256).items():
         parser.add_argument("--" + option.replace("_", "-"), type=int, default=value)
     parser.add_argument("--only", choices=("attention", "training"))
-    args = parser.parse_args()
+    for option in ("--lengths", "--step-lengths"):
+        parser.add_argument(option, metavar="T,T,...", default="")
+    parser.add_argument("--beside", metavar="FILE")
+    args = parser.parse_args(argv)
+
+    for option in ("lengths", "step_lengths"):
+        lengths = []
+        for text in filter(None, getattr(args, option).split(",")):
+            name = "--" + option.replace("_", "-")
+            if not text.isdigit() or int(text) == 0:
+                parser.error(f"{name}: '{text}' is no number of tokens; expected a list such as 2048,4096")
+            if args.rows * args.tokens % int(text):
+                parser.error(f"{name}: {text} does not divide {args.rows * args.tokens}, the tokens of --rows x --tokens")
+            lengths.append(int(text))
+        setattr(args, option, lengths)
+    by_length = args.lengths or args.step_lengths
+    if args.only and by_length:
+        parser.error("--only does not go with --lengths and --step-lengths, which run nothing else")
+    if args.beside and not by_length:
+        parser.error("--beside goes with --lengths or --step-lengths")
+    try:
+        args.ours = read_ours(args.beside) if args.beside else {}
+    except OSError as error:
+        parser.error(f"--beside: {error}")
+    if args.beside and not args.ours:
+        parser.error(f"--beside: {args.beside} holds no table of ssa_bench --only lengths")
+    return args
+
+
+def main():
+    args = parse_arguments(sys.argv[1:])
+    if not torch.cuda.is_available():
+        sys.exit("bench_peers.py: PyTorch finds no GPU here")
     print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, cuDNN {torch.backends.cudnn.version()}; "
           f"{args.rows} rows of {args.tokens} tokens")
+    if args.lengths or args.step_lengths:
+        if args.lengths:
+            ceiling = product_rate()
+            print(f"8192 cube {ceiling * 1e-12:.0f} TFLOP/s")
+            cudnn = lambda shape: attention(shape, SDPBackend.CUDNN_ATTENTION)
+            attention_table(args, args.lengths, cudnn, ceiling, args.ours)
+        if args.step_lengths:
+            step_table(args, args.step_lengths, training, args.ours)
+        return
     if args.only != "training":
         for backend, name in ((SDPBackend.CUDNN_ATTENTION, "cuDNN causal attention"),
                               (SDPBackend.FLASH_ATTENTION, "FlashAttention-2 causal attention")):
             try:
-                attention(args, backend, name)
+                forward, backward = attention(args, backend)
             except RuntimeError as error:
                 print(f"{name}: not run: {str(error).splitlines()[0]}")
+                continue
+            line(f"{name} forward", forward, 2 * attention_product(args))
+            line(f"{name} backward", backward, 5 * attention_product(args))
     if args.only != "attention":
-        training(args)
+        ms, gib = training(args)
+        print(f"training step, full attention: {ms:.1f} ms, {args.rows * args.tokens / ms * 1e3:.0f} tokens/s, "
+              f"{gib:.1f} GiB", flush=True)
 
 
 if __name__ == "__main__":
