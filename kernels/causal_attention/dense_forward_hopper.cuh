@@ -140,9 +140,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
         shared.k_empty[keys.stage()].arrive_warp(lane);
         keys.advance();
       };
-      const auto leave_values = [&](Ring values) {
-        shared.v_empty[values.stage()].arrive_warp(lane);
-      };
+      const auto leave_values = [&](Ring values) { shared.v_empty[values.stage()].arrive_warp(lane); };
 
       /// Scores of the i-th key tile to probabilities, but for the division by their sum.
       const auto softmax = [&](int i) {

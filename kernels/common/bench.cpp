@@ -114,7 +114,8 @@ Tensor Bench::integers(Shape shape, const std::function<std::int32_t(std::int64_
 }
 
 double Bench::median_ms(const std::vector<Call>& calls) {
-  for (int i = 0; i < kWarmUps; ++i) calls[static_cast<std::size_t>(i) % calls.size()](stream);
+  for (const auto warm_up = stream.record(); stream.elapsed_ms(*warm_up, *stream.record()) < kWarmUpMs;)
+    for (std::size_t i = 0; i < kWarmUps; ++i) calls[i % calls.size()](stream);
   std::vector<std::shared_ptr<Stream::Event>> begin, end;
   for (std::size_t i = 0; i < kRepetitions; ++i) {
     begin.push_back(stream.record());
