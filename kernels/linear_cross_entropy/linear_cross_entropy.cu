@@ -90,7 +90,9 @@ void linear_cross_entropy(Stream& stream, const LinearCrossEntropy& p) {
            bf16(logits), p.targets.as<std::int32_t>() + begin, V, p.gradient_scale);
     if (!differentiate) continue;
     ssa::matmul(stream, {.out = p.d_hidden.rows(begin, end), .a = logits, .b = p.weight});
-    ssa::matmul(stream, {.out = p.d_weight, .a = logits, .b = hidden, .transpose_a = true, .accumulate = true});
+    ssa::matmul(
+        stream,
+        {.out = p.d_weight, .a = logits, .b = hidden, .transpose_a = true, .accumulate = p.accumulate || begin > 0});
   }
   add_sum(stream, op, p.loss_sum.as<double>(), losses, M);
 }

@@ -25,7 +25,8 @@ SSA_BENCH(linear_cross_entropy) {
                                     .hidden = hidden,
                                     .weight = weight,
                                     .targets = targets,
-                                    .gradient_scale = 1e-4f});
+                                    .gradient_scale = 1e-4f,
+                                    .accumulate = true});
     };
   });
 }

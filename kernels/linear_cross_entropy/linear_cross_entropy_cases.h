@@ -38,10 +38,12 @@ struct LinearCrossEntropyInputs {
 };
 
 inline Outputs run_linear_cross_entropy(OpRunner& run, const LinearCrossEntropyCase& c,
-                                        const LinearCrossEntropyInputs& in) {
+                                        const LinearCrossEntropyInputs& in, bool accumulate) {
   const Tensor loss_sum = run.f64_input({in.loss_sum}, {1}), losses = run.f32_output({c.M});
   const Tensor d_hidden = c.gradients ? run.act_output({c.M, c.H}) : Tensor();
-  const Tensor d_weight = c.gradients ? run.f32_input(in.d_weight, {c.V, c.H}) : Tensor();
+  const Tensor d_weight = !c.gradients ? Tensor()
+                          : accumulate ? run.f32_input(in.d_weight, {c.V, c.H})
+                                       : run.f32_output({c.V, c.H});
   linear_cross_entropy(run.stream(), {.loss_sum = loss_sum,
                                       .losses = losses,
                                       .d_hidden = d_hidden,
@@ -50,7 +52,8 @@ inline Outputs run_linear_cross_entropy(OpRunner& run, const LinearCrossEntropyC
                                       .hidden = run.act_input(in.hidden, {c.M, c.H}),
                                       .weight = run.act_input(in.weight, {c.V, c.H}),
                                       .targets = run.i32_input(in.targets, {c.M}),
-                                      .gradient_scale = in.gradient_scale});
+                                      .gradient_scale = in.gradient_scale,
+                                      .accumulate = accumulate});
   Outputs outputs = {{"loss_sum", run.read(loss_sum)}, {"losses", run.read(losses)}};
   if (c.gradients) {
     outputs.push_back({"d_hidden", run.read(d_hidden)});

@@ -56,7 +56,9 @@ void forward_and_backward(Stream& stream, const LinearCrossEntropy& p) {
     if (losses) std::copy_n(chunk_losses.data(), end - begin, losses + begin);
     if (p.d_hidden) {
       cpu::matmul(stream, {.out = p.d_hidden.rows(begin, end), .a = logits, .b = p.weight});
-      cpu::matmul(stream, {.out = p.d_weight, .a = logits, .b = hidden, .transpose_a = true, .accumulate = true});
+      cpu::matmul(
+          stream,
+          {.out = p.d_weight, .a = logits, .b = hidden, .transpose_a = true, .accumulate = p.accumulate || begin > 0});
     }
   }
   *p.loss_sum.as<double>() += loss_sum;

@@ -381,7 +381,8 @@ void forward_backward(Stream& s, const Llama& m, const MicroBatch& batch, const 
                            .hidden = a.final_norm,
                            .weight = m.weights.lm_head,
                            .targets = flat_tokens(batch.targets),
-                           .gradient_scale = scales.ce_gradient});
+                           .gradient_scale = scales.ce_gradient,
+                           .accumulate = true});
   s.zero(a.d_x);
   rmsnorm_backward(s, {.d_residual = a.d_x,
                        .d_weight = m.gradients.final_norm,

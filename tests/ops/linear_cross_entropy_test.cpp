@@ -32,7 +32,7 @@ TEST_CASE("linear_cross_entropy is logsumexp minus the target's logit, 0 where m
     CAPTURE(c.M, c.H, c.V, c.chunk, c.masked_every);
     const LinearCrossEntropyInputs in(c);
     OpRunner run(Precision::exact);
-    const Outputs out = run_linear_cross_entropy(run, c, in);
+    const Outputs out = run_linear_cross_entropy(run, c, in, false);
     const Values want = losses_by_definition(c, in);
     for (std::size_t m = 0; m < want.size(); ++m)
       CHECK(output(out, "losses")[m] == Approx(want[m]).epsilon(1e-12).margin(1e-12));
@@ -48,7 +48,7 @@ TEST_CASE("linear_cross_entropy survives logits that overflow exp") {
   in.weight = {1, 2, -1};
   in.targets = {1, 0};
   OpRunner run(Precision::f32);
-  const Outputs out = run_linear_cross_entropy(run, c, in);
+  const Outputs out = run_linear_cross_entropy(run, c, in, false);
   CHECK(output(out, "losses") == Values{0, 2000});
   CHECK(output(out, "d_hidden") == Values{0, -0.25});  // 0.125 * (w[2] - w[0])
 }
@@ -59,7 +59,7 @@ TEST_CASE("linear_cross_entropy gradients are those of gradient_scale times the 
     CAPTURE(c.M, c.H, c.V, c.chunk, c.masked_every);
     const LinearCrossEntropyInputs in(c);
     OpRunner run(Precision::exact);
-    const Outputs out = run_linear_cross_entropy(run, c, in);
+    const Outputs out = run_linear_cross_entropy(run, c, in, false);
     // A direction of normal numbers moves each logit by step * sqrt(H) and more; the truncation error grows with H.
     const double tolerance = 1e-6 * std::max(1.0, static_cast<double>(c.H) / 64);
     const int directions = c.V * c.H > 100000 ? 1 : 3;
@@ -69,7 +69,7 @@ TEST_CASE("linear_cross_entropy gradients are those of gradient_scale times the 
       auto at = in;
       at.*input = x;
       OpRunner r(Precision::exact);
-      const double sum = output(run_linear_cross_entropy(r, without, at), "loss_sum")[0];
+      const double sum = output(run_linear_cross_entropy(r, without, at, false), "loss_sum")[0];
       return static_cast<double>(in.gradient_scale) * sum;
     };
     check_gradient(
@@ -77,7 +77,11 @@ TEST_CASE("linear_cross_entropy gradients are those of gradient_scale times the 
         output(out, "d_hidden"), tolerance, 1e-3, directions);
     check_gradient(
         "weight", [&](const Values& x) { return loss(&LinearCrossEntropyInputs::weight, x); }, in.weight,
-        added(output(out, "d_weight"), in.d_weight), tolerance, 1e-3, directions);
+        output(out, "d_weight"), tolerance, 1e-3, directions);
+
+    const Outputs sums = run_linear_cross_entropy(run, c, in, true);
+    CHECK(output(sums, "d_hidden") == output(out, "d_hidden"));
+    CHECK(relative_error(added(output(sums, "d_weight"), in.d_weight), output(out, "d_weight")) < 1e-13);
   }
 }
 
@@ -85,14 +89,17 @@ TEST_CASE("linear_cross_entropy gives the same whatever the chunk") {
   LinearCrossEntropyCase c{13, 17, 19, 13, 3};
   const LinearCrossEntropyInputs in(c);
   OpRunner run(Precision::exact);
-  const Outputs whole = run_linear_cross_entropy(run, c, in);
-  for (const std::int64_t chunk : {1, 5, 12, 40}) {
-    CAPTURE(chunk);
-    c.chunk = chunk;
-    const Outputs cut = run_linear_cross_entropy(run, c, in);
-    for (const Output& o : whole) {
-      CAPTURE(o.name);
-      CHECK(relative_error(output(cut, o.name), o.values) < 1e-14);
+  for (const bool accumulate : {false, true}) {
+    c.chunk = c.M;
+    const Outputs whole = run_linear_cross_entropy(run, c, in, accumulate);
+    for (const std::int64_t chunk : {1, 5, 12, 40}) {
+      CAPTURE(accumulate, chunk);
+      c.chunk = chunk;
+      const Outputs cut = run_linear_cross_entropy(run, c, in, accumulate);
+      for (const Output& o : whole) {
+        CAPTURE(o.name);
+        CHECK(relative_error(output(cut, o.name), o.values) < 1e-14);
+      }
     }
   }
 }
@@ -101,7 +108,8 @@ TEST_CASE("linear_cross_entropy in f32 agrees with f64 on any number of threads"
   for (const LinearCrossEntropyCase& c : kLinearCrossEntropyCases) {
     CAPTURE(c.M, c.H, c.V, c.chunk, c.masked_every);
     const LinearCrossEntropyInputs in(c);
-    check_f32([&](OpRunner& run) { return run_linear_cross_entropy(run, c, in); });
+    for (const bool accumulate : {false, true})
+      check_f32([&](OpRunner& run) { return run_linear_cross_entropy(run, c, in, accumulate); });
   }
 }
 
@@ -120,21 +128,31 @@ TEST_CASE("linear_cross_entropy refuses tensors that do not fit") {
                                                         .weight = run.act_output({5, 4}),
                                                         .targets = run.i32_output({3})}),
                     "linear_cross_entropy: logits is [2, 6], expected [2, 5]");
+  // No chunk would be there to overwrite d_weight.
+  CHECK_THROWS_WITH(linear_cross_entropy(run.stream(), {.loss_sum = run.f64_input({0}, {1}),
+                                                        .d_hidden = run.act_output({0, 4}),
+                                                        .d_weight = run.f32_output({5, 4}),
+                                                        .logits = run.act_output({2, 5}),
+                                                        .hidden = run.act_output({0, 4}),
+                                                        .weight = run.act_output({5, 4}),
+                                                        .targets = run.i32_output({0})}),
+                    "linear_cross_entropy: hidden is [0, 4], expected [M, H] with M at least 1");
 }
 
 TEST_CASE("linear_cross_entropy on CUDA agrees with the CPU") {
   for (const LinearCrossEntropyCase& c : kLinearCrossEntropyCases) {
     CAPTURE(c.M, c.H, c.V, c.chunk, c.masked_every);
     const LinearCrossEntropyInputs in(c);
-    check_cuda([&](OpRunner& run) {
-      // The errors of many losses may cancel in their sum by luck, in one precision and not in another: the sum is
-      // compared with the losses of its own run.
-      Outputs out = run_linear_cross_entropy(run, c, in);
-      const Values& losses = output(out, "losses");
-      const double sum = std::accumulate(losses.begin(), losses.end(), in.loss_sum);
-      CHECK(output(out, "loss_sum")[0] == Approx(sum).epsilon(run.act() == DType::bf16 ? 1e-5 : 1e-13));
-      std::erase_if(out, [](const Output& o) { return o.name == "loss_sum"; });
-      return out;
-    });
+    for (const bool accumulate : {false, true})
+      check_cuda([&](OpRunner& run) {
+        // The errors of many losses may cancel in their sum by luck, in one precision and not in another: the sum is
+        // compared with the losses of its own run.
+        Outputs out = run_linear_cross_entropy(run, c, in, accumulate);
+        const Values& losses = output(out, "losses");
+        const double sum = std::accumulate(losses.begin(), losses.end(), in.loss_sum);
+        CHECK(output(out, "loss_sum")[0] == Approx(sum).epsilon(run.act() == DType::bf16 ? 1e-5 : 1e-13));
+        std::erase_if(out, [](const Output& o) { return o.name == "loss_sum"; });
+        return out;
+      });
   }
 }
