@@ -265,8 +265,10 @@ void attention_backward(Stream& s, const Llama& m, const BlockActivations& b, co
                                   .accumulate = true});
 }
 
-/// a.d_x comes in as the gradient of the block's output and leaves as that of its input.
-void backward_block(Stream& s, const Llama& m, std::int64_t i, const MicroBatch& batch, const PassScales& scales) {
+/// a.d_x comes in as the gradient of the block's output and leaves as that of its input. The gradients of matrices are
+/// added to with `accumulate`, else overwritten; those of norms are always added to.
+void backward_block(Stream& s, const Llama& m, std::int64_t i, const MicroBatch& batch, const PassScales& scales,
+                    bool accumulate) {
   const BlockParams& w = m.weights.blocks[i];
   const BlockParams& g = m.gradients.blocks[i];
   const BlockActivations& b = m.acts.blocks[i];
@@ -277,9 +279,9 @@ void backward_block(Stream& s, const Llama& m, std::int64_t i, const MicroBatch&
   swiglu_backward(
       s,
       {.d_gate_up = a.d_gate_up, .out = swiglu_again ? b.swiglu : Tensor(), .d_out = a.d_swiglu, .gate_up = b.gate_up});
-  matmul(s, {.out = g.down_proj, .a = a.d_x, .b = b.swiglu, .transpose_a = true, .accumulate = true});
+  matmul(s, {.out = g.down_proj, .a = a.d_x, .b = b.swiglu, .transpose_a = true, .accumulate = accumulate});
   matmul(s, {.out = a.d_norm, .a = a.d_gate_up, .b = w.gate_up_proj});
-  matmul(s, {.out = g.gate_up_proj, .a = a.d_gate_up, .b = b.post_norm, .transpose_a = true, .accumulate = true});
+  matmul(s, {.out = g.gate_up_proj, .a = a.d_gate_up, .b = b.post_norm, .transpose_a = true, .accumulate = accumulate});
   rmsnorm_backward(s, {.d_residual = a.d_x,
                        .d_weight = g.post_attention_norm,
                        .d_out = a.d_norm,
@@ -288,7 +290,7 @@ void backward_block(Stream& s, const Llama& m, std::int64_t i, const MicroBatch&
                        .weight = w.post_attention_norm});
 
   matmul(s, {.out = a.d_attention, .a = a.d_x, .b = w.o_proj});
-  matmul(s, {.out = g.o_proj, .a = a.d_x, .b = b.attention, .transpose_a = true, .accumulate = true});
+  matmul(s, {.out = g.o_proj, .a = a.d_x, .b = b.attention, .transpose_a = true, .accumulate = accumulate});
   attention_backward(s, m, b, batch, scales);
   qkv_rope_backward(s, {.d_qkvg = a.d_qkvg,
                         .d_q = a.d_q,
@@ -302,7 +304,7 @@ void backward_block(Stream& s, const Llama& m, std::int64_t i, const MicroBatch&
                         .cos_sin = a.cos_sin,
                         .block_size = m.config.block_size});
   matmul(s, {.out = a.d_norm, .a = a.d_qkvg, .b = w.qkvg_proj});
-  matmul(s, {.out = g.qkvg_proj, .a = a.d_qkvg, .b = b.input_norm, .transpose_a = true, .accumulate = true});
+  matmul(s, {.out = g.qkvg_proj, .a = a.d_qkvg, .b = b.input_norm, .transpose_a = true, .accumulate = accumulate});
   rmsnorm_backward(s, {.d_residual = a.d_x,
                        .d_weight = g.input_norm,
                        .d_out = a.d_norm,
@@ -371,8 +373,11 @@ void evaluate(Stream& s, const Llama& m, const MicroBatch& batch, const PassSums
 }
 
 void forward_backward(Stream& s, const Llama& m, const MicroBatch& batch, const PassScales& scales,
-                      const PassSums& sums) {
+                      const PassSums& sums, Gradients gradients) {
   const Activations& a = m.acts;
+  const bool accumulate = gradients == Gradients::add;
+  if (!accumulate)
+    for (const Tensor& gradient : m.added_gradients) s.zero(gradient);
   forward(s, m, batch, scales, sums);
   linear_cross_entropy(s, {.loss_sum = sums.ce,
                            .d_hidden = a.d_norm,
@@ -382,7 +387,7 @@ void forward_backward(Stream& s, const Llama& m, const MicroBatch& batch, const 
                            .weight = m.weights.lm_head,
                            .targets = flat_tokens(batch.targets),
                            .gradient_scale = scales.ce_gradient,
-                           .accumulate = true});
+                           .accumulate = accumulate});
   s.zero(a.d_x);
   rmsnorm_backward(s, {.d_residual = a.d_x,
                        .d_weight = m.gradients.final_norm,
@@ -392,8 +397,9 @@ void forward_backward(Stream& s, const Llama& m, const MicroBatch& batch, const 
                        .weight = m.weights.final_norm});
   for (std::int64_t i = m.config.num_hidden_layers - 1; i >= 0; --i) {
     recompute_block(s, m, i, batch);
-    backward_block(s, m, i, batch, scales);
+    backward_block(s, m, i, batch, scales, accumulate);
   }
+  // A tied embedding already holds the head's gradient.
   embedding_backward(s, {.d_weight = m.gradients.embedding, .d_out = a.d_x, .ids = flat_tokens(batch.ids)});
 }
 

@@ -5,6 +5,11 @@
 #include "ssa/base/random.h"
 
 namespace ssa {
+namespace {
+
+constexpr const char* kEmbedding = "model.embed_tokens.weight";
+
+}  // namespace
 
 ParamTable::ParamTable(const ModelConfig& c, int shards) : shards_(shards) {
   const std::int64_t H = c.hidden_size, F = c.intermediate_size;
@@ -21,7 +26,7 @@ ParamTable::ParamTable(const ModelConfig& c, int shards) : shards_(shards) {
   };
   const auto layer = [](std::int64_t i) { return "model.layers." + std::to_string(i) + "."; };
 
-  add("model.embed_tokens.weight", {c.vocab_size, H}, true);
+  add(kEmbedding, {c.vocab_size, H}, true);
   close_bucket();
   for (std::int64_t i = 0; i < c.num_hidden_layers; ++i) {
     const std::string attention = layer(i) + "self_attn.", mlp = layer(i) + "mlp.";
@@ -78,7 +83,7 @@ ModelParams bind_params(const ParamTable& table, const ModelConfig& c, const Ten
     return flat.rows(begin, begin + shape.count()).view(shape);
   };
   ModelParams params;
-  params.embedding = view("model.embed_tokens.weight", {c.vocab_size, H});
+  params.embedding = view(kEmbedding, {c.vocab_size, H});
   params.lm_head = c.tie_word_embeddings ? params.embedding : view("lm_head.weight", {c.vocab_size, H});
   params.final_norm = view("model.norm.weight", {H});
   for (std::int64_t i = 0; i < c.num_hidden_layers; ++i) {
@@ -91,6 +96,22 @@ ModelParams bind_params(const ParamTable& table, const ModelConfig& c, const Ten
                              .down_proj = view(layer + "mlp.down_proj.weight", {H, F})});
   }
   return params;
+}
+
+std::vector<Tensor> added_gradients(const ParamTable& table, const ModelConfig& c, const Tensor& flat) {
+  std::vector<Tensor> gaps;
+  std::int64_t end = 0;  // of the last gradient that a product writes
+  const auto close_gap = [&](std::int64_t begin) {
+    if (begin > end) gaps.push_back(flat.rows(end, begin));
+  };
+  for (const Param& p : table.params()) {
+    const bool looked_up_only = p.name == kEmbedding && !c.tie_word_embeddings;
+    if (!p.decay || looked_up_only) continue;
+    close_gap(p.offset);
+    end = p.offset + p.count();
+  }
+  close_gap(table.size());
+  return gaps;
 }
 
 void initialize_param(const ParamTable& table, const ModelConfig& config, std::size_t index, std::uint64_t seed,

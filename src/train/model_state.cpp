@@ -152,11 +152,13 @@ ModelState::ModelState(Stream& stream, const StateShape& shape, const ParamTable
   for (const Tensor& tensor : {weights, master, gradients, m, v, all_sums}) stream.zero(tensor);
   stream.reserve_scratch(pass_scratch_bytes(shape.model, shape.pass, shape.selection, shape.kind));
 
+  const bool backward = shape.pass.backward;
   model_ = {.config = shape.model,
             .shape = shape.pass,
             .selection = shape.selection,
             .weights = bind_params(table, shape.model, weights),
-            .gradients = shape.pass.backward ? bind_params(table, shape.model, gradients) : ModelParams{},
+            .gradients = backward ? bind_params(table, shape.model, gradients) : ModelParams{},
+            .added_gradients = backward ? added_gradients(table, shape.model, gradients) : std::vector<Tensor>{},
             .acts = activations};
   prepare(stream, model_);
 }

@@ -184,11 +184,11 @@ std::optional<StepReport> train_step(Run& run) {
       run.is_ssa() && train.attention_stats_steps > 0 && (run.step + 1) % train.attention_stats_steps == 0;
   const PassSums sums = measure ? state.sums : PassSums{.ce = state.sums.ce, .alignment = state.sums.alignment};
 
-  run.stream.zero(state.gradients);
   run.stream.zero(state.all_sums);
   for (std::int64_t micro = 0; micro < run.plan.micro_batches(); ++micro) {
     load_micro_batch(run, micro);
-    forward_backward(run.stream, state.model(), state.batch, scales, sums);
+    const Gradients gradients = micro == 0 ? Gradients::overwrite : Gradients::add;
+    forward_backward(run.stream, state.model(), state.batch, scales, sums, gradients);
     if (stop_wanted(run.comm)) return std::nullopt;
   }
 

@@ -126,13 +126,14 @@ std::vector<float> first_gradients(const Config& config, TestModel& m) {
   const bool full_stream = config.attention.full_stream_probability == 1;  // every case has one stream throughout
   REQUIRE((full_stream || config.attention.full_stream_probability == 0));
   BatchStaging staging(m.stream, rows, config.train.max_length);
-  m.stream.zero(m.state.gradients);
+  m.poison_gradients();
   m.stream.zero(m.state.all_sums);
   for (std::int64_t micro = 0; micro < plan.micro_batches(); ++micro) {
     for (std::int64_t i = 0; i < rows; ++i) staging.fill(i, loader, 0, plan.first_row(0, micro, 0) + i, full_stream);
     staging.upload(m.state.batch);
     forward_backward(m.stream, m.state.model(), m.state.batch, scales,
-                     {.ce = m.state.sums.ce, .alignment = m.state.sums.alignment});
+                     {.ce = m.state.sums.ce, .alignment = m.state.sums.alignment},
+                     micro == 0 ? Gradients::overwrite : Gradients::add);
   }
   return m.read<float>(m.state.gradients);
 }

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <string>
 
+#include "ssa/train/optimizer_step.h"
 #include "support/catch.h"
 #include "support/test_model.h"
 
@@ -171,6 +172,40 @@ TEST_CASE("model: gradient checkpointing changes no bit of losses and gradients"
     }
 }
 
+TEST_CASE("model: a step needs nothing of the gradients that were there, and gives those added to zero, to the bit") {
+  constexpr std::int64_t kTokens = 13;
+  for (const PathCase& path : kPaths)
+    for (const bool tied : {false, true})
+      for (const bool labelled : {false, true}) {  // the first micro-batch
+        INFO(path.name << (tied ? ", tied" : ", not tied") << (labelled ? ", labelled" : ", no label"));
+        ModelConfig config = with_window(path.window);
+        config.tie_word_embeddings = tied;
+        const PassShape pass{.rows = 2, .tokens = kTokens, .path = path.path, .logits_chunk = 9};
+        TestModel m(config, pass);
+        m.initialize(13);
+        REQUIRE(m.table.size() > m.table.parameter_count());  // there is padding
+        HostBatch first = random_batch(2, kTokens, config.vocab_size, 14);
+        HostBatch second = random_batch(2, kTokens, config.vocab_size, 15);
+        first.full_stream = second.full_stream = {path.full_stream, path.full_stream};
+        if (!labelled) first.targets.assign(first.targets.size(), -100);
+        const auto gradients_of = [&](Gradients of_first) {
+          m.stream.zero(m.state.all_sums);
+          m.add_micro_batch(first, scales_of(config, pass), of_first);
+          m.add_micro_batch(second, scales_of(config, pass), Gradients::add);
+          measure_gradients(m.stream, m.state);
+          return m.read<float>(m.state.gradients);
+        };
+        m.stream.zero(m.state.gradients);
+        const std::vector<float> added = gradients_of(Gradients::add);
+        const std::vector<double> sums = m.read<double>(m.state.all_sums);
+        m.poison_gradients();
+        CHECK((gradients_of(Gradients::overwrite) == added));  // 0 = -0, NaN differs from itself
+        CHECK(m.read<double>(m.state.all_sums) == sums);       // the norm among them
+        CHECK(std::isfinite(m.read<double>(m.state.norm)[0]));
+        CHECK(m.read<double>(m.state.norm)[0] > 0);
+      }
+}
+
 TEST_CASE("model: logits in chunks give the loss and gradients of all at once") {
   constexpr std::int64_t kTokens = 21;
   const ModelConfig config = small_model();
@@ -219,7 +254,7 @@ TEST_CASE("model: gradients are the derivative of the loss, parameter by paramet
     const auto gradients = m.read<float>(m.state.gradients);
     const auto loss = [&] {
       m.stream.zero(m.state.all_sums);
-      forward_backward(m.stream, m.state.model(), m.state.batch, scales, m.state.sums);
+      forward_backward(m.stream, m.state.model(), m.state.batch, scales, m.state.sums, Gradients::overwrite);
       return m.read<double>(m.state.sums.ce)[0] * static_cast<double>(scales.ce_gradient);
     };
     for (const Param& param : m.table.params()) {

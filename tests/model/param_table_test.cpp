@@ -149,6 +149,39 @@ TEST_CASE("param table: a tied head is the embedding itself, an untied one its o
   }
 }
 
+TEST_CASE("param table: the products' gradients and the added ones cover the buffer, each element once") {
+  for (const bool tied : {true, false})
+    for (const int shards : {1, 2, 3, 8}) {
+      INFO((tied ? "tied" : "untied") << ", " << shards << " shards");
+      const ModelConfig config = odd_model(tied);
+      const ParamTable table(config, shards);
+      std::vector<float> times(static_cast<std::size_t>(table.size()));
+      const Tensor flat(times.data(), DType::f32, {table.size()});
+      const auto count = [](const Tensor& t) {
+        for (std::int64_t i = 0; i < t.count(); ++i) ++t.as<float>()[i];
+      };
+      const ModelParams gradients = bind_params(table, config, flat);
+      for (const BlockParams& block : gradients.blocks)
+        for (const Tensor& matrix : {block.qkvg_proj, block.o_proj, block.gate_up_proj, block.down_proj}) count(matrix);
+      count(gradients.lm_head);
+      for (const Tensor& added : added_gradients(table, config, flat)) count(added);
+      CHECK(std::all_of(times.begin(), times.end(), [](float n) { return n == 1; }));
+    }
+}
+
+TEST_CASE("param table: without padding the added gradients are the embedding, unless tied, and the norms") {
+  for (const bool tied : {true, false}) {
+    ModelConfig config = odd_model(tied);
+    config.hidden_size = 128;
+    const ParamTable table(config);
+    std::vector<float> memory(static_cast<std::size_t>(table.size()));
+    const auto added = added_gradients(table, config, Tensor(memory.data(), DType::f32, {table.size()}));
+    REQUIRE(added.size() == (tied ? 1u : 2u));
+    CHECK(added.back().count() == 5 * 128);
+    if (!tied) CHECK(added.front().count() == 19 * 128);
+  }
+}
+
 TEST_CASE("param table: initial weights depend on seed, parameter and element alone") {
   const ModelConfig config = odd_model(true);
   const ParamTable table(config), cut(config, 8);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <vector>
 
@@ -73,14 +74,27 @@ class TestModel {
     return values;
   }
 
-  /// Gradients and sums of one micro-batch, from zero.
-  void step(const HostBatch& batch, const PassScales& scales) {
-    upload(batch);
-    stream.zero(state.gradients);
-    stream.zero(state.all_sums);
-    forward_backward(stream, state.model(), state.batch, scales,
-                     {.ce = state.sums.ce, .alignment = state.sums.alignment});
+  /// Fills the gradients with NaN, padding included: an element that a step adds to before it is written shows.
+  void poison_gradients() {
+    const std::vector<float> nan(static_cast<std::size_t>(state.gradients.count()),
+                                 std::numeric_limits<float>::quiet_NaN());
+    stream.copy(state.gradients.data(), nan.data(), state.gradients.bytes());
     stream.synchronize();
+  }
+
+  /// Adds what one micro-batch gives to the sums, and to the gradients or in place of them.
+  void add_micro_batch(const HostBatch& batch, const PassScales& scales, Gradients gradients) {
+    upload(batch);
+    forward_backward(stream, state.model(), state.batch, scales,
+                     {.ce = state.sums.ce, .alignment = state.sums.alignment}, gradients);
+    stream.synchronize();
+  }
+
+  /// Gradients and sums of a step of one micro-batch.
+  void step(const HostBatch& batch, const PassScales& scales) {
+    poison_gradients();
+    stream.zero(state.all_sums);
+    add_micro_batch(batch, scales, Gradients::overwrite);
   }
 };
 

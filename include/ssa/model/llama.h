@@ -107,13 +107,18 @@ struct PassScales {
   float alignment_gradient = 0;  ///< alignment_weight x alignment
 };
 
+/// What a micro-batch does to the gradients that are there: the first of a step overwrites them, whatever they hold,
+/// the others add to them.
+enum class Gradients { overwrite, add };
+
 /// The model bound to its memory.
 struct Llama {
   ModelConfig config;
   PassShape shape;
   BlockSelection selection;
-  ModelParams weights;    ///< act
-  ModelParams gradients;  ///< f32; unused without backward
+  ModelParams weights;                       ///< act
+  ModelParams gradients;                     ///< f32; unused without backward
+  std::vector<Tensor> added_gradients = {};  ///< param_table.h: what a step's first micro-batch has to clear
   Activations acts;
 };
 
@@ -131,8 +136,8 @@ void forward(Stream& stream, const Llama& model, const MicroBatch& batch, const 
 /// forward, then the summed cross entropy into sums.ce, and with `losses` [M] f32 given each position's.
 void evaluate(Stream& stream, const Llama& model, const MicroBatch& batch, const PassSums& sums, Tensor losses = {});
 
-/// forward, loss and backward: adds to every gradient.
+/// forward, loss and backward: overwrites every gradient, or adds to it.
 void forward_backward(Stream& stream, const Llama& model, const MicroBatch& batch, const PassScales& scales,
-                      const PassSums& sums);
+                      const PassSums& sums, Gradients gradients);
 
 }  // namespace ssa

@@ -82,6 +82,11 @@ struct ModelParams {
 
 ModelParams bind_params(const ParamTable& table, const ModelConfig& config, const Tensor& flat);
 
+/// The parts of a flat buffer of gradients that no product of a backward pass can overwrite, in as few tensors as there
+/// are gaps between the others: the embedding, whose rows are added up where their tokens stand, unless the head's
+/// product is the first to write it (tied); the norms; the padding, which the gradients' norm reads too.
+std::vector<Tensor> added_gradients(const ParamTable& table, const ModelConfig& config, const Tensor& flat);
+
 /// Initial values of elements [first, first + out.size()) of parameter `index` of the table: Normal(0,
 /// initializer_range) from (seed, index, element) for matrices, 1 for norms. The same on every machine and thread
 /// count.
