@@ -22,7 +22,13 @@ namespace {
 /// Products smaller than this take the heuristics' first answer: measuring would cost more than it could win.
 constexpr double kMeasuredFlops = 1e9;
 constexpr int kCandidates = 8;
-constexpr std::size_t kRounds = 7;
+constexpr std::size_t kRounds = 5;
+
+/// Of products from this size on, those within kNear of the fastest are measured again, each running alone for as long
+/// as the power limit needs to set the clock: the fastest of single runs may draw more power, and then be slower.
+constexpr double kSustainedFlops = 1e11;
+constexpr float kNear = 1.08f, kSettlingMs = 15, kSustainedMs = 30;
+constexpr int kSustainedRounds = 2;
 
 void check(cublasStatus_t status, const char* what) {
   if (status != CUBLAS_STATUS_SUCCESS) [[unlikely]]
@@ -44,13 +50,10 @@ struct Key {
 
 struct Candidate {
   cublasLtMatmulAlgo_t algorithm;
-  std::array<float, kRounds> ms;
+  std::array<float, kRounds> rounds{};
+  float ms = 0;
 
-  float median() const {
-    auto sorted = ms;
-    std::nth_element(sorted.begin(), sorted.begin() + kRounds / 2, sorted.end());
-    return sorted[kRounds / 2];
-  }
+  static bool faster(const Candidate& a, const Candidate& b) { return a.ms < b.ms; }
 };
 
 /// Memory and events of one measurement.
@@ -101,10 +104,10 @@ class MatmulPlans {
                   alignment_of(p.b.data()),
                   alignment_of(p.out.data())};
     auto found = plans_.find(key);
-    if (found == plans_.end()) {
+    if (found == plans_.end() || !found->second.chosen) {
       found = plans_.try_emplace(key).first;
       try {
-        make(found->second, key);
+        if (!found->second.operation) make(found->second, key);
         choose(stream, found->second, key, p);
       } catch (...) {
         plans_.erase(found);
@@ -121,6 +124,7 @@ class MatmulPlans {
     cublasLtMatmulDesc_t operation = nullptr;
     cublasLtMatrixLayout_t a = nullptr, b = nullptr, out = nullptr;
     cublasLtMatmulAlgo_t algorithm{};
+    bool chosen = false;
   };
 
   static void make(Plan& plan, const Key& key) {
@@ -173,8 +177,9 @@ class MatmulPlans {
     return found;
   }
 
-  cublasStatus_t start(const Plan& plan, const cublasLtMatmulAlgo_t& algorithm, const Matmul& p, void* out) const {
-    const float alpha = 1, beta = p.accumulate ? 1 : 0;
+  cublasStatus_t start(const Plan& plan, const cublasLtMatmulAlgo_t& algorithm, const Matmul& p, void* out,
+                       float alpha = 1) const {
+    const float beta = p.accumulate ? 1 : 0;
     return cublasLtMatmul(context_.blas, plan.operation, &alpha, p.b.data(), plan.a, p.a.data(), plan.b, &beta,
                           p.out.data(), plan.out, out, plan.out, &algorithm, context_.blas_workspace,
                           context_.blas_workspace_bytes, context_.stream);
@@ -186,6 +191,7 @@ class MatmulPlans {
     SSA_CHECK(!found.empty(), "matmul: cuBLASLt has no algorithm for [", key.M, ", ", key.K, "] @ [", key.K, ", ",
               key.N, "]");
     plan.algorithm = found[0].algo;
+    plan.chosen = true;
     const double flops = 2.0 * static_cast<double>(key.M) * static_cast<double>(key.N) * static_cast<double>(key.K);
     if (found.size() == 1 || flops < kMeasuredFlops) return;
     Trial trial;
@@ -194,27 +200,54 @@ class MatmulPlans {
       return;  // no room for a copy: the first answer is good
     }
     void* const out = p.accumulate ? trial.copy : p.out.data();
+    check(start(plan, plan.algorithm, p, out, 0), "matmul: measuring");
+    const std::uint64_t zero_sum = checksum(stream, trial, out, p.out.bytes());
     std::vector<Candidate> same;  // of those that give the first one's bits
     std::uint64_t first_sum = 0;
     for (const auto& result : found) {
       if (start(plan, result.algo, p, out) != CUBLAS_STATUS_SUCCESS) continue;  // also warms it up
       const std::uint64_t sum = checksum(stream, trial, out, p.out.bytes());
       if (same.empty()) first_sum = sum;
-      if (sum == first_sum) same.push_back({result.algo, {}});
+      if (sum == first_sum) same.push_back({.algorithm = result.algo});
     }
-    // Round robin: under load the clock falls by a tenth within milliseconds, and all shall meet the same clock.
+    if (same.empty()) return;
+    if (first_sum == zero_sum) {  // a product of zeros tells nothing about bits
+      plan.chosen = false;
+      return;
+    }
+    // Round robin, that all meet the same clock.
     for (std::size_t round = 0; round < kRounds; ++round)
-      for (Candidate& candidate : same) {
-        cuda::check(cudaEventRecord(trial.events[0], context_.stream), "matmul: measuring");
-        check(start(plan, candidate.algorithm, p, out), "matmul: measuring");
-        cuda::check(cudaEventRecord(trial.events[1], context_.stream), "matmul: measuring");
-        cuda::check(cudaEventSynchronize(trial.events[1]), "matmul: measuring");
-        float ms = 0;
-        cuda::check(cudaEventElapsedTime(&ms, trial.events[0], trial.events[1]), "matmul: measuring");
-        candidate.ms[round] = ms;
-      }
-    const auto faster = [](const Candidate& a, const Candidate& b) { return a.median() < b.median(); };
-    if (!same.empty()) plan.algorithm = std::min_element(same.begin(), same.end(), faster)->algorithm;
+      for (Candidate& candidate : same) candidate.rounds[round] = measure(plan, candidate.algorithm, p, out, trial, 1);
+    for (Candidate& candidate : same) {
+      std::nth_element(candidate.rounds.begin(), candidate.rounds.begin() + kRounds / 2, candidate.rounds.end());
+      candidate.ms = candidate.rounds[kRounds / 2];
+    }
+    if (flops >= kSustainedFlops) {
+      const float limit = kNear * std::min_element(same.begin(), same.end(), Candidate::faster)->ms;
+      std::erase_if(same, [&](const Candidate& candidate) { return candidate.ms > limit; });
+      const auto runs_of = [](const Candidate& candidate, float ms) { return 1 + static_cast<int>(ms / candidate.ms); };
+      std::vector<float> sustained(same.size());
+      for (int round = 0; round < kSustainedRounds; ++round)
+        for (std::size_t i = 0; i < same.size(); ++i) {
+          const Candidate& candidate = same[i];
+          measure(plan, candidate.algorithm, p, out, trial, runs_of(candidate, kSettlingMs));
+          sustained[i] += measure(plan, candidate.algorithm, p, out, trial, runs_of(candidate, kSustainedMs));
+        }
+      for (std::size_t i = 0; i < same.size(); ++i) same[i].ms = sustained[i];
+    }
+    plan.algorithm = std::min_element(same.begin(), same.end(), Candidate::faster)->algorithm;
+  }
+
+  /// Milliseconds of one of so many runs in a row.
+  float measure(const Plan& plan, const cublasLtMatmulAlgo_t& algorithm, const Matmul& p, void* out, const Trial& trial,
+                int runs) const {
+    cuda::check(cudaEventRecord(trial.events[0], context_.stream), "matmul: measuring");
+    for (int i = 0; i < runs; ++i) check(start(plan, algorithm, p, out), "matmul: measuring");
+    cuda::check(cudaEventRecord(trial.events[1], context_.stream), "matmul: measuring");
+    cuda::check(cudaEventSynchronize(trial.events[1]), "matmul: measuring");
+    float ms = 0;
+    cuda::check(cudaEventElapsedTime(&ms, trial.events[0], trial.events[1]), "matmul: measuring");
+    return ms / static_cast<float>(runs);
   }
 
   std::uint64_t checksum(Stream& stream, const Trial& trial, const void* data, std::size_t bytes) const {
