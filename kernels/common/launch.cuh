@@ -15,6 +15,7 @@ struct LaunchShape {
   dim3 grid;
   dim3 block;
   std::size_t shared_bytes = 0;  ///< dynamic shared memory
+  unsigned cluster = 1;          ///< adjacent blocks in x that make a cluster; divides grid.x
 };
 
 /// Kernel arguments are converted to the kernel's parameter types. An empty grid launches nothing.
@@ -40,6 +41,11 @@ void launch(Stream& stream, const char* op, void (*kernel)(Parameters...), const
   config.blockDim = shape.block;
   config.dynamicSmemBytes = shape.shared_bytes;
   config.stream = context.stream;
+  cudaLaunchAttribute cluster{};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {shape.cluster, 1, 1};
+  config.attrs = &cluster;
+  config.numAttrs = shape.cluster > 1 ? 1 : 0;
   check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(std::forward<Arguments>(arguments))...), op);
   if (context.debug) check(cudaStreamSynchronize(context.stream), op);
 }
