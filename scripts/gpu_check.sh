@@ -4,7 +4,8 @@
 # BIN_DIR holds ops_tests and ssa_bench, and in lib/ the shared libraries that this machine lacks; where golden_tests,
 # model_tests and train_tests are beside them these run too (train_tests starts ssa_train from the folder it was built
 # in). Without a list of parts all of them run. ONLY narrows ops_tests, also under sanitize, to test cases whose name
-# matches (Catch2 pattern).
+# matches (Catch2 pattern). RACE_BIN is the folder of a build with -DSSA_RACECHECK=ON, whose ops_tests racecheck runs
+# instead: of another one it reports the order that a warp's __syncwarp gives as a hazard.
 # The exit code is 0 when everything that ran is clean.
 set -u
 bin=$1 logs=$2
@@ -51,8 +52,26 @@ case " $parts " in *" sanitize "*)
   sanitize memcheck memcheck "$only"
   sanitize synccheck synccheck "$only" --num-cuda-barriers 65536
   # Racecheck takes minutes over cuBLASLt's kernels, and breaks down where it watches some kernels of a process but not
-  # those: what calls the library has a process of its own.
-  sanitize racecheck racecheck "\"$only\"~\"matmul*\"~\"linear_cross_entropy*\""
-  sanitize racecheck_cross_entropy racecheck "linear_cross_entropy on CUDA*" --kernel-name kns=cross_entropy ;;
+  # those: what calls the library has a process of its own. It is slow, so every test case has one, all side by side.
+  race_bin=${RACE_BIN:-$bin}
+  racecheck() {
+    timeout "${SANITIZE_SECONDS:-300}" compute-sanitizer --tool racecheck --error-exitcode 9 "${@:2}" \
+      "$race_bin/ops_tests" "$1"
+  }
+  # From a comma on a name is cut: another pattern would begin there. Tests of refusals launch nothing.
+  while read -r test; do
+    case $test in
+      matmul*) continue ;;
+      linear_cross_entropy*) options=(--kernel-name kns=cross_entropy) ;;
+      *) options=() ;;
+    esac
+    log=$logs/racecheck_$(tr -cs 'a-zA-Z0-9\n' _ <<<"$test").log
+    (racecheck "${test/,*/*}" "${options[@]}" >"$log" 2>&1; echo "exit code $?" >>"$log") &
+  done < <("$race_bin/ops_tests" "$only" --list-test-names-only | grep CUDA | grep -v refuse)
+  wait
+  for log in "$logs"/racecheck_*.log; do
+    echo "== $(basename "$log" .log): $(tail -n 1 "$log"), $(grep -c 'Race reported' "$log") races"
+    [ "$(tail -n 1 "$log")" = "exit code 0" ] || failed=1
+  done ;;
 esac
 exit $failed
