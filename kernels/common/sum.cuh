@@ -16,6 +16,7 @@ __global__ void __launch_bounds__(kSumThreads)
     add_sum_kernel(double* out, const Share* shares, std::int64_t count, double scale) {
   __shared__ double shared[kSumThreads / kWarpSize];
   double sum = 0;
+#pragma unroll 8  // one block waits for each round of loads: many in flight
   for (std::int64_t i = threadIdx.x; i < count; i += kSumThreads) sum += static_cast<double>(shares[i]);
   sum = block_sum<kSumThreads>(sum, shared);
   if (threadIdx.x == 0) *out += scale * sum;

@@ -86,7 +86,20 @@ __device__ __forceinline__ std::uint32_t pack_bf16(float low, float high) {
   return *reinterpret_cast<const std::uint32_t*>(&pair);
 }
 
-template <int kCount>
+/// How packed vectors are written.
+struct PlainWrite {
+  static __device__ __forceinline__ void write(uint4* to, const uint4& value) { *to = value; }
+};
+/// As one access for certain: in some kernels the compiler makes four of a plain one. For memory that the kernel does
+/// not read.
+struct WholeWrite {
+  static __device__ __forceinline__ void write(uint4* to, const uint4& value) {
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)), "r"(value.x),
+                 "r"(value.y), "r"(value.z), "r"(value.w));
+  }
+};
+
+template <int kCount, class Write = PlainWrite>
 __device__ __forceinline__ void store(__nv_bfloat16* to, const Floats<kCount>& values) {
   if constexpr (kCount == 1) {
     *to = __float2bfloat16_rn(values[0]);
@@ -95,8 +108,8 @@ __device__ __forceinline__ void store(__nv_bfloat16* to, const Floats<kCount>& v
 #pragma unroll
     for (int part = 0; part < kCount / 8; ++part) {
       const float* v = values.v + part * 8;
-      reinterpret_cast<uint4*>(to)[part] =
-          make_uint4(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7]));
+      Write::write(reinterpret_cast<uint4*>(to) + part, make_uint4(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]),
+                                                                   pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7])));
     }
   }
 }

@@ -1,7 +1,5 @@
 // A group of lanes takes one (token, head): D values, 8 a lane. Streaming. Each block of the forward leaves its share
 // of the alignment, and a second kernel adds the shares in order.
-#include <algorithm>
-
 #include "kernels/common/launch.cuh"
 #include "kernels/common/reduce.cuh"
 #include "kernels/common/sum.cuh"
@@ -14,49 +12,41 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kGates = 3, kSelected = 1;  ///< gates of a head, and which of them is g_slc
 
-constexpr int kBatch = 4;  ///< heads that a group of lanes has in flight in the forward
+constexpr int kShareHeads = kGateAlignmentShareHeads;
 
-/// Block (x, b) takes kBatch * kThreads / kLanes heads of row b; shares[b * gridDim.x + x] receives its sum of
-/// SmoothL1.
+/// Block (x, b) takes kShareHeads heads of row b; shares[b * gridDim.x + x] receives its sum of SmoothL1. A thread has
+/// only two vectors in flight: bandwidth comes from a full SM of threads, whose blocks are at different stages.
+/// The sum over a block is of few terms, all of one sign, and by pairs: f32 does. The shares are added up in f64.
 template <int kVec, int kLanes>
-__global__ void __launch_bounds__(kThreads)
-    gate_alignment_forward_kernel(__nv_bfloat16* out, double* shares, const float* gates, const __nv_bfloat16* full,
+__global__ void __launch_bounds__(kThreads, 6)
+    gate_alignment_forward_kernel(__nv_bfloat16* out, float* shares, const float* gates, const __nv_bfloat16* full,
                                   const __nv_bfloat16* sparse, const std::int32_t* full_stream,
-                                  std::int64_t heads_a_row, int D) {
-  __shared__ double shared[kThreads / kWarpSize];
-  constexpr int kHeads = kThreads / kLanes;
-  const int lane = static_cast<int>(threadIdx.x % kLanes);
-  const bool takes_full = full_stream[blockIdx.y] == 1;
+                                  std::int64_t heads_a_row, int head_size) {
+  const int D = kVec > 1 ? kLanes * kVec : head_size;  // known where a head is one vector a lane
+  __shared__ float shared[kThreads / kWarpSize];
+  const bool takes_full = __ldg(full_stream + blockIdx.y) == 1;
   const std::int64_t row_begin = blockIdx.y * heads_a_row, row_end = row_begin + heads_a_row;
-  const std::int64_t begin = row_begin + static_cast<std::int64_t>(blockIdx.x) * kBatch * kHeads + threadIdx.x / kLanes;
+  const std::int64_t begin = row_begin + static_cast<std::int64_t>(blockIdx.x) * kShareHeads;
   float sum = 0;
-  for (int d = lane * kVec; d < D; d += kLanes * kVec) {
-    Floats<kVec> a[kBatch], b[kBatch];
-    float gate[kBatch];
 #pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-      const std::int64_t head = begin + i * kHeads;
-      if (head >= row_end) continue;
-      gate[i] = __ldg(gates + head * kGates + kSelected);
-      a[i] = load_constant<kVec>(full + head * D + d);
-      b[i] = load_constant<kVec>(sparse + head * D + d);
-    }
-#pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-      const std::int64_t head = begin + i * kHeads;
-      if (head >= row_end) continue;
+  for (int i = 0; i < kShareHeads; i += kThreads / kLanes) {
+    const std::int64_t head = begin + i + threadIdx.x / kLanes;
+    if (head >= row_end) continue;
+    const float gate = __ldg(gates + head * kGates + kSelected);
+    for (int d = static_cast<int>(threadIdx.x % kLanes) * kVec; d < D; d += kLanes * kVec) {
+      const Floats<kVec> a = load_constant<kVec>(full + head * D + d), b = load_constant<kVec>(sparse + head * D + d);
+      Floats<kVec> passed = takes_full ? a : b;
 #pragma unroll
       for (int j = 0; j < kVec; ++j) {
-        const float of_full = a[i][j] * gate[i], of_sparse = b[i][j] * gate[i];
-        const float distance = fabsf(of_full - of_sparse);
+        const float distance = fabsf((a[j] - b[j]) * gate);
         sum += distance < 1.0f ? 0.5f * distance * distance : distance - 0.5f;
-        a[i][j] = takes_full ? of_full : of_sparse;
+        passed[j] *= gate;
       }
-      store<kVec>(out + head * D + d, a[i]);
+      store<kVec, WholeWrite>(out + head * D + d, passed);
     }
   }
-  const double total = block_sum<kThreads>(static_cast<double>(sum), shared);
-  if (threadIdx.x == 0) shares[static_cast<std::int64_t>(blockIdx.y) * gridDim.x + blockIdx.x] = total;
+  sum = block_sum<kThreads>(sum, shared);
+  if (threadIdx.x == 0) shares[static_cast<std::int64_t>(blockIdx.y) * gridDim.x + blockIdx.x] = sum;
 }
 
 template <int kVec, int kLanes>
@@ -115,10 +105,10 @@ void dispatch_head(std::int64_t D, F&& f) {
 void gate_alignment_forward(Stream& stream, const GateAlignmentForward& p) {
   constexpr auto op = "gate_alignment_forward";
   const std::int64_t B = p.out.dim(0), D = p.out.dim(3), heads_a_row = p.out.dim(1) * p.out.dim(2);
-  auto* shares = static_cast<double*>(
+  auto* shares = static_cast<float*>(
       stream.scratch(gate_alignment_forward_scratch_bytes(DeviceKind::cuda, B, p.out.dim(1), p.out.dim(2))));
   dispatch_head(D, [&]<int kVec, int kLanes>() {
-    const unsigned blocks = blocks_for(heads_a_row, kBatch * (kThreads / kLanes));
+    const unsigned blocks = blocks_for(heads_a_row, kShareHeads);
     launch(stream, op, gate_alignment_forward_kernel<kVec, kLanes>,
            {.grid = dim3(blocks, static_cast<unsigned>(B)), .block = kThreads}, bf16(p.out), shares,
            p.gates.as<float>(), bf16(p.full), bf16(p.sparse), p.full_stream.as<std::int32_t>(), heads_a_row, D);

@@ -21,10 +21,14 @@ struct GateAlignmentForward {
 };
 SSA_OP(gate_alignment_forward, GateAlignmentForward);
 
-/// Stream::scratch that the forward takes: on CUDA a share of the alignment for each 32 heads or more of a row.
+/// On CUDA, each so many heads of a row leave a share of the alignment, which lies in scratch.
+inline constexpr std::int64_t kGateAlignmentShareHeads = 32;
+
+/// Stream::scratch that the forward takes.
 inline std::size_t gate_alignment_forward_scratch_bytes(DeviceKind kind, std::int64_t B, std::int64_t T,
                                                         std::int64_t HQ) {
-  return kind == DeviceKind::cuda ? static_cast<std::size_t>(B * ((T * HQ + 31) / 32)) * sizeof(double) : 0;
+  const std::int64_t shares = B * ((T * HQ + kGateAlignmentShareHeads - 1) / kGateAlignmentShareHeads);
+  return kind == DeviceKind::cuda ? static_cast<std::size_t>(shares) * sizeof(float) : 0;
 }
 
 /// With c = gradient_scale * clamp(a_full - a_sparse, -1, 1), all of f32:
