@@ -16,18 +16,30 @@ constexpr int kThreads = 256;
 bool aligned(const Tensor& tensor) { return reinterpret_cast<std::uintptr_t>(tensor.data()) % 16 == 0; }
 
 /// shares[b] = sum of x^2 over the elements of block b; blocks and threads are fixed in number, so the order is.
+/// Eight blocks fit on an SM, so that all run together: each has as much to do, and of a second wave with the few that
+/// found no place most SMs would see nothing.
 template <int kVec>
-__global__ void __launch_bounds__(kThreads) squared_norm_kernel(double* shares, const float* x, std::int64_t n) {
+__global__ void __launch_bounds__(kThreads, 8) squared_norm_kernel(double* shares, const float* x, std::int64_t n) {
   __shared__ double shared[kThreads / kWarpSize];
   constexpr std::int64_t kStride = kSquaredNormPartials * kThreads * kVec;
+  constexpr int kBatch = 4;  // vectors in flight; a loop that tests its end after each would wait for each
   double sum = 0;
-  std::int64_t i = (static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kVec;
-#pragma unroll 4
-  for (; i + kVec <= n; i += kStride) {
-    const Floats<kVec> v = load<kVec>(x + i);
+  const auto add = [&](const Floats<kVec>& v) {
 #pragma unroll
     for (int j = 0; j < kVec; ++j) sum += static_cast<double>(v[j]) * static_cast<double>(v[j]);
+  };
+  std::int64_t i = (static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kVec;
+#pragma unroll 1
+  for (; i + (kBatch - 1) * kStride + kVec <= n; i += kBatch * kStride) {
+    Floats<kVec> v[kBatch];
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b) v[b] = load_constant<kVec>(x + i + b * kStride);
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b) add(v[b]);
   }
+#pragma unroll 1
+  for (; i + kVec <= n; i += kStride) add(load_constant<kVec>(x + i));
+#pragma unroll 1
   for (; i < n; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);  // the tail, one thread's
   sum = block_sum<kThreads>(sum, shared);
   if (threadIdx.x == 0) shares[blockIdx.x] = sum;
