@@ -1,11 +1,14 @@
-// One block takes one block of tokens of a row (block_size of them), one warp a token at a time. Lanes take pairs of
-// vectors, (i, i + D/2) of one head; in the wide path a lane keeps its place in the head, and with it the cosines and
-// sines, over all heads of the token. The means come after a barrier, from the rounded k just written.
+// Streaming, a vector of 16 bytes a lane. Every thread has its pairs of vectors, (i, i + D/2) of one head, in flight
+// together before it needs the first: then the threads of an SM that are at work are enough to fill its bandwidth.
+//
+// The forward has CUDA blocks of three kinds: of k and v, where a thread takes a pair through all tokens of a block of
+// tokens, so that it sums the means by itself, and which come first, for they take longest; of gates; and of q. The
+// backward needs no sums: a thread takes one pair, or one vector of gates, of one token.
 #include <algorithm>
 
+#include "kernels/common/divide.cuh"
 #include "kernels/common/launch.cuh"
 #include "kernels/common/math.cuh"
-#include "kernels/common/reduce.cuh"
 #include "kernels/common/vector.cuh"
 #include "ssa/ops/qkv_rope.h"
 
@@ -13,7 +16,6 @@ namespace ssa::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kWarps = kThreads / kWarpSize;
 constexpr int kGates = 3;
 
 struct Heads {
@@ -31,7 +33,7 @@ template <int kVec>
 __device__ __forceinline__ Angles<kVec> load_angles(const float* cos_sin, int d) {
   const Floats<2 * kVec> raw = [&] {
     if constexpr (kVec == 1)
-      return Floats<2>{{cos_sin[2 * d], cos_sin[2 * d + 1]}};
+      return Floats<2>{{__ldg(cos_sin + 2 * d), __ldg(cos_sin + 2 * d + 1)}};
     else
       return load_constant<2 * kVec>(cos_sin + 2 * d);
   }();
@@ -41,23 +43,44 @@ __device__ __forceinline__ Angles<kVec> load_angles(const float* cos_sin, int d)
   return angles;
 }
 
-/// Calls visit(head, d, angles of d) for all heads of one token, d in [0, D/2) in steps of kVec, split over the warp.
-/// kChunks is D/2 / kVec if that is known and divides 32, else 0. kUnroll visits are in flight together.
-template <int kVec, int kChunks, int kUnroll, class Visit>
-__device__ __forceinline__ void for_each_pair(int heads, int D, const float* cos_sin, Visit&& visit) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
-  if constexpr (kChunks > 0) {
-    const int d = lane % kChunks * kVec;
-    const Angles<kVec> angles = load_angles<kVec>(cos_sin, d);
-#pragma unroll kUnroll
-    for (int head = lane / kChunks; head < heads; head += kWarpSize / kChunks) visit(head, d, angles);
-  } else {
-    const int chunks = D / 2 / kVec;
-    for (int item = lane; item < heads * chunks; item += kWarpSize) {
-      const int d = item % chunks * kVec;
-      visit(item / chunks, d, load_angles<kVec>(cos_sin, d));
-    }
+/// kVec adjacent elements of a head's lower half and those they are rotated with.
+template <int kVec>
+struct Pair {
+  Floats<kVec> low, high;
+};
+
+template <int kVec, class T>
+__device__ __forceinline__ Pair<kVec> load_pair(const T* from, int half) {
+  return {load_constant<kVec>(from), load_constant<kVec>(from + half)};
+}
+
+template <int kVec>
+__device__ __forceinline__ void store_pair(__nv_bfloat16* to, int half, const Pair<kVec>& pair) {
+  store<kVec>(to, pair.low);
+  store<kVec>(to + half, pair.high);
+}
+
+/// By the angle times `sign`.
+template <int kSign, int kVec>
+__device__ __forceinline__ Pair<kVec> rotate(const Pair<kVec>& x, const Angles<kVec>& angles) {
+  Pair<kVec> out;
+#pragma unroll
+  for (int i = 0; i < kVec; ++i) {
+    const float sine = kSign * angles.sine[i];
+    out.low[i] = x.low[i] * angles.cosine[i] - x.high[i] * sine;
+    out.high[i] = x.high[i] * angles.cosine[i] + x.low[i] * sine;
   }
+  return out;
+}
+
+/// Item `item` of the pairs of some heads, D/2 / kVec of each. kChunks is D/2 / kVec if that is known, else 0.
+struct Place {
+  int head, d;
+};
+template <int kVec, int kChunks>
+__device__ __forceinline__ Place place_of(int item, int D) {
+  const int chunks = kChunks > 0 ? kChunks : D / 2 / kVec;
+  return {item / chunks, item % chunks * kVec};
 }
 
 struct Forward {
@@ -66,70 +89,106 @@ struct Forward {
   const __nv_bfloat16* qkvg;
   const std::int32_t* positions;
   const float* cos_sin;
-  std::int64_t T, N;
+  std::int64_t T, N, M, blocks;  ///< blocks of all rows
   int block_size;
   Heads heads;
+  // Set where the vector width is known.
+  Divisor kv_threads{}, gate_threads{}, q_threads{};  ///< of a block of tokens, of kGateTokens, of one token
+  unsigned gates_begin = 0, q_begin = 0;              ///< the first CUDA blocks of gates and of q
 };
 
-/// Mean over `count` tokens, `stride` apart.
-template <int kVec>
-__device__ __forceinline__ Floats<kVec> mean_of(const __nv_bfloat16* from, std::int64_t stride, int count) {
-  Floats<kVec> sum{};
-#pragma unroll 8
+template <int kVec, int kChunks>
+__device__ __forceinline__ void take_k_and_v(const Forward& p, int thread) {
+  const auto [block, item] = p.kv_threads.divide(thread);
+  if (block >= p.blocks) return;
+  const auto [HQ, HK, D] = p.heads;
+  const auto [head, d] = place_of<kVec, kChunks>(item, D);  // of k, then of v
+  const int half = D / 2, width = p.heads.width();
+  const bool is_k = head < HK;
+  const std::int64_t row = block / p.N, first = (block - row * p.N) * p.block_size, begin = row * p.T + first;
+  const int count = static_cast<int>(min(static_cast<std::int64_t>(p.block_size), p.T - first));
+  const int column = (is_k ? head : head - HK) * D + d;
+  const __nv_bfloat16* from = p.qkvg + begin * width + (HQ + head) * D + d;
+  __nv_bfloat16* to = (is_k ? p.k : p.v) + begin * HK * D + column;
+  Pair<kVec> sum{};
+#pragma unroll 1
   for (int token = 0; token < count; ++token) {
-    const Floats<kVec> x = load<kVec>(from + token * stride);
+    Pair<kVec> x = load_pair<kVec>(from + static_cast<std::int64_t>(token) * width, half);
+    // Threads of v read the angles too: others of their warp need them, and a branch would part the loads.
+    const Angles<kVec> angles =
+        load_angles<kVec>(p.cos_sin + static_cast<std::int64_t>(__ldg(p.positions + begin + token)) * D, d);
+    const Pair<kVec> rotated = rotate<1>(x, angles);
 #pragma unroll
-    for (int i = 0; i < kVec; ++i) sum[i] += x[i];
+    for (int i = 0; i < kVec; ++i) {
+      x.low[i] = round_bf16(is_k ? rotated.low[i] : x.low[i]);
+      x.high[i] = round_bf16(is_k ? rotated.high[i] : x.high[i]);
+      sum.low[i] += x.low[i];
+      sum.high[i] += x.high[i];
+    }
+    store_pair<kVec>(to + static_cast<std::int64_t>(token) * HK * D, half, x);
   }
+  __nv_bfloat16* mean = is_k ? p.k_mean : p.v_mean;
+  if (!mean) return;
+  const float share = 1.0f / static_cast<float>(count);
 #pragma unroll
-  for (int i = 0; i < kVec; ++i) sum[i] /= static_cast<float>(count);
-  return sum;
+  for (int i = 0; i < kVec; ++i) sum.low[i] *= share, sum.high[i] *= share;
+  store_pair<kVec>(mean + static_cast<std::int64_t>(block) * HK * D + column, half, sum);
+}
+
+// What there is too little of for its last threads, they take once more: a branch would part the loads.
+
+constexpr int kGateTokens = 4;  ///< whose gates a thread has in flight
+
+template <int kVec>
+__device__ __forceinline__ void take_gates(const Forward& p, int thread) {
+  const auto [group, item] = p.gate_threads.divide(thread);
+  const std::int64_t first = static_cast<std::int64_t>(group) * kGateTokens;
+  if (first >= p.M) return;
+  const auto [HQ, HK, D] = p.heads;
+  const int width = p.heads.width();
+  const __nv_bfloat16* from = p.qkvg + (HQ + 2 * HK) * D + item * kVec;
+  Floats<kVec> gates[kGateTokens];
+#pragma unroll
+  for (int i = 0; i < kGateTokens; ++i) gates[i] = load_constant<kVec>(from + min(first + i, p.M - 1) * width);
+#pragma unroll
+  for (int i = 0; i < kGateTokens; ++i) {
+#pragma unroll
+    for (int j = 0; j < kVec; ++j) gates[i][j] = sigmoid(gates[i][j]);
+    store<kVec>(p.gates + min(first + i, p.M - 1) * (kGates * HQ) + item * kVec, gates[i]);
+  }
+}
+
+constexpr int kQueryHeads = 2;  ///< that a thread has in flight
+
+template <int kVec, int kChunks>
+__device__ __forceinline__ void take_q(const Forward& p, int thread) {
+  const auto [token, item] = p.q_threads.divide(thread);
+  if (token >= p.M) return;
+  const auto [HQ, HK, D] = p.heads;
+  const std::int64_t m = token;
+  const auto [first, d] = place_of<kVec, kChunks>(item, D);
+  const int half = D / 2, step = (HQ + kQueryHeads - 1) / kQueryHeads;
+  const __nv_bfloat16* from = p.qkvg + m * p.heads.width() + d;
+  Pair<kVec> x[kQueryHeads];
+#pragma unroll
+  for (int i = 0; i < kQueryHeads; ++i) x[i] = load_pair<kVec>(from + min(first + i * step, HQ - 1) * D, half);
+  const Angles<kVec> angles = load_angles<kVec>(p.cos_sin + static_cast<std::int64_t>(__ldg(p.positions + m)) * D, d);
+#pragma unroll
+  for (int i = 0; i < kQueryHeads; ++i)
+    store_pair<kVec>(p.q + (m * HQ + min(first + i * step, HQ - 1)) * D + d, half, rotate<1>(x[i], angles));
 }
 
 template <int kVec, int kChunks>
 __global__ void __launch_bounds__(kThreads, 4) qkv_rope_forward_kernel(const __grid_constant__ Forward p) {
-  const auto [HQ, HK, D] = p.heads;
-  const int width = p.heads.width(), half = D / 2, kv_width = HK * D;
-  const std::int64_t row = blockIdx.x / p.N, block = blockIdx.x % p.N;
-  const std::int64_t begin = row * p.T + block * p.block_size;
-  const int count = static_cast<int>(min(static_cast<std::int64_t>(p.block_size), p.T - block * p.block_size));
-  const int lane = static_cast<int>(threadIdx.x) % kWarpSize, warp = static_cast<int>(threadIdx.x) / kWarpSize;
-  for (int token = warp; token < count; token += kWarps) {
-    const std::int64_t m = begin + token;
-    const __nv_bfloat16* from = p.qkvg + m * width;
-    const float* cos_sin = p.cos_sin + static_cast<std::int64_t>(p.positions[m]) * D;
-    // Columns of q and k follow each other, so one walk over HQ + HK heads rotates both.
-    for_each_pair<kVec, kChunks, 2>(HQ + HK, D, cos_sin, [&](int head, int d, const Angles<kVec>& angles) {
-      const Floats<kVec> low = load_constant<kVec>(from + head * D + d),
-                         high = load_constant<kVec>(from + head * D + d + half);
-      Floats<kVec> rotated_low, rotated_high;
-#pragma unroll
-      for (int i = 0; i < kVec; ++i) {
-        rotated_low[i] = low[i] * angles.cosine[i] - high[i] * angles.sine[i];
-        rotated_high[i] = high[i] * angles.cosine[i] + low[i] * angles.sine[i];
-      }
-      __nv_bfloat16* to = head < HQ ? p.q + (m * HQ + head) * D : p.k + (m * HK + head - HQ) * D;
-      store<kVec>(to + d, rotated_low);
-      store<kVec>(to + d + half, rotated_high);
-    });
-    from += (HQ + HK) * D;
-    for (int i = lane * kVec; i < kv_width; i += kWarpSize * kVec)
-      store<kVec>(p.v + m * kv_width + i, load_constant<kVec>(from + i));
-    from += kv_width;
-    for (int i = lane * kVec; i < kGates * HQ; i += kWarpSize * kVec) {
-      Floats<kVec> logit = load_constant<kVec>(from + i);
-#pragma unroll
-      for (int j = 0; j < kVec; ++j) logit[j] = sigmoid(logit[j]);
-      store<kVec>(p.gates + m * kGates * HQ + i, logit);
-    }
-  }
-  if (!p.k_mean && !p.v_mean) return;
-  __syncthreads();
-  const std::int64_t mean_row = static_cast<std::int64_t>(blockIdx.x) * kv_width;
-  for (int i = static_cast<int>(threadIdx.x) * kVec; i < kv_width; i += kThreads * kVec) {
-    if (p.k_mean) store<kVec>(p.k_mean + mean_row + i, mean_of<kVec>(p.k + begin * kv_width + i, kv_width, count));
-    if (p.v_mean) store<kVec>(p.v_mean + mean_row + i, mean_of<kVec>(p.v + begin * kv_width + i, kv_width, count));
-  }
+  const auto thread_from = [](unsigned block) {
+    return static_cast<int>((blockIdx.x - block) * kThreads + threadIdx.x);
+  };
+  if (blockIdx.x < p.gates_begin)
+    take_k_and_v<kVec, kChunks>(p, thread_from(0));
+  else if (blockIdx.x < p.q_begin)
+    take_gates<kVec>(p, thread_from(p.gates_begin));
+  else
+    take_q<kVec, kChunks>(p, thread_from(p.q_begin));
 }
 
 struct Backward {
@@ -140,6 +199,9 @@ struct Backward {
   std::int64_t T, N, M;
   int block_size;
   Heads heads;
+  // Set where the vector width is known.
+  int pairs = 0;      ///< of the heads of q, k and v of one token
+  Divisor threads{};  ///< of one token: a pair each, then a vector of gates each
 };
 
 template <int kVec>
@@ -149,52 +211,38 @@ __device__ __forceinline__ void add_scaled(Floats<kVec>& to, const float* from, 
   for (int i = 0; i < kVec; ++i) to[i] += scale * x[i];
 }
 
-/// One warp a token.
 template <int kVec, int kChunks>
-__global__ void __launch_bounds__(kThreads, 3) qkv_rope_backward_kernel(const __grid_constant__ Backward p) {
-  const std::int64_t m = static_cast<std::int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarpSize;
-  if (m >= p.M) return;
+__global__ void __launch_bounds__(kThreads, 4) qkv_rope_backward_kernel(const __grid_constant__ Backward p) {
+  const auto [token, item] = p.threads.divide(static_cast<int>(blockIdx.x * kThreads + threadIdx.x));
+  if (token >= p.M) return;
   const auto [HQ, HK, D] = p.heads;
-  const int half = D / 2, kv_width = HK * D;
-  const std::int64_t row = m / p.T, block = (m - row * p.T) / p.block_size, mean_row = (row * p.N + block) * kv_width;
-  const float share =
-      1.0f / static_cast<float>(min(static_cast<std::int64_t>(p.block_size), p.T - block * p.block_size));
-  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+  const std::int64_t m = token;
+  const int half = D / 2;
   __nv_bfloat16* to = p.d_qkvg + m * p.heads.width();
-  const float* cos_sin = p.cos_sin + static_cast<std::int64_t>(p.positions[m]) * D;
-  for_each_pair<kVec, kChunks, 1>(HQ + HK, D, cos_sin, [&](int head, int d, const Angles<kVec>& angles) {
-    const float* from = head < HQ ? p.d_q + (m * HQ + head) * D : p.d_k + (m * HK + head - HQ) * D;
-    Floats<kVec> low = load_constant<kVec>(from + d), high = load_constant<kVec>(from + d + half);
-    if (head >= HQ && p.d_k_mean) {
-      const float* mean = p.d_k_mean + mean_row + (head - HQ) * D;
-      add_scaled(low, mean + d, share);
-      add_scaled(high, mean + d + half, share);
-    }
-    Floats<kVec> back_low, back_high;
-#pragma unroll
-    for (int i = 0; i < kVec; ++i) {
-      back_low[i] = low[i] * angles.cosine[i] + high[i] * angles.sine[i];
-      back_high[i] = high[i] * angles.cosine[i] - low[i] * angles.sine[i];
-    }
-    store<kVec>(to + head * D + d, back_low);
-    store<kVec>(to + head * D + d + half, back_high);
-  });
-  to += (HQ + HK) * D;
-#pragma unroll 1
-  for (int i = lane * kVec; i < kv_width; i += kWarpSize * kVec) {
-    Floats<kVec> d_v = load_constant<kVec>(p.d_v + m * kv_width + i);
-    if (p.d_v_mean) add_scaled(d_v, p.d_v_mean + mean_row + i, share);
-    store<kVec>(to + i, d_v);
-  }
-  to += kv_width;
-#pragma unroll 1
-  for (int i = lane * kVec; i < kGates * HQ; i += kWarpSize * kVec) {
-    Floats<kVec> d_logit = load_constant<kVec>(p.d_gates + m * kGates * HQ + i);
-    const Floats<kVec> gate = load_constant<kVec>(p.gates + m * kGates * HQ + i);
+  if (item >= p.pairs) {
+    const int i = (item - p.pairs) * kVec;
+    const std::int64_t at = m * kGates * HQ + i;
+    Floats<kVec> d_logit = load_constant<kVec>(p.d_gates + at);
+    const Floats<kVec> gate = load_constant<kVec>(p.gates + at);
 #pragma unroll
     for (int j = 0; j < kVec; ++j) d_logit[j] *= gate[j] * (1.0f - gate[j]);
-    store<kVec>(to + i, d_logit);
+    return store<kVec>(to + (HQ + 2 * HK) * D + i, d_logit);
   }
+  const auto [head, d] = place_of<kVec, kChunks>(item, D);
+  const bool is_q = head < HQ, is_v = head >= HQ + HK;
+  const int kv_head = is_v ? head - HQ - HK : head - HQ;
+  const float* from = is_q ? p.d_q + (m * HQ + head) * D : (is_v ? p.d_v : p.d_k) + (m * HK + kv_head) * D;
+  Pair<kVec> x = load_pair<kVec>(from + d, half);
+  if (const float* mean = is_v ? p.d_v_mean : p.d_k_mean; !is_q && mean) {
+    const std::int64_t row = m / p.T, block = (m - row * p.T) / p.block_size;
+    const float share =
+        1.0f / static_cast<float>(min(static_cast<std::int64_t>(p.block_size), p.T - block * p.block_size));
+    mean += ((row * p.N + block) * HK + kv_head) * D + d;
+    add_scaled(x.low, mean, share);
+    add_scaled(x.high, mean + half, share);
+  }
+  if (!is_v) x = rotate<-1>(x, load_angles<kVec>(p.cos_sin + static_cast<std::int64_t>(__ldg(p.positions + m)) * D, d));
+  store_pair<kVec>(to + head * D + d, half, x);
 }
 
 /// Calls f.operator()<vector width, vectors in half a head>(). Wide rows need every part of qkvg on 16 bytes.
@@ -206,51 +254,67 @@ void dispatch_head(const Heads& heads, F&& f) {
   return f.template operator()<1, 0>();
 }
 
+constexpr int divided_up(int a, int b) { return (a + b - 1) / b; }
+
 }  // namespace
 
 void qkv_rope_forward(Stream& stream, const QkvRopeForward& p) {
   const std::int64_t B = p.q.dim(0), T = p.q.dim(1), N = (T + p.block_size - 1) / p.block_size;
   const Heads heads{static_cast<int>(p.q.dim(2)), static_cast<int>(p.k.dim(2)), static_cast<int>(p.q.dim(3))};
-  const Forward arguments{.q = bf16(p.q),
-                          .k = bf16(p.k),
-                          .v = bf16(p.v),
-                          .k_mean = bf16(p.k_mean),
-                          .v_mean = bf16(p.v_mean),
-                          .gates = p.gates.as<float>(),
-                          .qkvg = bf16(p.qkvg),
-                          .positions = p.positions.as<std::int32_t>(),
-                          .cos_sin = p.cos_sin.as<float>(),
-                          .T = T,
-                          .N = N,
-                          .block_size = static_cast<int>(p.block_size),
-                          .heads = heads};
+  Forward arguments{.q = bf16(p.q),
+                    .k = bf16(p.k),
+                    .v = bf16(p.v),
+                    .k_mean = bf16(p.k_mean),
+                    .v_mean = bf16(p.v_mean),
+                    .gates = p.gates.as<float>(),
+                    .qkvg = bf16(p.qkvg),
+                    .positions = p.positions.as<std::int32_t>(),
+                    .cos_sin = p.cos_sin.as<float>(),
+                    .T = T,
+                    .N = N,
+                    .M = B * T,
+                    .blocks = B * N,
+                    .block_size = static_cast<int>(p.block_size),
+                    .heads = heads};
   dispatch_head(heads, [&]<int kVec, int kChunks>() {
+    const int chunks = heads.D / 2 / kVec, kv_threads = 2 * heads.HK * chunks;
+    const int gate_threads = divided_up(kGates * heads.HQ, kVec);
+    const int q_threads = divided_up(heads.HQ, kQueryHeads) * chunks;
+    arguments.kv_threads = Divisor(kv_threads);
+    arguments.gate_threads = Divisor(gate_threads);
+    arguments.q_threads = Divisor(q_threads);
+    arguments.gates_begin = blocks_for(B * N * kv_threads, kThreads);
+    arguments.q_begin =
+        arguments.gates_begin + blocks_for((B * T + kGateTokens - 1) / kGateTokens * gate_threads, kThreads);
     launch(stream, "qkv_rope_forward", qkv_rope_forward_kernel<kVec, kChunks>,
-           {.grid = static_cast<unsigned>(B * N), .block = kThreads}, arguments);
+           {.grid = arguments.q_begin + blocks_for(B * T * q_threads, kThreads), .block = kThreads}, arguments);
   });
 }
 
 void qkv_rope_backward(Stream& stream, const QkvRopeBackward& p) {
   const std::int64_t B = p.d_q.dim(0), T = p.d_q.dim(1);
   const Heads heads{static_cast<int>(p.d_q.dim(2)), static_cast<int>(p.d_k.dim(2)), static_cast<int>(p.d_q.dim(3))};
-  const Backward arguments{.d_qkvg = bf16(p.d_qkvg),
-                           .d_q = p.d_q.as<float>(),
-                           .d_k = p.d_k.as<float>(),
-                           .d_v = p.d_v.as<float>(),
-                           .d_gates = p.d_gates.as<float>(),
-                           .d_k_mean = p.d_k_mean.as_or_null<float>(),
-                           .d_v_mean = p.d_v_mean.as_or_null<float>(),
-                           .gates = p.gates.as<float>(),
-                           .positions = p.positions.as<std::int32_t>(),
-                           .cos_sin = p.cos_sin.as<float>(),
-                           .T = T,
-                           .N = (T + p.block_size - 1) / p.block_size,
-                           .M = B * T,
-                           .block_size = static_cast<int>(p.block_size),
-                           .heads = heads};
+  Backward arguments{.d_qkvg = bf16(p.d_qkvg),
+                     .d_q = p.d_q.as<float>(),
+                     .d_k = p.d_k.as<float>(),
+                     .d_v = p.d_v.as<float>(),
+                     .d_gates = p.d_gates.as<float>(),
+                     .d_k_mean = p.d_k_mean.as_or_null<float>(),
+                     .d_v_mean = p.d_v_mean.as_or_null<float>(),
+                     .gates = p.gates.as<float>(),
+                     .positions = p.positions.as<std::int32_t>(),
+                     .cos_sin = p.cos_sin.as<float>(),
+                     .T = T,
+                     .N = (T + p.block_size - 1) / p.block_size,
+                     .M = B * T,
+                     .block_size = static_cast<int>(p.block_size),
+                     .heads = heads};
   dispatch_head(heads, [&]<int kVec, int kChunks>() {
+    arguments.pairs = (heads.HQ + 2 * heads.HK) * (heads.D / 2 / kVec);
+    const int threads = arguments.pairs + divided_up(kGates * heads.HQ, kVec);
+    arguments.threads = Divisor(threads);
     launch(stream, "qkv_rope_backward", qkv_rope_backward_kernel<kVec, kChunks>,
-           {.grid = blocks_for(B * T, kWarps), .block = kThreads}, arguments);
+           {.grid = blocks_for(B * T * threads, kThreads), .block = kThreads}, arguments);
   });
 }
 
