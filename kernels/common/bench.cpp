@@ -14,7 +14,8 @@ namespace {
 
 constexpr std::int64_t kPoolValues = 1 << 20;
 constexpr double kCacheBytes = 200e6;  ///< what one round over the sets must touch: three times Hopper's L2
-constexpr int kMaxSets = 8, kWarmUps = 3, kRepetitions = 20;
+constexpr int kMaxSets = 8, kWarmUps = 4, kRepetitions = 20;
+constexpr double kWarmUpMs = 100;  ///< the power limit needs that long to settle the clock
 constexpr std::size_t kScratchBytes = std::size_t{1} << 30;
 
 std::map<std::string, void (*)(Bench&)>& groups() {
@@ -115,7 +116,7 @@ Tensor Bench::integers(Shape shape, const std::function<std::int32_t(std::int64_
 
 double Bench::median_ms(const std::vector<Call>& calls) {
   for (const auto warm_up = stream.record(); stream.elapsed_ms(*warm_up, *stream.record()) < kWarmUpMs;)
-    for (std::size_t i = 0; i < kWarmUps; ++i) calls[i % calls.size()](stream);
+    for (int i = 0; i < kWarmUps; ++i) calls[static_cast<std::size_t>(i) % calls.size()](stream);
   std::vector<std::shared_ptr<Stream::Event>> begin, end;
   for (std::size_t i = 0; i < kRepetitions; ++i) {
     begin.push_back(stream.record());
