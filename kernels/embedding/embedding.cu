@@ -1,11 +1,11 @@
-// Forward: a gather of rows. Backward: positions are sorted by (id, position), then one block adds up the rows of each
-// id in that order: no float atomics.
+// Forward: a gather of rows. Backward: positions are sorted by (id, position), then pieces of that order are added up
+// row by row, and what pieces share in a third step: no float atomics, whose rate is far below that of plain stores.
 //
-// The sort counts, for every position, the positions that come before it. That is M^2 comparisons, but of integers in
-// shared memory: 0.1 ms at M = 32768, and it needs neither histograms over the vocabulary nor several passes.
-#include <climits>
-
+// The sort: a block sorts a tile of positions, then every position counts, by bisection, those of each tile that come
+// before it. That is M * tiles * log(tile) steps, few at any M of a step, and needs neither histograms over the
+// vocabulary nor several passes.
 #include "kernels/common/launch.cuh"
+#include "kernels/common/reduce.cuh"
 #include "kernels/common/vector.cuh"
 #include "ssa/ops/embedding.h"
 
@@ -33,142 +33,151 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-constexpr int kTile = 4096;  ///< ids that one block of the counting kernel compares with
+/// A position and, above it, its id: keys are distinct and sort by id, then by position.
+using Key = std::uint64_t;
+__device__ __forceinline__ Key key_of(std::int32_t id, int position) {
+  return static_cast<Key>(static_cast<std::uint32_t>(id)) << 32 | static_cast<std::uint32_t>(position);
+}
+__device__ __forceinline__ std::int32_t id_of(Key key) { return static_cast<std::int32_t>(key >> 32); }
+__device__ __forceinline__ int position_of(Key key) { return static_cast<int>(key & 0xffffffffu); }
 
-/// rank[m] += how many of this block's tile of positions sort before m; `rank` comes in as zero.
-__global__ void __launch_bounds__(kThreads) count_before_kernel(std::int32_t* rank, const std::int32_t* ids, int M) {
-  __shared__ alignas(16) std::int32_t tile[kTile];
-  const int begin = static_cast<int>(blockIdx.y) * kTile, count = min(kTile, M - begin);
-  for (int i = static_cast<int>(threadIdx.x); i < kTile; i += kThreads)
-    tile[i] = i < count ? ids[begin + i] : INT_MAX;  // sorts before nobody
+constexpr int kTile = 2048;  ///< positions that a block sorts, two a thread
+
+/// keys[m] for each tile of positions, sorted: bitonic (Batcher 1968).
+__global__ void __launch_bounds__(kTile / 2) sort_tiles_kernel(Key* keys, const std::int32_t* ids, int M) {
+  __shared__ Key tile[kTile];
+  const int begin = static_cast<int>(blockIdx.x) * kTile, thread = static_cast<int>(threadIdx.x);
+  for (int i = thread; i < kTile; i += kTile / 2)
+    tile[i] = begin + i < M ? key_of(ids[begin + i], begin + i) : ~Key{0};  // sorts last
   __syncthreads();
-  const int m = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x);
-  if (m >= M) return;
-  // Of the positions before m also those with the same id count: ids below `id` or below `id + 1`.
-  const std::int32_t id = ids[m];
-  const int own = min(max(m - begin, 0), kTile);  // positions of the tile that are before m
-  int before = 0, i = 0;
-  const auto count_below = [&](int end, std::int32_t limit) {
-    for (; i < end && i % 4 != 0; ++i) before += tile[i] < limit;
-#pragma unroll 4
-    for (; i + 4 <= end; i += 4) {
-      const int4 four = *reinterpret_cast<const int4*>(tile + i);
-      before += (four.x < limit) + (four.y < limit) + (four.z < limit) + (four.w < limit);
+  for (int run = 2; run <= kTile; run *= 2)
+    for (int distance = run / 2; distance > 0; distance /= 2) {
+      const int low = 2 * thread - thread % distance, high = low + distance;
+      const Key a = tile[low], b = tile[high];
+      const bool ascending = (low & run) == 0;
+      if ((a > b) == ascending) tile[low] = b, tile[high] = a;
+      // Up to distance 32 a warp keeps to 64 keys of its own. After distance 1 comes distance `run`.
+      if (distance > kWarpSize || (distance == 1 && run > kWarpSize))
+        __syncthreads();
+      else
+        __syncwarp();
     }
-    for (; i < end; ++i) before += tile[i] < limit;
-  };
-  count_below(own, id + 1);
-  count_below(kTile, id);
-  if (before) atomicAdd(rank + m, before);
+  for (int i = thread; i < kTile; i += kTile / 2)
+    if (begin + i < M) keys[begin + i] = tile[i];
 }
 
-__global__ void __launch_bounds__(kThreads) place_kernel(std::int32_t* sorted, std::int32_t* sorted_ids,
-                                                         const std::int32_t* rank, const std::int32_t* ids, int M) {
+constexpr int kBisected = 8;  ///< tiles that a thread bisects at a time
+
+/// sorted = keys in order.
+__global__ void __launch_bounds__(kThreads) merge_tiles_kernel(Key* sorted, const Key* keys, int M) {
   const int m = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x);
   if (m >= M) return;
-  sorted[rank[m]] = m;
-  sorted_ids[rank[m]] = ids[m];
-}
-
-/// to += sum without waiting for what stands there. One call an element and kernel: the order of atomics is no matter.
-template <int kVec>
-__device__ __forceinline__ void add_to(float* to, const Floats<kVec>& sum) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  constexpr bool kWide = kVec % 4 == 0;
-#else
-  constexpr bool kWide = false;
-#endif
-  if constexpr (kWide) {
+  const Key key = keys[m];
+  int rank = 0;
+  for (int begin = 0; begin < M; begin += kBisected * kTile) {
+    int below[kBisected] = {};  // keys of each tile known to come before
+    for (int step = kTile; step > 0; step /= 2)
 #pragma unroll
-    for (int i = 0; i < kVec; i += 4)
-      atomicAdd(reinterpret_cast<float4*>(to + i), make_float4(sum[i], sum[i + 1], sum[i + 2], sum[i + 3]));
-  } else {
+      for (int t = 0; t < kBisected; ++t) {
+        const int next = below[t] + step, last = begin + t * kTile + next - 1;
+        if (next <= kTile && last < M && __ldg(keys + last) < key) below[t] = next;
+      }
 #pragma unroll
-    for (int i = 0; i < kVec; ++i) atomicAdd(to + i, sum[i]);
+    for (int t = 0; t < kBisected; ++t) rank += below[t];
   }
+  sorted[rank] = key;
 }
 
 constexpr int kPiece = kEmbeddingPiece;  ///< sorted positions of one block of the adding kernel
-constexpr int kRows = 8;                 ///< rows in flight at a time
+constexpr int kRows = 4;                 ///< rows in flight at a time
+static_assert(kPiece % kRows == 0);
 
-/// Block (x, y) adds up the rows of sorted positions [x * kPiece, (x + 1) * kPiece) of each id. An id whose positions
-/// are all here goes to d_weight at once; what is shared with the piece before (after) goes to partials[x][0] ([1]). An
-/// id that fills the whole piece and more counts as shared with the piece before if it is.
+/// Block (x, y) adds up the rows of piece `piece`, sorted positions [piece * kPiece, (piece + 1) * kPiece), of each id.
+/// The sum of an id begins with its d_weight where its positions begin, and goes back there if they end in this piece.
+/// Else it goes to partials[piece][1], and what pieces after it have of that id to their partials[.][0].
 template <int kVec>
-__global__ void __launch_bounds__(kThreads)
-    add_pieces_kernel(float* d_weight, float* partials, const __nv_bfloat16* d_out, const std::int32_t* sorted,
-                      const std::int32_t* sorted_ids, int M, int H) {
+__global__ void __launch_bounds__(kThreads, 3)
+    add_pieces_kernel(float* d_weight, float* partials, const __nv_bfloat16* d_out, const Key* sorted, int M, int H) {
   __shared__ std::int32_t position[kPiece], id[kPiece + 2];  // id[i + 1] of position[i]; -1 where there is none
-  const int begin = static_cast<int>(blockIdx.x) * kPiece, count = min(kPiece, M - begin);
+  // Most frequent ids tend to be the lowest. Pieces of rare ones have most to do: they come first.
+  const int piece = static_cast<int>(gridDim.x - 1 - blockIdx.x), begin = piece * kPiece;
+  const int count = min(kPiece, M - begin);
   for (int i = static_cast<int>(threadIdx.x); i < kPiece + 2; i += kThreads) {
     const int s = begin + i - 1;
-    const bool exists = s >= 0 && s < M;
-    id[i] = exists ? sorted_ids[s] : -1;
-    if (exists && i > 0 && i <= kPiece) position[i - 1] = sorted[s];
+    const Key key = sorted[min(max(s, 0), M - 1)];
+    id[i] = s >= 0 && s < M ? id_of(key) : -1;
+    if (i > 0 && i <= kPiece) position[i - 1] = position_of(key);
   }
   __syncthreads();
   const int h = (static_cast<int>(blockIdx.y) * kThreads + static_cast<int>(threadIdx.x)) * kVec;
   if (h >= H) return;
-  float* partial = partials + static_cast<std::int64_t>(blockIdx.x) * 2 * H + h;
+  float* partial = partials + static_cast<std::int64_t>(piece) * 2 * H + h;
+  const auto row_of = [&](int i) { return d_weight + static_cast<std::int64_t>(id[i + 1]) * H + h; };
+  const auto begins = [&](int i) { return id[i] != id[i + 1] && i < count; };
   Floats<kVec> sum{};
-  bool from_before = id[0] == id[1];
+  bool from_before = !begins(0);
   for (int first = 0; first < count; first += kRows) {
-    Floats<kVec> rows[kRows];
+    Floats<kVec> rows[kRows], before[kRows]{};
+    // Past the end the last row is read again; nothing is stored after it.
 #pragma unroll
     for (int r = 0; r < kRows; ++r)
-      if (first + r < count)
-        rows[r] = load_constant<kVec>(d_out + static_cast<std::int64_t>(position[first + r]) * H + h);
+      rows[r] = load_constant<kVec>(d_out + static_cast<std::int64_t>(position[first + r]) * H + h);
+#pragma unroll
+    for (int r = 0; r < kRows; ++r)
+      if (begins(first + r)) before[r] = load<kVec>(row_of(first + r));
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       const int i = first + r;
-      if (i >= count) break;
+      const bool anew = begins(i);
 #pragma unroll
-      for (int j = 0; j < kVec; ++j) sum[j] += rows[r][j];
+      for (int j = 0; j < kVec; ++j) sum[j] = (anew ? before[r][j] : sum[j]) + rows[r][j];
       const bool ends = id[i + 2] != id[i + 1];
-      if (!ends && i + 1 < count) continue;
-      if (from_before) {
-        store<kVec>(partial, sum);
-      } else if (!ends) {
-        store<kVec>(partial + H, sum);
-      } else {
-        add_to(d_weight + static_cast<std::int64_t>(id[i + 1]) * H + h, sum);
-      }
-      sum = {};
+      if (i >= count || (!ends && i + 1 < count)) continue;
+      store<kVec>(from_before ? partial : ends ? row_of(i) : partial + H, sum);
       from_before = false;
     }
   }
 }
 
-/// The block of the piece in which a shared id begins adds up its shares, in the order of the pieces.
+constexpr int kSharedLanes = 64, kSharedGroups = kThreads / kSharedLanes;
+
+/// The blocks of the piece in which a shared id begins add up its shares: groups of lanes take every fourth of the
+/// pieces after it, and the first group adds up the groups.
 template <int kVec>
 __global__ void __launch_bounds__(kThreads)
-    add_shared_kernel(float* d_weight, const float* partials, const std::int32_t* sorted_ids, int M, int H) {
-  const int begin = static_cast<int>(blockIdx.x) * kPiece, end = begin + kPiece;
+    add_shared_kernel(float* d_weight, const float* partials, const Key* sorted, int M, int H) {
+  __shared__ float of_groups[kSharedGroups][kSharedLanes * kVec];
+  const int piece = static_cast<int>(blockIdx.x), begin = piece * kPiece, end = begin + kPiece;
   if (end >= M) return;  // nothing comes after this piece
-  const std::int32_t id = sorted_ids[end - 1];
-  if (sorted_ids[end] != id) return;
-  if (begin > 0 && sorted_ids[begin - 1] == id) return;  // it began before
-  const int h = (static_cast<int>(blockIdx.y) * kThreads + static_cast<int>(threadIdx.x)) * kVec;
-  if (h >= H) return;
-  const int pieces = (M + kPiece - 1) / kPiece;
-  Floats<kVec> sum = load_constant<kVec>(partials + (static_cast<std::int64_t>(blockIdx.x) * 2 + 1) * H + h);
-  bool more = true;
-  for (int first = static_cast<int>(blockIdx.x) + 1; more && first < pieces; first += kRows) {
-    Floats<kVec> shares[kRows];
-    bool mine[kRows];
+  const std::int32_t id = id_of(sorted[end - 1]);
+  if (id_of(sorted[end]) != id) return;
+  if (begin > 0 && id_of(sorted[begin - 1]) == id) return;  // it began before
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % kSharedLanes, group = thread / kSharedLanes;
+  int after = 0;  // pieces that have shares of it
+  for (int found = kThreads; found == kThreads; after += found) {
+    const std::int64_t s = end + static_cast<std::int64_t>(after + thread) * kPiece;
+    found = __syncthreads_count(s < M && id_of(sorted[s]) == id);
+  }
+  const int h = (static_cast<int>(blockIdx.y) * kSharedLanes + lane) * kVec;
+  Floats<kVec> sum{};
+  if (h < H) {
+    const float* shares = partials + static_cast<std::int64_t>(piece) * 2 * H + h;
+    if (group == 0) sum = load_constant<kVec>(shares + H);
+#pragma unroll 8
+    for (int i = 1 + group; i <= after; i += kSharedGroups) {
+      const Floats<kVec> share = load_constant<kVec>(shares + static_cast<std::int64_t>(i) * 2 * H);
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      const int piece = min(first + r, pieces - 1);  // read before it is known whether it counts
-      mine[r] = first + r < pieces && __ldg(sorted_ids + piece * kPiece) == id;
-      shares[r] = load_constant<kVec>(partials + static_cast<std::int64_t>(piece) * 2 * H + h);
+      for (int j = 0; j < kVec; ++j) sum[j] += share[j];
     }
 #pragma unroll
-    for (int r = 0; r < kRows; ++r)
-#pragma unroll
-      for (int j = 0; j < kVec; ++j) sum[j] += mine[r] ? shares[r][j] : 0.0f;
-    more = mine[kRows - 1];
+    for (int j = 0; j < kVec; ++j) of_groups[group][lane * kVec + j] = sum[j];
   }
-  add_to(d_weight + static_cast<std::int64_t>(id) * H + h, sum);
+  __syncthreads();
+  if (group > 0 || h >= H) return;
+  for (int g = 1; g < kSharedGroups; ++g)
+#pragma unroll
+    for (int j = 0; j < kVec; ++j) sum[j] += of_groups[g][lane * kVec + j];
+  store<kVec>(d_weight + static_cast<std::int64_t>(id) * H + h, sum);
 }
 
 }  // namespace
@@ -182,23 +191,22 @@ void embedding_forward(Stream& stream, const EmbeddingForward& p) {
 
 void embedding_backward(Stream& stream, const EmbeddingBackward& p) {
   const std::int64_t M = p.d_out.dim(0), H = p.d_out.dim(1);
-  const auto* ids = p.ids.as<std::int32_t>();
   auto* partials = static_cast<float*>(stream.scratch(embedding_backward_scratch_bytes(DeviceKind::cuda, M, H)));
-  auto* rank = reinterpret_cast<std::int32_t*>(partials + embedding_partials(M) * H);
-  auto *sorted = rank + M, *sorted_ids = sorted + M;
-  const unsigned blocks = blocks_for(M, kThreads);
-  stream.zero(Tensor(rank, DType::i32, {M}));
-  launch(stream, "embedding_backward", count_before_kernel,
-         {.grid = dim3(blocks, blocks_for(M, kTile)), .block = kThreads}, rank, ids, M);
-  launch(stream, "embedding_backward", place_kernel, {.grid = blocks, .block = kThreads}, sorted, sorted_ids, rank, ids,
-         M);
+  auto* keys = reinterpret_cast<Key*>(partials + embedding_partials(M) * H);  // a multiple of two floats on
+  Key* sorted = keys + M;
+  constexpr auto op = "embedding_backward";
+  launch(stream, op, sort_tiles_kernel, {.grid = blocks_for(M, kTile), .block = kTile / 2}, keys,
+         p.ids.as<std::int32_t>(), M);
+  launch(stream, op, merge_tiles_kernel, {.grid = blocks_for(M, kThreads), .block = kThreads}, sorted, keys, M);
   const auto add = [&]<int kVec>() {
-    const dim3 grid(blocks_for(M, kPiece), blocks_for(H, kThreads * kVec));
+    const unsigned pieces = blocks_for(M, kPiece);
     auto* d_weight = p.d_weight.as<float>();
-    launch(stream, "embedding_backward", add_pieces_kernel<kVec>, {.grid = grid, .block = kThreads}, d_weight, partials,
-           bf16(p.d_out), sorted, sorted_ids, M, H);
-    launch(stream, "embedding_backward", add_shared_kernel<kVec>, {.grid = grid, .block = kThreads}, d_weight, partials,
-           sorted_ids, M, H);
+    launch(stream, op, add_pieces_kernel<kVec>,
+           {.grid = dim3(pieces, blocks_for(H, kThreads * kVec)), .block = kThreads}, d_weight, partials, bf16(p.d_out),
+           sorted, M, H);
+    launch(stream, op, add_shared_kernel<kVec>,
+           {.grid = dim3(pieces, blocks_for(H, kSharedLanes * kVec)), .block = kThreads}, d_weight, partials, sorted, M,
+           H);
   };
   if (H % 8 == 0)
     add.template operator()<8>();

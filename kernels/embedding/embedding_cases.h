@@ -11,10 +11,10 @@ struct EmbeddingCase {
 };
 
 /// One token, one column, a vocabulary of one, each id many times over, odd sizes, the ssa-1b width, its vocabulary,
-/// more tokens than the GPU sorts at a time, ids with hundreds of tokens.
+/// more tokens than the GPU sorts at a time, ids with hundreds of tokens, an id with more pieces than a block threads.
 inline const std::vector<EmbeddingCase> kEmbeddingCases = {
-    {1, 5, 8},       {3, 4, 1},     {9, 1, 17},     {130, 7, 65},  {200, 257, 128},
-    {33, 1003, 200}, {5, 97, 2048}, {6, 128256, 3}, {5000, 97, 8}, {2500, 2, 16}};
+    {1, 5, 8},     {3, 4, 1},      {9, 1, 17},    {130, 7, 65},  {200, 257, 128}, {33, 1003, 200},
+    {5, 97, 2048}, {6, 128256, 3}, {5000, 97, 8}, {2500, 2, 16}, {17000, 1, 8}};
 
 struct EmbeddingInputs {
   std::vector<std::int32_t> ids;

@@ -24,12 +24,11 @@ SSA_OP(embedding_backward, EmbeddingBackward);
 inline constexpr std::int64_t kEmbeddingPiece = 32;
 inline std::int64_t embedding_partials(std::int64_t M) { return (M + kEmbeddingPiece - 1) / kEmbeddingPiece * 2; }
 
-/// Stream::scratch that the backward takes: on CUDA the shares, the positions sorted by id, their ids, and each one's
-/// rank.
+/// Stream::scratch that the backward takes: on CUDA the shares, and positions with their ids, sorted by tiles and all.
 inline std::size_t embedding_backward_scratch_bytes(DeviceKind kind, std::int64_t M, std::int64_t H) {
   if (kind == DeviceKind::cpu) return 0;
   return static_cast<std::size_t>(embedding_partials(M) * H) * sizeof(float) +
-         static_cast<std::size_t>(3 * M) * sizeof(std::int32_t);
+         static_cast<std::size_t>(2 * M) * sizeof(std::uint64_t);
 }
 
 }  // namespace ssa
