@@ -16,20 +16,24 @@ constexpr int kThreads = 256;
 
 constexpr int kGathered = 4;  ///< rows of one block of the forward, in flight together
 
+/// Past the end a thread copies the last row again, so that no branch parts the loads.
 template <int kVec>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 4)
     embedding_forward_kernel(__nv_bfloat16* out, const std::int32_t* ids, const __nv_bfloat16* weight, std::int64_t M,
                              int H) {
   const std::int64_t begin = static_cast<std::int64_t>(blockIdx.x) * kGathered;
+  std::int64_t from[kGathered], to[kGathered];
+#pragma unroll
+  for (int r = 0; r < kGathered; ++r) {
+    to[r] = min(begin + r, M - 1);
+    from[r] = __ldg(ids + to[r]);
+  }
   for (int h = static_cast<int>(threadIdx.x) * kVec; h < H; h += kThreads * kVec) {
     Floats<kVec> rows[kGathered];
 #pragma unroll
-    for (int r = 0; r < kGathered; ++r)
-      if (begin + r < M)
-        rows[r] = load_constant<kVec>(weight + static_cast<std::int64_t>(__ldg(ids + begin + r)) * H + h);
+    for (int r = 0; r < kGathered; ++r) rows[r] = load_constant<kVec>(weight + from[r] * H + h);
 #pragma unroll
-    for (int r = 0; r < kGathered; ++r)
-      if (begin + r < M) store<kVec>(out + (begin + r) * H + h, rows[r]);
+    for (int r = 0; r < kGathered; ++r) store<kVec>(out + to[r] * H + h, rows[r]);
   }
 }
 
@@ -52,7 +56,7 @@ __global__ void __launch_bounds__(kTile / 2) sort_tiles_kernel(Key* keys, const 
   __syncthreads();
   for (int run = 2; run <= kTile; run *= 2)
     for (int distance = run / 2; distance > 0; distance /= 2) {
-      const int low = 2 * thread - thread % distance, high = low + distance;
+      const int low = 2 * thread - (thread & (distance - 1)), high = low + distance;
       const Key a = tile[low], b = tile[high];
       const bool ascending = (low & run) == 0;
       if ((a > b) == ascending) tile[low] = b, tile[high] = a;
@@ -68,20 +72,26 @@ __global__ void __launch_bounds__(kTile / 2) sort_tiles_kernel(Key* keys, const 
 
 constexpr int kBisected = 8;  ///< tiles that a thread bisects at a time
 
-/// sorted = keys in order.
-__global__ void __launch_bounds__(kThreads) merge_tiles_kernel(Key* sorted, const Key* keys, int M) {
+/// sorted = keys in order. Two blocks an SM are enough: without that bound the compiler saves registers, and bisects
+/// one tile after the other.
+__global__ void __launch_bounds__(kThreads, 2) merge_tiles_kernel(Key* sorted, const Key* keys, int M) {
   const int m = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x);
   if (m >= M) return;
   const Key key = keys[m];
   int rank = 0;
   for (int begin = 0; begin < M; begin += kBisected * kTile) {
     int below[kBisected] = {};  // keys of each tile known to come before
-    for (int step = kTile; step > 0; step /= 2)
+    for (int step = kTile; step > 0; step /= 2) {
+      Key probed[kBisected];
+#pragma unroll
+      for (int t = 0; t < kBisected; ++t) probed[t] = __ldg(keys + min(begin + t * kTile + below[t] + step, M) - 1);
 #pragma unroll
       for (int t = 0; t < kBisected; ++t) {
-        const int next = below[t] + step, last = begin + t * kTile + next - 1;
-        if (next <= kTile && last < M && __ldg(keys + last) < key) below[t] = next;
+        const int next = below[t] + step;
+        const bool exists = next <= kTile && begin + t * kTile + next <= M;
+        below[t] = exists & (probed[t] < key) ? next : below[t];
       }
+    }
 #pragma unroll
     for (int t = 0; t < kBisected; ++t) rank += below[t];
   }
@@ -140,11 +150,12 @@ __global__ void __launch_bounds__(kThreads, 3)
 }
 
 constexpr int kSharedLanes = 64, kSharedGroups = kThreads / kSharedLanes;
+constexpr int kShares = 8;  ///< that a thread has in flight
 
 /// The blocks of the piece in which a shared id begins add up its shares: groups of lanes take every fourth of the
-/// pieces after it, and the first group adds up the groups.
+/// pieces after it, and the first group adds up the groups. The bound on blocks as above.
 template <int kVec>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     add_shared_kernel(float* d_weight, const float* partials, const Key* sorted, int M, int H) {
   __shared__ float of_groups[kSharedGroups][kSharedLanes * kVec];
   const int piece = static_cast<int>(blockIdx.x), begin = piece * kPiece, end = begin + kPiece;
@@ -163,11 +174,18 @@ __global__ void __launch_bounds__(kThreads)
   if (h < H) {
     const float* shares = partials + static_cast<std::int64_t>(piece) * 2 * H + h;
     if (group == 0) sum = load_constant<kVec>(shares + H);
-#pragma unroll 8
-    for (int i = 1 + group; i <= after; i += kSharedGroups) {
-      const Floats<kVec> share = load_constant<kVec>(shares + static_cast<std::int64_t>(i) * 2 * H);
+    for (int first = 1 + group; first <= after; first += kShares * kSharedGroups) {
+      Floats<kVec> of_pieces[kShares];
 #pragma unroll
-      for (int j = 0; j < kVec; ++j) sum[j] += share[j];
+      for (int r = 0; r < kShares; ++r)  // past the end the last again, so that no branch parts the loads
+        of_pieces[r] =
+            load_constant<kVec>(shares + static_cast<std::int64_t>(min(first + r * kSharedGroups, after)) * 2 * H);
+#pragma unroll
+      for (int r = 0; r < kShares; ++r) {
+        const bool exists = first + r * kSharedGroups <= after;
+#pragma unroll
+        for (int j = 0; j < kVec; ++j) sum[j] += exists ? of_pieces[r][j] : 0.0f;
+      }
     }
 #pragma unroll
     for (int j = 0; j < kVec; ++j) of_groups[group][lane * kVec + j] = sum[j];
