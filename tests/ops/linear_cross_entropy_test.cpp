@@ -1,5 +1,7 @@
 #include "kernels/linear_cross_entropy/linear_cross_entropy_cases.h"
 
+#include <algorithm>
+#include <cmath>
 #include <numeric>
 
 using namespace ssa;
@@ -120,8 +122,10 @@ TEST_CASE("linear_cross_entropy in f32 agrees with f64 on any number of threads"
   for (const LinearCrossEntropyCase& c : kLinearCrossEntropyCases) {
     CAPTURE(c.M, c.H, c.V, c.chunk, c.masked_every);
     const LinearCrossEntropyInputs in(c);
+    // d_hidden sums V terms of both signs, whose rounding errors grow as sqrt(V): 2e-4 at V = 128256.
+    const double tolerance = std::max(1e-5, 6e-7 * std::sqrt(static_cast<double>(c.V)));
     for (const bool accumulate : {false, true})
-      check_f32([&](OpRunner& run) { return run_linear_cross_entropy(run, c, in, accumulate); });
+      check_f32([&](OpRunner& run) { return run_linear_cross_entropy(run, c, in, accumulate); }, tolerance);
   }
 }
 
