@@ -33,7 +33,11 @@ constexpr std::int32_t kIgnored = -100;
 struct Held {
   static constexpr int kThreads = 512;
   static constexpr int kVectors = 4;     ///< of 8 logits, a thread
+#ifdef SSA_RACECHECK
+  static constexpr int kRegisters = 64;  // what racecheck adds to the code needs some
+#else
   static constexpr int kRegisters = 32;  ///< a thread; half of them hold logits
+#endif
   static constexpr int kWarps = kThreads / kWarpSize;
   static constexpr int kLogits = kThreads * kVectors * 8;  ///< a block
 };

@@ -228,7 +228,8 @@ class MatmulPlans {
       const auto runs_of = [](const Candidate& candidate, float ms) { return 1 + static_cast<int>(ms / candidate.ms); };
       std::vector<float> sustained(same.size());
       for (int round = 0; round < kSustainedRounds; ++round)
-        for (std::size_t i = 0; i < same.size(); ++i) {
+        for (std::size_t place = 0; place < same.size(); ++place) {
+          const std::size_t i = round % 2 == 0 ? place : same.size() - 1 - place;  // the GPU warms up meanwhile
           const Candidate& candidate = same[i];
           measure(plan, candidate.algorithm, p, out, trial, runs_of(candidate, kSettlingMs));
           sustained[i] += measure(plan, candidate.algorithm, p, out, trial, runs_of(candidate, kSustainedMs));
