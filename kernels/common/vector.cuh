@@ -1,5 +1,6 @@
 // Wide loads and stores: kCount adjacent elements in as few 16-byte accesses as they take, computed with in f32.
-// kCount 8 serves rows whose length 8 divides (16 bytes of bf16), kCount 1 all others.
+// kCount 8 serves rows whose length 8 divides (16 bytes of bf16), kCount 4 what is f32 for the most part, kCount 1 all
+// others.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -88,7 +89,10 @@ __device__ __forceinline__ std::uint32_t pack_bf16(float low, float high) {
 
 /// How packed vectors are written.
 struct PlainWrite {
-  static __device__ __forceinline__ void write(uint4* to, const uint4& value) { *to = value; }
+  template <class T>
+  static __device__ __forceinline__ void write(T* to, const T& value) {
+    *to = value;
+  }
 };
 /// As one access for certain: in some kernels the compiler makes four of a plain one. For memory that the kernel does
 /// not read.
@@ -103,6 +107,9 @@ template <int kCount, class Write = PlainWrite>
 __device__ __forceinline__ void store(__nv_bfloat16* to, const Floats<kCount>& values) {
   if constexpr (kCount == 1) {
     *to = __float2bfloat16_rn(values[0]);
+  } else if constexpr (kCount == 4) {
+    Write::write(reinterpret_cast<uint2*>(to),
+                 make_uint2(pack_bf16(values[0], values[1]), pack_bf16(values[2], values[3])));
   } else {
     static_assert(kCount % 8 == 0);
 #pragma unroll

@@ -68,9 +68,11 @@ __device__ __forceinline__ void adamw_update(float* master, float* m, float* v, 
   if (weight) store<kCount>(weight, w);
 }
 
+/// Four values a thread at most, so that each access of a warp covers whole sectors; what is in flight comes from many
+/// threads. With eight, a warp read and wrote every sector of f32 in two halves.
 template <int kVec>
-__global__ void __launch_bounds__(kThreads) adamw_kernel(float* master, float* m, float* v, __nv_bfloat16* weight,
-                                                         const float* gradient, std::int64_t n, AdamWFactors f) {
+__global__ void __launch_bounds__(kThreads, 6) adamw_kernel(float* master, float* m, float* v, __nv_bfloat16* weight,
+                                                            const float* gradient, std::int64_t n, AdamWFactors f) {
   std::int64_t i = (static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kVec;
   if (i + kVec <= n)
     return adamw_update<kVec>(master + i, m + i, v + i, weight ? weight + i : nullptr, gradient + i, f);
@@ -115,8 +117,8 @@ void adamw(Stream& stream, const AdamW& p) {
                              .weight_decay = static_cast<float>(p.weight_decay)};
   const bool wide = aligned(p.master) && aligned(p.m) && aligned(p.v) && aligned(p.weight) && aligned(p.gradient);
   const std::int64_t n = p.master.count();
-  const int vec = wide ? 8 : 1;
-  launch(stream, "adamw", wide ? adamw_kernel<8> : adamw_kernel<1>,
+  const int vec = wide ? 4 : 1;
+  launch(stream, "adamw", wide ? adamw_kernel<4> : adamw_kernel<1>,
          {.grid = blocks_for(n, kThreads * vec), .block = kThreads}, p.master.as<float>(), p.m.as<float>(),
          p.v.as<float>(), bf16(p.weight), p.gradient.as<float>(), n, factors);
 }
