@@ -120,23 +120,34 @@ __global__ void __launch_bounds__(kThreads, backward_blocks(kThreads))
   }
 }
 
-constexpr int kColumns = 32,
-              kGroups = 8;  // of add_partials: a warp reads 32 adjacent columns, 8 warps split the blocks
+constexpr int kColumns = 16, kGroups = 8;  // of add_partials: so few columns a block that most SMs get one
 
 /// out[h] += sum over b of partials[b][h]: each group adds its blocks in order, then the groups are added in order.
-__global__ void __launch_bounds__(kColumns* kGroups)
+/// Hardly anything but waiting for L2, so a thread has kBatch loads in flight; those past the last block read it again.
+/// Offsets are int: kRmsNormMaxPartials shares of up to 2^21 columns.
+__global__ void __launch_bounds__(kColumns* kGroups, 4)
     add_partials_kernel(float* out, const float* partials, int blocks, int H) {
   __shared__ float shared[kGroups][kColumns];
+  constexpr int kBatch = 28;  // three rounds for the 660 blocks of 132 SMs
   const int column = static_cast<int>(threadIdx.x) % kColumns, group = static_cast<int>(threadIdx.x) / kColumns;
-  const int h = static_cast<int>(blockIdx.x) * kColumns + column;
+  const int h = static_cast<int>(blockIdx.x) * kColumns + column, read = min(h, H - 1);
+  const float before = out[read];
   float sum = 0;
-  if (h < H)
-    for (int b = group; b < blocks; b += kGroups) sum += partials[static_cast<std::int64_t>(b) * H + h];
+#pragma unroll 1
+  for (int first = group; first < blocks; first += kBatch * kGroups) {
+    float share[kBatch];
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) share[i] = __ldg(partials + min(first + i * kGroups, blocks - 1) * H + read);
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i)
+      if (first + i * kGroups < blocks) sum += share[i];
+  }
   shared[group][column] = sum;
   __syncthreads();
   if (group == 0 && h < H) {
+#pragma unroll
     for (int other = 1; other < kGroups; ++other) sum += shared[other][column];
-    out[h] += sum;
+    out[h] = before + sum;
   }
 }
 
