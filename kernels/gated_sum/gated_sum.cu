@@ -37,39 +37,56 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-template <int kVec, int kLanes>
-__global__ void __launch_bounds__(kThreads)
+/// Which branches there are is known when this is compiled: the loads of all of them are then in flight together, and
+/// nothing is summed for the others. The registers leave room for as many threads as those loads need.
+template <int kVec, int kLanes, bool kCompressed, bool kWindow>
+__global__ void __launch_bounds__(kThreads, kCompressed || kWindow ? 5 : 8)
     gated_sum_backward_kernel(float* d_gates, Branches<__nv_bfloat16> d_branches, Branches<float> deltas,
                               const __nv_bfloat16* d_out, const float* gates, Branches<const __nv_bfloat16> branches,
-                              std::int64_t heads, int D) {
-  const std::int64_t head = static_cast<std::int64_t>(blockIdx.x) * (kThreads / kLanes) + threadIdx.x / kLanes;
-  const bool active = head < heads;  // the rest stays for the shuffles
+                              std::int64_t heads, int head_size) {
+  constexpr bool kGiven[kBranches] = {kCompressed, true, kWindow};
+  const int D = kVec > 1 ? kLanes * kVec : head_size;  // known where a head is one vector a lane
+  const std::int64_t own = static_cast<std::int64_t>(blockIdx.x) * (kThreads / kLanes) + threadIdx.x / kLanes;
+  const bool active = own < heads;
+  const std::int64_t head = active ? own : heads - 1;  // the rest stays for the shuffles
   const int lane = static_cast<int>(threadIdx.x % kLanes);
+  float gate[kBranches], d_gate[kBranches] = {}, delta[kBranches] = {};
 #pragma unroll
-  for (int branch = 0; branch < kBranches; ++branch) {
-    float d_gate = 0, delta = 0;
-    if (active && branches.of[branch]) {
-      const float gate = gates[head * kBranches + branch];
-      for (int d = lane * kVec; d < D; d += kLanes * kVec) {
-        const Floats<kVec> g = load_constant<kVec>(d_out + head * D + d),
-                           x = load_constant<kVec>(branches.of[branch] + head * D + d);
-        Floats<kVec> d_x;
+  for (int branch = 0; branch < kBranches; ++branch)
+    if (kGiven[branch]) gate[branch] = __ldg(gates + head * kBranches + branch);
+  for (int d = lane * kVec; d < D; d += kLanes * kVec) {
+    const std::int64_t at = head * D + d;
+    const Floats<kVec> g = load_constant<kVec>(d_out + at);
+    Floats<kVec> x[kBranches];
 #pragma unroll
-        for (int i = 0; i < kVec; ++i) {
-          d_x[i] = round_bf16(gate * g[i]);
-          d_gate += g[i] * x[i];
-          delta += d_x[i] * x[i];
-        }
-        store<kVec>(d_branches.of[branch] + head * D + d, d_x);
+    for (int branch = 0; branch < kBranches; ++branch)
+      if (kGiven[branch]) x[branch] = load_constant<kVec>(branches.of[branch] + at);
+#pragma unroll
+    for (int branch = 0; branch < kBranches; ++branch) {
+      if (!kGiven[branch]) continue;
+      Floats<kVec> d_x;
+#pragma unroll
+      for (int i = 0; i < kVec; ++i) {
+        d_x[i] = round_bf16(gate[branch] * g[i]);
+        d_gate[branch] += g[i] * x[branch][i];
+        delta[branch] += d_x[i] * x[branch][i];
       }
-    }
-    d_gate = warp_sum<kLanes>(d_gate);
-    delta = warp_sum<kLanes>(delta);
-    if (active && lane == 0) {
-      d_gates[head * kBranches + branch] = d_gate;
-      if (branches.of[branch]) deltas.of[branch][head] = delta;
+      if (active) store<kVec>(d_branches.of[branch] + at, d_x);
     }
   }
+#pragma unroll
+  for (int branch = 0; branch < kBranches; ++branch) {
+    if (!kGiven[branch]) continue;
+    d_gate[branch] = warp_sum<kLanes>(d_gate[branch]);
+    delta[branch] = warp_sum<kLanes>(delta[branch]);
+  }
+  if (!active) return;
+  static_assert(kLanes >= kBranches && kBranches == 3);
+  if (lane < kBranches)  // one store for the gates of all heads of the warp
+    d_gates[head * kBranches + lane] = lane == 0 ? d_gate[0] : lane == 1 ? d_gate[1] : d_gate[2];
+#pragma unroll
+  for (int branch = 0; branch < kBranches; ++branch)
+    if (kGiven[branch] && lane == 0) deltas.of[branch][head] = delta[branch];
 }
 
 /// Calls f.operator()<vector width, lanes a head>().
@@ -101,9 +118,13 @@ void gated_sum_backward(Stream& stream, const GatedSumBackward& p) {
   const Branches<float> deltas{
       {p.delta_compressed.as_or_null<float>(), p.delta_selected.as<float>(), p.delta_window.as_or_null<float>()}};
   dispatch_head(D, [&]<int kVec, int kLanes>() {
-    launch(stream, "gated_sum_backward", gated_sum_backward_kernel<kVec, kLanes>,
-           {.grid = blocks_for(heads, kThreads / kLanes), .block = kThreads}, p.d_gates.as<float>(), d_branches, deltas,
-           bf16(p.d_out), p.gates.as<float>(), inputs(p.compressed, p.selected, p.window), heads, D);
+    const auto kernel = p.compressed ? p.window ? gated_sum_backward_kernel<kVec, kLanes, true, true>
+                                                : gated_sum_backward_kernel<kVec, kLanes, true, false>
+                        : p.window ? gated_sum_backward_kernel<kVec, kLanes, false, true>
+                                     : gated_sum_backward_kernel<kVec, kLanes, false, false>;
+    launch(stream, "gated_sum_backward", kernel, {.grid = blocks_for(heads, kThreads / kLanes), .block = kThreads},
+           p.d_gates.as<float>(), d_branches, deltas, bf16(p.d_out), p.gates.as<float>(),
+           inputs(p.compressed, p.selected, p.window), heads, D);
   });
 }
 
