@@ -34,9 +34,6 @@ struct ClusterInbox {
   __device__ __forceinline__ void open() {
     if (threadIdx.x == 0) {
       mbarrier_init(barrier(), 1);
-      asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier()),
-                   "r"(static_cast<std::uint32_t>(sizeof values))
-                   : "memory");
       asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
     asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
@@ -45,6 +42,11 @@ struct ClusterInbox {
   /// By every thread, before the first `send`.
   __device__ __forceinline__ void wait_until_all_are_open() {
     asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+    // Bytes may arrive before they are expected: the phase waits for this arrival too.
+    if (threadIdx.x == 0)
+      asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier()),
+                   "r"(static_cast<std::uint32_t>(sizeof values))
+                   : "memory");
   }
 
   /// Makes `value` values[index] of block `rank`.

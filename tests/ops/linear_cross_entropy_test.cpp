@@ -43,24 +43,24 @@ TEST_CASE("linear_cross_entropy is logsumexp minus the target's logit, 0 where m
   }
 }
 
-TEST_CASE("linear_cross_entropy survives logits that overflow exp, and a likely logit has a loss of 0") {
+TEST_CASE("linear_cross_entropy survives logits that overflow exp, on CUDA too, and a likely logit has a loss of 0") {
   if (!have_cuda()) warn_no_cuda();
   for (const Precision precision : {Precision::f32, Precision::cuda})
     for (const std::int64_t V : {3, 16, 16392, 65536, 128256, 131080}) {  // each kernel on CUDA
       if (precision == Precision::cuda && !have_cuda()) continue;
       CAPTURE(static_cast<int>(precision), V);
       const auto last = static_cast<std::size_t>(V - 1);
-      const LinearCrossEntropyCase c{2, 1, V, 2, 0};
+      const LinearCrossEntropyCase c{3, 1, V, 3, 0};
       LinearCrossEntropyInputs in(c);
-      in.hidden = {1024, -1024};
+      in.hidden = {1024, -1024, 1024};
       in.weight.assign(last + 1, 0);
       in.weight[0] = -2, in.weight[1] = 1, in.weight[last] = 2;
-      in.targets = {static_cast<std::int32_t>(last), 1};  // the likely id of the first row, an unlikely one
+      in.targets = {static_cast<std::int32_t>(last), 1, -100};  // the likely id, an unlikely one, none
       in.d_weight.assign(last + 1, 0);
       OpRunner run(precision);
       const Outputs out = run_linear_cross_entropy(run, c, in, true);
-      CHECK(output(out, "losses") == Values{0, 3072});
-      CHECK(output(out, "d_hidden") == Values{0, -0.375});  // 0.125 * (w[0] - w[1])
+      CHECK(output(out, "losses") == Values{0, 3072, 0});
+      CHECK(output(out, "d_hidden") == Values{0, -0.375, 0});  // 0.125 * (w[0] - w[1])
       Values d_weight(last + 1, 0);
       d_weight[0] = -128, d_weight[1] = 128;  // 0.125 * hidden[1], and its opposite
       CHECK((output(out, "d_weight") == d_weight));
