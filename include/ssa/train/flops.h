@@ -34,15 +34,14 @@ double model_flops_per_token(const ModelConfig& config, std::int64_t tokens);
 double executed_flops_per_token(const ModelConfig& config, std::int64_t tokens, Method method,
                                 GradientCheckpointing checkpointing);
 
-/// The row length in tokens from which a method without full attention trains faster than full attention; nothing for
-/// `full` and `ssa`, which compute full attention. A measured rule for one H200, ssa-1b's heads and blocks: choosing
-/// blocks and attending the 256 selected keys, forward and backward, takes as long as full attention at 1676 tokens
-/// (`ssa_bench --only lengths_attention` prints that length). Full attention has T/2 keys a token and the sparse one
-/// block_size x block_counts, so the length grows with their number:
+/// The row length in tokens from which the attention of a method that never computes it in full trains faster than full
+/// attention; nothing for `full` and `ssa`. A measured rule for one H200 and ssa-1b's heads (`ssa_bench --only
+/// lengths_attention` prints these lengths; random selections, forward and backward): with 256 selected keys 1286
+/// tokens, with a window of 512 and nsa's compressed branch besides 4117. Full attention has T/2 keys a token and these
+/// a fixed number, in proportion to which the length is taken to grow:
 ///
-///   moba  1676 / 256 x block_size x block_counts
-///   nsa   that + 2 x window_size: the window's keys at the price that full attention pays for a key, which is their
-///         least, and the compressed branch for nothing. nsa is slower below, and may still be somewhat above.
+///   moba  1286 / 256 x block_size x block_counts
+///   nsa   4117 / 768 x (block_size x block_counts + window_size)
 std::optional<std::int64_t> sparse_crossover_tokens(const ModelConfig& config, Method method);
 
 /// Dense bf16 operations a second that the maker of the GPU states; nothing for a GPU that is not in the table.
