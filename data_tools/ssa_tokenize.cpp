@@ -1,14 +1,12 @@
 // ssa_tokenize: text to a tokenized dataset.
 #include <cstdio>
-#include <cstdlib>
-#include <limits>
 #include <nlohmann/json.hpp>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "data_tools/tokenize_job.h"
 #include "data_tools/tokenizer/tokenizer.h"
+#include "ssa/base/command_line.h"
 #include "ssa/base/program.h"
 #include "ssa/base/signals.h"
 #include "ssa/data/dataset.h"
@@ -56,33 +54,6 @@ Examples:
   ssa_tokenize --tokenizer llama3/tokenizer.json --input 'smollm/*.parquet' --output data/smollm --workers 32
 )";
 
-std::uint64_t parse_count(const std::string& option, const std::string& value,
-                          std::uint64_t most = std::numeric_limits<std::int64_t>::max()) {
-  char* end = nullptr;
-  const unsigned long long number = std::strtoull(value.c_str(), &end, 10);
-  if (value.empty() || value[0] < '0' || value[0] > '9' || *end != '\0' || number == 0 || number > most)
-    ssa::fail_usage(option, " ", value, ": expected an integer from 1 to ", most);
-  return number;
-}
-
-double parse_fraction(const std::string& option, const std::string& value) {
-  char* end = nullptr;
-  const double number = std::strtod(value.c_str(), &end);
-  if (value.empty() || *end != '\0' || !(number >= 0 && number < 1))
-    ssa::fail_usage(option, " ", value, ": expected a number from 0 to below 1");
-  return number;
-}
-
-/// The place of `value` among the names.
-int parse_choice(const std::string& option, const std::string& value, const std::vector<std::string>& names) {
-  std::string all;
-  for (std::size_t i = 0; i < names.size(); ++i) {
-    if (value == names[i]) return static_cast<int>(i);
-    all += (i == 0 ? "" : i + 1 == names.size() ? " or " : ", ") + names[i];
-  }
-  ssa::fail_usage(option, " ", value, ": expected ", all);
-}
-
 int decode(const ssa::TokenizeOptions& options, const std::string& folder) {
   const ssa::Tokenizer tokenizer = ssa::load_tokenizer(options.tokenizer, options.tokenizer_options);
   const ssa::Dataset dataset(folder);
@@ -120,65 +91,38 @@ int run(int argc, char** argv) {
   ssa::TokenizeOptions options;
   std::vector<std::string> inputs;
   std::string decode_folder;
-  for (int i = 1; i < argc; ++i) {
-    const std::string option = argv[i];
-    if (option == "--help" || option == "-h") {
-      std::fputs(kHelp, stdout);
-      return ssa::kExitDone;
-    }
-    if (option == "--quiet") {
-      options.quiet = true;
-      continue;
-    }
-    const auto value = [&]() -> std::string {
-      if (i + 1 >= argc) ssa::fail_usage(option, ": expected a value");
-      return argv[++i];
-    };
-    if (option == "--tokenizer") {
-      options.tokenizer = value();
-    } else if (option == "--input") {
-      inputs.push_back(value());
-      while (i + 1 < argc && !std::string_view(argv[i + 1]).starts_with("--")) inputs.emplace_back(argv[++i]);
-    } else if (option == "--output") {
-      options.output = value();
-    } else if (option == "--decode") {
-      decode_folder = value();
-    } else if (option == "--text-field") {
-      options.input.field = value();
-      options.input.field_kind = ssa::FieldKind::text;
-    } else if (option == "--conversations-field") {
-      options.input.field = value();
-      options.input.field_kind = ssa::FieldKind::conversation;
-    } else if (option == "--split-documents") {
-      options.input.split_blank_lines = parse_choice(option, value(), {"none", "blank-line"}) == 1;
-    } else if (option == "--input-format") {
-      options.input.stdin_kind =
-          parse_choice(option, value(), {"jsonl", "txt"}) == 0 ? ssa::InputKind::jsonl : ssa::InputKind::text;
-    } else if (option == "--eos-token") {
-      options.tokenizer_options.eos_token = value();
-    } else if (option == "--pre-tokenizer") {
-      options.tokenizer_options.pre_tokenizer = value();
-    } else if (option == "--special-tokens") {
-      options.special_as_text = parse_choice(option, value(), {"encode", "text"}) == 1;
-    } else if (option == "--validation-fraction") {
-      options.validation_fraction = parse_fraction(option, value());
-    } else if (option == "--max-documents") {
-      options.max_documents = parse_count(option, value());
-    } else if (option == "--shard-tokens") {
-      options.shard_tokens = static_cast<std::int64_t>(parse_count(option, value()));
-    } else if (option == "--on-error") {
-      constexpr ssa::OnError kChoices[] = {ssa::OnError::fail, ssa::OnError::skip, ssa::OnError::quarantine};
-      options.on_error = kChoices[parse_choice(option, value(), {"fail", "skip", "quarantine"})];
-    } else if (option == "--workers") {
-      options.workers = static_cast<unsigned>(parse_count(option, value(), 4096));
-    } else {
-      ssa::fail_usage(option, ": unknown option, see ssa_tokenize --help");
-    }
-  }
-  if (options.tokenizer.empty()) ssa::fail_usage("--tokenizer: missing, see ssa_tokenize --help");
+  ssa::CommandLine line("ssa_tokenize", kHelp);
+  line.text("--tokenizer", options.tokenizer);
+  line.files("--input", inputs);
+  line.text("--output", options.output);
+  line.text("--decode", decode_folder);
+  const auto field = [&](const char* name, ssa::FieldKind kind) {
+    line.option(name, [&options, kind](const std::string& value) {
+      options.input.field = value;
+      options.input.field_kind = kind;
+    });
+  };
+  field("--text-field", ssa::FieldKind::text);
+  field("--conversations-field", ssa::FieldKind::conversation);
+  line.choice("--split-documents", options.input.split_blank_lines, {{"none", false}, {"blank-line", true}});
+  line.choice("--input-format", options.input.stdin_kind,
+              {{"jsonl", ssa::InputKind::jsonl}, {"txt", ssa::InputKind::text}});
+  line.text("--eos-token", options.tokenizer_options.eos_token);
+  line.text("--pre-tokenizer", options.tokenizer_options.pre_tokenizer);
+  line.choice("--special-tokens", options.special_as_text, {{"encode", false}, {"text", true}});
+  line.real("--validation-fraction", options.validation_fraction, "a number from 0 to below 1",
+            [](double f) { return 0 <= f && f < 1; });
+  line.whole("--max-documents", options.max_documents, 1);
+  line.whole("--shard-tokens", options.shard_tokens, 1);
+  line.choice("--on-error", options.on_error,
+              {{"fail", ssa::OnError::fail}, {"skip", ssa::OnError::skip}, {"quarantine", ssa::OnError::quarantine}});
+  line.whole("--workers", options.workers, 1, 4096);
+  line.flag("--quiet", options.quiet);
+  if (!line.read(argc, argv)) return ssa::kExitDone;
+  if (options.tokenizer.empty()) line.fail("--tokenizer T is missing");
   if (!decode_folder.empty()) return decode(options, decode_folder);
-  if (inputs.empty()) ssa::fail_usage("--input: missing, see ssa_tokenize --help");
-  if (options.output.empty()) ssa::fail_usage("--output: missing, see ssa_tokenize --help");
+  if (inputs.empty()) line.fail("--input FILE is missing");
+  if (options.output.empty()) line.fail("--output DIR is missing");
   options.input.files = ssa::expand_inputs(inputs);
 
   ssa::catch_stop_signals();

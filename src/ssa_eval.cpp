@@ -1,11 +1,10 @@
 // ssa_eval: what a trained model is worth, under sparse and full attention. The command line; the work is src/eval's.
-#include <cmath>
 #include <cstdio>
-#include <limits>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "ssa/base/command_line.h"
 #include "ssa/dist/comm.h"
 #include "ssa/eval/attention_report.h"
 #include "ssa/eval/dataset_loss.h"
@@ -91,140 +90,51 @@ struct Arguments {
   eval::GenerateOptions generation;
 };
 
-std::int64_t whole_number(const std::string& flag, const std::string& text, std::int64_t least,
-                          std::int64_t most = std::numeric_limits<std::int64_t>::max()) {
-  std::size_t used = 0;
-  std::int64_t value = least - 1;
-  try {
-    value = std::stoll(text, &used);
-  } catch (const std::exception&) {
-  }
-  if (used == 0 || used != text.size() || value < least || value > most)
-    fail_usage("ssa_eval: ", flag, " ", text, ", expected a whole number from ", least,
-               most < std::numeric_limits<std::int64_t>::max() ? concat(" to ", most) : "");
-  return value;
-}
-
-std::int64_t positive(const std::string& flag, const std::string& text) { return whole_number(flag, text, 1); }
-
-double real_number(const std::string& flag, const std::string& text) {
-  std::size_t used = 0;
-  double value = 0;
-  try {
-    value = std::stod(text, &used);
-  } catch (const std::exception&) {
-  }
-  if (used == 0 || used != text.size() || !std::isfinite(value))
-    fail_usage("ssa_eval: ", flag, " ", text, ", expected a number");
-  return value;
-}
-
-double positive_real(const std::string& flag, const std::string& text) {
-  const double value = real_number(flag, text);
-  if (value <= 0) fail_usage("ssa_eval: ", flag, " ", text, ", expected a number above 0");
-  return value;
-}
-
-std::vector<std::string> split(const std::string& text) {
-  std::vector<std::string> parts(1);
-  for (const char c : text)
-    if (c == ',')
-      parts.emplace_back();
-    else
-      parts.back() += c;
-  return parts;
-}
-
-/// Nothing when help was printed.
+/// False when help was printed.
 bool parse(int argc, char** argv, Arguments& a) {
-  for (int i = 1; i < argc; ++i) {
-    const std::string flag = argv[i];
-    const auto value = [&]() -> std::string {
-      if (i + 1 >= argc) fail_usage("ssa_eval: ", flag, " needs a value; see ssa_eval --help");
-      return argv[++i];
-    };
-    if (flag == "--help" || flag == "-h") {
-      std::fputs(kHelp, stdout);
-      return false;
-    }
-    if (flag == "--model")
-      a.model = value();
-    else if (flag == "--data")
-      a.data = value();
-    else if (flag == "--mode")
-      a.overrides.mode = value();
-    else if (flag == "--device")
-      a.device = value();
-    else if (flag == "--max-length")
-      a.max_length = positive(flag, value());
-    else if (flag == "--rows")
-      a.rows = positive(flag, value());
-    else if (flag == "--block-counts")
-      for (const std::string& part : split(value())) a.overrides.block_counts.push_back(positive(flag, part));
-    else if (flag == "--block-size")
-      a.overrides.block_size = positive(flag, value());
-    else if (flag == "--rope-scaling")
-      a.overrides.rope_scaling = positive_real(flag, value());
-    else if (flag == "--text")
-      do a.texts.push_back(value());
-      while (i + 1 < argc && argv[i + 1][0] != '-');
-    else if (flag == "--tasks")
-      for (const std::string& part : split(value())) a.tasks.push_back(part);
-    else if (flag == "--task-dir")
-      a.task_dir = value();
-    else if (flag == "--tokenizer")
-      a.tokenizer = value();
-    else if (flag == "--stride")
-      a.stride = positive(flag, value());
-    else if (flag == "--num-fewshot")
-      a.num_fewshot = whole_number(flag, value(), 0);
-    else if (flag == "--seeds") {
-      a.seeds.clear();
-      for (const std::string& part : split(value())) a.seeds.push_back(whole_number(flag, part, 0));
-    } else if (flag == "--limit")
-      a.limit = positive(flag, value());
-    else if (flag == "--output")
-      a.output = value();
-    else if (flag == "--log-samples")
-      a.log_samples = true;
-    else if (flag == "--attention-stats")
-      a.attention_stats = true;
-    else if (flag == "--sink-tokens")
-      a.sink_tokens = positive(flag, value());
-    else if (flag == "--needle")
-      a.needle = true;
-    else if (flag == "--lengths")
-      for (const std::string& part : split(value())) a.needles.lengths.push_back(positive(flag, part));
-    else if (flag == "--depths") {
-      a.needles.depths.clear();
-      for (const std::string& part : split(value())) a.needles.depths.push_back(whole_number(flag, part, 0, 100));
-    } else if (flag == "--samples")
-      a.needles.samples = positive(flag, value());
-    else if (flag == "--generate")
-      a.prompt = value();
-    else if (flag == "--max-new-tokens")
-      a.generation.max_new_tokens = positive(flag, value());
-    else if (flag == "--temperature") {
-      a.generation.sampling.temperature = real_number(flag, value());
-      if (a.generation.sampling.temperature < 0)
-        fail_usage("ssa_eval: ", flag, " ", argv[i], ", expected a number from 0");
-    } else if (flag == "--top-p") {
-      a.generation.sampling.top_p = positive_real(flag, value());
-      if (a.generation.sampling.top_p > 1) fail_usage("ssa_eval: ", flag, " ", argv[i], ", expected a number up to 1");
-    } else if (flag == "--seed")
-      a.needles.seed = a.generation.sampling.seed = static_cast<std::uint64_t>(whole_number(flag, value(), 0));
-    else
-      fail_usage("ssa_eval: unknown argument ", flag, "; see ssa_eval --help");
-  }
-  if (a.model.empty()) fail_usage("ssa_eval: --model is needed; see ssa_eval --help");
+  CommandLine line("ssa_eval", kHelp);
+  line.text("--model", a.model);
+  line.text("--data", a.data);
+  line.files("--text", a.texts);
+  line.list("--tasks", a.tasks);
+  line.flag("--attention-stats", a.attention_stats);
+  line.flag("--needle", a.needle);
+  line.text("--generate", a.prompt);
+
+  line.text("--mode", a.overrides.mode);
+  line.list("--block-counts", a.overrides.block_counts, 1);
+  line.whole("--block-size", a.overrides.block_size, 1);
+  line.real("--rope-scaling", a.overrides.rope_scaling, "a number above 0", [](double f) { return f > 0; });
+  line.whole("--max-length", a.max_length, 1);
+  line.whole("--stride", a.stride, 1);
+  line.text("--tokenizer", a.tokenizer);
+  line.text("--task-dir", a.task_dir);
+  line.whole("--num-fewshot", a.num_fewshot, 0);
+  line.list("--seeds", a.seeds, 0);
+  line.whole("--limit", a.limit, 1);
+  line.whole("--sink-tokens", a.sink_tokens, 1);
+  line.text("--output", a.output);
+  line.flag("--log-samples", a.log_samples);
+  line.list("--lengths", a.needles.lengths, 1);
+  line.list("--depths", a.needles.depths, 0, 100);
+  line.whole("--samples", a.needles.samples, 1);
+  line.whole("--max-new-tokens", a.generation.max_new_tokens, 1);
+  eval::Sampling& sampling = a.generation.sampling;
+  line.real("--temperature", sampling.temperature, "a number from 0", [](double t) { return t >= 0; });
+  line.real("--top-p", sampling.top_p, "a number above 0, at most 1", [](double p) { return 0 < p && p <= 1; });
+  line.whole("--seed", sampling.seed, 0);
+  line.whole("--rows", a.rows, 1);
+  line.text("--device", a.device);
+  if (!line.read(argc, argv)) return false;
+
+  if (a.model.empty()) line.fail("--model DIR is missing");
   if (a.data.empty() && a.texts.empty() && a.tasks.empty() && !a.needle && !a.prompt)
-    fail_usage(
-        "ssa_eval: nothing to evaluate: --data, --text, --tasks, --needle or --generate is needed; see ssa_eval "
-        "--help");
-  if (a.attention_stats && a.data.empty() && a.texts.empty())
-    fail_usage("ssa_eval: --attention-stats needs --data or --text; see ssa_eval --help");
-  if (a.needle && a.needles.lengths.empty()) fail_usage("ssa_eval: --needle needs --lengths; see ssa_eval --help");
-  if (a.log_samples && a.output.empty()) fail_usage("ssa_eval: --log-samples needs --output; see ssa_eval --help");
+    line.fail("nothing to evaluate: --data, --text, --tasks, --needle or --generate is needed");
+  if (a.attention_stats && a.data.empty() && a.texts.empty()) line.fail("--attention-stats needs --data or --text");
+  if (a.needle && a.needles.lengths.empty()) line.fail("--needle needs --lengths");
+  if (a.log_samples && a.output.empty()) line.fail("--log-samples needs --output");
+  a.needles.rows = a.rows;
+  a.needles.seed = sampling.seed;
   return true;
 }
 
@@ -236,7 +146,7 @@ std::vector<eval::Task> load_tasks(const Arguments& a) {
     const std::string name = task.substr(0, equals);
     const std::string file = equals == std::string::npos ? "" : task.substr(equals + 1);
     if (file.empty() && a.task_dir.empty())
-      fail_usage("ssa_eval: --tasks ", task, ": no file, expected ", name, "=FILE or --task-dir");
+      fail_usage("--tasks ", task, ": no file, expected ", name, "=FILE or --task-dir");
     tasks.push_back(eval::load_task(name, file, a.task_dir));
   }
   if (!a.texts.empty()) tasks.push_back(eval::text_task(a.texts));
@@ -283,7 +193,6 @@ int run(int argc, char** argv) {
 
   const auto comm = make_comm(device);
   Stream stream(device, comm->local_rank());
-  a.needles.rows = a.rows;
   const eval::LoadedModel loaded(stream, source);
   eval::Report report({.model = source.path().string(),
                        .method = std::string(name_of(source.method())),

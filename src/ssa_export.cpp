@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "data_tools/tokenizer/hugging_face_tokenizer.h"
+#include "ssa/base/command_line.h"
 #include "ssa/base/program.h"
 #include "ssa/data/dataset.h"
 #include "ssa/train/checkpoint.h"
@@ -50,18 +51,6 @@ fs::path find_checkpoint(const fs::path& path) {
     std::fprintf(stderr, "ssa_export: skipping %s: %s\n", info.path.c_str(), info.problem.c_str());
   if (!newest) ssa::fail(path.string(), ": no complete checkpoint");
   return newest->path;
-}
-
-std::uint64_t shard_bytes(const std::string& gigabytes) {
-  std::size_t used = 0;
-  double value = 0;
-  try {
-    value = std::stod(gigabytes, &used);
-  } catch (const std::exception&) {
-  }
-  if (used != gigabytes.size() || !(value > 0) || value > 1e9)
-    ssa::fail_usage("--max-shard-size ", gigabytes, ": expected a number of GB above 0");
-  return static_cast<std::uint64_t>(value * 1e9);
 }
 
 /// What dataset.json of the run's data says; nothing, and why in `reason`, when it cannot be read.
@@ -109,36 +98,16 @@ int run(int argc, char** argv) {
   std::string tokenizer;
   ssa::TokenizerOptions tokenizer_options;
   ssa::FileDType dtype = ssa::FileDType::bf16;
-  std::uint64_t max_shard_bytes = ssa::kMaxShardBytes;
-  for (int i = 1; i < argc; ++i) {
-    const std::string argument = argv[i];
-    if (argument == "--help" || argument == "-h") {
-      std::fputs(kHelp, stdout);
-      return ssa::kExitDone;
-    }
-    const auto value_of = [&]() -> std::string {
-      if (i + 1 >= argc) ssa::fail_usage(argument, " needs a value; see ssa_export --help");
-      return argv[++i];
-    };
-    if (argument == "--tokenizer") {
-      tokenizer = value_of();
-    } else if (argument == "--eos-token") {
-      tokenizer_options.eos_token = value_of();
-    } else if (argument == "--pre-tokenizer") {
-      tokenizer_options.pre_tokenizer = value_of();
-    } else if (argument == "--max-shard-size") {
-      max_shard_bytes = shard_bytes(value_of());
-    } else if (argument == "--dtype") {
-      const std::string value = value_of();
-      if (value != "bf16" && value != "f32") ssa::fail_usage("--dtype ", value, ": expected bf16 or f32");
-      dtype = value == "f32" ? ssa::FileDType::f32 : ssa::FileDType::bf16;
-    } else if (argument.starts_with("-")) {
-      ssa::fail_usage(argument, ": unknown option, see ssa_export --help");
-    } else {
-      paths.push_back(argument);
-    }
-  }
-  if (paths.size() != 2) ssa::fail_usage(paths.size(), " paths, expected CHECKPOINT and DIR, see ssa_export --help");
+  double max_shard_gb = ssa::kMaxShardBytes / 1e9;
+  ssa::CommandLine line("ssa_export", kHelp);
+  line.paths(paths);
+  line.text("--tokenizer", tokenizer);
+  line.text("--eos-token", tokenizer_options.eos_token);
+  line.text("--pre-tokenizer", tokenizer_options.pre_tokenizer);
+  line.choice("--dtype", dtype, {{"bf16", ssa::FileDType::bf16}, {"f32", ssa::FileDType::f32}});
+  line.real("--max-shard-size", max_shard_gb, "a number of GB above 0", [](double gb) { return 0 < gb && gb <= 1e9; });
+  if (!line.read(argc, argv)) return ssa::kExitDone;
+  if (paths.size() != 2) line.fail(paths.size(), " paths, expected CHECKPOINT and DIR");
 
   const ssa::CheckpointReader checkpoint(find_checkpoint(paths[0]));
   const ssa::Config config = ssa::parse_config(checkpoint.config(), (checkpoint.path() / "config.json").string());
@@ -153,7 +122,7 @@ int run(int argc, char** argv) {
   std::string note;
   for (auto& [name, text] : tokenizer_files(tokenizer, tokenizer_options, config, note))
     files.push_back({name, std::move(text)});
-  ssa::HuggingFaceWriter writer(paths[1], files, parameters, dtype, max_shard_bytes);
+  ssa::HuggingFaceWriter writer(paths[1], files, parameters, dtype, static_cast<std::uint64_t>(max_shard_gb * 1e9));
   std::vector<float> piece(kPieceElements);
   std::int64_t total = 0;
   for (const ssa::NamedShape& p : parameters) {

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "ssa/base/command_line.h"
 #include "ssa/base/file.h"
 #include "ssa/base/program.h"
 #include "ssa/data/dataset.h"
@@ -191,22 +192,12 @@ void inspect(const fs::path& path, const Wanted& wanted) {
 int run(int argc, char** argv) {
   std::vector<std::string> paths;
   Wanted wanted;
-  for (int i = 1; i < argc; ++i) {
-    const std::string argument = argv[i];
-    if (argument == "--help" || argument == "-h") {
-      std::fputs(kHelp, stdout);
-      return kExitDone;
-    }
-    if (argument == "--verify")
-      wanted.verify = true;
-    else if (argument == "--unigram")
-      wanted.unigram = true;
-    else if (argument.starts_with("-"))
-      fail_usage(argument, ": unknown option, see ssa_inspect --help");
-    else
-      paths.push_back(argument);
-  }
-  if (paths.size() != 1) fail_usage(paths.size(), " paths, expected one, see ssa_inspect --help");
+  CommandLine line("ssa_inspect", kHelp);
+  line.paths(paths);
+  line.flag("--verify", wanted.verify);
+  line.flag("--unigram", wanted.unigram);
+  if (!line.read(argc, argv)) return kExitDone;
+  if (paths.size() != 1) line.fail(paths.size(), " paths, expected one");
   // "dir/" and "dir" name the same folder; what is printed names it by its last part.
   fs::path path = fs::path(paths[0]).lexically_normal();
   if (!path.has_filename()) path = path.parent_path();

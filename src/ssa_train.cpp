@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "ssa/base/command_line.h"
 #include "ssa/dist/comm.h"
 #include "ssa/train/config.h"
 #include "ssa/train/train.h"
@@ -28,57 +29,33 @@ example: ssa_train --config configs/tiny.json --set output_dir=runs/mine --set t
 exit code: 0 done, 1 failed, 2 wrong usage or config, 75 stopped by a signal after saving a checkpoint
 )";
 
-struct Arguments {
-  std::string config;
-  std::vector<std::string> overrides;
-  std::string device = "auto";
-  ssa::TrainOptions options;
-  bool dry_run = false;
-};
-
-/// Nothing when help was printed.
-bool parse(int argc, char** argv, Arguments& arguments) {
-  for (int i = 1; i < argc; ++i) {
-    const std::string flag = argv[i];
-    const auto value = [&]() -> std::string {
-      if (i + 1 >= argc) ssa::fail_usage("ssa_train: ", flag, " needs a value; see ssa_train --help");
-      return argv[++i];
-    };
-    if (flag == "--help" || flag == "-h") {
-      std::fputs(kHelp, stdout);
-      return false;
-    } else if (flag == "--print-config-keys") {
-      std::fputs(ssa::config_keys_table().c_str(), stdout);
-      return false;
-    } else if (flag == "--config") {
-      arguments.config = value();
-    } else if (flag == "--set") {
-      arguments.overrides.push_back(value());
-    } else if (flag == "--resume") {
-      arguments.options.resume = value();
-    } else if (flag == "--device") {
-      arguments.device = value();
-    } else if (flag == "--dry-run") {
-      arguments.dry_run = true;
-    } else {
-      ssa::fail_usage("ssa_train: unknown argument ", flag, "; see ssa_train --help");
-    }
-  }
-  if (arguments.config.empty()) ssa::fail_usage("ssa_train: --config FILE is missing; see ssa_train --help");
-  return true;
-}
-
 int run(int argc, char** argv) {
-  Arguments arguments;
-  if (!parse(argc, argv, arguments)) return ssa::kExitDone;
-  const ssa::Config config = ssa::load_config(arguments.config, arguments.overrides);
-  arguments.options.device = ssa::parse_device(arguments.device);
-  if (arguments.dry_run) {
-    std::fputs(ssa::describe_run(config, arguments.options.device, ssa::launched_ranks()).c_str(), stdout);
+  std::string config_file, device = "auto";
+  std::vector<std::string> overrides;
+  ssa::TrainOptions options;
+  bool dry_run = false, print_config_keys = false;
+  ssa::CommandLine line("ssa_train", kHelp);
+  line.text("--config", config_file);
+  line.option("--set", [&](const std::string& value) { overrides.push_back(value); });
+  line.text("--resume", options.resume);
+  line.text("--device", device);
+  line.flag("--dry-run", dry_run);
+  line.flag("--print-config-keys", print_config_keys);
+  if (!line.read(argc, argv)) return ssa::kExitDone;
+  if (print_config_keys) {
+    std::fputs(ssa::config_keys_table().c_str(), stdout);
     return ssa::kExitDone;
   }
-  const auto comm = ssa::make_comm(arguments.options.device);
-  return ssa::train(config, arguments.options, *comm);
+  if (config_file.empty()) line.fail("--config FILE is missing");
+
+  const ssa::Config config = ssa::load_config(config_file, overrides);
+  options.device = ssa::parse_device(device);
+  if (dry_run) {
+    std::fputs(ssa::describe_run(config, options.device, ssa::launched_ranks()).c_str(), stdout);
+    return ssa::kExitDone;
+  }
+  const auto comm = ssa::make_comm(options.device);
+  return ssa::train(config, options, *comm);
 }
 
 }  // namespace

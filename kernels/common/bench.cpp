@@ -4,8 +4,9 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
-#include <exception>
 
+#include "ssa/base/command_line.h"
+#include "ssa/base/program.h"
 #include "ssa/base/random.h"
 #include "ssa/ops/matmul.h"
 
@@ -30,7 +31,7 @@ Registration::Registration(const char* group, void (*run)(Bench&)) { groups().em
 std::vector<Shapes> by_length(const Shapes& shapes, std::int64_t shortest) {
   constexpr std::int64_t kLongest = 32768;
   if (shapes.M() % shortest != 0)
-    fail_usage("ssa_bench: lengths: ", shapes.M(), " tokens in all, expected a multiple of ", shortest);
+    fail_usage("lengths: ", shapes.M(), " tokens in all, expected a multiple of ", shortest);
   std::vector<Shapes> all;
   for (std::int64_t tokens = shortest; tokens <= kLongest && shapes.M() % tokens == 0; tokens *= 2) {
     Shapes& cut = all.emplace_back(shapes);
@@ -197,33 +198,18 @@ int main(int argc, char** argv) {
       "  ssa_bench --only lengths     attention, and the step of every method, by length of a row\n"
       "That takes a minute and runs only when --only begins its name: lengths_attention, lengths_step, "
       "lengths_step_moba.\n";
-  try {
+  return run_program("ssa_bench", [&] {
     bench::Shapes shapes;
     std::string only;
-    for (int i = 1; i < argc; ++i) {
-      const std::string option = argv[i];
-      if (option == "--help") return std::fputs(kHelp, stdout), kExitDone;
-      if (i + 1 == argc) fail_usage("ssa_bench: ", option, " has no value, or is no option; see --help");
-      const std::string value = argv[++i];
-      if (option == "--rows")
-        shapes.rows = std::stoll(value);
-      else if (option == "--tokens")
-        shapes.tokens = std::stoll(value);
-      else if (option == "--only")
-        only = value;
-      else
-        fail_usage("ssa_bench: no option ", option, "; see --help");
-    }
+    CommandLine line("ssa_bench", kHelp);
+    line.whole("--rows", shapes.rows, 1);
+    line.whole("--tokens", shapes.tokens, 1);
+    line.text("--only", only);
+    if (!line.read(argc, argv)) return kExitDone;
     Stream stream(DeviceKind::cuda);
     bench::Bench bench(stream, shapes, only);
     bench.measure_ceilings();
     for (const auto& [group, run] : bench::groups()) run(bench);
     return kExitDone;
-  } catch (const Error& error) {
-    std::fprintf(stderr, "%s\n", error.what());
-    return error.exit_code();
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "ssa_bench: %s\n", error.what());
-    return kExitFailed;
-  }
+  });
 }
