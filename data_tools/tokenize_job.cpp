@@ -151,28 +151,19 @@ class Worker {
   std::string text_;
 };
 
-json to_json(const ShardInfo& shard) {
-  return {{"name", shard.name},           {"documents", shard.documents}, {"tokens", shard.tokens},
-          {"bin_bytes", shard.bin_bytes}, {"idx_bytes", shard.idx_bytes}, {"bin_xxh3", shard.bin_xxh3},
-          {"idx_xxh3", shard.idx_xxh3}};
-}
-
 json to_json(const std::vector<ShardInfo>& shards) {
   json list = json::array();
-  for (const ShardInfo& shard : shards) list.push_back(to_json(shard));
+  for (const ShardInfo& shard : shards) {
+    json& fields = list.emplace_back();
+    visit_fields(shard, [&](const char* key, const auto& value) { fields[key] = value; });
+  }
   return list;
 }
 
 WriterState writer_state(const json& state) {
   WriterState out;
   for (const json& shard : state.at("shards"))
-    out.shards.push_back({.name = shard.at("name"),
-                          .documents = shard.at("documents"),
-                          .tokens = shard.at("tokens"),
-                          .bin_bytes = shard.at("bin_bytes"),
-                          .idx_bytes = shard.at("idx_bytes"),
-                          .bin_xxh3 = shard.at("bin_xxh3"),
-                          .idx_xxh3 = shard.at("idx_xxh3")});
+    visit_fields(out.shards.emplace_back(), [&](const char* key, auto& value) { shard.at(key).get_to(value); });
   out.open_documents = state.at("open_documents");
   out.open_tokens = state.at("open_tokens");
   return out;

@@ -7,40 +7,13 @@
 
 #include "ssa/base/checksum.h"
 #include "ssa/base/error.h"
+#include "ssa/data/json_fields.h"
 
 namespace ssa {
 namespace {
 
 using Json = nlohmann::json;
 namespace fs = std::filesystem;
-
-/// One object of dataset.json; `where` names it in errors.
-class JsonObject {
- public:
-  JsonObject(const Json& json, std::string where) : json_(json), where_(std::move(where)) {
-    SSA_CHECK(json.is_object(), where_, ": a ", json.type_name(), ", expected an object");
-  }
-  const Json& member(const char* key) const {
-    const auto found = json_.find(key);
-    SSA_CHECK(found != json_.end(), where_, ": no key ", key);
-    return *found;
-  }
-  std::string text(const char* key) const {
-    const Json& value = member(key);
-    SSA_CHECK(value.is_string(), where_, ": ", key, " is a ", value.type_name(), ", expected a string");
-    return value.get<std::string>();
-  }
-  std::int64_t count(const char* key) const {
-    const Json& value = member(key);
-    SSA_CHECK(value.is_number_integer() && value.get<std::int64_t>() >= 0, where_, ": ", key, " is ", value.dump(),
-              ", expected a whole number from 0");
-    return value.get<std::int64_t>();
-  }
-
- private:
-  const Json& json_;
-  std::string where_;
-};
 
 constexpr const char* kJsonName = "dataset.json";
 
@@ -98,11 +71,11 @@ DatasetInfo read_dataset_info(const fs::path& json_file) {
   } catch (const Json::parse_error& error) {
     fail(json_file.string(), ": not JSON at byte ", error.byte);
   }
-  const JsonObject top(json, json_file.string());
+  const JsonFields top(json, json_file.string());
   DatasetInfo info;
   SSA_CHECK(top.text("format") == kDatasetFormat, json_file.string(), ": format is ", top.text("format"), ", expected ",
             kDatasetFormat);
-  const JsonObject tokenizer(top.member("tokenizer"), json_file.string() + ": tokenizer");
+  const JsonFields tokenizer = top.object("tokenizer");
   info.tokenizer_name = tokenizer.text("name");
   info.tokenizer_sha256 = tokenizer.text("sha256");
   info.vocab_size = top.count("vocab_size");
@@ -113,22 +86,12 @@ DatasetInfo read_dataset_info(const fs::path& json_file) {
   SSA_CHECK(dtype == name_of(TokenType::uint16) || dtype == name_of(TokenType::int32), json_file.string(),
             ": dtype is ", dtype, ", expected uint16 or int32");
   info.dtype = dtype == name_of(TokenType::uint16) ? TokenType::uint16 : TokenType::int32;
-  const Json& shards = top.member("shards");
-  SSA_CHECK(shards.is_array(), json_file.string(), ": shards is a ", shards.type_name(), ", expected an array");
-  for (const Json& item : shards) {
-    const std::string where = concat(json_file.string(), ": shards[", info.shards.size(), "]");
-    const JsonObject shard(item, where);
-    info.shards.push_back({.name = shard.text("name"),
-                           .documents = shard.count("documents"),
-                           .tokens = shard.count("tokens"),
-                           .bin_bytes = shard.count("bin_bytes"),
-                           .idx_bytes = shard.count("idx_bytes"),
-                           .bin_xxh3 = shard.text("bin_xxh3"),
-                           .idx_xxh3 = shard.text("idx_xxh3")});
+  for (const JsonFields& shard : top.objects("shards")) {
+    visit_fields(info.shards.emplace_back(), [&](const char* key, auto& value) { shard.read(key, value); });
     const std::string& name = info.shards.back().name;
-    SSA_CHECK(is_shard_name(name), where, ": name is ", name, ", expected shard-NNNNN");
-    SSA_CHECK(info.shards.size() < 2 || info.shards[info.shards.size() - 2].name < name, where, ": name is ", name,
-              ", expected one after ", info.shards[info.shards.size() - 2].name);
+    SSA_CHECK(is_shard_name(name), shard.where(), ": name is ", name, ", expected shard-NNNNN");
+    SSA_CHECK(info.shards.size() < 2 || info.shards[info.shards.size() - 2].name < name, shard.where(), ": name is ",
+              name, ", expected one after ", info.shards[info.shards.size() - 2].name);
   }
   return info;
 }

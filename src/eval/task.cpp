@@ -7,6 +7,7 @@
 #include "data_tools/tokenizer/utf8.h"
 #include "ssa/base/error.h"
 #include "ssa/base/file.h"
+#include "ssa/data/json_fields.h"
 #include "ssa/eval/python_text.h"
 
 namespace ssa::eval {
@@ -50,74 +51,49 @@ const TaskRule& rule_of(const std::string& name) {
   fail_usage("--tasks ", name, ": no such task, expected one of ", task_names());
 }
 
-/// One document's JSON; every complaint names file, line and field.
-class Fields {
- public:
-  Fields(const Json& json, std::string where) : json_(json), where_(std::move(where)) {
-    SSA_CHECK(json.is_object(), where_, ": a ", json.type_name(), ", expected an object");
+/// A number below `below`, or text of one.
+std::size_t index_of(const JsonFields& fields, const char* key, std::size_t below) {
+  const Json& value = fields.member(key);
+  std::int64_t number = -1;
+  if (value.is_number_integer()) number = value.get<std::int64_t>();
+  if (value.is_string()) {
+    const std::string digits = value.get<std::string>();
+    if (!digits.empty() && digits.size() < 10 && digits.find_first_not_of("0123456789") == std::string::npos)
+      number = std::stoll(digits);
   }
-  bool has(const char* key) const { return json_.contains(key); }
-  const Json& member(const char* key) const {
-    const auto found = json_.find(key);
-    SSA_CHECK(found != json_.end(), where_, ": no field ", key);
-    return *found;
-  }
-  std::string text(const char* key) const {
-    const Json& value = member(key);
-    SSA_CHECK(value.is_string(), where_, ": ", key, " is a ", value.type_name(), ", expected a string");
-    return value.get<std::string>();
-  }
-  Names texts(const char* key) const {
-    const Json& value = member(key);
-    SSA_CHECK(value.is_array() && !value.empty(), where_, ": ", key, " is ", value.dump(),
-              ", expected an array of strings");
-    Names result;
-    for (const Json& item : value) {
-      SSA_CHECK(item.is_string(), where_, ": ", key, " holds a ", item.type_name(), ", expected strings");
-      result.push_back(item.get<std::string>());
-    }
-    return result;
-  }
-  Fields object(const char* key) const { return {member(key), where_ + ": " + key}; }
-  /// A number, or text of one.
-  std::size_t index(const char* key, std::size_t below) const {
-    const Json& value = member(key);
-    std::int64_t number = -1;
-    if (value.is_number_integer()) number = value.get<std::int64_t>();
-    if (value.is_string()) {
-      const std::string digits = value.get<std::string>();
-      if (!digits.empty() && digits.size() < 10 && digits.find_first_not_of("0123456789") == std::string::npos)
-        number = std::stoll(digits);
-    }
-    SSA_CHECK(0 <= number && number < static_cast<std::int64_t>(below), where_, ": ", key, " is ", value.dump(),
-              ", expected 0 to ", below - 1);
-    return static_cast<std::size_t>(number);
-  }
-  const std::string& where() const { return where_; }
+  SSA_CHECK(0 <= number && number < static_cast<std::int64_t>(below), fields.where(), ": ", key, " is ", value.dump(),
+            ", expected 0 to ", below - 1);
+  return static_cast<std::size_t>(number);
+}
 
- private:
-  const Json& json_;
-  std::string where_;
-};
+/// One text or more.
+Names texts_of(const JsonFields& fields, const char* key) {
+  const Json& value = fields.member(key);
+  SSA_CHECK(value.is_array() && !value.empty(), fields.where(), ": ", key, " is ", value.dump(),
+            ", expected an array of strings");
+  Names texts;
+  for (const Json& item : value) {
+    SSA_CHECK(item.is_string(), fields.where(), ": ", key, " holds a ", item.type_name(), ", expected strings");
+    texts.push_back(item.get<std::string>());
+  }
+  return texts;
+}
 
-Document arc_document(const Fields& fields) {
+Document arc_document(const JsonFields& fields) {
   Document document;
   Names labels;
   if (fields.member("question").is_object()) {  // ARC's original files
-    const Fields question = fields.object("question");
+    const JsonFields question = fields.object("question");
     document.query = question.text("stem");
-    const Json& choices = question.member("choices");
-    SSA_CHECK(choices.is_array(), question.where(), ": choices is a ", choices.type_name(), ", expected an array");
-    for (const Json& choice : choices) {
-      const Fields one(choice, question.where() + ": choices");
-      document.choices.push_back(one.text("text"));
-      labels.push_back(one.text("label"));
+    for (const JsonFields& choice : question.objects("choices")) {
+      document.choices.push_back(choice.text("text"));
+      labels.push_back(choice.text("label"));
     }
   } else {
     document.query = fields.text("question");
-    const Fields choices = fields.object("choices");
-    document.choices = choices.texts("text");
-    labels = choices.texts("label");
+    const JsonFields choices = fields.object("choices");
+    document.choices = texts_of(choices, "text");
+    labels = texts_of(choices, "label");
     SSA_CHECK(labels.size() == document.choices.size(), fields.where(), ": ", labels.size(), " labels for ",
               document.choices.size(), " choices");
   }
@@ -130,10 +106,10 @@ Document arc_document(const Fields& fields) {
   return document;
 }
 
-Document piqa_document(const Fields& fields) {
+Document piqa_document(const JsonFields& fields) {
   return {.query = concat("Question: ", fields.text("goal"), "\nAnswer:"),
           .choices = {fields.text("sol1"), fields.text("sol2")},
-          .gold = fields.index("label", 2),
+          .gold = index_of(fields, "label", 2),
           .target = {},
           .source = {}};
 }
@@ -158,16 +134,16 @@ std::string hellaswag_text(std::string_view text) {
   return replace_all(without_brackets(replace_all(strip(text), " [title]", ". ")), "  ", " ");
 }
 
-Document hellaswag_document(const Fields& fields) {
+Document hellaswag_document(const JsonFields& fields) {
   Document document;
   document.query = hellaswag_text(fields.text("activity_label") + ": " + fields.text("ctx_a") + " " +
                                   capitalize(fields.text("ctx_b")));
-  for (const std::string& ending : fields.texts("endings")) document.choices.push_back(hellaswag_text(ending));
-  document.gold = fields.index("label", document.choices.size());
+  for (const std::string& ending : texts_of(fields, "endings")) document.choices.push_back(hellaswag_text(ending));
+  document.gold = index_of(fields, "label", document.choices.size());
   return document;
 }
 
-Document lambada_document(const Fields& fields) {
+Document lambada_document(const JsonFields& fields) {
   const std::string text = fields.text("text");
   const std::size_t space = text.rfind(' ');
   const std::size_t last = space == std::string::npos ? 0 : space + 1;
@@ -178,15 +154,15 @@ Document lambada_document(const Fields& fields) {
           .source = {}};
 }
 
-Document rendered_document(const Fields& fields) {
+Document rendered_document(const JsonFields& fields) {
   Document document{
-      .query = fields.text("query"), .choices = fields.texts("choices"), .gold = 0, .target = {}, .source = {}};
-  document.gold = fields.index("gold", document.choices.size());
+      .query = fields.text("query"), .choices = texts_of(fields, "choices"), .gold = 0, .target = {}, .source = {}};
+  document.gold = index_of(fields, "gold", document.choices.size());
   return document;
 }
 
 Document make_document(const TaskRule& rule, const Json& json, const std::string& where) {
-  const Fields fields(json, where);
+  const JsonFields fields(json, where);
   Document document;
   if (rule.kind == TaskKind::loglikelihood)
     document = lambada_document(fields);

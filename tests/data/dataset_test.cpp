@@ -184,6 +184,7 @@ TEST_CASE("what differs from dataset.json is refused") {
       {"\"vocab_size\": 257", "\"vocab_size\": 256",
        "dataset.json: eos_token_id is 256, expected below vocab_size 256"},
       {"\"tokenizer\": {", "\"tokenizer\": 1, \"t\": {", "dataset.json: tokenizer: a number, expected an object"},
+      {"\"shards\": [", "\"shards\": 1, \"s\": [", "dataset.json: shards is a number, expected an array"},
       {"\"bin_xxh3\"", "\"bin_xxh\"", "dataset.json: shards[0]: no key bin_xxh3"},
       {"\"shard-00000\"", "\"../other\"", "dataset.json: shards[0]: name is ../other, expected shard-NNNNN"},
       {"{\"format\"", "\"format\"", "dataset.json: not JSON at byte"},

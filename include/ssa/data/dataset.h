@@ -26,6 +26,18 @@ struct ShardInfo {
   std::string bin_xxh3, idx_xxh3;
 };
 
+/// Calls visit(key, value) for each field of a shard, in the order of dataset.json.
+template <class Shard, class Visit>
+void visit_fields(Shard& shard, const Visit& visit) {
+  visit("name", shard.name);
+  visit("documents", shard.documents);
+  visit("tokens", shard.tokens);
+  visit("bin_bytes", shard.bin_bytes);
+  visit("idx_bytes", shard.idx_bytes);
+  visit("bin_xxh3", shard.bin_xxh3);
+  visit("idx_xxh3", shard.idx_xxh3);
+}
+
 /// What dataset.json says.
 struct DatasetInfo {
   std::string tokenizer_name, tokenizer_sha256;
