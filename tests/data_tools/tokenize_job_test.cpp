@@ -240,7 +240,7 @@ TEST_CASE("tokenize: a signal ends it cleanly, and the same options continue") {
   CHECK((files_in(out) == files_in(folder / "whole")));
 }
 
-TEST_CASE("tokenize: faults name file and row; fail, skip and quarantine") {
+TEST_CASE("tokenize: faults name file and row, with fail, skip and quarantine") {
   TempDir folder;
   const std::string path = (folder / "a.jsonl").string();
   write_file(

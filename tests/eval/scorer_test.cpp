@@ -103,7 +103,7 @@ TEST_CASE("greedy says whether decoding would give the continuation") {
   CHECK(scores[best].greedy);
 }
 
-TEST_CASE("with every block selected sparse attention is full attention; with one it is not") {
+TEST_CASE("with every block selected sparse attention is full attention, with one it is not") {
   Bench bench;
   const auto requests = some_requests();
   const auto full = bench.scores(bench.setting("full"), requests, 4);
