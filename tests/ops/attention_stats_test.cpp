@@ -15,7 +15,7 @@ DenseAttention dense_causal(const AttentionStatsCase& c, const AttentionStatsInp
 
 TEST_CASE("attention stats are those of the dense probabilities") {
   for (const AttentionStatsCase& c : kAttentionStatsCases) {
-    if (c.dims.T > 300) continue;
+    if (c.dims.T > kReferenceTokens) continue;
     INFO(c.to_string());
     const AttentionStatsInputs in(c);
     const DenseAttention dense = dense_causal(c, in);
