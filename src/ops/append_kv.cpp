@@ -6,9 +6,8 @@ namespace ssa {
 
 void validate(const AppendKv& p) {
   constexpr auto op = "append_kv";
-  SSA_CHECK(p.k.shape().rank() == 4, op, ": k is ", p.k.shape().to_string(), ", expected [B, T, HK, D]");
-  SSA_CHECK(p.k_cache.shape().rank() == 4, op, ": k_cache is ", p.k_cache.shape().to_string(),
-            ", expected [B, C, HK, D]");
+  expect_rank(op, "k", p.k, 4, "[B, T, HK, D]");
+  expect_rank(op, "k_cache", p.k_cache, 4, "[B, C, HK, D]");
   const std::int64_t B = p.k.dim(0), T = p.k.dim(1), HK = p.k.dim(2), D = p.k.dim(3), C = p.k_cache.dim(1);
   const std::int64_t N = block_number(op, C, p.block_size);
   const DType act = p.k.dtype();

@@ -17,8 +17,8 @@ struct AttentionDims {
 /// Dimensions from q and k (named `k_name`); throws unless they fit each other. The number of keys a row is not
 /// checked.
 inline AttentionDims attention_dims(const char* op, const Tensor& q, const char* k_name, const Tensor& k) {
-  SSA_CHECK(q.shape().rank() == 4, op, ": q is ", q.shape().to_string(), ", expected [B, T, HQ, D]");
-  SSA_CHECK(k.shape().rank() == 4, op, ": ", k_name, " is ", k.shape().to_string(), ", expected 4 dimensions");
+  expect_rank(op, "q", q, 4, "[B, T, HQ, D]");
+  expect_rank(op, k_name, k, 4, "4 dimensions");
   const AttentionDims dims{q.dim(0), q.dim(1), q.dim(2), q.dim(3), k.dim(2), q.dtype()};
   SSA_CHECK(dims.HK > 0 && dims.HQ % dims.HK == 0, op, ": q has ", dims.HQ, " heads, expected a multiple of the ",
             dims.HK, " of ", k_name);

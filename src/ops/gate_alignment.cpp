@@ -6,7 +6,7 @@ namespace ssa {
 
 void validate(const GateAlignmentForward& p) {
   constexpr auto op = "gate_alignment_forward";
-  SSA_CHECK(p.out.shape().rank() == 4, op, ": out is ", p.out.shape().to_string(), ", expected [B, T, HQ, D]");
+  expect_rank(op, "out", p.out, 4, "[B, T, HQ, D]");
   const Shape heads = p.out.shape();
   const DType act = p.out.dtype();
   expect(op, "alignment", p.alignment, {1}, DType::f64);
@@ -18,7 +18,7 @@ void validate(const GateAlignmentForward& p) {
 
 void validate(const GateAlignmentBackward& p) {
   constexpr auto op = "gate_alignment_backward";
-  SSA_CHECK(p.d_out.shape().rank() == 4, op, ": d_out is ", p.d_out.shape().to_string(), ", expected [B, T, HQ, D]");
+  expect_rank(op, "d_out", p.d_out, 4, "[B, T, HQ, D]");
   const Shape heads = p.d_out.shape(), gates{heads[0], heads[1], heads[2], 3}, deltas{heads[0], heads[1], heads[2]};
   const DType act = p.d_out.dtype(), real = real_of(act);
   expect(op, "d_gates", p.d_gates, gates, real);

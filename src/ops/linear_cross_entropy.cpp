@@ -8,7 +8,7 @@ void validate(const LinearCrossEntropy& p) {
   constexpr auto op = "linear_cross_entropy";
   SSA_CHECK(p.hidden.shape().rank() == 2 && p.hidden.dim(0) > 0, op, ": hidden is ", p.hidden.shape().to_string(),
             ", expected [M, H] with M at least 1");
-  SSA_CHECK(p.weight.shape().rank() == 2, op, ": weight is ", p.weight.shape().to_string(), ", expected [V, H]");
+  expect_rank(op, "weight", p.weight, 2, "[V, H]");
   SSA_CHECK(p.logits.shape().rank() == 2 && p.logits.dim(0) > 0, op, ": logits is ", p.logits.shape().to_string(),
             ", expected [chunk, V] with chunk at least 1");
   const std::int64_t M = p.hidden.dim(0), H = p.hidden.dim(1), V = p.weight.dim(0);

@@ -6,8 +6,8 @@ namespace ssa {
 
 void validate(const Matmul& p) {
   constexpr auto op = "matmul";
-  SSA_CHECK(p.a.shape().rank() == 2, op, ": a is ", p.a.shape().to_string(), ", expected two dimensions");
-  SSA_CHECK(p.b.shape().rank() == 2, op, ": b is ", p.b.shape().to_string(), ", expected two dimensions");
+  expect_rank(op, "a", p.a, 2, "two dimensions");
+  expect_rank(op, "b", p.b, 2, "two dimensions");
   const std::int64_t M = p.a.dim(p.transpose_a ? 1 : 0), K = p.a.dim(p.transpose_a ? 0 : 1);
   const std::int64_t N = p.b.dim(p.transpose_b ? 0 : 1);
   const DType act = p.a.dtype();

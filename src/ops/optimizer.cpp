@@ -12,13 +12,13 @@ bool is_real(DType dtype) { return dtype == DType::f32 || dtype == DType::f64 ||
 void validate(const SquaredNorm& p) {
   constexpr auto op = "squared_norm";
   expect(op, "out", p.out, {1}, DType::f64);
-  SSA_CHECK(p.x.shape().rank() == 1, op, ": x is ", p.x.shape().to_string(), ", expected [n]");
+  expect_rank(op, "x", p.x, 1, "[n]");
   expect(op, "x", p.x, {p.x.dim(0)}, real_of(p.x.dtype()));
 }
 
 void validate(const AdamW& p) {
   constexpr auto op = "adamw";
-  SSA_CHECK(p.master.shape().rank() == 1, op, ": master is ", p.master.shape().to_string(), ", expected [n]");
+  expect_rank(op, "master", p.master, 1, "[n]");
   const Shape shape = p.master.shape();
   const DType real = real_of(p.master.dtype());
   expect(op, "master", p.master, shape, real);
@@ -31,7 +31,7 @@ void validate(const AdamW& p) {
 
 void validate(const Cast& p) {
   constexpr auto op = "cast";
-  SSA_CHECK(p.x.shape().rank() == 1, op, ": x is ", p.x.shape().to_string(), ", expected [n]");
+  expect_rank(op, "x", p.x, 1, "[n]");
   SSA_CHECK(is_real(p.x.dtype()), op, ": x is ", name_of(p.x.dtype()), ", expected f32 or bf16");
   SSA_CHECK(is_real(p.out.dtype()), op, ": out is ", name_of(p.out.dtype()), ", expected f32 or bf16");
   expect(op, "out", p.out, p.x.shape(), p.out.dtype());

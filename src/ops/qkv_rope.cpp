@@ -13,13 +13,13 @@ struct Sizes {
 
 Sizes check_sizes(const char* op, const Tensor& q, const char* q_name, const Tensor& k, const char* k_name,
                   const Tensor& positions, const Tensor& cos_sin, std::int64_t block_size) {
-  SSA_CHECK(q.shape().rank() == 4, op, ": ", q_name, " is ", q.shape().to_string(), ", expected [B, T, HQ, D]");
-  SSA_CHECK(k.shape().rank() == 4, op, ": ", k_name, " is ", k.shape().to_string(), ", expected [B, T, HK, D]");
+  expect_rank(op, q_name, q, 4, "[B, T, HQ, D]");
+  expect_rank(op, k_name, k, 4, "[B, T, HK, D]");
   SSA_CHECK(block_size > 0, op, ": block_size is ", block_size, ", expected at least 1");
   const std::int64_t B = q.dim(0), T = q.dim(1), D = q.dim(3);
   SSA_CHECK(D % 2 == 0, op, ": D is ", D, ", expected an even number");
   expect(op, "positions", positions, {B, T}, DType::i32);
-  SSA_CHECK(cos_sin.shape().rank() == 3, op, ": cos_sin is ", cos_sin.shape().to_string(), ", expected [P, D/2, 2]");
+  expect_rank(op, "cos_sin", cos_sin, 3, "[P, D/2, 2]");
   expect(op, "cos_sin", cos_sin, {cos_sin.dim(0), D / 2, 2}, real_of(q.dtype()));
   return {B, T, q.dim(2), k.dim(2), D, (T + block_size - 1) / block_size};
 }

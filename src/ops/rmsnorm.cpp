@@ -6,7 +6,7 @@ namespace ssa {
 
 void validate(const RmsNormForward& p) {
   constexpr auto op = "rmsnorm_forward";
-  SSA_CHECK(p.x.shape().rank() == 2, op, ": x is ", p.x.shape().to_string(), ", expected [M, H]");
+  expect_rank(op, "x", p.x, 2, "[M, H]");
   const std::int64_t M = p.x.dim(0), H = p.x.dim(1);
   const DType act = p.x.dtype();
   expect(op, "out", p.out, {M, H}, act);
@@ -19,7 +19,7 @@ void validate(const RmsNormForward& p) {
 
 void validate(const RmsNormBackward& p) {
   constexpr auto op = "rmsnorm_backward";
-  SSA_CHECK(p.d_out.shape().rank() == 2, op, ": d_out is ", p.d_out.shape().to_string(), ", expected [M, H]");
+  expect_rank(op, "d_out", p.d_out, 2, "[M, H]");
   const std::int64_t M = p.d_out.dim(0), H = p.d_out.dim(1);
   const DType act = p.d_out.dtype();
   expect(op, "d_residual", p.d_residual, {M, H}, act);

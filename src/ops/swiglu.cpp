@@ -6,14 +6,14 @@ namespace ssa {
 
 void validate(const SwigluForward& p) {
   constexpr auto op = "swiglu_forward";
-  SSA_CHECK(p.out.shape().rank() == 2, op, ": out is ", p.out.shape().to_string(), ", expected [M, F]");
+  expect_rank(op, "out", p.out, 2, "[M, F]");
   const std::int64_t M = p.out.dim(0), F = p.out.dim(1);
   expect(op, "gate_up", p.gate_up, {M, 2 * F}, p.out.dtype());
 }
 
 void validate(const SwigluBackward& p) {
   constexpr auto op = "swiglu_backward";
-  SSA_CHECK(p.d_out.shape().rank() == 2, op, ": d_out is ", p.d_out.shape().to_string(), ", expected [M, F]");
+  expect_rank(op, "d_out", p.d_out, 2, "[M, F]");
   const std::int64_t M = p.d_out.dim(0), F = p.d_out.dim(1);
   const DType act = p.d_out.dtype();
   expect(op, "gate_up", p.gate_up, {M, 2 * F}, act);
