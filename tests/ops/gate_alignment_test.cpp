@@ -56,14 +56,12 @@ TEST_CASE("gate_alignment backward is the derivative of the loss with stopped gr
     const GateAlignmentInputs in(c);
     OpRunner run(Precision::exact);
     const Outputs backward = run_gate_alignment_backward(run, c, in);
+    const auto loss = [&](const GateAlignmentInputs& at) {
+      const Expected e = by_definition(c, at, in);
+      return weighted_sum(e.out, in.d_out) + static_cast<double>(c.gradient_scale) * (e.align_full + e.align_sparse);
+    };
     const auto check = [&](const std::string& name, Values GateAlignmentInputs::*input) {
-      const auto loss = [&](const Values& x) {
-        auto at = in;
-        at.*input = x;
-        const Expected e = by_definition(c, at, in);
-        return weighted_sum(e.out, in.d_out) + static_cast<double>(c.gradient_scale) * (e.align_full + e.align_sparse);
-      };
-      check_gradient(name, loss, in.*input, output(backward, "d_" + name));
+      check_gradient(name, loss, in, input, output(backward, "d_" + name));
     };
     check("full", &GateAlignmentInputs::full);
     check("sparse", &GateAlignmentInputs::sparse);

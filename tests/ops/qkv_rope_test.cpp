@@ -57,9 +57,7 @@ TEST_CASE("qkv_rope backward is the derivative of forward") {
     OpRunner run(Precision::exact);
     const Outputs forward = run_qkv_rope_forward(run, c, in);
     const Outputs backward = run_qkv_rope_backward(run, c, in, output(forward, "gates"));
-    const auto loss = [&](const Values& qkvg) {
-      auto at = in;
-      at.qkvg = qkvg;
+    const auto loss = [&](const QkvRopeInputs& at) {
       OpRunner r(Precision::exact);
       const Outputs out = run_qkv_rope_forward(r, c, at);
       double sum = weighted_sum(output(out, "q"), in.d_q) + weighted_sum(output(out, "k"), in.d_k) +
@@ -68,7 +66,7 @@ TEST_CASE("qkv_rope backward is the derivative of forward") {
         sum += weighted_sum(output(out, "k_mean"), in.d_k_mean) + weighted_sum(output(out, "v_mean"), in.d_v_mean);
       return sum;
     };
-    check_gradient("qkvg", loss, in.qkvg, output(backward, "d_qkvg"));
+    check_gradient("qkvg", loss, in, &QkvRopeInputs::qkvg, output(backward, "d_qkvg"));
   }
 }
 

@@ -29,22 +29,17 @@ void check_attention_derivative(const AttentionOp<Case, Inputs>& op) {
     const AttentionSaved saved(c.dims, op.forward(run, c, in), in.d_out);
     const Outputs alone = op.backward(run, c, in, saved, false);
     const Outputs onto = op.backward(run, c, in, saved, true);
-    const auto check = [&](const char* name, Values AttentionInputs::*input, const Values& gradient) {
-      const auto loss = [&](const Values& x) {
-        Inputs at = in;
-        at.*input = x;
-        OpRunner r(Precision::exact);
-        return weighted_sum(output(op.forward(r, c, at), "out"), in.d_out);
-      };
-      check_gradient(name, loss, in.*input, gradient);
+    const auto loss = [&](const Inputs& at) {
+      OpRunner r(Precision::exact);
+      return weighted_sum(output(op.forward(r, c, at), "out"), in.d_out);
     };
-    check("q", &AttentionInputs::q, output(alone, "d_q"));
-    check("k", &AttentionInputs::k, output(alone, op.d_k));
-    check("v", &AttentionInputs::v, output(alone, op.d_v));
-    check("q, accumulated", &AttentionInputs::q, added(output(onto, "d_q"), in.d_q));
+    check_gradient("q", loss, in, &Inputs::q, output(alone, "d_q"));
+    check_gradient("k", loss, in, &Inputs::k, output(alone, op.d_k));
+    check_gradient("v", loss, in, &Inputs::v, output(alone, op.d_v));
+    check_gradient("q, accumulated", loss, in, &Inputs::q, added(output(onto, "d_q"), in.d_q));
     if (op.accumulates_keys) {
-      check("k, accumulated", &AttentionInputs::k, added(output(onto, op.d_k), in.d_k));
-      check("v, accumulated", &AttentionInputs::v, added(output(onto, op.d_v), in.d_v));
+      check_gradient("k, accumulated", loss, in, &Inputs::k, added(output(onto, op.d_k), in.d_k));
+      check_gradient("v, accumulated", loss, in, &Inputs::v, added(output(onto, op.d_v), in.d_v));
     } else {
       CHECK(output(onto, op.d_k) == output(alone, op.d_k));
       CHECK(output(onto, op.d_v) == output(alone, op.d_v));

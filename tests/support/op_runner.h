@@ -71,6 +71,11 @@ template <class Loss>
 void check_gradient(const std::string& name, Loss&& loss, const Values& x, const Values& gradient,
                     double tolerance = 1e-6, double floor = 1e-3, int directions = 3);
 
+/// The same for `loss(inputs)` and one member of the inputs; the others stay as they are in `in`.
+template <class Loss, class Inputs, class Base>
+void check_gradient(const std::string& name, Loss&& loss, const Inputs& in, Values Base::*member,
+                    const Values& gradient, double tolerance = 1e-6, double floor = 1e-3, int directions = 3);
+
 /// A scalar to differentiate: the sum of values weighted by fixed random numbers; `weights` are those numbers, which is
 /// the d_out that the backward op gets.
 Values loss_weights(std::int64_t count, std::uint64_t seed = 77);

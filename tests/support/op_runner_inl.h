@@ -29,6 +29,17 @@ void check_gradient(const std::string& name, Loss&& loss, const Values& x, const
   }
 }
 
+template <class Loss, class Inputs, class Base>
+void check_gradient(const std::string& name, Loss&& loss, const Inputs& in, Values Base::*member,
+                    const Values& gradient, double tolerance, double floor, int directions) {
+  const auto loss_of_member = [&](const Values& x) {
+    Inputs at = in;
+    at.*member = x;
+    return loss(at);
+  };
+  check_gradient(name, loss_of_member, in.*member, gradient, tolerance, floor, directions);
+}
+
 template <class Run>
 void check_f32(Run&& run, double tolerance) {
   const int threads = omp_get_max_threads();
