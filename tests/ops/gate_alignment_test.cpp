@@ -29,12 +29,6 @@ Expected by_definition(const GateAlignmentCase& c, const GateAlignmentInputs& in
   return e;
 }
 
-Values head_dots(const Values& a, const Values& b, std::int64_t D) {
-  Values dots(a.size() / static_cast<std::size_t>(D));
-  for (std::size_t i = 0; i < a.size(); ++i) dots[i / static_cast<std::size_t>(D)] += a[i] * b[i];
-  return dots;
-}
-
 }  // namespace
 
 TEST_CASE("gate_alignment passes one stream of each row on and adds both terms") {

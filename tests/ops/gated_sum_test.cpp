@@ -3,17 +3,6 @@
 using namespace ssa;
 using namespace ssa::test;
 
-namespace {
-
-/// Sum over D of a * b, for each head.
-Values head_dots(const Values& a, const Values& b, std::int64_t D) {
-  Values dots(a.size() / static_cast<std::size_t>(D));
-  for (std::size_t i = 0; i < a.size(); ++i) dots[i / static_cast<std::size_t>(D)] += a[i] * b[i];
-  return dots;
-}
-
-}  // namespace
-
 TEST_CASE("gated_sum weights each branch by its own gate") {
   const GatedSumCase c{1, 1, 2, 2, true, true};
   GatedSumInputs in(c);

@@ -43,6 +43,12 @@ Values added(Values after, const Values& before) {
   return after;
 }
 
+Values head_dots(const Values& a, const Values& b, std::int64_t D) {
+  Values dots(a.size() / static_cast<std::size_t>(D));
+  for (std::size_t i = 0; i < a.size(); ++i) dots[i / static_cast<std::size_t>(D)] += a[i] * b[i];
+  return dots;
+}
+
 double relative_error(const Values& got, const Values& want) {
   SSA_CHECK(got.size() == want.size(), "compared ", got.size(), " values with ", want.size());
   double difference = 0, norm = 0;

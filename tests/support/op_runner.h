@@ -87,6 +87,9 @@ double relative_error(const Values& got, const Values& want);
 /// What an op added to an accumulated output.
 Values added(Values after, const Values& before);
 
+/// Sum over D of a * b, for each head.
+Values head_dots(const Values& a, const Values& b, std::int64_t D);
+
 /// Runs `run(OpRunner&) -> Outputs` on the CPU in f32 and f64: each output's relative l2 distance must be at most
 /// `tolerance` (f32 rounding of sums some thousand terms long), and the f32 bits the same on one and on three threads.
 template <class Run>
