@@ -27,14 +27,14 @@ bool knows_clusters(const char* op, void (*kernel)(Parameters...)) {
 template <int kCount>
 struct ClusterInbox {
   float2 values[kCount];
-  std::uint64_t arrived;
+  Barrier arrived;
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
   /// By every thread, first.
   __device__ __forceinline__ void open() {
     if (threadIdx.x == 0) {
-      mbarrier_init(barrier(), 1);
-      asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+      arrived.init(1);
+      fence_barrier_init();
     }
     asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
   }
@@ -43,30 +43,22 @@ struct ClusterInbox {
   __device__ __forceinline__ void wait_until_all_are_open() {
     asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
     // Bytes may arrive before they are expected: the phase waits for this arrival too.
-    if (threadIdx.x == 0)
-      asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier()),
-                   "r"(static_cast<std::uint32_t>(sizeof values))
-                   : "memory");
+    if (threadIdx.x == 0) arrived.expect(sizeof values);
   }
 
   /// Makes `value` values[index] of block `rank`.
   __device__ __forceinline__ void send(int rank, int index, float2 value) {
-    const auto to = static_cast<std::uint32_t>(__cvta_generic_to_shared(values + index));
     asm volatile(
         "{\n.reg .b32 to, counter;\n"
         "mapa.shared::cluster.u32 to, %0, %2;\nmapa.shared::cluster.u32 counter, %1, %2;\n"
-        "st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [to], {%3, %4}, [counter];\n}" ::"r"(to),
-        "r"(barrier()), "r"(rank), "f"(value.x), "f"(value.y)
+        "st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [to], {%3, %4}, [counter];\n}" ::"r"(
+            shared_address(values + index)),
+        "r"(arrived.address()), "r"(rank), "f"(value.x), "f"(value.y)
         : "memory");
   }
 
   /// By every thread, before it reads `values`.
-  __device__ __forceinline__ void wait_for_values() { mbarrier_wait(barrier(), 0); }
-
- private:
-  __device__ __forceinline__ std::uint32_t barrier() {
-    return static_cast<std::uint32_t>(__cvta_generic_to_shared(&arrived));
-  }
+  __device__ __forceinline__ void wait_for_values() { arrived.wait(0); }
 #else
   // Kernels that use clusters compile for older GPUs too, and must not be started there.
   __device__ __forceinline__ void open() { __trap(); }

@@ -13,7 +13,7 @@
 namespace ssa {
 
 namespace cuda {
-class MatmulPlans;  // matmul.cu: the algorithm chosen for each shape
+class MatmulPlans;  // matmul_cuda.cpp: the algorithm chosen for each shape
 
 /// Throws unless `status` is success; `what` names the call or the op.
 inline void check(cudaError_t status, const char* what) {

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "kernels/common/mma.cuh"
 #include "kernels/common/reduce.cuh"
 
 namespace ssa::cuda {
@@ -54,6 +55,26 @@ __device__ __forceinline__ void mbarrier_wait(std::uint32_t barrier, std::uint32
       "r"(parity)
       : "memory");
 #endif
+}
+
+/// What bytes are copied or sent to; compute capability 9.0 and later.
+struct alignas(8) Barrier {
+  std::uint64_t state;
+
+  __device__ __forceinline__ std::uint32_t address() const { return shared_address(&state); }
+  __device__ __forceinline__ void init(int arrivals) { mbarrier_init(address(), arrivals); }
+  __device__ __forceinline__ void arrive_warp(int lane) { mbarrier_arrive_warp(address(), lane); }
+  /// Arrives, and makes the phase wait for that many bytes of copies.
+  __device__ __forceinline__ void expect(int bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(address()), "r"(bytes) : "memory");
+  }
+  /// Waits until the phase of that parity is complete.
+  __device__ __forceinline__ void wait(std::uint32_t parity) { mbarrier_wait(address(), parity); }
+};
+
+/// After the barriers' initialisation, by the thread that did it.
+__device__ __forceinline__ void fence_barrier_init() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
 
 }  // namespace ssa::cuda

@@ -1,5 +1,5 @@
-// The bulk copy engine of Hopper (TMA), the barriers in shared memory that its copies complete on, and what kernels
-// with a warpgroup of their own for copies need beside. Kernels that use this compile for sm_90a only, as those of
+// The bulk copy engine of Hopper (TMA), whose copies complete on the barriers of mbarrier.cuh, and what kernels with a
+// warpgroup of their own for copies need beside. Kernels that use this compile for sm_90a only, as those of
 // wgmma.cuh.
 //
 // A barrier's phases alternate in parity. A ring of stages has two barriers a stage: `full` completes when the copies
@@ -52,26 +52,7 @@ inline CUtensorMap tensor_map(const char* op, const __nv_bfloat16* data, std::in
   return map;
 }
 
-struct alignas(8) Barrier {
-  std::uint64_t state;
-
-  __device__ __forceinline__ std::uint32_t address() const { return shared_address(&state); }
-  __device__ __forceinline__ void init(int arrivals) { mbarrier_init(address(), arrivals); }
-  __device__ __forceinline__ void arrive_warp(int lane) { mbarrier_arrive_warp(address(), lane); }
-  /// Arrives, and makes the phase wait for that many bytes of copies.
-  __device__ __forceinline__ void expect(int bytes) {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(address()), "r"(bytes) : "memory");
-  }
-  /// Waits until the phase of that parity is complete.
-  __device__ __forceinline__ void wait(std::uint32_t parity) { mbarrier_wait(address(), parity); }
-};
-
 #if SSA_WGMMA_CODE
-/// After the barriers' initialisation, by the thread that did it.
-__device__ __forceinline__ void fence_barrier_init() {
-  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-}
-
 /// A place in a ring of kStages. Readers wait for full[stage()] with parity(), the writer for empty[stage()] with its
 /// opposite.
 template <int kStages>
