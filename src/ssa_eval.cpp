@@ -193,6 +193,7 @@ int run(int argc, char** argv) {
 
   const auto comm = make_comm(device);
   Stream stream(device, comm->local_rank());
+  stream.time_alternatives(false);  // batches of texts have a length of their own each
   const eval::LoadedModel loaded(stream, source);
   eval::Report report({.model = source.path().string(),
                        .method = std::string(name_of(source.method())),

@@ -81,6 +81,11 @@ class Stream {
     Stream& stream_;
   };
 
+  /// Whether an op may time its ways to the same bits when it first meets a shape, to keep the fastest: tenths of a
+  /// second a shape, well spent where shapes come again thousands of times. On by default.
+  void time_alternatives(bool on) { times_alternatives_ = on; }
+  bool times_alternatives() const { return times_alternatives_; }
+
   CudaContext& cuda() { return *cuda_; }
 
  private:
@@ -90,6 +95,7 @@ class Stream {
   std::shared_ptr<CudaContext> cuda_;
   std::function<void(const char*)> on_op_;
   int op_depth_ = 0;
+  bool times_alternatives_ = true;
 };
 
 /// Memory of a stream's device, or pinned host memory, with one owner.
