@@ -74,6 +74,23 @@ def attention(args, backend):
         return forward, median_ms(calls)
 
 
+def of_head_size_128(args):
+    """The same width in heads of 128, as ssa_bench's causal_attention_128."""
+    by = 128 // args.head_dim
+    heads = {"query_heads": args.query_heads // by, "key_value_heads": max(1, args.key_value_heads // by)}
+    return argparse.Namespace(**{**vars(args), "head_dim": 128, **heads})
+
+
+def time_attention(args, backend, name):
+    try:
+        forward, backward = attention(args, backend)
+    except RuntimeError as error:
+        print(f"{name}: not run: {str(error).splitlines()[0]}")
+        return
+    line(f"{name} forward", forward, 2 * attention_product(args))
+    line(f"{name} backward", backward, 5 * attention_product(args))
+
+
 class Block(nn.Module):
     def __init__(self, args):
         super().__init__()
@@ -282,13 +299,8 @@ def main():
     if args.only != "training":
         for backend, name in ((SDPBackend.CUDNN_ATTENTION, "cuDNN causal attention"),
                               (SDPBackend.FLASH_ATTENTION, "FlashAttention-2 causal attention")):
-            try:
-                forward, backward = attention(args, backend)
-            except RuntimeError as error:
-                print(f"{name}: not run: {str(error).splitlines()[0]}")
-                continue
-            line(f"{name} forward", forward, 2 * attention_product(args))
-            line(f"{name} backward", backward, 5 * attention_product(args))
+            time_attention(args, backend, name)
+        time_attention(of_head_size_128(args), SDPBackend.CUDNN_ATTENTION, "cuDNN causal attention 128")
     if args.only != "attention":
         ms, gib = training(args)
         print(f"training step, full attention: {ms:.1f} ms, {args.rows * args.tokens / ms * 1e3:.0f} tokens/s, "

@@ -35,21 +35,25 @@ struct DenseForwardConfig {
   };
 };
 
-/// The same on Hopper (D = 64): kWarpgroups own 64 query rows each. With kTakeTurns they start their products in turn.
-template <bool kTakeTurns_>
+/// The same on Hopper: kWarpgroups own 64 query rows each. With kTakeTurns they start their products in turn. Tiles
+/// have 64 columns, so that a head of 128 is two halves, which the copies take for heads.
+template <int kD_, bool kTakeTurns_>
 struct DenseForwardHopperConfig {
-  static constexpr int kD = 64;
-  static constexpr int kWarpgroups = 3, kWarps = 4 * kWarpgroups;  ///< that compute; one more copies
+  static constexpr int kD = kD_, kHalfD = 64, kHalves = kD / kHalfD;
+  static constexpr int kWarpgroups = kD == 64 ? 3 : 2, kWarps = 4 * kWarpgroups;  ///< that compute; one more copies
   static constexpr int kThreads = (kWarps + 4) * kWarpSize;
-  static constexpr int kRegisters = 160, kCopyRegisters = 32;
+  static constexpr int kRegisters = kD == 64 ? 160 : 240, kCopyRegisters = kD == 64 ? 32 : 24;
   static constexpr int kQueries = 64 * kWarpgroups, kKeys = 128;
-  static constexpr int kQueryStages = 2, kStages = 4;
+  static constexpr int kQueryStages = 2, kStages = kD == 64 ? 4 : 2;
   static constexpr bool kTakeTurns = kTakeTurns_;
+  /// Whether keys are copied a tile ahead of values. With two stages a copy of keys would else wait behind one of
+  /// values whose stage is still read.
+  static constexpr bool kKeysAhead = kStages == 2;
 
   struct Shared {
-    alignas(1024) Tile<kQueries, kD> q[kQueryStages];
-    Tile<64, kD> out[kWarpgroups];
-    Tile<kKeys, kD> k[kStages], v[kStages];
+    alignas(1024) Tile<kQueries, kHalfD> q[kQueryStages][kHalves];
+    Tile<64, kHalfD> out[kWarpgroups][kHalves];
+    Tile<kKeys, kHalfD> k[kStages][kHalves], v[kStages][kHalves];
     Barrier q_full[kQueryStages], q_empty[kQueryStages], k_full[kStages], k_empty[kStages], v_full[kStages],
         v_empty[kStages];
   };

@@ -15,14 +15,14 @@
 
 namespace ssa::cuda {
 
-template <class Visibility>
+template <int kD, class Visibility>
 void dense_forward_hopper(Stream& stream, const char* op, const DenseForwardArgs& a, int B, const Visibility& visible) {
-  using C = DenseForwardHopperConfig<std::is_same_v<Visibility, Causal>>;
+  using C = DenseForwardHopperConfig<kD, std::is_same_v<Visibility, Causal>>;
   const int query_tiles = static_cast<int>(blocks_for(a.T, C::kQueries)), tasks = query_tiles * a.HQ * B;
-  const DenseForwardHopperArgs h = {.q = tensor_map(op, a.q, B, a.T, a.HQ),
-                                    .k = tensor_map(op, a.k, B, a.U, a.HK),
-                                    .v = tensor_map(op, a.v, B, a.U, a.HK),
-                                    .out = tensor_map(op, a.out, B, a.T, a.HQ),
+  const DenseForwardHopperArgs h = {.q = tensor_map(op, a.q, B, a.T, a.HQ * C::kHalves),
+                                    .k = tensor_map(op, a.k, B, a.U, a.HK * C::kHalves),
+                                    .v = tensor_map(op, a.v, B, a.U, a.HK * C::kHalves),
+                                    .out = tensor_map(op, a.out, B, a.T, a.HQ * C::kHalves),
                                     .lse = a.lse,
                                     .B = B,
                                     .T = a.T,
@@ -51,8 +51,8 @@ void dense_forward(Stream& stream, const char* op, std::int64_t block_size, cons
   };
   dispatch_head_dim(op, head_dim, a.HQ / a.HK, block_size, [&]<int kD>() {
     // The tiles of the Hopper form are too large for block means, of which a token sees few.
-    if constexpr (kD == 64 && !std::is_same_v<Visibility, CompleteBlocks>) {
-      if (has_wgmma(stream)) return dense_forward_hopper(stream, op, a, B, visible);
+    if constexpr (!std::is_same_v<Visibility, CompleteBlocks>) {
+      if (has_wgmma(stream)) return dense_forward_hopper<kD>(stream, op, a, B, visible);
     }
     using C = DenseForwardConfig<kD>;
     run.template operator()<C>(dense_forward_kernel<C, Visibility>);

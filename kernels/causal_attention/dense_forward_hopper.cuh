@@ -1,6 +1,6 @@
-// The forward of dense attention for D = 64 on Hopper: a warpgroup of copies feeds warpgroups that own 64 query rows
-// each. While one takes exponentials, its product with the values of the key tile before is under way, and so are the
-// others' products. README.md in this folder explains the schedule.
+// The forward of dense attention on Hopper: a warpgroup of copies feeds warpgroups that own 64 query rows each. While
+// one takes exponentials, its product with the values of the key tile before is under way, and so are the others'
+// products. README.md in this folder explains the schedule.
 #pragma once
 
 #include "kernels/causal_attention/config.cuh"
@@ -41,6 +41,18 @@ struct DenseForwardTask {
   /// Of the i-th key tile: they are taken from the last to the first.
   __device__ __forceinline__ int first_key(int i) const { return (tile_first + tiles - 1 - i) * C::kKeys; }
 };
+
+/// Copies tokens from t on of a head, whose columns lie in tiles of 64.
+template <class TileType, int kHalves>
+__device__ __forceinline__ void load_head(TileType (&halves)[kHalves], const CUtensorMap& map, int head, int t, int row,
+                                          Barrier& full) {
+  full.expect(sizeof(halves));
+#pragma unroll
+  for (int half = 0; half < kHalves; ++half)
+#pragma unroll
+    for (int i = 0; i < TileType::kRows; i += kBoxRows)
+      load_box(halves[half].data + i * TileType::kCols, map, kHalves * head + half, t + i, row, full);
+}
 #endif
 
 template <class C, class Visibility>
@@ -51,7 +63,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   auto& shared = *reinterpret_cast<typename C::Shared*>(shared_bytes);
   using Ring = Pipeline<C::kStages>;
   using QueryRing = Pipeline<C::kQueryStages>;
-  constexpr int kSlices = C::kD / 16, kN = C::kKeys;
+  constexpr int kSlices = C::kHalfD / 16, kN = C::kKeys;
   const int thread = static_cast<int>(threadIdx.x), lane = thread % kWarpSize;
   const int warpgroup = thread / kWarpgroupThreads;
 
@@ -81,24 +93,25 @@ __global__ void __launch_bounds__(C::kThreads, 1)
         if (task.tiles <= 0) continue;
         auto& q = shared.q[queries.stage()];
         shared.q_empty[queries.stage()].wait(queries.parity() ^ 1);
-        shared.q_full[queries.stage()].expect(sizeof(q));
-#pragma unroll
-        for (int t = 0; t < C::kQueries; t += kBoxRows)
-          load_box(q.data + t * C::kD, a.q, task.head, task.t0 + t, task.row, shared.q_full[queries.stage()]);
+        load_head(q, a.q, task.head, task.t0, task.row, shared.q_full[queries.stage()]);
         queries.advance();
         const int kv_head = task.head / (a.HQ / a.HK);
-        const auto load_keys = [&](auto& tile, const CUtensorMap& map, int u0, Barrier& full, Barrier& empty) {
-          empty.wait(ring.parity() ^ 1);
-          full.expect(sizeof(tile));
-#pragma unroll
-          for (int u = 0; u < C::kKeys; u += kBoxRows)
-            load_box(tile.data + u * C::kD, map, kv_head, u0 + u, task.row, full);
+        const auto load_keys = [&](Ring at, int i) {
+          shared.k_empty[at.stage()].wait(at.parity() ^ 1);
+          load_head(shared.k[at.stage()], a.k, kv_head, task.first_key(i), task.row, shared.k_full[at.stage()]);
+        };
+        const auto load_values = [&](Ring at, int i) {
+          shared.v_empty[at.stage()].wait(at.parity() ^ 1);
+          load_head(shared.v[at.stage()], a.v, kv_head, task.first_key(i), task.row, shared.v_full[at.stage()]);
         };
         for (int i = 0; i < task.tiles; ++i, ring.advance()) {
-          const int stage = ring.stage(), u0 = task.first_key(i);
-          load_keys(shared.k[stage], a.k, u0, shared.k_full[stage], shared.k_empty[stage]);
-          load_keys(shared.v[stage], a.v, u0, shared.v_full[stage], shared.v_empty[stage]);
+          load_keys(ring, i);
+          if constexpr (!C::kKeysAhead)
+            load_values(ring, i);
+          else if (i > 0)
+            load_values(ring.previous(), i - 1);
         }
+        if constexpr (C::kKeysAhead) load_values(ring.previous(), task.tiles - 1);
       }
     }
   } else {
@@ -120,16 +133,20 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       float correction[2];
 
       const auto start_scores = [&] {
-        const std::uint64_t q = wgmma_operand(shared.q[queries.stage()], warpgroup * kWarpgroupRows);
-        const std::uint64_t k = wgmma_operand(shared.k[keys.stage()], 0);
         wgmma_fence();
 #pragma unroll
-        for (int kk = 0; kk < kSlices; ++kk) wgmma(scores, q + kk * kNextAlongRow, k + kk * kNextAlongRow, kk > 0);
+        for (int half = 0; half < C::kHalves; ++half) {
+          const std::uint64_t q = wgmma_operand(shared.q[queries.stage()][half], warpgroup * kWarpgroupRows);
+          const std::uint64_t k = wgmma_operand(shared.k[keys.stage()][half], 0);
+#pragma unroll
+          for (int kk = 0; kk < kSlices; ++kk)
+            wgmma(scores, q + kk * kNextAlongRow, k + kk * kNextAlongRow, half + kk > 0);
+        }
         wgmma_commit();
       };
       const auto start_output = [&](Ring values) {
         shared.v_full[values.stage()].wait(values.parity());
-        const std::uint64_t v = wgmma_operand(shared.v[values.stage()], 0);
+        const std::uint64_t v = wgmma_operand<C::kD>(shared.v[values.stage()][0], 0);
         wgmma_fence();
 #pragma unroll
         for (int m = 0; m < kN / 16; ++m) wgmma<true>(out, p[m], v + m * kNextTransposed, true);
@@ -238,12 +255,16 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       for (int m = 0; m < C::kD / 16; ++m) {
         std::uint32_t packed[4];
         pack_a(packed, out[2 * m], out[2 * m + 1]);
-        store_fragment(staged, id / kWarpSize % 4 * 16, m, packed, id % kWarpSize);
+        store_fragment(staged[m / kSlices], id / kWarpSize % 4 * 16, m % kSlices, packed, id % kWarpSize);
       }
       fence_shared_for_wgmma();
       barrier_sync(kOut + warpgroup, kWarpgroupThreads);
-      if (thread % kWarpgroupThreads == 0)
-        store_box(a.out, staged.data, task.head, task.t0 + warpgroup * kWarpgroupRows, task.row);
+      if (thread % kWarpgroupThreads == 0) {
+#pragma unroll
+        for (int half = 0; half < C::kHalves; ++half)
+          store_box(a.out, staged[half].data, C::kHalves * task.head + half, task.t0 + warpgroup * kWarpgroupRows,
+                    task.row);
+      }
     }
     if (thread % kWarpgroupThreads == 0) wait_stored();
     if (C::kTakeTurns && warpgroup == 0) barrier_sync(kTurn, kTurnThreads);

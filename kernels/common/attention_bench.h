@@ -93,10 +93,11 @@ struct AttentionTensors {
   Shape query, key, row;
   Tensor q, k, v;
 
-  explicit AttentionTensors(Bench& bench, std::int64_t keys)
-      : query{bench.shapes.rows, bench.shapes.tokens, bench.shapes.query_heads, bench.shapes.head_dim},
-        key{bench.shapes.rows, keys, bench.shapes.key_value_heads, bench.shapes.head_dim},
-        row{bench.shapes.rows, bench.shapes.tokens, bench.shapes.query_heads},
+  AttentionTensors(Bench& bench, std::int64_t keys) : AttentionTensors(bench, bench.shapes, keys) {}
+  AttentionTensors(Bench& bench, const Shapes& s, std::int64_t keys)
+      : query{s.rows, s.tokens, s.query_heads, s.head_dim},
+        key{s.rows, keys, s.key_value_heads, s.head_dim},
+        row{s.rows, s.tokens, s.query_heads},
         q(bench.random(DType::bf16, query)),
         k(bench.random(DType::bf16, key)),
         v(bench.random(DType::bf16, key)) {}

@@ -26,13 +26,15 @@ inline constexpr int kWarpgroupThreads = 128, kWarpgroupRows = 64;
 /// 16 of the inner dimension further: columns of an operand along the row, rows of a transposed one.
 inline constexpr std::uint64_t kNextAlongRow = 32 >> 4, kNextTransposed = 16 * 128 >> 4;
 
-/// Of a tile of 64 columns, from `row` (a multiple of 8) on.
-template <class TileType>
+/// Of a tile of 64 columns, from `row` (a multiple of 8) on. For a transposed operand of more columns, which continue
+/// in the tiles behind this one, kColumns says how many.
+template <int kColumns = 64, class TileType>
 __device__ __forceinline__ std::uint64_t wgmma_operand(const TileType& tile, int row) {
-  static_assert(TileType::kCols == 64);
+  static_assert(TileType::kCols == 64 && kColumns % 64 == 0);
   constexpr std::uint64_t kEightRows = 1024 >> 4, kSwizzle128 = 1;
+  constexpr std::uint64_t kNextColumns = kColumns == 64 ? kEightRows : sizeof(TileType) >> 4;  // without effect for 64
   const std::uint64_t address = (shared_address(tile.data) + row * 128) & 0x3ffff;
-  return address >> 4 | kEightRows << 16 | kEightRows << 32 | kSwizzle128 << 62;
+  return address >> 4 | kNextColumns << 16 | kEightRows << 32 | kSwizzle128 << 62;
 }
 
 #if SSA_WGMMA_CODE
@@ -68,6 +70,17 @@ __device__ __forceinline__ void wgmma(float (&d)[8][4], const std::uint32_t (&a)
       "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" SSA_NAMES_32
       "}, {%32, %33, %34, %35}, %36, p, 1, 1, %38;\n}"
       : SSA_THIRTY_TWO(d, 0)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)), "n"(kTransposedB ? 1 : 0));
+}
+
+/// d (64 x 128), the same.
+template <bool kTransposedB>
+__device__ __forceinline__ void wgmma(float (&d)[16][4], const std::uint32_t (&a)[4], std::uint64_t b, bool add) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" SSA_NAMES_64
+      "}, {%64, %65, %66, %67}, %68, p, 1, 1, %70;\n}"
+      : SSA_THIRTY_TWO(d, 0), SSA_THIRTY_TWO(d, 8)
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)), "n"(kTransposedB ? 1 : 0));
 }
 

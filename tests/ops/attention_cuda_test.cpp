@@ -26,7 +26,9 @@ TEST_CASE("attention over long rows on CUDA agrees with the CPU") {
            {{2, 1111, 2, 1, 128}},
            {{1, 1500, 1, 5, 64}, 300},
            {{1, 1027, 1, 16, 64}},
-           {{2, 600, 2, 16, 64}},     // more query tiles than SMs: a block of the forward takes several
+           {{2, 600, 2, 16, 64}},  // more query tiles than SMs: a block of the forward takes several
+           {{1, 600, 1, 32, 128}},
+           {{2, 520, 1, 16, 128}, 200},
            {{8, 130, 9, 16, 64}}}) {  // so many heads that a block of the backward takes several for d_q
     INFO(c.to_string());
     const AttentionInputs in(c.dims, c.dims.T);
