@@ -76,8 +76,7 @@ def attention(args, backend):
 
 def of_head_size_128(args):
     """The same width in heads of 128, as ssa_bench's causal_attention_128."""
-    by = 128 // args.head_dim
-    heads = {"query_heads": args.query_heads // by, "key_value_heads": max(1, args.key_value_heads // by)}
+    heads = {name: max(1, getattr(args, name) * args.head_dim // 128) for name in ("query_heads", "key_value_heads")}
     return argparse.Namespace(**{**vars(args), "head_dim": 128, **heads})
 
 
