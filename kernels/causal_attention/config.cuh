@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/causal_attention/backward_task.cuh"
+#include "kernels/causal_attention/backward_task_hopper.cuh"
 #include "kernels/common/mma.cuh"
 #include "kernels/common/tma.cuh"
 
@@ -83,23 +84,27 @@ struct DenseBackwardConfig {
   };
 };
 
-/// The same on Hopper (D = 64): a task owns kOwnRows keys or queries, 64 a warpgroup, and goes through tiles of
-/// kStepRows queries or keys.
+/// The same on Hopper (D = 64): a task owns kOwnRows keys, 64 a warpgroup, and goes through tiles of kStepRows queries.
 struct DenseBackwardHopperConfig {
   static constexpr int kD = 64;
   static constexpr int kWarpgroups = 2, kWarps = 4 * kWarpgroups;  ///< that compute; one more copies
   static constexpr int kThreads = (kWarps + 4) * kWarpSize;
-  static constexpr int kRegisters = 240, kCopyRegisters = 24;
-  static constexpr int kOwnRows = 64 * kWarpgroups, kStepRows = 64;
-  static constexpr int kStages = 8;
+  static constexpr int kRegisters = 240, kCopyRegisters = 24;  ///< the sum is what the launch gives: 3 x 168
+  static constexpr int kOwnRows = DenseBackwardHopperTask::kOwnRows, kStepRows = DenseBackwardHopperTask::kStepRows;
+  static_assert(kOwnRows == 64 * kWarpgroups && kStepRows == 64);
+  static constexpr int kStages = 4;       ///< of tiles of queries
+  static constexpr int kScoreStages = 4;  ///< of d_s, from its products to its sum for d_q
+  static constexpr int kSumStages = 4;    ///< of d_q, from its sum to its place
 
   struct Shared {
-    alignas(1024) Tile<kOwnRows, kD> own[2];      ///< k and v, or q and d_out
-    Tile<kStepRows, kD> passing[kStages][2];      ///< q and d_out, or k and v
-    alignas(128) float own_values[2 * kOwnRows];  ///< for each kStepRows queries lse and delta
-    float passing_values[kStages][2 * kStepRows];
-    Barrier own_full, own_empty, full[kStages], empty[kStages];
-    int ticket;
+    alignas(1024) Tile<kOwnRows, kD> own[2];  ///< k and v
+    Tile<kOwnRows, kStepRows> d_s[kScoreStages];
+    Tile<kStepRows, kD> passing[kStages][2];         ///< q and d_out
+    float d_q[kSumStages][kD / 32][kStepRows * 32];  ///< boxes of 32 columns, swizzled
+    alignas(128) float values[kStages][2 * kStepRows];
+    Barrier own_full, full[kStages], empty[kStages];
+    Barrier d_s_full[kScoreStages], d_s_empty[kScoreStages], d_q_full[kSumStages], d_q_empty[kSumStages];
+    DenseBackwardHopperTask task;
   };
 };
 

@@ -96,28 +96,22 @@ template <class Visibility>
 void dense_backward_hopper(Stream& stream, const char* op, const DenseBackwardArgs& a,
                            const DenseBackwardScratch& scratch, const Visibility& visible) {
   using C = DenseBackwardHopperConfig;
-  const std::int64_t sms = stream.cuda().properties.multiProcessorCount;
   const int G = a.HQ / a.HK, key_tiles = static_cast<int>(blocks_for(a.U, C::kOwnRows));
-  const int query_tiles = static_cast<int>(blocks_for(a.T, C::kOwnRows));
   // Enough tasks that the longest ones end early.
-  constexpr int kKeyTasksPerSm = 3, kQueryTasksPerSm = 8, kHeadsPerTask = 4;
-  const int chunks = parts_for(static_cast<std::int64_t>(a.B) * a.HK * key_tiles, sms * kKeyTasksPerSm, G);
-  int heads_per_task = std::min(kHeadsPerTask, a.HQ);
-  const auto query_tasks = [&] {
-    return static_cast<std::int64_t>(a.B) * query_tiles * blocks_for(a.HQ, heads_per_task);
-  };
-  while (heads_per_task > 1 && query_tasks() < sms * kQueryTasksPerSm) heads_per_task /= 2;
+  constexpr int kTasksPerSm = 3;
+  const std::int64_t tasks = static_cast<std::int64_t>(a.B) * a.HK * key_tiles;
+  const int chunks = parts_for(tasks, stream.cuda().properties.multiProcessorCount * std::int64_t{kTasksPerSm}, G);
 
   float* row_values = scratch.row_values.as<float>();
+  int *counters = scratch.ticket.as<int>(), *counters_end = scratch.steps_done.as<int>() + scratch.steps_done.count();
   launch(stream, op, row_values_kernel<C>,
          {.grid = dim3(blocks_for(a.T, C::kStepRows), blocks_for(a.HQ, 32), static_cast<unsigned>(a.B)), .block = 256},
-         row_values, a.lse, a.delta, a.T, a.HQ, scratch.ticket.as<int>(),
-         static_cast<int>((scratch.keys_done.as<int>() - scratch.ticket.as<int>()) + scratch.keys_done.count()));
+         row_values, a.lse, a.delta, a.T, a.HQ, 1 / a.scale, counters, static_cast<int>(counters_end - counters));
   const DenseBackwardHopperArgs h = {.q = tensor_map(op, a.q, a.B, a.T, a.HQ),
                                      .k = tensor_map(op, a.k, a.B, a.U, a.HK),
                                      .v = tensor_map(op, a.v, a.B, a.U, a.HK),
                                      .d_out = tensor_map(op, a.d_out, a.B, a.T, a.HQ),
-                                     .d_q = a.d_q,
+                                     .d_q = tensor_map(op, a.d_q, a.B, a.T, a.HQ * (C::kD / 32)),
                                      .d_k = a.d_k,
                                      .d_v = a.d_v,
                                      .row_values = row_values,
@@ -130,15 +124,15 @@ void dense_backward_hopper(Stream& stream, const char* op, const DenseBackwardAr
                                      .accumulate_q = a.accumulate_q,
                                      .accumulate_kv = a.accumulate_kv,
                                      .key_tiles = key_tiles,
-                                     .query_tiles = query_tiles,
                                      .chunks = chunks,
                                      .heads_per_chunk = (G + chunks - 1) / chunks,
-                                     .heads_per_task = heads_per_task,
                                      .ticket = scratch.ticket.as<int>(),
-                                     .keys_done = scratch.keys_done.as<int>()};
-  const std::int64_t tasks = static_cast<std::int64_t>(a.B) * a.HK * key_tiles * chunks + query_tasks();
-  launch(stream, op, dense_backward_hopper_kernel<C, Visibility>,
-         {.grid = static_cast<unsigned>(tasks), .block = C::kThreads, .shared_bytes = sizeof(C::Shared)}, h, visible);
+                                     .keys_done = scratch.keys_done.as<int>(),
+                                     .steps_done = scratch.steps_done.as<int>()};
+  launch(
+      stream, op, dense_backward_hopper_kernel<C, Visibility>,
+      {.grid = static_cast<unsigned>(tasks * chunks), .block = C::kThreads, .shared_bytes = sizeof(typename C::Shared)},
+      h, visible);
 }
 
 /// `a` comes without its task shape and counters.

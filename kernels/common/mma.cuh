@@ -201,7 +201,6 @@ __device__ __forceinline__ int wait_for(const int* counter, int value) {
 
 /// Sets *counter to `value` after everything this thread's block did before its last barrier.
 __device__ __forceinline__ void announce(int* counter, int value) {
-  __threadfence();
   asm volatile("st.release.gpu.global.s32 [%0], %1;" ::"l"(counter), "r"(value) : "memory");
 }
 

@@ -9,6 +9,7 @@
 #include <cuda.h>
 
 #include <array>
+#include <type_traits>
 
 #include "kernels/common/launch.cuh"
 #include "kernels/common/mbarrier.cuh"
@@ -19,10 +20,12 @@ namespace ssa::cuda {
 
 inline constexpr int kBoxRows = 64;  ///< tokens of one copy: 64 rows of 64 columns, 8 KB
 
-/// Describes a bf16 tensor [rows, tokens, heads, 64] to the copy engine, in boxes of kBoxRows tokens of one head.
-/// Tokens beyond a row's end read as 0 and are not written.
-inline CUtensorMap tensor_map(const char* op, const __nv_bfloat16* data, std::int64_t rows, std::int64_t tokens,
-                              std::int64_t heads) {
+/// Describes a tensor [rows, tokens, heads, 128 bytes] to the copy engine, in boxes of kBoxRows tokens of one head: 64
+/// columns of bf16 or 32 of float. A wider head counts as several. Tokens beyond a row's end read as 0 and are not
+/// written.
+template <class T>
+CUtensorMap tensor_map(const char* op, const T* data, std::int64_t rows, std::int64_t tokens, std::int64_t heads) {
+  static_assert(std::is_same_v<T, __nv_bfloat16> || std::is_same_v<T, float>);
   static const auto encode = [] {
     void* function = nullptr;
     cudaDriverEntryPointQueryResult found;
@@ -36,19 +39,19 @@ inline CUtensorMap tensor_map(const char* op, const __nv_bfloat16* data, std::in
     SSA_CHECK(found == cudaDriverEntryPointSuccess, "CUDA: the driver has no cuTensorMapEncodeTiled");
     return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
   }();
-  constexpr std::uint64_t kColumns = 64;
+  constexpr std::uint64_t kHeadBytes = 128, kColumns = kHeadBytes / sizeof(T);
   const auto size = [](std::int64_t n) { return static_cast<cuuint64_t>(n); };
   const std::array<cuuint64_t, 4> sizes = {kColumns, size(heads), size(tokens), size(rows)};
-  const cuuint64_t head_bytes = kColumns * sizeof(__nv_bfloat16), token_bytes = head_bytes * sizes[1];
-  const std::array<cuuint64_t, 3> strides = {head_bytes, token_bytes, token_bytes * sizes[2]};
+  const cuuint64_t token_bytes = kHeadBytes * sizes[1];
+  const std::array<cuuint64_t, 3> strides = {kHeadBytes, token_bytes, token_bytes * sizes[2]};
+  constexpr auto kType = std::is_same_v<T, float> ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
   const std::array<cuuint32_t, 4> box = {kColumns, 1, kBoxRows, 1}, steps = {1, 1, 1, 1};
   CUtensorMap map;
-  const CUresult result =
-      encode(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 4, const_cast<__nv_bfloat16*>(data), sizes.data(), strides.data(),
-             box.data(), steps.data(), CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-             CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  SSA_CHECK(result == CUDA_SUCCESS, op, ": cuTensorMapEncodeTiled refuses [", rows, ", ", tokens, ", ", heads,
-            ", 64], CUresult ", static_cast<int>(result));
+  const CUresult result = encode(&map, kType, 4, const_cast<T*>(data), sizes.data(), strides.data(), box.data(),
+                                 steps.data(), CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                                 CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  SSA_CHECK(result == CUDA_SUCCESS, op, ": cuTensorMapEncodeTiled refuses [", rows, ", ", tokens, ", ", heads, ", ",
+            kColumns, "], CUresult ", static_cast<int>(result));
   return map;
 }
 
@@ -84,7 +87,8 @@ __device__ __forceinline__ void load_bytes(void* to, const void* from, int bytes
                : "memory");
 }
 
-/// Starts the copy of a box from shared memory; wait_stored() of the same thread lets it be written again.
+/// Starts the copy of a box from shared memory, as one group; wait_stored() of the same thread lets it be written
+/// again.
 __device__ __forceinline__ void store_box(const CUtensorMap& map, const void* from, int head, int t, int row) {
   asm volatile(
       "cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group [%0, {%1, %2, %3, %4}], [%5];\n"
@@ -92,7 +96,27 @@ __device__ __forceinline__ void store_box(const CUtensorMap& map, const void* fr
       "r"(0), "r"(head), "r"(t), "r"(row), "r"(shared_address(from))
       : "memory");
 }
+/// The same, adding to what is there: in L2, each element in one piece.
+__device__ __forceinline__ void add_box(const CUtensorMap& map, const void* from, int head, int t, int row) {
+  asm volatile(
+      "cp.reduce.async.bulk.tensor.4d.global.shared::cta.add.tile.bulk_group [%0, {%1, %2, %3, %4}], [%5];\n"
+      "cp.async.bulk.commit_group;" ::"l"(&map),
+      "r"(0), "r"(head), "r"(t), "r"(row), "r"(shared_address(from))
+      : "memory");
+}
 __device__ __forceinline__ void wait_stored() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
+/// Waits until all groups but the last kPending are in place in global memory.
+template <int kPending>
+__device__ __forceinline__ void wait_in_place() {
+  asm volatile("cp.async.bulk.wait_group %0;" ::"n"(kPending) : "memory");
+}
+/// Sets *counter after wait_in_place() by the same thread. What the engine has completed is in L2, where the other SMs
+/// meet it, so no fence is needed that would wait for everything else that the SM has under way.
+__device__ __forceinline__ void announce_in_place(int* counter, int value) {
+  asm volatile("st.relaxed.gpu.global.s32 [%0], %1;" ::"l"(counter), "r"(value) : "memory");
+}
+/// Orders copies of the engine and ordinary accesses of this thread, to global memory and shared.
+__device__ __forceinline__ void fence_copies() { asm volatile("fence.proxy.async;" ::: "memory"); }
 
 /// Fetches the description itself ahead of its first use.
 __device__ __forceinline__ void prefetch(const CUtensorMap& map) {
@@ -119,24 +143,8 @@ __device__ __forceinline__ void barrier_arrive(int id, int threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
-/// Calls step<first, last>(now, next, i) for i = 0 .. count - 1, count > 0, where `next` of one call is `now` of the
-/// following one. Which registers that are must be known when the code is compiled, so calls come in pairs.
-template <class Registers, class Step>
-__device__ __forceinline__ void alternate(int count, Registers& even, Registers& odd, Step&& step) {
-  if (count == 1) return step.template operator()<true, true>(even, odd, 0);
-  step.template operator()<true, false>(even, odd, 0);
-  int i = 1;
-  for (; i + 2 < count; i += 2) {
-    step.template operator()<false, false>(odd, even, i);
-    step.template operator()<false, false>(even, odd, i + 1);
-  }
-  if (i + 2 == count) {
-    step.template operator()<false, false>(odd, even, i);
-    step.template operator()<false, true>(even, odd, i + 1);
-  } else {
-    step.template operator()<false, true>(odd, even, i);
-  }
-}
+/// A value that is the same in all lanes of the warp, in a form in which the compiler knows that.
+__device__ __forceinline__ int uniform(int value) { return __shfl_sync(kFullMask, value, 0); }
 
 /// threadIdx.x as if it had just been read: what is computed from it is not kept in registers from before.
 __device__ __forceinline__ int fresh_thread() {

@@ -84,6 +84,16 @@ __device__ __forceinline__ void wgmma(float (&d)[16][4], const std::uint32_t (&a
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)), "n"(kTransposedB ? 1 : 0));
 }
 
+/// d (64 x 64) with a in shared memory, both along the row or both transposed.
+template <bool kTransposed>
+__device__ __forceinline__ void wgmma(float (&d)[8][4], std::uint64_t a, std::uint64_t b, bool add) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" SSA_NAMES_32 "}, %32, %33, p, 1, 1, %35, %35;\n}"
+      : SSA_THIRTY_TWO(d, 0)
+      : "l"(a), "l"(b), "r"(static_cast<int>(add)), "n"(kTransposed ? 1 : 0));
+}
+
 /// d (64 x 128) with a in shared memory, both along the row.
 __device__ __forceinline__ void wgmma(float (&d)[16][4], std::uint64_t a, std::uint64_t b, bool add) {
   asm volatile(
