@@ -6,6 +6,7 @@
 #include <cstdio>
 
 #include "check.h"
+#include "cores.h"
 
 namespace ssa {
 namespace {
@@ -92,8 +93,11 @@ MpiComm::MpiComm(std::int64_t max_count) : max_count_(max_count) {
   MPI_Comm machine = MPI_COMM_NULL;
   check(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &machine),
         "MPI_Comm_split_type");
+  int local_size = 1;
   check(MPI_Comm_rank(machine, &local_rank_), "MPI_Comm_rank");
+  check(MPI_Comm_size(machine, &local_size), "MPI_Comm_size");
   MPI_Comm_free(&machine);
+  if (local_size > 1) take_share_of_cores(local_rank_, local_size);
 }
 
 /// call(first, count) for [0, count) in pieces that MPI can count.

@@ -1,0 +1,50 @@
+#include "cores.h"
+
+#include <omp.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <cstdlib>
+
+namespace ssa {
+namespace {
+
+std::vector<int> cores_of_this_thread() {
+  cpu_set_t set;
+  std::vector<int> cores;
+  if (sched_getaffinity(0, sizeof(set), &set) != 0) return cores;
+  for (int core = 0; core < CPU_SETSIZE; ++core)
+    if (CPU_ISSET(core, &set)) cores.push_back(core);
+  return cores;
+}
+
+bool run_on(const std::vector<int>& cores) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  for (const int core : cores) CPU_SET(core, &set);
+  return sched_setaffinity(0, sizeof(set), &set) == 0;
+}
+
+}  // namespace
+
+std::vector<int> share_of_cores(const std::vector<int>& cores, int rank, int ranks) {
+  const auto count = static_cast<int>(cores.size()), each = std::max(1, count / ranks), first = rank * each % count;
+  return {cores.begin() + first, cores.begin() + std::min(first + each, count)};
+}
+
+void take_share_of_cores(int rank, int ranks) {
+  const std::vector<int> bound = cores_of_this_thread();
+  std::vector<int> all;
+  for (int core = 0; core < CPU_SETSIZE; ++core) all.push_back(core);
+  if (bound.empty() || !run_on(all)) return;
+  const std::vector<int> allowed = cores_of_this_thread();  // the system leaves out what is not there or not ours
+  if (allowed.empty() || bound.size() >= allowed.size() / static_cast<std::size_t>(ranks)) {
+    run_on(bound);
+    return;
+  }
+  const std::vector<int> share = share_of_cores(allowed, rank, ranks);
+  run_on(share);
+  if (!std::getenv("OMP_NUM_THREADS")) omp_set_num_threads(static_cast<int>(share.size()));
+}
+
+}  // namespace ssa

@@ -1,0 +1,56 @@
+#include "src/dist/cores.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <thread>
+
+#include "support/catch.h"
+
+using namespace ssa;
+
+namespace {
+
+cpu_set_t cores_of_this_thread() {
+  cpu_set_t set;
+  REQUIRE(sched_getaffinity(0, sizeof(set), &set) == 0);
+  return set;
+}
+
+}  // namespace
+
+TEST_CASE("ranks of a machine share its cores: neighbours, and more ranks than cores take turns") {
+  using Cores = std::vector<int>;
+  CHECK(share_of_cores({0, 1, 2, 3}, 0, 2) == Cores{0, 1});
+  CHECK(share_of_cores({0, 1, 2, 3}, 1, 2) == Cores{2, 3});
+  CHECK(share_of_cores({4, 5, 6, 9, 11}, 1, 2) == Cores{6, 9});
+  CHECK(share_of_cores({7}, 0, 1) == Cores{7});
+  CHECK(share_of_cores({2, 3}, 2, 3) == Cores{2});
+  CHECK(share_of_cores({2, 3}, 1, 3) == Cores{3});
+}
+
+TEST_CASE("a rank that is bound to one core takes its share, and one that has it keeps what it has") {
+  std::thread([] {  // what a thread is bound to is its own
+    cpu_set_t all;
+    std::fill_n(reinterpret_cast<unsigned char*>(&all), sizeof(all), 0xff);
+    REQUIRE(sched_setaffinity(0, sizeof(all), &all) == 0);  // as many as the machine allows
+    all = cores_of_this_thread();
+    const int ranks = 2, share = CPU_COUNT(&all) / ranks;
+    int first = 0;
+    while (!CPU_ISSET(first, &all)) ++first;
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(first, &one);
+    REQUIRE(sched_setaffinity(0, sizeof(one), &one) == 0);
+    take_share_of_cores(ranks - 1, ranks);
+    cpu_set_t taken = cores_of_this_thread();
+    CHECK(CPU_COUNT(&taken) == std::max(1, share));
+    CHECK(CPU_ISSET(first, &taken) == (share > 1 ? 0 : 1));  // the last rank's are not the first ones
+
+    REQUIRE(sched_setaffinity(0, sizeof(all), &all) == 0);
+    take_share_of_cores(0, ranks);
+    taken = cores_of_this_thread();
+    CHECK(CPU_EQUAL(&taken, &all));
+  })
+      .join();
+}
