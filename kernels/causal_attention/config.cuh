@@ -84,23 +84,29 @@ struct DenseBackwardConfig {
   };
 };
 
-/// The same on Hopper (D = 64): a task owns kOwnRows keys, 64 a warpgroup, and goes through tiles of kStepRows queries.
+/// The same on Hopper: a task owns kOwnRows keys, 64 a warpgroup, and goes through tiles of kStepRows queries. Tiles
+/// have 64 columns, so that a head of 128 is two halves, as in the forward.
+template <int kD_>
 struct DenseBackwardHopperConfig {
-  static constexpr int kD = 64;
+  static constexpr int kD = kD_, kHalfD = 64, kHalves = kD / kHalfD;
   static constexpr int kWarpgroups = 2, kWarps = 4 * kWarpgroups;  ///< that compute; one more copies
   static constexpr int kThreads = (kWarps + 4) * kWarpSize;
   static constexpr int kRegisters = 240, kCopyRegisters = 24;  ///< the sum is what the launch gives: 3 x 168
   static constexpr int kOwnRows = DenseBackwardHopperTask::kOwnRows, kStepRows = DenseBackwardHopperTask::kStepRows;
   static_assert(kOwnRows == 64 * kWarpgroups && kStepRows == 64);
-  static constexpr int kStages = 4;       ///< of tiles of queries
-  static constexpr int kScoreStages = 4;  ///< of d_s, from its products to its sum for d_q
-  static constexpr int kSumStages = 4;    ///< of d_q, from its sum to its place
+  static constexpr int kStages = kD == 64 ? 4 : 2;  ///< of tiles of queries
+  static constexpr int kScoreStages = kStages;      ///< of d_s, from its products to its sum for d_q
+  static constexpr int kSumStages = kStages;        ///< of d_q, from its sum to its place
+  /// The warps that sum one step's d_q: with D = 64 the warpgroups take steps in turn, else each has half of D.
+  static constexpr int kSumWarps = 4 * kHalves;
+  /// Whether a stage of d_q is left once it is read, instead of when its sum is in place, a step later.
+  static constexpr bool kLeaveSumsEarly = kSumStages == 2;
 
   struct Shared {
-    alignas(1024) Tile<kOwnRows, kD> own[2];  ///< k and v
+    alignas(1024) Tile<kOwnRows, kHalfD> own[2 * kHalves];  ///< k, then v
     Tile<kOwnRows, kStepRows> d_s[kScoreStages];
-    Tile<kStepRows, kD> passing[kStages][2];         ///< q and d_out
-    float d_q[kSumStages][kD / 32][kStepRows * 32];  ///< boxes of 32 columns, swizzled
+    Tile<kStepRows, kHalfD> passing[kStages][2 * kHalves];  ///< q, then d_out
+    float d_q[kSumStages][kD / 32][kStepRows * 32];         ///< boxes of 32 columns, swizzled
     alignas(128) float values[kStages][2 * kStepRows];
     Barrier own_full, full[kStages], empty[kStages];
     Barrier d_s_full[kScoreStages], d_s_empty[kScoreStages], d_q_full[kSumStages], d_q_empty[kSumStages];

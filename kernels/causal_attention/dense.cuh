@@ -65,9 +65,9 @@ struct DenseBackwardScratch {
   Tensor ticket, keys_done, steps_done, row_values;
 
   DenseBackwardScratch(Arena& arena, std::int64_t B, std::int64_t T, std::int64_t U, std::int64_t HQ, std::int64_t HK) {
-    constexpr std::int64_t kKeys = 128, kRows = DenseBackwardHopperConfig::kStepRows;
+    constexpr std::int64_t kKeys = 128, kRows = DenseBackwardHopperTask::kStepRows;
     static_assert(kKeys == DenseBackwardConfig<64>::kKeys && kKeys == DenseBackwardConfig<128>::kKeys &&
-                  kKeys == DenseBackwardHopperConfig::kOwnRows);
+                  kKeys == DenseBackwardHopperTask::kOwnRows);
     const std::int64_t key_tiles = (U + kKeys - 1) / kKeys;
     ticket = arena.allocate("ticket", DType::i32, {1});
     keys_done = arena.allocate("keys_done", DType::i32, {B, HK, key_tiles});
@@ -92,10 +92,10 @@ inline int parts_for(std::int64_t tasks, std::int64_t wanted, int count) {
   return (count + size - 1) / size;
 }
 
-template <class Visibility>
+template <int kD, class Visibility>
 void dense_backward_hopper(Stream& stream, const char* op, const DenseBackwardArgs& a,
                            const DenseBackwardScratch& scratch, const Visibility& visible) {
-  using C = DenseBackwardHopperConfig;
+  using C = DenseBackwardHopperConfig<kD>;
   const int G = a.HQ / a.HK, key_tiles = static_cast<int>(blocks_for(a.U, C::kOwnRows));
   // Enough tasks that the longest ones end early.
   constexpr int kTasksPerSm = 3;
@@ -107,10 +107,10 @@ void dense_backward_hopper(Stream& stream, const char* op, const DenseBackwardAr
   launch(stream, op, row_values_kernel<C>,
          {.grid = dim3(blocks_for(a.T, C::kStepRows), blocks_for(a.HQ, 32), static_cast<unsigned>(a.B)), .block = 256},
          row_values, a.lse, a.delta, a.T, a.HQ, 1 / a.scale, counters, static_cast<int>(counters_end - counters));
-  const DenseBackwardHopperArgs h = {.q = tensor_map(op, a.q, a.B, a.T, a.HQ),
-                                     .k = tensor_map(op, a.k, a.B, a.U, a.HK),
-                                     .v = tensor_map(op, a.v, a.B, a.U, a.HK),
-                                     .d_out = tensor_map(op, a.d_out, a.B, a.T, a.HQ),
+  const DenseBackwardHopperArgs h = {.q = tensor_map(op, a.q, a.B, a.T, a.HQ * C::kHalves),
+                                     .k = tensor_map(op, a.k, a.B, a.U, a.HK * C::kHalves),
+                                     .v = tensor_map(op, a.v, a.B, a.U, a.HK * C::kHalves),
+                                     .d_out = tensor_map(op, a.d_out, a.B, a.T, a.HQ * C::kHalves),
                                      .d_q = tensor_map(op, a.d_q, a.B, a.T, a.HQ * (C::kD / 32)),
                                      .d_k = a.d_k,
                                      .d_v = a.d_v,
@@ -144,9 +144,7 @@ void dense_backward(Stream& stream, const char* op, std::int64_t block_size, Den
     const std::size_t bytes = dense_backward_scratch_bytes(a.B, a.T, a.U, a.HQ, a.HK);
     Arena arena(stream.scratch(bytes), bytes);
     const DenseBackwardScratch scratch(arena, a.B, a.T, a.U, a.HQ, a.HK);
-    if constexpr (kD == 64) {
-      if (has_wgmma(stream)) return dense_backward_hopper(stream, op, a, scratch, visible);
-    }
+    if (has_wgmma(stream)) return dense_backward_hopper<kD>(stream, op, a, scratch, visible);
     using C = DenseBackwardConfig<kD>;
     for (const Tensor& counter : {scratch.ticket, scratch.keys_done, scratch.steps_done}) stream.zero(counter);
     a.key_tiles = (a.U + C::kKeys - 1) / C::kKeys;

@@ -1,9 +1,10 @@
-// The backward of dense attention for D = 64 on Hopper: one pass, five products, bit-repeatable. A task owns keys, and
-// their d_k and d_v stay in registers; its part of d_q is added in global memory, key tile after key tile. README.md in
-// this folder explains the schedule.
+// The backward of dense attention on Hopper: one pass, five products, bit-repeatable. A task owns keys, and their d_k
+// and d_v stay in registers; its part of d_q is added in global memory, key tile after key tile. The steps of D = 128
+// are in dense_backward_hopper_halves.cuh. README.md in this folder explains the schedule.
 #pragma once
 
 #include "kernels/causal_attention/config.cuh"
+#include "kernels/causal_attention/dense_backward_hopper_halves.cuh"
 #include "kernels/common/tma.cuh"
 
 namespace ssa::cuda {
@@ -77,10 +78,10 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     }
     for (int i = 0; i < C::kScoreStages; ++i) {
       shared.d_s_full[i].init(C::kWarps * kArrivalsOfWarp);
-      shared.d_s_empty[i].init(4 * kArrivalsOfWarp);
+      shared.d_s_empty[i].init(C::kSumWarps * kArrivalsOfWarp);
     }
     for (int i = 0; i < C::kSumStages; ++i) {
-      shared.d_q_full[i].init(4 * kArrivalsOfWarp);
+      shared.d_q_full[i].init(C::kSumWarps * kArrivalsOfWarp);
       shared.d_q_empty[i].init(1);
     }
     fence_barrier_init();
@@ -98,8 +99,13 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       shared.own_full.expect(sizeof(shared.own));
 #pragma unroll
       for (int i = 0; i < C::kOwnRows; i += kBoxRows) {
-        load_box(shared.own[0].data + i * C::kD, a.k, task.kv_head, own0 + i, task.row, shared.own_full);
-        load_box(shared.own[1].data + i * C::kD, a.v, task.kv_head, own0 + i, task.row, shared.own_full);
+#pragma unroll
+        for (int half = 0; half < C::kHalves; ++half) {
+          load_box(shared.own[half].data + i * C::kHalfD, a.k, C::kHalves * task.kv_head + half, own0 + i, task.row,
+                   shared.own_full);
+          load_box(shared.own[C::kHalves + half].data + i * C::kHalfD, a.v, C::kHalves * task.kv_head + half, own0 + i,
+                   task.row, shared.own_full);
+        }
       }
       const int tiles = (a.T + kN - 1) / kN;
       Ring ring;
@@ -110,8 +116,12 @@ __global__ void __launch_bounds__(C::kThreads, 1)
         Barrier& full = shared.full[stage];
         shared.empty[stage].wait(ring.parity() ^ 1);
         full.expect(sizeof(shared.passing[stage]) + sizeof(shared.values[stage]));
-        load_box(shared.passing[stage][0].data, a.q, head, tile * kN, task.row, full);
-        load_box(shared.passing[stage][1].data, a.d_out, head, tile * kN, task.row, full);
+#pragma unroll
+        for (int half = 0; half < C::kHalves; ++half) {
+          auto& passing = shared.passing[stage];
+          load_box(passing[half].data, a.q, C::kHalves * head + half, tile * kN, task.row, full);
+          load_box(passing[C::kHalves + half].data, a.d_out, C::kHalves * head + half, tile * kN, task.row, full);
+        }
         load_bytes(shared.values[stage], values, sizeof(shared.values[stage]), full);
         if (++h == task.heads) h = 0, --tile;
       }
@@ -135,8 +145,12 @@ __global__ void __launch_bounds__(C::kThreads, 1)
         }
         if (ring.passed > 0) {
           wait_in_place<C::kD / 32>();  // the steps before are
-          mbarrier_arrive(shared.d_q_empty[ring.previous().stage()].address());
+          if constexpr (!C::kLeaveSumsEarly) mbarrier_arrive(shared.d_q_empty[ring.previous().stage()].address());
           announce_in_place(done, static_cast<int>(ring.passed));
+        }
+        if constexpr (C::kLeaveSumsEarly) {
+          wait_stored();
+          mbarrier_arrive(shared.d_q_empty[stage].address());
         }
         if (++h == task.heads) h = 0, --tile;
       }
@@ -149,7 +163,9 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     const int row0 = warp * 16, first_own = own0 + warpgroup * kWarpgroupRows;
     const float scale2 = a.scale * kLog2e;
     float d_k[C::kD / 8][4] = {}, d_v[C::kD / 8][4] = {};
-    if (steps > 0) {
+    if constexpr (C::kHalves == 2) {
+      if (steps > 0) add_steps_of_halves<C>(shared, a, visible, own0, warpgroup, d_k, d_v);
+    } else if (steps > 0) {
       std::uint32_t v[kSlices][4], p[kN / 16][4] = {}, d_s[kN / 16][4] = {};
       float scores[kN / 8][4], d_p[kN / 8][4], d_q[C::kD / 8][4];
       shared.own_full.wait(0);
@@ -160,21 +176,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       };
 
       // own rows x kN, over D: what scores and d_p start from is subtracted from them.
-      const auto start_from = [&](int stage) {
-        const float4* values = reinterpret_cast<const float4*>(shared.values[stage]) + (lane & 3);
-#pragma unroll
-        for (int c = 0; c < kN / 16; ++c) {
-          const float4 lse = values[c * 4], delta = values[(kN / 16 + c) * 4];
-#pragma unroll
-          for (int half = 0; half < 4; half += 2) {
-            scores[2 * c][half] = lse.x, scores[2 * c][half + 1] = lse.y;
-            scores[2 * c + 1][half] = lse.z, scores[2 * c + 1][half + 1] = lse.w;
-            d_p[2 * c][half] = delta.x, d_p[2 * c][half + 1] = delta.y;
-            d_p[2 * c + 1][half] = delta.z, d_p[2 * c + 1][half + 1] = delta.w;
-          }
-        }
-        pin(scores), pin(d_p);
-      };
+      const auto start_from = [&](int stage) { start_from_values(scores, d_p, shared.values[stage], lane); };
       const auto start_scores = [&](int stage) {
         const std::uint64_t q_rows = wgmma_operand(shared.passing[stage][0], 0);
         const std::uint64_t d_out_rows = wgmma_operand(shared.passing[stage][1], 0);
@@ -227,25 +229,10 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       const auto announce_d_s = [&](int step) {
         shared.d_s_full[ring_at(ScoreRing{}, step).stage()].arrive_warp(lane);
       };
-      // d_q of a step, to where it is added from. Chunks of 16 bytes are swizzled by the row; odd rows take the columns
-      // in another order, so that the eight rows of an accumulator hit different banks.
       const auto put_queries = [&](int step) {
         const SumRing at = ring_at(SumRing{}, step);
         shared.d_q_empty[at.stage()].wait(at.parity() ^ 1);
-        const int g = lane >> 2;
-        const bool odd = g & 1;
-        unsigned char* row =
-            reinterpret_cast<unsigned char*>(shared.d_q[at.stage()]) + (warp % 4 * 16 + g) * 128 + (lane & 1) * 8;
-        const int place = (odd ? 4 : 0) ^ (lane >> 1 & 1) ^ g;
-#pragma unroll
-        for (int d = 0; d < C::kD / 8; ++d) {
-          float four[4];
-#pragma unroll
-          for (int e = 0; e < 4; ++e) four[e] = (odd ? d_q[d ^ 2][e] : d_q[d][e]) * a.scale;
-          unsigned char* to = row + d / 4 * (kN * 128) + ((d % 4 * 2) ^ place) * 16;
-          *reinterpret_cast<float2*>(to) = make_float2(four[0], four[1]);
-          *reinterpret_cast<float2*>(to + 8 * 128) = make_float2(four[2], four[3]);
-        }
+        put_sum<kN>(shared.d_q[at.stage()], d_q, a.scale, warp, lane);
       };
       const auto announce_queries = [&](int step) {
         shared.d_q_full[ring_at(SumRing{}, step).stage()].arrive_warp(lane);

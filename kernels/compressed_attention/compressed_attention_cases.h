@@ -20,11 +20,11 @@ inline bool cuda_supports(const CompressedAttentionCase& c) {
 
 /// First the small and ugly: no complete block at all, a last block that is never complete, blocks of one token.
 inline const std::vector<CompressedAttentionCase> kCompressedAttentionCases = {
-    {{1, 1, 1, 1, 8}, 4},     {{2, 3, 2, 3, 6}, 4},      {{1, 33, 2, 1, 8}, 3},     {{2, 26, 2, 2, 8}, 4},
-    {{1, 15, 1, 16, 6}, 3},   {{1, 9, 1, 2, 8}, 1},      {{1, 1, 1, 1, 64}, 16},    {{2, 15, 1, 2, 64}, 16},
-    {{1, 16, 2, 3, 64}, 16},  {{2, 17, 1, 8, 64}, 16},   {{1, 63, 1, 1, 128}, 64},  {{2, 255, 1, 16, 64}, 16},
-    {{1, 273, 2, 8, 64}, 32}, {{2, 273, 1, 32, 64}, 16}, {{1, 600, 2, 1, 128}, 64}, {{1, 600, 1, 16, 64}, 16},
-    {{2, 600, 1, 3, 128}, 16}};
+    {{1, 1, 1, 1, 8}, 4},      {{2, 3, 2, 3, 6}, 4},      {{1, 33, 2, 1, 8}, 3},     {{2, 26, 2, 2, 8}, 4},
+    {{1, 15, 1, 16, 6}, 3},    {{1, 9, 1, 2, 8}, 1},      {{1, 1, 1, 1, 64}, 16},    {{2, 15, 1, 2, 64}, 16},
+    {{1, 16, 2, 3, 64}, 16},   {{2, 17, 1, 8, 64}, 16},   {{1, 63, 1, 1, 128}, 64},  {{2, 255, 1, 16, 64}, 16},
+    {{1, 273, 2, 8, 64}, 32},  {{2, 273, 1, 32, 64}, 16}, {{1, 600, 2, 1, 128}, 64}, {{1, 600, 1, 16, 64}, 16},
+    {{2, 600, 1, 3, 128}, 16}, {{1, 273, 2, 16, 128}, 16}};
 
 /// `in.k` and `in.v` are the means, with c.blocks() keys a row.
 inline Outputs run_compressed_attention_forward(OpRunner& run, const CompressedAttentionCase& c,

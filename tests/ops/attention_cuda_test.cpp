@@ -25,6 +25,7 @@ TEST_CASE("attention over long rows on CUDA agrees with the CPU") {
            {{1, 2100, 1, 2, 64}},
            {{2, 1111, 2, 1, 128}},
            {{1, 1500, 1, 5, 64}, 300},
+           {{1, 1500, 2, 3, 128}, 300},
            {{1, 1027, 1, 16, 64}},
            {{2, 600, 2, 16, 64}},  // more query tiles than SMs: a block of the forward takes several
            {{1, 600, 1, 32, 128}},
@@ -37,8 +38,8 @@ TEST_CASE("attention over long rows on CUDA agrees with the CPU") {
     const AttentionSaved saved(c.dims, run_causal_attention_forward(exact, c, in), in.d_out);
     check_cuda([&](OpRunner& run) { return run_causal_attention_backward(run, c, in, saved, true); });
   }
-  for (const CompressedAttentionCase& c :
-       std::vector<CompressedAttentionCase>{{{1, 4500, 1, 2, 64}, 16}, {{1, 2600, 1, 1, 128}, 16}}) {
+  for (const CompressedAttentionCase& c : std::vector<CompressedAttentionCase>{
+           {{1, 4500, 1, 2, 64}, 16}, {{1, 2600, 1, 1, 128}, 16}, {{1, 4500, 1, 2, 128}, 16}}) {
     INFO(c.to_string());
     const AttentionInputs in(c.dims, c.blocks());
     check_cuda([&](OpRunner& run) { return run_compressed_attention_forward(run, c, in); });
