@@ -59,7 +59,7 @@ double executed_flops_per_token(const ModelConfig& c, std::int64_t tokens, Metho
 std::optional<std::int64_t> sparse_crossover_tokens(const ModelConfig& c, Method method) {
   if (method == Method::full || method == Method::ssa) return std::nullopt;
   const std::int64_t selected = c.block_size * c.block_counts;
-  return method == Method::nsa ? 4117 * (selected + c.window_size) / 768 : 1286 * selected / 256;
+  return method == Method::nsa ? 4321 * (selected + c.window_size) / 768 : 1502 * selected / 256;
 }
 
 std::optional<double> peak_bf16_flops(const std::string& device_name) {

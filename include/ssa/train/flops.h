@@ -36,12 +36,12 @@ double executed_flops_per_token(const ModelConfig& config, std::int64_t tokens, 
 
 /// The row length in tokens from which the attention of a method that never computes it in full trains faster than full
 /// attention; nothing for `full` and `ssa`. A measured rule for one H200 and ssa-1b's heads (`ssa_bench --only
-/// lengths_attention` prints these lengths; random selections, forward and backward): with 256 selected keys 1286
-/// tokens, with a window of 512 and nsa's compressed branch besides 4117. Full attention has T/2 keys a token and these
+/// lengths_attention` prints these lengths; random selections, forward and backward): with 256 selected keys 1502
+/// tokens, with a window of 512 and nsa's compressed branch besides 4321. Full attention has T/2 keys a token and these
 /// a fixed number, in proportion to which the length is taken to grow:
 ///
-///   moba  1286 / 256 x block_size x block_counts
-///   nsa   4117 / 768 x (block_size x block_counts + window_size)
+///   moba  1502 / 256 x block_size x block_counts
+///   nsa   4321 / 768 x (block_size x block_counts + window_size)
 std::optional<std::int64_t> sparse_crossover_tokens(const ModelConfig& config, Method method);
 
 /// Dense bf16 operations a second that the maker of the GPU states; nothing for a GPU that is not in the table.
