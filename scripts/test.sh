@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds, and runs every test: first under the address and undefined-behaviour sanitizers,
-# then as released. Where nvcc is installed every CUDA kernel is compiled too (a register spill is an error); they are
-# tested only on a machine with a GPU, where the released build has the CUDA backend. Ends with ctest's summary.
+# then as released. Where nvcc is installed every CUDA kernel is compiled too (a register spill is an error, and so are
+# serialised products); they are tested only on a machine with a GPU, where the released build has the CUDA backend.
+# Ends with ctest's summary.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,7 +21,11 @@ build_and_test() {  # folder, then cmake options
 
 if command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then
   cmake -S . -B build-cuda -G Ninja -DSSA_CUDA=ON -DSSA_WERROR=ON -DBUILD_TESTING=OFF "${launcher[@]}"
-  cmake --build build-cuda --target ssa_cuda_ops
+  cmake --build build-cuda --target ssa_cuda_ops | tee build-cuda/compile.log
+  if grep "instructions are serialized" build-cuda/compile.log; then  # ptxas says so as information, not as a warning
+    echo "a kernel's wgmma products run one after the other" >&2
+    exit 1
+  fi
 else
   echo "no nvcc here: the CUDA kernels are not compiled"
 fi
