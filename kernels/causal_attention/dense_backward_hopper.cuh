@@ -175,8 +175,8 @@ __global__ void __launch_bounds__(C::kThreads, 1)
         return Pipeline<kSize>{static_cast<std::uint32_t>(step)};
       };
 
-      // own rows x kN, over D: what scores and d_p start from is subtracted from them.
       const auto start_from = [&](int stage) { start_from_values(scores, d_p, shared.values[stage], lane); };
+      // own rows x kN, over D.
       const auto start_scores = [&](int stage) {
         const std::uint64_t q_rows = wgmma_operand(shared.passing[stage][0], 0);
         const std::uint64_t d_out_rows = wgmma_operand(shared.passing[stage][1], 0);
@@ -238,7 +238,8 @@ __global__ void __launch_bounds__(C::kThreads, 1)
         shared.d_q_full[ring_at(SumRing{}, step).stage()].arrive_warp(lane);
       };
       // Step i computes scores and d_s, adds step i - 1 to d_k and d_v, and sums d_q of step i - 2 if kSums; else it
-      // passes on what this warpgroup summed in the step before.
+      // passes on what this warpgroup summed in the step before. Before step 0 there is nothing to add: p and d_s are
+      // 0.
       int tile = task.last_tile, heads_left = heads;
       const auto step = [&]<bool kSums>(int i) {
         const int stage = ring_at(Ring{}, i).stage(), before = ring_at(Ring{}, max(i - 1, 0)).stage();
