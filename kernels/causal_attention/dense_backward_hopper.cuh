@@ -171,9 +171,6 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       shared.own_full.wait(0);
 #pragma unroll
       for (int kk = 0; kk < kSlices; ++kk) load_a(v[kk], shared.own[1], row0, kk, lane);
-      const auto ring_at = []<int kSize>(Pipeline<kSize>, int step) {
-        return Pipeline<kSize>{static_cast<std::uint32_t>(step)};
-      };
 
       const auto start_from = [&](int stage) { start_from_values(scores, d_p, shared.values[stage], lane); };
       // own rows x kN, over D.
@@ -201,7 +198,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       };
       // d_q of a step, kN x D, over all own rows.
       const auto start_queries = [&](int step) {
-        const ScoreRing at = ring_at(ScoreRing{}, step);
+        const ScoreRing at = ScoreRing::at(step);
         shared.d_s_full[at.stage()].wait(at.parity());
         const std::uint64_t d_s_rows = wgmma_operand(shared.d_s[at.stage()], 0),
                             k_rows = wgmma_operand(shared.own[0], 0);
@@ -213,7 +210,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       };
       const auto leave_queries = [&](int step) {
         pin(d_q);
-        shared.d_s_empty[ring_at(ScoreRing{}, step).stage()].arrive_warp(lane);
+        shared.d_s_empty[ScoreRing::at(step).stage()].arrive_warp(lane);
       };
       // Steps of even and odd number are summed for d_q by one warpgroup and the other, over both warpgroups' d_s.
       // (With % 2, ptxas 13.0 finds too few registers and serialises the products: C7511.)
@@ -221,28 +218,24 @@ __global__ void __launch_bounds__(C::kThreads, 1)
 
       // This warpgroup's rows of d_s, to where both warpgroups' are summed.
       const auto put_d_s = [&](int step) {
-        const ScoreRing at = ring_at(ScoreRing{}, step);
+        const ScoreRing at = ScoreRing::at(step);
         shared.d_s_empty[at.stage()].wait(at.parity() ^ 1);
 #pragma unroll
         for (int m = 0; m < kN / 16; ++m) store_fragment(shared.d_s[at.stage()], row0, m, d_s[m], lane);
       };
-      const auto announce_d_s = [&](int step) {
-        shared.d_s_full[ring_at(ScoreRing{}, step).stage()].arrive_warp(lane);
-      };
+      const auto announce_d_s = [&](int step) { shared.d_s_full[ScoreRing::at(step).stage()].arrive_warp(lane); };
       const auto put_queries = [&](int step) {
-        const SumRing at = ring_at(SumRing{}, step);
+        const SumRing at = SumRing::at(step);
         shared.d_q_empty[at.stage()].wait(at.parity() ^ 1);
         put_sum<kN>(shared.d_q[at.stage()], d_q, a.scale, warp, lane);
       };
-      const auto announce_queries = [&](int step) {
-        shared.d_q_full[ring_at(SumRing{}, step).stage()].arrive_warp(lane);
-      };
+      const auto announce_queries = [&](int step) { shared.d_q_full[SumRing::at(step).stage()].arrive_warp(lane); };
       // Step i computes scores and d_s, adds step i - 1 to d_k and d_v, and sums d_q of step i - 2 if kSums; else it
       // passes on what this warpgroup summed in the step before. Before step 0 there is nothing to add: p and d_s are
       // 0.
       int tile = task.last_tile, heads_left = heads;
       const auto step = [&]<bool kSums>(int i) {
-        const int stage = ring_at(Ring{}, i).stage(), before = ring_at(Ring{}, max(i - 1, 0)).stage();
+        const int stage = Ring::at(i).stage(), before = Ring::at(max(i - 1, 0)).stage();
         start_from(stage);
         wgmma_fence();
         start_keys(before);
@@ -278,7 +271,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
           for (int e = 0; e < 4; ++e) d_p[n][e] *= scores[n][e];
         // A wait that ends a basic block: the compiler would move the arithmetic behind that for the products.
         pin(scores), pin(d_p);
-        const Ring after = ring_at(Ring{}, i + 1);
+        const Ring after = Ring::at(i + 1);
         if (i + 1 < steps) shared.full[after.stage()].wait(after.parity());
         if constexpr (kSums) {
           wgmma_wait<0>();
@@ -305,10 +298,10 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       announce_d_s(steps - 1);
       if (steps > 2 && sums(steps - 3)) announce_queries(steps - 3);
       wgmma_fence();
-      start_keys(ring_at(Ring{}, steps - 1).stage());
+      start_keys(Ring::at(steps - 1).stage());
       wgmma_wait<0>();
       pin(d_k), pin(d_v);
-      shared.empty[ring_at(Ring{}, steps - 1).stage()].arrive_warp(lane);
+      shared.empty[Ring::at(steps - 1).stage()].arrive_warp(lane);
 #pragma unroll 1
       for (int i = max(steps - 2, 0); i < steps; ++i) {
         if (!sums(i)) continue;

@@ -66,9 +66,6 @@ __device__ __forceinline__ void add_steps_of_halves(typename C::Shared& shared, 
   const float scale2 = a.scale * kLog2e;
   std::uint32_t p[kN / 16][4], d_s[kN / 16][4];
   float scores[kN / 8][4], d_p[kN / 8][4], d_q[C::kHalfD / 8][4];
-  const auto ring_at = []<int kSize>(Pipeline<kSize>, int step) {
-    return Pipeline<kSize>{static_cast<std::uint32_t>(step)};
-  };
 
   // own rows x kN, over D.
   const auto start_scores = [&](int stage) {
@@ -108,7 +105,7 @@ __device__ __forceinline__ void add_steps_of_halves(typename C::Shared& shared, 
   };
   // This warpgroup's half of a step's d_q, kN x kHalfD, over all own rows.
   const auto start_queries = [&](int step) {
-    const ScoreRing at = ring_at(ScoreRing{}, step);
+    const ScoreRing at = ScoreRing::at(step);
     shared.d_s_full[at.stage()].wait(at.parity());
     const std::uint64_t d_s_rows = wgmma_operand(shared.d_s[at.stage()], 0),
                         k_rows = wgmma_operand(shared.own[warpgroup], 0);
@@ -121,8 +118,8 @@ __device__ __forceinline__ void add_steps_of_halves(typename C::Shared& shared, 
   // After the wait for its products.
   const auto put_queries = [&](int step) {
     pin(d_q);
-    shared.d_s_empty[ring_at(ScoreRing{}, step).stage()].arrive_warp(lane);
-    const SumRing at = ring_at(SumRing{}, step);
+    shared.d_s_empty[ScoreRing::at(step).stage()].arrive_warp(lane);
+    const SumRing at = SumRing::at(step);
     shared.d_q_empty[at.stage()].wait(at.parity() ^ 1);
     const int thread = fresh_thread();
     put_sum<kN>(shared.d_q[at.stage()] + warpgroup * (C::kHalfD / 32), d_q, a.scale, thread / kWarpSize,
@@ -132,7 +129,7 @@ __device__ __forceinline__ void add_steps_of_halves(typename C::Shared& shared, 
   };
   // This warpgroup's rows of d_s, to where both warpgroups' are summed.
   const auto put_d_s = [&](int step) {
-    const ScoreRing at = ring_at(ScoreRing{}, step);
+    const ScoreRing at = ScoreRing::at(step);
     shared.d_s_empty[at.stage()].wait(at.parity() ^ 1);
     const int thread = fresh_thread();
 #pragma unroll
@@ -145,7 +142,7 @@ __device__ __forceinline__ void add_steps_of_halves(typename C::Shared& shared, 
   // A step makes d_q of the step before it, whose d_s the other warpgroup has mostly put by then.
   int tile = shared.task.last_tile, heads_left = heads;
   const auto step = [&]<bool kFirst>(int i) {
-    const Ring at = ring_at(Ring{}, i);
+    const Ring at = Ring::at(i);
     const int stage = at.stage();
     shared.full[stage].wait(at.parity());
     start_from_values(scores, d_p, shared.values[stage], fresh_thread() % kWarpSize);
