@@ -248,19 +248,10 @@ __global__ void __launch_bounds__(C::kThreads, 1)
         wgmma_wait<1>();
         pin(scores);
         if (i > 0) shared.empty[before].arrive_warp(lane);
-#pragma unroll
-        for (int n = 0; n < kN / 8; ++n)
-#pragma unroll
-          for (int e = 0; e < 4; ++e) scores[n][e] = exp2_fast(scores[n][e] * scale2);
+        exponentials(scores, scale2);
         const int t0 = tile * kN;
-        if (t0 < visible.query_begin(first_own + kWarpgroupRows - 1) || t0 + kN > visible.query_end(first_own)) {
-          const int u = own0 + fresh_thread() / kWarpSize * 16 + (lane >> 2);
-#pragma unroll
-          for (int n = 0; n < kN / 8; ++n)
-#pragma unroll
-            for (int e = 0; e < 4; ++e)
-              if (!visible.sees(t0 + n * 8 + (lane & 3) * 2 + (e & 1), u + (e & 2) * 4)) scores[n][e] = 0;
-        }
+        if (t0 < visible.query_begin(first_own + kWarpgroupRows - 1) || t0 + kN > visible.query_end(first_own))
+          hide_unseen(scores, visible, t0, own0, lane);
         if (--heads_left == 0) heads_left = heads, --tile;
         if constexpr (kSums) start_queries(i - 2);
         wgmma_wait<kSums ? 1 : 0>();

@@ -27,6 +27,27 @@ __device__ __forceinline__ void start_from_values(float (&scores)[kTiles][4], fl
   pin(scores), pin(d_p);
 }
 
+/// Scores to probabilities.
+template <int kTiles>
+__device__ __forceinline__ void exponentials(float (&scores)[kTiles][4], float scale2) {
+#pragma unroll
+  for (int n = 0; n < kTiles; ++n)
+#pragma unroll
+    for (int e = 0; e < 4; ++e) scores[n][e] = exp2_fast(scores[n][e] * scale2);
+}
+
+/// Makes 0 what queries from t0 on do not see of this thread's keys; the block's start at own0.
+template <class Visibility, int kTiles>
+__device__ __forceinline__ void hide_unseen(float (&p)[kTiles][4], const Visibility& visible, int t0, int own0,
+                                            int lane) {
+  const int u = own0 + fresh_thread() / kWarpSize * 16 + (lane >> 2);
+#pragma unroll
+  for (int n = 0; n < kTiles; ++n)
+#pragma unroll
+    for (int e = 0; e < 4; ++e)
+      if (!visible.sees(t0 + n * 8 + (lane & 3) * 2 + (e & 1), u + (e & 2) * 4)) p[n][e] = 0;
+}
+
 /// A warpgroup's sum for d_q, kTiles * 8 columns from the first box on, to where it is added from. Chunks of 16 bytes
 /// are swizzled by the row; odd rows take the columns in another order, so that the eight rows of an accumulator hit
 /// different banks.
@@ -150,19 +171,10 @@ __device__ __forceinline__ void add_steps_of_halves(typename C::Shared& shared, 
     start_scores(stage);
     wgmma_wait<1>();
     pin(scores);
-#pragma unroll
-    for (int n = 0; n < kN / 8; ++n)
-#pragma unroll
-      for (int e = 0; e < 4; ++e) scores[n][e] = exp2_fast(scores[n][e] * scale2);
+    exponentials(scores, scale2);
     const int t0 = tile * kN;
-    if (t0 < visible.query_begin(first_own + kWarpgroupRows - 1) || t0 + kN > visible.query_end(first_own)) {
-      const int u = own0 + fresh_thread() / kWarpSize * 16 + (lane >> 2);
-#pragma unroll
-      for (int n = 0; n < kN / 8; ++n)
-#pragma unroll
-        for (int e = 0; e < 4; ++e)
-          if (!visible.sees(t0 + n * 8 + (lane & 3) * 2 + (e & 1), u + (e & 2) * 4)) scores[n][e] = 0;
-    }
+    if (t0 < visible.query_begin(first_own + kWarpgroupRows - 1) || t0 + kN > visible.query_end(first_own))
+      hide_unseen(scores, visible, t0, own0, lane);
     if (--heads_left == 0) heads_left = heads, --tile;
     wgmma_wait<0>();
     pin(d_p);
