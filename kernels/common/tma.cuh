@@ -67,7 +67,6 @@ struct Pipeline {
   __device__ __forceinline__ std::uint32_t parity() const { return passed / kStages & 1; }
   __device__ __forceinline__ void advance() { ++passed; }
   static __device__ __forceinline__ Pipeline at(int passed) { return {static_cast<std::uint32_t>(passed)}; }
-  __device__ __forceinline__ Pipeline next() const { return {passed + 1}; }
   __device__ __forceinline__ Pipeline previous() const { return {passed - 1}; }
 };
 

@@ -30,7 +30,7 @@ TEST_CASE("attention over long rows on CUDA agrees with the CPU") {
            {{2, 600, 2, 16, 64}},  // more query tiles than SMs: a block of the forward takes several
            {{1, 600, 1, 32, 128}},
            {{2, 520, 1, 16, 128}, 200},
-           {{8, 130, 9, 16, 64}}}) {  // so many heads that a block of the backward takes several for d_q
+           {{8, 130, 9, 16, 64}}}) {  // more pairs of rows and key/value heads than one group of the backward has
     INFO(c.to_string());
     const AttentionInputs in(c.dims, c.dims.T);
     check_cuda([&](OpRunner& run) { return run_causal_attention_forward(run, c, in); });
