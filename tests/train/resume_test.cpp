@@ -232,13 +232,15 @@ TEST_CASE("resume: killed at 100 random moments while saving every step, it ends
   REQUIRE(undisturbed.exit_code == 0);
   const auto whole = run.metrics("whole");
   int killed = 0, killed_saving = 0, rounds = 0;
+  std::uint64_t starts = 0;
   while (killed < 100) {
     const std::string output = "killed-" + std::to_string(++rounds);
     for (;;) {
       RunningProgram program(run.command(output, overrides), {.folder = run.path()});
       // From the start to well into what an undisturbed run takes: what is left of a resumed one is shorter. Once there
-      // were enough, never.
-      const double moment = random_uniform(13, RandomPurpose::test, 0, static_cast<std::uint64_t>(killed));
+      // were enough, never. Another moment for each start: one that is too late, because the undisturbed run had a
+      // slower machine, would stay so.
+      const double moment = random_uniform(13, RandomPurpose::test, 0, starts++);
       if (!program.ends_within(killed < 100 ? 0.005 + 0.7 * moment * undisturbed.seconds : 300)) program.kill(SIGKILL);
       const ProgramResult result = program.wait();
       INFO("round " << rounds << " after " << killed << " kills: " << result.out << result.err);
