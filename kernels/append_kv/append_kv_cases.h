@@ -2,7 +2,7 @@
 #pragma once
 
 #include "kernels/common/attention_cases.h"
-#include "ssa/ops/append_kv.h"
+#include "kernels/attention/decode/append_kv.h"
 
 namespace ssa::test {
 

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "kernels/common/attention_cases.h"
-#include "ssa/ops/attention_divergence.h"
+#include "kernels/attention/stats/attention_divergence.h"
 
 namespace ssa::test {
 

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "kernels/common/attention_cases.h"
-#include "ssa/ops/attention_stats.h"
+#include "kernels/attention/stats/attention_stats.h"
 
 namespace ssa::test {
 

@@ -2,7 +2,7 @@
 #include <string>
 
 #include "kernels/common/attention_bench.h"
-#include "ssa/ops/causal_attention.h"
+#include "kernels/attention/dense/causal_attention.h"
 
 using namespace ssa;
 using namespace ssa::bench;

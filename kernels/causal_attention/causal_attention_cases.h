@@ -2,7 +2,7 @@
 #pragma once
 
 #include "kernels/common/attention_cases.h"
-#include "ssa/ops/causal_attention.h"
+#include "kernels/attention/dense/causal_attention.h"
 
 namespace ssa::test {
 

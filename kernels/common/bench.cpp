@@ -8,7 +8,7 @@
 #include "ssa/base/command_line.h"
 #include "ssa/base/program.h"
 #include "ssa/base/random.h"
-#include "ssa/ops/matmul.h"
+#include "kernels/matmul/matmul.h"
 
 namespace ssa::bench {
 namespace {

@@ -1,5 +1,5 @@
 #include "kernels/common/attention_bench.h"
-#include "ssa/ops/compressed_attention.h"
+#include "kernels/attention/compressed/compressed_attention.h"
 
 using namespace ssa;
 using namespace ssa::bench;

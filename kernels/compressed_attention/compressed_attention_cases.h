@@ -2,7 +2,7 @@
 #pragma once
 
 #include "kernels/common/attention_cases.h"
-#include "ssa/ops/compressed_attention.h"
+#include "kernels/attention/compressed/compressed_attention.h"
 
 namespace ssa::test {
 

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "kernels/common/attention_cases.h"
-#include "ssa/ops/decode_attention.h"
+#include "kernels/attention/decode/decode_attention.h"
 
 namespace ssa::test {
 

@@ -4,7 +4,7 @@
 
 #include "kernels/common/bench.h"
 #include "ssa/base/random.h"
-#include "ssa/ops/embedding.h"
+#include "embedding.h"
 
 using namespace ssa;
 

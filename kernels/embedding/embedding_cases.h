@@ -1,7 +1,7 @@
 // Cases of embedding, for its tests and its benchmark.
 #pragma once
 
-#include "ssa/ops/embedding.h"
+#include "embedding.h"
 #include "support/op_runner.h"
 
 namespace ssa::test {

@@ -1,7 +1,7 @@
 #include <algorithm>
 
-#include "kernels/common/cpu.h"
-#include "ssa/ops/embedding.h"
+#include "kernels/common/cpu/cpu.h"
+#include "embedding.h"
 
 namespace ssa::cpu {
 namespace {

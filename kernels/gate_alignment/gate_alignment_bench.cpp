@@ -1,5 +1,5 @@
 #include "kernels/common/bench.h"
-#include "ssa/ops/gate_alignment.h"
+#include "kernels/attention/gates/gate_alignment.h"
 
 using namespace ssa;
 

@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include "ssa/ops/gate_alignment.h"
+#include "kernels/attention/gates/gate_alignment.h"
 #include "support/op_runner.h"
 
 namespace ssa::test {

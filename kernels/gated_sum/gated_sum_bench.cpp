@@ -1,5 +1,5 @@
 #include "kernels/common/bench.h"
-#include "ssa/ops/gated_sum.h"
+#include "kernels/attention/gates/gated_sum.h"
 
 using namespace ssa;
 

@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include "ssa/ops/gated_sum.h"
+#include "kernels/attention/gates/gated_sum.h"
 #include "support/op_runner.h"
 
 namespace ssa::test {

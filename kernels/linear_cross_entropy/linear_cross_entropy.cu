@@ -10,14 +10,14 @@
 //   fit in L2 together to be read from memory once.
 #include <algorithm>
 
-#include "kernels/common/cluster.cuh"
-#include "kernels/common/launch.cuh"
-#include "kernels/common/math.cuh"
-#include "kernels/common/reduce.cuh"
-#include "kernels/common/sum.cuh"
-#include "kernels/common/vector.cuh"
-#include "ssa/ops/linear_cross_entropy.h"
-#include "ssa/ops/matmul.h"
+#include "kernels/common/ptx/cluster.cuh"
+#include "kernels/common/device/launch.cuh"
+#include "kernels/common/device/math.cuh"
+#include "kernels/common/device/reduce.cuh"
+#include "kernels/common/device/sum.cuh"
+#include "kernels/common/device/vector.cuh"
+#include "linear_cross_entropy.h"
+#include "kernels/matmul/matmul.h"
 
 namespace ssa::cuda {
 namespace {

@@ -1,7 +1,7 @@
 #include <algorithm>
 
 #include "kernels/common/bench.h"
-#include "ssa/ops/linear_cross_entropy.h"
+#include "linear_cross_entropy.h"
 
 using namespace ssa;
 

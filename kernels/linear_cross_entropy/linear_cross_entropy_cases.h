@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "ssa/ops/linear_cross_entropy.h"
+#include "linear_cross_entropy.h"
 #include "support/op_runner.h"
 
 namespace ssa::test {

@@ -1,12 +1,12 @@
-#include "ssa/ops/linear_cross_entropy.h"
+#include "linear_cross_entropy.h"
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <vector>
 
-#include "kernels/common/cpu.h"
-#include "ssa/ops/matmul.h"
+#include "kernels/common/cpu/cpu.h"
+#include "kernels/matmul/matmul.h"
 
 namespace ssa::cpu {
 namespace {

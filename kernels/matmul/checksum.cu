@@ -1,7 +1,7 @@
 #include "kernels/matmul/checksum.h"
 
-#include "kernels/common/launch.cuh"
-#include "kernels/common/reduce.cuh"
+#include "kernels/common/device/launch.cuh"
+#include "kernels/common/device/reduce.cuh"
 
 namespace ssa::cuda {
 namespace {

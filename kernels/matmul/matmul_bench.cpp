@@ -1,5 +1,5 @@
 #include "kernels/common/bench.h"
-#include "ssa/ops/matmul.h"
+#include "matmul.h"
 
 using namespace ssa;
 

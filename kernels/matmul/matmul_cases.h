@@ -1,7 +1,7 @@
 // Cases of matmul, for its tests and its benchmark.
 #pragma once
 
-#include "ssa/ops/matmul.h"
+#include "matmul.h"
 #include "support/op_runner.h"
 
 namespace ssa::test {

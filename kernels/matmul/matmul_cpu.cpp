@@ -1,11 +1,11 @@
-#include "ssa/ops/matmul.h"
+#include "matmul.h"
 
 #include <cblas.h>
 
 #include <algorithm>
 #include <limits>
 
-#include "kernels/common/cpu.h"
+#include "kernels/common/cpu/cpu.h"
 
 namespace ssa::cpu {
 namespace {

@@ -12,9 +12,9 @@
 #include <map>
 #include <vector>
 
-#include "kernels/common/context.cuh"
+#include "src/runtime/cuda_context.h"
 #include "kernels/matmul/checksum.h"
-#include "ssa/ops/matmul.h"
+#include "matmul.h"
 
 namespace ssa::cuda {
 namespace {

@@ -2,11 +2,11 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kernels/common/launch.cuh"
-#include "kernels/common/reduce.cuh"
-#include "kernels/common/sum.cuh"
-#include "kernels/common/vector.cuh"
-#include "ssa/ops/optimizer.h"
+#include "kernels/common/device/launch.cuh"
+#include "kernels/common/device/reduce.cuh"
+#include "kernels/common/device/sum.cuh"
+#include "kernels/common/device/vector.cuh"
+#include "optimizer.h"
 
 namespace ssa::cuda {
 namespace {

@@ -1,5 +1,5 @@
 #include "kernels/common/bench.h"
-#include "ssa/ops/optimizer.h"
+#include "optimizer.h"
 
 using namespace ssa;
 

@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include "ssa/ops/optimizer.h"
+#include "optimizer.h"
 #include "support/op_runner.h"
 
 namespace ssa::test {

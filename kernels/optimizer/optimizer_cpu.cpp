@@ -1,10 +1,10 @@
-#include "ssa/ops/optimizer.h"
+#include "optimizer.h"
 
 #include <algorithm>
 #include <cmath>
 #include <vector>
 
-#include "kernels/common/cpu.h"
+#include "kernels/common/cpu/cpu.h"
 
 namespace ssa::cpu {
 namespace {

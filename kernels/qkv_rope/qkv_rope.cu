@@ -6,11 +6,11 @@
 // backward needs no sums: a thread takes one pair, or one vector of gates, of one token.
 #include <algorithm>
 
-#include "kernels/common/divide.cuh"
-#include "kernels/common/launch.cuh"
-#include "kernels/common/math.cuh"
-#include "kernels/common/vector.cuh"
-#include "ssa/ops/qkv_rope.h"
+#include "kernels/common/device/divide.cuh"
+#include "kernels/common/device/launch.cuh"
+#include "kernels/common/device/math.cuh"
+#include "kernels/common/device/vector.cuh"
+#include "qkv_rope.h"
 
 namespace ssa::cuda {
 namespace {

@@ -1,5 +1,5 @@
 #include "kernels/common/bench.h"
-#include "ssa/ops/qkv_rope.h"
+#include "qkv_rope.h"
 
 using namespace ssa;
 

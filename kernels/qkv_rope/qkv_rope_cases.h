@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include "ssa/ops/qkv_rope.h"
+#include "qkv_rope.h"
 #include "support/op_runner.h"
 
 namespace ssa::test {

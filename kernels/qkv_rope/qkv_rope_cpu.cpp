@@ -1,7 +1,7 @@
 #include <algorithm>
 
-#include "kernels/common/cpu.h"
-#include "ssa/ops/qkv_rope.h"
+#include "kernels/common/cpu/cpu.h"
+#include "qkv_rope.h"
 
 namespace ssa::cpu {
 namespace {

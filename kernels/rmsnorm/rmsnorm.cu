@@ -3,10 +3,10 @@
 // shares of all blocks in block order.
 #include <algorithm>
 
-#include "kernels/common/launch.cuh"
-#include "kernels/common/reduce.cuh"
-#include "kernels/common/vector.cuh"
-#include "ssa/ops/rmsnorm.h"
+#include "kernels/common/device/launch.cuh"
+#include "kernels/common/device/reduce.cuh"
+#include "kernels/common/device/vector.cuh"
+#include "rmsnorm.h"
 
 namespace ssa::cuda {
 namespace {

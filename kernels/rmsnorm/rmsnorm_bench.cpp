@@ -1,5 +1,5 @@
 #include "kernels/common/bench.h"
-#include "ssa/ops/rmsnorm.h"
+#include "rmsnorm.h"
 
 using namespace ssa;
 

@@ -1,7 +1,7 @@
 // Cases of rmsnorm, for its tests and its benchmark.
 #pragma once
 
-#include "ssa/ops/rmsnorm.h"
+#include "rmsnorm.h"
 #include "support/op_runner.h"
 
 namespace ssa::test {

@@ -1,7 +1,7 @@
 #include <cmath>
 
-#include "kernels/common/cpu.h"
-#include "ssa/ops/rmsnorm.h"
+#include "kernels/common/cpu/cpu.h"
+#include "rmsnorm.h"
 
 namespace ssa::cpu {
 namespace {

@@ -1,5 +1,5 @@
 #include "kernels/common/attention_bench.h"
-#include "ssa/ops/select_blocks.h"
+#include "kernels/attention/select_blocks/select_blocks.h"
 
 using namespace ssa;
 using namespace ssa::bench;

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "kernels/common/attention_cases.h"
-#include "ssa/ops/select_blocks.h"
+#include "kernels/attention/select_blocks/select_blocks.h"
 
 namespace ssa::test {
 

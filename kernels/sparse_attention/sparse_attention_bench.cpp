@@ -1,6 +1,6 @@
 #include "kernels/common/attention_bench.h"
-#include "ssa/ops/attention_stats.h"
-#include "ssa/ops/sparse_attention.h"
+#include "kernels/attention/stats/attention_stats.h"
+#include "kernels/attention/sparse/sparse_attention.h"
 
 using namespace ssa;
 using namespace ssa::bench;

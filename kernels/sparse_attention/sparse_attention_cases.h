@@ -2,7 +2,7 @@
 #pragma once
 
 #include "kernels/common/attention_cases.h"
-#include "ssa/ops/sparse_attention.h"
+#include "kernels/attention/sparse/sparse_attention.h"
 
 namespace ssa::test {
 

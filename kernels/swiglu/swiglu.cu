@@ -1,8 +1,8 @@
 // One block a row of F columns; streaming, nothing is reused.
-#include "kernels/common/launch.cuh"
-#include "kernels/common/math.cuh"
-#include "kernels/common/vector.cuh"
-#include "ssa/ops/swiglu.h"
+#include "kernels/common/device/launch.cuh"
+#include "kernels/common/device/math.cuh"
+#include "kernels/common/device/vector.cuh"
+#include "swiglu.h"
 
 namespace ssa::cuda {
 namespace {

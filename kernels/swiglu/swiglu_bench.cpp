@@ -1,5 +1,5 @@
 #include "kernels/common/bench.h"
-#include "ssa/ops/swiglu.h"
+#include "swiglu.h"
 
 using namespace ssa;
 

@@ -1,7 +1,7 @@
 // Cases of swiglu, for its tests and its benchmark.
 #pragma once
 
-#include "ssa/ops/swiglu.h"
+#include "swiglu.h"
 #include "support/op_runner.h"
 
 namespace ssa::test {

@@ -1,5 +1,5 @@
-#include "kernels/common/cpu.h"
-#include "ssa/ops/swiglu.h"
+#include "kernels/common/cpu/cpu.h"
+#include "swiglu.h"
 
 namespace ssa::cpu {
 namespace {

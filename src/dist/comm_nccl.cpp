@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "check.h"
-#include "kernels/common/context.cuh"
+#include "src/runtime/cuda_context.h"
 
 namespace ssa {
 namespace {

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "ssa/data/row_loader.h"
-#include "ssa/ops/matmul.h"
+#include "kernels/matmul/matmul.h"
 #include "ssa/runtime/arena.h"
 #include "ssa/train/huggingface.h"
 #include "ssa/train/model_state.h"

@@ -5,14 +5,14 @@
 #include <numeric>
 
 #include "ssa/model/rope.h"
-#include "ssa/ops/append_kv.h"
-#include "ssa/ops/decode_attention.h"
-#include "ssa/ops/embedding.h"
-#include "ssa/ops/gated_sum.h"
-#include "ssa/ops/matmul.h"
-#include "ssa/ops/qkv_rope.h"
-#include "ssa/ops/rmsnorm.h"
-#include "ssa/ops/swiglu.h"
+#include "kernels/attention/decode/append_kv.h"
+#include "kernels/attention/decode/decode_attention.h"
+#include "kernels/embedding/embedding.h"
+#include "kernels/attention/gates/gated_sum.h"
+#include "kernels/matmul/matmul.h"
+#include "kernels/qkv_rope/qkv_rope.h"
+#include "kernels/rmsnorm/rmsnorm.h"
+#include "kernels/swiglu/swiglu.h"
 
 namespace ssa {
 namespace {

@@ -3,19 +3,19 @@
 #include <cmath>
 
 #include "ssa/model/rope.h"
-#include "ssa/ops/attention_divergence.h"
-#include "ssa/ops/attention_stats.h"
-#include "ssa/ops/causal_attention.h"
-#include "ssa/ops/compressed_attention.h"
-#include "ssa/ops/embedding.h"
-#include "ssa/ops/gate_alignment.h"
-#include "ssa/ops/gated_sum.h"
-#include "ssa/ops/linear_cross_entropy.h"
-#include "ssa/ops/matmul.h"
-#include "ssa/ops/qkv_rope.h"
-#include "ssa/ops/rmsnorm.h"
-#include "ssa/ops/sparse_attention.h"
-#include "ssa/ops/swiglu.h"
+#include "kernels/attention/stats/attention_divergence.h"
+#include "kernels/attention/stats/attention_stats.h"
+#include "kernels/attention/dense/causal_attention.h"
+#include "kernels/attention/compressed/compressed_attention.h"
+#include "kernels/embedding/embedding.h"
+#include "kernels/attention/gates/gate_alignment.h"
+#include "kernels/attention/gates/gated_sum.h"
+#include "kernels/linear_cross_entropy/linear_cross_entropy.h"
+#include "kernels/matmul/matmul.h"
+#include "kernels/qkv_rope/qkv_rope.h"
+#include "kernels/rmsnorm/rmsnorm.h"
+#include "kernels/attention/sparse/sparse_attention.h"
+#include "kernels/swiglu/swiglu.h"
 
 namespace ssa {
 namespace {

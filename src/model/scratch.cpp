@@ -1,16 +1,16 @@
 #include <algorithm>
 
 #include "ssa/model/llama.h"
-#include "ssa/ops/attention_divergence.h"
-#include "ssa/ops/attention_stats.h"
-#include "ssa/ops/causal_attention.h"
-#include "ssa/ops/compressed_attention.h"
-#include "ssa/ops/embedding.h"
-#include "ssa/ops/gate_alignment.h"
-#include "ssa/ops/linear_cross_entropy.h"
-#include "ssa/ops/optimizer.h"
-#include "ssa/ops/rmsnorm.h"
-#include "ssa/ops/sparse_attention.h"
+#include "kernels/attention/stats/attention_divergence.h"
+#include "kernels/attention/stats/attention_stats.h"
+#include "kernels/attention/dense/causal_attention.h"
+#include "kernels/attention/compressed/compressed_attention.h"
+#include "kernels/embedding/embedding.h"
+#include "kernels/attention/gates/gate_alignment.h"
+#include "kernels/linear_cross_entropy/linear_cross_entropy.h"
+#include "kernels/optimizer/optimizer.h"
+#include "kernels/rmsnorm/rmsnorm.h"
+#include "kernels/attention/sparse/sparse_attention.h"
 
 namespace ssa {
 

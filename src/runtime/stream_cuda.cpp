@@ -6,7 +6,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "kernels/common/context.cuh"
+#include "src/runtime/cuda_context.h"
 
 namespace ssa {
 

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 
-#include "ssa/ops/cuda_support.h"
+#include "kernels/attention/cuda_support.h"
 
 namespace ssa {
 namespace {

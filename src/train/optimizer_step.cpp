@@ -4,7 +4,7 @@
 #include <cmath>
 #include <vector>
 
-#include "ssa/ops/optimizer.h"
+#include "kernels/optimizer/optimizer.h"
 
 namespace ssa {
 namespace {

@@ -6,7 +6,7 @@
 #include <numeric>
 #include <set>
 
-#include "ssa/ops/matmul.h"
+#include "kernels/matmul/matmul.h"
 #include "support/catch.h"
 #include "support/random_model.h"
 #include "support/run_program.h"

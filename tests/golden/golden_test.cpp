@@ -10,7 +10,7 @@
 
 #include "ssa/data/batch_plan.h"
 #include "ssa/data/row_loader.h"
-#include "ssa/ops/cuda_support.h"
+#include "kernels/attention/cuda_support.h"
 #include "ssa/train/batch_staging.h"
 #include "ssa/train/huggingface.h"
 #include "ssa/train/schedule.h"

@@ -8,7 +8,7 @@
 #include <string>
 
 #include "ssa/dist/comm.h"
-#include "ssa/ops/matmul.h"
+#include "kernels/matmul/matmul.h"
 #include "ssa/train/optimizer_step.h"
 #include "support/catch.h"
 #include "support/error_of.h"

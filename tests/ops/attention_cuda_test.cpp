@@ -5,7 +5,7 @@
 #include "kernels/compressed_attention/compressed_attention_cases.h"
 #include "kernels/select_blocks/select_blocks_cases.h"
 #include "kernels/sparse_attention/sparse_attention_cases.h"
-#include "ssa/ops/cuda_support.h"
+#include "kernels/attention/cuda_support.h"
 #include "support/catch.h"
 
 using namespace ssa;

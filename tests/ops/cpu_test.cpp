@@ -1,4 +1,4 @@
-#include "kernels/common/cpu.h"
+#include "kernels/common/cpu/cpu.h"
 
 #include "support/op_runner.h"
 

@@ -10,7 +10,7 @@
 
 #include "ssa/base/file.h"
 #include "ssa/dist/comm.h"
-#include "ssa/ops/matmul.h"
+#include "kernels/matmul/matmul.h"
 #include "ssa/train/model_source.h"
 #include "ssa/train/model_state.h"
 #include "ssa/train/optimizer_step.h"

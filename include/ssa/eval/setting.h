@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "ssa/model/llama.h"
-#include "ssa/ops/select_blocks.h"
+#include "kernels/attention/select_blocks/select_blocks.h"
 #include "ssa/train/model_source.h"
 
 namespace ssa::eval {

@@ -8,7 +8,7 @@
 
 #include "ssa/model/model_config.h"
 #include "ssa/model/param_table.h"
-#include "ssa/ops/select_blocks.h"
+#include "kernels/attention/select_blocks/select_blocks.h"
 #include "ssa/runtime/arena.h"
 
 namespace ssa {

@@ -15,7 +15,7 @@
 
 #include "ssa/data/packing.h"
 #include "ssa/model/model_config.h"
-#include "ssa/ops/select_blocks.h"
+#include "kernels/attention/select_blocks/select_blocks.h"
 
 namespace ssa {
 

@@ -7,7 +7,7 @@
 #include <string>
 
 #include "ssa/model/model_config.h"
-#include "ssa/ops/select_blocks.h"
+#include "kernels/attention/select_blocks/select_blocks.h"
 #include "ssa/train/checkpoint.h"
 #include "ssa/train/huggingface.h"
 

@@ -1,0 +1,118 @@
+// What causal, sparse and compressed attention share on the CPU. They differ only in which keys a token attends: each
+// gives a function keys_of(b, t, kv_head, keys) that fills the list `keys` with positions in k and v.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "kernels/common/cpu/cpu.h"
+
+namespace ssa::cpu {
+
+using Keys = std::vector<std::int64_t>;
+
+/// Replaces n scores by their softmax; returns the log of the sum of their exponentials, -infinity when n is 0.
+template <class Real>
+Real softmax(Real* scores, std::int64_t n) {
+  Real max = -std::numeric_limits<Real>::infinity();
+#pragma omp simd reduction(max : max)
+  for (std::int64_t i = 0; i < n; ++i) max = std::max(max, scores[i]);
+  Real sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (std::int64_t i = 0; i < n; ++i) sum += scores[i] = exp_simd(scores[i] - max);
+  for (std::int64_t i = 0; i < n; ++i) scores[i] /= sum;
+  return max + std::log(sum);
+}
+
+/// Shapes as in ops/causal_attention.h, with U keys a row instead of T. lse may be absent.
+struct AttentionForward {
+  Tensor out, lse, q, k, v;
+  float scale;
+};
+
+template <class Real, class KeysOf>
+void attention_forward(const AttentionForward& p, const KeysOf& keys_of) {
+  const std::int64_t B = p.q.dim(0), T = p.q.dim(1), HQ = p.q.dim(2), D = p.q.dim(3);
+  const std::int64_t U = p.k.dim(1), HK = p.k.dim(2), G = HQ / HK;
+  const Real scale = static_cast<Real>(p.scale);
+  const Real *all_q = p.q.as<Real>(), *all_k = p.k.as<Real>(), *all_v = p.v.as<Real>();
+  Real *all_out = p.out.as<Real>(), *all_lse = p.lse.as_or_null<Real>();
+#pragma omp parallel
+  {
+    Keys keys;
+    std::vector<Real> weights(static_cast<std::size_t>(U));
+#pragma omp for collapse(2) schedule(dynamic, 8)
+    for (std::int64_t b = 0; b < B; ++b)
+      for (std::int64_t t = 0; t < T; ++t)
+        for (std::int64_t h = 0; h < HQ; ++h) {
+          const std::int64_t row = (b * T + t) * HQ + h, kv_head = h / G;
+          const auto at = [&](std::int64_t u) { return ((b * U + u) * HK + kv_head) * D; };
+          if (h % G == 0) keys_of(b, t, kv_head, keys);
+          const auto n = static_cast<std::int64_t>(keys.size());
+          for (std::int64_t i = 0; i < n; ++i) weights[i] = scale * dot(all_q + row * D, all_k + at(keys[i]), D);
+          const Real lse = softmax(weights.data(), n);
+          if (all_lse) all_lse[row] = lse;
+          Real* out = all_out + row * D;
+          std::fill(out, out + D, Real{0});
+          for (std::int64_t i = 0; i < n; ++i) axpy(weights[i], all_v + at(keys[i]), out, D);
+        }
+  }
+}
+
+/// Every gradient is added to.
+struct AttentionBackward {
+  Tensor d_q, d_k, d_v, d_out, delta, lse, q, k, v;
+  float scale;
+};
+
+template <class Real, class KeysOf>
+void attention_backward(const AttentionBackward& p, const KeysOf& keys_of) {
+  const std::int64_t B = p.q.dim(0), T = p.q.dim(1), HQ = p.q.dim(2), D = p.q.dim(3);
+  const std::int64_t U = p.k.dim(1), HK = p.k.dim(2), G = HQ / HK;
+  const Real scale = static_cast<Real>(p.scale);
+  const Real *all_q = p.q.as<Real>(), *all_k = p.k.as<Real>(), *all_v = p.v.as<Real>();
+  const Real *all_d_out = p.d_out.as<Real>(), *all_delta = p.delta.as<Real>(), *all_lse = p.lse.as<Real>();
+  Real *all_d_q = p.d_q.as<Real>(), *all_d_k = p.d_k.as<Real>(), *all_d_v = p.d_v.as<Real>();
+
+  // d_k and d_v are sums over tokens and over the G query heads of a key/value head. Each (row, query head) is one
+  // thread's and sums over its tokens into memory of its own, [B, HQ, U, D]; then the heads are added in ascending
+  // order. So the result does not depend on the number of threads.
+  std::vector<Real> head_d_k(static_cast<std::size_t>(B * HQ * U * D)), head_d_v(head_d_k.size());
+#pragma omp parallel
+  {
+    Keys keys;
+#pragma omp for collapse(2) schedule(dynamic)
+    for (std::int64_t b = 0; b < B; ++b)
+      for (std::int64_t h = 0; h < HQ; ++h) {
+        const std::int64_t kv_head = h / G;
+        Real *d_k = head_d_k.data() + (b * HQ + h) * U * D, *d_v = head_d_v.data() + (b * HQ + h) * U * D;
+        for (std::int64_t t = 0; t < T; ++t) {
+          const std::int64_t row = (b * T + t) * HQ + h;
+          const Real *q = all_q + row * D, *d_out = all_d_out + row * D;
+          Real* d_q = all_d_q + row * D;
+          keys_of(b, t, kv_head, keys);
+          for (const std::int64_t u : keys) {
+            const Real* k = all_k + ((b * U + u) * HK + kv_head) * D;
+            const Real* v = all_v + ((b * U + u) * HK + kv_head) * D;
+            const Real weight = exp_simd(scale * dot(q, k, D) - all_lse[row]);
+            const Real d_score = weight * (dot(d_out, v, D) - all_delta[row]);
+            axpy(scale * d_score, k, d_q, D);
+            axpy(scale * d_score, q, d_k + u * D, D);
+            axpy(weight, d_out, d_v + u * D, D);
+          }
+        }
+      }
+#pragma omp for collapse(2)
+    for (std::int64_t b = 0; b < B; ++b)
+      for (std::int64_t u = 0; u < U; ++u)
+        for (std::int64_t h = 0; h < HQ; ++h) {
+          const std::int64_t from = ((b * HQ + h) * U + u) * D, to = ((b * U + u) * HK + h / G) * D;
+          axpy(Real{1}, head_d_k.data() + from, all_d_k + to, D);
+          axpy(Real{1}, head_d_v.data() + from, all_d_v + to, D);
+        }
+  }
+}
+
+}  // namespace ssa::cpu

@@ -1,0 +1,50 @@
+// The dense attention kernels over block means, with the rule that a block is seen once it is complete.
+#include "compressed_attention.h"
+
+#include "kernels/attention/dense/dense.cuh"
+
+namespace ssa::cuda {
+
+void compressed_attention_forward(Stream& stream, const CompressedAttentionForward& p) {
+  const DenseForwardArgs a = {.out = bf16(p.out),
+                              .lse = p.lse.as<float>(),
+                              .q = bf16(p.q),
+                              .k = bf16(p.k_mean),
+                              .v = bf16(p.v_mean),
+                              .T = static_cast<int>(p.q.dim(1)),
+                              .U = static_cast<int>(p.k_mean.dim(1)),
+                              .HQ = static_cast<int>(p.q.dim(2)),
+                              .HK = static_cast<int>(p.k_mean.dim(2)),
+                              .scale = p.scale};
+  dense_forward(stream, "compressed_attention_forward", p.block_size, a, static_cast<int>(p.q.dim(0)),
+                static_cast<int>(p.q.dim(3)), CompleteBlocks{static_cast<int>(p.block_size)});
+}
+
+void compressed_attention_backward(Stream& stream, const CompressedAttentionBackward& p) {
+  const DenseBackwardArgs a = {.d_q = p.d_q.as<float>(),
+                               .d_k = p.d_k_mean.as<float>(),
+                               .d_v = p.d_v_mean.as<float>(),
+                               .d_out = bf16(p.d_out),
+                               .delta = p.delta.as<float>(),
+                               .lse = p.lse.as<float>(),
+                               .q = bf16(p.q),
+                               .k = bf16(p.k_mean),
+                               .v = bf16(p.v_mean),
+                               .B = static_cast<int>(p.q.dim(0)),
+                               .T = static_cast<int>(p.q.dim(1)),
+                               .U = static_cast<int>(p.k_mean.dim(1)),
+                               .HQ = static_cast<int>(p.q.dim(2)),
+                               .HK = static_cast<int>(p.k_mean.dim(2)),
+                               .scale = p.scale,
+                               .accumulate_q = p.accumulate,
+                               .accumulate_kv = false};
+  dense_backward(stream, "compressed_attention_backward", p.block_size, a, static_cast<int>(p.q.dim(3)),
+                 CompleteBlocks{static_cast<int>(p.block_size)});
+}
+
+std::size_t compressed_attention_backward_scratch_bytes(std::int64_t B, std::int64_t T, std::int64_t HQ,
+                                                        std::int64_t HK, std::int64_t block_size) {
+  return dense_backward_scratch_bytes(B, T, (T + block_size - 1) / block_size, HQ, HK);
+}
+
+}  // namespace ssa::cuda

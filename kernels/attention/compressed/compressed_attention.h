@@ -1,0 +1,46 @@
+// Attention over the mean keys and values of complete blocks (the compressed branch of NSA, arXiv 2502.11089, eq. 7):
+//   out[t] = sum of softmax(scale * q[t] . k_mean[n]) v_mean[n] over the blocks n with (n + 1) block_size <= t + 1
+// A token that sees no complete block has out = 0 and lse = -infinity.
+#pragma once
+
+#include "kernels/common/dispatch.h"
+
+namespace ssa {
+
+struct CompressedAttentionForward {
+  Tensor out;     ///< [B, T, HQ, D] act
+  Tensor lse;     ///< [B, T, HQ] f32
+  Tensor q;       ///< [B, T, HQ, D] act
+  Tensor k_mean;  ///< [B, N, HK, D] act
+  Tensor v_mean;  ///< [B, N, HK, D] act
+  float scale;
+  std::int64_t block_size;
+};
+SSA_OP(compressed_attention_forward, CompressedAttentionForward);
+
+/// As in causal_attention.h. d_k_mean and d_v_mean are overwritten; blocks that no token sees get 0.
+struct CompressedAttentionBackward {
+  Tensor d_q;       ///< [B, T, HQ, D] f32
+  Tensor d_k_mean;  ///< [B, N, HK, D] f32
+  Tensor d_v_mean;  ///< [B, N, HK, D] f32
+  Tensor d_out;     ///< [B, T, HQ, D] act
+  Tensor delta;     ///< [B, T, HQ] f32
+  Tensor lse;       ///< [B, T, HQ] f32
+  Tensor q;         ///< [B, T, HQ, D] act
+  Tensor k_mean;    ///< [B, N, HK, D] act
+  Tensor v_mean;    ///< [B, N, HK, D] act
+  float scale;
+  std::int64_t block_size;
+  bool accumulate = false;  ///< add to d_q instead of overwriting it
+};
+SSA_OP(compressed_attention_backward, CompressedAttentionBackward);
+
+/// Scratch that the backward reserves on the stream; 0 on the CPU.
+std::size_t compressed_attention_backward_scratch_bytes(DeviceKind kind, std::int64_t B, std::int64_t T,
+                                                        std::int64_t HQ, std::int64_t HK, std::int64_t block_size);
+namespace cuda {
+std::size_t compressed_attention_backward_scratch_bytes(std::int64_t B, std::int64_t T, std::int64_t HQ,
+                                                        std::int64_t HK, std::int64_t block_size);
+}
+
+}  // namespace ssa

@@ -1,0 +1,46 @@
+// Full causal attention, or with window > 0 causal sliding-window attention; grouped query heads.
+//   out[t] = sum over u of softmax(scale * q[t] . k[u]) v[u],   u in (t - window, t], or [0, t] when window is 0
+#pragma once
+
+#include "kernels/common/dispatch.h"
+
+namespace ssa {
+
+struct CausalAttentionForward {
+  Tensor out;  ///< [B, T, HQ, D] act
+  Tensor lse;  ///< [B, T, HQ] f32: natural log of the sum of exp(scaled scores)
+  Tensor q;    ///< [B, T, HQ, D] act
+  Tensor k;    ///< [B, T, HK, D] act
+  Tensor v;    ///< [B, T, HK, D] act
+  float scale;
+  std::int64_t window = 0;  ///< tokens seen, the own one included; 0 = all
+};
+SSA_OP(causal_attention_forward, CausalAttentionForward);
+
+/// With P = exp(S - lse) and dP = d_out v^T:  dS = P (dP - delta);  d_q = scale dS k, d_k = scale dS^T q, d_v = P^T
+/// d_out, the last two summed over the G query heads of a key/value head. The order of every sum is fixed: the same
+/// inputs give the same bits in every run, on CUDA too.
+struct CausalAttentionBackward {
+  Tensor d_q;    ///< [B, T, HQ, D] f32
+  Tensor d_k;    ///< [B, T, HK, D] f32
+  Tensor d_v;    ///< [B, T, HK, D] f32
+  Tensor d_out;  ///< [B, T, HQ, D] act
+  Tensor delta;  ///< [B, T, HQ] f32: sum over D of d_out * out, of the stored (rounded) values
+  Tensor lse;    ///< [B, T, HQ] f32
+  Tensor q;      ///< [B, T, HQ, D] act
+  Tensor k;      ///< [B, T, HK, D] act
+  Tensor v;      ///< [B, T, HK, D] act
+  float scale;
+  std::int64_t window = 0;
+  bool accumulate = false;  ///< add to d_q, d_k, d_v instead of overwriting them
+};
+SSA_OP(causal_attention_backward, CausalAttentionBackward);
+
+/// Scratch that the backward reserves on the stream; 0 on the CPU.
+std::size_t causal_attention_backward_scratch_bytes(DeviceKind kind, std::int64_t B, std::int64_t T, std::int64_t HQ,
+                                                    std::int64_t HK);
+namespace cuda {
+std::size_t causal_attention_backward_scratch_bytes(std::int64_t B, std::int64_t T, std::int64_t HQ, std::int64_t HK);
+}
+
+}  // namespace ssa

@@ -1,0 +1,167 @@
+// Launches of the dense attention kernels over a rule of visibility.cuh.
+#pragma once
+
+#include <algorithm>
+#include <type_traits>
+
+#include "dense_backward.cuh"
+#include "dense_backward_hopper.cuh"
+#include "dense_forward.cuh"
+#include "dense_forward_hopper.cuh"
+#include "kernels/attention/dispatch.cuh"
+#include "kernels/common/device/launch.cuh"
+#include "mask.cuh"
+#include "ssa/runtime/arena.h"
+
+namespace ssa::cuda {
+
+template <int kD, class Visibility>
+void dense_forward_hopper(Stream& stream, const char* op, const DenseForwardArgs& a, int B, const Visibility& visible) {
+  using C = DenseForwardHopperConfig<kD, std::is_same_v<Visibility, Causal>>;
+  const int query_tiles = static_cast<int>(blocks_for(a.T, C::kQueries)), tasks = query_tiles * a.HQ * B;
+  const DenseForwardHopperArgs h = {.q = tensor_map(op, a.q, B, a.T, a.HQ * C::kHalves),
+                                    .k = tensor_map(op, a.k, B, a.U, a.HK * C::kHalves),
+                                    .v = tensor_map(op, a.v, B, a.U, a.HK * C::kHalves),
+                                    .out = tensor_map(op, a.out, B, a.T, a.HQ * C::kHalves),
+                                    .lse = a.lse,
+                                    .B = B,
+                                    .T = a.T,
+                                    .U = a.U,
+                                    .HQ = a.HQ,
+                                    .HK = a.HK,
+                                    .scale = a.scale,
+                                    .query_tiles = query_tiles,
+                                    .tasks = tasks};
+  launch(stream, op, dense_forward_hopper_kernel<C, Visibility>,
+         {.grid = static_cast<unsigned>(std::min(tasks, stream.cuda().properties.multiProcessorCount)),
+          .block = C::kThreads,
+          .shared_bytes = sizeof(typename C::Shared)},
+         h, visible);
+}
+
+template <class Visibility>
+void dense_forward(Stream& stream, const char* op, std::int64_t block_size, const DenseForwardArgs& a, int B,
+                   int head_dim, const Visibility& visible) {
+  const auto run = [&]<class C>(void (*kernel)(DenseForwardArgs, Visibility)) {
+    launch(stream, op, kernel,
+           {.grid = dim3(static_cast<unsigned>(a.HQ), blocks_for(a.T, C::kQueries), static_cast<unsigned>(B)),
+            .block = C::kThreads,
+            .shared_bytes = sizeof(typename C::Shared)},
+           a, visible);
+  };
+  dispatch_head_dim(op, head_dim, a.HQ / a.HK, block_size, [&]<int kD>() {
+    // The tiles of the Hopper form are too large for block means, of which a token sees few.
+    if constexpr (!std::is_same_v<Visibility, CompleteBlocks>) {
+      if (has_wgmma(stream)) return dense_forward_hopper<kD>(stream, op, a, B, visible);
+    }
+    using C = DenseForwardConfig<kD>;
+    run.template operator()<C>(dense_forward_kernel<C, Visibility>);
+  });
+}
+
+/// What the backward keeps beside its operands: the counters that order its blocks, for as many chunks as there can be,
+/// and for the Hopper form lse and delta by heads.
+struct DenseBackwardScratch {
+  Tensor ticket, keys_done, steps_done, row_values;
+
+  DenseBackwardScratch(Arena& arena, std::int64_t B, std::int64_t T, std::int64_t U, std::int64_t HQ, std::int64_t HK) {
+    constexpr std::int64_t kKeys = 128, kRows = DenseBackwardHopperTask::kStepRows;
+    static_assert(kKeys == DenseBackwardConfig<64>::kKeys && kKeys == DenseBackwardConfig<128>::kKeys &&
+                  kKeys == DenseBackwardHopperTask::kOwnRows);
+    const std::int64_t key_tiles = (U + kKeys - 1) / kKeys;
+    ticket = arena.allocate("ticket", DType::i32, {1});
+    keys_done = arena.allocate("keys_done", DType::i32, {B, HK, key_tiles});
+    steps_done = arena.allocate("steps_done", DType::i32, {HQ / HK, B, HK, key_tiles});
+    row_values = arena.allocate("row_values", DType::f32, {B, HQ, (T + kRows - 1) / kRows, 2 * kRows});
+  }
+};
+
+/// T tokens and U keys a row.
+inline std::size_t dense_backward_scratch_bytes(std::int64_t B, std::int64_t T, std::int64_t U, std::int64_t HQ,
+                                                std::int64_t HK) {
+  Arena measure;
+  DenseBackwardScratch(measure, B, T, U, HQ, HK);
+  return measure.used();
+}
+
+/// Parts into which `count` is cut in halves until there are at least `wanted` tasks; `tasks` is the number without.
+inline int parts_for(std::int64_t tasks, std::int64_t wanted, int count) {
+  int parts = 1;
+  while (parts < count && tasks * parts < wanted) parts *= 2;
+  const int size = (count + parts - 1) / parts;
+  return (count + size - 1) / size;
+}
+
+template <int kD, class Visibility>
+void dense_backward_hopper(Stream& stream, const char* op, const DenseBackwardArgs& a,
+                           const DenseBackwardScratch& scratch, const Visibility& visible) {
+  using C = DenseBackwardHopperConfig<kD>;
+  const int G = a.HQ / a.HK, key_tiles = static_cast<int>(blocks_for(a.U, C::kOwnRows));
+  // Enough tasks that the longest ones end early.
+  constexpr int kTasksPerSm = 3;
+  const std::int64_t tasks = static_cast<std::int64_t>(a.B) * a.HK * key_tiles;
+  const int chunks = parts_for(tasks, stream.cuda().properties.multiProcessorCount * std::int64_t{kTasksPerSm}, G);
+
+  float* row_values = scratch.row_values.as<float>();
+  int *counters = scratch.ticket.as<int>(), *counters_end = scratch.steps_done.as<int>() + scratch.steps_done.count();
+  launch(stream, op, row_values_kernel<C>,
+         {.grid = dim3(blocks_for(a.T, C::kStepRows), blocks_for(a.HQ, 32), static_cast<unsigned>(a.B)), .block = 256},
+         row_values, a.lse, a.delta, a.T, a.HQ, 1 / a.scale, counters, static_cast<int>(counters_end - counters));
+  const DenseBackwardHopperArgs h = {.q = tensor_map(op, a.q, a.B, a.T, a.HQ * C::kHalves),
+                                     .k = tensor_map(op, a.k, a.B, a.U, a.HK * C::kHalves),
+                                     .v = tensor_map(op, a.v, a.B, a.U, a.HK * C::kHalves),
+                                     .d_out = tensor_map(op, a.d_out, a.B, a.T, a.HQ * C::kHalves),
+                                     .d_q = tensor_map(op, a.d_q, a.B, a.T, a.HQ * (C::kD / 32)),
+                                     .d_k = a.d_k,
+                                     .d_v = a.d_v,
+                                     .row_values = row_values,
+                                     .B = a.B,
+                                     .T = a.T,
+                                     .U = a.U,
+                                     .HQ = a.HQ,
+                                     .HK = a.HK,
+                                     .scale = a.scale,
+                                     .accumulate_q = a.accumulate_q,
+                                     .accumulate_kv = a.accumulate_kv,
+                                     .key_tiles = key_tiles,
+                                     .chunks = chunks,
+                                     .heads_per_chunk = (G + chunks - 1) / chunks,
+                                     .ticket = scratch.ticket.as<int>(),
+                                     .keys_done = scratch.keys_done.as<int>(),
+                                     .steps_done = scratch.steps_done.as<int>()};
+  launch(
+      stream, op, dense_backward_hopper_kernel<C, Visibility>,
+      {.grid = static_cast<unsigned>(tasks * chunks), .block = C::kThreads, .shared_bytes = sizeof(typename C::Shared)},
+      h, visible);
+}
+
+/// `a` comes without its task shape and counters.
+template <class Visibility>
+void dense_backward(Stream& stream, const char* op, std::int64_t block_size, DenseBackwardArgs a, int head_dim,
+                    const Visibility& visible) {
+  const int G = a.HQ / a.HK;
+  dispatch_head_dim(op, head_dim, G, block_size, [&]<int kD>() {
+    const std::size_t bytes = dense_backward_scratch_bytes(a.B, a.T, a.U, a.HQ, a.HK);
+    Arena arena(stream.scratch(bytes), bytes);
+    const DenseBackwardScratch scratch(arena, a.B, a.T, a.U, a.HQ, a.HK);
+    if (has_wgmma(stream)) return dense_backward_hopper<kD>(stream, op, a, scratch, visible);
+    using C = DenseBackwardConfig<kD>;
+    for (const Tensor& counter : {scratch.ticket, scratch.keys_done, scratch.steps_done}) stream.zero(counter);
+    a.key_tiles = (a.U + C::kKeys - 1) / C::kKeys;
+    a.ticket = scratch.ticket.template as<int>();
+    a.keys_done = scratch.keys_done.template as<int>();
+    a.steps_done = scratch.steps_done.template as<int>();
+    // Enough tasks that the last and longest ones leave few SMs idle.
+    constexpr int kTasksPerSm = 16;
+    const std::int64_t tasks = static_cast<std::int64_t>(a.B) * a.HK * a.key_tiles;
+    a.chunks = parts_for(tasks, stream.cuda().properties.multiProcessorCount * std::int64_t{kTasksPerSm}, G);
+    a.heads_per_chunk = (G + a.chunks - 1) / a.chunks;
+    launch(stream, op, dense_backward_kernel<C, Visibility>,
+           {.grid = static_cast<unsigned>(tasks * a.chunks),
+            .block = C::kThreads,
+            .shared_bytes = sizeof(typename C::Shared)},
+           a, visible);
+  });
+}
+
+}  // namespace ssa::cuda

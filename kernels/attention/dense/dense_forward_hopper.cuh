@@ -1,0 +1,275 @@
+// The forward of dense attention on Hopper: a warpgroup of copies feeds warpgroups that own 64 query rows each. While
+// one takes exponentials, its product with the values of the key tile before is under way, and so are the others'
+// products. README.md in this folder explains the schedule.
+#pragma once
+
+#include "config.cuh"
+#include "kernels/common/ptx/tma.cuh"
+
+namespace ssa::cuda {
+
+struct DenseForwardHopperArgs {
+  CUtensorMap q, k, v, out;
+  float* lse;
+  int B, T, U, HQ, HK;
+  float scale;
+  int query_tiles, tasks;  ///< a task: a query tile of one head
+};
+
+#if SSA_WGMMA_CODE
+/// A query tile of one head, and the key tiles that it sees.
+template <class C>
+struct DenseForwardTask {
+  int row, head, t0, tile_first, tiles;
+
+  /// The n-th task of this block: the longest tasks come first, and in rounds that go to and fro over the blocks, so
+  /// that all have the same work. False after the last; a block's share of the last round may be empty: tiles = -1.
+  template <class Visibility>
+  __device__ __forceinline__ bool take(const DenseForwardHopperArgs& a, const Visibility& visible, int n) {
+    const int blocks = static_cast<int>(gridDim.x), block = static_cast<int>(blockIdx.x);
+    const int in_round = n * blocks, rank = in_round + (n % 2 == 0 ? block : blocks - 1 - block);
+    if (in_round >= a.tasks) return false;
+    const int tile = rank / (a.B * a.HQ), in_tile = rank % (a.B * a.HQ);
+    row = in_tile / a.HQ;
+    head = in_tile % a.HQ;
+    t0 = (a.query_tiles - 1 - tile) * C::kQueries;
+    tile_first = visible.key_begin(t0) / C::kKeys;
+    tiles = (min(a.U, visible.key_end(min(a.T, t0 + C::kQueries) - 1)) + C::kKeys - 1) / C::kKeys - tile_first;
+    if (rank >= a.tasks) tiles = -1;
+    return true;
+  }
+  /// Of the i-th key tile: they are taken from the last to the first.
+  __device__ __forceinline__ int first_key(int i) const { return (tile_first + tiles - 1 - i) * C::kKeys; }
+};
+
+/// Copies tokens from t on of a head, whose columns lie in tiles of 64.
+template <class TileType, int kHalves>
+__device__ __forceinline__ void load_head(TileType (&halves)[kHalves], const CUtensorMap& map, int head, int t, int row,
+                                          Barrier& full) {
+  full.expect(sizeof(halves));
+#pragma unroll
+  for (int half = 0; half < kHalves; ++half)
+#pragma unroll
+    for (int i = 0; i < TileType::kRows; i += kBoxRows)
+      load_box(halves[half].data + i * TileType::kCols, map, kHalves * head + half, t + i, row, full);
+}
+#endif
+
+template <class C, class Visibility>
+__global__ void __launch_bounds__(C::kThreads, 1)
+    dense_forward_hopper_kernel(const __grid_constant__ DenseForwardHopperArgs a, const Visibility visible) {
+#if SSA_WGMMA_CODE
+  extern __shared__ __align__(1024) unsigned char shared_bytes[];
+  auto& shared = *reinterpret_cast<typename C::Shared*>(shared_bytes);
+  using Ring = Pipeline<C::kStages>;
+  using QueryRing = Pipeline<C::kQueryStages>;
+  constexpr int kSlices = C::kHalfD / 16, kN = C::kKeys;
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % kWarpSize;
+  const int warpgroup = thread / kWarpgroupThreads;
+
+  if (thread == 0) {
+    for (int i = 0; i < C::kQueryStages; ++i) {
+      shared.q_full[i].init(1);
+      shared.q_empty[i].init(C::kWarps * kArrivalsOfWarp);
+    }
+    for (int i = 0; i < C::kStages; ++i) {
+      shared.k_full[i].init(1);
+      shared.v_full[i].init(1);
+      shared.k_empty[i].init(C::kWarps * kArrivalsOfWarp);
+      shared.v_empty[i].init(C::kWarps * kArrivalsOfWarp);
+    }
+    fence_barrier_init();
+  }
+  __syncthreads();
+
+  DenseForwardTask<C> task;
+  if (warpgroup == C::kWarpgroups) {
+    give_registers<C::kCopyRegisters>();
+    if (thread == C::kWarps * kWarpSize) {
+      prefetch(a.q), prefetch(a.k), prefetch(a.v), prefetch(a.out);
+      Ring ring;
+      QueryRing queries;
+      for (int n = 0; task.take(a, visible, n); ++n) {
+        if (task.tiles <= 0) continue;
+        auto& q = shared.q[queries.stage()];
+        shared.q_empty[queries.stage()].wait(queries.parity() ^ 1);
+        load_head(q, a.q, task.head, task.t0, task.row, shared.q_full[queries.stage()]);
+        queries.advance();
+        const int kv_head = task.head / (a.HQ / a.HK);
+        const auto load_keys = [&](Ring at, int i) {
+          shared.k_empty[at.stage()].wait(at.parity() ^ 1);
+          load_head(shared.k[at.stage()], a.k, kv_head, task.first_key(i), task.row, shared.k_full[at.stage()]);
+        };
+        const auto load_values = [&](Ring at, int i) {
+          shared.v_empty[at.stage()].wait(at.parity() ^ 1);
+          load_head(shared.v[at.stage()], a.v, kv_head, task.first_key(i), task.row, shared.v_full[at.stage()]);
+        };
+        for (int i = 0; i < task.tiles; ++i, ring.advance()) {
+          load_keys(ring, i);
+          if constexpr (!C::kKeysAhead)
+            load_values(ring, i);
+          else if (i > 0)
+            load_values(ring.previous(), i - 1);
+        }
+        if constexpr (C::kKeysAhead) load_values(ring.previous(), task.tiles - 1);
+      }
+    }
+  } else {
+    take_registers<C::kRegisters>();
+    const float scale2 = a.scale * kLog2e;
+    Ring keys;
+    QueryRing queries;
+    // Named barriers: the output's, and the turns to start products.
+    constexpr int kOut = 1, kTurn = kOut + C::kWarpgroups, kTurnThreads = 2 * kWarpgroupThreads;
+    if (C::kTakeTurns && warpgroup == C::kWarpgroups - 1) barrier_arrive(kTurn, kTurnThreads);
+
+    for (int n = 0; task.take(a, visible, n); ++n) {
+      if (task.tiles < 0) continue;
+      const int t_first = task.t0 + warpgroup * kWarpgroupRows,
+                t = task.t0 + fresh_thread() / kWarpSize * 16 + (lane >> 2);
+      float out[C::kD / 8][4] = {}, scores[kN / 8][4];
+      std::uint32_t p[kN / 16][4];
+      float best[2] = {-kInfinity, -kInfinity}, sum[2] = {};  // of rows t and t + 8; the sum is this lane's part
+      float correction[2];
+
+      const auto start_scores = [&] {
+        wgmma_fence();
+#pragma unroll
+        for (int half = 0; half < C::kHalves; ++half) {
+          const std::uint64_t q = wgmma_operand(shared.q[queries.stage()][half], warpgroup * kWarpgroupRows);
+          const std::uint64_t k = wgmma_operand(shared.k[keys.stage()][half], 0);
+#pragma unroll
+          for (int kk = 0; kk < kSlices; ++kk)
+            wgmma(scores, q + kk * kNextAlongRow, k + kk * kNextAlongRow, half + kk > 0);
+        }
+        wgmma_commit();
+      };
+      const auto start_output = [&](Ring values) {
+        shared.v_full[values.stage()].wait(values.parity());
+        const std::uint64_t v = wgmma_operand<C::kD>(shared.v[values.stage()][0], 0);
+        wgmma_fence();
+#pragma unroll
+        for (int m = 0; m < kN / 16; ++m) wgmma<true>(out, p[m], v + m * kNextTransposed, true);
+        wgmma_commit();
+      };
+      const auto await_keys = [&] { shared.k_full[keys.stage()].wait(keys.parity()); };
+      const auto leave_keys = [&] {
+        shared.k_empty[keys.stage()].arrive_warp(lane);
+        keys.advance();
+      };
+      const auto leave_values = [&](Ring values) { shared.v_empty[values.stage()].arrive_warp(lane); };
+
+      /// Scores of the i-th key tile to probabilities, but for the division by their sum.
+      const auto softmax = [&](int i) {
+        const int u0 = task.first_key(i);
+        if (u0 + kN > visible.key_end(t_first) || u0 < visible.key_begin(t_first + kWarpgroupRows - 1)) {
+#pragma unroll
+          for (int j = 0; j < kN / 8; ++j)
+#pragma unroll
+            for (int e = 0; e < 4; ++e)
+              if (!visible.sees(t + (e & 2) * 4, u0 + j * 8 + (lane & 3) * 2 + (e & 1))) scores[j][e] = -kInfinity;
+        }
+        float shift[2];
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          float top = best[half];
+#pragma unroll
+          for (int j = 0; j < kN / 8; ++j) top = fmaxf(top, fmaxf(scores[j][2 * half], scores[j][2 * half + 1]));
+          top = quad_max(top);
+          shift[half] = top == -kInfinity ? 0.0f : top * scale2;  // a row may see no key so far
+          correction[half] = exp2_fast(best[half] * scale2 - shift[half]);
+          best[half] = top;
+        }
+#pragma unroll
+        for (int j = 0; j < kN / 8; ++j)
+#pragma unroll
+          for (int e = 0; e < 4; ++e) scores[j][e] = exp2_fast(scores[j][e] * scale2 - shift[e / 2]);
+        pin(scores);
+      };
+      const auto add_up = [&] {
+        float part[2][2] = {};
+#pragma unroll
+        for (int j = 0; j < kN / 8; ++j)
+#pragma unroll
+          for (int e = 0; e < 4; ++e) part[e / 2][e & 1] += scores[j][e];
+#pragma unroll
+        for (int half = 0; half < 2; ++half) sum[half] = sum[half] * correction[half] + (part[half][0] + part[half][1]);
+      };
+      /// The i-th key tile. Beside its exponentials runs the product with the values of the tile before.
+      const auto step = [&]<bool kFirst>(int i) {
+        const Ring before = keys.previous();
+        if constexpr (C::kTakeTurns) barrier_sync(kTurn + warpgroup, kTurnThreads);
+        start_scores();
+        if constexpr (!kFirst) start_output(before);
+        if constexpr (C::kTakeTurns) barrier_arrive(kTurn + (warpgroup + 1) % C::kWarpgroups, kTurnThreads);
+        wgmma_wait<kFirst ? 0 : 1>();
+        pin(scores);
+        leave_keys();
+        softmax(i);
+        // A wait that ends a basic block: the compiler would move the exponentials behind that for the product.
+        if (i + 1 < task.tiles) await_keys();
+        add_up();
+        if constexpr (!kFirst) {
+          wgmma_wait<0>();
+          leave_values(before);
+        }
+#pragma unroll
+        for (int d = 0; d < C::kD / 8; ++d)
+#pragma unroll
+          for (int e = 0; e < 4; ++e) out[d][e] *= correction[e / 2];
+#pragma unroll
+        for (int m = 0; m < kN / 16; ++m) pack_a(p[m], scores[2 * m], scores[2 * m + 1]);
+      };
+
+      if (task.tiles > 0) {
+        shared.q_full[queries.stage()].wait(queries.parity());
+        await_keys();
+        step.template operator()<true>(0);
+        for (int i = 1; i < task.tiles; ++i) step.template operator()<false>(i);
+        start_output(keys.previous());
+        wgmma_wait<0>();
+        pin(out);
+        leave_values(keys.previous());
+        shared.q_empty[queries.stage()].arrive_warp(lane);
+        queries.advance();
+      }
+
+      auto& staged = shared.out[warpgroup];
+      if (thread % kWarpgroupThreads == 0) wait_stored();
+      barrier_sync(kOut + warpgroup, kWarpgroupThreads);
+      float inverse[2];
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float total = quad_sum(sum[half]);
+        inverse[half] = total == 0 ? 0.0f : 1 / total;
+        if (t + half * 8 < a.T && (lane & 3) == 0)
+          a.lse[(static_cast<std::int64_t>(task.row) * a.T + t + half * 8) * a.HQ + task.head] =
+              total == 0 ? -kInfinity : best[half] * a.scale + __log2f(total) * kLn2;
+      }
+#pragma unroll
+      for (int d = 0; d < C::kD / 8; ++d)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) out[d][e] *= inverse[e / 2];
+      const int id = fresh_thread();
+#pragma unroll
+      for (int m = 0; m < C::kD / 16; ++m) {
+        std::uint32_t packed[4];
+        pack_a(packed, out[2 * m], out[2 * m + 1]);
+        store_fragment(staged[m / kSlices], id / kWarpSize % 4 * 16, m % kSlices, packed, id % kWarpSize);
+      }
+      fence_shared_for_wgmma();
+      barrier_sync(kOut + warpgroup, kWarpgroupThreads);
+      if (thread % kWarpgroupThreads == 0) {
+#pragma unroll
+        for (int half = 0; half < C::kHalves; ++half)
+          store_box(a.out, staged[half].data, C::kHalves * task.head + half, task.t0 + warpgroup * kWarpgroupRows,
+                    task.row);
+      }
+    }
+    if (thread % kWarpgroupThreads == 0) wait_stored();
+    if (C::kTakeTurns && warpgroup == 0) barrier_sync(kTurn, kTurnThreads);
+  }
+#endif
+}
+
+}  // namespace ssa::cuda

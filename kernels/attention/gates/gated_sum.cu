@@ -1,0 +1,131 @@
+// A group of lanes takes one (token, head): D values, 8 a lane. Streaming.
+#include <array>
+
+#include "kernels/common/device/launch.cuh"
+#include "kernels/common/device/reduce.cuh"
+#include "kernels/common/device/vector.cuh"
+#include "gated_sum.h"
+
+namespace ssa::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kBranches = 3;  ///< in the order of the gates: compressed, selected, window
+
+template <class T>
+struct Branches {
+  T* of[kBranches];
+};
+
+template <int kVec, int kLanes>
+__global__ void __launch_bounds__(kThreads)
+    gated_sum_forward_kernel(__nv_bfloat16* out, const float* gates, Branches<const __nv_bfloat16> branches,
+                             std::int64_t heads, int D) {
+  const std::int64_t head = static_cast<std::int64_t>(blockIdx.x) * (kThreads / kLanes) + threadIdx.x / kLanes;
+  if (head >= heads) return;
+  for (int d = static_cast<int>(threadIdx.x % kLanes) * kVec; d < D; d += kLanes * kVec) {
+    Floats<kVec> sum{};
+#pragma unroll
+    for (int branch = 0; branch < kBranches; ++branch) {
+      if (!branches.of[branch]) continue;
+      const float gate = gates[head * kBranches + branch];
+      const Floats<kVec> x = load_constant<kVec>(branches.of[branch] + head * D + d);
+#pragma unroll
+      for (int i = 0; i < kVec; ++i) sum[i] += gate * x[i];
+    }
+    store<kVec>(out + head * D + d, sum);
+  }
+}
+
+/// Which branches there are is known when this is compiled: the loads of all of them are then in flight together, and
+/// nothing is summed for the others. The registers leave room for as many threads as those loads need.
+template <int kVec, int kLanes, bool kCompressed, bool kWindow>
+__global__ void __launch_bounds__(kThreads, kCompressed || kWindow ? 5 : 8)
+    gated_sum_backward_kernel(float* d_gates, Branches<__nv_bfloat16> d_branches, Branches<float> deltas,
+                              const __nv_bfloat16* d_out, const float* gates, Branches<const __nv_bfloat16> branches,
+                              std::int64_t heads, int head_size) {
+  constexpr bool kGiven[kBranches] = {kCompressed, true, kWindow};
+  const int D = kVec > 1 ? kLanes * kVec : head_size;  // known where a head is one vector a lane
+  const std::int64_t own = static_cast<std::int64_t>(blockIdx.x) * (kThreads / kLanes) + threadIdx.x / kLanes;
+  const bool active = own < heads;
+  const std::int64_t head = active ? own : heads - 1;  // the rest stays for the shuffles
+  const int lane = static_cast<int>(threadIdx.x % kLanes);
+  float gate[kBranches], d_gate[kBranches] = {}, delta[kBranches] = {};
+#pragma unroll
+  for (int branch = 0; branch < kBranches; ++branch)
+    if (kGiven[branch]) gate[branch] = __ldg(gates + head * kBranches + branch);
+  for (int d = lane * kVec; d < D; d += kLanes * kVec) {
+    const std::int64_t at = head * D + d;
+    const Floats<kVec> g = load_constant<kVec>(d_out + at);
+    Floats<kVec> x[kBranches];
+#pragma unroll
+    for (int branch = 0; branch < kBranches; ++branch)
+      if (kGiven[branch]) x[branch] = load_constant<kVec>(branches.of[branch] + at);
+#pragma unroll
+    for (int branch = 0; branch < kBranches; ++branch) {
+      if (!kGiven[branch]) continue;
+      Floats<kVec> d_x;
+#pragma unroll
+      for (int i = 0; i < kVec; ++i) {
+        d_x[i] = round_bf16(gate[branch] * g[i]);
+        d_gate[branch] += g[i] * x[branch][i];
+        delta[branch] += d_x[i] * x[branch][i];
+      }
+      if (active) store<kVec>(d_branches.of[branch] + at, d_x);
+    }
+  }
+#pragma unroll
+  for (int branch = 0; branch < kBranches; ++branch) {
+    if (!kGiven[branch]) continue;
+    d_gate[branch] = warp_sum<kLanes>(d_gate[branch]);
+    delta[branch] = warp_sum<kLanes>(delta[branch]);
+  }
+  if (!active) return;
+  static_assert(kLanes >= kBranches && kBranches == 3);
+  if (lane < kBranches)  // one store for the gates of all heads of the warp
+    d_gates[head * kBranches + lane] = lane == 0 ? d_gate[0] : lane == 1 ? d_gate[1] : d_gate[2];
+#pragma unroll
+  for (int branch = 0; branch < kBranches; ++branch)
+    if (kGiven[branch] && lane == 0) deltas.of[branch][head] = delta[branch];
+}
+
+/// Calls f.operator()<vector width, lanes a head>().
+template <class F>
+void dispatch_head(std::int64_t D, F&& f) {
+  if (D == 64) return f.template operator()<8, 8>();
+  if (D == 128) return f.template operator()<8, 16>();
+  return f.template operator()<1, 32>();
+}
+
+Branches<const __nv_bfloat16> inputs(const Tensor& compressed, const Tensor& selected, const Tensor& window) {
+  return {{bf16(compressed), bf16(selected), bf16(window)}};
+}
+
+}  // namespace
+
+void gated_sum_forward(Stream& stream, const GatedSumForward& p) {
+  const std::int64_t D = p.out.dim(3), heads = p.out.count() / D;
+  dispatch_head(D, [&]<int kVec, int kLanes>() {
+    launch(stream, "gated_sum_forward", gated_sum_forward_kernel<kVec, kLanes>,
+           {.grid = blocks_for(heads, kThreads / kLanes), .block = kThreads}, bf16(p.out), p.gates.as<float>(),
+           inputs(p.compressed, p.selected, p.window), heads, D);
+  });
+}
+
+void gated_sum_backward(Stream& stream, const GatedSumBackward& p) {
+  const std::int64_t D = p.d_out.dim(3), heads = p.d_out.count() / D;
+  const Branches<__nv_bfloat16> d_branches{{bf16(p.d_compressed), bf16(p.d_selected), bf16(p.d_window)}};
+  const Branches<float> deltas{
+      {p.delta_compressed.as_or_null<float>(), p.delta_selected.as<float>(), p.delta_window.as_or_null<float>()}};
+  dispatch_head(D, [&]<int kVec, int kLanes>() {
+    const auto kernel = p.compressed ? p.window ? gated_sum_backward_kernel<kVec, kLanes, true, true>
+                                                : gated_sum_backward_kernel<kVec, kLanes, true, false>
+                        : p.window ? gated_sum_backward_kernel<kVec, kLanes, false, true>
+                                     : gated_sum_backward_kernel<kVec, kLanes, false, false>;
+    launch(stream, "gated_sum_backward", kernel, {.grid = blocks_for(heads, kThreads / kLanes), .block = kThreads},
+           p.d_gates.as<float>(), d_branches, deltas, bf16(p.d_out), p.gates.as<float>(),
+           inputs(p.compressed, p.selected, p.window), heads, D);
+  });
+}
+
+}  // namespace ssa::cuda

@@ -1,0 +1,63 @@
+#include "kernels/common/cpu/cpu.h"
+#include "gated_sum.h"
+
+namespace ssa::cpu {
+namespace {
+
+template <class Real>
+void forward(const GatedSumForward& p) {
+  const std::int64_t heads = p.out.dim(0) * p.out.dim(1) * p.out.dim(2), D = p.out.dim(3);
+  const Real *gates = p.gates.as<Real>(), *selected = p.selected.as<Real>();
+  const Real *compressed = p.compressed.as_or_null<Real>(), *window = p.window.as_or_null<Real>();
+  Real* all_out = p.out.as<Real>();
+#pragma omp parallel for
+  for (std::int64_t h = 0; h < heads; ++h) {
+    const Real g_cmp = gates[3 * h], g_slc = gates[3 * h + 1], g_swa = gates[3 * h + 2];
+    Real* out = all_out + h * D;
+    for (std::int64_t d = 0; d < D; ++d) out[d] = g_slc * selected[h * D + d];
+    if (compressed) axpy(g_cmp, compressed + h * D, out, D);
+    if (window) axpy(g_swa, window + h * D, out, D);
+  }
+}
+
+template <class Real>
+void backward(const GatedSumBackward& p) {
+  const std::int64_t heads = p.d_out.dim(0) * p.d_out.dim(1) * p.d_out.dim(2), D = p.d_out.dim(3);
+  struct Branch {
+    const Real* x;  ///< null when absent
+    Real *d_x, *delta;
+  };
+  const Branch branches[3] = {
+      // in the order of the gates
+      {p.compressed.as_or_null<Real>(), p.d_compressed.as_or_null<Real>(), p.delta_compressed.as_or_null<Real>()},
+      {p.selected.as<Real>(), p.d_selected.as<Real>(), p.delta_selected.as<Real>()},
+      {p.window.as_or_null<Real>(), p.d_window.as_or_null<Real>(), p.delta_window.as_or_null<Real>()}};
+  const Real *gates = p.gates.as<Real>(), *all_d_out = p.d_out.as<Real>();
+  Real* d_gates = p.d_gates.as<Real>();
+#pragma omp parallel for
+  for (std::int64_t h = 0; h < heads; ++h) {
+    const Real* d_out = all_d_out + h * D;
+    for (std::int64_t i = 0; i < 3; ++i) {
+      const auto& [all_x, all_d_x, delta] = branches[i];
+      d_gates[3 * h + i] = 0;
+      if (!all_x) continue;
+      const Real* x = all_x + h * D;
+      Real* d_x = all_d_x + h * D;
+      for (std::int64_t d = 0; d < D; ++d) d_x[d] = gates[3 * h + i] * d_out[d];
+      delta[h] = dot(d_x, x, D);
+      d_gates[3 * h + i] = dot(d_out, x, D);
+    }
+  }
+}
+
+}  // namespace
+
+void gated_sum_forward(Stream&, const GatedSumForward& p) {
+  dispatch_real(p.out, [&]<class Real>() { forward<Real>(p); });
+}
+
+void gated_sum_backward(Stream&, const GatedSumBackward& p) {
+  dispatch_real(p.d_out, [&]<class Real>() { backward<Real>(p); });
+}
+
+}  // namespace ssa::cpu

@@ -1,0 +1,57 @@
+#include "select_blocks.cuh"
+
+#include <algorithm>
+#include <bit>
+
+#include "kernels/attention/dispatch.cuh"
+#include "kernels/common/device/launch.cuh"
+#include "select_blocks_decode.cuh"
+#include "select_blocks.h"
+
+namespace ssa::cuda {
+
+void select_blocks(Stream& stream, const SelectBlocks& p) {
+  constexpr auto op = "select_blocks";
+  const std::int64_t B = p.q.dim(0), D = p.q.dim(3), N = p.k_mean.dim(1), slots = p.indices.dim(3);
+  const SelectArgs a = {.indices = p.indices.as<std::int32_t>(),
+                        .q = bf16(p.q),
+                        .k_mean = bf16(p.k_mean),
+                        .T = static_cast<int>(p.q.dim(1)),
+                        .N = static_cast<int>(N),
+                        .HQ = static_cast<int>(p.q.dim(2)),
+                        .HK = static_cast<int>(p.k_mean.dim(2)),
+                        .slots = static_cast<int>(slots),
+                        .block_size = static_cast<int>(p.block_size),
+                        .block_counts = static_cast<int>(p.block_counts),
+                        .block_shift = std::countr_zero(static_cast<unsigned>(p.block_size)),
+                        .list_capacity = static_cast<int>(std::min(slots, N)),
+                        .reference = p.mode == BlockSelection::reference,
+                        .scale = p.scale};
+  const int G = a.HQ / a.HK;
+  dispatch_head_dim(op, D, G, p.block_size, [&]<int kD>() {
+    if (p.positions) {
+      launch(stream, op, select_at_kernel<kD>,
+             {.grid = dim3(static_cast<unsigned>(a.HK), static_cast<unsigned>(a.T), static_cast<unsigned>(B)),
+              .block = kSelectAtThreads,
+              .shared_bytes = select_at_shared_bytes(N)},
+             a, p.positions.as<std::int32_t>());
+      return;
+    }
+    const auto run = [&]<int kHeads>() {
+      using C = SelectConfig<kD, kHeads>;
+      launch(stream, op, select_blocks_kernel<C>,
+             {.grid = dim3(blocks_for(a.T, C::kBlockTokens), static_cast<unsigned>(a.HK), static_cast<unsigned>(B)),
+              .block = C::kThreads,
+              .shared_bytes = C::shared_bytes(static_cast<std::size_t>(a.list_capacity))},
+             a);
+    };
+    if (G <= 8)
+      run.template operator()<8>();
+    else if (G <= 16)
+      run.template operator()<16>();
+    else
+      run.template operator()<32>();
+  });
+}
+
+}  // namespace ssa::cuda

@@ -1,0 +1,19 @@
+#include "attention_divergence.h"
+
+#include "kernels/attention/check.h"
+
+namespace ssa {
+
+void validate(const AttentionDivergence& p) {
+  constexpr auto op = "attention_divergence";
+  const AttentionDims dims = attention_dims(op, p.q, "k", p.k);
+  for (const auto& [name, sum] : {std::pair{"distance", p.distance}, {"norm", p.norm}, {"sink", p.sink}})
+    expect(op, name, sum, {dims.HQ}, DType::f64);
+  expect(op, "full", p.full, dims.query_shape(), dims.act);
+  expect(op, "sparse", p.sparse, dims.query_shape(), dims.act);
+  expect(op, "k", p.k, dims.key_shape(dims.T), dims.act);
+  expect(op, "lse", p.lse, dims.row_shape(), real_of(dims.act));
+  SSA_CHECK(p.sink_tokens > 0, op, ": sink_tokens ", p.sink_tokens, ", expected at least 1");
+}
+
+}  // namespace ssa

@@ -1,0 +1,96 @@
+// One warp takes one (position, head) and leaves its three numbers; a second kernel adds each head's in a fixed order
+// in f64. Runs in evaluations only: written to be simple.
+#include <cstdint>
+
+#include "kernels/common/device/launch.cuh"
+#include "kernels/common/device/reduce.cuh"
+#include "attention_divergence.h"
+
+namespace ssa::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+struct DivergenceArgs {
+  float* parts;  ///< [3, B * T * HQ]: distance, norm, sink
+  const __nv_bfloat16 *full, *sparse, *q, *k;
+  const float* lse;
+  std::int64_t rows;  ///< B * T * HQ
+  int T, HQ, HK, D, sink_tokens;
+  float scale;
+};
+
+__global__ void __launch_bounds__(kThreads) attention_divergence_kernel(const DivergenceArgs a) {
+  const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * (kThreads / kWarpSize) + threadIdx.x / kWarpSize;
+  if (row >= a.rows) return;  // the whole warp
+  const int lane = static_cast<int>(threadIdx.x % kWarpSize);
+  const std::int64_t position = row / a.HQ, batch = position / a.T;
+  const int head = static_cast<int>(row % a.HQ), t = static_cast<int>(position % a.T), kv_head = head / (a.HQ / a.HK);
+  float distance = 0, norm = 0, sink = 0;
+  for (int d = lane; d < a.D; d += kWarpSize) {
+    const float full = __bfloat162float(a.full[row * a.D + d]);
+    const float apart = full - __bfloat162float(a.sparse[row * a.D + d]);
+    distance += apart * apart;
+    norm += full * full;
+  }
+  const float lse = a.lse[row];
+  for (int u = 0; u <= min(t, a.sink_tokens - 1); ++u) {
+    const __nv_bfloat16* key = a.k + ((batch * a.T + u) * a.HK + kv_head) * a.D;
+    float score = 0;
+    for (int d = lane; d < a.D; d += kWarpSize)
+      score += __bfloat162float(a.q[row * a.D + d]) * __bfloat162float(key[d]);
+    sink += expf(warp_sum(score) * a.scale - lse);
+  }
+  distance = warp_sum(distance);
+  norm = warp_sum(norm);
+  if (lane == 0) {
+    a.parts[row] = distance;
+    a.parts[a.rows + row] = norm;
+    a.parts[2 * a.rows + row] = sink;
+  }
+}
+
+struct DivergenceSums {
+  double* of[3];  ///< distance, norm, sink
+};
+
+/// Block (head, which of the three): adds that number of all positions.
+__global__ void __launch_bounds__(kThreads)
+    sum_divergence_kernel(const DivergenceSums sums, const float* parts, std::int64_t rows, int HQ) {
+  __shared__ double shared[kThreads / kWarpSize];
+  const float* from = parts + blockIdx.y * rows + blockIdx.x;
+  double sum = 0;
+  for (std::int64_t i = static_cast<std::int64_t>(threadIdx.x) * HQ; i < rows - static_cast<std::int64_t>(blockIdx.x);
+       i += static_cast<std::int64_t>(kThreads) * HQ)
+    sum += static_cast<double>(from[i]);
+  sum = block_sum<kThreads>(sum, shared);
+  if (threadIdx.x == 0) sums.of[blockIdx.y][blockIdx.x] += sum;
+}
+
+}  // namespace
+
+void attention_divergence(Stream& stream, const AttentionDivergence& p) {
+  constexpr auto op = "attention_divergence";
+  const std::int64_t B = p.q.dim(0), T = p.q.dim(1), HQ = p.q.dim(2), rows = B * T * HQ;
+  auto* parts = static_cast<float*>(stream.scratch(attention_divergence_scratch_bytes(DeviceKind::cuda, B, T, HQ)));
+  const DivergenceArgs args = {.parts = parts,
+                               .full = bf16(p.full),
+                               .sparse = bf16(p.sparse),
+                               .q = bf16(p.q),
+                               .k = bf16(p.k),
+                               .lse = p.lse.as<float>(),
+                               .rows = rows,
+                               .T = static_cast<int>(T),
+                               .HQ = static_cast<int>(HQ),
+                               .HK = static_cast<int>(p.k.dim(2)),
+                               .D = static_cast<int>(p.q.dim(3)),
+                               .sink_tokens = static_cast<int>(p.sink_tokens),
+                               .scale = p.scale};
+  launch(stream, op, attention_divergence_kernel,
+         {.grid = dim3(blocks_for(rows, kThreads / kWarpSize)), .block = kThreads}, args);
+  const DivergenceSums sums = {{p.distance.as<double>(), p.norm.as<double>(), p.sink.as<double>()}};
+  launch(stream, op, sum_divergence_kernel, {.grid = dim3(static_cast<unsigned>(HQ), 3), .block = kThreads}, sums,
+         parts, rows, static_cast<int>(HQ));
+}
+
+}  // namespace ssa::cuda

@@ -1,0 +1,212 @@
+// Entropy by a walk over all keys, selected mass by a walk over the selected ones; each leaves one number a (token,
+// head), and a last kernel adds those in a fixed order in f64.
+#include "attention_stats.h"
+
+#include "kernels/attention/dispatch.cuh"
+#include "kernels/common/device/launch.cuh"
+#include "kernels/attention/sparse/key_stream.cuh"
+#include "ssa/runtime/arena.h"
+
+namespace ssa::cuda {
+namespace {
+
+struct StatsArgs {
+  float *mass, *entropy;  ///< [B, T, HQ]
+  const __nv_bfloat16 *q, *k;
+  const float* lse;
+  int T, HQ, HK;
+  float scale;
+};
+
+template <int kD_>
+struct EntropyConfig {
+  static constexpr int kD = kD_, kWarps = 4, kThreads = kWarps * kWarpSize;
+  static constexpr int kQueries = 16 * kWarps, kKeys = 64, kStages = 2;
+  struct Shared {
+    Tile<kQueries, kD> q;
+    Tile<kKeys, kD> k[kStages];
+  };
+};
+
+/// Block (head, query tile from the end, row).
+template <class C>
+__global__ void __launch_bounds__(C::kThreads, 2) attention_entropy_kernel(const StatsArgs a) {
+  extern __shared__ __align__(128) unsigned char shared_bytes[];
+  auto& shared = *reinterpret_cast<typename C::Shared*>(shared_bytes);
+  constexpr int kD = C::kD;
+  const int thread = static_cast<int>(threadIdx.x), warp = thread / kWarpSize, lane = thread % kWarpSize;
+  const int head = static_cast<int>(blockIdx.x), kv_head = head / (a.HQ / a.HK);
+  const int t0 = static_cast<int>(gridDim.y - 1 - blockIdx.y) * C::kQueries;
+  const std::int64_t row = blockIdx.z, q_stride = static_cast<std::int64_t>(a.HQ) * kD;
+  const std::int64_t k_stride = static_cast<std::int64_t>(a.HK) * kD;
+  const __nv_bfloat16* k = a.k + row * a.T * k_stride + kv_head * kD;
+  const auto load_keys = [&](int tile, int stage) {
+    load_rows<C::kThreads>(shared.k[stage], k + static_cast<std::int64_t>(tile) * C::kKeys * k_stride, k_stride,
+                           a.T - tile * C::kKeys, thread);
+  };
+  load_rows<C::kThreads>(shared.q, a.q + ((row * a.T + t0) * a.HQ + head) * kD, q_stride, a.T - t0, thread);
+  load_keys(0, 0);
+  copy_async_commit();
+
+  const int t[2] = {t0 + warp * 16 + (lane >> 2), t0 + warp * 16 + (lane >> 2) + 8};
+  float lse[2] = {}, entropy[2] = {};
+#pragma unroll
+  for (int half = 0; half < 2; ++half)
+    if (t[half] < a.T) lse[half] = a.lse[(row * a.T + t[half]) * a.HQ + head];
+  const int tiles = (min(a.T, t0 + C::kQueries) - 1) / C::kKeys + 1;
+  for (int tile = 0; tile < tiles; ++tile) {
+    const int stage = tile & 1;
+    copy_async_wait<0>();
+    __syncthreads();
+    if (tile + 1 < tiles) load_keys(tile + 1, stage ^ 1);
+    copy_async_commit();
+    float scores[C::kKeys / 8][4] = {};
+#pragma unroll
+    for (int kk = 0; kk < kD / 16; ++kk) {
+      std::uint32_t q[4];
+      load_a(q, shared.q, warp * 16, kk, lane);
+#pragma unroll
+      for (int n = 0; n < C::kKeys / 16; ++n) {
+        std::uint32_t b[4];
+        load_b(b, shared.k[stage], n * 16, kk, lane);
+        mma(scores[2 * n], q, b[0], b[1]);
+        mma(scores[2 * n + 1], q, b[2], b[3]);
+      }
+    }
+#pragma unroll
+    for (int n = 0; n < C::kKeys / 8; ++n)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const int u = tile * C::kKeys + n * 8 + (lane & 3) * 2 + (e & 1);
+        const float surprise = lse[e / 2] - scores[n][e] * a.scale;  // -log P
+        if (u <= t[e / 2]) entropy[e / 2] += exp2_fast(-surprise * kLog2e) * surprise;
+      }
+  }
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const float total = quad_sum(entropy[half]);
+    if ((lane & 3) == 0 && t[half] < a.T) a.entropy[(row * a.T + t[half]) * a.HQ + head] = total;
+  }
+}
+
+/// One warp is one token and up to 16 heads of a group; the last two warps load.
+template <class C>
+__global__ void __launch_bounds__(C::kThreads, 1)
+    selected_mass_kernel(float* mass_, const float* lse_, const __grid_constant__ SparseArgs a,
+                         const __grid_constant__ TokenTiles tiles) {
+  extern __shared__ __align__(128) unsigned char shared_bytes[];
+  auto& shared = *reinterpret_cast<typename C::KeyShared*>(shared_bytes);
+  constexpr int kD = C::kD;
+  const int warp = static_cast<int>(threadIdx.x) / kWarpSize, lane = static_cast<int>(threadIdx.x) % kWarpSize;
+  init_key_stream<C>(shared);
+  if (warp >= C::kTokens) {
+    load_key_stream<C>(shared, a, tiles);
+    return;
+  }
+  KeyStream<C> keys(shared, warp, lane);
+  for (int tile = static_cast<int>(blockIdx.x); tile < tiles.count(); tile += static_cast<int>(gridDim.x)) {
+    const TokenTask task = tiles.task<C>(tile, warp, a);
+    const std::int64_t position = task.position(a);
+    std::uint32_t q[kD / 16][4];
+    load_a_rows<kD>(q, a.q + position * kD, kD, task.heads, lane);
+    float lse[2] = {}, mass[2] = {};
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+      if ((lane >> 2) + half * 8 < task.heads) lse[half] = lse_[position + (lane >> 2) + half * 8];
+    StageWord word;
+    do {
+      word = keys.wait();
+#pragma unroll 1
+      for (unsigned units = word.units(); units; units &= units - 1) {
+        const int unit = __ffs(static_cast<int>(units)) - 1, limit = word.is_cut(unit) ? word.limit() : kUnit - 1;
+        float scores[2][4] = {};
+        multiply_unit<kD>(scores, q, keys.k(unit), lane);
+#pragma unroll
+        for (int n = 0; n < 2; ++n)
+#pragma unroll
+          for (int e = 0; e < 4; ++e)
+            if (n * 8 + (lane & 3) * 2 + (e & 1) <= limit)
+              mass[e / 2] += exp2_fast((scores[n][e] * a.scale - lse[e / 2]) * kLog2e);
+      }
+      keys.release();
+    } while (!word.last());
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int h = (lane >> 2) + half * 8;
+      const float total = quad_sum(mass[half]);
+      if ((lane & 3) == 0 && h < task.heads) mass_[position + h] = total;
+    }
+  }
+}
+
+constexpr int kSumThreads = 256;
+
+/// Block (head, 0 or 1): adds the head's mass or entropy of all tokens.
+__global__ void __launch_bounds__(kSumThreads)
+    sum_stats_kernel(double* selected_mass, double* entropy, const StatsArgs a, std::int64_t tokens) {
+  __shared__ double shared[kSumThreads / kWarpSize];
+  const float* from = (blockIdx.y ? a.entropy : a.mass) + blockIdx.x;
+  double sum = 0;
+  for (std::int64_t i = threadIdx.x; i < tokens; i += kSumThreads) sum += static_cast<double>(from[i * a.HQ]);
+  sum = block_sum<kSumThreads>(sum, shared);
+  if (threadIdx.x == 0) (blockIdx.y ? entropy : selected_mass)[blockIdx.x] += sum;
+}
+
+struct StatsScratch {
+  Tensor mass, entropy;
+  StatsScratch(Arena& arena, std::int64_t B, std::int64_t T, std::int64_t HQ)
+      : mass(arena.allocate("mass", DType::f32, {B, T, HQ})),
+        entropy(arena.allocate("entropy", DType::f32, {B, T, HQ})) {}
+};
+
+}  // namespace
+
+std::size_t attention_stats_scratch_bytes(std::int64_t B, std::int64_t T, std::int64_t HQ) {
+  Arena measure;
+  StatsScratch(measure, B, T, HQ);
+  return measure.used();
+}
+
+void attention_stats(Stream& stream, const AttentionStats& p) {
+  constexpr auto op = "attention_stats";
+  const std::int64_t B = p.q.dim(0), T = p.q.dim(1), HQ = p.q.dim(2), HK = p.k.dim(2);
+  const std::size_t bytes = attention_stats_scratch_bytes(B, T, HQ);
+  Arena arena(stream.scratch(bytes), bytes);
+  const StatsScratch scratch(arena, B, T, HQ);
+  const StatsArgs a = {.mass = scratch.mass.as<float>(),
+                       .entropy = scratch.entropy.as<float>(),
+                       .q = bf16(p.q),
+                       .k = bf16(p.k),
+                       .lse = p.lse.as<float>(),
+                       .T = static_cast<int>(T),
+                       .HQ = static_cast<int>(HQ),
+                       .HK = static_cast<int>(HK),
+                       .scale = p.scale};
+  dispatch_head_dim(op, p.q.dim(3), HQ / HK, p.block_size, [&]<int kD>() {
+    using E = EntropyConfig<kD>;
+    launch(stream, op, attention_entropy_kernel<E>,
+           {.grid = dim3(static_cast<unsigned>(HQ), blocks_for(T, E::kQueries), static_cast<unsigned>(B)),
+            .block = E::kThreads,
+            .shared_bytes = sizeof(typename E::Shared)},
+           a);
+    using C = TokenConfig<kD, false>;
+    const SparseArgs selected = {.q = a.q,
+                                 .k = a.k,
+                                 .v = nullptr,
+                                 .indices = p.indices.as<std::int32_t>(),
+                                 .B = static_cast<int>(B),
+                                 .T = a.T,
+                                 .HQ = a.HQ,
+                                 .HK = a.HK,
+                                 .slots = static_cast<int>(p.indices.dim(3)),
+                                 .block_size = static_cast<int>(p.block_size),
+                                 .scale = p.scale};
+    const TokenTiles tiles = TokenTiles::make<C>(op, selected);
+    launch(stream, op, selected_mass_kernel<C>, key_stream_launch<C>(stream, tiles, sizeof(typename C::KeyShared)),
+           a.mass, a.lse, selected, tiles);
+  });
+  launch(stream, op, sum_stats_kernel, {.grid = dim3(static_cast<unsigned>(HQ), 2), .block = kSumThreads},
+         p.selected_mass.as<double>(), p.entropy.as<double>(), a, B * T);
+}
+
+}  // namespace ssa::cuda

@@ -1,0 +1,63 @@
+// The one way to start a kernel: raises the shared memory limit, launches on the stream, checks, names the op.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <utility>
+
+#include "src/runtime/cuda_context.h"
+
+namespace ssa::cuda {
+
+struct LaunchShape {
+  dim3 grid;
+  dim3 block;
+  std::size_t shared_bytes = 0;  ///< dynamic shared memory
+  unsigned cluster = 1;          ///< adjacent blocks in x that make a cluster; divides grid.x
+};
+
+/// Kernel arguments are converted to the kernel's parameter types. An empty grid launches nothing.
+template <class... Parameters, class... Arguments>
+void launch(Stream& stream, const char* op, void (*kernel)(Parameters...), const LaunchShape& shape,
+            Arguments&&... arguments) {
+  if (shape.grid.x == 0 || shape.grid.y == 0 || shape.grid.z == 0) return;
+  CudaContext& context = stream.cuda();
+  constexpr std::size_t kDefaultSharedLimit = 48 * 1024;
+  if (shape.shared_bytes > kDefaultSharedLimit) {
+    std::size_t& limit = context.shared_memory_limits[reinterpret_cast<const void*>(kernel)];
+    if (limit < shape.shared_bytes) {
+      SSA_CHECK(shape.shared_bytes <= context.properties.sharedMemPerBlockOptin, op, ": ", shape.shared_bytes,
+                " bytes of shared memory wanted, the GPU gives ", context.properties.sharedMemPerBlockOptin);
+      check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 static_cast<int>(shape.shared_bytes)),
+            op);
+      limit = shape.shared_bytes;
+    }
+  }
+  cudaLaunchConfig_t config{};
+  config.gridDim = shape.grid;
+  config.blockDim = shape.block;
+  config.dynamicSmemBytes = shape.shared_bytes;
+  config.stream = context.stream;
+  cudaLaunchAttribute cluster{};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {shape.cluster, 1, 1};
+  config.attrs = &cluster;
+  config.numAttrs = shape.cluster > 1 ? 1 : 0;
+  check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(std::forward<Arguments>(arguments))...), op);
+  if (context.debug) check(cudaStreamSynchronize(context.stream), op);
+}
+
+/// Grid size that covers `count` items with `per_block` each.
+inline unsigned blocks_for(std::int64_t count, std::int64_t per_block) {
+  return static_cast<unsigned>((count + per_block - 1) / per_block);
+}
+
+/// The elements of a bf16 tensor as CUDA's type; null when the tensor is absent.
+inline __nv_bfloat16* bf16(const Tensor& tensor) {
+  return reinterpret_cast<__nv_bfloat16*>(tensor.as_or_null<bfloat16>());
+}
+
+}  // namespace ssa::cuda

@@ -1,0 +1,71 @@
+// Clusters: adjacent blocks of a grid that run at the same time and write to each other's shared memory (PTX ISA,
+// "barrier.cluster", "mapa", "st.async"; compute capability 9.0 and later). LaunchShape::cluster makes them.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "src/runtime/cuda_context.h"
+#include "mbarrier.cuh"
+
+namespace ssa::cuda {
+
+inline constexpr int kMaxCluster = 8;  ///< blocks; more are not portable
+
+/// Whether the code that the GPU runs for `kernel` knows clusters: it may have been compiled from that of an older GPU.
+template <class... Parameters>
+bool knows_clusters(const char* op, void (*kernel)(Parameters...)) {
+  cudaFuncAttributes attributes{};
+  check(cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kernel)), op);
+  return attributes.ptxVersion >= 90;
+}
+
+/// kCount values in shared memory, each of which one block of the cluster sends, once. Every block has one of these and
+/// gets all its values before it ends, so that no block writes to one that has ended; and since a value is counted
+/// where it arrives, no barrier of the cluster has to wait for writes to anywhere.
+template <int kCount>
+struct ClusterInbox {
+  float2 values[kCount];
+  Barrier arrived;
+
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+  /// By every thread, first.
+  __device__ __forceinline__ void open() {
+    if (threadIdx.x == 0) {
+      arrived.init(1);
+      fence_barrier_init();
+    }
+    asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
+  }
+
+  /// By every thread, before the first `send`.
+  __device__ __forceinline__ void wait_until_all_are_open() {
+    asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+    // Bytes may arrive before they are expected: the phase waits for this arrival too.
+    if (threadIdx.x == 0) arrived.expect(sizeof values);
+  }
+
+  /// Makes `value` values[index] of block `rank`.
+  __device__ __forceinline__ void send(int rank, int index, float2 value) {
+    asm volatile(
+        "{\n.reg .b32 to, counter;\n"
+        "mapa.shared::cluster.u32 to, %0, %2;\nmapa.shared::cluster.u32 counter, %1, %2;\n"
+        "st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [to], {%3, %4}, [counter];\n}" ::"r"(
+            shared_address(values + index)),
+        "r"(arrived.address()), "r"(rank), "f"(value.x), "f"(value.y)
+        : "memory");
+  }
+
+  /// By every thread, before it reads `values`.
+  __device__ __forceinline__ void wait_for_values() { arrived.wait(0); }
+#else
+  // Kernels that use clusters compile for older GPUs too, and must not be started there.
+  __device__ __forceinline__ void open() { __trap(); }
+  __device__ __forceinline__ void wait_until_all_are_open() { __trap(); }
+  __device__ __forceinline__ void send(int, int, float2) { __trap(); }
+  __device__ __forceinline__ void wait_for_values() { __trap(); }
+#endif
+};
+
+}  // namespace ssa::cuda

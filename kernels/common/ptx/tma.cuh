@@ -1,0 +1,175 @@
+// The bulk copy engine of Hopper (TMA), whose copies complete on the barriers of mbarrier.cuh, and what kernels with a
+// warpgroup of their own for copies need beside. Kernels that use this compile for sm_90a only, as those of
+// wgmma.cuh.
+//
+// A barrier's phases alternate in parity. A ring of stages has two barriers a stage: `full` completes when the copies
+// into the stage have landed, `empty` when its readers have left it. Pipeline walks over such a ring.
+#pragma once
+
+#include <cuda.h>
+
+#include <array>
+#include <type_traits>
+
+#include "kernels/common/device/launch.cuh"
+#include "mbarrier.cuh"
+#include "mma.cuh"
+#include "wgmma.cuh"
+
+namespace ssa::cuda {
+
+inline constexpr int kBoxRows = 64;  ///< tokens of one copy: 64 rows of 64 columns, 8 KB
+
+/// Describes a tensor [rows, tokens, heads, 128 bytes] to the copy engine, in boxes of kBoxRows tokens of one head: 64
+/// columns of bf16 or 32 of float. A wider head counts as several. Tokens beyond a row's end read as 0 and are not
+/// written.
+template <class T>
+CUtensorMap tensor_map(const char* op, const T* data, std::int64_t rows, std::int64_t tokens, std::int64_t heads) {
+  static_assert(std::is_same_v<T, __nv_bfloat16> || std::is_same_v<T, float>);
+  static const auto encode = [] {
+    void* function = nullptr;
+    cudaDriverEntryPointQueryResult found;
+#if CUDART_VERSION >= 12050
+    check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found),
+          "cuTensorMapEncodeTiled");
+#else
+    check(cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &function, cudaEnableDefault, &found),
+          "cuTensorMapEncodeTiled");
+#endif
+    SSA_CHECK(found == cudaDriverEntryPointSuccess, "CUDA: the driver has no cuTensorMapEncodeTiled");
+    return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
+  }();
+  constexpr std::uint64_t kHeadBytes = 128, kColumns = kHeadBytes / sizeof(T);
+  const auto size = [](std::int64_t n) { return static_cast<cuuint64_t>(n); };
+  const std::array<cuuint64_t, 4> sizes = {kColumns, size(heads), size(tokens), size(rows)};
+  const cuuint64_t token_bytes = kHeadBytes * sizes[1];
+  const std::array<cuuint64_t, 3> strides = {kHeadBytes, token_bytes, token_bytes * sizes[2]};
+  constexpr auto kType = std::is_same_v<T, float> ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+  const std::array<cuuint32_t, 4> box = {kColumns, 1, kBoxRows, 1}, steps = {1, 1, 1, 1};
+  CUtensorMap map;
+  const CUresult result = encode(&map, kType, 4, const_cast<T*>(data), sizes.data(), strides.data(), box.data(),
+                                 steps.data(), CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                                 CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  SSA_CHECK(result == CUDA_SUCCESS, op, ": cuTensorMapEncodeTiled refuses [", rows, ", ", tokens, ", ", heads, ", ",
+            kColumns, "], CUresult ", static_cast<int>(result));
+  return map;
+}
+
+#if SSA_WGMMA_CODE
+/// A place in a ring of kStages. Readers wait for full[stage()] with parity(), the writer for empty[stage()] with its
+/// opposite.
+template <int kStages>
+struct Pipeline {
+  static_assert((kStages & (kStages - 1)) == 0);
+  std::uint32_t passed = 0;  ///< since the start
+
+  __device__ __forceinline__ int stage() const { return static_cast<int>(passed % kStages); }
+  __device__ __forceinline__ std::uint32_t parity() const { return passed / kStages & 1; }
+  __device__ __forceinline__ void advance() { ++passed; }
+  static __device__ __forceinline__ Pipeline at(int passed) { return {static_cast<std::uint32_t>(passed)}; }
+  __device__ __forceinline__ Pipeline previous() const { return {passed - 1}; }
+};
+
+/// Copies box (head, tokens from t on, row) to shared memory.
+__device__ __forceinline__ void load_box(void* to, const CUtensorMap& map, int head, int t, int row, Barrier& full) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5}], "
+      "[%6];" ::"r"(shared_address(to)),
+      "l"(&map), "r"(0), "r"(head), "r"(t), "r"(row), "r"(full.address())
+      : "memory");
+}
+
+/// A multiple of 16 contiguous bytes.
+__device__ __forceinline__ void load_bytes(void* to, const void* from, int bytes, Barrier& full) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                   shared_address(to)),
+               "l"(from), "r"(bytes), "r"(full.address())
+               : "memory");
+}
+
+/// Starts the copy of a box from shared memory, as one group; wait_stored() of the same thread lets it be written
+/// again.
+__device__ __forceinline__ void store_box(const CUtensorMap& map, const void* from, int head, int t, int row) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group [%0, {%1, %2, %3, %4}], [%5];\n"
+      "cp.async.bulk.commit_group;" ::"l"(&map),
+      "r"(0), "r"(head), "r"(t), "r"(row), "r"(shared_address(from))
+      : "memory");
+}
+/// The same, adding to what is there: in L2, each element in one piece.
+__device__ __forceinline__ void add_box(const CUtensorMap& map, const void* from, int head, int t, int row) {
+  asm volatile(
+      "cp.reduce.async.bulk.tensor.4d.global.shared::cta.add.tile.bulk_group [%0, {%1, %2, %3, %4}], [%5];\n"
+      "cp.async.bulk.commit_group;" ::"l"(&map),
+      "r"(0), "r"(head), "r"(t), "r"(row), "r"(shared_address(from))
+      : "memory");
+}
+__device__ __forceinline__ void wait_stored() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
+/// Waits until all groups but the last kPending are in place in global memory.
+template <int kPending>
+__device__ __forceinline__ void wait_in_place() {
+  asm volatile("cp.async.bulk.wait_group %0;" ::"n"(kPending) : "memory");
+}
+/// Sets *counter after wait_in_place() by the same thread. What the engine has completed is in L2, where the other SMs
+/// meet it, so no fence is needed that would wait for everything else that the SM has under way.
+__device__ __forceinline__ void announce_in_place(int* counter, int value) {
+  asm volatile("st.relaxed.gpu.global.s32 [%0], %1;" ::"l"(counter), "r"(value) : "memory");
+}
+/// Orders copies of the engine and ordinary accesses of this thread, to global memory and shared.
+__device__ __forceinline__ void fence_copies() { asm volatile("fence.proxy.async;" ::: "memory"); }
+
+/// Fetches the description itself ahead of its first use.
+__device__ __forceinline__ void prefetch(const CUtensorMap& map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
+}
+
+// ---- warpgroups with different roles ----
+
+/// Changes the registers of each thread of the warpgroup. Each role is one branch of a single if at the kernel's top.
+template <int kRegisters>
+__device__ __forceinline__ void give_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+template <int kRegisters>
+__device__ __forceinline__ void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
+/// Named barriers; 0 is that of __syncthreads. `threads` counts those that sync and those that only arrive.
+__device__ __forceinline__ void barrier_sync(int id, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+__device__ __forceinline__ void barrier_arrive(int id, int threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+/// A value that is the same in all lanes of the warp, in a form in which the compiler knows that.
+__device__ __forceinline__ int uniform(int value) { return __shfl_sync(kFullMask, value, 0); }
+
+/// threadIdx.x as if it had just been read: what is computed from it is not kept in registers from before.
+__device__ __forceinline__ int fresh_thread() {
+  int thread = static_cast<int>(threadIdx.x);
+  asm volatile("" : "+r"(thread));
+  return thread;
+}
+
+/// Keeps what comes before in the program before, and what comes after after, for these registers.
+template <int kTiles>
+__device__ __forceinline__ void pin(float (&values)[kTiles][4]) {
+#pragma unroll
+  for (int n = 0; n < kTiles; ++n)
+    asm volatile("" : "+f"(values[n][0]), "+f"(values[n][1]), "+f"(values[n][2]), "+f"(values[n][3])::"memory");
+}
+
+/// 16 x 16 of bf16 in the layout of pack_a to rows row0 .. +16, columns 16 m .. +16 of a tile.
+template <class TileType>
+__device__ __forceinline__ void store_fragment(TileType& tile, int row0, int m, const std::uint32_t (&a)[4], int lane) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
+                   tile.address(row0 + (lane & 15), 2 * m + (lane >> 4))),
+               "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3])
+               : "memory");
+}
+
+#endif
+
+}  // namespace ssa::cuda

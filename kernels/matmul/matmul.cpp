@@ -1,0 +1,18 @@
+#include "matmul.h"
+
+#include "kernels/common/check.h"
+
+namespace ssa {
+
+void validate(const Matmul& p) {
+  constexpr auto op = "matmul";
+  expect_rank(op, "a", p.a, 2, "two dimensions");
+  expect_rank(op, "b", p.b, 2, "two dimensions");
+  const std::int64_t M = p.a.dim(p.transpose_a ? 1 : 0), K = p.a.dim(p.transpose_a ? 0 : 1);
+  const std::int64_t N = p.b.dim(p.transpose_b ? 0 : 1);
+  const DType act = p.a.dtype();
+  expect(op, "b", p.b, p.transpose_b ? Shape{N, K} : Shape{K, N}, act);
+  expect(op, "out", p.out, {M, N}, p.out.dtype() == act ? act : real_of(act));
+}
+
+}  // namespace ssa

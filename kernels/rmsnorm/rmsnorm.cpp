@@ -1,0 +1,32 @@
+#include "rmsnorm.h"
+
+#include "kernels/common/check.h"
+
+namespace ssa {
+
+void validate(const RmsNormForward& p) {
+  constexpr auto op = "rmsnorm_forward";
+  expect_rank(op, "x", p.x, 2, "[M, H]");
+  const std::int64_t M = p.x.dim(0), H = p.x.dim(1);
+  const DType act = p.x.dtype();
+  expect(op, "out", p.out, {M, H}, act);
+  expect(op, "rstd", p.rstd, {M}, real_of(act));
+  expect(op, "weight", p.weight, {H}, act);
+  expect_if_given(op, "delta", p.delta, {M, H}, act);
+  expect_if_given(op, "residual", p.residual, {M, H}, act);
+  SSA_CHECK(static_cast<bool>(p.delta) == static_cast<bool>(p.residual), op, ": delta and residual come together");
+}
+
+void validate(const RmsNormBackward& p) {
+  constexpr auto op = "rmsnorm_backward";
+  expect_rank(op, "d_out", p.d_out, 2, "[M, H]");
+  const std::int64_t M = p.d_out.dim(0), H = p.d_out.dim(1);
+  const DType act = p.d_out.dtype();
+  expect(op, "d_residual", p.d_residual, {M, H}, act);
+  expect(op, "d_weight", p.d_weight, {H}, real_of(act));
+  expect(op, "residual", p.residual, {M, H}, act);
+  expect(op, "rstd", p.rstd, {M}, real_of(act));
+  expect(op, "weight", p.weight, {H}, act);
+}
+
+}  // namespace ssa
