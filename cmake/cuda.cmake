@@ -47,7 +47,8 @@ target_link_libraries(ssa_cuda_ops
   PRIVATE ssa_core CUDA::cudart_static CUDA::cublasLt Threads::Threads $<$<BOOL:${SSA_WITH_NCCL}>:${SSA_NCCL_LIBRARY}>)
 target_link_libraries(ssa_core PUBLIC ssa_cuda_ops)
 
-# ssa_bench: every kernels/OP/OP_bench.cpp in one binary.
-file(GLOB SSA_BENCH_SOURCES CONFIGURE_DEPENDS kernels/*/*_bench.cpp)
-add_executable(ssa_bench kernels/common/bench.cpp ${SSA_BENCH_SOURCES})
+# ssa_bench: every tests/bench/OP_bench.cpp in one binary.
+file(GLOB SSA_BENCH_SOURCES CONFIGURE_DEPENDS tests/bench/*.cpp)
+add_executable(ssa_bench ${SSA_BENCH_SOURCES})
+target_include_directories(ssa_bench PRIVATE tests)
 target_link_libraries(ssa_bench PRIVATE ssa_core)

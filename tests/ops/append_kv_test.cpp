@@ -1,4 +1,4 @@
-#include "kernels/append_kv/append_kv_cases.h"
+#include "ops/append_kv_cases.h"
 
 #include "support/catch.h"
 

@@ -1,10 +1,10 @@
 // Rows long enough for what the short cases of the attention ops leave out on CUDA: many key tiles that add to one tile
 // of d_q in turn, blocks that take several tasks, blocks whose tokens fill several segments, more blocks than are
 // scored at once.
-#include "kernels/causal_attention/causal_attention_cases.h"
-#include "kernels/compressed_attention/compressed_attention_cases.h"
-#include "kernels/select_blocks/select_blocks_cases.h"
-#include "kernels/sparse_attention/sparse_attention_cases.h"
+#include "ops/causal_attention_cases.h"
+#include "ops/compressed_attention_cases.h"
+#include "ops/select_blocks_cases.h"
+#include "ops/sparse_attention_cases.h"
 #include "kernels/attention/cuda_support.h"
 #include "support/catch.h"
 

@@ -1,4 +1,4 @@
-#include "kernels/attention_divergence/attention_divergence_cases.h"
+#include "ops/attention_divergence_cases.h"
 
 #include "support/dense_attention.h"
 

@@ -1,4 +1,4 @@
-#include "kernels/attention_stats/attention_stats_cases.h"
+#include "ops/attention_stats_cases.h"
 
 #include "support/dense_attention.h"
 

@@ -1,4 +1,4 @@
-#include "kernels/causal_attention/causal_attention_cases.h"
+#include "ops/causal_attention_cases.h"
 
 #include "support/attention_op.h"
 

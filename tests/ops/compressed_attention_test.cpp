@@ -1,4 +1,4 @@
-#include "kernels/compressed_attention/compressed_attention_cases.h"
+#include "ops/compressed_attention_cases.h"
 
 #include "support/attention_op.h"
 

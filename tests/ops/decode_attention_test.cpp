@@ -1,8 +1,8 @@
-#include "kernels/decode_attention/decode_attention_cases.h"
+#include "ops/decode_attention_cases.h"
 
-#include "kernels/causal_attention/causal_attention_cases.h"
-#include "kernels/compressed_attention/compressed_attention_cases.h"
-#include "kernels/sparse_attention/sparse_attention_cases.h"
+#include "ops/causal_attention_cases.h"
+#include "ops/compressed_attention_cases.h"
+#include "ops/sparse_attention_cases.h"
 #include "support/catch.h"
 
 using namespace ssa;

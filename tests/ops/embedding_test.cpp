@@ -1,4 +1,4 @@
-#include "kernels/embedding/embedding_cases.h"
+#include "ops/embedding_cases.h"
 
 using namespace ssa;
 using namespace ssa::test;

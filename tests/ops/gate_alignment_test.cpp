@@ -1,4 +1,4 @@
-#include "kernels/gate_alignment/gate_alignment_cases.h"
+#include "ops/gate_alignment_cases.h"
 
 using namespace ssa;
 using namespace ssa::test;

@@ -1,4 +1,4 @@
-#include "kernels/gated_sum/gated_sum_cases.h"
+#include "ops/gated_sum_cases.h"
 
 using namespace ssa;
 using namespace ssa::test;

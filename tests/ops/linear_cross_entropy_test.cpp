@@ -1,4 +1,4 @@
-#include "kernels/linear_cross_entropy/linear_cross_entropy_cases.h"
+#include "ops/linear_cross_entropy_cases.h"
 
 #include <algorithm>
 #include <cmath>

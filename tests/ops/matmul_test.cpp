@@ -1,4 +1,4 @@
-#include "kernels/matmul/matmul_cases.h"
+#include "ops/matmul_cases.h"
 
 using namespace ssa;
 using namespace ssa::test;

@@ -1,4 +1,4 @@
-#include "kernels/optimizer/optimizer_cases.h"
+#include "ops/optimizer_cases.h"
 
 #include <limits>
 

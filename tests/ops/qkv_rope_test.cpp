@@ -1,4 +1,4 @@
-#include "kernels/qkv_rope/qkv_rope_cases.h"
+#include "ops/qkv_rope_cases.h"
 
 using namespace ssa;
 using namespace ssa::test;

@@ -1,4 +1,4 @@
-#include "kernels/rmsnorm/rmsnorm_cases.h"
+#include "ops/rmsnorm_cases.h"
 
 using namespace ssa;
 using namespace ssa::test;

@@ -1,4 +1,4 @@
-#include "kernels/select_blocks/select_blocks_cases.h"
+#include "ops/select_blocks_cases.h"
 
 #include <limits>
 #include <numeric>

@@ -1,7 +1,7 @@
-#include "kernels/sparse_attention/sparse_attention_cases.h"
+#include "ops/sparse_attention_cases.h"
 
-#include "kernels/causal_attention/causal_attention_cases.h"
-#include "kernels/select_blocks/select_blocks_cases.h"
+#include "ops/causal_attention_cases.h"
+#include "ops/select_blocks_cases.h"
 #include "support/attention_op.h"
 
 using namespace ssa;

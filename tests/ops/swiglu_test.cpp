@@ -1,4 +1,4 @@
-#include "kernels/swiglu/swiglu_cases.h"
+#include "ops/swiglu_cases.h"
 
 using namespace ssa;
 using namespace ssa::test;

@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include "kernels/common/attention_cases.h"
+#include "ops/attention_cases.h"
 #include "support/catch.h"
 
 namespace ssa::test {

@@ -1,0 +1,106 @@
+// Block selections, tensors and least work for the benchmarks of the attention ops.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "bench/bench.h"
+#include "ssa/base/random.h"
+
+namespace ssa::bench {
+
+enum class Selection {
+  random,        ///< every token its own random blocks
+  concentrated,  ///< as trained models select: the first block, the newest ones, and a few that 32 neighbours agree on
+};
+
+constexpr const char* name_of(Selection s) { return s == Selection::random ? "random" : "concentrated"; }
+
+/// [rows, tokens, key_value_heads, block_counts], ascending, the own block among them, then -1.
+inline std::vector<std::int32_t> make_selection(const Shapes& s, Selection kind) {
+  constexpr std::int64_t kNeighbours = 32, kNewest = 4;
+  const std::int64_t slots = s.block_counts;
+  std::vector<std::int32_t> indices;
+  indices.reserve(static_cast<std::size_t>(s.M() * s.key_value_heads * slots));
+  for (std::int64_t i = 0; i < s.M() * s.key_value_heads; ++i) {
+    const std::int64_t row = i / s.key_value_heads / s.tokens, t = i / s.key_value_heads % s.tokens;
+    const std::int64_t head = i % s.key_value_heads, own = t / s.block_size;
+    std::vector<std::int32_t> chosen = {static_cast<std::int32_t>(own)};
+    const auto take = [&](std::int64_t n) {
+      const auto block = static_cast<std::int32_t>(n);
+      if (static_cast<std::int64_t>(chosen.size()) < std::min(slots, own + 1) &&
+          std::find(chosen.begin(), chosen.end(), block) == chosen.end())
+        chosen.push_back(block);
+    };
+    if (kind == Selection::concentrated)
+      for (take(0); static_cast<std::int64_t>(chosen.size()) < std::min(own + 1, kNewest + 1);)
+        take(own - static_cast<std::int64_t>(chosen.size()) + 1);
+    const std::int64_t key =
+        kind == Selection::concentrated ? (row * s.tokens + t / kNeighbours * kNeighbours) * 64 + head : i;
+    for (std::uint64_t draw = 0; own > 0 && draw < 400; ++draw) {
+      const double u = random_uniform(3, RandomPurpose::test, static_cast<std::uint64_t>(key), draw);
+      // One concentrated draw in eight is the token's own.
+      const double own_u = random_uniform(4, RandomPurpose::test, static_cast<std::uint64_t>(i), draw);
+      const bool alone = kind == Selection::concentrated && own_u < 0.125;
+      take(static_cast<std::int64_t>((alone ? own_u * 8 : u) * static_cast<double>(own)));
+    }
+    std::sort(chosen.begin(), chosen.end());
+    chosen.resize(static_cast<std::size_t>(slots), -1);
+    indices.insert(indices.end(), chosen.begin(), chosen.end());
+  }
+  return indices;
+}
+
+/// (query, key) pairs that the selection sees, over all rows and key/value heads.
+inline double selected_pairs(const Shapes& s, const std::vector<std::int32_t>& indices) {
+  double pairs = 0;
+  for (std::size_t i = 0; i < indices.size(); ++i) {
+    const std::int64_t t = static_cast<std::int64_t>(i) / s.block_counts / s.key_value_heads % s.tokens;
+    if (indices[i] >= 0) pairs += static_cast<double>(std::min(s.block_size, t + 1 - indices[i] * s.block_size));
+  }
+  return pairs;
+}
+
+/// (query, key) pairs over all rows and key/value heads, of which token t of a row has keys_of(t).
+template <class KeysOf>
+double pairs_of(const Shapes& s, const KeysOf& keys_of) {
+  std::int64_t keys = 0;
+  for (std::int64_t t = 0; t < s.tokens; ++t) keys += keys_of(t);
+  return static_cast<double>(s.rows * s.key_value_heads * keys);
+}
+
+inline double causal_pairs(const Shapes& s) {
+  return pairs_of(s, [](std::int64_t t) { return t + 1; });
+}
+
+inline double window_pairs(const Shapes& s, std::int64_t window) {
+  return pairs_of(s, [=](std::int64_t t) { return std::min(window, t + 1); });
+}
+
+/// Pairs of a query and a block that has ended by then.
+inline double complete_block_pairs(const Shapes& s) {
+  return pairs_of(s, [&](std::int64_t t) { return (t + 1) / s.block_size; });
+}
+
+/// FLOPs of one product of attention over that many pairs.
+inline double product_flops(const Shapes& s, double pairs) {
+  return 2 * pairs * static_cast<double>(s.query_heads / s.key_value_heads * s.head_dim);
+}
+
+/// Tensors that every attention op takes.
+struct AttentionTensors {
+  Shape query, key, row;
+  Tensor q, k, v;
+
+  AttentionTensors(Bench& bench, std::int64_t keys) : AttentionTensors(bench, bench.shapes, keys) {}
+  AttentionTensors(Bench& bench, const Shapes& s, std::int64_t keys)
+      : query{s.rows, s.tokens, s.query_heads, s.head_dim},
+        key{s.rows, keys, s.key_value_heads, s.head_dim},
+        row{s.rows, s.tokens, s.query_heads},
+        q(bench.random(DType::bf16, query)),
+        k(bench.random(DType::bf16, key)),
+        v(bench.random(DType::bf16, key)) {}
+};
+
+}  // namespace ssa::bench

@@ -1,0 +1,63 @@
+#include <cmath>
+#include <string>
+
+#include "bench/attention_bench.h"
+#include "kernels/attention/dense/causal_attention.h"
+
+using namespace ssa;
+using namespace ssa::bench;
+
+namespace {
+
+/// `size` stands in the names.
+void measure_attention(Bench& bench, const Shapes& s, const std::string& size) {
+  const float scale = 1 / std::sqrt(static_cast<float>(s.head_dim));
+  for (const std::int64_t window : {std::int64_t{0}, std::int64_t{512}}) {
+    const double pairs = window == 0 ? causal_pairs(s) : window_pairs(s, window);
+    const std::string name = (window == 0 ? "causal_attention" : "window_512_attention") + size;
+    const double bytes = static_cast<double>(s.M() * s.query_heads * s.head_dim) * 4;
+    bench.measure(name + "_forward", {.bytes = bytes, .flops = 2 * product_flops(s, pairs)}, [&]() -> Call {
+      const AttentionTensors x(bench, s, s.tokens);
+      const Tensor out = bench.empty(DType::bf16, x.query), lse = bench.empty(DType::f32, x.row);
+      return [=](Stream& stream) {
+        causal_attention_forward(
+            stream, {.out = out, .lse = lse, .q = x.q, .k = x.k, .v = x.v, .scale = scale, .window = window});
+      };
+    });
+    bench.measure(name + "_backward", {.bytes = bytes, .flops = 5 * product_flops(s, pairs)}, [&]() -> Call {
+      const AttentionTensors x(bench, s, s.tokens);
+      const Tensor out = bench.empty(DType::bf16, x.query), lse = bench.empty(DType::f32, x.row);
+      causal_attention_forward(
+          bench.stream, {.out = out, .lse = lse, .q = x.q, .k = x.k, .v = x.v, .scale = scale, .window = window});
+      const Tensor d_q = bench.empty(DType::f32, x.query), d_k = bench.empty(DType::f32, x.key),
+                   d_v = bench.empty(DType::f32, x.key);
+      const Tensor d_out = bench.random(DType::bf16, x.query), delta = bench.random(DType::f32, x.row);
+      return [=](Stream& stream) {
+        causal_attention_backward(stream, {.d_q = d_q,
+                                           .d_k = d_k,
+                                           .d_v = d_v,
+                                           .d_out = d_out,
+                                           .delta = delta,
+                                           .lse = lse,
+                                           .q = x.q,
+                                           .k = x.k,
+                                           .v = x.v,
+                                           .scale = scale,
+                                           .window = window});
+      };
+    });
+  }
+}
+
+}  // namespace
+
+SSA_BENCH(causal_attention) { measure_attention(bench, bench.shapes, ""); }
+
+/// Heads of 128 and half as many, so that all tensors but lse are of the same size.
+SSA_BENCH(causal_attention_128) {
+  Shapes s = bench.shapes;
+  s.head_dim = 128;
+  s.query_heads /= 2;
+  s.key_value_heads /= 2;
+  measure_attention(bench, s, "_128");
+}

@@ -1,0 +1,237 @@
+// A whole training step of ssa-1b's shapes, for each method: tokens a second, and where the time goes, op by op.
+//
+// By length: the step alone, of every method in rows of 2048 to 32768 tokens, their number constant. Weights, moments
+// and activations of one model are gone before the next one's are there.
+//
+// The median over kSteps steps of what train.cpp does on the device: one micro-batch forward and backward, gradient
+// norm, AdamW. One more step is taken with a mark before every op; an op's time is that until the next op begins. Its
+// work is the least it needs, as in the op's own benchmark.
+#include <algorithm>
+#include <cstdio>
+#include <iterator>
+#include <map>
+#include <utility>
+#include <vector>
+
+#include "bench/attention_bench.h"
+#include "ssa/base/random.h"
+#include "ssa/train/flops.h"
+#include "ssa/train/optimizer_step.h"
+
+namespace ssa {
+namespace {
+
+using bench::Work;
+
+constexpr std::size_t kSteps = 7, kStepsOfLength = 3;
+constexpr std::int64_t kShortest = 2048;  ///< rows of the table by length
+constexpr std::int64_t kWindow = 512;     ///< of nsa, as in configs/nsa-1b.json
+
+ModelConfig model_config(const bench::Shapes& s, Method method) {
+  ModelConfig c;
+  c.vocab_size = s.vocab_size;
+  c.hidden_size = s.hidden_size;
+  c.intermediate_size = s.intermediate_size;
+  c.num_hidden_layers = 16;
+  c.num_attention_heads = s.query_heads;
+  c.num_key_value_heads = s.key_value_heads;
+  c.head_dim = s.head_dim;
+  c.block_size = s.block_size;
+  c.block_counts = s.block_counts;
+  c.window_size = method == Method::nsa ? kWindow : 0;
+  c.max_position_embeddings = s.tokens;
+  return c;
+}
+
+/// What all calls of an op in a step must do at least; ops that are not named here are too small to matter.
+std::map<std::string, Work> step_work(const bench::Shapes& s, const ModelConfig& c, Method method) {
+  const auto M = static_cast<double>(s.M()), L = static_cast<double>(c.num_hidden_layers);
+  const auto H = static_cast<double>(c.hidden_size), F = static_cast<double>(c.intermediate_size);
+  const auto V = static_cast<double>(c.vocab_size), q_bytes = 2 * M * static_cast<double>(c.q_width());
+  const auto heads = static_cast<double>(c.num_attention_heads), kv_heads = static_cast<double>(c.num_key_value_heads);
+  const double parameters = static_cast<double>(matmul_parameters(c)), head = V * H;
+
+  const MeanKeys mean = mean_keys(c, s.tokens);
+  // Of a query with so many keys, over all layers, rows and positions.
+  const auto product = [&](double keys) { return L * bench::product_flops(s, M * keys * kv_heads); };
+  const double dense = method == Method::nsa ? mean.window : mean.causal;
+  const double branches = method == Method::nsa ? 3 : 1;
+  return {{"matmul", {.flops = 6 * (parameters - head) * M}},
+          {"linear_cross_entropy", {.flops = 6 * head * M}},
+          {"causal_attention_forward", {.flops = 2 * product(dense)}},
+          {"causal_attention_backward", {.flops = 5 * product(dense)}},
+          {"sparse_attention_forward", {.flops = 2 * product(mean.selected)}},
+          {"sparse_attention_backward", {.flops = 5 * product(mean.selected)}},
+          {"compressed_attention_forward", {.flops = 2 * product(mean.complete_blocks)}},
+          {"compressed_attention_backward", {.flops = 5 * product(mean.complete_blocks)}},
+          {"select_blocks", {.flops = 2 * product(mean.complete_blocks)}},
+          {"rmsnorm_forward", {.bytes = (8 * L + 2) * M * H * 2}},
+          {"rmsnorm_backward", {.bytes = (8 * L + 4) * M * H * 2}},
+          {"qkv_rope_forward", {.bytes = L * M * 4 * static_cast<double>(c.qkvg_width())}},
+          {"qkv_rope_backward", {.bytes = L * M * 6 * static_cast<double>(c.qkvg_width())}},
+          {"gated_sum_forward", {.bytes = L * (branches + 1) * q_bytes}},
+          {"gated_sum_backward", {.bytes = L * (2 * branches + 1) * q_bytes}},
+          {"gate_alignment_forward", {.bytes = L * 3 * q_bytes}},
+          {"gate_alignment_backward", {.bytes = L * (5 * q_bytes + M * heads * 32)}},
+          {"swiglu_forward", {.bytes = L * 3 * M * F * 2}},
+          {"swiglu_backward", {.bytes = L * 5 * M * F * 2}},
+          {"squared_norm", {.bytes = 4 * parameters}},
+          {"adamw", {.bytes = 30 * parameters}}};
+}
+
+/// The initial distribution, from a few random values again and again.
+void fill_weights(bench::Bench& bench, SingleComm& comm, const ModelState& state, double deviation) {
+  constexpr std::int64_t kPool = std::int64_t{1} << 20;
+  const Tensor normal = bench.random(DType::f32, {kPool}, deviation);
+  const std::vector<float> ones(kPool, 1.0f);
+  for (const Param& param : state.table().params()) {
+    const Tensor weights = state.table().view(state.master, param);
+    const void* values = param.decay ? normal.data() : ones.data();
+    for (std::size_t done = 0; done < weights.bytes(); done += normal.bytes())
+      bench.stream.copy(static_cast<char*>(weights.data()) + done, values,
+                        std::min(normal.bytes(), weights.bytes() - done));
+  }
+  publish_weights(bench.stream, comm, state);
+  bench.stream.synchronize();
+  bench.release();
+}
+
+void fill_batch(Stream& stream, const MicroBatch& batch, const ModelConfig& c, std::int64_t rows, std::int64_t tokens) {
+  std::vector<std::int32_t> ids, targets, positions, stream_of(static_cast<std::size_t>(rows), 1);
+  for (std::int64_t i = 0; i <= rows * tokens; ++i)
+    ids.push_back(static_cast<std::int32_t>(random_uniform(2, RandomPurpose::test, 0, static_cast<std::uint64_t>(i)) *
+                                            static_cast<double>(c.vocab_size)));
+  targets.assign(ids.begin() + 1, ids.end());
+  ids.pop_back();
+  for (std::int64_t i = 0; i < rows * tokens; ++i) positions.push_back(static_cast<std::int32_t>(i % tokens));
+  const std::pair<Tensor, const std::vector<std::int32_t>*> uploads[] = {
+      {batch.ids, &ids}, {batch.targets, &targets}, {batch.positions, &positions}, {batch.full_stream, &stream_of}};
+  for (const auto& [tensor, values] : uploads) stream.copy(tensor.data(), values->data(), tensor.bytes());
+  stream.synchronize();
+}
+
+/// A model of ssa-1b's shapes and a batch of random tokens, to take steps with.
+class Training {
+ public:
+  Training(bench::Bench& bench, const bench::Shapes& shapes, Method method)
+      : stream_(bench.stream),
+        config_(model_config(shapes, method)),
+        table_(config_),
+        state_(stream_,
+               {.model = config_,
+                .pass = {.rows = shapes.rows, .tokens = shapes.tokens, .path = training_path(method)},
+                .kind = DeviceKind::cuda},
+               table_),
+        tokens_(static_cast<double>(shapes.M())) {
+    fill_weights(bench, comm_, state_, config_.initializer_range);
+    fill_batch(stream_, state_.batch, config_, shapes.rows, shapes.tokens);
+    const double elements = tokens_ * static_cast<double>(config_.q_width() * config_.num_hidden_layers);
+    scales_ = {.alignment = 1 / elements,
+               .ce_gradient = static_cast<float>(1 / tokens_),
+               .alignment_gradient = static_cast<float>(10 / elements)};
+  }
+
+  const ModelConfig& config() const { return config_; }
+
+  void step() {
+    stream_.zero(state_.all_sums);
+    forward_backward(stream_, state_.model(), state_.batch, scales_,
+                     {.ce = state_.sums.ce, .alignment = state_.sums.alignment}, Gradients::overwrite);
+    measure_gradients(stream_, state_);
+    update_weights(stream_, comm_, state_, TrainConfig(), 1e-5, 0.1, ++steps_);
+  }
+
+  /// Of so many steps, after one to warm up.
+  double median_ms(std::size_t steps) {
+    step();
+    std::vector<double> times;
+    while (times.size() < steps) {
+      const auto begin = stream_.record();
+      step();
+      times.push_back(stream_.elapsed_ms(*begin, *stream_.record()));
+    }
+    std::nth_element(times.begin(), times.begin() + static_cast<std::ptrdiff_t>(steps / 2), times.end());
+    return times[steps / 2];
+  }
+
+  double tokens_per_second(double ms) const { return tokens_ / ms * 1e3; }
+  double model_tflops(double ms) const {
+    return tokens_per_second(ms) * model_flops_per_token(config_, config_.max_position_embeddings) * 1e-12;
+  }
+
+ private:
+  Stream& stream_;
+  SingleComm comm_;
+  ModelConfig config_;
+  ParamTable table_;
+  ModelState state_;
+  double tokens_;
+  PassScales scales_;
+  std::int64_t steps_ = 0;
+};
+
+void measure_step(bench::Bench& bench, Method method) {
+  const std::string name = "training_step_" + std::string(name_of(method));
+  if (!bench.wanted(name)) return;
+  Stream& stream = bench.stream;
+  Training training(bench, bench.shapes, method);
+  const double ms = training.median_ms(kSteps);
+  std::printf("\n%s: %.1f ms, %.0f tokens/s, %.1f model TFLOP/s\n\n", name.c_str(), ms, training.tokens_per_second(ms),
+              training.model_tflops(ms));
+
+  std::vector<std::pair<std::string, std::shared_ptr<Stream::Event>>> marks;
+  stream.on_op([&](const char* op) { marks.emplace_back(op, stream.record()); });
+  training.step();
+  stream.on_op(nullptr);
+  const auto end = stream.record();
+  struct Total {
+    int calls = 0;
+    double ms = 0;
+  };
+  std::map<std::string, Total> totals;
+  for (std::size_t i = 0; i < marks.size(); ++i) {
+    Total& total = totals[marks[i].first];
+    ++total.calls;
+    total.ms += stream.elapsed_ms(*marks[i].second, i + 1 < marks.size() ? *marks[i + 1].second : *end);
+  }
+  std::vector<std::pair<std::string, Total>> order(totals.begin(), totals.end());
+  std::sort(order.begin(), order.end(), [](const auto& a, const auto& b) { return a.second.ms > b.second.ms; });
+  const auto work = step_work(bench.shapes, training.config(), method);
+  std::printf("| op | calls | ms | of the step | rate | ceiling |\n|---|---|---|---|---|---|\n");
+  for (const auto& [op, total] : order) {
+    const auto known = work.find(op);
+    std::printf("| %-29s | %4d | %8.3f | %5.1f %% | %s |\n", op.c_str(), total.calls, total.ms, 100 * total.ms / ms,
+                known == work.end() ? "                | " : bench.rate(known->second, total.ms).c_str());
+  }
+  std::fflush(stdout);
+}
+
+SSA_BENCH(training_step) {
+  for (const Method method : {Method::ssa, Method::full, Method::moba, Method::nsa}) measure_step(bench, method);
+}
+
+SSA_BENCH(lengths_step) {
+  constexpr Method kMethods[] = {Method::full, Method::ssa, Method::moba, Method::nsa};
+  const auto asked = [&](Method method) { return bench.asked_for("lengths_step_" + std::string(name_of(method))); };
+  if (std::none_of(std::begin(kMethods), std::end(kMethods), asked)) return;
+  std::printf("\nThe training step, %lld tokens in rows of so many\n\n", static_cast<long long>(bench.shapes.M()));
+  std::printf("| tokens of a row | method | ms | tokens/s | model TFLOP/s | full's time / this |\n");
+  std::printf("|---|---|---|---|---|---|\n");
+  for (const bench::Shapes& shapes : bench::by_length(bench.shapes, kShortest)) {
+    double full_ms = 0;  // 0: not asked for
+    for (const Method method : kMethods) {
+      if (!asked(method)) continue;
+      Training training(bench, shapes, method);
+      const double ms = training.median_ms(kStepsOfLength);
+      std::printf("| %15lld | %6s | %6.1f | %8.0f | %13.1f |", static_cast<long long>(shapes.tokens),
+                  std::string(name_of(method)).c_str(), ms, training.tokens_per_second(ms), training.model_tflops(ms));
+      if (method == Method::full) full_ms = ms;
+      if (full_ms > 0) std::printf(" %18.2f |", full_ms / ms);
+      std::printf("\n");
+      std::fflush(stdout);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace ssa

@@ -1,0 +1,90 @@
+// Cases of decode_attention, for its tests.
+#pragma once
+
+#include "ops/attention_cases.h"
+#include "kernels/attention/decode/decode_attention.h"
+
+namespace ssa::test {
+
+enum class DecodeKeys {
+  tokens,    ///< those up to the query's, in a window if there is one
+  selected,  ///< tokens of selected blocks
+  blocks,    ///< means of complete blocks
+};
+
+struct DecodeAttentionCase {
+  AttentionDims dims;
+  DecodeKeys keys;
+  std::int64_t block_size = 0, slots = 0;  ///< of selected and blocks; of selected
+  std::int64_t window = 0;
+
+  std::int64_t keys_a_row() const { return keys == DecodeKeys::blocks ? block_number(dims.T, block_size) : dims.T; }
+  std::string to_string() const {
+    return concat(dims.to_string(), " keys ", static_cast<int>(keys), " block_size ", block_size, " slots ", slots,
+                  " window ", window);
+  }
+};
+
+inline bool cuda_supports(const DecodeAttentionCase& c) {
+  return cuda_supports_head_dim(c.dims) && (c.block_size == 0 || cuda_supports_block_size(c.block_size));
+}
+
+/// First the small and ugly: one token, no complete block, windows of one token and longer than the row, more slots
+/// than blocks; then the head, group and block sizes of the CUDA kernel.
+inline const std::vector<DecodeAttentionCase> kDecodeAttentionCases = {
+    {{1, 1, 1, 1, 8}, DecodeKeys::tokens},
+    {{2, 7, 2, 3, 6}, DecodeKeys::tokens},
+    {{2, 19, 1, 3, 6}, DecodeKeys::tokens, 0, 0, 1},
+    {{1, 33, 2, 1, 8}, DecodeKeys::tokens, 0, 0, 5},
+    {{1, 12, 1, 2, 8}, DecodeKeys::tokens, 0, 0, 40},
+    {{1, 1, 1, 1, 8}, DecodeKeys::selected, 4, 1},
+    {{2, 26, 2, 2, 8}, DecodeKeys::selected, 4, 3},
+    {{1, 31, 1, 3, 8}, DecodeKeys::selected, 4, 20},
+    {{2, 3, 2, 3, 6}, DecodeKeys::blocks, 4},
+    {{2, 26, 2, 2, 8}, DecodeKeys::blocks, 4},
+    {{1, 9, 1, 2, 8}, DecodeKeys::blocks, 1},
+    {{1, 1, 1, 1, 64}, DecodeKeys::tokens},
+    {{2, 255, 1, 16, 64}, DecodeKeys::tokens},
+    {{1, 273, 2, 3, 128}, DecodeKeys::tokens},
+    {{1, 130, 1, 32, 64}, DecodeKeys::tokens, 0, 0, 1},
+    {{2, 130, 1, 8, 128}, DecodeKeys::tokens, 0, 0, 40},
+    {{1, 1, 1, 1, 64}, DecodeKeys::selected, 16, 4},
+    {{2, 255, 2, 8, 64}, DecodeKeys::selected, 16, 4},
+    {{1, 273, 1, 16, 128}, DecodeKeys::selected, 32, 18},
+    {{2, 200, 2, 1, 64}, DecodeKeys::selected, 64, 2},
+    {{2, 15, 1, 2, 64}, DecodeKeys::blocks, 16},
+    {{2, 255, 1, 16, 64}, DecodeKeys::blocks, 16},
+    {{1, 273, 2, 3, 128}, DecodeKeys::blocks, 32}};
+
+struct DecodeAttentionInputs : AttentionInputs {
+  std::vector<std::int32_t> indices;  ///< as sparse attention takes them
+
+  explicit DecodeAttentionInputs(const DecodeAttentionCase& c) : AttentionInputs(c.dims, c.keys_a_row()) {
+    if (c.keys == DecodeKeys::selected) indices = make_selection(c.dims, c.block_size, c.slots, Earlier::random);
+  }
+};
+
+/// The tokens of each row are the queries, the last one first; the caches have room for some more. `out` is in the
+/// order of the tokens.
+inline Outputs run_decode_attention(OpRunner& run, const DecodeAttentionCase& c, const DecodeAttentionInputs& in) {
+  constexpr std::int64_t kSpare = 5;
+  const AttentionDims& d = c.dims;
+  const Shape cache = d.key_shape(c.keys_a_row() + kSpare);
+  const Tensor out = run.act_output(d.query_shape());
+  decode_attention(run.stream(),
+                   {.out = out,
+                    .q = run.act_input(turned(in.q, d.B, d.T), d.query_shape()),
+                    .k = run.act_input(with_room(in.k, d.B, kSpare, d.HK * d.D), cache),
+                    .v = run.act_input(with_room(in.v, d.B, kSpare, d.HK * d.D), cache),
+                    .positions = run.i32_input(falling_positions(d.B, d.T), {d.B, d.T}),
+                    .indices = c.keys == DecodeKeys::selected
+                                   ? run.i32_input(turned(in.indices, d.B, d.T), {d.B, d.T, d.HK, c.slots})
+                                   : Tensor(),
+                    .scale = d.scale(),
+                    .tokens_per_key = c.keys == DecodeKeys::blocks ? c.block_size : 1,
+                    .block_size = c.keys == DecodeKeys::selected ? c.block_size : 0,
+                    .window = c.window});
+  return {{"out", turned(run.read(out), d.B, d.T)}};
+}
+
+}  // namespace ssa::test

@@ -1,0 +1,117 @@
+// Cases of select_blocks, for its tests and its benchmark.
+#pragma once
+
+#include "ops/attention_cases.h"
+#include "kernels/attention/select_blocks/select_blocks.h"
+
+namespace ssa::test {
+
+enum class Ties {
+  none,
+  all,    ///< q = 0: every complete block is as important as the next
+  pairs,  ///< blocks 2i and 2i + 1 have the same mean key
+};
+
+struct SelectBlocksCase {
+  AttentionDims dims;
+  std::int64_t block_size, block_counts;
+  BlockSelection mode = BlockSelection::exact;
+  Ties ties = Ties::none;
+  double query_size = 1.5;  ///< standard deviation of scores
+
+  std::int64_t blocks() const { return block_number(dims.T, block_size); }
+  std::int64_t slots() const { return selected_slots(block_size, block_counts, mode); }
+  std::string to_string() const {
+    return concat(dims.to_string(), " block_size ", block_size, " block_counts ", block_counts, " ",
+                  mode == BlockSelection::exact ? "exact" : "reference", " ties ", static_cast<int>(ties),
+                  " query_size ", query_size);
+  }
+};
+
+inline bool cuda_supports(const SelectBlocksCase& c) {
+  return cuda_supports_head_dim(c.dims) && cuda_supports_block_size(c.block_size);
+}
+
+/// First the small and ugly: less than a block, one block selected, more counts than blocks, an odd block_size in
+/// reference mode, counts at and just above block_size / 2; then the kernels' group and block sizes, rows long enough
+/// for several chunks of the reference mode (block_size^2 tokens each), and ties everywhere.
+inline const std::vector<SelectBlocksCase> kSelectBlocksCases = {
+    {{1, 1, 1, 1, 8}, 4, 1},
+    {{2, 3, 2, 3, 6}, 4, 2},
+    {{1, 33, 2, 1, 8}, 3, 1},
+    {{2, 61, 2, 2, 8}, 4, 3},
+    {{1, 50, 1, 16, 6}, 3, 5},
+    {{1, 31, 1, 3, 8}, 4, 20},
+    {{1, 90, 2, 2, 8}, 4, 2, BlockSelection::reference},
+    {{2, 90, 2, 2, 8}, 4, 3, BlockSelection::reference},
+    {{1, 90, 1, 3, 6}, 4, 7, BlockSelection::reference},
+    {{1, 50, 1, 2, 8}, 3, 2, BlockSelection::reference},
+    {{1, 45, 1, 1, 8}, 2, 1, BlockSelection::reference},
+    {{2, 61, 2, 3, 8}, 4, 5, BlockSelection::exact, Ties::all},
+    {{1, 90, 2, 2, 8}, 4, 4, BlockSelection::reference, Ties::all},
+    {{2, 90, 1, 2, 8}, 4, 6, BlockSelection::exact, Ties::pairs},
+    {{1, 90, 1, 16, 8}, 4, 3, BlockSelection::reference, Ties::pairs},
+    {{1, 1, 1, 1, 64}, 16, 4},
+    {{2, 15, 1, 2, 64}, 16, 1},
+    {{1, 17, 2, 8, 64}, 16, 16},
+    {{2, 255, 1, 16, 64}, 16, 4},
+    {{1, 273, 2, 3, 128}, 32, 4},
+    {{1, 273, 1, 1, 64}, 16, 18},
+    {{2, 600, 1, 16, 64}, 16, 16},
+    {{1, 600, 1, 32, 64}, 16, 4},
+    {{1, 600, 2, 8, 128}, 64, 4},
+    {{1, 600, 1, 16, 64}, 16, 16, BlockSelection::reference},
+    {{1, 1100, 1, 2, 64}, 32, 32, BlockSelection::reference},
+    {{1, 600, 1, 16, 64}, 16, 16, BlockSelection::exact, Ties::all},
+    {{1, 600, 1, 2, 64}, 16, 16, BlockSelection::reference, Ties::all},
+    {{1, 600, 1, 16, 64}, 16, 16, BlockSelection::exact, Ties::none, 28.0}};  // exponentials of 2^127 and more
+
+struct SelectBlocksInputs {
+  Values q, k_mean;
+
+  explicit SelectBlocksInputs(const SelectBlocksCase& c)
+      : q(random_values(c.dims.query_shape().count(), 1, c.ties == Ties::all ? 0.0 : c.query_size)),
+        k_mean(random_values(c.dims.key_shape(c.blocks()).count(), 2)) {
+    const std::int64_t row = c.dims.HK * c.dims.D;
+    if (c.ties == Ties::pairs)
+      for (std::int64_t b = 0; b < c.dims.B; ++b)
+        for (std::int64_t n = 1; n < c.blocks(); n += 2)
+          std::copy_n(&k_mean[(b * c.blocks() + n - 1) * row], row, &k_mean[(b * c.blocks() + n) * row]);
+  }
+};
+
+/// The chosen indices [B, T, HK, c.slots()].
+inline std::vector<std::int32_t> run_select_blocks(OpRunner& run, const SelectBlocksCase& c,
+                                                   const SelectBlocksInputs& in) {
+  const AttentionDims& d = c.dims;
+  const Tensor indices = run.i32_output({d.B, d.T, d.HK, c.slots()});
+  select_blocks(run.stream(), {.indices = indices,
+                               .q = run.act_input(in.q, d.query_shape()),
+                               .k_mean = run.act_input(in.k_mean, d.key_shape(c.blocks())),
+                               .scale = d.scale(),
+                               .block_size = c.block_size,
+                               .block_counts = c.block_counts,
+                               .mode = c.mode});
+  return run.read_i32(indices);
+}
+
+/// The same, from queries in the opposite order that say their positions, over more blocks than there are tokens: those
+/// behind are NaN, which no one may read.
+inline std::vector<std::int32_t> run_select_blocks_at_positions(OpRunner& run, const SelectBlocksCase& c,
+                                                                const SelectBlocksInputs& in) {
+  constexpr std::int64_t kSpare = 3;
+  const AttentionDims& d = c.dims;
+  const Tensor indices = run.i32_output({d.B, d.T, d.HK, c.slots()});
+  select_blocks(run.stream(), {.indices = indices,
+                               .q = run.act_input(turned(in.q, d.B, d.T), d.query_shape()),
+                               .k_mean = run.act_input(with_room(in.k_mean, d.B, kSpare, d.HK * d.D),
+                                                       d.key_shape(c.blocks() + kSpare)),
+                               .positions = run.i32_input(falling_positions(d.B, d.T), {d.B, d.T}),
+                               .scale = d.scale(),
+                               .block_size = c.block_size,
+                               .block_counts = c.block_counts,
+                               .mode = c.mode});
+  return turned(run.read_i32(indices), d.B, d.T);
+}
+
+}  // namespace ssa::test
