@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "data_tools/tokenizer/utf8.h"
+#include "ssa/tokenizer/utf8.h"
 #include "ssa/base/error.h"
 
 namespace ssa {

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "data_tools/tokenize_job.h"
-#include "data_tools/tokenizer/tokenizer.h"
+#include "ssa/tokenizer/tokenizer.h"
 #include "ssa/base/command_line.h"
 #include "ssa/base/program.h"
 #include "ssa/base/signals.h"

@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "data_tools/document_reader.h"
-#include "data_tools/tokenizer/tokenizer.h"
+#include "ssa/tokenizer/tokenizer.h"
 
 namespace ssa {
 

@@ -24,7 +24,7 @@ flags=(-std=c++20 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=unde
   -DSSA_SOURCE_DIR="\"$PWD\"" -DSSA_WITH_PCRE2=0 -DSSA_WITH_CUDA=0)
 
 objects=()
-for source in data_tools/tokenizer/*.cpp data_tools/json_line.cpp src/base/{file,checksum,mapped_file}.cpp \
+for source in src/tokenizer/*.cpp data_tools/json_line.cpp src/base/{file,checksum,mapped_file}.cpp \
   src/data/indexed_dataset.cpp; do
   object=build-fuzz/$(basename "$source" .cpp).o
   if [ ! "$object" -nt "$source" ]; then
@@ -38,12 +38,12 @@ for target in "${targets[@]}"; do
   mkdir -p "build-fuzz/$target"
   case $target in
     tokenizer_file)
-      for file in tests/data_tools/*.tokenizer.json; do
+      for file in tests/tokenizer/*.tokenizer.json; do
         { printf ' '; cat "$file"; } >"build-fuzz/$target/$(basename "$file")"
       done
       printf 'IIQ== 0\nIg== 1\n' >"build-fuzz/$target/ranks"
       ;;
-    encode) head -c 20000 tests/data_tools/make_vectors.py >"build-fuzz/$target/seed" ;;
+    encode) head -c 20000 tests/tokenizer/make_vectors.py >"build-fuzz/$target/seed" ;;
     json_line) printf '{"text": "a\\u00e9\\n", "x": [1, {"y": null}]}' >"build-fuzz/$target/seed" ;;
     idx) # two documents of 8 uint16 tokens and one of 16
       printf 'MMIDIDX\0\0\1\0\0\0\0\0\0\0\10\3\0\0\0\0\0\0\0\4\0\0\0\0\0\0\0' >"build-fuzz/$target/seed"

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes data_tools/tokenizer/unicode_data.inc: the Unicode properties that tokenizers depend on.
+"""Writes src/tokenizer/unicode_data.inc: the Unicode properties that tokenizers depend on.
 
 Token ids depend on the Unicode version, so the tables follow what Hugging Face tokenizers 0.23 and tiktoken 0.14
 compute, and not what the system's libraries know:
@@ -8,7 +8,7 @@ compute, and not what the system's libraries know:
   the NFC normalizer                                    Unicode 9.0
 Needs `pip install unicodedata2==16.0.0`; the differences to the other two versions are listed below.
 
-Example: python3 scripts/make_unicode_tables.py > data_tools/tokenizer/unicode_data.inc
+Example: python3 scripts/make_unicode_tables.py > src/tokenizer/unicode_data.inc
 """
 import sys
 

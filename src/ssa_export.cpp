@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "data_tools/tokenizer/hugging_face_tokenizer.h"
+#include "ssa/tokenizer/hugging_face_tokenizer.h"
 #include "ssa/base/command_line.h"
 #include "ssa/base/program.h"
 #include "ssa/data/dataset.h"

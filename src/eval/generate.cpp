@@ -6,7 +6,7 @@
 #include <cstdio>
 #include <numeric>
 
-#include "data_tools/tokenizer/utf8.h"
+#include "ssa/tokenizer/utf8.h"
 #include "ssa/base/random.h"
 #include "ssa/train/model_state.h"
 

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <iterator>
 
-#include "data_tools/tokenizer/utf8.h"
+#include "ssa/tokenizer/utf8.h"
 
 namespace ssa::eval {
 namespace {

@@ -5,7 +5,7 @@
 #include <numbers>
 #include <numeric>
 
-#include "data_tools/tokenizer/utf8.h"
+#include "ssa/tokenizer/utf8.h"
 #include "ssa/base/file.h"
 #include "ssa/eval/python_text.h"
 

@@ -4,7 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "data_tools/tokenizer/utf8.h"
+#include "ssa/tokenizer/utf8.h"
 #include "ssa/base/error.h"
 #include "ssa/base/file.h"
 #include "ssa/data/json_fields.h"

@@ -142,7 +142,7 @@ TEST_CASE("ssa_eval: what cannot be is one clear line") {
   fails({"--tasks", "piqa"}, kExitUsage, {"piqa", "--task-dir"});
   fails({"--tasks", "piqa", "--task-dir", "."}, kExitUsage, {"no file of the task piqa", "piqa.jsonl"});
   fails({"--text", "text.txt"}, kExitUsage, {"model", "no tokenizer", "--tokenizer"});
-  const std::string gpt2 = SSA_SOURCE_DIR "/tests/data_tools/gpt2.tokenizer.json";
+  const std::string gpt2 = SSA_SOURCE_DIR "/tests/tokenizer/gpt2.tokenizer.json";
   fails({"--text", "text.txt", "--tokenizer", gpt2}, kExitFailed, {"gpt2", "641", "272"});
   fails({"--text", "none.txt", "--tokenizer", "bytes"}, kExitFailed, {"none.txt"});
   fails({"--text", "text.txt", "--tokenizer", "bytes", "--stride", "65"}, kExitFailed, {"text.txt", "stride of 65"});

@@ -67,7 +67,7 @@ TEST_CASE("an empty context is the prefix token") {
 TEST_CASE("context and continuation are encoded as one text and cut where the context ends") {
   // Merges run over the border: " there" is one token.
   const ByteModel model(641, 640);
-  const std::string gpt2 = SSA_SOURCE_DIR "/tests/data_tools/gpt2.tokenizer.json";
+  const std::string gpt2 = SSA_SOURCE_DIR "/tests/tokenizer/gpt2.tokenizer.json";
   TextEncoder encoder(gpt2, model.source());
   const TokenIds whole = encoder.encode("The there is"), part = encoder.encode("The the");
   REQUIRE(whole.size() < part.size() + encoder.encode("re is").size());
@@ -80,7 +80,7 @@ TEST_CASE("context and continuation are encoded as one text and cut where the co
 TEST_CASE("the special tokens of a tokenizer's template stand around a text, but not twice") {
   const TempDir folder;
   nlohmann::json tokenizer =
-      nlohmann::json::parse(ssa::test::read_file(SSA_SOURCE_DIR "/tests/data_tools/gpt2.tokenizer.json"));
+      nlohmann::json::parse(ssa::test::read_file(SSA_SOURCE_DIR "/tests/tokenizer/gpt2.tokenizer.json"));
   tokenizer["post_processor"] = {
       {"type", "Sequence"},
       {"processors",
@@ -112,7 +112,7 @@ TEST_CASE("what does not fit is cut from the left, and only there") {
 
 TEST_CASE("a tokenizer that is not the model's is refused") {
   const ByteModel model;
-  const std::string gpt2 = SSA_SOURCE_DIR "/tests/data_tools/gpt2.tokenizer.json";
+  const std::string gpt2 = SSA_SOURCE_DIR "/tests/tokenizer/gpt2.tokenizer.json";
   check_error(error_of([&] { TextEncoder(gpt2, model.source()); }), "gpt2.tokenizer.json", "641", "272");
   const ByteModel other(272, 257);
   check_error(error_of([&] { TextEncoder("bytes", other.source()); }), "end-of-text id is 256", "257");

@@ -4,11 +4,11 @@
 #include <cstdlib>
 #include <vector>
 
-#include "data_tools/tokenizer/tokenizer.h"
-#include "data_tools/tokenizer/utf8.h"
+#include "ssa/tokenizer/tokenizer.h"
+#include "ssa/tokenizer/utf8.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  static const std::string folder = SSA_SOURCE_DIR "/tests/data_tools/";
+  static const std::string folder = SSA_SOURCE_DIR "/tests/tokenizer/";
   static const ssa::Tokenizer tokenizers[] = {
       ssa::load_tokenizer(folder + "gpt2.tokenizer.json"), ssa::load_tokenizer(folder + "llama3.tokenizer.json"),
       ssa::load_tokenizer(folder + "smollm2.tokenizer.json"), ssa::load_tokenizer(folder + "qwen2.tokenizer.json")};

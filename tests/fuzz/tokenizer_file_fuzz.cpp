@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <string>
 
-#include "data_tools/tokenizer/tokenizer.h"
+#include "ssa/tokenizer/tokenizer.h"
 #include "ssa/base/error.h"
 #include "support/temp_dir.h"
 

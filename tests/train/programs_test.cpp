@@ -4,7 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
-#include "data_tools/tokenizer/hugging_face_tokenizer.h"
+#include "ssa/tokenizer/hugging_face_tokenizer.h"
 #include "ssa/train/checkpoint.h"
 #include "ssa/train/config.h"
 #include "ssa/train/huggingface.h"

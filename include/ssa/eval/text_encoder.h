@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include "data_tools/tokenizer/tokenizer.h"
+#include "ssa/tokenizer/tokenizer.h"
 #include "ssa/train/model_source.h"
 
 namespace ssa::eval {

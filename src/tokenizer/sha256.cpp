@@ -1,4 +1,4 @@
-#include "data_tools/tokenizer/sha256.h"
+#include "src/tokenizer/sha256.h"
 
 #include <algorithm>
 #include <bit>

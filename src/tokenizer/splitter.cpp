@@ -1,4 +1,4 @@
-#include "data_tools/tokenizer/splitter.h"
+#include "ssa/tokenizer/splitter.h"
 
 #include <cstring>
 

@@ -6,7 +6,7 @@
 #include <string>
 #include <unordered_map>
 
-#include "data_tools/tokenizer/utf8.h"
+#include "ssa/tokenizer/utf8.h"
 
 namespace ssa {
 

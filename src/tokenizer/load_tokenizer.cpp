@@ -5,9 +5,9 @@
 #include <unordered_map>
 #include <utility>
 
-#include "data_tools/tokenizer/byte_alphabet.h"
-#include "data_tools/tokenizer/sha256.h"
-#include "data_tools/tokenizer/tokenizer.h"
+#include "src/tokenizer/byte_alphabet.h"
+#include "src/tokenizer/sha256.h"
+#include "ssa/tokenizer/tokenizer.h"
 #include "ssa/base/error.h"
 #include "ssa/base/file.h"
 

@@ -1,4 +1,4 @@
-#include "data_tools/tokenizer/bpe.h"
+#include "ssa/tokenizer/bpe.h"
 
 #include <algorithm>
 #include <bit>

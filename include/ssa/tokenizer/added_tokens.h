@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "data_tools/tokenizer/unicode.h"
+#include "ssa/tokenizer/unicode.h"
 
 namespace ssa {
 

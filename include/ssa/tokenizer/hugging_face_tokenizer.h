@@ -4,7 +4,7 @@
 #include <map>
 #include <string>
 
-#include "data_tools/tokenizer/tokenizer.h"
+#include "ssa/tokenizer/tokenizer.h"
 
 namespace ssa {
 

@@ -11,9 +11,9 @@
 #include <string_view>
 #include <vector>
 
-#include "data_tools/tokenizer/added_tokens.h"
-#include "data_tools/tokenizer/bpe.h"
-#include "data_tools/tokenizer/splitter.h"
+#include "ssa/tokenizer/added_tokens.h"
+#include "ssa/tokenizer/bpe.h"
+#include "ssa/tokenizer/splitter.h"
 
 namespace ssa {
 

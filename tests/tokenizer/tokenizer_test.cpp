@@ -1,4 +1,4 @@
-#include "data_tools/tokenizer/tokenizer.h"
+#include "ssa/tokenizer/tokenizer.h"
 
 #include <algorithm>
 #include <fstream>
@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "data_tools/tokenizer/hugging_face_tokenizer.h"
-#include "data_tools/tokenizer/utf8.h"
+#include "ssa/tokenizer/hugging_face_tokenizer.h"
+#include "ssa/tokenizer/utf8.h"
 #include "ssa/base/error.h"
 #include "support/catch.h"
 #include "support/error_of.h"
@@ -24,7 +24,7 @@ using ssa::test::write_file;
 
 namespace {
 
-const fs::path kFolder = fs::path(SSA_SOURCE_DIR) / "tests/data_tools";
+const fs::path kFolder = fs::path(SSA_SOURCE_DIR) / "tests/tokenizer";
 
 fs::path file_of(const std::string& name) { return kFolder / (name + ".tokenizer.json"); }
 

@@ -1,4 +1,4 @@
-#include "data_tools/tokenizer/tokenizer.h"
+#include "ssa/tokenizer/tokenizer.h"
 
 #include <cstring>
 #include <utility>

@@ -1,8 +1,8 @@
-#include "data_tools/tokenizer/added_tokens.h"
+#include "ssa/tokenizer/added_tokens.h"
 
 #include <cstring>
 
-#include "data_tools/tokenizer/utf8.h"
+#include "ssa/tokenizer/utf8.h"
 
 namespace ssa {
 namespace {

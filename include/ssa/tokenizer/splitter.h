@@ -10,8 +10,8 @@
 #include <string_view>
 #include <vector>
 
-#include "data_tools/tokenizer/unicode.h"
-#include "data_tools/tokenizer/utf8.h"
+#include "ssa/tokenizer/unicode.h"
+#include "ssa/tokenizer/utf8.h"
 
 namespace ssa {
 

@@ -1,10 +1,10 @@
-#include "data_tools/tokenizer/unicode.h"
+#include "ssa/tokenizer/unicode.h"
 
 #include <algorithm>
 #include <unordered_map>
 #include <utility>
 
-#include "data_tools/tokenizer/utf8.h"
+#include "ssa/tokenizer/utf8.h"
 
 namespace ssa {
 namespace {
@@ -23,7 +23,7 @@ struct Combining {
   std::uint8_t combining_class;
 };
 
-#include "data_tools/tokenizer/unicode_data.inc"
+#include "src/tokenizer/unicode_data.inc"
 
 // Hangul syllables, by the formulas of Unicode 3.12.
 constexpr std::uint32_t kSBase = 0xac00, kLBase = 0x1100, kVBase = 0x1161, kTBase = 0x11a7;

@@ -1,4 +1,4 @@
-#include "data_tools/tokenizer/hugging_face_tokenizer.h"
+#include "ssa/tokenizer/hugging_face_tokenizer.h"
 
 #include <algorithm>
 #include <array>
@@ -7,7 +7,7 @@
 #include <tuple>
 #include <vector>
 
-#include "data_tools/tokenizer/byte_alphabet.h"
+#include "src/tokenizer/byte_alphabet.h"
 #include "ssa/base/error.h"
 #include "ssa/base/file.h"
 

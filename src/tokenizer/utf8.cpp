@@ -1,4 +1,4 @@
-#include "data_tools/tokenizer/utf8.h"
+#include "ssa/tokenizer/utf8.h"
 
 #include <cstring>
 

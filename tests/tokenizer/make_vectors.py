@@ -2,7 +2,7 @@
 """Makes the small tokenizers of this folder, and vectors.jsonl: texts and the ids that Hugging Face tokenizers gives.
 
 Run by hand when a case is added; the tests need only what it wrote.
-Example: pip install tokenizers==0.23.3 pyarrow && python3 tests/data_tools/make_vectors.py BOOK.txt
+Example: pip install tokenizers==0.23.3 pyarrow && python3 tests/tokenizer/make_vectors.py BOOK.txt
 BOOK.txt: any public-domain text to train the merges on (the stored ones come from Shakespeare's plays).
 """
 import json
@@ -112,7 +112,7 @@ def main():
 
     rows = [f"Document {i}." if i % 7 else None for i in range(1, 41)]
     talks = [[{"role": "user", "content": f"Question {i}"}, {"role": "assistant", "content": "Answer"}] for i in range(1, 41)]
-    pq.write_table(pa.table({"id": list(range(40)), "text": rows, "messages": talks}), HERE / "forty.parquet",
+    pq.write_table(pa.table({"id": list(range(40)), "text": rows, "messages": talks}), HERE.parent / "data_tools/forty.parquet",
                    row_group_size=15, compression="none", use_dictionary=False, write_page_checksum=True)
 
 

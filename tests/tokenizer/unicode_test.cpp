@@ -1,8 +1,8 @@
-#include "data_tools/tokenizer/unicode.h"
+#include "ssa/tokenizer/unicode.h"
 
 #include <string>
 
-#include "data_tools/tokenizer/utf8.h"
+#include "ssa/tokenizer/utf8.h"
 #include "support/catch.h"
 
 namespace {
