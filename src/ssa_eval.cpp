@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "ssa/base/command_line.h"
-#include "ssa/dist/comm.h"
+#include "ssa/comm/comm.h"
 #include "ssa/eval/attention_report.h"
 #include "ssa/eval/dataset_loss.h"
 #include "ssa/eval/forward_pass.h"

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "ssa/base/command_line.h"
-#include "ssa/dist/comm.h"
+#include "ssa/comm/comm.h"
 #include "ssa/train/config.h"
 #include "ssa/train/train.h"
 

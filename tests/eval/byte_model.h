@@ -5,7 +5,7 @@
 #include <optional>
 #include <string>
 
-#include "ssa/dist/comm.h"
+#include "ssa/comm/comm.h"
 #include "ssa/eval/forward_pass.h"
 #include "ssa/train/config.h"
 #include "ssa/train/huggingface.h"

@@ -7,7 +7,7 @@
 #include <numeric>
 #include <string>
 
-#include "ssa/dist/comm.h"
+#include "ssa/comm/comm.h"
 #include "kernels/matmul/matmul.h"
 #include "ssa/train/optimizer_step.h"
 #include "support/catch.h"

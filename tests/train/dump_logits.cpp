@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "ssa/base/file.h"
-#include "ssa/dist/comm.h"
+#include "ssa/comm/comm.h"
 #include "kernels/matmul/matmul.h"
 #include "ssa/train/model_source.h"
 #include "ssa/train/model_state.h"

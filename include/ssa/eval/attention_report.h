@@ -13,7 +13,7 @@
 #include <string>
 #include <vector>
 
-#include "ssa/dist/comm.h"
+#include "ssa/comm/comm.h"
 #include "ssa/eval/forward_pass.h"
 #include "ssa/eval/request.h"
 

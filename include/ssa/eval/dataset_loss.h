@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "ssa/data/row_loader.h"
-#include "ssa/dist/comm.h"
+#include "ssa/comm/comm.h"
 #include "ssa/eval/forward_pass.h"
 #include "ssa/eval/report.h"
 

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "ssa/dist/comm.h"
+#include "ssa/comm/comm.h"
 #include "ssa/eval/generate.h"
 #include "ssa/eval/text_encoder.h"
 

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <string>
 
-#include "ssa/dist/comm.h"
+#include "ssa/comm/comm.h"
 
 namespace ssa::eval {
 

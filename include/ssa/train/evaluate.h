@@ -2,7 +2,7 @@
 #pragma once
 
 #include "ssa/data/row_loader.h"
-#include "ssa/dist/comm.h"
+#include "ssa/comm/comm.h"
 #include "ssa/model/llama.h"
 #include "ssa/train/batch_staging.h"
 

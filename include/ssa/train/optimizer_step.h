@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "ssa/dist/comm.h"
+#include "ssa/comm/comm.h"
 #include "ssa/train/config.h"
 #include "ssa/train/model_state.h"
 

@@ -1,7 +1,7 @@
 // Ranks that do not hold the same run train on without a word and end with nonsense: compared at the start.
 #pragma once
 
-#include "ssa/dist/comm.h"
+#include "ssa/comm/comm.h"
 #include "ssa/train/config.h"
 #include "ssa/train/model_state.h"
 

@@ -8,7 +8,7 @@
 #include <optional>
 #include <string>
 
-#include "ssa/dist/comm.h"
+#include "ssa/comm/comm.h"
 #include "ssa/train/config.h"
 #include "ssa/train/metrics_log.h"
 

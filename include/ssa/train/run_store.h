@@ -6,7 +6,7 @@
 #include <thread>
 #include <vector>
 
-#include "ssa/dist/comm.h"
+#include "ssa/comm/comm.h"
 #include "ssa/train/config.h"
 #include "ssa/train/model_state.h"
 

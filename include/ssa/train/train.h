@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "ssa/dist/comm.h"
+#include "ssa/comm/comm.h"
 #include "ssa/runtime/stream.h"
 #include "ssa/train/config.h"
 

@@ -6,7 +6,7 @@
 #include <thread>
 #include <vector>
 
-#include "src/dist/mpi_comm.h"
+#include "src/comm/mpi_comm.h"
 #include "ssa/base/random.h"
 
 using namespace ssa;

@@ -1,7 +1,7 @@
 // The checks that every communicator makes of its arguments.
 #pragma once
 
-#include "ssa/dist/comm.h"
+#include "ssa/comm/comm.h"
 
 namespace ssa {
 

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "ssa/dist/comm.h"
+#include "ssa/comm/comm.h"
 
 namespace ssa {
 

@@ -1,4 +1,4 @@
-#include "src/dist/cores.h"
+#include "src/comm/cores.h"
 
 #include <sched.h>
 

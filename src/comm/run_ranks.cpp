@@ -8,7 +8,7 @@
 #include <thread>
 
 #include "mpi_comm.h"
-#include "ssa/dist/comm.h"
+#include "ssa/comm/comm.h"
 
 namespace ssa {
 namespace {

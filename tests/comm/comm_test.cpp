@@ -1,5 +1,5 @@
 // Starts comm_ranks under mpirun and looks at what it prints and how it ends.
-#include "ssa/dist/comm.h"
+#include "ssa/comm/comm.h"
 
 #include <sys/wait.h>
 

@@ -1,4 +1,4 @@
-#include "ssa/dist/comm.h"
+#include "ssa/comm/comm.h"
 
 #include <cstdint>
 #include <cstdlib>
