@@ -9,9 +9,9 @@
 #include "ssa/base/command_line.h"
 #include "ssa/base/program.h"
 #include "ssa/data/dataset.h"
-#include "ssa/train/checkpoint.h"
-#include "ssa/train/config.h"
-#include "ssa/train/huggingface.h"
+#include "ssa/io/checkpoint.h"
+#include "ssa/config/config.h"
+#include "ssa/io/huggingface.h"
 
 namespace {
 

@@ -12,9 +12,9 @@
 #include "ssa/base/file.h"
 #include "ssa/base/program.h"
 #include "ssa/data/dataset.h"
-#include "ssa/train/checkpoint.h"
-#include "ssa/train/config.h"
-#include "ssa/train/huggingface.h"
+#include "ssa/io/checkpoint.h"
+#include "ssa/config/config.h"
+#include "ssa/io/huggingface.h"
 #include "ssa/train/metrics_log.h"
 
 namespace ssa {

@@ -5,7 +5,7 @@
 
 #include "ssa/base/command_line.h"
 #include "ssa/comm/comm.h"
-#include "ssa/train/config.h"
+#include "ssa/config/config.h"
 #include "ssa/train/train.h"
 
 namespace {

@@ -5,7 +5,7 @@
 #include "ssa/data/row_loader.h"
 #include "kernels/matmul/matmul.h"
 #include "ssa/runtime/arena.h"
-#include "ssa/train/huggingface.h"
+#include "ssa/io/huggingface.h"
 #include "ssa/train/model_state.h"
 
 namespace ssa::eval {

@@ -5,7 +5,7 @@
 
 #include "ssa/base/file.h"
 #include "ssa/data/dataset.h"
-#include "ssa/train/config.h"
+#include "ssa/config/config.h"
 
 namespace ssa::eval {
 namespace fs = std::filesystem;

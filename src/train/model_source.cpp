@@ -6,7 +6,7 @@
 #include <optional>
 #include <vector>
 
-#include "ssa/train/config.h"
+#include "ssa/config/config.h"
 
 namespace ssa {
 namespace fs = std::filesystem;

@@ -8,8 +8,8 @@
 #include <optional>
 #include <span>
 
-#include "ssa/train/checkpoint.h"
-#include "ssa/train/huggingface.h"
+#include "ssa/io/checkpoint.h"
+#include "ssa/io/huggingface.h"
 
 namespace ssa {
 namespace {

@@ -7,8 +7,8 @@
 
 #include "ssa/comm/comm.h"
 #include "ssa/eval/forward_pass.h"
-#include "ssa/train/config.h"
-#include "ssa/train/huggingface.h"
+#include "ssa/config/config.h"
+#include "ssa/io/huggingface.h"
 #include "ssa/train/model_source.h"
 #include "support/catch.h"
 #include "support/temp_dir.h"

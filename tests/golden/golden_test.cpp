@@ -12,7 +12,7 @@
 #include "ssa/data/row_loader.h"
 #include "kernels/attention/cuda_support.h"
 #include "ssa/train/batch_staging.h"
-#include "ssa/train/huggingface.h"
+#include "ssa/io/huggingface.h"
 #include "ssa/train/schedule.h"
 #include "ssa/train/train.h"
 #include "support/catch.h"

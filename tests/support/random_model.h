@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "ssa/model/param_table.h"
-#include "ssa/train/config.h"
-#include "ssa/train/huggingface.h"
+#include "ssa/config/config.h"
+#include "ssa/io/huggingface.h"
 #include "support/test_model.h"
 
 namespace ssa::test {

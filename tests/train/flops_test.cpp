@@ -5,7 +5,7 @@
 //   512 = 244.75; complete blocks 255.5 + 1/16; window of 512: (512 x 513 / 2 + 7680 x 512) / 8192 = 496.03125.
 #include "ssa/train/flops.h"
 
-#include "ssa/train/config.h"
+#include "ssa/config/config.h"
 #include "ssa/train/run_log.h"
 #include "support/catch.h"
 

@@ -5,9 +5,9 @@
 #include <sstream>
 
 #include "ssa/tokenizer/hugging_face_tokenizer.h"
-#include "ssa/train/checkpoint.h"
-#include "ssa/train/config.h"
-#include "ssa/train/huggingface.h"
+#include "ssa/io/checkpoint.h"
+#include "ssa/config/config.h"
+#include "ssa/io/huggingface.h"
 #include "ssa/train/metrics_log.h"
 #include "support/catch.h"
 #include "support/error_of.h"

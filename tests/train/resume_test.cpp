@@ -13,7 +13,7 @@
 
 #include "ssa/base/random.h"
 #include "ssa/runtime/stream.h"
-#include "ssa/train/safetensors.h"
+#include "ssa/io/safetensors.h"
 #include "train/run_folder.h"
 
 using namespace ssa;

@@ -8,8 +8,8 @@
 
 #include "ssa/model/model_config.h"
 #include "kernels/attention/select_blocks/select_blocks.h"
-#include "ssa/train/checkpoint.h"
-#include "ssa/train/huggingface.h"
+#include "ssa/io/checkpoint.h"
+#include "ssa/io/huggingface.h"
 
 namespace ssa {
 

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "ssa/comm/comm.h"
-#include "ssa/train/config.h"
+#include "ssa/config/config.h"
 #include "ssa/train/model_state.h"
 
 namespace ssa {

@@ -9,7 +9,7 @@
 #include <string>
 
 #include "ssa/comm/comm.h"
-#include "ssa/train/config.h"
+#include "ssa/config/config.h"
 #include "ssa/train/metrics_log.h"
 
 namespace ssa {

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "ssa/comm/comm.h"
-#include "ssa/train/config.h"
+#include "ssa/config/config.h"
 #include "ssa/train/model_state.h"
 
 namespace ssa {

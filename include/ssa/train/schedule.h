@@ -14,7 +14,7 @@
 
 #include <cstdint>
 
-#include "ssa/train/config.h"
+#include "ssa/config/config.h"
 
 namespace ssa {
 

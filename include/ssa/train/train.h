@@ -5,7 +5,7 @@
 
 #include "ssa/comm/comm.h"
 #include "ssa/runtime/stream.h"
-#include "ssa/train/config.h"
+#include "ssa/config/config.h"
 
 namespace ssa {
 

@@ -1,4 +1,4 @@
-#include "ssa/train/safetensors.h"
+#include "ssa/io/safetensors.h"
 
 #include <algorithm>
 #include <array>

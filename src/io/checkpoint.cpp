@@ -1,4 +1,4 @@
-#include "ssa/train/checkpoint.h"
+#include "ssa/io/checkpoint.h"
 
 #include <spdlog/spdlog.h>
 

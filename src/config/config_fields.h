@@ -11,7 +11,7 @@
 #include <type_traits>
 
 #include "ssa/base/error.h"
-#include "ssa/train/config.h"
+#include "ssa/config/config.h"
 
 namespace ssa::config_fields {
 

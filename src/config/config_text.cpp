@@ -1,7 +1,7 @@
 // The config as it is saved, logged and documented.
-#include "src/train/config_json.h"
-#include "src/train/config_keys.h"
-#include "ssa/train/config.h"
+#include "src/config/config_json.h"
+#include "src/config/config_keys.h"
+#include "ssa/config/config.h"
 
 namespace ssa {
 namespace {

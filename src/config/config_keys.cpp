@@ -1,9 +1,9 @@
-#include "src/train/config_keys.h"
+#include "src/config/config_keys.h"
 
 #include <algorithm>
 
-#include "src/train/config_fields.h"
-#include "src/train/config_json.h"
+#include "src/config/config_fields.h"
+#include "src/config/config_json.h"
 
 namespace ssa::config_fields {
 namespace {

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "ssa/model/model_config.h"
-#include "ssa/train/safetensors.h"
+#include "ssa/io/safetensors.h"
 
 namespace ssa {
 

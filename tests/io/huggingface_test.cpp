@@ -1,9 +1,9 @@
-#include "ssa/train/huggingface.h"
+#include "ssa/io/huggingface.h"
 
 #include <nlohmann/json.hpp>
 #include <numeric>
 
-#include "ssa/train/config.h"
+#include "ssa/config/config.h"
 #include "support/catch.h"
 #include "support/error_of.h"
 #include "support/temp_dir.h"
@@ -134,7 +134,7 @@ TEST_CASE("huggingface: config.json says what transformers asks for") {
     CHECK(found);
   }
   for (const TextFile& code : hugging_face_model_code())
-    CHECK(code.text == read_file(fs::path(SSA_SOURCE_DIR) / "src" / "train" / "hf_model" / code.name));
+    CHECK(code.text == read_file(fs::path(SSA_SOURCE_DIR) / "src" / "io" / "hf_model" / code.name));
 }
 
 TEST_CASE("huggingface: a missing, misshapen or unexpected tensor is named") {

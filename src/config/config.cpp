@@ -1,5 +1,5 @@
 // Reading the config: text -> JSON -> overrides and the model's file -> structs -> checks across keys.
-#include "ssa/train/config.h"
+#include "ssa/config/config.h"
 
 #include <algorithm>
 #include <cerrno>
@@ -9,8 +9,8 @@
 #include <set>
 #include <sstream>
 
-#include "src/train/config_json.h"
-#include "src/train/config_keys.h"
+#include "src/config/config_json.h"
+#include "src/config/config_keys.h"
 #include "ssa/base/error.h"
 
 namespace ssa {

@@ -4,7 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "src/train/config_fields.h"
+#include "src/config/config_fields.h"
 
 namespace ssa::config_fields {
 

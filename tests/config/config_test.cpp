@@ -1,6 +1,6 @@
 #include <unistd.h>
 
-#include "ssa/train/config.h"
+#include "ssa/config/config.h"
 
 #include <algorithm>
 #include <filesystem>

@@ -1,4 +1,4 @@
-#include "ssa/train/huggingface.h"
+#include "ssa/io/huggingface.h"
 
 #include <spdlog/spdlog.h>
 

@@ -26,7 +26,7 @@
 #include <string_view>
 #include <vector>
 
-#include "ssa/train/safetensors.h"
+#include "ssa/io/safetensors.h"
 
 namespace ssa {
 

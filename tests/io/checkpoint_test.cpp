@@ -1,4 +1,4 @@
-#include "ssa/train/checkpoint.h"
+#include "ssa/io/checkpoint.h"
 
 #include <sched.h>
 #include <sys/mount.h>
