@@ -1,4 +1,4 @@
-# The CUDA backend: kernels/*/*.cu, the CUDA half of Stream, and NCCL where it is found.
+# The CUDA backend: the kernels, the CUDA half of Stream, and NCCL where it is found.
 set(SSA_CUDA_ARCHITECTURES 90a-real CACHE STRING "GPU architectures to compile for, as in CMAKE_CUDA_ARCHITECTURES")
 option(SSA_RACECHECK "Kernels whose order compute-sanitizer's racecheck can follow, slower" OFF)
 set(CMAKE_CUDA_ARCHITECTURES ${SSA_CUDA_ARCHITECTURES})  # before enable_language, which else picks its own default
@@ -17,38 +17,45 @@ string(REGEX MATCHALL "[0-9]+" SSA_CUDA_CAPABILITIES "${SSA_CUDA_ARCHITECTURES}"
 list(SORT SSA_CUDA_CAPABILITIES COMPARE NATURAL)
 list(GET SSA_CUDA_CAPABILITIES 0 SSA_CUDA_MIN_CAPABILITY)
 
-file(GLOB_RECURSE SSA_CUDA_SOURCES CONFIGURE_DEPENDS kernels/*.cu kernels/*_cuda.cpp src/runtime/*_cuda.cpp)
 find_path(SSA_NCCL_INCLUDE nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
 find_library(SSA_NCCL_LIBRARY nccl HINTS ${CUDAToolkit_LIBRARY_DIR})
 if(SSA_NCCL_INCLUDE AND SSA_NCCL_LIBRARY)
   set(SSA_WITH_NCCL ON)
-  file(GLOB SSA_NCCL_SOURCES CONFIGURE_DEPENDS src/comm/*_nccl.cpp)
 else()
   set(SSA_WITH_NCCL OFF)
 endif()
 message(STATUS "CUDA ${CUDAToolkit_VERSION} for ${SSA_CUDA_ARCHITECTURES}; NCCL: ${SSA_WITH_NCCL}")
 target_compile_definitions(ssa_flags INTERFACE SSA_WITH_NCCL=$<BOOL:${SSA_WITH_NCCL}>)
 
-add_library(ssa_cuda_ops STATIC ${SSA_CUDA_SOURCES} ${SSA_NCCL_SOURCES})
-target_compile_definitions(ssa_cuda_ops PRIVATE
-  SSA_CUDA_MIN_CAPABILITY=${SSA_CUDA_MIN_CAPABILITY}
-  $<$<BOOL:${SSA_RACECHECK}>:SSA_RACECHECK=1>
-  SSA_CUDA_SM90A=$<BOOL:$<FILTER:${SSA_CUDA_ARCHITECTURES},INCLUDE,^90a>>)
-target_include_directories(ssa_cuda_ops PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
-# -std: CMake 3.25 knows no C++20 flag for this nvcc and leaves it out.
-target_compile_options(ssa_cuda_ops PRIVATE
-  $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 -lineinfo --expt-relaxed-constexpr -Wno-deprecated-gpu-targets
-    -Xcompiler=-Wall,-Wextra,-Wno-unknown-pragmas -Xptxas=--warn-on-spills>
-  $<$<AND:$<BOOL:${SSA_WERROR}>,$<COMPILE_LANGUAGE:CUDA>>:-Werror=all-warnings -Xptxas=--warning-as-error>)
-set_target_properties(ssa_cuda_ops PROPERTIES CUDA_STANDARD_REQUIRED OFF CUDA_RUNTIME_LIBRARY Static)
-# The two libraries call each other: Stream lives in ssa_core and its CUDA half here.
-target_link_libraries(ssa_cuda_ops
-  PUBLIC ssa_flags
-  PRIVATE ssa_core CUDA::cudart_static CUDA::cublasLt Threads::Threads $<$<BOOL:${SSA_WITH_NCCL}>:${SSA_NCCL_LIBRARY}>)
-target_link_libraries(ssa_core PUBLIC ssa_cuda_ops)
+# Adds the CUDA sources of `folder` to the library of its floor. All flags are stated here once.
+function(ssa_cuda_sources name folder)
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${folder}/*.cu ${folder}/*_cuda.cpp)
+  target_sources(${name} PRIVATE ${sources} ${ARGN})
+  target_compile_definitions(${name} PRIVATE
+    SSA_CUDA_MIN_CAPABILITY=${SSA_CUDA_MIN_CAPABILITY}
+    $<$<BOOL:${SSA_RACECHECK}>:SSA_RACECHECK=1>
+    SSA_CUDA_SM90A=$<BOOL:$<FILTER:${SSA_CUDA_ARCHITECTURES},INCLUDE,^90a>>)
+  target_include_directories(${name} PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
+  # -std: CMake 3.25 knows no C++20 flag for this nvcc and leaves it out.
+  target_compile_options(${name} PRIVATE
+    $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 -lineinfo --expt-relaxed-constexpr -Wno-deprecated-gpu-targets
+      -Xcompiler=-Wall,-Wextra,-Wno-unknown-pragmas -Xptxas=--warn-on-spills>
+    $<$<AND:$<BOOL:${SSA_WERROR}>,$<COMPILE_LANGUAGE:CUDA>>:-Werror=all-warnings -Xptxas=--warning-as-error>)
+  set_target_properties(${name} PROPERTIES
+    CUDA_ARCHITECTURES "${SSA_CUDA_ARCHITECTURES}" CUDA_STANDARD_REQUIRED OFF CUDA_RUNTIME_LIBRARY Static)
+  target_link_libraries(${name} PRIVATE CUDA::cudart_static CUDA::cublasLt Threads::Threads)
+endfunction()
+
+ssa_cuda_sources(ssa_runtime src/runtime)
+ssa_cuda_sources(ssa_ops kernels)
+if(SSA_WITH_NCCL)
+  file(GLOB SSA_NCCL_SOURCES CONFIGURE_DEPENDS src/comm/*_nccl.cpp)
+  ssa_cuda_sources(ssa_comm src/comm ${SSA_NCCL_SOURCES})
+  target_link_libraries(ssa_comm PRIVATE ${SSA_NCCL_LIBRARY})
+endif()
 
 # ssa_bench: every tests/bench/OP_bench.cpp in one binary.
 file(GLOB SSA_BENCH_SOURCES CONFIGURE_DEPENDS tests/bench/*.cpp)
 add_executable(ssa_bench ${SSA_BENCH_SOURCES})
 target_include_directories(ssa_bench PRIVATE tests)
-target_link_libraries(ssa_bench PRIVATE ssa_core)
+target_link_libraries(ssa_bench PRIVATE ssa_training)

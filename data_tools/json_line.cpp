@@ -2,8 +2,8 @@
 
 #include <cstdint>
 
-#include "ssa/tokenizer/utf8.h"
 #include "ssa/base/error.h"
+#include "ssa/tokenizer/utf8.h"
 
 namespace ssa {
 namespace {

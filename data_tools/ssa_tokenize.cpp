@@ -5,11 +5,11 @@
 #include <vector>
 
 #include "data_tools/tokenize_job.h"
-#include "ssa/tokenizer/tokenizer.h"
 #include "ssa/base/command_line.h"
 #include "ssa/base/program.h"
 #include "ssa/base/signals.h"
 #include "ssa/data/dataset.h"
+#include "ssa/tokenizer/tokenizer.h"
 
 namespace {
 

@@ -18,10 +18,10 @@
 #include "data_tools/ordered_pipeline.h"
 #include "data_tools/parquet_reader.h"
 #include "data_tools/shard_writer.h"
-#include "ssa/tokenizer/utf8.h"
 #include "ssa/base/error.h"
 #include "ssa/base/file.h"
 #include "ssa/base/signals.h"
+#include "ssa/tokenizer/utf8.h"
 
 namespace ssa {
 namespace fs = std::filesystem;

@@ -21,7 +21,7 @@ build_and_test() {  # folder, then cmake options
 
 if command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then
   cmake -S . -B build-cuda -G Ninja -DSSA_CUDA=ON -DSSA_WERROR=ON -DBUILD_TESTING=OFF "${launcher[@]}"
-  cmake --build build-cuda --target ssa_cuda_ops | tee build-cuda/compile.log
+  cmake --build build-cuda --target ssa_ops ssa_runtime ssa_comm | tee build-cuda/compile.log
   if grep "instructions are serialized" build-cuda/compile.log; then  # ptxas says so as information, not as a warning
     echo "a kernel's wgmma products run one after the other" >&2
     exit 1

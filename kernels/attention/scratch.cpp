@@ -1,8 +1,8 @@
 // Scratch of the attention ops. The CUDA half knows what its kernels lay out; the CPU takes none.
-#include "kernels/attention/stats/attention_stats.h"
-#include "kernels/attention/dense/causal_attention.h"
 #include "kernels/attention/compressed/compressed_attention.h"
+#include "kernels/attention/dense/causal_attention.h"
 #include "kernels/attention/sparse/sparse_attention.h"
+#include "kernels/attention/stats/attention_stats.h"
 
 #if SSA_WITH_CUDA
 #define SSA_CUDA_SCRATCH(call) kind == DeviceKind::cuda ? cuda::call : 0

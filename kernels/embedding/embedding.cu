@@ -4,10 +4,10 @@
 // The sort: a block sorts a tile of positions, then every position counts, by bisection, those of each tile that come
 // before it. That is M * tiles * log(tile) steps, few at any M of a step, and needs neither histograms over the
 // vocabulary nor several passes.
+#include "embedding.h"
 #include "kernels/common/device/launch.cuh"
 #include "kernels/common/device/reduce.cuh"
 #include "kernels/common/device/vector.cuh"
-#include "embedding.h"
 
 namespace ssa::cuda {
 namespace {

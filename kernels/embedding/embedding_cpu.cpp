@@ -1,7 +1,7 @@
 #include <algorithm>
 
-#include "kernels/common/cpu/cpu.h"
 #include "embedding.h"
+#include "kernels/common/cpu/cpu.h"
 
 namespace ssa::cpu {
 namespace {

@@ -10,14 +10,14 @@
 //   fit in L2 together to be read from memory once.
 #include <algorithm>
 
-#include "kernels/common/ptx/cluster.cuh"
 #include "kernels/common/device/launch.cuh"
 #include "kernels/common/device/math.cuh"
 #include "kernels/common/device/reduce.cuh"
 #include "kernels/common/device/sum.cuh"
 #include "kernels/common/device/vector.cuh"
-#include "linear_cross_entropy.h"
+#include "kernels/common/ptx/cluster.cuh"
 #include "kernels/matmul/matmul.h"
+#include "linear_cross_entropy.h"
 
 namespace ssa::cuda {
 namespace {
@@ -32,7 +32,7 @@ constexpr std::int32_t kIgnored = -100;
 /// given, not the blocks: some GPUs have room for three, and the compiler refuses to be told four.)
 struct Held {
   static constexpr int kThreads = 512;
-  static constexpr int kVectors = 4;     ///< of 8 logits, a thread
+  static constexpr int kVectors = 4;  ///< of 8 logits, a thread
 #ifdef SSA_RACECHECK
   static constexpr int kRegisters = 64;  // what racecheck adds to the code needs some
 #else

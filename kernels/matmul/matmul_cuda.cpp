@@ -12,9 +12,9 @@
 #include <map>
 #include <vector>
 
-#include "src/runtime/cuda_context.h"
 #include "kernels/matmul/checksum.h"
 #include "matmul.h"
+#include "src/runtime/cuda_context.h"
 
 namespace ssa::cuda {
 namespace {

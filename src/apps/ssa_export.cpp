@@ -5,13 +5,13 @@
 #include <string>
 #include <vector>
 
-#include "ssa/tokenizer/hugging_face_tokenizer.h"
 #include "ssa/base/command_line.h"
 #include "ssa/base/program.h"
+#include "ssa/config/config.h"
 #include "ssa/data/dataset.h"
 #include "ssa/io/checkpoint.h"
-#include "ssa/config/config.h"
 #include "ssa/io/huggingface.h"
+#include "ssa/tokenizer/hugging_face_tokenizer.h"
 
 namespace {
 

@@ -11,9 +11,9 @@
 #include "ssa/base/command_line.h"
 #include "ssa/base/file.h"
 #include "ssa/base/program.h"
+#include "ssa/config/config.h"
 #include "ssa/data/dataset.h"
 #include "ssa/io/checkpoint.h"
-#include "ssa/config/config.h"
 #include "ssa/io/huggingface.h"
 #include "ssa/train/metrics_log.h"
 

@@ -2,10 +2,10 @@
 
 #include <algorithm>
 
-#include "ssa/data/row_loader.h"
 #include "kernels/matmul/matmul.h"
-#include "ssa/runtime/arena.h"
+#include "ssa/data/row_loader.h"
 #include "ssa/io/huggingface.h"
+#include "ssa/runtime/arena.h"
 #include "ssa/train/model_state.h"
 
 namespace ssa::eval {

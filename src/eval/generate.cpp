@@ -6,8 +6,8 @@
 #include <cstdio>
 #include <numeric>
 
-#include "ssa/tokenizer/utf8.h"
 #include "ssa/base/random.h"
+#include "ssa/tokenizer/utf8.h"
 #include "ssa/train/model_state.h"
 
 namespace ssa::eval {

@@ -5,9 +5,9 @@
 #include <numbers>
 #include <numeric>
 
-#include "ssa/tokenizer/utf8.h"
 #include "ssa/base/file.h"
 #include "ssa/eval/python_text.h"
+#include "ssa/tokenizer/utf8.h"
 
 namespace ssa::eval {
 namespace {

@@ -4,11 +4,11 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "ssa/tokenizer/utf8.h"
 #include "ssa/base/error.h"
 #include "ssa/base/file.h"
 #include "ssa/data/json_fields.h"
 #include "ssa/eval/python_text.h"
+#include "ssa/tokenizer/utf8.h"
 
 namespace ssa::eval {
 namespace fs = std::filesystem;

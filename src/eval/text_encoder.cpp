@@ -4,8 +4,8 @@
 #include <optional>
 
 #include "ssa/base/file.h"
-#include "ssa/data/dataset.h"
 #include "ssa/config/config.h"
+#include "ssa/data/dataset.h"
 
 namespace ssa::eval {
 namespace fs = std::filesystem;

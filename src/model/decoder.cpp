@@ -4,15 +4,15 @@
 #include <cmath>
 #include <numeric>
 
-#include "ssa/model/rope.h"
 #include "kernels/attention/decode/append_kv.h"
 #include "kernels/attention/decode/decode_attention.h"
-#include "kernels/embedding/embedding.h"
 #include "kernels/attention/gates/gated_sum.h"
+#include "kernels/embedding/embedding.h"
 #include "kernels/matmul/matmul.h"
 #include "kernels/qkv_rope/qkv_rope.h"
 #include "kernels/rmsnorm/rmsnorm.h"
 #include "kernels/swiglu/swiglu.h"
+#include "ssa/model/rope.h"
 
 namespace ssa {
 namespace {

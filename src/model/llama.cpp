@@ -2,20 +2,20 @@
 
 #include <cmath>
 
-#include "ssa/model/rope.h"
-#include "kernels/attention/stats/attention_divergence.h"
-#include "kernels/attention/stats/attention_stats.h"
-#include "kernels/attention/dense/causal_attention.h"
 #include "kernels/attention/compressed/compressed_attention.h"
-#include "kernels/embedding/embedding.h"
+#include "kernels/attention/dense/causal_attention.h"
 #include "kernels/attention/gates/gate_alignment.h"
 #include "kernels/attention/gates/gated_sum.h"
+#include "kernels/attention/sparse/sparse_attention.h"
+#include "kernels/attention/stats/attention_divergence.h"
+#include "kernels/attention/stats/attention_stats.h"
+#include "kernels/embedding/embedding.h"
 #include "kernels/linear_cross_entropy/linear_cross_entropy.h"
 #include "kernels/matmul/matmul.h"
 #include "kernels/qkv_rope/qkv_rope.h"
 #include "kernels/rmsnorm/rmsnorm.h"
-#include "kernels/attention/sparse/sparse_attention.h"
 #include "kernels/swiglu/swiglu.h"
+#include "ssa/model/rope.h"
 
 namespace ssa {
 namespace {

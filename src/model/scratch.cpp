@@ -1,16 +1,16 @@
 #include <algorithm>
 
-#include "ssa/model/llama.h"
+#include "kernels/attention/compressed/compressed_attention.h"
+#include "kernels/attention/dense/causal_attention.h"
+#include "kernels/attention/gates/gate_alignment.h"
+#include "kernels/attention/sparse/sparse_attention.h"
 #include "kernels/attention/stats/attention_divergence.h"
 #include "kernels/attention/stats/attention_stats.h"
-#include "kernels/attention/dense/causal_attention.h"
-#include "kernels/attention/compressed/compressed_attention.h"
 #include "kernels/embedding/embedding.h"
-#include "kernels/attention/gates/gate_alignment.h"
 #include "kernels/linear_cross_entropy/linear_cross_entropy.h"
 #include "kernels/optimizer/optimizer.h"
 #include "kernels/rmsnorm/rmsnorm.h"
-#include "kernels/attention/sparse/sparse_attention.h"
+#include "ssa/model/llama.h"
 
 namespace ssa {
 

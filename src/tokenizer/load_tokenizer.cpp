@@ -7,9 +7,9 @@
 
 #include "src/tokenizer/byte_alphabet.h"
 #include "src/tokenizer/sha256.h"
-#include "ssa/tokenizer/tokenizer.h"
 #include "ssa/base/error.h"
 #include "ssa/base/file.h"
+#include "ssa/tokenizer/tokenizer.h"
 
 namespace ssa {
 namespace fs = std::filesystem;

@@ -5,10 +5,10 @@
 #include <cstdio>
 #include <cstring>
 
+#include "kernels/matmul/matmul.h"
 #include "ssa/base/command_line.h"
 #include "ssa/base/program.h"
 #include "ssa/base/random.h"
-#include "kernels/matmul/matmul.h"
 
 namespace ssa::bench {
 namespace {

@@ -3,8 +3,8 @@
 #include <set>
 
 #include "bench/bench.h"
-#include "ssa/base/random.h"
 #include "kernels/embedding/embedding.h"
+#include "ssa/base/random.h"
 
 using namespace ssa;
 

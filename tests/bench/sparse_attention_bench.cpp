@@ -1,6 +1,6 @@
 #include "bench/attention_bench.h"
-#include "kernels/attention/stats/attention_stats.h"
 #include "kernels/attention/sparse/sparse_attention.h"
+#include "kernels/attention/stats/attention_stats.h"
 
 using namespace ssa;
 using namespace ssa::bench;

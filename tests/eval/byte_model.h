@@ -6,8 +6,8 @@
 #include <string>
 
 #include "ssa/comm/comm.h"
-#include "ssa/eval/forward_pass.h"
 #include "ssa/config/config.h"
+#include "ssa/eval/forward_pass.h"
 #include "ssa/io/huggingface.h"
 #include "ssa/train/model_source.h"
 #include "support/catch.h"

@@ -3,8 +3,8 @@
 #include <cstdint>
 #include <string>
 
-#include "ssa/tokenizer/tokenizer.h"
 #include "ssa/base/error.h"
+#include "ssa/tokenizer/tokenizer.h"
 #include "support/temp_dir.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {

@@ -8,11 +8,11 @@
 #include <string>
 #include <vector>
 
+#include "kernels/attention/cuda_support.h"
 #include "ssa/data/batch_plan.h"
 #include "ssa/data/row_loader.h"
-#include "kernels/attention/cuda_support.h"
-#include "ssa/train/batch_staging.h"
 #include "ssa/io/huggingface.h"
+#include "ssa/train/batch_staging.h"
 #include "ssa/train/schedule.h"
 #include "ssa/train/train.h"
 #include "support/catch.h"

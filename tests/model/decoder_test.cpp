@@ -7,8 +7,8 @@
 #include <numeric>
 #include <string>
 
-#include "ssa/comm/comm.h"
 #include "kernels/matmul/matmul.h"
+#include "ssa/comm/comm.h"
 #include "ssa/train/optimizer_step.h"
 #include "support/catch.h"
 #include "support/error_of.h"

@@ -1,8 +1,8 @@
 // Cases of append_kv, for its tests.
 #pragma once
 
-#include "ops/attention_cases.h"
 #include "kernels/attention/decode/append_kv.h"
+#include "ops/attention_cases.h"
 
 namespace ssa::test {
 

@@ -1,11 +1,11 @@
 // Rows long enough for what the short cases of the attention ops leave out on CUDA: many key tiles that add to one tile
 // of d_q in turn, blocks that take several tasks, blocks whose tokens fill several segments, more blocks than are
 // scored at once.
+#include "kernels/attention/cuda_support.h"
 #include "ops/causal_attention_cases.h"
 #include "ops/compressed_attention_cases.h"
 #include "ops/select_blocks_cases.h"
 #include "ops/sparse_attention_cases.h"
-#include "kernels/attention/cuda_support.h"
 #include "support/catch.h"
 
 using namespace ssa;

@@ -1,8 +1,8 @@
 // Cases of attention_divergence, for its tests.
 #pragma once
 
-#include "ops/attention_cases.h"
 #include "kernels/attention/stats/attention_divergence.h"
+#include "ops/attention_cases.h"
 
 namespace ssa::test {
 

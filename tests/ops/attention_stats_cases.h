@@ -1,8 +1,8 @@
 // Cases of attention_stats, for its tests and its benchmark.
 #pragma once
 
-#include "ops/attention_cases.h"
 #include "kernels/attention/stats/attention_stats.h"
+#include "ops/attention_cases.h"
 
 namespace ssa::test {
 

@@ -1,8 +1,8 @@
 // Cases of causal_attention, for its tests and its benchmark.
 #pragma once
 
-#include "ops/attention_cases.h"
 #include "kernels/attention/dense/causal_attention.h"
+#include "ops/attention_cases.h"
 
 namespace ssa::test {
 

@@ -1,8 +1,8 @@
 // Cases of compressed_attention, for its tests and its benchmark.
 #pragma once
 
-#include "ops/attention_cases.h"
 #include "kernels/attention/compressed/compressed_attention.h"
+#include "ops/attention_cases.h"
 
 namespace ssa::test {
 

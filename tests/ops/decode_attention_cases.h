@@ -1,8 +1,8 @@
 // Cases of decode_attention, for its tests.
 #pragma once
 
-#include "ops/attention_cases.h"
 #include "kernels/attention/decode/decode_attention.h"
+#include "ops/attention_cases.h"
 
 namespace ssa::test {
 

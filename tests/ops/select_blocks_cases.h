@@ -1,8 +1,8 @@
 // Cases of select_blocks, for its tests and its benchmark.
 #pragma once
 
-#include "ops/attention_cases.h"
 #include "kernels/attention/select_blocks/select_blocks.h"
+#include "ops/attention_cases.h"
 
 namespace ssa::test {
 

@@ -5,9 +5,9 @@
 #include <string>
 #include <vector>
 
-#include "ssa/model/param_table.h"
 #include "ssa/config/config.h"
 #include "ssa/io/huggingface.h"
+#include "ssa/model/param_table.h"
 #include "support/test_model.h"
 
 namespace ssa::test {

@@ -8,9 +8,9 @@
 #include <string>
 #include <vector>
 
+#include "ssa/base/error.h"
 #include "ssa/tokenizer/hugging_face_tokenizer.h"
 #include "ssa/tokenizer/utf8.h"
-#include "ssa/base/error.h"
 #include "support/catch.h"
 #include "support/error_of.h"
 #include "support/temp_dir.h"

@@ -8,9 +8,9 @@
 #include <string>
 #include <vector>
 
+#include "kernels/matmul/matmul.h"
 #include "ssa/base/file.h"
 #include "ssa/comm/comm.h"
-#include "kernels/matmul/matmul.h"
 #include "ssa/train/model_source.h"
 #include "ssa/train/model_state.h"
 #include "ssa/train/optimizer_step.h"

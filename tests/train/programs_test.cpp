@@ -4,10 +4,10 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
-#include "ssa/tokenizer/hugging_face_tokenizer.h"
-#include "ssa/io/checkpoint.h"
 #include "ssa/config/config.h"
+#include "ssa/io/checkpoint.h"
 #include "ssa/io/huggingface.h"
+#include "ssa/tokenizer/hugging_face_tokenizer.h"
 #include "ssa/train/metrics_log.h"
 #include "support/catch.h"
 #include "support/error_of.h"

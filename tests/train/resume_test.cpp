@@ -12,8 +12,8 @@
 #include <thread>
 
 #include "ssa/base/random.h"
-#include "ssa/runtime/stream.h"
 #include "ssa/io/safetensors.h"
+#include "ssa/runtime/stream.h"
 #include "train/run_folder.h"
 
 using namespace ssa;

@@ -13,9 +13,9 @@
 #include <string_view>
 #include <vector>
 
+#include "kernels/attention/select_blocks/select_blocks.h"
 #include "ssa/data/packing.h"
 #include "ssa/model/model_config.h"
-#include "kernels/attention/select_blocks/select_blocks.h"
 
 namespace ssa {
 

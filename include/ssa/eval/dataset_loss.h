@@ -5,8 +5,8 @@
 #include <filesystem>
 #include <vector>
 
-#include "ssa/data/row_loader.h"
 #include "ssa/comm/comm.h"
+#include "ssa/data/row_loader.h"
 #include "ssa/eval/forward_pass.h"
 #include "ssa/eval/report.h"
 

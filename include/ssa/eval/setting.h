@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "ssa/model/llama.h"
 #include "kernels/attention/select_blocks/select_blocks.h"
+#include "ssa/model/llama.h"
 #include "ssa/train/model_source.h"
 
 namespace ssa::eval {

@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
-#include "ssa/model/model_config.h"
 #include "ssa/io/safetensors.h"
+#include "ssa/model/model_config.h"
 
 namespace ssa {
 

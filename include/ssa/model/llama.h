@@ -6,9 +6,9 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/attention/select_blocks/select_blocks.h"
 #include "ssa/model/model_config.h"
 #include "ssa/model/param_table.h"
-#include "kernels/attention/select_blocks/select_blocks.h"
 #include "ssa/runtime/arena.h"
 
 namespace ssa {

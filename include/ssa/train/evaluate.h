@@ -1,8 +1,8 @@
 // Loss over all rows of a dataset, spread over the ranks.
 #pragma once
 
-#include "ssa/data/row_loader.h"
 #include "ssa/comm/comm.h"
+#include "ssa/data/row_loader.h"
 #include "ssa/model/llama.h"
 #include "ssa/train/batch_staging.h"
 

@@ -6,10 +6,10 @@
 #include <span>
 #include <string>
 
-#include "ssa/model/model_config.h"
 #include "kernels/attention/select_blocks/select_blocks.h"
 #include "ssa/io/checkpoint.h"
 #include "ssa/io/huggingface.h"
+#include "ssa/model/model_config.h"
 
 namespace ssa {
 

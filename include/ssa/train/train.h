@@ -4,8 +4,8 @@
 #include <string>
 
 #include "ssa/comm/comm.h"
-#include "ssa/runtime/stream.h"
 #include "ssa/config/config.h"
+#include "ssa/runtime/stream.h"
 
 namespace ssa {
 

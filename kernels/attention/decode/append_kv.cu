@@ -1,6 +1,6 @@
 // A thread takes one column of one row: it writes the new elements of that column and reads back no others.
-#include "kernels/common/device/launch.cuh"
 #include "append_kv.h"
+#include "kernels/common/device/launch.cuh"
 
 namespace ssa::cuda {
 namespace {

@@ -1,5 +1,5 @@
-#include "dense.cuh"
 #include "causal_attention.h"
+#include "dense.cuh"
 
 namespace ssa::cuda {
 

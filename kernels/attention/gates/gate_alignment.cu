@@ -1,10 +1,10 @@
 // A group of lanes takes one (token, head): D values, 8 a lane. Streaming. Each block of the forward leaves its share
 // of the alignment, and a second kernel adds the shares in order.
+#include "gate_alignment.h"
 #include "kernels/common/device/launch.cuh"
 #include "kernels/common/device/reduce.cuh"
 #include "kernels/common/device/sum.cuh"
 #include "kernels/common/device/vector.cuh"
-#include "gate_alignment.h"
 
 namespace ssa::cuda {
 namespace {

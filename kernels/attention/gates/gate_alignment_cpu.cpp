@@ -3,8 +3,8 @@
 #include <numeric>
 #include <vector>
 
-#include "kernels/common/cpu/cpu.h"
 #include "gate_alignment.h"
+#include "kernels/common/cpu/cpu.h"
 
 namespace ssa::cpu {
 namespace {

@@ -1,10 +1,10 @@
 // A group of lanes takes one (token, head): D values, 8 a lane. Streaming.
 #include <array>
 
+#include "gated_sum.h"
 #include "kernels/common/device/launch.cuh"
 #include "kernels/common/device/reduce.cuh"
 #include "kernels/common/device/vector.cuh"
-#include "gated_sum.h"
 
 namespace ssa::cuda {
 namespace {

@@ -1,5 +1,5 @@
-#include "kernels/common/cpu/cpu.h"
 #include "gated_sum.h"
+#include "kernels/common/cpu/cpu.h"
 
 namespace ssa::cpu {
 namespace {

@@ -5,8 +5,8 @@
 
 #include "kernels/attention/dispatch.cuh"
 #include "kernels/common/device/launch.cuh"
-#include "select_blocks_decode.cuh"
 #include "select_blocks.h"
+#include "select_blocks_decode.cuh"
 
 namespace ssa::cuda {
 

@@ -2,12 +2,12 @@
 
 #include <algorithm>
 
+#include "dkv_dense_groups.cuh"
+#include "dkv_lists.cuh"
+#include "fwd_dq.cuh"
+#include "inverse_index.cuh"
 #include "kernels/attention/dispatch.cuh"
 #include "kernels/common/device/launch.cuh"
-#include "dkv_lists.cuh"
-#include "dkv_dense_groups.cuh"
-#include "inverse_index.cuh"
-#include "fwd_dq.cuh"
 #include "ssa/runtime/arena.h"
 
 namespace ssa::cuda {

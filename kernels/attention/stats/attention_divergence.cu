@@ -2,9 +2,9 @@
 // in f64. Runs in evaluations only: written to be simple.
 #include <cstdint>
 
+#include "attention_divergence.h"
 #include "kernels/common/device/launch.cuh"
 #include "kernels/common/device/reduce.cuh"
-#include "attention_divergence.h"
 
 namespace ssa::cuda {
 namespace {

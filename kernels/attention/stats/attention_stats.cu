@@ -3,8 +3,8 @@
 #include "attention_stats.h"
 
 #include "kernels/attention/dispatch.cuh"
-#include "kernels/common/device/launch.cuh"
 #include "kernels/attention/sparse/key_stream.cuh"
+#include "kernels/common/device/launch.cuh"
 #include "ssa/runtime/arena.h"
 
 namespace ssa::cuda {

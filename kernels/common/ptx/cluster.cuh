@@ -6,8 +6,8 @@
 
 #include <cstdint>
 
-#include "src/runtime/cuda_context.h"
 #include "mbarrier.cuh"
+#include "src/runtime/cuda_context.h"
 
 namespace ssa::cuda {
 

@@ -7,8 +7,8 @@
 
 #include <cstdint>
 
-#include "mma.cuh"
 #include "kernels/common/device/reduce.cuh"
+#include "mma.cuh"
 
 namespace ssa::cuda {
 

@@ -6,8 +6,8 @@
 // dimension (K-major); "transposed" that they are its rows of A or columns of B (MN-major).
 #pragma once
 
-#include "src/runtime/cuda_context.h"
 #include "mma.cuh"
+#include "src/runtime/cuda_context.h"
 
 namespace ssa::cuda {
 
