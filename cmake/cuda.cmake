@@ -27,9 +27,9 @@ endif()
 message(STATUS "CUDA ${CUDAToolkit_VERSION} for ${SSA_CUDA_ARCHITECTURES}; NCCL: ${SSA_WITH_NCCL}")
 target_compile_definitions(ssa_flags INTERFACE SSA_WITH_NCCL=$<BOOL:${SSA_WITH_NCCL}>)
 
-# Adds the CUDA sources of `folder` to the library of its floor. All flags are stated here once.
-function(ssa_cuda_sources name folder)
-  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${folder}/*.cu ${folder}/*_cuda.cpp)
+# Adds the CUDA sources of `directory` to the library of its floor. All flags are stated here once.
+function(ssa_cuda_sources name directory)
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${directory}/*.cu ${directory}/*_cuda.cpp)
   target_sources(${name} PRIVATE ${sources} ${ARGN})
   target_compile_definitions(${name} PRIVATE
     SSA_CUDA_MIN_CAPABILITY=${SSA_CUDA_MIN_CAPABILITY}

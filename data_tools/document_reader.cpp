@@ -60,7 +60,7 @@ std::vector<fs::path> expand_inputs(const std::vector<std::string>& inputs) {
       for (const auto& entry : fs::recursive_directory_iterator(input))
         if (entry.is_regular_file() && known_kind(entry.path().filename().string(), kind))
           files.push_back(entry.path());
-      if (files.size() == before) fail_usage("--input ", input, ": a folder without .txt, .jsonl or .parquet files");
+      if (files.size() == before) fail_usage("--input ", input, ": a directory without .txt, .jsonl or .parquet files");
       std::sort(files.begin() + static_cast<std::ptrdiff_t>(before), files.end());
     } else {
       glob_t found{};

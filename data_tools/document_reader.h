@@ -27,8 +27,8 @@ struct InputOptions {
 /// What a file holds, by its name (.txt .jsonl .parquet, the first two also with .gz or .zst). Throws UsageError.
 InputKind kind_of(const std::filesystem::path& file, const InputOptions& options);
 
-/// Files as they are, folders by all files of a known kind in them, patterns (* ? [...]) by what they match; each
-/// folder's and pattern's files sorted by name. Throws UsageError naming what does not exist or matches nothing.
+/// Files as they are, directories by all files of a known kind in them, patterns (* ? [...]) by what they match; each
+/// directory's and pattern's files sorted by name. Throws UsageError naming what does not exist or matches nothing.
 std::vector<std::filesystem::path> expand_inputs(const std::vector<std::string>& inputs);
 
 /// Where reading continues.

@@ -19,11 +19,11 @@ std::string shard_name(std::size_t index) {
 
 }  // namespace
 
-ShardWriter::ShardWriter(fs::path folder, TokenType type, std::int64_t shard_tokens, WriterState state)
-    : folder_(std::move(folder)), type_(type), shard_tokens_(shard_tokens), state_(std::move(state)) {
+ShardWriter::ShardWriter(fs::path directory, TokenType type, std::int64_t shard_tokens, WriterState state)
+    : directory_(std::move(directory)), type_(type), shard_tokens_(shard_tokens), state_(std::move(state)) {
   // A crash may have come between the end of a shard and the state that says so: then the shard is opened again.
   const std::size_t next = state_.shards.size();
-  for (const auto& entry : fs::directory_iterator(folder_)) {
+  for (const auto& entry : fs::directory_iterator(directory_)) {
     const std::string file = entry.path().filename().string();
     if (file.rfind("shard-", 0) != 0) continue;
     const std::string shard = file.substr(0, file.find('.'));
@@ -42,7 +42,7 @@ ShardWriter::ShardWriter(fs::path folder, TokenType type, std::int64_t shard_tok
 
 ShardWriter::~ShardWriter() = default;
 
-fs::path ShardWriter::part(const char* suffix) const { return folder_ / (name_ + suffix); }
+fs::path ShardWriter::part(const char* suffix) const { return directory_ / (name_ + suffix); }
 
 void ShardWriter::open() {
   name_ = shard_name(state_.shards.size());
@@ -79,7 +79,7 @@ WriterState ShardWriter::checkpoint() {
   if (bin_) {
     bin_->sync();
     lengths_->sync();
-    sync_folder(folder_);
+    sync_directory(directory_);
   }
   return state_;
 }
@@ -123,7 +123,7 @@ void ShardWriter::close() {
   }
   rename_path(part(".bin.part"), part(".bin"));
   rename_path(part(".idx.part"), part(".idx"));
-  sync_folder(folder_);
+  sync_directory(directory_);
   bin_.reset();
   lengths_.reset();
   ended_.push_back(part(".len.part"));  // with its lengths an older state can still open this shard again

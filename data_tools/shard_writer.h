@@ -24,8 +24,8 @@ struct WriterState {
 /// does not grow with the shard. Renamed to .bin and .idx when both are whole and on the disk.
 class ShardWriter {
  public:
-  /// Continues from `state` (default: from nothing) in an existing folder; what lies beyond `state` is removed.
-  ShardWriter(std::filesystem::path folder, TokenType type, std::int64_t shard_tokens, WriterState state = {});
+  /// Continues from `state` (default: from nothing) in an existing directory; what lies beyond `state` is removed.
+  ShardWriter(std::filesystem::path directory, TokenType type, std::int64_t shard_tokens, WriterState state = {});
   ~ShardWriter();
   ShardWriter(const ShardWriter&) = delete;
   ShardWriter& operator=(const ShardWriter&) = delete;
@@ -48,7 +48,7 @@ class ShardWriter {
   std::filesystem::path part(const char* suffix) const;
   void open();
 
-  std::filesystem::path folder_;
+  std::filesystem::path directory_;
   TokenType type_;
   std::int64_t shard_tokens_;
   WriterState state_;

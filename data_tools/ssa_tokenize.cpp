@@ -22,9 +22,9 @@ Turns text into a tokenized dataset, Megatron-LM indexed shards and dataset.json
 same command is run again.
 
   --tokenizer T              bytes (the 256 bytes and an end of text), a tokenizer.json, a tiktoken rank file, or a
-                             folder with one of them or with vocab.json and merges.txt
-  --input FILE...            .txt .jsonl (both also .gz .zst) .parquet, folders, patterns, or - for standard input
-  --output DIR               a new or an empty folder, or the one of an interrupted job
+                             directory with one of them or with vocab.json and merges.txt
+  --input FILE...            .txt .jsonl (both also .gz .zst) .parquet, directories, patterns, or - for standard input
+  --output DIR               a new or an empty directory, or the one of an interrupted job
   --decode DIR               the other way: prints the documents of a dataset as JSONL
 
   --text-field NAME          the field of a record that holds the text (text)
@@ -54,9 +54,9 @@ Examples:
   ssa_tokenize --tokenizer llama3/tokenizer.json --input 'smollm/*.parquet' --output data/smollm --workers 32
 )";
 
-int decode(const ssa::TokenizeOptions& options, const std::string& folder) {
+int decode(const ssa::TokenizeOptions& options, const std::string& directory) {
   const ssa::Tokenizer tokenizer = ssa::load_tokenizer(options.tokenizer, options.tokenizer_options);
-  const ssa::Dataset dataset(folder);
+  const ssa::Dataset dataset(directory);
   std::uint64_t count = 0;
   std::vector<std::int32_t> ids;
   for (const ssa::IndexedDataset& shard : dataset.shards()) {
@@ -90,12 +90,12 @@ void print_report(const ssa::TokenizeReport& report) {
 int run(int argc, char** argv) {
   ssa::TokenizeOptions options;
   std::vector<std::string> inputs;
-  std::string decode_folder;
+  std::string decode_directory;
   ssa::CommandLine line("ssa_tokenize", kHelp);
   line.text("--tokenizer", options.tokenizer);
   line.files("--input", inputs);
   line.text("--output", options.output);
-  line.text("--decode", decode_folder);
+  line.text("--decode", decode_directory);
   const auto field = [&](const char* name, ssa::FieldKind kind) {
     line.option(name, [&options, kind](const std::string& value) {
       options.input.field = value;
@@ -120,7 +120,7 @@ int run(int argc, char** argv) {
   line.flag("--quiet", options.quiet);
   if (!line.read(argc, argv)) return ssa::kExitDone;
   if (options.tokenizer.empty()) line.fail("--tokenizer T is missing");
-  if (!decode_folder.empty()) return decode(options, decode_folder);
+  if (!decode_directory.empty()) return decode(options, decode_directory);
   if (inputs.empty()) line.fail("--input FILE is missing");
   if (options.output.empty()) line.fail("--output DIR is missing");
   options.input.files = ssa::expand_inputs(inputs);

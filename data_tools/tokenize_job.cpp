@@ -260,15 +260,15 @@ class Job {
         tokenizer_(tokenizer),
         type_(token_type_for(tokenizer.vocab_size())),
         settings_(settings_of(options, tokenizer)) {
-    const fs::path& folder = options.output;
-    const bool resumes = fs::exists(folder / "job.json");
-    if (!resumes) check_new(folder);
+    const fs::path& directory = options.output;
+    const bool resumes = fs::exists(directory / "job.json");
+    if (!resumes) check_new(directory);
     json state;
     if (resumes) {
       state = load_state();
     } else {
-      for (const fs::path& part : {folder, train_folder()}) create_folders(part);
-      if (splits()) create_folders(validation_folder());
+      for (const fs::path& part : {directory, train_directory()}) make_directories(part);
+      if (splits()) make_directories(validation_directory());
       json none = {{"shards", json::array()}, {"open_documents", 0}, {"open_tokens", 0}};
       state = {{"place", {{"file", 0}, {"row", 0}, {"offset", 0}}},
                {"counts", counts()},
@@ -324,25 +324,25 @@ class Job {
 
  private:
   bool splits() const { return options_.validation_fraction > 0; }
-  fs::path train_folder() const { return splits() ? options_.output / "train" : options_.output; }
-  fs::path validation_folder() const { return options_.output / "validation"; }
+  fs::path train_directory() const { return splits() ? options_.output / "train" : options_.output; }
+  fs::path validation_directory() const { return options_.output / "validation"; }
   bool enough() const {
     return options_.max_documents > 0 &&
            static_cast<std::uint64_t>(report_.documents + report_.validation_documents) >= options_.max_documents;
   }
 
-  static void check_new(const fs::path& folder) {
-    if (!fs::exists(folder)) return;
-    if (!fs::is_directory(folder)) fail_usage("--output ", folder.string(), ": not a folder");
-    if (fs::exists(folder / "dataset.json"))
-      fail_usage("--output ", folder.string(), ": holds a finished dataset already");
-    for (const auto& entry : fs::directory_iterator(folder)) {
-      // A job that was killed while it began leaves at most its folders and the draft of its state.
+  static void check_new(const fs::path& directory) {
+    if (!fs::exists(directory)) return;
+    if (!fs::is_directory(directory)) fail_usage("--output ", directory.string(), ": not a directory");
+    if (fs::exists(directory / "dataset.json"))
+      fail_usage("--output ", directory.string(), ": holds a finished dataset already");
+    for (const auto& entry : fs::directory_iterator(directory)) {
+      // A job that was killed while it began leaves at most its directories and the draft of its state.
       const std::string name = entry.path().filename().string();
       const bool ours = name == kStateDraft || ((name == "train" || name == "validation") && fs::is_empty(entry));
       if (!ours)
-        fail_usage("--output ", folder.string(), ": not empty (", name,
-                   "), and holds no interrupted job: expected a new folder");
+        fail_usage("--output ", directory.string(), ": not empty (", name,
+                   "), and holds no interrupted job: expected a new directory");
     }
   }
 
@@ -357,7 +357,7 @@ class Job {
                      value.dump(), ": expected the same, or another --output");
       return state;
     } catch (const json::exception& error) {
-      fail(path.string(), ": not the state of a job: ", error.what(), "; remove the folder to start again");
+      fail(path.string(), ": not the state of a job: ", error.what(), "; remove the directory to start again");
     }
   }
 
@@ -376,9 +376,9 @@ class Job {
       report_.skipped = counts.at("skipped");
       report_.replaced = counts.at("replaced");
       file_bytes_ = counts.at("file_bytes");
-      train_.emplace(train_folder(), type_, options_.shard_tokens, writer_state(state.at("train")));
+      train_.emplace(train_directory(), type_, options_.shard_tokens, writer_state(state.at("train")));
       if (splits())
-        validation_.emplace(validation_folder(), type_, options_.shard_tokens, writer_state(state.at("validation")));
+        validation_.emplace(validation_directory(), type_, options_.shard_tokens, writer_state(state.at("validation")));
       const fs::path quarantine = options_.output / "quarantine.jsonl";
       const std::uint64_t kept = state.at("quarantine_bytes");
       if (kept > 0)
@@ -387,7 +387,7 @@ class Job {
         fs::remove(quarantine);
     } catch (const json::exception& error) {
       fail((options_.output / "job.json").string(), ": not the state of a job: ", error.what(),
-           "; remove the folder to start again");
+           "; remove the directory to start again");
     }
   }
 
@@ -466,14 +466,14 @@ class Job {
     quarantine_->write(line.data(), line.size());
   }
 
-  void write_dataset(const fs::path& folder, const ShardWriter& writer) const {
+  void write_dataset(const fs::path& directory, const ShardWriter& writer) const {
     const json dataset = {{"format", kDatasetFormat},
                           {"tokenizer", {{"name", tokenizer_.name()}, {"sha256", tokenizer_.sha256()}}},
                           {"vocab_size", tokenizer_.vocab_size()},
                           {"eos_token_id", tokenizer_.eos_token_id()},
                           {"dtype", ssa::name_of(type_)},
                           {"shards", to_json(writer.shards())}};
-    replace_file(folder / "dataset.json", dataset.dump(1) + "\n");
+    replace_file(directory / "dataset.json", dataset.dump(1) + "\n");
   }
 
   void finish() {
@@ -484,15 +484,15 @@ class Job {
     train_->close();
     if (validation_) validation_->close();
     checkpoint();
-    write_dataset(train_folder(), *train_);
+    write_dataset(train_directory(), *train_);
     train_->clean();
     if (validation_) {
-      write_dataset(validation_folder(), *validation_);
+      write_dataset(validation_directory(), *validation_);
       validation_->clean();
     }
     fs::remove(options_.output / "job.json");
     fs::remove(options_.output / kStateDraft);
-    sync_folder(options_.output);
+    sync_directory(options_.output);
   }
 
   const TokenizeOptions& options_;

@@ -1,8 +1,8 @@
 // The work of ssa_tokenize: documents from the inputs, in order, through the tokenizer, into the shards of a dataset.
 //
-// While it runs the output folder holds job.json: the settings, and a place in the inputs together with how far every
+// While it runs the output directory holds job.json: the settings, and a place in the inputs together with how far every
 // output file had come there. A job that was interrupted, at any moment, continues from it and ends with the same bytes
-// as one that never stopped. Without --validation-fraction the output folder is the dataset; with it, its folders
+// as one that never stopped. Without --validation-fraction the output directory is the dataset; with it, its directories
 // train/ and validation/ are.
 #pragma once
 
@@ -47,7 +47,7 @@ struct TokenizeReport {
   double seconds = 0;          // of this run
 };
 
-/// Throws UsageError if the output folder is neither new nor empty nor holds an interrupted job with these options.
+/// Throws UsageError if the output directory is neither new nor empty nor holds an interrupted job with these options.
 TokenizeReport tokenize(const TokenizeOptions& options);
 
 }  // namespace ssa

@@ -52,10 +52,10 @@ def run_ours(binary, tokenizer, source, output, threads):
     return np.array([time.perf_counter() - start, cpu_of_children() - used])
 
 
-def ids_of(folder):
-    info = json.loads((pathlib.Path(folder) / "dataset.json").read_text())
+def ids_of(directory):
+    info = json.loads((pathlib.Path(directory) / "dataset.json").read_text())
     kind = {"uint16": "<u2", "int32": "<i4"}[info["dtype"]]
-    ids = np.concatenate([np.fromfile(pathlib.Path(folder) / (s["name"] + ".bin"), kind) for s in info["shards"]])
+    ids = np.concatenate([np.fromfile(pathlib.Path(directory) / (s["name"] + ".bin"), kind) for s in info["shards"]])
     return ids, info["eos_token_id"]
 
 
@@ -78,8 +78,8 @@ def main():
     size = sum(len(t.encode()) for t in texts)
     texts *= max(1, round(args.megabytes * 1e6 / size))
     megabytes = sum(len(t.encode()) for t in texts) / 1e6
-    folder = tempfile.mkdtemp(prefix="bench_tokenizers_")
-    source, single, output = f"{folder}/texts.jsonl", f"{folder}/one.jsonl", f"{folder}/out"
+    directory = tempfile.mkdtemp(prefix="bench_tokenizers_")
+    source, single, output = f"{directory}/texts.jsonl", f"{directory}/one.jsonl", f"{directory}/out"
     with open(source, "w", encoding="utf-8") as out:
         out.writelines(json.dumps({"text": t}, ensure_ascii=False) + "\n" for t in texts)
     pathlib.Path(single).write_text('{"text": "x"}\n')
@@ -118,7 +118,7 @@ def main():
                   f" {unit}; {best['tiktoken'][kind] / best['ssa_tokenize'][kind]:.1f} x tiktoken, "
                   f"{best['tokenizers'][kind] / best['ssa_tokenize'][kind]:.1f} x tokenizers, "
                   f"ids {'equal' if equal else 'DIFFER'}")
-    shutil.rmtree(folder)
+    shutil.rmtree(directory)
 
 
 main()

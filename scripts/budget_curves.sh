@@ -16,7 +16,7 @@ cd "$(dirname "$0")/.."
 steps=${STEPS:-600} counts=${BLOCK_COUNTS:-1,2,4,8,16} device=${DEVICE:-auto} python=${PYTHON:-python3}
 for split in train eval; do
   [ -d "$data/$split" ] && continue
-  echo "budget_curves.sh: $data/$split: no such folder; scripts/quickstart.sh makes it" >&2
+  echo "budget_curves.sh: $data/$split: no such directory; scripts/quickstart.sh makes it" >&2
   exit 1
 done
 mkdir -p runs "$(dirname "$output")"

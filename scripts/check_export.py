@@ -3,7 +3,7 @@
 what transformers saves.
 
 Usage: scripts/check_export.py [--build DIR] [--lengths FIRST:LAST[:STEP]] [--case NAME...]
-Trains small models of every method, with and without llama3 RoPE scaling, exports them and loads the folders with
+Trains small models of every method, with and without llama3 RoPE scaling, exports them and loads the directories with
 trust_remote_code. Checks in each inference mode: logits of texts of every length, generation with and without a cache,
 a left-padded batch, the loss, overrides of block_counts, block_size and rope_scaling, weights in shards.
 Needs torch and transformers, and the build's ssa_train, ssa_tokenize, ssa_export and dump_logits. Exit code 77 when
@@ -43,7 +43,7 @@ def run(command, **options):
     return result.stdout
 
 
-def make_model(folder, case, build):
+def make_model(directory, case, build):
     """A model trained for a few steps from weights wide enough that attention is far from uniform."""
     method, rope_scaling, model, attention = CASES[case]
     config = {
@@ -57,17 +57,17 @@ def make_model(folder, case, build):
         "train": {"max_length": 128, "per_device_train_batch_size": 4, "learning_rate": 0.003, "warmup_steps": 1,
                   "max_steps": 10},
     }
-    (folder / f"{case}.json").write_text(json.dumps(config, indent=1))
-    run([build / "ssa_train", "--config", f"{case}.json", "--device", "cpu"], cwd=folder)
-    run([build / "ssa_export", f"runs/{case}", f"exported/{case}", "--dtype", "f32"], cwd=folder)
+    (directory / f"{case}.json").write_text(json.dumps(config, indent=1))
+    run([build / "ssa_train", "--config", f"{case}.json", "--device", "cpu"], cwd=directory)
+    run([build / "ssa_export", f"runs/{case}", f"exported/{case}", "--dtype", "f32"], cwd=directory)
     run([build / "ssa_export", f"runs/{case}", f"sharded/{case}", "--dtype", "f32", "--max-shard-size", "0.0001"],
-        cwd=folder)
-    return folder / "runs" / case, folder / "exported" / case
+        cwd=directory)
+    return directory / "runs" / case, directory / "exported" / case
 
 
 class Check:
-    def __init__(self, build, folder, lengths):
-        self.build, self.folder, self.lengths = build, folder, lengths
+    def __init__(self, build, directory, lengths):
+        self.build, self.directory, self.lengths = build, directory, lengths
         self.failures = 0
 
     def report(self, name, worst, limit=TOLERANCE):
@@ -79,7 +79,7 @@ class Check:
         """The program's logits of the first so many ids, for each length."""
         import numpy
 
-        file = self.folder / "ids"
+        file = self.directory / "ids"
         file.write_bytes(numpy.asarray(ids, dtype=numpy.int32).tobytes())
         data = run([self.build / "dump_logits", source, mode, file, *lengths])
         flat = numpy.frombuffer(data, dtype=numpy.float32).reshape(sum(lengths), -1)
@@ -151,7 +151,7 @@ class Check:
                        {"rope_scaling": {**LLAMA3, "factor": 8.0}}):
             model = AutoModelForCausalLM.from_pretrained(exported, trust_remote_code=True, inference_mode=mode,
                                                          **json.loads(json.dumps(change))).eval()
-            changed = self.folder / "changed"
+            changed = self.directory / "changed"
             changed.mkdir(exist_ok=True)
             config = json.loads((exported / "config.json").read_text())
             (changed / "config.json").write_text(json.dumps({**config, **change}))
@@ -165,7 +165,7 @@ class Check:
 
     def saved_again(self, case, model, ids):
         """What transformers saves of a model that it loaded, this program reads."""
-        saved = self.folder / "saved" / case
+        saved = self.directory / "saved" / case
         model.save_pretrained(saved)
         self.compare(f"{case}: saved by transformers, read here", model, saved, model.config.inference_mode, ids, [77])
 
@@ -173,17 +173,17 @@ class Check:
         """The same weights in several files, to the bit."""
         from transformers import AutoModelForCausalLM
 
-        folder = self.folder / "sharded" / case
-        same = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).state_dict()
+        directory = self.directory / "sharded" / case
+        same = AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=True).state_dict()
         different = sum(not weight.equal(same[name]) for name, weight in model.state_dict().items())
-        shards = len(list(folder.glob("model-*-of-*.safetensors")))
+        shards = len(list(directory.glob("model-*-of-*.safetensors")))
         self.report(f"{case}: weights from {shards} shards", different if shards > 1 else math.nan, 0)
 
     def case(self, case):
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        run_folder, exported = make_model(self.folder, case, self.build)
+        run_directory, exported = make_model(self.directory, case, self.build)
         tokenizer = AutoTokenizer.from_pretrained(exported, trust_remote_code=True)
         text = "Sparse attention, d\u00e9j\u00e0 vu \U0001f642\n\x00end"
         ids = tokenizer(text).input_ids
@@ -194,7 +194,7 @@ class Check:
         for mode in modes:
             model = AutoModelForCausalLM.from_pretrained(exported, trust_remote_code=True, inference_mode=mode).eval()
             name = f"{case} {mode}"
-            self.compare(f"{name}: logits, {len(self.lengths)} lengths", model, run_folder, mode, ids, self.lengths)
+            self.compare(f"{name}: logits, {len(self.lengths)} lengths", model, run_directory, mode, ids, self.lengths)
             self.generation(name, model, ids)
             self.padded_batch(name, model, ids)
             self.loss(name, model, ids)
@@ -225,12 +225,12 @@ def main():
     print(f"torch {torch.__version__}, transformers {transformers.__version__}; the largest difference of each check")
     build = Path(args.build).resolve() / "bin"
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        os.environ["HF_MODULES_CACHE"] = str(folder / "modules")
-        (folder / "text.txt").write_text(Path(__file__).read_text())
-        run([build / "ssa_tokenize", "--tokenizer", "bytes", "--input", folder / "text.txt", "--output",
-             folder / "data"])
-        check = Check(build, folder, lengths)
+        directory = Path(name)
+        os.environ["HF_MODULES_CACHE"] = str(directory / "modules")
+        (directory / "text.txt").write_text(Path(__file__).read_text())
+        run([build / "ssa_tokenize", "--tokenizer", "bytes", "--input", directory / "text.txt", "--output",
+             directory / "data"])
+        check = Check(build, directory, lengths)
         for case in args.case:
             check.case(case)
     if check.failures:

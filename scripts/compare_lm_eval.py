@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Compares ssa_eval with lm-evaluation-harness on one trained model, the same local files, float32 on the CPU.
 
-Exports the model (ssa_export --dtype f32), runs the harness's `hf` model on the exported folder and ssa_eval on the
-same folder, under sparse and full attention, and prints the largest differences (of perplexities, and of the
+Exports the model (ssa_export --dtype f32), runs the harness's `hf` model on the exported directory and ssa_eval on the
+same directory, under sparse and full attention, and prints the largest differences (of perplexities, and of the
 log-likelihoods of whole pages, relative ones where the value is above 1). Exit code 1 when one is above --tolerance, or
 a prompt differs at all.
 
@@ -36,7 +36,7 @@ def write_lines(path, documents):
     path.write_text("".join(json.dumps(d, ensure_ascii=False) + "\n" for d in documents), encoding="utf-8")
 
 
-def make_tasks(folder):
+def make_tasks(directory):
     """A few documents a task, with what is easy to get wrong: accents, brackets, doubled spaces, equal documents."""
     things = ["water", "a stone", "the moon", "warm air", "fern leaves", "éclair dough", "iron — rusted", "salt"]
     verbs = ["falls", "grows", "melts", "is heavier than paper", "takes up light", "keeps its shape"]
@@ -68,14 +68,14 @@ def make_tasks(folder):
                 for i in range(count)]
 
     for name in ("arc_easy", "arc_challenge"):
-        write_lines(folder / f"{name}_train.jsonl", arc(40, 5))
-        write_lines(folder / f"{name}.jsonl", arc(24, 1 if name == "arc_easy" else 2))
+        write_lines(directory / f"{name}_train.jsonl", arc(40, 5))
+        write_lines(directory / f"{name}.jsonl", arc(24, 1 if name == "arc_easy" else 2))
     pool = piqa(12, 3)
-    write_lines(folder / "piqa_train.jsonl", pool)
-    write_lines(folder / "piqa.jsonl", piqa(16, 0) + pool[:4])  # documents that the pool holds too
-    write_lines(folder / "hellaswag_train.jsonl", hellaswag(30, 1))
-    write_lines(folder / "hellaswag.jsonl", hellaswag(16, 0))
-    write_lines(folder / "lambada_openai.jsonl",
+    write_lines(directory / "piqa_train.jsonl", pool)
+    write_lines(directory / "piqa.jsonl", piqa(16, 0) + pool[:4])  # documents that the pool holds too
+    write_lines(directory / "hellaswag_train.jsonl", hellaswag(30, 1))
+    write_lines(directory / "hellaswag.jsonl", hellaswag(16, 0))
+    write_lines(directory / "lambada_openai.jsonl",
                 [{"text": f"She looked at {things[i % 8]} and said that it {verbs[i % 6]}, "
                           f"so they took {things[(i * 3) % 8]}"} for i in range(16)])
     pages = []
@@ -84,7 +84,7 @@ def make_tasks(folder):
         for k in range(12):
             pages.append(f' It " {verbs[(i + k) % 6]} " ( {things[k % 8]} ) , the 1 @,@ {k} th of '
                          f"{things[(i * k) % 8]} 's . \n")
-    (folder / "wikitext.txt").write_text("".join(pages), encoding="utf-8")
+    (directory / "wikitext.txt").write_text("".join(pages), encoding="utf-8")
 
 
 def wikitext_pages(text):
@@ -99,21 +99,21 @@ def wikitext_pages(text):
     return pages + ["\n".join(page)]
 
 
-def find(folder, *names):
-    return next((folder / n for n in names if (folder / n).exists()), None)
+def find(directory, *names):
+    return next((directory / n for n in names if (directory / n).exists()), None)
 
 
-def write_yaml(task, folder, yaml_folder):
+def write_yaml(task, directory, yaml_directory):
     """The harness's own configuration of the task, with the local files in place of its data set."""
     import lm_eval
 
     own = Path(lm_eval.__file__).parent / "tasks" / YAML[task]
-    documents = find(folder, f"{task}.jsonl", f"{task}_test.jsonl")
-    train = find(folder, f"{task}_train.jsonl")
+    documents = find(directory, f"{task}.jsonl", f"{task}_test.jsonl")
+    train = find(directory, f"{task}_train.jsonl")
     lines = [f"include: {own}", f"task: local_{task}", "dataset_path: json", "dataset_name: null"]
     if task == "wikitext":
-        pages = yaml_folder / "wikitext_pages.jsonl"
-        text = find(folder, "wikitext.txt", "wiki.test.raw").read_text(encoding="utf-8")
+        pages = yaml_directory / "wikitext_pages.jsonl"
+        text = find(directory, "wikitext.txt", "wiki.test.raw").read_text(encoding="utf-8")
         write_lines(pages, [{"page": p} for p in wikitext_pages(text)])
         files = {"test": pages}
         lines += ["training_split: null", "validation_split: null"]
@@ -128,25 +128,25 @@ def write_yaml(task, folder, yaml_folder):
             lines += ["training_split: null", f"fewshot_split: {split}", f"test_split: {split}"]
     lines.append("dataset_kwargs:\n  data_files:")
     lines += [f"    {split}: {path}" for split, path in files.items()]
-    (yaml_folder / f"local_{task}.yaml").write_text("\n".join(lines) + "\n")
+    (yaml_directory / f"local_{task}.yaml").write_text("\n".join(lines) + "\n")
 
 
-def run_harness(folder, tasks, yaml_folder, args):
+def run_harness(directory, tasks, yaml_directory, args):
     import lm_eval
     from lm_eval.tasks import TaskManager
 
     results = lm_eval.simple_evaluate(
         model="hf",
-        model_args={"pretrained": str(folder), "trust_remote_code": True, "dtype": "float32",
+        model_args={"pretrained": str(directory), "trust_remote_code": True, "dtype": "float32",
                     **({"max_length": args.max_length} if args.max_length else {})},
         tasks=[f"local_{t}" for t in tasks], num_fewshot=args.num_fewshot, batch_size=8, device="cpu", limit=args.limit,
-        fewshot_random_seed=args.seed, log_samples=True, task_manager=TaskManager(include_path=str(yaml_folder)))
+        fewshot_random_seed=args.seed, log_samples=True, task_manager=TaskManager(include_path=str(yaml_directory)))
     return {t: (results["results"][f"local_{t}"],
                 sorted(results["samples"][f"local_{t}"], key=lambda s: s["doc_id"])) for t in tasks}
 
 
-def run_ssa_eval(folder, mode, tasks, task_dir, args, out):
-    command = [ROOT / "build/bin/ssa_eval", "--model", folder, "--mode", mode, "--tasks", ",".join(tasks),
+def run_ssa_eval(directory, mode, tasks, task_dir, args, out):
+    command = [ROOT / "build/bin/ssa_eval", "--model", directory, "--mode", mode, "--tasks", ",".join(tasks),
                "--task-dir", task_dir, "--num-fewshot", args.num_fewshot, "--seeds", args.seed, "--device", "cpu",
                "--output", out, "--log-samples"]
     if args.limit:
@@ -182,7 +182,7 @@ def compare(task, ours, theirs):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="a run, a checkpoint, or a folder that ssa_export wrote in f32")
+    parser.add_argument("model", help="a run, a checkpoint, or a directory that ssa_export wrote in f32")
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--task-dir", type=Path,
                         help="NAME.jsonl and NAME_train.jsonl in the fields of the data sets, wikitext.txt")
@@ -201,21 +201,21 @@ def main():
     with tempfile.TemporaryDirectory() as temporary:
         temporary = Path(temporary)
         os.environ["HF_HOME"] = str(temporary / "hf")
-        folder = Path(args.model)
-        if not (folder / "model.safetensors").exists() or (folder / "manifest.json").exists():
-            folder = temporary / "model"
-            subprocess.run([ROOT / "build/bin/ssa_export", args.model, folder, "--dtype", "f32"], check=True)
+        directory = Path(args.model)
+        if not (directory / "model.safetensors").exists() or (directory / "manifest.json").exists():
+            directory = temporary / "model"
+            subprocess.run([ROOT / "build/bin/ssa_export", args.model, directory, "--dtype", "f32"], check=True)
         task_dir = args.task_dir or temporary
         if not args.task_dir:
             make_tasks(temporary)
         for task in tasks:
             write_yaml(task, task_dir, temporary)
         for mode in args.modes.split(","):
-            config = json.loads((folder / "config.json").read_text())
+            config = json.loads((directory / "config.json").read_text())
             config["inference_mode"] = mode
-            (folder / "config.json").write_text(json.dumps(config, indent=2))
-            ours = run_ssa_eval(folder, mode, tasks, task_dir, args, temporary / "out.json")
-            theirs = run_harness(folder, tasks, temporary, args)
+            (directory / "config.json").write_text(json.dumps(config, indent=2))
+            ours = run_ssa_eval(directory, mode, tasks, task_dir, args, temporary / "out.json")
+            theirs = run_harness(directory, tasks, temporary, args)
             for task in tasks:
                 item, metrics, prompts = compare(task, ours[task], theirs[task])
                 worst = max(worst, item, 1e9 * prompts)

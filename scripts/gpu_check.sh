@@ -1,10 +1,10 @@
 #!/bin/bash
-# Runs on a GPU what CI cannot: the op tests, compute-sanitizer over them, and the benchmark. Logs go to a folder.
+# Runs on a GPU what CI cannot: the op tests, compute-sanitizer over them, and the benchmark. Logs go to a directory.
 #   scripts/gpu_check.sh BIN_DIR LOG_DIR [tests|sanitize|bench ...]
 # BIN_DIR holds ops_tests and ssa_bench, and in lib/ the shared libraries that this machine lacks; where golden_tests,
-# model_tests and train_tests are beside them these run too (train_tests starts ssa_train from the folder it was built
+# model_tests and train_tests are beside them these run too (train_tests starts ssa_train from the directory it was built
 # in). Without a list of parts all of them run. ONLY narrows ops_tests, also under sanitize, to test cases whose name
-# matches (Catch2 pattern). RACE_BIN is the folder of a build with -DSSA_RACECHECK=ON, whose ops_tests racecheck runs
+# matches (Catch2 pattern). RACE_BIN is the directory of a build with -DSSA_RACECHECK=ON, whose ops_tests racecheck runs
 # instead: of another one it reports the order that a warp's __syncwarp gives as a hazard.
 # The exit code is 0 when everything that ran is clean.
 set -u

@@ -18,7 +18,7 @@ import time
 class TensorBoardWriter:
     """The one call this script needs, of whichever package is there."""
 
-    def __init__(self, folder):
+    def __init__(self, directory):
         try:
             from tensorboard.compat.proto.event_pb2 import Event
             from tensorboard.compat.proto.summary_pb2 import Summary
@@ -28,10 +28,10 @@ class TensorBoardWriter:
                 from tensorboardX import SummaryWriter
             except ImportError:
                 sys.exit("metrics_to_tensorboard.py: neither tensorboard nor tensorboardX is installed")
-            self.writer = SummaryWriter(folder)
+            self.writer = SummaryWriter(directory)
             self.add = self.writer.add_scalar
             return
-        self.writer = EventFileWriter(folder)
+        self.writer = EventFileWriter(directory)
         self.add = lambda tag, value, step: self.writer.add_event(
             Event(step=step, wall_time=time.time(),
                   summary=Summary(value=[Summary.Value(tag=tag, simple_value=value)])))
@@ -47,17 +47,17 @@ def main():
     args = parser.parse_args()
     for run in args.runs:
         path = os.path.join(run, "metrics.jsonl") if os.path.isdir(run) else run
-        folder = os.path.join(args.output, os.path.basename(os.path.dirname(os.path.abspath(path))))
+        directory = os.path.join(args.output, os.path.basename(os.path.dirname(os.path.abspath(path))))
         try:
             with open(path) as file:
                 lines = [json.loads(line) for line in file if line.strip()]
         except (OSError, json.JSONDecodeError) as error:
             sys.exit(f"metrics_to_tensorboard.py: {path}: {error}")
-        if os.path.isdir(folder):
-            for name in os.listdir(folder):
+        if os.path.isdir(directory):
+            for name in os.listdir(directory):
                 if name.startswith("events.out.tfevents"):
-                    os.remove(os.path.join(folder, name))
-        writer = TensorBoardWriter(folder)
+                    os.remove(os.path.join(directory, name))
+        writer = TensorBoardWriter(directory)
         scalars = 0
         for line in lines:
             for key, value in line.items():
@@ -65,7 +65,7 @@ def main():
                     writer.add(key, float(value), int(line["step"]))
                     scalars += 1
         writer.close()
-        print(f"{path}: {scalars} values of {len(lines)} steps written to {folder}")
+        print(f"{path}: {scalars} values of {len(lines)} steps written to {directory}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ usage() {
 Usage: scripts/prepare_smollm.sh PARQUET_DIR TOKENIZER OUTPUT_DIR [ssa_tokenize options]
 
 Tokenizes every Parquet file below PARQUET_DIR (scripts/download_smollm.sh) with TOKENIZER, the Llama 3 one for the
-published models: a tokenizer.json, its folder, or tokenizer.model. One document in 2000 goes into OUTPUT_DIR/validation,
+published models: a tokenizer.json, its directory, or tokenizer.model. One document in 2000 goes into OUTPUT_DIR/validation,
 the others into OUTPUT_DIR/train: data.eval_path and data.path of the config. The same command continues where an
 interrupted one stopped. SSA_TOKENIZE names the program (build/bin/ssa_tokenize), which must read Parquet.
 

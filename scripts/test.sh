@@ -11,12 +11,12 @@ launcher=()
 command -v ccache >/dev/null && launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 
-build_and_test() {  # folder, then cmake options
-  local folder=$1
+build_and_test() {  # directory, then cmake options
+  local directory=$1
   shift
-  cmake -S . -B "$folder" -G Ninja -DSSA_WERROR=ON "${launcher[@]}" "$@"
-  cmake --build "$folder"
-  ctest --test-dir "$folder" --output-on-failure --parallel "$(nproc)"
+  cmake -S . -B "$directory" -G Ninja -DSSA_WERROR=ON "${launcher[@]}" "$@"
+  cmake --build "$directory"
+  ctest --test-dir "$directory" --output-on-failure --parallel "$(nproc)"
 }
 
 if command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then

@@ -11,7 +11,7 @@ namespace ssa::cuda {
 /// none.
 template <class F>
 void dispatch_head_dim(const char* op, std::int64_t head_dim, std::int64_t group, std::int64_t block_size, F&& f) {
-  const std::string reason = cuda_unsupported(head_dim, group, block_size);
+  const std::string reason = why_unsupported(head_dim, group, block_size);
   SSA_CHECK(reason.empty(), op, ": ", reason);
   if (head_dim == 64)
     f.template operator()<64>();

@@ -26,10 +26,10 @@ constexpr const char* kHelp =
 
 usage: ssa_eval --model DIR WHAT... [HOW...]
 
-  --model DIR        a run's output_dir (its newest checkpoint is taken), a checkpoint, or a Hugging Face folder
+  --model DIR        a run's output_dir (its newest checkpoint is taken), a checkpoint, or a Hugging Face directory
 
 what:
-  --data DATASET     loss and perplexity a token of a folder written by ssa_tokenize with the model's tokenizer
+  --data DATASET     loss and perplexity a token of a directory written by ssa_tokenize with the model's tokenizer
   --text FILE...     word and byte perplexity, bits per byte of text files, a document each
   --tasks LIST       as lm-evaluation-harness asks and scores them: arc_easy, arc_challenge, piqa, hellaswag,
                      lambada_openai, lambada_standard, wikitext; a name, whose file is looked for in --task-dir, or
@@ -49,7 +49,7 @@ how:
                      trained on
   --max-length N     tokens the model sees at a time (default: max_position_embeddings; with --data at most 2048)
   --stride N         tokens that a window over a long text moves by (default: --max-length, windows side by side)
-  --tokenizer T      as ssa_tokenize takes it (default: the Hugging Face folder's, or bytes when the run learned bytes)
+  --tokenizer T      as ssa_tokenize takes it (default: the Hugging Face directory's, or bytes when the run learned bytes)
   --task-dir DIR     holds NAME.jsonl or NAME_test.jsonl, and NAME_train.jsonl to draw few-shot examples from
   --num-fewshot N    examples before each question (default 0)
   --seeds LIST       of the draw of examples (default 1234); of several, means and deviations are reported

@@ -1,4 +1,4 @@
-// ssa_export: a checkpoint to a Hugging Face folder.
+// ssa_export: a checkpoint to a Hugging Face directory.
 #include <algorithm>
 #include <cstdio>
 #include <optional>
@@ -20,16 +20,16 @@ namespace fs = std::filesystem;
 constexpr const char* kHelp =
     R"(Usage: ssa_export CHECKPOINT DIR [--tokenizer T] [--dtype bf16|f32] [--max-shard-size GB]
 
-Writes a checkpoint as a Hugging Face folder: model.safetensors (above 5 GB in shards with an index), config.json,
+Writes a checkpoint as a Hugging Face directory: model.safetensors (above 5 GB in shards with an index), config.json,
 generation_config.json, the model's code, and the tokenizer. It loads in transformers with
   AutoModelForCausalLM.from_pretrained(DIR, trust_remote_code=True)
   AutoTokenizer.from_pretrained(DIR, trust_remote_code=True)
 
-  CHECKPOINT            a folder step-*, or the output_dir of a run, whose newest complete checkpoint is taken
-  DIR                   a new or an empty folder
-  --tokenizer T         what the data was tokenized with: bytes, a tokenizer.json, a tiktoken rank file, or a folder with
+  CHECKPOINT            a directory step-*, or the output_dir of a run, whose newest complete checkpoint is taken
+  DIR                   a new or an empty directory
+  --tokenizer T         what the data was tokenized with: bytes, a tokenizer.json, a tiktoken rank file, or a directory with
                         tokenizer.json, vocab.json and merges.txt, or tokenizer.model (bytes, if the run's dataset says
-                        so; else the folder gets no tokenizer)
+                        so; else the directory gets no tokenizer)
   --eos-token TEXT      the end-of-text token (as the tokenizer's files say)
   --pre-tokenizer NAME  for vocab.json and merges.txt: gpt2, smollm2, llama3 or qwen2 (gpt2)
   --dtype bf16|f32      of the weights (bf16)
@@ -43,7 +43,7 @@ Example:
 constexpr std::size_t kPieceElements = std::size_t{1} << 22;  // 16 MiB of f32 at a time
 
 fs::path find_checkpoint(const fs::path& path) {
-  if (!fs::is_directory(path)) ssa::fail_usage(path.string(), ": no such folder, expected a checkpoint or a run");
+  if (!fs::is_directory(path)) ssa::fail_usage(path.string(), ": no such directory, expected a checkpoint or a run");
   if (!fs::is_directory(path / "checkpoints")) return path;
   std::vector<ssa::CheckpointInfo> skipped;
   const auto newest = ssa::newest_checkpoint(path, skipped);

@@ -1,4 +1,4 @@
-// ssa_inspect: says what a dataset, checkpoint, run, model folder or safetensors file holds, and verifies it.
+// ssa_inspect: says what a dataset, checkpoint, run, model directory or safetensors file holds, and verifies it.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -25,7 +25,7 @@ namespace fs = std::filesystem;
 constexpr const char* kHelp =
     R"(Usage: ssa_inspect PATH [--verify] [--unigram]
 
-Says what PATH holds: a dataset, a checkpoint, a run (output_dir), a Hugging Face model folder or a .safetensors file.
+Says what PATH holds: a dataset, a checkpoint, a run (output_dir), a Hugging Face model directory or a .safetensors file.
 
   --verify   reads everything: checksums, shapes, token ids, finite values. The first fault is an error (exit code 1);
              of a run, every checkpoint is verified, and one that is not complete is an error
@@ -131,7 +131,7 @@ void inspect_run(const fs::path& path, const Wanted& wanted) {
 
 void inspect_model(const fs::path& path, const Wanted& wanted) {
   const HuggingFaceWeights weights(path);
-  std::cout << path.string() << ": model folder\n";
+  std::cout << path.string() << ": model directory\n";
   for (const SafetensorsReader& shard : weights.shards()) print_summary(shard);
   const ModelConfig model = load_model_config(path / "config.json");
   print_model(model);
@@ -171,22 +171,22 @@ void inspect_dataset(const fs::path& path, const Wanted& wanted) {
   if (wanted.verify) dataset.verify();
 }
 
-bool holds_shards(const fs::path& folder) {
-  return std::any_of(fs::directory_iterator(folder), fs::directory_iterator(), [](const fs::directory_entry& entry) {
+bool holds_shards(const fs::path& directory) {
+  return std::any_of(fs::directory_iterator(directory), fs::directory_iterator(), [](const fs::directory_entry& entry) {
     return entry.path().filename().string().starts_with("shard-") && entry.path().extension() == ".idx";
   });
 }
 
 void inspect(const fs::path& path, const Wanted& wanted) {
   if (fs::is_regular_file(path)) return inspect_safetensors(path, wanted);
-  if (!fs::is_directory(path)) fail_usage(path.string(), ": no such file or folder");
-  // A checkpoint without its manifest is named as one, not taken for a model folder.
+  if (!fs::is_directory(path)) fail_usage(path.string(), ": no such file or directory");
+  // A checkpoint without its manifest is named as one, not taken for a model directory.
   if (fs::exists(path / "manifest.json") || fs::exists(path / "optimizer.safetensors"))
     return inspect_checkpoint(path, wanted);
   if (fs::is_directory(path / "checkpoints") || fs::exists(path / "metrics.jsonl")) return inspect_run(path, wanted);
   if (!weights_file(path).empty()) return inspect_model(path, wanted);
   if (holds_shards(path) || fs::exists(path / "dataset.json")) return inspect_dataset(path, wanted);
-  fail_usage(path.string(), ": neither a dataset, a checkpoint, a run nor a model folder");
+  fail_usage(path.string(), ": neither a dataset, a checkpoint, a run nor a model directory");
 }
 
 int run(int argc, char** argv) {
@@ -198,7 +198,7 @@ int run(int argc, char** argv) {
   line.flag("--unigram", wanted.unigram);
   if (!line.read(argc, argv)) return kExitDone;
   if (paths.size() != 1) line.fail(paths.size(), " paths, expected one");
-  // "dir/" and "dir" name the same folder; what is printed names it by its last part.
+  // "dir/" and "dir" name the same directory; what is printed names it by its last part.
   fs::path path = fs::path(paths[0]).lexically_normal();
   if (!path.has_filename()) path = path.parent_path();
   inspect(path, wanted);

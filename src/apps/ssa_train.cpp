@@ -19,7 +19,7 @@ usage: ssa_train --config FILE [--set section.key=value ...] [--resume auto|none
   --config FILE     JSON; the README lists every key
   --set KEY=VALUE   overrides a key of the config, e.g. --set train.max_steps=100; may be given often
   --resume WHAT     auto: go on from the newest complete checkpoint of output_dir, else start fresh (default);
-                    none: start fresh; or the folder of a checkpoint
+                    none: start fresh; or the directory of a checkpoint
   --device WHAT     auto: a GPU if there is one (default); cuda; cpu
   --dry-run         prints the resolved config, the parameters, the memory plan and the steps, and exits
   --print-config-keys  prints the README's table of config keys

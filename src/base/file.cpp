@@ -60,10 +60,10 @@ std::filesystem::path parent_of(const std::filesystem::path& path) {
 
 }  // namespace
 
-FileSum sum_file(const std::filesystem::path& path) {
+FileChecksum checksum_file(const std::filesystem::path& path) {
   const ReadHandle file(path);
   Xxh3 hash;
-  FileSum sum;
+  FileChecksum sum;
   read_pieces(path, file, [&](const char* data, std::size_t bytes) {
     hash.update(data, bytes);
     sum.bytes += bytes;
@@ -131,7 +131,7 @@ void FileWriter::write_through(const char* data, std::size_t bytes) {
   }
 }
 
-FileSum FileWriter::finish() {
+FileChecksum FileWriter::finish() {
   SSA_CHECK(fd_ >= 0, path_.string(), ": finished after it was closed");
   flush();
   if (::fsync(fd_) != 0) fail_write("sync", errno);
@@ -140,10 +140,10 @@ FileSum FileWriter::finish() {
   return {bytes_, hash_.hex()};
 }
 
-void create_folders(const std::filesystem::path& path) {
+void make_directories(const std::filesystem::path& path) {
   std::error_code error;
   std::filesystem::create_directories(path, error);
-  if (error) fail_file(path, "create the folder", error.value());
+  if (error) fail_file(path, "create the directory", error.value());
 }
 
 void rename_path(const std::filesystem::path& from, const std::filesystem::path& to) {
@@ -151,13 +151,13 @@ void rename_path(const std::filesystem::path& from, const std::filesystem::path&
     fail(from.string(), ": cannot rename to ", to.string(), ": ", std::strerror(errno));
 }
 
-void sync_folder(const std::filesystem::path& path) {
+void sync_directory(const std::filesystem::path& path) {
   const int fd = ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (fd < 0) fail_file(path, "open", errno);
-  // Some network file systems cannot sync a folder; they order its entries themselves.
+  // Some network file systems cannot sync a directory; they order its entries themselves.
   const int error = ::fsync(fd) == 0 || errno == EINVAL ? 0 : errno;
   ::close(fd);
-  if (error != 0) fail_file(path, "sync the folder", error);
+  if (error != 0) fail_file(path, "sync the directory", error);
 }
 
 void replace_file(const std::filesystem::path& path, std::string_view content) {
@@ -173,7 +173,7 @@ void replace_file(const std::filesystem::path& path, std::string_view content) {
     std::filesystem::remove(temporary, ignored);
     throw;
   }
-  sync_folder(parent);
+  sync_directory(parent);
 }
 
 }  // namespace ssa

@@ -84,7 +84,7 @@ class Origin {
 std::string read_text(const std::filesystem::path& file, const std::string& whose) {
   std::error_code unreadable;  // opening it says why
   if (std::filesystem::is_directory(file, unreadable))
-    fail_usage(whose, file.string(), ": is a folder, expected a JSON file");
+    fail_usage(whose, file.string(), ": is a directory, expected a JSON file");
   std::ifstream in(file, std::ios::binary);
   if (!in) fail_usage(whose, file.string(), ": cannot be opened: ", std::strerror(errno));
   std::ostringstream text;

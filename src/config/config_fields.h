@@ -113,14 +113,14 @@ void visit_fields(Of<AttentionConfig>, Visit&& visit) {
 template <class Visit>
 void visit_fields(Of<DataConfig>, Visit&& visit) {
   using C = DataConfig;
-  visit(required("path", &C::path, kAny, "folder of the tokenized dataset"));
+  visit(required("path", &C::path, kAny, "directory of the tokenized dataset"));
   visit(field("packing", &C::packing, kAny,
               "`greedy`: a piece that does not fit starts a new row; `concat`: documents end to end"));
   visit(field("shuffle", &C::shuffle, kAny, "row order is a permutation drawn from seed and epoch"));
   visit(field("skip_train_samples", &C::skip_train_samples, at_least(-1),
               "rows left out at the dataset's start; -1 or 0 = none"));
   visit(field("max_train_samples", &C::max_train_samples, at_least(0), "rows used after those; 0 = all"));
-  visit(field("eval_path", &C::eval_path, kAny, "folder of the tokenized evaluation dataset"));
+  visit(field("eval_path", &C::eval_path, kAny, "directory of the tokenized evaluation dataset"));
 }
 
 template <class Visit>
@@ -178,8 +178,8 @@ void visit_fields(Of<Config>, Visit&& visit) {
   visit(required("model", &C::model, kAny,
                  "path of a Hugging Face style config.json, or the object itself; its other keys are read past"));
   visit(field("init_from", &C::init_from, kAny,
-              "Hugging Face folder whose weights to start from; null = random weights"));
-  visit(required("output_dir", &C::output_dir, kAny, "folder of the run: config, log, metrics, checkpoints"));
+              "Hugging Face directory whose weights to start from; null = random weights"));
+  visit(required("output_dir", &C::output_dir, kAny, "directory of the run: config, log, metrics, checkpoints"));
   visit(field("attention", &C::attention, kAny, "the attention method"));
   visit(field("data", &C::data, kAny, "the tokenized text"));
   visit(field("train", &C::train, kAny, "the optimization"));

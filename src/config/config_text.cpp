@@ -36,7 +36,7 @@ std::string hugging_face_config_json(const ModelConfig& model, Method method, Bl
   object["attention_bias"] = false;
   object["mlp_bias"] = false;
   object["torch_dtype"] = std::string(torch_dtype);
-  // The oldest one the folder is tested with. Without it 4.57 warns that the tokenizer is a faulty one of Mistral's.
+  // The oldest one the directory is tested with. Without it 4.57 warns that the tokenizer is a faulty one of Mistral's.
   object["transformers_version"] = "4.57.0";
   return object.dump(2) + "\n";
 }

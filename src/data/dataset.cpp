@@ -24,20 +24,20 @@ bool is_shard_name(std::string_view name) {
   return std::all_of(name.begin() + kPrefix.size(), name.end(), [](char c) { return '0' <= c && c <= '9'; });
 }
 
-/// The shards that lie in the folder: names with both files, or an error for half a one. Those of other programs have
+/// The shards that lie in the directory: names with both files, or an error for half a one. Those of other programs have
 /// names of their own.
-std::set<std::string> list_shards(const fs::path& folder, bool any_name) {
+std::set<std::string> list_shards(const fs::path& directory, bool any_name) {
   std::set<std::string> bins, idxs;
-  for (const auto& entry : fs::directory_iterator(folder)) {
+  for (const auto& entry : fs::directory_iterator(directory)) {
     const fs::path &file = entry.path(), suffix = file.extension();
     if (!any_name && !is_shard_name(file.stem().string())) continue;
     if (suffix == ".bin") bins.insert(file.stem().string());
     if (suffix == ".idx") idxs.insert(file.stem().string());
   }
   for (const std::string& name : bins)
-    SSA_CHECK(idxs.contains(name), (folder / (name + ".idx")).string(), ": missing, expected beside ", name, ".bin");
+    SSA_CHECK(idxs.contains(name), (directory / (name + ".idx")).string(), ": missing, expected beside ", name, ".bin");
   for (const std::string& name : idxs)
-    SSA_CHECK(bins.contains(name), (folder / (name + ".bin")).string(), ": missing, expected beside ", name, ".idx");
+    SSA_CHECK(bins.contains(name), (directory / (name + ".bin")).string(), ": missing, expected beside ", name, ".idx");
   return bins;
 }
 
@@ -96,23 +96,23 @@ DatasetInfo read_dataset_info(const fs::path& json_file) {
   return info;
 }
 
-Dataset::Dataset(const fs::path& folder) : folder_(folder) {
-  SSA_CHECK(fs::is_directory(folder), folder.string(), ": no such folder, expected a dataset");
-  const fs::path json_file = folder / kJsonName;
+Dataset::Dataset(const fs::path& directory) : directory_(directory) {
+  SSA_CHECK(fs::is_directory(directory), directory.string(), ": no such directory, expected a dataset");
+  const fs::path json_file = directory / kJsonName;
   const bool ours = fs::exists(json_file);
-  std::set<std::string> names = list_shards(folder, !ours);
+  std::set<std::string> names = list_shards(directory, !ours);
   if (ours) {
     info_ = read_dataset_info(json_file);
     std::set<std::string> listed;
     for (const ShardInfo& shard : info_->shards) listed.insert(shard.name);
     for (const std::string& name : names)
-      SSA_CHECK(listed.contains(name), (folder / (name + ".bin")).string(), ": not listed in ", kJsonName);
+      SSA_CHECK(listed.contains(name), (directory / (name + ".bin")).string(), ": not listed in ", kJsonName);
     names = std::move(listed);  // a listed shard that is missing fails by its file name when opened
   }
-  SSA_CHECK(!names.empty(), folder.string(), ": no documents, expected pairs of .bin and .idx, such as shard-00000");
+  SSA_CHECK(!names.empty(), directory.string(), ": no documents, expected pairs of .bin and .idx, such as shard-00000");
   shards_.reserve(names.size());
   for (const std::string& name : names) {
-    shards_.emplace_back(folder / name);
+    shards_.emplace_back(directory / name);
     if (info_) check_against(shards_.back(), info_->shards[shards_.size() - 1], info_->dtype);
   }
 }
@@ -131,7 +131,7 @@ std::int64_t Dataset::tokens() const {
 
 void Dataset::check_model(std::int64_t vocab_size, std::int64_t eos_token_id) const {
   if (!info_) return;
-  const std::string file = (folder_ / kJsonName).string();
+  const std::string file = (directory_ / kJsonName).string();
   SSA_CHECK(info_->vocab_size <= vocab_size, file, ": tokenizer ", info_->tokenizer_name, " has a vocabulary of ",
             info_->vocab_size, ", expected at most the model's vocab_size ", vocab_size);
   SSA_CHECK(info_->eos_token_id == eos_token_id, file, ": tokenizer ", info_->tokenizer_name, " has eos_token_id ",

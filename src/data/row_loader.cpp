@@ -41,7 +41,7 @@ RowLoader::RowLoader(const Dataset& dataset, const RowOptions& options) : datase
     place = next;
   }
   starts_.shrink_to_fit();
-  SSA_CHECK(!starts_.empty(), dataset.folder().string(), ": ", dataset.tokens(), " tokens make ", found, " rows of ",
+  SSA_CHECK(!starts_.empty(), dataset.directory().string(), ": ", dataset.tokens(), " tokens make ", found, " rows of ",
             options.max_length, " (packing ", name_of(options.packing), "), and ", skip,
             " are skipped; expected at least one to be left");
 }

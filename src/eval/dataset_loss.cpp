@@ -19,8 +19,8 @@ RowOptions row_options(const Dataset& dataset, const ModelConfig& model, std::in
 
 }  // namespace
 
-DatasetRows::DatasetRows(const std::filesystem::path& folder, const ModelConfig& model, std::int64_t max_length)
-    : dataset_(folder), options_(row_options(dataset_, model, max_length)), loader_(dataset_, options_) {}
+DatasetRows::DatasetRows(const std::filesystem::path& directory, const ModelConfig& model, std::int64_t max_length)
+    : dataset_(directory), options_(row_options(dataset_, model, max_length)), loader_(dataset_, options_) {}
 
 std::vector<std::vector<std::int32_t>> DatasetRows::filled(std::int64_t limit) const {
   RowOptions options = options_;
@@ -39,7 +39,7 @@ TaskResult dataset_loss(ForwardPass& pass, Comm& comm, const DatasetRows& data, 
   const RowLoader& loader = data.loader();
   const auto tokens = static_cast<std::size_t>(loader.max_length());
   double sum = 0, labels = 0;
-  Progress progress(comm, concat(data.dataset().folder().string(), ", ", pass.setting().name()),
+  Progress progress(comm, concat(data.dataset().directory().string(), ", ", pass.setting().name()),
                     (loader.rows() + rows - 1) / rows);
   for (std::int64_t first = comm.rank() * rows; first < loader.rows(); first += comm.size() * rows) {
     progress.at(first / rows);
@@ -54,8 +54,8 @@ TaskResult dataset_loss(ForwardPass& pass, Comm& comm, const DatasetRows& data, 
     for (const auto& losses : pass.losses(batch)) sum += std::accumulate(losses.begin(), losses.end(), 0.0);
   }
   const double loss = all_reduce(comm, sum, ReduceOp::sum) / all_reduce(comm, labels, ReduceOp::sum);
-  return {.task = data.dataset().folder().string(),
-          .dataset = data.dataset().folder().string(),
+  return {.task = data.dataset().directory().string(),
+          .dataset = data.dataset().directory().string(),
           .output_type = "loglikelihood_rolling",
           .documents = data.dataset().documents(),
           .evaluated = data.dataset().documents(),

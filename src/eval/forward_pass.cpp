@@ -62,10 +62,11 @@ LoadedModel::LoadedModel(Stream& stream, const ModelSource& source) : table_(sou
 ForwardPass::ForwardPass(Stream& stream, const LoadedModel& loaded, const Setting& setting, std::int64_t sink_tokens)
     : stream_(stream), loaded_(loaded), setting_(setting), sink_tokens_(sink_tokens) {
   const ModelConfig& c = setting.model;
-  check_served({.model = c,
-                .pass = {.rows = 1, .tokens = 1, .path = setting.path, .backward = false, .measure = sink_tokens > 0},
-                .selection = setting.selection,
-                .kind = stream.kind()});
+  check_supported(
+      {.model = c,
+       .pass = {.rows = 1, .tokens = 1, .path = setting.path, .backward = false, .measure = sink_tokens > 0},
+       .selection = setting.selection,
+       .kind = stream.kind()});
   if (sink_tokens == 0) return;
   const Shape shape = {kMeasured, c.num_hidden_layers, c.num_attention_heads};
   measured_memory_ = Buffer(stream, static_cast<std::size_t>(shape.count()) * sizeof(double));

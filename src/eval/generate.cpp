@@ -88,10 +88,10 @@ std::vector<TokenIds> continue_prompts(Decoder& decoder, std::span<const TokenId
 
 Decoder make_decoder(Stream& stream, const LoadedModel& loaded, const Setting& setting, std::int64_t rows,
                      std::int64_t capacity, std::int64_t prompt) {
-  check_served({.model = setting.model,
-                .pass = {.rows = 1, .tokens = 1, .path = setting.path, .backward = false},
-                .selection = setting.selection,
-                .kind = stream.kind()});
+  check_supported({.model = setting.model,
+                   .pass = {.rows = 1, .tokens = 1, .path = setting.path, .backward = false},
+                   .selection = setting.selection,
+                   .kind = stream.kind()});
   return {stream,
           setting.model,
           bind_params(loaded.table(), setting.model, loaded.weights()),

@@ -134,7 +134,7 @@ Json Report::json() const {
 }
 
 void Report::write(const std::filesystem::path& file) const {
-  if (file.has_parent_path()) create_folders(file.parent_path());
+  if (file.has_parent_path()) make_directories(file.parent_path());
   replace_file(file, json().dump(1, ' ', false, Json::error_handler_t::replace) + "\n");
 }
 

@@ -31,8 +31,8 @@ std::optional<DatasetInfo> training_data(const ModelSource& source) {
   return read_dataset_info(info);
 }
 
-/// The folder that a tokenizer's files stand in; empty for one that has none.
-fs::path folder_of(const std::string& tokenizer) {
+/// The directory that a tokenizer's files stand in; empty for one that has none.
+fs::path directory_of(const std::string& tokenizer) {
   if (fs::is_directory(tokenizer)) return tokenizer;
   return fs::exists(tokenizer) ? fs::path(tokenizer).parent_path() : fs::path();
 }
@@ -45,11 +45,11 @@ std::string token_text(const Json& token) {
 
 /// The text of the begin-of-text token that a tokenizer's files name; empty when they say that there is none; nothing
 /// when there are no such files.
-std::optional<std::string> bos_text(const fs::path& folder) {
+std::optional<std::string> bos_text(const fs::path& directory) {
   std::optional<std::string> found;
   for (const char* name : {"tokenizer_config.json", "special_tokens_map.json"}) {
-    if (!fs::exists(folder / name)) continue;
-    const Json json = read_json(folder / name);
+    if (!fs::exists(directory / name)) continue;
+    const Json json = read_json(directory / name);
     if (json.is_object() && json.contains("bos_token")) return token_text(json["bos_token"]);
     found = "";
   }
@@ -88,15 +88,16 @@ TextEncoder::TextEncoder(const std::string& tokenizer, const ModelSource& source
     refuse("sha256 ", tokenizer_.sha256(), ", expected ", data->tokenizer_sha256, " of ", data->tokenizer_name,
            ", which the run learned with");
 
-  const fs::path folder = folder_of(tokenizer);
-  if (folder.empty()) return;
-  const fs::path file = fs::is_directory(tokenizer) ? folder / "tokenizer.json" : fs::path(tokenizer);
+  const fs::path directory = directory_of(tokenizer);
+  if (directory.empty()) return;
+  const fs::path file = fs::is_directory(tokenizer) ? directory / "tokenizer.json" : fs::path(tokenizer);
   if (file.extension() == ".json" && fs::exists(file)) read_template(file);
-  if (const auto bos = bos_text(folder); bos && bos->empty()) {
+  if (const auto bos = bos_text(directory); bos && bos->empty()) {
     prefix_token_ = tokenizer_.eos_token_id();
   } else if (bos) {
     const TokenIds ids = encode_plain(*bos);
-    SSA_CHECK(ids.size() == 1, folder.string(), ": bos_token \"", *bos, "\" is ", ids.size(), " tokens, expected one");
+    SSA_CHECK(ids.size() == 1, directory.string(), ": bos_token \"", *bos, "\" is ", ids.size(),
+              " tokens, expected one");
     prefix_token_ = ids[0];
   }
   prefix_text_ = tokenizer_.decode(std::span(&prefix_token_, 1));

@@ -43,26 +43,26 @@ std::optional<std::int64_t> parse_name(std::string_view name) {
   return step;
 }
 
-fs::path prefixed(const fs::path& folder, std::string_view prefix) {
-  return folder.parent_path() / concat(prefix, folder.filename().string());
+fs::path prefixed(const fs::path& directory, std::string_view prefix) {
+  return directory.parent_path() / concat(prefix, directory.filename().string());
 }
 
 /// What cannot be removed is no reason to end a run: it has a name that no reader takes for a checkpoint.
-void remove_folder(const fs::path& path) {
+void remove_directory(const fs::path& path) {
   std::error_code error;
   fs::remove_all(path, error);
   if (error) spdlog::warn("{}: cannot remove: {}", path.string(), error.message());
 }
 
 /// Takes a checkpoint out of sight in one move before its files go.
-void discard(const fs::path& folder) {
-  const fs::path trash = prefixed(folder, kTrashPrefix);
+void discard(const fs::path& directory) {
+  const fs::path trash = prefixed(directory, kTrashPrefix);
   std::error_code error;
-  fs::rename(folder, trash, error);
+  fs::rename(directory, trash, error);
   if (error)
-    spdlog::warn("{}: cannot remove: {}", folder.string(), error.message());
+    spdlog::warn("{}: cannot remove: {}", directory.string(), error.message());
   else
-    remove_folder(trash);
+    remove_directory(trash);
 }
 
 /// Puts right what a killed writer left.
@@ -72,7 +72,7 @@ void recover(const fs::path& root) {
   for (const fs::path& path : entries) {
     const std::string name = path.filename().string();
     if (name.starts_with(kTemporaryPrefix) || name.starts_with(kTrashPrefix)) {
-      remove_folder(path);
+      remove_directory(path);
     } else if (name.starts_with(kAsidePrefix)) {
       // Killed between the two renames of a replacement: the old checkpoint still is the one of its step.
       const fs::path target = root / name.substr(kAsidePrefix.size());
@@ -87,7 +87,7 @@ void recover(const fs::path& root) {
 struct Manifest {
   std::int64_t step = 0;
   std::int64_t sequence = 0;  ///< counts the saves of a run
-  std::map<std::string, FileSum> files = {};
+  std::map<std::string, FileChecksum> files = {};
 };
 
 std::string manifest_checksum(json manifest) {
@@ -104,10 +104,10 @@ std::string to_text(const Manifest& manifest) {
   return root.dump(1) + "\n";
 }
 
-/// Throws what is wrong with the manifest of a folder.
-Manifest read_manifest(const fs::path& folder) {
-  SSA_CHECK(fs::exists(folder / kManifestFile), kManifestFile, " is missing");
-  const json root = json::parse(read_file(folder / kManifestFile), nullptr, /*allow_exceptions=*/false);
+/// Throws what is wrong with the manifest of a directory.
+Manifest read_manifest(const fs::path& directory) {
+  SSA_CHECK(fs::exists(directory / kManifestFile), kManifestFile, " is missing");
+  const json root = json::parse(read_file(directory / kManifestFile), nullptr, /*allow_exceptions=*/false);
   SSA_CHECK(root.is_object(), kManifestFile, " is not a JSON object");
   // A later format may keep its checksum elsewhere, so the format is looked at first.
   const json format = root.value("format", json());
@@ -123,22 +123,22 @@ Manifest read_manifest(const fs::path& folder) {
   return manifest;
 }
 
-/// Throws what is wrong with the files of a folder.
-void check_files(const fs::path& folder, const Manifest& manifest, Verify verify) {
-  std::string name = folder.filename().string();
+/// Throws what is wrong with the files of a directory.
+void check_files(const fs::path& directory, const Manifest& manifest, Verify verify) {
+  std::string name = directory.filename().string();
   if (name.starts_with(kAsidePrefix)) name.erase(0, kAsidePrefix.size());
-  // A folder may be copied elsewhere under a name of its own.
+  // A directory may be copied elsewhere under a name of its own.
   if (const auto step = parse_name(name))
-    SSA_CHECK(*step == manifest.step, kManifestFile, ": step ", manifest.step, ", the folder's name says ", *step);
+    SSA_CHECK(*step == manifest.step, kManifestFile, ": step ", manifest.step, ", the directory's name says ", *step);
   for (const char* file : kFiles) {
     const auto it = manifest.files.find(file);
     SSA_CHECK(it != manifest.files.end(), kManifestFile, ": no entry for ", file);
     std::error_code error;
-    const auto bytes = fs::file_size(folder / file, error);
+    const auto bytes = fs::file_size(directory / file, error);
     SSA_CHECK(!error, file, " is missing");
     SSA_CHECK(bytes == it->second.bytes, file, ": ", bytes, " bytes, the manifest says ", it->second.bytes);
     if (verify == Verify::checksums) {
-      const FileSum sum = sum_file(folder / file);
+      const FileChecksum sum = checksum_file(directory / file);
       SSA_CHECK(sum == it->second, file, ": checksum ", sum.xxh3, ", the manifest says ", it->second.xxh3);
     }
   }
@@ -149,12 +149,12 @@ struct Found {
   std::int64_t sequence = std::numeric_limits<std::int64_t>::max();
 };
 
-Found inspect(const fs::path& folder, std::int64_t step, Verify verify) {
-  Found found{.info = {.path = folder, .step = step, .problem = {}}};
+Found inspect(const fs::path& directory, std::int64_t step, Verify verify) {
+  Found found{.info = {.path = directory, .step = step, .problem = {}}};
   try {
-    const Manifest manifest = read_manifest(folder);
+    const Manifest manifest = read_manifest(directory);
     found.sequence = manifest.sequence;
-    check_files(folder, manifest, verify);
+    check_files(directory, manifest, verify);
   } catch (const std::exception& e) {
     found.info.problem = e.what();
   }
@@ -184,7 +184,7 @@ void prune(const fs::path& root, std::int64_t save_total_limit) {
   std::int64_t kept = 0;
   for (const Found& found : find(root, Verify::sizes))
     if (found.info.complete() && ++kept > save_total_limit) discard(found.info.path);
-  sync_folder(root);
+  sync_directory(root);
 }
 
 std::vector<TensorSpec> weight_specs(const std::vector<NamedShape>& parameters) {
@@ -202,17 +202,17 @@ std::vector<TensorSpec> moment_specs(const std::vector<NamedShape>& parameters) 
   return specs;
 }
 
-FileSum write_file(const fs::path& path, std::string_view content) {
+FileChecksum write_file(const fs::path& path, std::string_view content) {
   FileWriter writer(path);
   writer.write(content);
   return writer.finish();
 }
 
-fs::path checked(const fs::path& folder, Verify verify) {
-  SSA_CHECK(fs::is_directory(folder), folder.string(), ": no such checkpoint folder");
-  const std::string problem = checkpoint_problem(folder, verify);
-  SSA_CHECK(problem.empty(), folder.string(), ": not a complete checkpoint: ", problem);
-  return folder;
+fs::path checked(const fs::path& directory, Verify verify) {
+  SSA_CHECK(fs::is_directory(directory), directory.string(), ": no such checkpoint directory");
+  const std::string problem = checkpoint_problem(directory, verify);
+  SSA_CHECK(problem.empty(), directory.string(), ": not a complete checkpoint: ", problem);
+  return directory;
 }
 
 void check_exactly(const SafetensorsReader& file, const std::vector<TensorSpec>& expected) {
@@ -243,11 +243,11 @@ CheckpointWriter::CheckpointWriter(const fs::path& output_dir, std::int64_t step
       target_(root_ / checkpoint_name(step)),
       step_(step) {
   SSA_CHECK(step >= 0, "checkpoint: step ", step, ", expected 0 or more");
-  create_folders(root_);
-  sync_folder(output_dir);
+  make_directories(root_);
+  sync_directory(output_dir);
   recover(root_);
   guarded([&] {
-    create_folders(temporary_);
+    make_directories(temporary_);
     weights_.emplace(temporary_ / kWeightsFile, weight_specs(parameters));
     moments_.emplace(temporary_ / kMomentsFile, moment_specs(parameters));
   });
@@ -270,7 +270,7 @@ void CheckpointWriter::abandon() noexcept {
   weights_.reset();
   moments_.reset();
   if (temporary_.empty()) return;
-  remove_folder(temporary_);
+  remove_directory(temporary_);
   temporary_.clear();
 }
 
@@ -296,9 +296,9 @@ fs::path CheckpointWriter::commit(const json& trainer, std::string_view config, 
     manifest.files[kMomentsFile] = moments_->finish();
     manifest.files[kTrainerFile] = write_file(temporary_ / kTrainerFile, trainer.dump(1) + "\n");
     manifest.files[kConfigFile] = write_file(temporary_ / kConfigFile, config);
-    sync_folder(temporary_);
+    sync_directory(temporary_);
     write_file(temporary_ / kManifestFile, to_text(manifest));
-    sync_folder(temporary_);
+    sync_directory(temporary_);
 
     const fs::path aside = prefixed(target_, kAsidePrefix);
     const bool replaces = fs::exists(target_);
@@ -310,7 +310,7 @@ fs::path CheckpointWriter::commit(const json& trainer, std::string_view config, 
       throw;
     }
     temporary_.clear();
-    sync_folder(root_);
+    sync_directory(root_);
     if (replaces) discard(aside);
   });
 
@@ -318,8 +318,8 @@ fs::path CheckpointWriter::commit(const json& trainer, std::string_view config, 
   return target_;
 }
 
-std::string checkpoint_problem(const fs::path& folder, Verify verify) {
-  return inspect(folder, 0, verify).info.problem;
+std::string checkpoint_problem(const fs::path& directory, Verify verify) {
+  return inspect(directory, 0, verify).info.problem;
 }
 
 std::vector<CheckpointInfo> find_checkpoints(const fs::path& output_dir, Verify verify) {
@@ -342,14 +342,14 @@ void tidy_checkpoints(const fs::path& output_dir, std::int64_t save_total_limit)
   prune(checkpoints_of(output_dir), save_total_limit);
 }
 
-CheckpointReader::CheckpointReader(const fs::path& folder, Verify verify)
-    : path_(checked(folder, verify)),
-      step_(read_manifest(folder).step),
-      weights_(folder / kWeightsFile),
-      moments_(folder / kMomentsFile),
-      trainer_(std::make_unique<json>(json::parse(read_file(folder / kTrainerFile), nullptr, false))),
-      config_(read_file(folder / kConfigFile)) {
-  SSA_CHECK(trainer_->is_object(), (folder / kTrainerFile).string(), ": not a JSON object");
+CheckpointReader::CheckpointReader(const fs::path& directory, Verify verify)
+    : path_(checked(directory, verify)),
+      step_(read_manifest(directory).step),
+      weights_(directory / kWeightsFile),
+      moments_(directory / kMomentsFile),
+      trainer_(std::make_unique<json>(json::parse(read_file(directory / kTrainerFile), nullptr, false))),
+      config_(read_file(directory / kConfigFile)) {
+  SSA_CHECK(trainer_->is_object(), (directory / kTrainerFile).string(), ": not a JSON object");
 }
 
 CheckpointReader::~CheckpointReader() = default;

@@ -24,7 +24,7 @@ bool is_read_past(const std::string& name, bool tied) {
   return name.ends_with(".rotary_emb.inv_freq") || (tied && name == kLmHead);
 }
 
-/// weight_map of an index: tensor -> file of the same folder.
+/// weight_map of an index: tensor -> file of the same directory.
 std::map<std::string, std::string> read_index(const fs::path& path) {
   const ordered_json root = ordered_json::parse(read_file(path), nullptr, /*allow_exceptions=*/false);
   SSA_CHECK(root.is_object() && root.contains("weight_map") && root["weight_map"].is_object(), path.string(),
@@ -35,7 +35,7 @@ std::map<std::string, std::string> read_index(const fs::path& path) {
               ", expected a file name");
     const fs::path name = file.get<std::string>();
     SSA_CHECK(!name.empty() && name == name.filename() && name != ".." && name != ".", path.string(),
-              ": weight_map of ", tensor, " is ", file.dump(), ", expected a file of the same folder");
+              ": weight_map of ", tensor, " is ", file.dump(), ", expected a file of the same directory");
     files[tensor] = name.string();
   }
   return files;
@@ -50,15 +50,15 @@ std::vector<NamedShape> published_parameters(const ModelConfig& model) {
   return shapes;
 }
 
-fs::path weights_file(const fs::path& folder) {
+fs::path weights_file(const fs::path& directory) {
   for (const char* name : {kWeightsFile, kIndexFile})
-    if (fs::exists(folder / name)) return folder / name;
+    if (fs::exists(directory / name)) return directory / name;
   return {};
 }
 
-HuggingFaceWeights::HuggingFaceWeights(const fs::path& folder) : source_(weights_file(folder)) {
-  SSA_CHECK(fs::is_directory(folder), folder.string(), ": no such folder");
-  SSA_CHECK(!source_.empty(), folder.string(), ": neither ", kWeightsFile, " nor ", kIndexFile);
+HuggingFaceWeights::HuggingFaceWeights(const fs::path& directory) : source_(weights_file(directory)) {
+  SSA_CHECK(fs::is_directory(directory), directory.string(), ": no such directory");
+  SSA_CHECK(!source_.empty(), directory.string(), ": neither ", kWeightsFile, " nor ", kIndexFile);
   if (source_.filename() == kWeightsFile) {
     shards_.emplace_back(source_);
     for (const auto& entry : shards_[0].tensors()) shard_of_[entry.name] = 0;
@@ -68,8 +68,8 @@ HuggingFaceWeights::HuggingFaceWeights(const fs::path& folder) : source_(weights
   std::map<std::string, std::size_t> opened;
   for (const auto& [tensor, file] : index) {
     const auto [it, is_new] = opened.try_emplace(file, shards_.size());
-    if (is_new) shards_.emplace_back(folder / file);
-    SSA_CHECK(shards_[it->second].find(tensor), (folder / file).string(), ": tensor ", tensor, " is missing, ",
+    if (is_new) shards_.emplace_back(directory / file);
+    SSA_CHECK(shards_[it->second].find(tensor), (directory / file).string(), ": tensor ", tensor, " is missing, ",
               kIndexFile, " says it is there");
     shard_of_[tensor] = it->second;
   }
@@ -81,8 +81,8 @@ HuggingFaceWeights::HuggingFaceWeights(const fs::path& folder) : source_(weights
     }
 }
 
-HuggingFaceWeights::HuggingFaceWeights(const fs::path& folder, const std::vector<NamedShape>& expected, bool tied)
-    : HuggingFaceWeights(folder) {
+HuggingFaceWeights::HuggingFaceWeights(const fs::path& directory, const std::vector<NamedShape>& expected, bool tied)
+    : HuggingFaceWeights(directory) {
   check(expected, tied);
 }
 
@@ -107,13 +107,13 @@ void HuggingFaceWeights::read(const NamedShape& tensor, std::span<float> out, st
   shard.read(shard.at(tensor.name, tensor.shape), out, first);
 }
 
-HuggingFaceWriter::HuggingFaceWriter(const fs::path& folder, const std::vector<TextFile>& files,
+HuggingFaceWriter::HuggingFaceWriter(const fs::path& directory, const std::vector<TextFile>& files,
                                      const std::vector<NamedShape>& tensors, FileDType dtype,
                                      std::uint64_t max_shard_bytes)
-    : folder_(fs::absolute(folder).lexically_normal()) {
-  if (!folder_.has_filename()) folder_ = folder_.parent_path();  // "dir/"
-  if (fs::exists(folder_) && (!fs::is_directory(folder_) || !fs::is_empty(folder_)))
-    fail_usage(folder.string(), ": exists, expected a new or an empty folder");
+    : directory_(fs::absolute(directory).lexically_normal()) {
+  if (!directory_.has_filename()) directory_ = directory_.parent_path();  // "dir/"
+  if (fs::exists(directory_) && (!fs::is_directory(directory_) || !fs::is_empty(directory_)))
+    fail_usage(directory.string(), ": exists, expected a new or an empty directory");
 
   std::uint64_t shard_bytes = 0;
   for (const NamedShape& tensor : tensors) {
@@ -125,7 +125,7 @@ HuggingFaceWriter::HuggingFaceWriter(const fs::path& folder, const std::vector<T
     shard_bytes += spec.bytes();
     shards_.back().tensors.push_back(std::move(spec));
   }
-  SSA_CHECK(!shards_.empty(), folder.string(), ": no tensors to write");
+  SSA_CHECK(!shards_.empty(), directory.string(), ": no tensors to write");
   shards_[0].file = kWeightsFile;
   if (shards_.size() > 1)
     for (std::size_t i = 0; i < shards_.size(); ++i) {
@@ -134,8 +134,8 @@ HuggingFaceWriter::HuggingFaceWriter(const fs::path& folder, const std::vector<T
       shards_[i].file = name;
     }
 
-  create_folders(folder_.parent_path());
-  temporary_ = folder_.parent_path() / concat(folder_.filename().string(), ".tmp");
+  make_directories(directory_.parent_path());
+  temporary_ = directory_.parent_path() / concat(directory_.filename().string(), ".tmp");
   if (!fs::create_directory(temporary_)) {
     const fs::path taken = std::exchange(temporary_, {});
     fail_usage(taken.string(), ": exists; is another export running? If not, remove it");
@@ -201,10 +201,10 @@ void HuggingFaceWriter::finish() {
     index.write(ordered_json{{"metadata", {{"total_size", total}}}, {"weight_map", weight_map}}.dump(2) + "\n");
     index.finish();
   }
-  sync_folder(temporary_);
-  rename_path(temporary_, folder_);  // an empty folder gives way
+  sync_directory(temporary_);
+  rename_path(temporary_, directory_);  // an empty directory gives way
   temporary_.clear();
-  sync_folder(folder_.parent_path());
+  sync_directory(directory_.parent_path());
 }
 
 }  // namespace ssa

@@ -303,7 +303,7 @@ void SafetensorsWriter::append(const std::string& name, std::span<const float> v
   }
 }
 
-FileSum SafetensorsWriter::finish() {
+FileChecksum SafetensorsWriter::finish() {
   SSA_CHECK(current_ == tensors_.size(), path().string(), ": tensor ", tensors_[current_].name, " has ", filled_,
             " of ", tensors_[current_].bytes(), " bytes");
   return file_.finish();

@@ -28,8 +28,8 @@ json parse_json(const fs::path& path, const std::string& text) {
 
 std::string name_of(const fs::path& path) {
   const fs::path full = fs::absolute(path).lexically_normal();
-  const fs::path folder = full.has_filename() ? full : full.parent_path();
-  return folder.filename().string();
+  const fs::path directory = full.has_filename() ? full : full.parent_path();
+  return directory.filename().string();
 }
 
 /// The vocabulary of a byte-level BPE as its files write it.
@@ -95,13 +95,13 @@ std::string text_of(const json& token) {
 }
 
 /// The end-of-text token: as the caller says, else as the files beside the tokenizer say, else by its usual names.
-void choose_eos(Tokenizer::Parts& parts, const fs::path& folder, const std::string& wanted) {
+void choose_eos(Tokenizer::Parts& parts, const fs::path& directory, const std::string& wanted) {
   std::vector<std::string> names;
   if (!wanted.empty()) {
     names = {wanted};
   } else {
     for (const char* name : {"tokenizer_config.json", "special_tokens_map.json"}) {
-      const fs::path path = folder / name;
+      const fs::path path = directory / name;
       if (!fs::is_regular_file(path)) continue;
       const json config = parse_json(path, read_file(path));
       if (config.is_object() && config.contains("eos_token")) names.push_back(text_of(config["eos_token"]));
@@ -113,7 +113,7 @@ void choose_eos(Tokenizer::Parts& parts, const fs::path& folder, const std::stri
     if (parts.eos_token_id >= 0) return;
   }
   if (!wanted.empty()) fail_usage("--eos-token ", wanted, ": no added token of ", parts.name, " has this text");
-  fail_usage(folder.string(), ": no end-of-text token found, expected --eos-token");
+  fail_usage(directory.string(), ": no end-of-text token found, expected --eos-token");
 }
 
 std::string type_of(const json& component) {
@@ -265,13 +265,13 @@ void set_pre_tokenizer(const std::string& name, Tokenizer::Parts& parts) {
   }
 }
 
-Tokenizer::Parts read_vocab_and_merges(const fs::path& folder, const TokenizerOptions& options) {
-  const fs::path vocab_path = folder / "vocab.json", merges_path = folder / "merges.txt";
+Tokenizer::Parts read_vocab_and_merges(const fs::path& directory, const TokenizerOptions& options) {
+  const fs::path vocab_path = directory / "vocab.json", merges_path = directory / "merges.txt";
   const std::string vocab_text = read_file(vocab_path), merges_text = read_file(merges_path);
   Sha256 hash;
   hash.update(vocab_text);
   hash.update(merges_text);
-  Tokenizer::Parts parts{.name = name_of(folder), .sha256 = hash.hex()};
+  Tokenizer::Parts parts{.name = name_of(directory), .sha256 = hash.hex()};
   set_pre_tokenizer(options.pre_tokenizer.empty() ? "gpt2" : options.pre_tokenizer, parts);
   TokenTable table(vocab_path);
   table.add_vocab(parse_json(vocab_path, vocab_text));
@@ -304,7 +304,7 @@ Tokenizer::Parts read_vocab_and_merges(const fs::path& folder, const TokenizerOp
   }
   std::sort(special.begin(), special.end(), [](const auto& a, const auto& b) { return a.id < b.id; });
   for (const AddedToken& token : special) add_token(parts, token);
-  choose_eos(parts, folder, options.eos_token);
+  choose_eos(parts, directory, options.eos_token);
   return parts;
 }
 
@@ -436,10 +436,10 @@ Tokenizer::Parts read_tokenizer(const std::string& path, const TokenizerOptions&
     if (fs::exists(given / "vocab.json") && fs::exists(given / "merges.txt"))
       return read_vocab_and_merges(given, options);
     if (fs::exists(given / "tokenizer.model")) return read_tiktoken(given / "tokenizer.model", options);
-    fail_usage(path, ": a folder without tokenizer.json, vocab.json and merges.txt, or tokenizer.model");
+    fail_usage(path, ": a directory without tokenizer.json, vocab.json and merges.txt, or tokenizer.model");
   }
   if (!fs::is_regular_file(given))
-    fail_usage("--tokenizer ", path, ": no such file or folder, expected one of them or \"bytes\"");
+    fail_usage("--tokenizer ", path, ": no such file or directory, expected one of them or \"bytes\"");
   if (given.extension() == ".json") return read_tokenizer_json(given, options);
   return read_tiktoken(given, options);
 }

@@ -12,7 +12,7 @@ namespace ssa {
 namespace fs = std::filesystem;
 namespace {
 
-/// What a key of a Hugging Face folder's config.json names; the first of `values` when it is not there.
+/// What a key of a Hugging Face directory's config.json names; the first of `values` when it is not there.
 template <class Value>
 Value value_of(const fs::path& config_file, const char* key, std::initializer_list<Value> values) {
   const auto json = nlohmann::json::parse(read_file(config_file), nullptr, false);
@@ -29,7 +29,7 @@ Value value_of(const fs::path& config_file, const char* key, std::initializer_li
 
 ModelSource::ModelSource(const fs::path& path) : path_(path) {
   SSA_CHECK(fs::is_directory(path), path.string(),
-            ": no such folder, expected a run, a checkpoint or a Hugging Face folder");
+            ": no such directory, expected a run, a checkpoint or a Hugging Face directory");
   if (fs::is_directory(path / "checkpoints")) {
     std::vector<CheckpointInfo> skipped;
     const std::optional<CheckpointInfo> newest = newest_checkpoint(path, skipped);
@@ -46,7 +46,7 @@ ModelSource::ModelSource(const fs::path& path) : path_(path) {
     return;
   }
   SSA_CHECK(!weights_file(path_).empty(), path_.string(),
-            ": neither a run, nor a checkpoint, nor a Hugging Face folder");
+            ": neither a run, nor a checkpoint, nor a Hugging Face directory");
   config_ = load_model_config(path_ / "config.json");
   // The published checkpoints name neither.
   method_ = value_of(path_ / "config.json", "attention_method", {Method::ssa, Method::full, Method::moba, Method::nsa});

@@ -85,11 +85,11 @@ std::string MemoryPlan::to_string() const {
   return text;
 }
 
-void check_served(const StateShape& shape) {
+void check_supported(const StateShape& shape) {
   if (shape.kind != DeviceKind::cuda) return;
   const ModelConfig& c = shape.model;
   const bool selects = shape.pass.path != AttentionPath::full || shape.pass.measure;
-  const std::string reason = cuda_unsupported(c.head_dim, c.group(), selects ? c.block_size : 0);
+  const std::string reason = why_unsupported(c.head_dim, c.group(), selects ? c.block_size : 0);
   if (!reason.empty()) fail_usage("this model does not run on a GPU: ", reason, "; --device cpu takes any shape");
 }
 
@@ -133,7 +133,7 @@ std::int64_t largest_micro_batch(StateShape shape, const ParamTable& table, std:
 
 ModelState::ModelState(Stream& stream, const StateShape& shape, const ParamTable& table, int rank)
     : shape_(shape), table_(table), rank_(rank) {
-  check_served(shape);
+  check_supported(shape);
   const MemoryPlan plan = plan_memory(shape, table);
   const MemoryInfo memory = stream.memory_info();
   if (plan.total() > memory.free_bytes)

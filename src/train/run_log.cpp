@@ -72,9 +72,9 @@ RunLog::RunLog(const Config& config, Comm& comm, Stream& stream, std::int64_t st
         executed_flops_per_token(config.model, tokens, config.attention.method, config.train.gradient_checkpointing);
     if (const auto peak = peak_bf16_flops(device_)) peak_flops_ = *peak * ranks_;
   }
-  const std::filesystem::path folder(config.output_dir);
-  metrics_ = std::make_unique<MetricsLog>(folder / "metrics.jsonl", step);
-  replace_file(folder / "config.json", config_json(config));
+  const std::filesystem::path directory(config.output_dir);
+  metrics_ = std::make_unique<MetricsLog>(directory / "metrics.jsonl", step);
+  replace_file(directory / "config.json", config_json(config));
 }
 
 void RunLog::begin(std::int64_t parameters, std::int64_t rows, std::int64_t steps_per_epoch,

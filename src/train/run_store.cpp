@@ -49,7 +49,7 @@ void write_bucket(CheckpointWriter& writer, const ParamTable& table, const Bucke
 }  // namespace
 
 RunStore::RunStore(const Config& config, Comm& comm) : config_(config), comm_(comm) {
-  if (comm.rank() == 0) create_folders(config.output_dir);
+  if (comm.rank() == 0) make_directories(config.output_dir);
 }
 
 RunStore::~RunStore() {
@@ -78,7 +78,7 @@ std::int64_t RunStore::restore(Stream& stream, ModelState& state, const std::str
   const std::vector<NamedShape> shapes = published_parameters(config_.model);
   const std::string checkpoint = checkpoint_to_resume(resume);
   if (!checkpoint.empty()) {
-    // Every byte was checked when `auto` chose it; a folder named by hand is checked now, by one rank.
+    // Every byte was checked when `auto` chose it; a directory named by hand is checked now, by one rank.
     const bool check_all = resume != "auto" && comm_.rank() == 0;
     const CheckpointReader reader(checkpoint, check_all ? Verify::checksums : Verify::sizes);
     reader.check(shapes);
@@ -141,7 +141,7 @@ void RunStore::save(Stream& stream, const ModelState& state, std::int64_t step, 
       write_bucket(*writer, table, copy);
   }
 
-  std::string folder = (std::filesystem::path(config_.output_dir) / "checkpoints" / checkpoint_name(step)).string();
+  std::string directory = (std::filesystem::path(config_.output_dir) / "checkpoints" / checkpoint_name(step)).string();
   if (writes && async) {
     writer_ = std::thread(
         [this, &table, copies, trainer, config, writer = std::shared_ptr<CheckpointWriter>(std::move(writer))] {
@@ -156,7 +156,7 @@ void RunStore::save(Stream& stream, const ModelState& state, std::int64_t step, 
     writer->commit(trainer, config, config_.checkpoint.save_total_limit);
   }
   comm_.barrier();
-  last_checkpoint_ = folder;
+  last_checkpoint_ = directory;
 }
 
 void RunStore::finish() {

@@ -268,7 +268,7 @@ void save(Run& run) {
 }  // namespace
 
 int train(const Config& config, const TrainOptions& options, Comm& comm) {
-  check_served(state_shape(config, options.device, comm.size()));
+  check_supported(state_shape(config, options.device, comm.size()));
   catch_stop_signals();
   check_same_config(comm, config);
   Run run(config, options, comm);
@@ -307,7 +307,7 @@ int train(const Config& config, const TrainOptions& options, Comm& comm) {
 }
 
 std::string describe_run(const Config& config, DeviceKind device, int ranks) {
-  check_served(state_shape(config, device, ranks));
+  check_supported(state_shape(config, device, ranks));
   const ParamTable table(config.model, ranks);
   std::string text = "config\n";
   for (const std::string& line : config_lines(config)) text += "  " + line + "\n";

@@ -31,9 +31,9 @@ TEST_CASE("a file written in pieces of any size reads back, with its sum") {
     writer.write(text);
     content += text;
   }
-  const FileSum sum = writer.finish();
-  CHECK((sum == FileSum{content.size(), xxh3_hex(content.data(), content.size())}));
-  CHECK(sum_file(path) == sum);
+  const FileChecksum sum = writer.finish();
+  CHECK((sum == FileChecksum{content.size(), xxh3_hex(content.data(), content.size())}));
+  CHECK(checksum_file(path) == sum);
   CHECK(read_file(path) == content);
   const MappedFile mapped(path);
   CHECK(std::string_view(reinterpret_cast<const char*>(mapped.bytes().data()), mapped.bytes().size()) == content);
@@ -66,7 +66,7 @@ TEST_CASE("file errors name the path and the cause") {
   check_error(error_of([&] { FileWriter w(missing); }), missing.string(), "No such file or directory");
   check_error(error_of([&] { read_file(dir.path()); }), dir.path().string(), "Is a directory");
   replace_file(dir.path() / "file", "x");
-  check_error(error_of([&] { create_folders(dir.path() / "file" / "below"); }), "file/below", "Not a directory");
+  check_error(error_of([&] { make_directories(dir.path() / "file" / "below"); }), "file/below", "Not a directory");
   check_error(error_of([&] { rename_path(missing, dir.path() / "x"); }), missing.string(), "No such file or directory");
 }
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "support/catch.h"
+#include "support/paths.h"
 
 namespace {
 
@@ -46,7 +47,7 @@ Area area_of(const std::string& path) {
   if (begins(path, "kernels/")) return {"ops", 2};
   const std::vector<std::string> parts = groups(path, "(include/ssa|src)/([a-z_]+)/.*");
   if (parts.empty()) return {"", -1};
-  const std::string& folder = parts[2];
+  const std::string& directory = parts[2];
   for (const Area& area : {Area{"base", 0},
                            {"runtime", 1},
                            {"tokenizer", 3},
@@ -57,7 +58,7 @@ Area area_of(const std::string& path) {
                            {"config", 5},
                            {"train", 6},
                            {"eval", 7}})
-    if (area.name == folder) return area;
+    if (area.name == directory) return area;
   return {"", -1};
 }
 
@@ -114,12 +115,12 @@ bool allowed(const std::string& path, const std::string& line) { return offences
 
 TEST_CASE("no file of the tree includes what its floor forbids") {
   namespace fs = std::filesystem;
-  const fs::path root = SSA_SOURCE_DIR;
+  const fs::path root = ssa::test::source_dir();
   std::vector<std::string> found;
   int files = 0;
-  for (const char* folder : {"include", "src", "kernels", "data_tools", "tests"}) {
-    if (!fs::exists(root / folder)) continue;
-    for (const auto& entry : fs::recursive_directory_iterator(root / folder)) {
+  for (const char* directory : {"include", "src", "kernels", "data_tools", "tests"}) {
+    if (!fs::exists(root / directory)) continue;
+    for (const auto& entry : fs::recursive_directory_iterator(root / directory)) {
       if (!matches(entry.path().extension().string(), "\\.(h|cpp|cu|cuh)")) continue;
       std::ifstream file(entry.path());
       std::ostringstream text;

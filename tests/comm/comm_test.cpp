@@ -9,6 +9,7 @@
 #include <cstdlib>
 
 #include "support/catch.h"
+#include "support/paths.h"
 
 using namespace ssa;
 using namespace ssa::test;
@@ -42,10 +43,9 @@ Outcome run(const std::string& command) {
 
 Outcome run_ranks_of(int ranks, const std::string& mode) {
   // Root and more ranks than cores are what a container has. MPI's own leaks at exit are not ours.
-  return run(
-      "OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 ASAN_OPTIONS=detect_leaks=0 timeout 120 " SSA_MPIEXEC
-      " --oversubscribe -n " +
-      std::to_string(ranks) + " " SSA_BINARY_DIR "/comm_ranks " + mode + " " + std::to_string(ranks));
+  return run("OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 ASAN_OPTIONS=detect_leaks=0 timeout 120 " +
+             ssa::test::mpiexec() + " --oversubscribe -n " + std::to_string(ranks) + " " +
+             ssa::test::binary_dir().string() + "/comm_ranks " + mode + " " + std::to_string(ranks));
 }
 
 }  // namespace
@@ -72,14 +72,14 @@ TEST_CASE("collectives of device memory equal those of host memory, a rank a GPU
 }
 
 TEST_CASE("without a launcher there is one rank") {
-  const Outcome outcome = run(SSA_BINARY_DIR "/comm_ranks collectives 1");
+  const Outcome outcome = run((ssa::test::binary_dir() / "comm_ranks collectives 1").string());
   INFO(outcome.output);
   CHECK(outcome.exit_code == kExitDone);
   CHECK(outcome.output == "checked 1 ranks\n");
-  const Outcome error = run(SSA_BINARY_DIR "/comm_ranks error-on-all 1");
+  const Outcome error = run((ssa::test::binary_dir() / "comm_ranks error-on-all 1").string());
   CHECK(error.exit_code == kExitUsage);
   CHECK(error.output == "error: confg.json: misspelt\n");
-  CHECK(run(SSA_BINARY_DIR "/comm_ranks abort 1").exit_code == kExitStopped);
+  CHECK(run((ssa::test::binary_dir() / "comm_ranks abort 1").string()).exit_code == kExitStopped);
 }
 
 TEST_CASE("an error ends all ranks and is printed once") {
@@ -110,7 +110,8 @@ TEST_CASE("ranks that MPI cannot see are an error, not so many separate runs") {
   // What srun without an MPI plug-in looks like: the step has two tasks, and each process is alone with MPI.
   const Outcome outcome = run(
       "env -u OMPI_COMM_WORLD_SIZE SLURM_STEP_NUM_TASKS=2 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 "
-      "ASAN_OPTIONS=detect_leaks=0 timeout 60 " SSA_BINARY_DIR "/comm_ranks collectives 2");
+      "ASAN_OPTIONS=detect_leaks=0 timeout 60 " +
+      ssa::test::binary_dir().string() + "/comm_ranks collectives 2");
   INFO(outcome.output);
   CHECK(outcome.exit_code == kExitFailed);
   CHECK(outcome.count("MPI sees 1 ranks, expected the 2 that were started") == 1);

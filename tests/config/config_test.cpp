@@ -9,6 +9,7 @@
 
 #include "ssa/base/error.h"
 #include "support/catch.h"
+#include "support/paths.h"
 
 using namespace ssa;
 using Catch::Matchers::EndsWith;
@@ -56,11 +57,11 @@ std::string read_file(const fs::path& file) {
   return text.str();
 }
 
-/// A folder of its own for one test case, removed at its end.
-struct TemporaryFolder {
+/// A directory of its own for one test case, removed at its end.
+struct TemporaryDirectory {
   fs::path path = fs::temp_directory_path() / concat("ssa_config_test_", ::getpid());
-  TemporaryFolder() { fs::create_directories(path); }
-  ~TemporaryFolder() { fs::remove_all(path); }
+  TemporaryDirectory() { fs::create_directories(path); }
+  ~TemporaryDirectory() { fs::remove_all(path); }
   std::string write(const std::string& name, const std::string& text) const {
     std::ofstream(path / name) << text;
     return (path / name).string();
@@ -91,8 +92,8 @@ TEST_CASE("config: what is not given has its default") {
 }
 
 TEST_CASE("config: a run with a Hugging Face model file") {
-  const TemporaryFolder folder;
-  const std::string model = folder.write("model.json", R"({
+  const TemporaryDirectory directory;
+  const std::string model = directory.write("model.json", R"({
  "vocab_size": 272, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2, "num_attention_heads": 4,
  "num_key_value_heads": 2, "head_dim": 16, "rms_norm_eps": 1e-05, "rope_theta": 10000.0,
  "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -101,7 +102,7 @@ TEST_CASE("config: a run with a Hugging Face model file") {
  "model_type": "llama-nsa", "hidden_act": "silu", "attention_bias": false, "mlp_bias": false,
  "attention_method": "moba", "pad_token_id": 0, "bos_token_id": 256, "eos_token_id": 257,
  "max_position_embeddings": 131072, "architectures": ["LlamaNSAForCausalLM"]})");
-  const std::string config = folder.write("config.json", R"({
+  const std::string config = directory.write("config.json", R"({
  "model": ")" + model + R"(",
  "init_from": "model",
  "output_dir": "out",
@@ -133,18 +134,19 @@ TEST_CASE("config: a run with a Hugging Face model file") {
   CHECK(usage_error([&] { load_config(config, {"model.block_cont=8"}); }) ==
         "--set model.block_cont=8: model.block_cont: unknown key; did you mean model.block_counts?");
 
-  const std::string gelu = folder.write("gelu.json", R"({"hidden_act": "gelu"})");
+  const std::string gelu = directory.write("gelu.json", R"({"hidden_act": "gelu"})");
   CHECK(usage_error([&] { load_config(config, {"model=" + gelu}); }) ==
         gelu + ": hidden_act: found \"gelu\", expected \"silu\"");
   CHECK(usage_error([&] { load_model_config(gelu); }) == gelu + ": hidden_act: found \"gelu\", expected \"silu\"");
-  const std::string broken = folder.write("broken.json", "{\n \"vocab_size\": 272,,");
+  const std::string broken = directory.write("broken.json", "{\n \"vocab_size\": 272,,");
   CHECK_THAT(usage_error([&] { load_config(config, {"model=" + broken}); }),
              StartsWith(broken + ": line 2, column 20: syntax error"));
-  const std::string missing = (folder.path / "none.json").string();
+  const std::string missing = (directory.path / "none.json").string();
   CHECK(usage_error([&] { load_config(config, {"model=" + missing}); }) ==
         "--set model: " + missing + ": cannot be opened: No such file or directory");
   CHECK(usage_error([&] { load_config(missing); }) == missing + ": cannot be opened: No such file or directory");
-  CHECK(usage_error([&] { load_config(folder.path); }) == folder.path.string() + ": is a folder, expected a JSON file");
+  CHECK(usage_error([&] { load_config(directory.path); }) ==
+        directory.path.string() + ": is a directory, expected a JSON file");
 }
 
 TEST_CASE("config: a model may leave out what follows from the rest") {
@@ -157,7 +159,7 @@ TEST_CASE("config: a model may leave out what follows from the rest") {
 
 TEST_CASE("config: the files of configs/ load, and save to what loads as the same") {
   int files = 0;
-  for (const auto& entry : fs::directory_iterator(fs::path(SSA_SOURCE_DIR) / "configs")) {
+  for (const auto& entry : fs::directory_iterator(ssa::test::source_dir() / "configs")) {
     CAPTURE(entry.path().string());
     const Config c = load_config(entry.path());
     CHECK(parse(config_json(c)) == c);
@@ -171,7 +173,7 @@ TEST_CASE("config: the files of configs/ load, and save to what loads as the sam
 }
 
 TEST_CASE("config: ssa-1b is the published size") {
-  const Config c = load_config(fs::path(SSA_SOURCE_DIR) / "configs/ssa-1b.json");
+  const Config c = load_config(ssa::test::source_dir() / "configs/ssa-1b.json");
   CHECK(parameters(c.model) == 1213794304);  // 1214M
   CHECK(c.model.group() == 16);
 }
@@ -295,7 +297,7 @@ TEST_CASE("config: bad values through --set, and of the model") {
       {"checkpoint.async=1", "checkpoint.async: found 1, expected true or false"},
       {"output_dir=", "output_dir: found empty text, expected a path"},
       {"data=5", "data: found 5, expected an object"},
-      {"data={}", "data.path: missing, expected a path (folder of the tokenized dataset)"},
+      {"data={}", "data.path: missing, expected a path (directory of the tokenized dataset)"},
       {"train.max_length=10000", "train.max_length: found 10000, expected at most model.max_position_embeddings 8192"},
       {"model.num_key_value_heads=3",
        "model.num_key_value_heads: found 3, expected a divisor of num_attention_heads 4"},
@@ -390,10 +392,10 @@ TEST_CASE("config: rope_parameters, which transformers 5 saves, are rope_theta a
 }
 
 TEST_CASE("config: an exported model file reads back") {
-  const Config c = load_config(fs::path(SSA_SOURCE_DIR) / "configs/nsa-1b.json");
-  const TemporaryFolder folder;
+  const Config c = load_config(ssa::test::source_dir() / "configs/nsa-1b.json");
+  const TemporaryDirectory directory;
   const std::string text = hugging_face_config_json(c.model, Method::nsa, BlockSelection::exact, "bfloat16");
-  CHECK(load_model_config(folder.write("config.json", text)) == c.model);
+  CHECK(load_model_config(directory.write("config.json", text)) == c.model);
   for (const char* line :
        {R"("model_type": "llama-nsa")", R"("attention_method": "nsa")", R"("torch_dtype": "bfloat16")"}) {
     CHECK(text.find(line) != std::string::npos);
@@ -402,11 +404,11 @@ TEST_CASE("config: an exported model file reads back") {
 
 TEST_CASE("config: the README's table of keys is the field lists") {
   const std::string begin = "<!-- config-keys:begin -->\n", end = "<!-- config-keys:end -->";
-  const std::string readme = read_file(fs::path(SSA_SOURCE_DIR) / "README.md");
+  const std::string readme = read_file(ssa::test::source_dir() / "README.md");
   const std::size_t from = readme.find(begin), to = readme.find(end);
   REQUIRE(from != std::string::npos);
   REQUIRE(to != std::string::npos);
-  const fs::path wanted = fs::path(SSA_BINARY_DIR) / "config-keys.md";
+  const fs::path wanted = ssa::test::binary_dir() / "config-keys.md";
   std::ofstream(wanted) << config_keys_table();
   INFO("the table that README.md needs between its config-keys markers was written to " << wanted);
   CHECK(readme.substr(from + begin.size(), to - from - begin.size()) == config_keys_table());

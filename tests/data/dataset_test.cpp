@@ -150,9 +150,9 @@ TEST_CASE("a damaged shard is one line naming file, found and expected") {
   }
 }
 
-TEST_CASE("a folder that does not hold what it should is refused by name") {
+TEST_CASE("a directory that does not hold what it should is refused by name") {
   TempDir dir;
-  CHECK_THAT(error_of([&] { Dataset dataset(dir / "nowhere"); }), has("nowhere: no such folder"));
+  CHECK_THAT(error_of([&] { Dataset dataset(dir / "nowhere"); }), has("nowhere: no such directory"));
   CHECK_THAT(error_of([&] { Dataset dataset(dir.path()); }), has("no documents"));
   make_dataset(dir.path(), {kTwo, kThree});
   std::filesystem::remove(dir / "shard-00001.idx");

@@ -8,6 +8,7 @@
 
 #include "support/catch.h"
 #include "support/error_of.h"
+#include "support/paths.h"
 #include "support/run_program.h"
 #include "support/temp_dir.h"
 
@@ -21,7 +22,7 @@ bool has_python() {
   return found;
 }
 
-const std::string kLayout = "python3 " SSA_SOURCE_DIR "/tests/data_tools/megatron_layout.py ";
+const std::string kLayout = "python3 " + (ssa::test::source_dir() / "tests/data_tools/megatron_layout.py ").string();
 
 /// Token ids of a text under the built-in bytes tokenizer, as megatron_layout.py prints them.
 std::string line_of(const std::string& text) {
@@ -41,7 +42,7 @@ TEST_CASE("megatron: a dataset of ssa_tokenize reads by the published layout") {
   write_file(dir / "in.jsonl", jsonl);
   const auto made =
       run_program({"ssa_tokenize", "--quiet", "--tokenizer", "bytes", "--input", "in.jsonl", "--output", "out"},
-                  {.folder = dir.path()});
+                  {.directory = dir.path()});
   INFO(made.err);
   REQUIRE(made.exit_code == 0);
   const std::string read = kLayout + "read " + (dir / "out/shard-00000").string() + " > " + (dir / "ids").string();
@@ -69,7 +70,7 @@ TEST_CASE("megatron: a dataset of another program trains under its own name") {
       "output_dir": "run", "data": {"path": "data"},
       "train": {"max_length": 32, "per_device_train_batch_size": 2, "learning_rate": 0.01, "max_steps": 3}})");
     const auto trained =
-        run_program({"ssa_train", "--config", "config.json", "--device", "cpu"}, {.folder = dir.path()});
+        run_program({"ssa_train", "--config", "config.json", "--device", "cpu"}, {.directory = dir.path()});
     INFO(trained.err);
     CHECK(trained.exit_code == 0);
     CHECK(std::filesystem::exists(dir / "run/checkpoints/step-00000003/manifest.json"));

@@ -17,6 +17,7 @@
 #include "support/catch.h"
 #include "support/error_of.h"
 #include "support/forked.h"
+#include "support/paths.h"
 #include "support/temp_dir.h"
 
 namespace fs = std::filesystem;
@@ -38,8 +39,8 @@ ssa::TokenizeOptions options_for(const std::vector<std::string>& inputs, const f
 }
 
 /// The documents of a dataset of bytes, without their end of text.
-std::vector<std::string> documents_in(const fs::path& folder) {
-  const ssa::Dataset dataset(folder);
+std::vector<std::string> documents_in(const fs::path& directory) {
+  const ssa::Dataset dataset(directory);
   dataset.verify();
   std::vector<std::string> documents;
   for (const ssa::IndexedDataset& shard : dataset.shards())
@@ -52,11 +53,11 @@ std::vector<std::string> documents_in(const fs::path& folder) {
   return documents;
 }
 
-std::map<std::string, std::string> files_in(const fs::path& folder) {
+std::map<std::string, std::string> files_in(const fs::path& directory) {
   std::map<std::string, std::string> files;
-  for (const auto& entry : fs::recursive_directory_iterator(folder))
+  for (const auto& entry : fs::recursive_directory_iterator(directory))
     if (entry.is_regular_file())
-      files[fs::relative(entry.path(), folder).string()] = ssa::test::read_file(entry.path());
+      files[fs::relative(entry.path(), directory).string()] = ssa::test::read_file(entry.path());
   return files;
 }
 
@@ -97,37 +98,37 @@ std::string json_lines(int first, int count, std::size_t length = 40) {
 }  // namespace
 
 TEST_CASE("tokenize: every kind of input gives its documents, in order") {
-  TempDir folder;
-  write_file(folder / "a.txt", "whole\n\nfile\n");
-  write_file(folder / "b.jsonl", "\xef\xbb\xbf{\"text\": \"one\"}\r\n\n  \n{\"text\": \"two\"}");
-  write_file(folder / "c.jsonl.gz", gzip("{\"text\": \"three\"}\n") + gzip("{\"text\": \"four\"}\n"));
-  write_file(folder / "d.jsonl.zst", zstd("{\"text\": \"five\"}\n{\"te") + zstd("xt\": \"six\"}\n"));
-  write_file(folder / "e.txt.gz", gzip("seven"));
-  write_file(folder / "ignored.bin", "x");
+  TempDir directory;
+  write_file(directory / "a.txt", "whole\n\nfile\n");
+  write_file(directory / "b.jsonl", "\xef\xbb\xbf{\"text\": \"one\"}\r\n\n  \n{\"text\": \"two\"}");
+  write_file(directory / "c.jsonl.gz", gzip("{\"text\": \"three\"}\n") + gzip("{\"text\": \"four\"}\n"));
+  write_file(directory / "d.jsonl.zst", zstd("{\"text\": \"five\"}\n{\"te") + zstd("xt\": \"six\"}\n"));
+  write_file(directory / "e.txt.gz", gzip("seven"));
+  write_file(directory / "ignored.bin", "x");
   TempDir out;
   const std::vector<std::string> expected = {"whole\n\nfile\n", "one", "two", "three", "four", "five", "six", "seven"};
-  const ssa::TokenizeReport report = ssa::tokenize(options_for({folder.path().string()}, out / "all"));
+  const ssa::TokenizeReport report = ssa::tokenize(options_for({directory.path().string()}, out / "all"));
   CHECK(documents_in(out / "all") == expected);
   CHECK(report.documents == 8);
   CHECK(report.tokens == static_cast<std::int64_t>(report.text_bytes) + 8);
   CHECK_FALSE(fs::exists(out / "all/job.json"));
 
-  ssa::tokenize(options_for({(folder / "[cd].jsonl*").string(), (folder / "a.txt").string()}, out / "glob"));
+  ssa::tokenize(options_for({(directory / "[cd].jsonl*").string(), (directory / "a.txt").string()}, out / "glob"));
   CHECK(documents_in(out / "glob") == std::vector<std::string>{"three", "four", "five", "six", "whole\n\nfile\n"});
 }
 
 TEST_CASE("tokenize: blank lines can separate the documents of a text") {
-  TempDir folder;
-  write_file(folder / "a.txt", "\n\nfirst\nstill first\n \t\n\nsecond\n\n\n");
-  write_file(folder / "b.txt", "third");
-  auto options = options_for({folder.path().string()}, folder / "out");
+  TempDir directory;
+  write_file(directory / "a.txt", "\n\nfirst\nstill first\n \t\n\nsecond\n\n\n");
+  write_file(directory / "b.txt", "third");
+  auto options = options_for({directory.path().string()}, directory / "out");
   options.input.split_blank_lines = true;
   ssa::tokenize(options);
-  CHECK(documents_in(folder / "out") == std::vector<std::string>{"first\nstill first\n", "second\n", "third"});
+  CHECK(documents_in(directory / "out") == std::vector<std::string>{"first\nstill first\n", "second\n", "third"});
 }
 
 TEST_CASE("tokenize: documents larger than a batch, and lines across its borders") {
-  TempDir folder;
+  TempDir directory;
   std::string lines, text;
   std::vector<std::string> expected;
   for (int i = 0; i < 6; ++i) {
@@ -135,25 +136,25 @@ TEST_CASE("tokenize: documents larger than a batch, and lines across its borders
     lines += "{\"text\": \"" + expected.back() + "\"}\n";
     text += expected.back() + "\n\n";
   }
-  write_file(folder / "a.jsonl", lines);
-  ssa::tokenize(options_for({(folder / "a.jsonl").string()}, folder / "out"));
-  CHECK((documents_in(folder / "out") == expected));
-  write_file(folder / "a.txt", text);
-  auto options = options_for({(folder / "a.txt").string()}, folder / "out2");
+  write_file(directory / "a.jsonl", lines);
+  ssa::tokenize(options_for({(directory / "a.jsonl").string()}, directory / "out"));
+  CHECK((documents_in(directory / "out") == expected));
+  write_file(directory / "a.txt", text);
+  auto options = options_for({(directory / "a.txt").string()}, directory / "out2");
   options.input.split_blank_lines = true;
   ssa::tokenize(options);
   for (std::string& document : expected) document += "\n";
-  CHECK((documents_in(folder / "out2") == expected));
+  CHECK((documents_in(directory / "out2") == expected));
 }
 
 TEST_CASE("tokenize: the output does not depend on the number of workers") {
-  TempDir folder;
-  write_file(folder / "a.jsonl", json_lines(0, 3000, 900));
-  write_file(folder / "b.jsonl.zst", zstd(json_lines(3000, 2000, 300)));
+  TempDir directory;
+  write_file(directory / "a.jsonl", json_lines(0, 3000, 900));
+  write_file(directory / "b.jsonl.zst", zstd(json_lines(3000, 2000, 300)));
   std::map<std::string, std::string> first;
   for (const unsigned workers : {1u, 2u, 5u}) {
-    auto options = options_for({folder.path().string()}, folder / "out");
-    fs::remove_all(folder / "out");
+    auto options = options_for({directory.path().string()}, directory / "out");
+    fs::remove_all(directory / "out");
     options.workers = workers;
     options.shard_tokens = 400'000;
     options.validation_fraction = 0.05;
@@ -161,23 +162,23 @@ TEST_CASE("tokenize: the output does not depend on the number of workers") {
     CHECK(report.documents + report.validation_documents == 5000);
     CHECK(report.validation_documents > 150);
     CHECK(report.validation_documents < 350);
-    const auto files = files_in(folder / "out");
+    const auto files = files_in(directory / "out");
     CHECK(files.count("train/shard-00005.bin") == 1);
     if (first.empty()) first = files;
     CHECK((files == first));
-    ssa::Dataset(folder / "out/train").verify();
-    ssa::Dataset(folder / "out/validation").verify();
+    ssa::Dataset(directory / "out/train").verify();
+    ssa::Dataset(directory / "out/validation").verify();
   }
 }
 
 TEST_CASE("tokenize: copies of a document fall on the same side of the split") {
-  TempDir folder;
-  write_file(folder / "a.jsonl", json_lines(0, 300) + json_lines(0, 300));
-  auto options = options_for({(folder / "a.jsonl").string()}, folder / "out");
+  TempDir directory;
+  write_file(directory / "a.jsonl", json_lines(0, 300) + json_lines(0, 300));
+  auto options = options_for({(directory / "a.jsonl").string()}, directory / "out");
   options.validation_fraction = 0.3;
   ssa::tokenize(options);
-  const auto train = documents_in(folder / "out/train");
-  const auto validation = documents_in(folder / "out/validation");
+  const auto train = documents_in(directory / "out/train");
+  const auto validation = documents_in(directory / "out/validation");
   CHECK(train.size() + validation.size() == 600);
   for (const std::string& document : validation) {
     CHECK(std::count(validation.begin(), validation.end(), document) == 2);
@@ -186,11 +187,11 @@ TEST_CASE("tokenize: copies of a document fall on the same side of the split") {
 }
 
 TEST_CASE("tokenize: killed at 30 random moments, it continues and ends with the same bytes") {
-  TempDir folder;
-  write_file(folder / "a.jsonl", json_lines(0, 3000, 700) + "{broken\n" + json_lines(3000, 500, 700));
-  write_file(folder / "b.jsonl.gz", gzip(json_lines(3500, 2000, 700)).substr(0, 600'000));
-  write_file(folder / "c.jsonl", json_lines(5500, 1000, 700));
-  auto options = options_for({folder.path().string()}, folder / "reference");
+  TempDir directory;
+  write_file(directory / "a.jsonl", json_lines(0, 3000, 700) + "{broken\n" + json_lines(3000, 500, 700));
+  write_file(directory / "b.jsonl.gz", gzip(json_lines(3500, 2000, 700)).substr(0, 600'000));
+  write_file(directory / "c.jsonl", json_lines(5500, 1000, 700));
+  auto options = options_for({directory.path().string()}, directory / "reference");
   options.shard_tokens = 100'000;
   options.validation_fraction = 0.1;
   options.on_error = ssa::OnError::quarantine;
@@ -198,8 +199,8 @@ TEST_CASE("tokenize: killed at 30 random moments, it continues and ends with the
   const ssa::TokenizeReport report = ssa::tokenize(options);
   const auto whole = std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - begin);
   CHECK(report.skipped == 2);
-  const auto expected = files_in(folder / "reference");
-  options.output = folder / "out";
+  const auto expected = files_in(directory / "reference");
+  options.output = directory / "out";
   std::mt19937 random(3);
   for (int kills = 0; kills < 30;) {
     fs::remove_all(options.output);
@@ -218,13 +219,13 @@ TEST_CASE("tokenize: killed at 30 random moments, it continues and ends with the
 }
 
 TEST_CASE("tokenize: a signal ends it cleanly, and the same options continue") {
-  TempDir folder;
-  write_file(folder / "a.jsonl", json_lines(0, 20000, 700));
+  TempDir directory;
+  write_file(directory / "a.jsonl", json_lines(0, 20000, 700));
   const std::string command =
-      std::string(SSA_BINARY_DIR "/ssa_tokenize --quiet --tokenizer bytes --shard-tokens 1000000 ") + "--input " +
-      (folder / "a.jsonl").string() + " --output ";
-  REQUIRE(std::system((command + (folder / "whole").string() + " 2>/dev/null").c_str()) == 0);
-  const std::string out = (folder / "out").string();
+      (ssa::test::binary_dir() / "ssa_tokenize --quiet --tokenizer bytes --shard-tokens 1000000 ").string() +
+      "--input " + (directory / "a.jsonl").string() + " --output ";
+  REQUIRE(std::system((command + (directory / "whole").string() + " 2>/dev/null").c_str()) == 0);
+  const std::string out = (directory / "out").string();
   // The signal comes as soon as there is something to stop; a fast machine may be done by then.
   const std::string stop =
       command + out + " 2>/dev/null & pid=$!; while ! [ -e " + out +
@@ -233,39 +234,39 @@ TEST_CASE("tokenize: a signal ends it cleanly, and the same options continue") {
   REQUIRE(WIFEXITED(status));
   CHECK((WEXITSTATUS(status) == ssa::kExitStopped || WEXITSTATUS(status) == 0));
   if (WEXITSTATUS(status) == ssa::kExitStopped) {
-    CHECK(fs::exists(folder / "out/job.json"));
+    CHECK(fs::exists(directory / "out/job.json"));
     CHECK(std::system((command + out + " --max-documents 7 2>/dev/null").c_str()) / 256 == ssa::kExitUsage);
     CHECK(std::system((command + out + " 2>/dev/null").c_str()) == 0);
   }
-  CHECK((files_in(out) == files_in(folder / "whole")));
+  CHECK((files_in(out) == files_in(directory / "whole")));
 }
 
 TEST_CASE("tokenize: faults name file and row, with fail, skip and quarantine") {
-  TempDir folder;
-  const std::string path = (folder / "a.jsonl").string();
+  TempDir directory;
+  const std::string path = (directory / "a.jsonl").string();
   write_file(
       path,
       "{\"text\": \"good\"}\n{\"text\": 5}\n\n{\"title\": \"x\"}\n{\"text\": \"cut\n{\"text\": null}\n{\"text\": "
       "\"\"}\n{\"text\": \"b\xff\xfe"
       "d\"}\n{\"text\": \"\\ud800\"}\n");
-  auto options = options_for({path}, folder / "fail");
+  auto options = options_for({path}, directory / "fail");
   check_error(error_of([&] { ssa::tokenize(options); }), path + ":2: field \"text\" is a number, expected a string");
 
-  options = options_for({path}, folder / "skip");
+  options = options_for({path}, directory / "skip");
   options.on_error = ssa::OnError::skip;
   const ssa::TokenizeReport report = ssa::tokenize(options);
   CHECK(report.documents == 3);
   CHECK(report.skipped == 4);
   CHECK(report.empty == 1);
   CHECK(report.replaced == 3);
-  CHECK(documents_in(folder / "skip") == std::vector<std::string>{"good", "b\uFFFD\uFFFDd", "\uFFFD"});
-  CHECK_FALSE(fs::exists(folder / "skip/quarantine.jsonl"));
+  CHECK(documents_in(directory / "skip") == std::vector<std::string>{"good", "b\uFFFD\uFFFDd", "\uFFFD"});
+  CHECK_FALSE(fs::exists(directory / "skip/quarantine.jsonl"));
 
-  options = options_for({path}, folder / "quarantine");
+  options = options_for({path}, directory / "quarantine");
   options.on_error = ssa::OnError::quarantine;
   ssa::tokenize(options);
-  CHECK(documents_in(folder / "quarantine") == documents_in(folder / "skip"));
-  const std::string kept = ssa::test::read_file(folder / "quarantine/quarantine.jsonl");
+  CHECK(documents_in(directory / "quarantine") == documents_in(directory / "skip"));
+  const std::string kept = ssa::test::read_file(directory / "quarantine/quarantine.jsonl");
   CHECK(std::count(kept.begin(), kept.end(), '\n') == 4);
   const auto first = nlohmann::json::parse(kept.substr(0, kept.find('\n')));
   CHECK(first == nlohmann::json{{"file", path},
@@ -275,17 +276,17 @@ TEST_CASE("tokenize: faults name file and row, with fail, skip and quarantine") 
 }
 
 TEST_CASE("tokenize: damaged compressed files") {
-  TempDir folder;
+  TempDir directory;
   const std::string lines = json_lines(0, 2000, 200);
   for (const bool use_gzip : {true, false}) {
     const std::string name = use_gzip ? "a.jsonl.gz" : "a.jsonl.zst";
     const std::string packed = use_gzip ? gzip(lines) : zstd(lines);
-    const std::string path = (folder / name).string();
+    const std::string path = (directory / name).string();
     write_file(path, packed.substr(0, packed.size() / 2));
-    write_file(folder / "b.jsonl", "{\"text\": \"behind\"}\n");
-    auto options = options_for({path, (folder / "b.jsonl").string()}, folder / (name + ".fail"));
+    write_file(directory / "b.jsonl", "{\"text\": \"behind\"}\n");
+    auto options = options_for({path, (directory / "b.jsonl").string()}, directory / (name + ".fail"));
     check_error(error_of([&] { ssa::tokenize(options); }), path, "truncated");
-    options.output = folder / (name + ".skip");
+    options.output = directory / (name + ".skip");
     options.on_error = ssa::OnError::skip;
     const ssa::TokenizeReport report = ssa::tokenize(options);
     CHECK(report.skipped == 1);
@@ -296,65 +297,65 @@ TEST_CASE("tokenize: damaged compressed files") {
     std::string flipped = packed;
     flipped[packed.size() / 2] = static_cast<char>(flipped[packed.size() / 2] ^ 0x10);
     write_file(path, flipped);
-    options.output = folder / (name + ".flipped");
+    options.output = directory / (name + ".flipped");
     options.on_error = ssa::OnError::fail;
     check_error(error_of([&] { ssa::tokenize(options); }), path);
   }
 }
 
 TEST_CASE("tokenize: conversations") {
-  TempDir folder;
-  write_file(folder / "a.jsonl", "{\"messages\": [{\"content\": \"Hi\"}, {\"content\": \"Ho\"}]}\n");
-  auto options = options_for({(folder / "a.jsonl").string()}, folder / "out");
+  TempDir directory;
+  write_file(directory / "a.jsonl", "{\"messages\": [{\"content\": \"Hi\"}, {\"content\": \"Ho\"}]}\n");
+  auto options = options_for({(directory / "a.jsonl").string()}, directory / "out");
   options.input.field = "messages";
   options.input.field_kind = ssa::FieldKind::conversation;
   ssa::tokenize(options);
-  CHECK(documents_in(folder / "out") == std::vector<std::string>{"Hi\n\nHo"});
+  CHECK(documents_in(directory / "out") == std::vector<std::string>{"Hi\n\nHo"});
 }
 
 TEST_CASE("tokenize: as many documents as wanted, and where the output may go") {
-  TempDir folder;
-  const std::string path = (folder / "a.jsonl").string();
+  TempDir directory;
+  const std::string path = (directory / "a.jsonl").string();
   write_file(path, json_lines(0, 5000) + "broken\n");
-  auto options = options_for({path}, folder / "out");
+  auto options = options_for({path}, directory / "out");
   options.max_documents = 123;
   CHECK(ssa::tokenize(options).documents == 123);
-  CHECK(documents_in(folder / "out").size() == 123);
-  check_error(error_of([&] { ssa::tokenize(options); }), (folder / "out").string(), "finished dataset");
-  fs::create_directories(folder / "other");
-  write_file(folder / "other/x", "x");
-  options.output = folder / "other";
+  CHECK(documents_in(directory / "out").size() == 123);
+  check_error(error_of([&] { ssa::tokenize(options); }), (directory / "out").string(), "finished dataset");
+  fs::create_directories(directory / "other");
+  write_file(directory / "other/x", "x");
+  options.output = directory / "other";
   check_error(error_of([&] { ssa::tokenize(options); }), "not empty (x)");
 
-  write_file(folder / "empty.jsonl", "{\"text\": \"\"}\n");
-  options = options_for({(folder / "empty.jsonl").string()}, folder / "none");
+  write_file(directory / "empty.jsonl", "{\"text\": \"\"}\n");
+  options = options_for({(directory / "empty.jsonl").string()}, directory / "none");
   check_error(error_of([&] { ssa::tokenize(options); }), "no document");
-  check_error(error_of([&] { ssa::expand_inputs({(folder / "missing.txt").string()}); }), "missing.txt");
-  check_error(error_of([&] { ssa::tokenize(options_for({(folder / "other/x").string()}, folder / "new")); }),
+  check_error(error_of([&] { ssa::expand_inputs({(directory / "missing.txt").string()}); }), "missing.txt");
+  check_error(error_of([&] { ssa::tokenize(options_for({(directory / "other/x").string()}, directory / "new")); }),
               "unknown kind");
 }
 
 TEST_CASE("tokenize: Parquet") {
-  TempDir folder;
-  const fs::path table = fs::path(SSA_SOURCE_DIR) / "tests/data_tools/forty.parquet";
-  auto options = options_for({table.string()}, folder / "out");
+  TempDir directory;
+  const fs::path table = ssa::test::source_dir() / "tests/data_tools/forty.parquet";
+  auto options = options_for({table.string()}, directory / "out");
 #if SSA_WITH_ARROW
   check_error(error_of([&] { ssa::tokenize(options); }), "forty.parquet:7: field \"text\" is null");
-  options.output = folder / "skip";
+  options.output = directory / "skip";
   options.on_error = ssa::OnError::skip;
   CHECK(ssa::tokenize(options).skipped == 5);
   std::vector<std::string> expected;
   for (int i = 1; i <= 40; ++i)
     if (i % 7) expected.push_back("Document " + std::to_string(i) + ".");
-  CHECK(documents_in(folder / "skip") == expected);
+  CHECK(documents_in(directory / "skip") == expected);
 
-  options.output = folder / "messages";
+  options.output = directory / "messages";
   options.input.field = "messages";
   options.input.field_kind = ssa::FieldKind::conversation;
   CHECK(ssa::tokenize(options).documents == 40);
-  CHECK(documents_in(folder / "messages")[39] == "Question 40\n\nAnswer");
+  CHECK(documents_in(directory / "messages")[39] == "Question 40\n\nAnswer");
 
-  options.output = folder / "none";
+  options.output = directory / "none";
   options.on_error = ssa::OnError::fail;
   options.input.field = "nothing";
   check_error(error_of([&] { ssa::tokenize(options); }), "forty.parquet", "no column \"nothing\"");
@@ -368,15 +369,15 @@ TEST_CASE("tokenize: Parquet") {
   const std::size_t at = bytes.find("Document 20.");
   REQUIRE(at != std::string::npos);
   bytes[at] = static_cast<char>(bytes[at] ^ 1);
-  write_file(folder / "flipped.parquet", bytes);
-  options = options_for({(folder / "flipped.parquet").string()}, folder / "flipped");
+  write_file(directory / "flipped.parquet", bytes);
+  options = options_for({(directory / "flipped.parquet").string()}, directory / "flipped");
   options.on_error = ssa::OnError::skip;
   const ssa::TokenizeReport report = ssa::tokenize(options);
   CHECK(report.skipped == 1 + 2 + 1);
   CHECK(report.documents == 13 + 9);
 
-  write_file(folder / "cut.parquet", bytes.substr(0, bytes.size() / 2));
-  options = options_for({(folder / "cut.parquet").string()}, folder / "cut");
+  write_file(directory / "cut.parquet", bytes.substr(0, bytes.size() / 2));
+  options = options_for({(directory / "cut.parquet").string()}, directory / "cut");
   check_error(error_of([&] { ssa::tokenize(options); }), "cut.parquet");
 #else
   check_error(error_of([&] { ssa::tokenize(options); }), "forty.parquet", "SSA_PARQUET");

@@ -1,4 +1,4 @@
-// A Hugging Face folder with a golden case's weights, for texts of bytes.
+// A Hugging Face directory with a golden case's weights, for texts of bytes.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -11,6 +11,7 @@
 #include "ssa/io/huggingface.h"
 #include "ssa/train/model_source.h"
 #include "support/catch.h"
+#include "support/paths.h"
 #include "support/temp_dir.h"
 
 namespace ssa::test {
@@ -19,8 +20,7 @@ class ByteModel {
  public:
   /// With another vocabulary than the golden case's 272 every weight is the same small number.
   explicit ByteModel(std::int64_t vocab_size = 272, std::int64_t eos = 256, const std::string& method = "ssa") {
-    const std::filesystem::path golden =
-        std::filesystem::path(SSA_SOURCE_DIR) / "tests/golden/cases/ssa-sparse-stream/model";
+    const std::filesystem::path golden = ssa::test::source_dir() / "tests/golden/cases/ssa-sparse-stream/model";
     nlohmann::json config = nlohmann::json::parse(ssa::test::read_file(golden / "config.json"));
     config["vocab_size"] = vocab_size;
     config["bos_token_id"] = eos;
@@ -42,15 +42,15 @@ class ByteModel {
     writer.finish();
   }
 
-  std::filesystem::path path() const { return folder_ / "model"; }
-  const std::filesystem::path& folder() const { return folder_.path(); }
+  std::filesystem::path path() const { return directory_ / "model"; }
+  const std::filesystem::path& directory() const { return directory_.path(); }
   const ModelSource& source() const {
     if (!source_) source_.emplace(path());
     return *source_;
   }
 
  private:
-  TempDir folder_;
+  TempDir directory_;
   mutable std::optional<ModelSource> source_;
 };
 

@@ -32,16 +32,16 @@ std::vector<std::int32_t> ids_of(const std::vector<Candidate>& candidates) {
 
 using Ids = std::vector<std::int32_t>;
 
-/// A model in a folder, loaded.
+/// A model in a directory, loaded.
 struct Loaded {
-  TempDir folder;
+  TempDir directory;
   Stream stream{DeviceKind::cpu};
   ModelSource source;
   LoadedModel loaded;
   Setting setting;
 
   explicit Loaded(Method method = Method::ssa, const Overrides& overrides = {})
-      : source(written(folder.path() / "model", method)),
+      : source(written(directory.path() / "model", method)),
         loaded(stream, source),
         setting(generation_setting(source, overrides)) {}
 
@@ -199,12 +199,12 @@ TEST_CASE("sampled text depends on the seed and the sequence, not on what is gen
 }
 
 TEST_CASE("ssa_eval --generate prints the prompt and its continuation") {
-  const TempDir folder;
-  write_random_model(folder.path() / "model", small_bytes_model(), Method::ssa, 5);
+  const TempDir directory;
+  write_random_model(directory.path() / "model", small_bytes_model(), Method::ssa, 5);
   const auto generate = [&](Arguments more, int ranks = 1) {
     Arguments all = {"ssa_eval", "--model", "model", "--device", "cpu", "--generate"};
     all.insert(all.end(), more.begin(), more.end());
-    const ProgramResult result = run_program(all, {.folder = folder.path(), .ranks = ranks});
+    const ProgramResult result = run_program(all, {.directory = directory.path(), .ranks = ranks});
     INFO(result.err);
     CHECK(result.exit_code == 0);
     return result;
@@ -229,20 +229,20 @@ TEST_CASE("ssa_eval --generate prints the prompt and its continuation") {
 }
 
 TEST_CASE("bad input: ssa_eval --generate") {
-  const TempDir folder;
-  write_random_model(folder.path() / "model", small_bytes_model(), Method::ssa, 5);
-  write_random_model(folder.path() / "nsa", small_bytes_model(), Method::nsa, 5);
+  const TempDir directory;
+  write_random_model(directory.path() / "model", small_bytes_model(), Method::ssa, 5);
+  write_random_model(directory.path() / "nsa", small_bytes_model(), Method::nsa, 5);
   ModelConfig other = small_bytes_model();
   other.eos_token_id = 3;
-  write_random_model(folder.path() / "other", other, Method::ssa, 5);
+  write_random_model(directory.path() / "other", other, Method::ssa, 5);
   other = small_bytes_model();
   other.vocab_size = 200;
   other.bos_token_id = other.eos_token_id = 199;
-  write_random_model(folder.path() / "small", other, Method::ssa, 5);
+  write_random_model(directory.path() / "small", other, Method::ssa, 5);
   const auto fails = [&](const std::string& model, Arguments more, int exit_code, const Arguments& parts) {
     Arguments all = {"ssa_eval", "--model", model, "--device", "cpu", "--generate", "Text"};
     all.insert(all.end(), more.begin(), more.end());
-    check_fails(run_program(all, {.folder = folder.path()}), exit_code, parts);
+    check_fails(run_program(all, {.directory = directory.path()}), exit_code, parts);
   };
   fails("model", {"--temperature", "-1"}, kExitUsage, {"--temperature -1", "0"});
   fails("model", {"--temperature", "warm"}, kExitUsage, {"--temperature warm", "number"});

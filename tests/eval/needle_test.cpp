@@ -18,11 +18,11 @@ namespace {
 
 /// The bytes tokenizer over a model of its vocabulary.
 struct BytesEncoder {
-  TempDir folder;
+  TempDir directory;
   ModelSource source;
   TextEncoder encoder;
 
-  BytesEncoder() : source(written(folder.path() / "model")), encoder("bytes", source) {}
+  BytesEncoder() : source(written(directory.path() / "model")), encoder("bytes", source) {}
   static std::filesystem::path written(const std::filesystem::path& path) {
     write_random_model(path, small_bytes_model(), Method::ssa, 5);
     return path;
@@ -126,12 +126,12 @@ TEST_CASE("the needle table has a line for each depth and the mean below") {
 }
 
 TEST_CASE("ssa_eval --needle prints a table for each setting and writes them as JSON, on any number of ranks") {
-  const TempDir folder;
-  write_random_model(folder.path() / "model", small_bytes_model(), Method::ssa, 5);
+  const TempDir directory;
+  write_random_model(directory.path() / "model", small_bytes_model(), Method::ssa, 5);
   const auto run = [&](const std::string& output, int ranks) {
     return run_program({"ssa_eval", "--model", "model", "--device", "cpu", "--needle", "--lengths", "160,200",
                         "--depths", "0,100", "--samples", "3", "--block-counts", "2,5", "--output", output},
-                       {.folder = folder.path(), .ranks = ranks});
+                       {.directory = directory.path(), .ranks = ranks});
   };
   const ProgramResult one = run("one.json", 1), two = run("two.json", 2);
   INFO(one.out << one.err << two.err);
@@ -141,7 +141,9 @@ TEST_CASE("ssa_eval --needle prints a table for each setting and writes them as 
                            "depth           160      200", "100 %           0.0      0.0"})
     CHECK_THAT(one.out, has(text));
   CHECK(one.out == two.out);
-  const auto read = [&](const char* name) { return nlohmann::json::parse(ssa::test::read_file(folder.path() / name)); };
+  const auto read = [&](const char* name) {
+    return nlohmann::json::parse(ssa::test::read_file(directory.path() / name));
+  };
   const nlohmann::json documents = read("one.json"), of_two_ranks = read("two.json");
   REQUIRE(documents.size() == 3);
   for (std::size_t i = 0; i < 3; ++i) {
@@ -158,12 +160,12 @@ TEST_CASE("ssa_eval --needle prints a table for each setting and writes them as 
 }
 
 TEST_CASE("bad input: ssa_eval --needle") {
-  const TempDir folder;
-  write_random_model(folder.path() / "model", small_bytes_model(), Method::ssa, 5);
+  const TempDir directory;
+  write_random_model(directory.path() / "model", small_bytes_model(), Method::ssa, 5);
   const auto fails = [&](Arguments more, const Arguments& parts) {
     Arguments all = {"ssa_eval", "--model", "model", "--device", "cpu", "--needle"};
     all.insert(all.end(), more.begin(), more.end());
-    check_fails(run_program(all, {.folder = folder.path()}), kExitUsage, parts);
+    check_fails(run_program(all, {.directory = directory.path()}), kExitUsage, parts);
   };
   fails({}, {"--needle", "--lengths"});
   fails({"--lengths", "512,"}, {"--lengths", "whole number"});

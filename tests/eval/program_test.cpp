@@ -3,6 +3,7 @@
 
 #include "eval/byte_model.h"
 #include "support/make_dataset.h"
+#include "support/paths.h"
 #include "support/run_program.h"
 
 using namespace ssa;
@@ -12,10 +13,10 @@ using nlohmann::json;
 namespace {
 
 /// Texts, tasks and a dataset beside the model.
-class EvalFolder : public ByteModel {
+class EvalDirectory : public ByteModel {
  public:
-  explicit EvalFolder(const std::string& method = "ssa") : ByteModel(272, 256, method) {
-    make_dataset(folder() / "data", {random_documents(20, 50, 3)});
+  explicit EvalDirectory(const std::string& method = "ssa") : ByteModel(272, 256, method) {
+    make_dataset(directory() / "data", {random_documents(20, 50, 3)});
     std::string arc, lambada;
     for (int i = 0; i < 6; ++i) {
       const std::string n = std::to_string(i);
@@ -26,22 +27,22 @@ class EvalFolder : public ByteModel {
              "\n";
       lambada += json{{"text", concat("number ", n, " is a number")}}.dump() + "\n";
     }
-    ssa::test::write_file(folder() / "arc_easy.jsonl", arc);
-    ssa::test::write_file(folder() / "lambada_openai.jsonl", lambada);
-    ssa::test::write_file(folder() / "text.txt", "Some words of text.\n" + std::string(100, 'a'));
+    ssa::test::write_file(directory() / "arc_easy.jsonl", arc);
+    ssa::test::write_file(directory() / "lambada_openai.jsonl", lambada);
+    ssa::test::write_file(directory() / "text.txt", "Some words of text.\n" + std::string(100, 'a'));
   }
 
   ProgramResult run(Arguments arguments, int ranks = 1) const {
     Arguments all = {"ssa_eval", "--model", "model", "--device", "cpu"};
     all.insert(all.end(), arguments.begin(), arguments.end());
-    return run_program(all, {.folder = folder(), .ranks = ranks});
+    return run_program(all, {.directory = directory(), .ranks = ranks});
   }
   json results(Arguments arguments, int ranks = 1) const {
     arguments.insert(arguments.end(), {"--output", "out/results.json"});
     const ProgramResult result = run(arguments, ranks);
     INFO(result.out << result.err);
     REQUIRE(result.exit_code == kExitDone);
-    return json::parse(ssa::test::read_file(folder() / "out/results.json"));
+    return json::parse(ssa::test::read_file(directory() / "out/results.json"));
   }
 };
 
@@ -52,8 +53,8 @@ const Arguments kEverything = {"--tokenizer",   "bytes",   "--data",           "
 }  // namespace
 
 TEST_CASE("ssa_eval: data, text and tasks in one run, under both attentions") {
-  const EvalFolder folder;
-  const json documents = folder.results(kEverything);
+  const EvalDirectory directory;
+  const json documents = directory.results(kEverything);
   REQUIRE(documents.size() == 2);
   for (const json& document : documents) {
     const json& results = document["results"];
@@ -71,8 +72,8 @@ TEST_CASE("ssa_eval: data, text and tasks in one run, under both attentions") {
 }
 
 TEST_CASE("ssa_eval: two ranks find what one finds") {
-  const EvalFolder folder;
-  const json one = folder.results(kEverything), two = folder.results(kEverything, 2);
+  const EvalDirectory directory;
+  const json one = directory.results(kEverything), two = directory.results(kEverything, 2);
   for (std::size_t s = 0; s < 2; ++s)
     for (const auto& [task, values] : one[s]["results"].items())
       for (const auto& [key, value] : values.items()) {
@@ -84,31 +85,32 @@ TEST_CASE("ssa_eval: two ranks find what one finds") {
 }
 
 TEST_CASE("ssa_eval: budgets, block size, scaling and limit reach the results") {
-  const EvalFolder folder;
+  const EvalDirectory directory;
   const json documents =
-      folder.results({"--data", "data", "--mode", "sparse", "--block-counts", "1,2,16", "--block-size", "8"});
+      directory.results({"--data", "data", "--mode", "sparse", "--block-counts", "1,2,16", "--block-size", "8"});
   REQUIRE(documents.size() == 3);
   CHECK(documents[2]["config"]["model_args"]["block_counts"] == 16);
   CHECK(documents[2]["config"]["model_args"]["block_size"] == 8);
-  const json full = folder.results({"--data", "data", "--mode", "full"});
+  const json full = directory.results({"--data", "data", "--mode", "full"});
   const auto loss = [](const json& document) { return document["results"]["data"]["loss,none"].get<double>(); };
   CHECK(loss(documents[0]) != loss(documents[1]));
   CHECK(std::abs(loss(documents[2]) - loss(full)) < 1e-5);  // every block of 64 tokens is selected
-  const json scaled = folder.results({"--data", "data", "--mode", "full", "--rope-scaling", "4", "--max-length", "64"});
+  const json scaled =
+      directory.results({"--data", "data", "--mode", "full", "--rope-scaling", "4", "--max-length", "64"});
   CHECK(loss(scaled) != loss(full));
   CHECK(scaled["config"]["model_args"]["rope_scaling"]["factor"] == 4.0);
-  const json limited = folder.results({"--tokenizer", "bytes", "--tasks", "arc_easy=arc_easy.jsonl", "--limit", "2",
-                                       "--mode", "full", "--num-fewshot", "2", "--seeds", "1,2,3"});
+  const json limited = directory.results({"--tokenizer", "bytes", "--tasks", "arc_easy=arc_easy.jsonl", "--limit", "2",
+                                          "--mode", "full", "--num-fewshot", "2", "--seeds", "1,2,3"});
   CHECK(limited["n-samples"]["arc_easy"] == json{{"original", 6}, {"effective", 2}});
   CHECK(limited["results"]["arc_easy"].contains("acc_std,none"));
   CHECK(limited["config"]["fewshot_seed"] == json{1, 2, 3});
 }
 
 TEST_CASE("ssa_eval: attention statistics of data and of texts, on one rank and two") {
-  const EvalFolder folder;
+  const EvalDirectory directory;
   const Arguments arguments = {"--data", "data", "--attention-stats", "--max-length", "32", "--limit", "6",
                                "--rows", "2"};
-  const json one = folder.results(arguments), two = folder.results(arguments, 2);
+  const json one = directory.results(arguments), two = directory.results(arguments, 2);
   REQUIRE(one.size() == 2);
   for (std::size_t s = 0; s < 2; ++s) {
     CHECK(one[s]["attention"]["rows"] == 6);
@@ -117,18 +119,18 @@ TEST_CASE("ssa_eval: attention statistics of data and of texts, on one rank and 
       CHECK(std::abs(value.get<double>() - two[s]["attention"]["mean"][key].get<double>()) < 1e-6);
   }
   const ProgramResult text =
-      folder.run({"--text", "text.txt", "--tokenizer", "bytes", "--attention-stats", "--sink-tokens", "2"});
+      directory.run({"--text", "text.txt", "--tokenizer", "bytes", "--attention-stats", "--sink-tokens", "2"});
   CHECK(text.exit_code == kExitDone);
   CHECK(text.out.find("1 rows of 64 tokens") != std::string::npos);
   CHECK(text.out.find("first 2 tokens") != std::string::npos);
-  check_fails(folder.run({"--tasks", "arc_easy", "--task-dir", ".", "--attention-stats"}), kExitUsage,
+  check_fails(directory.run({"--tasks", "arc_easy", "--task-dir", ".", "--attention-stats"}), kExitUsage,
               {"--attention-stats needs --data or --text"});
 }
 
 TEST_CASE("ssa_eval: what cannot be is one clear line") {
-  const EvalFolder folder;
+  const EvalDirectory directory;
   const auto fails = [&](const Arguments& arguments, int exit_code, const std::vector<std::string>& parts) {
-    check_fails(folder.run(arguments), exit_code, parts);
+    check_fails(directory.run(arguments), exit_code, parts);
   };
   fails({}, kExitUsage, {"nothing to evaluate"});
   fails({"--data", "data", "--mode", "dense"}, kExitUsage, {"--mode dense"});
@@ -137,19 +139,19 @@ TEST_CASE("ssa_eval: what cannot be is one clear line") {
   fails({"--data", "data", "--seeds", "1,-2"}, kExitUsage, {"--seeds -2"});
   fails({"--data", "data", "--frobnicate"}, kExitUsage, {"--frobnicate"});
   fails({"--data", "data", "--log-samples"}, kExitUsage, {"--log-samples needs --output"});
-  fails({"--data", "nowhere"}, kExitFailed, {"nowhere", "no such folder"});
+  fails({"--data", "nowhere"}, kExitFailed, {"nowhere", "no such directory"});
   fails({"--tasks", "arc_hard", "--task-dir", "."}, kExitUsage, {"arc_hard", "no such task", "arc_easy"});
   fails({"--tasks", "piqa"}, kExitUsage, {"piqa", "--task-dir"});
   fails({"--tasks", "piqa", "--task-dir", "."}, kExitUsage, {"no file of the task piqa", "piqa.jsonl"});
   fails({"--text", "text.txt"}, kExitUsage, {"model", "no tokenizer", "--tokenizer"});
-  const std::string gpt2 = SSA_SOURCE_DIR "/tests/tokenizer/gpt2.tokenizer.json";
+  const std::string gpt2 = (ssa::test::source_dir() / "tests/tokenizer/gpt2.tokenizer.json").string();
   fails({"--text", "text.txt", "--tokenizer", gpt2}, kExitFailed, {"gpt2", "641", "272"});
   fails({"--text", "none.txt", "--tokenizer", "bytes"}, kExitFailed, {"none.txt"});
   fails({"--text", "text.txt", "--tokenizer", "bytes", "--stride", "65"}, kExitFailed, {"text.txt", "stride of 65"});
-  ssa::test::write_file(folder.folder() / "arc_easy.jsonl", "{\"question\": \"x\"}\n");
+  ssa::test::write_file(directory.directory() / "arc_easy.jsonl", "{\"question\": \"x\"}\n");
   fails({"--tasks", "arc_easy", "--task-dir", ".", "--tokenizer", "bytes"}, kExitFailed,
         {"arc_easy.jsonl: line 1", "choices"});
-  const EvalFolder nsa("nsa");
+  const EvalDirectory nsa("nsa");
   check_fails(nsa.run({"--data", "data", "--mode", "full"}), kExitUsage, {"nsa", "no full attention"});
-  CHECK(folder.run({"--help"}).out.find("example") != std::string::npos);
+  CHECK(directory.run({"--help"}).out.find("example") != std::string::npos);
 }

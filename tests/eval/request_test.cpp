@@ -4,6 +4,7 @@
 
 #include "eval/byte_model.h"
 #include "support/error_of.h"
+#include "support/paths.h"
 
 using namespace ssa;
 using namespace ssa::eval;
@@ -67,7 +68,7 @@ TEST_CASE("an empty context is the prefix token") {
 TEST_CASE("context and continuation are encoded as one text and cut where the context ends") {
   // Merges run over the border: " there" is one token.
   const ByteModel model(641, 640);
-  const std::string gpt2 = SSA_SOURCE_DIR "/tests/tokenizer/gpt2.tokenizer.json";
+  const std::string gpt2 = (ssa::test::source_dir() / "tests/tokenizer/gpt2.tokenizer.json").string();
   TextEncoder encoder(gpt2, model.source());
   const TokenIds whole = encoder.encode("The there is"), part = encoder.encode("The the");
   REQUIRE(whole.size() < part.size() + encoder.encode("re is").size());
@@ -78,9 +79,9 @@ TEST_CASE("context and continuation are encoded as one text and cut where the co
 }
 
 TEST_CASE("the special tokens of a tokenizer's template stand around a text, but not twice") {
-  const TempDir folder;
-  nlohmann::json tokenizer =
-      nlohmann::json::parse(ssa::test::read_file(SSA_SOURCE_DIR "/tests/tokenizer/gpt2.tokenizer.json"));
+  const TempDir directory;
+  nlohmann::json tokenizer = nlohmann::json::parse(
+      ssa::test::read_file((ssa::test::source_dir() / "tests/tokenizer/gpt2.tokenizer.json").string()));
   tokenizer["post_processor"] = {
       {"type", "Sequence"},
       {"processors",
@@ -88,11 +89,11 @@ TEST_CASE("the special tokens of a tokenizer's template stand around a text, but
         {{"type", "TemplateProcessing"},
          {"single", {{{"SpecialToken", {{"id", "<|endoftext|>"}}}}, {{"Sequence", {{"id", "A"}}}}}},
          {"special_tokens", {{"<|endoftext|>", {{"ids", {640}}}}}}}}}};
-  ssa::test::write_file(folder / "tokenizer.json", tokenizer.dump());
-  ssa::test::write_file(folder / "tokenizer_config.json",
+  ssa::test::write_file(directory / "tokenizer.json", tokenizer.dump());
+  ssa::test::write_file(directory / "tokenizer_config.json",
                         R"({"bos_token": {"content": "<|endoftext|>"}, "eos_token": "<|endoftext|>"})");
   const ByteModel model(641, 640);
-  TextEncoder encoder(folder.path().string(), model.source());
+  TextEncoder encoder(directory.path().string(), model.source());
   CHECK(encoder.prefix_token() == 640);
   TokenIds expected = encoder.encode_plain("ice");
   expected.insert(expected.begin(), 640);
@@ -112,7 +113,7 @@ TEST_CASE("what does not fit is cut from the left, and only there") {
 
 TEST_CASE("a tokenizer that is not the model's is refused") {
   const ByteModel model;
-  const std::string gpt2 = SSA_SOURCE_DIR "/tests/tokenizer/gpt2.tokenizer.json";
+  const std::string gpt2 = (ssa::test::source_dir() / "tests/tokenizer/gpt2.tokenizer.json").string();
   check_error(error_of([&] { TextEncoder(gpt2, model.source()); }), "gpt2.tokenizer.json", "641", "272");
   const ByteModel other(272, 257);
   check_error(error_of([&] { TextEncoder("bytes", other.source()); }), "end-of-text id is 256", "257");

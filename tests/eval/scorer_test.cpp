@@ -132,9 +132,10 @@ TEST_CASE("a continuation is normalized by its code points") {
 
 TEST_CASE("a text's perplexities count words and bytes as the harness does") {
   Bench bench;
-  ssa::test::write_file(bench.model.folder() / "a.txt", "One two.\n\nThree é");
-  ssa::test::write_file(bench.model.folder() / "b.txt", std::string(150, 'x'));
-  const Task task = text_task({(bench.model.folder() / "a.txt").string(), (bench.model.folder() / "b.txt").string()});
+  ssa::test::write_file(bench.model.directory() / "a.txt", "One two.\n\nThree é");
+  ssa::test::write_file(bench.model.directory() / "b.txt", std::string(150, 'x'));
+  const Task task =
+      text_task({(bench.model.directory() / "a.txt").string(), (bench.model.directory() / "b.txt").string()});
   TextEncoder encoder("bytes", bench.model.source());
   const Setting setting = bench.setting("sparse");
   ForwardPass pass(bench.stream, bench.loaded, setting);

@@ -8,10 +8,11 @@
 #include "ssa/tokenizer/utf8.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  static const std::string folder = SSA_SOURCE_DIR "/tests/tokenizer/";
-  static const ssa::Tokenizer tokenizers[] = {
-      ssa::load_tokenizer(folder + "gpt2.tokenizer.json"), ssa::load_tokenizer(folder + "llama3.tokenizer.json"),
-      ssa::load_tokenizer(folder + "smollm2.tokenizer.json"), ssa::load_tokenizer(folder + "qwen2.tokenizer.json")};
+  static const std::string directory = SSA_SOURCE_DIR "/tests/tokenizer/";
+  static const ssa::Tokenizer tokenizers[] = {ssa::load_tokenizer(directory + "gpt2.tokenizer.json"),
+                                              ssa::load_tokenizer(directory + "llama3.tokenizer.json"),
+                                              ssa::load_tokenizer(directory + "smollm2.tokenizer.json"),
+                                              ssa::load_tokenizer(directory + "qwen2.tokenizer.json")};
   static std::vector<ssa::Encoder> encoders(std::begin(tokenizers), std::end(tokenizers));
   std::string text(reinterpret_cast<const char*>(data), size);
   ssa::replace_invalid_utf8(text);

@@ -8,9 +8,9 @@
 #include "support/temp_dir.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  static const ssa::test::TempDir folder;
+  static const ssa::test::TempDir directory;
   if (size == 0) return 0;
-  const auto path = folder / (data[0] % 2 ? "ranks.tiktoken" : "tokenizer.json");
+  const auto path = directory / (data[0] % 2 ? "ranks.tiktoken" : "tokenizer.json");
   ssa::test::write_file(path, {reinterpret_cast<const char*>(data) + 1, size - 1});
   try {
     const ssa::Tokenizer tokenizer = ssa::load_tokenizer(path.string());

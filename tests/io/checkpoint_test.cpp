@@ -63,9 +63,9 @@ bool holds(const CheckpointReader& reader, std::int64_t step) {
   return same;
 }
 
-std::set<std::string> names_in(const fs::path& folder) {
+std::set<std::string> names_in(const fs::path& directory) {
   std::set<std::string> names;
-  for (const auto& entry : fs::directory_iterator(folder)) names.insert(entry.path().filename().string());
+  for (const auto& entry : fs::directory_iterator(directory)) names.insert(entry.path().filename().string());
   return names;
 }
 
@@ -83,11 +83,11 @@ using Names = std::set<std::string>;
 
 TEST_CASE("checkpoint: what is saved is read back, whole and in part") {
   const TempDir run;
-  const fs::path folder = save(run.path(), 1000);
-  CHECK(folder == run.path() / "checkpoints" / "step-00001000");
-  CHECK(names_in(folder) ==
+  const fs::path directory = save(run.path(), 1000);
+  CHECK(directory == run.path() / "checkpoints" / "step-00001000");
+  CHECK(names_in(directory) ==
         Names{"model.safetensors", "optimizer.safetensors", "trainer.json", "config.json", "manifest.json"});
-  const CheckpointReader reader(folder);
+  const CheckpointReader reader(directory);
   CHECK(holds(reader, 1000));
   CHECK(reader.config() == R"({"output_dir": "run"})");
   std::vector<float> part(3);
@@ -112,19 +112,19 @@ TEST_CASE("checkpoint: a model of another shape is refused by tensor") {
 
 TEST_CASE("checkpoint: a flipped bit in any file is caught, and the file named") {
   const TempDir run;
-  const fs::path folder = save(run.path(), 1);
-  for (const std::string& name : names_in(folder)) {
-    const std::uint64_t bits = fs::file_size(folder / name) * 8;
+  const fs::path directory = save(run.path(), 1);
+  for (const std::string& name : names_in(directory)) {
+    const std::uint64_t bits = fs::file_size(directory / name) * 8;
     // Every bit of the manifest, which nothing else vouches for; a spread of the others.
     const std::uint64_t stride = name == "manifest.json" ? 1 : 97;
     for (std::uint64_t bit = 0; bit < bits; bit += stride) {
-      flip_bit(folder / name, bit);
-      const std::string problem = checkpoint_problem(folder, Verify::checksums);
+      flip_bit(directory / name, bit);
+      const std::string problem = checkpoint_problem(directory, Verify::checksums);
       if (problem.find(name) == std::string::npos) FAIL(name << ", bit " << bit << ": " << problem);
-      flip_bit(folder / name, bit);
+      flip_bit(directory / name, bit);
     }
   }
-  CHECK(checkpoint_problem(folder, Verify::checksums).empty());
+  CHECK(checkpoint_problem(directory, Verify::checksums).empty());
 }
 
 TEST_CASE("checkpoint: resuming skips what is missing, cut or damaged, and says why") {
@@ -156,7 +156,7 @@ TEST_CASE("checkpoint: resuming skips what is missing, cut or damaged, and says 
 
   fs::rename(root / "step-00000001", root / "step-00000007");
   check_error(checkpoint_problem(root / "step-00000007", Verify::sizes),
-              "manifest.json: step 1, the folder's name says 7");
+              "manifest.json: step 1, the directory's name says 7");
 }
 
 TEST_CASE("checkpoint: a run without checkpoints has none") {
@@ -340,5 +340,5 @@ TEST_CASE("checkpoint: an output_dir that cannot be written is named") {
   const TempDir run;
   replace_file(run.path() / "file", "");
   check_error(error_of([&] { CheckpointWriter writer(run.path() / "file", 1, kParameters); }), "file/checkpoints",
-              "cannot create the folder: Not a directory");
+              "cannot create the directory: Not a directory");
 }

@@ -6,6 +6,7 @@
 #include "ssa/config/config.h"
 #include "support/catch.h"
 #include "support/error_of.h"
+#include "support/paths.h"
 #include "support/temp_dir.h"
 
 namespace fs = std::filesystem;
@@ -41,10 +42,11 @@ std::vector<float> values_of(const NamedShape& tensor, std::size_t which) {
   return values;
 }
 
-void write_folder(const fs::path& folder, const ModelConfig& model, FileDType dtype, std::uint64_t max_shard_bytes) {
+void write_directory(const fs::path& directory, const ModelConfig& model, FileDType dtype,
+                     std::uint64_t max_shard_bytes) {
   const auto tensors = published_parameters(model);
   HuggingFaceWriter writer(
-      folder, {{"config.json", hugging_face_config_json(model, Method::moba, BlockSelection::exact, "bfloat16")}},
+      directory, {{"config.json", hugging_face_config_json(model, Method::moba, BlockSelection::exact, "bfloat16")}},
       tensors, dtype, max_shard_bytes);
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     const auto values = values_of(tensors[i], i);
@@ -67,10 +69,10 @@ bool holds_all(const HuggingFaceWeights& weights, const std::vector<NamedShape>&
 }
 
 /// Writes model.safetensors of zeros.
-void write_zeros(const fs::path& folder, const std::vector<NamedShape>& tensors) {
+void write_zeros(const fs::path& directory, const std::vector<NamedShape>& tensors) {
   std::vector<TensorSpec> specs;
   for (const NamedShape& t : tensors) specs.push_back({t.name, FileDType::f32, t.shape});
-  SafetensorsWriter writer(folder / "model.safetensors", specs);
+  SafetensorsWriter writer(directory / "model.safetensors", specs);
   for (const NamedShape& t : tensors)
     writer.append(t.name, std::vector<float>(static_cast<std::size_t>(count_of(t.shape))));
   writer.finish();
@@ -78,20 +80,20 @@ void write_zeros(const fs::path& folder, const std::vector<NamedShape>& tensors)
 
 }  // namespace
 
-TEST_CASE("huggingface: a folder written is read back, whole and sharded, f32 and bf16, tied and not") {
+TEST_CASE("huggingface: a directory written is read back, whole and sharded, f32 and bf16, tied and not") {
   const bool tied = GENERATE(true, false);
   const FileDType dtype = GENERATE(FileDType::f32, FileDType::bf16);
   const std::uint64_t max_shard_bytes = GENERATE(std::uint64_t{1} << 30, std::uint64_t{1000}, std::uint64_t{1});
   CAPTURE(tied, name_of(dtype), max_shard_bytes);
   const TempDir dir;
   const ModelConfig model = small_model(tied);
-  write_folder(dir.path() / "new" / "model", model, dtype, max_shard_bytes);
-  const fs::path folder = dir.path() / "new" / "model";
+  write_directory(dir.path() / "new" / "model", model, dtype, max_shard_bytes);
+  const fs::path directory = dir.path() / "new" / "model";
   const auto tensors = published_parameters(model);
-  const HuggingFaceWeights weights(folder, tensors, tied);
+  const HuggingFaceWeights weights(directory, tensors, tied);
   CHECK(holds_all(weights, tensors));
-  CHECK(load_model_config(folder / "config.json") == model);
-  CHECK((max_shard_bytes > 1000) == fs::exists(folder / "model.safetensors"));
+  CHECK(load_model_config(directory / "config.json") == model);
+  CHECK((max_shard_bytes > 1000) == fs::exists(directory / "model.safetensors"));
   if (max_shard_bytes == 1) CHECK(weights.shards().size() == tensors.size());
   for (const SafetensorsReader& shard : weights.shards()) {
     std::uint64_t bytes = 0;
@@ -134,7 +136,7 @@ TEST_CASE("huggingface: config.json says what transformers asks for") {
     CHECK(found);
   }
   for (const TextFile& code : hugging_face_model_code())
-    CHECK(code.text == read_file(fs::path(SSA_SOURCE_DIR) / "src" / "io" / "hf_model" / code.name));
+    CHECK(code.text == read_file(ssa::test::source_dir() / "src" / "io" / "hf_model" / code.name));
 }
 
 TEST_CASE("huggingface: a missing, misshapen or unexpected tensor is named") {
@@ -167,7 +169,7 @@ TEST_CASE("huggingface: a missing, misshapen or unexpected tensor is named") {
 
 TEST_CASE("huggingface: an index that does not fit its shards is refused") {
   const TempDir dir;
-  write_folder(dir.path() / "m", small_model(true), FileDType::f32, 1000);
+  write_directory(dir.path() / "m", small_model(true), FileDType::f32, 1000);
   const fs::path index = dir.path() / "m" / "model.safetensors.index.json";
   const auto good = nlohmann::json::parse(read_file(index));
   const auto tensor = "model.norm.weight";
@@ -182,7 +184,7 @@ TEST_CASE("huggingface: an index that does not fit its shards is refused") {
   bad["weight_map"].erase(tensor);
   check_error(error_with(bad), "tensor model.norm.weight is not listed there by model.safetensors.index.json");
   bad["weight_map"][tensor] = "../m/model.safetensors";
-  check_error(error_with(bad), "index.json: weight_map of model.norm.weight", "expected a file of the same folder");
+  check_error(error_with(bad), "index.json: weight_map of model.norm.weight", "expected a file of the same directory");
   bad["weight_map"][tensor] = 3;
   check_error(error_with(bad), "index.json: weight_map of model.norm.weight is 3");
   bad["weight_map"][tensor] = "model-00009-of-00009.safetensors";
@@ -190,13 +192,14 @@ TEST_CASE("huggingface: an index that does not fit its shards is refused") {
   check_error(error_with(nlohmann::json::array()), "index.json", "weight_map");
 }
 
-TEST_CASE("huggingface: a folder that holds something is left alone, a failed one leaves nothing") {
+TEST_CASE("huggingface: a directory that holds something is left alone, a failed one leaves nothing") {
   const TempDir dir;
   const auto tensors = published_parameters(small_model(true));
   fs::create_directory(dir.path() / "taken");
   replace_file(dir.path() / "taken" / "model.safetensors", "precious");
-  check_error(error_of([&] { write_folder(dir.path() / "taken", small_model(true), FileDType::f32, kMaxShardBytes); }),
-              "taken: exists, expected a new or an empty folder");
+  check_error(
+      error_of([&] { write_directory(dir.path() / "taken", small_model(true), FileDType::f32, kMaxShardBytes); }),
+      "taken: exists, expected a new or an empty directory");
   check_error(error_of([&] {
                 HuggingFaceWriter writer(dir.path() / "half", {}, tensors, FileDType::bf16);
                 writer.finish();
@@ -204,14 +207,15 @@ TEST_CASE("huggingface: a folder that holds something is left alone, a failed on
               "half.tmp/model.safetensors: tensor model.embed_tokens.weight has 0 of");
   CHECK(std::distance(fs::directory_iterator(dir.path()), {}) == 1);
   fs::create_directory(dir.path() / "empty");
-  write_folder(dir.path() / "empty/", small_model(true), FileDType::f32, kMaxShardBytes);
+  write_directory(dir.path() / "empty/", small_model(true), FileDType::f32, kMaxShardBytes);
   CHECK(fs::exists(dir.path() / "empty" / "model.safetensors"));
 }
 
 TEST_CASE("huggingface: weights that another program wrote") {
-  const fs::path folder = fs::path(SSA_SOURCE_DIR) / "tests" / "golden" / "cases" / "full-untied-llama3rope" / "model";
-  const ModelConfig model = load_model_config(folder / "config.json");
-  const HuggingFaceWeights weights(folder, published_parameters(model), model.tie_word_embeddings);
+  const fs::path directory =
+      ssa::test::source_dir() / "tests" / "golden" / "cases" / "full-untied-llama3rope" / "model";
+  const ModelConfig model = load_model_config(directory / "config.json");
+  const HuggingFaceWeights weights(directory, published_parameters(model), model.tie_word_embeddings);
   std::vector<float> norm(static_cast<std::size_t>(model.hidden_size));
   weights.read({"model.norm.weight", {model.hidden_size}}, norm);
   CHECK(norm == std::vector<float>(norm.size(), 1.0f));

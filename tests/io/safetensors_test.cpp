@@ -61,8 +61,8 @@ TEST_CASE("safetensors: what is written in pieces reads back in parts") {
   writer.append("a", std::span(values).first(9000));
   writer.append("a", std::span(values).subspan(9000));
   writer.append("scalar", std::span(values).first(1));
-  const FileSum sum = writer.finish();
-  CHECK(sum == sum_file(path));
+  const FileChecksum sum = writer.finish();
+  CHECK(sum == checksum_file(path));
 
   const SafetensorsReader reader(path);
   REQUIRE(reader.tensors().size() == 4);

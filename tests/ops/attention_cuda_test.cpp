@@ -12,11 +12,11 @@ using namespace ssa;
 using namespace ssa::test;
 
 TEST_CASE("the CUDA attention kernels say which shapes they refuse") {
-  for (const std::int64_t group : {1, 2, 7, 16, 32}) CHECK(cuda_unsupported(64, group, 16).empty());
-  CHECK(cuda_unsupported(128, 4, 0).empty());
-  CHECK(cuda_unsupported(96, 4, 16).find("head_dim is 96") != std::string::npos);
-  CHECK(cuda_unsupported(64, 17, 16).find("17 query heads") != std::string::npos);
-  CHECK(cuda_unsupported(64, 4, 8).find("block_size is 8") != std::string::npos);
+  for (const std::int64_t group : {1, 2, 7, 16, 32}) CHECK(why_unsupported(64, group, 16).empty());
+  CHECK(why_unsupported(128, 4, 0).empty());
+  CHECK(why_unsupported(96, 4, 16).find("head_dim is 96") != std::string::npos);
+  CHECK(why_unsupported(64, 17, 16).find("17 query heads") != std::string::npos);
+  CHECK(why_unsupported(64, 4, 8).find("block_size is 8") != std::string::npos);
 }
 
 TEST_CASE("attention over long rows on CUDA agrees with the CPU") {

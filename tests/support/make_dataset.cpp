@@ -41,25 +41,25 @@ void write_indexed_dataset(const std::filesystem::path& prefix, const Documents&
   write_file(std::filesystem::path(prefix) += ".idx", idx + lengths + offsets + indices);
 }
 
-void make_dataset(const std::filesystem::path& folder, const std::vector<Documents>& shards,
+void make_dataset(const std::filesystem::path& directory, const std::vector<Documents>& shards,
                   const DatasetOptions& options) {
-  std::filesystem::create_directories(folder);
+  std::filesystem::create_directories(directory);
   std::string list;
   for (std::size_t s = 0; s < shards.size(); ++s) {
     char name[32];
     std::snprintf(name, sizeof(name), "shard-%05zu", s);
-    write_indexed_dataset(folder / name, shards[s], options.type);
+    write_indexed_dataset(directory / name, shards[s], options.type);
     std::size_t tokens = 0;
     for (const Document& document : shards[s]) tokens += document.size();
-    const std::string bin = read_file(folder / (std::string(name) + ".bin"));
-    const std::string idx = read_file(folder / (std::string(name) + ".idx"));
+    const std::string bin = read_file(directory / (std::string(name) + ".bin"));
+    const std::string idx = read_file(directory / (std::string(name) + ".idx"));
     list += concat(s ? ",\n" : "", "  {\"name\": \"", name, "\", \"documents\": ", shards[s].size(),
                    ", \"tokens\": ", tokens, ", \"bin_bytes\": ", bin.size(), ", \"idx_bytes\": ", idx.size(),
                    ", \"bin_xxh3\": \"", xxh3_hex(bin.data(), bin.size()), "\", \"idx_xxh3\": \"",
                    xxh3_hex(idx.data(), idx.size()), "\"}");
   }
   if (!options.json) return;
-  write_file(folder / "dataset.json",
+  write_file(directory / "dataset.json",
              concat("{\"format\": \"megatron-indexed\",\n \"tokenizer\": {\"name\": \"bytes\", \"sha256\": \"",
                     std::string(64, '0'), "\"},\n \"vocab_size\": ", options.vocab_size,
                     ",\n \"eos_token_id\": ", options.eos_token_id, ",\n \"dtype\": \"", name_of(options.type),

@@ -24,7 +24,7 @@ struct DatasetOptions {
 };
 
 /// FOLDER/shard-00000.{bin,idx} and so on, and dataset.json.
-void make_dataset(const std::filesystem::path& folder, const std::vector<Documents>& shards,
+void make_dataset(const std::filesystem::path& directory, const std::vector<Documents>& shards,
                   const DatasetOptions& options = {});
 
 /// `count` documents of 1 to `max_length` tokens, ids below `eos` and `eos` last; many are short.

@@ -1,4 +1,4 @@
-// A Hugging Face folder with a small model of random weights over the bytes tokenizer.
+// A Hugging Face directory with a small model of random weights over the bytes tokenizer.
 #pragma once
 
 #include <filesystem>
@@ -19,11 +19,11 @@ inline ModelConfig small_bytes_model() {
   return c;
 }
 
-inline void write_random_model(const std::filesystem::path& folder, const ModelConfig& config, Method method,
+inline void write_random_model(const std::filesystem::path& directory, const ModelConfig& config, Method method,
                                std::uint64_t seed) {
   const ParamTable table(config);
   const std::string json = hugging_face_config_json(config, method, BlockSelection::exact, "float32");
-  HuggingFaceWriter writer(folder, {{"config.json", json}}, published_parameters(config), FileDType::f32);
+  HuggingFaceWriter writer(directory, {{"config.json", json}}, published_parameters(config), FileDType::f32);
   for (std::size_t i = 0; i < table.params().size(); ++i) {
     std::vector<float> values(static_cast<std::size_t>(table.params()[i].count()));
     initialize_param(table, config, i, seed, values, 0);

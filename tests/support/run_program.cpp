@@ -17,6 +17,7 @@
 
 #include "ssa/base/error.h"
 #include "support/catch.h"
+#include "support/paths.h"
 
 namespace ssa::test {
 namespace {
@@ -40,9 +41,9 @@ std::string content(int fd) {
 
 Arguments command_line(const Arguments& arguments, int ranks) {
   Arguments command;
-  if (ranks > 1) command = {SSA_MPIEXEC, "--oversubscribe", "-n", std::to_string(ranks)};
+  if (ranks > 1) command = {mpiexec(), "--oversubscribe", "-n", std::to_string(ranks)};
   const bool has_path = arguments.at(0).find('/') != std::string::npos;
-  command.push_back(has_path ? arguments[0] : SSA_BINARY_DIR "/" + arguments[0]);
+  command.push_back(has_path ? arguments[0] : (binary_dir() / arguments[0]).string());
   command.insert(command.end(), arguments.begin() + 1, arguments.end());
   return command;
 }
@@ -63,7 +64,7 @@ RunningProgram::RunningProgram(const Arguments& arguments, const ProgramOptions&
   ::dup2(::open("/dev/null", O_RDONLY), STDIN_FILENO);
   ::dup2(out_, STDOUT_FILENO);
   ::dup2(err_, STDERR_FILENO);
-  if (!options.folder.empty() && ::chdir(options.folder.c_str()) != 0) ::_exit(126);
+  if (!options.directory.empty() && ::chdir(options.directory.c_str()) != 0) ::_exit(126);
   if (options.largest_file > 0) {
     // Ignored signals stay ignored in the program: writing past the limit is then an error it sees.
     ::signal(SIGXFSZ, SIG_IGN);

@@ -20,9 +20,9 @@ struct ProgramResult {
 };
 
 struct ProgramOptions {
-  std::filesystem::path folder = {};  ///< to run in; empty: the current one
-  int ranks = 1;                      ///< more than one: under mpirun
-  std::int64_t largest_file = 0;      ///< bytes a file may have (writing more fails); 0: no limit
+  std::filesystem::path directory = {};  ///< to run in; empty: the current one
+  int ranks = 1;                         ///< more than one: under mpirun
+  std::int64_t largest_file = 0;         ///< bytes a file may have (writing more fails); 0: no limit
 };
 
 /// A program of the build, started in the constructor with one thread; gone at the latest with the object.

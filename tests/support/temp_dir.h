@@ -1,4 +1,4 @@
-// TempDir: a folder of its own for one test, gone with it.
+// TempDir: a directory of its own for one test, gone with it.
 #pragma once
 
 #include <stdlib.h>

@@ -13,6 +13,7 @@
 #include "ssa/tokenizer/utf8.h"
 #include "support/catch.h"
 #include "support/error_of.h"
+#include "support/paths.h"
 #include "support/temp_dir.h"
 
 namespace fs = std::filesystem;
@@ -24,9 +25,9 @@ using ssa::test::write_file;
 
 namespace {
 
-const fs::path kFolder = fs::path(SSA_SOURCE_DIR) / "tests/tokenizer";
+const fs::path kDirectory = ssa::test::source_dir() / "tests/tokenizer";
 
-fs::path file_of(const std::string& name) { return kFolder / (name + ".tokenizer.json"); }
+fs::path file_of(const std::string& name) { return kDirectory / (name + ".tokenizer.json"); }
 
 ssa::Tokenizer load(const std::string& name) {
   return ssa::load_tokenizer(file_of(name).string(),
@@ -42,17 +43,17 @@ std::vector<std::int32_t> encode(const ssa::Tokenizer& tokenizer, std::string_vi
 
 std::vector<json> vectors() {
   std::vector<json> all;
-  std::ifstream file(kFolder / "vectors.jsonl");
+  std::ifstream file(kDirectory / "vectors.jsonl");
   for (std::string line; std::getline(file, line);) all.push_back(json::parse(line));
   return all;
 }
 
 /// The tokenizer of the files that an export of this one writes.
 ssa::Tokenizer exported(const std::string& path, const ssa::TokenizerOptions& options = {}) {
-  const TempDir folder;
+  const TempDir directory;
   for (const auto& [name, text] : ssa::hugging_face_tokenizer(path, ssa::read_tokenizer(path, options)))
-    write_file(folder / name, text);
-  return ssa::load_tokenizer(folder.path().string());
+    write_file(directory / name, text);
+  return ssa::load_tokenizer(directory.path().string());
 }
 
 std::string base64(const std::string& bytes) {
@@ -146,7 +147,7 @@ TEST_CASE("tokenizer: special tokens can be read as text") {
   CHECK(tokenizer.decode(as_text) == text);
 }
 
-TEST_CASE("tokenizer: bytes as a Hugging Face folder") {
+TEST_CASE("tokenizer: bytes as a Hugging Face directory") {
   const ssa::Tokenizer tokenizer = exported("bytes");
   CHECK(tokenizer.vocab_size() == 257);
   CHECK(tokenizer.eos_token_id() == 256);
@@ -159,7 +160,7 @@ TEST_CASE("tokenizer: bytes as a Hugging Face folder") {
   CHECK(encode(tokenizer, "a<|endoftext|>") == std::vector<std::int32_t>{'a', 256});
 }
 
-TEST_CASE("tokenizer: a tokenizer.json goes into a Hugging Face folder as it is") {
+TEST_CASE("tokenizer: a tokenizer.json goes into a Hugging Face directory as it is") {
   for (const char* name : {"gpt2", "llama3", "qwen2"}) {
     const std::string path = file_of(name).string();
     const auto files = ssa::hugging_face_tokenizer(path, ssa::read_tokenizer(path));
@@ -167,11 +168,11 @@ TEST_CASE("tokenizer: a tokenizer.json goes into a Hugging Face folder as it is"
     CHECK(json::parse(files.at("tokenizer_config.json")).at("tokenizer_class") == "PreTrainedTokenizerFast");
   }
   // What stands beside it comes along, completed where transformers would fail without.
-  const TempDir folder;
-  fs::copy(file_of("gpt2"), folder / "tokenizer.json");
+  const TempDir directory;
+  fs::copy(file_of("gpt2"), directory / "tokenizer.json");
   const auto config_of = [&](const std::string& config) {
-    write_file(folder / "tokenizer_config.json", config);
-    const std::string path = folder.path().string();
+    write_file(directory / "tokenizer_config.json", config);
+    const std::string path = directory.path().string();
     return ssa::hugging_face_tokenizer(path, ssa::read_tokenizer(path)).at("tokenizer_config.json");
   };
   const std::string whole = R"({"eos_token": "<|endoftext|>",  "tokenizer_class": "GPT2Tokenizer"})";
@@ -192,19 +193,19 @@ TEST_CASE("tokenizer: bytes") {
   CHECK(tokenizer.decode(std::vector<std::int32_t>{65, 0xc3, 0xa9, 256}) == "A\u00e9");
 }
 
-TEST_CASE("tokenizer: a folder of vocab.json and merges.txt, its special tokens told by what no merge makes") {
+TEST_CASE("tokenizer: a directory of vocab.json and merges.txt, its special tokens told by what no merge makes") {
   const json file = json::parse(ssa::test::read_file(file_of("smollm2")));
-  TempDir folder;
+  TempDir directory;
   json vocab = file["model"]["vocab"];
   for (const json& token : file["added_tokens"]) vocab[token["content"].get<std::string>()] = token["id"];
   std::string merges = "#version: 0.2\n";
   for (const json& merge : file["model"]["merges"])
     merges += merge[0].get<std::string>() + " " + merge[1].get<std::string>() + "\n";
-  write_file(folder / "vocab.json", vocab.dump());
-  write_file(folder / "merges.txt", merges);
+  write_file(directory / "vocab.json", vocab.dump());
+  write_file(directory / "merges.txt", merges);
   const ssa::Tokenizer tokenizer =
-      ssa::load_tokenizer(folder.path().string(), {.eos_token = "", .pre_tokenizer = "smollm2"});
-  const ssa::Tokenizer again = exported(folder.path().string(), {.eos_token = "", .pre_tokenizer = "smollm2"});
+      ssa::load_tokenizer(directory.path().string(), {.eos_token = "", .pre_tokenizer = "smollm2"});
+  const ssa::Tokenizer again = exported(directory.path().string(), {.eos_token = "", .pre_tokenizer = "smollm2"});
   for (const ssa::Tokenizer* one_of : {&tokenizer, &again}) {
     CHECK(one_of->eos_token_id() == load("smollm2").eos_token_id());
     int wrong = 0;
@@ -213,7 +214,7 @@ TEST_CASE("tokenizer: a folder of vocab.json and merges.txt, its special tokens 
     CHECK(wrong == 0);
   }
   check_error(
-      error_of([&] { ssa::load_tokenizer(folder.path().string(), {.eos_token = "", .pre_tokenizer = "gpt3"}); }),
+      error_of([&] { ssa::load_tokenizer(directory.path().string(), {.eos_token = "", .pre_tokenizer = "gpt3"}); }),
       "--pre-tokenizer gpt3", "smollm2");
 }
 
@@ -235,15 +236,15 @@ TEST_CASE("tokenizer: a tiktoken rank file, against byte-pair encoding as it is 
     file += base64(tokens[i]) + " " + std::to_string(i) + "\n";
     ranks[tokens[i]] = static_cast<std::int32_t>(i);
   }
-  TempDir folder;
-  write_file(folder / "ranks.tiktoken", file);
-  const ssa::Tokenizer tokenizer = ssa::load_tokenizer((folder / "ranks.tiktoken").string());
+  TempDir directory;
+  write_file(directory / "ranks.tiktoken", file);
+  const ssa::Tokenizer tokenizer = ssa::load_tokenizer((directory / "ranks.tiktoken").string());
   CHECK(tokenizer.vocab_size() == 50257);
   CHECK(tokenizer.eos_token_id() == 50256);
   // Around the lengths where the algorithm changes, and beyond. The exported one has a rank for each pair, not for each
   // token, and so might merge another pair of the same rank first: Hugging Face's conversion has that too. Words of
   // the vocabulary are their token in both.
-  const ssa::Tokenizer converted = exported((folder / "ranks.tiktoken").string());
+  const ssa::Tokenizer converted = exported((directory / "ranks.tiktoken").string());
   CHECK(converted.vocab_size() == 50257);
   CHECK(converted.eos_token_id() == 50256);
   for (const char* text : {"abab", "#12 #49000, a ab<|endoftext|>"})
@@ -262,11 +263,12 @@ TEST_CASE("tokenizer: a tiktoken rank file, against byte-pair encoding as it is 
   }
   CHECK(wrong == 0);
 
-  write_file(folder / "short.tiktoken", file.substr(0, file.rfind('\n', file.size() - 2) + 1));
-  check_error(error_of([&] { ssa::load_tokenizer((folder / "short.tiktoken").string()); }), "short.tiktoken",
+  write_file(directory / "short.tiktoken", file.substr(0, file.rfind('\n', file.size() - 2) + 1));
+  check_error(error_of([&] { ssa::load_tokenizer((directory / "short.tiktoken").string()); }), "short.tiktoken",
               "50255 ranks");
-  write_file(folder / "bad.tiktoken", "IQ== 0\nIg= x\n");
-  check_error(error_of([&] { ssa::load_tokenizer((folder / "bad.tiktoken").string()); }), "bad.tiktoken:2", "base64");
+  write_file(directory / "bad.tiktoken", "IQ== 0\nIg= x\n");
+  check_error(error_of([&] { ssa::load_tokenizer((directory / "bad.tiktoken").string()); }), "bad.tiktoken:2",
+              "base64");
 }
 
 TEST_CASE("tokenizer: a megabyte of one letter is encoded in one go") {
@@ -277,15 +279,15 @@ TEST_CASE("tokenizer: a megabyte of one letter is encoded in one go") {
 
 TEST_CASE("tokenizer: what is not supported is refused by name") {
   const json good = json::parse(ssa::test::read_file(file_of("gpt2")));
-  TempDir folder;
+  TempDir directory;
   const auto error_with = [&](const char* pointer, const json& value) {
     json file = good;
     file[json::json_pointer(pointer)] = value;
-    write_file(folder / "tokenizer.json", file.dump());
-    return error_of([&] { ssa::load_tokenizer(folder.path().string()); });
+    write_file(directory / "tokenizer.json", file.dump());
+    return error_of([&] { ssa::load_tokenizer(directory.path().string()); });
   };
   CHECK(error_with("/truncation", nullptr).empty());
-  const std::string path = (folder / "tokenizer.json").string();
+  const std::string path = (directory / "tokenizer.json").string();
   check_error(error_with("/normalizer", {{"type", "Lowercase"}}), path, "normalizer Lowercase");
   check_error(error_with("/normalizer", {{"type", "Sequence"}, {"normalizers", {{{"type", "NFKC"}}}}}),
               "normalizer NFKC");
@@ -312,16 +314,16 @@ TEST_CASE("tokenizer: what is not supported is refused by name") {
   check_error(error_with("/model", nullptr), path, "model");
   check_error(error_of([&] { ssa::load_tokenizer(file_of("gpt2").string(), {.eos_token = "<none>"}); }),
               "--eos-token <none>");
-  write_file(folder / "tokenizer.json", "{\"model\": ");
-  check_error(error_of([&] { ssa::load_tokenizer(folder.path().string()); }), path, "not valid JSON");
-  check_error(error_of([&] { ssa::load_tokenizer((folder / "none").string()); }), "no such file");
+  write_file(directory / "tokenizer.json", "{\"model\": ");
+  check_error(error_of([&] { ssa::load_tokenizer(directory.path().string()); }), path, "not valid JSON");
+  check_error(error_of([&] { ssa::load_tokenizer((directory / "none").string()); }), "no such file");
 }
 
 TEST_CASE("tokenizer: the end of text is what the files beside the tokenizer say") {
-  TempDir folder;
-  write_file(folder / "tokenizer.json", ssa::test::read_file(file_of("llama3")));
-  write_file(folder / "tokenizer_config.json", R"({"eos_token": {"content": "<|begin_of_text|>"}})");
-  CHECK(ssa::load_tokenizer(folder.path().string()).eos_token_id() == 640);
-  write_file(folder / "tokenizer_config.json", R"({"eos_token": "<|end_of_text|>"})");
-  CHECK(ssa::load_tokenizer(folder.path().string()).eos_token_id() == 641);
+  TempDir directory;
+  write_file(directory / "tokenizer.json", ssa::test::read_file(file_of("llama3")));
+  write_file(directory / "tokenizer_config.json", R"({"eos_token": {"content": "<|begin_of_text|>"}})");
+  CHECK(ssa::load_tokenizer(directory.path().string()).eos_token_id() == 640);
+  write_file(directory / "tokenizer_config.json", R"({"eos_token": "<|end_of_text|>"})");
+  CHECK(ssa::load_tokenizer(directory.path().string()).eos_token_id() == 641);
 }

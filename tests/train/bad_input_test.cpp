@@ -5,7 +5,8 @@
 #include "ssa/train/train.h"
 #include "support/error_of.h"
 #include "support/make_dataset.h"
-#include "train/run_folder.h"
+#include "support/paths.h"
+#include "train/run_directory.h"
 
 using namespace ssa;
 using namespace ssa::test;
@@ -32,17 +33,17 @@ void replace_text(const fs::path& file, const std::string& from, const std::stri
   ssa::test::write_file(file, text.replace(at, from.size(), to));
 }
 
-ProgramResult inspect(const RunFolder& run, const std::string& path) {
-  return run_program({"ssa_inspect", path, "--verify"}, {.folder = run.path()});
+ProgramResult inspect(const RunDirectory& run, const std::string& path) {
+  return run_program({"ssa_inspect", path, "--verify"}, {.directory = run.path()});
 }
 
 }  // namespace
 
 TEST_CASE("bad input: the command line") {
-  const RunFolder run(kCase);
+  const RunDirectory run(kCase);
   const auto fails = [&](const Arguments& arguments, const Names& parts) {
     INFO(arguments.at(0) << " " << (arguments.size() > 1 ? arguments[1] : ""));
-    check_fails(run_program(arguments, {.folder = run.path()}), kExitUsage, parts);
+    check_fails(run_program(arguments, {.directory = run.path()}), kExitUsage, parts);
   };
   fails({"ssa_train"}, {"--config FILE is missing"});
   fails({"ssa_train", "--config"}, {"--config needs a value"});
@@ -61,7 +62,7 @@ TEST_CASE("bad input: the command line") {
 }
 
 TEST_CASE("bad input: keys of the config") {
-  const RunFolder run(kCase);
+  const RunDirectory run(kCase);
   const auto set = [&](const std::string& override, const Names& parts) {
     INFO(override);
     check_fails(run.train("out", {override}), kExitUsage, parts);
@@ -89,7 +90,7 @@ TEST_CASE("bad input: keys of the config") {
 
 TEST_CASE("bad input: files that are missing or of the wrong kind") {
   const auto fails = [&](const fs::path& removed, int exit_code, const Names& parts) {
-    const RunFolder run(kCase);
+    const RunDirectory run(kCase);
     fs::remove_all(run / removed);
     INFO(removed);
     check_fails(run.train("out"), exit_code, parts);
@@ -99,7 +100,7 @@ TEST_CASE("bad input: files that are missing or of the wrong kind") {
   fails("data", kExitFailed, {"data: "});
   fails("data/shard-00000.bin", kExitFailed, {"data/shard-00000.bin"});
   fails("data/shard-00000.idx", kExitFailed, {"data/shard-00000.idx"});
-  const RunFolder run(kCase);
+  const RunDirectory run(kCase);
   check_fails(run.train("out", {"data.eval_path=elsewhere"}), kExitFailed, {"elsewhere"});
   check_fails(run.train("out", {}, {"--resume", "out/checkpoints/step-00000001"}), kExitFailed,
               {"out/checkpoints/step-00000001"});
@@ -107,7 +108,7 @@ TEST_CASE("bad input: files that are missing or of the wrong kind") {
 }
 
 TEST_CASE("bad input: damaged shards") {
-  const RunFolder run(kCase);
+  const RunDirectory run(kCase);
   const fs::path bin = run / "data/shard-00000.bin", idx = run / "data/shard-00000.idx";
   const std::string whole_bin = bytes_of(bin), whole_idx = bytes_of(idx);
   const auto fails = [&](const std::string& what, const Names& parts, const std::function<void()>& damage) {
@@ -123,7 +124,7 @@ TEST_CASE("bad input: damaged shards") {
   fails("truncated idx", {"data/shard-00000.idx: 500 bytes"}, [&] { truncate(idx, 500); });
   fails("empty idx", {"data/shard-00000.idx: 0 bytes"}, [&] { truncate(idx, 0); });
   fails("idx of another shard", {"data/shard-00000.bin", "bytes, expected"}, [&] {
-    fs::copy_file(fs::path(SSA_SOURCE_DIR) / "tests/golden/cases/full/data/shard-00000.idx", idx,
+    fs::copy_file(ssa::test::source_dir() / "tests/golden/cases/full/data/shard-00000.idx", idx,
                   fs::copy_options::overwrite_existing);
   });
   fails("not an idx", {"data/shard-00000.idx"}, [&] { ssa::test::write_file(idx, std::string(2000, 'x')); });
@@ -132,7 +133,7 @@ TEST_CASE("bad input: damaged shards") {
 }
 
 TEST_CASE("bad input: token ids and tokenizers that do not fit the model") {
-  const RunFolder run(kCase);  // vocabulary 272, end of text 257
+  const RunDirectory run(kCase);  // vocabulary 272, end of text 257
   Documents documents = random_documents(400, 60, 1, 257);
   const auto make = [&](const DatasetOptions& options) {
     fs::remove_all(run / "other");
@@ -166,44 +167,44 @@ TEST_CASE("bad input: token ids and tokenizers that do not fit the model") {
 TEST_CASE("bad input: weights that are not the model's") {
   const fs::path config = "model/config.json", weights = "model/model.safetensors";
   const auto fails = [&](const std::string& what, const Names& parts,
-                         const std::function<void(const RunFolder&)>& damage) {
-    const RunFolder run(kCase);
+                         const std::function<void(const RunDirectory&)>& damage) {
+    const RunDirectory run(kCase);
     damage(run);
     INFO(what);
     check_fails(run.train("out"), kExitFailed, parts);
     check_fails(inspect(run, "model"), kExitFailed, parts);
   };
   fails("a tensor of another shape", {"model/model.safetensors", "mlp.gate_proj.weight", "[160, 64]", "[144, 64]"},
-        [&](const RunFolder& run) {
+        [&](const RunDirectory& run) {
           replace_text(run / config, "\"intermediate_size\": 160", "\"intermediate_size\": 144");
         });
-  fails("a missing tensor", {"model/model.safetensors", "model.layers.2.", "missing"}, [&](const RunFolder& run) {
+  fails("a missing tensor", {"model/model.safetensors", "model.layers.2.", "missing"}, [&](const RunDirectory& run) {
     replace_text(run / config, "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3");
   });
   fails("a tensor too many", {"model/model.safetensors", "unexpected tensor model.layers.1."},
-        [&](const RunFolder& run) {
+        [&](const RunDirectory& run) {
           replace_text(run / config, "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1");
         });
-  fails("a header longer than the file", {"model/model.safetensors", "header"}, [&](const RunFolder& run) {
+  fails("a header longer than the file", {"model/model.safetensors", "header"}, [&](const RunDirectory& run) {
     std::string bytes = bytes_of(run / weights);
     const std::uint64_t length = std::uint64_t{1} << 40;
     std::memcpy(bytes.data(), &length, sizeof length);
     ssa::test::write_file(run / weights, bytes);
   });
-  fails("a header without end", {"model/model.safetensors", "header"}, [&](const RunFolder& run) {
+  fails("a header without end", {"model/model.safetensors", "header"}, [&](const RunDirectory& run) {
     std::string bytes = bytes_of(run / weights);
     std::memset(bytes.data(), 0xff, 8);
     ssa::test::write_file(run / weights, bytes);
   });
   fails("a header that is no JSON", {"model/model.safetensors", "header"},
-        [&](const RunFolder& run) { flip_bit(run / weights, 8); });
+        [&](const RunDirectory& run) { flip_bit(run / weights, 8); });
   fails("a file cut short", {"model/model.safetensors"},
-        [&](const RunFolder& run) { truncate(run / weights, fs::file_size(run / weights) - 4); });
-  fails("an empty file", {"model/model.safetensors"}, [&](const RunFolder& run) { truncate(run / weights, 0); });
+        [&](const RunDirectory& run) { truncate(run / weights, fs::file_size(run / weights) - 4); });
+  fails("an empty file", {"model/model.safetensors"}, [&](const RunDirectory& run) { truncate(run / weights, 0); });
 }
 
 TEST_CASE("bad input: a checkpoint with one flipped bit") {
-  const RunFolder run(kCase);
+  const RunDirectory run(kCase);
   const Names saving = {"checkpoint.save_steps=4"};
   run.train_to_end("whole", saving);
   const auto whole = run.metrics("whole");
@@ -219,7 +220,7 @@ TEST_CASE("bad input: a checkpoint with one flipped bit") {
     check_fails(run.train("elsewhere", saving, {"--resume", name}), kExitFailed, {name, file});
     check_fails(inspect(run, name), kExitFailed, {name, file});
     check_fails(inspect(run, "damaged"), kExitFailed, {name, file});
-    check_fails(run_program({"ssa_export", name, "exported"}, {.folder = run.path()}), kExitFailed, {name, file});
+    check_fails(run_program({"ssa_export", name, "exported"}, {.directory = run.path()}), kExitFailed, {name, file});
     CHECK_FALSE(fs::exists(run / "exported"));
 
     const ProgramResult resumed = run.train("damaged", saving);
@@ -234,7 +235,7 @@ TEST_CASE("bad input: a checkpoint with one flipped bit") {
 }
 
 TEST_CASE("bad input: a checkpoint of another model") {
-  const RunFolder run(kCase);
+  const RunDirectory run(kCase);
   run.train_to_end("out", {"checkpoint.save_steps=4"});
   replace_text(run / "model/config.json", "\"intermediate_size\": 160", "\"intermediate_size\": 144");
   check_fails(run.train("out"), kExitFailed,
@@ -242,13 +243,13 @@ TEST_CASE("bad input: a checkpoint of another model") {
 }
 
 TEST_CASE("bad input: a run that already went further than it should") {
-  const RunFolder run(kCase);
+  const RunDirectory run(kCase);
   run.train_to_end("out");
   check_fails(run.train("out", {"train.max_steps=5"}), kExitFailed, {"out/checkpoints/step-00000008", "8", "5"});
 }
 
 TEST_CASE("bad input: an output_dir that cannot be written") {
-  const RunFolder run(kCase);
+  const RunDirectory run(kCase);
   ssa::test::write_file(run / "file", "");
   check_fails(run.train("file/out"), kExitFailed, {"file/out", "Not a directory"});
   check_fails(run.train("file"), kExitFailed, {"file"});
@@ -258,13 +259,13 @@ TEST_CASE("bad input: an output_dir that cannot be written") {
   fs::create_directories(run / "taken/metrics.jsonl");
   check_fails(run.train("taken"), kExitFailed, {"taken/metrics.jsonl"});
   run.train_to_end("out");
-  check_fails(run_program({"ssa_export", "out", "data"}, {.folder = run.path()}), kExitUsage, {"data", "empty"});
-  check_fails(run_program({"ssa_export", "out", "file/exported"}, {.folder = run.path()}), kExitFailed,
-              {"/file: cannot create the folder: Not a directory"});
+  check_fails(run_program({"ssa_export", "out", "data"}, {.directory = run.path()}), kExitUsage, {"data", "empty"});
+  check_fails(run_program({"ssa_export", "out", "file/exported"}, {.directory = run.path()}), kExitFailed,
+              {"/file: cannot create the directory: Not a directory"});
 }
 
 TEST_CASE("bad input: a model that the CUDA kernels do not serve is refused before anything is opened") {
-  const RunFolder run(kCase);
+  const RunDirectory run(kCase);
   Config config = load_config(run / "config.json", {"model=" + (run / "model/config.json").string(),
                                                     "data.path=nowhere", "output_dir=" + (run / "out").string()});
   const auto refused = [&](const std::string& reason) {
@@ -304,7 +305,7 @@ void check_fails_once(const ProgramResult& result, int exit_code, const Names& p
 }  // namespace
 
 TEST_CASE("bad input: on two ranks an error is printed once and ends both") {
-  const RunFolder run(kCase);
+  const RunDirectory run(kCase);
   const auto fails = [&](const Names& overrides, int exit_code, const Names& parts) {
     check_fails_once(run.train("out", overrides, {}, 2), exit_code, parts);
   };
@@ -323,22 +324,22 @@ TEST_CASE("bad input: on two ranks an error is printed once and ends both") {
 }
 
 TEST_CASE("bad input: ranks that do not hold the same config or weights end before the first step") {
-  const RunFolder run(kCase);
-  const std::string train = SSA_BINARY_DIR "/ssa_train --config config.json --device cpu";
+  const RunDirectory run(kCase);
+  const std::string train = (ssa::test::binary_dir() / "ssa_train --config config.json --device cpu").string();
   // Open MPI's variable tells the ranks apart, as nothing else here does.
   const auto ranks = [&](const std::string& command) {
-    return run_program({"/bin/sh", "-c", command}, {.folder = run.path(), .ranks = 2});
+    return run_program({"/bin/sh", "-c", command}, {.directory = run.path(), .ranks = 2});
   };
   check_fails_once(ranks("exec " + train + " --set train.learning_rate=0.0$((OMPI_COMM_WORLD_RANK + 1))"), kExitUsage,
                    {"the config of rank 1 is not that of rank 0", "train.learning_rate = 0.02 on rank 1",
                     "expected train.learning_rate = 0.01"});
   CHECK(!fs::exists(run / "out"));
 
-  // The same config in two folders, with a bit of a weight between them.
-  for (const char* folder : {"at-0", "at-1"}) {
-    fs::create_directories(run / folder);
+  // The same config in two directories, with a bit of a weight between them.
+  for (const char* directory : {"at-0", "at-1"}) {
+    fs::create_directories(run / directory);
     for (const char* part : {"config.json", "model", "data"})
-      fs::copy(run / part, run / folder / part, fs::copy_options::recursive);
+      fs::copy(run / part, run / directory / part, fs::copy_options::recursive);
   }
   const std::string apart = "cd at-$OMPI_COMM_WORLD_RANK && exec " + train;
   const ProgramResult same = ranks(apart);

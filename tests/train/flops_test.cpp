@@ -8,11 +8,12 @@
 #include "ssa/config/config.h"
 #include "ssa/train/run_log.h"
 #include "support/catch.h"
+#include "support/paths.h"
 
 using namespace ssa;
 
 TEST_CASE("flops: of a token of ssa-1b") {
-  ModelConfig c = load_config(SSA_SOURCE_DIR "/configs/ssa-1b.json", {}).model;
+  ModelConfig c = load_config((ssa::test::source_dir() / "configs/ssa-1b.json").string(), {}).model;
   c.window_size = 512;
   const auto executed = [&](Method method, GradientCheckpointing mode = GradientCheckpointing::none) {
     return executed_flops_per_token(c, 8192, method, mode);
@@ -59,7 +60,7 @@ TEST_CASE("flops: the peak of a GPU by its name, none for an unknown one") {
 }
 
 TEST_CASE("flops: the row length from which sparse attention alone pays, and the warning below it") {
-  Config config = load_config(SSA_SOURCE_DIR "/configs/moba-1b.json", {});
+  Config config = load_config((ssa::test::source_dir() / "configs/moba-1b.json").string(), {});
   ModelConfig& m = config.model;
   m.window_size = 512;
   CHECK(sparse_crossover_tokens(m, Method::moba) == 1502);

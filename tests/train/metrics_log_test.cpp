@@ -55,7 +55,7 @@ TEST_CASE("metrics log: a file already right is not rewritten, lines of no step 
   CHECK(read_file(file) == "{\"step\":1}\n");
 }
 
-TEST_CASE("metrics log: a folder that is not there is named") {
-  check_error(error_of([] { MetricsLog log("/no/such/folder/metrics.jsonl", 0); }), "/no/such/folder/metrics.jsonl",
-              "No such file or directory");
+TEST_CASE("metrics log: a directory that is not there is named") {
+  check_error(error_of([] { MetricsLog log("/no/such/directory/metrics.jsonl", 0); }),
+              "/no/such/directory/metrics.jsonl", "No such file or directory");
 }

@@ -11,6 +11,7 @@
 #include "ssa/train/metrics_log.h"
 #include "support/catch.h"
 #include "support/error_of.h"
+#include "support/paths.h"
 #include "support/run_program.h"
 #include "support/temp_dir.h"
 
@@ -21,7 +22,7 @@ using ssa::test::TempDir;
 
 namespace {
 
-const fs::path kModel = fs::path(SSA_SOURCE_DIR) / "tests" / "golden" / "cases" / "full-untied-llama3rope" / "model";
+const fs::path kModel = ssa::test::source_dir() / "tests" / "golden" / "cases" / "full-untied-llama3rope" / "model";
 
 struct Outcome {
   int exit_code;
@@ -87,8 +88,8 @@ TEST_CASE("ssa_export writes what the checkpoint holds") {
   CHECK(json_of("generation_config.json").at("eos_token_id") == model.eos_token_id);
   for (const TextFile& code : hugging_face_model_code()) CHECK(read_file(fs::path(out) / code.name) == code.text);
   const auto parameters = published_parameters(model);
-  const auto holds_the_weights = [&](const fs::path& folder, std::size_t shards) {
-    const HuggingFaceWeights exported(folder, parameters, false), original(kModel, parameters, false);
+  const auto holds_the_weights = [&](const fs::path& directory, std::size_t shards) {
+    const HuggingFaceWeights exported(directory, parameters, false), original(kModel, parameters, false);
     CHECK(exported.shards().size() == shards);
     bool same = true;
     for (const NamedShape& p : parameters) {
@@ -106,7 +107,7 @@ TEST_CASE("ssa_export writes what the checkpoint holds") {
   holds_the_weights(out + "-cut", 3);
   const Outcome again = run_line("ssa_export " + run + " " + out);
   CHECK(again.exit_code == kExitUsage);
-  check_error(last_line(again.output), out, "expected a new or an empty folder");
+  check_error(last_line(again.output), out, "expected a new or an empty directory");
   CHECK(run_line("ssa_export " + run + " " + out + "16").exit_code == kExitDone);
   CHECK(run_line("ssa_inspect --verify " + out + "16").output.find("BF16") != std::string::npos);
 }
@@ -130,7 +131,7 @@ TEST_CASE("ssa_export puts the tokenizer beside the model, or says why not") {
   CHECK_FALSE(fs::exists(dir.path() / "other"));
   const Outcome missing = exported("missing", " --tokenizer nowhere");
   CHECK(missing.exit_code == kExitUsage);
-  check_error(last_line(missing.output), "--tokenizer nowhere: no such file or folder");
+  check_error(last_line(missing.output), "--tokenizer nowhere: no such file or directory");
   CHECK(exported("dangling", " --tokenizer").exit_code == kExitUsage);
 
   // A tokenizer whose end of text the model shares, and special_tokens_map.json beside it.
@@ -175,7 +176,7 @@ TEST_CASE("ssa_inspect knows what a path holds, and verifies it") {
   says(run, "step-00000007: complete\n  last metrics: {\"loss\":2.5,\"step\":7}");
   says(checkpoint, "checkpoint of step 7");
   says(checkpoint / "model.safetensors", "model.norm.weight F32 [64]");
-  says(kModel, "model folder");
+  says(kModel, "model directory");
   says(kModel.parent_path() / "data", "dataset");
 
   const auto fails = [](const fs::path& path, int exit_code, const std::string& text) {
@@ -193,7 +194,7 @@ TEST_CASE("ssa_inspect knows what a path holds, and verifies it") {
   fails(run, kExitFailed, "step-00000008: model.safetensors: 5000 bytes");
   fs::remove(poisoned / "manifest.json");
   fails(poisoned, kExitFailed, "step-00000008: not a complete checkpoint: manifest.json is missing");
-  fails(dir.path() / "nowhere", kExitUsage, "nowhere: no such file or folder");
+  fails(dir.path() / "nowhere", kExitUsage, "nowhere: no such file or directory");
   fails(dir.path(), kExitUsage, "neither a dataset");
 }
 
@@ -205,7 +206,7 @@ TEST_CASE("ssa_export and ssa_inspect explain themselves") {
     CHECK(run_line(program).exit_code == kExitUsage);
     CHECK(run_line(program + " --no-such-option x").exit_code == kExitUsage);
   }
-  check_error(run_line("ssa_export /nowhere out").output, "/nowhere: no such folder");
+  check_error(run_line("ssa_export /nowhere out").output, "/nowhere: no such directory");
   for (const std::string size : {"0", "-1", "5GB", "nan", "''"})
     check_error(run_line("ssa_export a b --max-shard-size " + size).output, "--max-shard-size ",
                 "expected a number of GB above 0");

@@ -14,7 +14,7 @@
 #include "ssa/base/random.h"
 #include "ssa/io/safetensors.h"
 #include "ssa/runtime/stream.h"
-#include "train/run_folder.h"
+#include "train/run_directory.h"
 
 using namespace ssa;
 using namespace ssa::test;
@@ -56,14 +56,14 @@ void check_losses(const std::vector<nlohmann::json>& got, const std::vector<nloh
 }
 
 /// A copy of a run as it was when it had just saved step `step`, one step of `kept` further on in metrics.jsonl.
-void copy_run_at(const RunFolder& run, const std::string& from, const std::string& to, int step) {
+void copy_run_at(const RunDirectory& run, const std::string& from, const std::string& to, int step) {
   fs::copy(run / from, run / to, fs::copy_options::recursive);
   for (const std::string& name : run.checkpoints(to))
     if (run / to / "checkpoints" / name != run.checkpoint(to, step)) fs::remove_all(run / to / "checkpoints" / name);
 }
 
 /// 8 steps at once, and as 4 and 4 more.
-void check_halves(const RunFolder& run, const Names& overrides) {
+void check_halves(const RunDirectory& run, const Names& overrides) {
   const Names saving = with(overrides, {"checkpoint.save_steps=4"});
   run.train_to_end("whole", saving);
   REQUIRE(run.checkpoints("whole") == Names{"step-00000004", "step-00000008"});
@@ -76,7 +76,7 @@ void check_halves(const RunFolder& run, const Names& overrides) {
   CHECK(run.metrics("halves") == whole);
   check_same_state(run.checkpoint("halves", 8), run.checkpoint("whole", 8));
 
-  // Named, into another folder, and written on another thread.
+  // Named, into another directory, and written on another thread.
   run.train_to_end("named", with(saving, {"checkpoint.async=true"}), {"--resume", run.checkpoint("whole", 4).string()});
   check_same_state(run.checkpoint("named", 8), run.checkpoint("whole", 8));
 }
@@ -86,7 +86,7 @@ void check_halves(const RunFolder& run, const Names& overrides) {
 TEST_CASE("resume: 8 steps are 4 and 4 more, to the bit, for every method") {
   for (const MethodCase& method : methods()) {
     INFO(method.name);
-    check_halves(RunFolder(method.name), method.overrides);
+    check_halves(RunDirectory(method.name), method.overrides);
   }
 }
 
@@ -97,13 +97,13 @@ TEST_CASE("resume: 8 steps are 4 and 4 more, to the bit, for every method on CUD
   }
   for (const MethodCase& method : methods()) {
     INFO(method.cuda_name);
-    check_halves(RunFolder(method.cuda_name, "cuda"), method.overrides);
+    check_halves(RunDirectory(method.cuda_name, "cuda"), method.overrides);
   }
 }
 
 TEST_CASE("resume: two ranks train as one, and one goes on from the checkpoint of two") {
   for (const MethodCase& method : methods()) {
-    const RunFolder run(method.name);
+    const RunDirectory run(method.name);
     const Names saving =
         with(method.overrides, {"train.global_batch_size=4", "checkpoint.save_steps=4", "train.num_train_epochs=9"});
     run.train_to_end("one", saving);
@@ -120,7 +120,7 @@ TEST_CASE("resume: two ranks train as one, and one goes on from the checkpoint o
 }
 
 TEST_CASE("resume: two ranks at every ZeRO stage, their streams drawn by row, resume to the bit") {
-  const RunFolder run("ssa-sparse-stream");
+  const RunDirectory run("ssa-sparse-stream");
   const Names saving = {"data.shuffle=true",         "attention.full_stream_probability=0.5",
                         "train.global_batch_size=4", "attention.stream_granularity=row",
                         "train.eval_steps=4",        "data.eval_path=data",
@@ -147,11 +147,11 @@ TEST_CASE("resume: two ranks at every ZeRO stage, their streams drawn by row, re
   }
 }
 
-TEST_CASE("resume: an exported f32 folder starts a run from the same weights") {
-  const RunFolder run("full-untied-llama3rope");
+TEST_CASE("resume: an exported f32 directory starts a run from the same weights") {
+  const RunDirectory run("full-untied-llama3rope");
   run.train_to_end("first");
   const ProgramResult exported =
-      run_program({"ssa_export", "first", "exported", "--dtype", "f32"}, {.folder = run.path()});
+      run_program({"ssa_export", "first", "exported", "--dtype", "f32"}, {.directory = run.path()});
   INFO(exported.err);
   REQUIRE(exported.exit_code == 0);
   // The first step of a warm-up has rate 0: what it saves is what it started from.
@@ -165,7 +165,7 @@ TEST_CASE("resume: an exported f32 folder starts a run from the same weights") {
 }
 
 TEST_CASE("resume: only save_total_limit checkpoints stay") {
-  const RunFolder run("full");
+  const RunDirectory run("full");
   run.train_to_end("limited", {"checkpoint.save_steps=1", "checkpoint.save_total_limit=2"});
   CHECK(run.checkpoints("limited") == Names{"step-00000007", "step-00000008"});
   // A run that has come to its end clears up all the same what one killed while clearing up left.
@@ -184,9 +184,10 @@ namespace {
 
 /// Starts a run, sends it `signal` once it has logged a few steps, and checks that it stopped with a checkpoint.
 /// Returns the steps done.
-std::size_t stop_run(const RunFolder& run, const std::string& output, const Names& overrides, int signal, int ranks) {
+std::size_t stop_run(const RunDirectory& run, const std::string& output, const Names& overrides, int signal,
+                     int ranks) {
   const std::size_t before = run.metrics(output).size();
-  RunningProgram program(run.command(output, overrides), {.folder = run.path(), .ranks = ranks});
+  RunningProgram program(run.command(output, overrides), {.directory = run.path(), .ranks = ranks});
   while (!program.ends_within(0.002) &&
          program.out().find("\nstep " + std::to_string(before + 3) + "/") == std::string::npos) {
   }
@@ -204,7 +205,7 @@ std::size_t stop_run(const RunFolder& run, const std::string& output, const Name
 }  // namespace
 
 TEST_CASE("resume: a signal stops the run with a checkpoint and exit code 75, and nothing is lost") {
-  const RunFolder run("ssa-sparse-stream");
+  const RunDirectory run("ssa-sparse-stream");
   const Names overrides = {"data.shuffle=true", "attention.full_stream_probability=0.5", "train.max_steps=120",
                            "checkpoint.save_steps=0"};
   run.train_to_end("whole", overrides);
@@ -217,7 +218,7 @@ TEST_CASE("resume: a signal stops the run with a checkpoint and exit code 75, an
 }
 
 TEST_CASE("resume: two ranks stop together") {
-  const RunFolder run("full");
+  const RunDirectory run("full");
   const Names overrides = {"train.max_steps=200", "checkpoint.save_steps=0", "distributed.zero_stage=1"};
   // mpirun hands this one on to its ranks and takes SIGTERM for itself.
   REQUIRE(stop_run(run, "stopped", overrides, SIGUSR1, 2) < 200);
@@ -226,7 +227,7 @@ TEST_CASE("resume: two ranks stop together") {
 }
 
 TEST_CASE("resume: killed at 100 random moments while saving every step, it ends with the same weights") {
-  const RunFolder run("moba");
+  const RunDirectory run("moba");
   const Names overrides = {"data.shuffle=true", "checkpoint.save_steps=1", "checkpoint.save_total_limit=2"};
   const ProgramResult undisturbed = run.train("whole", overrides);
   REQUIRE(undisturbed.exit_code == 0);
@@ -236,7 +237,7 @@ TEST_CASE("resume: killed at 100 random moments while saving every step, it ends
   while (killed < 100) {
     const std::string output = "killed-" + std::to_string(++rounds);
     for (;;) {
-      RunningProgram program(run.command(output, overrides), {.folder = run.path()});
+      RunningProgram program(run.command(output, overrides), {.directory = run.path()});
       // From the start to well into what an undisturbed run takes: what is left of a resumed one is shorter. Once there
       // were enough, never. Another moment for each start: one that is too late, because the undisturbed run had a
       // slower machine, would stay so.
@@ -266,31 +267,31 @@ namespace {
 /// A file system of `bytes` that only this process and its children see.
 class SmallDisk {
  public:
-  SmallDisk(const fs::path& folder, const std::string& size) : folder_(folder) {
-    fs::create_directories(folder);
+  SmallDisk(const fs::path& directory, const std::string& size) : directory_(directory) {
+    fs::create_directories(directory);
     mounted_ = ::unshare(CLONE_NEWNS) == 0 && ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0 &&
-               ::mount("tmpfs", folder.c_str(), "tmpfs", 0, ("size=" + size).c_str()) == 0;
+               ::mount("tmpfs", directory.c_str(), "tmpfs", 0, ("size=" + size).c_str()) == 0;
   }
   ~SmallDisk() {
-    if (mounted_) ::umount2(folder_.c_str(), MNT_DETACH);
+    if (mounted_) ::umount2(directory_.c_str(), MNT_DETACH);
   }
   SmallDisk(const SmallDisk&) = delete;
   SmallDisk& operator=(const SmallDisk&) = delete;
 
   bool mounted() const { return mounted_; }
   void grow(const std::string& size) {
-    REQUIRE(::mount(nullptr, folder_.c_str(), nullptr, MS_REMOUNT, ("size=" + size).c_str()) == 0);
+    REQUIRE(::mount(nullptr, directory_.c_str(), nullptr, MS_REMOUNT, ("size=" + size).c_str()) == 0);
   }
 
  private:
-  fs::path folder_;
+  fs::path directory_;
   bool mounted_ = false;
 };
 
 }  // namespace
 
 TEST_CASE("resume: a full disk ends the run with its name, and the run goes on when there is space") {
-  const RunFolder run("full");
+  const RunDirectory run("full");
   const Names overrides = {"checkpoint.save_steps=1"};
   run.train_to_end("whole", overrides);
   SmallDisk disk(run / "small", "3m");  // two checkpoints of 1.3 MB and a part of a third
@@ -313,12 +314,12 @@ TEST_CASE("resume: a full disk ends the run with its name, and the run goes on w
 }
 
 TEST_CASE("resume: a limit on the size of files ends the run as a full disk does") {
-  const RunFolder run("full");
+  const RunDirectory run("full");
   const Names overrides = {"checkpoint.save_steps=1"};
   run.train_to_end("whole", overrides);
   copy_run_at(run, "whole", "limited", 2);
   const ProgramResult limited = run_program(run.command("limited", overrides),
-                                            {.folder = run.path(), .largest_file = 600'000});  // moments take more
+                                            {.directory = run.path(), .largest_file = 600'000});  // moments take more
   check_fails(limited, kExitFailed, {".tmp-step-00000003/optimizer.safetensors: cannot write: File too large"});
   CHECK(run.checkpoints("limited") == Names{"step-00000002"});
   run.train_to_end("limited", overrides);
@@ -327,7 +328,7 @@ TEST_CASE("resume: a limit on the size of files ends the run as a full disk does
 }
 
 TEST_CASE("resume: a value that is not finite stops the run before the update and keeps the last checkpoint") {
-  const RunFolder run("ssa-sparse-stream");
+  const RunDirectory run("ssa-sparse-stream");
   run.train_to_end("run", {"checkpoint.save_steps=4", "train.max_steps=4"});
   const std::string tensor = "model.layers.1.self_attn.o_proj.weight";
   const fs::path file = run / "model/model.safetensors";
@@ -343,7 +344,7 @@ TEST_CASE("resume: a value that is not finite stops the run before the update an
                "the last checkpoint is none"});
   CHECK(run.checkpoints("bad").empty());
   CHECK(run.metrics("bad").empty());
-  check_fails(run_program({"ssa_inspect", "model", "--verify"}, {.folder = run.path()}), kExitFailed,
+  check_fails(run_program({"ssa_inspect", "model", "--verify"}, {.directory = run.path()}), kExitFailed,
               {"model.safetensors", tensor, "element 0 is nan"});
 
   // A rate beyond all bounds: the weights overflow in the update of step 5, and step 6 stops.

@@ -14,14 +14,14 @@
 namespace ssa {
 
 /// Size and XXH3-64 of a file's content.
-struct FileSum {
+struct FileChecksum {
   std::uint64_t bytes = 0;
   std::string xxh3;  ///< 16 hexadecimal digits
-  bool operator==(const FileSum&) const = default;
+  bool operator==(const FileChecksum&) const = default;
 };
 
 /// Reads the file once in pieces.
-FileSum sum_file(const std::filesystem::path& path);
+FileChecksum checksum_file(const std::filesystem::path& path);
 
 std::string read_file(const std::filesystem::path& path);
 
@@ -39,7 +39,7 @@ class FileWriter {
   void write(std::string_view text) { write(text.data(), text.size()); }
   void flush();  ///< hands the buffer to the operating system: the bytes survive this process, not a power cut
   /// Flushes, waits until the device has everything, closes. Sums what this writer wrote.
-  FileSum finish();
+  FileChecksum finish();
   const std::filesystem::path& path() const { return path_; }
 
  private:
@@ -54,14 +54,14 @@ class FileWriter {
   Xxh3 hash_;
 };
 
-/// Creates the folder and its parents; one that exists is fine.
-void create_folders(const std::filesystem::path& path);
+/// Creates the directory and its parents; one that exists is fine.
+void make_directories(const std::filesystem::path& path);
 
-/// Renames a file or folder. Lasts through a power cut only after sync_folder of the parent.
+/// Renames a file or directory. Lasts through a power cut only after sync_directory of the parent.
 void rename_path(const std::filesystem::path& from, const std::filesystem::path& to);
 
-/// Makes the entries of a folder (creations, renames, removals) last through a power cut.
-void sync_folder(const std::filesystem::path& path);
+/// Makes the entries of a directory (creations, renames, removals) last through a power cut.
+void sync_directory(const std::filesystem::path& path);
 
 /// Replaces the content of a small file: at any moment, also after a power cut, the old or the new content is there.
 void replace_file(const std::filesystem::path& path, std::string_view content);

@@ -3,7 +3,7 @@
 // One list of fields a struct (src/train/config_fields.h) drives parsing, defaults, range checks, --set, the log, the
 // saved resolved config and the README's table of keys; what a key means and which values it takes stands there.
 // Every error is a UsageError of one line: where the value came from (config file, model file or --set), the key, what
-// was found, what was expected. Paths are relative to the current folder.
+// was found, what was expected. Paths are relative to the current directory.
 #pragma once
 
 #include <cstdint>
@@ -132,13 +132,13 @@ ModelConfig load_model_config(const std::filesystem::path& file);
 /// Every key with its value, as JSON text; parse_config gives the same Config back.
 std::string config_json(const Config& config);
 
-/// The config.json of a HF folder: the model's keys, model_type llama-nsa, the classes of the Python files beside it,
+/// The config.json of a HF directory: the model's keys, model_type llama-nsa, the classes of the Python files beside it,
 /// the method, the attention it is to run with (full for method full, else sparse) and what the architecture fixes.
 /// `torch_dtype` names the weights beside it: "float32" or "bfloat16".
 std::string hugging_face_config_json(const ModelConfig& model, Method method, BlockSelection selection,
                                      std::string_view torch_dtype);
 
-/// The generation_config.json of a HF folder: its token ids, and greedy decoding; padding is done with end of text.
+/// The generation_config.json of a HF directory: its token ids, and greedy decoding; padding is done with end of text.
 std::string hugging_face_generation_json(const ModelConfig& model);
 
 /// "section.key = value", a line a key, for the log.

@@ -1,4 +1,4 @@
-// Dataset: the shards of a folder as one sequence of documents, each with its end-of-text token.
+// Dataset: the shards of a directory as one sequence of documents, each with its end-of-text token.
 //
 //   shard-00000.bin shard-00000.idx ...   indexed_dataset.h; without dataset.json, pairs of any name
 //   dataset.json                          optional: tokenizer, vocabulary, and per shard counts, sizes and checksums:
@@ -54,9 +54,9 @@ class Dataset {
  public:
   /// Opens all shards, in the order of their names. Throws Error when a file is damaged, or differs from dataset.json
   /// in size, counts or element type, or when there is no shard. Does not read the tokens.
-  explicit Dataset(const std::filesystem::path& folder);
+  explicit Dataset(const std::filesystem::path& directory);
 
-  const std::filesystem::path& folder() const { return folder_; }
+  const std::filesystem::path& directory() const { return directory_; }
   const std::optional<DatasetInfo>& info() const { return info_; }  ///< of dataset.json, when there is one
   const std::vector<IndexedDataset>& shards() const { return shards_; }
   std::int64_t documents() const;
@@ -72,7 +72,7 @@ class Dataset {
   void verify(std::optional<std::int64_t> vocab_size = std::nullopt) const;
 
  private:
-  std::filesystem::path folder_;
+  std::filesystem::path directory_;
   std::optional<DatasetInfo> info_;
   std::vector<IndexedDataset> shards_;
 };

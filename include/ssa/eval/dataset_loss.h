@@ -16,7 +16,7 @@ namespace ssa::eval {
 class DatasetRows {
  public:
   /// `max_length` 0: the model's max_position_embeddings, at most 2048.
-  DatasetRows(const std::filesystem::path& folder, const ModelConfig& model, std::int64_t max_length);
+  DatasetRows(const std::filesystem::path& directory, const ModelConfig& model, std::int64_t max_length);
 
   const RowLoader& loader() const { return loader_; }
   const Dataset& dataset() const { return dataset_; }

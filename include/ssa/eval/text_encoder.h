@@ -14,7 +14,7 @@ namespace ssa::eval {
 
 using TokenIds = std::vector<std::int32_t>;
 
-/// The tokenizer of a model, as ssa_tokenize's --tokenizer takes it: the files of a Hugging Face folder; "bytes" when
+/// The tokenizer of a model, as ssa_tokenize's --tokenizer takes it: the files of a Hugging Face directory; "bytes" when
 /// the dataset.json of the run's data names it, or the model has just its vocabulary. UsageError when none is known.
 std::string find_tokenizer(const ModelSource& source);
 

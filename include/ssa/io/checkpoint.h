@@ -6,7 +6,7 @@
 //   manifest.json          format, step, sequence; of each file above its size and XXH3-64; a checksum of itself
 // The data does not depend on the number of ranks: whole tensors, which a rank may read in part.
 //
-// A folder step-* is complete at every moment, also when the process is killed or the power fails. A checkpoint is
+// A directory step-* is complete at every moment, also when the process is killed or the power fails. A checkpoint is
 // written as .tmp-step-*, synced, its manifest last, and renamed; the one it replaces (same step) is renamed to
 // .old-step-* before and removed after; what is removed is renamed to .trash-step-* first. The next writer puts right
 // what a killed one left. One process at a time writes into an output_dir.
@@ -30,28 +30,28 @@
 
 namespace ssa {
 
-/// "step-00001000": the folder's name, below output_dir/checkpoints.
+/// "step-00001000": the directory's name, below output_dir/checkpoints.
 std::string checkpoint_name(std::int64_t step);
 
 class CheckpointWriter {
  public:
-  /// Clears what a killed run left and opens the temporary folder. `parameters` in the order in which they will come.
+  /// Clears what a killed run left and opens the temporary directory. `parameters` in the order in which they will come.
   CheckpointWriter(const std::filesystem::path& output_dir, std::int64_t step,
                    const std::vector<NamedShape>& parameters);
-  /// Removes the temporary folder unless the checkpoint was committed.
+  /// Removes the temporary directory unless the checkpoint was committed.
   ~CheckpointWriter();
   CheckpointWriter(const CheckpointWriter&) = delete;
   CheckpointWriter& operator=(const CheckpointWriter&) = delete;
 
   /// The next elements of a parameter's weight and moments. The weights come in the order of the parameters; the
   /// moments too, m before v of each. Weights and moments may be interleaved as the caller likes; a span may be reused
-  /// at once. A failure (a full disk, say) removes the temporary folder before it is thrown on.
+  /// at once. A failure (a full disk, say) removes the temporary directory before it is thrown on.
   void add_weight(const std::string& name, std::span<const float> values);
   void add_m(const std::string& name, std::span<const float> values);
   void add_v(const std::string& name, std::span<const float> values);
 
-  /// Completes the checkpoint and returns its folder; then removes the oldest complete ones so that `save_total_limit`
-  /// stay (0: all). Folders that are not complete neither count nor are removed.
+  /// Completes the checkpoint and returns its directory; then removes the oldest complete ones so that `save_total_limit`
+  /// stay (0: all). Directories that are not complete neither count nor are removed.
   std::filesystem::path commit(const nlohmann::json& trainer, std::string_view config, std::int64_t save_total_limit);
 
  private:
@@ -75,8 +75,8 @@ struct CheckpointInfo {
   bool complete() const { return problem.empty(); }
 };
 
-/// Why `folder` is not a complete checkpoint; empty if it is one.
-std::string checkpoint_problem(const std::filesystem::path& folder, Verify verify);
+/// Why `directory` is not a complete checkpoint; empty if it is one.
+std::string checkpoint_problem(const std::filesystem::path& directory, Verify verify);
 
 /// Every checkpoint of a run, newest first; those without a readable manifest, whose age is unknown, come before all.
 /// Changes nothing on disk.
@@ -93,8 +93,8 @@ void tidy_checkpoints(const std::filesystem::path& output_dir, std::int64_t save
 
 class CheckpointReader {
  public:
-  /// Throws, naming the file, what was found and what was expected, unless `folder` is a complete checkpoint.
-  explicit CheckpointReader(const std::filesystem::path& folder, Verify verify = Verify::checksums);
+  /// Throws, naming the file, what was found and what was expected, unless `directory` is a complete checkpoint.
+  explicit CheckpointReader(const std::filesystem::path& directory, Verify verify = Verify::checksums);
   ~CheckpointReader();
 
   const std::filesystem::path& path() const { return path_; }

@@ -89,7 +89,7 @@ class SafetensorsWriter {
   /// The same for bytes that already have the tensor's dtype.
   void append_bytes(const std::string& name, std::span<const std::byte> bytes);
   /// Checks that every tensor is complete; syncs and closes.
-  FileSum finish();
+  FileChecksum finish();
 
   const std::filesystem::path& path() const { return file_.path(); }
 

@@ -1,4 +1,4 @@
-// The tokenizer as files of a Hugging Face model folder, from which AutoTokenizer gives the same ids.
+// The tokenizer as files of a Hugging Face model directory, from which AutoTokenizer gives the same ids.
 #pragma once
 
 #include <map>

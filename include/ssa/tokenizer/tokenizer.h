@@ -19,7 +19,7 @@ namespace ssa {
 
 struct TokenizerOptions {
   std::string eos_token = {};      // the text of the end-of-text token; empty = as the tokenizer's files say
-  std::string pre_tokenizer = {};  // for a folder of vocab.json + merges.txt: gpt2 (default), smollm2, llama3, qwen2
+  std::string pre_tokenizer = {};  // for a directory of vocab.json + merges.txt: gpt2 (default), smollm2, llama3, qwen2
 };
 
 class Tokenizer {
@@ -55,7 +55,7 @@ class Tokenizer {
   Bpe bpe_;
 };
 
-/// Reads "bytes" (the 256 bytes and an end-of-text token), a Hugging Face tokenizer.json, a folder with it or with
+/// Reads "bytes" (the 256 bytes and an end-of-text token), a Hugging Face tokenizer.json, a directory with it or with
 /// vocab.json and merges.txt, or a tiktoken rank file. Throws Error naming the file, and the component that is not
 /// supported if that is the reason.
 Tokenizer::Parts read_tokenizer(const std::string& path, const TokenizerOptions& options = {});

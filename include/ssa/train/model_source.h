@@ -1,4 +1,4 @@
-// A trained model to read from: a checkpoint, a run (its newest checkpoint), or a Hugging Face folder.
+// A trained model to read from: a checkpoint, a run (its newest checkpoint), or a Hugging Face directory.
 #pragma once
 
 #include <filesystem>
@@ -21,7 +21,7 @@ class ModelSource {
   const ModelConfig& config() const { return config_; }
   Method method() const { return method_; }
   BlockSelection selection() const { return selection_; }
-  /// The folder read from: for a run, that of the checkpoint.
+  /// The directory read from: for a run, that of the checkpoint.
   const std::filesystem::path& path() const { return path_; }
 
   /// Elements [first, first + out.size()) of a parameter.

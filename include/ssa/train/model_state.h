@@ -52,7 +52,7 @@ struct MemoryPlan {
 };
 
 /// UsageError when the kernels of the shape's device do not serve the model.
-void check_served(const StateShape& shape);
+void check_supported(const StateShape& shape);
 
 MemoryPlan plan_memory(const StateShape& shape, const ParamTable& table);
 
@@ -62,7 +62,7 @@ std::int64_t largest_micro_batch(StateShape shape, const ParamTable& table, std:
 /// The tensors bound to device memory, and the model over them.
 class ModelState : public StateTensors {
  public:
-  /// check_served, then allocates and clears. When the device is too small, the Error holds the plan and the largest
+  /// check_supported, then allocates and clears. When the device is too small, the Error holds the plan and the largest
   /// micro-batch that fits.
   ModelState(Stream& stream, const StateShape& shape, const ParamTable& table, int rank = 0);
 

@@ -1,4 +1,4 @@
-// Where a run's weights and optimizer state come from and go to: random init, a Hugging Face folder, checkpoints.
+// Where a run's weights and optimizer state come from and go to: random init, a Hugging Face directory, checkpoints.
 #pragma once
 
 #include <cstdint>

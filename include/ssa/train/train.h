@@ -10,7 +10,8 @@
 namespace ssa {
 
 struct TrainOptions {
-  std::string resume = "auto";  ///< auto: newest complete checkpoint, or a fresh start; none; or a checkpoint's folder
+  std::string resume =
+      "auto";  ///< auto: newest complete checkpoint, or a fresh start; none; or a checkpoint's directory
   DeviceKind device = DeviceKind::cpu;
 };
 

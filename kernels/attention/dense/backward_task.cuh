@@ -32,9 +32,9 @@ struct BackwardTask {
 
   /// Takes the next task for the whole block; `this` is in shared memory, because registers are scarce. Whatever a task
   /// waits for has an earlier ticket.
-  template <class C, class Visibility>
-  __device__ __forceinline__ void take(const DenseBackwardArgs& a, const Visibility& visible) {
-    if (threadIdx.x == 0) assign<C>(a, visible, atomicAdd(a.ticket, 1));
+  template <class C, class Mask>
+  __device__ __forceinline__ void take(const DenseBackwardArgs& a, const Mask& mask) {
+    if (threadIdx.x == 0) assign<C>(a, mask, atomicAdd(a.ticket, 1));
     __syncthreads();
   }
 
@@ -70,8 +70,8 @@ struct BackwardTask {
   }
 
  private:
-  template <class C, class Visibility>
-  __device__ __forceinline__ void assign(const DenseBackwardArgs& a, const Visibility& visible, int ticket) {
+  template <class C, class Mask>
+  __device__ __forceinline__ void assign(const DenseBackwardArgs& a, const Mask& mask, int ticket) {
     // Groups of (row, key/value head) pairs take turns at each key tile, from the last key tile to the first. A query
     // tile then receives its own keys' part of d_q first, and a task follows one that started before it and has fewer
     // query tiles. The groups are small enough for L2, and large enough that few blocks of a wave wait for each other.
@@ -91,9 +91,9 @@ struct BackwardTask {
     const auto see = [&](int tile, int* begin, int* count) {
       const int first_key = tile * C::kKeys, last_key = min(a.U, first_key + C::kKeys) - 1;
       // Key tile 0 visits every query tile, so that d_q of tokens that see no key is written too.
-      const int first = tile == 0 ? 0 : tile < a.key_tiles ? visible.query_begin(first_key) : a.T;
+      const int first = tile == 0 ? 0 : tile < a.key_tiles ? mask.query_begin(first_key) : a.T;
       *begin = first / C::kQueries;
-      *count = first >= a.T ? 0 : (min(a.T, visible.query_end(last_key)) - 1) / C::kQueries + 1 - *begin;
+      *count = first >= a.T ? 0 : (min(a.T, mask.query_end(last_key)) - 1) / C::kQueries + 1 - *begin;
     };
     see(key_tile, &tile_begin, &tiles);
     see(key_tile + 1, &ahead_begin, &ahead_tiles);

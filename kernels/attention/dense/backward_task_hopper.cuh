@@ -35,8 +35,8 @@ struct DenseBackwardHopperTask {
 
   /// Tasks of a group of (row, key/value head) pairs are handed out from the first key tile, which has the most
   /// queries, to the last one. The groups are small enough that what their blocks share stays in L2.
-  template <class Visibility>
-  __device__ __forceinline__ void take(const DenseBackwardHopperArgs& a, const Visibility& visible, int ticket) {
+  template <class Mask>
+  __device__ __forceinline__ void take(const DenseBackwardHopperArgs& a, const Mask& mask, int ticket) {
     constexpr int kGroup = 8;
     const int pairs = a.B * a.HK, per_pair = a.key_tiles * a.chunks, group = ticket / (per_pair * kGroup);
     const int in_group = ticket - group * per_pair * kGroup, members = min(kGroup, pairs - group * kGroup);
@@ -48,17 +48,17 @@ struct DenseBackwardHopperTask {
     head_begin = kv_head * G + chunk * a.heads_per_chunk;
     heads = min(G - chunk * a.heads_per_chunk, a.heads_per_chunk);
     // Key tile 0 visits every query tile, so that d_q of tokens that see no key is written too.
-    const int first = key_tile == 0 ? 0 : visible.query_begin(key_tile * kOwnRows);
-    last_tile = last_tile_of(a, visible, key_tile);
-    ahead_last_tile = last_tile_of(a, visible, key_tile - 1);
+    const int first = key_tile == 0 ? 0 : mask.query_begin(key_tile * kOwnRows);
+    last_tile = last_tile_of(a, mask, key_tile);
+    ahead_last_tile = last_tile_of(a, mask, key_tile - 1);
     steps = first >= a.T ? 0 : (last_tile + 1 - first / kStepRows) * heads;
   }
   /// A query tile's part of d_q comes from the first key tile that it sees first, then from the one after, and so on:
   /// how many steps the task of the key tile before must have done before this one adds its part for a query tile and
   /// the h-th head, or 0 if this one comes first.
-  template <class Visibility>
-  __device__ __forceinline__ int steps_ahead(const Visibility& visible, int tile, int h) const {
-    const bool comes_first = visible.key_begin(tile * kStepRows) / kOwnRows == key_tile;
+  template <class Mask>
+  __device__ __forceinline__ int steps_ahead(const Mask& mask, int tile, int h) const {
+    const bool comes_first = mask.key_begin(tile * kStepRows) / kOwnRows == key_tile;
     return comes_first ? 0 : (ahead_last_tile - tile) * heads + h + 1;
   }
   /// That of the key tile before stands before it.
@@ -67,11 +67,10 @@ struct DenseBackwardHopperTask {
   }
 
  private:
-  template <class Visibility>
-  static __device__ __forceinline__ int last_tile_of(const DenseBackwardHopperArgs& a, const Visibility& visible,
-                                                     int tile) {
+  template <class Mask>
+  static __device__ __forceinline__ int last_tile_of(const DenseBackwardHopperArgs& a, const Mask& mask, int tile) {
     const int u_last = min(a.U, (tile + 1) * kOwnRows) - 1;
-    return (min(a.T, visible.query_end(u_last)) - 1) / kStepRows;
+    return (min(a.T, mask.query_end(u_last)) - 1) / kStepRows;
   }
 };
 

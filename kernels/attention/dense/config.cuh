@@ -36,9 +36,9 @@ struct DenseForwardConfig {
   };
 };
 
-/// The same on Hopper: kWarpgroups own 64 query rows each. With kTakeTurns they start their products in turn. Tiles
+/// The same on Hopper: kWarpgroups own 64 query rows each. With kPingPong they start their products in turn. Tiles
 /// have 64 columns, so that a head of 128 is two halves, which the copies take for heads.
-template <int kD_, bool kTakeTurns_>
+template <int kD_, bool kPingPong_>
 struct DenseForwardHopperConfig {
   static constexpr int kD = kD_, kHalfD = 64, kHalves = kD / kHalfD;
   static constexpr int kWarpgroups = kD == 64 ? 3 : 2, kWarps = 4 * kWarpgroups;  ///< that compute; one more copies
@@ -46,7 +46,7 @@ struct DenseForwardHopperConfig {
   static constexpr int kRegisters = kD == 64 ? 160 : 240, kCopyRegisters = kD == 64 ? 32 : 24;
   static constexpr int kQueries = 64 * kWarpgroups, kKeys = 128;
   static constexpr int kQueryStages = 2, kStages = kD == 64 ? 4 : 2;
-  static constexpr bool kTakeTurns = kTakeTurns_;
+  static constexpr bool kPingPong = kPingPong_;
   /// Whether keys are copied a tile ahead of values. With two stages a copy of keys would else wait behind one of
   /// values whose stage is still read.
   static constexpr bool kKeysAhead = kStages == 2;

@@ -15,9 +15,9 @@
 
 namespace ssa::cuda {
 
-template <int kD, class Visibility>
-void dense_forward_hopper(Stream& stream, const char* op, const DenseForwardArgs& a, int B, const Visibility& visible) {
-  using C = DenseForwardHopperConfig<kD, std::is_same_v<Visibility, Causal>>;
+template <int kD, class Mask>
+void dense_forward_hopper(Stream& stream, const char* op, const DenseForwardArgs& a, int B, const Mask& mask) {
+  using C = DenseForwardHopperConfig<kD, std::is_same_v<Mask, Causal>>;
   const int query_tiles = static_cast<int>(blocks_for(a.T, C::kQueries)), tasks = query_tiles * a.HQ * B;
   const DenseForwardHopperArgs h = {.q = tensor_map(op, a.q, B, a.T, a.HQ * C::kHalves),
                                     .k = tensor_map(op, a.k, B, a.U, a.HK * C::kHalves),
@@ -32,30 +32,30 @@ void dense_forward_hopper(Stream& stream, const char* op, const DenseForwardArgs
                                     .scale = a.scale,
                                     .query_tiles = query_tiles,
                                     .tasks = tasks};
-  launch(stream, op, dense_forward_hopper_kernel<C, Visibility>,
+  launch(stream, op, dense_forward_hopper_kernel<C, Mask>,
          {.grid = static_cast<unsigned>(std::min(tasks, stream.cuda().properties.multiProcessorCount)),
           .block = C::kThreads,
           .shared_bytes = sizeof(typename C::Shared)},
-         h, visible);
+         h, mask);
 }
 
-template <class Visibility>
+template <class Mask>
 void dense_forward(Stream& stream, const char* op, std::int64_t block_size, const DenseForwardArgs& a, int B,
-                   int head_dim, const Visibility& visible) {
-  const auto run = [&]<class C>(void (*kernel)(DenseForwardArgs, Visibility)) {
+                   int head_dim, const Mask& mask) {
+  const auto run = [&]<class C>(void (*kernel)(DenseForwardArgs, Mask)) {
     launch(stream, op, kernel,
            {.grid = dim3(static_cast<unsigned>(a.HQ), blocks_for(a.T, C::kQueries), static_cast<unsigned>(B)),
             .block = C::kThreads,
             .shared_bytes = sizeof(typename C::Shared)},
-           a, visible);
+           a, mask);
   };
   dispatch_head_dim(op, head_dim, a.HQ / a.HK, block_size, [&]<int kD>() {
     // The tiles of the Hopper form are too large for block means, of which a token sees few.
-    if constexpr (!std::is_same_v<Visibility, CompleteBlocks>) {
-      if (has_wgmma(stream)) return dense_forward_hopper<kD>(stream, op, a, B, visible);
+    if constexpr (!std::is_same_v<Mask, CompleteBlocks>) {
+      if (has_wgmma(stream)) return dense_forward_hopper<kD>(stream, op, a, B, mask);
     }
     using C = DenseForwardConfig<kD>;
-    run.template operator()<C>(dense_forward_kernel<C, Visibility>);
+    run.template operator()<C>(dense_forward_kernel<C, Mask>);
   });
 }
 
@@ -92,9 +92,9 @@ inline int parts_for(std::int64_t tasks, std::int64_t wanted, int count) {
   return (count + size - 1) / size;
 }
 
-template <int kD, class Visibility>
+template <int kD, class Mask>
 void dense_backward_hopper(Stream& stream, const char* op, const DenseBackwardArgs& a,
-                           const DenseBackwardScratch& scratch, const Visibility& visible) {
+                           const DenseBackwardScratch& scratch, const Mask& mask) {
   using C = DenseBackwardHopperConfig<kD>;
   const int G = a.HQ / a.HK, key_tiles = static_cast<int>(blocks_for(a.U, C::kOwnRows));
   // Enough tasks that the longest ones end early.
@@ -130,21 +130,21 @@ void dense_backward_hopper(Stream& stream, const char* op, const DenseBackwardAr
                                      .keys_done = scratch.keys_done.as<int>(),
                                      .steps_done = scratch.steps_done.as<int>()};
   launch(
-      stream, op, dense_backward_hopper_kernel<C, Visibility>,
+      stream, op, dense_backward_hopper_kernel<C, Mask>,
       {.grid = static_cast<unsigned>(tasks * chunks), .block = C::kThreads, .shared_bytes = sizeof(typename C::Shared)},
-      h, visible);
+      h, mask);
 }
 
 /// `a` comes without its task shape and counters.
-template <class Visibility>
+template <class Mask>
 void dense_backward(Stream& stream, const char* op, std::int64_t block_size, DenseBackwardArgs a, int head_dim,
-                    const Visibility& visible) {
+                    const Mask& mask) {
   const int G = a.HQ / a.HK;
   dispatch_head_dim(op, head_dim, G, block_size, [&]<int kD>() {
     const std::size_t bytes = dense_backward_scratch_bytes(a.B, a.T, a.U, a.HQ, a.HK);
     Arena arena(stream.scratch(bytes), bytes);
     const DenseBackwardScratch scratch(arena, a.B, a.T, a.U, a.HQ, a.HK);
-    if (has_wgmma(stream)) return dense_backward_hopper<kD>(stream, op, a, scratch, visible);
+    if (has_wgmma(stream)) return dense_backward_hopper<kD>(stream, op, a, scratch, mask);
     using C = DenseBackwardConfig<kD>;
     for (const Tensor& counter : {scratch.ticket, scratch.keys_done, scratch.steps_done}) stream.zero(counter);
     a.key_tiles = (a.U + C::kKeys - 1) / C::kKeys;
@@ -156,11 +156,11 @@ void dense_backward(Stream& stream, const char* op, std::int64_t block_size, Den
     const std::int64_t tasks = static_cast<std::int64_t>(a.B) * a.HK * a.key_tiles;
     a.chunks = parts_for(tasks, stream.cuda().properties.multiProcessorCount * std::int64_t{kTasksPerSm}, G);
     a.heads_per_chunk = (G + a.chunks - 1) / a.chunks;
-    launch(stream, op, dense_backward_kernel<C, Visibility>,
+    launch(stream, op, dense_backward_kernel<C, Mask>,
            {.grid = static_cast<unsigned>(tasks * a.chunks),
             .block = C::kThreads,
             .shared_bytes = sizeof(typename C::Shared)},
-           a, visible);
+           a, mask);
   });
 }
 

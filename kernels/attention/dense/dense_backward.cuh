@@ -1,4 +1,4 @@
-// The backward of dense attention in mma.sync: one pass, bit-repeatable. README.md in this folder explains the
+// The backward of dense attention in mma.sync: one pass, bit-repeatable. README.md in this directory explains the
 // schedule.
 #pragma once
 
@@ -18,9 +18,8 @@ __device__ __forceinline__ void load_queries(typename C::Shared& shared, int sta
   for (int i = thread; i < 2 * C::kQueries; i += C::kThreads) {
     const int query = i % C::kQueries;
     const bool inside = t0 + query < a.T, is_lse = i < C::kQueries;
-    copy_async_4(shared_address(is_lse ? &shared.lse[stage][query] : &shared.delta[stage][query]),
-                 (is_lse ? a.lse : a.delta) + position + (inside ? static_cast<std::int64_t>(query) * a.HQ : 0),
-                 inside);
+    cp_async_4(shared_address(is_lse ? &shared.lse[stage][query] : &shared.delta[stage][query]),
+               (is_lse ? a.lse : a.delta) + position + (inside ? static_cast<std::int64_t>(query) * a.HQ : 0), inside);
   }
 }
 
@@ -89,15 +88,14 @@ __device__ __forceinline__ void write_keys(const DenseBackwardArgs& a, const Bac
 }
 
 /// One block per task.
-template <class C, class Visibility>
-__global__ void __launch_bounds__(C::kThreads, 1)
-    dense_backward_kernel(const DenseBackwardArgs a, const Visibility visible) {
+template <class C, class Mask>
+__global__ void __launch_bounds__(C::kThreads, 1) dense_backward_kernel(const DenseBackwardArgs a, const Mask mask) {
   extern __shared__ __align__(1024) unsigned char shared_bytes[];
   auto& shared = *reinterpret_cast<typename C::Shared*>(shared_bytes);
   constexpr int kD = C::kD, kSlices = kD / 16, kQ = C::kQueriesAtOnce;
   const int thread = static_cast<int>(threadIdx.x), warp = thread / kWarpSize, lane = thread % kWarpSize;
   BackwardTask& task = shared.task;
-  task.take<C>(a, visible);
+  task.take<C>(a, mask);
   const int u0 = task.u0, steps = task.steps();
 
   const std::int64_t key_offset = task.key_position(a, u0) * C::kD, key_stride = a.HK * C::kD;
@@ -105,8 +103,8 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   load_rows<C::kThreads>(shared.v, a.v + key_offset, key_stride, a.U - u0, thread);
   BackwardTask::Step now;
   if (steps > 0) load_queries<C>(shared, 0, a, task, now, thread);
-  copy_async_commit();
-  copy_async_wait<0>();
+  cp_async_commit_group();
+  cp_async_wait_group<0>();
   __syncthreads();
 
   std::uint32_t k_fragment[C::kKeysInRegisters ? kSlices : 1][4], v_fragment[C::kKeysInRegisters ? kSlices : 1][4];
@@ -124,14 +122,14 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   int stage = 0;
   int seen = 0;  // of the next key tile's steps
   for (int step = 0; step < steps; ++step, stage ^= 1, now = task.after(now)) {
-    copy_async_wait<0>();
+    cp_async_wait_group<0>();
     __syncthreads();  // this stage is there; every warp has left the other one, d_scores, and its additions to d_q
     if (step + 1 < steps) load_queries<C>(shared, stage ^ 1, a, task, task.after(now), thread);
-    copy_async_commit();
+    cp_async_commit_group();
 
     const int head = task.head(now), query_tile = task.query_tile(now), t0 = query_tile * C::kQueries,
               t_last = min(a.T, t0 + C::kQueries) - 1;
-    const bool masked = u0 + C::kKeys > visible.key_end(t0) || u0 < visible.key_begin(t_last);
+    const bool masked = u0 + C::kKeys > mask.key_end(t0) || u0 < mask.key_begin(t_last);
 
 #pragma unroll 1
     for (int q0 = 0; q0 < C::kQueries; q0 += kQ) {
@@ -169,7 +167,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
 #pragma unroll
           for (int e = 0; e < 4; ++e) {
             const int t = t0 + i + (e & 1), u = u0 + warp * 16 + (lane >> 2) + (e & 2) * 4;
-            if (!visible.sees(t, u)) p[n][e] = 0;  // also where lse is -infinity
+            if (!mask.is_visible(t, u)) p[n][e] = 0;  // also where lse is -infinity
           }
         }
 #pragma unroll

@@ -1,6 +1,6 @@
 // The backward of dense attention on Hopper: one pass, five products, bit-repeatable. A task owns keys, and their d_k
 // and d_v stay in registers; its part of d_q is added in global memory, key tile after key tile. The steps of D = 128
-// are in dense_backward_hopper_halves.cuh. README.md in this folder explains the schedule.
+// are in dense_backward_hopper_halves.cuh. README.md in this directory explains the schedule.
 #pragma once
 
 #include "config.cuh"
@@ -57,15 +57,15 @@ __device__ __forceinline__ void put(float* to, float4 v, float scale, bool add) 
 #endif
 
 /// One block per task.
-template <class C, class Visibility>
+template <class C, class Mask>
 __global__ void __launch_bounds__(C::kThreads, 1)
-    dense_backward_hopper_kernel(const __grid_constant__ DenseBackwardHopperArgs a, const Visibility visible) {
+    dense_backward_hopper_kernel(const __grid_constant__ DenseBackwardHopperArgs a, const Mask mask) {
 #if SSA_WGMMA_CODE
   extern __shared__ __align__(1024) unsigned char shared_bytes[];
   auto& shared = *reinterpret_cast<typename C::Shared*>(shared_bytes);
-  using Ring = Pipeline<C::kStages>;
-  using ScoreRing = Pipeline<C::kScoreStages>;
-  using SumRing = Pipeline<C::kSumStages>;
+  using Ring = PipelineState<C::kStages>;
+  using ScoreRing = PipelineState<C::kScoreStages>;
+  using SumRing = PipelineState<C::kSumStages>;
   constexpr int kSlices = C::kD / 16, kN = C::kStepRows;
   const int thread = static_cast<int>(threadIdx.x), warp = thread / kWarpSize, lane = thread % kWarpSize;
   const int warpgroup = uniform(thread / kWarpgroupThreads);
@@ -85,25 +85,25 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       shared.d_q_empty[i].init(1);
     }
     fence_barrier_init();
-    shared.task.take(a, visible, atomicAdd(a.ticket, 1));
+    shared.task.take(a, mask, atomicAdd(a.ticket, 1));
   }
   __syncthreads();
   const DenseBackwardHopperTask& task = shared.task;  // in shared memory, because registers are scarce
   const int own0 = uniform(task.key_tile) * C::kOwnRows;
 
   if (warpgroup == C::kWarpgroups) {
-    give_registers<C::kCopyRegisters>();
+    warpgroup_reg_dealloc<C::kCopyRegisters>();
     const int role = warp - C::kWarps;
     int tile = task.last_tile, h = 0;
     if (role == 0 && lane == 0 && task.steps > 0) {  // copies in
-      shared.own_full.expect(sizeof(shared.own));
+      shared.own_full.arrive_expect_tx(sizeof(shared.own));
 #pragma unroll
       for (int i = 0; i < C::kOwnRows; i += kBoxRows) {
 #pragma unroll
         for (int half = 0; half < C::kHalves; ++half) {
-          load_box(shared.own[half].data + i * C::kHalfD, a.k, C::kHalves * task.kv_head + half, own0 + i, task.row,
+          tma_load(shared.own[half].data + i * C::kHalfD, a.k, C::kHalves * task.kv_head + half, own0 + i, task.row,
                    shared.own_full);
-          load_box(shared.own[C::kHalves + half].data + i * C::kHalfD, a.v, C::kHalves * task.kv_head + half, own0 + i,
+          tma_load(shared.own[C::kHalves + half].data + i * C::kHalfD, a.v, C::kHalves * task.kv_head + half, own0 + i,
                    task.row, shared.own_full);
         }
       }
@@ -115,56 +115,56 @@ __global__ void __launch_bounds__(C::kThreads, 1)
             a.row_values + ((static_cast<std::int64_t>(task.row) * a.HQ + head) * tiles + tile) * 2 * kN;
         Barrier& full = shared.full[stage];
         shared.empty[stage].wait(ring.parity() ^ 1);
-        full.expect(sizeof(shared.passing[stage]) + sizeof(shared.values[stage]));
+        full.arrive_expect_tx(sizeof(shared.passing[stage]) + sizeof(shared.values[stage]));
 #pragma unroll
         for (int half = 0; half < C::kHalves; ++half) {
           auto& passing = shared.passing[stage];
-          load_box(passing[half].data, a.q, C::kHalves * head + half, tile * kN, task.row, full);
-          load_box(passing[C::kHalves + half].data, a.d_out, C::kHalves * head + half, tile * kN, task.row, full);
+          tma_load(passing[half].data, a.q, C::kHalves * head + half, tile * kN, task.row, full);
+          tma_load(passing[C::kHalves + half].data, a.d_out, C::kHalves * head + half, tile * kN, task.row, full);
         }
-        load_bytes(shared.values[stage], values, sizeof(shared.values[stage]), full);
+        bulk_load(shared.values[stage], values, sizeof(shared.values[stage]), full);
         if (++h == task.heads) h = 0, --tile;
       }
     } else if (role == 1 && lane == 0 && task.steps > 0) {  // adds to d_q, when it is this task's turn
       int* done = task.steps_done(a);
       int seen = 0;
       for (SumRing ring; static_cast<int>(ring.passed) < task.steps; ring.advance()) {
-        const int stage = ring.stage(), wanted = task.steps_ahead(visible, tile, h);
+        const int stage = ring.stage(), wanted = task.steps_ahead(mask, tile, h);
         shared.d_q_full[stage].wait(ring.parity());
         if (seen < wanted) {
           seen = wait_for(done - 1, wanted);
-          fence_copies();
+          fence_proxy_async();
         }
 #pragma unroll
         for (int part = 0; part < C::kD / 32; ++part) {
           const int head = (task.head_begin + h) * (C::kD / 32) + part;
           if (a.accumulate_q || wanted > 0)
-            add_box(a.d_q, shared.d_q[stage][part], head, tile * kN, task.row);
+            tma_reduce_add(a.d_q, shared.d_q[stage][part], head, tile * kN, task.row);
           else
-            store_box(a.d_q, shared.d_q[stage][part], head, tile * kN, task.row);
+            tma_store(a.d_q, shared.d_q[stage][part], head, tile * kN, task.row);
         }
         if (ring.passed > 0) {
-          wait_in_place<C::kD / 32>();  // the steps before are
+          tma_store_wait<C::kD / 32>();  // the steps before are
           if constexpr (!C::kLeaveSumsEarly) mbarrier_arrive(shared.d_q_empty[ring.previous().stage()].address());
           announce_in_place(done, static_cast<int>(ring.passed));
         }
         if constexpr (C::kLeaveSumsEarly) {
-          wait_stored();
+          tma_store_wait_read();
           mbarrier_arrive(shared.d_q_empty[stage].address());
         }
         if (++h == task.heads) h = 0, --tile;
       }
-      wait_in_place<0>();
+      tma_store_wait<0>();
       announce_in_place(done, task.steps);
     }
   } else {
-    take_registers<C::kRegisters>();
+    warpgroup_reg_alloc<C::kRegisters>();
     const int steps = uniform(task.steps), heads = uniform(task.heads);
     const int row0 = warp * 16, first_own = own0 + warpgroup * kWarpgroupRows;
     const float scale2 = a.scale * kLog2e;
     float d_k[C::kD / 8][4] = {}, d_v[C::kD / 8][4] = {};
     if constexpr (C::kHalves == 2) {
-      if (steps > 0) add_steps_of_halves<C>(shared, a, visible, own0, warpgroup, d_k, d_v);
+      if (steps > 0) add_steps_of_halves<C>(shared, a, mask, own0, warpgroup, d_k, d_v);
     } else if (steps > 0) {
       std::uint32_t v[kSlices][4], p[kN / 16][4] = {}, d_s[kN / 16][4] = {};
       float scores[kN / 8][4], d_p[kN / 8][4], d_q[C::kD / 8][4];
@@ -209,7 +209,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
         wgmma_commit();
       };
       const auto leave_queries = [&](int step) {
-        pin(d_q);
+        warpgroup_fence_operand(d_q);
         shared.d_s_empty[ScoreRing::at(step).stage()].arrive_warp(lane);
       };
       // Steps of even and odd number are summed for d_q by one warpgroup and the other, over both warpgroups' d_s.
@@ -221,7 +221,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
         const ScoreRing at = ScoreRing::at(step);
         shared.d_s_empty[at.stage()].wait(at.parity() ^ 1);
 #pragma unroll
-        for (int m = 0; m < kN / 16; ++m) store_fragment(shared.d_s[at.stage()], row0, m, d_s[m], lane);
+        for (int m = 0; m < kN / 16; ++m) stmatrix_16x16(shared.d_s[at.stage()], row0, m, d_s[m], lane);
       };
       const auto announce_d_s = [&](int step) { shared.d_s_full[ScoreRing::at(step).stage()].arrive_warp(lane); };
       const auto put_queries = [&](int step) {
@@ -240,28 +240,28 @@ __global__ void __launch_bounds__(C::kThreads, 1)
         wgmma_fence();
         start_keys(before);
         start_scores(stage);
-        fence_shared_for_wgmma();
+        fence_view_async_shared();
         if (i > 0) announce_d_s(i - 1);
         if constexpr (!kSums) {
           if (i > 2) announce_queries(i - 3);
         }
         wgmma_wait<1>();
-        pin(scores);
+        warpgroup_fence_operand(scores);
         if (i > 0) shared.empty[before].arrive_warp(lane);
         exponentials(scores, scale2);
         const int t0 = tile * kN;
-        if (t0 < visible.query_begin(first_own + kWarpgroupRows - 1) || t0 + kN > visible.query_end(first_own))
-          hide_unseen(scores, visible, t0, own0, lane);
+        if (t0 < mask.query_begin(first_own + kWarpgroupRows - 1) || t0 + kN > mask.query_end(first_own))
+          apply_mask(scores, mask, t0, own0, lane);
         if (--heads_left == 0) heads_left = heads, --tile;
         if constexpr (kSums) start_queries(i - 2);
         wgmma_wait<kSums ? 1 : 0>();
-        pin(d_p);
+        warpgroup_fence_operand(d_p);
 #pragma unroll
         for (int n = 0; n < kN / 8; ++n)
 #pragma unroll
           for (int e = 0; e < 4; ++e) d_p[n][e] *= scores[n][e];
         // A wait that ends a basic block: the compiler would move the arithmetic behind that for the products.
-        pin(scores), pin(d_p);
+        warpgroup_fence_operand(scores), warpgroup_fence_operand(d_p);
         const Ring after = Ring::at(i + 1);
         if (i + 1 < steps) shared.full[after.stage()].wait(after.parity());
         if constexpr (kSums) {
@@ -285,22 +285,22 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       }
 
       // What the last steps have left.
-      fence_shared_for_wgmma();
+      fence_view_async_shared();
       announce_d_s(steps - 1);
       if (steps > 2 && sums(steps - 3)) announce_queries(steps - 3);
       wgmma_fence();
       start_keys(Ring::at(steps - 1).stage());
       wgmma_wait<0>();
-      pin(d_k), pin(d_v);
+      warpgroup_fence_operand(d_k), warpgroup_fence_operand(d_v);
       shared.empty[Ring::at(steps - 1).stage()].arrive_warp(lane);
 #pragma unroll 1
       for (int i = max(steps - 2, 0); i < steps; ++i) {
         if (!sums(i)) continue;
         start_queries(i);
         wgmma_wait<0>();
-        pin(d_q);
+        warpgroup_fence_operand(d_q);
         put_queries(i);
-        fence_shared_for_wgmma();
+        fence_view_async_shared();
         announce_queries(i);
       }
     }

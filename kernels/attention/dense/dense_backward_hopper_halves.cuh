@@ -1,5 +1,5 @@
 // The steps of the backward on Hopper with D = 128, where a head lies in two tiles of 64 columns, and what they share
-// with those of D = 64. README.md in this folder explains the schedule.
+// with those of D = 64. README.md in this directory explains the schedule.
 #pragma once
 
 #include "config.cuh"
@@ -24,7 +24,7 @@ __device__ __forceinline__ void start_from_values(float (&scores)[kTiles][4], fl
       d_p[2 * c + 1][half] = delta.z, d_p[2 * c + 1][half + 1] = delta.w;
     }
   }
-  pin(scores), pin(d_p);
+  warpgroup_fence_operand(scores), warpgroup_fence_operand(d_p);
 }
 
 /// Scores to probabilities.
@@ -37,15 +37,14 @@ __device__ __forceinline__ void exponentials(float (&scores)[kTiles][4], float s
 }
 
 /// Makes 0 what queries from t0 on do not see of this thread's keys; the block's start at own0.
-template <class Visibility, int kTiles>
-__device__ __forceinline__ void hide_unseen(float (&p)[kTiles][4], const Visibility& visible, int t0, int own0,
-                                            int lane) {
+template <class Mask, int kTiles>
+__device__ __forceinline__ void apply_mask(float (&p)[kTiles][4], const Mask& mask, int t0, int own0, int lane) {
   const int u = own0 + fresh_thread() / kWarpSize * 16 + (lane >> 2);
 #pragma unroll
   for (int n = 0; n < kTiles; ++n)
 #pragma unroll
     for (int e = 0; e < 4; ++e)
-      if (!visible.sees(t0 + n * 8 + (lane & 3) * 2 + (e & 1), u + (e & 2) * 4)) p[n][e] = 0;
+      if (!mask.is_visible(t0 + n * 8 + (lane & 3) * 2 + (e & 1), u + (e & 2) * 4)) p[n][e] = 0;
 }
 
 /// A warpgroup's sum for d_q, kTiles * 8 columns from the first box on, to where it is added from. Chunks of 16 bytes
@@ -72,14 +71,14 @@ __device__ __forceinline__ void put_sum(float (*boxes)[kRows * 32], const float 
 /// All steps of shared.task, of which there is one at least, added to d_k and d_v, this warpgroup's own rows x D; and
 /// their sums for d_q handed to the warp that adds them. Scores, d_p and what is summed cannot all stay in registers: a
 /// warpgroup's exponentials run beside the other's products, not beside its own.
-template <class C, class Visibility>
+template <class C, class Mask>
 __device__ __forceinline__ void add_steps_of_halves(typename C::Shared& shared, const DenseBackwardHopperArgs& a,
-                                                    const Visibility& visible, int own0, int warpgroup,
+                                                    const Mask& mask, int own0, int warpgroup,
                                                     float (&d_k)[C::kD / 8][4], float (&d_v)[C::kD / 8][4]) {
   static_assert(C::kHalves == C::kWarpgroups, "each warpgroup sums a half of d_q");
-  using Ring = Pipeline<C::kStages>;
-  using ScoreRing = Pipeline<C::kScoreStages>;
-  using SumRing = Pipeline<C::kSumStages>;
+  using Ring = PipelineState<C::kStages>;
+  using ScoreRing = PipelineState<C::kScoreStages>;
+  using SumRing = PipelineState<C::kSumStages>;
   constexpr int kN = C::kStepRows, kSlices = C::kHalfD / 16;
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
   const int steps = uniform(shared.task.steps), heads = uniform(shared.task.heads);
@@ -138,14 +137,14 @@ __device__ __forceinline__ void add_steps_of_halves(typename C::Shared& shared, 
   };
   // After the wait for its products.
   const auto put_queries = [&](int step) {
-    pin(d_q);
+    warpgroup_fence_operand(d_q);
     shared.d_s_empty[ScoreRing::at(step).stage()].arrive_warp(lane);
     const SumRing at = SumRing::at(step);
     shared.d_q_empty[at.stage()].wait(at.parity() ^ 1);
     const int thread = fresh_thread();
     put_sum<kN>(shared.d_q[at.stage()] + warpgroup * (C::kHalfD / 32), d_q, a.scale, thread / kWarpSize,
                 thread % kWarpSize);
-    fence_shared_for_wgmma();
+    fence_view_async_shared();
     shared.d_q_full[at.stage()].arrive_warp(lane);
   };
   // This warpgroup's rows of d_s, to where both warpgroups' are summed.
@@ -155,8 +154,8 @@ __device__ __forceinline__ void add_steps_of_halves(typename C::Shared& shared, 
     const int thread = fresh_thread();
 #pragma unroll
     for (int m = 0; m < kN / 16; ++m)
-      store_fragment(shared.d_s[at.stage()], thread / kWarpSize * 16, m, d_s[m], thread % kWarpSize);
-    fence_shared_for_wgmma();
+      stmatrix_16x16(shared.d_s[at.stage()], thread / kWarpSize * 16, m, d_s[m], thread % kWarpSize);
+    fence_view_async_shared();
     shared.d_s_full[at.stage()].arrive_warp(lane);
   };
 
@@ -170,14 +169,14 @@ __device__ __forceinline__ void add_steps_of_halves(typename C::Shared& shared, 
     wgmma_fence();
     start_scores(stage);
     wgmma_wait<1>();
-    pin(scores);
+    warpgroup_fence_operand(scores);
     exponentials(scores, scale2);
     const int t0 = tile * kN;
-    if (t0 < visible.query_begin(first_own + kWarpgroupRows - 1) || t0 + kN > visible.query_end(first_own))
-      hide_unseen(scores, visible, t0, own0, lane);
+    if (t0 < mask.query_begin(first_own + kWarpgroupRows - 1) || t0 + kN > mask.query_end(first_own))
+      apply_mask(scores, mask, t0, own0, lane);
     if (--heads_left == 0) heads_left = heads, --tile;
     wgmma_wait<0>();
-    pin(d_p);
+    warpgroup_fence_operand(d_p);
 #pragma unroll
     for (int n = 0; n < kN / 8; ++n)
 #pragma unroll
@@ -196,7 +195,7 @@ __device__ __forceinline__ void add_steps_of_halves(typename C::Shared& shared, 
       put_queries(i - 1);
     }
     wgmma_wait<0>();
-    pin(d_k), pin(d_v);
+    warpgroup_fence_operand(d_k), warpgroup_fence_operand(d_v);
     shared.empty[stage].arrive_warp(lane);
   };
   shared.own_full.wait(0);

@@ -7,9 +7,9 @@
 namespace ssa::cuda {
 
 /// Block (h, i, b): the i-th query tile from the end (the longest rows start first) of head h of row b.
-template <class C, class Visibility>
+template <class C, class Mask>
 __global__ void __launch_bounds__(C::kThreads, C::kMinBlocks)
-    dense_forward_kernel(const DenseForwardArgs a, const Visibility visible) {
+    dense_forward_kernel(const DenseForwardArgs a, const Mask mask) {
   extern __shared__ __align__(1024) unsigned char shared_bytes[];
   auto& shared = *reinterpret_cast<typename C::Shared*>(shared_bytes);
   constexpr int kD = C::kD, kRowTiles = 2;  // of 16 rows a warp
@@ -22,8 +22,8 @@ __global__ void __launch_bounds__(C::kThreads, C::kMinBlocks)
   const std::int64_t q_stride = static_cast<std::int64_t>(a.HQ) * kD, k_stride = static_cast<std::int64_t>(a.HK) * kD;
   const __nv_bfloat16* q = a.q + (row * a.T + t0) * q_stride + head * kD;
   const std::int64_t key_offset = row * a.U * k_stride + kv_head * kD;
-  const int tile_first = visible.key_begin(t0) / C::kKeys;
-  const int tile_end = (min(a.U, visible.key_end(t_last)) + C::kKeys - 1) / C::kKeys;
+  const int tile_first = mask.key_begin(t0) / C::kKeys;
+  const int tile_end = (min(a.U, mask.key_end(t_last)) + C::kKeys - 1) / C::kKeys;
 
   const auto load_keys = [&](int tile, int stage) {
     const std::int64_t offset = key_offset + static_cast<std::int64_t>(tile) * C::kKeys * k_stride;
@@ -42,8 +42,8 @@ __global__ void __launch_bounds__(C::kThreads, C::kMinBlocks)
 
   load_rows<C::kThreads>(shared.q, q, q_stride, a.T - t0, thread);
   if (tile_first < tile_end) load_keys(tile_end - 1, 0);
-  copy_async_commit();
-  copy_async_wait<0>();
+  cp_async_commit_group();
+  cp_async_wait_group<0>();
   __syncthreads();
 
   std::uint32_t q_fragment[C::kQueriesInRegisters ? kD / 16 : 1][kRowTiles][4];
@@ -56,10 +56,10 @@ __global__ void __launch_bounds__(C::kThreads, C::kMinBlocks)
 
   int stage = 0;
   for (int tile = tile_end - 1; tile >= tile_first; --tile, stage ^= 1) {
-    copy_async_wait<0>();
+    cp_async_wait_group<0>();
     __syncthreads();  // this stage is there, and every warp has left the other one
     if (tile > tile_first) load_keys(tile - 1, stage ^ 1);
-    copy_async_commit();
+    cp_async_commit_group();
 
     float scores[kRowTiles][C::kKeys / 8][4] = {};
     constexpr int kUnroll =
@@ -84,7 +84,7 @@ __global__ void __launch_bounds__(C::kThreads, C::kMinBlocks)
     }
 
     const int u0 = tile * C::kKeys;
-    if (u0 + C::kKeys > visible.key_end(t0) || u0 < visible.key_begin(t_last)) {
+    if (u0 + C::kKeys > mask.key_end(t0) || u0 < mask.key_begin(t_last)) {
 #pragma unroll
       for (int i = 0; i < kRowTiles; ++i)
 #pragma unroll
@@ -95,7 +95,7 @@ __global__ void __launch_bounds__(C::kThreads, C::kMinBlocks)
 #pragma unroll
             for (int c = 0; c < 2; ++c) {
               const int u = u0 + n * 8 + (lane & 3) * 2 + c;
-              if (!visible.sees(t, u)) scores[i][n][2 * half + c] = -kInfinity;
+              if (!mask.is_visible(t, u)) scores[i][n][2 * half + c] = -kInfinity;
             }
         }
     }

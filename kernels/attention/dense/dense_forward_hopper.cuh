@@ -1,6 +1,6 @@
 // The forward of dense attention on Hopper: a warpgroup of copies feeds warpgroups that own 64 query rows each. While
 // one takes exponentials, its product with the values of the key tile before is under way, and so are the others'
-// products. README.md in this folder explains the schedule.
+// products. README.md in this directory explains the schedule.
 #pragma once
 
 #include "config.cuh"
@@ -24,8 +24,8 @@ struct DenseForwardTask {
 
   /// The n-th task of this block: the longest tasks come first, and in rounds that go to and fro over the blocks, so
   /// that all have the same work. False after the last; a block's share of the last round may be empty: tiles = -1.
-  template <class Visibility>
-  __device__ __forceinline__ bool take(const DenseForwardHopperArgs& a, const Visibility& visible, int n) {
+  template <class Mask>
+  __device__ __forceinline__ bool take(const DenseForwardHopperArgs& a, const Mask& mask, int n) {
     const int blocks = static_cast<int>(gridDim.x), block = static_cast<int>(blockIdx.x);
     const int in_round = n * blocks, rank = in_round + (n % 2 == 0 ? block : blocks - 1 - block);
     if (in_round >= a.tasks) return false;
@@ -33,8 +33,8 @@ struct DenseForwardTask {
     row = in_tile / a.HQ;
     head = in_tile % a.HQ;
     t0 = (a.query_tiles - 1 - tile) * C::kQueries;
-    tile_first = visible.key_begin(t0) / C::kKeys;
-    tiles = (min(a.U, visible.key_end(min(a.T, t0 + C::kQueries) - 1)) + C::kKeys - 1) / C::kKeys - tile_first;
+    tile_first = mask.key_begin(t0) / C::kKeys;
+    tiles = (min(a.U, mask.key_end(min(a.T, t0 + C::kQueries) - 1)) + C::kKeys - 1) / C::kKeys - tile_first;
     if (rank >= a.tasks) tiles = -1;
     return true;
   }
@@ -46,23 +46,23 @@ struct DenseForwardTask {
 template <class TileType, int kHalves>
 __device__ __forceinline__ void load_head(TileType (&halves)[kHalves], const CUtensorMap& map, int head, int t, int row,
                                           Barrier& full) {
-  full.expect(sizeof(halves));
+  full.arrive_expect_tx(sizeof(halves));
 #pragma unroll
   for (int half = 0; half < kHalves; ++half)
 #pragma unroll
     for (int i = 0; i < TileType::kRows; i += kBoxRows)
-      load_box(halves[half].data + i * TileType::kCols, map, kHalves * head + half, t + i, row, full);
+      tma_load(halves[half].data + i * TileType::kCols, map, kHalves * head + half, t + i, row, full);
 }
 #endif
 
-template <class C, class Visibility>
+template <class C, class Mask>
 __global__ void __launch_bounds__(C::kThreads, 1)
-    dense_forward_hopper_kernel(const __grid_constant__ DenseForwardHopperArgs a, const Visibility visible) {
+    dense_forward_hopper_kernel(const __grid_constant__ DenseForwardHopperArgs a, const Mask mask) {
 #if SSA_WGMMA_CODE
   extern __shared__ __align__(1024) unsigned char shared_bytes[];
   auto& shared = *reinterpret_cast<typename C::Shared*>(shared_bytes);
-  using Ring = Pipeline<C::kStages>;
-  using QueryRing = Pipeline<C::kQueryStages>;
+  using Ring = PipelineState<C::kStages>;
+  using QueryRing = PipelineState<C::kQueryStages>;
   constexpr int kSlices = C::kHalfD / 16, kN = C::kKeys;
   const int thread = static_cast<int>(threadIdx.x), lane = thread % kWarpSize;
   const int warpgroup = thread / kWarpgroupThreads;
@@ -84,12 +84,12 @@ __global__ void __launch_bounds__(C::kThreads, 1)
 
   DenseForwardTask<C> task;
   if (warpgroup == C::kWarpgroups) {
-    give_registers<C::kCopyRegisters>();
+    warpgroup_reg_dealloc<C::kCopyRegisters>();
     if (thread == C::kWarps * kWarpSize) {
-      prefetch(a.q), prefetch(a.k), prefetch(a.v), prefetch(a.out);
+      prefetch_tensormap(a.q), prefetch_tensormap(a.k), prefetch_tensormap(a.v), prefetch_tensormap(a.out);
       Ring ring;
       QueryRing queries;
-      for (int n = 0; task.take(a, visible, n); ++n) {
+      for (int n = 0; task.take(a, mask, n); ++n) {
         if (task.tiles <= 0) continue;
         auto& q = shared.q[queries.stage()];
         shared.q_empty[queries.stage()].wait(queries.parity() ^ 1);
@@ -115,15 +115,15 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       }
     }
   } else {
-    take_registers<C::kRegisters>();
+    warpgroup_reg_alloc<C::kRegisters>();
     const float scale2 = a.scale * kLog2e;
     Ring keys;
     QueryRing queries;
     // Named barriers: the output's, and the turns to start products.
     constexpr int kOut = 1, kTurn = kOut + C::kWarpgroups, kTurnThreads = 2 * kWarpgroupThreads;
-    if (C::kTakeTurns && warpgroup == C::kWarpgroups - 1) barrier_arrive(kTurn, kTurnThreads);
+    if (C::kPingPong && warpgroup == C::kWarpgroups - 1) barrier_arrive(kTurn, kTurnThreads);
 
-    for (int n = 0; task.take(a, visible, n); ++n) {
+    for (int n = 0; task.take(a, mask, n); ++n) {
       if (task.tiles < 0) continue;
       const int t_first = task.t0 + warpgroup * kWarpgroupRows,
                 t = task.t0 + fresh_thread() / kWarpSize * 16 + (lane >> 2);
@@ -162,12 +162,12 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       /// Scores of the i-th key tile to probabilities, but for the division by their sum.
       const auto softmax = [&](int i) {
         const int u0 = task.first_key(i);
-        if (u0 + kN > visible.key_end(t_first) || u0 < visible.key_begin(t_first + kWarpgroupRows - 1)) {
+        if (u0 + kN > mask.key_end(t_first) || u0 < mask.key_begin(t_first + kWarpgroupRows - 1)) {
 #pragma unroll
           for (int j = 0; j < kN / 8; ++j)
 #pragma unroll
             for (int e = 0; e < 4; ++e)
-              if (!visible.sees(t + (e & 2) * 4, u0 + j * 8 + (lane & 3) * 2 + (e & 1))) scores[j][e] = -kInfinity;
+              if (!mask.is_visible(t + (e & 2) * 4, u0 + j * 8 + (lane & 3) * 2 + (e & 1))) scores[j][e] = -kInfinity;
         }
         float shift[2];
 #pragma unroll
@@ -184,7 +184,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
         for (int j = 0; j < kN / 8; ++j)
 #pragma unroll
           for (int e = 0; e < 4; ++e) scores[j][e] = exp2_fast(scores[j][e] * scale2 - shift[e / 2]);
-        pin(scores);
+        warpgroup_fence_operand(scores);
       };
       const auto add_up = [&] {
         float part[2][2] = {};
@@ -198,12 +198,12 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       /// The i-th key tile. Beside its exponentials runs the product with the values of the tile before.
       const auto step = [&]<bool kFirst>(int i) {
         const Ring before = keys.previous();
-        if constexpr (C::kTakeTurns) barrier_sync(kTurn + warpgroup, kTurnThreads);
+        if constexpr (C::kPingPong) barrier_sync(kTurn + warpgroup, kTurnThreads);
         start_scores();
         if constexpr (!kFirst) start_output(before);
-        if constexpr (C::kTakeTurns) barrier_arrive(kTurn + (warpgroup + 1) % C::kWarpgroups, kTurnThreads);
+        if constexpr (C::kPingPong) barrier_arrive(kTurn + (warpgroup + 1) % C::kWarpgroups, kTurnThreads);
         wgmma_wait<kFirst ? 0 : 1>();
-        pin(scores);
+        warpgroup_fence_operand(scores);
         leave_keys();
         softmax(i);
         // A wait that ends a basic block: the compiler would move the exponentials behind that for the product.
@@ -228,14 +228,14 @@ __global__ void __launch_bounds__(C::kThreads, 1)
         for (int i = 1; i < task.tiles; ++i) step.template operator()<false>(i);
         start_output(keys.previous());
         wgmma_wait<0>();
-        pin(out);
+        warpgroup_fence_operand(out);
         leave_values(keys.previous());
         shared.q_empty[queries.stage()].arrive_warp(lane);
         queries.advance();
       }
 
       auto& staged = shared.out[warpgroup];
-      if (thread % kWarpgroupThreads == 0) wait_stored();
+      if (thread % kWarpgroupThreads == 0) tma_store_wait_read();
       barrier_sync(kOut + warpgroup, kWarpgroupThreads);
       float inverse[2];
 #pragma unroll
@@ -255,19 +255,19 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       for (int m = 0; m < C::kD / 16; ++m) {
         std::uint32_t packed[4];
         pack_a(packed, out[2 * m], out[2 * m + 1]);
-        store_fragment(staged[m / kSlices], id / kWarpSize % 4 * 16, m % kSlices, packed, id % kWarpSize);
+        stmatrix_16x16(staged[m / kSlices], id / kWarpSize % 4 * 16, m % kSlices, packed, id % kWarpSize);
       }
-      fence_shared_for_wgmma();
+      fence_view_async_shared();
       barrier_sync(kOut + warpgroup, kWarpgroupThreads);
       if (thread % kWarpgroupThreads == 0) {
 #pragma unroll
         for (int half = 0; half < C::kHalves; ++half)
-          store_box(a.out, staged[half].data, C::kHalves * task.head + half, task.t0 + warpgroup * kWarpgroupRows,
+          tma_store(a.out, staged[half].data, C::kHalves * task.head + half, task.t0 + warpgroup * kWarpgroupRows,
                     task.row);
       }
     }
-    if (thread % kWarpgroupThreads == 0) wait_stored();
-    if (C::kTakeTurns && warpgroup == 0) barrier_sync(kTurn, kTurnThreads);
+    if (thread % kWarpgroupThreads == 0) tma_store_wait_read();
+    if (C::kPingPong && warpgroup == 0) barrier_sync(kTurn, kTurnThreads);
   }
 #endif
 }

@@ -11,7 +11,7 @@ namespace ssa::cuda {
 
 /// Keys 0 .. t.
 struct Causal {
-  __host__ __device__ bool sees(int t, int u) const { return u <= t; }
+  __host__ __device__ bool is_visible(int t, int u) const { return u <= t; }
   __host__ __device__ int key_begin(int) const { return 0; }
   __host__ __device__ int key_end(int t) const { return t + 1; }
   __host__ __device__ int query_begin(int u) const { return u; }
@@ -21,7 +21,7 @@ struct Causal {
 /// Keys t - window + 1 .. t.
 struct Windowed {
   int window;
-  __host__ __device__ bool sees(int t, int u) const {
+  __host__ __device__ bool is_visible(int t, int u) const {
     return static_cast<unsigned>(t - u) < static_cast<unsigned>(window);
   }
   __host__ __device__ int key_begin(int t) const { return t >= window ? t - window + 1 : 0; }
@@ -33,7 +33,7 @@ struct Windowed {
 /// Keys are means of blocks; the complete ones are seen.
 struct CompleteBlocks {
   int block_size;
-  __host__ __device__ bool sees(int t, int u) const { return (u + 1) * block_size <= t + 1; }
+  __host__ __device__ bool is_visible(int t, int u) const { return (u + 1) * block_size <= t + 1; }
   __host__ __device__ int key_begin(int) const { return 0; }
   __host__ __device__ int key_end(int t) const { return (t + 1) / block_size; }
   __host__ __device__ int query_begin(int u) const { return (u + 1) * block_size - 1; }

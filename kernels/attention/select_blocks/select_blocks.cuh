@@ -231,13 +231,13 @@ __global__ void __launch_bounds__(C::kThreads, C::kMinBlocks) select_blocks_kern
   constexpr int kTogether = kTokens < 4 ? kTokens : 4;
   const auto over_scores = [&](bool split, auto&& visit, auto&& chunk_end) {
     if (tiles > 0) load_means(0, 0);
-    copy_async_commit();
+    cp_async_commit_group();
     for (int tile = 0; tile < tiles; ++tile) {
       const int stage = tile & 1;
-      copy_async_wait<0>();
+      cp_async_wait_group<0>();
       __syncthreads();  // this stage is there, and every warp has left the other one
       if (tile + 1 < tiles) load_means(tile + 1, stage ^ 1);
-      copy_async_commit();
+      cp_async_commit_group();
       const std::uint32_t rows = shared_address(&shared.means[stage]);
       const auto score = [&](int part, bool inner) {
         std::uint32_t mean[kD / 16][4];

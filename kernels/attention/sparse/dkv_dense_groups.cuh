@@ -64,18 +64,18 @@ __global__ void __launch_bounds__(GroupConfig::kThreads, 1)
     const bool inside = token < tokens;
     const std::int64_t offset =
         (first_row + (inside ? static_cast<std::int64_t>(token) * a.HQ + r % C::kHeads : 0)) * kD + chunk * 8;
-    copy_async_16(shared.q.address(r, chunk), a.q + offset, inside);
-    copy_async_16(shared.d_out.address(r, chunk), d_out + offset, inside);
+    cp_async_16(shared.q.address(r, chunk), a.q + offset, inside);
+    cp_async_16(shared.d_out.address(r, chunk), d_out + offset, inside);
   }
   for (int r = thread; r < C::kRows; r += C::kThreads) {
     const int token = r / C::kHeads;
     const bool inside = token < tokens;
     const std::int64_t at = first_row + (inside ? static_cast<std::int64_t>(token) * a.HQ + r % C::kHeads : 0);
-    copy_async_4(shared_address(&shared.lse[r]), lse + at, inside);
-    copy_async_4(shared_address(&shared.delta[r]), delta + at, inside);
+    cp_async_4(shared_address(&shared.lse[r]), lse + at, inside);
+    cp_async_4(shared_address(&shared.delta[r]), delta + at, inside);
   }
-  copy_async_commit();
-  copy_async_wait<0>();
+  cp_async_commit_group();
+  cp_async_wait_group<0>();
   __syncthreads();
 
   const int block_units = a.block_size / kUnit, units = shared.entries * block_units;

@@ -158,17 +158,17 @@ __global__ void __launch_bounds__(C::kThreads, C::kMinBlocks)
       const int position = __shfl_sync(kFullMask, next_position, i % kWarpSize);
       const bool inside = position >= 0;
       const std::int64_t offset = static_cast<std::int64_t>(inside ? position : 0) * kD + chunk * 8;
-      copy_async_16_l1(shared.q[stage].address(i, chunk), a.q + offset, inside);
-      copy_async_16_l1(shared.d_out[stage].address(i, chunk), d_out + offset, inside);
+      cp_async_16_l1(shared.q[stage].address(i, chunk), a.q + offset, inside);
+      cp_async_16_l1(shared.d_out[stage].address(i, chunk), d_out + offset, inside);
     }
     if (member == 0 && lane < kRows) {  // a row that is not there gets zeros everywhere, and adds nothing
       const bool inside = next_position >= 0;
       const int offset = inside ? next_position : 0;
-      copy_async_4(shared_address(&shared.lse[stage][lane]), lse + offset, inside);
-      copy_async_4(shared_address(&shared.delta[stage][lane]), delta + offset, inside);
+      cp_async_4(shared_address(&shared.lse[stage][lane]), lse + offset, inside);
+      cp_async_4(shared_address(&shared.delta[stage][lane]), delta + offset, inside);
       shared.token[stage][lane] = next_token;
     }
-    copy_async_commit();
+    cp_async_commit_group();
   };
   static_assert(kRows % (C::kTeam * kWarpSize / (kD / 8)) == 0);
 
@@ -178,8 +178,8 @@ __global__ void __launch_bounds__(C::kThreads, C::kMinBlocks)
   for (int i = lane; i < kUnit * kD / 8; i += kWarpSize) {
     const int r = i / (kD / 8), chunk = i % (kD / 8);
     const bool inside = u0 + r < a.T;
-    copy_async_16(shared.v.address(member * kUnit + r, chunk),
-                  a.v + (inside ? key_offset + r * k_stride + chunk * 8 : 0), inside);
+    cp_async_16(shared.v.address(member * kUnit + r, chunk), a.v + (inside ? key_offset + r * k_stride + chunk * 8 : 0),
+                inside);
   }
   find(0);
   load(0);
@@ -191,7 +191,7 @@ __global__ void __launch_bounds__(C::kThreads, C::kMinBlocks)
   const float scale2 = a.scale * kLog2e;
   for (int step = 0; step < steps; ++step) {
     const int stage = step & 1;
-    copy_async_wait<0>();
+    cp_async_wait_group<0>();
     team_sync<C::kTeam>(team);  // this stage is there, and all have left the other one
     load(stage ^ 1);
     find(step + 2);
@@ -211,7 +211,7 @@ __global__ void __launch_bounds__(C::kThreads, C::kMinBlocks)
                    shared.delta[stage], scale2, hide, lane);
     }
   }
-  copy_async_wait<0>();
+  cp_async_wait_group<0>();
 
   // A block's only part writes the gradients themselves, else a partial sum that the next kernel adds up.
   const int* dense_begin = index.dense_begin + local_head * (index.N + 1) + block;

@@ -101,13 +101,13 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       next = tiles.task<C>(tile, warp, a);
       fetch_rows<kD>(shared.q[warp], a.q + next.position(a) * kD, next.heads, lane);
     }
-    copy_async_commit();
+    cp_async_commit_group();
   };
   fetch(static_cast<int>(blockIdx.x));
   for (int tile = static_cast<int>(blockIdx.x); tile < tiles.count(); tile += static_cast<int>(gridDim.x)) {
     const TokenTask task = next;
     std::uint32_t q[kD / 16][4];
-    copy_async_wait<0>();
+    cp_async_wait_group<0>();
     __syncwarp();
 #pragma unroll
     for (int kk = 0; kk < kD / 16; ++kk) load_a(q[kk], shared.q[warp], 0, kk, lane);
@@ -176,17 +176,17 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       fetch_rows<kD>(shared.q[warp], a.q + position * kD, next.heads, lane);
       fetch_rows<kD>(shared.d_out[warp], d_out + position * kD, next.heads, lane);
       const int h = lane % kUnit;
-      copy_async_4(shared_address(lane < kUnit ? &shared.lse[warp][h] : &shared.delta[warp][h]),
-                   (lane < kUnit ? lse_ : delta_) + position + h, h < next.heads);
+      cp_async_4(shared_address(lane < kUnit ? &shared.lse[warp][h] : &shared.delta[warp][h]),
+                 (lane < kUnit ? lse_ : delta_) + position + h, h < next.heads);
     }
-    copy_async_commit();
+    cp_async_commit_group();
   };
   fetch(static_cast<int>(blockIdx.x));
   for (int tile = static_cast<int>(blockIdx.x); tile < tiles.count(); tile += static_cast<int>(gridDim.x)) {
     const TokenTask task = next;
     std::uint32_t q[kD / 16][4], d_o[kD / 16][4];
     float lse2[2], delta[2];
-    copy_async_wait<0>();
+    cp_async_wait_group<0>();
     __syncwarp();
 #pragma unroll
     for (int kk = 0; kk < kD / 16; ++kk) {

@@ -180,10 +180,10 @@ class KeyStreamPlanner {
     List now = fetch_list(tile, 0), next{};
     for (int buffer = 0; tile < tiles_.count(); tile += stride, buffer ^= 1, now = next) {
       next = fetch_list(tile + stride, buffer ^ 1);
-      copy_async_wait<1>();  // this tile's is there, the next one's may be on its way
+      cp_async_wait_group<1>();  // this tile's is there, the next one's may be on its way
       plan(now);
     }
-    copy_async_wait<0>();
+    cp_async_wait_group<0>();
   }
 
  private:
@@ -216,10 +216,10 @@ class KeyStreamPlanner {
         list.shared_entries = shared_address(&shared_.lists[buffer][0][0]) + lane_ * 4;
 #pragma unroll 4
         for (int slot = 0; slot < list.slots; ++slot)
-          copy_async_4(list.shared_entries + slot * (C::kTokens * 4), list.entries + slot, true);
+          cp_async_4(list.shared_entries + slot * (C::kTokens * 4), list.entries + slot, true);
       }
     }
-    copy_async_commit();
+    cp_async_commit_group();
     return list;
   }
 
@@ -311,7 +311,7 @@ class KeyStreamCopier {
         if (buffer == 0) parity ^= 1;
       }
     }
-    copy_async_wait<0>();
+    cp_async_wait_group<0>();
   }
 
  private:
@@ -353,12 +353,12 @@ class KeyStreamCopier {
 #pragma unroll
       for (int r = 0; r < kUnit; r += kRowsAtOnce, offset += kRowsAtOnce * stride_) {
         const std::uint32_t to = stage + places_[r / kRowsAtOnce % kPlaces] + i * kUnitBytes + r / 8 * kEightRows;
-        copy_async_16(to, k + offset, r < keys);
-        if constexpr (C::kWithValues) copy_async_16(to + kValues, v + offset, r < keys);
+        cp_async_16(to, k + offset, r < keys);
+        if constexpr (C::kWithValues) cp_async_16(to + kValues, v + offset, r < keys);
       }
     }
     if (lane_ < C::kTokens) shared_.words[stage_][lane_] = bits | (last ? StageWord::kLastBit : 0);
-    mbarrier_arrive_after_copies(full_ + stage_ * 8);
+    cp_async_mbarrier_arrive_noinc(full_ + stage_ * 8);
     mbarrier_arrive_warp(full_ + stage_ * 8, lane_);
     if (++stage_ == C::kStages) stage_ = 0, parity_ ^= 1;
   }
@@ -440,7 +440,7 @@ __device__ __forceinline__ void fetch_rows(const Tile<kUnit, kD>& to, const __nv
 #pragma unroll
   for (int i = 0; i < kUnit; i += kRowsAtOnce) {
     const int r = i + lane / kChunks, chunk = lane % kChunks;
-    copy_async_16(to.address(r, chunk), from + r * kD + chunk * 8, r < rows);
+    cp_async_16(to.address(r, chunk), from + r * kD + chunk * 8, r < rows);
   }
 }
 
@@ -465,7 +465,7 @@ __device__ __forceinline__ void add_unit(float (&sums)[kD / 8][4], const std::ui
 #pragma unroll
   for (int d = 0; d < kD / 16; ++d) {
     std::uint32_t b[4];
-    ldmatrix_transposed(b, unit + Tile<kUnit, kD>::offset(lane & 15, 2 * d + (lane >> 4)));
+    ldmatrix_trans(b, unit + Tile<kUnit, kD>::offset(lane & 15, 2 * d + (lane >> 4)));
     mma(sums[2 * d], a, b[0], b[1]);
     mma(sums[2 * d + 1], a, b[2], b[3]);
   }

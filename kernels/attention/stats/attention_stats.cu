@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(C::kThreads, 2) attention_entropy_kernel(const
   };
   load_rows<C::kThreads>(shared.q, a.q + ((row * a.T + t0) * a.HQ + head) * kD, q_stride, a.T - t0, thread);
   load_keys(0, 0);
-  copy_async_commit();
+  cp_async_commit_group();
 
   const int t[2] = {t0 + warp * 16 + (lane >> 2), t0 + warp * 16 + (lane >> 2) + 8};
   float lse[2] = {}, entropy[2] = {};
@@ -56,10 +56,10 @@ __global__ void __launch_bounds__(C::kThreads, 2) attention_entropy_kernel(const
   const int tiles = (min(a.T, t0 + C::kQueries) - 1) / C::kKeys + 1;
   for (int tile = 0; tile < tiles; ++tile) {
     const int stage = tile & 1;
-    copy_async_wait<0>();
+    cp_async_wait_group<0>();
     __syncthreads();
     if (tile + 1 < tiles) load_keys(tile + 1, stage ^ 1);
-    copy_async_commit();
+    cp_async_commit_group();
     float scores[C::kKeys / 8][4] = {};
 #pragma unroll
     for (int kk = 0; kk < kD / 16; ++kk) {

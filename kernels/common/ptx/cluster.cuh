@@ -43,7 +43,7 @@ struct ClusterInbox {
   __device__ __forceinline__ void wait_until_all_are_open() {
     asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
     // Bytes may arrive before they are expected: the phase waits for this arrival too.
-    if (threadIdx.x == 0) arrived.expect(sizeof values);
+    if (threadIdx.x == 0) arrived.arrive_expect_tx(sizeof values);
   }
 
   /// Makes `value` values[index] of block `rank`.

@@ -17,7 +17,7 @@ __device__ __forceinline__ void mbarrier_init(std::uint32_t barrier, int arrival
   asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
 }
 
-/// What this thread did before is visible to whoever waits for the phase.
+/// What this thread did before is mask to whoever waits for the phase.
 __device__ __forceinline__ void mbarrier_arrive(std::uint32_t barrier) {
   asm volatile("{\n.reg .b64 state;\nmbarrier.arrive.shared.b64 state, [%0];\n}" ::"r"(barrier) : "memory");
 }
@@ -30,14 +30,14 @@ constexpr int kArrivalsOfWarp = kWarpSize;
 constexpr int kArrivalsOfWarp = 1;
 #endif
 
-/// What all lanes did before is visible to whoever waits for the phase. All lanes call it.
+/// What all lanes did before is mask to whoever waits for the phase. All lanes call it.
 __device__ __forceinline__ void mbarrier_arrive_warp(std::uint32_t barrier, int lane) {
   __syncwarp();
   if (lane < kArrivalsOfWarp) mbarrier_arrive(barrier);
 }
 
 /// Arrives, as one of the expected, once all of this thread's cp.async so far have been done.
-__device__ __forceinline__ void mbarrier_arrive_after_copies(std::uint32_t barrier) {
+__device__ __forceinline__ void cp_async_mbarrier_arrive_noinc(std::uint32_t barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(barrier) : "memory");
 }
 
@@ -65,7 +65,7 @@ struct alignas(8) Barrier {
   __device__ __forceinline__ void init(int arrivals) { mbarrier_init(address(), arrivals); }
   __device__ __forceinline__ void arrive_warp(int lane) { mbarrier_arrive_warp(address(), lane); }
   /// Arrives, and makes the phase wait for that many bytes of copies.
-  __device__ __forceinline__ void expect(int bytes) {
+  __device__ __forceinline__ void arrive_expect_tx(int bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(address()), "r"(bytes) : "memory");
   }
   /// Waits until the phase of that parity is complete.

@@ -24,24 +24,24 @@ __device__ __forceinline__ std::uint32_t shared_address(const void* p) {
 // ---- asynchronous copies ----
 
 /// 16 bytes global to shared past L1; zeros when not `valid` (then `from` is not read).
-__device__ __forceinline__ void copy_async_16(std::uint32_t to, const void* from, bool valid) {
+__device__ __forceinline__ void cp_async_16(std::uint32_t to, const void* from, bool valid) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0) : "memory");
 }
 
 /// The same through L1, for gathers that neighbouring warps repeat.
-__device__ __forceinline__ void copy_async_16_l1(std::uint32_t to, const void* from, bool valid) {
+__device__ __forceinline__ void cp_async_16_l1(std::uint32_t to, const void* from, bool valid) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0) : "memory");
 }
 
-__device__ __forceinline__ void copy_async_4(std::uint32_t to, const void* from, bool valid) {
+__device__ __forceinline__ void cp_async_4(std::uint32_t to, const void* from, bool valid) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(valid ? 4 : 0) : "memory");
 }
 
-__device__ __forceinline__ void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+__device__ __forceinline__ void cp_async_commit_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
 /// Waits until at most `kPending` of this thread's newest groups are still under way.
 template <int kPending>
-__device__ __forceinline__ void copy_async_wait() {
+__device__ __forceinline__ void cp_async_wait_group() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
@@ -78,7 +78,7 @@ __device__ __forceinline__ void load_rows(const TileType& to, const __nv_bfloat1
 #pragma unroll
   for (int i = 0; i < TileType::kRows; i += kRowsAtOnce) {
     const bool inside = row + i < valid;
-    copy_async_16(target + i * TileType::kChunks * 16, inside ? source : from, inside);
+    cp_async_16(target + i * TileType::kChunks * 16, inside ? source : from, inside);
     source += kRowsAtOnce * stride;
   }
 }
@@ -92,7 +92,7 @@ __device__ __forceinline__ void ldmatrix(std::uint32_t (&r)[4], std::uint32_t ad
                : "memory");
 }
 
-__device__ __forceinline__ void ldmatrix_transposed(std::uint32_t (&r)[4], std::uint32_t address) {
+__device__ __forceinline__ void ldmatrix_trans(std::uint32_t (&r)[4], std::uint32_t address) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                : "r"(address)
@@ -109,7 +109,7 @@ __device__ __forceinline__ void load_a(std::uint32_t (&a)[4], const TileType& ti
 template <class TileType>
 __device__ __forceinline__ void load_a_transposed(std::uint32_t (&a)[4], const TileType& tile, int row0, int col0,
                                                   int lane) {
-  ldmatrix_transposed(a, tile.address(row0 + (lane & 7) + ((lane >> 4) << 3), col0 / 8 + ((lane >> 3) & 1)));
+  ldmatrix_trans(a, tile.address(row0 + (lane & 7) + ((lane >> 4) << 3), col0 / 8 + ((lane >> 3) & 1)));
 }
 
 /// B of two neighbouring products, k = columns, n = rows of the tile: b[0..1] of rows row0 .. +8, b[2..3] of row0 + 8
@@ -124,7 +124,7 @@ __device__ __forceinline__ void load_b(std::uint32_t (&b)[4], const TileType& ti
 template <class TileType>
 __device__ __forceinline__ void load_b_transposed(std::uint32_t (&b)[4], const TileType& tile, int row0, int col0,
                                                   int lane) {
-  ldmatrix_transposed(b, tile.address(row0 + (lane & 15), col0 / 8 + (lane >> 4)));
+  ldmatrix_trans(b, tile.address(row0 + (lane & 15), col0 / 8 + (lane >> 4)));
 }
 
 /// c += a b, one 16 x 8 tile over 16.

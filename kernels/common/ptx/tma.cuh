@@ -59,19 +59,19 @@ CUtensorMap tensor_map(const char* op, const T* data, std::int64_t rows, std::in
 /// A place in a ring of kStages. Readers wait for full[stage()] with parity(), the writer for empty[stage()] with its
 /// opposite.
 template <int kStages>
-struct Pipeline {
+struct PipelineState {
   static_assert((kStages & (kStages - 1)) == 0);
   std::uint32_t passed = 0;  ///< since the start
 
   __device__ __forceinline__ int stage() const { return static_cast<int>(passed % kStages); }
   __device__ __forceinline__ std::uint32_t parity() const { return passed / kStages & 1; }
   __device__ __forceinline__ void advance() { ++passed; }
-  static __device__ __forceinline__ Pipeline at(int passed) { return {static_cast<std::uint32_t>(passed)}; }
-  __device__ __forceinline__ Pipeline previous() const { return {passed - 1}; }
+  static __device__ __forceinline__ PipelineState at(int passed) { return {static_cast<std::uint32_t>(passed)}; }
+  __device__ __forceinline__ PipelineState previous() const { return {passed - 1}; }
 };
 
 /// Copies box (head, tokens from t on, row) to shared memory.
-__device__ __forceinline__ void load_box(void* to, const CUtensorMap& map, int head, int t, int row, Barrier& full) {
+__device__ __forceinline__ void tma_load(void* to, const CUtensorMap& map, int head, int t, int row, Barrier& full) {
   asm volatile(
       "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5}], "
       "[%6];" ::"r"(shared_address(to)),
@@ -80,16 +80,16 @@ __device__ __forceinline__ void load_box(void* to, const CUtensorMap& map, int h
 }
 
 /// A multiple of 16 contiguous bytes.
-__device__ __forceinline__ void load_bytes(void* to, const void* from, int bytes, Barrier& full) {
+__device__ __forceinline__ void bulk_load(void* to, const void* from, int bytes, Barrier& full) {
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
                    shared_address(to)),
                "l"(from), "r"(bytes), "r"(full.address())
                : "memory");
 }
 
-/// Starts the copy of a box from shared memory, as one group; wait_stored() of the same thread lets it be written
+/// Starts the copy of a box from shared memory, as one group; tma_store_wait_read() of the same thread lets it be written
 /// again.
-__device__ __forceinline__ void store_box(const CUtensorMap& map, const void* from, int head, int t, int row) {
+__device__ __forceinline__ void tma_store(const CUtensorMap& map, const void* from, int head, int t, int row) {
   asm volatile(
       "cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group [%0, {%1, %2, %3, %4}], [%5];\n"
       "cp.async.bulk.commit_group;" ::"l"(&map),
@@ -97,29 +97,29 @@ __device__ __forceinline__ void store_box(const CUtensorMap& map, const void* fr
       : "memory");
 }
 /// The same, adding to what is there: in L2, each element in one piece.
-__device__ __forceinline__ void add_box(const CUtensorMap& map, const void* from, int head, int t, int row) {
+__device__ __forceinline__ void tma_reduce_add(const CUtensorMap& map, const void* from, int head, int t, int row) {
   asm volatile(
       "cp.reduce.async.bulk.tensor.4d.global.shared::cta.add.tile.bulk_group [%0, {%1, %2, %3, %4}], [%5];\n"
       "cp.async.bulk.commit_group;" ::"l"(&map),
       "r"(0), "r"(head), "r"(t), "r"(row), "r"(shared_address(from))
       : "memory");
 }
-__device__ __forceinline__ void wait_stored() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
+__device__ __forceinline__ void tma_store_wait_read() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
 /// Waits until all groups but the last kPending are in place in global memory.
 template <int kPending>
-__device__ __forceinline__ void wait_in_place() {
+__device__ __forceinline__ void tma_store_wait() {
   asm volatile("cp.async.bulk.wait_group %0;" ::"n"(kPending) : "memory");
 }
-/// Sets *counter after wait_in_place() by the same thread. What the engine has completed is in L2, where the other SMs
+/// Sets *counter after tma_store_wait() by the same thread. What the engine has completed is in L2, where the other SMs
 /// meet it, so no fence is needed that would wait for everything else that the SM has under way.
 __device__ __forceinline__ void announce_in_place(int* counter, int value) {
   asm volatile("st.relaxed.gpu.global.s32 [%0], %1;" ::"l"(counter), "r"(value) : "memory");
 }
 /// Orders copies of the engine and ordinary accesses of this thread, to global memory and shared.
-__device__ __forceinline__ void fence_copies() { asm volatile("fence.proxy.async;" ::: "memory"); }
+__device__ __forceinline__ void fence_proxy_async() { asm volatile("fence.proxy.async;" ::: "memory"); }
 
 /// Fetches the description itself ahead of its first use.
-__device__ __forceinline__ void prefetch(const CUtensorMap& map) {
+__device__ __forceinline__ void prefetch_tensormap(const CUtensorMap& map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 }
 
@@ -127,11 +127,11 @@ __device__ __forceinline__ void prefetch(const CUtensorMap& map) {
 
 /// Changes the registers of each thread of the warpgroup. Each role is one branch of a single if at the kernel's top.
 template <int kRegisters>
-__device__ __forceinline__ void give_registers() {
+__device__ __forceinline__ void warpgroup_reg_dealloc() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 template <int kRegisters>
-__device__ __forceinline__ void take_registers() {
+__device__ __forceinline__ void warpgroup_reg_alloc() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 
@@ -155,7 +155,7 @@ __device__ __forceinline__ int fresh_thread() {
 
 /// Keeps what comes before in the program before, and what comes after after, for these registers.
 template <int kTiles>
-__device__ __forceinline__ void pin(float (&values)[kTiles][4]) {
+__device__ __forceinline__ void warpgroup_fence_operand(float (&values)[kTiles][4]) {
 #pragma unroll
   for (int n = 0; n < kTiles; ++n)
     asm volatile("" : "+f"(values[n][0]), "+f"(values[n][1]), "+f"(values[n][2]), "+f"(values[n][3])::"memory");
@@ -163,7 +163,7 @@ __device__ __forceinline__ void pin(float (&values)[kTiles][4]) {
 
 /// 16 x 16 of bf16 in the layout of pack_a to rows row0 .. +16, columns 16 m .. +16 of a tile.
 template <class TileType>
-__device__ __forceinline__ void store_fragment(TileType& tile, int row0, int m, const std::uint32_t (&a)[4], int lane) {
+__device__ __forceinline__ void stmatrix_16x16(TileType& tile, int row0, int m, const std::uint32_t (&a)[4], int lane) {
   asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
                    tile.address(row0 + (lane & 15), 2 * m + (lane >> 4))),
                "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3])

@@ -45,8 +45,8 @@ template <int kPending>
 __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
-/// Makes this thread's ordinary writes to shared memory visible to products issued after the next barrier.
-__device__ __forceinline__ void fence_shared_for_wgmma() {
+/// Makes this thread's ordinary writes to shared memory mask to products issued after the next barrier.
+__device__ __forceinline__ void fence_view_async_shared() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 

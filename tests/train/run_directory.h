@@ -1,4 +1,4 @@
-// A folder with all that a run of a golden case needs, and ssa_train running in it.
+// A directory with all that a run of a golden case needs, and ssa_train running in it.
 #pragma once
 
 #include <algorithm>
@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "support/catch.h"
+#include "support/paths.h"
 #include "support/run_program.h"
 #include "support/temp_dir.h"
 
@@ -17,17 +18,17 @@ namespace ssa::test {
 namespace fs = std::filesystem;
 using Names = std::vector<std::string>;
 
-class RunFolder {
+class RunDirectory {
  public:
   /// config.json, model/ and data/ of tests/golden/cases/NAME: a model of two layers, 8 steps.
-  explicit RunFolder(const std::string& name, const std::string& device = "cpu") : device_(device) {
-    const fs::path golden = fs::path(SSA_SOURCE_DIR) / "tests/golden/cases" / name;
+  explicit RunDirectory(const std::string& name, const std::string& device = "cpu") : device_(device) {
+    const fs::path golden = ssa::test::source_dir() / "tests/golden/cases" / name;
     for (const char* part : {"config.json", "model", "data"})
-      fs::copy(golden / part, folder_ / part, fs::copy_options::recursive);
+      fs::copy(golden / part, directory_ / part, fs::copy_options::recursive);
   }
 
-  fs::path operator/(const fs::path& name) const { return folder_ / name; }
-  const fs::path& path() const { return folder_.path(); }
+  fs::path operator/(const fs::path& name) const { return directory_ / name; }
+  const fs::path& path() const { return directory_.path(); }
 
   /// ssa_train with output in `output`; `overrides` are those of --set.
   Arguments command(const std::string& output, const Names& overrides = {}, const Names& more = {}) const {
@@ -38,7 +39,7 @@ class RunFolder {
   }
   ProgramResult train(const std::string& output, const Names& overrides = {}, const Names& more = {},
                       int ranks = 1) const {
-    return run_program(command(output, overrides, more), {.folder = path(), .ranks = ranks});
+    return run_program(command(output, overrides, more), {.directory = path(), .ranks = ranks});
   }
   /// The same; the run must reach its end.
   void train_to_end(const std::string& output, const Names& overrides = {}, const Names& more = {},
@@ -51,7 +52,7 @@ class RunFolder {
   /// metrics.jsonl without what a clock measured; the steps must be 1, 2, 3 and so on.
   std::vector<nlohmann::json> metrics(const std::string& output) const {
     std::vector<nlohmann::json> lines;
-    std::ifstream stream(folder_ / output / "metrics.jsonl");
+    std::ifstream stream(directory_ / output / "metrics.jsonl");
     for (std::string line; std::getline(stream, line);) {
       lines.push_back(nlohmann::json::parse(line));
       CHECK(lines.back().at("step") == lines.size());
@@ -61,23 +62,23 @@ class RunFolder {
     }
     return lines;
   }
-  /// The folders of checkpoints, what a writer left half-written included.
-  Names checkpoints(const std::string& output) const { return names_in(folder_ / output / "checkpoints"); }
+  /// The directories of checkpoints, what a writer left half-written included.
+  Names checkpoints(const std::string& output) const { return names_in(directory_ / output / "checkpoints"); }
   fs::path checkpoint(const std::string& output, int step) const {
     const std::string digits = std::to_string(step);
-    return folder_ / output / "checkpoints" / ("step-" + std::string(8 - digits.size(), '0') + digits);
+    return directory_ / output / "checkpoints" / ("step-" + std::string(8 - digits.size(), '0') + digits);
   }
 
-  static Names names_in(const fs::path& folder) {
+  static Names names_in(const fs::path& directory) {
     Names names;
-    if (fs::exists(folder))
-      for (const auto& entry : fs::directory_iterator(folder)) names.push_back(entry.path().filename().string());
+    if (fs::exists(directory))
+      for (const auto& entry : fs::directory_iterator(directory)) names.push_back(entry.path().filename().string());
     std::sort(names.begin(), names.end());
     return names;
   }
 
  private:
-  TempDir folder_;
+  TempDir directory_;
   std::string device_;
 };
 
