@@ -3,7 +3,8 @@
 # Usage: scripts/install.sh [extra packages...]
 set -euo pipefail
 
-packages=(g++ cmake ninja-build pkg-config nlohmann-json3-dev libspdlog-dev catch2 libopenmpi-dev openmpi-bin
+packages=(g++ cmake ninja-build pkg-config nlohmann-json3-dev libspdlog-dev libfmt-dev libcli11-dev
+  libssl-dev catch2 libopenmpi-dev openmpi-bin
   libopenblas-openmp-dev zlib1g-dev libzstd-dev libxxhash-dev libpcre2-dev "$@")
 
 missing=()
