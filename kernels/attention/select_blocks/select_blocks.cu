@@ -40,9 +40,9 @@ void select_blocks(Stream& stream, const SelectBlocks& p) {
     const auto run = [&]<int kHeads>() {
       using C = SelectConfig<kD, kHeads>;
       launch(stream, op, select_blocks_kernel<C>,
-             {.grid = dim3(blocks_for(a.T, C::kBlockTokens), static_cast<unsigned>(a.HK), static_cast<unsigned>(B)),
+             {.grid = dim3(blocks_for(a.T, C::kCtaTokens), static_cast<unsigned>(a.HK), static_cast<unsigned>(B)),
               .block = C::kThreads,
-              .shared_bytes = C::shared_bytes(static_cast<std::size_t>(a.list_capacity))},
+              .shared_bytes = C::Shared::bytes(static_cast<std::size_t>(a.list_capacity))},
              a);
     };
     if (G <= 8)

@@ -23,6 +23,23 @@ __device__ __forceinline__ T warp_max(T value) {
   return value;
 }
 
+/// Sum over this lane and the lanes before it.
+template <class T>
+__device__ __forceinline__ T warp_inclusive_sum(T value, int lane) {
+#pragma unroll
+  for (int distance = 1; distance < kWarpSize; distance *= 2) {
+    const T other = __shfl_up_sync(kFullMask, value, distance);
+    if (lane >= distance) value += other;
+  }
+  return value;
+}
+
+/// Sum over the lanes before this one.
+template <class T>
+__device__ __forceinline__ T warp_exclusive_sum(T value, int lane) {
+  return warp_inclusive_sum(value, lane) - value;
+}
+
 /// Sum over the block; every thread gets it. `shared` holds kThreads / 32 values and may be used again after the next
 /// __syncthreads().
 template <int kThreads, class T>
