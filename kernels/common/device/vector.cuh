@@ -134,6 +134,20 @@ __device__ __forceinline__ void store(float* to, const Floats<kCount>& values) {
   }
 }
 
+__device__ __forceinline__ float4 operator+(const float4& a, const float4& b) {
+  return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
+}
+
+__device__ __forceinline__ float4 operator*(const float4& a, float b) {
+  return make_float4(a.x * b, a.y * b, a.z * b, a.w * b);
+}
+
+/// *to = value, or *to += value with `add`. For gradients that an op overwrites or accumulates.
+__device__ __forceinline__ void store_or_add(float4* to, float4 value, bool add) {
+  if (add) value = *to + value;
+  *to = value;
+}
+
 /// The value that a store to bf16 leaves.
 __device__ __forceinline__ float round_bf16(float value) { return __bfloat162float(__float2bfloat16_rn(value)); }
 
