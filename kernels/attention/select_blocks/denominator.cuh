@@ -5,9 +5,9 @@
 
 namespace ssa::cuda {
 
-/// Each lane sums the exponentials of its own rows of the score tiles, for two heads of each 8 columns; finish() adds up
-/// the lanes. Exponents are relative to `shift`: the score of block 0, which needs no maximum, because an f32 sum is as
-/// exact at any size. Only if a sum overflows, the pass is repeated with running maxima as shifts.
+/// Each lane sums the exponentials of its own rows of the score tiles, for two heads of each 8 columns; finish() adds
+/// up the lanes. Exponents are relative to `shift`: the score of block 0, which needs no maximum, because an f32 sum is
+/// as exact at any size. Only if a sum overflows, the pass is repeated with running maxima as shifts.
 template <class C>
 class SoftmaxDenominator {
  public:

@@ -30,10 +30,10 @@ void select_blocks(Stream& stream, const SelectBlocks& p) {
   const int G = a.HQ / a.HK;
   dispatch_head_dim(op, D, G, p.block_size, [&]<int kD>() {
     if (p.positions) {
-      launch(stream, op, select_at_kernel<kD>,
+      launch(stream, op, select_blocks_decode_kernel<kD>,
              {.grid = dim3(static_cast<unsigned>(a.HK), static_cast<unsigned>(a.T), static_cast<unsigned>(B)),
-              .block = kSelectAtThreads,
-              .shared_bytes = select_at_shared_bytes(N)},
+              .block = kDecodeThreads,
+              .shared_bytes = decode_shared_bytes(N)},
              a, p.positions.as<std::int32_t>());
       return;
     }

@@ -8,8 +8,8 @@
 
 namespace ssa::cuda {
 
-/// The inverse index and the parts of d_k and d_v, of as many (batch, key/value head) pairs as fit into kWantedBytes, at
-/// least one.
+/// The inverse index and the parts of d_k and d_v, of as many (batch, key/value head) pairs as fit into kWantedBytes,
+/// at least one.
 struct BackwardScratch {
   static constexpr std::size_t kWantedBytes = std::size_t{640} << 20;
   static constexpr int kSegmentRows = 2048;  ///< (token, head) rows per segment: at least 64 steps of a warp

@@ -1,5 +1,5 @@
-// The schedule of d_k and d_v for blocks that many of 32 adjacent tokens selected: the queries of the 32 tokens are read
-// into shared memory once for all these blocks.
+// The schedule of d_k and d_v for blocks that many of 32 adjacent tokens selected: the queries of the 32 tokens are
+// read into shared memory once for all these blocks.
 #pragma once
 
 #include "dkv_products.cuh"

@@ -6,8 +6,8 @@
 
 namespace ssa::cuda {
 
-/// row_max is raised only when a score exceeds it by this much, in powers of two: f32 sums and bf16 probabilities are as
-/// exact at 2^8 as at 1, and most steps need no maximum over lanes and no rescaling.
+/// row_max is raised only when a score exceeds it by this much, in powers of two: f32 sums and bf16 probabilities are
+/// as exact at 2^8 as at 1, and most steps need no maximum over lanes and no rescaling.
 inline constexpr float kRescaleSlack = 8;
 
 /// The running softmax of one token and its unnormalized output. [2]: rows r and r + 8 of a fragment.

@@ -1,5 +1,5 @@
-// The tokens that selected each block. Where many of 32 adjacent tokens (a word of the bitmap) did, they are a dense group
-// of the block. All other tokens are listed in ascending order, in segments of limited length.
+// The tokens that selected each block. Where many of 32 adjacent tokens (a word of the bitmap) did, they are a dense
+// group of the block. All other tokens are listed in ascending order, in segments of limited length.
 #pragma once
 
 #include "config.cuh"
@@ -35,8 +35,8 @@ __global__ void __launch_bounds__(kIndexThreads)
   if (block >= 0) atomicOr(index.bitmap + (head * index.N + block) * index.words + t / 32, 1u << (t % 32));
 }
 
-/// One warp per (head, block): token_begin[block] = number of its listed tokens, dense_begin[block] = number of its dense
-/// groups, until scan_selected_kernel.
+/// One warp per (head, block): token_begin[block] = number of its listed tokens, dense_begin[block] = number of its
+/// dense groups, until scan_selected_kernel.
 __global__ void __launch_bounds__(kIndexThreads)
     count_selected_kernel(const InverseIndex index, int block_size, std::int64_t count) {
   const std::int64_t i = (static_cast<std::int64_t>(blockIdx.x) * kIndexThreads + threadIdx.x) / kWarpSize;

@@ -1,4 +1,5 @@
-// Reductions over a warp and a block, in an order that depends on nothing but the number of threads.
+// kernels/common/device: reductions and prefix sums over a warp, reductions over a CTA, in an order that depends only
+// on the number of threads.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -40,7 +41,7 @@ __device__ __forceinline__ T warp_exclusive_sum(T value, int lane) {
   return warp_inclusive_sum(value, lane) - value;
 }
 
-/// Sum over the block; every thread gets it. `shared` holds kThreads / 32 values and may be used again after the next
+/// Sum over the CTA; every thread gets it. `shared` holds kThreads / 32 values and may be reused after the next
 /// __syncthreads().
 template <int kThreads, class T>
 __device__ __forceinline__ T block_sum(T value, T* shared) {
@@ -56,7 +57,7 @@ __device__ __forceinline__ T block_sum(T value, T* shared) {
   return sum;
 }
 
-/// Maximum over the block, as block_sum.
+/// Maximum over the CTA, as block_sum.
 template <int kThreads, class T>
 __device__ __forceinline__ T block_max(T value, T* shared) {
   constexpr int kWarps = kThreads / kWarpSize;
