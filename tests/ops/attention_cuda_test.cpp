@@ -20,7 +20,7 @@ TEST_CASE("the CUDA attention kernels say which shapes they refuse") {
 }
 
 TEST_CASE("attention over long rows on CUDA agrees with the CPU") {
-  if (!have_cuda()) return warn_no_cuda();
+  if (skip_without_gpu()) return;
   for (const CausalAttentionCase& c : std::vector<CausalAttentionCase>{
            {{1, 2100, 1, 2, 64}},
            {{2, 1111, 2, 1, 128}},
@@ -63,7 +63,7 @@ TEST_CASE("attention over long rows on CUDA agrees with the CPU") {
 }
 
 TEST_CASE("select_blocks over more blocks than it scores at once chooses the same on CUDA") {
-  if (!have_cuda()) return warn_no_cuda();
+  if (skip_without_gpu()) return;
   for (const SelectBlocksCase& c :
        std::vector<SelectBlocksCase>{{{1, 17000, 1, 1, 64}, 16, 16},
                                      {{1, 17000, 1, 1, 64}, 16, 16, BlockSelection::reference},
