@@ -185,7 +185,7 @@ TEST_CASE("decoder: rows of different lengths do not see each other, and may res
 }
 
 TEST_CASE("decoder: on CUDA a prompt and steps give the logits of the forward pass, to the precision of bf16") {
-  if (!have_cuda()) return warn_no_cuda();
+  if (skip_without_gpu()) return;
   struct Case {
     DecoderCase decoder;
     double tolerance;

@@ -106,9 +106,9 @@ inline std::vector<std::int32_t> make_selection(const AttentionDims& dims, std::
   return indices;
 }
 
-/// Values [B, T, each] with the T of each row in the opposite order.
+/// Values [B, T, each] with the T tokens of each sequence in reverse order.
 template <class T>
-std::vector<T> turned(const std::vector<T>& values, std::int64_t rows, std::int64_t tokens) {
+std::vector<T> reversed_tokens(const std::vector<T>& values, std::int64_t rows, std::int64_t tokens) {
   const auto each = static_cast<std::int64_t>(values.size()) / (rows * tokens);
   std::vector<T> out;
   for (std::int64_t b = 0; b < rows; ++b)
@@ -117,16 +117,16 @@ std::vector<T> turned(const std::vector<T>& values, std::int64_t rows, std::int6
   return out;
 }
 
-/// Positions T - 1, T - 2, ... 0 of each row.
-inline std::vector<std::int32_t> falling_positions(std::int64_t rows, std::int64_t tokens) {
+/// Positions T - 1, T - 2, ... 0 for each sequence.
+inline std::vector<std::int32_t> descending_positions(std::int64_t rows, std::int64_t tokens) {
   std::vector<std::int32_t> positions;
   for (std::int64_t i = 0; i < rows * tokens; ++i)
     positions.push_back(static_cast<std::int32_t>(tokens - 1 - i % tokens));
   return positions;
 }
 
-/// Values [rows, count, each] with `spare` more of each row, all NaN: a cache that is not full.
-inline Values with_room(const Values& values, std::int64_t rows, std::int64_t spare, std::int64_t each) {
+/// Values [B, count, each] with `spare` unused places per sequence, all NaN: a cache that is not full.
+inline Values padded_cache(const Values& values, std::int64_t rows, std::int64_t spare, std::int64_t each) {
   const auto length = static_cast<std::int64_t>(values.size()) / rows;
   Values out;
   for (std::int64_t b = 0; b < rows; ++b) {

@@ -19,7 +19,7 @@ TEST_CASE("why_unsupported names the value that the CUDA attention kernels do no
 }
 
 TEST_CASE("attention over long sequences on CUDA agrees with the CPU") {
-  if (!have_cuda()) return warn_no_cuda();
+  if (skip_without_gpu()) return;
   for (const CausalAttentionCase& c : std::vector<CausalAttentionCase>{
            {{1, 2100, 1, 2, 64}},
            {{2, 1111, 2, 1, 128}},
@@ -62,7 +62,7 @@ TEST_CASE("attention over long sequences on CUDA agrees with the CPU") {
 }
 
 TEST_CASE("select_blocks over several chunks on CUDA agrees with the CPU") {
-  if (!have_cuda()) return warn_no_cuda();
+  if (skip_without_gpu()) return;
   for (const SelectBlocksCase& c :
        std::vector<SelectBlocksCase>{{{1, 17000, 1, 1, 64}, 16, 16},
                                      {{1, 17000, 1, 1, 64}, 16, 16, BlockSelection::reference},

@@ -1,4 +1,4 @@
-// Cases of attention_divergence, for its tests.
+// Test cases of attention_divergence.
 #pragma once
 
 #include "kernels/attention/stats/attention_divergence.h"
@@ -30,7 +30,7 @@ struct AttentionDivergenceInputs {
         sink(random_values(c.dims.HQ(), 7)) {}
 };
 
-/// `lse` is that of full causal attention over q and k.
+/// `lse` of full causal attention over q and k.
 inline Outputs run_attention_divergence(OpRunner& run, const AttentionDivergenceCase& c,
                                         const AttentionDivergenceInputs& in, const Values& lse) {
   const AttentionDims& d = c.dims;

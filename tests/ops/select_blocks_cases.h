@@ -103,15 +103,15 @@ inline std::vector<std::int32_t> run_select_blocks_at_positions(OpRunner& run, c
   const AttentionDims& d = c.dims;
   const Tensor indices = run.i32_output({d.B, d.T, d.HK, c.slots()});
   select_blocks(run.stream(), {.indices = indices,
-                               .q = run.act_input(turned(in.q, d.B, d.T), d.query_shape()),
-                               .k_mean = run.act_input(with_room(in.k_mean, d.B, kSpare, d.HK * d.D),
+                               .q = run.act_input(reversed_tokens(in.q, d.B, d.T), d.query_shape()),
+                               .k_mean = run.act_input(padded_cache(in.k_mean, d.B, kSpare, d.HK * d.D),
                                                        d.key_shape(c.blocks() + kSpare)),
-                               .positions = run.i32_input(falling_positions(d.B, d.T), {d.B, d.T}),
+                               .positions = run.i32_input(descending_positions(d.B, d.T), {d.B, d.T}),
                                .scale = d.scale(),
                                .block_size = c.block_size,
                                .block_counts = c.block_counts,
                                .mode = c.mode});
-  return turned(run.read_i32(indices), d.B, d.T);
+  return reversed_tokens(run.read_i32(indices), d.B, d.T);
 }
 
 }  // namespace ssa::test

@@ -53,7 +53,7 @@ TEST_CASE("sparse attention with its selection does not depend on later tokens")
     const SelectBlocksCase select{{2, 41, 2, 3, 8}, 4, 3, mode};
     const SparseAttentionCase c{select.dims, 4, select.slots()};
     OpRunner run(Precision::f32);
-    check_sees_no_later_token(c.dims, inputs_of(c), [&](SparseAttentionInputs at) {
+    check_attends_no_later_token(c.dims, inputs_of(c), [&](SparseAttentionInputs at) {
       SelectBlocksInputs scores(select);
       scores.q = at.q;
       scores.k_mean = block_means(c.dims, 4, at.k);
