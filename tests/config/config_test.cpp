@@ -402,14 +402,14 @@ TEST_CASE("config: an exported model file reads back") {
   }
 }
 
-TEST_CASE("config: the README's table of keys is the field lists") {
+TEST_CASE("config: docs/config.md's table of keys is the field lists") {
   const std::string begin = "<!-- config-keys:begin -->\n", end = "<!-- config-keys:end -->";
-  const std::string readme = read_file(ssa::test::source_dir() / "README.md");
-  const std::size_t from = readme.find(begin), to = readme.find(end);
+  const std::string page = read_file(ssa::test::source_dir() / "docs/config.md");
+  const std::size_t from = page.find(begin), to = page.find(end);
   REQUIRE(from != std::string::npos);
   REQUIRE(to != std::string::npos);
   const fs::path wanted = ssa::test::binary_dir() / "config-keys.md";
   std::ofstream(wanted) << config_keys_table();
-  INFO("the table that README.md needs between its config-keys markers was written to " << wanted);
-  CHECK(readme.substr(from + begin.size(), to - from - begin.size()) == config_keys_table());
+  INFO("the table that docs/config.md needs between its config-keys markers was written to " << wanted);
+  CHECK(page.substr(from + begin.size(), to - from - begin.size()) == config_keys_table());
 }
