@@ -141,9 +141,10 @@ void RunLog::step(const StepReport& r) {
   log_file->log({"", spdlog::level::info, text});
   log_file->flush();
 
-  std::string shorter = progress;
-  if (ssa) shorter += fmt::format("  ce {:.4f}  align {:.1e}", r.ce_loss, r.alignment_loss);
-  console->show_step(shorter + "  " + speed);
+  // The console's line fits 80 columns.
+  const std::string alignment = ssa ? fmt::format("  align {:.1e}", r.alignment_loss) : "";
+  const bool fits = progress.size() + alignment.size() + 2 + speed.size() < 80;
+  console->show_step(progress + (fits ? alignment : "") + "  " + speed);
   if (r.eval_losses.empty()) return;
   std::string held_out = fmt::format("step {}", r.step);
   for (const auto& [name, loss] : r.eval_losses) held_out += fmt::format("  {} {:.4f}", name, loss);
