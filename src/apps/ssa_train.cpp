@@ -16,13 +16,14 @@ constexpr const char* kHelp =
 usage: ssa_train --config FILE [--set section.key=value ...] [--resume auto|none|DIR] [--device auto|cuda|cpu] [--dry-run]
        mpirun -n RANKS ssa_train ...
 
-  --config FILE     JSON; the README lists every key
+  --config FILE     JSON, a path or the name of an installed config; docs/config.md lists every key
   --set KEY=VALUE   overrides a key of the config, e.g. --set train.max_steps=100; may be given often
   --resume WHAT     auto: go on from the newest complete checkpoint of output_dir, else start fresh (default);
                     none: start fresh; or the directory of a checkpoint
   --device WHAT     auto: a GPU if there is one (default); cuda; cpu
-  --dry-run         prints the resolved config, the parameters, the memory plan and the steps, and exits
-  --print-config-keys  prints the README's table of config keys
+  --dry-run         prints the resolved config, the parameters, the memory plan and the steps, and exits; the plan is
+                    that of --device, which need not be present, or with auto those of both devices
+  --print-config-keys  prints docs/config.md's table of config keys
 
 example: ssa_train --config configs/tiny.json --set output_dir=runs/mine --set train.seed=7
 
@@ -48,10 +49,12 @@ int run(int argc, char** argv) {
   }
   if (config_file.empty()) line.fail("--config FILE is missing");
 
-  const ssa::Config config = ssa::load_config(config_file, overrides);
+  const ssa::Config config = ssa::load_config(ssa::find_config(config_file), overrides);
   options.device = ssa::parse_device(device);
   if (dry_run) {
-    std::fputs(ssa::describe_run(config, options.device, ssa::launched_ranks()).c_str(), stdout);
+    std::vector<ssa::DeviceKind> devices = {options.device};
+    if (device == "auto") devices = {ssa::DeviceKind::cpu, ssa::DeviceKind::cuda};
+    std::fputs(ssa::describe_run(config, devices, ssa::launched_ranks()).c_str(), stdout);
     return ssa::kExitDone;
   }
   const auto comm = ssa::make_comm(options.device);

@@ -275,6 +275,12 @@ int train(const Config& config, const TrainOptions& options, Comm& comm) {
   start_logging(config.output_dir, comm);
   start(run, options.resume);
   RunLog log(config, comm, run.stream, run.step, run.total_steps);
+  if (run.step == run.total_steps) {
+    log.say(concat(config.output_dir, " is already complete at step ", run.step, ": nothing is left to train"));
+    log.say("  to train longer, raise train.max_steps or train.num_train_epochs");
+    log.say("  to train anew, set another output_dir, or give --resume none");
+    return kExitDone;
+  }
   log.begin(run.table.parameter_count(), run.loader.rows(), run.plan.batches_per_epoch(), run.plan.dropped_rows());
 
   const auto due = [&](std::int64_t interval) { return interval > 0 && run.step % interval == 0; };
@@ -306,8 +312,9 @@ int train(const Config& config, const TrainOptions& options, Comm& comm) {
   return kExitDone;
 }
 
-std::string describe_run(const Config& config, DeviceKind device, int ranks) {
-  check_supported(state_shape(config, device, ranks));
+std::string describe_run(const Config& config, const std::vector<DeviceKind>& devices, int ranks) {
+  const bool one_device = devices.size() == 1;
+  if (one_device) check_supported(state_shape(config, devices[0], ranks));
   const ParamTable table(config.model, ranks);
   std::string text = "config\n";
   for (const std::string& line : config_lines(config)) text += "  " + line + "\n";
@@ -326,9 +333,21 @@ std::string describe_run(const Config& config, DeviceKind device, int ranks) {
   for (const auto& [name, count] : groups) line(name, count);
   line("total", table.parameter_count());
 
-  text += concat("\nmemory on ", name_of(device), ", bytes a rank\n");
-  text += plan_memory(state_shape(config, device, ranks), table).to_string();
-  if (device == DeviceKind::cuda) text += "beside it, the CUDA context, 64 MiB for cuBLASLt and NCCL's buffers\n";
+  for (const DeviceKind device : devices) {
+    text += concat("\nmemory on ", name_of(device), ", bytes per rank\n");
+    const StateShape shape = state_shape(config, device, ranks);
+    try {
+      check_supported(shape);
+    } catch (const UsageError& error) {
+      text += concat("  ", error.what(), "\n");
+      continue;
+    }
+    text += plan_memory(shape, table).to_string();
+    if (device == DeviceKind::cpu) continue;
+    text += "  in addition: the CUDA context, 64 MiB for cuBLASLt, and NCCL's buffers\n";
+    if (!SSA_WITH_CUDA) text += "  not counted, as this build has no CUDA backend: scratch of the attention kernels\n";
+  }
+  if (!one_device) text += "\n--device cpu or --device cuda shows only that device.\n";
 
   text += "\ndata\n";
   if (!std::filesystem::exists(config.data.path)) return text + "  " + config.data.path + " is not there yet\n";

@@ -273,11 +273,14 @@ TEST_CASE("bad input: a model that the CUDA kernels do not serve is refused befo
       SingleComm comm;
       train(config, {.device = DeviceKind::cuda}, comm);
     };
-    const auto describe = [&] { describe_run(config, DeviceKind::cuda, 1); };
+    const auto describe = [&] { describe_run(config, {DeviceKind::cuda}, 1); };
     check_error(error_of(start), "does not run on a GPU", reason);
     check_error(error_of(describe), "does not run on a GPU", reason);
     CHECK_THROWS_AS(start(), UsageError);
     CHECK_THROWS_AS(describe(), UsageError);
+    const std::string both = describe_run(config, {DeviceKind::cpu, DeviceKind::cuda}, 1);
+    CHECK(both.find("memory on cpu, bytes per rank") != std::string::npos);
+    CHECK(both.find(reason) != std::string::npos);
     CHECK(!fs::exists(run / "out"));
   };
   refused("head_dim is 16");

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "ssa/comm/comm.h"
 #include "ssa/config/config.h"
@@ -19,8 +20,9 @@ struct TrainOptions {
 /// anything is opened a UsageError when the device does not serve the model.
 int train(const Config& config, const TrainOptions& options, Comm& comm);
 
-/// What --dry-run prints: resolved config, parameter table, memory plan, rows, steps and tokens. Touches no device; the
-/// dataset is looked at if it is there. UsageError when the device does not serve the model.
-std::string describe_run(const Config& config, DeviceKind device, int ranks);
+/// What --dry-run prints: resolved config, parameter table, a memory plan for each device, rows, steps and tokens.
+/// Touches no device, so that a plan for a GPU needs none; reads the dataset if it exists. UsageError when `devices` is
+/// a single one that does not support the model.
+std::string describe_run(const Config& config, const std::vector<DeviceKind>& devices, int ranks);
 
 }  // namespace ssa
