@@ -168,6 +168,13 @@ std::vector<std::vector<float>> ForwardPass::losses(const RowBatch& batch) {
   return result;
 }
 
+EvalSums ForwardPass::dataset_loss(Comm& comm, const RowLoader& loader, std::int64_t rows,
+                                   const std::function<void(std::int64_t batch)>& on_batch) {
+  prepare_shape(rows, loader.max_length());
+  BatchStaging staging(stream_, rows, loader.max_length());
+  return evaluate_rows(stream_, comm, model_, batch_, sums_, staging, loader, on_batch);
+}
+
 std::vector<std::int32_t> ForwardPass::largest(std::int64_t row, std::int64_t first, std::int64_t last) {
   const std::int64_t tokens = model_.shape.tokens, V = setting_.model.vocab_size;
   const Tensor& logits = model_.acts.logits;

@@ -2,12 +2,14 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
 #include "ssa/eval/setting.h"
 #include "ssa/model/llama.h"
 #include "ssa/model/param_table.h"
+#include "ssa/train/evaluate.h"
 
 namespace ssa::eval {
 
@@ -43,6 +45,10 @@ class ForwardPass {
 
   /// The loss of every target, in the shape of the batch: nats, 0 where there is no target.
   std::vector<std::vector<float>> losses(const RowBatch& batch);
+
+  /// The loss summed over a dataset (evaluate.h), `rows` rows per batch.
+  EvalSums dataset_loss(Comm& comm, const RowLoader& loader, std::int64_t rows,
+                        const std::function<void(std::int64_t batch)>& on_batch);
 
   /// The id of the largest logit at positions [first, last) of a row of the last pass; the lowest id of equal ones.
   std::vector<std::int32_t> largest(std::int64_t row, std::int64_t first, std::int64_t last);
