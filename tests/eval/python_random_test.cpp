@@ -1,4 +1,4 @@
-// Against what CPython 3.11's random.Random gives.
+// Expected values are from CPython 3.11's random.Random.
 #include "ssa/eval/python_random.h"
 
 #include "support/catch.h"

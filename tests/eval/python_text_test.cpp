@@ -1,4 +1,4 @@
-// Against what CPython 3.11's str and re give.
+// Expected values are from CPython 3.11's str and re.
 #include "ssa/eval/python_text.h"
 
 #include "support/catch.h"
