@@ -14,7 +14,7 @@ import plotting
 
 
 def read_panels(results):
-    """(title, needle results) of each setting of a file."""
+    """[(title, needle results)], one per setting of a file."""
     try:
         with open(results) as file:
             documents = json.load(file)

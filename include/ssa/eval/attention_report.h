@@ -4,8 +4,8 @@
 //   sink           fraction of the probability on a sequence's first tokens
 //   divergence     relative distance between the outputs of sparse and full attention, before the gates:
 //                  sqrt(sum |full - sparse|^2 / sum |full|^2) over all positions
-// Both attentions are computed from the same q, k and v; the setting decides which output the next layer gets. For nsa the
-// next layer gets the sum of the branches, and "sparse" means the selected branch.
+// Both attentions are computed from the same q, k and v; the setting decides which output the next layer gets. For nsa
+// the next layer gets the sum of the branches, and "sparse" means the selected branch.
 #pragma once
 
 #include <cstdint>
@@ -39,8 +39,8 @@ struct AttentionReport {
 AttentionReport measure_attention(Stream& stream, Comm& comm, const LoadedModel& loaded, const Setting& setting,
                                   const std::vector<TokenIds>& rows, std::int64_t batch, std::int64_t sink_tokens);
 
-/// Lays texts end to end and cuts them into at most `limit` rows of max_length tokens; a single shorter row when they do
-/// not fill one.
+/// Lays texts end to end and cuts them into at most `limit` rows of max_length tokens; a single shorter row when they
+/// do not fill one.
 std::vector<TokenIds> rows_of(const std::vector<TokenIds>& texts, std::int64_t max_length, std::int64_t limit);
 
 }  // namespace ssa::eval

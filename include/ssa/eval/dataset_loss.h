@@ -12,8 +12,8 @@
 
 namespace ssa::eval {
 
-/// The rows (sequences) of a dataset in file order, with greedy packing. Error when the dataset's vocabulary or end-of-text
-/// token does not fit the model.
+/// The rows (sequences) of a dataset in file order, with greedy packing. Error when the dataset's vocabulary or
+/// end-of-text token does not fit the model.
 class DatasetRows {
  public:
   /// `max_length` 0 means the model's max_position_embeddings, at most 2048.

@@ -25,8 +25,8 @@ struct Candidate {
   double probability;
 };
 
-/// The tokens to sample from at a temperature above 0: the smallest set of most probable tokens whose probabilities sum to
-/// at least top_p, renormalized to sum to 1, in order of probability (ties: lower id first).
+/// The tokens to sample from at a temperature above 0: the smallest set of most probable tokens whose probabilities sum
+/// to at least top_p, renormalized to sum to 1, in order of probability (ties: lower id first).
 std::vector<Candidate> candidates(std::span<const float> logits, double temperature, double top_p);
 
 /// The next token. The random draw depends on the seed, `sequence` and `position` only. At temperature 0: the largest
@@ -42,9 +42,9 @@ struct ContinueOptions {
   Sampling sampling = {};
 };
 
-/// Continues prompts in one batch, at most as many as the decoder has rows. Each stops at its end token, at max_new_tokens
-/// or when its cache is full. `sequences` is the `sequence` of choose_token per prompt; empty = 0, 1, ... `on_token` is
-/// called with every token as it is chosen.
+/// Continues prompts in one batch, at most as many as the decoder has rows. Each stops at its end token, at
+/// max_new_tokens or when its cache is full. `sequences` is the `sequence` of choose_token per prompt; empty = 0, 1,
+/// ... `on_token` is called with every token as it is chosen.
 std::vector<TokenIds> continue_prompts(Decoder& decoder, std::span<const TokenIds> prompts,
                                        const ContinueOptions& options, std::span<const std::uint64_t> sequences = {},
                                        const std::function<void(std::size_t prompt, std::int32_t id)>& on_token = {});
@@ -53,8 +53,8 @@ std::vector<TokenIds> continue_prompts(Decoder& decoder, std::span<const TokenId
 Decoder make_decoder(Stream& stream, const LoadedModel& loaded, const Setting& setting, std::int64_t rows,
                      std::int64_t capacity, std::int64_t prompt);
 
-/// The setting for generation. When `overrides` leaves the mode open ("both"): full attention for a full-attention model,
-/// sparse for the others. UsageError when `overrides` has several block counts.
+/// The setting for generation. When `overrides` leaves the mode open ("both"): full attention for a full-attention
+/// model, sparse for the others. UsageError when `overrides` has several block counts.
 Setting generation_setting(const ModelSource& source, const Overrides& overrides);
 
 /// Options of ssa_eval --generate.

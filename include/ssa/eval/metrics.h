@@ -27,8 +27,9 @@ std::optional<double> mean_stderr(std::span<const double> values);
 
 /// exp(-mean of log-likelihoods)
 double perplexity(std::span<const double> log_likelihoods);
-/// Bootstrap: the sample standard deviation of the perplexity over resampled documents, with the harness's random draws:
-/// `iterations` / 1000 chunks of 1000 resamples, chunk i from Random(i).choices. nullopt for fewer than two values.
+/// Bootstrap: the sample standard deviation of the perplexity over resampled documents, with the harness's random
+/// draws: `iterations` / 1000 chunks of 1000 resamples, chunk i from Random(i).choices. nullopt for fewer than two
+/// values.
 std::optional<double> perplexity_stderr(std::span<const double> log_likelihoods, std::int64_t iterations = 100000);
 
 /// The index of the largest value; ties to the first.

@@ -1,6 +1,6 @@
-// Needle in a haystack: one sentence among many unrelated ones states a passkey, and the prompt ends with a question for
-// it. This is the passkey task of Mohtashami & Jaggi, "Landmark Attention", 2023, with other sentences. An answer is right
-// when greedy decoding gives exactly the digits of the key.
+// Needle in a haystack: one sentence among many unrelated ones states a passkey, and the prompt ends with a question
+// for it. This is the passkey task of Mohtashami & Jaggi, "Landmark Attention", 2023, with other sentences. An answer
+// is right when greedy decoding gives exactly the digits of the key.
 #pragma once
 
 #include <cstdint>
@@ -31,8 +31,8 @@ struct Haystack {
 };
 
 /// Sample number `sample` for this length and depth, a function of these and the seed. The key's sentence is inserted
-/// between two others, as near to the depth as possible. The first sentence is cut at its start to reach the exact length.
-/// UsageError when the length has no room for key and question.
+/// between two others, as near to the depth as possible. The first sentence is cut at its start to reach the exact
+/// length. UsageError when the length has no room for key and question.
 Haystack make_haystack(TextEncoder& encoder, std::int64_t length, std::int64_t depth, std::uint64_t seed,
                        std::int64_t sample);
 
@@ -54,8 +54,8 @@ std::string needle_table(const NeedleOptions& options, const NeedleGrid& grid);
 /// UsageError when a length has no room for key and question.
 void check_lengths(TextEncoder& encoder, const NeedleOptions& options);
 
-/// find_needles with greedy decoding; rank 0 prints the table. Returns {lengths, depths, samples, seed, accuracy}, where
-/// accuracy is the grid.
+/// find_needles with greedy decoding; rank 0 prints the table. Returns {lengths, depths, samples, seed, accuracy},
+/// where accuracy is the grid.
 nlohmann::json needle(Stream& stream, Comm& comm, const LoadedModel& loaded, const Setting& setting,
                       TextEncoder& encoder, const NeedleOptions& options);
 

@@ -7,7 +7,8 @@
 //   versions, n-shot, higher_is_better, n-samples {task: {original, effective}}
 //   samples        {task: [document]}, with --log-samples
 //   attention      attention_report.h, with --attention-stats
-//   config         {model, model_args {pretrained, method, mode, block_size, block_counts, ...}, batch_size, device, ...}
+//   config         {model, model_args {pretrained, method, mode, block_size, block_counts, ...}, batch_size, device,
+//                  ...}
 //   date, model_name, max_length
 #pragma once
 

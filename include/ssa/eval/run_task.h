@@ -22,8 +22,8 @@ struct TaskOptions {
   bool samples = false;                      ///< keep each document's requests and scores, for the first seed
 };
 
-/// Metrics by the task's kind. multiple_choice: acc, acc_norm. loglikelihood: acc, perplexity. rolling: word_perplexity,
-/// byte_perplexity, bits_per_byte.
+/// Metrics by the task's kind. multiple_choice: acc, acc_norm. loglikelihood: acc, perplexity. rolling:
+/// word_perplexity, byte_perplexity, bits_per_byte.
 TaskResult run_task(ForwardPass& pass, Comm& comm, TextEncoder& encoder, const Task& task, const TaskOptions& options);
 
 /// A rolling task whose documents are whole text files, one per file.

@@ -18,9 +18,9 @@ struct Overrides {
   std::string mode = "both";                    ///< sparse, full or both
   std::vector<std::int64_t> block_counts = {};  ///< one sparse setting per value; empty = the model's
   std::int64_t block_size = 0;                  ///< 0 = the model's
-  /// llama3 RoPE scaling factor; 0 = the model's own scaling. original_max_position_embeddings is the model's own if it has
-  /// a scaling, else its max_position_embeddings; low and high frequency factors are the model's, else Llama 3.1's 1 and 4.
-  /// max_position_embeddings becomes factor x original_max_position_embeddings.
+  /// llama3 RoPE scaling factor; 0 = the model's own scaling. original_max_position_embeddings is the model's own if it
+  /// has a scaling, else its max_position_embeddings; low and high frequency factors are the model's, else Llama 3.1's
+  /// 1 and 4. max_position_embeddings becomes factor x original_max_position_embeddings.
   double rope_scaling = 0;
 };
 
@@ -36,8 +36,8 @@ struct Setting {
   std::string name() const;
 };
 
-/// The settings that `overrides` gives for a model, sparse ones first. UsageError for an unknown mode and for one that the
-/// model's method does not have.
+/// The settings that `overrides` gives for a model, sparse ones first. UsageError for an unknown mode and for one that
+/// the model's method does not have.
 std::vector<Setting> settings_of(const ModelSource& source, const Overrides& overrides);
 
 }  // namespace ssa::eval

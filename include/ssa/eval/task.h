@@ -57,10 +57,10 @@ struct Task {
 /// The supported tasks, for messages.
 std::string task_names();
 
-/// Reads the documents of `name` from `file`, or if that is empty from the file in `dir` that is named after the task. The
-/// pool is read from the training split next to it (NAME_train.jsonl, or the original data set's file name). Without one,
-/// and always for lambada_openai, the pool is the documents themselves. UsageError for an unknown task or one without a
-/// file; Error naming file, line and field for a malformed document.
+/// Reads the documents of `name` from `file`, or if that is empty from the file in `dir` that is named after the task.
+/// The pool is read from the training split next to it (NAME_train.jsonl, or the original data set's file name).
+/// Without one, and always for lambada_openai, the pool is the documents themselves. UsageError for an unknown task or
+/// one without a file; Error naming file, line and field for a malformed document.
 Task load_task(const std::string& name, const std::filesystem::path& file, const std::filesystem::path& dir);
 
 /// The documents of a JSON Lines file or JSON array.
