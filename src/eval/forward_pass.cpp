@@ -12,11 +12,11 @@ namespace ssa::eval {
 namespace {
 
 constexpr std::int64_t kMeasured = 5;                           ///< sums of ForwardPass::Measured
-constexpr std::int64_t kPieceElements = std::int64_t{1} << 22;  ///< of a parameter that are read at a time
+constexpr std::int64_t kPieceElements = std::int64_t{1} << 22;  ///< of a parameter, read at a time
 
 DType act_of(DeviceKind kind) { return kind == DeviceKind::cuda ? DType::bf16 : DType::f32; }
 
-/// Copies host memory that is not pinned; it may go when this returns.
+/// Copies to or from host memory that is not pinned, and waits for the copy.
 void copy_now(Stream& stream, void* to, const void* from, std::size_t bytes) {
   stream.copy(to, from, bytes);
   stream.synchronize();
@@ -75,7 +75,7 @@ ForwardPass::ForwardPass(Stream& stream, const LoadedModel& loaded, const Settin
 }
 
 ForwardPass::Measured ForwardPass::measured() {
-  SSA_CHECK(measured_, "a forward pass that measures nothing");
+  SSA_CHECK(measured_, "this forward pass collects no attention statistics");
   const auto one = [&](std::int64_t which) {
     std::vector<double> values(static_cast<std::size_t>(measured_.count() / kMeasured));
     copy_now(stream_, values.data(), measured_.rows(which, which + 1).data(), values.size() * sizeof(double));
@@ -166,6 +166,13 @@ std::vector<std::vector<float>> ForwardPass::losses(const RowBatch& batch) {
     result.emplace_back(begin, begin + static_cast<std::ptrdiff_t>(batch.ids[row].size()));
   }
   return result;
+}
+
+EvalSums ForwardPass::dataset_loss(Comm& comm, const RowLoader& loader, std::int64_t rows,
+                                   const std::function<void(std::int64_t batch)>& on_batch) {
+  prepare_shape(rows, loader.max_length());
+  BatchStaging staging(stream_, rows, loader.max_length());
+  return evaluate_rows(stream_, comm, model_, batch_, sums_, staging, loader, on_batch);
 }
 
 std::vector<std::int32_t> ForwardPass::largest(std::int64_t row, std::int64_t first, std::int64_t last) {

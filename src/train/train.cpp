@@ -237,7 +237,7 @@ std::optional<StepReport> train_step(Run& run) {
 void evaluate_into(Run& run, StepReport& report) {
   const auto loss = [&](bool full_stream) {
     return evaluate_rows(run.stream, run.comm, one_stream(run.state.model(), full_stream), run.state.batch,
-                         run.state.all_sums, run.state.sums, run.staging, *run.eval_loader)
+                         run.state.sums, run.staging, *run.eval_loader)
         .mean();
   };
   if (run.is_ssa()) {
