@@ -168,7 +168,7 @@ TEST_CASE("bad input: ssa_eval --needle") {
     check_fails(run_program(all, {.directory = directory.path()}), kExitUsage, parts);
   };
   fails({}, {"--needle", "--lengths"});
-  fails({"--lengths", "512,"}, {"--lengths", "whole number"});
+  fails({"--lengths", "512,"}, {"--lengths", "integer"});
   fails({"--lengths", "512,many"}, {"--lengths many"});
   fails({"--lengths", "100"}, {"--lengths 100", "133"});
   fails({"--lengths", "512", "--depths", "0,101"}, {"--depths 101", "100"});
