@@ -20,7 +20,7 @@ constexpr const char* kFooter =
 size of the corpus. To continue an interrupted job, run the same command again.
 
 Examples:
-  ssa_tokenize --tokenizer bytes --input book.txt notes.jsonl --output data/books
+  ssa_tokenize --tokenizer bytes --input book.txt more.jsonl --output data/books
   ssa_tokenize --tokenizer llama3/tokenizer.json --input 'smollm/*.parquet' \
     --output data/smollm --workers 32
   ssa_tokenize --tokenizer bytes --decode data/books --max-documents 3
@@ -65,9 +65,9 @@ int run(int argc, char** argv) {
                          .usage = "--tokenizer T --input FILE... --output DIR [options]\n"
                                   "       ssa_tokenize --tokenizer T --decode DIR [--max-documents N]",
                          .summary =
-                             "Turns text into a tokenized dataset: Megatron-LM indexed shards and dataset.json.\n"
-                             "The token ids are those of Hugging Face tokenizers, with an end-of-text token\n"
-                             "after each document.",
+                             "Turns text into a dataset of tokens: Megatron-LM indexed shards and dataset.json\n"
+                             "with the token ids of Hugging Face tokenizers and an end-of-text token after\n"
+                             "each document.",
                          .footer = kFooter});
   line.add_option("--tokenizer", options.tokenizer,
                   "bytes (the 256 bytes and an end of text), a tokenizer.json, a tiktoken rank file, or a directory "

@@ -27,7 +27,7 @@ int run(int argc, char** argv) {
   ssa::CommandLine line(
       {.program = "ssa_train",
        .usage = "--config FILE [options]",
-       .summary = "Pretrains a LLaMA model with SSA sparse attention or a baseline (full, moba, nsa).",
+       .summary = "Pretrains a LLaMA model with SSA sparse attention or a baseline method.",
        .footer = kFooter});
   line.add_option("--config", config_file, "the run's JSON config; the documentation lists every key")
       ->option_text("FILE");
