@@ -10,38 +10,43 @@
 
 namespace {
 
-constexpr const char* kHelp =
-    R"(ssa_train: pretrains a LLaMA model with SSA sparse attention, or a baseline (full, moba, nsa)
+constexpr const char* kFooter =
+    R"(Under mpirun the work is shared by the ranks: mpirun -n RANKS ssa_train ...
 
-usage: ssa_train --config FILE [--set section.key=value ...] [--resume auto|none|DIR] [--device auto|cuda|cpu] [--dry-run]
-       mpirun -n RANKS ssa_train ...
+Example:
+  ssa_train --config configs/tiny.json --set output_dir=runs/mine
 
-  --config FILE     JSON, a path or the name of an installed config; docs/config.md lists every key
-  --set KEY=VALUE   overrides a key of the config, e.g. --set train.max_steps=100; may be given often
-  --resume WHAT     auto: go on from the newest complete checkpoint of output_dir, else start fresh (default);
-                    none: start fresh; or the directory of a checkpoint
-  --device WHAT     auto: a GPU if there is one (default); cuda; cpu
-  --dry-run         prints the resolved config, the parameters, the memory plan and the steps, and exits; the plan is
-                    that of --device, which need not be present, or with auto those of both devices
-  --print-config-keys  prints docs/config.md's table of config keys
-
-example: ssa_train --config configs/tiny.json --set output_dir=runs/mine --set train.seed=7
-
-exit code: 0 done, 1 failed, 2 wrong usage or config, 75 stopped by a signal after saving a checkpoint
-)";
+Exit code: 0 done, 1 failed, 2 wrong usage or config, 75 stopped by a signal
+after saving a checkpoint)";
 
 int run(int argc, char** argv) {
   std::string config_file, device = "auto";
   std::vector<std::string> overrides;
   ssa::TrainOptions options;
   bool dry_run = false, print_config_keys = false;
-  ssa::CommandLine line("ssa_train", kHelp);
-  line.text("--config", config_file);
-  line.option("--set", [&](const std::string& value) { overrides.push_back(value); });
-  line.text("--resume", options.resume);
-  line.text("--device", device);
-  line.flag("--dry-run", dry_run);
-  line.flag("--print-config-keys", print_config_keys);
+  ssa::CommandLine line({.program = "ssa_train",
+                         .usage = "--config FILE [options]",
+                         .summary = "Pretrains a LLaMA model with SSA sparse attention or a baseline method.",
+                         .footer = kFooter});
+  line.add_option("--config", config_file,
+                  "the run's JSON config, a path or the name of an installed one; docs/config.md lists every key")
+      ->option_text("FILE");
+  line.add_option("--set", overrides, "overrides a config key, as in --set train.max_steps=100; may be repeated")
+      ->option_text("KEY=VALUE")
+      ->allow_extra_args(false);
+  line.add_option("--resume", options.resume,
+                  "auto: resume from the newest complete checkpoint of output_dir, or start fresh if there is none; "
+                  "none: start fresh; or the directory of a checkpoint")
+      ->option_text("auto|none|DIR")
+      ->capture_default_str();
+  line.add_option("--device", device, "auto takes a GPU if there is one")
+      ->option_text("auto|cuda|cpu")
+      ->capture_default_str();
+  line.add_flag(
+      "--dry-run", dry_run,
+      "print the resolved config, parameters, memory plan and steps, and exit; the plan is the one for --device, "
+      "which need not be present, or with auto those of both devices");
+  line.add_flag("--print-config-keys", print_config_keys, "print the table of config keys and exit");
   if (!line.read(argc, argv)) return ssa::kExitDone;
   if (print_config_keys) {
     std::fputs(ssa::config_keys_table().c_str(), stdout);

@@ -190,21 +190,25 @@ void Bench::measure_ceilings() {
 
 int main(int argc, char** argv) {
   using namespace ssa;
-  constexpr auto kHelp =
-      "ssa_bench [--rows B] [--tokens T] [--only NAME]\n"
-      "Times every kernel on GPU 0 at the shapes of ssa-1b: ms, rate, percent of the ceiling measured in the same "
-      "run.\n"
-      "  ssa_bench --rows 4 --only rmsnorm\n"
-      "  ssa_bench --only lengths     attention, and the step of every method, by length of a row\n"
-      "That takes a minute and runs only when --only begins its name: lengths_attention, lengths_step, "
-      "lengths_step_moba.\n";
   return run_program("ssa_bench", [&] {
     bench::Shapes shapes;
     std::string only;
-    CommandLine line("ssa_bench", kHelp);
-    line.whole("--rows", shapes.rows, 1);
-    line.whole("--tokens", shapes.tokens, 1);
-    line.text("--only", only);
+    CommandLine line({.program = "ssa_bench",
+                      .usage = "[options]",
+                      .summary = "Times every kernel on GPU 0 at the shapes of ssa-1b: ms, rate, and percent of the "
+                                 "ceiling\nmeasured in the same run.",
+                      .footer = "lengths_attention, lengths_step and lengths_step_moba time attention and the training "
+                                "step\nby sequence length. They take a minute and run only if --only begins their "
+                                "name.\n\nExamples:\n  ssa_bench --rows 4 --only rmsnorm\n  ssa_bench --only lengths"});
+    line.add_option("--rows", shapes.rows, "sequences per batch")
+        ->option_text("B")
+        ->capture_default_str()
+        ->transform(integer(1));
+    line.add_option("--tokens", shapes.tokens, "tokens per sequence")
+        ->option_text("T")
+        ->capture_default_str()
+        ->transform(integer(1));
+    line.add_option("--only", only, "time only kernels whose names begin so")->option_text("NAME");
     if (!line.read(argc, argv)) return kExitDone;
     Stream stream(DeviceKind::cuda);
     bench::Bench bench(stream, shapes, only);

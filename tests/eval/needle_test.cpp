@@ -169,7 +169,7 @@ TEST_CASE("ssa_eval --needle: bad input is an error that names it") {
     check_fails(run_program(all, {.directory = directory.path()}), kExitUsage, parts);
   };
   fails({}, {"--needle", "--lengths"});
-  fails({"--lengths", "512,"}, {"--lengths", "whole number"});
+  fails({"--lengths", "512,"}, {"--lengths", "integer"});
   fails({"--lengths", "512,many"}, {"--lengths many"});
   fails({"--lengths", "100"}, {"--lengths 100", "133"});
   fails({"--lengths", "512", "--depths", "0,101"}, {"--depths 101", "100"});

@@ -138,7 +138,7 @@ TEST_CASE("ssa_eval: bad input is a one-line error that names it") {
   fails({"--data", "data", "--rope-scaling", "-1"}, kExitUsage, {"--rope-scaling -1"});
   fails({"--data", "data", "--seeds", "1,-2"}, kExitUsage, {"--seeds -2"});
   fails({"--data", "data", "--frobnicate"}, kExitUsage, {"--frobnicate"});
-  fails({"--data", "data", "--log-samples"}, kExitUsage, {"--log-samples needs --output"});
+  fails({"--data", "data", "--log-samples"}, kExitUsage, {"--log-samples requires --output"});
   fails({"--data", "nowhere"}, kExitFailed, {"nowhere", "no such directory"});
   fails({"--tasks", "arc_hard", "--task-dir", "."}, kExitUsage, {"arc_hard", "no such task", "arc_easy"});
   fails({"--tasks", "piqa"}, kExitUsage, {"piqa", "--task-dir"});

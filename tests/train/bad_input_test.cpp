@@ -53,11 +53,11 @@ TEST_CASE("bad input: the command line") {
   fails({"ssa_train", "--config", "config.json", "--device", "cuda"}, {"does not run on a GPU: head_dim is 16"});
   fails({"ssa_train", "--config", "config.json", "--device", "cuda", "--dry-run"}, {"head_dim is 16"});
   fails({"ssa_train", "--config", "config.json", "--set", "output_dir"}, {"output_dir"});
-  fails({"ssa_inspect"}, {"0 paths"});
+  fails({"ssa_inspect"}, {"PATH is missing"});
   fails({"ssa_inspect", "nowhere"}, {"nowhere"});
   fails({"ssa_inspect", "data", "--verfy"}, {"--verfy"});
   fails({"ssa_export", "nowhere", "exported"}, {"nowhere"});
-  fails({"ssa_export", "model"}, {"1 paths"});
+  fails({"ssa_export", "model"}, {"DIR is missing"});
   fails({"ssa_export", "model", "exported", "--dtype", "f8"}, {"f8"});
 }
 
