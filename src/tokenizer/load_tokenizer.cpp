@@ -1,5 +1,8 @@
 // Reads the tokenizer files of Hugging Face and of tiktoken.
+#include <openssl/evp.h>
+
 #include <algorithm>
+#include <climits>
 #include <iterator>
 #include <nlohmann/json.hpp>
 #include <unordered_map>
@@ -268,10 +271,7 @@ void set_pre_tokenizer(const std::string& name, Tokenizer::Parts& parts) {
 Tokenizer::Parts read_vocab_and_merges(const fs::path& directory, const TokenizerOptions& options) {
   const fs::path vocab_path = directory / "vocab.json", merges_path = directory / "merges.txt";
   const std::string vocab_text = read_file(vocab_path), merges_text = read_file(merges_path);
-  Sha256 hash;
-  hash.update(vocab_text);
-  hash.update(merges_text);
-  Tokenizer::Parts parts{.name = name_of(directory), .sha256 = hash.hex()};
+  Tokenizer::Parts parts{.name = name_of(directory), .sha256 = sha256_hex(vocab_text + merges_text)};
   set_pre_tokenizer(options.pre_tokenizer.empty() ? "gpt2" : options.pre_tokenizer, parts);
   TokenTable table(vocab_path);
   table.add_vocab(parse_json(vocab_path, vocab_text));
@@ -308,32 +308,17 @@ Tokenizer::Parts read_vocab_and_merges(const fs::path& directory, const Tokenize
   return parts;
 }
 
+/// Padding may be missing. Empty for text that is not base64: EVP_DecodeBlock itself accepts '=' anywhere, and spaces.
 std::string base64_decode(std::string_view text) {
-  std::string out;
-  std::uint32_t bits = 0;
-  int have = 0;
-  while (!text.empty() && text.back() == '=') text.remove_suffix(1);
-  for (const char c : text) {
-    std::uint32_t value;
-    if (c >= 'A' && c <= 'Z')
-      value = static_cast<std::uint32_t>(c - 'A');
-    else if (c >= 'a' && c <= 'z')
-      value = static_cast<std::uint32_t>(c - 'a' + 26);
-    else if (c >= '0' && c <= '9')
-      value = static_cast<std::uint32_t>(c - '0' + 52);
-    else if (c == '+')
-      value = 62;
-    else if (c == '/')
-      value = 63;
-    else
-      return "";
-    bits = bits << 6 | value;
-    have += 6;
-    if (have >= 8) {
-      have -= 8;
-      out += static_cast<char>(bits >> have);
-    }
-  }
+  std::string digits(text.substr(0, text.find_last_not_of('=') + 1));
+  const std::size_t padding = (4 - digits.size() % 4) % 4;
+  constexpr const char* kDigits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  if (padding == 3 || digits.size() > INT_MAX - 3u || digits.find_first_not_of(kDigits) != digits.npos) return "";
+  digits.append(padding, '=');
+  std::string out(digits.size() / 4 * 3, '\0');
+  EVP_DecodeBlock(reinterpret_cast<unsigned char*>(out.data()), reinterpret_cast<const unsigned char*>(digits.data()),
+                  static_cast<int>(digits.size()));
+  out.resize(out.size() - padding);
   return out;
 }
 
