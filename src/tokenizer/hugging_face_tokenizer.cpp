@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "src/tokenizer/byte_alphabet.h"
+#include "src/tokenizer/pre_tokenizer.h"
 #include "ssa/base/error.h"
 #include "ssa/base/file.h"
 
@@ -18,31 +19,6 @@ namespace {
 
 constexpr const char* kTokenizerClass = "PreTrainedTokenizerFast";
 constexpr std::array kInputNames = {"input_ids", "attention_mask"};
-
-// What Splitter::add_cl100k does, as Hugging Face's files of Llama 3 and of Qwen 2 write it.
-constexpr const char* kLlama3Pattern =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-constexpr const char* kQwen2Pattern =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-
-ordered_json byte_level(bool use_regex) {
-  return {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", use_regex}};
-}
-
-ordered_json pre_tokenizer(const std::string& name) {
-  if (name.empty()) return byte_level(false);
-  if (name == "gpt2") return byte_level(true);
-  ordered_json first;
-  if (name == "smollm2")
-    first = {{"type", "Digits"}, {"individual_digits", true}};
-  else
-    first = {{"type", "Split"},
-             {"pattern", {{"Regex", name == "llama3" ? kLlama3Pattern : kQwen2Pattern}}},
-             {"behavior", "Isolated"},
-             {"invert", false}};
-  return {{"type", "Sequence"},
-          {"pretokenizers", ordered_json::array({std::move(first), byte_level(name == "smollm2")})}};
-}
 
 std::vector<AddedToken> added_tokens(const Tokenizer::Parts& parts) {
   std::vector<AddedToken> added = parts.added;
@@ -85,9 +61,9 @@ std::string tokenizer_json(const Tokenizer::Parts& parts) {
                              {"padding", nullptr},
                              {"added_tokens", added},
                              {"normalizer", nullptr},
-                             {"pre_tokenizer", pre_tokenizer(parts.pre_tokenizer)},
+                             {"pre_tokenizer", pre_tokenizer_entry(parts.pre_tokenizer)},
                              {"post_processor", nullptr},
-                             {"decoder", byte_level(false)},
+                             {"decoder", pre_tokenizer_entry("")},
                              {"model",
                               {{"type", "BPE"},
                                {"dropout", nullptr},

@@ -4,6 +4,7 @@
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
@@ -296,7 +297,7 @@ TEST_CASE("tokenizer: what is not supported is refused by name") {
   const json byte_level = {{"type", "ByteLevel"}, {"add_prefix_space", false}};
   check_error(
       error_with("/pre_tokenizer", {{"type", "Sequence"}, {"pretokenizers", {byte_level, {{"type", "Digits"}}}}}),
-      "pre_tokenizer Digits behind ByteLevel");
+      "pre_tokenizer Digits after ByteLevel");
   const json merged = {
       {"type", "Split"}, {"pattern", {{"String", " "}}}, {"behavior", "MergedWithNext"}, {"invert", false}};
   check_error(error_with("/pre_tokenizer", {{"type", "Sequence"}, {"pretokenizers", {merged, byte_level}}}),
@@ -319,11 +320,41 @@ TEST_CASE("tokenizer: what is not supported is refused by name") {
   check_error(error_of([&] { ssa::load_tokenizer((directory / "none").string()); }), "no such file");
 }
 
-TEST_CASE("tokenizer: the end of text is what the files beside the tokenizer say") {
+TEST_CASE("tokenizer: begin and end of text are the tokens that the files next to it name") {
   TempDir directory;
   write_file(directory / "tokenizer.json", ssa::test::read_file(file_of("llama3")));
+  CHECK(ssa::load_tokenizer(directory.path().string()).bos_token() == std::nullopt);
+  write_file(directory / "special_tokens_map.json", R"({"bos_token": "<|begin_of_text|>"})");
   write_file(directory / "tokenizer_config.json", R"({"eos_token": {"content": "<|begin_of_text|>"}})");
-  CHECK(ssa::load_tokenizer(directory.path().string()).eos_token_id() == 640);
-  write_file(directory / "tokenizer_config.json", R"({"eos_token": "<|end_of_text|>"})");
-  CHECK(ssa::load_tokenizer(directory.path().string()).eos_token_id() == 641);
+  ssa::Tokenizer tokenizer = ssa::load_tokenizer(directory.path().string());
+  CHECK(tokenizer.eos_token_id() == 640);
+  CHECK(tokenizer.bos_token() == "<|begin_of_text|>");
+  write_file(directory / "tokenizer_config.json", R"({"eos_token": "<|end_of_text|>", "bos_token": null})");
+  tokenizer = ssa::load_tokenizer(directory.path().string());
+  CHECK(tokenizer.eos_token_id() == 641);
+  CHECK(tokenizer.bos_token() == "");
+  write_file(directory / "special_tokens_map.json", "{");
+  check_error(error_of([&] { ssa::load_tokenizer(directory.path().string()); }),
+              (directory / "special_tokens_map.json").string(), "not valid JSON");
+}
+
+TEST_CASE("tokenizer: a post-processor's template is read, and not applied by encode") {
+  TempDir directory;
+  json file = json::parse(ssa::test::read_file(file_of("llama3")));
+  file["post_processor"] = {
+      {"type", "TemplateProcessing"},
+      {"single",
+       {{{"SpecialToken", {{"id", "<|begin_of_text|>"}}}},
+        {{"Sequence", {{"id", "A"}}}},
+        {{"SpecialToken", {{"id", "<|end_of_text|>"}}}}}},
+      {"special_tokens", {{"<|begin_of_text|>", {{"ids", {640}}}}, {"<|end_of_text|>", {{"ids", {641}}}}}}};
+  write_file(directory / "tokenizer.json", file.dump());
+  const ssa::Tokenizer tokenizer = ssa::load_tokenizer(directory.path().string());
+  CHECK(tokenizer.text_template().before == std::vector<std::int32_t>{640});
+  CHECK(tokenizer.text_template().after == std::vector<std::int32_t>{641});
+  CHECK(encode(tokenizer, "The end") == encode(load("llama3"), "The end"));
+  file["post_processor"].erase("special_tokens");
+  write_file(directory / "tokenizer.json", file.dump());
+  check_error(error_of([&] { ssa::load_tokenizer(directory.path().string()); }),
+              (directory / "tokenizer.json").string(), "special_tokens");
 }

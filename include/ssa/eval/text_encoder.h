@@ -35,11 +35,8 @@ class TextEncoder {
   const Tokenizer& tokenizer() const { return tokenizer_; }
 
  private:
-  void read_template(const std::filesystem::path& file);
-
   Tokenizer tokenizer_;
   Encoder encoder_;
-  TokenIds before_, after_;  ///< of the template
   std::int32_t prefix_token_;
   std::string prefix_text_;
   IdBuffer ids_;

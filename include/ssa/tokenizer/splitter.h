@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -29,9 +30,10 @@ class Splitter {
   void add_digits(bool individual) { steps_.push_back({.kind = Step::digits, .individual = individual}); }
   /// A space before each piece that does not start with one.
   void add_prefix_space() { steps_.push_back({.kind = Step::prefix_space}); }
-  /// The Split pre-tokenizer: knows the patterns above by their text. `keep_matches`, `keep_gaps`: which become pieces.
-  /// Throws Error if the pattern is not known and the build has no PCRE2, or PCRE2 refuses it.
-  void add_pattern(const std::string& pattern, bool literal, bool keep_matches, bool keep_gaps);
+  /// Cuts at every occurrence of `text`. `keep_matches`, `keep_gaps`: which of the two become pieces.
+  void add_literal(const std::string& text, bool keep_matches, bool keep_gaps);
+  /// Cuts at every match of a pattern. Throws Error if the build has no PCRE2, or PCRE2 refuses the pattern.
+  void add_regex(const std::string& pattern, bool keep_matches, bool keep_gaps);
 
   /// Calls piece(string_view) for every piece of `text`, which must be valid UTF-8, in order. The views live as long as
   /// the call. No piece is empty.
@@ -73,11 +75,7 @@ class Splitter {
         return next(begin, begin + spaced.size());
       }
       case Step::literal:
-      case Step::regex:
-        return split_matches(
-            step, p, end,
-            [](void* context, const Byte* from, const Byte* to) { (*static_cast<decltype(&next)>(context))(from, to); },
-            const_cast<void*>(static_cast<const void*>(&next)));
+      case Step::regex: return split_matches(step, p, end, std::cref(next));
     }
   }
 
@@ -224,7 +222,7 @@ class Splitter {
   static int contraction(const Byte* p, const Byte* end);
   static int contraction_any_case(const Byte* p, const Byte* end);
   static void split_matches(const Step& step, const Byte* p, const Byte* end,
-                            void (*next)(void*, const Byte*, const Byte*), void* context);
+                            const std::function<void(const Byte*, const Byte*)>& next);
 
   std::vector<Step> steps_;
   const UnicodeTable* table_ = &UnicodeTable::get();

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -24,7 +25,12 @@ struct TokenizerOptions {
 
 class Tokenizer {
  public:
-  /// What a loader finds.
+  /// The tokens that a tokenizer.json's post-processor puts around a text.
+  struct Template {
+    std::vector<std::int32_t> before = {}, after = {};
+  };
+
+  /// What the files of a tokenizer say.
   struct Parts {
     std::string name, sha256;
     std::vector<std::string> texts = {};  // by id: the bytes a token stands for
@@ -34,6 +40,9 @@ class Tokenizer {
     std::string pre_tokenizer = {};  // the splitter's name as in TokenizerOptions; empty: none, or a tokenizer.json's
     bool nfc = false;
     std::int32_t eos_token_id = -1;
+    // The text of the begin-of-text token; empty if the files next to the tokenizer name none, nullopt without files.
+    std::optional<std::string> bos_token = {};
+    Template text_template = {};
   };
 
   explicit Tokenizer(Parts parts);
@@ -43,6 +52,8 @@ class Tokenizer {
   const std::string& sha256() const { return parts_.sha256; }
   std::int32_t vocab_size() const { return static_cast<std::int32_t>(parts_.texts.size()); }
   std::int32_t eos_token_id() const { return parts_.eos_token_id; }
+  const std::optional<std::string>& bos_token() const { return parts_.bos_token; }
+  const Template& text_template() const { return parts_.text_template; }
 
   /// The bytes the ids stand for, added tokens included. Throws Error for an id outside the vocabulary.
   std::string decode(std::span<const std::int32_t> ids) const;
