@@ -28,7 +28,7 @@ Tensor flat_tokens(const Tensor& ids) { return ids.view({ids.count()}); }
 Tensor by_head(const Tensor& attention, const Tensor& q) { return attention.view(q.shape()); }
 
 /// The gated output of the attention from its branches.
-void gate_forward(Stream& s, const Llama& m, const BlockActivations& b, const MicroBatch& batch, double alignment_scale,
+void gate_forward(Stream& s, const Llama& m, const LayerActivations& b, const MicroBatch& batch, double alignment_scale,
                   const Tensor& alignment) {
   const Tensor out = by_head(b.attention, b.q);
   switch (m.shape.path) {
@@ -50,13 +50,13 @@ void gate_forward(Stream& s, const Llama& m, const BlockActivations& b, const Mi
   }
 }
 
-/// One block. Its input is b.x, or, for `previous` given, the previous block's b.mid + acts.branch, which becomes b.x.
+/// One block. Its input is b.x, or, for `previous` given, the previous block's b.mid + acts.residual_delta, which becomes b.x.
 /// Leaves b.mid and b.swiglu: the block's output is b.mid + down_proj(b.swiglu), a product that recomputing spares.
-void forward_block(Stream& s, const Llama& m, std::int64_t i, const BlockActivations* previous, const MicroBatch& batch,
+void forward_layer(Stream& s, const Llama& m, std::int64_t i, const LayerActivations* previous, const MicroBatch& batch,
                    double alignment_scale, const Tensor& alignment) {
   const ModelConfig& c = m.config;
-  const BlockParams& w = m.weights.blocks[i];
-  const BlockActivations& b = m.acts.blocks[i];
+  const LayerParams& w = m.weights.layers[i];
+  const LayerActivations& b = m.acts.layers[i];
   const Activations& a = m.acts;
   const float scale = attention_scale(c), eps = static_cast<float>(c.rms_norm_eps);
 
@@ -65,7 +65,7 @@ void forward_block(Stream& s, const Llama& m, std::int64_t i, const BlockActivat
                         .rstd = b.input_rstd,
                         .residual = b.x,
                         .x = previous->mid,
-                        .delta = a.branch,
+                        .delta = a.residual_delta,
                         .weight = w.input_norm,
                         .eps = eps});
   else
@@ -113,13 +113,13 @@ void forward_block(Stream& s, const Llama& m, std::int64_t i, const BlockActivat
         s,
         {.out = b.window, .lse = b.window_lse, .q = b.q, .k = b.k, .v = b.v, .scale = scale, .window = c.window_size});
   gate_forward(s, m, b, batch, alignment_scale, alignment);
-  matmul(s, {.out = a.branch, .a = b.attention, .b = w.o_proj, .transpose_b = true});
+  matmul(s, {.out = a.residual_delta, .a = b.attention, .b = w.o_proj, .transpose_b = true});
 
   rmsnorm_forward(s, {.out = b.post_norm,
                       .rstd = b.post_rstd,
                       .residual = b.mid,
                       .x = b.x,
-                      .delta = a.branch,
+                      .delta = a.residual_delta,
                       .weight = w.post_attention_norm,
                       .eps = eps});
   matmul(s, {.out = b.gate_up, .a = b.post_norm, .b = w.gate_up_proj, .transpose_b = true});
@@ -128,7 +128,7 @@ void forward_block(Stream& s, const Llama& m, std::int64_t i, const BlockActivat
 
 /// Adds what block i's attention did to the sums that are wanted.
 void measure_attention(Stream& s, const Llama& m, std::int64_t i, const PassSums& sums) {
-  const BlockActivations& b = m.acts.blocks[i];
+  const LayerActivations& b = m.acts.layers[i];
   if (!b.full || !b.sparse) return;
   const auto of_layer = [&](const Tensor& sum) { return sum.rows(i, i + 1).view({m.config.num_attention_heads}); };
   if (sums.selected_mass)
@@ -154,9 +154,9 @@ void measure_attention(Stream& s, const Llama& m, std::int64_t i, const PassSums
 }
 
 /// What the policy left out of block i, computed again from what it kept; b.swiglu comes with swiglu_backward.
-void recompute_block(Stream& s, const Llama& m, std::int64_t i, const MicroBatch& batch) {
-  const BlockParams& w = m.weights.blocks[i];
-  const BlockActivations& b = m.acts.blocks[i];
+void recompute_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch& batch) {
+  const LayerParams& w = m.weights.layers[i];
+  const LayerActivations& b = m.acts.layers[i];
   const float eps = static_cast<float>(m.config.rms_norm_eps);
   switch (m.shape.checkpointing) {
     case GradientCheckpointing::none: break;
@@ -166,12 +166,12 @@ void recompute_block(Stream& s, const Llama& m, std::int64_t i, const MicroBatch
       rmsnorm_forward(
           s, {.out = b.post_norm, .rstd = b.post_rstd, .x = b.mid, .weight = w.post_attention_norm, .eps = eps});
       break;
-    case GradientCheckpointing::full: forward_block(s, m, i, nullptr, batch, 0.0, m.acts.discarded); break;
+    case GradientCheckpointing::full: forward_layer(s, m, i, nullptr, batch, 0.0, m.acts.discarded); break;
   }
 }
 
 /// Gradients of the attention's branches, gates, and of q, k, v (and their block means) through every branch.
-void attention_backward(Stream& s, const Llama& m, const BlockActivations& b, const MicroBatch& batch,
+void attention_backward(Stream& s, const Llama& m, const LayerActivations& b, const MicroBatch& batch,
                         const PassScales& scales) {
   const ModelConfig& c = m.config;
   const Activations& a = m.acts;
@@ -267,11 +267,11 @@ void attention_backward(Stream& s, const Llama& m, const BlockActivations& b, co
 
 /// a.d_x comes in as the gradient of the block's output and leaves as that of its input. The gradients of matrices are
 /// added to with `accumulate`, else overwritten; those of norms are always added to.
-void backward_block(Stream& s, const Llama& m, std::int64_t i, const MicroBatch& batch, const PassScales& scales,
+void backward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch& batch, const PassScales& scales,
                     bool accumulate) {
-  const BlockParams& w = m.weights.blocks[i];
-  const BlockParams& g = m.gradients.blocks[i];
-  const BlockActivations& b = m.acts.blocks[i];
+  const LayerParams& w = m.weights.layers[i];
+  const LayerParams& g = m.gradients.layers[i];
+  const LayerActivations& b = m.acts.layers[i];
   const Activations& a = m.acts;
 
   const bool swiglu_again = m.shape.checkpointing == GradientCheckpointing::selective;
@@ -329,7 +329,7 @@ Llama one_stream(const Llama& model, bool full) {
   Llama one = model;
   if (model.shape.path != AttentionPath::ssa) return one;
   one.shape.path = full ? AttentionPath::full : AttentionPath::selected;
-  for (BlockActivations& b : one.acts.blocks) {
+  for (LayerActivations& b : one.acts.layers) {
     if (full)
       b.indices = b.sparse = b.sparse_lse = {};
     else
@@ -346,18 +346,18 @@ void prepare(Stream& stream, const Llama& model) {
 
 void forward(Stream& s, const Llama& m, const MicroBatch& batch, const PassScales& scales, const PassSums& sums) {
   const Activations& a = m.acts;
-  embedding_forward(s, {.out = a.blocks[0].x, .ids = flat_tokens(batch.ids), .weight = m.weights.embedding});
+  embedding_forward(s, {.out = a.layers[0].x, .ids = flat_tokens(batch.ids), .weight = m.weights.embedding});
   for (std::int64_t i = 0; i < m.config.num_hidden_layers; ++i) {
-    const BlockActivations& b = a.blocks[i];
-    forward_block(s, m, i, i > 0 ? &a.blocks[i - 1] : nullptr, batch, scales.alignment, sums.alignment);
-    matmul(s, {.out = a.branch, .a = b.swiglu, .b = m.weights.blocks[i].down_proj, .transpose_b = true});
+    const LayerActivations& b = a.layers[i];
+    forward_layer(s, m, i, i > 0 ? &a.layers[i - 1] : nullptr, batch, scales.alignment, sums.alignment);
+    matmul(s, {.out = a.residual_delta, .a = b.swiglu, .b = m.weights.layers[i].down_proj, .transpose_b = true});
     measure_attention(s, m, i, sums);
   }
   rmsnorm_forward(s, {.out = a.final_norm,
                       .rstd = a.final_rstd,
                       .residual = a.final_x,
-                      .x = a.blocks.back().mid,
-                      .delta = a.branch,
+                      .x = a.layers.back().mid,
+                      .delta = a.residual_delta,
                       .weight = m.weights.final_norm,
                       .eps = static_cast<float>(m.config.rms_norm_eps)});
 }
@@ -396,8 +396,8 @@ void forward_backward(Stream& s, const Llama& m, const MicroBatch& batch, const 
                        .rstd = a.final_rstd,
                        .weight = m.weights.final_norm});
   for (std::int64_t i = m.config.num_hidden_layers - 1; i >= 0; --i) {
-    recompute_block(s, m, i, batch);
-    backward_block(s, m, i, batch, scales, accumulate);
+    recompute_layer(s, m, i, batch);
+    backward_layer(s, m, i, batch, scales, accumulate);
   }
   // A tied embedding already holds the head's gradient.
   embedding_backward(s, {.d_weight = m.gradients.embedding, .d_out = a.d_x, .ids = flat_tokens(batch.ids)});

@@ -22,14 +22,14 @@ namespace {
 
 std::int64_t down_proj_parameters(const ModelConfig& c) { return c.hidden_size * c.intermediate_size; }
 
-std::int64_t block_parameters(const ModelConfig& c) {
+std::int64_t layer_parameters(const ModelConfig& c) {
   return c.hidden_size * (c.qkvg_width() + c.q_width()) + 3 * down_proj_parameters(c);
 }
 
 }  // namespace
 
 std::int64_t matmul_parameters(const ModelConfig& c) {
-  return c.num_hidden_layers * block_parameters(c) + c.vocab_size * c.hidden_size;
+  return c.num_hidden_layers * layer_parameters(c) + c.vocab_size * c.hidden_size;
 }
 
 double model_flops_per_token(const ModelConfig& c, std::int64_t tokens) {
@@ -52,7 +52,7 @@ double executed_flops_per_token(const ModelConfig& c, std::int64_t tokens, Metho
   const double forward = product * (2 * keys + scored), backward = product * 5 * keys;
   double flops = 6 * static_cast<double>(matmul_parameters(c)) + layers * (forward + backward);
   if (checkpointing == GradientCheckpointing::full)  // a block again, up to the input of down_proj
-    flops += layers * (2 * static_cast<double>(block_parameters(c) - down_proj_parameters(c)) + forward);
+    flops += layers * (2 * static_cast<double>(layer_parameters(c) - down_proj_parameters(c)) + forward);
   return flops;
 }
 

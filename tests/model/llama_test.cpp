@@ -59,8 +59,8 @@ PerToken forward_tokens(TestModel& m, const HostBatch& batch) {
   evaluate(m.stream, m.state.model(), m.state.batch, m.state.sums, on_device);
   out.losses = m.read<float>(on_device);
   out.hidden = m.read<float>(m.state.activations.final_norm);
-  for (const BlockActivations& block : m.state.activations.blocks)
-    if (block.indices) out.indices.push_back(m.read<std::int32_t>(block.indices));
+  for (const LayerActivations& layer : m.state.activations.layers)
+    if (layer.indices) out.indices.push_back(m.read<std::int32_t>(layer.indices));
   return out;
 }
 

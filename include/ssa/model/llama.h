@@ -47,7 +47,7 @@ struct MicroBatch {
 };
 
 /// What a block's forward leaves for its backward. Tensors the policy computes again are shared between the blocks.
-struct BlockActivations {
+struct LayerActivations {
   Tensor x;                           ///< [M, H] input of the block
   Tensor input_norm, input_rstd;      ///< [M, H], [M]
   Tensor q, k, v, gates;              ///< qkv_rope.h
@@ -66,10 +66,10 @@ struct BlockActivations {
 
 /// Every activation and working tensor of a pass.
 struct Activations {
-  std::vector<BlockActivations> blocks;
+  std::vector<LayerActivations> layers;
   Tensor final_x, final_norm, final_rstd;  ///< output of the last block; [M, H], [M, H], [M]
   Tensor qkvg;                             ///< [M, (HQ + 2 HK) D + 3 HQ]
-  Tensor branch;                           ///< [M, H] output of o_proj or down_proj before its residual add
+  Tensor residual_delta;                   ///< [M, H] output of o_proj or down_proj before its residual add
   Tensor logits;                           ///< [chunk, V]
   Tensor cos_sin;                          ///< [T, D/2, 2] f32
   Tensor discarded;                        ///< [1] f64: where a forward run again puts its alignment
