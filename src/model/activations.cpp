@@ -8,17 +8,13 @@ namespace {
 
 using Keep = GradientCheckpointing;
 
-/// Which branches a pass computes.
-struct Branches {
-  bool full, sparse, compressed, window;
-  Branches(const PassShape& pass, const ModelConfig& c)
-      : full(pass.path == AttentionPath::full || pass.path == AttentionPath::ssa || pass.measure),
-        sparse(pass.path != AttentionPath::full || pass.measure),
-        compressed(pass.path == AttentionPath::nsa),
-        window(pass.path == AttentionPath::nsa && c.window_size > 0) {}
-};
-
 }  // namespace
+
+Branches computed_branches(const PassShape& shape, const ModelConfig& config) {
+  Branches branches = branches_of(shape.path, config);
+  if (shape.measure) branches.full = branches.selected = true;
+  return branches;
+}
 
 std::int64_t logits_chunk_for(const ModelConfig& config, std::int64_t tokens, DeviceKind kind) {
   const std::int64_t budget = kind == DeviceKind::cuda ? std::int64_t{2} << 30 : std::int64_t{64} << 20;
@@ -36,7 +32,7 @@ Activations lay_out_activations(Arena& arena, const ModelConfig& c, const PassSh
   const std::int64_t N = (T + c.block_size - 1) / c.block_size;
   const std::int64_t S = selected_slots(c.block_size, c.block_counts, selection);
   SSA_CHECK(!shape.measure || !shape.backward, "a pass that measures both attentions has no backward");
-  const Branches branches(shape, c);
+  const Branches branches = computed_branches(shape, c);
   const Keep policy = shape.backward ? shape.checkpointing : Keep::full;
 
   // A tensor that the policy computes again exists once, for all blocks.
@@ -63,7 +59,7 @@ Activations lay_out_activations(Arena& arena, const ModelConfig& c, const PassSh
       b.full = layer_tensor("full attention", Keep::full, act, {B, T, HQ, D});
       b.full_lse = layer_tensor("full attention lse", Keep::full, f32, {B, T, HQ});
     }
-    if (branches.sparse) {
+    if (branches.selected) {
       b.k_mean = layer_tensor("block means of k", Keep::full, act, {B, N, HK, D});
       b.indices = layer_tensor("selected blocks", Keep::full, DType::i32, {B, T, HK, S});
       b.sparse = layer_tensor("sparse attention", Keep::full, act, {B, T, HQ, D});
@@ -113,7 +109,7 @@ Activations lay_out_activations(Arena& arena, const ModelConfig& c, const PassSh
     delta = arena.allocate(std::string("delta_") + name, f32, {B, T, HQ});
   };
   branch_gradient(branches.full, "full", a.d_full, a.delta_full);
-  branch_gradient(branches.sparse, "sparse", a.d_sparse, a.delta_sparse);
+  branch_gradient(branches.selected, "sparse", a.d_sparse, a.delta_sparse);
   branch_gradient(branches.compressed, "compressed", a.d_compressed, a.delta_compressed);
   branch_gradient(branches.window, "window", a.d_window, a.delta_window);
   if (branches.compressed) {

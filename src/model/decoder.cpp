@@ -36,7 +36,7 @@ Decoder::Decoder(Stream& stream, const ModelConfig& config, const ModelParams& w
   SSA_CHECK(shape.rows > 0 && 0 < shape.prompt && shape.prompt <= shape.capacity, "decoder: ", shape.rows,
             " rows, prompts of up to ", shape.prompt, " tokens, capacity ", shape.capacity,
             ", expected at least 1 of each and prompts that fit");
-  SSA_CHECK(shape.path != AttentionPath::ssa, "decoder: path ssa, expected full, selected or nsa");
+  SSA_CHECK(!branches_of(shape.path, config).aligned, "decoder: path ssa, expected full, selected or nsa");
   lengths_.assign(static_cast<std::size_t>(shape.rows), 0);
 
   Arena measure;
@@ -65,15 +65,15 @@ void Decoder::lay_out(Arena& arena) {
   const std::int64_t B = shape_.rows, C = shape_.capacity, N = (C + c.block_size - 1) / c.block_size;
   const std::int64_t HQ = c.num_attention_heads, HK = c.num_key_value_heads, D = c.head_dim;
   const std::int64_t H = c.hidden_size, F = c.intermediate_size;
-  const bool sparse = shape_.path != AttentionPath::full, nsa = shape_.path == AttentionPath::nsa;
+  const Branches branches = branches_of(shape_.path, c);
 
   cache_.clear();
   for (std::int64_t i = 0; i < c.num_hidden_layers; ++i) {
     LayerCache layer;
     layer.k = arena.allocate("cached keys", act, {B, C, HK, D});
     layer.v = arena.allocate("cached values", act, {B, C, HK, D});
-    if (sparse) layer.k_mean = arena.allocate("cached block means of k", act, {B, N, HK, D});
-    if (nsa) layer.v_mean = arena.allocate("cached block means of v", act, {B, N, HK, D});
+    if (branches.selected) layer.k_mean = arena.allocate("cached block means of k", act, {B, N, HK, D});
+    if (branches.compressed) layer.v_mean = arena.allocate("cached block means of v", act, {B, N, HK, D});
     cache_.push_back(layer);
   }
   prompt_ids_ = arena.allocate("prompt ids", i32, {shape_.prompt});
@@ -92,12 +92,12 @@ void Decoder::lay_out(Arena& arena) {
   s.k = arena.allocate("k", act, {B, 1, HK, D});
   s.v = arena.allocate("v", act, {B, 1, HK, D});
   s.gates = arena.allocate("gates", f32, {B, 1, HQ, 3});
-  if (sparse)
+  if (branches.selected)
     s.indices = arena.allocate("selected blocks", i32,
                                {B, 1, HK, selected_slots(c.block_size, c.block_counts, shape_.selection)});
   s.selected = arena.allocate("attention branch", act, {B, 1, HQ, D});
-  if (nsa) s.compressed = arena.allocate("compressed attention", act, {B, 1, HQ, D});
-  if (nsa && c.window_size > 0) s.window = arena.allocate("window attention", act, {B, 1, HQ, D});
+  if (branches.compressed) s.compressed = arena.allocate("compressed attention", act, {B, 1, HQ, D});
+  if (branches.window) s.window = arena.allocate("window attention", act, {B, 1, HQ, D});
   s.attention = arena.allocate("gated attention", act, {B, 1, HQ, D});
   s.gate_up = arena.allocate("gate and up", act, {B, 2 * F});
   s.swiglu = arena.allocate("swiglu", act, {B, F});

@@ -27,27 +27,28 @@ Tensor flat_tokens(const Tensor& ids) { return ids.view({ids.count()}); }
 /// [M, HQ D] as [B, T, HQ, D].
 Tensor by_head(const Tensor& attention, const Tensor& q) { return attention.view(q.shape()); }
 
+/// `tensor` if the branch is computed, else an absent one.
+Tensor given(bool branch, const Tensor& tensor) { return branch ? tensor : Tensor(); }
+
 /// The gated output of the attention from its branches.
 void gate_forward(Stream& s, const Llama& m, const LayerActivations& b, const MicroBatch& batch, double alignment_scale,
                   const Tensor& alignment) {
+  const Branches path = branches_of(m.shape.path, m.config);
   const Tensor out = by_head(b.attention, b.q);
-  switch (m.shape.path) {
-    case AttentionPath::ssa:
-      gate_alignment_forward(s, {.out = out,
-                                 .alignment = alignment,
-                                 .gates = b.gates,
-                                 .full = b.full,
-                                 .sparse = b.sparse,
-                                 .full_stream = batch.full_stream,
-                                 .alignment_scale = alignment_scale});
-      break;
-    case AttentionPath::full: gated_sum_forward(s, {.out = out, .gates = b.gates, .selected = b.full}); break;
-    case AttentionPath::selected: gated_sum_forward(s, {.out = out, .gates = b.gates, .selected = b.sparse}); break;
-    case AttentionPath::nsa:
-      gated_sum_forward(
-          s, {.out = out, .gates = b.gates, .selected = b.sparse, .compressed = b.compressed, .window = b.window});
-      break;
-  }
+  if (path.aligned)
+    gate_alignment_forward(s, {.out = out,
+                               .alignment = alignment,
+                               .gates = b.gates,
+                               .full = b.full,
+                               .sparse = b.sparse,
+                               .full_stream = batch.full_stream,
+                               .alignment_scale = alignment_scale});
+  else
+    gated_sum_forward(s, {.out = out,
+                          .gates = b.gates,
+                          .selected = path.full ? b.full : b.sparse,
+                          .compressed = given(path.compressed, b.compressed),
+                          .window = given(path.window, b.window)});
 }
 
 /// One block. Its input is b.x, or, for `previous` given, the previous block's b.mid + acts.residual_delta, which becomes b.x.
@@ -58,6 +59,7 @@ void forward_layer(Stream& s, const Llama& m, std::int64_t i, const LayerActivat
   const LayerParams& w = m.weights.layers[i];
   const LayerActivations& b = m.acts.layers[i];
   const Activations& a = m.acts;
+  const Branches branches = computed_branches(m.shape, c);
   const float scale = attention_scale(c), eps = static_cast<float>(c.rms_norm_eps);
 
   if (previous)
@@ -75,15 +77,15 @@ void forward_layer(Stream& s, const Llama& m, std::int64_t i, const LayerActivat
                        .k = b.k,
                        .v = b.v,
                        .gates = b.gates,
-                       .k_mean = b.k_mean,
-                       .v_mean = b.v_mean,
+                       .k_mean = given(branches.selected || branches.compressed, b.k_mean),
+                       .v_mean = given(branches.compressed, b.v_mean),
                        .qkvg = a.qkvg,
                        .positions = batch.positions,
                        .cos_sin = a.cos_sin,
                        .block_size = c.block_size});
-  if (b.full)
+  if (branches.full)
     causal_attention_forward(s, {.out = b.full, .lse = b.full_lse, .q = b.q, .k = b.k, .v = b.v, .scale = scale});
-  if (b.sparse) {
+  if (branches.selected) {
     select_blocks(s, {.indices = b.indices,
                       .q = b.q,
                       .k_mean = b.k_mean,
@@ -100,7 +102,7 @@ void forward_layer(Stream& s, const Llama& m, std::int64_t i, const LayerActivat
                                  .scale = scale,
                                  .block_size = c.block_size});
   }
-  if (b.compressed)
+  if (branches.compressed)
     compressed_attention_forward(s, {.out = b.compressed,
                                      .lse = b.compressed_lse,
                                      .q = b.q,
@@ -108,7 +110,7 @@ void forward_layer(Stream& s, const Llama& m, std::int64_t i, const LayerActivat
                                      .v_mean = b.v_mean,
                                      .scale = scale,
                                      .block_size = c.block_size});
-  if (b.window)
+  if (branches.window)
     causal_attention_forward(
         s,
         {.out = b.window, .lse = b.window_lse, .q = b.q, .k = b.k, .v = b.v, .scale = scale, .window = c.window_size});
@@ -129,7 +131,8 @@ void forward_layer(Stream& s, const Llama& m, std::int64_t i, const LayerActivat
 /// Adds what block i's attention did to the sums that are wanted.
 void measure_attention(Stream& s, const Llama& m, std::int64_t i, const PassSums& sums) {
   const LayerActivations& b = m.acts.layers[i];
-  if (!b.full || !b.sparse) return;
+  const Branches branches = computed_branches(m.shape, m.config);
+  if (!branches.full || !branches.selected) return;
   const auto of_layer = [&](const Tensor& sum) { return sum.rows(i, i + 1).view({m.config.num_attention_heads}); };
   if (sums.selected_mass)
     attention_stats(s, {.selected_mass = of_layer(sums.selected_mass),
@@ -175,10 +178,11 @@ void attention_backward(Stream& s, const Llama& m, const LayerActivations& b, co
                         const PassScales& scales) {
   const ModelConfig& c = m.config;
   const Activations& a = m.acts;
+  const Branches branches = branches_of(m.shape.path, c);
   const float scale = attention_scale(c);
   const Tensor d_out = by_head(a.d_attention, b.q);
 
-  if (m.shape.path == AttentionPath::ssa)
+  if (branches.aligned)
     gate_alignment_backward(s, {.d_gates = a.d_gates,
                                 .d_full = a.d_full,
                                 .delta_full = a.delta_full,
@@ -190,29 +194,22 @@ void attention_backward(Stream& s, const Llama& m, const LayerActivations& b, co
                                 .sparse = b.sparse,
                                 .full_stream = batch.full_stream,
                                 .gradient_scale = scales.alignment_gradient});
-  else if (m.shape.path == AttentionPath::full)
-    gated_sum_backward(s, {.d_gates = a.d_gates,
-                           .d_selected = a.d_full,
-                           .delta_selected = a.delta_full,
-                           .d_out = d_out,
-                           .gates = b.gates,
-                           .selected = b.full});
   else
     gated_sum_backward(s, {.d_gates = a.d_gates,
-                           .d_selected = a.d_sparse,
-                           .delta_selected = a.delta_sparse,
+                           .d_selected = branches.full ? a.d_full : a.d_sparse,
+                           .delta_selected = branches.full ? a.delta_full : a.delta_sparse,
                            .d_compressed = a.d_compressed,
                            .delta_compressed = a.delta_compressed,
                            .d_window = a.d_window,
                            .delta_window = a.delta_window,
                            .d_out = d_out,
                            .gates = b.gates,
-                           .selected = b.sparse,
+                           .selected = branches.full ? b.full : b.sparse,
                            .compressed = b.compressed,
                            .window = b.window});
 
   // The first branch overwrites d_q, d_k and d_v, the others add.
-  if (b.sparse)
+  if (branches.selected)
     sparse_attention_backward(s, {.d_q = a.d_q,
                                   .d_k = a.d_k,
                                   .d_v = a.d_v,
@@ -225,7 +222,7 @@ void attention_backward(Stream& s, const Llama& m, const LayerActivations& b, co
                                   .indices = b.indices,
                                   .scale = scale,
                                   .block_size = c.block_size});
-  if (b.full)
+  if (branches.full)
     causal_attention_backward(s, {.d_q = a.d_q,
                                   .d_k = a.d_k,
                                   .d_v = a.d_v,
@@ -236,8 +233,8 @@ void attention_backward(Stream& s, const Llama& m, const LayerActivations& b, co
                                   .k = b.k,
                                   .v = b.v,
                                   .scale = scale,
-                                  .accumulate = static_cast<bool>(b.sparse)});
-  if (b.compressed)
+                                  .accumulate = branches.selected});
+  if (branches.compressed)
     compressed_attention_backward(s, {.d_q = a.d_q,
                                       .d_k_mean = a.d_k_mean,
                                       .d_v_mean = a.d_v_mean,
@@ -250,7 +247,7 @@ void attention_backward(Stream& s, const Llama& m, const LayerActivations& b, co
                                       .scale = scale,
                                       .block_size = c.block_size,
                                       .accumulate = true});
-  if (b.window)
+  if (branches.window)
     causal_attention_backward(s, {.d_q = a.d_q,
                                   .d_k = a.d_k,
                                   .d_v = a.d_v,
@@ -315,27 +312,14 @@ void backward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch&
 
 }  // namespace
 
-AttentionPath training_path(Method method) {
-  switch (method) {
-    case Method::ssa: return AttentionPath::ssa;
-    case Method::full: return AttentionPath::full;
-    case Method::moba: return AttentionPath::selected;
-    case Method::nsa: return AttentionPath::nsa;
-  }
-  fail("unknown method");
-}
-
-Llama one_stream(const Llama& model, bool full) {
-  Llama one = model;
-  if (model.shape.path != AttentionPath::ssa) return one;
-  one.shape.path = full ? AttentionPath::full : AttentionPath::selected;
-  for (LayerActivations& b : one.acts.layers) {
-    if (full)
-      b.indices = b.sparse = b.sparse_lse = {};
-    else
-      b.full = b.full_lse = {};
-  }
-  return one;
+Llama with_path(const Llama& model, AttentionPath path) {
+  const Branches has = computed_branches(model.shape, model.config), wanted = branches_of(path, model.config);
+  SSA_CHECK((has.full || !wanted.full) && (has.selected || !wanted.selected) &&
+                (has.compressed || !wanted.compressed) && (has.window || !wanted.window),
+            "model: its activations lack a branch of the wanted attention path");
+  Llama other = model;
+  other.shape.path = path;
+  return other;
 }
 
 void prepare(Stream& stream, const Llama& model) {

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "ssa/model/attention_path.h"
+
 namespace ssa {
 
 MeanKeys mean_keys(const ModelConfig& c, std::int64_t tokens) {
@@ -42,9 +44,10 @@ double executed_flops_per_token(const ModelConfig& c, std::int64_t tokens, Metho
   const MeanKeys mean = mean_keys(c, tokens);
   double keys = 0;    // attended in a layer, by all branches
   double scored = 0;  // blocks scored for the selection: one product, no gradient
-  if (method == Method::full || method == Method::ssa) keys += mean.causal;
-  if (method != Method::full) keys += mean.selected, scored = mean.complete_blocks;
-  if (method == Method::nsa) keys += mean.complete_blocks + mean.window;
+  const Branches branches = branches_of(training_path(method), c);
+  if (branches.full) keys += mean.causal;
+  if (branches.selected) keys += mean.selected, scored = mean.complete_blocks;
+  keys += (branches.compressed ? mean.complete_blocks : 0) + (branches.window ? mean.window : 0);
 
   const auto layers = static_cast<double>(c.num_hidden_layers);
   const double product =
@@ -57,9 +60,10 @@ double executed_flops_per_token(const ModelConfig& c, std::int64_t tokens, Metho
 }
 
 std::optional<std::int64_t> sparse_crossover_tokens(const ModelConfig& c, Method method) {
-  if (method == Method::full || method == Method::ssa) return std::nullopt;
+  const Branches branches = branches_of(training_path(method), c);
+  if (branches.full) return std::nullopt;
   const std::int64_t selected = c.block_size * c.block_counts;
-  return method == Method::nsa ? 4321 * (selected + c.window_size) / 768 : 1502 * selected / 256;
+  return branches.compressed ? 4321 * (selected + c.window_size) / 768 : 1502 * selected / 256;
 }
 
 std::optional<double> peak_bf16_flops(const std::string& device_name) {

@@ -136,7 +136,8 @@ TEST_CASE("model: one stream of ssa alone computes what it computes beside the o
     const std::vector<float> both = forward_tokens(m, batch).hidden;
     batch.full_stream = {!full};  // of no concern to a stream alone
     m.upload(batch);
-    forward(m.stream, one_stream(m.state.model(), full), m.state.batch, {}, {});
+    forward(m.stream, with_path(m.state.model(), full ? AttentionPath::full : AttentionPath::selected), m.state.batch,
+            {}, {});
     of_stream[full] = m.read<float>(m.state.activations.final_norm);
     CHECK(same_tokens(of_stream[full], both, 1, 0, 1));
   }
