@@ -88,7 +88,7 @@ void ForwardPass::prepare_shape(std::int64_t rows, std::int64_t tokens) {
   const ModelConfig& config = setting_.model;
   const PassShape shape{
       .rows = rows, .tokens = tokens, .path = setting_.path, .backward = false, .measure = sink_tokens_ > 0};
-  if (model_.acts.blocks.empty() || model_.shape.rows != rows || model_.shape.tokens != tokens) {
+  if (model_.acts.layers.empty() || model_.shape.rows != rows || model_.shape.tokens != tokens) {
     const auto lay_out = [&](Arena& arena) {
       model_.acts = lay_out_activations(arena, config, shape, setting_.selection, stream_.kind());
       batch_ = {.ids = arena.allocate("token ids", DType::i32, {rows, tokens}),

@@ -8,17 +8,13 @@ namespace {
 
 using Keep = GradientCheckpointing;
 
-/// Which branches a pass computes.
-struct Branches {
-  bool full, sparse, compressed, window;
-  Branches(const PassShape& pass, const ModelConfig& c)
-      : full(pass.path == AttentionPath::full || pass.path == AttentionPath::ssa || pass.measure),
-        sparse(pass.path != AttentionPath::full || pass.measure),
-        compressed(pass.path == AttentionPath::nsa),
-        window(pass.path == AttentionPath::nsa && c.window_size > 0) {}
-};
-
 }  // namespace
+
+Branches computed_branches(const PassShape& shape, const ModelConfig& config) {
+  Branches branches = branches_of(shape.path, config);
+  if (shape.measure) branches.full = branches.selected = true;
+  return branches;
+}
 
 std::int64_t logits_chunk_for(const ModelConfig& config, std::int64_t tokens, DeviceKind kind) {
   const std::int64_t budget = kind == DeviceKind::cuda ? std::int64_t{2} << 30 : std::int64_t{64} << 20;
@@ -36,12 +32,12 @@ Activations lay_out_activations(Arena& arena, const ModelConfig& c, const PassSh
   const std::int64_t N = (T + c.block_size - 1) / c.block_size;
   const std::int64_t S = selected_slots(c.block_size, c.block_counts, selection);
   SSA_CHECK(!shape.measure || !shape.backward, "a pass that measures both attentions has no backward");
-  const Branches branches(shape, c);
+  const Branches branches = computed_branches(shape, c);
   const Keep policy = shape.backward ? shape.checkpointing : Keep::full;
 
   // A tensor that the policy computes again exists once, for all blocks.
   std::map<std::string, Tensor> shared;
-  const auto block_tensor = [&](const char* name, Keep computed_again_from, DType dtype, Shape dims) {
+  const auto layer_tensor = [&](const char* name, Keep computed_again_from, DType dtype, Shape dims) {
     if (policy < computed_again_from) return arena.allocate(name, dtype, dims);
     auto [it, is_new] = shared.try_emplace(name);
     if (is_new) it->second = arena.allocate(name, dtype, dims);
@@ -50,47 +46,47 @@ Activations lay_out_activations(Arena& arena, const ModelConfig& c, const PassSh
 
   Activations a;
   for (std::int64_t i = 0; i < c.num_hidden_layers; ++i) {
-    BlockActivations b;
-    b.x = shape.backward ? arena.allocate("block input", act, {M, H})
-                         : block_tensor("block input", Keep::none, act, {M, H});
-    b.input_norm = block_tensor("norm outputs", Keep::selective, act, {M, H});
-    b.input_rstd = block_tensor("rstd", Keep::full, f32, {M});
-    b.q = block_tensor("q", Keep::full, act, {B, T, HQ, D});
-    b.k = block_tensor("k", Keep::full, act, {B, T, HK, D});
-    b.v = block_tensor("v", Keep::full, act, {B, T, HK, D});
-    b.gates = block_tensor("gates", Keep::full, f32, {B, T, HQ, 3});
+    LayerActivations b;
+    b.x = shape.backward ? arena.allocate("layer input", act, {M, H})
+                         : layer_tensor("layer input", Keep::none, act, {M, H});
+    b.input_norm = layer_tensor("norm outputs", Keep::selective, act, {M, H});
+    b.input_rstd = layer_tensor("rstd", Keep::full, f32, {M});
+    b.q = layer_tensor("q", Keep::full, act, {B, T, HQ, D});
+    b.k = layer_tensor("k", Keep::full, act, {B, T, HK, D});
+    b.v = layer_tensor("v", Keep::full, act, {B, T, HK, D});
+    b.gates = layer_tensor("gates", Keep::full, f32, {B, T, HQ, 3});
     if (branches.full) {
-      b.full = block_tensor("full attention", Keep::full, act, {B, T, HQ, D});
-      b.full_lse = block_tensor("full attention lse", Keep::full, f32, {B, T, HQ});
+      b.full = layer_tensor("full attention", Keep::full, act, {B, T, HQ, D});
+      b.full_lse = layer_tensor("full attention lse", Keep::full, f32, {B, T, HQ});
     }
-    if (branches.sparse) {
-      b.k_mean = block_tensor("block means of k", Keep::full, act, {B, N, HK, D});
-      b.indices = block_tensor("selected blocks", Keep::full, DType::i32, {B, T, HK, S});
-      b.sparse = block_tensor("sparse attention", Keep::full, act, {B, T, HQ, D});
-      b.sparse_lse = block_tensor("sparse attention lse", Keep::full, f32, {B, T, HQ});
+    if (branches.selected) {
+      b.k_mean = layer_tensor("block means of k", Keep::full, act, {B, N, HK, D});
+      b.indices = layer_tensor("selected blocks", Keep::full, DType::i32, {B, T, HK, S});
+      b.sparse = layer_tensor("sparse attention", Keep::full, act, {B, T, HQ, D});
+      b.sparse_lse = layer_tensor("sparse attention lse", Keep::full, f32, {B, T, HQ});
     }
     if (branches.compressed) {
-      b.v_mean = block_tensor("block means of v", Keep::full, act, {B, N, HK, D});
-      b.compressed = block_tensor("compressed attention", Keep::full, act, {B, T, HQ, D});
-      b.compressed_lse = block_tensor("compressed attention lse", Keep::full, f32, {B, T, HQ});
+      b.v_mean = layer_tensor("block means of v", Keep::full, act, {B, N, HK, D});
+      b.compressed = layer_tensor("compressed attention", Keep::full, act, {B, T, HQ, D});
+      b.compressed_lse = layer_tensor("compressed attention lse", Keep::full, f32, {B, T, HQ});
     }
     if (branches.window) {
-      b.window = block_tensor("window attention", Keep::full, act, {B, T, HQ, D});
-      b.window_lse = block_tensor("window attention lse", Keep::full, f32, {B, T, HQ});
+      b.window = layer_tensor("window attention", Keep::full, act, {B, T, HQ, D});
+      b.window_lse = layer_tensor("window attention lse", Keep::full, f32, {B, T, HQ});
     }
-    b.attention = block_tensor("gated attention", Keep::selective, act, {M, HQ * D});
-    b.mid = block_tensor("block middle", Keep::full, act, {M, H});
-    b.post_norm = block_tensor("post-attention norm outputs", Keep::selective, act, {M, H});
-    b.post_rstd = block_tensor("post-attention rstd", Keep::full, f32, {M});
-    b.gate_up = block_tensor("gate and up", Keep::full, act, {M, 2 * F});
-    b.swiglu = block_tensor("swiglu", Keep::selective, act, {M, F});
-    a.blocks.push_back(b);
+    b.attention = layer_tensor("gated attention", Keep::selective, act, {M, HQ * D});
+    b.mid = layer_tensor("layer middle", Keep::full, act, {M, H});
+    b.post_norm = layer_tensor("post-attention norm outputs", Keep::selective, act, {M, H});
+    b.post_rstd = layer_tensor("post-attention rstd", Keep::full, f32, {M});
+    b.gate_up = layer_tensor("gate and up", Keep::full, act, {M, 2 * F});
+    b.swiglu = layer_tensor("swiglu", Keep::selective, act, {M, F});
+    a.layers.push_back(b);
   }
   a.final_x = arena.allocate("model output", act, {M, H});
   a.final_norm = arena.allocate("model output, normalized", act, {M, H});
   a.final_rstd = arena.allocate("model output rstd", f32, {M});
   a.qkvg = arena.allocate("q, k, v, gate projection", act, {M, c.qkvg_width()});
-  a.branch = arena.allocate("branch output", act, {M, H});
+  a.residual_delta = arena.allocate("residual delta", act, {M, H});
   const std::int64_t chunk = shape.logits_chunk ? shape.logits_chunk : logits_chunk_for(c, M, kind);
   a.logits = arena.allocate("logits chunk", act, {chunk, c.vocab_size});
   a.cos_sin = arena.allocate("rotary table", f32, {T, D / 2, 2});
@@ -113,7 +109,7 @@ Activations lay_out_activations(Arena& arena, const ModelConfig& c, const PassSh
     delta = arena.allocate(std::string("delta_") + name, f32, {B, T, HQ});
   };
   branch_gradient(branches.full, "full", a.d_full, a.delta_full);
-  branch_gradient(branches.sparse, "sparse", a.d_sparse, a.delta_sparse);
+  branch_gradient(branches.selected, "sparse", a.d_sparse, a.delta_sparse);
   branch_gradient(branches.compressed, "compressed", a.d_compressed, a.delta_compressed);
   branch_gradient(branches.window, "window", a.d_window, a.delta_window);
   if (branches.compressed) {

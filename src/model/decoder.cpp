@@ -36,7 +36,7 @@ Decoder::Decoder(Stream& stream, const ModelConfig& config, const ModelParams& w
   SSA_CHECK(shape.rows > 0 && 0 < shape.prompt && shape.prompt <= shape.capacity, "decoder: ", shape.rows,
             " rows, prompts of up to ", shape.prompt, " tokens, capacity ", shape.capacity,
             ", expected at least 1 of each and prompts that fit");
-  SSA_CHECK(shape.path != AttentionPath::ssa, "decoder: path ssa, expected full, selected or nsa");
+  SSA_CHECK(!branches_of(shape.path, config).aligned, "decoder: path ssa, expected full, selected or nsa");
   lengths_.assign(static_cast<std::size_t>(shape.rows), 0);
 
   Arena measure;
@@ -65,15 +65,15 @@ void Decoder::lay_out(Arena& arena) {
   const std::int64_t B = shape_.rows, C = shape_.capacity, N = (C + c.block_size - 1) / c.block_size;
   const std::int64_t HQ = c.num_attention_heads, HK = c.num_key_value_heads, D = c.head_dim;
   const std::int64_t H = c.hidden_size, F = c.intermediate_size;
-  const bool sparse = shape_.path != AttentionPath::full, nsa = shape_.path == AttentionPath::nsa;
+  const Branches branches = branches_of(shape_.path, c);
 
   cache_.clear();
   for (std::int64_t i = 0; i < c.num_hidden_layers; ++i) {
     LayerCache layer;
     layer.k = arena.allocate("cached keys", act, {B, C, HK, D});
     layer.v = arena.allocate("cached values", act, {B, C, HK, D});
-    if (sparse) layer.k_mean = arena.allocate("cached block means of k", act, {B, N, HK, D});
-    if (nsa) layer.v_mean = arena.allocate("cached block means of v", act, {B, N, HK, D});
+    if (branches.selected) layer.k_mean = arena.allocate("cached block means of k", act, {B, N, HK, D});
+    if (branches.compressed) layer.v_mean = arena.allocate("cached block means of v", act, {B, N, HK, D});
     cache_.push_back(layer);
   }
   prompt_ids_ = arena.allocate("prompt ids", i32, {shape_.prompt});
@@ -86,18 +86,18 @@ void Decoder::lay_out(Arena& arena) {
   s.x = arena.allocate("residual stream", act, {B, H});
   s.norm = arena.allocate("norm outputs", act, {B, H});
   s.rstd = arena.allocate("rstd", f32, {B});
-  s.branch = arena.allocate("branch output", act, {B, H});
+  s.residual_delta = arena.allocate("residual delta", act, {B, H});
   s.qkvg = arena.allocate("q, k, v, gate projection", act, {B, c.qkvg_width()});
   s.q = arena.allocate("q", act, {B, 1, HQ, D});
   s.k = arena.allocate("k", act, {B, 1, HK, D});
   s.v = arena.allocate("v", act, {B, 1, HK, D});
   s.gates = arena.allocate("gates", f32, {B, 1, HQ, 3});
-  if (sparse)
+  if (branches.selected)
     s.indices = arena.allocate("selected blocks", i32,
                                {B, 1, HK, selected_slots(c.block_size, c.block_counts, shape_.selection)});
   s.selected = arena.allocate("attention branch", act, {B, 1, HQ, D});
-  if (nsa) s.compressed = arena.allocate("compressed attention", act, {B, 1, HQ, D});
-  if (nsa && c.window_size > 0) s.window = arena.allocate("window attention", act, {B, 1, HQ, D});
+  if (branches.compressed) s.compressed = arena.allocate("compressed attention", act, {B, 1, HQ, D});
+  if (branches.window) s.window = arena.allocate("window attention", act, {B, 1, HQ, D});
   s.attention = arena.allocate("gated attention", act, {B, 1, HQ, D});
   s.gate_up = arena.allocate("gate and up", act, {B, 2 * F});
   s.swiglu = arena.allocate("swiglu", act, {B, F});
@@ -132,7 +132,7 @@ std::vector<float> Decoder::prefill(std::int64_t row, std::span<const std::int32
   // The forward writes each layer's keys and values where the steps look for them.
   const std::int64_t blocks = (tokens + config_.block_size - 1) / config_.block_size;
   for (std::size_t i = 0; i < cache_.size(); ++i) {
-    BlockActivations& block = model.acts.blocks[i];
+    LayerActivations& block = model.acts.layers[i];
     block.k = beginning(cache_[i].k, row, tokens);
     block.v = beginning(cache_[i].v, row, tokens);
     block.k_mean = beginning(cache_[i].k_mean, row, blocks);
@@ -147,8 +147,8 @@ std::vector<float> Decoder::prefill(std::int64_t row, std::span<const std::int32
   return logits(model.acts.final_norm.rows(tokens - 1, tokens));
 }
 
-/// step_.norm comes in as the layer's normalized input; step_.x + step_.branch leaves as its output.
-void Decoder::step_layer(const BlockParams& w, const LayerCache& cache) {
+/// step_.norm comes in as the layer's normalized input; step_.x + step_.residual_delta leaves as its output.
+void Decoder::step_layer(const LayerParams& w, const LayerCache& cache) {
   const ModelConfig& c = config_;
   const StepActivations& a = step_;
   const float scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
@@ -207,18 +207,20 @@ void Decoder::step_layer(const BlockParams& w, const LayerCache& cache) {
   gated_sum_forward(
       s,
       {.out = a.attention, .gates = a.gates, .selected = a.selected, .compressed = a.compressed, .window = a.window});
-  matmul(s, {.out = a.branch, .a = a.attention.view({shape_.rows, c.q_width()}), .b = w.o_proj, .transpose_b = true});
+  matmul(
+      s,
+      {.out = a.residual_delta, .a = a.attention.view({shape_.rows, c.q_width()}), .b = w.o_proj, .transpose_b = true});
 
   rmsnorm_forward(s, {.out = a.norm,
                       .rstd = a.rstd,
                       .residual = a.x,
                       .x = a.x,
-                      .delta = a.branch,
+                      .delta = a.residual_delta,
                       .weight = w.post_attention_norm,
                       .eps = static_cast<float>(c.rms_norm_eps)});
   matmul(s, {.out = a.gate_up, .a = a.norm, .b = w.gate_up_proj, .transpose_b = true});
   swiglu_forward(s, {.out = a.swiglu, .gate_up = a.gate_up});
-  matmul(s, {.out = a.branch, .a = a.swiglu, .b = w.down_proj, .transpose_b = true});
+  matmul(s, {.out = a.residual_delta, .a = a.swiglu, .b = w.down_proj, .transpose_b = true});
 }
 
 std::vector<float> Decoder::step(std::span<const std::int32_t> ids) {
@@ -243,19 +245,24 @@ std::vector<float> Decoder::step(std::span<const std::int32_t> ids) {
 
   embedding_forward(s, {.out = a.x, .ids = a.ids, .weight = weights_.embedding});
   for (std::size_t i = 0; i < cache_.size(); ++i) {
-    const Tensor& norm = weights_.blocks[i].input_norm;
+    const Tensor& norm = weights_.layers[i].input_norm;
     if (i == 0)
       rmsnorm_forward(s, {.out = a.norm, .rstd = a.rstd, .x = a.x, .weight = norm, .eps = eps});
     else
-      rmsnorm_forward(
-          s, {.out = a.norm, .rstd = a.rstd, .residual = a.x, .x = a.x, .delta = a.branch, .weight = norm, .eps = eps});
-    step_layer(weights_.blocks[i], cache_[i]);
+      rmsnorm_forward(s, {.out = a.norm,
+                          .rstd = a.rstd,
+                          .residual = a.x,
+                          .x = a.x,
+                          .delta = a.residual_delta,
+                          .weight = norm,
+                          .eps = eps});
+    step_layer(weights_.layers[i], cache_[i]);
   }
   rmsnorm_forward(s, {.out = a.norm,
                       .rstd = a.rstd,
                       .residual = a.x,
                       .x = a.x,
-                      .delta = a.branch,
+                      .delta = a.residual_delta,
                       .weight = weights_.final_norm,
                       .eps = eps});
   return logits(a.norm);

@@ -27,37 +27,39 @@ Tensor flat_tokens(const Tensor& ids) { return ids.view({ids.count()}); }
 /// [M, HQ D] as [B, T, HQ, D].
 Tensor by_head(const Tensor& attention, const Tensor& q) { return attention.view(q.shape()); }
 
+/// `tensor` if the branch is computed, else an absent one.
+Tensor given(bool branch, const Tensor& tensor) { return branch ? tensor : Tensor(); }
+
 /// The gated output of the attention from its branches.
-void gate_forward(Stream& s, const Llama& m, const BlockActivations& b, const MicroBatch& batch, double alignment_scale,
+void gate_forward(Stream& s, const Llama& m, const LayerActivations& b, const MicroBatch& batch, double alignment_scale,
                   const Tensor& alignment) {
+  const Branches path = branches_of(m.shape.path, m.config);
   const Tensor out = by_head(b.attention, b.q);
-  switch (m.shape.path) {
-    case AttentionPath::ssa:
-      gate_alignment_forward(s, {.out = out,
-                                 .alignment = alignment,
-                                 .gates = b.gates,
-                                 .full = b.full,
-                                 .sparse = b.sparse,
-                                 .full_stream = batch.full_stream,
-                                 .alignment_scale = alignment_scale});
-      break;
-    case AttentionPath::full: gated_sum_forward(s, {.out = out, .gates = b.gates, .selected = b.full}); break;
-    case AttentionPath::selected: gated_sum_forward(s, {.out = out, .gates = b.gates, .selected = b.sparse}); break;
-    case AttentionPath::nsa:
-      gated_sum_forward(
-          s, {.out = out, .gates = b.gates, .selected = b.sparse, .compressed = b.compressed, .window = b.window});
-      break;
-  }
+  if (path.aligned)
+    gate_alignment_forward(s, {.out = out,
+                               .alignment = alignment,
+                               .gates = b.gates,
+                               .full = b.full,
+                               .sparse = b.sparse,
+                               .full_stream = batch.full_stream,
+                               .alignment_scale = alignment_scale});
+  else
+    gated_sum_forward(s, {.out = out,
+                          .gates = b.gates,
+                          .selected = path.full ? b.full : b.sparse,
+                          .compressed = given(path.compressed, b.compressed),
+                          .window = given(path.window, b.window)});
 }
 
-/// One block. Its input is b.x, or, for `previous` given, the previous block's b.mid + acts.branch, which becomes b.x.
+/// One block. Its input is b.x, or, for `previous` given, the previous block's b.mid + acts.residual_delta, which becomes b.x.
 /// Leaves b.mid and b.swiglu: the block's output is b.mid + down_proj(b.swiglu), a product that recomputing spares.
-void forward_block(Stream& s, const Llama& m, std::int64_t i, const BlockActivations* previous, const MicroBatch& batch,
+void forward_layer(Stream& s, const Llama& m, std::int64_t i, const LayerActivations* previous, const MicroBatch& batch,
                    double alignment_scale, const Tensor& alignment) {
   const ModelConfig& c = m.config;
-  const BlockParams& w = m.weights.blocks[i];
-  const BlockActivations& b = m.acts.blocks[i];
+  const LayerParams& w = m.weights.layers[i];
+  const LayerActivations& b = m.acts.layers[i];
   const Activations& a = m.acts;
+  const Branches branches = computed_branches(m.shape, c);
   const float scale = attention_scale(c), eps = static_cast<float>(c.rms_norm_eps);
 
   if (previous)
@@ -65,7 +67,7 @@ void forward_block(Stream& s, const Llama& m, std::int64_t i, const BlockActivat
                         .rstd = b.input_rstd,
                         .residual = b.x,
                         .x = previous->mid,
-                        .delta = a.branch,
+                        .delta = a.residual_delta,
                         .weight = w.input_norm,
                         .eps = eps});
   else
@@ -75,15 +77,15 @@ void forward_block(Stream& s, const Llama& m, std::int64_t i, const BlockActivat
                        .k = b.k,
                        .v = b.v,
                        .gates = b.gates,
-                       .k_mean = b.k_mean,
-                       .v_mean = b.v_mean,
+                       .k_mean = given(branches.selected || branches.compressed, b.k_mean),
+                       .v_mean = given(branches.compressed, b.v_mean),
                        .qkvg = a.qkvg,
                        .positions = batch.positions,
                        .cos_sin = a.cos_sin,
                        .block_size = c.block_size});
-  if (b.full)
+  if (branches.full)
     causal_attention_forward(s, {.out = b.full, .lse = b.full_lse, .q = b.q, .k = b.k, .v = b.v, .scale = scale});
-  if (b.sparse) {
+  if (branches.selected) {
     select_blocks(s, {.indices = b.indices,
                       .q = b.q,
                       .k_mean = b.k_mean,
@@ -100,7 +102,7 @@ void forward_block(Stream& s, const Llama& m, std::int64_t i, const BlockActivat
                                  .scale = scale,
                                  .block_size = c.block_size});
   }
-  if (b.compressed)
+  if (branches.compressed)
     compressed_attention_forward(s, {.out = b.compressed,
                                      .lse = b.compressed_lse,
                                      .q = b.q,
@@ -108,18 +110,18 @@ void forward_block(Stream& s, const Llama& m, std::int64_t i, const BlockActivat
                                      .v_mean = b.v_mean,
                                      .scale = scale,
                                      .block_size = c.block_size});
-  if (b.window)
+  if (branches.window)
     causal_attention_forward(
         s,
         {.out = b.window, .lse = b.window_lse, .q = b.q, .k = b.k, .v = b.v, .scale = scale, .window = c.window_size});
   gate_forward(s, m, b, batch, alignment_scale, alignment);
-  matmul(s, {.out = a.branch, .a = b.attention, .b = w.o_proj, .transpose_b = true});
+  matmul(s, {.out = a.residual_delta, .a = b.attention, .b = w.o_proj, .transpose_b = true});
 
   rmsnorm_forward(s, {.out = b.post_norm,
                       .rstd = b.post_rstd,
                       .residual = b.mid,
                       .x = b.x,
-                      .delta = a.branch,
+                      .delta = a.residual_delta,
                       .weight = w.post_attention_norm,
                       .eps = eps});
   matmul(s, {.out = b.gate_up, .a = b.post_norm, .b = w.gate_up_proj, .transpose_b = true});
@@ -128,8 +130,9 @@ void forward_block(Stream& s, const Llama& m, std::int64_t i, const BlockActivat
 
 /// Adds what block i's attention did to the sums that are wanted.
 void measure_attention(Stream& s, const Llama& m, std::int64_t i, const PassSums& sums) {
-  const BlockActivations& b = m.acts.blocks[i];
-  if (!b.full || !b.sparse) return;
+  const LayerActivations& b = m.acts.layers[i];
+  const Branches branches = computed_branches(m.shape, m.config);
+  if (!branches.full || !branches.selected) return;
   const auto of_layer = [&](const Tensor& sum) { return sum.rows(i, i + 1).view({m.config.num_attention_heads}); };
   if (sums.selected_mass)
     attention_stats(s, {.selected_mass = of_layer(sums.selected_mass),
@@ -154,9 +157,9 @@ void measure_attention(Stream& s, const Llama& m, std::int64_t i, const PassSums
 }
 
 /// What the policy left out of block i, computed again from what it kept; b.swiglu comes with swiglu_backward.
-void recompute_block(Stream& s, const Llama& m, std::int64_t i, const MicroBatch& batch) {
-  const BlockParams& w = m.weights.blocks[i];
-  const BlockActivations& b = m.acts.blocks[i];
+void recompute_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch& batch) {
+  const LayerParams& w = m.weights.layers[i];
+  const LayerActivations& b = m.acts.layers[i];
   const float eps = static_cast<float>(m.config.rms_norm_eps);
   switch (m.shape.checkpointing) {
     case GradientCheckpointing::none: break;
@@ -166,19 +169,20 @@ void recompute_block(Stream& s, const Llama& m, std::int64_t i, const MicroBatch
       rmsnorm_forward(
           s, {.out = b.post_norm, .rstd = b.post_rstd, .x = b.mid, .weight = w.post_attention_norm, .eps = eps});
       break;
-    case GradientCheckpointing::full: forward_block(s, m, i, nullptr, batch, 0.0, m.acts.discarded); break;
+    case GradientCheckpointing::full: forward_layer(s, m, i, nullptr, batch, 0.0, m.acts.discarded); break;
   }
 }
 
 /// Gradients of the attention's branches, gates, and of q, k, v (and their block means) through every branch.
-void attention_backward(Stream& s, const Llama& m, const BlockActivations& b, const MicroBatch& batch,
+void attention_backward(Stream& s, const Llama& m, const LayerActivations& b, const MicroBatch& batch,
                         const PassScales& scales) {
   const ModelConfig& c = m.config;
   const Activations& a = m.acts;
+  const Branches branches = branches_of(m.shape.path, c);
   const float scale = attention_scale(c);
   const Tensor d_out = by_head(a.d_attention, b.q);
 
-  if (m.shape.path == AttentionPath::ssa)
+  if (branches.aligned)
     gate_alignment_backward(s, {.d_gates = a.d_gates,
                                 .d_full = a.d_full,
                                 .delta_full = a.delta_full,
@@ -190,29 +194,22 @@ void attention_backward(Stream& s, const Llama& m, const BlockActivations& b, co
                                 .sparse = b.sparse,
                                 .full_stream = batch.full_stream,
                                 .gradient_scale = scales.alignment_gradient});
-  else if (m.shape.path == AttentionPath::full)
-    gated_sum_backward(s, {.d_gates = a.d_gates,
-                           .d_selected = a.d_full,
-                           .delta_selected = a.delta_full,
-                           .d_out = d_out,
-                           .gates = b.gates,
-                           .selected = b.full});
   else
     gated_sum_backward(s, {.d_gates = a.d_gates,
-                           .d_selected = a.d_sparse,
-                           .delta_selected = a.delta_sparse,
+                           .d_selected = branches.full ? a.d_full : a.d_sparse,
+                           .delta_selected = branches.full ? a.delta_full : a.delta_sparse,
                            .d_compressed = a.d_compressed,
                            .delta_compressed = a.delta_compressed,
                            .d_window = a.d_window,
                            .delta_window = a.delta_window,
                            .d_out = d_out,
                            .gates = b.gates,
-                           .selected = b.sparse,
+                           .selected = branches.full ? b.full : b.sparse,
                            .compressed = b.compressed,
                            .window = b.window});
 
   // The first branch overwrites d_q, d_k and d_v, the others add.
-  if (b.sparse)
+  if (branches.selected)
     sparse_attention_backward(s, {.d_q = a.d_q,
                                   .d_k = a.d_k,
                                   .d_v = a.d_v,
@@ -225,7 +222,7 @@ void attention_backward(Stream& s, const Llama& m, const BlockActivations& b, co
                                   .indices = b.indices,
                                   .scale = scale,
                                   .block_size = c.block_size});
-  if (b.full)
+  if (branches.full)
     causal_attention_backward(s, {.d_q = a.d_q,
                                   .d_k = a.d_k,
                                   .d_v = a.d_v,
@@ -236,8 +233,8 @@ void attention_backward(Stream& s, const Llama& m, const BlockActivations& b, co
                                   .k = b.k,
                                   .v = b.v,
                                   .scale = scale,
-                                  .accumulate = static_cast<bool>(b.sparse)});
-  if (b.compressed)
+                                  .accumulate = branches.selected});
+  if (branches.compressed)
     compressed_attention_backward(s, {.d_q = a.d_q,
                                       .d_k_mean = a.d_k_mean,
                                       .d_v_mean = a.d_v_mean,
@@ -250,7 +247,7 @@ void attention_backward(Stream& s, const Llama& m, const BlockActivations& b, co
                                       .scale = scale,
                                       .block_size = c.block_size,
                                       .accumulate = true});
-  if (b.window)
+  if (branches.window)
     causal_attention_backward(s, {.d_q = a.d_q,
                                   .d_k = a.d_k,
                                   .d_v = a.d_v,
@@ -267,11 +264,11 @@ void attention_backward(Stream& s, const Llama& m, const BlockActivations& b, co
 
 /// a.d_x comes in as the gradient of the block's output and leaves as that of its input. The gradients of matrices are
 /// added to with `accumulate`, else overwritten; those of norms are always added to.
-void backward_block(Stream& s, const Llama& m, std::int64_t i, const MicroBatch& batch, const PassScales& scales,
+void backward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch& batch, const PassScales& scales,
                     bool accumulate) {
-  const BlockParams& w = m.weights.blocks[i];
-  const BlockParams& g = m.gradients.blocks[i];
-  const BlockActivations& b = m.acts.blocks[i];
+  const LayerParams& w = m.weights.layers[i];
+  const LayerParams& g = m.gradients.layers[i];
+  const LayerActivations& b = m.acts.layers[i];
   const Activations& a = m.acts;
 
   const bool swiglu_again = m.shape.checkpointing == GradientCheckpointing::selective;
@@ -315,27 +312,14 @@ void backward_block(Stream& s, const Llama& m, std::int64_t i, const MicroBatch&
 
 }  // namespace
 
-AttentionPath training_path(Method method) {
-  switch (method) {
-    case Method::ssa: return AttentionPath::ssa;
-    case Method::full: return AttentionPath::full;
-    case Method::moba: return AttentionPath::selected;
-    case Method::nsa: return AttentionPath::nsa;
-  }
-  fail("unknown method");
-}
-
-Llama one_stream(const Llama& model, bool full) {
-  Llama one = model;
-  if (model.shape.path != AttentionPath::ssa) return one;
-  one.shape.path = full ? AttentionPath::full : AttentionPath::selected;
-  for (BlockActivations& b : one.acts.blocks) {
-    if (full)
-      b.indices = b.sparse = b.sparse_lse = {};
-    else
-      b.full = b.full_lse = {};
-  }
-  return one;
+Llama with_path(const Llama& model, AttentionPath path) {
+  const Branches has = computed_branches(model.shape, model.config), wanted = branches_of(path, model.config);
+  SSA_CHECK((has.full || !wanted.full) && (has.selected || !wanted.selected) &&
+                (has.compressed || !wanted.compressed) && (has.window || !wanted.window),
+            "model: its activations lack a branch of the wanted attention path");
+  Llama other = model;
+  other.shape.path = path;
+  return other;
 }
 
 void prepare(Stream& stream, const Llama& model) {
@@ -346,18 +330,18 @@ void prepare(Stream& stream, const Llama& model) {
 
 void forward(Stream& s, const Llama& m, const MicroBatch& batch, const PassScales& scales, const PassSums& sums) {
   const Activations& a = m.acts;
-  embedding_forward(s, {.out = a.blocks[0].x, .ids = flat_tokens(batch.ids), .weight = m.weights.embedding});
+  embedding_forward(s, {.out = a.layers[0].x, .ids = flat_tokens(batch.ids), .weight = m.weights.embedding});
   for (std::int64_t i = 0; i < m.config.num_hidden_layers; ++i) {
-    const BlockActivations& b = a.blocks[i];
-    forward_block(s, m, i, i > 0 ? &a.blocks[i - 1] : nullptr, batch, scales.alignment, sums.alignment);
-    matmul(s, {.out = a.branch, .a = b.swiglu, .b = m.weights.blocks[i].down_proj, .transpose_b = true});
+    const LayerActivations& b = a.layers[i];
+    forward_layer(s, m, i, i > 0 ? &a.layers[i - 1] : nullptr, batch, scales.alignment, sums.alignment);
+    matmul(s, {.out = a.residual_delta, .a = b.swiglu, .b = m.weights.layers[i].down_proj, .transpose_b = true});
     measure_attention(s, m, i, sums);
   }
   rmsnorm_forward(s, {.out = a.final_norm,
                       .rstd = a.final_rstd,
                       .residual = a.final_x,
-                      .x = a.blocks.back().mid,
-                      .delta = a.branch,
+                      .x = a.layers.back().mid,
+                      .delta = a.residual_delta,
                       .weight = m.weights.final_norm,
                       .eps = static_cast<float>(m.config.rms_norm_eps)});
 }
@@ -396,8 +380,8 @@ void forward_backward(Stream& s, const Llama& m, const MicroBatch& batch, const 
                        .rstd = a.final_rstd,
                        .weight = m.weights.final_norm});
   for (std::int64_t i = m.config.num_hidden_layers - 1; i >= 0; --i) {
-    recompute_block(s, m, i, batch);
-    backward_block(s, m, i, batch, scales, accumulate);
+    recompute_layer(s, m, i, batch);
+    backward_layer(s, m, i, batch, scales, accumulate);
   }
   // A tied embedding already holds the head's gradient.
   embedding_backward(s, {.d_weight = m.gradients.embedding, .d_out = a.d_x, .ids = flat_tokens(batch.ids)});

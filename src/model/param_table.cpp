@@ -88,7 +88,7 @@ ModelParams bind_params(const ParamTable& table, const ModelConfig& c, const Ten
   params.final_norm = view("model.norm.weight", {H});
   for (std::int64_t i = 0; i < c.num_hidden_layers; ++i) {
     const std::string layer = "model.layers." + std::to_string(i) + ".";
-    params.blocks.push_back({.input_norm = view(layer + "input_layernorm.weight", {H}),
+    params.layers.push_back({.input_norm = view(layer + "input_layernorm.weight", {H}),
                              .qkvg_proj = view(layer + "self_attn.q_proj.weight", {c.qkvg_width(), H}),
                              .o_proj = view(layer + "self_attn.o_proj.weight", {H, c.q_width()}),
                              .post_attention_norm = view(layer + "post_attention_layernorm.weight", {H}),

@@ -26,11 +26,12 @@ std::size_t pass_scratch_bytes(const ModelConfig& c, const PassShape& shape, Blo
   const std::int64_t slots = selected_slots(c.block_size, c.block_counts, selection);
   bytes = std::max({bytes, embedding_backward_scratch_bytes(kind, M, c.hidden_size), squared_norm_scratch_bytes(kind),
                     rmsnorm_backward_scratch_bytes(kind, c.hidden_size)});
-  if (shape.path != AttentionPath::selected)
+  const Branches branches = branches_of(shape.path, c);
+  if (branches.full || branches.window)
     bytes = std::max(bytes, causal_attention_backward_scratch_bytes(kind, B, T, HQ, HK));
-  if (shape.path != AttentionPath::full)
+  if (branches.selected)
     bytes = std::max(bytes, sparse_attention_backward_scratch_bytes(kind, B, T, HQ, HK, D, c.block_size, slots));
-  if (shape.path == AttentionPath::nsa)
+  if (branches.compressed)
     bytes = std::max(bytes, compressed_attention_backward_scratch_bytes(kind, B, T, HQ, HK, c.block_size));
   return bytes;
 }

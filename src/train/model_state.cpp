@@ -88,7 +88,7 @@ std::string MemoryPlan::to_string() const {
 void check_supported(const StateShape& shape) {
   if (shape.kind != DeviceKind::cuda) return;
   const ModelConfig& c = shape.model;
-  const bool selects = shape.pass.path != AttentionPath::full || shape.pass.measure;
+  const bool selects = computed_branches(shape.pass, c).selected;
   const std::string reason = why_unsupported(c.head_dim, c.group(), selects ? c.block_size : 0);
   if (!reason.empty()) fail_usage("this model does not run on a GPU: ", reason, "; --device cpu takes any shape");
 }

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "src/train/console.h"
+#include "ssa/model/attention_path.h"
 #include "ssa/train/flops.h"
 
 namespace ssa {
@@ -47,7 +48,8 @@ std::string short_rows_warning(const Config& config) {
   const Method method = config.attention.method;
   const auto crossover = sparse_crossover_tokens(m, method);
   if (!crossover || config.train.max_length >= *crossover) return {};
-  const std::string window = method == Method::nsa ? fmt::format(" and model.window_size {}", m.window_size) : "";
+  const std::string window =
+      branches_of(training_path(method), m).window ? fmt::format(" and model.window_size {}", m.window_size) : "";
   return fmt::format(
       "train.max_length {} is short for attention.method {}: it trains slower than full attention in rows of less than "
       "about {} tokens, with {} selected keys (model.block_size {} x model.block_counts {}){}; a rule measured on one "
@@ -127,7 +129,7 @@ void RunLog::step(const StepReport& r) {
 
   const double elapsed = std::chrono::duration<double>(Clock::now() - begun_).count();
   const double left = elapsed / static_cast<double>(r.step - first_step_) * static_cast<double>(total_steps_ - r.step);
-  const bool ssa = config_.attention.method == Method::ssa;
+  const bool ssa = branches_of(training_path(config_.attention.method), config_.model).aligned;
   const std::string progress = fmt::format("step {}/{}  loss {:.4f}", r.step, total_steps_, r.loss);
   std::string speed = count_text(tokens_per_second) + " tok/s";
   if (utilization) speed += fmt::format("  mfu {:.1f}%", *utilization * 100);

@@ -99,7 +99,7 @@ struct Run {
   std::optional<RowLoader> eval_loader;
   std::int64_t step = 0;  ///< completed updates; with the seed, all the state there is beside weights and moments
 
-  bool is_ssa() const { return config.attention.method == Method::ssa; }
+  Branches branches() const { return branches_of(state.shape().pass.path, config.model); }
 };
 
 /// Whether a signal reached any rank.
@@ -181,7 +181,7 @@ std::optional<StepReport> train_step(Run& run) {
   const std::int64_t labels = count_labels(run);
   const PassScales scales = pass_scales(run, labels);
   const bool measure =
-      run.is_ssa() && train.attention_stats_steps > 0 && (run.step + 1) % train.attention_stats_steps == 0;
+      run.branches().aligned && train.attention_stats_steps > 0 && (run.step + 1) % train.attention_stats_steps == 0;
   const PassSums sums = measure ? state.sums : PassSums{.ce = state.sums.ce, .alignment = state.sums.alignment};
 
   run.stream.zero(state.all_sums);
@@ -215,7 +215,8 @@ std::optional<StepReport> train_step(Run& run) {
   report.tokens = report.step * report.step_tokens;
   report.ce_loss = labels > 0 ? step.ce / static_cast<double>(labels) : 0.0;
   report.alignment_loss = step.alignment;
-  report.loss = report.ce_loss + (run.is_ssa() ? run.config.attention.alignment_weight * step.alignment : 0.0);
+  report.loss =
+      report.ce_loss + (run.branches().aligned ? run.config.attention.alignment_weight * step.alignment : 0.0);
   report.grad_norm = norm;
   report.learning_rate = rate;
   if (measure) {
@@ -224,8 +225,8 @@ std::optional<StepReport> train_step(Run& run) {
     report.selected_mass = step.selected_mass / positions;
     report.entropy = step.entropy / positions;
   }
-  if (!run.is_ssa())
-    report.stream = run.config.attention.method == Method::full ? "full" : "sparse";
+  if (!run.branches().aligned)
+    report.stream = run.branches().full ? "full" : "sparse";
   else if (run.config.attention.stream_granularity == StreamGranularity::row)
     report.stream = "mixed";
   else
@@ -235,16 +236,16 @@ std::optional<StepReport> train_step(Run& run) {
 
 /// Held-out loss: under both streams for ssa, else under the method's own attention.
 void evaluate_into(Run& run, StepReport& report) {
-  const auto loss = [&](bool full_stream) {
-    return evaluate_rows(run.stream, run.comm, one_stream(run.state.model(), full_stream), run.state.batch,
-                         run.state.sums, run.staging, *run.eval_loader)
+  const auto loss = [&](AttentionPath path) {
+    return evaluate_rows(run.stream, run.comm, with_path(run.state.model(), path), run.state.batch, run.state.sums,
+                         run.staging, *run.eval_loader)
         .mean();
   };
-  if (run.is_ssa()) {
-    report.eval_losses["eval_loss_sparse"] = loss(false);
-    report.eval_losses["eval_loss_full"] = loss(true);
+  if (run.branches().aligned) {
+    report.eval_losses["eval_loss_sparse"] = loss(AttentionPath::selected);
+    report.eval_losses["eval_loss_full"] = loss(AttentionPath::full);
   } else {
-    report.eval_losses["eval_loss"] = loss(false);
+    report.eval_losses["eval_loss"] = loss(run.state.shape().pass.path);
   }
 }
 

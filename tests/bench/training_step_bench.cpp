@@ -54,8 +54,9 @@ std::map<std::string, Work> step_work(const bench::Shapes& s, const ModelConfig&
   const MeanKeys mean = mean_keys(c, s.tokens);
   // Of a query with so many keys, over all layers, rows and positions.
   const auto product = [&](double keys) { return L * bench::product_flops(s, M * keys * kv_heads); };
-  const double dense = method == Method::nsa ? mean.window : mean.causal;
-  const double branches = method == Method::nsa ? 3 : 1;
+  const Branches computed = branches_of(training_path(method), c);
+  const double dense = computed.full ? mean.causal : mean.window;
+  const double branches = 1 + (computed.compressed ? 1 : 0) + (computed.window ? 1 : 0);  // in gated_sum
   return {{"matmul", {.flops = 6 * (parameters - head) * M}},
           {"linear_cross_entropy", {.flops = 6 * head * M}},
           {"causal_attention_forward", {.flops = 2 * product(dense)}},

@@ -59,8 +59,8 @@ PerToken forward_tokens(TestModel& m, const HostBatch& batch) {
   evaluate(m.stream, m.state.model(), m.state.batch, m.state.sums, on_device);
   out.losses = m.read<float>(on_device);
   out.hidden = m.read<float>(m.state.activations.final_norm);
-  for (const BlockActivations& block : m.state.activations.blocks)
-    if (block.indices) out.indices.push_back(m.read<std::int32_t>(block.indices));
+  for (const LayerActivations& layer : m.state.activations.layers)
+    if (layer.indices) out.indices.push_back(m.read<std::int32_t>(layer.indices));
   return out;
 }
 
@@ -136,7 +136,8 @@ TEST_CASE("model: one stream of ssa alone computes what it computes beside the o
     const std::vector<float> both = forward_tokens(m, batch).hidden;
     batch.full_stream = {!full};  // of no concern to a stream alone
     m.upload(batch);
-    forward(m.stream, one_stream(m.state.model(), full), m.state.batch, {}, {});
+    forward(m.stream, with_path(m.state.model(), full ? AttentionPath::full : AttentionPath::selected), m.state.batch,
+            {}, {});
     of_stream[full] = m.read<float>(m.state.activations.final_norm);
     CHECK(same_tokens(of_stream[full], both, 1, 0, 1));
   }

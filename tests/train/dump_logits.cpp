@@ -50,9 +50,8 @@ void dump(const ModelSource& source, AttentionPath path, std::span<const std::in
 int run(int argc, char** argv) {
   if (argc < 5) fail_usage("dump_logits MODEL sparse|full IDS LENGTH...");
   const ModelSource source(argv[1]);
-  const AttentionPath path = std::string(argv[2]) == "full"   ? AttentionPath::full
-                             : source.method() == Method::nsa ? AttentionPath::nsa
-                                                              : AttentionPath::selected;
+  const AttentionPath path =
+      std::string(argv[2]) == "full" ? AttentionPath::full : sparse_path(source.method(), source.config());
   const std::string bytes = read_file(argv[3]);
   const std::span ids(reinterpret_cast<const std::int32_t*>(bytes.data()), bytes.size() / sizeof(std::int32_t));
   for (int i = 4; i < argc; ++i) {

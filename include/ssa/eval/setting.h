@@ -30,7 +30,7 @@ struct Setting {
   ModelConfig model;
   BlockSelection selection;
 
-  bool sparse() const { return path != AttentionPath::full; }
+  bool sparse() const { return !branches_of(path, model).full; }
   std::string mode() const { return sparse() ? "sparse" : "full"; }
   /// "full", or "sparse 8x16": blocks x tokens per block.
   std::string name() const;

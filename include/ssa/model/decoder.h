@@ -26,10 +26,10 @@ struct LayerCache {
   Tensor k_mean, v_mean;  ///< [B, N, HK, D] act, N = ceil(C / block_size); of complete blocks
 };
 
-/// Working tensors of a step: one token a row. Names as in BlockActivations.
+/// Working tensors of a step: one token a row. Names as in LayerActivations.
 struct StepActivations {
   Tensor ids, positions;                           ///< [B] i32, [B, 1] i32
-  Tensor x, norm, rstd, branch;                    ///< [B, H], [B, H], [B] f32, [B, H]
+  Tensor x, norm, rstd, residual_delta;            ///< [B, H], [B, H], [B] f32, [B, H]
   Tensor qkvg;                                     ///< [B, (HQ + 2 HK) D + 3 HQ]
   Tensor q, k, v, gates, indices;                  ///< [B, 1, ...]
   Tensor selected, compressed, window, attention;  ///< [B, 1, HQ, D]; `selected` is full attention on path full
@@ -56,7 +56,7 @@ class Decoder {
 
  private:
   void lay_out(Arena& arena);
-  void step_layer(const BlockParams& weights, const LayerCache& cache);
+  void step_layer(const LayerParams& weights, const LayerCache& cache);
   std::vector<float> logits(const Tensor& hidden);
 
   Stream& stream_;

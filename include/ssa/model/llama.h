@@ -7,22 +7,12 @@
 #include <vector>
 
 #include "kernels/attention/select_blocks/select_blocks.h"
+#include "ssa/model/attention_path.h"
 #include "ssa/model/model_config.h"
 #include "ssa/model/param_table.h"
 #include "ssa/runtime/arena.h"
 
 namespace ssa {
-
-/// What a pass computes in each layer.
-enum class AttentionPath {
-  full,      ///< full causal attention, gated by g_slc
-  selected,  ///< attention over the selected blocks, gated by g_slc
-  nsa,       ///< compressed + selected + sliding window, each with its gate
-  ssa,       ///< full and selected, aligned; the row's stream goes on
-};
-
-/// The path a method trains with.
-AttentionPath training_path(Method method);
 
 /// What a micro-batch looks like and how its passes run; fixes the size of every activation.
 struct PassShape {
@@ -34,6 +24,9 @@ struct PassShape {
   std::int64_t logits_chunk = 0;  ///< rows of logits that exist at a time; 0 = logits_chunk_for(...)
   bool measure = false;  ///< full and selected attention both, whatever the path, for PassSums; without backward
 };
+
+/// The branches a pass computes: those of its path, and full and selected attention when it measures.
+Branches computed_branches(const PassShape& shape, const ModelConfig& config);
 
 /// Rows of logits whose memory stays below about 2 GiB on CUDA, 64 MiB on the CPU.
 std::int64_t logits_chunk_for(const ModelConfig& config, std::int64_t tokens, DeviceKind kind);
@@ -47,7 +40,7 @@ struct MicroBatch {
 };
 
 /// What a block's forward leaves for its backward. Tensors the policy computes again are shared between the blocks.
-struct BlockActivations {
+struct LayerActivations {
   Tensor x;                           ///< [M, H] input of the block
   Tensor input_norm, input_rstd;      ///< [M, H], [M]
   Tensor q, k, v, gates;              ///< qkv_rope.h
@@ -66,10 +59,10 @@ struct BlockActivations {
 
 /// Every activation and working tensor of a pass.
 struct Activations {
-  std::vector<BlockActivations> blocks;
+  std::vector<LayerActivations> layers;
   Tensor final_x, final_norm, final_rstd;  ///< output of the last block; [M, H], [M, H], [M]
   Tensor qkvg;                             ///< [M, (HQ + 2 HK) D + 3 HQ]
-  Tensor branch;                           ///< [M, H] output of o_proj or down_proj before its residual add
+  Tensor residual_delta;                   ///< [M, H] output of o_proj or down_proj before its residual add
   Tensor logits;                           ///< [chunk, V]
   Tensor cos_sin;                          ///< [T, D/2, 2] f32
   Tensor discarded;                        ///< [1] f64: where a forward run again puts its alignment
@@ -122,9 +115,9 @@ struct Llama {
   Activations acts;
 };
 
-/// A model of path ssa as it computes one of its streams alone, full attention or the selected blocks, in the same
-/// memory: for forward passes whose other stream nobody wants. Any other model as it is.
-Llama one_stream(const Llama& model, bool full);
+/// The same model in the same memory with another path, for forward passes. Error unless the model's own path has every
+/// branch of the other.
+Llama with_path(const Llama& model, AttentionPath path);
 
 /// Uploads the rotary table; call once after the activations got their memory.
 void prepare(Stream& stream, const Llama& model);

@@ -64,7 +64,7 @@ class ParamTable {
 };
 
 /// The parameters of one transformer block in a flat buffer: weights, or their gradients.
-struct BlockParams {
+struct LayerParams {
   Tensor input_norm;           ///< [H]
   Tensor qkvg_proj;            ///< [(HQ + 2 HK) D + 3 HQ, H]: q_proj, k_proj, v_proj, g_proj
   Tensor o_proj;               ///< [H, HQ D]
@@ -75,7 +75,7 @@ struct BlockParams {
 
 struct ModelParams {
   Tensor embedding;  ///< [V, H]
-  std::vector<BlockParams> blocks;
+  std::vector<LayerParams> layers;
   Tensor final_norm;  ///< [H]
   Tensor lm_head;     ///< [V, H]; the embedding itself when tied
 };
