@@ -205,7 +205,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 void embedding_forward(Stream& stream, const EmbeddingForward& p) {
   const std::int64_t M = p.out.dim(0), H = p.out.dim(1);
   const auto kernel = H % 8 == 0 ? embedding_forward_kernel<8> : embedding_forward_kernel<1>;
-  launch(stream, "embedding_forward", kernel, {.grid = blocks_for(M, kGathered), .block = kThreads}, bf16(p.out),
+  launch(stream, "embedding_forward", kernel, {.grid = ctas_for(M, kGathered), .block = kThreads}, bf16(p.out),
          p.ids.as<std::int32_t>(), bf16(p.weight), M, H);
 }
 
@@ -215,16 +215,15 @@ void embedding_backward(Stream& stream, const EmbeddingBackward& p) {
   auto* keys = reinterpret_cast<Key*>(partials + embedding_partials(M) * H);  // aligned: an even number of floats
   Key* sorted = keys + M;
   constexpr auto op = "embedding_backward";
-  launch(stream, op, sort_tiles_kernel, {.grid = blocks_for(M, kTile), .block = kTile / 2}, keys,
+  launch(stream, op, sort_tiles_kernel, {.grid = ctas_for(M, kTile), .block = kTile / 2}, keys,
          p.ids.as<std::int32_t>(), M);
-  launch(stream, op, merge_tiles_kernel, {.grid = blocks_for(M, kThreads), .block = kThreads}, sorted, keys, M);
+  launch(stream, op, merge_tiles_kernel, {.grid = ctas_for(M, kThreads), .block = kThreads}, sorted, keys, M);
   const auto add = [&]<int kVec>() {
-    const unsigned chunks = blocks_for(M, kChunk);
+    const unsigned chunks = ctas_for(M, kChunk);
     auto* d_weight = p.d_weight.as<float>();
-    launch(stream, op, add_chunks_kernel<kVec>,
-           {.grid = dim3(chunks, blocks_for(H, kThreads * kVec)), .block = kThreads}, d_weight, partials, bf16(p.d_out),
-           sorted, M, H);
-    launch(stream, op, add_shared_kernel<kVec>, {.grid = dim3(chunks, blocks_for(H, kLanes * kVec)), .block = kThreads},
+    launch(stream, op, add_chunks_kernel<kVec>, {.grid = dim3(chunks, ctas_for(H, kThreads * kVec)), .block = kThreads},
+           d_weight, partials, bf16(p.d_out), sorted, M, H);
+    launch(stream, op, add_shared_kernel<kVec>, {.grid = dim3(chunks, ctas_for(H, kLanes * kVec)), .block = kThreads},
            d_weight, partials, sorted, M, H);
   };
   if (H % 8 == 0)

@@ -90,7 +90,7 @@ template <class To, class From>
 void run_cast(Stream& stream, To* out, const From* x, std::int64_t n, bool wide) {
   const int vec = wide ? 8 : 1;
   const auto kernel = wide ? cast_kernel<8, To, From> : cast_kernel<1, To, From>;
-  launch(stream, "cast", kernel, {.grid = blocks_for(n, kThreads * vec), .block = kThreads}, out, x, n);
+  launch(stream, "cast", kernel, {.grid = ctas_for(n, kThreads * vec), .block = kThreads}, out, x, n);
 }
 
 }  // namespace
@@ -119,7 +119,7 @@ void adamw(Stream& stream, const AdamW& p) {
   const std::int64_t n = p.master.count();
   const int vec = wide ? 4 : 1;
   launch(stream, "adamw", wide ? adamw_kernel<4> : adamw_kernel<1>,
-         {.grid = blocks_for(n, kThreads * vec), .block = kThreads}, p.master.as<float>(), p.m.as<float>(),
+         {.grid = ctas_for(n, kThreads * vec), .block = kThreads}, p.master.as<float>(), p.m.as<float>(),
          p.v.as<float>(), bf16(p.weight), p.gradient.as<float>(), n, factors);
 }
 

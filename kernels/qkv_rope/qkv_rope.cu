@@ -288,11 +288,11 @@ void qkv_rope_forward(Stream& stream, const QkvRopeForward& p) {
     arguments.kv_threads = Divisor(kv_threads);
     arguments.gate_threads = Divisor(gate_threads);
     arguments.q_threads = Divisor(q_threads);
-    arguments.gates_begin = blocks_for(B * N * kv_threads, kThreads);
+    arguments.gates_begin = ctas_for(B * N * kv_threads, kThreads);
     arguments.q_begin =
-        arguments.gates_begin + blocks_for((B * T + kGateTokens - 1) / kGateTokens * gate_threads, kThreads);
+        arguments.gates_begin + ctas_for((B * T + kGateTokens - 1) / kGateTokens * gate_threads, kThreads);
     launch(stream, "qkv_rope_forward", qkv_rope_forward_kernel<kVec, kChunks>,
-           {.grid = arguments.q_begin + blocks_for(B * T * q_threads, kThreads), .block = kThreads}, arguments);
+           {.grid = arguments.q_begin + ctas_for(B * T * q_threads, kThreads), .block = kThreads}, arguments);
   });
 }
 
@@ -319,7 +319,7 @@ void qkv_rope_backward(Stream& stream, const QkvRopeBackward& p) {
     const int threads = arguments.pairs + ceil_div(kGates * heads.HQ, kVec);
     arguments.threads = Divisor(threads);
     launch(stream, "qkv_rope_backward", qkv_rope_backward_kernel<kVec, kChunks>,
-           {.grid = blocks_for(B * T * threads, kThreads), .block = kThreads}, arguments);
+           {.grid = ctas_for(B * T * threads, kThreads), .block = kThreads}, arguments);
   });
 }
 

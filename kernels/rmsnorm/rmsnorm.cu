@@ -186,7 +186,7 @@ void rmsnorm_backward(Stream& stream, const RmsNormBackward& p) {
            {.grid = static_cast<unsigned>(ctas), .block = kThreads}, bf16(p.d_residual), partials, bf16(p.d_out),
            bf16(p.residual), p.rstd.as<float>(), bf16(p.weight), M, H, 1.0f / static_cast<float>(H));
     launch(stream, "rmsnorm_backward", add_partials_kernel,
-           {.grid = blocks_for(H, kColumns), .block = kColumns * kGroups}, p.d_weight.as<float>(), partials, ctas, H);
+           {.grid = ctas_for(H, kColumns), .block = kColumns * kGroups}, p.d_weight.as<float>(), partials, ctas, H);
   });
 }
 

@@ -1,5 +1,5 @@
-// Sequences long enough for what the short cases of the attention ops do not reach on CUDA: many key tiles that add to one
-// tile of d_q, CTAs that take several tasks, blocks whose tokens fill several segments, more blocks than one chunk.
+// Sequences long enough for what the short cases of the attention ops do not reach on CUDA: many key tiles that add to
+// one tile of d_q, CTAs that take several tasks, blocks whose tokens fill several segments, more blocks than one chunk.
 #include "kernels/attention/cuda_support.h"
 #include "ops/causal_attention_cases.h"
 #include "ops/compressed_attention_cases.h"

@@ -48,7 +48,7 @@ void append_kv(Stream& stream, const AppendKv& p) {
                       .width = static_cast<int>(width)};
   };
   launch(stream, "append_kv", append_kv_kernel,
-         {.grid = dim3(blocks_for(width, kThreads), static_cast<unsigned>(p.k.dim(0)), 2), .block = kThreads},
+         {.grid = dim3(ctas_for(width, kThreads), static_cast<unsigned>(p.k.dim(0)), 2), .block = kThreads},
          args(p.k_cache, p.k_mean, p.k), args(p.v_cache, p.v_mean, p.v));
 }
 

@@ -18,7 +18,7 @@ namespace ssa::cuda {
 template <int kD, class Mask>
 void dense_forward_hopper(Stream& stream, const char* op, const DenseForwardArgs& a, int B, const Mask& mask) {
   using C = DenseForwardHopperConfig<kD, std::is_same_v<Mask, Causal>>;
-  const int query_tiles = static_cast<int>(blocks_for(a.T, C::kQueries)), tasks = query_tiles * a.HQ * B;
+  const int query_tiles = static_cast<int>(ctas_for(a.T, C::kQueries)), tasks = query_tiles * a.HQ * B;
   const DenseForwardHopperArgs h = {.q = tensor_map(op, a.q, B, a.T, a.HQ * C::kHalves),
                                     .k = tensor_map(op, a.k, B, a.U, a.HK * C::kHalves),
                                     .v = tensor_map(op, a.v, B, a.U, a.HK * C::kHalves),
@@ -44,7 +44,7 @@ void dense_forward(Stream& stream, const char* op, std::int64_t block_size, cons
                    int head_dim, const Mask& mask) {
   const auto run = [&]<class C>(void (*kernel)(DenseForwardArgs, Mask)) {
     launch(stream, op, kernel,
-           {.grid = dim3(static_cast<unsigned>(a.HQ), blocks_for(a.T, C::kQueries), static_cast<unsigned>(B)),
+           {.grid = dim3(static_cast<unsigned>(a.HQ), ctas_for(a.T, C::kQueries), static_cast<unsigned>(B)),
             .block = C::kThreads,
             .shared_bytes = sizeof(typename C::Shared)},
            a, mask);
@@ -96,7 +96,7 @@ template <int kD, class Mask>
 void dense_backward_hopper(Stream& stream, const char* op, const DenseBackwardArgs& a,
                            const DenseBackwardScratch& scratch, const Mask& mask) {
   using C = DenseBackwardHopperConfig<kD>;
-  const int G = a.HQ / a.HK, key_tiles = static_cast<int>(blocks_for(a.U, C::kOwnRows));
+  const int G = a.HQ / a.HK, key_tiles = static_cast<int>(ctas_for(a.U, C::kOwnRows));
   // Enough tasks that the longest ones end early.
   constexpr int kTasksPerSm = 3;
   const std::int64_t tasks = static_cast<std::int64_t>(a.B) * a.HK * key_tiles;
@@ -105,7 +105,7 @@ void dense_backward_hopper(Stream& stream, const char* op, const DenseBackwardAr
   float* row_values = scratch.row_values.as<float>();
   int *counters = scratch.ticket.as<int>(), *counters_end = scratch.steps_done.as<int>() + scratch.steps_done.count();
   launch(stream, op, row_values_kernel<C>,
-         {.grid = dim3(blocks_for(a.T, C::kStepRows), blocks_for(a.HQ, 32), static_cast<unsigned>(a.B)), .block = 256},
+         {.grid = dim3(ctas_for(a.T, C::kStepRows), ctas_for(a.HQ, 32), static_cast<unsigned>(a.B)), .block = 256},
          row_values, a.lse, a.delta, a.T, a.HQ, 1 / a.scale, counters, static_cast<int>(counters_end - counters));
   const DenseBackwardHopperArgs h = {.q = tensor_map(op, a.q, a.B, a.T, a.HQ * C::kHalves),
                                      .k = tensor_map(op, a.k, a.B, a.U, a.HK * C::kHalves),

@@ -108,7 +108,7 @@ void gate_alignment_forward(Stream& stream, const GateAlignmentForward& p) {
   auto* partials = static_cast<float*>(
       stream.scratch(gate_alignment_forward_scratch_bytes(DeviceKind::cuda, B, p.out.dim(1), p.out.dim(2))));
   dispatch_head(D, [&]<int kVec, int kLanes>() {
-    const unsigned ctas = blocks_for(heads_per_sequence, kHeadsPerCta);
+    const unsigned ctas = ctas_for(heads_per_sequence, kHeadsPerCta);
     launch(stream, op, gate_alignment_forward_kernel<kVec, kLanes>,
            {.grid = dim3(ctas, static_cast<unsigned>(B)), .block = kThreads}, bf16(p.out), partials,
            p.gates.as<float>(), bf16(p.full), bf16(p.sparse), p.full_stream.as<std::int32_t>(), heads_per_sequence, D);
@@ -122,7 +122,7 @@ void gate_alignment_backward(Stream& stream, const GateAlignmentBackward& p) {
                      heads_per_sequence = p.d_out.dim(1) * p.d_out.dim(2);
   dispatch_head(D, [&]<int kVec, int kLanes>() {
     launch(stream, "gate_alignment_backward", gate_alignment_backward_kernel<kVec, kLanes>,
-           {.grid = blocks_for(heads, kThreads / kLanes), .block = kThreads}, p.d_gates.as<float>(), bf16(p.d_full),
+           {.grid = ctas_for(heads, kThreads / kLanes), .block = kThreads}, p.d_gates.as<float>(), bf16(p.d_full),
            p.delta_full.as<float>(), bf16(p.d_sparse), p.delta_sparse.as<float>(), bf16(p.d_out), p.gates.as<float>(),
            bf16(p.full), bf16(p.sparse), p.full_stream.as<std::int32_t>(), heads, heads_per_sequence, D,
            p.gradient_scale);

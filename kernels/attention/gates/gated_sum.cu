@@ -107,7 +107,7 @@ void gated_sum_forward(Stream& stream, const GatedSumForward& p) {
   const std::int64_t D = p.out.dim(3), heads = p.out.count() / D;
   dispatch_head(D, [&]<int kVec, int kLanes>() {
     launch(stream, "gated_sum_forward", gated_sum_forward_kernel<kVec, kLanes>,
-           {.grid = blocks_for(heads, kThreads / kLanes), .block = kThreads}, bf16(p.out), p.gates.as<float>(),
+           {.grid = ctas_for(heads, kThreads / kLanes), .block = kThreads}, bf16(p.out), p.gates.as<float>(),
            inputs(p.compressed, p.selected, p.window), heads, D);
   });
 }
@@ -122,7 +122,7 @@ void gated_sum_backward(Stream& stream, const GatedSumBackward& p) {
                                                 : gated_sum_backward_kernel<kVec, kLanes, true, false>
                         : p.window ? gated_sum_backward_kernel<kVec, kLanes, false, true>
                                      : gated_sum_backward_kernel<kVec, kLanes, false, false>;
-    launch(stream, "gated_sum_backward", kernel, {.grid = blocks_for(heads, kThreads / kLanes), .block = kThreads},
+    launch(stream, "gated_sum_backward", kernel, {.grid = ctas_for(heads, kThreads / kLanes), .block = kThreads},
            p.d_gates.as<float>(), d_branches, deltas, bf16(p.d_out), p.gates.as<float>(),
            inputs(p.compressed, p.selected, p.window), heads, D);
   });

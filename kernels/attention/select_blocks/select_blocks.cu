@@ -40,7 +40,7 @@ void select_blocks(Stream& stream, const SelectBlocks& p) {
     const auto run = [&]<int kHeads>() {
       using C = SelectConfig<kD, kHeads>;
       launch(stream, op, select_blocks_kernel<C>,
-             {.grid = dim3(blocks_for(a.T, C::kCtaTokens), static_cast<unsigned>(a.HK), static_cast<unsigned>(B)),
+             {.grid = dim3(ctas_for(a.T, C::kCtaTokens), static_cast<unsigned>(a.HK), static_cast<unsigned>(B)),
               .block = C::kThreads,
               .shared_bytes = C::Shared::bytes(static_cast<std::size_t>(a.list_capacity))},
              a);

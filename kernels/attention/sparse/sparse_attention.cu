@@ -57,24 +57,24 @@ void key_gradients(Stream& stream, const SparseAttentionBackward& p, const Spars
                                   .accumulate = p.accumulate};
   const std::int64_t marks = count * a.T * a.slots, lists = count * N;
   stream.zero(Tensor(index.bitmap, DType::i32, {count, N, words}));
-  launch(stream, kBackward, mark_selected_kernel, {.grid = blocks_for(marks, kIndexThreads), .block = kIndexThreads},
+  launch(stream, kBackward, mark_selected_kernel, {.grid = ctas_for(marks, kIndexThreads), .block = kIndexThreads},
          index, a.indices, a.T, a.HK, a.slots, first, marks);
   launch(stream, kBackward, count_selected_kernel,
-         {.grid = blocks_for(lists, kIndexThreads / kWarpSize), .block = kIndexThreads}, index, a.block_size, lists);
+         {.grid = ctas_for(lists, kIndexThreads / kWarpSize), .block = kIndexThreads}, index, a.block_size, lists);
   launch(stream, kBackward, scan_selected_kernel, {.grid = static_cast<unsigned>(count), .block = kScanThreads}, index);
   launch(stream, kBackward, list_selected_kernel,
-         {.grid = blocks_for(lists, kIndexThreads / kWarpSize), .block = kIndexThreads}, index,
+         {.grid = ctas_for(lists, kIndexThreads / kWarpSize), .block = kIndexThreads}, index,
          static_cast<std::int64_t>(a.T) * a.slots, a.block_size, lists);
   if (scratch.max_dense > 0)
     launch(stream, kBackward, sparse_dkv_dense_groups_kernel,
-           {.grid = dim3(blocks_for(a.T, kGroupTokens), static_cast<unsigned>(count)),
+           {.grid = dim3(ctas_for(a.T, kGroupTokens), static_cast<unsigned>(count)),
             .block = DenseGroupsConfig::kThreads,
             .shared_bytes = DenseGroupsConfig::Shared::bytes(a.slots, scratch.dense_tokens)},
            out, index, bf16(p.d_out), p.delta.as<float>(), p.lse.as<float>(), a);
   const auto run = [&]<int kTeam>() {
     using C = ListsConfig<kD, kTeam>;
     launch(stream, kBackward, sparse_dkv_lists_kernel<C>,
-           {.grid = dim3(blocks_for(scratch.max_segments, C::kTeams), static_cast<unsigned>(count)),
+           {.grid = dim3(ctas_for(scratch.max_segments, C::kTeams), static_cast<unsigned>(count)),
             .block = C::kThreads,
             .shared_bytes = sizeof(typename C::Shared)},
            out, index, bf16(p.d_out), p.delta.as<float>(), p.lse.as<float>(), a);

@@ -87,7 +87,7 @@ void attention_divergence(Stream& stream, const AttentionDivergence& p) {
                                .sink_tokens = static_cast<int>(p.sink_tokens),
                                .scale = p.scale};
   launch(stream, op, attention_divergence_kernel,
-         {.grid = dim3(blocks_for(rows, kThreads / kWarpSize)), .block = kThreads}, args);
+         {.grid = dim3(ctas_for(rows, kThreads / kWarpSize)), .block = kThreads}, args);
   const DivergenceSums sums = {{p.distance.as<double>(), p.norm.as<double>(), p.sink.as<double>()}};
   launch(stream, op, sum_divergence_kernel, {.grid = dim3(static_cast<unsigned>(HQ), 3), .block = kThreads}, sums,
          values, rows, static_cast<int>(HQ));

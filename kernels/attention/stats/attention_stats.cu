@@ -185,7 +185,7 @@ void attention_stats(Stream& stream, const AttentionStats& p) {
   dispatch_head_dim(op, p.q.dim(3), HQ / HK, p.block_size, [&]<int kD>() {
     using E = EntropyConfig<kD>;
     launch(stream, op, attention_entropy_kernel<E>,
-           {.grid = dim3(static_cast<unsigned>(HQ), blocks_for(T, E::kQueries), static_cast<unsigned>(B)),
+           {.grid = dim3(static_cast<unsigned>(HQ), ctas_for(T, E::kQueries), static_cast<unsigned>(B)),
             .block = E::kThreads,
             .shared_bytes = sizeof(typename E::Shared)},
            a);

@@ -51,9 +51,9 @@ void launch(Stream& stream, const char* op, void (*kernel)(Parameters...), const
   if (context.debug) check(cudaStreamSynchronize(context.stream), op);
 }
 
-/// Grid size that covers `count` items with `per_block` each.
-inline unsigned blocks_for(std::int64_t count, std::int64_t per_block) {
-  return static_cast<unsigned>((count + per_block - 1) / per_block);
+/// Number of CTAs that cover `count` items with `per_cta` items each.
+inline unsigned ctas_for(std::int64_t count, std::int64_t per_cta) {
+  return static_cast<unsigned>((count + per_cta - 1) / per_cta);
 }
 
 /// The elements of a bf16 tensor as CUDA's type; null when the tensor is absent.

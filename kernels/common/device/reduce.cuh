@@ -66,10 +66,10 @@ __device__ __forceinline__ T block_max(T value, T* shared) {
   if constexpr (kWarps == 1) return value;
   if (threadIdx.x % kWarpSize == 0) shared[threadIdx.x / kWarpSize] = value;
   __syncthreads();
-  T best = shared[0];
+  T result = shared[0];
 #pragma unroll
-  for (int warp = 1; warp < kWarps; ++warp) best = max(best, shared[warp]);
-  return best;
+  for (int warp = 1; warp < kWarps; ++warp) result = max(result, shared[warp]);
+  return result;
 }
 
 }  // namespace ssa::cuda
