@@ -82,7 +82,7 @@ void print_report(const ssa::TokenizeReport& report) {
     std::fprintf(stderr, "of these for validation: %lld documents, %lld tokens\n",
                  static_cast<long long>(report.validation_documents), static_cast<long long>(report.validation_tokens));
   std::fprintf(stderr,
-               "left out: %llu empty documents, %llu records with errors; %llu ill-formed parts of UTF-8 replaced\n",
+               "omitted: %llu empty documents, %llu records with errors; %llu ill-formed parts of UTF-8 replaced\n",
                static_cast<unsigned long long>(report.empty), static_cast<unsigned long long>(report.skipped),
                static_cast<unsigned long long>(report.replaced));
 }
@@ -128,7 +128,7 @@ int run(int argc, char** argv) {
   ssa::catch_stop_signals();
   const ssa::TokenizeReport report = ssa::tokenize(options);
   if (report.stopped) {
-    std::fprintf(stderr, "stopped by a signal behind document %lld; the same command continues\n",
+    std::fprintf(stderr, "stopped by a signal after document %lld; the same command continues\n",
                  static_cast<long long>(report.documents + report.validation_documents));
     return ssa::kExitStopped;
   }
