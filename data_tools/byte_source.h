@@ -1,5 +1,5 @@
-// The bytes of one input file, decompressed. Own code: with zlib and zstd it is two short loops, and libarchive would be
-// one more dependency for the same.
+// The bytes of one input file, decompressed. Own code: it is two short loops over zlib and zstd, and libarchive would
+// be one more dependency.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,4 @@
-// Writes dataset.json, which src/data/dataset.cpp reads: the tokenizer of a dataset and its shards with their checksums.
+// Writes dataset.json, which src/data/dataset.cpp reads: a dataset's tokenizer and shards, with checksums.
 #pragma once
 
 #include <filesystem>

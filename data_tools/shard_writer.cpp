@@ -21,7 +21,7 @@ std::string shard_name(std::size_t index) {
 
 ShardWriter::ShardWriter(fs::path directory, TokenType type, std::int64_t shard_tokens, WriterState state)
     : directory_(std::move(directory)), type_(type), shard_tokens_(shard_tokens), state_(std::move(state)) {
-  // A crash may have come between the end of a shard and the state that says so: then the shard is opened again.
+  // After a crash between the end of a shard and the state that records it, the shard is opened again.
   const std::size_t next = state_.shards.size();
   for (const auto& entry : fs::directory_iterator(directory_)) {
     const std::string file = entry.path().filename().string();
@@ -126,7 +126,7 @@ void ShardWriter::close() {
   sync_directory(directory_);
   bin_.reset();
   lengths_.reset();
-  ended_.push_back(part(".len.part"));  // with its lengths an older state can still open this shard again
+  ended_.push_back(part(".len.part"));  // with the lengths, an older state can open this shard again
   state_.shards.push_back(std::move(info));
   state_.open_documents = state_.open_tokens = 0;
 }

@@ -16,7 +16,7 @@
 
 namespace ssa {
 
-/// What to do with a record that gives no document: it is malformed, lacks the field, or is in a damaged part of a file.
+/// What to do with a record that gives no document: malformed, without the field, or in a damaged part of a file.
 enum class OnError {
   fail,
   skip,

@@ -10,8 +10,7 @@
 namespace ssa {
 namespace {
 
-/// Selects about `fraction` of the documents by the hash of their text, so that all copies of a document are on the same
-/// side.
+/// Selects about `fraction` of the documents by the hash of their text: all copies of a document are on one side.
 bool is_validation(std::string_view text, double fraction) {
   if (fraction <= 0) return false;
   return static_cast<double>(XXH3_64bits(text.data(), text.size()) >> 11) * 0x1p-53 < fraction;

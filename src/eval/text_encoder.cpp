@@ -14,7 +14,7 @@ namespace {
 
 constexpr std::int64_t kBytesVocabulary = 257, kBytesEos = 256;
 
-/// dataset.json of the data that a checkpoint's run learned from, while it is where it was.
+/// The dataset.json of the data that a checkpoint was trained on, if it is still at its path.
 std::optional<DatasetInfo> training_data(const ModelSource& source) {
   if (!fs::exists(source.path() / "manifest.json")) return std::nullopt;
   const fs::path config_file = source.path() / "config.json";
@@ -30,13 +30,13 @@ std::string find_tokenizer(const ModelSource& source) {
   const ModelConfig& model = source.config();
   if (const auto data = training_data(source)) {
     if (data->tokenizer_name == "bytes") return "bytes";
-    fail_usage(source.path().string(), ": learned with the tokenizer ", data->tokenizer_name,
-               ", whose file the run does not hold; expected --tokenizer");
+    fail_usage(source.path().string(), ": trained with the tokenizer ", data->tokenizer_name,
+               ", whose files are not in the run; expected --tokenizer");
   }
   for (const char* name : {"tokenizer.json", "vocab.json"})
     if (fs::exists(source.path() / name)) return source.path().string();
   if (model.vocab_size == kBytesVocabulary && model.eos_token_id == kBytesEos) return "bytes";
-  fail_usage(source.path().string(), ": no tokenizer in it, and a vocabulary of ", model.vocab_size,
+  fail_usage(source.path().string(), ": no tokenizer files, and a vocabulary of ", model.vocab_size,
              "; expected --tokenizer");
 }
 
@@ -46,7 +46,7 @@ TextEncoder::TextEncoder(const std::string& tokenizer, const ModelSource& source
       prefix_token_(static_cast<std::int32_t>(source.config().bos_token_id)) {
   const ModelConfig& model = source.config();
   const auto refuse = [&](const auto&... why) {
-    fail("tokenizer ", tokenizer, " is not that of ", source.path().string(), ": ", concat(why...));
+    fail("tokenizer ", tokenizer, " does not fit ", source.path().string(), ": ", concat(why...));
   };
   if (tokenizer_.vocab_size() > model.vocab_size)
     refuse("its vocabulary is ", tokenizer_.vocab_size(), ", expected at most the model's ", model.vocab_size);
@@ -54,7 +54,7 @@ TextEncoder::TextEncoder(const std::string& tokenizer, const ModelSource& source
     refuse("its end-of-text id is ", tokenizer_.eos_token_id(), ", expected the model's ", model.eos_token_id);
   if (const auto data = training_data(source); data && data->tokenizer_sha256 != tokenizer_.sha256())
     refuse("sha256 ", tokenizer_.sha256(), ", expected ", data->tokenizer_sha256, " of ", data->tokenizer_name,
-           ", which the run learned with");
+           ", which the run was trained with");
 
   if (tokenizer == "bytes") return;
   if (const auto& bos = tokenizer_.bos_token(); bos && bos->empty()) {
@@ -76,7 +76,7 @@ TokenIds TextEncoder::encode_plain(std::string_view text) {
 
 TokenIds TextEncoder::encode(std::string_view text) {
   TokenIds ids = encode_plain(text);
-  // A text that has the token already does not get it a second time.
+  // A text that starts with the begin-of-text token does not get it a second time.
   if (!prefix_text_.empty() && text.starts_with(prefix_text_)) return ids;
   const Tokenizer::Template& around = tokenizer_.text_template();
   ids.insert(ids.begin(), around.before.begin(), around.before.end());

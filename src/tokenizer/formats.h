@@ -23,7 +23,7 @@ inline constexpr std::int32_t kMaxVocabulary = 1 << 22;  // larger ids are taken
 /// Throws Error naming `path`, from which `text` was read, if it is not JSON.
 nlohmann::json parse_json(const std::filesystem::path& path, const std::string& text);
 
-/// The name of a tokenizer in this directory: that of the directory.
+/// The name of the tokenizer in a directory: the name of the directory.
 std::string name_of(const std::filesystem::path& directory);
 std::filesystem::path directory_of(const std::filesystem::path& file);
 

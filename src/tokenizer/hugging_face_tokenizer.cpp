@@ -41,12 +41,12 @@ std::string tokenizer_json(const Tokenizer::Parts& parts) {
                      {"normalized", token.normalized},
                      {"special", token.special}});
   }
-  // The added tokens too: those that are not in the vocabulary get new ids behind it, whatever "id" says.
+  // The added tokens too: transformers ignores "id" and gives those that are not in the vocabulary new ids after it.
   ordered_json vocab = ordered_json::object();
   for (std::size_t id = 0; id < tokens.size(); ++id)
     if (!tokens[id].empty()) vocab[tokens[id]] = id;
 
-  // A tiktoken rank is that of the merged token, which several pairs may make; a place in this list is one pair's.
+  // Several pairs may share a tiktoken rank, which is the id of the merged token; in this list every pair has its own.
   std::vector<BpeMerge> order = parts.vocabulary.merges;
   std::sort(order.begin(), order.end(), [](const BpeMerge& a, const BpeMerge& b) {
     return std::tie(a.rank, a.left, a.right) < std::tie(b.rank, b.left, b.right);
@@ -96,15 +96,15 @@ std::map<std::string, std::string> hugging_face_tokenizer(const std::string& pat
   if (source.extension() == ".json") {
     files["tokenizer.json"] = read_file(source);
     for (const char* name : {"tokenizer_config.json", "special_tokens_map.json"})
-      if (const fs::path beside = source.parent_path() / name; fs::is_regular_file(beside))
-        files[name] = read_file(beside);
+      if (const fs::path side_file = source.parent_path() / name; fs::is_regular_file(side_file))
+        files[name] = read_file(side_file);
   } else {
     files["tokenizer.json"] = tokenizer_json(parts);
   }
   std::string& config = files["tokenizer_config.json"];
   if (config.empty()) config = tokenizer_config_json(parts);
-  // Without a class transformers 4 looks into config.json and asks for trust_remote_code (5 always does); without names
-  // its general class makes token_type_ids, which generate() refuses.
+  // Without tokenizer_class, transformers 4 looks into config.json and asks for trust_remote_code (5 always does).
+  // Without model_input_names its general class makes token_type_ids, which generate() rejects.
   ordered_json object = ordered_json::parse(config, nullptr, /*allow_exceptions=*/false);
   SSA_CHECK(object.is_object(), source.parent_path().string(), "/tokenizer_config.json: not a JSON object");
   const std::size_t keys = object.size();

@@ -16,7 +16,7 @@ Tokenizer::Parts bytes_parts() {
     parts.texts.emplace_back(1, static_cast<char>(b));
     parts.vocabulary.byte_ids[static_cast<std::size_t>(b)] = b;
   }
-  parts.texts.emplace_back();  // the end of text stands for nothing
+  parts.texts.emplace_back();  // the end of text has no bytes
   return parts;
 }
 

@@ -54,7 +54,7 @@ void add_specials(std::size_t ranks, const fs::path& path, Tokenizer::Parts& par
               ranks + static_cast<std::size_t>(i));
     }
   } else if (ranks == 100256) {          // cl100k_base
-    set_pre_tokenizer(parts, "llama3");  // the same pattern
+    set_pre_tokenizer(parts, "llama3");  // cl100k has the same pattern
     special("<|endoftext|>", 100257);
     special("<|fim_prefix|>", 100258);
     special("<|fim_middle|>", 100259);
@@ -97,8 +97,8 @@ Tokenizer::Parts read_rank_file(const fs::path& path, const TokenizerOptions& op
     SSA_CHECK(it != ids.end(), path.string(), ": no token for byte ", b, ", expected all 256");
     parts.vocabulary.byte_ids[b] = it->second;
   }
-  // tiktoken merges any two neighbors whose bytes together are a token, lowest token first: each split of a token
-  // into two others is a merge of its rank.
+  // tiktoken merges any two neighbors whose bytes together are a token, the lowest id first. So every split of a token
+  // into two others is a merge with the token's id as rank.
   for (std::size_t id = 0; id < parts.texts.size(); ++id) {
     const std::string& text = parts.texts[id];
     for (std::size_t cut = 1; cut < text.size(); ++cut) {

@@ -22,10 +22,10 @@ class Regex {
     if (!code_) {
       PCRE2_UCHAR message[256];
       pcre2_get_error_message(error, message, sizeof message);
-      fail("tokenizer pattern ", pattern, ": PCRE2 refuses it at column ", offset + 1, ": ",
+      fail("tokenizer pattern ", pattern, ": PCRE2 rejects it at column ", offset + 1, ": ",
            reinterpret_cast<const char*>(message));
     }
-    pcre2_jit_compile(code_, PCRE2_JIT_COMPLETE);  // where it cannot, matching falls back to the interpreter
+    pcre2_jit_compile(code_, PCRE2_JIT_COMPLETE);  // on failure matching uses the interpreter
   }
   ~Regex() { pcre2_code_free(code_); }
   Regex(const Regex&) = delete;
@@ -51,7 +51,7 @@ class Regex {
       if (span[1] > span[0]) {
         use(begin + span[0], begin + span[1]);
         from = span[1];
-      } else {  // an empty match is no piece: go on at the next character
+      } else {  // an empty match is not a piece: continue at the next character
         from = span[0] + 1;
         while (from < size && (begin[from] & 0xc0) == 0x80) ++from;
       }
