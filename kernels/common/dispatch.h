@@ -27,17 +27,31 @@
 
 /// Declares op `name` over struct `Params`: the CPU and CUDA implementations, `validate`, and the function that calls
 /// them.
-#define SSA_OP(name, Params)                          \
-  namespace cpu {                                     \
-  void name(Stream& stream, const Params& p);         \
-  }                                                   \
-  namespace cuda {                                    \
-  void name(Stream& stream, const Params& p);         \
-  }                                                   \
-  void validate(const Params& p);                     \
-  inline void name(Stream& stream, const Params& p) { \
-    validate(p);                                      \
-    const Stream::OpScope scope(stream, #name);       \
-    SSA_DISPATCH(name);                               \
-  }                                                   \
+#define SSA_OP(name, Params) SSA_DECLARE_OP(name, Params, 0)
+
+/// The same for an op whose CUDA implementation uses Stream::scratch. cuda::scratch_bytes says how much, from shapes
+/// alone: the implementation reserves no more, and a measuring stream collects it. The CPU uses none.
+#define SSA_OP_WITH_SCRATCH(name, Params)     \
+  namespace cuda {                            \
+  std::size_t scratch_bytes(const Params& p); \
+  }                                           \
+  SSA_DECLARE_OP(name, Params, cuda::scratch_bytes(p))
+
+#define SSA_DECLARE_OP(name, Params, cuda_scratch)                                 \
+  namespace cpu {                                                                  \
+  void name(Stream& stream, const Params& p);                                      \
+  }                                                                                \
+  namespace cuda {                                                                 \
+  void name(Stream& stream, const Params& p);                                      \
+  }                                                                                \
+  void validate(const Params& p);                                                  \
+  inline void name(Stream& stream, const Params& p) {                              \
+    validate(p);                                                                   \
+    if (stream.is_measuring()) {                                                   \
+      if (stream.kind() == DeviceKind::cuda) stream.measure_scratch(cuda_scratch); \
+      return;                                                                      \
+    }                                                                              \
+    const Stream::OpScope scope(stream, #name);                                    \
+    SSA_DISPATCH(name);                                                            \
+  }                                                                                \
   static_assert(true)

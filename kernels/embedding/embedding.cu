@@ -211,7 +211,7 @@ void embedding_forward(Stream& stream, const EmbeddingForward& p) {
 
 void embedding_backward(Stream& stream, const EmbeddingBackward& p) {
   const std::int64_t M = p.d_out.dim(0), H = p.d_out.dim(1);
-  auto* partials = static_cast<float*>(stream.scratch(embedding_backward_scratch_bytes(DeviceKind::cuda, M, H)));
+  auto* partials = static_cast<float*>(stream.scratch(scratch_bytes(p)));
   auto* keys = reinterpret_cast<Key*>(partials + embedding_partials(M) * H);  // aligned: an even number of floats
   Key* sorted = keys + M;
   constexpr auto op = "embedding_backward";

@@ -21,18 +21,11 @@ struct EmbeddingBackward {
   Tensor d_out;     ///< [M, H] act
   Tensor ids;       ///< [M] i32, each in [0, V)
 };
-SSA_OP(embedding_backward, EmbeddingBackward);
+SSA_OP_WITH_SCRATCH(embedding_backward, EmbeddingBackward);
 
 /// The CUDA backward sorts the positions by id and adds them up in chunks of this many. A chunk leaves at most two
 /// partial sums: of the id it shares with the chunk before, and of the id it shares with the chunk after.
 inline constexpr std::int64_t kEmbeddingChunk = 32;
 inline std::int64_t embedding_partials(std::int64_t M) { return (M + kEmbeddingChunk - 1) / kEmbeddingChunk * 2; }
-
-/// Bytes of Stream::scratch that the backward needs: the partial sums, then two arrays of M 64-bit sort keys.
-inline std::size_t embedding_backward_scratch_bytes(DeviceKind kind, std::int64_t M, std::int64_t H) {
-  if (kind == DeviceKind::cpu) return 0;
-  return static_cast<std::size_t>(embedding_partials(M) * H) * sizeof(float) +
-         static_cast<std::size_t>(2 * M) * sizeof(std::uint64_t);
-}
 
 }  // namespace ssa

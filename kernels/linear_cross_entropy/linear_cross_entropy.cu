@@ -232,9 +232,7 @@ void linear_cross_entropy(Stream& stream, const LinearCrossEntropy& p) {
   constexpr auto op = "linear_cross_entropy";
   const std::int64_t M = p.hidden.dim(0), V = p.weight.dim(0), chunk = p.logits.dim(0);
   const bool differentiate = static_cast<bool>(p.d_hidden);
-  float* losses = p.losses
-                      ? p.losses.as<float>()
-                      : static_cast<float*>(stream.scratch(linear_cross_entropy_scratch_bytes(DeviceKind::cuda, M)));
+  float* losses = p.losses ? p.losses.as<float>() : static_cast<float*>(stream.scratch(scratch_bytes(p)));
   const Choice choice = differentiate ? choose_kernel<true>(op, V) : choose_kernel<false>(op, V);
   for (std::int64_t begin = 0; begin < M; begin += chunk) {
     const std::int64_t end = std::min(M, begin + chunk);

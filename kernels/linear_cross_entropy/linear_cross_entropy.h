@@ -28,11 +28,6 @@ struct LinearCrossEntropy {
   float gradient_scale = 0;
   bool accumulate = false;  ///< add to d_weight instead of overwriting it
 };
-SSA_OP(linear_cross_entropy, LinearCrossEntropy);
-
-/// Bytes of Stream::scratch that the op needs: the losses, when the caller does not want them.
-inline std::size_t linear_cross_entropy_scratch_bytes(DeviceKind kind, std::int64_t M) {
-  return kind == DeviceKind::cuda ? static_cast<std::size_t>(M) * sizeof(float) : 0;
-}
+SSA_OP_WITH_SCRATCH(linear_cross_entropy, LinearCrossEntropy);
 
 }  // namespace ssa

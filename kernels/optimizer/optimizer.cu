@@ -97,7 +97,7 @@ void run_cast(Stream& stream, To* out, const From* x, std::int64_t n, bool wide)
 
 void squared_norm(Stream& stream, const SquaredNorm& p) {
   constexpr auto op = "squared_norm";
-  auto* partials = static_cast<double*>(stream.scratch(squared_norm_scratch_bytes(DeviceKind::cuda)));
+  auto* partials = static_cast<double*>(stream.scratch(scratch_bytes(p)));
   const auto kernel = aligned(p.x) ? squared_norm_kernel<4> : squared_norm_kernel<1>;
   launch(stream, op, kernel, {.grid = kSquaredNormPartials, .block = kThreads}, partials, p.x.as<float>(), p.x.count());
   add_sum(stream, op, p.out.as<double>(), partials, kSquaredNormPartials);

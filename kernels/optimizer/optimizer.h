@@ -11,15 +11,10 @@ struct SquaredNorm {
   Tensor out;  ///< [1] f64, accumulated
   Tensor x;    ///< [n] f32
 };
-SSA_OP(squared_norm, SquaredNorm);
+SSA_OP_WITH_SCRATCH(squared_norm, SquaredNorm);
 
 /// CTAs of the CUDA kernel, each of which leaves one partial sum in scratch.
 inline constexpr std::int64_t kSquaredNormPartials = 1024;
-
-/// Bytes of Stream::scratch that squared_norm needs.
-inline std::size_t squared_norm_scratch_bytes(DeviceKind kind) {
-  return kind == DeviceKind::cuda ? static_cast<std::size_t>(kSquaredNormPartials) * sizeof(double) : 0;
-}
 
 /// One AdamW update with decoupled weight decay (Loshchilov & Hutter, arXiv 1711.05101); g = gradient_scale * gradient:
 ///   m = beta1 m + (1 - beta1) g

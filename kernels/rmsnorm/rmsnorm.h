@@ -32,14 +32,9 @@ struct RmsNormBackward {
   Tensor rstd;        ///< [M] f32, from the forward
   Tensor weight;      ///< [H] act
 };
-SSA_OP(rmsnorm_backward, RmsNormBackward);
+SSA_OP_WITH_SCRATCH(rmsnorm_backward, RmsNormBackward);
 
 /// Upper bound on the CTAs of the CUDA backward, each of which leaves one partial d_weight in scratch.
 inline constexpr std::int64_t kRmsNormMaxPartials = 1024;
-
-/// Bytes of Stream::scratch that the backward needs.
-inline std::size_t rmsnorm_backward_scratch_bytes(DeviceKind kind, std::int64_t H) {
-  return kind == DeviceKind::cuda ? static_cast<std::size_t>(kRmsNormMaxPartials * H) * sizeof(float) : 0;
-}
 
 }  // namespace ssa

@@ -6,6 +6,7 @@
 #include "ssa/base/command_line.h"
 #include "ssa/comm/comm.h"
 #include "ssa/config/config.h"
+#include "ssa/train/describe_run.h"
 #include "ssa/train/train.h"
 
 namespace {

@@ -207,7 +207,7 @@ struct OptionalOf<std::optional<T>> : std::true_type {
 template <class E>
 inline constexpr std::initializer_list<E> kValues = {};
 template <>
-inline constexpr auto kValues<Method> = {Method::ssa, Method::full, Method::moba, Method::nsa};
+inline constexpr auto kValues<Method> = kMethods;
 template <>
 inline constexpr auto kValues<StreamGranularity> = {StreamGranularity::step, StreamGranularity::row};
 template <>

@@ -93,7 +93,6 @@ Decoder make_decoder(Stream& stream, const LoadedModel& loaded, const Setting& s
                      std::int64_t capacity, std::int64_t prompt) {
   check_supported({.model = setting.model,
                    .pass = {.rows = 1, .tokens = 1, .path = setting.path, .backward = false},
-                   .selection = setting.selection,
                    .kind = stream.kind()});
   return {stream,
           setting.model,
@@ -105,7 +104,8 @@ Setting generation_setting(const ModelSource& source, const Overrides& overrides
   if (overrides.block_counts.size() > 1)
     fail_usage("--block-counts: ", overrides.block_counts.size(), " numbers, expected one to generate with");
   Overrides one = overrides;
-  if (one.mode == "both") one.mode = source.method() == Method::full ? "full" : "sparse";
+  if (one.mode == "both")
+    one.mode = branches_of(training_path(source.method()), source.config()).selected ? "sparse" : "full";
   return settings_of(source, one).front();
 }
 

@@ -2,7 +2,7 @@
 
 namespace ssa {
 
-EvalSums evaluate_rows(Stream& stream, Comm& comm, const Llama& model, const MicroBatch& batch, const PassSums& sums,
+EvalSums evaluate_rows(Stream& stream, Comm& comm, const Llama& model, const MicroBatch& batch, const LossSums& sums,
                        BatchStaging& staging, const RowLoader& loader,
                        const std::function<void(std::int64_t batch)>& on_batch) {
   const std::int64_t rows = loader.rows(), micro_rows = model.shape.rows;
@@ -20,7 +20,7 @@ EvalSums evaluate_rows(Stream& stream, Comm& comm, const Llama& model, const Mic
       }
     }
     staging.upload(batch);
-    evaluate(stream, model, batch, {.ce = sums.ce, .alignment = sums.alignment});
+    evaluate(stream, model, batch, sums);
   }
   stream.copy(&result.ce, sums.ce.data(), sizeof(double));
   stream.synchronize();

@@ -42,7 +42,7 @@ double model_flops_per_token(const ModelConfig& c, std::int64_t tokens) {
 double executed_flops_per_token(const ModelConfig& c, std::int64_t tokens, Method method,
                                 GradientCheckpointing checkpointing) {
   const MeanKeys mean = mean_keys(c, tokens);
-  double keys = 0;    // attended in a layer, by all branches
+  double keys = 0;    // attended to in one layer, by all branches
   double scored = 0;  // blocks scored for the selection: one product, no gradient
   const Branches branches = branches_of(training_path(method), c);
   if (branches.full) keys += mean.causal;
@@ -54,7 +54,7 @@ double executed_flops_per_token(const ModelConfig& c, std::int64_t tokens, Metho
       2 * static_cast<double>(c.q_width());  // of a query with one key, or a probability with a value
   const double forward = product * (2 * keys + scored), backward = product * 5 * keys;
   double flops = 6 * static_cast<double>(matmul_parameters(c)) + layers * (forward + backward);
-  if (checkpointing == GradientCheckpointing::full)  // a block again, up to the input of down_proj
+  if (checkpointing == GradientCheckpointing::full)  // a layer again, up to the input of down_proj
     flops += layers * (2 * static_cast<double>(layer_parameters(c) - down_proj_parameters(c)) + forward);
   return flops;
 }
@@ -67,7 +67,7 @@ std::optional<std::int64_t> sparse_crossover_tokens(const ModelConfig& c, Method
 }
 
 std::optional<double> peak_bf16_flops(const std::string& device_name) {
-  // The data sheets state twice these, for sparse matrices. The first name that occurs counts.
+  // The data sheets state twice these numbers, for sparse matrices. The first matching name counts.
   constexpr std::pair<const char*, double> kPeaks[] = {
       {"H200 NVL", 835.5e12}, {"H100 NVL", 835.5e12}, {"H100 PCIe", 756e12}, {"GH200", 989.4e12},
       {"H200", 989.4e12},     {"H100", 989.4e12},     {"A100", 312e12}};

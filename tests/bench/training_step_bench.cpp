@@ -135,9 +135,8 @@ class Training {
   const ModelConfig& config() const { return config_; }
 
   void step() {
-    stream_.zero(state_.all_sums);
-    forward_backward(stream_, state_.model(), state_.batch, scales_,
-                     {.ce = state_.sums.ce, .alignment = state_.sums.alignment}, Gradients::overwrite);
+    state_.sums.clear(stream_);
+    forward_backward(stream_, state_.model(), state_.batch, scales_, state_.sums.losses(), Gradients::overwrite);
     measure_gradients(stream_, state_);
     update_weights(stream_, comm_, state_, TrainConfig(), 1e-5, 0.1, ++steps_);
   }

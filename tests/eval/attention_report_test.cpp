@@ -57,9 +57,10 @@ TEST_CASE("measures equal training's") {
   HostBatch batch = random_batch(3, 30, 256, 5);
   for (std::size_t i = 0; i < batch.positions.size(); ++i) batch.positions[i] = static_cast<std::int32_t>(i % 30);
   trained.upload(batch);
-  forward(trained.stream, trained.state.model(), trained.state.batch, {}, trained.state.sums);
-  const auto mass = trained.read<double>(trained.state.sums.selected_mass);
-  const auto entropy = trained.read<double>(trained.state.sums.entropy);
+  const AttentionSums sums = trained.state.sums.attention();
+  forward(trained.stream, trained.state.model(), trained.state.batch, {}, trained.state.sums.losses(), sums);
+  const auto mass = trained.read<double>(sums.selected_mass);
+  const auto entropy = trained.read<double>(sums.entropy);
   for (std::size_t i = 0; i < mass.size(); ++i) {
     CHECK(std::abs(report.heads[i / 4][i % 4].selected_mass - mass[i] / 90) < 1e-6);
     CHECK(std::abs(report.heads[i / 4][i % 4].entropy - entropy[i] / 90) < 1e-6);

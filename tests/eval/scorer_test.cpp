@@ -51,9 +51,8 @@ double trained_score(Bench& bench, const Setting& setting, const Request& reques
   for (std::size_t i = 0; i < request.continuation.size(); ++i) batch.targets[first + i] = request.continuation[i];
   for (std::int64_t t = 0; t < T; ++t) batch.positions.push_back(static_cast<std::int32_t>(t));
   model.upload(batch);
-  evaluate(model.stream, model.state.model(), model.state.batch,
-           {.ce = model.state.sums.ce, .alignment = model.state.sums.alignment});
-  return -model.read<double>(model.state.sums.ce)[0];
+  evaluate(model.stream, model.state.model(), model.state.batch, model.state.sums.losses());
+  return -model.state.sums.read(model.stream).ce;
 }
 
 std::vector<Request> some_requests() {

@@ -13,6 +13,7 @@
 #include "support/catch.h"
 #include "support/error_of.h"
 #include "support/op_runner.h"
+#include "support/skip.h"
 #include "support/test_model.h"
 
 using namespace ssa;

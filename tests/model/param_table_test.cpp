@@ -182,6 +182,18 @@ TEST_CASE("param table: without padding the added gradients are the embedding, u
   }
 }
 
+TEST_CASE("param table: the backward order has every parameter once, from the final norm to the embedding") {
+  for (const bool tied : {true, false}) {
+    const ModelConfig config = odd_model(tied);
+    const ParamTable table(config);
+    const std::vector<const Param*> order = backward_order(table, config);
+    CHECK(order.size() == table.params().size());
+    CHECK(std::set<const Param*>(order.begin(), order.end()).size() == order.size());
+    CHECK(order.front()->name == "model.norm.weight");
+    CHECK(order.back()->name == "model.embed_tokens.weight");
+  }
+}
+
 TEST_CASE("param table: initial weights depend on seed, parameter and element alone") {
   const ModelConfig config = odd_model(true);
   const ParamTable table(config), cut(config, 8);

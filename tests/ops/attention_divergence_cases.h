@@ -36,7 +36,6 @@ inline Outputs run_attention_divergence(OpRunner& run, const AttentionDivergence
   const AttentionDims& d = c.dims;
   const Tensor distance = run.f64_input(in.distance, {d.HQ()}), norm = run.f64_input(in.norm, {d.HQ()}),
                sink = run.f64_input(in.sink, {d.HQ()});
-  run.stream().reserve_scratch(attention_divergence_scratch_bytes(run.stream().kind(), d.B, d.T, d.HQ()));
   attention_divergence(run.stream(), {.distance = distance,
                                       .norm = norm,
                                       .sink = sink,

@@ -38,7 +38,12 @@ class TestModel {
             DeviceKind kind = DeviceKind::cpu)
       : stream(kind),
         table(config),
-        state(stream, {.model = config, .pass = pass, .selection = selection, .kind = kind}, table) {}
+        state(stream, {.model = config, .pass = with_selection(pass, selection), .kind = kind}, table) {}
+
+  static PassShape with_selection(PassShape pass, BlockSelection selection) {
+    pass.selection = selection;
+    return pass;
+  }
 
   Stream stream;
   ParamTable table;
@@ -85,15 +90,14 @@ class TestModel {
   /// Forward and backward of one micro-batch. Adds to the sums; overwrites the gradients or adds to them.
   void add_micro_batch(const HostBatch& batch, const PassScales& scales, Gradients gradients) {
     upload(batch);
-    forward_backward(stream, state.model(), state.batch, scales,
-                     {.ce = state.sums.ce, .alignment = state.sums.alignment}, gradients);
+    forward_backward(stream, state.model(), state.batch, scales, state.sums.losses(), gradients);
     stream.synchronize();
   }
 
   /// Gradients and sums of a training step with one micro-batch.
   void step(const HostBatch& batch, const PassScales& scales) {
     poison_gradients();
-    stream.zero(state.all_sums);
+    state.sums.clear(stream);
     add_micro_batch(batch, scales, Gradients::overwrite);
   }
 };

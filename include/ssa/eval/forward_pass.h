@@ -69,10 +69,10 @@ class ForwardPass {
   Setting setting_;
   std::int64_t sink_tokens_;
   Buffer memory_, measured_memory_;
-  Tensor measured_;  ///< f64 [5, L, HQ], in the order of Measured
+  AttentionSums measured_;  ///< over measured_memory_; absent when nothing is measured
   Llama model_;
   MicroBatch batch_;
-  PassSums sums_;
+  LossSums sums_;
   Tensor losses_;
 };
 

@@ -105,8 +105,7 @@ void dispatch_head(std::int64_t D, F&& f) {
 void gate_alignment_forward(Stream& stream, const GateAlignmentForward& p) {
   constexpr auto op = "gate_alignment_forward";
   const std::int64_t B = p.out.dim(0), D = p.out.dim(3), heads_per_sequence = p.out.dim(1) * p.out.dim(2);
-  auto* partials = static_cast<float*>(
-      stream.scratch(gate_alignment_forward_scratch_bytes(DeviceKind::cuda, B, p.out.dim(1), p.out.dim(2))));
+  auto* partials = static_cast<float*>(stream.scratch(scratch_bytes(p)));
   dispatch_head(D, [&]<int kVec, int kLanes>() {
     const unsigned ctas = ctas_for(heads_per_sequence, kHeadsPerCta);
     launch(stream, op, gate_alignment_forward_kernel<kVec, kLanes>,

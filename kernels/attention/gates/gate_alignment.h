@@ -25,17 +25,10 @@ struct GateAlignmentForward {
   Tensor full_stream;  ///< [B] i32: 1 = a_full is passed on, 0 = a_sparse
   double alignment_scale;
 };
-SSA_OP(gate_alignment_forward, GateAlignmentForward);
+SSA_OP_WITH_SCRATCH(gate_alignment_forward, GateAlignmentForward);
 
 /// (token, head) pairs that a CTA of the CUDA forward takes; each CTA leaves a partial sum of the alignment in scratch.
 inline constexpr std::int64_t kGateAlignmentHeadsPerCta = 32;
-
-/// Bytes of Stream::scratch that the forward needs.
-inline std::size_t gate_alignment_forward_scratch_bytes(DeviceKind kind, std::int64_t B, std::int64_t T,
-                                                        std::int64_t HQ) {
-  const std::int64_t partials = B * ((T * HQ + kGateAlignmentHeadsPerCta - 1) / kGateAlignmentHeadsPerCta);
-  return kind == DeviceKind::cuda ? static_cast<std::size_t>(partials) * sizeof(float) : 0;
-}
 
 /// With c = gradient_scale * clamp(a_full - a_sparse, -1, 1), the gradient of the alignment loss, in f32:
 ///   d_a_full = c + (full_stream ? d_out : 0);   d_a_sparse = -c + (full_stream ? 0 : d_out)

@@ -119,10 +119,10 @@ void sparse_attention_backward(Stream& stream, const SparseAttentionBackward& p)
   });
 }
 
-std::size_t sparse_attention_backward_scratch_bytes(std::int64_t B, std::int64_t T, std::int64_t HQ, std::int64_t HK,
-                                                    std::int64_t head_dim, std::int64_t block_size,
-                                                    std::int64_t slots) {
-  return BackwardScratch(B, T, HQ, HK, head_dim, block_size, slots).bytes;
+/// At most 640 MiB, or what one sequence and key/value head needs if that is more: the others follow in turn.
+std::size_t scratch_bytes(const SparseAttentionBackward& p) {
+  return BackwardScratch(p.q.dim(0), p.q.dim(1), p.q.dim(2), p.k.dim(2), p.q.dim(3), p.block_size, p.indices.dim(3))
+      .bytes;
 }
 
 }  // namespace ssa::cuda

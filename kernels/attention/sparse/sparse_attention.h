@@ -41,16 +41,6 @@ struct SparseAttentionBackward {
   std::int64_t block_size;
   bool accumulate = false;  ///< add to d_q, d_k, d_v instead of overwriting them
 };
-SSA_OP(sparse_attention_backward, SparseAttentionBackward);
-
-/// Bytes of Stream::scratch that the backward takes; slots = S'; 0 on the CPU. At most 640 MiB, or what one sequence
-/// and key/value head needs if that is more: the others follow in turn.
-std::size_t sparse_attention_backward_scratch_bytes(DeviceKind kind, std::int64_t B, std::int64_t T, std::int64_t HQ,
-                                                    std::int64_t HK, std::int64_t head_dim, std::int64_t block_size,
-                                                    std::int64_t slots);
-namespace cuda {
-std::size_t sparse_attention_backward_scratch_bytes(std::int64_t B, std::int64_t T, std::int64_t HQ, std::int64_t HK,
-                                                    std::int64_t head_dim, std::int64_t block_size, std::int64_t slots);
-}
+SSA_OP_WITH_SCRATCH(sparse_attention_backward, SparseAttentionBackward);
 
 }  // namespace ssa

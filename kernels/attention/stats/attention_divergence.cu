@@ -72,7 +72,7 @@ __global__ void __launch_bounds__(kThreads)
 void attention_divergence(Stream& stream, const AttentionDivergence& p) {
   constexpr auto op = "attention_divergence";
   const std::int64_t B = p.q.dim(0), T = p.q.dim(1), HQ = p.q.dim(2), rows = B * T * HQ;
-  auto* values = static_cast<float*>(stream.scratch(attention_divergence_scratch_bytes(DeviceKind::cuda, B, T, HQ)));
+  auto* values = static_cast<float*>(stream.scratch(scratch_bytes(p)));
   const DivergenceArgs args = {.values = values,
                                .full = bf16(p.full),
                                .sparse = bf16(p.sparse),

@@ -22,12 +22,6 @@ struct AttentionDivergence {
   float scale;
   std::int64_t sink_tokens;
 };
-SSA_OP(attention_divergence, AttentionDivergence);
-
-/// Bytes of Stream::scratch that the op needs: three values per position and head, which are added in order.
-inline std::size_t attention_divergence_scratch_bytes(DeviceKind kind, std::int64_t B, std::int64_t T,
-                                                      std::int64_t HQ) {
-  return kind == DeviceKind::cuda ? static_cast<std::size_t>(3 * B * T * HQ) * sizeof(float) : 0;
-}
+SSA_OP_WITH_SCRATCH(attention_divergence, AttentionDivergence);
 
 }  // namespace ssa

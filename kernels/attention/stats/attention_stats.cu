@@ -161,16 +161,16 @@ struct StatsScratch {
 
 }  // namespace
 
-std::size_t attention_stats_scratch_bytes(std::int64_t B, std::int64_t T, std::int64_t HQ) {
+std::size_t scratch_bytes(const AttentionStats& p) {
   Arena measure;
-  StatsScratch(measure, B, T, HQ);
+  StatsScratch(measure, p.q.dim(0), p.q.dim(1), p.q.dim(2));
   return measure.used();
 }
 
 void attention_stats(Stream& stream, const AttentionStats& p) {
   constexpr auto op = "attention_stats";
   const std::int64_t B = p.q.dim(0), T = p.q.dim(1), HQ = p.q.dim(2), HK = p.k.dim(2);
-  const std::size_t bytes = attention_stats_scratch_bytes(B, T, HQ);
+  const std::size_t bytes = scratch_bytes(p);
   Arena arena(stream.scratch(bytes), bytes);
   const StatsScratch scratch(arena, B, T, HQ);
   const StatsArgs a = {.mass = scratch.mass.as<float>(),

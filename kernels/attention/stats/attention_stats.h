@@ -20,12 +20,6 @@ struct AttentionStats {
   float scale;
   std::int64_t block_size;
 };
-SSA_OP(attention_stats, AttentionStats);
-
-/// Bytes of Stream::scratch that the op needs; 0 on the CPU.
-std::size_t attention_stats_scratch_bytes(DeviceKind kind, std::int64_t B, std::int64_t T, std::int64_t HQ);
-namespace cuda {
-std::size_t attention_stats_scratch_bytes(std::int64_t B, std::int64_t T, std::int64_t HQ);
-}
+SSA_OP_WITH_SCRATCH(attention_stats, AttentionStats);
 
 }  // namespace ssa
