@@ -3,7 +3,7 @@
 
 using namespace ssa;
 
-/// One new token per sequence, the last of a block, so that both means are computed. Bound by launch latency.
+/// One new token per sequence, the last of a block, so that both means are computed.
 SSA_BENCH(append_kv) {
   const bench::Shapes& s = bench.shapes;
   const Shape added{s.rows, 1, s.key_value_heads, s.head_dim};
