@@ -61,7 +61,7 @@ __global__ void __launch_bounds__(kTile / 2) sort_tiles_kernel(Key* keys, const 
       const Key a = tile[low], b = tile[high];
       const bool ascending = (low & run) == 0;
       if ((a > b) == ascending) tile[low] = b, tile[high] = a;
-      // Up to distance 32 a warp exchanges keys of its own 64 only. After distance 1 comes distance `run`.
+      // Up to distance 32 a warp exchanges only its own 64 keys. After distance 1 comes distance `run`.
       if (distance > kWarpSize || (distance == 1 && run > kWarpSize))
         __syncthreads();
       else

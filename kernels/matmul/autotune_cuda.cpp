@@ -110,7 +110,7 @@ class Trial {
   void* out_ = nullptr;
 };
 
-/// The algorithms with the bits of the first one that runs, and whether these bits are those of a product of zeros.
+/// The algorithms that give the same bits as the first one that runs, and whether the product was of zeros.
 struct SameBits {
   std::vector<Candidate> candidates;
   bool zeros = false;

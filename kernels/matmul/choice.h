@@ -9,7 +9,7 @@ namespace ssa {
 
 struct MatmulChoice {
   std::size_t candidates = 0;  ///< algorithms that cuBLASLt proposed
-  std::size_t admitted = 0;    ///< those of them that may run: the first, and all found to give the same bits
+  std::size_t admitted = 0;    ///< how many of them may run: the first, and all that gave the same bits
   std::size_t chosen = 0;      ///< index of the one that runs, among the admitted
   int tunings = 0;             ///< how often this choice was made; more than once only after products of zeros
   bool measured = false;       ///< whether the admitted algorithms were timed

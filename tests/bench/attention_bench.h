@@ -37,7 +37,7 @@ inline std::vector<std::int32_t> make_selection(const Shapes& s, Selection kind)
       for (take(0); static_cast<std::int64_t>(chosen.size()) < std::min(own + 1, kNewest + 1);)
         take(own - static_cast<std::int64_t>(chosen.size()) + 1);
     const std::int64_t key =
-        kind == Selection::concentrated ? (row * s.tokens + t / kGroupTokens * kNeighbours) * 64 + head : i;
+        kind == Selection::concentrated ? (row * s.tokens + t / kGroupTokens * kGroupTokens) * 64 + head : i;
     for (std::uint64_t draw = 0; own > 0 && draw < 400; ++draw) {
       const double u = random_uniform(3, RandomPurpose::test, static_cast<std::uint64_t>(key), draw);
       // One in eight concentrated draws is for this token only.

@@ -14,9 +14,9 @@ namespace ssa::bench {
 namespace {
 
 constexpr std::int64_t kPoolValues = 1 << 20;
-constexpr double kCacheBytes = 200e6;  ///< what one round over the sets must touch: three times Hopper's L2
+constexpr double kCacheBytes = 200e6;  ///< that one round over the sets has to touch: three times the L2 of Hopper
 constexpr int kMaxSets = 8, kWarmUps = 4, kRepetitions = 20;
-constexpr double kWarmUpMs = 100;  ///< the power limit needs that long to settle the clock
+constexpr double kWarmUpMs = 100;  ///< until the power limit has settled the clock
 constexpr std::size_t kScratchBytes = std::size_t{1} << 30;
 
 std::map<std::string, void (*)(Bench&)>& groups() {
@@ -83,7 +83,7 @@ Tensor Bench::random(DType dtype, Shape shape, double scale) {
   const char* from = static_cast<const char*>(pool_->data()) + (dtype == DType::bf16 ? kPoolValues * sizeof(float) : 0);
   std::vector<float> scaled;
   Buffer scaled_pool;
-  if (scale != 1) {  // rare and small: through the host
+  if (scale != 1) {  // rare: scaled on the host
     std::vector<char> host(pool);
     stream.copy(host.data(), from, pool);
     stream.synchronize();
@@ -180,7 +180,7 @@ void Bench::measure_ceilings() {
   const double ms = median_ms({[=](Stream& s) { matmul(s, {.out = out, .a = a, .b = b, .transpose_b = true}); }});
   product_rate_ = 2e3 * static_cast<double>(kCube * kCube * kCube) / ms;
   release();
-  std::printf("%s; %lld rows of %lld tokens. Ceilings: copy %.0f GB/s, 8192 cube %.0f TFLOP/s\n\n",
+  std::printf("%s; %lld sequences of %lld tokens. Ceilings: copy %.0f GB/s, 8192^3 product %.0f TFLOP/s\n\n",
               stream.device_name().c_str(), static_cast<long long>(shapes.rows), static_cast<long long>(shapes.tokens),
               copy_rate_ * 1e-9, product_rate_ * 1e-12);
   std::printf("| %-44s | %9s | %15s | %7s |\n|---|---|---|---|\n", "kernel", "ms", "rate", "ceiling");
