@@ -19,9 +19,8 @@ namespace ssa::cuda {
 /// Throws unless `status` is success.
 void check(cublasStatus_t status, const char* what);
 
-/// For destructors, which cannot throw: write a line to stderr unless `status` is success.
+/// The same for code that cannot throw: an error is logged to stderr.
 void log_failure(cublasStatus_t status, const char* what) noexcept;
-void log_failure(cudaError_t status, const char* what) noexcept;
 
 /// What the choice of an algorithm may depend on.
 struct MatmulKey {

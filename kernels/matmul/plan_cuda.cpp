@@ -26,11 +26,7 @@ void check(cublasStatus_t status, const char* what) {
 
 void log_failure(cublasStatus_t status, const char* what) noexcept {
   if (status != CUBLAS_STATUS_SUCCESS)
-    std::fprintf(stderr, "warning: cuBLASLt: %s: %s\n", what, cublasLtGetStatusString(status));
-}
-
-void log_failure(cudaError_t status, const char* what) noexcept {
-  if (status != cudaSuccess) std::fprintf(stderr, "warning: CUDA: %s: %s\n", what, cudaGetErrorString(status));
+    std::fprintf(stderr, "cuBLASLt: %s: %s\n", what, cublasLtGetStatusString(status));
 }
 
 MatmulKey::MatmulKey(const Matmul& p)
