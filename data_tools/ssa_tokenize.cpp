@@ -51,19 +51,10 @@ void print_report(const ssa::TokenizeReport& report) {
   fmt::print(stderr, "{} documents, {} tokens, {:.3f} bytes per token, {:.1f} s\n", documents, tokens,
              tokens > 0 ? static_cast<double>(report.text_bytes) / static_cast<double>(tokens) : 0.0, report.seconds);
   if (report.validation_documents > 0)
-<<<<<<< HEAD
     fmt::print(stderr, "of these for validation: {} documents, {} tokens\n", report.validation_documents,
                report.validation_tokens);
-  fmt::print(stderr, "left out: {} empty documents, {} records with errors; {} invalid UTF-8 sequences replaced\n",
+  fmt::print(stderr, "omitted: {} empty documents, {} records with errors; {} invalid UTF-8 sequences replaced\n",
              report.empty, report.skipped, report.replaced);
-=======
-    std::fprintf(stderr, "of these for validation: %lld documents, %lld tokens\n",
-                 static_cast<long long>(report.validation_documents), static_cast<long long>(report.validation_tokens));
-  std::fprintf(stderr,
-               "omitted: %llu empty documents, %llu records with errors; %llu ill-formed parts of UTF-8 replaced\n",
-               static_cast<unsigned long long>(report.empty), static_cast<unsigned long long>(report.skipped),
-               static_cast<unsigned long long>(report.replaced));
->>>>>>> tok
 }
 
 int run(int argc, char** argv) {
@@ -146,13 +137,8 @@ int run(int argc, char** argv) {
   ssa::catch_stop_signals();
   const ssa::TokenizeReport report = ssa::tokenize(options);
   if (report.stopped) {
-<<<<<<< HEAD
     fmt::print(stderr, "stopped by a signal after document {}; run the same command again to continue\n",
                report.documents + report.validation_documents);
-=======
-    std::fprintf(stderr, "stopped by a signal after document %lld; the same command continues\n",
-                 static_cast<long long>(report.documents + report.validation_documents));
->>>>>>> tok
     return ssa::kExitStopped;
   }
   print_report(report);
