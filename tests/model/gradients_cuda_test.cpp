@@ -23,10 +23,10 @@ struct MethodCase {
   std::int64_t window;
   bool tied;
 };
-constexpr MethodCase kMethods[] = {{"ssa", AttentionPath::ssa, 0, true},
-                                   {"full", AttentionPath::full, 0, false},
-                                   {"moba", AttentionPath::selected, 0, true},
-                                   {"nsa", AttentionPath::nsa, 24, false}};
+constexpr MethodCase kMethodCases[] = {{"ssa", AttentionPath::ssa, 0, true},
+                                       {"full", AttentionPath::full, 0, false},
+                                       {"moba", AttentionPath::selected, 0, true},
+                                       {"nsa", AttentionPath::nsa, 24, false}};
 
 /// A shape that the CUDA kernels support. Every block is selected: where a near tie decides, bf16 may select another
 /// block than f32, and gradients would differ by more than rounding. The ops' tests cover the selection.
@@ -100,7 +100,7 @@ std::vector<Values> gradients_of(const MethodCase& method, Run run) {
 
 TEST_CASE("model: rounding weights and activations to bf16 moves every gradient a little") {
   // What the comparison with CUDA below rests on: an error that is there, and small.
-  for (const MethodCase& method : kMethods) {
+  for (const MethodCase& method : kMethodCases) {
     const ParamTable table(model_config(method));
     const std::vector<Values> exact = gradients_of(method, Run::f32);
     const std::vector<Values> rounded = gradients_of(method, Run::rounded);
@@ -115,7 +115,7 @@ TEST_CASE("model: rounding weights and activations to bf16 moves every gradient 
 
 TEST_CASE("model: on CUDA every parameter's gradient is the CPU's, to the precision of bf16") {
   if (skip_without_gpu()) return;
-  for (const MethodCase& method : kMethods) {
+  for (const MethodCase& method : kMethodCases) {
     const ParamTable table(model_config(method));
     const std::vector<Values> exact = gradients_of(method, Run::f32);
     const std::vector<Values> rounded = gradients_of(method, Run::rounded);

@@ -2,7 +2,7 @@
 #include <cstring>
 #include <functional>
 
-#include "ssa/train/train.h"
+#include "ssa/train/describe_run.h"
 #include "support/error_of.h"
 #include "support/make_dataset.h"
 #include "support/paths.h"
