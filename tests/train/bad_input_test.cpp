@@ -3,6 +3,7 @@
 #include <functional>
 
 #include "ssa/train/describe_run.h"
+#include "ssa/train/train.h"
 #include "support/error_of.h"
 #include "support/make_dataset.h"
 #include "support/paths.h"
