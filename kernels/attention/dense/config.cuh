@@ -1,8 +1,8 @@
 // Tiles, shared memory and arguments of the dense attention kernels (causal, windowed, compressed).
 #pragma once
 
-#include "backward_task.cuh"
-#include "backward_task_hopper.cuh"
+#include "bwd_hopper_task.cuh"
+#include "bwd_mma_sync_task.cuh"
 #include "kernels/common/ptx/mma.cuh"
 #include "kernels/common/ptx/tma.cuh"
 
@@ -84,33 +84,40 @@ struct DenseBackwardConfig {
   };
 };
 
-/// The same on Hopper: a task owns kOwnRows keys, 64 a warpgroup, and goes through tiles of kStepRows queries. Tiles
-/// have 64 columns, so that a head of 128 is two halves, as in the forward.
+/// Named barriers of the Hopper kernels; 0 is the one of __syncthreads.
+enum class NamedBarrier : int { kConsumers = 1, kWarpgroup0, kWarpgroup1, kWarpgroup2, kTurn0, kTurn1, kTurn2 };
+
+/// The backward on Hopper: a task owns kBlockN keys, 64 per warpgroup; a step is kBlockM queries. Tiles have 64 columns,
+/// so that a head of 128 is two halves, as in the forward.
 template <int kD_>
-struct DenseBackwardHopperConfig {
+struct BwdHopperConfig {
   static constexpr int kD = kD_, kHalfD = 64, kHalves = kD / kHalfD;
-  static constexpr int kWarpgroups = 2, kWarps = 4 * kWarpgroups;  ///< that compute; one more copies
-  static constexpr int kThreads = (kWarps + 4) * kWarpSize;
-  static constexpr int kRegisters = 240, kCopyRegisters = 24;  ///< the sum is what the launch gives: 3 x 168
-  static constexpr int kOwnRows = DenseBackwardHopperTask::kOwnRows, kStepRows = DenseBackwardHopperTask::kStepRows;
-  static_assert(kOwnRows == 64 * kWarpgroups && kStepRows == 64);
-  static constexpr int kStages = kD == 64 ? 4 : 2;  ///< of tiles of queries
-  static constexpr int kScoreStages = kStages;      ///< of d_s, from its products to its sum for d_q
-  static constexpr int kSumStages = kStages;        ///< of d_q, from its sum to its place
-  /// The warps that sum one step's d_q: with D = 64 the warpgroups take steps in turn, else each has half of D.
-  static constexpr int kSumWarps = 4 * kHalves;
-  /// Whether a stage of d_q is left once it is read, instead of when its sum is in place, a step later.
-  static constexpr bool kLeaveSumsEarly = kSumStages == 2;
+  static constexpr int kWarpgroups = 2, kWarps = 4 * kWarpgroups;  ///< consumers
+  static constexpr int kThreads = (kWarps + 4) * kWarpSize;        ///< a fourth of a warpgroup loads, two add to d_q
+  static constexpr int kRegisters = 240, kProducerRegisters = 24;  ///< the sum is what the launch gives: 3 x 168
+  static constexpr int kBlockM = kD == 64 ? 128 : 64, kBlockN = 128;
+  static constexpr int kStages = 2;    ///< of q and d_out
+  static constexpr int kDsStages = 2;  ///< of d_s, from its products to its sum for d_q
+  static constexpr int kDqStages = 1;  ///< of d_q, from its products to TMA
+  /// Whether K is the A operand of the scores in registers. The columns of the shared K are then permuted in place.
+  static constexpr bool kKInRegisters = kD == 64;
+  /// The order of a step's last products: d_v, d_q, d_k, or d_v, d_k, d_q, which needs fewer registers.
+  static constexpr bool kDqBeforeDk = kD == 64;
 
   struct Shared {
-    alignas(1024) Tile<kOwnRows, kHalfD> own[2 * kHalves];  ///< k, then v
-    Tile<kOwnRows, kStepRows> d_s[kScoreStages];
-    Tile<kStepRows, kHalfD> passing[kStages][2 * kHalves];  ///< q, then d_out
-    float d_q[kSumStages][kD / 32][kStepRows * 32];         ///< boxes of 32 columns, swizzled
-    alignas(128) float values[kStages][2 * kStepRows];
-    Barrier own_full, full[kStages], empty[kStages];
-    Barrier d_s_full[kScoreStages], d_s_empty[kScoreStages], d_q_full[kSumStages], d_q_empty[kSumStages];
-    DenseBackwardHopperTask task;
+    alignas(1024) Tile<kBlockN, kHalfD> v[kHalves], k[kKInRegisters ? kHalves : 2 * kHalves];
+    Tile<kBlockN, 64> d_s[kDsStages][kBlockM / 64];
+    Tile<kBlockM, kHalfD> q[kStages][kHalves], d_out[kStages][kHalves];
+    float d_q[kDqStages][kWarpgroups][2][64 * 32];  ///< boxes of 32 columns, swizzled
+    alignas(128) float values[kStages][2][kBlockM];
+    int t_first[kStages], masked[kStages];  ///< a stage's first query; a bit per warpgroup, whether the mask cuts it
+    Barrier kv_full, q_full[kStages], q_empty[kStages];
+    Barrier d_s_full[kDsStages], d_s_empty[kDsStages];
+    Barrier d_q_full[kDqStages][kWarpgroups], d_q_empty[kDqStages][kWarpgroups];
+    BwdHopperTask<BwdHopperConfig> task;
+
+    /// K with permuted columns.
+    __device__ __forceinline__ auto& k_columns(int half) { return k[kKInRegisters ? half : kHalves + half]; }
   };
 };
 

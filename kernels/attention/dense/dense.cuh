@@ -4,10 +4,10 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "dense_backward.cuh"
-#include "dense_backward_hopper.cuh"
-#include "dense_forward.cuh"
-#include "dense_forward_hopper.cuh"
+#include "bwd_hopper.cuh"
+#include "bwd_mma_sync.cuh"
+#include "fwd_hopper.cuh"
+#include "fwd_mma_sync.cuh"
 #include "kernels/attention/dispatch.cuh"
 #include "kernels/common/device/launch.cuh"
 #include "mask.cuh"
@@ -65,13 +65,14 @@ struct DenseBackwardScratch {
   Tensor ticket, keys_done, steps_done, row_values;
 
   DenseBackwardScratch(Arena& arena, std::int64_t B, std::int64_t T, std::int64_t U, std::int64_t HQ, std::int64_t HK) {
-    constexpr std::int64_t kKeys = 128, kRows = DenseBackwardHopperTask::kStepRows;
+    constexpr std::int64_t kKeys = 128, kRows = 128, kWarpgroups = BwdHopperConfig<64>::kWarpgroups;
     static_assert(kKeys == DenseBackwardConfig<64>::kKeys && kKeys == DenseBackwardConfig<128>::kKeys &&
-                  kKeys == DenseBackwardHopperTask::kOwnRows);
+                  kKeys == BwdHopperConfig<64>::kBlockN && kKeys == BwdHopperConfig<128>::kBlockN &&
+                  kRows % BwdHopperConfig<64>::kBlockM == 0 && kRows % BwdHopperConfig<128>::kBlockM == 0);
     const std::int64_t key_tiles = (U + kKeys - 1) / kKeys;
     ticket = arena.allocate("ticket", DType::i32, {1});
     keys_done = arena.allocate("keys_done", DType::i32, {B, HK, key_tiles});
-    steps_done = arena.allocate("steps_done", DType::i32, {HQ / HK, B, HK, key_tiles});
+    steps_done = arena.allocate("steps_done", DType::i32, {HQ / HK, B, HK, key_tiles * kWarpgroups});
     row_values = arena.allocate("row_values", DType::f32, {B, HQ, (T + kRows - 1) / kRows, 2 * kRows});
   }
 };
@@ -92,45 +93,57 @@ inline int parts_for(std::int64_t tasks, std::int64_t wanted, int count) {
   return (count + size - 1) / size;
 }
 
+/// Heads per task of the Hopper backward, a power of two: as many as leave enough tasks that all SMs end together, and
+/// keep q, d_out and d_q of the heads under way in L2. `tasks` is their number with one head each.
+template <class C>
+int bwd_heads_per_task(std::int64_t T, int kv_tiles, std::int64_t tasks, int G, const cudaDeviceProp& gpu) {
+  constexpr std::int64_t kBytesPerToken = C::kD * (2 * sizeof(__nv_bfloat16) + sizeof(float)), kTasksPerSm = 12;
+  const std::int64_t sms = gpu.multiProcessorCount, units = sms / kv_tiles + 1, l2 = gpu.l2CacheSize / 5 * 4;
+  int heads = 1;
+  while (heads * 2 <= G && units * heads * 2 * T * kBytesPerToken <= l2 && tasks / (heads * 2) >= kTasksPerSm * sms)
+    heads *= 2;
+  return heads;
+}
+
 template <int kD, class Mask>
 void dense_backward_hopper(Stream& stream, const char* op, const DenseBackwardArgs& a,
                            const DenseBackwardScratch& scratch, const Mask& mask) {
-  using C = DenseBackwardHopperConfig<kD>;
-  const int G = a.HQ / a.HK, key_tiles = static_cast<int>(ctas_for(a.U, C::kOwnRows));
-  // Enough tasks that the longest ones end early.
-  constexpr int kTasksPerSm = 3;
-  const std::int64_t tasks = static_cast<std::int64_t>(a.B) * a.HK * key_tiles;
-  const int chunks = parts_for(tasks, stream.cuda().properties.multiProcessorCount * std::int64_t{kTasksPerSm}, G);
+  using C = BwdHopperConfig<kD>;
+  const cudaDeviceProp& gpu = stream.cuda().properties;
+  const int G = a.HQ / a.HK, kv_tiles = static_cast<int>(ctas_for(a.U, C::kBlockN));
+  const std::int64_t tasks = static_cast<std::int64_t>(a.B) * a.HK * kv_tiles;
+  const int heads = bwd_heads_per_task<C>(a.T, kv_tiles, tasks * G, G, gpu), chunks = (G + heads - 1) / heads;
 
   float* row_values = scratch.row_values.as<float>();
   int *counters = scratch.ticket.as<int>(), *counters_end = scratch.steps_done.as<int>() + scratch.steps_done.count();
   launch(stream, op, row_values_kernel<C>,
-         {.grid = dim3(ctas_for(a.T, C::kStepRows), ctas_for(a.HQ, 32), static_cast<unsigned>(a.B)), .block = 256},
-         row_values, a.lse, a.delta, a.T, a.HQ, 1 / a.scale, counters, static_cast<int>(counters_end - counters));
-  const DenseBackwardHopperArgs h = {.q = tensor_map(op, a.q, a.B, a.T, a.HQ * C::kHalves),
-                                     .k = tensor_map(op, a.k, a.B, a.U, a.HK * C::kHalves),
-                                     .v = tensor_map(op, a.v, a.B, a.U, a.HK * C::kHalves),
-                                     .d_out = tensor_map(op, a.d_out, a.B, a.T, a.HQ * C::kHalves),
-                                     .d_q = tensor_map(op, a.d_q, a.B, a.T, a.HQ * (C::kD / 32)),
-                                     .d_k = a.d_k,
-                                     .d_v = a.d_v,
-                                     .row_values = row_values,
-                                     .B = a.B,
-                                     .T = a.T,
-                                     .U = a.U,
-                                     .HQ = a.HQ,
-                                     .HK = a.HK,
-                                     .scale = a.scale,
-                                     .accumulate_q = a.accumulate_q,
-                                     .accumulate_kv = a.accumulate_kv,
-                                     .key_tiles = key_tiles,
-                                     .chunks = chunks,
-                                     .heads_per_chunk = (G + chunks - 1) / chunks,
-                                     .ticket = scratch.ticket.as<int>(),
-                                     .keys_done = scratch.keys_done.as<int>(),
-                                     .steps_done = scratch.steps_done.as<int>()};
+         {.grid = dim3(ctas_for(a.T, C::kBlockM), ctas_for(a.HQ, 32), static_cast<unsigned>(a.B)), .block = 256},
+         row_values, a.lse, a.delta, a.T, a.HQ, a.scale, counters, static_cast<int>(counters_end - counters));
+  const BwdHopperArgs h = {.q = tensor_map(op, a.q, a.B, a.T, a.HQ * C::kHalves),
+                           .k = tensor_map(op, a.k, a.B, a.U, a.HK * C::kHalves),
+                           .v = tensor_map(op, a.v, a.B, a.U, a.HK * C::kHalves),
+                           .d_out = tensor_map(op, a.d_out, a.B, a.T, a.HQ * C::kHalves),
+                           .d_q = tensor_map(op, a.d_q, a.B, a.T, a.HQ * (C::kD / 32)),
+                           .d_k = a.d_k,
+                           .d_v = a.d_v,
+                           .row_values = row_values,
+                           .B = a.B,
+                           .T = a.T,
+                           .U = a.U,
+                           .HQ = a.HQ,
+                           .HK = a.HK,
+                           .scale = a.scale,
+                           .scale_log2 = a.scale * kLog2e,
+                           .accumulate_q = a.accumulate_q,
+                           .accumulate_kv = a.accumulate_kv,
+                           .kv_tiles = kv_tiles,
+                           .chunks = chunks,
+                           .heads_per_chunk = heads,
+                           .ticket = scratch.ticket.as<int>(),
+                           .kv_done = scratch.keys_done.as<int>(),
+                           .steps_done = scratch.steps_done.as<int>()};
   launch(
-      stream, op, dense_backward_hopper_kernel<C, Mask>,
+      stream, op, bwd_hopper_kernel<C, Mask>,
       {.grid = static_cast<unsigned>(tasks * chunks), .block = C::kThreads, .shared_bytes = sizeof(typename C::Shared)},
       h, mask);
 }

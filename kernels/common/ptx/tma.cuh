@@ -110,11 +110,6 @@ template <int kPending>
 __device__ __forceinline__ void tma_store_wait() {
   asm volatile("cp.async.bulk.wait_group %0;" ::"n"(kPending) : "memory");
 }
-/// Sets *counter after tma_store_wait() by the same thread. What the engine has completed is in L2, where the other SMs
-/// meet it, so no fence is needed that would wait for everything else that the SM has under way.
-__device__ __forceinline__ void announce_in_place(int* counter, int value) {
-  asm volatile("st.relaxed.gpu.global.s32 [%0], %1;" ::"l"(counter), "r"(value) : "memory");
-}
 /// Orders copies of the engine and ordinary accesses of this thread, to global memory and shared.
 __device__ __forceinline__ void fence_proxy_async() { asm volatile("fence.proxy.async;" ::: "memory"); }
 
@@ -159,6 +154,15 @@ __device__ __forceinline__ void warpgroup_fence_operand(float (&values)[kTiles][
 #pragma unroll
   for (int n = 0; n < kTiles; ++n)
     asm volatile("" : "+f"(values[n][0]), "+f"(values[n][1]), "+f"(values[n][2]), "+f"(values[n][3])::"memory");
+}
+
+/// Ends the lifetime of these registers' values without an instruction. Products name their accumulators as inputs even
+/// where they overwrite them, and old values would take registers until then.
+template <int kTiles>
+__device__ __forceinline__ void discard(float (&values)[kTiles][4]) {
+#pragma unroll
+  for (int n = 0; n < kTiles; ++n)
+    asm volatile("" : "=f"(values[n][0]), "=f"(values[n][1]), "=f"(values[n][2]), "=f"(values[n][3]));
 }
 
 /// 16 x 16 of bf16 in the layout of pack_a to rows row0 .. +16, columns 16 m .. +16 of a tile.

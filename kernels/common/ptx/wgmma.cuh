@@ -94,13 +94,14 @@ __device__ __forceinline__ void wgmma(float (&d)[8][4], std::uint64_t a, std::ui
       : "l"(a), "l"(b), "r"(static_cast<int>(add)), "n"(kTransposed ? 1 : 0));
 }
 
-/// d (64 x 128) with a in shared memory, both along the row.
+/// d (64 x 128), the same.
+template <bool kTransposed>
 __device__ __forceinline__ void wgmma(float (&d)[16][4], std::uint64_t a, std::uint64_t b, bool add) {
   asm volatile(
       "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" SSA_NAMES_64 "}, %64, %65, p, 1, 1, 0, 0;\n}"
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" SSA_NAMES_64 "}, %64, %65, p, 1, 1, %67, %67;\n}"
       : SSA_THIRTY_TWO(d, 0), SSA_THIRTY_TWO(d, 8)
-      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+      : "l"(a), "l"(b), "r"(static_cast<int>(add)), "n"(kTransposed ? 1 : 0));
 }
 
 #undef SSA_FOUR

@@ -140,7 +140,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
           const std::uint64_t k = wgmma_operand(shared.k[keys.stage()][half], 0);
 #pragma unroll
           for (int kk = 0; kk < kSlices; ++kk)
-            wgmma(scores, q + kk * kNextAlongRow, k + kk * kNextAlongRow, half + kk > 0);
+            wgmma<false>(scores, q + kk * kNextAlongRow, k + kk * kNextAlongRow, half + kk > 0);
         }
         wgmma_commit();
       };
