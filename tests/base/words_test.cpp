@@ -1,5 +1,5 @@
-// The repository is written in plain American technical English, with the field's terms. These words were used for things
-// that have a better name, and must not come back.
+// The repository is written in plain American technical English, with the field's terms. These words were used for
+// things that have a better name, and must not come back.
 #include <cctype>
 #include <sstream>
 #include <string>
@@ -25,8 +25,8 @@ const std::vector<Word> kWords = {
 
 bool is_letter(char c) { return std::isalpha(static_cast<unsigned char>(c)) != 0; }
 
-/// "path:line: word, better: ..." for each of kWords in `text`, as whole words in any case. A line break within a comment
-/// does not hide one.
+/// "path:line: word, better: ..." for each of kWords in `text`, as whole words in any case. A line break within a
+/// comment does not hide one.
 std::vector<std::string> offences(const std::string& path, const std::string& text) {
   std::string plain;
   std::vector<int> line_of;
