@@ -67,7 +67,8 @@ TEST_CASE("a continued file keeps a prefix, which its checksum includes") {
   }
   FileWriter again = FileWriter::continue_at(path, old.size() + 1);
   again.write("c");
-  CHECK(again.finish() == checksum_file(path));
+  const FileChecksum finished = again.finish();
+  CHECK(finished == checksum_file(path));
   CHECK(read_file(path) == old + "bc");
   check_error(error_of([&] { FileWriter::continue_at(path, old.size() + 3); }), path.string(),
               "expected at least " + std::to_string(old.size() + 3));

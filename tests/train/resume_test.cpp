@@ -98,7 +98,7 @@ TEST_CASE("resume: 8 steps are 4 and 4 more, to the bit, for every method on CUD
   }
 }
 
-TEST_CASE("resume: two ranks train as one, and one goes on from the checkpoint of two") {
+TEST_CASE("resume: two ranks train as one, and one rank continues from the checkpoint of two") {
   for (const MethodCase& method : methods()) {
     const RunDirectory run(method.name);
     const Names saving =
@@ -287,7 +287,7 @@ class SmallDisk {
 
 }  // namespace
 
-TEST_CASE("resume: a full disk ends the run with its name, and the run goes on when there is space") {
+TEST_CASE("resume: a full disk ends the run with its name, and the run continues when there is space") {
   const RunDirectory run("full");
   const Names overrides = {"checkpoint.save_steps=1"};
   run.train_to_end("whole", overrides);

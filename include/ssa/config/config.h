@@ -19,7 +19,7 @@
 
 namespace ssa {
 
-/// How often the stream that goes on (full or sparse) is drawn: once an optimizer step, or for each row.
+/// How often the attention stream passed to the next layer (full or sparse) is drawn: per step or per sequence.
 enum class StreamGranularity { step, row };
 
 constexpr std::string_view name_of(StreamGranularity granularity) {
@@ -137,9 +137,9 @@ ModelConfig load_model_config(const std::filesystem::path& file);
 /// Every key with its value, as JSON text; parse_config gives the same Config back.
 std::string config_json(const Config& config);
 
-/// The config.json of a HF directory: the model's keys, model_type llama-nsa, the classes of the Python files beside it,
+/// The config.json of a HF directory: the model's keys, model_type llama-nsa, the classes of the Python files next to it,
 /// the method, the attention it is to run with (full for method full, else sparse) and what the architecture fixes.
-/// `torch_dtype` names the weights beside it: "float32" or "bfloat16".
+/// `torch_dtype` names the dtype of the weights next to it: "float32" or "bfloat16".
 std::string hugging_face_config_json(const ModelConfig& model, Method method, BlockSelection selection,
                                      std::string_view torch_dtype);
 

@@ -59,7 +59,7 @@ void dense_forward(Stream& stream, const char* op, std::int64_t block_size, cons
   });
 }
 
-/// What the backward keeps beside its operands: the counters that order its blocks, for as many chunks as there can be,
+/// What the backward keeps in scratch memory: the counters that order its blocks, for as many chunks as there can be,
 /// and for the Hopper form lse and delta by heads.
 struct DenseBackwardScratch {
   Tensor ticket, keys_done, steps_done, row_values;

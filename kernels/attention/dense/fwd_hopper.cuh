@@ -22,7 +22,7 @@ template <class C>
 struct DenseForwardTask {
   int row, head, t0, tile_first, tiles;
 
-  /// The n-th task of this block: the longest tasks come first, and in rounds that go to and fro over the blocks, so
+  /// The n-th task of this block: the longest tasks come first, and in zig-zag order over the CTAs, so
   /// that all have the same work. False after the last; a block's share of the last round may be empty: tiles = -1.
   template <class Mask>
   __device__ __forceinline__ bool take(const DenseForwardHopperArgs& a, const Mask& mask, int n) {
@@ -195,7 +195,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
 #pragma unroll
         for (int half = 0; half < 2; ++half) sum[half] = sum[half] * correction[half] + (part[half][0] + part[half][1]);
       };
-      /// The i-th key tile. Beside its exponentials runs the product with the values of the tile before.
+      /// The i-th key tile. The product with the values of the tile before runs while this one takes exponentials.
       const auto step = [&]<bool kFirst>(int i) {
         const Ring before = keys.previous();
         if constexpr (C::kPingPong) barrier_sync(kTurn + warpgroup, kTurnThreads);

@@ -1,4 +1,4 @@
-// The bulk copy engine of Hopper (TMA), whose copies complete on the barriers of mbarrier.cuh, and what kernels with a
+// Hopper's TMA, whose copies complete on the barriers of mbarrier.cuh, and what kernels with a
 // warpgroup of their own for copies need beside. Kernels that use this compile for sm_90a only, as those of
 // wgmma.cuh.
 //
@@ -20,7 +20,7 @@ namespace ssa::cuda {
 
 inline constexpr int kBoxRows = 64;  ///< tokens of one copy: 64 rows of 64 columns, 8 KB
 
-/// Describes a tensor [rows, tokens, heads, 128 bytes] to the copy engine, in boxes of kBoxRows tokens of one head: 64
+/// Describes a tensor [rows, tokens, heads, 128 bytes] to TMA, in boxes of kBoxRows tokens of one head: 64
 /// columns of bf16 or 32 of float. A wider head counts as several. Tokens beyond a row's end read as 0 and are not
 /// written.
 template <class T>
