@@ -10,6 +10,7 @@
 #include "ssa/base/command_line.h"
 #include "ssa/base/program.h"
 #include "ssa/config/config.h"
+#include "ssa/config/hugging_face_config.h"
 #include "ssa/data/dataset.h"
 #include "ssa/io/checkpoint.h"
 #include "ssa/io/huggingface.h"

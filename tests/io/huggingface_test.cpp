@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "ssa/config/config.h"
+#include "ssa/config/hugging_face_config.h"
 #include "support/catch.h"
 #include "support/error_of.h"
 #include "support/paths.h"

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "ssa/config/config.h"
+#include "ssa/config/hugging_face_config.h"
 #include "ssa/io/huggingface.h"
 #include "ssa/model/param_table.h"
 #include "support/test_model.h"
