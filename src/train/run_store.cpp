@@ -86,7 +86,7 @@ std::string RunStore::checkpoint_to_resume(const std::string& resume) {
 
 std::int64_t RunStore::restore(Stream& stream, ModelState& state, const std::string& resume) {
   const ParamTable& table = state.table();
-  const std::vector<NamedShape> shapes = published_parameters(config_.model);
+  const std::vector<TensorSpec> shapes = published_parameters(config_.model);
   const std::string checkpoint = checkpoint_to_resume(resume);
   if (!checkpoint.empty()) {
     // `auto` checked every byte when it chose the checkpoint; a directory named by the user is checked now, by one rank.
