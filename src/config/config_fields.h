@@ -190,11 +190,6 @@ void visit_fields(Of<Config>, Visit&& visit) {
 // Kinds of fields.
 
 template <class T>
-concept Section = requires {
-  visit_fields(Of<T>{}, [](const auto&) {});
-};
-
-template <class T>
 struct OptionalOf : std::false_type {
   using type = T;
 };
@@ -202,6 +197,10 @@ template <class T>
 struct OptionalOf<std::optional<T>> : std::true_type {
   using type = T;
 };
+
+/// A struct with a list of fields. Whatever else is a field's type is no class, a string or an optional.
+template <class T>
+concept Section = std::is_class_v<T> && !std::is_same_v<T, std::string> && !OptionalOf<T>::value;
 
 /// The values of an enum, in the order the documentation lists them.
 template <class E>
