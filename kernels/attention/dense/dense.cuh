@@ -97,10 +97,10 @@ inline int parts_for(std::int64_t tasks, std::int64_t wanted, int count) {
 /// keep q, d_out and d_q of the heads under way in L2. `tasks` is their number with one head each.
 template <class C>
 int bwd_heads_per_task(std::int64_t T, int kv_tiles, std::int64_t tasks, int G, const cudaDeviceProp& gpu) {
-  constexpr std::int64_t kBytesPerToken = C::kD * (2 * sizeof(__nv_bfloat16) + sizeof(float)), kTasksPerSm = 12;
+  constexpr std::int64_t kBytesPerToken = C::kD * (2 * sizeof(__nv_bfloat16) + sizeof(float)), kTasksPerSm = 7;
   const std::int64_t sms = gpu.multiProcessorCount, units = sms / kv_tiles + 1, l2 = gpu.l2CacheSize / 5 * 4;
   int heads = 1;
-  while (heads * 2 <= G && units * heads * 2 * T * kBytesPerToken <= l2 && tasks / (heads * 2) >= kTasksPerSm * sms)
+  while (heads * 2 <= G && units * heads * 2 * T * kBytesPerToken < l2 && tasks / (heads * 2) >= kTasksPerSm * sms)
     heads *= 2;
   return heads;
 }
