@@ -4,9 +4,10 @@
     python3 scripts/bench_peers.py --rows 4 --tokens 8192 [--only attention|training]
     python3 scripts/bench_peers.py --lengths 2048,4096,8192,16384,32768 [--step-lengths 8192,32768] [--beside FILE]
 
-Needs a GPU and PyTorch >= 2.5; with the package flash-attn-4 it times that too. Attention: the median of 20 calls over inputs rotated past L2, timed with events. Training:
-a model of ssa-1b's shapes with full attention and its gate, torch.compile, cuDNN attention, bf16 parameters and moments,
-fused AdamW, cross entropy in chunks, nothing computed again: the median of 7 steps on random tokens.
+Needs a GPU and PyTorch >= 2.5; with the package flash-attn-4 it times that too. Attention: the median of 20 calls over
+inputs rotated past L2, timed with events. Training: a model of ssa-1b's shapes with full attention and its gate,
+torch.compile, cuDNN attention, bf16 parameters and moments, fused AdamW, cross entropy in chunks, nothing computed
+again: the median of 7 steps on random tokens.
 
 By length: Markdown tables like those of `ssa_bench --only lengths`, as many tokens as rows x tokens in rows of each length.
 --lengths times cuDNN's attention; --step-lengths the compiled step, which takes a minute to compile for each length.

@@ -20,8 +20,8 @@ struct DenseForwardArgs {
   float scale;
 };
 
-/// The forward in mma.sync. Each warp owns 32 query rows: with 16, the reads of K and V from shared memory would take twice as long as the
-/// products.
+/// The forward in mma.sync. Each warp owns 32 query rows: with 16, the reads of K and V from shared memory would take
+/// twice as long as the products.
 template <int kD_>
 struct FwdMmaSyncConfig {
   static constexpr int kD = kD_;
@@ -87,8 +87,8 @@ struct BwdMmaSyncConfig {
   };
 };
 
-/// The backward on Hopper: a task owns kBlockN keys, 64 per warpgroup; a step is kBlockM queries. Tiles have 64 columns,
-/// so that a head of 128 is two halves, as in the forward.
+/// The backward on Hopper: a task owns kBlockN keys, 64 per warpgroup; a step is kBlockM queries. Tiles have 64
+/// columns, so that a head of 128 is two halves, as in the forward.
 template <int kD_>
 struct BwdHopperConfig {
   static constexpr int kD = kD_, kHalfD = 64, kHalves = kD / kHalfD;

@@ -1,4 +1,4 @@
-// Launches of the dense attention kernels over a rule of visibility.cuh.
+// Launches of the dense attention kernels over a rule of mask.cuh.
 #pragma once
 
 #include <algorithm>

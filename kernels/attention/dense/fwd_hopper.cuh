@@ -1,5 +1,5 @@
-// The forward of dense attention on Hopper: a producer warpgroup loads for warpgroups that own 64 query rows each. While
-// one takes exponentials, its product with the values of the kv tile before is running, and so are the others'
+// The forward of dense attention on Hopper: a producer warpgroup loads for warpgroups that own 64 query rows each.
+// While one takes exponentials, its product with the values of the kv tile before is running, and so are the others'
 // products. README.md in this directory explains the schedule.
 #pragma once
 
@@ -22,8 +22,8 @@ template <class C>
 struct FwdHopperTask {
   int row, head, t0, tile_first, tiles;
 
-  /// The n-th task of this CTA. The longest tasks come first, and every second round runs over the CTAs backward, so that
-  /// all have the same work. False after the last; a CTA's share of the last round may be empty: tiles = -1.
+  /// The n-th task of this CTA. The longest tasks come first, and every second round runs over the CTAs backward, so
+  /// that all have the same work. False after the last; a CTA's share of the last round may be empty: tiles = -1.
   template <class Mask>
   __device__ __forceinline__ bool take(const FwdHopperArgs& a, const Mask& mask, int n) {
     const int ctas = static_cast<int>(gridDim.x), cta = static_cast<int>(blockIdx.x);

@@ -86,8 +86,8 @@ __device__ __forceinline__ void bulk_load(void* to, const void* from, int bytes,
                : "memory");
 }
 
-/// Starts the copy of a box from shared memory, as one group; tma_store_wait_read() of the same thread lets it be written
-/// again.
+/// Starts the copy of a box from shared memory, as one group; tma_store_wait_read() of the same thread lets it be
+/// written again.
 __device__ __forceinline__ void tma_store(const CUtensorMap& map, const void* from, int head, int t, int row) {
   asm volatile(
       "cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group [%0, {%1, %2, %3, %4}], [%5];\n"
