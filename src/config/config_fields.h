@@ -193,11 +193,6 @@ void visit_fields(Of<Config>, Visit&& visit) {
 // Kinds of fields.
 
 template <class T>
-concept Section = requires {
-  visit_fields(Of<T>{}, [](const auto&) {});
-};
-
-template <class T>
 struct OptionalOf : std::false_type {
   using type = T;
 };

@@ -44,9 +44,9 @@ __global__ void __launch_bounds__(256) row_values_kernel(float* row_values, cons
 }
 
 #if SSA_WGMMA_CODE
-/// Copies K to `to` with the columns of each 32 in another order: column 8 n + 2 c + e becomes 8 c + 2 n + e. A product's
-/// accumulators then hold 8 consecutive columns of d_q in a lane, and go to shared memory in stores of 16 bytes. A
-/// thread moves 64 bytes of a row.
+/// Copies K to `to` with the columns of each 32 in another order: column 8 n + 2 c + e becomes 8 c + 2 n + e. A
+/// product's accumulators then hold 8 consecutive columns of d_q in a lane, and go to shared memory in stores of 16
+/// bytes. A thread moves 64 bytes of a row.
 template <class TileType>
 __device__ __forceinline__ void permute_columns(TileType& to, const TileType& from, int row, int part) {
   uint4 chunk[4];

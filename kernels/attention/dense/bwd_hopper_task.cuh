@@ -33,8 +33,8 @@ struct BwdHopperTask {
   int next_q_tile_begin;  ///< the same for the next kv tile
   int steps;              ///< heads times q tiles
 
-  /// Tasks of one (sequence, key/value head, chunk) are handed out together, from the last kv tile, which has the fewest
-  /// queries, to the first one. What the running CTAs share, q, d_out and d_q of a few heads, then stays in L2.
+  /// Tasks of one (sequence, key/value head, chunk) are handed out together, from the last kv tile, which has the
+  /// fewest queries, to the first one. What the running CTAs share, q, d_out and d_q of a few heads, then stays in L2.
   template <class Mask>
   __device__ __forceinline__ void take(const BwdHopperArgs& a, const Mask& mask, int ticket) {
     const int unit = ticket / a.kv_tiles, G = a.HQ / a.HK;

@@ -8,6 +8,9 @@
 
 namespace ssa::cuda {
 
+/// Named barriers of the Hopper kernels; 0 is the one of __syncthreads.
+enum class NamedBarrier : int { kWarpgroup0 = 1, kWarpgroup1, kWarpgroup2, kTurn0, kTurn1, kTurn2, kConsumers };
+
 /// q, out and lse have T tokens of HQ heads, k and v have U keys of HK heads; U = T but for compressed attention.
 struct DenseForwardArgs {
   __nv_bfloat16* out;
@@ -17,78 +20,75 @@ struct DenseForwardArgs {
   float scale;
 };
 
-/// Each warp owns 32 query rows: with 16, the reads of K and V from shared memory would take twice as long as the
-/// products.
+/// The forward in mma.sync. Each warp owns 32 query rows: with 16, the reads of K and V from shared memory would take
+/// twice as long as the products.
 template <int kD_>
-struct DenseForwardConfig {
+struct FwdMmaSyncConfig {
   static constexpr int kD = kD_;
   static constexpr int kWarps = 4, kThreads = kWarps * kWarpSize;
-  static constexpr int kQueries = 128;
-  static constexpr int kKeys =
+  static constexpr int kBlockM = 128;
+  static constexpr int kBlockN =
       kD == 64 ? 64 : 32;  ///< with D = 128 the output takes 128 registers, and 64 keys would spill
   static constexpr int kStages = 2;
   static constexpr bool kQueriesInRegisters = kD == 64;
   static constexpr int kMinBlocks = kD == 64 ? 2 : 1;
 
   struct Shared {
-    Tile<kQueries, kD> q;
-    Tile<kKeys, kD> k[kStages], v[kStages];
+    Tile<kBlockM, kD> q;
+    Tile<kBlockN, kD> k[kStages], v[kStages];
   };
 };
 
-/// The same on Hopper: kWarpgroups own 64 query rows each. With kPingPong they start their products in turn. Tiles
-/// have 64 columns, so that a head of 128 is two halves, which the copies take for heads.
+/// The forward on Hopper: kWarpgroups own 64 query rows each. With kPingPong they start their products in turn. Tiles
+/// have 64 columns, so that a head of 128 is two halves, which TMA takes for heads.
 template <int kD_, bool kPingPong_>
-struct DenseForwardHopperConfig {
+struct FwdHopperConfig {
   static constexpr int kD = kD_, kHalfD = 64, kHalves = kD / kHalfD;
-  static constexpr int kWarpgroups = kD == 64 ? 3 : 2, kWarps = 4 * kWarpgroups;  ///< that compute; one more copies
+  static constexpr int kWarpgroups = kD == 64 ? 3 : 2, kWarps = 4 * kWarpgroups;  ///< consumers; one more loads
   static constexpr int kThreads = (kWarps + 4) * kWarpSize;
-  static constexpr int kRegisters = kD == 64 ? 160 : 240, kCopyRegisters = kD == 64 ? 32 : 24;
-  static constexpr int kQueries = 64 * kWarpgroups, kKeys = 128;
+  static constexpr int kRegisters = kD == 64 ? 160 : 240, kProducerRegisters = kD == 64 ? 32 : 24;
+  static constexpr int kBlockM = 64 * kWarpgroups, kBlockN = 128;
   static constexpr int kQueryStages = 2, kStages = kD == 64 ? 4 : 2;
   static constexpr bool kPingPong = kPingPong_;
-  /// Whether keys are copied a tile ahead of values. With two stages a copy of keys would else wait behind one of
-  /// values whose stage is still read.
+  /// Whether keys are loaded a tile ahead of values. With two stages, in order, keys would wait for the stage of the
+  /// values before them, which is read for longer.
   static constexpr bool kKeysAhead = kStages == 2;
 
   struct Shared {
-    alignas(1024) Tile<kQueries, kHalfD> q[kQueryStages][kHalves];
+    alignas(1024) Tile<kBlockM, kHalfD> q[kQueryStages][kHalves];
     Tile<64, kHalfD> out[kWarpgroups][kHalves];
-    Tile<kKeys, kHalfD> k[kStages][kHalves], v[kStages][kHalves];
+    Tile<kBlockN, kHalfD> k[kStages][kHalves], v[kStages][kHalves];
     Barrier q_full[kQueryStages], q_empty[kQueryStages], k_full[kStages], k_empty[kStages], v_full[kStages],
         v_empty[kStages];
   };
 };
 
-/// Each warp owns 16 keys and their part of d_k and d_v; the eight warps share the query tile.
+/// The backward in mma.sync. Each warp owns 16 keys and their part of d_k and d_v; the eight warps share the q tile.
 template <int kD_>
-struct DenseBackwardConfig {
+struct BwdMmaSyncConfig {
   static constexpr int kD = kD_;
   static constexpr int kWarps = 8, kThreads = kWarps * kWarpSize;
-  static constexpr int kKeys = 16 * kWarps;
-  static constexpr int kQueries = kD == 64 ? 128 : 64;
+  static constexpr int kBlockN = 16 * kWarps;
+  static constexpr int kBlockM = kD == 64 ? 128 : 64;
   static constexpr int kQueriesAtOnce = 32;  ///< scores held in registers
   static constexpr int kStages = 2;
   static constexpr bool kKeysInRegisters = kD == 64;
   // The product for d_q: four warps along the queries, two along D.
   static constexpr int kRowWarps = 4, kColWarps = kWarps / kRowWarps;
-  static constexpr int kWarpRows = kQueries / kRowWarps, kWarpCols = kD / kColWarps;
+  static constexpr int kWarpRows = kBlockM / kRowWarps, kWarpCols = kD / kColWarps;
 
   struct Shared {
-    Tile<kKeys, kD> k, v;
-    Tile<kQueries, kD> q[kStages], d_out[kStages];
-    Tile<kKeys, kQueries> d_scores;
-    alignas(16) float lse[kStages][kQueries];
-    alignas(16) float delta[kStages][kQueries];
-    BackwardTask task;
+    Tile<kBlockN, kD> k, v;
+    Tile<kBlockM, kD> q[kStages], d_out[kStages];
+    Tile<kBlockN, kBlockM> d_scores;
+    alignas(16) float lse[kStages][kBlockM];
+    alignas(16) float delta[kStages][kBlockM];
+    BwdMmaSyncTask task;
   };
 };
 
-/// Named barriers of the Hopper kernels; 0 is the one of __syncthreads.
-enum class NamedBarrier : int { kConsumers = 1, kWarpgroup0, kWarpgroup1, kWarpgroup2, kTurn0, kTurn1, kTurn2 };
-
-/// The backward on Hopper: a task owns kBlockN keys, 64 per warpgroup; a step is kBlockM queries. Tiles have 64 columns,
-/// so that a head of 128 is two halves, as in the forward.
+/// The backward on Hopper: a task owns kBlockN keys, 64 per warpgroup; a step is kBlockM queries. Tiles have 64
+/// columns, so that a head of 128 is two halves, as in the forward.
 template <int kD_>
 struct BwdHopperConfig {
   static constexpr int kD = kD_, kHalfD = 64, kHalves = kD / kHalfD;

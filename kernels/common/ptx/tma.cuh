@@ -1,9 +1,8 @@
-// Hopper's TMA, whose copies complete on the barriers of mbarrier.cuh, and what kernels with a
-// warpgroup of their own for copies need beside. Kernels that use this compile for sm_90a only, as those of
-// wgmma.cuh.
+// Hopper's TMA, whose copies complete on the barriers of mbarrier.cuh, and what else kernels with a producer warpgroup
+// need. Kernels that use this compile for sm_90a only, as those of wgmma.cuh.
 //
-// A barrier's phases alternate in parity. A ring of stages has two barriers a stage: `full` completes when the copies
-// into the stage have landed, `empty` when its readers have left it. Pipeline walks over such a ring.
+// A barrier's phases alternate in parity. A ring of stages has two barriers per stage: `full` completes when the copies
+// into the stage have landed, `empty` when its readers have released it. PipelineState walks over such a ring.
 #pragma once
 
 #include <cuda.h>
@@ -87,8 +86,8 @@ __device__ __forceinline__ void bulk_load(void* to, const void* from, int bytes,
                : "memory");
 }
 
-/// Starts the copy of a box from shared memory, as one group; tma_store_wait_read() of the same thread lets it be written
-/// again.
+/// Starts the copy of a box from shared memory, as one group; tma_store_wait_read() of the same thread lets it be
+/// written again.
 __device__ __forceinline__ void tma_store(const CUtensorMap& map, const void* from, int head, int t, int row) {
   asm volatile(
       "cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group [%0, {%1, %2, %3, %4}], [%5];\n"
@@ -110,7 +109,7 @@ template <int kPending>
 __device__ __forceinline__ void tma_store_wait() {
   asm volatile("cp.async.bulk.wait_group %0;" ::"n"(kPending) : "memory");
 }
-/// Orders copies of the engine and ordinary accesses of this thread, to global memory and shared.
+/// Orders TMA's copies and ordinary accesses of this thread, to global memory and shared.
 __device__ __forceinline__ void fence_proxy_async() { asm volatile("fence.proxy.async;" ::: "memory"); }
 
 /// Fetches the description itself ahead of its first use.

@@ -27,7 +27,7 @@ inline constexpr int kWarpgroupThreads = 128, kWarpgroupRows = 64;
 inline constexpr std::uint64_t kNextAlongRow = 32 >> 4, kNextTransposed = 16 * 128 >> 4;
 
 /// Of a tile of 64 columns, from `row` (a multiple of 8) on. For a transposed operand of more columns, which continue
-/// in the tiles behind this one, kColumns says how many.
+/// in the tiles after this one, kColumns says how many.
 template <int kColumns = 64, class TileType>
 __device__ __forceinline__ std::uint64_t wgmma_operand(const TileType& tile, int row) {
   static_assert(TileType::kCols == 64 && kColumns % 64 == 0);
@@ -45,7 +45,7 @@ template <int kPending>
 __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
-/// Makes this thread's ordinary writes to shared memory mask to products issued after the next barrier.
+/// Makes this thread's ordinary writes to shared memory visible to products issued after the next barrier.
 __device__ __forceinline__ void fence_view_async_shared() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
