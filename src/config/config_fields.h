@@ -201,6 +201,10 @@ struct OptionalOf<std::optional<T>> : std::true_type {
   using type = T;
 };
 
+/// A struct with a list of fields. Whatever else is a field's type is no class, a string or an optional.
+template <class T>
+concept Section = std::is_class_v<T> && !std::is_same_v<T, std::string> && !OptionalOf<T>::value;
+
 /// The values of an enum, in the order of the documentation.
 template <class E>
 inline constexpr std::initializer_list<E> kValues = {};
