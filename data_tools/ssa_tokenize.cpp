@@ -76,7 +76,8 @@ int run(int argc, char** argv) {
   line.add_option("--input", inputs,
                   ".txt or .jsonl (both also .gz, .zst), .parquet, directories, patterns, or - for standard input")
       ->option_text("FILE...");
-  line.add_option("--output", output, "a new or empty directory, or that of an interrupted job")->option_text("DIR");
+  line.add_option("--output", output, "a new or empty directory, or the output of an interrupted job")
+      ->option_text("DIR");
   line.add_option("--decode", decode_directory, "print the documents of this dataset as JSONL instead")
       ->option_text("DIR");
 

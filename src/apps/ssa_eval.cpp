@@ -93,7 +93,7 @@ bool parse(int argc, char** argv, Arguments& a) {
       ->option_text("N")
       ->transform(integer(1));
   line.add_option("--rope-scaling", a.overrides.rope_scaling,
-                  "scale the rotary frequencies by this factor as llama3 does, for texts longer than those of the "
+                  "scale the rotary frequencies by this factor as llama3 does, for texts longer than in "
                   "training")
       ->option_text("F")
       ->check(number("a number above 0", [](double factor) { return factor > 0; }));
@@ -105,9 +105,10 @@ bool parse(int argc, char** argv, Arguments& a) {
                   "tokens by which the window over a long text moves (default: --max-length, windows without overlap)")
       ->option_text("N")
       ->transform(integer(1));
-  line.add_option("--tokenizer", a.tokenizer,
-                  "as for ssa_tokenize (default: that of the Hugging Face directory, or bytes if the run was trained "
-                  "on bytes)")
+  line.add_option(
+          "--tokenizer", a.tokenizer,
+          "as for ssa_tokenize (default: the tokenizer of the Hugging Face directory, or bytes if the run was trained "
+          "on bytes)")
       ->option_text("T");
   line.add_option("--task-dir", a.task_dir,
                   "holds NAME.jsonl or NAME_test.jsonl, and NAME_train.jsonl to draw few-shot examples from")

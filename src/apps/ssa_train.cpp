@@ -46,7 +46,7 @@ int run(int argc, char** argv) {
   line.add_flag(
       "--dry-run", dry_run,
       "print the resolved config, parameters, memory plan and steps, and exit; the plan is the one for --device, "
-      "which need not be present, or with auto those of both devices");
+      "which need not be present, or with auto the plans of both devices");
   line.add_flag("--print-config-keys", print_config_keys, "print the table of config keys and exit");
   if (!line.read(argc, argv)) return ssa::kExitDone;
   if (print_config_keys) {

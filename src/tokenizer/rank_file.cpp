@@ -64,8 +64,7 @@ void add_specials(std::size_t ranks, const fs::path& path, Tokenizer::Parts& par
     set_pre_tokenizer(parts, "gpt2");
     special("<|endoftext|>", 50256);
   } else {
-    fail(path.string(), ": ", ranks,
-         " ranks, expected those of Llama 3 (128000), cl100k_base (100256) or gpt2 (50256)");
+    fail(path.string(), ": ", ranks, " ranks, expected Llama 3 (128000), cl100k_base (100256) or gpt2 (50256)");
   }
 }
 

@@ -28,7 +28,7 @@ struct PassShape {
   bool measure = false;  ///< compute full and selected attention, whatever the path, for AttentionSums; no backward
 };
 
-/// The branches a pass computes: those of its path, and full and selected attention when it measures.
+/// The branches a pass computes: branches_of its path, plus full and selected attention if it measures both.
 Branches computed_branches(const PassShape& shape, const ModelConfig& config);
 
 /// Tokens whose logits take less than about 2 GiB on CUDA, 64 MiB on the CPU.

@@ -1,7 +1,7 @@
 // Decoder: next-token logits from a key/value cache, in every attention path without alignment. A prompt runs through
-// the training forward, one sequence at a time, and leaves its keys, values and block means in the cache. Then each step
-// takes one token per sequence. The logits equal those of a forward pass over all tokens so far: a block becomes
-// selectable, and visible to nsa's compressed branch, when it is complete; a token's own block is always selected.
+// the training forward, one sequence at a time, and leaves its keys, values and block means in the cache. Each later
+// step takes one token per sequence. The logits equal a forward pass over all tokens so far: a block becomes selectable,
+// and visible to nsa's compressed branch, when it is complete; a token's own block is always selected.
 #pragma once
 
 #include <cstdint>
@@ -39,8 +39,8 @@ class Decoder {
   /// Restarts sequence `row` with these tokens, at least one. Returns the logits after the last of them, [V].
   std::vector<float> prefill(std::int64_t row, std::span<const std::int32_t> ids);
 
-  /// Appends one token to each sequence, except where the id is -1. Returns the logits after it, [rows, V]; those of a
-  /// sequence with -1 are undefined. A sequence must have a prompt, and room.
+  /// Appends one token to each sequence, except where the id is -1. Returns the logits after it, [rows, V],
+  /// which are undefined for a sequence with -1. A sequence must have a prompt, and room.
   std::vector<float> step(std::span<const std::int32_t> ids);
 
   /// Tokens in sequence `row`.

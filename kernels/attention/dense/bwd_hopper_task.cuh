@@ -24,8 +24,7 @@ struct BwdHopperArgs {
 };
 
 /// What one CTA does: a tile of kBlockN keys, and some heads of its group. A step is a tile of kBlockM queries of one
-/// head; steps start at the first queries that see the keys, and
-/// take all heads of a tile before the next one.
+/// head; steps start at the first queries that see the keys, and take all heads of a tile before the next one.
 template <class C>
 struct BwdHopperTask {
   int batch, kv_head, chunk, kv_tile, head_begin, heads;

@@ -46,8 +46,8 @@ struct BwdMmaSyncTask {
     return (static_cast<std::int64_t>(row) * a.T + t) * a.HQ + of_head;
   }
 
-  /// Steps go over the q tiles, and at each over the heads: a task that follows another is then as many steps
-  /// behind it as there are heads.
+  /// Steps go over the q tiles, and at each over the heads: a task that follows another then lags by as many
+  /// steps as there are heads.
   struct Step {
     int i = 0, h = 0;  ///< q tile and head, counted from the task's first
   };

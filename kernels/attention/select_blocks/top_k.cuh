@@ -156,7 +156,7 @@ __device__ __forceinline__ void append_chunk(BlockList& list, const ChunkKeys<kC
 }
 
 /// Keeps the `quota` most important of the list's entries and the range's blocks in the list. The blocks of the range
-/// come after those of the list. Equal importance: the lower index wins.
+/// come after the blocks of the list. Equal importance: the lower index wins.
 template <int kChunk>
 __device__ __forceinline__ void keep_most_important(BlockList& list, const ChunkRange& range, int quota,
                                                     int* candidates, int lane) {

@@ -1,5 +1,5 @@
 // Hopper's TMA, whose copies complete on the barriers of mbarrier.cuh, and what else kernels with a producer warpgroup
-// need. Kernels that use this compile for sm_90a only, as those of wgmma.cuh.
+// need. Kernels that use this compile for sm_90a only, as with wgmma.cuh.
 //
 // A barrier's phases alternate in parity. A ring of stages has two barriers per stage: `full` completes when the copies
 // into the stage have landed, `empty` when its readers have released it. PipelineState walks over such a ring.
@@ -129,7 +129,7 @@ __device__ __forceinline__ void warpgroup_reg_alloc() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 
-/// Named barriers; 0 is that of __syncthreads. `threads` counts those that sync and those that only arrive.
+/// Named barriers; 0 belongs to __syncthreads. `threads` counts the threads that sync and the threads that only arrive.
 __device__ __forceinline__ void barrier_sync(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
