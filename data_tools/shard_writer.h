@@ -4,12 +4,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
-#include "data_tools/growing_file.h"
+#include "ssa/base/file.h"
 #include "ssa/data/dataset.h"
 
 namespace ssa {
@@ -47,13 +47,14 @@ class ShardWriter {
  private:
   std::filesystem::path part(const char* suffix) const;
   void open();
+  FileChecksum write_index() const;
 
   std::filesystem::path directory_;
   TokenType type_;
   std::int64_t shard_tokens_;
   WriterState state_;
   std::string name_;  // of the open shard
-  std::unique_ptr<GrowingFile> bin_, lengths_;
+  std::optional<FileWriter> bin_, lengths_;
   // Length files of the shards that ended since the last checkpoint(), and before it.
   std::vector<std::filesystem::path> ended_, removable_;
 };

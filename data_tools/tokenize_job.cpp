@@ -13,7 +13,6 @@
 #include <utility>
 
 #include "data_tools/dataset_json.h"
-#include "data_tools/growing_file.h"
 #include "data_tools/job_state.h"
 #include "data_tools/ordered_pipeline.h"
 #include "data_tools/shard_writer.h"
@@ -189,7 +188,7 @@ class Job {
     if (splits()) validation_.emplace(validation_directory(), type_, options_.shard_tokens, *state.validation);
     const fs::path quarantine = options_.output / "quarantine.jsonl";
     if (state.quarantine_bytes > 0)
-      quarantine_.emplace(quarantine, state.quarantine_bytes, false);
+      quarantine_.emplace(FileWriter::continue_at(quarantine, state.quarantine_bytes));
     else
       fs::remove(quarantine);
   }
@@ -198,7 +197,7 @@ class Job {
     if (quarantine_) quarantine_->sync();
     JobState state{.place = place_, .counts = report_, .train = train_->checkpoint()};
     if (validation_) state.validation = validation_->checkpoint();
-    if (quarantine_) state.quarantine_bytes = quarantine_->bytes();
+    if (quarantine_) state.quarantine_bytes = quarantine_->checksum().bytes;
     write_job_state(state_file(), settings_, state);
   }
 
@@ -242,7 +241,7 @@ class Job {
                    static_cast<int>(reason.size()), reason.data());
     if (++shown_faults_ == kShownFaults) std::fprintf(stderr, "further records with errors are only counted\n");
     if (options_.on_error != OnError::quarantine) return;
-    if (!quarantine_) quarantine_.emplace(options_.output / "quarantine.jsonl", 0, false);
+    if (!quarantine_) quarantine_.emplace(options_.output / "quarantine.jsonl");
     const json entry = {{"file", file}, {"row", outcome.row}, {"error", reason}, {"record", fault.record}};
     const std::string line = entry.dump(-1, ' ', false, json::error_handler_t::replace) + "\n";
     quarantine_->write(line.data(), line.size());
@@ -275,7 +274,7 @@ class Job {
   InputPlace place_;
   int shown_faults_ = 0;
   std::optional<ShardWriter> train_, validation_;
-  std::optional<GrowingFile> quarantine_;
+  std::optional<FileWriter> quarantine_;
 };
 
 }  // namespace
