@@ -47,6 +47,7 @@ std::string one_line(const std::string& text) {
 }
 
 std::string read_text(const std::filesystem::path& file, const std::string& context) {
+  if (std::filesystem::is_directory(file)) fail_usage(context, file.string(), ": is a directory, expected a JSON file");
   try {
     return read_file(file);
   } catch (const Error& error) {

@@ -22,8 +22,8 @@ bool is_shard_name(std::string_view name) {
   return std::all_of(name.begin() + kPrefix.size(), name.end(), [](char c) { return '0' <= c && c <= '9'; });
 }
 
-/// The names of the shards in the directory; with `any_name`, also those that ssa_tokenize does not use. A .bin without its
-/// .idx, or the reverse, is an error.
+/// The names of the shards in the directory; with `any_name`, also those that ssa_tokenize does not use. A .bin without
+/// its .idx, or the reverse, is an error.
 std::set<std::string> list_shards(const fs::path& directory, bool any_name) {
   std::set<std::string> bins, idxs;
   for (const auto& entry : fs::directory_iterator(directory)) {

@@ -130,7 +130,7 @@ void SafetensorsReader::parse_header(std::string_view header) {
       return true;
     });
   } catch (const json::exception& e) {
-    fail(file, ": header is not JSON: ", e.what());
+    fail(file, ": header is not valid JSON: ", e.what());
   }
   SSA_CHECK(root.is_object(), file, ": header is a JSON ", root.type_name(), ", expected an object");
 

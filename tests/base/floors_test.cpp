@@ -1,6 +1,6 @@
-// The floors of the tree: base < runtime < ops < {tokenizer, comm, model, data} < io < config < train < eval < programs;
-// data_tools stands on tokenizer and data. A file includes only its own area or a lower floor. JSON, MPI and CUDA
-// headers stay where they belong.
+// The floors of the tree: base < runtime < ops < {tokenizer, comm, model, data} < io < config < train < eval <
+// programs; data_tools stands on tokenizer and data. A file includes only its own area or a lower floor. JSON, MPI and
+// CUDA headers stay where they belong.
 #include <regex.h>
 
 #include <filesystem>

@@ -14,8 +14,10 @@ TEST_CASE("a JSON file is read, and its errors name the file") {
   CHECK(read_json_object(path).at("b") == 1);
   CHECK(read_json_object<nlohmann::ordered_json>(path).dump() == R"({"b":1,"a":2})");
   replace_file(path, R"({"b": )");
-  CHECK(error_of([&] { read_json_object(path); }) == path.string() + ": not JSON at byte 7, expected a JSON object");
+  CHECK(error_of([&] { read_json_object(path); }) ==
+        path.string() + ": not valid JSON at byte 7, expected a JSON object");
   replace_file(path, "[1]");
   CHECK(error_of([&] { read_json_object(path); }) == path.string() + ": JSON array, expected a JSON object");
-  CHECK(error_of([&] { parse_json_object("", "line 2"); }) == "line 2: not JSON at byte 1, expected a JSON object");
+  CHECK(error_of([&] { parse_json_object("", "line 2"); }) ==
+        "line 2: not valid JSON at byte 1, expected a JSON object");
 }

@@ -146,7 +146,8 @@ TEST_CASE("config: a run with a Hugging Face model file") {
   CHECK(usage_error([&] { load_config(config, {"model=" + missing}); }) ==
         "--set model: " + missing + ": cannot open: No such file or directory");
   CHECK(usage_error([&] { load_config(missing); }) == missing + ": cannot open: No such file or directory");
-  CHECK(usage_error([&] { load_config(directory.path); }) == directory.path.string() + ": cannot read: Is a directory");
+  CHECK(usage_error([&] { load_config(directory.path); }) ==
+        directory.path.string() + ": is a directory, expected a JSON file");
 }
 
 TEST_CASE("config: a model may omit keys that follow from others") {

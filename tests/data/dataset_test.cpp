@@ -194,7 +194,7 @@ TEST_CASE("a shard that differs from dataset.json is an error") {
       {"\"shards\": [", "\"shards\": 1, \"s\": [", "dataset.json: shards is a number, expected an array"},
       {"\"bin_xxh3\"", "\"bin_xxh\"", "dataset.json: shards[0]: no key bin_xxh3"},
       {"\"shard-00000\"", "\"../other\"", "dataset.json: shards[0]: name is ../other, expected shard-NNNNN"},
-      {"{\"format\"", "\"format\"", "dataset.json: not JSON at byte"},
+      {"{\"format\"", "\"format\"", "dataset.json: not valid JSON at byte"},
   };
   for (const Change& change : changes) {
     CAPTURE(change.from, change.to);

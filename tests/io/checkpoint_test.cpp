@@ -180,7 +180,7 @@ TEST_CASE("checkpoint: a writer without commit leaves no files") {
     CheckpointWriter writer(run.path(), 2, kParameters);
     check_error(error_of([&] { writer.commit({}, "", 0); }), "model.embed_tokens.weight has 0 of 140 bytes");
     CHECK(names_in(run.path() / "checkpoints") == Names{"step-00000001"});
-    check_error(error_of([&] { add_all(writer, 2); }), "step-00000002", "given up before");
+    check_error(error_of([&] { add_all(writer, 2); }), "step-00000002", "was already completed or abandoned");
   }
 }
 

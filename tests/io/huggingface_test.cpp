@@ -181,7 +181,7 @@ TEST_CASE("huggingface: an index that does not match its shards is an error") {
   bad["weight_map"][tensor] = good["weight_map"]["model.embed_tokens.weight"];
   check_error(error_with(bad), "model-00001-of-", "tensor model.norm.weight is missing");
   bad["weight_map"].erase(tensor);
-  check_error(error_with(bad), "tensor model.norm.weight is not listed there by model.safetensors.index.json");
+  check_error(error_with(bad), "tensor model.norm.weight is not listed for this file in model.safetensors.index.json");
   bad["weight_map"][tensor] = "../m/model.safetensors";
   check_error(error_with(bad), "index.json: weight_map of model.norm.weight", "expected a file of the same directory");
   bad["weight_map"][tensor] = 3;

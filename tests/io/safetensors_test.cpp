@@ -152,7 +152,7 @@ TEST_CASE("safetensors: an inconsistent header is an error that names the tensor
   check_error(error_of_header("{" + a + "}", 8, std::numeric_limits<std::int64_t>::max()),
               "header of 9223372036854775807");
   check_error(error_of_header("{" + a + "}", 8, 5000), "header of 5000 bytes, the file has");
-  check_error(error_of_header("{" + a, 8), "not JSON");
+  check_error(error_of_header("{" + a, 8), "not valid JSON");
   check_error(error_of_header("[1]", 0), "array, expected an object");
   check_error(error_of_header("{" + a + "," + a + "}", 8), "tensor a twice");
   check_error(error_of_header(both(b("\"F32\"", "[1]", "[4,8]")), 8), "tensor b begins at byte 4",
@@ -172,5 +172,5 @@ TEST_CASE("safetensors: an inconsistent header is an error that names the tensor
   check_error(error_of_header(both(R"("b":{"dtype":"F32","shape":[1]})"), 12), "tensor b: no data_offsets");
   check_error(error_of_header(both(R"("b":3)"), 12), "tensor b: no dtype");
   check_error(error_of_header("{" + a + R"(,"__metadata__":{"step":3}})", 8), "__metadata__.step", "expected a string");
-  check_error(error_of_header("{" + a + ",\"\xff\":1}", 8), "not JSON");
+  check_error(error_of_header("{" + a + ",\"\xff\":1}", 8), "not valid JSON");
 }

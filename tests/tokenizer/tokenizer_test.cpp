@@ -316,7 +316,7 @@ TEST_CASE("tokenizer: an unsupported component is an error that names it") {
   check_error(error_of([&] { ssa::load_tokenizer(file_of("gpt2").string(), {.eos_token = "<none>"}); }),
               "--eos-token <none>");
   write_file(directory / "tokenizer.json", "{\"model\": ");
-  check_error(error_of([&] { ssa::load_tokenizer(directory.path().string()); }), path, "not JSON");
+  check_error(error_of([&] { ssa::load_tokenizer(directory.path().string()); }), path, "not valid JSON");
   check_error(error_of([&] { ssa::load_tokenizer((directory / "none").string()); }), "no such file");
 }
 
@@ -335,7 +335,7 @@ TEST_CASE("tokenizer: begin and end of text are the tokens that the files next t
   CHECK(tokenizer.bos_token() == "");
   write_file(directory / "special_tokens_map.json", "{");
   check_error(error_of([&] { ssa::load_tokenizer(directory.path().string()); }),
-              (directory / "special_tokens_map.json").string(), "not JSON");
+              (directory / "special_tokens_map.json").string(), "not valid JSON");
 }
 
 TEST_CASE("tokenizer: a post-processor's template is read, and not applied by encode") {

@@ -1,4 +1,4 @@
-// Reading JSON files whose content is an object. Header only: the floors without JSON may not include it
+// Reading JSON, with errors that name the file. Header only: the floors without JSON may not include it
 // (tests/base/floors_test.cpp).
 #pragma once
 
@@ -12,15 +12,20 @@
 
 namespace ssa {
 
-/// Throws Error unless `text` is a JSON object; `name` is what errors call it.
+/// Throws Error unless `text` is JSON; `name` is what errors call it.
+template <class Json = nlohmann::json>
+Json parse_json(std::string_view text, const std::string& name, std::string_view expected = "JSON") {
+  try {
+    return Json::parse(text);
+  } catch (const typename Json::parse_error& error) {
+    fail(name, ": not valid JSON at byte ", error.byte, ", expected ", expected);
+  }
+}
+
+/// The same for a JSON object.
 template <class Json = nlohmann::json>
 Json parse_json_object(std::string_view text, const std::string& name) {
-  Json value;
-  try {
-    value = Json::parse(text);
-  } catch (const typename Json::parse_error& error) {
-    fail(name, ": not JSON at byte ", error.byte, ", expected a JSON object");
-  }
+  Json value = parse_json<Json>(text, name, "a JSON object");
   SSA_CHECK(value.is_object(), name, ": JSON ", value.type_name(), ", expected a JSON object");
   return value;
 }

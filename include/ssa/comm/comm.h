@@ -11,13 +11,13 @@ namespace ssa {
 
 enum class ReduceOp { sum, max, min };
 
-/// Collectives over all ranks. All ranks make the same calls in the same order, with the same shapes and dtypes. Tensors
-/// are in the memory of the stream's device; with a CPU stream every Comm works on host memory. A collective runs after
-/// the work already queued on the stream and before the work queued next.
+/// Collectives over all ranks. All ranks make the same calls in the same order, with the same shapes and dtypes.
+/// Tensors are in the memory of the stream's device; with a CPU stream every Comm works on host memory. A collective
+/// runs after the work already queued on the stream and before the work queued next.
 ///
-/// dtypes: f32, f64, i32 and u8; bf16 in device memory, and in host memory for all_gather and broadcast only. Throws Error
-/// if shapes or dtypes do not match. Results of reductions are bit-identical on all ranks, and between runs with the same
-/// number of ranks.
+/// dtypes: f32, f64, i32 and u8; bf16 in device memory, and in host memory for all_gather and broadcast only. Throws
+/// Error if shapes or dtypes do not match. Results of reductions are bit-identical on all ranks, and between runs with
+/// the same number of ranks.
 class Comm {
  public:
   virtual ~Comm() = default;
@@ -29,8 +29,8 @@ class Comm {
   virtual void barrier() = 0;
   /// In place: every rank gets the reduction of the ranks' values.
   virtual void all_reduce(Stream& stream, Tensor tensor, ReduceOp op = ReduceOp::sum) = 0;
-  /// `in` has size() equal parts. `out` receives the sum over the ranks of part rank(). `out` may be that part of `in`, and
-  /// must not overlap `in` otherwise. `in` is unchanged outside `out`.
+  /// `in` has size() equal parts. `out` receives the sum over the ranks of part rank(). `out` may be that part of `in`,
+  /// and must not overlap `in` otherwise. `in` is unchanged outside `out`.
   virtual void reduce_scatter(Stream& stream, Tensor in, Tensor out) = 0;
   /// Part r of `out` receives `in` of rank r. `in` may be part rank() of `out`, and must not overlap `out` otherwise.
   virtual void all_gather(Stream& stream, Tensor in, Tensor out) = 0;
@@ -55,8 +55,8 @@ class SingleComm : public Comm {
 int launched_ranks();
 
 /// The communicator for tensors on devices of `kind`. If a launcher started several ranks: MPI for host memory and NCCL
-/// for device memory, with one rank per GPU. Otherwise SingleComm. May be called several times. Throws Error if MPI does
-/// not see all ranks that were started, or if this binary has no communicator for the device.
+/// for device memory, with one rank per GPU. Otherwise SingleComm. May be called several times. Throws Error if MPI
+/// does not see all ranks that were started, or if this binary has no communicator for the device.
 std::unique_ptr<Comm> make_comm(DeviceKind kind = DeviceKind::cpu);
 
 /// The same for values in host memory.
@@ -67,9 +67,10 @@ std::string broadcast(Comm& comm, const std::string& text, int root = 0);
 [[noreturn]] void abort_all(int exit_code);
 
 /// Entry-point wrapper for programs of several ranks: runs `body` and returns its exit code, the same on every rank. An
-/// exception is printed as one line on stderr, with the rank if there are several, and ends all ranks with the exit code of
-/// the Error, or 1 for another exception. An error that several ranks have at about the same time, such as a misspelled
-/// key, is printed once: rank 0 prints immediately and ends the others, which wait, each rank longer than the one before.
+/// exception is printed as one line on stderr, with the rank if there are several, and ends all ranks with the exit
+/// code of the Error, or 1 for another exception. An error that several ranks have at about the same time, such as a
+/// misspelled key, is printed once: rank 0 prints immediately and ends the others, which wait, each rank longer than
+/// the one before.
 int run_ranks(const std::function<int()>& body);
 
 }  // namespace ssa

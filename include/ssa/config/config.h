@@ -1,9 +1,9 @@
 // The config of a run: strict JSON, with the key names of train_pt.sh, the Hugging Face trainer and config.json.
 //
-// src/config/config_fields.h has one list of fields per struct: keys, defaults, ranges and meanings. Parsing, --set, the
-// log, the saved config and docs/config.md's table of keys all use it. Every error is a UsageError of one line: the origin
-// of the value (config file, model file or --set), the key, what was found and what was expected. Paths are relative to
-// the current directory.
+// src/config/config_fields.h has one list of fields per struct: keys, defaults, ranges and meanings. Parsing, --set,
+// the log, the saved config and docs/config.md's table of keys all use it. Every error is a UsageError of one line: the
+// origin of the value (config file, model file or --set), the key, what was found and what was expected. Paths are
+// relative to the current directory.
 #pragma once
 
 #include <cstdint>
@@ -117,8 +117,8 @@ struct Config {
   bool operator==(const Config& other) const;
 };
 
-/// Reads a config file. `overrides` are the arguments of --set, "section.key=value", applied in order. The value is JSON,
-/// or plain text where the key takes text or the value is not JSON. For mutually exclusive keys
+/// Reads a config file. `overrides` are the arguments of --set, "section.key=value", applied in order. The value is
+/// JSON, or plain text where the key takes text or the value is not JSON. For mutually exclusive keys
 /// (gradient_accumulation_steps and global_batch_size, warmup_ratio and warmup_steps) the override replaces the file's.
 Config load_config(const std::filesystem::path& file, const std::vector<std::string>& overrides = {});
 
@@ -141,8 +141,8 @@ std::vector<std::string> config_lines(const Config& config);
 /// docs/config.md's table of keys: key | type | default | meaning.
 std::string config_keys_table();
 
-/// Micro-batches per rank and optimizer step. Throws UsageError unless global_batch_size is a multiple of the rows of one
-/// micro-batch on all ranks.
+/// Micro-batches per rank and optimizer step. Throws UsageError unless global_batch_size is a multiple of the rows of
+/// one micro-batch on all ranks.
 std::int64_t accumulation_steps(const TrainConfig& train, std::int64_t ranks);
 
 }  // namespace ssa

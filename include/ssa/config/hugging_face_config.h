@@ -10,8 +10,8 @@
 namespace ssa {
 
 /// config.json: the keys of `model`, model_type llama-nsa, the classes of the exported Python files, the method, the
-/// attention used at inference (full for method full, else sparse), and the constants of the architecture. `torch_dtype`
-/// is the dtype of the weights: "float32" or "bfloat16".
+/// attention used at inference (full for method full, else sparse), and the constants of the architecture.
+/// `torch_dtype` is the dtype of the weights: "float32" or "bfloat16".
 std::string hugging_face_config_json(const ModelConfig& model, Method method, BlockSelection selection,
                                      std::string_view torch_dtype);
 

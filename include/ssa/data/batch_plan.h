@@ -1,8 +1,8 @@
-// Assigns rows (sequences) to ranks and micro-batches: a pure function of the index k of the global batch, counted from 0
-// over the whole run. k is the only state of data loading.
+// Assigns rows (sequences) to ranks and micro-batches: a pure function of the index k of the global batch, counted from
+// 0 over the whole run. k is the only state of data loading.
 //
-// Within a global batch, micro-batch i of rank r takes the rows of slot i * ranks + r. So neither the order of the rows nor
-// the rows that share a micro-batch depend on the number of ranks. The last, incomplete global batch of an epoch is
+// Within a global batch, micro-batch i of rank r takes the rows of slot i * ranks + r. So neither the order of the rows
+// nor the rows that share a micro-batch depend on the number of ranks. The last, incomplete global batch of an epoch is
 // dropped.
 #pragma once
 

@@ -52,8 +52,8 @@ DatasetInfo read_dataset_info(const std::filesystem::path& json_file);
 
 class Dataset {
  public:
-  /// Opens all shards, in the order of their names. Throws Error if there is no shard, or if a file is damaged or differs
-  /// from dataset.json in size, counts or element type. Does not read the tokens.
+  /// Opens all shards, in the order of their names. Throws Error if there is no shard, or if a file is damaged or
+  /// differs from dataset.json in size, counts or element type. Does not read the tokens.
   explicit Dataset(const std::filesystem::path& directory);
 
   const std::filesystem::path& directory() const { return directory_; }
@@ -62,8 +62,8 @@ class Dataset {
   std::int64_t documents() const;
   std::int64_t tokens() const;
 
-  /// Throws Error if dataset.json states a larger vocabulary than the model's, or another end-of-text id: the dataset was
-  /// then made with another tokenizer.
+  /// Throws Error if dataset.json states a larger vocabulary than the model's, or another end-of-text id: the dataset
+  /// was then made with another tokenizer.
   void check_model(std::int64_t vocab_size, std::int64_t eos_token_id) const;
 
   /// Reads all data and checks the checksums, that all token ids are within the vocabulary, and that each document ends

@@ -1,4 +1,5 @@
-// Megatron-LM indexed datasets: PREFIX.bin has the tokens of all sequences, concatenated; PREFIX.idx has their positions.
+// Megatron-LM indexed datasets: PREFIX.bin has the tokens of all sequences, concatenated; PREFIX.idx has their
+// positions.
 //
 //   bytes   PREFIX.idx, little-endian (Megatron-LM, core/datasets/indexed_dataset.py)
 //   9       magic "MMIDIDX\0\0"

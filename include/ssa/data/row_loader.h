@@ -4,8 +4,8 @@
 //            next row; the rest of the row is padding.
 //   concat   The documents are concatenated and cut every max_length tokens. An incomplete last row is dropped.
 //
-// Positions count from 0 in each piece, and in the padding after the last piece. The label of a piece's first token, and
-// of padding, is -100.
+// Positions count from 0 in each piece, and in the padding after the last piece. The label of a piece's first token,
+// and of padding, is -100.
 #pragma once
 
 #include <cstdint>
@@ -19,9 +19,9 @@ namespace ssa {
 
 inline constexpr std::int32_t kIgnoredLabel = -100;
 
-/// The row at position `place` of the shuffled epoch: a permutation of [0, rows) keyed by (seed, epoch). A Feistel network
-/// over the next power of four, applied again while the value is outside [0, rows) (Black and Rogaway, "Ciphers with
-/// Arbitrary Finite Domains", CT-RSA 2002).
+/// The row at position `place` of the shuffled epoch: a permutation of [0, rows) keyed by (seed, epoch). A Feistel
+/// network over the next power of four, applied again while the value is outside [0, rows) (Black and Rogaway, "Ciphers
+/// with Arbitrary Finite Domains", CT-RSA 2002).
 std::int64_t permuted(std::int64_t place, std::int64_t rows, std::uint64_t seed, std::int64_t epoch);
 
 struct RowOptions {
@@ -45,8 +45,8 @@ class RowLoader {
   std::int64_t max_length() const { return options_.max_length; }
 
   /// Row `index` in the order of `epoch`; each span has max_length elements. `targets[t]` is the token that position t
-  /// must predict, that is, the label of token t + 1, or -100; it is -100 at the end of the row. Throws Error with shard
-  /// and document for a token id outside the vocabulary.
+  /// must predict, that is, the label of token t + 1, or -100; it is -100 at the end of the row. Throws Error with
+  /// shard and document for a token id outside the vocabulary.
   void load(std::int64_t epoch, std::int64_t index, std::span<std::int32_t> ids, std::span<std::int32_t> targets,
             std::span<std::int32_t> positions) const;
 

@@ -7,12 +7,12 @@
 // Tensors are stored whole, independent of the number of ranks. A rank may read a part of one.
 //
 // A directory step-* is complete at all times, even after a kill or a power failure: a checkpoint is written to
-// .tmp-step-*, synced, its manifest last, and renamed. An existing checkpoint of the same step is renamed to .old-step-*
-// first and removed afterwards. A directory to be removed is first renamed to .trash-step-*. The next writer cleans up
-// after a writer that was killed. Only one process at a time may write to an output_dir.
+// .tmp-step-*, synced, its manifest last, and renamed. An existing checkpoint of the same step is renamed to
+// .old-step-* first and removed afterwards. A directory to be removed is first renamed to .trash-step-*. The next
+// writer cleans up after a writer that was killed. Only one process at a time may write to an output_dir.
 //
-// "Newest" means saved last, by the manifests' sequence numbers: if a run is resumed from step 1000 and saves step 1500,
-// the next resume uses 1500, not the abandoned 4000.
+// "Newest" means saved last, by the manifests' sequence numbers: if a run is resumed from step 1000 and saves step
+// 1500, the next resume uses 1500, not the abandoned 4000.
 #pragma once
 
 #include <cstdint>
@@ -35,8 +35,8 @@ std::string checkpoint_name(std::int64_t step);
 
 class CheckpointWriter {
  public:
-  /// Cleans up after a killed writer and creates the temporary directory. `parameters` are f32, in the order of the calls
-  /// of add_weight().
+  /// Cleans up after a killed writer and creates the temporary directory. `parameters` are f32, in the order of the
+  /// calls of add_weight().
   CheckpointWriter(const std::filesystem::path& output_dir, std::int64_t step,
                    const std::vector<TensorSpec>& parameters);
   /// Removes the temporary directory unless commit() succeeded.
@@ -89,8 +89,8 @@ std::vector<CheckpointInfo> find_checkpoints(const std::filesystem::path& output
 std::optional<CheckpointInfo> newest_checkpoint(const std::filesystem::path& output_dir,
                                                 std::vector<CheckpointInfo>& skipped);
 
-/// Cleans up after a killed writer, and removes the oldest complete checkpoints so that `save_total_limit` remain (0: all).
-/// For a resumed run, which may have no checkpoint left to write.
+/// Cleans up after a killed writer, and removes the oldest complete checkpoints so that `save_total_limit` remain (0:
+/// all). For a resumed run, which may have no checkpoint left to write.
 void tidy_checkpoints(const std::filesystem::path& output_dir, std::int64_t save_total_limit);
 
 class CheckpointReader {

@@ -1,6 +1,6 @@
-// Hugging Face model directories: config.json (ssa/config/config.h reads it, hugging_face_config.h writes it), the weights
-// in model.safetensors or in shards listed by model.safetensors.index.json, and the Python files with which transformers
-// runs the model. Failures throw ssa::Error with file and tensor.
+// Hugging Face model directories: config.json (ssa/config/config.h reads it, hugging_face_config.h writes it), the
+// weights in model.safetensors or in shards listed by model.safetensors.index.json, and the Python files with which
+// transformers runs the model. Failures throw ssa::Error with file and tensor.
 #pragma once
 
 #include <cstdint>
@@ -62,8 +62,8 @@ inline constexpr std::uint64_t kMaxShardBytes = 5'000'000'000;
 class HuggingFaceWriter {
  public:
   /// `directory` must be new or empty. `files` are written next to the weights. The tensors are f32 or bf16, all the
-  /// same. Weights of more than `max_shard_bytes` are split into shards of at most that size, except for larger tensors,
-  /// which get a shard each.
+  /// same. Weights of more than `max_shard_bytes` are split into shards of at most that size, except for larger
+  /// tensors, which get a shard each.
   HuggingFaceWriter(const std::filesystem::path& directory, const std::vector<TextFile>& files,
                     const std::vector<TensorSpec>& tensors, std::uint64_t max_shard_bytes = kMaxShardBytes);
   ~HuggingFaceWriter();  ///< removes DIR.tmp unless finish() succeeded

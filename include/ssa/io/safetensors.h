@@ -1,6 +1,6 @@
-// The safetensors format: 8 bytes of header length (little endian), a JSON header with dtype, shape and byte range of each
-// tensor, then the data (https://huggingface.co/docs/safetensors). Written here, and not with a library, to check files
-// in full and to write tensors in pieces. Failures throw ssa::Error with file and tensor.
+// The safetensors format: 8 bytes of header length (little endian), a JSON header with dtype, shape and byte range of
+// each tensor, then the data (https://huggingface.co/docs/safetensors). Written here, and not with a library, to check
+// files in full and to write tensors in pieces. Failures throw ssa::Error with file and tensor.
 #pragma once
 
 #include <cstdint>
@@ -40,8 +40,8 @@ struct TensorSpec {
   std::uint64_t bytes() const { return static_cast<std::uint64_t>(count_of(shape)) * size_of(dtype); }
 };
 
-/// A memory-mapped file. The constructor checks the whole header: its length, the JSON, each dtype, that the byte range of
-/// a tensor has the size of its shape and dtype, and that the ranges cover the data without gap or overlap.
+/// A memory-mapped file. The constructor checks the whole header: its length, the JSON, each dtype, that the byte range
+/// of a tensor has the size of its shape and dtype, and that the ranges cover the data without gap or overlap.
 class SafetensorsReader {
  public:
   struct Entry : TensorSpec {
@@ -59,7 +59,8 @@ class SafetensorsReader {
   const Entry& at(const std::string& name, const Dims& shape) const;  ///< throws also if the shape differs
 
   std::span<const std::byte> bytes(const Entry& tensor) const;
-  /// Elements [first, first + out.size()) of the tensor, converted to f32: exact for f16 and bf16, rounded for wider types.
+  /// Elements [first, first + out.size()) of the tensor, converted to f32: exact for f16 and bf16, rounded for wider
+  /// types.
   void read(const Entry& tensor, std::span<float> out, std::int64_t first = 0) const;
 
  private:
@@ -73,13 +74,14 @@ class SafetensorsReader {
   std::map<std::string, std::string> metadata_;
 };
 
-/// Writes the header first and then the data as it arrives: the tensors in the order given to the constructor, each in any
-/// number of pieces. Only one buffer is held in memory.
+/// Writes the header first and then the data as it arrives: the tensors in the order given to the constructor, each in
+/// any number of pieces. Only one buffer is held in memory.
 class SafetensorsWriter {
  public:
   SafetensorsWriter(const std::filesystem::path& path, std::vector<TensorSpec> tensors);
 
-  /// Appends the next elements of tensor `name`, the first one that is not complete, converted to its dtype (f32 or bf16).
+  /// Appends the next elements of tensor `name`, the first one that is not complete, converted to its dtype (f32 or
+  /// bf16).
   void append(const std::string& name, std::span<const float> values);
   /// The same for elements that have the tensor's dtype already.
   void append_bytes(const std::string& name, std::span<const std::byte> bytes);
