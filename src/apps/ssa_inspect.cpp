@@ -79,7 +79,9 @@ void inspect_checkpoint(const fs::path& path, const Wanted& wanted) {
   std::cout << path.string() << ": checkpoint of step " << checkpoint.step() << "\n";
   print_summary(checkpoint.weights());
   print_summary(checkpoint.moments());
-  std::cout << "  trainer.json: " << checkpoint.trainer().dump() << "\n";
+  nlohmann::json trainer = checkpoint.trainer();
+  trainer.erase("spike_window");  // two long lists of numbers
+  std::cout << "  trainer.json: " << trainer.dump() << "\n";
   const Config config = parse_config(checkpoint.config(), (path / "config.json").string());
   std::cout << "  method: " << name_of(config.attention.method) << "\n";
   print_model(config.model);

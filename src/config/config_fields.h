@@ -10,6 +10,7 @@
 #include <string>
 #include <string_view>
 #include <type_traits>
+#include <vector>
 
 #include "ssa/base/error.h"
 #include "ssa/config/config.h"
@@ -123,6 +124,10 @@ void visit_fields(Of<DataConfig>, Visit&& visit) {
               "rows skipped at the start of the dataset; -1 or 0 = none"));
   visit(field("max_train_samples", &C::max_train_samples, at_least(0), "rows used after those; 0 = all"));
   visit(field("eval_path", &C::eval_path, kAny, "directory of the tokenized evaluation dataset"));
+  visit(
+      field("skip_ranges", &C::skip_ranges, kAny,
+            "rows that are not trained on, counted from 0 over the whole run; the log and metrics.jsonl state the rows "
+            "of a step"));
 }
 
 template <class Visit>
@@ -157,6 +162,14 @@ void visit_fields(Of<TrainConfig>, Visit&& visit) {
   visit(field("eval_steps", &C::eval_steps, at_least(0), "steps between two evaluations; 0 = only at the end"));
   visit(field("attention_stats_steps", &C::attention_stats_steps, at_least(0),
               "steps between two measurements of ssa's selected mass and entropy; 0 = never"));
+  visit(field("on_spike", &C::on_spike, kAny,
+              "at a spike of the loss or the gradient norm: `log` a warning; `skip` the update; `stop` the run before "
+              "the update"));
+  visit(field("spike_z_score", &C::spike_z_score, above(0),
+              "standard deviations above the mean of the last spike_window steps that are a spike"));
+  visit(field("spike_window", &C::spike_window, between(10, 100000), "steps that a spike is compared with"));
+  visit(field("max_skipped_updates", &C::max_skipped_updates, between(1, 1e9),
+              "updates that on_spike `skip` may skip; one more stops the run"));
 }
 
 template <class Visit>
@@ -165,6 +178,11 @@ void visit_fields(Of<CheckpointConfig>, Visit&& visit) {
   visit(field("save_steps", &C::save_steps, at_least(0),
               "steps between two checkpoints, or a fraction of the run if below 1; 0 = only at the end"));
   visit(field("save_total_limit", &C::save_total_limit, at_least(0), "number of newest checkpoints to keep; 0 = all"));
+  visit(field("keep_every", &C::keep_every, between(0, 1e9),
+              "every n-th of the checkpoints made every save_steps is kept for good, beside the newest "
+              "save_total_limit; 0 = none"));
+  visit(field("export_every", &C::export_every, between(0, 1e9),
+              "every n-th of them is also written as a Hugging Face directory, output_dir/exports/step-*; 0 = none"));
   visit(field("async", &C::async, kAny, "write checkpoints while training continues"));
 }
 
@@ -201,9 +219,12 @@ struct OptionalOf<std::optional<T>> : std::true_type {
   using type = T;
 };
 
-/// A struct with a list of fields. Whatever else is a field's type is no class, a string or an optional.
+using RowRanges = std::vector<RowRange>;
+
+/// A struct with a list of fields. Other types of fields are a string, an optional, a list, or not a class.
 template <class T>
-concept Section = std::is_class_v<T> && !std::is_same_v<T, std::string> && !OptionalOf<T>::value;
+concept Section =
+    std::is_class_v<T> && !std::is_same_v<T, std::string> && !std::is_same_v<T, RowRanges> && !OptionalOf<T>::value;
 
 /// The values of an enum, in the order of the documentation.
 template <class E>
@@ -212,6 +233,8 @@ template <>
 inline constexpr auto kValues<Method> = kMethods;
 template <>
 inline constexpr auto kValues<StreamGranularity> = {StreamGranularity::step, StreamGranularity::row};
+template <>
+inline constexpr auto kValues<OnSpike> = {OnSpike::log, OnSpike::skip, OnSpike::stop};
 template <>
 inline constexpr auto kValues<BlockSelection> = {BlockSelection::exact, BlockSelection::reference};
 template <>
@@ -234,6 +257,8 @@ std::string expectation(const Range& range) {
     return "true or false";
   } else if constexpr (std::is_same_v<T, std::string>) {
     return "a path";
+  } else if constexpr (std::is_same_v<T, RowRanges>) {
+    return "a list of [first_row, last_row]";
   } else if constexpr (std::is_same_v<T, ModelConfig>) {
     return "a path or an object";
   } else if constexpr (Section<T>) {

@@ -52,7 +52,7 @@ std::string describe_run(const Config& config, const std::vector<DeviceKind>& de
   const Dataset dataset = open_dataset(config.data.path, config);
   const RowLoader loader(dataset, row_options(config));
   const BatchPlan plan = plan_batches(config, loader.rows(), ranks);
-  const std::int64_t steps = total_steps(config.train, plan.batches_per_epoch());
+  const std::int64_t steps = total_steps(config.train, plan);
   const std::int64_t step_tokens = plan.global_rows() * config.train.max_length;
   text += concat("  documents                ", dataset.documents(), "\n  tokens                   ", dataset.tokens(),
                  "\n  rows per epoch           ", loader.rows(), "\n  rows per global batch    ", plan.global_rows(),

@@ -226,14 +226,16 @@ TEST_CASE("each row is used once per epoch, and global batch k is the same on 1,
     REQUIRE(plan.batches_per_epoch() == loader.rows() / kGlobal);
     REQUIRE(plan.dropped_rows() == loader.rows() % kGlobal);
     REQUIRE(plan.micro_batches() == kGlobal / 2 / ranks);
+    DataPosition position;
     for (std::int64_t k = 0; k < kEpochs * plan.batches_per_epoch(); ++k) {
+      const GlobalBatch global = plan.batch_at(position);
+      position = global.next;
       // As the ranks run: each takes its rows on its own; a batch in order is slot after slot.
       std::vector<std::vector<Row>> slots(static_cast<std::size_t>(plan.micro_batches() * ranks));
       for (std::int64_t rank = 0; rank < ranks; ++rank)
         for (std::int64_t i = 0; i < plan.micro_batches(); ++i)
-          for (std::int64_t j = 0; j < 2; ++j)
-            slots[static_cast<std::size_t>(i * ranks + rank)].push_back(
-                load(loader, plan.epoch(k), plan.first_row(k, i, rank) + j));
+          for (const std::int64_t row : plan.micro_batch(global, i, rank))
+            slots[static_cast<std::size_t>(i * ranks + rank)].push_back(load(loader, global.epoch, row));
       std::vector<Row> batch;
       for (const auto& slot : slots) batch.insert(batch.end(), slot.begin(), slot.end());
       if (ranks == 1)

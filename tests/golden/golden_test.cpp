@@ -112,6 +112,7 @@ std::vector<float> first_gradients(const Config& config, TestModel& m) {
                         .global_rows = rows * accumulation_steps(config.train, 1),
                         .micro_rows = rows,
                         .ranks = 1});
+  const GlobalBatch batch = plan.batch_at({});
   const auto parameters = published_parameters(config.model);
   const HuggingFaceWeights weights(*config.init_from, parameters, config.model.tie_word_embeddings);
   load_master_weights(m.stream, m.state, [&](std::size_t i, std::span<float> out, std::int64_t first) {
@@ -131,7 +132,8 @@ std::vector<float> first_gradients(const Config& config, TestModel& m) {
   m.poison_gradients();
   m.state.sums.clear(m.stream);
   for (std::int64_t micro = 0; micro < plan.micro_batches(); ++micro) {
-    for (std::int64_t i = 0; i < rows; ++i) staging.fill(i, loader, 0, plan.first_row(0, micro, 0) + i, full_stream);
+    for (std::int64_t i = 0; i < rows; ++i)
+      staging.fill(i, loader, 0, plan.micro_batch(batch, micro, 0)[static_cast<std::size_t>(i)], full_stream);
     staging.upload(m.state.batch);
     forward_backward(m.stream, m.state.model(), m.state.batch, scales, m.state.sums.losses(),
                      micro == 0 ? Gradients::overwrite : Gradients::add);

@@ -43,10 +43,10 @@ void add_all(CheckpointWriter& writer, std::int64_t step, const std::vector<Tens
   }
 }
 
-fs::path save(const fs::path& run, std::int64_t step, std::int64_t limit = 0) {
+fs::path save(const fs::path& run, std::int64_t step, std::int64_t limit = 0, bool keep = false) {
   CheckpointWriter writer(run, step, kParameters);
   add_all(writer, step);
-  return writer.commit({{"step", step}}, R"({"output_dir": "run"})", limit);
+  return writer.commit({{"step", step}}, R"({"output_dir": "run"})", {.save_total_limit = limit, .keep = keep});
 }
 
 /// True if every value is the one saved at that step.
@@ -159,6 +159,53 @@ TEST_CASE("checkpoint: missing, truncated and damaged checkpoints are skipped wi
               "manifest.json: step 1, the directory's name says 7");
 }
 
+TEST_CASE("checkpoint: a damaged checkpoint is neither counted by save_total_limit nor removed") {
+  const TempDir run;
+  const fs::path root = run.path() / "checkpoints";
+  save(run.path(), 4);
+  save(run.path(), 8);
+  flip_bit(root / "step-00000008" / "optimizer.safetensors", 8 * 300);
+  forget_known_checkpoints();
+  save(run.path(), 6, 2);
+  CHECK(names_in(root) == Names{"step-00000004", "step-00000006", "step-00000008"});
+  save(run.path(), 7, 2);
+  CHECK(names_in(root) == Names{"step-00000006", "step-00000007", "step-00000008"});
+  CHECK(!checkpoint_problem(root / "step-00000008", Verify::checksums).empty());
+}
+
+TEST_CASE("checkpoint: one that is kept for good is neither counted nor removed") {
+  const TempDir run;
+  for (std::int64_t step = 1; step <= 4; ++step) save(run.path(), step, 1, step % 2 == 1);
+  CHECK(names_in(run.path() / "checkpoints") == Names{"step-00000001", "step-00000003", "step-00000004"});
+  save(run.path(), 5, 1);
+  CHECK(names_in(run.path() / "checkpoints") == Names{"step-00000001", "step-00000003", "step-00000005"});
+}
+
+TEST_CASE("checkpoint: if none is complete, the error names each and its fault") {
+  const TempDir run;
+  save(run.path(), 1);
+  save(run.path(), 2);
+  fs::remove(run.path() / "checkpoints/step-00000001/manifest.json");
+  flip_bit(run.path() / "checkpoints/step-00000002/model.safetensors", 8 * 300);
+  std::vector<CheckpointInfo> skipped;
+  const std::string error = error_of([&] { newest_checkpoint(run.path(), skipped); });
+  check_error(error, "none of 2 checkpoints is complete", "step-00000001: manifest.json is missing",
+              "step-00000002: model.safetensors: checksum");
+}
+
+TEST_CASE("checkpoint: one that cannot be read is an error, even if an older one is complete") {
+  const TempDir run;
+  save(run.path(), 1);
+  save(run.path(), 2);
+  // Reading this file of the kernel at offset 0 fails with EIO.
+  const fs::path unreadable = run.path() / "checkpoints/step-00000002/manifest.json";
+  fs::remove(unreadable);
+  fs::create_symlink("/proc/self/mem", unreadable);
+  std::vector<CheckpointInfo> skipped;
+  check_error(error_of([&] { newest_checkpoint(run.path(), skipped); }), "step-00000002", "manifest.json",
+              "Input/output error", "may be intact");
+}
+
 TEST_CASE("checkpoint: a run without checkpoints has none") {
   const TempDir run;
   std::vector<CheckpointInfo> skipped;
@@ -178,7 +225,7 @@ TEST_CASE("checkpoint: a writer without commit leaves no files") {
   CHECK(names_in(run.path() / "checkpoints") == Names{"step-00000001"});
   {
     CheckpointWriter writer(run.path(), 2, kParameters);
-    check_error(error_of([&] { writer.commit({}, "", 0); }), "model.embed_tokens.weight has 0 of 140 bytes");
+    check_error(error_of([&] { writer.commit({}, "", {}); }), "model.embed_tokens.weight has 0 of 140 bytes");
     CHECK(names_in(run.path() / "checkpoints") == Names{"step-00000001"});
     check_error(error_of([&] { add_all(writer, 2); }), "step-00000002", "was already completed or abandoned");
   }
@@ -209,7 +256,7 @@ TEST_CASE("checkpoint: saving a step again replaces it") {
   save(run.path(), 3);
   CheckpointWriter writer(run.path(), 3, kParameters);
   add_all(writer, 3);
-  writer.commit({{"step", 3}, {"again", true}}, "", 1);
+  writer.commit({{"step", 3}, {"again", true}}, "", {.save_total_limit = 1});
   CHECK(names_in(run.path() / "checkpoints") == Names{"step-00000003"});
   CHECK(CheckpointReader(run.path() / "checkpoints" / "step-00000003").trainer().at("again") == true);
 }
@@ -298,7 +345,7 @@ std::string save_on_full_disk(const fs::path& run, Limit&& limit) {
     const std::string error = error_of([&] {
       CheckpointWriter writer(run, 2, large);
       add_all(writer, 2, large);
-      writer.commit({}, "", 1);
+      writer.commit({}, "", {.save_total_limit = 1});
     });
     const auto found = find_checkpoints(run);
     const bool intact = found.size() == 1 && found[0].complete() && holds(CheckpointReader(found[0].path), 1) &&

@@ -239,7 +239,10 @@ TEST_CASE("bad input: a checkpoint of another model") {
   const RunDirectory run(kCase);
   run.train_to_end("out", {"checkpoint.save_steps=4"});
   replace_text(run / "model/config.json", "\"intermediate_size\": 160", "\"intermediate_size\": 144");
-  check_fails(run.train("out"), kExitFailed,
+  check_fails(run.train("out"), kExitUsage,
+              {"cannot resume from out/checkpoints/step-00000008",
+               "model.intermediate_size: 160 in the checkpoint, 144 now", "--allow-change model.intermediate_size"});
+  check_fails(run.train("out", {}, {"--allow-change", "model"}), kExitFailed,
               {"out/checkpoints/step-00000008/model.safetensors", "mlp.gate_proj.weight", "[160, 64]", "[144, 64]"});
 }
 
@@ -257,6 +260,7 @@ TEST_CASE("bad input: an output_dir that cannot be written") {
   fs::create_directories(run / "half");
   ssa::test::write_file(run / "half/checkpoints", "");
   check_fails(run.train("half"), kExitFailed, {"half/checkpoints"});
+  CHECK(!fs::exists(run / "half/metrics.jsonl"));  // found before the first step
   fs::create_directories(run / "taken/metrics.jsonl");
   check_fails(run.train("taken"), kExitFailed, {"taken/metrics.jsonl"});
   run.train_to_end("out");

@@ -63,7 +63,7 @@ void save(const fs::path& run, std::int64_t step, bool poison = false) {
       {"attention", {{"method", "full"}}},
       {"data", {{"path", "data"}}},
       {"train", {{"max_length", 32}, {"per_device_train_batch_size", 1}, {"learning_rate", 1e-3}}}};
-  writer.commit({{"step", step}}, config_json(parse_config(config.dump(), "config.json")), 0);
+  writer.commit({{"step", step}}, config_json(parse_config(config.dump(), "config.json")), {});
 }
 
 }  // namespace

@@ -1,5 +1,7 @@
 #include "ssa/train/schedule.h"
 
+#include "ssa/train/run_plan.h"
+
 #include <cmath>
 #include <numbers>
 
@@ -94,10 +96,11 @@ TEST_CASE("schedule: step counts") {
   CHECK(warmup_steps(train, 250) == 7);
 
   train.num_train_epochs = 1.5;
-  CHECK(total_steps(train, 5) == 8);
+  const BatchPlan plan({.rows_per_epoch = 11, .global_rows = 2, .micro_rows = 1, .ranks = 1});
+  CHECK(total_steps(train, plan) == 8);
+  CHECK(total_steps(train, plan, 6, {1, 2}) == 8);
   train.max_steps = 3;
-  CHECK(total_steps(train, 5) == 3);
-  CHECK_THROWS_AS(total_steps(train, 0), UsageError);
+  CHECK(total_steps(train, plan) == 3);
 
   CheckpointConfig checkpoint;
   CHECK(save_interval(checkpoint, 25) == 3);  // ceil(0.1 * 25)

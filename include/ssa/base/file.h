@@ -1,5 +1,5 @@
 // Files as training needs them: every error names the path and the cause, data is on the disk when a call says so, and
-// reading and writing also give the checksum. Failures throw ssa::Error.
+// reading and writing also give the checksum. Failures throw FileError.
 #pragma once
 
 #include <cstddef>
@@ -11,8 +11,19 @@
 #include <vector>
 
 #include "ssa/base/checksum.h"
+#include "ssa/base/error.h"
 
 namespace ssa {
+
+/// A file that the operating system does not open, read or write.
+class FileError : public Error {
+ public:
+  FileError(const std::string& message, int cause) : Error(message), cause_(cause) {}
+  int cause() const { return cause_; }  ///< errno
+
+ private:
+  int cause_;
+};
 
 /// Size and XXH3-64 of a file's content.
 struct FileChecksum {
@@ -20,6 +31,9 @@ struct FileChecksum {
   std::string xxh3;  ///< 16 hexadecimal digits
   bool operator==(const FileChecksum&) const = default;
 };
+
+/// Size of a file that opens for reading, in bytes.
+std::uint64_t size_of_file(const std::filesystem::path& path);
 
 /// Reads the whole file.
 FileChecksum checksum_file(const std::filesystem::path& path);

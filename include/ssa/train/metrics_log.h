@@ -21,9 +21,13 @@ class MetricsLog {
   void append(const nlohmann::json& line);
   void append(const nlohmann::ordered_json& line);
 
+  std::int64_t lines() const { return lines_; }  ///< in the file
+  void sync();                                   ///< waits until all lines are on the disk
+
  private:
   void append_text(std::string text);
 
+  std::int64_t lines_ = 0;
   FileWriter file_;
 };
 

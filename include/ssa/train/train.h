@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "ssa/comm/comm.h"
 #include "ssa/config/config.h"
@@ -12,6 +13,8 @@ namespace ssa {
 struct TrainOptions {
   std::string resume =
       "auto";  ///< auto (the newest complete checkpoint, or a fresh start), none, or a checkpoint's directory
+  std::vector<std::string> allowed_changes =
+      {};  ///< keys that may differ from the checkpoint's config (AtResume::refused)
   DeviceKind device = DeviceKind::cpu;
 };
 
