@@ -6,7 +6,7 @@
 # Where nvcc is installed every CUDA kernel is compiled too (a register spill is an error, and so are serialized
 # products). The kernels are tested only on a machine with a GPU, where the release build has the CUDA backend. Where
 # clang++ is installed the libraries and programs are compiled with it, and where clang-format 14 is installed the
-# formatting is checked. What is skipped is said. Ends with ctest's summary.
+# formatting is checked. Skipped parts are reported. Ends with ctest's summary.
 #
 # SSA_WERROR=ON in the environment makes warnings errors.
 set -euo pipefail

@@ -39,7 +39,7 @@ inline std::int64_t block_number(std::int64_t T, std::int64_t block_size) { retu
 /// With U keys per sequence.
 struct AttentionInputs {
   Values q, k, v, d_out;
-  Values d_q, d_k, d_v;  ///< what the gradients hold before a backward that accumulates
+  Values d_q, d_k, d_v;  ///< values of the gradients before a backward that accumulates
 
   AttentionInputs(const AttentionDims& dims, std::int64_t U)
       : q(random_values(dims.query_shape().count(), 1)),
