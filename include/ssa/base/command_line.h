@@ -56,7 +56,7 @@ class CommandLine : public CLI::App {
     const auto set = [&to, choices](std::size_t chosen) { to = choices[chosen].second; };
     return add_one_of(name, std::move(names), set, help)->default_str(current);
   }
-  /// Values separated by commas; they replace what `to` holds by default.
+  /// Values separated by commas; they replace the default value of `to`.
   CLI::Option* add_list(const std::string& name, Texts& to, const std::string& help);
   CLI::Option* add_list(const std::string& name, std::vector<std::int64_t>& to, const std::string& help,
                         std::int64_t min, std::int64_t max = kNoLimit);

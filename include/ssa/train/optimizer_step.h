@@ -1,4 +1,4 @@
-// What happens to the gradients of a step: summed over the ranks, measured, clipped, applied.
+// The gradients of a step: sum over the ranks, norm, clipping, update of the weights.
 #pragma once
 
 #include <string>
@@ -24,7 +24,7 @@ void update_weights(Stream& stream, Comm& comm, const ModelState& state, const T
 void publish_weights(Stream& stream, Comm& comm, const ModelState& state);
 
 /// The parameter whose gradient is the first that is not finite, in the order in which the backward pass computes them;
-/// empty if all are finite. What is computed later is often not finite only because this one is not.
+/// empty if all are finite. Later gradients are often not finite only because this one is not.
 std::string first_nonfinite_gradient(Stream& stream, const ModelState& state);
 
 }  // namespace ssa

@@ -10,8 +10,8 @@
 namespace ssa {
 
 struct TrainOptions {
-  std::string resume =
-      "auto";  ///< auto (the newest complete checkpoint, or a fresh start), none, or a checkpoint's directory
+  /// "auto" (the newest complete checkpoint, or a fresh start), "none", or a checkpoint's directory.
+  std::string resume = "auto";
   DeviceKind device = DeviceKind::cpu;
 };
 
