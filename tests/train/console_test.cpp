@@ -1,4 +1,4 @@
-// What a run shows on a terminal and elsewhere.
+// The console output of a run on a terminal and in a file.
 #include "src/train/console.h"
 
 #include <fcntl.h>
