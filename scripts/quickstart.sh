@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From nothing to a trained model: installs what is missing, builds, tokenizes English text, trains the tiny SSA model
+# From nothing to a trained model: installs missing packages, builds, tokenizes English text, trains the tiny SSA model
 # on it (on a GPU if there is one), evaluates it under sparse and under full attention, and draws the loss curves.
 #
 # Usage: scripts/quickstart.sh [--with-parquet] [FILE...]
@@ -53,7 +53,7 @@ new=$(mktemp -d "$data/new.XXXXXX")
 trap 'rm -rf "$new"' EXIT
 
 # 2. Installing.
-say "installing what is missing"
+say "installing missing packages"
 scripts/install.sh
 case "${files[*]:-}" in *.zst*) command -v zstd >/dev/null || scripts/install.sh zstd ;; esac
 

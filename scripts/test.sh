@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what is missing, builds, and runs every test: first under the address and undefined-behavior sanitizers, then
-# as released. The builds are presets of CMakePresets.json, which state every option, so that it does not matter how the
+# Installs missing packages, builds, and runs every test: first under the address and undefined-behavior sanitizers,
+# then as released. The builds are presets of CMakePresets.json, which state every option, so that it does not matter how the
 # build directories were configured before.
 #
 # Where nvcc is installed every CUDA kernel is compiled too (a register spill is an error, and so are serialized

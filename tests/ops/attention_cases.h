@@ -51,7 +51,7 @@ struct AttentionInputs {
         d_v(random_values(dims.key_shape(U).count(), 6)) {}
 };
 
-/// What the backward needs from the forward: lse, and delta = sum over D of d_out * out.
+/// The results of the forward that the backward needs: lse, and delta = sum over D of d_out * out.
 struct AttentionSaved {
   Values lse, delta;
 

@@ -87,7 +87,7 @@ double weighted_sum(const Values& values, const Values& weights);
 /// |got - want| / |want| in the l2 norm; infinity if either has a NaN, or an infinity that the other lacks.
 double relative_error(const Values& got, const Values& want);
 
-/// What an op added to an accumulated output: after - before.
+/// The values that an op added to an accumulated output: after - before.
 Values added(Values after, const Values& before);
 
 /// Sum over D of a * b, for each head.

@@ -16,7 +16,7 @@ using namespace ssa::test;
 
 namespace {
 
-/// What `body` writes to stdout.
+/// The text that `body` writes to stdout.
 std::string stdout_of(const std::function<void()>& body) {
   const TempDir directory;
   const std::string file = directory / "stdout";

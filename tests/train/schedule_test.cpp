@@ -26,7 +26,7 @@ TrainConfig schedule(LrScheduler type, std::int64_t warmup, double min_lr = 0.0)
 
 }  // namespace
 
-TEST_CASE("schedule: cosine_with_min_lr gives the rates of the goldens") {
+TEST_CASE("schedule: cosine_with_min_lr gives the rates of the golden cases") {
   const double expected[] = {0.0,
                              0.005,
                              0.01,

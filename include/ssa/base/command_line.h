@@ -36,13 +36,13 @@ class CommandLine : public CLI::App {
   /// The parts of the help text.
   struct About {
     std::string program;
-    std::string usage;    ///< what follows the program's name on the usage line
+    std::string usage;    ///< text after the program's name on the usage line
     std::string summary;  ///< printed first
     std::string footer;   ///< printed last: examples, exit codes
   };
   explicit CommandLine(About about);
 
-  /// One of several names, each with the value it stands for. The help shows the current value as the default.
+  /// One of several names, each with its value. The help shows the current value as the default.
   template <class T>
   CLI::Option* add_choice(const std::string& name, T& to,
                           const std::vector<std::pair<std::string, std::type_identity_t<T>>>& choices,
