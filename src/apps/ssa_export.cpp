@@ -54,7 +54,7 @@ int run(int argc, char** argv) {
                   "dataset names it; else no tokenizer is written)")
       ->option_text("T");
   line.add_option("--eos-token", options.tokenizer_options.eos_token,
-                  "the end-of-text token (default: what the tokenizer's files say)")
+                  "the end-of-text token (default: from the tokenizer's files)")
       ->option_text("TEXT");
   line.add_option("--pre-tokenizer", options.tokenizer_options.pre_tokenizer,
                   "for vocab.json and merges.txt: gpt2, smollm2, llama3 or qwen2 (default: gpt2)")

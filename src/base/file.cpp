@@ -13,7 +13,7 @@
 namespace ssa {
 namespace {
 
-constexpr std::size_t kBufferBytes = std::size_t{1} << 20;  // what a FileWriter holds back
+constexpr std::size_t kBufferBytes = std::size_t{1} << 20;  // buffered by a FileWriter
 
 [[noreturn]] void fail_file(const std::filesystem::path& path, const char* what, int error) {
   throw FileError(concat(path.string(), ": cannot ", what, ": ", std::strerror(error)), error);

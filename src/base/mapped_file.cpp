@@ -30,7 +30,7 @@ MappedFile::MappedFile(const std::filesystem::path& path) {
     else
       data_ = static_cast<const std::byte*>(memory);
   }
-  ::close(file);  // the mapping holds the file
+  ::close(file);  // the mapping keeps the file open
   SSA_CHECK(!problem, path.string(), ": ", problem);
 }
 

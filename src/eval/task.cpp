@@ -73,7 +73,7 @@ Names texts_of(const JsonFields& fields, const char* key) {
             ", expected an array of strings");
   Names texts;
   for (const Json& item : value) {
-    SSA_CHECK(item.is_string(), fields.where(), ": ", key, " holds a ", item.type_name(), ", expected strings");
+    SSA_CHECK(item.is_string(), fields.where(), ": ", key, " contains a ", item.type_name(), ", expected strings");
     texts.push_back(item.get<std::string>());
   }
   return texts;

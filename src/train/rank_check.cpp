@@ -54,7 +54,7 @@ void check_same_config(Comm& comm, const Config& config) {
   if (others.empty()) return;
   const std::string lines = joined(config_lines(config));
   const auto [found, expected] = first_difference(broadcast(comm, lines, others[0]), broadcast(comm, lines, 0));
-  fail_usage("the config of ", ranks_text(others), " is not that of rank 0: found ", found, " on rank ", others[0],
+  fail_usage("the config of ", ranks_text(others), " differs from rank 0's: found ", found, " on rank ", others[0],
              ", expected ", expected);
 }
 
@@ -71,7 +71,7 @@ void check_same_weights(Stream& stream, Comm& comm, const ModelState& state) {
   }
   const std::vector<int> others = ranks_that_differ(comm, hash.hex());
   if (!others.empty())
-    fail("the weights of ", ranks_text(others), " are not those of rank 0: do all ranks read the same init_from, ",
+    fail("the weights of ", ranks_text(others), " differ from rank 0's: do all ranks read the same init_from, ",
          "checkpoint and files?");
 }
 

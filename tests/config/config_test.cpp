@@ -58,7 +58,7 @@ std::string read_file(const fs::path& file) {
   return text.str();
 }
 
-/// A directory of its own for one test case, removed at its end.
+/// A temporary directory for one test case.
 struct TemporaryDirectory {
   fs::path path = fs::temp_directory_path() / concat("ssa_config_test_", ::getpid());
   TemporaryDirectory() { fs::create_directories(path); }
@@ -223,7 +223,7 @@ TEST_CASE("config: every key survives saving and loading") {
   CHECK(c.data.max_train_samples == 1000);
   CHECK(c.train.lr_scheduler_type == LrScheduler::warmup_stable_decay);
 
-  // each override is one line of the log that differs, and so are the two values that give way
+  // every override changes one line of the log, and so do the two values that they replace
   const auto changed = config_lines(c), before = config_lines(plain);
   REQUIRE(changed.size() == before.size());
   std::size_t differing = 0;

@@ -161,13 +161,13 @@ TEST_CASE("a directory without a valid dataset is an error that names the file")
   CHECK_THAT(error_of([&] { Dataset dataset(dir.path()); }), has("shard-00001.idx: No such file or directory"));
   write_indexed_dataset(dir / "shard-00001", kThree);
   CHECK_NOTHROW(Dataset(dir.path()));
-  write_indexed_dataset(dir / "another", kThree);  // of no concern, as dataset.json is there
+  write_indexed_dataset(dir / "another", kThree);  // ignored, because there is a dataset.json
   CHECK(Dataset(dir.path()).shards().size() == 2);
   write_indexed_dataset(dir / "shard-00002", kThree);
   CHECK_THAT(error_of([&] { Dataset dataset(dir.path()); }), has("shard-00002.bin: not listed in dataset.json"));
 }
 
-TEST_CASE("a directory that only holds a split names its training part") {
+TEST_CASE("the error for a directory with only train/ and validation/ suggests train/") {
   TempDir dir;
   make_dataset(dir / "train", {kTwo});
   CHECK_THAT(error_of([&] { Dataset dataset(dir.path()); }),
@@ -220,7 +220,7 @@ TEST_CASE("verify finds a flipped bit, an id outside the vocabulary and a missin
   CHECK_THAT(error_of([&] { Dataset(dir.path()).verify(); }),
              has("shard-00000.bin: document 1 ends in token id 3, expected the end-of-text id 256"));
 
-  // int32 can hold what no vocabulary does.
+  // int32 can store ids outside any vocabulary.
   make_dataset(dir.path(), {{{-5, 256}}, kTwo}, {.type = TokenType::int32});
   CHECK_THAT(error_of([&] { Dataset(dir.path()).verify(); }), has("document 0 holds token id -5 at 0"));
 

@@ -27,8 +27,8 @@ Row load(const RowLoader& loader, std::int64_t epoch, std::int64_t index) {
   return row;
 }
 
-/// Token by token, in the words of the contract: labels are the ids, -100 at each piece's first token and in padding,
-/// and are shifted at the end.
+/// Packs token by token, as the contract describes: labels are the ids, -100 at each piece's first token and in
+/// padding, and are shifted at the end.
 std::vector<Row> naive_rows(const Documents& documents, std::int64_t max_length, Packing packing) {
   struct Token {
     std::int32_t id, label, position;
@@ -99,7 +99,7 @@ std::string error_of(const Dataset& dataset, const RowOptions& o) {
 
 }  // namespace
 
-TEST_CASE("packed rows equal those of a naive packer") {
+TEST_CASE("packed rows equal the rows of a naive packer") {
   struct Case {
     std::int64_t longest, max_length;
   };

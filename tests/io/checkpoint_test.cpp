@@ -28,7 +28,7 @@ namespace {
 
 const std::vector<TensorSpec> kParameters{{"model.embed_tokens.weight", {7, 5}}, {"model.norm.weight", {5}}};
 
-/// Values that tell step, kind and place.
+/// Values that depend on step, kind and position.
 std::vector<float> values_of(const TensorSpec& p, std::int64_t step, int kind) {
   std::vector<float> values(static_cast<std::size_t>(count_of(p.shape)));
   std::iota(values.begin(), values.end(), static_cast<float>(1000 * step + 100 * kind));
@@ -115,7 +115,7 @@ TEST_CASE("checkpoint: a flipped bit in any file is detected, and the file named
   const fs::path directory = save(run.path(), 1);
   for (const std::string& name : names_in(directory)) {
     const std::uint64_t bits = fs::file_size(directory / name) * 8;
-    // Every bit of the manifest, which nothing else vouches for; a spread of the others.
+    // Every bit of the manifest, which has no checksum elsewhere; a sample of the bits of the other files.
     const std::uint64_t stride = name == "manifest.json" ? 1 : 97;
     for (std::uint64_t bit = 0; bit < bits; bit += stride) {
       flip_bit(directory / name, bit);
@@ -236,7 +236,7 @@ TEST_CASE("checkpoint: only the oldest complete ones are pruned") {
   const fs::path root = run.path() / "checkpoints";
   for (std::int64_t step = 1; step <= 4; ++step) save(run.path(), step, 2);
   CHECK(names_in(root) == Names{"step-00000003", "step-00000004"});
-  // A damaged one does not take the place of a good one.
+  // A damaged checkpoint does not count as one of the kept ones.
   fs::remove(root / "step-00000004" / "manifest.json");
   save(run.path(), 5, 2);
   CHECK(names_in(root) == Names{"step-00000003", "step-00000004", "step-00000005"});
@@ -298,13 +298,13 @@ TEST_CASE("checkpoint: a writer killed at any moment leaves a newest complete ch
         send(std::to_string(step) + " ");
       }
     });
-    // Up to two saves and a half: the first replaces a step, the next ones add and prune.
+    // Up to two and a half saves: the first replaces a step, the next ones add and prune.
     std::this_thread::sleep_for(2.5 * random_uniform(7, RandomPurpose::test, 0, round) * one_save);
     child.kill(SIGKILL);
     std::istringstream reported(child.wait());
     std::int64_t committed = last, saves = 0;
     for (std::int64_t step; reported >> step; ++saves) committed = step;
-    REQUIRE(reported.eof());  // nothing but steps: the child failed at nothing
+    REQUIRE(reported.eof());  // only steps: no save failed in the child
     // On a busy machine a save takes longer than it did at the start.
     if (saves == 0) one_save *= 1.2;
     if (saves > 2) one_save /= 1.2;
@@ -318,13 +318,13 @@ TEST_CASE("checkpoint: a writer killed at any moment leaves a newest complete ch
       REQUIRE(info.complete());
       REQUIRE(holds(CheckpointReader(info.path), info.step));
     }
-    // What the child reported is there, or the save after it.
+    // The newest checkpoint is the one that the child reported, or the next one.
     REQUIRE(found[0].step >= committed);
     REQUIRE(found[0].step <= committed + 1);
     last = found[0].step;
   }
   INFO("leftovers seen: " << killed_while_saving << ", steps saved: " << last);
-  CHECK(killed_while_saving > 10);  // else the delays miss what they are for
+  CHECK(killed_while_saving > 10);  // enough kills happened during a save
   CHECK(last > 10);
   save(run.path(), last + 1, 2);
   CHECK(names_in(run.path() / "checkpoints").size() == 2);
@@ -332,7 +332,7 @@ TEST_CASE("checkpoint: a writer killed at any moment leaves a newest complete ch
 
 namespace {
 
-/// What a large save says, with what is left of `run`: in a child process, after `limit` restricted it.
+/// Saves a large checkpoint in a child process, after `limit` restricted it. Returns the error and the state of `run`.
 template <class Limit>
 std::string save_on_full_disk(const fs::path& run, Limit&& limit) {
   Forked child([&](auto send) {
@@ -360,13 +360,13 @@ std::string save_on_full_disk(const fs::path& run, Limit&& limit) {
 TEST_CASE("checkpoint: a full disk is an error that leaves the last checkpoint and no partial one") {
   const TempDir run;
   const std::string said = save_on_full_disk(run.path(), [&] {
-    // A file system of 1 MiB that only the child sees: as root, or in a user namespace of its own.
+    // A file system of 1 MiB that only the child sees: as root, or in a new user namespace.
     return (::unshare(CLONE_NEWNS) == 0 || ::unshare(CLONE_NEWUSER | CLONE_NEWNS) == 0) &&
            ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0 &&
            ::mount("tmpfs", run.path().c_str(), "tmpfs", 0, "size=1m") == 0;
   });
   if (said == "not permitted") {
-    WARN("this machine lets the test mount nothing: only the file size limit is tested");
+    WARN("no permission to mount a file system: only the file size limit is tested");
     return;
   }
   check_error(said, "no space left on device: ", ".tmp-step-00000002/model.safetensors, ", " bytes written; intact");

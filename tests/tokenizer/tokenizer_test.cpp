@@ -338,6 +338,25 @@ TEST_CASE("tokenizer: begin and end of text are the tokens that the files next t
               (directory / "special_tokens_map.json").string(), "not valid JSON");
 }
 
+TEST_CASE("tokenizer: a special token of the wrong JSON type is an error that names file and key") {
+  TempDir directory;
+  write_file(directory / "tokenizer.json", ssa::test::read_file(file_of("llama3")));
+  const auto fails = [&](const char* file, const char* text, const char* key) {
+    write_file(directory / file, text);
+    INFO(file << ": " << text);
+    check_error(error_of([&] { ssa::load_tokenizer(directory.path().string()); }), (directory / file).string(), key,
+                "expected a string, an object with a string \"content\", or null");
+    write_file(directory / file, "{}");
+  };
+  fails("special_tokens_map.json", R"({"eos_token": 5})", "eos_token is 5");
+  fails("special_tokens_map.json", R"({"bos_token": ["<|begin_of_text|>"]})", "bos_token is [");
+  fails("tokenizer_config.json", R"({"eos_token": {"text": "<|end_of_text|>"}})", "eos_token is {");
+  fails("tokenizer_config.json", R"({"eos_token": {"content": 5}})", "eos_token is {");
+  // bos_token of the second file is ignored if the first file has one, but must be well-formed.
+  write_file(directory / "tokenizer_config.json", R"({"bos_token": "<|begin_of_text|>"})");
+  fails("special_tokens_map.json", R"({"bos_token": true})", "bos_token is true");
+}
+
 TEST_CASE("tokenizer: a post-processor's template is read, and not applied by encode") {
   TempDir directory;
   json file = json::parse(ssa::test::read_file(file_of("llama3")));

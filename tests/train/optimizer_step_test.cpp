@@ -10,14 +10,14 @@
 using namespace ssa;
 using namespace ssa::test;
 
-TEST_CASE("optimizer step: of several bad tensors, the first in the order of the computation is named") {
+TEST_CASE("optimizer step: first_nonfinite_tensor returns the first in the order of the computation") {
   TestModel m(small_model(), {.rows = 1, .tokens = 4, .path = AttentionPath::full});
   const auto spoil = [&](const std::string& name) {
     m.table.view(m.state.gradients, m.table.find(name)).as<float>()[0] = std::numeric_limits<float>::quiet_NaN();
     return first_nonfinite_tensor(m.stream, m.state);
   };
   CHECK(first_nonfinite_tensor(m.stream, m.state) == "none");
-  // Each is computed before those above it, whatever its place in the table.
+  // The backward pass computes each of these gradients before the previous ones in this list.
   for (const std::string name :
        {"model.embed_tokens.weight", "model.layers.0.input_layernorm.weight", "model.layers.0.self_attn.k_proj.weight",
         "model.layers.0.mlp.down_proj.weight", "model.layers.1.self_attn.q_proj.weight",

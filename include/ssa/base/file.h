@@ -1,5 +1,5 @@
-// Files as training needs them: every error names the path and the cause, data is on the disk when a call says so, and
-// reading and writing also give the checksum. Failures throw FileError.
+// File access with durability and checksums: sync() returns when the data is on the device, and reading and writing can
+// return the checksum. Failures throw FileError with the path and the cause.
 #pragma once
 
 #include <cstddef>
@@ -58,7 +58,7 @@ class FileWriter {
   /// Continues a file that an interrupted program left: keeps its first `keep` bytes, which count as written here, and
   /// removes the rest. A shorter file is an error.
   static FileWriter continue_at(std::filesystem::path path, std::uint64_t keep);
-  ~FileWriter();  ///< closes and drops what is still buffered: without finish() the file is incomplete anyway
+  ~FileWriter();  ///< closes and discards buffered data: without finish() the file is incomplete anyway
   FileWriter(FileWriter&& other) noexcept;
   FileWriter& operator=(FileWriter&&) = delete;
 
@@ -95,7 +95,7 @@ void rename_path(const std::filesystem::path& from, const std::filesystem::path&
 /// Makes changes to the entries of a directory (creations, renames, removals) survive a power failure.
 void sync_directory(const std::filesystem::path& path);
 
-/// Replaces the content of a small file atomically: even after a power failure it holds the old or the new content.
+/// Replaces the content of a small file atomically: even after a power failure the file has the old or the new content.
 void replace_file(const std::filesystem::path& path, std::string_view content);
 
 }  // namespace ssa

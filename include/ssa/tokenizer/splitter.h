@@ -1,7 +1,7 @@
 // Cuts text into pre-tokens, the pieces that byte-pair merges never cross, as the pre-tokenizers of Hugging Face
-// tokenizers do. The patterns of the well-known tokenizers are own loops over character classes: they run over every
-// byte of a corpus, and with the Unicode version of the reference tokenizers, which a regex library does not have. Any
-// other pattern runs in PCRE2 if the build has it. src/tokenizer/pre_tokenizer.cpp chooses the steps of a tokenizer.
+// tokenizers do. The patterns of well-known tokenizers are hand-written loops over character classes: they run over
+// every byte of a corpus, with the Unicode version of the reference tokenizers, which a regex library does not have.
+// Any other pattern runs in PCRE2 if the build has it. src/tokenizer/pre_tokenizer.cpp chooses the steps of a tokenizer.
 #pragma once
 
 #include <cstddef>

@@ -30,7 +30,7 @@ class Tokenizer {
     std::vector<std::int32_t> before = {}, after = {};
   };
 
-  /// What the files of a tokenizer say.
+  /// The contents of a tokenizer's files.
   struct Parts {
     std::string name, sha256;
     std::vector<std::string> texts = {};  // by id: the bytes of the token

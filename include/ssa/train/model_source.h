@@ -15,7 +15,7 @@ namespace ssa {
 
 class ModelSource {
  public:
-  /// Error naming what is missing in `path`.
+  /// Throws Error that names the missing part of `path`.
   explicit ModelSource(const std::filesystem::path& path);
 
   const ModelConfig& config() const { return config_; }

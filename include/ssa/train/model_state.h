@@ -1,4 +1,4 @@
-// Everything a run has on its device, laid out once: parameters, gradients, optimizer state, activations, batches.
+// The device memory of a run: parameters, gradients, optimizer state, activations, batches.
 #pragma once
 
 #include <functional>
@@ -15,7 +15,7 @@
 
 namespace ssa {
 
-/// What decides the memory of a run.
+/// Determines the memory of a run.
 struct StateShape {
   ModelConfig model;
   PassShape pass;
@@ -61,7 +61,7 @@ std::int64_t largest_micro_batch(StateShape shape, const ParamTable& table, std:
 /// The tensors bound to device memory, and the model over them.
 class ModelState : public StateTensors {
  public:
-  /// check_supported, then allocates and clears. When the device is too small, the Error holds the plan and the largest
+  /// check_supported, then allocates and clears. When the device is too small, the Error has the plan and the largest
   /// micro-batch that fits.
   ModelState(Stream& stream, const StateShape& shape, const ParamTable& table, int rank = 0);
 

@@ -1,4 +1,4 @@
-// What happens to the gradients of a step: summed over the ranks, measured, clipped, applied.
+// The gradients of a step: sum over the ranks, norm, clipping, update of the weights.
 #pragma once
 
 #include <string>
