@@ -47,7 +47,7 @@ void TokenizeWorker::take_rows(const RawRecord& rows, std::size_t file, Tokenize
 }
 
 void TokenizeWorker::take(RawRecord::Kind kind, std::uint64_t row, std::string_view content, TokenizedBatch& out) {
-  Outcome outcome{.kind = Outcome::fault, .row = row, .ids_end = 0, .text_bytes = 0, .replaced = 0, .fault_index = 0};
+  Outcome outcome{.kind = Outcome::fault, .row = row};
   try {
     if (kind == RawRecord::fault) fail(content);
     encode(kind, content, outcome, out.ids);
@@ -64,7 +64,9 @@ void TokenizeWorker::take(RawRecord::Kind kind, std::uint64_t row, std::string_v
 void TokenizeWorker::encode(RawRecord::Kind kind, std::string_view content, Outcome& outcome, IdBuffer& ids) {
   std::string_view text = content;
   if (kind == RawRecord::json) {
-    outcome.replaced = parse_json_line(content, options_.input.field, options_.input.field_kind, text_);
+    const LineReport report = parse_json_line(content, options_.input.field, options_.input.field_kind, text_);
+    outcome.replaced = report.replaced;
+    outcome.messages_without_text = report.messages_without_text;
     text = text_;
   }
   if (valid_utf8_prefix(text) != text.size()) {

@@ -16,10 +16,10 @@ namespace ssa {
 /// What became of one record.
 struct Outcome {
   enum Kind : std::uint8_t { document, validation, empty, fault } kind;
-  std::uint64_t row;
-  std::size_t ids_end;  // the document's tokens end here in TokenizedBatch::ids
-  std::uint64_t text_bytes, replaced;
-  std::size_t fault_index;
+  std::uint64_t row = 0;
+  std::size_t ids_end = 0;  // the document's tokens end here in TokenizedBatch::ids
+  std::uint64_t text_bytes = 0, replaced = 0, messages_without_text = 0;
+  std::size_t fault_index = 0;
 };
 
 struct Fault {
