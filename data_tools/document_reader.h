@@ -24,13 +24,16 @@ struct InputOptions {
   bool split_blank_lines = false;  // .txt: blank lines separate documents; otherwise a file is one
 };
 
-/// The kind of a file by its name (.txt .jsonl .parquet, the first two also with .gz or .zst). Throws UsageError for
-/// another name.
+/// The kind of a file by its name: .txt, .jsonl .ndjson .json for JSON lines, .parquet; the text ones also with .gz or
+/// .zst. Throws UsageError for another name.
 InputKind kind_of(const std::filesystem::path& file, const InputOptions& options);
 
-/// The input files: files as given, all files of a known kind in directories, all matches of patterns (* ? [...]). The
-/// files of a directory or pattern are sorted by name. Throws UsageError naming what does not exist or matches nothing.
-std::vector<std::filesystem::path> expand_inputs(const std::vector<std::string>& inputs);
+/// The input files: files as given, the files of records in directories, all matches of patterns (* ? [...]). The files
+/// of a directory or pattern are sorted by name. Of a directory, hidden files, files of other kinds and .json files
+/// without JSON lines that hold `field` are passed over, with a line on stderr. Throws UsageError naming what does not
+/// exist or matches nothing.
+std::vector<std::filesystem::path> expand_inputs(const std::vector<std::string>& inputs,
+                                                 const std::string& field = InputOptions().field);
 
 /// Where reading continues.
 struct InputPlace {

@@ -18,6 +18,7 @@
 #include "support/error_of.h"
 #include "support/forked.h"
 #include "support/paths.h"
+#include "support/run_program.h"
 #include "support/temp_dir.h"
 
 namespace fs = std::filesystem;
@@ -75,8 +76,12 @@ std::string gzip(const std::string& bytes) {
   return out;
 }
 
-std::string zstd(const std::string& bytes) {
+std::string zstd(const std::string& bytes, int window_log = 0) {
   ZSTD_CCtx* const context = ZSTD_createCCtx();
+  if (window_log > 0) {  // as `zstd --long` does; the content size would shrink the window
+    ZSTD_CCtx_setParameter(context, ZSTD_c_windowLog, window_log);
+    ZSTD_CCtx_setParameter(context, ZSTD_c_contentSizeFlag, 0);
+  }
   ZSTD_CCtx_setParameter(context, ZSTD_c_checksumFlag, 1);
   std::string out(ZSTD_compressBound(bytes.size()), '\0');
   out.resize(ZSTD_compress2(context, out.data(), out.size(), bytes.data(), bytes.size()));
@@ -303,14 +308,100 @@ TEST_CASE("tokenize: a damaged compressed file keeps the documents before the da
   }
 }
 
+TEST_CASE("tokenize: Zstandard with the longest window") {
+  TempDir directory;
+  // One frame: magic, a header that asks for a window of 2 GiB, a raw last block.
+  const std::string line = "{\"text\": \"long\"}\n";
+  std::string frame("\x28\xb5\x2f\xfd\x00\xa8", 6);
+  const std::size_t header = line.size() << 3 | 1;
+  for (int i = 0; i < 3; ++i) frame += static_cast<char>(header >> 8 * i & 255);
+  write_file(directory / "a.jsonl.zst", frame + line);
+  write_file(directory / "b.jsonl.zst", zstd("{\"text\": \"28\"}\n", 28));
+  ssa::tokenize(options_for({directory.path().string()}, directory / "out"));
+  CHECK(documents_in(directory / "out") == std::vector<std::string>{"long", "28"});
+}
+
+TEST_CASE("tokenize: .json and .ndjson hold JSON lines, and other JSON is named") {
+  TempDir directory;
+  write_file(directory / "a.json", "{\"text\": \"one\"}\n{\"text\": \"two\"}\n");
+  write_file(directory / "b.json.gz", gzip("{\"text\": \"three\", \"score\": NaN}\n"));
+  write_file(directory / "c.ndjson", "{\"text\": \"four\"}\n");
+  write_file(directory / "d.ndjson.zst", zstd("{\"text\": \"five\"}"));
+  write_file(directory / "e.json.zst", zstd("{\"text\": \"six\"}"));
+  const std::vector<std::string> expected = {"one", "two", "three", "four", "five", "six"};
+  ssa::tokenize(options_for({directory.path().string()}, directory / "out"));
+  CHECK(documents_in(directory / "out") == expected);
+  const auto error = [&](const char* name, const std::string& content) {
+    write_file(directory / name, content);
+    fs::remove_all(directory / "bad");
+    return error_of([&] { ssa::tokenize(options_for({(directory / name).string()}, directory / "bad")); });
+  };
+  check_error(error("array.json", " [\n{\"text\": \"a\"}]"), "array.json", "JSON array", "JSON lines");
+  check_error(error("object.json", "{\n \"text\": \"a\"\n}\n"), "object.json", "over several lines", "JSON lines");
+}
+
+TEST_CASE("tokenize: what is passed over in a directory is said") {
+  TempDir directory;
+  fs::create_directories(directory / "in/.cache");
+  fs::create_directories(directory / "in/__MACOSX");
+  fs::create_directories(directory / "in/sub");
+  write_file(directory / "in/sub/a.jsonl", "{\"meta\": {\"body\": \"good\"}}\n");
+  write_file(directory / "in/b.json", "{\"meta\": {\"body\": \"too\"}}\n");
+  write_file(directory / "in/._a.jsonl", std::string("\0\5\x16\7", 4));
+  write_file(directory / "in/.DS_Store", "x");
+  write_file(directory / "in/.cache/c.jsonl", "{\"meta\": {\"body\": \"bad\"}}\n");
+  write_file(directory / "in/__MACOSX/d.jsonl", "{\"meta\": {\"body\": \"bad\"}}\n");
+  write_file(directory / "in/README.md", "x");
+  write_file(directory / "in/dataset_info.json", "{\"features\": 1}\n");
+  const auto made = ssa::test::run_program({"ssa_tokenize", "--quiet", "--tokenizer", "bytes", "--text-field",
+                                            "meta.body", "--input", "in", "--output", "out"},
+                                           {.directory = directory.path()});
+  INFO(made.err);
+  REQUIRE(made.exit_code == 0);
+  CHECK(documents_in(directory / "out") == std::vector<std::string>{"too", "good"});
+  CHECK(made.err.find("--input in: passed over 4 hidden file(s): in/.DS_Store, ...\n") != std::string::npos);
+  CHECK(made.err.find("--input in: passed over 1 file(s) of other kinds: in/README.md\n") != std::string::npos);
+  CHECK(made.err.find("passed over 1 .json file(s) whose first line is no object with a field \"meta.body\": "
+                      "in/dataset_info.json\n") != std::string::npos);
+}
+
+TEST_CASE("tokenize: a byte-order mark is no text, and that of another encoding is named") {
+  TempDir directory;
+  write_file(directory / "a.txt", "\xef\xbb\xbfwhole");
+  write_file(directory / "b.jsonl", "\xef\xbb\xbf{\"text\": \"line\"}\n");
+  write_file(directory / "c.txt.gz", gzip("\xef\xbb\xbfpacked"));
+  ssa::tokenize(options_for({directory.path().string()}, directory / "out"));
+  CHECK(documents_in(directory / "out") == std::vector<std::string>{"whole", "line", "packed"});
+  write_file(directory / "d.txt", "\xef\xbb\xbf\none\n\ntwo\n");
+  auto options = options_for({(directory / "d.txt").string()}, directory / "blank");
+  options.input.split_blank_lines = true;
+  ssa::tokenize(options);
+  CHECK(documents_in(directory / "blank") == std::vector<std::string>{"one\n", "two\n"});
+  using namespace std::string_literals;
+  for (const auto& [name, bytes, encoding] :
+       {std::tuple{"u16.txt", "\xff\xfe"s + "a\0"s, "UTF-16"}, std::tuple{"be.txt", "\xfe\xff\0a"s, "UTF-16"},
+        std::tuple{"u16.jsonl", "\xff\xfe{\0\n\0"s, "UTF-16"},
+        std::tuple{"u32.txt", "\xff\xfe\0\0a\0\0\0"s, "UTF-32"}}) {
+    write_file(directory / name, bytes);
+    fs::remove_all(directory / "bad");
+    check_error(error_of([&] { ssa::tokenize(options_for({(directory / name).string()}, directory / "bad")); }), name,
+                encoding, "expected UTF-8");
+  }
+}
+
 TEST_CASE("tokenize: the messages of a conversation are joined by a blank line") {
   TempDir directory;
-  write_file(directory / "a.jsonl", "{\"messages\": [{\"content\": \"Hi\"}, {\"content\": \"Ho\"}]}\n");
+  write_file(directory / "a.jsonl",
+             "{\"messages\": [{\"content\": \"Hi\"}, {\"content\": \"Ho\"}]}\n"
+             "{\"messages\": [{\"from\": \"human\", \"value\": \"Hi\"}, {\"role\": \"tool\"}]}\n"
+             "{\"messages\": null}\n{\"messages\": \"plain\"}\n");
   auto options = options_for({(directory / "a.jsonl").string()}, directory / "out");
   options.input.field = "messages";
   options.input.field_kind = ssa::FieldKind::conversation;
-  ssa::tokenize(options);
-  CHECK(documents_in(directory / "out") == std::vector<std::string>{"Hi\n\nHo"});
+  const ssa::TokenizeReport report = ssa::tokenize(options);
+  CHECK(documents_in(directory / "out") == std::vector<std::string>{"Hi\n\nHo", "Hi", "plain"});
+  CHECK(report.messages_without_text == 1);
+  CHECK(report.empty == 1);
 }
 
 TEST_CASE("tokenize: max_documents is kept, and unusable inputs and outputs are errors") {
