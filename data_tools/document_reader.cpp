@@ -348,8 +348,8 @@ class ParquetFile : public RecordFile {
         place.row = reader_.rows_done();
         continue;
       }
-      const bool more = reader_.next([&](std::uint64_t row, bool good, std::string_view content) {
-        batch.add(good ? RawRecord::text : RawRecord::fault, row, content);
+      const bool more = reader_.next([&](const ParquetReader::Row& row) {
+        batch.add(row.good ? RawRecord::text : RawRecord::fault, row.number, row.content, row.messages_without_text);
       });
       place.row = reader_.rows_done();
       if (!more) break;

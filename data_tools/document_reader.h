@@ -51,6 +51,7 @@ struct RawRecord {
   } kind;
   std::uint64_t row;  // counted from 1
   std::size_t begin, size;
+  std::size_t messages_without_text = 0;  // of Kind::text
 };
 
 struct RawBatch {
@@ -61,8 +62,8 @@ struct RawBatch {
   InputPlace next;                  // where reading continues after this batch
   std::uint64_t file_bytes = 0;     // of all inputs so far, on disk
 
-  void add(RawRecord::Kind kind, std::uint64_t row, std::string_view content) {
-    records.push_back({kind, row, bytes.size(), content.size()});
+  void add(RawRecord::Kind kind, std::uint64_t row, std::string_view content, std::size_t messages_without_text = 0) {
+    records.push_back({kind, row, bytes.size(), content.size(), messages_without_text});
     bytes += content;
   }
 };

@@ -45,7 +45,8 @@ class TokenizeWorker {
 
  private:
   void take_rows(const RawRecord& rows, std::size_t file, TokenizedBatch& out);
-  void take(RawRecord::Kind kind, std::uint64_t row, std::string_view content, TokenizedBatch& out);
+  void take(RawRecord::Kind kind, std::uint64_t row, std::string_view content, TokenizedBatch& out,
+            std::size_t messages_without_text = 0);
   void encode(RawRecord::Kind kind, std::string_view content, Outcome& outcome, IdBuffer& ids);
 
   Encoder encoder_;

@@ -474,3 +474,42 @@ TEST_CASE("tokenize: Parquet rows are documents, and a damaged row group is skip
   check_error(error_of([&] { ssa::tokenize(options); }), "forty.parquet", "SSA_PARQUET");
 #endif
 }
+
+#if SSA_WITH_ARROW
+TEST_CASE("tokenize: Parquet columns in every layout of strings, lists and structs") {
+  const TempDir directory;
+  const std::string table = (ssa::test::source_dir() / "tests/data_tools/layouts.parquet").string();
+  int jobs = 0;
+  const auto read = [&](const char* field, ssa::FieldKind kind, ssa::OnError on_error = ssa::OnError::fail) {
+    auto options = options_for({table}, directory / std::to_string(jobs++));
+    options.input.field = field;
+    options.input.field_kind = kind;
+    options.on_error = on_error;
+    const ssa::TokenizeReport report = ssa::tokenize(options);
+    return std::pair(documents_in(options.output), report);
+  };
+  const std::vector<std::string> texts = {"one", "two", "one", "three with a longer text"};
+  for (const char* field : {"dictionary", "large_dictionary", "view", "binary_view", "large", "dotted.name"}) {
+    INFO(field);
+    CHECK(read(field, ssa::FieldKind::text).first == texts);
+    CHECK(read(field, ssa::FieldKind::conversation).first == texts);
+  }
+  const auto [nested, nested_report] = read("meta.inner.text", ssa::FieldKind::text, ssa::OnError::skip);
+  CHECK(nested == std::vector<std::string>{"one", "two", "one"});
+  CHECK(nested_report.skipped == 1);
+  for (const char* field : {"strings", "chat", "share"}) {
+    INFO(field);
+    const auto [documents, report] = read(field, ssa::FieldKind::conversation);
+    CHECK(documents == std::vector<std::string>{"Hi\n\nHo", "Hi"});
+    CHECK(report.empty == 2);
+    CHECK(report.messages_without_text == 1);
+  }
+  const auto error = [&](const char* field, ssa::FieldKind kind) { return error_of([&] { read(field, kind); }); };
+  check_error(error("numbers", ssa::FieldKind::conversation), "layouts.parquet", "\"numbers\" is list<", "int64");
+  check_error(error("strings", ssa::FieldKind::text), "\"strings\" is list<", "expected string");
+  check_error(error("meta.inner.nothing", ssa::FieldKind::text), "no column \"meta.inner.nothing\"",
+              "\"meta\" is struct<");
+  check_error(error("meta.id.x", ssa::FieldKind::text), "no column \"meta.id.x\"");
+  check_error(error("none.of.these", ssa::FieldKind::text), "no column \"none.of.these\"");
+}
+#endif
