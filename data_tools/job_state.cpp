@@ -5,6 +5,7 @@
 #include "data_tools/dataset_json.h"
 #include "ssa/base/error.h"
 #include "ssa/base/file.h"
+#include "ssa/base/json_file.h"
 
 namespace ssa {
 namespace fs = std::filesystem;
@@ -81,7 +82,7 @@ json job_settings(const TokenizeOptions& options, const Tokenizer& tokenizer) {
 
 JobState read_job_state(const fs::path& path, const json& settings) {
   try {
-    const json file = json::parse(read_file(path));
+    const auto file = read_json_object<json>(path);
     check_settings(path, file.at("settings"), settings);
     JobState state;
     const json& place = file.at("place");

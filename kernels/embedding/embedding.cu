@@ -1,5 +1,6 @@
-// Forward: a gather of rows. Backward, without float atomics, which are slower than plain stores and whose order varies:
-// 1. Sort the positions by (id, position): each CTA sorts a tile, then every position finds its rank by a binary search
+// Forward: a gather of rows. Backward, without float atomics, which are slower than plain stores and whose order
+// varies: 1. Sort the positions by (id, position): each CTA sorts a tile, then every position finds its rank by a
+// binary search
 //    in each tile. That takes M * tiles * log(tile) steps, few at any M of a training step. CUB's radix sort would be
 //    shorter, but the size of its scratch has to be asked of a device, and memory is planned without one.
 // 2. Add up the rows of d_out in chunks of kChunk sorted positions. An id whose positions lie in one chunk goes

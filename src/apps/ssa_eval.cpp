@@ -1,4 +1,6 @@
 // ssa_eval: evaluates a trained model under sparse and full attention. The command line; the work is in src/eval.
+#include <fmt/format.h>
+
 #include <cstdio>
 #include <optional>
 #include <string>
@@ -263,8 +265,8 @@ int run(int argc, char** argv) {
     const eval::AttentionReport attention = attention_report(
         a, stream, *comm, loaded, setting, dataset ? &*dataset : nullptr, encoder ? &*encoder : nullptr);
     report.attach("attention", attention.json());
-    attention_tables += concat("\nattention, ", setting.name(), ", ", attention.rows, " rows of ", attention.tokens,
-                               " tokens\n", attention.table());
+    attention_tables += fmt::format("\nattention, {}, {} rows of {} tokens\n{}", setting.name(), attention.rows,
+                                    attention.tokens, attention.table());
   }
   if (comm->rank() != 0) return kExitDone;
   std::fputs((report.table() + attention_tables).c_str(), stdout);

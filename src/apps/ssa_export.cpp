@@ -10,6 +10,7 @@
 #include "ssa/base/command_line.h"
 #include "ssa/base/program.h"
 #include "ssa/config/config.h"
+#include "ssa/config/hugging_face_config.h"
 #include "ssa/data/dataset.h"
 #include "ssa/io/checkpoint.h"
 #include "ssa/io/huggingface.h"
@@ -48,7 +49,7 @@ std::optional<ssa::DatasetInfo> dataset_info(const ssa::Config& config, std::str
   const fs::path file = fs::path(config.data.path) / "dataset.json";
   try {
     if (fs::exists(file)) return ssa::read_dataset_info(file);
-    reason = ssa::concat("there is no ", file.string());
+    reason = fmt::format("there is no {}", file.string());
   } catch (const ssa::Error& error) {
     reason = error.what();
   }
@@ -65,10 +66,10 @@ std::map<std::string, std::string> tokenizer_files(std::string path, const ssa::
     if (info->tokenizer_name == "bytes")
       path = "bytes";
     else
-      reason = ssa::concat("the dataset ", config.data.path, " names ", info->tokenizer_name);
+      reason = fmt::format("the dataset {} names {}", config.data.path, info->tokenizer_name);
   }
   if (path.empty()) {
-    note = ssa::concat("no tokenizer files: ", reason, ", and no --tokenizer was given");
+    note = fmt::format("no tokenizer files: {}, and no --tokenizer was given", reason);
     return {};
   }
   const ssa::Tokenizer::Parts parts = ssa::read_tokenizer(path, options);
@@ -78,8 +79,8 @@ std::map<std::string, std::string> tokenizer_files(std::string path, const ssa::
                     "; the checkpoint's model has vocab_size ", config.model.vocab_size, ", eos_token_id ",
                     config.model.eos_token_id);
   if (info && info->tokenizer_sha256 != parts.sha256)
-    note = ssa::concat("--tokenizer ", path, " is another file than the one the dataset ", config.data.path, " names, ",
-                       info->tokenizer_name);
+    note = fmt::format("--tokenizer {} is another file than the one that the dataset {} names, {}", path,
+                       config.data.path, info->tokenizer_name);
   return ssa::hugging_face_tokenizer(path, parts);
 }
 
@@ -116,8 +117,8 @@ int run(int argc, char** argv) {
 
   const ssa::CheckpointReader checkpoint(find_checkpoint(source));
   const ssa::Config config = ssa::parse_config(checkpoint.config(), (checkpoint.path() / "config.json").string());
-  const auto parameters = ssa::published_parameters(config.model);
-  checkpoint.check(parameters);
+  const auto parameters = ssa::published_parameters(config.model, dtype);
+  checkpoint.check(ssa::published_parameters(config.model));
 
   const char* torch_dtype = dtype == ssa::FileDType::f32 ? "float32" : "bfloat16";
   std::vector<ssa::TextFile> files = ssa::hugging_face_model_code();
@@ -127,10 +128,10 @@ int run(int argc, char** argv) {
   std::string note;
   for (auto& [name, text] : tokenizer_files(tokenizer, tokenizer_options, config, note))
     files.push_back({name, std::move(text)});
-  ssa::HuggingFaceWriter writer(directory, files, parameters, dtype, static_cast<std::uint64_t>(max_shard_gb * 1e9));
+  ssa::HuggingFaceWriter writer(directory, files, parameters, static_cast<std::uint64_t>(max_shard_gb * 1e9));
   std::vector<float> piece(kPieceElements);
   std::int64_t total = 0;
-  for (const ssa::NamedShape& p : parameters) {
+  for (const ssa::TensorSpec& p : parameters) {
     const std::int64_t count = ssa::count_of(p.shape);
     for (std::int64_t first = 0; first < count; first += static_cast<std::int64_t>(kPieceElements)) {
       const std::span<float> part(piece.data(),

@@ -1,6 +1,7 @@
 #include "ssa/base/file.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -183,7 +184,7 @@ void sync_directory(const std::filesystem::path& path) {
 
 void replace_file(const std::filesystem::path& path, std::string_view content) {
   const auto parent = parent_of(path);
-  const auto temporary = parent / concat(".", path.filename().string(), ".tmp");
+  const auto temporary = parent / fmt::format(".{}.tmp", path.filename().string());
   try {
     FileWriter writer(temporary);
     writer.write(content);

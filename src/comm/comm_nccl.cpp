@@ -1,7 +1,9 @@
 #include "comm_nccl.h"
 
+#include <fmt/core.h>
 #include <nccl.h>
 
+#include <cstdio>
 #include <utility>
 
 #include "check.h"
@@ -12,9 +14,10 @@ namespace {
 
 void check(ncclResult_t status, const char* call) {
   if (status == ncclSuccess) return;
-  // NCCL keeps the text of its last error (a GPU taken twice, a peer that cannot be reached).
+  // The last error has the details: a GPU used by two ranks, a peer that cannot be reached.
   const char* detail = ncclGetLastError(nullptr);
-  fail("NCCL: ", call, ": ", ncclGetErrorString(status), detail && *detail ? ": " : "", detail ? detail : "");
+  fail("NCCL: ", call, " on rank ", mpi_rank(), ": ", ncclGetErrorString(status), detail && *detail ? ": " : "",
+       detail ? detail : "");
 }
 
 ncclDataType_t datatype_of(DType dtype) {
@@ -43,7 +46,9 @@ class NcclComm : public Comm {
  public:
   explicit NcclComm(std::unique_ptr<MpiComm> mpi) : mpi_(std::move(mpi)) {}
   ~NcclComm() override {
-    if (nccl_) ncclCommDestroy(nccl_);  // an error here has nobody to tell
+    if (!nccl_) return;
+    if (const ncclResult_t status = ncclCommDestroy(nccl_); status != ncclSuccess)
+      fmt::print(stderr, "warning: NCCL: ncclCommDestroy on rank {}: {}\n", mpi_->rank(), ncclGetErrorString(status));
   }
 
   int rank() const override { return mpi_->rank(); }
@@ -97,12 +102,12 @@ class NcclComm : public Comm {
     if (stream.cuda().debug) cuda::check(cudaStreamSynchronize(queue(stream)), call);
   }
 
-  /// Starts NCCL on the stream's GPU the first time; every rank comes here with its first collective.
+  /// Initializes NCCL on the GPU of the stream at the first call, which every rank makes in its first collective.
   ncclComm_t communicator(Stream& stream) {
     const int device = stream.cuda().device;
     if (nccl_) {
-      SSA_CHECK(device == device_, "NCCL: a tensor of GPU ", device, ", expected one of GPU ", device_, ", where rank ",
-                rank(), " started");
+      SSA_CHECK(device == device_, "NCCL: a tensor on GPU ", device, " of rank ", rank(), ", expected GPU ", device_,
+                ", on which the rank started");
       return nccl_;
     }
     ncclUniqueId id{};
@@ -110,7 +115,7 @@ class NcclComm : public Comm {
     Stream host(DeviceKind::cpu);
     mpi_->broadcast(host, Tensor(id.internal, DType::u8, {static_cast<std::int64_t>(sizeof(id.internal))}), 0);
     cuda::check(cudaSetDevice(device), "cudaSetDevice");
-    check(ncclCommInitRank(&nccl_, size(), id, rank()), "start");
+    check(ncclCommInitRank(&nccl_, size(), id, rank()), "ncclCommInitRank");
     device_ = device;
     return nccl_;
   }

@@ -58,7 +58,7 @@ const Key* find_key(std::string_view path) {
 }
 
 const std::string& nearest_key(std::string_view path) {
-  // An edit of the name outweighs any other section, so that train.method means attention.method.
+  // An edit of the name costs more than any change of the section, so that train.method suggests attention.method.
   constexpr std::size_t kNameEdit = 4, kOtherSection = 3;
   const Split wanted = split(path);
   const auto cost = [&](const Key& key) {
@@ -72,7 +72,7 @@ const std::string& nearest_key(std::string_view path) {
 }
 
 std::size_t edit_distance(std::string_view a, std::string_view b) {
-  // rows i-2, i-1 and i of the table of distances between prefixes (optimal string alignment)
+  // Optimal string alignment: rows i-2, i-1 and i of the table of distances between prefixes.
   std::vector<std::size_t> before(b.size() + 1), last(b.size() + 1), row(b.size() + 1);
   for (std::size_t j = 0; j <= b.size(); ++j) last[j] = j;
   for (std::size_t i = 1; i <= a.size(); ++i) {

@@ -1,8 +1,7 @@
-// The config as it is saved, logged and documented.
+// The config as text: saved, logged, and its keys documented.
 #include "src/config/config_json.h"
 #include "src/config/config_keys.h"
 #include "ssa/config/config.h"
-#include "ssa/model/attention_path.h"
 
 namespace ssa {
 namespace {
@@ -20,35 +19,6 @@ void append_lines(const OrderedJson& value, const std::string& path, std::vector
 }  // namespace
 
 std::string config_json(const Config& config) { return to_json(config).dump(2) + "\n"; }
-
-std::string hugging_face_config_json(const ModelConfig& model, Method method, BlockSelection selection,
-                                     std::string_view torch_dtype) {
-  OrderedJson object = to_json(model);
-  object["model_type"] = "llama-nsa";
-  object["architectures"] = {"LlamaNSAForCausalLM"};
-  object["auto_map"] = {{"AutoConfig", "configuration_llama_nsa.LlamaNSAConfig"},
-                        {"AutoModel", "modeling_llama_nsa.LlamaNSAModel"},
-                        {"AutoModelForCausalLM", "modeling_llama_nsa.LlamaNSAForCausalLM"}};
-  object["attention_method"] = std::string(name_of(method));
-  object["inference_mode"] = branches_of(training_path(method), model).selected ? "sparse" : "full";
-  object["selection"] = std::string(name_of(selection));
-  object["use_cache"] = true;
-  object["hidden_act"] = "silu";
-  object["attention_bias"] = false;
-  object["mlp_bias"] = false;
-  object["torch_dtype"] = std::string(torch_dtype);
-  // The oldest one the directory is tested with. Without it 4.57 warns that the tokenizer is a faulty one of Mistral's.
-  object["transformers_version"] = "4.57.0";
-  return object.dump(2) + "\n";
-}
-
-std::string hugging_face_generation_json(const ModelConfig& model) {
-  const OrderedJson object = {{"bos_token_id", model.bos_token_id},
-                              {"eos_token_id", model.eos_token_id},
-                              {"pad_token_id", model.eos_token_id},
-                              {"do_sample", false}};
-  return object.dump(2) + "\n";
-}
 
 std::vector<std::string> config_lines(const Config& config) {
   std::vector<std::string> lines;

@@ -1,18 +1,16 @@
 #include "ssa/data/dataset.h"
 
 #include <algorithm>
-#include <fstream>
-#include <nlohmann/json.hpp>
 #include <set>
 
 #include "ssa/base/checksum.h"
 #include "ssa/base/error.h"
+#include "ssa/base/json_file.h"
 #include "ssa/data/json_fields.h"
 
 namespace ssa {
 namespace {
 
-using Json = nlohmann::json;
 namespace fs = std::filesystem;
 
 constexpr const char* kJsonName = "dataset.json";
@@ -24,8 +22,8 @@ bool is_shard_name(std::string_view name) {
   return std::all_of(name.begin() + kPrefix.size(), name.end(), [](char c) { return '0' <= c && c <= '9'; });
 }
 
-/// The shards that lie in the directory: names with both files, or an error for half a one. Those of other programs have
-/// names of their own.
+/// The names of the shards in the directory; with `any_name`, also those that ssa_tokenize does not use. A .bin without
+/// its .idx, or the reverse, is an error.
 std::set<std::string> list_shards(const fs::path& directory, bool any_name) {
   std::set<std::string> bins, idxs;
   for (const auto& entry : fs::directory_iterator(directory)) {
@@ -35,9 +33,11 @@ std::set<std::string> list_shards(const fs::path& directory, bool any_name) {
     if (suffix == ".idx") idxs.insert(file.stem().string());
   }
   for (const std::string& name : bins)
-    SSA_CHECK(idxs.contains(name), (directory / (name + ".idx")).string(), ": missing, expected beside ", name, ".bin");
+    SSA_CHECK(idxs.contains(name), (directory / (name + ".idx")).string(), ": missing, expected next to ", name,
+              ".bin");
   for (const std::string& name : idxs)
-    SSA_CHECK(bins.contains(name), (directory / (name + ".bin")).string(), ": missing, expected beside ", name, ".idx");
+    SSA_CHECK(bins.contains(name), (directory / (name + ".bin")).string(), ": missing, expected next to ", name,
+              ".idx");
   return bins;
 }
 
@@ -63,14 +63,7 @@ void check_hash(const std::string& file, const MappedFile& bytes, const std::str
 }  // namespace
 
 DatasetInfo read_dataset_info(const fs::path& json_file) {
-  std::ifstream file(json_file);
-  SSA_CHECK(file, json_file.string(), ": cannot be read");
-  Json json;
-  try {
-    json = Json::parse(file);
-  } catch (const Json::parse_error& error) {
-    fail(json_file.string(), ": not JSON at byte ", error.byte);
-  }
+  const auto json = read_json_object(json_file);
   const JsonFields top(json, json_file.string());
   DatasetInfo info;
   SSA_CHECK(top.text("format") == kDatasetFormat, json_file.string(), ": format is ", top.text("format"), ", expected ",
@@ -107,7 +100,7 @@ Dataset::Dataset(const fs::path& directory) : directory_(directory) {
     for (const ShardInfo& shard : info_->shards) listed.insert(shard.name);
     for (const std::string& name : names)
       SSA_CHECK(listed.contains(name), (directory / (name + ".bin")).string(), ": not listed in ", kJsonName);
-    names = std::move(listed);  // a listed shard that is missing fails by its file name when opened
+    names = std::move(listed);  // opening a listed shard that is missing reports its file name
   }
   if (names.empty()) {
     const fs::path train = directory / "train";  // where ssa_tokenize puts the training part of a split

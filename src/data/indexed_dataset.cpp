@@ -44,7 +44,7 @@ IndexedDataset::IndexedDataset(const std::filesystem::path& prefix)
   at += 1;
   const auto sequences = load<std::uint64_t>(at), indices = load<std::uint64_t>(at + 8);
   at += 16;
-  // Bounded first, so that the sum below cannot wrap.
+  // Checked first, so that `expected` cannot overflow.
   const bool bounded = sequences <= idx_.size() && indices <= idx_.size();
   const std::uint64_t expected = bounded ? kIdxHeaderBytes + sequences * 12 + indices * 8 : 0;
   SSA_CHECK(bounded && idx_.size() == expected, idx, ": ", idx_.size(), " bytes, expected ",
@@ -60,7 +60,7 @@ IndexedDataset::IndexedDataset(const std::filesystem::path& prefix)
   for (std::int64_t d = 0; d < documents_; ++d) {
     SSA_CHECK(length(d) >= 0, idx, ": document ", d, " has ", length(d), " tokens");
     SSA_CHECK(byte_offset(d) == bytes, idx, ": document ", d, " begins at byte ", byte_offset(d),
-              " of the .bin, expected ", bytes, ", where the one before ends");
+              " of the .bin, expected ", bytes, ", where the previous document ends");
     bytes += length(d) * size;
   }
   SSA_CHECK(static_cast<std::int64_t>(bin_.size()) == bytes, bin, ": ", bin_.size(), " bytes, expected ", bytes,

@@ -1,11 +1,11 @@
 #include "ssa/eval/task.h"
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "ssa/base/error.h"
 #include "ssa/base/file.h"
+#include "ssa/base/json_file.h"
 #include "ssa/data/json_fields.h"
 #include "ssa/eval/python_text.h"
 #include "ssa/tokenizer/utf8.h"
@@ -226,9 +226,7 @@ std::vector<Document> read_documents(const std::string& task, const fs::path& fi
   std::vector<Document> documents;
   const std::size_t first = text.find_first_not_of(" \t\r\n");
   if (first != std::string::npos && text[first] == '[') {
-    const Json all = Json::parse(text, nullptr, false);
-    SSA_CHECK(all.is_array(), file.string(), ": not JSON");
-    for (const Json& json : all)
+    for (const Json& json : parse_json<Json>(text, file.string()))
       documents.push_back(make_document(rule, json, concat(file.string(), ": document ", documents.size() + 1)));
   } else {
     std::size_t line = 0;
@@ -238,10 +236,8 @@ std::vector<Document> read_documents(const std::string& task, const fs::path& fi
       begin = end + 1;
       ++line;
       if (strip(one).empty()) continue;
-      const Json json = Json::parse(one, nullptr, false);
       const std::string where = concat(file.string(), ": line ", line);
-      SSA_CHECK(!json.is_discarded(), where, ": not JSON");
-      documents.push_back(make_document(rule, json, where));
+      documents.push_back(make_document(rule, parse_json<Json>(one, where), where));
     }
   }
   SSA_CHECK(!documents.empty(), file.string(), ": no documents");

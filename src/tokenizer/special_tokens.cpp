@@ -7,6 +7,7 @@
 #include "src/tokenizer/formats.h"
 #include "ssa/base/error.h"
 #include "ssa/base/file.h"
+#include "ssa/base/json_file.h"
 
 namespace ssa {
 namespace fs = std::filesystem;
@@ -32,9 +33,8 @@ NamedTokens read_named_tokens(const fs::path& directory) {
   for (const char* name : {"tokenizer_config.json", "special_tokens_map.json"}) {
     const fs::path path = directory / name;
     if (!fs::is_regular_file(path)) continue;
-    const json file = parse_json(path, read_file(path));
+    const json file = read_json_object(path);
     if (!named.bos) named.bos = "";
-    if (!file.is_object()) continue;
     if (!bos_found && file.contains("bos_token")) {
       named.bos = text_of(file["bos_token"]);
       bos_found = true;

@@ -7,18 +7,12 @@
 #include <nlohmann/json.hpp>
 
 #include "src/train/console.h"
+#include "ssa/base/progress.h"
 #include "ssa/model/attention_path.h"
 #include "ssa/train/flops.h"
 
 namespace ssa {
 namespace {
-
-/// 93784 seconds -> "26:03:04".
-std::string clock_text(double seconds) {
-  const auto s = static_cast<std::int64_t>(seconds);
-  return s >= 3600 ? fmt::format("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60)
-                   : fmt::format("{}:{:02}", s / 60, s % 60);
-}
 
 std::string count_text(double count) {
   for (const auto& [unit, name] : {std::pair{1e12, "T"}, {1e9, "B"}, {1e6, "M"}, {1e3, "k"}})

@@ -14,8 +14,8 @@
 namespace ssa {
 namespace {
 
-/// Copies a whole bucket, of which each rank has `owned`, to the host of every rank. Where the ranks own slices, they are
-/// gathered through the staging buffer, a piece of every slice at a time.
+/// Copies a whole bucket, of which each rank has `owned`, to the host of every rank. Where the ranks own slices, they
+/// are gathered through the staging buffer, a piece of every slice at a time.
 void gather_bucket(Stream& stream, Comm& comm, const ModelState& state, const Bucket& bucket, const Tensor& owned,
                    std::vector<float>& host) {
   const std::int64_t slice = owned.count();
@@ -86,10 +86,11 @@ std::string RunStore::checkpoint_to_resume(const std::string& resume) {
 
 std::int64_t RunStore::restore(Stream& stream, ModelState& state, const std::string& resume) {
   const ParamTable& table = state.table();
-  const std::vector<NamedShape> shapes = published_parameters(config_.model);
+  const std::vector<TensorSpec> shapes = published_parameters(config_.model);
   const std::string checkpoint = checkpoint_to_resume(resume);
   if (!checkpoint.empty()) {
-    // `auto` checked every byte when it chose the checkpoint; a directory named by the user is checked now, by one rank.
+    // `auto` checked every byte when it chose the checkpoint; a directory named by the user is checked now, by one
+    // rank.
     const bool check_all = resume != "auto" && comm_.rank() == 0;
     const CheckpointReader reader(checkpoint, check_all ? Verify::checksums : Verify::sizes);
     reader.check(shapes);

@@ -59,7 +59,7 @@ TEST_CASE("collectives equal the serial computation on 1, 2 and 3 ranks") {
   }
 }
 
-TEST_CASE("collectives of device memory equal those of host memory, a rank a GPU") {
+TEST_CASE("collectives on device memory equal collectives on host memory, with one rank per GPU") {
   if (cuda_device_count() < 2) {
     WARN("fewer than two GPUs in this build or machine: NCCL is not run");
     return;
@@ -101,12 +101,12 @@ TEST_CASE("an error ends all ranks and is printed once") {
   }
 }
 
-TEST_CASE("abort_all and a stopped run give their exit code through mpirun") {
+TEST_CASE("abort_all and a stopped run return their exit code through mpirun") {
   CHECK(run_ranks_of(2, "abort").exit_code == kExitStopped);
   CHECK(run_ranks_of(2, "stopped").exit_code == kExitStopped);
 }
 
-TEST_CASE("ranks that MPI cannot see are an error, not so many separate runs") {
+TEST_CASE("ranks that MPI does not see are an error and do not train separately") {
   // What srun without an MPI plug-in looks like: the step has two tasks, and each process is alone with MPI.
   const Outcome outcome = run(
       "env -u OMPI_COMM_WORLD_SIZE SLURM_STEP_NUM_TASKS=2 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 "

@@ -51,7 +51,7 @@ const Documents kThree = {{256}, {7, 8, 9, 256}, {5, 256}};
 
 }  // namespace
 
-TEST_CASE("a dataset reads back what was written, shard after shard") {
+TEST_CASE("a dataset returns the documents that were written, in the order of the shards") {
   for (const TokenType type : {TokenType::uint16, TokenType::int32})
     for (const bool json : {true, false}) {
       CAPTURE(name_of(type), json);
@@ -89,7 +89,7 @@ TEST_CASE("dataset.json is read in full") {
   CHECK(info.shards[0].idx_bytes == 34 + 2 * 12 + 3 * 8);
 }
 
-TEST_CASE("a damaged shard is one line naming file, found and expected") {
+TEST_CASE("the error for a damaged shard states the file, what was found and what was expected") {
   struct Damage {
     const char* name;
     std::function<void(const TempDir&)> make;
@@ -150,7 +150,7 @@ TEST_CASE("a damaged shard is one line naming file, found and expected") {
   }
 }
 
-TEST_CASE("a directory that does not hold what it should is refused by name") {
+TEST_CASE("a directory without a valid dataset is an error that names the file") {
   TempDir dir;
   CHECK_THAT(error_of([&] { Dataset dataset(dir / "nowhere"); }), has("nowhere: no such directory"));
   CHECK_THAT(error_of([&] { Dataset dataset(dir.path()); }), has("no documents"));
@@ -174,7 +174,7 @@ TEST_CASE("a directory that only holds a split names its training part") {
              has("no documents") && has("did you mean " + (dir / "train").string() + "?"));
 }
 
-TEST_CASE("what differs from dataset.json is refused") {
+TEST_CASE("a shard that differs from dataset.json is an error") {
   struct Change {
     const char *from, *to, *message;
   };
@@ -187,14 +187,14 @@ TEST_CASE("what differs from dataset.json is refused") {
       {"\"dtype\": \"uint16\"", "\"dtype\": \"int64\"", "dataset.json: dtype is int64, expected uint16 or int32"},
       {"megatron-indexed", "parquet", "dataset.json: format is parquet, expected megatron-indexed"},
       {"\"vocab_size\"", "\"vocab\"", "dataset.json: no key vocab_size"},
-      {"\"vocab_size\": 257", "\"vocab_size\": \"x\"", "dataset.json: vocab_size is \"x\", expected a whole number"},
+      {"\"vocab_size\": 257", "\"vocab_size\": \"x\"", "dataset.json: vocab_size is \"x\", expected an integer"},
       {"\"vocab_size\": 257", "\"vocab_size\": 256",
        "dataset.json: eos_token_id is 256, expected below vocab_size 256"},
       {"\"tokenizer\": {", "\"tokenizer\": 1, \"t\": {", "dataset.json: tokenizer: a number, expected an object"},
       {"\"shards\": [", "\"shards\": 1, \"s\": [", "dataset.json: shards is a number, expected an array"},
       {"\"bin_xxh3\"", "\"bin_xxh\"", "dataset.json: shards[0]: no key bin_xxh3"},
       {"\"shard-00000\"", "\"../other\"", "dataset.json: shards[0]: name is ../other, expected shard-NNNNN"},
-      {"{\"format\"", "\"format\"", "dataset.json: not JSON at byte"},
+      {"{\"format\"", "\"format\"", "dataset.json: not valid JSON at byte"},
   };
   for (const Change& change : changes) {
     CAPTURE(change.from, change.to);
@@ -233,7 +233,7 @@ TEST_CASE("verify finds a flipped bit, an id outside the vocabulary and a missin
   CHECK_THAT(error_of([&] { plain.verify(256); }), has("shard-00000.bin: document 0 holds token id 256"));
 }
 
-TEST_CASE("a dataset of another tokenizer does not fit the model") {
+TEST_CASE("a dataset made with another tokenizer is an error for the model") {
   TempDir dir;
   make_dataset(dir.path(), {kTwo});
   const Dataset dataset(dir.path());

@@ -99,7 +99,7 @@ std::string error_of(const Dataset& dataset, const RowOptions& o) {
 
 }  // namespace
 
-TEST_CASE("rows are what a naive packer makes of the documents") {
+TEST_CASE("packed rows equal those of a naive packer") {
   struct Case {
     std::int64_t longest, max_length;
   };
@@ -135,7 +135,7 @@ TEST_CASE("rows are what a naive packer makes of the documents") {
       }
 }
 
-TEST_CASE("greedy packing of a few documents, written out") {
+TEST_CASE("greedy packing of a few documents gives the expected rows") {
   TempDir dir;
   make_dataset(dir.path(), {{{1, 2, kEos}, {3, kEos}, {4, 5, 6, 7, 8, 9, kEos}}, {{kEos}}});
   const Dataset dataset(dir.path());
@@ -167,7 +167,7 @@ TEST_CASE("skipped and kept rows are counted in the unshuffled order") {
   CHECK_THAT(error_of(dataset, none), has("are skipped; expected at least one to be left"));
 }
 
-TEST_CASE("a token id outside the vocabulary names shard and document") {
+TEST_CASE("the error for a token id outside the vocabulary names shard and document") {
   TempDir dir;
   make_dataset(dir.path(), {{{1, kEos}}, {{2, kEos}, {3, 4, 300, kEos}}}, {.vocab_size = 400});
   CHECK_THAT(error_of(Dataset(dir.path()), options(3, Packing::greedy)),
@@ -207,7 +207,7 @@ TEST_CASE("the permutation of an epoch is a bijection that depends on seed and e
   CHECK_THROWS_AS(permuted(5, 5, 42, 0), Error);
 }
 
-TEST_CASE("each row is used exactly once an epoch, and global batch k is the same, over 1, 2 and 3 ranks") {
+TEST_CASE("each row is used once per epoch, and global batch k is the same on 1, 2 and 3 ranks") {
   TempDir dir;
   make_dataset(dir.path(), {random_documents(300, 60, 9), random_documents(211, 60, 10)});
   const Dataset dataset(dir.path());
@@ -262,7 +262,7 @@ TEST_CASE("each row is used exactly once an epoch, and global batch k is the sam
   CHECK(orders[1] != orders[2]);
 }
 
-TEST_CASE("a global batch that cannot be made is a usage error with its numbers") {
+TEST_CASE("a global batch that the ranks cannot share is a usage error with the numbers") {
   const auto message = [](BatchPlan::Options o) {
     try {
       BatchPlan plan(o);

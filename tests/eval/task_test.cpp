@@ -182,7 +182,7 @@ TEST_CASE("unknown tasks, missing files and malformed documents are errors that 
   check_error(complaint("piqa", kPiqa, [](Json& d) { d["sol1"] = ""; }), "line 2", "empty choice");
 
   ssa::test::write_file(dir / "bad.jsonl", kPiqa.dump() + "\n{\"goal\": ");
-  check_error(error_of([&] { read_documents("piqa", dir / "bad.jsonl"); }), "bad.jsonl: line 2", "not JSON");
+  check_error(error_of([&] { read_documents("piqa", dir / "bad.jsonl"); }), "bad.jsonl: line 2", "not valid JSON");
   ssa::test::write_file(dir / "bad.jsonl", "\n \n");
   check_error(error_of([&] { read_documents("piqa", dir / "bad.jsonl"); }), "bad.jsonl", "no documents");
   ssa::test::write_file(dir / "bad.jsonl", "\xff");

@@ -26,17 +26,17 @@ using ssa::test::TempDir;
 
 namespace {
 
-const std::vector<NamedShape> kParameters{{"model.embed_tokens.weight", {7, 5}}, {"model.norm.weight", {5}}};
+const std::vector<TensorSpec> kParameters{{"model.embed_tokens.weight", {7, 5}}, {"model.norm.weight", {5}}};
 
 /// Values that tell step, kind and place.
-std::vector<float> values_of(const NamedShape& p, std::int64_t step, int kind) {
+std::vector<float> values_of(const TensorSpec& p, std::int64_t step, int kind) {
   std::vector<float> values(static_cast<std::size_t>(count_of(p.shape)));
   std::iota(values.begin(), values.end(), static_cast<float>(1000 * step + 100 * kind));
   return values;
 }
 
-void add_all(CheckpointWriter& writer, std::int64_t step, const std::vector<NamedShape>& parameters = kParameters) {
-  for (const NamedShape& p : parameters) {
+void add_all(CheckpointWriter& writer, std::int64_t step, const std::vector<TensorSpec>& parameters = kParameters) {
+  for (const TensorSpec& p : parameters) {
     writer.add_weight(p.name, values_of(p, step, 0));
     writer.add_m(p.name, values_of(p, step, 1));
     writer.add_v(p.name, values_of(p, step, 2));
@@ -53,7 +53,7 @@ fs::path save(const fs::path& run, std::int64_t step, std::int64_t limit = 0) {
 bool holds(const CheckpointReader& reader, std::int64_t step) {
   reader.check(kParameters);
   bool same = reader.step() == step && reader.trainer().at("step") == step;
-  for (const NamedShape& p : kParameters) {
+  for (const TensorSpec& p : kParameters) {
     std::vector<float> w(values_of(p, 0, 0).size()), m = w, v = w;
     reader.read_weight(p, w);
     reader.read_m(p, m);
@@ -81,7 +81,7 @@ using Names = std::set<std::string>;
 
 }  // namespace
 
-TEST_CASE("checkpoint: what is saved is read back, whole and in part") {
+TEST_CASE("checkpoint: saved tensors read back, whole and in part") {
   const TempDir run;
   const fs::path directory = save(run.path(), 1000);
   CHECK(directory == run.path() / "checkpoints" / "step-00001000");
@@ -95,7 +95,7 @@ TEST_CASE("checkpoint: what is saved is read back, whole and in part") {
   CHECK(part == std::vector<float>{1000230, 1000231, 1000232});
 }
 
-TEST_CASE("checkpoint: a model of another shape is refused by tensor") {
+TEST_CASE("checkpoint: the error for a model of another shape names the tensor") {
   const TempDir run;
   const CheckpointReader reader(save(run.path(), 1));
   auto other = kParameters;
@@ -110,7 +110,7 @@ TEST_CASE("checkpoint: a model of another shape is refused by tensor") {
   check_error(error_of([&] { reader.check(other); }), "model.safetensors", "unexpected tensor model.norm.weight");
 }
 
-TEST_CASE("checkpoint: a flipped bit in any file is caught, and the file named") {
+TEST_CASE("checkpoint: a flipped bit in any file is detected, and the file named") {
   const TempDir run;
   const fs::path directory = save(run.path(), 1);
   for (const std::string& name : names_in(directory)) {
@@ -127,7 +127,7 @@ TEST_CASE("checkpoint: a flipped bit in any file is caught, and the file named")
   CHECK(checkpoint_problem(directory, Verify::checksums).empty());
 }
 
-TEST_CASE("checkpoint: resuming skips what is missing, cut or damaged, and says why") {
+TEST_CASE("checkpoint: missing, truncated and damaged checkpoints are skipped with the cause") {
   const TempDir run;
   for (std::int64_t step = 1; step <= 6; ++step) save(run.path(), step);
   const fs::path root = run.path() / "checkpoints";
@@ -167,7 +167,7 @@ TEST_CASE("checkpoint: a run without checkpoints has none") {
   CHECK(skipped.empty());
 }
 
-TEST_CASE("checkpoint: an uncommitted one leaves nothing") {
+TEST_CASE("checkpoint: a writer without commit leaves no files") {
   const TempDir run;
   save(run.path(), 1);
   {
@@ -180,7 +180,7 @@ TEST_CASE("checkpoint: an uncommitted one leaves nothing") {
     CheckpointWriter writer(run.path(), 2, kParameters);
     check_error(error_of([&] { writer.commit({}, "", 0); }), "model.embed_tokens.weight has 0 of 140 bytes");
     CHECK(names_in(run.path() / "checkpoints") == Names{"step-00000001"});
-    check_error(error_of([&] { add_all(writer, 2); }), "step-00000002", "given up before");
+    check_error(error_of([&] { add_all(writer, 2); }), "step-00000002", "was already completed or abandoned");
   }
 }
 
@@ -195,7 +195,7 @@ TEST_CASE("checkpoint: only the oldest complete ones are pruned") {
   CHECK(names_in(root) == Names{"step-00000003", "step-00000004", "step-00000005"});
 }
 
-TEST_CASE("checkpoint: a run sent back to an earlier step continues from what it saved last") {
+TEST_CASE("checkpoint: a run resumed from an earlier step continues from its last save") {
   const TempDir run;
   for (std::int64_t step : {100, 300, 400}) save(run.path(), step);
   save(run.path(), 200, 2);
@@ -214,7 +214,7 @@ TEST_CASE("checkpoint: saving a step again replaces it") {
   CHECK(CheckpointReader(run.path() / "checkpoints" / "step-00000003").trainer().at("again") == true);
 }
 
-TEST_CASE("checkpoint: leftovers of a killed run are put right by the next save") {
+TEST_CASE("checkpoint: the next save cleans up after a killed writer") {
   const TempDir run;
   const fs::path root = run.path() / "checkpoints";
   save(run.path(), 1);
@@ -294,7 +294,7 @@ std::string save_on_full_disk(const fs::path& run, Limit&& limit) {
       return;
     }
     save(run, 1);
-    const std::vector<NamedShape> large{{"large", {1 << 20}}};
+    const std::vector<TensorSpec> large{{"large", {1 << 20}}};
     const std::string error = error_of([&] {
       CheckpointWriter writer(run, 2, large);
       add_all(writer, 2, large);
@@ -310,7 +310,7 @@ std::string save_on_full_disk(const fs::path& run, Limit&& limit) {
 
 }  // namespace
 
-TEST_CASE("checkpoint: a full disk is said, the last checkpoint stays, nothing half-written remains") {
+TEST_CASE("checkpoint: a full disk is an error that leaves the last checkpoint and no partial one") {
   const TempDir run;
   const std::string said = save_on_full_disk(run.path(), [&] {
     // A file system of 1 MiB that only the child sees: as root, or in a user namespace of its own.
@@ -325,7 +325,7 @@ TEST_CASE("checkpoint: a full disk is said, the last checkpoint stays, nothing h
   check_error(said, "no space left on device: ", ".tmp-step-00000002/model.safetensors, ", " bytes written; intact");
 }
 
-TEST_CASE("checkpoint: a file size limit is an error like a full disk") {
+TEST_CASE("checkpoint: a file size limit has the same effect as a full disk") {
   const TempDir run;
   const std::string said = save_on_full_disk(run.path(), [] {
     ::signal(SIGXFSZ, SIG_IGN);
@@ -336,7 +336,7 @@ TEST_CASE("checkpoint: a file size limit is an error like a full disk") {
               ".tmp-step-00000002/model.safetensors: cannot write: File too large, 1048576 bytes written; intact");
 }
 
-TEST_CASE("checkpoint: an output_dir that cannot be written is named") {
+TEST_CASE("checkpoint: the error for an output_dir that cannot be written names it") {
   const TempDir run;
   replace_file(run.path() / "file", "");
   check_error(error_of([&] { CheckpointWriter writer(run.path() / "file", 1, kParameters); }), "file/checkpoints",

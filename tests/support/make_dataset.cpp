@@ -1,6 +1,7 @@
 #include "support/make_dataset.h"
 
-#include <cstdio>
+#include <fmt/format.h>
+
 #include <string>
 
 #include "ssa/base/checksum.h"
@@ -46,8 +47,7 @@ void make_dataset(const std::filesystem::path& directory, const std::vector<Docu
   std::filesystem::create_directories(directory);
   std::string list;
   for (std::size_t s = 0; s < shards.size(); ++s) {
-    char name[32];
-    std::snprintf(name, sizeof(name), "shard-%05zu", s);
+    const std::string name = fmt::format("shard-{:05}", s);
     write_indexed_dataset(directory / name, shards[s], options.type);
     std::size_t tokens = 0;
     for (const Document& document : shards[s]) tokens += document.size();

@@ -182,7 +182,7 @@ TEST_CASE("tokenizer: export copies a tokenizer.json and completes tokenizer_con
         json{{"eos_token", "<|endoftext|>"},
              {"tokenizer_class", "PreTrainedTokenizerFast"},
              {"model_input_names", {"input_ids", "attention_mask"}}});
-  check_error(error_of([&] { config_of("[]"); }), "tokenizer_config.json: not a JSON object");
+  check_error(error_of([&] { config_of("[]"); }), "tokenizer_config.json: JSON array, expected a JSON object");
 }
 
 TEST_CASE("tokenizer: the id of the bytes tokenizer is the value of the byte") {

@@ -315,7 +315,7 @@ TEST_CASE("bad input: on two ranks an error is printed once and ends both") {
   };
   fails({"train.learning_rat=0.1"}, kExitUsage, {"rank 0", "train.learning_rat"});
   fails({"train.global_batch_size=2"}, kExitUsage,
-        {"train.global_batch_size: found 2", "2 rows a micro-batch on 2 ranks"});
+        {"train.global_batch_size: found 2", "2 rows per micro-batch on 2 ranks"});
   fails({"init_from=nowhere"}, kExitFailed, {"nowhere"});
 
   // Only the second rank meets this one, in the rows of its own: 2 and 3 of 4.

@@ -28,7 +28,7 @@ void dump(const ModelSource& source, AttentionPath path, std::span<const std::in
       {.model = source.config(),
        .pass = {.rows = 1, .tokens = tokens, .path = path, .selection = source.selection(), .backward = false}},
       table);
-  const std::vector<NamedShape> parameters = published_parameters(source.config());
+  const std::vector<TensorSpec> parameters = published_parameters(source.config());
   load_master_weights(stream, state, [&](std::size_t i, std::span<float> out, std::int64_t first) {
     source.read(parameters[i], out, first);
   });

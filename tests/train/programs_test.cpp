@@ -49,7 +49,7 @@ void save(const fs::path& run, std::int64_t step, bool poison = false) {
   const auto parameters = published_parameters(model);
   const HuggingFaceWeights weights(kModel, parameters, model.tie_word_embeddings);
   CheckpointWriter writer(run, step, parameters);
-  for (const NamedShape& p : parameters) {
+  for (const TensorSpec& p : parameters) {
     std::vector<float> values(static_cast<std::size_t>(count_of(p.shape)));
     weights.read(p, values);
     writer.add_weight(p.name, values);
@@ -92,7 +92,7 @@ TEST_CASE("ssa_export writes what the checkpoint holds") {
     const HuggingFaceWeights exported(directory, parameters, false), original(kModel, parameters, false);
     CHECK(exported.shards().size() == shards);
     bool same = true;
-    for (const NamedShape& p : parameters) {
+    for (const TensorSpec& p : parameters) {
       std::vector<float> got(static_cast<std::size_t>(count_of(p.shape))), want(got.size());
       exported.read(p, got);
       original.read(p, want);

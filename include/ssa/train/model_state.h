@@ -24,8 +24,8 @@ struct StateShape {
   int zero_stage = 0;  ///< from 1 on, master weights and moments are split over the ranks
 };
 
-/// The tensors of a run. A rank owns the elements whose optimizer state it keeps: all at ZeRO stage 0, else its slice of
-/// every bucket, one slice after another.
+/// The tensors of a run. A rank owns the elements whose optimizer state it keeps: all at ZeRO stage 0, else its slice
+/// of every bucket, one slice after another.
 struct StateTensors {
   Tensor weights;  ///< act [size]: what the ops read
   Tensor master;   ///< f32 [owned]: what the optimizer updates; absent on the CPU, where the weights are f32 themselves

@@ -15,8 +15,8 @@ struct TrainOptions {
   DeviceKind device = DeviceKind::cpu;
 };
 
-/// Trains to the end. Returns kExitDone, or kExitStopped when a signal ended the run after a checkpoint. Throws Error; a
-/// UsageError before anything is opened when the device does not support the model.
+/// Trains to the end. Returns kExitDone, or kExitStopped when a signal ended the run after a checkpoint. Throws Error;
+/// a UsageError before anything is opened when the device does not support the model.
 int train(const Config& config, const TrainOptions& options, Comm& comm);
 
 }  // namespace ssa

@@ -4,8 +4,8 @@
 // Means are taken over the stored (rounded) keys, as in qkv_rope.h. Nothing else is written: an incomplete block keeps
 // whatever k_mean held.
 //
-// One thread writes an element, in token order: a repeated run gives the same bits. A wrong shape or dtype throws Error.
-// Positions are not checked.
+// One thread writes an element, in token order: a repeated run gives the same bits. A wrong shape or dtype throws
+// Error. Positions are not checked.
 #pragma once
 
 #include "kernels/common/dispatch.h"

@@ -9,9 +9,9 @@
 // lower index wins. Heads are summed in f32 in a fixed order.
 //
 // BlockSelection::reference repeats the published Triton kernel where it differs from this definition, which is for
-// S > block_size / 2 and own block >= block_size. With c = own block rounded down to a multiple of block_size, it chooses
-// the block_size / 2 most important of the blocks before c, and block_size / 2 of the blocks from c to the own block,
-// the own block among them.
+// S > block_size / 2 and own block >= block_size. With c = own block rounded down to a multiple of block_size, it
+// chooses the block_size / 2 most important of the blocks before c, and block_size / 2 of the blocks from c to the own
+// block, the own block among them.
 //
 // indices is overwritten and may not alias inputs. There is no gradient: the backward of attention takes the indices as
 // constants. A repeated run on the same device gives the same indices.
