@@ -115,14 +115,14 @@ void visit_fields(Of<AttentionConfig>, Visit&& visit) {
 template <class Visit>
 void visit_fields(Of<DataConfig>, Visit&& visit) {
   using C = DataConfig;
-  visit(required("path", &C::path, kAny, "directory of the tokenized dataset"));
+  visit(required("path", &C::path, kAny, "directory of the tokenized dataset, or a Megatron prefix"));
   visit(field("packing", &C::packing, kAny,
               "`greedy`: a piece that does not fit starts a new row; `concat`: documents end to end"));
   visit(field("shuffle", &C::shuffle, kAny, "rows come in an order drawn from seed and epoch"));
   visit(field("skip_train_samples", &C::skip_train_samples, at_least(-1),
               "rows skipped at the start of the dataset; -1 or 0 = none"));
   visit(field("max_train_samples", &C::max_train_samples, at_least(0), "rows used after those; 0 = all"));
-  visit(field("eval_path", &C::eval_path, kAny, "directory of the tokenized evaluation dataset"));
+  visit(field("eval_path", &C::eval_path, kAny, "the tokenized evaluation dataset, in the same way"));
 }
 
 template <class Visit>
