@@ -404,6 +404,18 @@ TEST_CASE("tokenize: the messages of a conversation are joined by a blank line")
   CHECK(report.empty == 1);
 }
 
+TEST_CASE("tokenize: dataset.json records the Unicode version on which the ids depend") {
+  TempDir directory;
+  write_file(directory / "a.txt", "one");
+  for (const bool bytes : {true, false}) {
+    auto options = options_for({(directory / "a.txt").string()}, directory / (bytes ? "bytes" : "gpt2"));
+    if (!bytes) options.tokenizer = (ssa::test::source_dir() / "tests/tokenizer/gpt2.tokenizer.json").string();
+    ssa::tokenize(options);
+    const auto file = nlohmann::json::parse(ssa::test::read_file(options.output / "dataset.json"));
+    CHECK(file["tokenizer"].value("unicode", "none") == (bytes ? "none" : "16.0"));
+  }
+}
+
 TEST_CASE("tokenize: max_documents is kept, and unusable inputs and outputs are errors") {
   TempDir directory;
   const std::string path = (directory / "a.jsonl").string();
