@@ -186,6 +186,7 @@ class Job {
     std::size_t begin = 0;
     for (const Outcome& outcome : batch.outcomes) {
       const std::size_t size = outcome.ids_end - begin;
+      report_.messages_without_text += outcome.messages_without_text;
       switch (outcome.kind) {
         case Outcome::document:
         case Outcome::validation: {

@@ -116,14 +116,14 @@ void visit_fields(Of<AttentionConfig>, Visit&& visit) {
 template <class Visit>
 void visit_fields(Of<DataConfig>, Visit&& visit) {
   using C = DataConfig;
-  visit(required("path", &C::path, kAny, "directory of the tokenized dataset"));
+  visit(required("path", &C::path, kAny, "directory of the tokenized dataset, or a Megatron prefix"));
   visit(field("packing", &C::packing, kAny,
               "`greedy`: a piece that does not fit starts a new row; `concat`: documents end to end"));
   visit(field("shuffle", &C::shuffle, kAny, "rows come in an order drawn from seed and epoch"));
   visit(field("skip_train_samples", &C::skip_train_samples, at_least(-1),
               "rows skipped at the start of the dataset; -1 or 0 = none"));
   visit(field("max_train_samples", &C::max_train_samples, at_least(0), "rows used after those; 0 = all"));
-  visit(field("eval_path", &C::eval_path, kAny, "directory of the tokenized evaluation dataset"));
+  visit(field("eval_path", &C::eval_path, kAny, "the tokenized evaluation dataset, in the same way"));
   visit(
       field("skip_ranges", &C::skip_ranges, kAny,
             "rows that are not trained on, counted from 0 over the whole run; the log and metrics.jsonl state the rows "
@@ -179,7 +179,7 @@ void visit_fields(Of<CheckpointConfig>, Visit&& visit) {
               "steps between two checkpoints, or a fraction of the run if below 1; 0 = only at the end"));
   visit(field("save_total_limit", &C::save_total_limit, at_least(0), "number of newest checkpoints to keep; 0 = all"));
   visit(field("keep_every", &C::keep_every, between(0, 1e9),
-              "every n-th of the checkpoints made every save_steps is kept for good, beside the newest "
+              "every n-th of the checkpoints made every save_steps is kept for good, in addition to the newest "
               "save_total_limit; 0 = none"));
   visit(field("export_every", &C::export_every, between(0, 1e9),
               "every n-th of them is also written as a Hugging Face directory, output_dir/exports/step-*; 0 = none"));

@@ -48,7 +48,8 @@ std::string describe_run(const Config& config, const std::vector<DeviceKind>& de
   if (!one_device) text += "\n--device cpu or --device cuda shows only that device.\n";
 
   text += "\ndata\n";
-  if (!std::filesystem::exists(config.data.path)) return text + "  " + config.data.path + " is not there yet\n";
+  if (!std::filesystem::exists(config.data.path) && !megatron_prefix(config.data.path))
+    return text + "  " + config.data.path + " is not there yet\n";
   const Dataset dataset = open_dataset(config.data.path, config);
   const RowLoader loader(dataset, row_options(config));
   const BatchPlan plan = plan_batches(config, loader.rows(), ranks);

@@ -299,7 +299,7 @@ TEST_CASE("config: errors for bad values from --set and in the model") {
       {"checkpoint.async=1", "checkpoint.async: found 1, expected true or false"},
       {"output_dir=", "output_dir: found \"\", expected a path"},
       {"data=5", "data: found 5, expected an object"},
-      {"data={}", "data.path: missing, expected a path (directory of the tokenized dataset)"},
+      {"data={}", "data.path: missing, expected a path (directory of the tokenized dataset, or a Megatron prefix)"},
       {"train.max_length=10000", "train.max_length: found 10000, expected at most model.max_position_embeddings 8192"},
       {"model.num_key_value_heads=3",
        "model.num_key_value_heads: found 3, expected a divisor of num_attention_heads 4"},
