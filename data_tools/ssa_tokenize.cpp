@@ -125,7 +125,7 @@ int run(int argc, char** argv) {
   if (options.output.empty()) line.fail("--output DIR is missing");
   options.input.files = ssa::expand_inputs(inputs);
 
-  ssa::catch_stop_signals();
+  ssa::catch_signals();
   const ssa::TokenizeReport report = ssa::tokenize(options);
   if (report.stopped) {
     std::fprintf(stderr, "stopped by a signal behind document %lld; the same command continues\n",

@@ -18,6 +18,7 @@
 #include "data_tools/ordered_pipeline.h"
 #include "data_tools/parquet_reader.h"
 #include "data_tools/shard_writer.h"
+#include "ssa/base/directory_lock.h"
 #include "ssa/base/error.h"
 #include "ssa/base/file.h"
 #include "ssa/base/signals.h"
@@ -261,6 +262,11 @@ class Job {
         type_(token_type_for(tokenizer.vocab_size())),
         settings_(settings_of(options, tokenizer)) {
     const fs::path& directory = options.output;
+    if (fs::exists(directory) && !fs::is_directory(directory))
+      fail_usage("--output ", directory.string(), ": not a directory");
+    make_directories(directory);
+    lock_ = DirectoryLock(directory);
+    if (!lock_.warning().empty()) std::fprintf(stderr, "warning: %s\n", lock_.warning().c_str());
     const bool resumes = fs::exists(directory / "job.json");
     if (!resumes) check_new(directory);
     json state;
@@ -332,14 +338,13 @@ class Job {
   }
 
   static void check_new(const fs::path& directory) {
-    if (!fs::exists(directory)) return;
-    if (!fs::is_directory(directory)) fail_usage("--output ", directory.string(), ": not a directory");
     if (fs::exists(directory / "dataset.json"))
       fail_usage("--output ", directory.string(), ": holds a finished dataset already");
     for (const auto& entry : fs::directory_iterator(directory)) {
       // A job that was killed while it began leaves at most its directories and the draft of its state.
       const std::string name = entry.path().filename().string();
-      const bool ours = name == kStateDraft || ((name == "train" || name == "validation") && fs::is_empty(entry));
+      const bool ours =
+          name == kStateDraft || name == ".lock" || ((name == "train" || name == "validation") && fs::is_empty(entry));
       if (!ours)
         fail_usage("--output ", directory.string(), ": not empty (", name,
                    "), and holds no interrupted job: expected a new directory");
@@ -495,6 +500,7 @@ class Job {
     sync_directory(options_.output);
   }
 
+  DirectoryLock lock_;
   const TokenizeOptions& options_;
   const Tokenizer& tokenizer_;
   TokenType type_;

@@ -49,7 +49,10 @@ void write_bucket(CheckpointWriter& writer, const ParamTable& table, const Bucke
 }  // namespace
 
 RunStore::RunStore(const Config& config, Comm& comm) : config_(config), comm_(comm) {
-  if (comm.rank() == 0) make_directories(config.output_dir);
+  if (comm.rank() != 0) return;
+  make_directories(config.output_dir);
+  lock_ = DirectoryLock(config.output_dir);
+  if (!lock_.warning().empty()) spdlog::warn(lock_.warning());
 }
 
 RunStore::~RunStore() {

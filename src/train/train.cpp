@@ -269,7 +269,7 @@ void save(Run& run) {
 
 int train(const Config& config, const TrainOptions& options, Comm& comm) {
   check_supported(state_shape(config, options.device, comm.size()));
-  catch_stop_signals();
+  catch_signals();
   check_same_config(comm, config);
   Run run(config, options, comm);
   start_logging(config.output_dir, comm);

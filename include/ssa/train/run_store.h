@@ -6,6 +6,7 @@
 #include <thread>
 #include <vector>
 
+#include "ssa/base/directory_lock.h"
 #include "ssa/comm/comm.h"
 #include "ssa/config/config.h"
 #include "ssa/train/model_state.h"
@@ -43,6 +44,7 @@ class RunStore {
 
   const Config& config_;
   Comm& comm_;
+  DirectoryLock lock_;
   std::string last_checkpoint_ = "none";
   std::thread writer_;
   std::exception_ptr writer_error_;
