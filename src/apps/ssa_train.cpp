@@ -1,5 +1,6 @@
 // ssa_train: trains a model from a config.
 #include <cstdio>
+#include <exception>
 #include <string>
 #include <vector>
 
@@ -29,37 +30,63 @@ example: ssa_train --config configs/tiny.json --set output_dir=runs/mine --set t
 exit code: 0 done, 1 failed, 2 wrong usage or config, 75 stopped by a signal after saving a checkpoint
 )";
 
-int run(int argc, char** argv) {
-  std::string config_file, device = "auto";
-  std::vector<std::string> overrides;
+/// What the command line asks for. The config is read here, before MPI starts: it holds the time-out of that start.
+struct Command {
+  ssa::Config config;
   ssa::TrainOptions options;
-  bool dry_run = false, print_config_keys = false;
+  std::string device = "auto";
+  bool dry_run = false, done = false;
+};
+
+Command read_command(int argc, char** argv) {
+  Command command;
+  std::string config_file;
+  std::vector<std::string> overrides;
+  bool print_config_keys = false;
   ssa::CommandLine line("ssa_train", kHelp);
   line.text("--config", config_file);
   line.option("--set", [&](const std::string& value) { overrides.push_back(value); });
-  line.text("--resume", options.resume);
-  line.text("--device", device);
-  line.flag("--dry-run", dry_run);
+  line.text("--resume", command.options.resume);
+  line.text("--device", command.device);
+  line.flag("--dry-run", command.dry_run);
   line.flag("--print-config-keys", print_config_keys);
-  if (!line.read(argc, argv)) return ssa::kExitDone;
+  command.done = !line.read(argc, argv);
+  if (command.done) return command;
   if (print_config_keys) {
     std::fputs(ssa::config_keys_table().c_str(), stdout);
-    return ssa::kExitDone;
+    command.done = true;
+    return command;
   }
   if (config_file.empty()) line.fail("--config FILE is missing");
+  command.config = ssa::load_config(config_file, overrides);
+  return command;
+}
 
-  const ssa::Config config = ssa::load_config(config_file, overrides);
-  options.device = ssa::parse_device(device);
-  if (dry_run) {
-    std::fputs(ssa::describe_run(config, options.device, ssa::launched_ranks()).c_str(), stdout);
+int run(Command& command) {
+  if (command.done) return ssa::kExitDone;
+  command.options.device = ssa::parse_device(command.device);
+  if (command.dry_run) {
+    std::fputs(ssa::describe_run(command.config, command.options.device, ssa::launched_ranks()).c_str(), stdout);
     return ssa::kExitDone;
   }
-  const auto comm = ssa::make_comm(options.device);
-  return ssa::train(config, options, *comm);
+  const auto comm = ssa::make_comm(command.options.device, command.config.distributed.start_timeout_seconds);
+  return ssa::train(command.config, command.options, *comm);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  return ssa::run_ranks([&] { return run(argc, argv); });
+  Command command;
+  std::exception_ptr wrong;
+  try {
+    command = read_command(argc, argv);
+  } catch (...) {
+    wrong = std::current_exception();
+  }
+  return ssa::run_ranks(
+      [&] {
+        if (wrong) std::rethrow_exception(wrong);
+        return run(command);
+      },
+      command.config.distributed.start_timeout_seconds);
 }

@@ -46,10 +46,15 @@ int launched_ranks() {
   return 1;
 }
 
-std::unique_ptr<Comm> make_comm(DeviceKind kind) {
+std::unique_ptr<Comm> make_comm(DeviceKind kind, double start_timeout_seconds) {
   const int launched = launched_ranks();
   if (launched <= 1) return std::make_unique<SingleComm>();
-  auto comm = std::make_unique<MpiComm>();
+  std::unique_ptr<MpiComm> comm;
+  {
+    const StartGuard guard(start_timeout_seconds, "the run");
+    comm = std::make_unique<MpiComm>();
+    comm->barrier();
+  }
   SSA_CHECK(comm->size() == launched, "MPI sees ", comm->size(), " ranks, expected the ", launched,
             " that were started; with srun, choose its MPI plug-in (--mpi=pmix)");
 #if SSA_WITH_NCCL

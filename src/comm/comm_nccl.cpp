@@ -6,6 +6,7 @@
 
 #include "check.h"
 #include "src/runtime/cuda_context.h"
+#include "ssa/comm/watchdog.h"
 
 namespace ssa {
 namespace {
@@ -53,6 +54,7 @@ class NcclComm : public Comm {
 
   void all_reduce(Stream& stream, Tensor tensor, ReduceOp op) override {
     if (stream.kind() == DeviceKind::cpu) return mpi_->all_reduce(stream, tensor, op);
+    const WatchedCall call("all_reduce");
     if (tensor.count() == 0) return;
     check(ncclAllReduce(tensor.data(), tensor.data(), count_of(tensor), datatype_of(tensor.dtype()), op_of(op),
                         communicator(stream), queue(stream)),
@@ -62,6 +64,7 @@ class NcclComm : public Comm {
 
   void reduce_scatter(Stream& stream, Tensor in, Tensor out) override {
     if (stream.kind() == DeviceKind::cpu) return mpi_->reduce_scatter(stream, in, out);
+    const WatchedCall call("reduce_scatter");
     check_parts("reduce_scatter", out, in, size());
     if (out.count() == 0) return;
     check(ncclReduceScatter(in.data(), out.data(), count_of(out), datatype_of(in.dtype()), ncclSum,
@@ -72,6 +75,7 @@ class NcclComm : public Comm {
 
   void all_gather(Stream& stream, Tensor in, Tensor out) override {
     if (stream.kind() == DeviceKind::cpu) return mpi_->all_gather(stream, in, out);
+    const WatchedCall call("all_gather");
     check_parts("all_gather", in, out, size());
     if (in.count() == 0) return;
     check(ncclAllGather(in.data(), out.data(), count_of(in), datatype_of(in.dtype()), communicator(stream),
@@ -82,6 +86,7 @@ class NcclComm : public Comm {
 
   void broadcast(Stream& stream, Tensor tensor, int root) override {
     if (stream.kind() == DeviceKind::cpu) return mpi_->broadcast(stream, tensor, root);
+    const WatchedCall call("broadcast");
     check_root(root, size());
     if (tensor.count() == 0) return;
     check(ncclBroadcast(tensor.data(), tensor.data(), count_of(tensor), datatype_of(tensor.dtype()), root,

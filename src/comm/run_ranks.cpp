@@ -36,10 +36,10 @@ int end_all(const std::string& message, int exit_code) {
 
 }  // namespace
 
-int run_ranks(const std::function<int()>& body) {
+int run_ranks(const std::function<int()>& body, double start_timeout_seconds) {
   int exit_code = kExitFailed;
   try {
-    if (launched_ranks() > 1) mpi_start();
+    if (launched_ranks() > 1) mpi_start(start_timeout_seconds);
     exit_code = body();
     if (mpi_running()) mpi_finish();
   } catch (const Error& error) {

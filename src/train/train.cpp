@@ -10,6 +10,7 @@
 
 #include "ssa/base/random.h"
 #include "ssa/base/signals.h"
+#include "ssa/comm/watchdog.h"
 #include "ssa/data/batch_plan.h"
 #include "ssa/data/row_loader.h"
 #include "ssa/train/batch_staging.h"
@@ -235,6 +236,7 @@ std::optional<StepReport> train_step(Run& run) {
 
 /// Held-out loss: under both streams for ssa, else under the method's own attention.
 void evaluate_into(Run& run, StepReport& report) {
+  watchdog_phase(Phase::evaluation, run.step);
   const auto loss = [&](bool full_stream) {
     return evaluate_rows(run.stream, run.comm, one_stream(run.state.model(), full_stream), run.state.batch,
                          run.state.all_sums, run.state.sums, run.staging, *run.eval_loader)
@@ -258,6 +260,7 @@ void start(Run& run, const std::string& resume) {
 }
 
 void save(Run& run) {
+  watchdog_phase(Phase::save, run.step);
   run.store.save(run.stream, run.state, run.step,
                  {.total_steps = run.total_steps,
                   .tokens = run.step * run.plan.global_rows() * run.config.train.max_length,
@@ -270,6 +273,11 @@ void save(Run& run) {
 int train(const Config& config, const TrainOptions& options, Comm& comm) {
   check_supported(state_shape(config, options.device, comm.size()));
   catch_signals();
+  const DistributedConfig& d = config.distributed;
+  start_watchdog(comm, {.start = d.start_timeout_seconds,
+                        .step = d.timeout_seconds,
+                        .save = d.save_timeout_seconds,
+                        .evaluation = d.eval_timeout_seconds});
   check_same_config(comm, config);
   Run run(config, options, comm);
   start_logging(config.output_dir, comm);
@@ -278,13 +286,16 @@ int train(const Config& config, const TrainOptions& options, Comm& comm) {
   log.begin(run.table.parameter_count(), run.loader.rows(), run.plan.batches_per_epoch(), run.plan.dropped_rows());
 
   const auto due = [&](std::int64_t interval) { return interval > 0 && run.step % interval == 0; };
+  const std::int64_t first_step = run.step;
   while (run.step < run.total_steps) {
+    watchdog_phase(run.step == first_step ? Phase::start : Phase::step, run.step + 1);
     std::optional<StepReport> report = train_step(run);
     if (!report) {
       save(run);
       run.store.finish();
       log.say(concat("stopped by signal ", stop_signal(), " after step ", run.step, "; saved ",
                      run.store.last_checkpoint()));
+      stop_watchdog();
       return kExitStopped;
     }
     ++run.step;
@@ -301,8 +312,10 @@ int train(const Config& config, const TrainOptions& options, Comm& comm) {
     log.say("saved " + run.store.last_checkpoint());
     log.resume_clock();
   }
+  watchdog_phase(Phase::save, run.step);
   run.store.finish();
   log.say("done");
+  stop_watchdog();
   return kExitDone;
 }
 

@@ -57,8 +57,9 @@ int launched_ranks();
 /// The communicator for tensors of `kind`: when mpirun or srun started several ranks, MPI, with NCCL for device memory
 /// (one rank a GPU, GPU local_rank()); else SingleComm. MPI itself
 /// is started once; any number of communicators may be made. Throws Error when MPI cannot see the ranks that were
-/// started, or when there is no communicator for the device.
-std::unique_ptr<Comm> make_comm(DeviceKind kind = DeviceKind::cpu);
+/// started, or when there is no communicator for the device. A rank that does not come here within
+/// `start_timeout_seconds` ends the job.
+std::unique_ptr<Comm> make_comm(DeviceKind kind = DeviceKind::cpu, double start_timeout_seconds = 600);
 
 /// Host values over all ranks.
 double all_reduce(Comm& comm, double value, ReduceOp op);
@@ -70,7 +71,8 @@ std::string broadcast(Comm& comm, const std::string& text, int root = 0);
 /// What main returns: runs `body`, which gives the exit code, the same on every rank. An exception that leaves `body`
 /// is printed as one line on stderr, with the rank when there are several, and ends all ranks with its exit code
 /// (Error) or 1. An error that several ranks meet at about the same time, such as a misspelt key, is printed once: rank
-/// 0 prints at once, the others wait for it, each a little longer than the one before.
-int run_ranks(const std::function<int()>& body);
+/// 0 prints at once, the others wait for it, each a little longer than the one before. The ranks of the job must have
+/// started within `start_timeout_seconds` (watchdog.h).
+int run_ranks(const std::function<int()>& body, double start_timeout_seconds = 600);
 
 }  // namespace ssa
