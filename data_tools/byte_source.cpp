@@ -22,10 +22,10 @@ constexpr int kGzipOnly = 16 + MAX_WBITS;
 
 }  // namespace
 
-/// One of the two, between members or frames, or inside one.
+/// The state of zlib or of zstd, whichever decodes the file.
 struct ByteSource::Decoder {
   bool gzip;
-  bool inside = false;
+  bool inside = false;  // a member or frame
   z_stream zlib{};
   ZSTD_DStream* zstd = nullptr;
 
@@ -104,7 +104,7 @@ std::size_t ByteSource::read(char* out, std::size_t size) {
     std::size_t produced = 0;
     if (decoder_->gzip) {
       z_stream& stream = decoder_->zlib;
-      if (!decoder_->inside && buffer_[begin_] == '\0') {  // zero padding behind the last member, as tapes leave it
+      if (!decoder_->inside && buffer_[begin_] == '\0') {  // zero padding after the last member (tape archives)
         ++begin_;
         continue;
       }
@@ -140,6 +140,24 @@ std::size_t ByteSource::read(char* out, std::size_t size) {
   }
 }
 
+bool ByteSource::read_fully(std::string& bytes, std::size_t count) {
+  std::size_t filled = bytes.size();
+  bytes.resize(filled + count);
+  try {
+    while (filled < bytes.size()) {
+      const std::size_t got = read(bytes.data() + filled, bytes.size() - filled);
+      if (got == 0) break;
+      filled += got;
+    }
+  } catch (...) {
+    bytes.resize(filled);
+    throw;
+  }
+  const bool more = filled == bytes.size();
+  bytes.resize(filled);
+  return more;
+}
+
 void ByteSource::skip(std::uint64_t count) {
   if (!decoder_ && end_ > 0) {  // a plain file can jump, a pipe cannot
     const std::uint64_t buffered = std::min<std::uint64_t>(count, end_ - begin_);
@@ -157,7 +175,7 @@ void ByteSource::skip(std::uint64_t count) {
   char block[1 << 14];
   while (count > 0) {
     const std::size_t got = read(block, std::min<std::uint64_t>(count, sizeof block));
-    SSA_CHECK(got > 0, path_.string(), ": ends ", count, " bytes before the place of the interruption");
+    SSA_CHECK(got > 0, path_.string(), ": ends ", count, " bytes before the point of the interruption");
     count -= got;
   }
 }

@@ -1,15 +1,17 @@
-// The bytes of one input file, decompressed.
+// The bytes of one input file, decompressed. Own code: it is two short loops over zlib and zstd, and libarchive would
+// be one more dependency.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <string>
 
 namespace ssa {
 
-/// Reads a file, or standard input for "-". gzip and Zstandard are known by their first bytes, not by the name; several
-/// members or frames in a row count as one stream.
+/// Reads a file, or standard input for "-". gzip and Zstandard are recognized by their first bytes, not by the name;
+/// consecutive members or frames are one stream.
 class ByteSource {
  public:
   explicit ByteSource(std::filesystem::path path);
@@ -20,10 +22,14 @@ class ByteSource {
   /// Up to `size` decompressed bytes; 0 at the end. Throws Error when the file cannot be read, is damaged or truncated.
   std::size_t read(char* out, std::size_t size);
 
-  /// Reads past `count` decompressed bytes. Throws Error if the stream is shorter.
+  /// Appends `count` decompressed bytes to `bytes`, fewer at the end. False once the end is reached. When it throws as
+  /// read() does, the bytes before the damage have been appended.
+  bool read_fully(std::string& bytes, std::size_t count);
+
+  /// Skips `count` decompressed bytes. Throws Error if the stream is shorter.
   void skip(std::uint64_t count);
 
-  /// How far into the file reading has come, before decompression.
+  /// Bytes read from the file, before decompression.
   std::uint64_t file_bytes_read() const { return file_bytes_; }
 
  private:
@@ -35,7 +41,7 @@ class ByteSource {
   std::filesystem::path path_;
   int fd_ = -1;
   std::uint64_t file_bytes_ = 0;
-  std::unique_ptr<char[]> buffer_;  // bytes of the file that are not used yet: [begin_, end_)
+  std::unique_ptr<char[]> buffer_;  // bytes of the file that are not decoded yet: [begin_, end_)
   std::size_t begin_ = 0, end_ = 0;
   std::unique_ptr<Decoder> decoder_;  // null: the file is not compressed
 };

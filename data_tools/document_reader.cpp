@@ -4,10 +4,8 @@
 
 #include <algorithm>
 #include <cstring>
-#include <exception>
 #include <string_view>
 #include <utility>
-#include <variant>
 
 #include "data_tools/byte_source.h"
 #include "data_tools/parquet_reader.h"
@@ -73,58 +71,51 @@ std::vector<fs::path> expand_inputs(const std::vector<std::string>& inputs) {
   return files;
 }
 
+/// One input file while it is read.
+class RecordFile {
+ public:
+  virtual ~RecordFile() = default;
+
+  /// Fills the batch and moves `place` past it; false at the end. Throws Error when nothing more of the file can be
+  /// read.
+  virtual bool next(RawBatch& batch, InputPlace& place) = 0;
+  /// Whether next() would return false, where that is known.
+  virtual bool finished() const = 0;
+  /// Bytes of the file on disk that have been read.
+  virtual std::uint64_t bytes_read() const = 0;
+};
+
 namespace {
 
-// The files below share two functions: next() fills the batch and moves `place` behind it, false at the end, and throws
-// Error where the file cannot be read on; finished() is true when the next next() would be false, where that is known;
-// bytes_read() says how much of the file has been read.
-
-/// JSONL: a record a line.
-class LineFile {
+/// JSONL: a record per line.
+class LineFile : public RecordFile {
  public:
-  LineFile(const fs::path& path, const InputPlace& start) : source_(path) {
+  LineFile(const fs::path& path, const InputPlace& start) : source_(path), first_(start.offset == 0) {
     source_.skip(start.offset);
-    if (start.offset == 0) first_ = true;
   }
 
-  bool next(RawBatch& batch, InputPlace& place) {
+  bool next(RawBatch& batch, InputPlace& place) override {
     if (done_) return false;
     std::string& bytes = batch.bytes;
     bytes.swap(rest_);
     rest_.clear();
-    std::size_t searched = 0, line_ends = std::string::npos;
-    while (line_ends == std::string::npos) {
-      const std::size_t old = bytes.size();
-      if (old > kMaxDocumentBytes) return too_long(batch, place);
-      bytes.resize(old + std::max(kBatchBytes, old));  // growing steps: a long line is searched once
-      std::size_t filled = old;
-      try {
-        while (filled < bytes.size()) {
-          const std::size_t got = source_.read(bytes.data() + filled, bytes.size() - filled);
-          if (got == 0) {
-            done_ = true;
-            break;
-          }
-          filled += got;
-        }
-      } catch (const Error&) {  // the lines before the damage are good
-        bytes.resize(filled);
-        line_ends = bytes.rfind('\n');
-        if (line_ends == std::string::npos) throw;
-        bytes.resize(line_ends + 1);
-        damaged_ = std::current_exception();
+    std::size_t last_newline = std::string::npos;
+    while (!done_ && last_newline == std::string::npos) {
+      if (bytes.size() > kMaxDocumentBytes) return too_long(batch, place);
+      try {  // the size doubles, so that a long line is searched in linear time
+        done_ = !source_.read_fully(bytes, std::max(kBatchBytes, bytes.size()));
+      } catch (const Error& error) {  // the lines before the damage are good
+        const std::size_t end = bytes.rfind('\n');
+        if (end == std::string::npos) throw;
+        bytes.resize(end + 1);
+        damage_ = error.what();
         done_ = true;
-        break;
       }
-      bytes.resize(filled);
-      if (done_) break;
-      line_ends = bytes.rfind('\n');
-      if (line_ends != std::string::npos && line_ends < searched) line_ends = std::string::npos;
-      searched = filled;
+      last_newline = bytes.rfind('\n');
     }
     if (!done_) {
-      rest_.assign(bytes, line_ends + 1);
-      bytes.resize(line_ends + 1);
+      rest_.assign(bytes, last_newline + 1);
+      bytes.resize(last_newline + 1);
     }
     std::size_t begin = 0;
     if (first_ && bytes.starts_with("\xef\xbb\xbf")) begin = 3;  // a byte order mark
@@ -138,22 +129,15 @@ class LineFile {
       begin = end + 1;
     }
     place.offset += bytes.size();
-    if (damaged_) {
-      const std::exception_ptr error = std::exchange(damaged_, nullptr);
-      try {
-        std::rethrow_exception(error);
-      } catch (const Error& what) {
-        batch.add(RawRecord::fault, place.row + 1, what.what());
-      }
-    }
+    if (!damage_.empty()) batch.add(RawRecord::fault, place.row + 1, std::exchange(damage_, {}));
     return true;
   }
 
-  bool finished() const { return done_; }
-  std::uint64_t bytes_read() const { return source_.file_bytes_read(); }
+  bool finished() const override { return done_; }
+  std::uint64_t bytes_read() const override { return source_.file_bytes_read(); }
 
  private:
-  /// A line longer than any document may be: it is read past.
+  /// Skips a line that is longer than a document may be.
   bool too_long(RawBatch& batch, InputPlace& place) {
     place.offset += batch.bytes.size();
     batch.bytes.clear();
@@ -176,34 +160,23 @@ class LineFile {
 
   ByteSource source_;
   std::string rest_;  // the beginning of the next line
-  bool first_ = false, done_ = false;
-  std::exception_ptr damaged_;
+  bool first_, done_ = false;
+  std::string damage_;  // why nothing more of the file can be read
 };
 
 /// Text whose documents are separated by blank lines.
-class BlockFile {
+class BlankLineFile : public RecordFile {
  public:
-  BlockFile(const fs::path& path, const InputPlace& start) : source_(path) { source_.skip(start.offset); }
+  BlankLineFile(const fs::path& path, const InputPlace& start) : source_(path) { source_.skip(start.offset); }
 
-  bool next(RawBatch& batch, InputPlace& place) {
+  bool next(RawBatch& batch, InputPlace& place) override {
     std::string& bytes = batch.bytes;
     while (!done_ || !rest_.empty()) {
       bytes.swap(rest_);
       rest_.clear();
-      const std::size_t old = bytes.size();
       if (!done_) {
-        SSA_CHECK(old <= kMaxDocumentBytes, "a document of more than ", kMaxDocumentBytes, " bytes");
-        bytes.resize(old + std::max(kBatchBytes, old));
-        std::size_t filled = old;
-        while (filled < bytes.size()) {
-          const std::size_t got = source_.read(bytes.data() + filled, bytes.size() - filled);
-          if (got == 0) {
-            done_ = true;
-            break;
-          }
-          filled += got;
-        }
-        bytes.resize(filled);
+        SSA_CHECK(bytes.size() <= kMaxDocumentBytes, "a document of more than ", kMaxDocumentBytes, " bytes");
+        done_ = !source_.read_fully(bytes, std::max(kBatchBytes, bytes.size()));
       }
       // Documents end before a blank line; what has no end yet waits for more.
       std::size_t begin = 0, line = 0;
@@ -213,12 +186,12 @@ class BlockFile {
           if (!done_) break;
           end = bytes.size();
         }
-        const std::size_t behind = std::min(end + 1, bytes.size());
+        const std::size_t next_line = std::min(end + 1, bytes.size());
         if (is_blank(std::string_view(bytes).substr(line, end - line))) {
           if (line > begin) batch.records.push_back({RawRecord::text, ++place.row, begin, line - begin});
-          begin = behind;
+          begin = next_line;
         }
-        line = behind;
+        line = next_line;
       }
       if (done_) {
         if (begin < bytes.size()) batch.records.push_back({RawRecord::text, ++place.row, begin, bytes.size() - begin});
@@ -233,8 +206,8 @@ class BlockFile {
     return false;
   }
 
-  bool finished() const { return done_ && rest_.empty(); }
-  std::uint64_t bytes_read() const { return source_.file_bytes_read(); }
+  bool finished() const override { return done_ && rest_.empty(); }
+  std::uint64_t bytes_read() const override { return source_.file_bytes_read(); }
 
  private:
   ByteSource source_;
@@ -243,46 +216,41 @@ class BlockFile {
 };
 
 /// Text that is one document.
-class WholeFile {
+class WholeFile : public RecordFile {
  public:
   WholeFile(const fs::path& path, const InputPlace& start) : source_(path), done_(start.row > 0) {}
 
-  bool next(RawBatch& batch, InputPlace& place) {
+  bool next(RawBatch& batch, InputPlace& place) override {
     if (done_) return false;
     done_ = true;
     std::string& bytes = batch.bytes;
-    std::size_t filled = 0;
-    while (true) {
-      if (filled == bytes.size()) bytes.resize(std::max(kBatchBytes, bytes.size() * 2));
-      const std::size_t got = source_.read(bytes.data() + filled, bytes.size() - filled);
-      if (got == 0) break;
-      filled += got;
-      SSA_CHECK(filled <= kMaxDocumentBytes, "a document of more than ", kMaxDocumentBytes,
+    for (bool more = true; more;) {
+      more = source_.read_fully(bytes, std::max(kBatchBytes, bytes.size()));
+      SSA_CHECK(bytes.size() <= kMaxDocumentBytes, "a document of more than ", kMaxDocumentBytes,
                 " bytes, expected --split-documents blank-line for files of this size");
     }
-    bytes.resize(filled);
     bytes.shrink_to_fit();
-    batch.records.push_back({RawRecord::text, ++place.row, 0, filled});
-    place.offset += filled;
+    batch.records.push_back({RawRecord::text, ++place.row, 0, bytes.size()});
+    place.offset += bytes.size();
     return true;
   }
 
-  bool finished() const { return done_; }
-  std::uint64_t bytes_read() const { return source_.file_bytes_read(); }
+  bool finished() const override { return done_; }
+  std::uint64_t bytes_read() const override { return source_.file_bytes_read(); }
 
  private:
   ByteSource source_;
   bool done_;
 };
 
-class ParquetFile {
+class ParquetFile : public RecordFile {
  public:
   ParquetFile(const fs::path& path, const InputOptions& options, const InputPlace& start)
       : reader_(path, options.field, options.field_kind), size_(fs::file_size(path)) {
     reader_.skip_rows(start.row);
   }
 
-  bool next(RawBatch& batch, InputPlace& place) {
+  bool next(RawBatch& batch, InputPlace& place) override {
     while (batch.bytes.size() + batch.bytes_elsewhere < kBatchBytes) {
       const ParquetReader::Group group = reader_.group_here();
       if (group.rows > 0 && group.bytes <= kLargestGroup) {
@@ -301,8 +269,8 @@ class ParquetFile {
     return !batch.records.empty();
   }
 
-  bool finished() const { return reader_.rows_done() == reader_.rows(); }
-  std::uint64_t bytes_read() const {
+  bool finished() const override { return reader_.rows_done() == reader_.rows(); }
+  std::uint64_t bytes_read() const override {
     return reader_.rows() == 0
                ? size_
                : static_cast<std::uint64_t>(static_cast<double>(size_) * static_cast<double>(reader_.rows_done()) /
@@ -316,22 +284,6 @@ class ParquetFile {
 
 }  // namespace
 
-struct DocumentReader::File {
-  std::variant<std::unique_ptr<LineFile>, std::unique_ptr<BlockFile>, std::unique_ptr<WholeFile>,
-               std::unique_ptr<ParquetFile>>
-      as;
-
-  bool next(RawBatch& batch, InputPlace& place) {
-    return std::visit([&](auto& file) { return file->next(batch, place); }, as);
-  }
-  bool finished() const {
-    return std::visit([](const auto& file) { return file->finished(); }, as);
-  }
-  std::uint64_t bytes_read() const {
-    return std::visit([](const auto& file) { return file->bytes_read(); }, as);
-  }
-};
-
 DocumentReader::DocumentReader(InputOptions options, InputPlace start) : options_(std::move(options)), place_(start) {
   for (std::size_t i = 0; i < start.file; ++i)
     if (options_.files[i] != "-") finished_bytes_ += fs::file_size(options_.files[i]);
@@ -339,15 +291,15 @@ DocumentReader::DocumentReader(InputOptions options, InputPlace start) : options
 
 DocumentReader::~DocumentReader() = default;
 
-std::unique_ptr<DocumentReader::File> DocumentReader::open(InputPlace start) const {
+std::unique_ptr<RecordFile> DocumentReader::open(InputPlace start) const {
   const fs::path& path = options_.files[start.file];
   switch (kind_of(path, options_)) {
-    case InputKind::jsonl: return std::make_unique<File>(File{std::make_unique<LineFile>(path, start)});
-    case InputKind::parquet: return std::make_unique<File>(File{std::make_unique<ParquetFile>(path, options_, start)});
+    case InputKind::jsonl: return std::make_unique<LineFile>(path, start);
+    case InputKind::parquet: return std::make_unique<ParquetFile>(path, options_, start);
     case InputKind::text: break;
   }
-  if (options_.split_blank_lines) return std::make_unique<File>(File{std::make_unique<BlockFile>(path, start)});
-  return std::make_unique<File>(File{std::make_unique<WholeFile>(path, start)});
+  if (options_.split_blank_lines) return std::make_unique<BlankLineFile>(path, start);
+  return std::make_unique<WholeFile>(path, start);
 }
 
 bool DocumentReader::next(RawBatch& batch) {
@@ -362,7 +314,7 @@ bool DocumentReader::next(RawBatch& batch) {
       more = file_->next(batch, place_);
     } catch (const UsageError&) {
       throw;
-    } catch (const Error& error) {  // of this file nothing more can be had
+    } catch (const Error& error) {  // nothing more of this file can be read
       batch.bytes.clear();
       batch.records.clear();
       batch.add(RawRecord::fault, place_.row + 1, error.what());

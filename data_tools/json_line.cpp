@@ -21,7 +21,7 @@ class Parser {
   void record(std::string_view field, FieldKind kind, std::string& text) {
     skip_space();
     if (p_ == end_ || *p_ != '{') malformed("a JSON object");
-    const char* found = nullptr;  // what the field holds instead of a document
+    const char* found = nullptr;  // the type of the field if it is not a document
     bool seen = false;
     std::string key;
     object(
@@ -209,7 +209,7 @@ class Parser {
     return *p_++ == ',';
   }
 
-  /// Reads past the value at p_.
+  /// Skips the value at p_.
   void value(int depth) {
     if (depth > kMaxDepth) malformed("at most 256 levels");
     switch (*p_) {
@@ -234,7 +234,7 @@ class Parser {
     bool first = true;
     list([&] {
       if (*p_ != '{') {
-        found = "a list that holds something else than objects";
+        found = "a list with an element that is not an object";
         return value(2);
       }
       if (!first) text += "\n\n";

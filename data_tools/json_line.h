@@ -1,5 +1,5 @@
-// The text of one JSONL record. A parser of its own because it runs over every byte of a corpus: it checks the whole
-// line against RFC 8259 but keeps only the field that is asked for.
+// The text of one JSONL record. Own code because it runs over every byte of a corpus: it checks the whole line against
+// RFC 8259 but stores only one field. simdjson rejects invalid UTF-8, which is repaired here.
 #pragma once
 
 #include <cstddef>
@@ -13,9 +13,9 @@ enum class FieldKind {
   conversation,  // the field is a list of objects with a string "content": contents joined by a blank line
 };
 
-/// Sets `text` to the document in `line`. Bytes that are not UTF-8 pass through (the caller replaces them); an escaped
-/// lone surrogate becomes U+FFFD and is counted in the return value. Of duplicate keys the last counts.
-/// Throws Error for a malformed line (with its column), and for a field that is missing, null or of another type.
+/// Sets `text` to the document in `line`. Bytes that are not UTF-8 are copied (the caller replaces them). An escaped
+/// lone surrogate becomes U+FFFD; the return value counts them. If a key occurs several times, the last one counts.
+/// Throws Error for a malformed line (with the column), and for a field that is missing, null or of another type.
 std::size_t parse_json_line(std::string_view line, std::string_view field, FieldKind kind, std::string& text);
 
 }  // namespace ssa

@@ -1,5 +1,6 @@
-// One thread reads, several work, and the results come out in the order of reading: what a run writes does not depend
-// on how many work. Memory is bounded by the size of what has been read and has not come out yet.
+// One thread reads, several threads work, and the results come out in the order of reading, so that the output does not
+// depend on the number of threads. Own code: it bounds the bytes in flight (oneTBB's parallel_pipeline bounds their
+// number) and lets the consumer wait with a timeout.
 #pragma once
 
 #include <chrono>
@@ -24,8 +25,8 @@ class OrderedPipeline {
   using Work = std::function<Out(In&&)>;
   enum class Got { item, end, nothing_yet };
 
-  /// `make_work` is called once on each working thread. In has a member function size_t cost(): what is in flight costs
-  /// at most `budget` together, or is a single item.
+  /// `make_work` is called once on each working thread. In has a member function size_t cost(). The items in flight
+  /// cost at most `budget` in total, unless there is only one.
   OrderedPipeline(std::size_t workers, std::size_t budget, Read read, std::function<Work()> make_work)
       : budget_(budget) {
     threads_.emplace_back([this, read = std::move(read)] { read_all(read); });
@@ -44,7 +45,7 @@ class OrderedPipeline {
   OrderedPipeline(const OrderedPipeline&) = delete;
   OrderedPipeline& operator=(const OrderedPipeline&) = delete;
 
-  /// The next result, waiting for it at most `patience`. What reading or working threw is thrown here, at its place.
+  /// Waits at most `patience` for the next result. Throws what reading or working threw, in the order of reading.
   Got next(Out& out, std::chrono::milliseconds patience) {
     std::unique_lock lock(mutex_);
     const bool ready = done_.wait_for(lock, patience, [&] { return finished_.count(next_) || at_end(); });

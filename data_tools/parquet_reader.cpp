@@ -30,7 +30,7 @@ struct ParquetReader::Impl {
   std::uint64_t rows = 0, done = 0;
   int group = 0;                // being read, or next
   std::uint64_t group_end = 0;  // its last row
-  std::uint64_t to_skip = 0;    // rows of it that are not wanted
+  std::uint64_t to_skip = 0;    // rows of it to skip
   std::shared_ptr<arrow::RecordBatchReader> batches;
 
   [[noreturn]] void fail_with(const std::string& reason) const { fail(path, ": ", reason); }
@@ -50,7 +50,7 @@ struct ParquetReader::Impl {
 
   void open() {
     parquet::ReaderProperties properties = parquet::default_reader_properties();
-    properties.enable_buffered_stream();  // page by page, so that memory does not grow with the row group
+    properties.enable_buffered_stream();  // page by page: memory does not grow with the row group
     properties.set_page_checksum_verification(true);
     parquet::ArrowReaderProperties arrow_properties;
     arrow_properties.set_batch_size(kRowsAtOnce);
@@ -214,7 +214,7 @@ ParquetReader::Group ParquetReader::group_here() const {
     for (const int leaf : impl_->leaves)
       group.bytes +=
           static_cast<std::uint64_t>(std::max<std::int64_t>(0, metadata->ColumnChunk(leaf)->total_uncompressed_size()));
-  } catch (const std::exception&) {  // damage: next() will say so
+  } catch (const std::exception&) {  // damage, which next() reports
     return {};
   }
   return group;
@@ -240,7 +240,7 @@ struct ParquetReader::Impl {};
 
 ParquetReader::ParquetReader(const std::filesystem::path& path, const std::string&, FieldKind) {
   fail_usage("--input ", path.string(),
-             ": this build reads no Parquet, expected one configured with Apache Arrow C++ or "
+             ": this build does not read Parquet, expected one configured with Apache Arrow C++ or "
              "pyarrow (pip install pyarrow; cmake -DSSA_PARQUET=ON)");
 }
 ParquetReader::~ParquetReader() = default;

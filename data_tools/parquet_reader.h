@@ -1,4 +1,4 @@
-// The texts of one column of a Parquet file, through Apache Arrow C++ where the build has it.
+// The texts of one column of a Parquet file, read by Apache Arrow C++ if the build has it.
 #pragma once
 
 #include <cstdint>
@@ -14,30 +14,30 @@ namespace ssa {
 
 class ParquetReader {
  public:
-  /// row counts from 1; content is the document if it is good, and otherwise says what is wrong.
+  /// `row` counts from 1; `content` is the document if `good`, and otherwise the reason.
   using Use = std::function<void(std::uint64_t row, bool good, std::string_view content)>;
 
-  /// Throws Error naming the file for a file that is no Parquet or has no such column of strings (for
-  /// FieldKind::conversation: of lists of structs with a string "content"); UsageError in a build without Arrow.
+  /// Throws Error naming the file if it is not Parquet or has no such column of strings (for FieldKind::conversation:
+  /// of lists of structs with a string "content"), and UsageError in a build without Arrow.
   ParquetReader(const std::filesystem::path& path, const std::string& column, FieldKind kind);
   ~ParquetReader();
   ParquetReader(const ParquetReader&) = delete;
   ParquetReader& operator=(const ParquetReader&) = delete;
 
   std::uint64_t rows() const;
-  /// Given out, skipped, or lost to damage.
+  /// Rows that were read, skipped or lost to damage.
   std::uint64_t rows_done() const;
 
   void skip_rows(std::uint64_t count);
 
-  /// The rows of the row group that starts here and the bytes of its column; 0 rows when none starts here.
+  /// The rows of the row group that starts here and the bytes of its column; 0 rows if none starts here.
   struct Group {
     std::uint64_t rows = 0, bytes = 0;
   };
   Group group_here() const;
 
-  /// Gives out the next rows, a small number; false at the end. A damaged page costs the rest of its row group: one
-  /// fault is given out for it.
+  /// Calls use() for the next few rows; false at the end. A damaged page loses the rest of its row group: use() is
+  /// called once for it.
   bool next(const Use& use);
 
  private:

@@ -1,7 +1,9 @@
 #include "data_tools/shard_writer.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
-#include <cstdio>
+#include <cstring>
 #include <utility>
 
 #include "ssa/base/error.h"
@@ -11,17 +13,13 @@ namespace ssa {
 namespace fs = std::filesystem;
 namespace {
 
-std::string shard_name(std::size_t index) {
-  char text[32];
-  std::snprintf(text, sizeof text, "shard-%05zu", index);
-  return text;
-}
+std::string shard_name(std::size_t index) { return fmt::format("shard-{:05}", index); }
 
 }  // namespace
 
 ShardWriter::ShardWriter(fs::path directory, TokenType type, std::int64_t shard_tokens, WriterState state)
     : directory_(std::move(directory)), type_(type), shard_tokens_(shard_tokens), state_(std::move(state)) {
-  // A crash may have come between the end of a shard and the state that says so: then the shard is opened again.
+  // After a crash between the end of a shard and the state that records it, the shard is opened again.
   const std::size_t next = state_.shards.size();
   for (const auto& entry : fs::directory_iterator(directory_)) {
     const std::string file = entry.path().filename().string();
@@ -46,10 +44,10 @@ fs::path ShardWriter::part(const char* suffix) const { return directory_ / (name
 
 void ShardWriter::open() {
   name_ = shard_name(state_.shards.size());
-  bin_ = std::make_unique<GrowingFile>(part(".bin.part"),
-                                       static_cast<std::uint64_t>(state_.open_tokens) * size_of(type_), true);
-  lengths_ = std::make_unique<GrowingFile>(
-      part(".len.part"), static_cast<std::uint64_t>(state_.open_documents) * sizeof(std::int32_t), false);
+  bin_.emplace(
+      FileWriter::continue_at(part(".bin.part"), static_cast<std::uint64_t>(state_.open_tokens) * size_of(type_)));
+  lengths_.emplace(FileWriter::continue_at(part(".len.part"),
+                                           static_cast<std::uint64_t>(state_.open_documents) * sizeof(std::int32_t)));
 }
 
 bool ShardWriter::add(std::span<const std::int32_t> ids) {
@@ -84,50 +82,48 @@ WriterState ShardWriter::checkpoint() {
   return state_;
 }
 
+FileChecksum ShardWriter::write_index() const {
+  FileWriter idx(part(".idx.part"));
+  const std::int64_t sequences = state_.open_documents, documents = sequences + 1;
+  idx.write(kIdxMagic.data(), kIdxMagic.size());
+  idx.write(&kIdxVersion, 8);
+  idx.write(&type_, 1);
+  idx.write(&sequences, 8);
+  idx.write(&documents, 8);
+  // The lengths of the documents, then the positions that follow from them. Both pass over the file, so that memory
+  // does not grow with the shard.
+  read_pieces(part(".len.part"), [&](const char* data, std::size_t bytes) { idx.write(data, bytes); });
+  std::int64_t pointer = 0;
+  read_pieces(part(".len.part"), [&](const char* data, std::size_t bytes) {
+    for (std::size_t at = 0; at < bytes; at += sizeof(std::int32_t)) {
+      std::int32_t length = 0;
+      std::memcpy(&length, data + at, sizeof length);
+      idx.write(&pointer, 8);
+      pointer += length * static_cast<std::int64_t>(size_of(type_));
+    }
+  });
+  for (std::int64_t i = 0; i < documents; ++i) idx.write(&i, 8);
+  return idx.finish();
+}
+
 void ShardWriter::close() {
   if (!bin_) return;
-  bin_->sync();
-  ShardInfo info{.name = name_,
-                 .documents = state_.open_documents,
-                 .tokens = state_.open_tokens,
-                 .bin_bytes = static_cast<std::int64_t>(bin_->bytes()),
-                 .idx_bytes = 0,
-                 .bin_xxh3 = bin_->xxh3(),
-                 .idx_xxh3 = {}};
-  {
-    GrowingFile idx(part(".idx.part"), 0, true);
-    const std::int64_t sequences = info.documents, documents = info.documents + 1;
-    idx.write(kIdxMagic.data(), kIdxMagic.size());
-    idx.write(&kIdxVersion, 8);
-    idx.write(&type_, 1);
-    idx.write(&sequences, 8);
-    idx.write(&documents, 8);
-    std::vector<std::int32_t> lengths(1 << 14);
-    const auto each_block = [&](auto&& use) {
-      lengths_->rewind();
-      while (const std::size_t got = lengths_->read(lengths.data(), lengths.size() * sizeof(std::int32_t)))
-        use(got / sizeof(std::int32_t));
-    };
-    each_block([&](std::size_t count) { idx.write(lengths.data(), count * sizeof(std::int32_t)); });
-    std::int64_t pointer = 0;
-    each_block([&](std::size_t count) {
-      for (std::size_t i = 0; i < count; ++i) {
-        idx.write(&pointer, 8);
-        pointer += lengths[i] * static_cast<std::int64_t>(size_of(type_));
-      }
-    });
-    for (std::int64_t i = 0; i < documents; ++i) idx.write(&i, 8);
-    idx.sync();
-    info.idx_bytes = static_cast<std::int64_t>(idx.bytes());
-    info.idx_xxh3 = idx.xxh3();
-  }
+  const FileChecksum bin = bin_->finish();
+  lengths_->flush();
+  const FileChecksum idx = write_index();
   rename_path(part(".bin.part"), part(".bin"));
   rename_path(part(".idx.part"), part(".idx"));
   sync_directory(directory_);
   bin_.reset();
   lengths_.reset();
-  ended_.push_back(part(".len.part"));  // with its lengths an older state can still open this shard again
-  state_.shards.push_back(std::move(info));
+  ended_.push_back(part(".len.part"));  // with the lengths, an older state can open this shard again
+  state_.shards.push_back({.name = name_,
+                           .documents = state_.open_documents,
+                           .tokens = state_.open_tokens,
+                           .bin_bytes = static_cast<std::int64_t>(bin.bytes),
+                           .idx_bytes = static_cast<std::int64_t>(idx.bytes),
+                           .bin_xxh3 = bin.xxh3,
+                           .idx_xxh3 = idx.xxh3});
   state_.open_documents = state_.open_tokens = 0;
 }
 

@@ -1,9 +1,9 @@
-// The work of ssa_tokenize: documents from the inputs, in order, through the tokenizer, into the shards of a dataset.
+// The work of ssa_tokenize: tokenizes the documents of the inputs, in order, into the shards of a dataset.
 //
-// While it runs the output directory holds job.json: the settings, and a place in the inputs together with how far every
-// output file had come there. A job that was interrupted, at any moment, continues from it and ends with the same bytes
-// as one that never stopped. Without --validation-fraction the output directory is the dataset; with it, its directories
-// train/ and validation/ are.
+// While a job runs, the output directory holds job.json: the settings, a place in the inputs, and the length of every
+// output file at that place. A job that was interrupted at any moment continues from there and ends with the same bytes
+// as one that never stopped. Without --validation-fraction the output directory is the dataset; with it, train/ and
+// validation/ in it are.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@
 
 namespace ssa {
 
-/// What to do with a record that gives no document: malformed, without the field, in a damaged part of a file.
+/// What to do with a record that gives no document: malformed, without the field, or in a damaged part of a file.
 enum class OnError {
   fail,
   skip,
@@ -33,7 +33,7 @@ struct TokenizeOptions {
   std::uint64_t max_documents = 0;  // 0: all
   OnError on_error = OnError::fail;
   bool special_as_text = false;  // special tokens in the text are text
-  unsigned workers = 0;          // 0: one for each processor
+  unsigned workers = 0;          // 0: one per processor
   bool quiet = false;            // no progress on stderr
 };
 
@@ -41,10 +41,11 @@ struct TokenizeReport {
   bool stopped = false;  // by a signal: run again to continue
   std::int64_t documents = 0, validation_documents = 0, tokens = 0, validation_tokens = 0;
   std::uint64_t text_bytes = 0;
-  std::uint64_t empty = 0;     // documents without text, left out
-  std::uint64_t skipped = 0;   // records that gave no document
-  std::uint64_t replaced = 0;  // ill-formed parts of UTF-8 that became U+FFFD
-  double seconds = 0;          // of this run
+  std::uint64_t empty = 0;       // documents without text, omitted
+  std::uint64_t skipped = 0;     // records that gave no document
+  std::uint64_t replaced = 0;    // ill-formed parts of UTF-8 that became U+FFFD
+  std::uint64_t file_bytes = 0;  // of the inputs that are done, on disk
+  double seconds = 0;            // of this run
 };
 
 /// Throws UsageError if the output directory is neither new nor empty nor holds an interrupted job with these options.

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Times PyTorch at the shapes of ssa_bench, beside which its lines are read: attention, and a compiled training step.
+"""Times PyTorch at the shapes of ssa_bench, to be compared with its lines: attention, and a compiled training step.
 
     python3 scripts/bench_peers.py --rows 4 --tokens 8192 [--only attention|training]
     python3 scripts/bench_peers.py --lengths 2048,4096,8192,16384,32768 [--step-lengths 8192,32768] [--beside FILE]
 
-Needs a GPU and PyTorch >= 2.5. Attention: the median of 20 calls over inputs rotated past L2, timed with events. Training:
-a model of ssa-1b's shapes with full attention and its gate, torch.compile, cuDNN attention, bf16 parameters and moments,
-fused AdamW, cross entropy in chunks, nothing computed again: the median of 7 steps on random tokens.
+Needs a GPU and PyTorch >= 2.5; with the package flash-attn-4 it times that too. Attention: the median of 20 calls over
+inputs rotated past L2, timed with events. Training: a model of ssa-1b's shapes with full attention and its gate,
+torch.compile, cuDNN attention, bf16 parameters and moments, fused AdamW, cross entropy in chunks, nothing computed
+again: the median of 7 steps on random tokens.
 
 By length: Markdown tables like those of `ssa_bench --only lengths`, as many tokens as rows x tokens in rows of each length.
 --lengths times cuDNN's attention; --step-lengths the compiled step, which takes a minute to compile for each length.
@@ -54,24 +55,38 @@ def attention_product(args):
     return args.rows * args.query_heads * args.tokens * (args.tokens + 1) * args.head_dim
 
 
-def attention(args, backend):
-    """Milliseconds of the forward and of the backward pass."""
-    def tensors():
-        shape = lambda heads: (args.rows, heads, args.tokens, args.head_dim)
-        q = torch.randn(shape(args.query_heads), device="cuda", dtype=torch.bfloat16, requires_grad=True)
-        k, v = (torch.randn(shape(args.key_value_heads), device="cuda", dtype=torch.bfloat16, requires_grad=True)
-                for _ in range(2))
-        return q, k, v
+def attention(args, run):
+    """Milliseconds of the forward and of the backward pass; run(q, k, v) takes [rows, tokens, heads, head size]."""
+    make = lambda heads: torch.randn(args.rows, args.tokens, heads, args.head_dim, device="cuda", dtype=torch.bfloat16,
+                                     requires_grad=True)
+    sets = [(make(args.query_heads), make(args.key_value_heads), make(args.key_value_heads)) for _ in range(SETS)]
+    with torch.no_grad():
+        forward = median_ms([lambda x=x: run(*x) for x in sets])
+    outs = [run(*x) for x in sets]
+    grads = [torch.randn_like(o) for o in outs]
+    calls = [lambda i=i: torch.autograd.grad(outs[i], sets[i], grads[i], retain_graph=True) for i in range(SETS)]
+    return forward, median_ms(calls)
 
-    with sdpa_kernel(backend):
-        sets = [tensors() for _ in range(SETS)]
-        run = lambda q, k, v: scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-        with torch.no_grad():
-            forward = median_ms([lambda x=x: run(*x) for x in sets])
-        outs = [run(*x) for x in sets]
-        grads = [torch.randn_like(o) for o in outs]
-        calls = [lambda i=i: torch.autograd.grad(outs[i], sets[i], grads[i], retain_graph=True) for i in range(SETS)]
-        return forward, median_ms(calls)
+
+def pytorch_attention(backend):
+    def run(q, k, v):
+        with sdpa_kernel(backend):
+            heads_first = (x.transpose(1, 2) for x in (q, k, v))
+            return scaled_dot_product_attention(*heads_first, is_causal=True, enable_gqa=True)
+    return run
+
+
+def flash_attention_4(deterministic):
+    """None where the package flash-attn-4 is not installed."""
+    try:
+        from flash_attn.cute import flash_attn_func
+    except ImportError:
+        return None
+
+    def run(q, k, v):
+        out = flash_attn_func(q, k, v, causal=True, deterministic=deterministic)
+        return out[0] if isinstance(out, tuple) else out
+    return run
 
 
 def of_head_size_128(args):
@@ -80,9 +95,9 @@ def of_head_size_128(args):
     return argparse.Namespace(**{**vars(args), "head_dim": 128, **heads})
 
 
-def time_attention(args, backend, name):
+def time_attention(args, run, name):
     try:
-        forward, backward = attention(args, backend)
+        forward, backward = attention(args, run)
     except RuntimeError as error:
         print(f"{name}: not run: {str(error).splitlines()[0]}")
         return
@@ -290,16 +305,22 @@ def main():
         if args.lengths:
             ceiling = product_rate()
             print(f"8192 cube {ceiling * 1e-12:.0f} TFLOP/s")
-            cudnn = lambda shape: attention(shape, SDPBackend.CUDNN_ATTENTION)
+            cudnn = lambda shape: attention(shape, pytorch_attention(SDPBackend.CUDNN_ATTENTION))
             attention_table(args, args.lengths, cudnn, ceiling, args.ours)
         if args.step_lengths:
             step_table(args, args.step_lengths, training, args.ours)
         return
     if args.only != "training":
-        for backend, name in ((SDPBackend.CUDNN_ATTENTION, "cuDNN causal attention"),
-                              (SDPBackend.FLASH_ATTENTION, "FlashAttention-2 causal attention")):
-            time_attention(args, backend, name)
-        time_attention(of_head_size_128(args), SDPBackend.CUDNN_ATTENTION, "cuDNN causal attention 128")
+        peers = {"cuDNN": pytorch_attention(SDPBackend.CUDNN_ATTENTION),
+                 "FlashAttention-4": flash_attention_4(False),
+                 "FlashAttention-4 deterministic": flash_attention_4(True)}
+        for name, run in peers.items():
+            if run is None:
+                print(f"{name}: not run: the package flash-attn-4 is not installed", file=sys.stderr)
+                continue
+            time_attention(args, run, name)
+            time_attention(of_head_size_128(args), run, f"{name} 128")
+        time_attention(args, pytorch_attention(SDPBackend.FLASH_ATTENTION), "FlashAttention-2")
     if args.only != "attention":
         ms, gib = training(args)
         print(f"training step, full attention: {ms:.1f} ms, {args.rows * args.tokens / ms * 1e3:.0f} tokens/s, "

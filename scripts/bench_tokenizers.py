@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Times ssa_tokenize, tiktoken and Hugging Face tokenizers on the same text and processors, and compares their ids.
 
-ssa_tokenize is timed as its users run it: from the start of the program, reading JSONL and writing the dataset, less the
-time of the same run on one document (loading the tokenizer). The other two get the texts as Python strings and only
-encode. The three take turns, --rounds times, and the best round of each counts. Processor seconds of all threads are given
-too: they hardly depend on what else the machine does.
+ssa_tokenize is timed as its users run it: from the start of the program, reading JSONL and writing the dataset, minus
+the time of the same run on one document (loading the tokenizer). The other two get the texts as Python strings and only
+encode. The three run alternately for --rounds rounds, and the best round of each counts. CPU seconds of all threads are
+given too: they hardly depend on other load on the machine.
+Needs numpy, tiktoken and tokenizers.
 
 Example: pip install tokenizers tiktoken numpy
          python3 scripts/bench_tokenizers.py --tokenizer llama3/tokenizer.json --threads 1 2 books.jsonl
@@ -16,24 +17,24 @@ import pathlib
 import resource
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
-
-import numpy as np
-import tiktoken
-import tokenizers
 
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
 def tiktoken_of(path):
-    """The same tokenizer for tiktoken, whose ranks are the ids of a vocabulary in the order of its merges."""
+    """The same tokenizer in tiktoken, whose ranks are the ids of a vocabulary in the order of its merges."""
+    import tiktoken
+
     file = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     to_byte = {chr(b): b for b in printable}
     to_byte.update({chr(256 + i): b for i, b in enumerate(b for b in range(256) if b not in printable)})
     added = {token["content"] for token in file["added_tokens"]}
-    ranks = {bytes(to_byte[c] for c in token): rank for token, rank in file["model"]["vocab"].items() if token not in added}
+    ranks = {bytes(to_byte[c] for c in token): rank for token, rank in file["model"]["vocab"].items()
+             if token not in added}
     steps = file["pre_tokenizer"].get("pretokenizers", [file["pre_tokenizer"]])
     pattern = next((step["pattern"]["Regex"] for step in steps if step["type"] == "Split"), GPT2)
     return tiktoken.Encoding("bench", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
@@ -45,6 +46,8 @@ def cpu_of_children():
 
 
 def run_ours(binary, tokenizer, source, output, threads):
+    import numpy as np
+
     shutil.rmtree(output, ignore_errors=True)
     start, used = time.perf_counter(), cpu_of_children()
     subprocess.run([binary, "--quiet", "--tokenizer", tokenizer, "--input", source, "--output", output, "--workers",
@@ -53,6 +56,8 @@ def run_ours(binary, tokenizer, source, output, threads):
 
 
 def ids_of(directory):
+    import numpy as np
+
     info = json.loads((pathlib.Path(directory) / "dataset.json").read_text())
     kind = {"uint16": "<u2", "int32": "<i4"}[info["dtype"]]
     ids = np.concatenate([np.fromfile(pathlib.Path(directory) / (s["name"] + ".bin"), kind) for s in info["shards"]])
@@ -63,12 +68,19 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokenizer", required=True, help="a tokenizer.json whose ids follow its merges")
     parser.add_argument("--binary", default="build/bin/ssa_tokenize")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1], help="and as many processors")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1], help="threads, on as many cores")
     parser.add_argument("--megabytes", type=float, default=100, help="the text is repeated up to this size")
-    parser.add_argument("--piece", type=int, default=4000, help="characters of a document; books are cut into such")
+    parser.add_argument("--piece", type=int, default=4000, help="characters per document; longer texts are cut")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("texts", nargs="+", help=".jsonl files with a text field")
     args = parser.parse_args()
+    try:
+        import numpy as np
+        import tiktoken
+        import tokenizers
+    except ImportError as error:
+        sys.exit(f"bench_tokenizers.py: {error}; install with: {sys.executable} -m pip install "
+                 "numpy tiktoken tokenizers")
 
     texts = []
     for name in args.texts:
@@ -83,14 +95,14 @@ def main():
     with open(source, "w", encoding="utf-8") as out:
         out.writelines(json.dumps({"text": t}, ensure_ascii=False) + "\n" for t in texts)
     pathlib.Path(single).write_text('{"text": "x"}\n')
-    print(f"{megabytes:.1f} MB in {len(texts)} documents, {os.cpu_count()} processors, tiktoken {tiktoken.__version__}, "
+    print(f"{megabytes:.1f} MB in {len(texts)} documents, {os.cpu_count()} cores, tiktoken {tiktoken.__version__}, "
           f"tokenizers {tokenizers.__version__}")
 
     ranks = tiktoken_of(args.tokenizer)
     cores = sorted(os.sched_getaffinity(0))
     for threads in args.threads:
         os.environ["RAYON_NUM_THREADS"] = str(threads)
-        os.sched_setaffinity(0, cores[:threads])  # so that no reading or writing thread gets a processor of its own
+        os.sched_setaffinity(0, cores[:threads])  # no reading or writing thread gets a core of its own
         best = {name: np.full(2, 1e9) for name in ("ssa_tokenize", "tiktoken", "tokenizers")}
         load = np.full(2, 1e9)
         for _ in range(args.rounds):
@@ -100,19 +112,20 @@ def main():
             start, used = time.perf_counter(), time.process_time()
             theirs = ranks.encode_ordinary_batch(texts, num_threads=threads)
             best["tiktoken"] = np.minimum(best["tiktoken"], [time.perf_counter() - start, time.process_time() - used])
-            # A process of its own: the number of its threads is fixed when it starts.
+            # In a new process: the number of threads is fixed at start-up.
             code = ("import sys, json, time, tokenizers\n"
                     "t = tokenizers.Tokenizer.from_file(sys.argv[1])\n"
                     "x = [json.loads(l)['text'] for l in open(sys.argv[2], encoding='utf-8')]\n"
                     "s, c = time.perf_counter(), time.process_time()\n"
                     "for i in range(0, len(x), 1000): t.encode_batch_fast(x[i:i + 1000], add_special_tokens=False)\n"
                     "print(time.perf_counter() - s, time.process_time() - c)")
-            python = subprocess.run([os.sys.executable, "-c", code, args.tokenizer, source], check=True, capture_output=True)
+            python = subprocess.run([sys.executable, "-c", code, args.tokenizer, source], check=True,
+                                    capture_output=True)
             best["tokenizers"] = np.minimum(best["tokenizers"], [float(v) for v in python.stdout.split()])
         best["ssa_tokenize"] -= load
         ours, end = ids_of(output)
         equal = np.array_equal(ours, np.concatenate([np.array(ids + [end]) for ids in theirs]))
-        for kind, unit in enumerate(("MB/s", "MB per processor second")):
+        for kind, unit in enumerate(("MB/s", "MB per CPU second")):
             print(f"{threads} thread{'s' if threads > 1 else ''}: " +
                   ", ".join(f"{name} {megabytes / times[kind]:.1f}" for name, times in best.items()) +
                   f" {unit}; {best['tiktoken'][kind] / best['ssa_tokenize'][kind]:.1f} x tiktoken, "
@@ -121,4 +134,5 @@ def main():
     shutil.rmtree(directory)
 
 
-main()
+if __name__ == "__main__":
+    main()

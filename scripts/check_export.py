@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Compares this program with transformers on exported models, in float32 on the CPU, and this program's import with
-what transformers saves.
+"""Compares this program with transformers on exported models, in float32 on the CPU, and checks that this program reads
+models saved by transformers.
 
 Usage: scripts/check_export.py [--build DIR] [--lengths FIRST:LAST[:STEP]] [--case NAME...]
-Trains small models of every method, with and without llama3 RoPE scaling, exports them and loads the directories with
-trust_remote_code. Checks in each inference mode: logits of texts of every length, generation with and without a cache,
-a left-padded batch, the loss, overrides of block_counts, block_size and rope_scaling, weights in shards.
-Needs torch and transformers, and the build's ssa_train, ssa_tokenize, ssa_export and dump_logits. Exit code 77 when
-torch or transformers are missing.
+Trains small models of every method, with and without llama3 RoPE scaling, exports them, and loads the directories with
+trust_remote_code. Checks in each inference mode: logits for every length, generation with and without a cache, a
+left-padded batch, the loss, overrides of block_counts, block_size and rope_scaling, and sharded weights.
+Needs torch and transformers, and ssa_train, ssa_tokenize, ssa_export and dump_logits from the build. Exit code 77 when
+torch or transformers is missing.
 """
 import argparse
 import json
@@ -18,10 +18,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-TOLERANCE = 1e-4  # of a logit, float32; logits here reach about 10
+TOLERANCE = 1e-4  # for a float32 logit; logits here reach about 10
 LLAMA3 = {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-          "original_max_position_embeddings": 64}  # short, so that all three bands of wavelengths are there
-CASES = {  # name: method, rope_scaling, other keys of the model, of the attention
+          "original_max_position_embeddings": 64}  # short, so that all three wavelength bands occur
+CASES = {  # name: method, rope_scaling, other model keys, other attention keys
     "ssa": ("ssa", None, {}, {}),
     "ssa-llama3": ("ssa", LLAMA3, {"tie_word_embeddings": False}, {}),
     "ssa-reference": ("ssa", None, {"block_counts": 4}, {"selection": "reference"}),
@@ -44,7 +44,7 @@ def run(command, **options):
 
 
 def make_model(directory, case, build):
-    """A model trained for a few steps from weights wide enough that attention is far from uniform."""
+    """A model trained for a few steps. Its initial weights are large, so that attention is far from uniform."""
     method, rope_scaling, model, attention = CASES[case]
     config = {
         "model": {"vocab_size": 257, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
@@ -76,7 +76,7 @@ class Check:
         print(f"{name:52} {worst:9.2e}  {'ok' if good else 'FAILED'}", flush=True)
 
     def ours(self, source, mode, ids, lengths):
-        """The program's logits of the first so many ids, for each length."""
+        """This program's logits for the first n ids, for each n in lengths."""
         import numpy
 
         file = self.directory / "ids"
@@ -95,7 +95,7 @@ class Check:
         self.report(name, worst)
 
     def generation(self, name, model, ids):
-        """Greedy tokens with a cache, without, and the logits on the way."""
+        """Greedy tokens with and without a cache, and the logits with a cache filled in chunks."""
         import torch
 
         prompt = ids[None, :21]
@@ -104,14 +104,14 @@ class Check:
         self.report(f"{name}: tokens with and without cache", float((tokens[True] != tokens[False]).sum()), 0)
         whole = model(tokens[True]).logits
         cache, steps, at = None, [], 0
-        for size in [7, 1, 5] + [1] * (tokens[True].shape[1] - 13):  # chunks that begin and end within blocks
+        for size in [7, 1, 5] + [1] * (tokens[True].shape[1] - 13):  # chunks that start and end within blocks
             out = model(tokens[True][:, at:at + size], past_key_values=cache, use_cache=True)
             cache, at = out.past_key_values, at + size
             steps.append(out.logits)
         self.report(f"{name}: logits with cache", (torch.cat(steps, 1) - whole).abs().max().item())
 
     def padded_batch(self, name, model, ids):
-        """Rows of several lengths, left-padded: each row's own logits, loss and greedy tokens."""
+        """Sequences of several lengths, left-padded: logits and greedy tokens equal those of each sequence alone."""
         import torch
 
         lengths, width = (1, 6, 30, 47, 83), 83
@@ -142,8 +142,8 @@ class Check:
         self.report(f"{name}: loss", abs(out.loss.item() - losses[targets != -100].mean().item()), 1e-5)
 
     def overrides(self, case, unchanged, exported, mode, ids):
-        """Other budgets and scalings, asked of transformers by keyword and of this program in config.json. Each must
-        change the logits: what is compared here tells settings apart."""
+        """Other budgets and scalings, given to transformers by keyword and to this program in config.json. Each must
+        change the logits, or the comparison would prove nothing."""
         from transformers import AutoModelForCausalLM
 
         before = unchanged(ids[None]).logits
@@ -164,13 +164,13 @@ class Check:
                 self.report(f"{case} {mode}: {text} changes nothing", math.nan)
 
     def saved_again(self, case, model, ids):
-        """What transformers saves of a model that it loaded, this program reads."""
+        """This program reads what transformers saves of a loaded model."""
         saved = self.directory / "saved" / case
         model.save_pretrained(saved)
         self.compare(f"{case}: saved by transformers, read here", model, saved, model.config.inference_mode, ids, [77])
 
     def sharded(self, case, model):
-        """The same weights in several files, to the bit."""
+        """Weights split over several files are equal bit for bit."""
         from transformers import AutoModelForCausalLM
 
         directory = self.directory / "sharded" / case
@@ -220,7 +220,7 @@ def main():
     first, last, *step = map(int, args.lengths.split(":"))
     lengths = list(range(first, last + 1, *step))
     torch.set_grad_enabled(False)
-    torch.set_num_threads(1)  # the models are too small to share
+    torch.set_num_threads(1)  # the models are too small for several threads
     transformers.utils.logging.disable_progress_bar()
     print(f"torch {torch.__version__}, transformers {transformers.__version__}; the largest difference of each check")
     build = Path(args.build).resolve() / "bin"

@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
-"""Compares ssa_eval with lm-evaluation-harness on one trained model, the same local files, float32 on the CPU.
+"""Compares ssa_eval with lm-evaluation-harness on one trained model and the same local files, in float32 on the CPU.
 
-Exports the model (ssa_export --dtype f32), runs the harness's `hf` model on the exported directory and ssa_eval on the
-same directory, under sparse and full attention, and prints the largest differences (of perplexities, and of the
-log-likelihoods of whole pages, relative ones where the value is above 1). Exit code 1 when one is above --tolerance, or
-a prompt differs at all.
+Exports the model (ssa_export --dtype f32) and runs the harness's `hf` model and ssa_eval on the exported directory,
+with sparse and with full attention. Prints the largest differences; they are relative for perplexities and
+log-likelihoods of whole pages above 1. Exit code 1 when a difference is above --tolerance, or any prompt differs.
 
-Needs `pip install lm_eval[hf]`. Without --task-dir it writes a few documents of each task itself.
+Needs `pip install lm_eval[hf]`. Without --task-dir it writes a few documents per task itself.
 
 Example: python scripts/compare_lm_eval.py runs/tiny --num-fewshot 2
 """
@@ -37,7 +36,7 @@ def write_lines(path, documents):
 
 
 def make_tasks(directory):
-    """A few documents a task, with what is easy to get wrong: accents, brackets, doubled spaces, equal documents."""
+    """A few documents per task, with typical pitfalls: accents, brackets, doubled spaces, equal documents."""
     things = ["water", "a stone", "the moon", "warm air", "fern leaves", "éclair dough", "iron — rusted", "salt"]
     verbs = ["falls", "grows", "melts", "is heavier than paper", "takes up light", "keeps its shape"]
 
@@ -72,7 +71,7 @@ def make_tasks(directory):
         write_lines(directory / f"{name}.jsonl", arc(24, 1 if name == "arc_easy" else 2))
     pool = piqa(12, 3)
     write_lines(directory / "piqa_train.jsonl", pool)
-    write_lines(directory / "piqa.jsonl", piqa(16, 0) + pool[:4])  # documents that the pool holds too
+    write_lines(directory / "piqa.jsonl", piqa(16, 0) + pool[:4])  # these documents are in the pool too
     write_lines(directory / "hellaswag_train.jsonl", hellaswag(30, 1))
     write_lines(directory / "hellaswag.jsonl", hellaswag(16, 0))
     write_lines(directory / "lambada_openai.jsonl",
@@ -104,7 +103,7 @@ def find(directory, *names):
 
 
 def write_yaml(task, directory, yaml_directory):
-    """The harness's own configuration of the task, with the local files in place of its data set."""
+    """The harness's own configuration of the task, with local files instead of its data set."""
     import lm_eval
 
     own = Path(lm_eval.__file__).parent / "tasks" / YAML[task]
@@ -163,7 +162,7 @@ def likelihoods(responses):
 
 
 def compare(task, ours, theirs):
-    """(largest difference of a log-likelihood, {metric: (ours, theirs)}, prompts that differ)"""
+    """(largest log-likelihood difference, {metric: (ours, theirs)}, number of different prompts)"""
     (our_results, our_samples), (their_results, their_samples) = ours, theirs
     if len(our_samples) != len(their_samples):
         sys.exit(f"compare_lm_eval.py: {task}: {len(our_samples)} documents, the harness has {len(their_samples)}")
@@ -182,10 +181,10 @@ def compare(task, ours, theirs):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="a run, a checkpoint, or a directory that ssa_export wrote in f32")
+    parser.add_argument("model", help="a run, a checkpoint, or a directory written by ssa_export --dtype f32")
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--task-dir", type=Path,
-                        help="NAME.jsonl and NAME_train.jsonl in the fields of the data sets, wikitext.txt")
+                        help="directory of NAME.jsonl, NAME_train.jsonl and wikitext.txt, see docs/tasks.md")
     parser.add_argument("--modes", default="sparse,full")
     parser.add_argument("--num-fewshot", type=int, default=0)
     parser.add_argument("--seed", type=int, default=1234)
@@ -219,8 +218,8 @@ def main():
             for task in tasks:
                 item, metrics, prompts = compare(task, ours[task], theirs[task])
                 worst = max(worst, item, 1e9 * prompts)
-                print(f"{mode:7} {task:15} documents {len(ours[task][1]):5}  prompts that differ {prompts}  "
-                      f"largest difference of a log-likelihood {item:.2e}")
+                print(f"{mode:7} {task:15} documents {len(ours[task][1]):5}  different prompts {prompts}  "
+                      f"largest log-likelihood difference {item:.2e}")
                 for key, (x, y) in metrics.items():
                     off = abs(x - y) / (max(1.0, abs(y)) if "perplexity" in key else 1.0)
                     worst = max(worst, off)

@@ -2,9 +2,9 @@
 """Draws quality against the budget of sparse attention for several models, from ssa_eval's JSON files.
 
 Usage: scripts/plot_eval.py [NAME=]FILE... [--metrics LIST] [--output FILE] [--table]
-A panel for each task and metric; the budget is the number of tokens a query may attend, block_counts x block_size. Full
-attention is a dashed line. NAME stands in the legend (default: the file's name). Standard errors, where there are some,
-are drawn as bars. --table also prints the numbers as a Markdown table.
+One panel per task and metric. The budget is the number of tokens that a query may attend to, block_counts x block_size.
+Full attention is a dashed horizontal line. NAME is the model's name in the legend (default: the file's name). Standard
+errors, where the file has them, are drawn as bars. --table also prints the numbers as a Markdown table.
 Needs matplotlib (Debian, Ubuntu: python3-matplotlib).
 
 Example: build/bin/ssa_eval --model runs/ssa --data data/tiny/eval --block-counts 1,2,4,8 --output ssa.json
@@ -16,7 +16,13 @@ import json
 import os
 import sys
 
-DEFAULT_METRICS = ["loss", "word_perplexity", "acc_norm", "acc", "perplexity", "score"]  # of a task the first it has
+import plotting
+
+DEFAULT_METRICS = ["loss", "word_perplexity", "acc_norm", "acc", "perplexity", "score"]  # the first that a task has
+UNITS = {"loss": "loss (nats per token)", "acc": "accuracy (0 to 1)", "acc_norm": "length-normalized accuracy (0 to 1)",
+         "word_perplexity": "perplexity per word", "byte_perplexity": "perplexity per byte",
+         "token_perplexity": "perplexity per token", "perplexity": "perplexity of the target",
+         "bits_per_byte": "bits per byte"}
 
 
 def read_results(argument):
@@ -42,7 +48,7 @@ def read_results(argument):
     except (OSError, json.JSONDecodeError) as error:
         sys.exit(f"plot_eval.py: {path}: {error}")
     except (KeyError, TypeError, AttributeError) as error:
-        sys.exit(f"plot_eval.py: {path}: not a file of ssa_eval --output ({error!r})")
+        sys.exit(f"plot_eval.py: {path}: not written by ssa_eval --output ({error!r})")
 
 
 def budget_of(settings):
@@ -89,11 +95,12 @@ def markdown(models, task, metric):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", metavar="[NAME=]FILE")
-    parser.add_argument("--metrics", help="with commas between them (default: the first that a task has of "
+    parser.add_argument("--metrics", help="comma-separated (default: the first that a task has of "
                         f"{', '.join(DEFAULT_METRICS)})")
     parser.add_argument("--output", default="budgets.png", metavar="FILE")
     parser.add_argument("--table", action="store_true")
     args = parser.parse_args()
+    pyplot = plotting.load_pyplot()
     models = [read_results(file) for file in args.files]
     panels = panels_of(models, args.metrics.split(",") if args.metrics else None)
     if not panels:
@@ -101,40 +108,32 @@ def main():
     if args.table:
         print("\n\n".join(markdown(models, task, metric) for task, metric in panels))
 
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    columns = min(len(panels), 3)
-    rows = (len(panels) + columns - 1) // columns
-    figure, axes = pyplot.subplots(rows, columns, figsize=(5.2 * columns, 3.6 * rows), squeeze=False)
-    for axis in axes.flat[len(panels):]:
-        axis.remove()
-    for axis, (task, metric) in zip(axes.flat, panels):
-        budgets = set()
+    figure, axes = plotting.panel_axes(pyplot, len(panels), columns=3, width=4.8, height=4.2)
+    for axis, (task, metric) in zip(axes, panels):
+        budgets, curves = set(), []
         for index, (name, results) in enumerate(models):
             sparse, full = points_of(results, task, metric)
+            style = plotting.curve_style(index)
             if sparse:
                 x, y, error = zip(*sparse)
                 budgets.update(x)
-                axis.errorbar(x, y, yerr=error if any(error) else None, label=name, color=f"C{index}", marker="o",
-                              markersize=4, linewidth=1.2, capsize=2)
+                curves.append(axis.errorbar(x, y, yerr=error if any(error) else None, label=f"{name}, sparse",
+                                            capsize=2, **style))
             if full is not None:
-                axis.axhline(full, color=f"C{index}", linestyle="--", linewidth=1,
-                             label=f"{name}, full attention" if not sparse else None)
+                # Each model has a dash length of its own, so that equal values remain distinguishable.
+                curves.append(axis.axhline(full, color=style["color"], linestyle=(2 * index, (3 + 2 * index, 3)),
+                                           linewidth=1.2, label=f"{name}, full attention"))
         if budgets:
             axis.set_xscale("log", base=2)
             axis.set_xticks(sorted(budgets), [str(b) for b in sorted(budgets)])
             axis.minorticks_off()
-        axis.set_xlabel("tokens a query attends (dashed: full attention)", fontsize=8)
-        axis.set_ylabel(metric, fontsize=8)
-        axis.set_title(os.path.basename(os.path.normpath(task)), fontsize=10)
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize=7)
-    figure.tight_layout()
-    figure.savefig(args.output, dpi=110)
-    print(f"wrote {args.output}")
+            axis.set_xlabel("budget (tokens per query)")
+        else:
+            axis.set_xticks([])
+        axis.set_ylabel(UNITS.get(metric, metric))
+        axis.set_title(os.path.basename(os.path.normpath(task)))
+        plotting.legend_below(axis, curves)
+    plotting.save(figure, args.output)
 
 
 if __name__ == "__main__":

@@ -7,14 +7,14 @@ usage() {
 Usage: scripts/prepare_smollm.sh PARQUET_DIR TOKENIZER OUTPUT_DIR [ssa_tokenize options]
 
 Tokenizes every Parquet file below PARQUET_DIR (scripts/download_smollm.sh) with TOKENIZER, the Llama 3 one for the
-published models: a tokenizer.json, its directory, or tokenizer.model. One document in 2000 goes into OUTPUT_DIR/validation,
-the others into OUTPUT_DIR/train: data.eval_path and data.path of the config. The same command continues where an
-interrupted one stopped. SSA_TOKENIZE names the program (build/bin/ssa_tokenize), which must read Parquet.
+published models: a tokenizer.json, its directory, or tokenizer.model. One document in 2000 goes to OUTPUT_DIR/validation,
+the others go to OUTPUT_DIR/train. With data/smollm as OUTPUT_DIR the training data is where configs/ssa-1b.json and the
+other 1B and 300M configs look for it. The same command continues where an interrupted one stopped. SSA_TOKENIZE names
+the program (build/bin/ssa_tokenize, or the installed one), which must read Parquet.
 
 Example:
   scripts/prepare_smollm.sh data/smollm-parquet llama3 data/smollm --workers 32
-  mpirun -n 8 build/bin/ssa_train --config configs/ssa-1b.json --set data.path=data/smollm/train \
-    --set data.eval_path=data/smollm/validation
+  mpirun -n 8 build/bin/ssa_train --config configs/ssa-1b.json --set data.eval_path=data/smollm/validation
 HELP
 }
 
@@ -30,7 +30,13 @@ source=$1
 tokenizer=$2
 output=$3
 shift 3
-program=${SSA_TOKENIZE:-$(dirname "$0")/../build/bin/ssa_tokenize}
+program=${SSA_TOKENIZE:-}
+if [ -z "$program" ]; then
+  here=$(cd "$(dirname "$0")" && pwd)
+  for program in "$here/../build/bin/ssa_tokenize" "$here/../../../bin/ssa_tokenize"; do
+    [ -x "$program" ] && break
+  done
+fi
 if [ ! -x "$program" ]; then
   echo "prepare_smollm.sh: $program not found, expected a build: cmake -S . -B build -DSSA_PARQUET=ON && ninja -C build" >&2
   exit 2

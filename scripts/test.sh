@@ -1,33 +1,58 @@
 #!/usr/bin/env bash
-# Installs what is missing, builds, and runs every test: first under the address and undefined-behaviour sanitizers,
-# then as released. Where nvcc is installed every CUDA kernel is compiled too (a register spill is an error, and so are
-# serialised products); they are tested only on a machine with a GPU, where the released build has the CUDA backend.
-# Ends with ctest's summary.
+# Installs what is missing, builds, and runs every test: first under the address and undefined-behavior sanitizers, then
+# as released. The builds are presets of CMakePresets.json, which state every option, so that it does not matter how the
+# build directories were configured before.
+#
+# Where nvcc is installed every CUDA kernel is compiled too (a register spill is an error, and so are serialized
+# products). The kernels are tested only on a machine with a GPU, where the release build has the CUDA backend. Where
+# clang++ is installed the libraries and programs are compiled with it, and where clang-format 14 is installed the
+# formatting is checked. What is skipped is said. Ends with ctest's summary.
+#
+# SSA_WERROR=ON in the environment makes warnings errors.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 scripts/install.sh
-launcher=()
-command -v ccache >/dev/null && launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+say() { printf '\n== %s\n' "$*"; }
+options=("-DSSA_WERROR=${SSA_WERROR:-OFF}")
+command -v ccache >/dev/null && options+=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache -DCMAKE_CUDA_COMPILER_LAUNCHER=ccache)
 
-build_and_test() {  # directory, then cmake options
-  local directory=$1
-  shift
-  cmake -S . -B "$directory" -G Ninja -DSSA_WERROR=ON "${launcher[@]}" "$@"
-  cmake --build "$directory"
-  ctest --test-dir "$directory" --output-on-failure --parallel "$(nproc)"
-}
+say "formatting"
+format=
+for program in clang-format-14 clang-format; do
+  command -v "$program" >/dev/null || continue
+  [[ $("$program" --version) == *"version 14."* ]] && format=$program && break
+done
+if [ -n "$format" ] && git rev-parse --is-inside-work-tree >/dev/null 2>&1; then
+  git ls-files -z '*.h' '*.cpp' '*.cu' '*.cuh' | xargs -0 "$format" --dry-run -Werror
+  echo "every file is formatted as clang-format 14 does it"
+else
+  echo "skipped: it needs clang-format 14 and a git checkout"
+fi
 
+say "CUDA kernels"
 if command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then
-  cmake -S . -B build-cuda -G Ninja -DSSA_CUDA=ON -DSSA_WERROR=ON -DBUILD_TESTING=OFF "${launcher[@]}"
-  cmake --build build-cuda --target ssa_ops ssa_runtime ssa_comm | tee build-cuda/compile.log
-  if grep "instructions are serialized" build-cuda/compile.log; then  # ptxas says so as information, not as a warning
-    echo "a kernel's wgmma products run one after the other" >&2
+  cmake --preset cuda "${options[@]}"
+  cmake --build --preset cuda --target ssa_ops ssa_runtime ssa_comm | tee build-cuda/compile.log
+  if grep "instructions are serialized" build-cuda/compile.log; then  # ptxas prints this as information, not as a warning
+    echo "test.sh: the wgmma products of a kernel are serialized" >&2
     exit 1
   fi
 else
-  echo "no nvcc here: the CUDA kernels are not compiled"
+  echo "skipped: nvcc is not installed"
 fi
-build_and_test build-sanitize -DCMAKE_BUILD_TYPE=Debug "-DCMAKE_CXX_FLAGS_DEBUG=-O1 -g1" -DSSA_SANITIZE=ON -DSSA_CUDA=OFF
-build_and_test build -DCMAKE_BUILD_TYPE=Release
+
+say "clang++"
+if command -v clang++ >/dev/null; then
+  cmake --preset clang "${options[@]}"
+  cmake --build --preset clang
+else
+  echo "skipped: clang++ is not installed"
+fi
+
+for preset in sanitize release; do
+  say "tests, preset $preset"
+  cmake --preset $preset "${options[@]}"
+  cmake --build --preset $preset
+  ctest --preset $preset --parallel "$(nproc)"
+done

@@ -1,5 +1,5 @@
-// What causal, sparse and compressed attention share on the CPU. They differ only in which keys a token attends: each
-// gives a function keys_of(b, t, kv_head, keys) that fills the list `keys` with positions in k and v.
+// Attention on the CPU for the causal, sparse and compressed ops, which differ only in the keys that a token attends.
+// Each op passes a function keys_of(b, t, kv_head, keys) that fills the list `keys` with positions in k and v.
 #pragma once
 
 #include <algorithm>
@@ -13,20 +13,20 @@ namespace ssa::cpu {
 
 using Keys = std::vector<std::int64_t>;
 
-/// Replaces n scores by their softmax; returns the log of the sum of their exponentials, -infinity when n is 0.
+/// Replaces n scores by their softmax. Returns the log of the sum of their exponentials; -infinity if n is 0.
 template <class Real>
 Real softmax(Real* scores, std::int64_t n) {
-  Real max = -std::numeric_limits<Real>::infinity();
-#pragma omp simd reduction(max : max)
-  for (std::int64_t i = 0; i < n; ++i) max = std::max(max, scores[i]);
-  Real sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (std::int64_t i = 0; i < n; ++i) sum += scores[i] = exp_simd(scores[i] - max);
-  for (std::int64_t i = 0; i < n; ++i) scores[i] /= sum;
-  return max + std::log(sum);
+  Real row_max = -std::numeric_limits<Real>::infinity();
+#pragma omp simd reduction(max : row_max)
+  for (std::int64_t i = 0; i < n; ++i) row_max = std::max(row_max, scores[i]);
+  Real row_sum = 0;
+#pragma omp simd reduction(+ : row_sum)
+  for (std::int64_t i = 0; i < n; ++i) row_sum += scores[i] = exp_simd(scores[i] - row_max);
+  for (std::int64_t i = 0; i < n; ++i) scores[i] /= row_sum;
+  return row_max + std::log(row_sum);
 }
 
-/// Shapes as in ops/causal_attention.h, with U keys a row instead of T. lse may be absent.
+/// Shapes as in causal_attention.h, with U keys per sequence instead of T. lse may be absent.
 struct AttentionForward {
   Tensor out, lse, q, k, v;
   float scale;
@@ -61,7 +61,7 @@ void attention_forward(const AttentionForward& p, const KeysOf& keys_of) {
   }
 }
 
-/// Every gradient is added to.
+/// Adds to d_q, d_k and d_v.
 struct AttentionBackward {
   Tensor d_q, d_k, d_v, d_out, delta, lse, q, k, v;
   float scale;
@@ -76,9 +76,9 @@ void attention_backward(const AttentionBackward& p, const KeysOf& keys_of) {
   const Real *all_d_out = p.d_out.as<Real>(), *all_delta = p.delta.as<Real>(), *all_lse = p.lse.as<Real>();
   Real *all_d_q = p.d_q.as<Real>(), *all_d_k = p.d_k.as<Real>(), *all_d_v = p.d_v.as<Real>();
 
-  // d_k and d_v are sums over tokens and over the G query heads of a key/value head. Each (row, query head) is one
-  // thread's and sums over its tokens into memory of its own, [B, HQ, U, D]; then the heads are added in ascending
-  // order. So the result does not depend on the number of threads.
+  // d_k and d_v are sums over tokens and over the G query heads of a key/value head. One thread takes a (sequence,
+  // query head) pair and sums over its tokens into buffers [B, HQ, U, D]; then the heads are added in ascending order.
+  // So the result does not depend on the number of threads.
   std::vector<Real> head_d_k(static_cast<std::size_t>(B * HQ * U * D)), head_d_v(head_d_k.size());
 #pragma omp parallel
   {

@@ -1,4 +1,5 @@
-// Checks that the `validate` functions of the attention ops share.
+// Shape checks shared by the `validate` functions of the attention ops. Each throws Error that names the op and the
+// tensor, what was found and what was expected.
 #pragma once
 
 #include "kernels/common/check.h"
@@ -10,12 +11,12 @@ struct AttentionDims {
   DType act;
 
   Shape query_shape() const { return {B, T, HQ, D}; }              ///< of q, out and their gradients
-  Shape key_shape(std::int64_t U) const { return {B, U, HK, D}; }  ///< of k, v and their gradients, with U keys a row
+  Shape key_shape(std::int64_t U) const { return {B, U, HK, D}; }  ///< of k, v and their gradients, U keys
   Shape row_shape() const { return {B, T, HQ}; }                   ///< of lse and delta
 };
 
-/// Dimensions from q and k (named `k_name`); throws unless they fit each other. The number of keys a row is not
-/// checked.
+/// The dimensions of q and k; `k_name` is the name of k in messages. Throws unless both have 4 dimensions and HQ is a
+/// multiple of HK. The other dimensions of k are left to expect().
 inline AttentionDims attention_dims(const char* op, const Tensor& q, const char* k_name, const Tensor& k) {
   expect_rank(op, "q", q, 4, "[B, T, HQ, D]");
   expect_rank(op, k_name, k, 4, "4 dimensions");
@@ -25,12 +26,13 @@ inline AttentionDims attention_dims(const char* op, const Tensor& q, const char*
   return dims;
 }
 
-/// N = ceil(T / block_size), after checking block_size.
+/// N = ceil(T / block_size). Throws unless block_size is positive.
 inline std::int64_t block_number(const char* op, std::int64_t T, std::int64_t block_size) {
   SSA_CHECK(block_size > 0, op, ": block_size ", block_size, ", expected at least 1");
   return (T + block_size - 1) / block_size;
 }
 
+/// Throws unless indices is [B, T, HK, S'] i32 with S' > 0. The values are not checked.
 inline void expect_indices(const char* op, const Tensor& indices, const AttentionDims& dims) {
   SSA_CHECK(indices.shape().rank() == 4 && indices.dim(3) > 0, op, ": indices is ", indices.shape().to_string(),
             ", expected [B, T, HK, S']");

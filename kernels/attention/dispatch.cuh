@@ -1,4 +1,4 @@
-// From run-time shapes to kernel templates.
+// From a head size known at run time to kernels compiled for it.
 #pragma once
 
 #include <cstdint>
@@ -7,8 +7,8 @@
 
 namespace ssa::cuda {
 
-/// Calls f.operator()<64>() or <128>(); throws for a shape that the attention kernels do not serve. block_size 0 =
-/// none.
+/// Calls f.operator()<64>() or f.operator()<128>(). Throws Error for a shape that the attention kernels do not support.
+/// block_size 0: the op has no blocks.
 template <class F>
 void dispatch_head_dim(const char* op, std::int64_t head_dim, std::int64_t group, std::int64_t block_size, F&& f) {
   const std::string reason = why_unsupported(head_dim, group, block_size);

@@ -24,4 +24,11 @@ void validate(const EmbeddingBackward& p) {
   expect(op, "d_weight", p.d_weight, {V, H}, real_of(act));
 }
 
+/// The partial sums, then two arrays of M 64-bit sort keys.
+std::size_t cuda::scratch_bytes(const EmbeddingBackward& p) {
+  const std::int64_t M = p.d_out.dim(0), H = p.d_out.dim(1);
+  return static_cast<std::size_t>(embedding_partials(M) * H) * sizeof(float) +
+         static_cast<std::size_t>(2 * M) * sizeof(std::uint64_t);
+}
+
 }  // namespace ssa

@@ -23,7 +23,7 @@ void backward(const EmbeddingBackward& p) {
   const Real* d_out = p.d_out.as<Real>();
   const std::int32_t* ids = p.ids.as<std::int32_t>();
   Real* d_weight = p.d_weight.as<Real>();
-  // Columns, not tokens, are split over the threads: two tokens may share an id, and their sum must keep its order.
+  // The threads split columns, not tokens: two tokens may have the same id, and their sum must keep its order.
 #pragma omp parallel for
   for (std::int64_t h = 0; h < H; h += kColumns)
     for (std::int64_t m = 0; m < M; ++m)

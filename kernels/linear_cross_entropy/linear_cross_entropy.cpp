@@ -24,4 +24,9 @@ void validate(const LinearCrossEntropy& p) {
             ": d_hidden and d_weight come together");
 }
 
+/// The losses, when the caller does not want them.
+std::size_t cuda::scratch_bytes(const LinearCrossEntropy& p) {
+  return p.losses ? 0 : static_cast<std::size_t>(p.hidden.dim(0)) * sizeof(float);
+}
+
 }  // namespace ssa

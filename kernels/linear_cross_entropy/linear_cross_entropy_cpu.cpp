@@ -11,29 +11,29 @@
 namespace ssa::cpu {
 namespace {
 
-constexpr std::int32_t kNoTarget = -100;
+constexpr std::int32_t kIgnored = -100;
 
-/// The loss of one row of logits, which become the gradient of gradient_scale * loss.
+/// Returns the loss of one token and replaces its logits by the gradient of gradient_scale * loss.
 template <class Real>
-Real loss_of_row(Real* logits, std::int64_t V, std::int32_t target, Real gradient_scale) {
-  if (target == kNoTarget) {
+Real loss_and_gradient(Real* logits, std::int64_t V, std::int32_t target, Real gradient_scale) {
+  if (target == kIgnored) {
     std::fill_n(logits, V, Real{0});
     return 0;
   }
-  Real highest = -std::numeric_limits<Real>::infinity();
-#pragma omp simd reduction(max : highest)
-  for (std::int64_t v = 0; v < V; ++v) highest = std::max(highest, logits[v]);
+  Real row_max = -std::numeric_limits<Real>::infinity();
+#pragma omp simd reduction(max : row_max)
+  for (std::int64_t v = 0; v < V; ++v) row_max = std::max(row_max, logits[v]);
   const Real target_logit = logits[target];
-  Real sum = 0;
-#pragma omp simd reduction(+ : sum)
+  Real row_sum = 0;
+#pragma omp simd reduction(+ : row_sum)
   for (std::int64_t v = 0; v < V; ++v) {
-    logits[v] = exp_simd(logits[v] - highest);
-    sum += logits[v];
+    logits[v] = exp_simd(logits[v] - row_max);
+    row_sum += logits[v];
   }
-  const Real scale = gradient_scale / sum;
+  const Real scale = gradient_scale / row_sum;
   for (std::int64_t v = 0; v < V; ++v) logits[v] *= scale;
   logits[target] -= gradient_scale;
-  return std::log(sum) + highest - target_logit;
+  return std::log(row_sum) + row_max - target_logit;
 }
 
 template <class Real>
@@ -50,7 +50,7 @@ void forward_and_backward(Stream& stream, const LinearCrossEntropy& p) {
 #pragma omp parallel for
     for (std::int64_t m = begin; m < end; ++m)
       chunk_losses[static_cast<std::size_t>(m - begin)] =
-          loss_of_row(all_logits + (m - begin) * V, V, targets[m], static_cast<Real>(p.gradient_scale));
+          loss_and_gradient(all_logits + (m - begin) * V, V, targets[m], static_cast<Real>(p.gradient_scale));
     for (std::int64_t m = begin; m < end; ++m)
       loss_sum += static_cast<double>(chunk_losses[static_cast<std::size_t>(m - begin)]);
     if (losses) std::copy_n(chunk_losses.data(), end - begin, losses + begin);

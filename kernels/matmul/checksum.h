@@ -1,4 +1,4 @@
-// A hash of device memory, to tell whether two results have the same bits.
+// A hash of device memory: equal hashes mean that two results have the same bits.
 #pragma once
 
 #include <cstddef>
@@ -8,7 +8,7 @@
 
 namespace ssa::cuda {
 
-/// *sum += a hash of the first `bytes` of `data`, an even number; both are device memory. The same for the same bits.
+/// *sum += a hash of the first `bytes` bytes (an even number) of `data`. Both pointers are device memory.
 void add_checksum(Stream& stream, std::uint64_t* sum, const void* data, std::size_t bytes);
 
 }  // namespace ssa::cuda

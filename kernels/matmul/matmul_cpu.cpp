@@ -10,17 +10,17 @@
 namespace ssa::cpu {
 namespace {
 
-/// A dimension as OpenBLAS wants it.
+/// A dimension in the integer type of OpenBLAS.
 blasint blas_dim(std::int64_t dim, const Tensor& tensor) {
   SSA_CHECK(dim <= std::numeric_limits<blasint>::max(), "matmul: tensor ", tensor.shape().to_string(),
-            " has a dimension beyond OpenBLAS's ", std::numeric_limits<blasint>::max());
+            " has a dimension above ", std::numeric_limits<blasint>::max(), ", OpenBLAS's limit");
   return static_cast<blasint>(dim);
 }
 
 template <class Real>
 void multiply(const Matmul& p) {
   if (p.out.count() == 0) return;
-  // Sizes and strides are checked here, because no exception may leave a parallel loop.
+  // Checked here, because an exception may not leave a parallel loop.
   const blasint M = blas_dim(p.out.dim(0), p.out), N = blas_dim(p.out.dim(1), p.out);
   const blasint K = blas_dim(p.a.dim(p.transpose_a ? 0 : 1), p.a);
   const blasint a_stride = std::max(blas_dim(p.a.dim(1), p.a), 1), b_stride = std::max(blas_dim(p.b.dim(1), p.b), 1);
@@ -34,8 +34,8 @@ void multiply(const Matmul& p) {
     else
       return cblas_dgemm;
   }();
-  // OpenBLAS cuts a product by the number of threads, and its rounding with it. Tiles of a fixed size, each computed by
-  // one thread (as OpenBLAS does inside a parallel region), keep the bits the same on any machine of one kind.
+  // OpenBLAS would split a product by the number of threads, which changes its rounding. Tiles of a fixed size, each
+  // computed by one thread (OpenBLAS is serial inside a parallel region), give the same bits on any number of threads.
   constexpr blasint kTile = 128;
   const std::int64_t tile_columns = (std::int64_t{N} + kTile - 1) / kTile;
   const std::int64_t tiles = (std::int64_t{M} + kTile - 1) / kTile * tile_columns;

@@ -37,4 +37,9 @@ void validate(const Cast& p) {
   expect(op, "out", p.out, p.x.shape(), p.out.dtype());
 }
 
+/// One partial sum per CTA.
+std::size_t cuda::scratch_bytes(const SquaredNorm&) {
+  return static_cast<std::size_t>(kSquaredNormPartials) * sizeof(double);
+}
+
 }  // namespace ssa

@@ -1,4 +1,5 @@
-// Streaming over flat ranges. Ranges need not begin on 16 bytes: those that do not take the plain path.
+// Streaming over flat ranges. A range that is aligned to 16 bytes takes a kernel with vector accesses, any other range
+// one with scalar accesses.
 #include <algorithm>
 #include <cmath>
 
@@ -15,14 +16,13 @@ constexpr int kThreads = 256;
 
 bool aligned(const Tensor& tensor) { return reinterpret_cast<std::uintptr_t>(tensor.data()) % 16 == 0; }
 
-/// shares[b] = sum of x^2 over the elements of block b; blocks and threads are fixed in number, so the order is.
-/// Eight blocks fit on an SM, so that all run together: each has as much to do, and of a second wave with the few that
-/// found no place most SMs would see nothing.
+/// partials[b] = sum of x^2 over the elements of CTA b. The numbers of CTAs and threads are fixed, and so is the order
+/// of the sum. All CTAs have the same work, and eight per SM run in one wave: a second wave would leave most SMs idle.
 template <int kVec>
-__global__ void __launch_bounds__(kThreads, 8) squared_norm_kernel(double* shares, const float* x, std::int64_t n) {
+__global__ void __launch_bounds__(kThreads, 8) squared_norm_kernel(double* partials, const float* x, std::int64_t n) {
   __shared__ double shared[kThreads / kWarpSize];
   constexpr std::int64_t kStride = kSquaredNormPartials * kThreads * kVec;
-  constexpr int kBatch = 4;  // vectors in flight; a loop that tests its end after each would wait for each
+  constexpr int kBatch = 4;  // vectors in flight: a loop of one load would wait for each
   double sum = 0;
   const auto add = [&](const Floats<kVec>& v) {
 #pragma unroll
@@ -40,9 +40,9 @@ __global__ void __launch_bounds__(kThreads, 8) squared_norm_kernel(double* share
 #pragma unroll 1
   for (; i + kVec <= n; i += kStride) add(load_constant<kVec>(x + i));
 #pragma unroll 1
-  for (; i < n; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);  // the tail, one thread's
+  for (; i < n; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);  // the tail, by one thread
   sum = block_sum<kThreads>(sum, shared);
-  if (threadIdx.x == 0) shares[blockIdx.x] = sum;
+  if (threadIdx.x == 0) partials[blockIdx.x] = sum;
 }
 
 struct AdamWFactors {
@@ -68,8 +68,8 @@ __device__ __forceinline__ void adamw_update(float* master, float* m, float* v, 
   if (weight) store<kCount>(weight, w);
 }
 
-/// Four values a thread at most, so that each access of a warp covers whole sectors; what is in flight comes from many
-/// threads. With eight, a warp read and wrote every sector of f32 in two halves.
+/// At most four values per thread, so that each access of a warp covers whole 32-byte sectors: with eight, every f32
+/// sector was read and written in two halves. Many threads keep enough accesses in flight.
 template <int kVec>
 __global__ void __launch_bounds__(kThreads, 6) adamw_kernel(float* master, float* m, float* v, __nv_bfloat16* weight,
                                                             const float* gradient, std::int64_t n, AdamWFactors f) {
@@ -90,17 +90,17 @@ template <class To, class From>
 void run_cast(Stream& stream, To* out, const From* x, std::int64_t n, bool wide) {
   const int vec = wide ? 8 : 1;
   const auto kernel = wide ? cast_kernel<8, To, From> : cast_kernel<1, To, From>;
-  launch(stream, "cast", kernel, {.grid = blocks_for(n, kThreads * vec), .block = kThreads}, out, x, n);
+  launch(stream, "cast", kernel, {.grid = ctas_for(n, kThreads * vec), .block = kThreads}, out, x, n);
 }
 
 }  // namespace
 
 void squared_norm(Stream& stream, const SquaredNorm& p) {
   constexpr auto op = "squared_norm";
-  auto* shares = static_cast<double*>(stream.scratch(squared_norm_scratch_bytes(DeviceKind::cuda)));
+  auto* partials = static_cast<double*>(stream.scratch(scratch_bytes(p)));
   const auto kernel = aligned(p.x) ? squared_norm_kernel<4> : squared_norm_kernel<1>;
-  launch(stream, op, kernel, {.grid = kSquaredNormPartials, .block = kThreads}, shares, p.x.as<float>(), p.x.count());
-  add_sum(stream, op, p.out.as<double>(), shares, kSquaredNormPartials);
+  launch(stream, op, kernel, {.grid = kSquaredNormPartials, .block = kThreads}, partials, p.x.as<float>(), p.x.count());
+  add_sum(stream, op, p.out.as<double>(), partials, kSquaredNormPartials);
 }
 
 void adamw(Stream& stream, const AdamW& p) {
@@ -119,7 +119,7 @@ void adamw(Stream& stream, const AdamW& p) {
   const std::int64_t n = p.master.count();
   const int vec = wide ? 4 : 1;
   launch(stream, "adamw", wide ? adamw_kernel<4> : adamw_kernel<1>,
-         {.grid = blocks_for(n, kThreads * vec), .block = kThreads}, p.master.as<float>(), p.m.as<float>(),
+         {.grid = ctas_for(n, kThreads * vec), .block = kThreads}, p.master.as<float>(), p.m.as<float>(),
          p.v.as<float>(), bf16(p.weight), p.gradient.as<float>(), n, factors);
 }
 

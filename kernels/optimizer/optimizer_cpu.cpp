@@ -11,17 +11,17 @@ namespace {
 
 template <class Real>
 double squared_sum(const Tensor& tensor) {
-  constexpr std::int64_t kPart = 1 << 14;  // parts do not depend on the threads, nor does the order of their sum
-  const std::int64_t n = tensor.count(), parts = (n + kPart - 1) / kPart;
+  constexpr std::int64_t kChunk = 1 << 14;  // fixed, so that the sum does not depend on the number of threads
+  const std::int64_t n = tensor.count(), chunks = (n + kChunk - 1) / kChunk;
   const Real* x = tensor.as<Real>();
-  std::vector<double> sums(static_cast<std::size_t>(parts));
+  std::vector<double> sums(static_cast<std::size_t>(chunks));
 #pragma omp parallel for
-  for (std::int64_t part = 0; part < parts; ++part) {
-    const std::int64_t end = std::min((part + 1) * kPart, n);
+  for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
+    const std::int64_t end = std::min((chunk + 1) * kChunk, n);
     double sum = 0;
 #pragma omp simd reduction(+ : sum)
-    for (std::int64_t i = part * kPart; i < end; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
-    sums[static_cast<std::size_t>(part)] = sum;
+    for (std::int64_t i = chunk * kChunk; i < end; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+    sums[static_cast<std::size_t>(chunk)] = sum;
   }
   double total = 0;
   for (double sum : sums) total += sum;
@@ -49,7 +49,7 @@ void update(const AdamW& p) {
   }
 }
 
-/// An element as a type that converts to the others.
+/// An element in an arithmetic type.
 float widen(bfloat16 x) { return static_cast<float>(x); }
 float widen(float x) { return x; }
 double widen(double x) { return x; }
@@ -71,7 +71,7 @@ void convert(const Tensor& out_tensor, const Tensor& x_tensor) {
   for (std::int64_t i = 0; i < n; ++i) out[i] = round_to<Out>(x[i]);
 }
 
-/// Calls f.operator()<T>() with the element type of a real tensor.
+/// Calls f.operator()<T>() with the C++ type of a floating-point dtype.
 template <class F>
 void visit(DType dtype, F&& f) {
   switch (dtype) {

@@ -5,7 +5,7 @@
 namespace ssa {
 namespace {
 
-/// What forward and backward have in common: the sizes that `q` [B, T, HQ, D] and `k` [B, T, HK, D] give.
+/// The sizes of forward and backward, from `q` [B, T, HQ, D] and `k` [B, T, HK, D].
 struct Sizes {
   std::int64_t B, T, HQ, HK, D, N;
   std::int64_t columns() const { return (HQ + 2 * HK) * D + 3 * HQ; }

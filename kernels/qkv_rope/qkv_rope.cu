@@ -1,9 +1,12 @@
-// Streaming, a vector of 16 bytes a lane. Every thread has its pairs of vectors, (i, i + D/2) of one head, in flight
-// together before it needs the first: then the threads of an SM that are at work are enough to fill its bandwidth.
+// Streaming, with vectors of 16 bytes. A thread loads pairs of vectors, (i, i + D/2) of one head, and has all of them
+// in flight before it uses the first, so that the resident threads of an SM saturate its share of the bandwidth.
 //
-// The forward has CUDA blocks of three kinds: of k and v, where a thread takes a pair through all tokens of a block of
-// tokens, so that it sums the means by itself, and which come first, for they take longest; of gates; and of q. The
-// backward needs no sums: a thread takes one pair, or one vector of gates, of one token.
+// The forward has three kinds of CTAs:
+// * k and v: a thread takes one pair through all tokens of a block, so that it can sum the means alone. These CTAs take
+//   longest and therefore come first.
+// * gates: a thread takes one vector of gate logits of kGateTokens tokens.
+// * q: a thread takes one pair of kQueryHeads heads of one token.
+// The backward has no sums: a thread takes one pair, or one vector of gates, of one token.
 #include <algorithm>
 
 #include "kernels/common/device/divide.cuh"
@@ -28,7 +31,7 @@ struct Angles {
   Floats<kVec> cosine, sine;
 };
 
-/// Of pairs [d, d + kVec) at one position.
+/// The angles of pairs [d, d + kVec); cos_sin is the table row of one position.
 template <int kVec>
 __device__ __forceinline__ Angles<kVec> load_angles(const float* cos_sin, int d) {
   const Floats<2 * kVec> raw = [&] {
@@ -43,7 +46,7 @@ __device__ __forceinline__ Angles<kVec> load_angles(const float* cos_sin, int d)
   return angles;
 }
 
-/// kVec adjacent elements of a head's lower half and those they are rotated with.
+/// kVec adjacent elements of a head's lower half, and the elements of the upper half that they are rotated with.
 template <int kVec>
 struct Pair {
   Floats<kVec> low, high;
@@ -60,7 +63,7 @@ __device__ __forceinline__ void store_pair(__nv_bfloat16* to, int half, const Pa
   store<kVec>(to + half, pair.high);
 }
 
-/// By the angle times `sign`.
+/// Rotates by the angles (kSign 1) or back (kSign -1).
 template <int kSign, int kVec>
 __device__ __forceinline__ Pair<kVec> rotate(const Pair<kVec>& x, const Angles<kVec>& angles) {
   Pair<kVec> out;
@@ -73,12 +76,13 @@ __device__ __forceinline__ Pair<kVec> rotate(const Pair<kVec>& x, const Angles<k
   return out;
 }
 
-/// Item `item` of the pairs of some heads, D/2 / kVec of each. kChunks is D/2 / kVec if that is known, else 0.
-struct Place {
+/// Head and first dimension of pair vector `item`; a head has D/2 / kVec of them. kChunks is D/2 / kVec if it is known
+/// at compile time, else 0.
+struct PairIndex {
   int head, d;
 };
 template <int kVec, int kChunks>
-__device__ __forceinline__ Place place_of(int item, int D) {
+__device__ __forceinline__ PairIndex pair_index(int item, int D) {
   const int chunks = kChunks > 0 ? kChunks : D / 2 / kVec;
   return {item / chunks, item % chunks * kVec};
 }
@@ -89,23 +93,23 @@ struct Forward {
   const __nv_bfloat16* qkvg;
   const std::int32_t* positions;
   const float* cos_sin;
-  std::int64_t T, N, M, blocks;  ///< blocks of all rows
+  std::int64_t T, N, M, blocks;  ///< blocks: B * N
   int block_size;
   Heads heads;
-  // Set where the vector width is known.
-  Divisor kv_threads{}, gate_threads{}, q_threads{};  ///< of a block of tokens, of kGateTokens, of one token
-  unsigned gates_begin = 0, q_begin = 0;              ///< the first CUDA blocks of gates and of q
+  // These depend on the vector width.
+  Divisor kv_threads{}, gate_threads{}, q_threads{};  ///< threads per block, per kGateTokens tokens, per token
+  unsigned gates_begin = 0, q_begin = 0;              ///< the first CTA of gates, and of q
 };
 
 template <int kVec, int kChunks>
-__device__ __forceinline__ void take_k_and_v(const Forward& p, int thread) {
+__device__ __forceinline__ void forward_kv(const Forward& p, int thread) {
   const auto [block, item] = p.kv_threads.divide(thread);
   if (block >= p.blocks) return;
   const auto [HQ, HK, D] = p.heads;
-  const auto [head, d] = place_of<kVec, kChunks>(item, D);  // of k, then of v
+  const auto [head, d] = pair_index<kVec, kChunks>(item, D);  // of k, then of v
   const int half = D / 2, width = p.heads.width();
   const bool is_k = head < HK;
-  const std::int64_t row = block / p.N, first = (block - row * p.N) * p.block_size, begin = row * p.T + first;
+  const std::int64_t b = block / p.N, first = (block - b * p.N) * p.block_size, begin = b * p.T + first;
   const int count = static_cast<int>(min(static_cast<std::int64_t>(p.block_size), p.T - first));
   const int column = (is_k ? head : head - HK) * D + d;
   const __nv_bfloat16* from = p.qkvg + begin * width + (HQ + head) * D + d;
@@ -114,7 +118,7 @@ __device__ __forceinline__ void take_k_and_v(const Forward& p, int thread) {
 #pragma unroll 1
   for (int token = 0; token < count; ++token) {
     Pair<kVec> x = load_pair<kVec>(from + static_cast<std::int64_t>(token) * width, half);
-    // Threads of v read the angles too: others of their warp need them, and a branch would part the loads.
+    // Threads of v load the angles too: a branch would separate the loads of their warp.
     const Angles<kVec> angles =
         load_angles<kVec>(p.cos_sin + static_cast<std::int64_t>(__ldg(p.positions + begin + token)) * D, d);
     const Pair<kVec> rotated = rotate<1>(x, angles);
@@ -135,12 +139,13 @@ __device__ __forceinline__ void take_k_and_v(const Forward& p, int thread) {
   store_pair<kVec>(mean + static_cast<std::int64_t>(block) * HK * D + column, half, sum);
 }
 
-// What there is too little of for its last threads, they take once more: a branch would part the loads.
+// In the two functions below, the last threads repeat the last token or head instead of leaving out loads: a branch
+// would separate the loads.
 
-constexpr int kGateTokens = 4;  ///< whose gates a thread has in flight
+constexpr int kGateTokens = 4;  ///< tokens whose gates a thread has in flight
 
 template <int kVec>
-__device__ __forceinline__ void take_gates(const Forward& p, int thread) {
+__device__ __forceinline__ void forward_gates(const Forward& p, int thread) {
   const auto [group, item] = p.gate_threads.divide(thread);
   const std::int64_t first = static_cast<std::int64_t>(group) * kGateTokens;
   if (first >= p.M) return;
@@ -158,15 +163,15 @@ __device__ __forceinline__ void take_gates(const Forward& p, int thread) {
   }
 }
 
-constexpr int kQueryHeads = 2;  ///< that a thread has in flight
+constexpr int kQueryHeads = 2;  ///< heads that a thread has in flight
 
 template <int kVec, int kChunks>
-__device__ __forceinline__ void take_q(const Forward& p, int thread) {
+__device__ __forceinline__ void forward_q(const Forward& p, int thread) {
   const auto [token, item] = p.q_threads.divide(thread);
   if (token >= p.M) return;
   const auto [HQ, HK, D] = p.heads;
   const std::int64_t m = token;
-  const auto [first, d] = place_of<kVec, kChunks>(item, D);
+  const auto [first, d] = pair_index<kVec, kChunks>(item, D);
   const int half = D / 2, step = (HQ + kQueryHeads - 1) / kQueryHeads;
   const __nv_bfloat16* from = p.qkvg + m * p.heads.width() + d;
   Pair<kVec> x[kQueryHeads];
@@ -180,15 +185,15 @@ __device__ __forceinline__ void take_q(const Forward& p, int thread) {
 
 template <int kVec, int kChunks>
 __global__ void __launch_bounds__(kThreads, 4) qkv_rope_forward_kernel(const __grid_constant__ Forward p) {
-  const auto thread_from = [](unsigned block) {
-    return static_cast<int>((blockIdx.x - block) * kThreads + threadIdx.x);
+  const auto thread_from = [](unsigned first_cta) {
+    return static_cast<int>((blockIdx.x - first_cta) * kThreads + threadIdx.x);
   };
   if (blockIdx.x < p.gates_begin)
-    take_k_and_v<kVec, kChunks>(p, thread_from(0));
+    forward_kv<kVec, kChunks>(p, thread_from(0));
   else if (blockIdx.x < p.q_begin)
-    take_gates<kVec>(p, thread_from(p.gates_begin));
+    forward_gates<kVec>(p, thread_from(p.gates_begin));
   else
-    take_q<kVec, kChunks>(p, thread_from(p.q_begin));
+    forward_q<kVec, kChunks>(p, thread_from(p.q_begin));
 }
 
 struct Backward {
@@ -199,9 +204,9 @@ struct Backward {
   std::int64_t T, N, M;
   int block_size;
   Heads heads;
-  // Set where the vector width is known.
-  int pairs = 0;      ///< of the heads of q, k and v of one token
-  Divisor threads{};  ///< of one token: a pair each, then a vector of gates each
+  // These depend on the vector width.
+  int pairs = 0;      ///< pair vectors of q, k and v per token
+  Divisor threads{};  ///< threads per token: one per pair vector, then one per vector of gates
 };
 
 template <int kVec>
@@ -228,16 +233,16 @@ __global__ void __launch_bounds__(kThreads, 4) qkv_rope_backward_kernel(const __
     for (int j = 0; j < kVec; ++j) d_logit[j] *= gate[j] * (1.0f - gate[j]);
     return store<kVec>(to + (HQ + 2 * HK) * D + i, d_logit);
   }
-  const auto [head, d] = place_of<kVec, kChunks>(item, D);
+  const auto [head, d] = pair_index<kVec, kChunks>(item, D);
   const bool is_q = head < HQ, is_v = head >= HQ + HK;
   const int kv_head = is_v ? head - HQ - HK : head - HQ;
   const float* from = is_q ? p.d_q + (m * HQ + head) * D : (is_v ? p.d_v : p.d_k) + (m * HK + kv_head) * D;
   Pair<kVec> x = load_pair<kVec>(from + d, half);
   if (const float* mean = is_v ? p.d_v_mean : p.d_k_mean; !is_q && mean) {
-    const std::int64_t row = m / p.T, block = (m - row * p.T) / p.block_size;
+    const std::int64_t b = m / p.T, block = (m - b * p.T) / p.block_size;
     const float share =
         1.0f / static_cast<float>(min(static_cast<std::int64_t>(p.block_size), p.T - block * p.block_size));
-    mean += ((row * p.N + block) * HK + kv_head) * D + d;
+    mean += ((b * p.N + block) * HK + kv_head) * D + d;
     add_scaled(x.low, mean, share);
     add_scaled(x.high, mean + half, share);
   }
@@ -245,7 +250,7 @@ __global__ void __launch_bounds__(kThreads, 4) qkv_rope_backward_kernel(const __
   store_pair<kVec>(to + head * D + d, half, x);
 }
 
-/// Calls f.operator()<vector width, vectors in half a head>(). Wide rows need every part of qkvg on 16 bytes.
+/// Calls f.operator()<vector width, vectors per half head>(). Vectors need every part of qkvg aligned to 16 bytes.
 template <class F>
 void dispatch_head(const Heads& heads, F&& f) {
   if (heads.width() % 8 != 0) return f.template operator()<1, 0>();
@@ -254,7 +259,7 @@ void dispatch_head(const Heads& heads, F&& f) {
   return f.template operator()<1, 0>();
 }
 
-constexpr int divided_up(int a, int b) { return (a + b - 1) / b; }
+constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
 }  // namespace
 
@@ -278,16 +283,16 @@ void qkv_rope_forward(Stream& stream, const QkvRopeForward& p) {
                     .heads = heads};
   dispatch_head(heads, [&]<int kVec, int kChunks>() {
     const int chunks = heads.D / 2 / kVec, kv_threads = 2 * heads.HK * chunks;
-    const int gate_threads = divided_up(kGates * heads.HQ, kVec);
-    const int q_threads = divided_up(heads.HQ, kQueryHeads) * chunks;
+    const int gate_threads = ceil_div(kGates * heads.HQ, kVec);
+    const int q_threads = ceil_div(heads.HQ, kQueryHeads) * chunks;
     arguments.kv_threads = Divisor(kv_threads);
     arguments.gate_threads = Divisor(gate_threads);
     arguments.q_threads = Divisor(q_threads);
-    arguments.gates_begin = blocks_for(B * N * kv_threads, kThreads);
+    arguments.gates_begin = ctas_for(B * N * kv_threads, kThreads);
     arguments.q_begin =
-        arguments.gates_begin + blocks_for((B * T + kGateTokens - 1) / kGateTokens * gate_threads, kThreads);
+        arguments.gates_begin + ctas_for((B * T + kGateTokens - 1) / kGateTokens * gate_threads, kThreads);
     launch(stream, "qkv_rope_forward", qkv_rope_forward_kernel<kVec, kChunks>,
-           {.grid = arguments.q_begin + blocks_for(B * T * q_threads, kThreads), .block = kThreads}, arguments);
+           {.grid = arguments.q_begin + ctas_for(B * T * q_threads, kThreads), .block = kThreads}, arguments);
   });
 }
 
@@ -311,10 +316,10 @@ void qkv_rope_backward(Stream& stream, const QkvRopeBackward& p) {
                      .heads = heads};
   dispatch_head(heads, [&]<int kVec, int kChunks>() {
     arguments.pairs = (heads.HQ + 2 * heads.HK) * (heads.D / 2 / kVec);
-    const int threads = arguments.pairs + divided_up(kGates * heads.HQ, kVec);
+    const int threads = arguments.pairs + ceil_div(kGates * heads.HQ, kVec);
     arguments.threads = Divisor(threads);
     launch(stream, "qkv_rope_backward", qkv_rope_backward_kernel<kVec, kChunks>,
-           {.grid = blocks_for(B * T * threads, kThreads), .block = kThreads}, arguments);
+           {.grid = ctas_for(B * T * threads, kThreads), .block = kThreads}, arguments);
   });
 }
 

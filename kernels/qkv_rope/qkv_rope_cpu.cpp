@@ -6,8 +6,8 @@
 namespace ssa::cpu {
 namespace {
 
-/// out = x, its pairs (i, i + D/2) turned by the angles whose cosines and sines are in cos_sin [D/2, 2], or turned back
-/// with direction -1. out may be x.
+/// Rotates the pairs (i, i + D/2) of x by the angles whose cosine and sine are cos_sin [D/2, 2]; direction -1 rotates
+/// back. out may be x.
 template <class Real>
 void rotate(const Real* x, const Real* cos_sin, Real direction, Real* out, std::int64_t D) {
   for (std::int64_t i = 0; i < D / 2; ++i) {
@@ -17,7 +17,7 @@ void rotate(const Real* x, const Real* cos_sin, Real direction, Real* out, std::
   }
 }
 
-/// mean [B, N, HK * D] of x [B, T, HK * D] over blocks of tokens, the last one perhaps shorter.
+/// mean [B, N, HK * D] of x [B, T, HK * D] over blocks of tokens; the last block may be shorter.
 template <class Real>
 void block_mean(const Tensor& x, const Tensor& mean, std::int64_t block_size) {
   const std::int64_t B = x.dim(0), T = x.dim(1), N = mean.dim(1), width = x.dim(2) * x.dim(3);

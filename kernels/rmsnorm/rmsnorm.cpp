@@ -29,4 +29,9 @@ void validate(const RmsNormBackward& p) {
   expect(op, "weight", p.weight, {H}, act);
 }
 
+/// One partial d_weight per CTA.
+std::size_t cuda::scratch_bytes(const RmsNormBackward& p) {
+  return static_cast<std::size_t>(kRmsNormMaxPartials * p.d_out.dim(1)) * sizeof(float);
+}
+
 }  // namespace ssa

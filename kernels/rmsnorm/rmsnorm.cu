@@ -1,6 +1,6 @@
-// One block a row, one 16-byte vector a thread where the row allows it: each element is read once and written once.
-// The backward's blocks walk over the rows and keep their share of d_weight in registers; a second kernel adds the
-// shares of all blocks in block order.
+// One CTA per token, one 16-byte vector per thread where H allows it: each element is read once and written once.
+// A CTA of the backward takes many tokens and keeps its partial sum of d_weight in registers; a second kernel adds the
+// partial sums of all CTAs in a fixed order.
 #include <algorithm>
 
 #include "kernels/common/device/launch.cuh"
@@ -13,8 +13,8 @@ namespace {
 
 constexpr int kMaxThreads = 1024;
 
-/// Columns of one thread: vectors of kVec at threadIdx.x, threadIdx.x + kThreads, ... With kOne there is at most one,
-/// and what was read stays in registers.
+/// A thread takes vectors threadIdx.x, threadIdx.x + kThreads, ... of kVec columns. With kOne there is at most one, and
+/// it stays in registers between the sum and the output.
 template <int kVec, int kThreads, bool kOne>
 __global__ void __launch_bounds__(kThreads)
     rmsnorm_forward_kernel(__nv_bfloat16* out, float* rstd, __nv_bfloat16* residual, const __nv_bfloat16* x,
@@ -50,20 +50,20 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-/// How many blocks of the backward run on an SM at a time; the kernel gets the registers for that.
-constexpr int backward_blocks(int threads) { return kMaxThreads * 5 / 4 / threads; }
+/// CTAs of the backward that run on an SM at a time, which bounds the registers per thread.
+constexpr int backward_ctas(int threads) { return kMaxThreads * 5 / 4 / threads; }
 
-/// Block b takes rows b, b + gridDim.x, ...; partials[b] receives its sum of d_out * n. Without kOne, `partials` must
-/// come in as zero: there its row is the accumulator.
+/// CTA b takes tokens b, b + gridDim.x, ... and writes its sum of d_out * n to partials[b]. Without kOne it accumulates
+/// in partials[b], which must be zero before the launch.
 template <int kVec, int kThreads, bool kOne>
-__global__ void __launch_bounds__(kThreads, backward_blocks(kThreads))
+__global__ void __launch_bounds__(kThreads, backward_ctas(kThreads))
     rmsnorm_backward_kernel(__nv_bfloat16* d_residual, float* partials, const __nv_bfloat16* d_out,
                             const __nv_bfloat16* residual, const float* rstd, const __nv_bfloat16* weight,
                             std::int64_t M, int H, float inverse_H) {
   __shared__ float shared[2][kThreads / kWarpSize];
   const int first = static_cast<int>(threadIdx.x) * kVec;
   float* partial = partials + static_cast<std::int64_t>(blockIdx.x) * H;
-  int buffer = 0;  // alternates, so that one barrier a row is enough
+  int buffer = 0;  // alternates, so that one barrier per token is enough
   if constexpr (kOne) {
     Floats<kVec> d_weight{};
     const bool active = first < H;
@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(kThreads, backward_blocks(kThreads))
         n = load_constant<kVec>(residual + m * H + first);
         g = load_constant<kVec>(d_out + m * H + first);
         d_x = load<kVec>(d_residual + m * H + first);
-        const Floats<kVec> w = load_constant<kVec>(weight + first);  // from L1: cheaper than registers
+        const Floats<kVec> w = load_constant<kVec>(weight + first);  // from L1: cheaper than keeping it in registers
 #pragma unroll
         for (int i = 0; i < kVec; ++i) {
           n[i] *= scale;
@@ -120,27 +120,27 @@ __global__ void __launch_bounds__(kThreads, backward_blocks(kThreads))
   }
 }
 
-constexpr int kColumns = 16, kGroups = 8;  // of add_partials: so few columns a block that most SMs get one
+constexpr int kColumns = 16, kGroups = 8;  // of add_partials: few columns per CTA, so that most SMs get one
 
-/// out[h] += sum over b of partials[b][h]: each group adds its blocks in order, then the groups are added in order.
-/// Hardly anything but waiting for L2, so a thread has kBatch loads in flight; those past the last block read it again.
-/// Offsets are int: kRmsNormMaxPartials shares of up to 2^21 columns.
+/// out[h] += sum over b of partials[b][h]: each thread group adds its partial sums in order, then the groups are added
+/// in order. The kernel is bound by L2 latency, so a thread has kBatch loads in flight; loads past the end read the
+/// last partial sum again. Offsets fit int: kRmsNormMaxPartials sums of up to 2^21 columns.
 __global__ void __launch_bounds__(kColumns* kGroups, 4)
-    add_partials_kernel(float* out, const float* partials, int blocks, int H) {
+    add_partials_kernel(float* out, const float* partials, int count, int H) {
   __shared__ float shared[kGroups][kColumns];
-  constexpr int kBatch = 28;  // three rounds for the 660 blocks of 132 SMs
+  constexpr int kBatch = 28;  // three rounds for the 660 CTAs of 132 SMs
   const int column = static_cast<int>(threadIdx.x) % kColumns, group = static_cast<int>(threadIdx.x) / kColumns;
   const int h = static_cast<int>(blockIdx.x) * kColumns + column, read = min(h, H - 1);
   const float before = out[read];
   float sum = 0;
 #pragma unroll 1
-  for (int first = group; first < blocks; first += kBatch * kGroups) {
-    float share[kBatch];
+  for (int first = group; first < count; first += kBatch * kGroups) {
+    float loaded[kBatch];
 #pragma unroll
-    for (int i = 0; i < kBatch; ++i) share[i] = __ldg(partials + min(first + i * kGroups, blocks - 1) * H + read);
+    for (int i = 0; i < kBatch; ++i) loaded[i] = __ldg(partials + min(first + i * kGroups, count - 1) * H + read);
 #pragma unroll
     for (int i = 0; i < kBatch; ++i)
-      if (first + i * kGroups < blocks) sum += share[i];
+      if (first + i * kGroups < count) sum += loaded[i];
   }
   shared[group][column] = sum;
   __syncthreads();
@@ -151,7 +151,7 @@ __global__ void __launch_bounds__(kColumns* kGroups, 4)
   }
 }
 
-/// Calls f.operator()<vector width, threads, one vector a thread>() with what suits rows of H elements.
+/// Calls f.operator()<vector width, threads, at most one vector per thread>() for rows of H elements.
 template <class F>
 void dispatch_width(std::int64_t H, F&& f) {
   if (H % 8 != 0) return f.template operator()<1, 256, false>();
@@ -176,18 +176,17 @@ void rmsnorm_forward(Stream& stream, const RmsNormForward& p) {
 void rmsnorm_backward(Stream& stream, const RmsNormBackward& p) {
   const std::int64_t M = p.d_out.dim(0), H = p.d_out.dim(1);
   dispatch_width(H, [&]<int kVec, int kThreads, bool kFits>() {
-    constexpr bool kOne = kFits && kThreads < kMaxThreads;  // 1024 threads have too few registers for it
-    const std::int64_t resident =
-        std::int64_t{stream.cuda().properties.multiProcessorCount} * backward_blocks(kThreads);
-    const std::int64_t blocks = std::min({M, resident, kRmsNormMaxPartials});
-    const std::size_t bytes = static_cast<std::size_t>(blocks * H) * sizeof(float);
+    constexpr bool kOne = kFits && kThreads < kMaxThreads;  // with 1024 threads there are too few registers
+    const std::int64_t resident = std::int64_t{stream.cuda().properties.multiProcessorCount} * backward_ctas(kThreads);
+    const std::int64_t ctas = std::min({M, resident, kRmsNormMaxPartials});
+    const std::size_t bytes = static_cast<std::size_t>(ctas * H) * sizeof(float);
     auto* partials = static_cast<float*>(stream.scratch(bytes));
-    if (!kOne) stream.zero(Tensor(partials, DType::f32, {blocks, H}));
+    if (!kOne) stream.zero(Tensor(partials, DType::f32, {ctas, H}));
     launch(stream, "rmsnorm_backward", rmsnorm_backward_kernel<kVec, kThreads, kOne>,
-           {.grid = static_cast<unsigned>(blocks), .block = kThreads}, bf16(p.d_residual), partials, bf16(p.d_out),
+           {.grid = static_cast<unsigned>(ctas), .block = kThreads}, bf16(p.d_residual), partials, bf16(p.d_out),
            bf16(p.residual), p.rstd.as<float>(), bf16(p.weight), M, H, 1.0f / static_cast<float>(H));
     launch(stream, "rmsnorm_backward", add_partials_kernel,
-           {.grid = blocks_for(H, kColumns), .block = kColumns * kGroups}, p.d_weight.as<float>(), partials, blocks, H);
+           {.grid = ctas_for(H, kColumns), .block = kColumns * kGroups}, p.d_weight.as<float>(), partials, ctas, H);
   });
 }
 

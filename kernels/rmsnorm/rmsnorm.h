@@ -1,5 +1,9 @@
-// Residual add fused with RMSNorm (Zhang & Sennrich 2019):
-//   residual = x + delta;   rstd = 1 / sqrt(mean(residual^2) + eps);   out = residual * rstd * weight
+// Residual add fused with RMSNorm (Zhang & Sennrich, arXiv 1910.07467; the norm of Llama):
+//   residual = x + delta
+//   rstd = 1 / sqrt(mean(residual^2) + eps)
+//   out = residual * rstd * weight
+// A repeated run gives the same bits on the same GPU model: the CUDA backward sums d_weight in an order that depends on
+// the number of SMs. A wrong shape or dtype throws Error, and so does delta without residual.
 #pragma once
 
 #include "kernels/common/dispatch.h"
@@ -7,35 +11,30 @@
 namespace ssa {
 
 struct RmsNormForward {
-  Tensor out;   ///< [M, H] act
-  Tensor rstd;  ///< [M] f32
-  Tensor residual =
-      {};    ///< [M, H] act: x + delta, rounded before the norm reads it; needed iff delta is given; may alias x
-  Tensor x;  ///< [M, H] act
-  Tensor delta = {};  ///< [M, H] act; absent = 0
-  Tensor weight;      ///< [H] act
+  Tensor out;            ///< [M, H] act, overwritten
+  Tensor rstd;           ///< [M] f32, overwritten; the backward needs it
+  Tensor residual = {};  ///< [M, H] act, overwritten; present if delta is; may alias x; the norm reads it rounded
+  Tensor x;              ///< [M, H] act
+  Tensor delta = {};     ///< [M, H] act; absent = 0, and residual is x
+  Tensor weight;         ///< [H] act
   float eps;
 };
 SSA_OP(rmsnorm_forward, RmsNormForward);
 
 /// With n = residual * rstd and g = d_out * weight:
-///   d_residual += rstd * (g - n * mean(g * n));   d_weight += sum over rows of d_out * n
+///   d_residual += rstd * (g - n * mean(g * n))
+///   d_weight += sum over tokens of d_out * n
 struct RmsNormBackward {
-  Tensor d_residual;  ///< [M, H] act, accumulated: comes in as the gradient that by-passes the norm
+  Tensor d_residual;  ///< [M, H] act, accumulated: holds the gradient of the residual connection before the call
   Tensor d_weight;    ///< [H] f32, accumulated
   Tensor d_out;       ///< [M, H] act
-  Tensor residual;    ///< [M, H] act, the forward's residual (x where delta was absent)
-  Tensor rstd;        ///< [M] f32
+  Tensor residual;    ///< [M, H] act, from the forward (x where delta was absent)
+  Tensor rstd;        ///< [M] f32, from the forward
   Tensor weight;      ///< [H] act
 };
-SSA_OP(rmsnorm_backward, RmsNormBackward);
+SSA_OP_WITH_SCRATCH(rmsnorm_backward, RmsNormBackward);
 
-/// On CUDA, d_weight is summed over this many shares of the rows at most, which lie in scratch.
+/// Upper bound on the CTAs of the CUDA backward, each of which leaves one partial d_weight in scratch.
 inline constexpr std::int64_t kRmsNormMaxPartials = 1024;
-
-/// Stream::scratch that the backward takes.
-inline std::size_t rmsnorm_backward_scratch_bytes(DeviceKind kind, std::int64_t H) {
-  return kind == DeviceKind::cuda ? static_cast<std::size_t>(kRmsNormMaxPartials * H) * sizeof(float) : 0;
-}
 
 }  // namespace ssa

@@ -41,7 +41,7 @@ void backward(const RmsNormBackward& p) {
     mean_gn /= static_cast<Real>(H);
     for (std::int64_t h = 0; h < H; ++h) d_residual[h] += rstd[m] * (d_out[h] * weight[h] - x[h] * rstd[m] * mean_gn);
   }
-  // Columns are split over the threads, so that the order of the sum over rows does not depend on their number.
+  // The threads split columns, so that the order of the sum over tokens does not depend on their number.
 #pragma omp parallel for
   for (std::int64_t h = 0; h < H; ++h) {
     Real sum = 0;

@@ -1,4 +1,4 @@
-// One block a row of F columns; streaming, nothing is reused.
+// One CTA per token. Streaming: every element is read once and written once.
 #include "kernels/common/device/launch.cuh"
 #include "kernels/common/device/math.cuh"
 #include "kernels/common/device/vector.cuh"
@@ -25,7 +25,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-/// d_gate_up may be gate_up: a thread reads the elements it overwrites before it does.
+/// d_gate_up may alias gate_up: a thread reads elements before it overwrites them.
 template <int kVec>
 __global__ void __launch_bounds__(kThreads)
     swiglu_backward_kernel(__nv_bfloat16* d_gate_up, __nv_bfloat16* out, const __nv_bfloat16* d_out,

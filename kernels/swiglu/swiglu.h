@@ -1,4 +1,6 @@
-// SwiGLU (Shazeer 2020): out = silu(gate) * up, silu(x) = x / (1 + exp(-x)).
+// SwiGLU (Shazeer, arXiv 2002.05202; the feed-forward activation of Llama):
+//   out = silu(gate) * up,   silu(x) = x / (1 + exp(-x))
+// Elements are independent, and a repeated run gives the same bits. A wrong shape or dtype throws Error.
 #pragma once
 
 #include "kernels/common/dispatch.h"
@@ -6,14 +8,17 @@
 namespace ssa {
 
 struct SwigluForward {
-  Tensor out;      ///< [M, F] act
+  Tensor out;      ///< [M, F] act, overwritten
   Tensor gate_up;  ///< [M, 2 F] act: gate in the first F columns, up in the last
 };
 SSA_OP(swiglu_forward, SwigluForward);
 
+/// With s = 1 / (1 + exp(-gate)):
+///   d_gate = d_out * up * (s + silu(gate) * (1 - s));   d_up = d_out * silu(gate)
+/// and, if `out` is given, out = silu(gate) * up again, for the weight gradient of the next linear layer.
 struct SwigluBackward {
-  Tensor d_gate_up;  ///< [M, 2 F] act; may alias gate_up
-  Tensor out = {};   ///< [M, F] act: when given, silu(gate) * up is written again for the weight gradient that follows
+  Tensor d_gate_up;  ///< [M, 2 F] act, overwritten; may alias gate_up
+  Tensor out = {};   ///< [M, F] act, overwritten; optional
   Tensor d_out;      ///< [M, F] act
   Tensor gate_up;    ///< [M, 2 F] act
 };

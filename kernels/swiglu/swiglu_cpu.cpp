@@ -31,7 +31,7 @@ void backward(const SwigluBackward& p) {
 #pragma omp simd
       for (std::int64_t f = 0; f < F; ++f) out[m * F + f] = gate[f] / (1 + exp_simd(-gate[f])) * up[f];
     }
-    // d_gate may be gate and d_up may be up: each element is read before it is written.
+    // d_gate may alias gate, and d_up may alias up: each element is read before it is written.
 #pragma omp simd
     for (std::int64_t f = 0; f < F; ++f) {
       const Real x = gate[f], sigmoid = 1 / (1 + exp_simd(-x)), silu = x * sigmoid;

@@ -1,4 +1,4 @@
-// ssa_eval: what a trained model is worth, under sparse and full attention. The command line; the work is src/eval's.
+// ssa_eval: evaluates a trained model under sparse and full attention. The command line; the work is in src/eval.
 #include <cstdio>
 #include <optional>
 #include <string>
@@ -21,60 +21,15 @@ namespace {
 
 using namespace ssa;
 
-constexpr const char* kHelp =
-    R"(ssa_eval: evaluates a trained model, under sparse and full attention and several budgets
-
-usage: ssa_eval --model DIR WHAT... [HOW...]
-
-  --model DIR        a run's output_dir (its newest checkpoint is taken), a checkpoint, or a Hugging Face directory
-
-what:
-  --data DATASET     loss and perplexity a token of a directory written by ssa_tokenize with the model's tokenizer
-  --text FILE...     word and byte perplexity, bits per byte of text files, a document each
-  --tasks LIST       as lm-evaluation-harness asks and scores them: arc_easy, arc_challenge, piqa, hellaswag,
-                     lambada_openai, lambada_standard, wikitext; a name, whose file is looked for in --task-dir, or
-                     name=FILE; several with commas between them
-  --attention-stats  by layer and head, on rows of --data or else --text: entropy, share of the probability in the
-                     selected blocks and on the first tokens, distance of the sparse output from the full one
-  --needle           asks for a number that one sentence of a long text names
-  --generate PROMPT  continues a text, on rank 0
-
-how:
-  --mode WHAT        sparse: the selected blocks only (and nsa's other branches); full: full causal attention; both
-                     (default; sparse alone for nsa, whose model has no full attention). --generate takes one: sparse if
-                     not told, full for a model of the method full
-  --block-counts L   blocks a token may select, in place of the model's: a number, or several as in 8,16,32
-  --block-size N     tokens of a block, in place of the model's
-  --rope-scaling F   llama3 scaling of the rotary frequencies by the factor F, for longer texts than the model was
-                     trained on
-  --max-length N     tokens the model sees at a time (default: max_position_embeddings; with --data at most 2048)
-  --stride N         tokens that a window over a long text moves by (default: --max-length, windows side by side)
-  --tokenizer T      as ssa_tokenize takes it (default: the Hugging Face directory's, or bytes when the run learned bytes)
-  --task-dir DIR     holds NAME.jsonl or NAME_test.jsonl, and NAME_train.jsonl to draw few-shot examples from
-  --num-fewshot N    examples before each question (default 0)
-  --seeds LIST       of the draw of examples (default 1234); of several, means and deviations are reported
-  --limit N          only the first N documents of a task, the first N rows for --attention-stats (there default 64)
-  --sink-tokens N    first tokens of a row for --attention-stats (default 4)
-  --output FILE      the results as JSON, in the shape of lm-evaluation-harness's
-  --log-samples      each document's requests and log-likelihoods go into it
-  --lengths LIST     of the needle's texts, tokens, as in 512,1024,2048
-  --depths LIST      where in them the number stands, percent (default 0,25,50,75,100)
-  --samples N        needle's texts for each length and depth (default 10)
-  --max-new-tokens N to generate (default 128)
-  --temperature X    0 takes the most probable token (default); above it, tokens are drawn
-  --top-p P          draws from the most probable tokens that have the probability P together (default 1: from all)
-  --seed N           of the drawn tokens and the needle's texts (default 42)
-  --rows N           rows computed at a time (default 8)
-  --device WHAT      auto: a GPU if there is one (default); cuda; cpu
-
-examples:
+constexpr const char* kFooter =
+    R"(Examples:
   ssa_eval --model runs/tiny --data data/tiny/eval --block-counts 2,4,8
-  ssa_eval --model runs/tiny --generate "The function" --temperature 0.8 --top-p 0.9
-  ssa_eval --model models/ssa-1b --tasks arc_easy,piqa --task-dir tasks --num-fewshot 5 --seeds 1,2,3 --output out.json
+  ssa_eval --model runs/tiny --generate "The function" --temperature 0.8
+  ssa_eval --model models/ssa-1b --tasks arc_easy,piqa --task-dir tasks \
+    --num-fewshot 5 --seeds 1,2,3 --output out.json
 
-Under mpirun the work is spread over the ranks.
-exit code: 0 done, 1 failed, 2 wrong usage
-)";
+Under mpirun the work is shared by the ranks.
+Exit code: 0 done, 1 failed, 2 wrong usage)";
 
 struct Arguments {
   std::string model, data, tokenizer, task_dir, output, device = "auto";
@@ -92,47 +47,130 @@ struct Arguments {
 
 /// False when help was printed.
 bool parse(int argc, char** argv, Arguments& a) {
-  CommandLine line("ssa_eval", kHelp);
-  line.text("--model", a.model);
-  line.text("--data", a.data);
-  line.files("--text", a.texts);
-  line.list("--tasks", a.tasks);
-  line.flag("--attention-stats", a.attention_stats);
-  line.flag("--needle", a.needle);
-  line.text("--generate", a.prompt);
+  CommandLine line({.program = "ssa_eval",
+                    .usage = "--model DIR WHAT... [options]",
+                    .summary = "Evaluates a trained model under sparse and full attention and several budgets.",
+                    .footer = kFooter});
+  line.add_option("--model", a.model,
+                  "a run's output_dir (its newest checkpoint is taken), a checkpoint, or a Hugging Face directory")
+      ->option_text("DIR")
+      ->required();
 
-  line.text("--mode", a.overrides.mode);
-  line.list("--block-counts", a.overrides.block_counts, 1);
-  line.whole("--block-size", a.overrides.block_size, 1);
-  line.real("--rope-scaling", a.overrides.rope_scaling, "a number above 0", [](double f) { return f > 0; });
-  line.whole("--max-length", a.max_length, 1);
-  line.whole("--stride", a.stride, 1);
-  line.text("--tokenizer", a.tokenizer);
-  line.text("--task-dir", a.task_dir);
-  line.whole("--num-fewshot", a.num_fewshot, 0);
-  line.list("--seeds", a.seeds, 0);
-  line.whole("--limit", a.limit, 1);
-  line.whole("--sink-tokens", a.sink_tokens, 1);
-  line.text("--output", a.output);
-  line.flag("--log-samples", a.log_samples);
-  line.list("--lengths", a.needles.lengths, 1);
-  line.list("--depths", a.needles.depths, 0, 100);
-  line.whole("--samples", a.needles.samples, 1);
-  line.whole("--max-new-tokens", a.generation.max_new_tokens, 1);
+  line.option_defaults()->group("What to evaluate");
+  CLI::Option* data = line.add_option("--data", a.data,
+                                      "loss and perplexity per token of a dataset that ssa_tokenize wrote with the "
+                                      "model's tokenizer")
+                          ->option_text("DATASET");
+  CLI::Option* text =
+      line.add_option("--text", a.texts, "word and byte perplexity and bits per byte of text files, one document each")
+          ->option_text("FILE...");
+  CLI::Option* tasks =
+      line.add_list("--tasks", a.tasks,
+                    "tasks of lm-evaluation-harness, asked and scored as it does: arc_easy, arc_challenge, piqa, "
+                    "hellaswag, lambada_openai, lambada_standard, wikitext; either NAME, whose file is looked for in "
+                    "--task-dir, or NAME=FILE; separated by commas")
+          ->option_text("LIST");
+  line.add_flag("--attention-stats", a.attention_stats,
+                "per layer and head, on sequences of --data or else --text: entropy, share of the probability in the "
+                "selected blocks and on the first tokens, distance of the sparse output from the full one");
+  CLI::Option* needle =
+      line.add_flag("--needle", a.needle, "retrieval of a number that one sentence of a long text states");
+  CLI::Option* generate =
+      line.add_option_function<std::string>(
+              "--generate", [&a](const std::string& prompt) { a.prompt = prompt; }, "continue a text, on rank 0")
+          ->option_text("PROMPT");
+
+  line.option_defaults()->group("How");
+  line.add_option("--mode", a.overrides.mode,
+                  "sparse: the selected blocks only (and nsa's other branches); full: full causal attention; both "
+                  "(default; sparse alone for nsa, whose model has no full attention). --generate takes one of the "
+                  "first two, by default sparse, or full for a model of the method full")
+      ->option_text("sparse|full|both");
+  line.add_list("--block-counts", a.overrides.block_counts,
+                "blocks that a query may select, instead of the model's: a number, or several as in 8,16,32", 1)
+      ->option_text("LIST");
+  line.add_option("--block-size", a.overrides.block_size, "tokens per block, instead of the model's")
+      ->option_text("N")
+      ->transform(integer(1));
+  line.add_option("--rope-scaling", a.overrides.rope_scaling,
+                  "scale the rotary frequencies by this factor as llama3 does, for texts longer than in "
+                  "training")
+      ->option_text("F")
+      ->check(number("a number above 0", [](double factor) { return factor > 0; }));
+  line.add_option("--max-length", a.max_length,
+                  "tokens that the model sees at a time (default: max_position_embeddings; with --data at most 2048)")
+      ->option_text("N")
+      ->transform(integer(1));
+  line.add_option("--stride", a.stride,
+                  "tokens by which the window over a long text moves (default: --max-length, windows without overlap)")
+      ->option_text("N")
+      ->transform(integer(1));
+  line.add_option(
+          "--tokenizer", a.tokenizer,
+          "as for ssa_tokenize (default: the tokenizer of the Hugging Face directory, or bytes if the run was trained "
+          "on bytes)")
+      ->option_text("T");
+  line.add_option("--task-dir", a.task_dir,
+                  "holds NAME.jsonl or NAME_test.jsonl, and NAME_train.jsonl to draw few-shot examples from")
+      ->option_text("DIR");
+  line.add_option("--num-fewshot", a.num_fewshot, "examples before each question")
+      ->option_text("N")
+      ->capture_default_str()
+      ->transform(integer(0));
+  line.add_list("--seeds", a.seeds, "of the draw of examples; with several, means and standard deviations are reported",
+                0)
+      ->option_text("LIST");
+  line.add_option("--limit", a.limit,
+                  "only the first N documents of a task, the first N sequences for --attention-stats (64 by default)")
+      ->option_text("N")
+      ->transform(integer(1));
+  line.add_option("--sink-tokens", a.sink_tokens, "first tokens of a sequence for --attention-stats")
+      ->option_text("N")
+      ->capture_default_str()
+      ->transform(integer(1));
+  CLI::Option* output =
+      line.add_option("--output", a.output, "write the results as lm-evaluation-harness's JSON")->option_text("FILE");
+  line.add_flag("--log-samples", a.log_samples, "add each document's requests and log-likelihoods to --output")
+      ->needs(output);
+  CLI::Option* lengths =
+      line.add_list("--lengths", a.needles.lengths, "needle: text lengths in tokens", 1)->option_text("LIST");
+  needle->needs(lengths);
+  line.add_list("--depths", a.needles.depths, "needle: positions of the number in the text, percent", 0, 100)
+      ->option_text("LIST");
+  line.add_option("--samples", a.needles.samples, "needle: texts per length and depth")
+      ->option_text("N")
+      ->capture_default_str()
+      ->transform(integer(1));
+  line.add_option("--max-new-tokens", a.generation.max_new_tokens, "tokens to generate")
+      ->option_text("N")
+      ->capture_default_str()
+      ->transform(integer(1));
   eval::Sampling& sampling = a.generation.sampling;
-  line.real("--temperature", sampling.temperature, "a number from 0", [](double t) { return t >= 0; });
-  line.real("--top-p", sampling.top_p, "a number above 0, at most 1", [](double p) { return 0 < p && p <= 1; });
-  line.whole("--seed", sampling.seed, 0);
-  line.whole("--rows", a.rows, 1);
-  line.text("--device", a.device);
+  line.add_option("--temperature", sampling.temperature, "0 takes the most probable token; above 0, tokens are drawn")
+      ->option_text("X")
+      ->capture_default_str()
+      ->check(number("a number from 0", [](double temperature) { return temperature >= 0; }));
+  line.add_option("--top-p", sampling.top_p, "draw from the most probable tokens whose probabilities add up to P")
+      ->option_text("P")
+      ->capture_default_str()
+      ->check(number("a number above 0, at most 1", [](double p) { return 0 < p && p <= 1; }));
+  line.add_option("--seed", sampling.seed, "of the drawn tokens and the needle's texts")
+      ->option_text("N")
+      ->capture_default_str()
+      ->transform(integer(0));
+  line.add_option("--rows", a.rows, "sequences computed at a time")
+      ->option_text("N")
+      ->capture_default_str()
+      ->transform(integer(1));
+  line.add_option("--device", a.device, "auto takes a GPU if there is one")
+      ->option_text("auto|cuda|cpu")
+      ->capture_default_str();
   if (!line.read(argc, argv)) return false;
 
-  if (a.model.empty()) line.fail("--model DIR is missing");
-  if (a.data.empty() && a.texts.empty() && a.tasks.empty() && !a.needle && !a.prompt)
+  const auto given = [](const CLI::Option* option) { return option->count() > 0; };
+  if (!given(data) && !given(text) && !given(tasks) && !given(needle) && !given(generate))
     line.fail("nothing to evaluate: --data, --text, --tasks, --needle or --generate is needed");
-  if (a.attention_stats && a.data.empty() && a.texts.empty()) line.fail("--attention-stats needs --data or --text");
-  if (a.needle && a.needles.lengths.empty()) line.fail("--needle needs --lengths");
-  if (a.log_samples && a.output.empty()) line.fail("--log-samples needs --output");
+  if (a.attention_stats && !given(data) && !given(text)) line.fail("--attention-stats needs --data or --text");
   a.needles.rows = a.rows;
   a.needles.seed = sampling.seed;
   return true;

@@ -1,4 +1,6 @@
 // ssa_export: a checkpoint to a Hugging Face directory.
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <optional>
@@ -17,28 +19,16 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kHelp =
-    R"(Usage: ssa_export CHECKPOINT DIR [--tokenizer T] [--dtype bf16|f32] [--max-shard-size GB]
-
-Writes a checkpoint as a Hugging Face directory: model.safetensors (above 5 GB in shards with an index), config.json,
-generation_config.json, the model's code, and the tokenizer. It loads in transformers with
+constexpr const char* kFooter =
+    R"(The directory gets model.safetensors (or shards with an index), config.json,
+generation_config.json, the model's Python code and the tokenizer. Load it with
   AutoModelForCausalLM.from_pretrained(DIR, trust_remote_code=True)
   AutoTokenizer.from_pretrained(DIR, trust_remote_code=True)
 
-  CHECKPOINT            a directory step-*, or the output_dir of a run, whose newest complete checkpoint is taken
-  DIR                   a new or an empty directory
-  --tokenizer T         what the data was tokenized with: bytes, a tokenizer.json, a tiktoken rank file, or a directory with
-                        tokenizer.json, vocab.json and merges.txt, or tokenizer.model (bytes, if the run's dataset says
-                        so; else the directory gets no tokenizer)
-  --eos-token TEXT      the end-of-text token (as the tokenizer's files say)
-  --pre-tokenizer NAME  for vocab.json and merges.txt: gpt2, smollm2, llama3 or qwen2 (gpt2)
-  --dtype bf16|f32      of the weights (bf16)
-  --max-shard-size GB   of a file of weights, 1e9 bytes (5)
-  --help
-
 Example:
   ssa_export runs/ssa-1b models/ssa-1b --tokenizer llama3/tokenizer.json
-)";
+
+Exit code: 0 done, 1 failed, 2 wrong usage)";
 
 constexpr std::size_t kPieceElements = std::size_t{1} << 22;  // 16 MiB of f32 at a time
 
@@ -48,12 +38,12 @@ fs::path find_checkpoint(const fs::path& path) {
   std::vector<ssa::CheckpointInfo> skipped;
   const auto newest = ssa::newest_checkpoint(path, skipped);
   for (const auto& info : skipped)
-    std::fprintf(stderr, "ssa_export: skipping %s: %s\n", info.path.c_str(), info.problem.c_str());
+    fmt::print(stderr, "ssa_export: skipping {}: {}\n", info.path.string(), info.problem);
   if (!newest) ssa::fail(path.string(), ": no complete checkpoint");
   return newest->path;
 }
 
-/// What dataset.json of the run's data says; nothing, and why in `reason`, when it cannot be read.
+/// The contents of the run's dataset.json; nullopt, with the cause in `reason`, if it cannot be read.
 std::optional<ssa::DatasetInfo> dataset_info(const ssa::Config& config, std::string& reason) {
   const fs::path file = fs::path(config.data.path) / "dataset.json";
   try {
@@ -65,8 +55,8 @@ std::optional<ssa::DatasetInfo> dataset_info(const ssa::Config& config, std::str
   return std::nullopt;
 }
 
-/// The tokenizer's files; none when no tokenizer was given and the dataset names none that is built in. Sets `note` to
-/// what the user should know of it.
+/// The tokenizer's files by name; none if no tokenizer was given and the dataset names none that is built in. Sets
+/// `note` to a message for the user, if there is something to report.
 std::map<std::string, std::string> tokenizer_files(std::string path, const ssa::TokenizerOptions& options,
                                                    const ssa::Config& config, std::string& note) {
   std::string reason;
@@ -94,22 +84,37 @@ std::map<std::string, std::string> tokenizer_files(std::string path, const ssa::
 }
 
 int run(int argc, char** argv) {
-  std::vector<std::string> paths;
-  std::string tokenizer;
+  std::string source, directory, tokenizer;
   ssa::TokenizerOptions tokenizer_options;
   ssa::FileDType dtype = ssa::FileDType::bf16;
   double max_shard_gb = ssa::kMaxShardBytes / 1e9;
-  ssa::CommandLine line("ssa_export", kHelp);
-  line.paths(paths);
-  line.text("--tokenizer", tokenizer);
-  line.text("--eos-token", tokenizer_options.eos_token);
-  line.text("--pre-tokenizer", tokenizer_options.pre_tokenizer);
-  line.choice("--dtype", dtype, {{"bf16", ssa::FileDType::bf16}, {"f32", ssa::FileDType::f32}});
-  line.real("--max-shard-size", max_shard_gb, "a number of GB above 0", [](double gb) { return 0 < gb && gb <= 1e9; });
+  ssa::CommandLine line({.program = "ssa_export",
+                         .usage = "CHECKPOINT DIR [options]",
+                         .summary = "Writes a checkpoint as a Hugging Face directory.",
+                         .footer = kFooter});
+  line.add_option("CHECKPOINT", source,
+                  "a directory step-*, or the output_dir of a run, whose newest complete checkpoint is taken")
+      ->required();
+  line.add_option("DIR", directory, "a new or empty directory")->required();
+  line.add_option("--tokenizer", tokenizer,
+                  "what the data was tokenized with: bytes, a tokenizer.json, a tiktoken rank file, or a directory "
+                  "with tokenizer.json, vocab.json and merges.txt, or tokenizer.model (default: bytes if the run's "
+                  "dataset names it; else no tokenizer is written)")
+      ->option_text("T");
+  line.add_option("--eos-token", tokenizer_options.eos_token,
+                  "the end-of-text token (default: what the tokenizer's files say)")
+      ->option_text("TEXT");
+  line.add_option("--pre-tokenizer", tokenizer_options.pre_tokenizer,
+                  "for vocab.json and merges.txt: gpt2, smollm2, llama3 or qwen2 (default: gpt2)")
+      ->option_text("NAME");
+  line.add_choice("--dtype", dtype, {{"bf16", ssa::FileDType::bf16}, {"f32", ssa::FileDType::f32}}, "of the weights");
+  line.add_option("--max-shard-size", max_shard_gb, "largest weights file, in units of 1e9 bytes")
+      ->option_text("GB")
+      ->capture_default_str()
+      ->check(ssa::number("a number of GB above 0", [](double gb) { return 0 < gb && gb <= 1e9; }));
   if (!line.read(argc, argv)) return ssa::kExitDone;
-  if (paths.size() != 2) line.fail(paths.size(), " paths, expected CHECKPOINT and DIR");
 
-  const ssa::CheckpointReader checkpoint(find_checkpoint(paths[0]));
+  const ssa::CheckpointReader checkpoint(find_checkpoint(source));
   const ssa::Config config = ssa::parse_config(checkpoint.config(), (checkpoint.path() / "config.json").string());
   const auto parameters = ssa::published_parameters(config.model);
   checkpoint.check(parameters);
@@ -122,7 +127,7 @@ int run(int argc, char** argv) {
   std::string note;
   for (auto& [name, text] : tokenizer_files(tokenizer, tokenizer_options, config, note))
     files.push_back({name, std::move(text)});
-  ssa::HuggingFaceWriter writer(paths[1], files, parameters, dtype, static_cast<std::uint64_t>(max_shard_gb * 1e9));
+  ssa::HuggingFaceWriter writer(directory, files, parameters, dtype, static_cast<std::uint64_t>(max_shard_gb * 1e9));
   std::vector<float> piece(kPieceElements);
   std::int64_t total = 0;
   for (const ssa::NamedShape& p : parameters) {
@@ -136,9 +141,9 @@ int run(int argc, char** argv) {
     total += count;
   }
   writer.finish();
-  if (!note.empty()) std::fprintf(stderr, "ssa_export: %s\n", note.c_str());
-  std::fprintf(stderr, "%s, step %lld: %lld parameters written to %s as %s\n", checkpoint.path().c_str(),
-               static_cast<long long>(checkpoint.step()), static_cast<long long>(total), paths[1].c_str(), torch_dtype);
+  if (!note.empty()) fmt::print(stderr, "ssa_export: {}\n", note);
+  fmt::print(stderr, "{}, step {}: {} parameters written to {} as {}\n", checkpoint.path().string(), checkpoint.step(),
+             total, directory, torch_dtype);
   return ssa::kExitDone;
 }
 

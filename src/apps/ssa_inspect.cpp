@@ -1,7 +1,8 @@
-// ssa_inspect: says what a dataset, checkpoint, run, model directory or safetensors file holds, and verifies it.
+// ssa_inspect: describes a dataset, checkpoint, run, model directory or safetensors file, and verifies it.
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <iostream>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -22,30 +23,12 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kHelp =
-    R"(Usage: ssa_inspect PATH [--verify] [--unigram]
-
-Says what PATH holds: a dataset, a checkpoint, a run (output_dir), a Hugging Face model directory or a .safetensors file.
-
-  --verify   reads everything: checksums, shapes, token ids, finite values. The first fault is an error (exit code 1);
-             of a run, every checkpoint is verified, and one that is not complete is an error
-  --unigram  of a dataset: the entropy of its token frequencies, the loss that a model reaches which knows nothing else
-  --help
-
-Example:
-  ssa_inspect runs/ssa-1b --verify
-)";
-
-/// What was asked for beside a summary.
+/// What to print or check in addition to the summary.
 struct Wanted {
   bool verify = false, unigram = false;
 };
 
-std::string with_unit(std::uint64_t bytes) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.1f MB", static_cast<double>(bytes) / 1e6);
-  return text;
-}
+std::string with_unit(std::uint64_t bytes) { return fmt::format("{:.1f} MB", static_cast<double>(bytes) / 1e6); }
 
 /// Throws at the first value that is not finite.
 void verify_finite(const SafetensorsReader& file) {
@@ -62,7 +45,7 @@ void verify_finite(const SafetensorsReader& file) {
   }
 }
 
-/// One line a file: tensors, elements by dtype, size.
+/// One line per file: tensors, elements by dtype, size.
 void print_summary(const SafetensorsReader& file) {
   std::map<std::string_view, std::int64_t> elements;
   std::uint64_t bytes = 0;
@@ -180,7 +163,7 @@ bool holds_shards(const fs::path& directory) {
 void inspect(const fs::path& path, const Wanted& wanted) {
   if (fs::is_regular_file(path)) return inspect_safetensors(path, wanted);
   if (!fs::is_directory(path)) fail_usage(path.string(), ": no such file or directory");
-  // A checkpoint without its manifest is named as one, not taken for a model directory.
+  // A checkpoint that has lost its manifest must not be taken for a model directory.
   if (fs::exists(path / "manifest.json") || fs::exists(path / "optimizer.safetensors"))
     return inspect_checkpoint(path, wanted);
   if (fs::is_directory(path / "checkpoints") || fs::exists(path / "metrics.jsonl")) return inspect_run(path, wanted);
@@ -190,16 +173,26 @@ void inspect(const fs::path& path, const Wanted& wanted) {
 }
 
 int run(int argc, char** argv) {
-  std::vector<std::string> paths;
+  std::string argument;
   Wanted wanted;
-  CommandLine line("ssa_inspect", kHelp);
-  line.paths(paths);
-  line.flag("--verify", wanted.verify);
-  line.flag("--unigram", wanted.unigram);
+  CommandLine line({.program = "ssa_inspect",
+                    .usage = "PATH [options]",
+                    .summary = "Describes a dataset, checkpoint, run, model directory or .safetensors file.",
+                    .footer = "Example:\n"
+                              "  ssa_inspect runs/ssa-1b --verify\n\n"
+                              "Exit code: 0 done, 1 failed or found a fault, 2 wrong usage"});
+  line.add_option("PATH", argument,
+                  "a dataset, a checkpoint, a run (output_dir), a Hugging Face directory, or a .safetensors file")
+      ->required();
+  line.add_flag("--verify", wanted.verify,
+                "read everything and check checksums, shapes, token ids and finite values; the first fault is an "
+                "error; for a run, every checkpoint must be complete");
+  line.add_flag("--unigram", wanted.unigram,
+                "for a dataset: the entropy of its token frequencies, which is the loss of a model that has learned "
+                "nothing else");
   if (!line.read(argc, argv)) return kExitDone;
-  if (paths.size() != 1) line.fail(paths.size(), " paths, expected one");
-  // "dir/" and "dir" name the same directory; what is printed names it by its last part.
-  fs::path path = fs::path(paths[0]).lexically_normal();
+  // "dir/" and "dir" name the same directory, and the output uses its last component.
+  fs::path path = fs::path(argument).lexically_normal();
   if (!path.has_filename()) path = path.parent_path();
   inspect(path, wanted);
   if (wanted.verify) std::cout << "verified\n";

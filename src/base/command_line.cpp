@@ -1,13 +1,19 @@
 #include "ssa/base/command_line.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <cstdio>
+#include <iterator>
+#include <memory>
 #include <optional>
 
 namespace ssa {
 namespace {
+
+constexpr std::size_t kHelpWidth = 80, kHelpColumn = 26;  // characters of a line; where descriptions begin
 
 /// Nothing unless the whole text is a number of this type.
 template <class Number>
@@ -29,69 +35,167 @@ std::vector<std::string> split(const std::string& text) {
   return parts;
 }
 
-/// A lone "-" is a value: standard input.
-bool is_option(const std::string& argument) { return argument.starts_with("-") && argument != "-"; }
+/// What a check returns, to which read() adds the option's name.
+std::string mismatch(const std::string& found, const std::string& expected) {
+  return fmt::format("{}: expected {}", found.empty() ? "\"\"" : found, expected);
+}
+
+/// Empty, or why `text` is not an integer from `min` to `max`.
+std::string integer_problem(const std::string& text, std::int64_t min, std::int64_t max) {
+  const auto number = number_of<std::int64_t>(text);
+  if (number && min <= *number && *number <= max) return {};
+  return mismatch(text, max == kNoLimit ? fmt::format("an integer of at least {}", min)
+                                        : fmt::format("an integer from {} to {}", min, max));
+}
+
+/// Breaks text into lines of kHelpWidth and indents all but the first by `indent`.
+std::string wrapped(const std::string& text, std::size_t indent) {
+  std::string out, line;
+  const auto end_line = [&] {
+    if (!out.empty()) out += '\n' + std::string(indent, ' ');
+    out += line;
+    line.clear();
+  };
+  std::size_t begin = 0;
+  while (begin < text.size()) {
+    const std::size_t end = std::min(text.find(' ', begin), text.size());
+    const std::string word = text.substr(begin, end - begin);
+    if (!line.empty() && indent + line.size() + 1 + word.size() > kHelpWidth) end_line();
+    line += (line.empty() ? "" : " ") + word;
+    begin = end + 1;
+  }
+  end_line();
+  return out;
+}
+
+class HelpFormatter : public CLI::Formatter {
+ public:
+  explicit HelpFormatter(std::string usage) : usage_(std::move(usage)) { label("Positionals", "Arguments"); }
+
+  /// One blank line between sections, where CLI11 puts two.
+  std::string make_help(const CLI::App* app, std::string name, CLI::AppFormatMode mode) const override {
+    return CLI::detail::find_and_replace(Formatter::make_help(app, std::move(name), mode), "\n\n\n", "\n\n");
+  }
+
+  std::string make_usage(const CLI::App*, std::string name) const override {
+    return fmt::format("\nUsage: {} {}\n", name, usage_);
+  }
+
+  std::string make_option(const CLI::Option* option, bool is_positional) const override {
+    std::string left = "  " + make_option_name(option, is_positional);
+    if (!option->get_option_text().empty()) left += " " + option->get_option_text();
+    std::string description = option->get_description(), default_text = option->get_default_str();
+    std::erase_if(default_text, [](char c) { return c == '[' || c == ']'; });  // CLI11 puts lists in brackets
+    if (!default_text.empty()) description += fmt::format(" (default: {})", default_text);
+    const std::string gap = left.size() + 2 > kHelpColumn ? "\n" + std::string(kHelpColumn, ' ')
+                                                          : std::string(kHelpColumn - left.size(), ' ');
+    return left + gap + wrapped(description, kHelpColumn) + "\n";
+  }
+
+ private:
+  std::string usage_;
+};
 
 }  // namespace
 
-void CommandLine::flag(const std::string& name, bool& set) {
-  options_.push_back({name, Values::none, [&set](const std::string&) { set = true; }});
+CLI::Validator integer(std::int64_t min, std::int64_t max) {
+  return {[=](std::string& text) {
+            std::string problem = integer_problem(text, min, max);
+            if (problem.empty()) text = std::to_string(*number_of<std::int64_t>(text));
+            return problem;
+          },
+          ""};
 }
 
-void CommandLine::real(const std::string& name, double& to, const char* expected, bool fits(double)) {
-  option(name, [=, &to](const std::string& value) {
-    const auto number = number_of<double>(value);
-    if (!number || !std::isfinite(*number) || !fits(*number)) fail_usage(name, " ", value, ": expected ", expected);
-    to = *number;
-  });
+CLI::Validator number(std::string expected, bool (*fits)(double)) {
+  return {[=, expected = std::move(expected)](const std::string& text) {
+            const auto value = number_of<double>(text);
+            return value && std::isfinite(*value) && fits(*value) ? std::string() : mismatch(text, expected);
+          },
+          ""};
 }
 
-void CommandLine::list(const std::string& name, Texts& to) {
-  option(name, [&to](const std::string& value) {
-    for (const std::string& part : split(value)) to.push_back(part);
-  });
+CommandLine::CommandLine(About about) : CLI::App(std::move(about.summary), std::move(about.program)) {
+  formatter(std::make_shared<HelpFormatter>(std::move(about.usage)));
+  footer(std::move(about.footer));
+  set_help_flag("-h,--help", "print this help");
+  option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+  allow_extras();  // read() reports them
 }
 
-void CommandLine::list(const std::string& name, std::vector<std::int64_t>& to, std::int64_t least, std::int64_t most) {
-  option(name, [=, &to, by_default = true](const std::string& value) mutable {
-    if (std::exchange(by_default, false)) to.clear();
-    for (const std::string& part : split(value)) to.push_back(whole_number(name, part, least, most));
-  });
+CLI::Option* CommandLine::add_one_of(const std::string& name, Texts names, std::function<void(std::size_t)> set,
+                                     const std::string& help) {
+  const auto index_of = [names](const std::string& text) {
+    return static_cast<std::size_t>(std::find(names.begin(), names.end(), text) - names.begin());
+  };
+  const auto check = [=](const std::string& text) -> std::string {
+    if (index_of(text) < names.size()) return {};
+    const Texts all_but_last(names.begin(), std::prev(names.end()));
+    return mismatch(text, fmt::format("{} or {}", fmt::join(all_but_last, ", "), names.back()));
+  };
+  const auto take = [=](const std::string& text) { set(index_of(text)); };
+  return add_option_function<std::string>(name, take, help)
+      ->option_text(fmt::format("{}", fmt::join(names, "|")))
+      ->check(check);
 }
 
-void CommandLine::files(const std::string& name, Texts& to) {
-  options_.push_back({name, Values::several, [&to](const std::string& value) { to.push_back(value); }});
+CLI::Option* CommandLine::add_list(const std::string& name, Texts& to, const std::string& help) {
+  const auto take = [&to](const Texts& values) {
+    to.clear();
+    for (const std::string& value : values)
+      for (std::string& part : split(value)) to.push_back(std::move(part));
+  };
+  return add_option_function<Texts>(name, take, help)->allow_extra_args(false);
 }
 
-bool CommandLine::read(int argc, char** argv) const {
-  for (int i = 1; i < argc; ++i) {
-    const std::string argument = argv[i];
-    if (argument == "--help" || argument == "-h") {
-      std::fputs(help_.c_str(), stdout);
-      return false;
-    }
-    const auto is_named = [&](const Option& option) { return option.name == argument; };
-    const auto found = std::find_if(options_.begin(), options_.end(), is_named);
-    if (found == options_.end()) {
-      if (!paths_ || argument.starts_with("-")) fail("unknown argument ", argument);
-      paths_->push_back(argument);
-    } else if (found->values == Values::none) {
-      found->take(argument);
-    } else {
-      if (i + 1 == argc) fail(argument, " needs a value");
-      do found->take(argv[++i]);
-      while (found->values == Values::several && i + 1 < argc && !is_option(argv[i + 1]));
-    }
+CLI::Option* CommandLine::add_list(const std::string& name, std::vector<std::int64_t>& to, const std::string& help,
+                                   std::int64_t min, std::int64_t max) {
+  const auto check = [=](const std::string& value) {
+    std::string problem;
+    for (const std::string& part : split(value))
+      if (problem.empty()) problem = integer_problem(part, min, max);
+    return problem;
+  };
+  const auto take = [&to](const Texts& values) {
+    to.clear();
+    for (const std::string& value : values)
+      for (const std::string& part : split(value)) to.push_back(*number_of<std::int64_t>(part));
+  };
+  return add_option_function<Texts>(name, take, help)
+      ->allow_extra_args(false)
+      ->default_str(fmt::format("{}", fmt::join(to, ",")))
+      ->check(check);
+}
+
+bool CommandLine::read(int argc, const char* const* argv) {
+  const auto refuse_unknown = [&] {
+    if (const Texts unknown = remaining(); !unknown.empty())
+      fail(unknown.front().starts_with("-") ? "unknown option " : "unexpected argument ", unknown.front());
+  };
+  try {
+    parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    std::fputs(help().c_str(), stdout);
+    return false;
+  } catch (const CLI::RequiredError& error) {
+    refuse_unknown();  // a misspelled option, rather than the one that it leaves missing
+    for (const CLI::Option* option : get_options())
+      if (option->get_required() && option->count() == 0)
+        fail(option->get_name(), option->get_option_text().empty() ? "" : " ", option->get_option_text(),
+             " is missing");
+    fail(error.what());
+  } catch (const CLI::ArgumentMismatch& error) {
+    const std::string what = error.what();  // "--rows: 1 required N missing"
+    fail(what.substr(0, what.find(':')), " needs a value");
+  } catch (const CLI::ValidationError& error) {
+    const std::string what = error.what();  // "--rows: 0: expected an integer of at least 1"
+    const std::size_t colon = what.find(':');
+    fail_usage(what.substr(0, colon), what.substr(colon + 1));
+  } catch (const CLI::ParseError& error) {
+    fail(error.what());
   }
+  refuse_unknown();
   return true;
-}
-
-std::int64_t CommandLine::whole_number(const std::string& name, const std::string& value, std::int64_t least,
-                                       std::int64_t most) {
-  const auto number = number_of<std::int64_t>(value);
-  if (!number || *number < least || *number > most)
-    fail_usage(name, " ", value, ": expected a whole number from ", least, most < kNoLimit ? concat(" to ", most) : "");
-  return *number;
 }
 
 }  // namespace ssa

@@ -14,7 +14,7 @@
 namespace ssa {
 namespace {
 
-constexpr std::size_t kBufferBytes = std::size_t{1} << 20;
+constexpr std::size_t kBufferBytes = std::size_t{1} << 20;  // what a FileWriter holds back
 
 [[noreturn]] void fail_file(const std::filesystem::path& path, const char* what, int error) {
   fail(path.string(), ": cannot ", what, ": ", std::strerror(error));
@@ -30,28 +30,13 @@ struct ReadHandle {
       ::close(fd);
       fail_file(path, "read", error);
     }
-    size = static_cast<std::size_t>(info.st_size);
   }
   ~ReadHandle() { ::close(fd); }
   ReadHandle(const ReadHandle&) = delete;
   ReadHandle& operator=(const ReadHandle&) = delete;
 
   int fd;
-  std::size_t size = 0;
 };
-
-/// Calls sink(data, bytes) for the file's content, piece by piece.
-template <class Sink>
-void read_pieces(const std::filesystem::path& path, const ReadHandle& file, Sink&& sink) {
-  std::vector<char> buffer(kBufferBytes);
-  for (;;) {
-    const ssize_t got = ::read(file.fd, buffer.data(), buffer.size());
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) fail_file(path, "read", errno);
-    if (got == 0) return;
-    sink(buffer.data(), static_cast<std::size_t>(got));
-  }
-}
 
 std::filesystem::path parent_of(const std::filesystem::path& path) {
   const auto parent = path.parent_path();
@@ -60,31 +45,63 @@ std::filesystem::path parent_of(const std::filesystem::path& path) {
 
 }  // namespace
 
-FileChecksum checksum_file(const std::filesystem::path& path) {
+std::size_t read_fully(int descriptor, void* out, std::size_t bytes, const std::filesystem::path& path) {
+  std::size_t done = 0;
+  while (done < bytes) {
+    const ssize_t got = ::read(descriptor, static_cast<char*>(out) + done, bytes - done);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) fail_file(path, "read", errno);
+    if (got == 0) break;
+    done += static_cast<std::size_t>(got);
+  }
+  return done;
+}
+
+void read_pieces(const std::filesystem::path& path, const std::function<void(const char*, std::size_t)>& sink) {
   const ReadHandle file(path);
+  std::vector<char> buffer(kFilePieceBytes);
+  while (const std::size_t got = read_fully(file.fd, buffer.data(), buffer.size(), path)) sink(buffer.data(), got);
+}
+
+FileChecksum checksum_file(const std::filesystem::path& path) {
   Xxh3 hash;
-  FileChecksum sum;
-  read_pieces(path, file, [&](const char* data, std::size_t bytes) {
+  FileChecksum checksum;
+  read_pieces(path, [&](const char* data, std::size_t bytes) {
     hash.update(data, bytes);
-    sum.bytes += bytes;
+    checksum.bytes += bytes;
   });
-  sum.xxh3 = hash.hex();
-  return sum;
+  checksum.xxh3 = hash.hex();
+  return checksum;
 }
 
 std::string read_file(const std::filesystem::path& path) {
-  const ReadHandle file(path);
   std::string content;
-  content.reserve(file.size);
-  read_pieces(path, file, [&](const char* data, std::size_t bytes) { content.append(data, bytes); });
+  read_pieces(path, [&](const char* data, std::size_t bytes) { content.append(data, bytes); });
   return content;
 }
 
-FileWriter::FileWriter(std::filesystem::path path, Mode mode) : path_(std::move(path)) {
-  const int flags = O_WRONLY | O_CREAT | O_CLOEXEC | (mode == Mode::append ? O_APPEND : O_TRUNC);
-  fd_ = ::open(path_.c_str(), flags, 0666);
+FileWriter::FileWriter(std::filesystem::path path, int flags) : path_(std::move(path)) {
+  fd_ = ::open(path_.c_str(), flags | O_CREAT | O_CLOEXEC, 0666);
   if (fd_ < 0) fail_write("create", errno);
   buffer_.reserve(kBufferBytes);
+}
+
+FileWriter::FileWriter(std::filesystem::path path, Mode mode)
+    : FileWriter(std::move(path), O_WRONLY | (mode == Mode::append ? O_APPEND : O_TRUNC)) {}
+
+FileWriter FileWriter::continue_at(std::filesystem::path path, std::uint64_t keep) {
+  FileWriter writer(std::move(path), O_RDWR);
+  const off_t size = ::lseek(writer.fd_, 0, SEEK_END);
+  if (size < 0) fail_file(writer.path_, "seek", errno);
+  SSA_CHECK(static_cast<std::uint64_t>(size) >= keep, writer.path_.string(), ": ", size, " bytes, expected at least ",
+            keep, " to continue from");
+  if (::ftruncate(writer.fd_, static_cast<off_t>(keep)) != 0) fail_file(writer.path_, "truncate", errno);
+  if (::lseek(writer.fd_, 0, SEEK_SET) < 0) fail_file(writer.path_, "seek", errno);
+  std::vector<char> piece(kFilePieceBytes);
+  while (const std::size_t got = read_fully(writer.fd_, piece.data(), piece.size(), writer.path_))
+    writer.hash_.update(piece.data(), got);
+  writer.bytes_ = writer.written_ = keep;
+  return writer;
 }
 
 FileWriter::~FileWriter() {
@@ -131,13 +148,17 @@ void FileWriter::write_through(const char* data, std::size_t bytes) {
   }
 }
 
-FileChecksum FileWriter::finish() {
-  SSA_CHECK(fd_ >= 0, path_.string(), ": finished after it was closed");
+void FileWriter::sync() {
   flush();
   if (::fsync(fd_) != 0) fail_write("sync", errno);
+}
+
+FileChecksum FileWriter::finish() {
+  SSA_CHECK(fd_ >= 0, path_.string(), ": finished after it was closed");
+  sync();
   // Network file systems report a full disk or quota only here.
   if (::close(std::exchange(fd_, -1)) != 0) fail_write("close", errno);
-  return {bytes_, hash_.hex()};
+  return checksum();
 }
 
 void make_directories(const std::filesystem::path& path) {

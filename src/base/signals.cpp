@@ -34,7 +34,7 @@ void install(int signal, struct sigaction action) {
 
 }  // namespace
 
-void catch_signals() {
+void catch_stop_signals() {
   for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGUSR1}) {
     struct sigaction action {};
     action.sa_handler = on_stop;
@@ -42,6 +42,11 @@ void catch_signals() {
     if (signal == SIGINT) action.sa_flags |= static_cast<int>(SA_RESETHAND);
     install(signal, action);
   }
+}
+
+int stop_signal() { return received; }
+
+void handle_io_signals() {
   for (const int signal : {SIGPIPE, SIGXFSZ}) {
     struct sigaction action {};
     action.sa_handler = SIG_IGN;
@@ -52,7 +57,5 @@ void catch_signals() {
   action.sa_flags = SA_SIGINFO;
   install(SIGBUS, action);
 }
-
-int stop_signal() { return received; }
 
 }  // namespace ssa

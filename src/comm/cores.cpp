@@ -37,13 +37,9 @@ void take_share_of_cores(int rank, int ranks) {
   std::vector<int> all;
   for (int core = 0; core < CPU_SETSIZE; ++core) all.push_back(core);
   if (bound.empty() || !run_on(all)) return;
-  const std::vector<int> allowed = cores_of_this_thread();  // the system leaves out what is not there or not ours
-  if (allowed.empty() || bound.size() >= allowed.size() / static_cast<std::size_t>(ranks)) {
-    run_on(bound);
-    return;
-  }
+  const std::vector<int> allowed = cores_of_this_thread();  // the system drops cores that are absent or not allowed
   const std::vector<int> share = share_of_cores(allowed, rank, ranks);
-  run_on(share);
+  run_on(bound.size() < share.size() ? share : bound);
   if (!std::getenv("OMP_NUM_THREADS")) omp_set_num_threads(static_cast<int>(share.size()));
 }
 

@@ -1,17 +1,19 @@
-// Which cores a rank's threads run on.
+// How the ranks of one machine share its cores.
 #pragma once
 
 #include <vector>
 
 namespace ssa {
 
-/// Of `cores`, in their order, those of one of `ranks` ranks: neighbours, as many for each, at least one.
+/// The part of `cores` (numbers, ascending) for rank `rank` of `ranks`: consecutive, the same number for each rank, at
+/// least one.
 std::vector<int> share_of_cores(const std::vector<int>& cores, int rank, int ranks);
 
-/// mpirun binds each of two ranks to one core unless told otherwise, and all threads of a rank then share it. If this
-/// process, one of `ranks` on its machine, may use fewer cores than its share of those that the machine allows, it
-/// takes the share; OpenMP uses as many threads, unless OMP_NUM_THREADS says how many. Linux only; elsewhere, or where
-/// the system refuses, everything stays as it is.
+/// Gives this process, local rank `rank` of `ranks` on its machine, its share of the cores that the machine allows, and
+/// OpenMP as many threads, unless OMP_NUM_THREADS is set. mpirun by default binds each of two ranks to one core, on which
+/// all its threads would run; with --bind-to none or socket every rank would start a thread per core, and the threads of
+/// the ranks would wait for each other. A binding to at least the share's number of cores is kept. If the system refuses,
+/// nothing changes.
 void take_share_of_cores(int rank, int ranks);
 
 }  // namespace ssa

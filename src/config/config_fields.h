@@ -102,7 +102,7 @@ void visit_fields(Of<AttentionConfig>, Visit&& visit) {
   visit(field("method", &C::method, kAny, "what a layer computes"));
   visit(field("alignment_weight", &C::alignment_weight, at_least(0), "weight of ssa's alignment loss"));
   visit(field("full_stream_probability", &C::full_stream_probability, between(0, 1),
-              "how often ssa's full attention goes on, and not the sparse one"));
+              "probability that the full-attention output, not the sparse one, is passed to the next layer"));
   visit(
       field("stream_granularity", &C::stream_granularity, kAny, "ssa's stream is drawn once a step, or for each row"));
   visit(
@@ -162,7 +162,7 @@ void visit_fields(Of<CheckpointConfig>, Visit&& visit) {
   visit(field("save_steps", &C::save_steps, at_least(0),
               "steps between two checkpoints, below 1 a fraction of the run; 0 = only at the end"));
   visit(field("save_total_limit", &C::save_total_limit, at_least(0), "newest checkpoints that are kept; 0 = all"));
-  visit(field("async", &C::async, kAny, "training goes on while a checkpoint is written"));
+  visit(field("async", &C::async, kAny, "training continues while a checkpoint is written"));
 }
 
 template <class Visit>
@@ -184,7 +184,7 @@ template <class Visit>
 void visit_fields(Of<Config>, Visit&& visit) {
   using C = Config;
   visit(required("model", &C::model, kAny,
-                 "path of a Hugging Face style config.json, or the object itself; its other keys are read past"));
+                 "path of a Hugging Face style config.json, or the object itself; other keys are ignored"));
   visit(field("init_from", &C::init_from, kAny,
               "Hugging Face directory whose weights to start from; null = random weights"));
   visit(required("output_dir", &C::output_dir, kAny, "directory of the run: config, log, metrics, checkpoints"));
@@ -198,11 +198,6 @@ void visit_fields(Of<Config>, Visit&& visit) {
 // Kinds of fields.
 
 template <class T>
-concept Section = requires {
-  visit_fields(Of<T>{}, [](const auto&) {});
-};
-
-template <class T>
 struct OptionalOf : std::false_type {
   using type = T;
 };
@@ -211,11 +206,15 @@ struct OptionalOf<std::optional<T>> : std::true_type {
   using type = T;
 };
 
+/// A struct with a list of fields. Whatever else is a field's type is no class, a string or an optional.
+template <class T>
+concept Section = std::is_class_v<T> && !std::is_same_v<T, std::string> && !OptionalOf<T>::value;
+
 /// The values of an enum, in the order the documentation lists them.
 template <class E>
 inline constexpr std::initializer_list<E> kValues = {};
 template <>
-inline constexpr auto kValues<Method> = {Method::ssa, Method::full, Method::moba, Method::nsa};
+inline constexpr auto kValues<Method> = kMethods;
 template <>
 inline constexpr auto kValues<StreamGranularity> = {StreamGranularity::step, StreamGranularity::row};
 template <>

@@ -1,4 +1,4 @@
-// Every key of the config as data, made from the field lists: for suggestions, --set and the README's table.
+// Every key of the config as data, made from the field lists: for suggestions, --set and docs/config.md's table.
 #pragma once
 
 #include <string>

@@ -2,6 +2,7 @@
 #include "src/config/config_json.h"
 #include "src/config/config_keys.h"
 #include "ssa/config/config.h"
+#include "ssa/model/attention_path.h"
 
 namespace ssa {
 namespace {
@@ -29,7 +30,7 @@ std::string hugging_face_config_json(const ModelConfig& model, Method method, Bl
                         {"AutoModel", "modeling_llama_nsa.LlamaNSAModel"},
                         {"AutoModelForCausalLM", "modeling_llama_nsa.LlamaNSAForCausalLM"}};
   object["attention_method"] = std::string(name_of(method));
-  object["inference_mode"] = method == Method::full ? "full" : "sparse";
+  object["inference_mode"] = branches_of(training_path(method), model).selected ? "sparse" : "full";
   object["selection"] = std::string(name_of(selection));
   object["use_cache"] = true;
   object["hidden_act"] = "silu";

@@ -109,7 +109,11 @@ Dataset::Dataset(const fs::path& directory) : directory_(directory) {
       SSA_CHECK(listed.contains(name), (directory / (name + ".bin")).string(), ": not listed in ", kJsonName);
     names = std::move(listed);  // a listed shard that is missing fails by its file name when opened
   }
-  SSA_CHECK(!names.empty(), directory.string(), ": no documents, expected pairs of .bin and .idx, such as shard-00000");
+  if (names.empty()) {
+    const fs::path train = directory / "train";  // where ssa_tokenize puts the training part of a split
+    fail(directory.string(), ": no documents, expected pairs of .bin and .idx, such as shard-00000",
+         fs::exists(train / kJsonName) ? concat("; did you mean ", train.string(), "?") : "");
+  }
   shards_.reserve(names.size());
   for (const std::string& name : names) {
     shards_.emplace_back(directory / name);

@@ -1,8 +1,9 @@
 #include "ssa/eval/attention_report.h"
 
+#include <fmt/core.h>
+
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <nlohmann/json.hpp>
 
 #include "ssa/data/row_loader.h"
@@ -47,15 +48,12 @@ AttentionMeasures AttentionReport::mean() const {
 }
 
 std::string AttentionReport::table() const {
-  const std::string first = concat("first ", sink_tokens, " tokens");
-  char line[160];
-  std::snprintf(line, sizeof line, "| layer | entropy | in selected blocks | %s | sparse from full |\n", first.c_str());
-  std::string text = line;
-  text += "|-------|---------|--------------------|" + std::string(first.size() + 2, '-') + "|------------------|\n";
+  const std::string sink = concat("first ", sink_tokens, " tokens");
+  std::string text = fmt::format("| layer | entropy | in selected blocks | {} | sparse from full |\n", sink);
+  text += "|-------|---------|--------------------|" + std::string(sink.size() + 2, '-') + "|------------------|\n";
   const auto add = [&](const std::string& name, const AttentionMeasures& m) {
-    std::snprintf(line, sizeof line, "| %5s | %7.4f | %18.4f | %*.4f | %16.4f |\n", name.c_str(), m.entropy,
-                  m.selected_mass, static_cast<int>(first.size()), m.sink, m.divergence);
-    text += line;
+    text += fmt::format("| {:>5} | {:7.4f} | {:18.4f} | {:{}.4f} | {:16.4f} |\n", name, m.entropy, m.selected_mass,
+                        m.sink, sink.size(), m.divergence);
   };
   for (std::size_t i = 0; i < heads.size(); ++i) add(std::to_string(i), layer(i));
   add("mean", mean());

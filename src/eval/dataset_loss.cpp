@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 
 #include "ssa/eval/progress.h"
 
@@ -37,23 +36,12 @@ std::vector<std::vector<std::int32_t>> DatasetRows::filled(std::int64_t limit) c
 
 TaskResult dataset_loss(ForwardPass& pass, Comm& comm, const DatasetRows& data, std::int64_t rows) {
   const RowLoader& loader = data.loader();
-  const auto tokens = static_cast<std::size_t>(loader.max_length());
-  double sum = 0, labels = 0;
+  const std::int64_t per_batch = std::min(rows, loader.rows());
   Progress progress(comm, concat(data.dataset().directory().string(), ", ", pass.setting().name()),
-                    (loader.rows() + rows - 1) / rows);
-  for (std::int64_t first = comm.rank() * rows; first < loader.rows(); first += comm.size() * rows) {
-    progress.at(first / rows);
-    const auto count = static_cast<std::size_t>(std::min(rows, loader.rows() - first));
-    const std::vector<std::int32_t> empty(tokens);
-    RowBatch batch{.ids = {count, empty}, .targets = {count, empty}, .positions = {count, empty}};
-    for (std::size_t row = 0; row < count; ++row) {
-      const std::int64_t index = first + static_cast<std::int64_t>(row);
-      loader.load(0, index, batch.ids[row], batch.targets[row], batch.positions[row]);
-      labels += static_cast<double>(loader.label_count(0, index));
-    }
-    for (const auto& losses : pass.losses(batch)) sum += std::accumulate(losses.begin(), losses.end(), 0.0);
-  }
-  const double loss = all_reduce(comm, sum, ReduceOp::sum) / all_reduce(comm, labels, ReduceOp::sum);
+                    (loader.rows() + per_batch - 1) / per_batch);
+  const EvalSums sums = pass.dataset_loss(comm, loader, per_batch, [&](std::int64_t batch) { progress.at(batch); });
+  SSA_CHECK(sums.labels > 0, data.dataset().directory().string(), ": no token to predict, expected longer documents");
+  const double loss = sums.mean();
   return {.task = data.dataset().directory().string(),
           .dataset = data.dataset().directory().string(),
           .output_type = "loglikelihood_rolling",

@@ -11,12 +11,20 @@
 namespace ssa::eval {
 namespace {
 
-constexpr std::int64_t kMeasured = 5;                           ///< sums of ForwardPass::Measured
-constexpr std::int64_t kPieceElements = std::int64_t{1} << 22;  ///< of a parameter that are read at a time
+constexpr std::int64_t kPieceElements = std::int64_t{1} << 22;  ///< of a parameter, read at a time
 
-DType act_of(DeviceKind kind) { return kind == DeviceKind::cuda ? DType::bf16 : DType::f32; }
+/// Where each sum of a pass is reported.
+struct MeasuredSum {
+  Tensor AttentionSums::*on_device;
+  std::vector<double> ForwardPass::Measured::*on_host;
+};
+constexpr MeasuredSum kMeasuredSums[] = {{&AttentionSums::selected_mass, &ForwardPass::Measured::selected_mass},
+                                         {&AttentionSums::entropy, &ForwardPass::Measured::entropy},
+                                         {&AttentionSums::distance, &ForwardPass::Measured::distance},
+                                         {&AttentionSums::norm, &ForwardPass::Measured::norm},
+                                         {&AttentionSums::sink, &ForwardPass::Measured::sink}};
 
-/// Copies host memory that is not pinned; it may go when this returns.
+/// Copies to or from host memory that is not pinned, and waits for the copy.
 void copy_now(Stream& stream, void* to, const void* from, std::size_t bytes) {
   stream.copy(to, from, bytes);
   stream.synchronize();
@@ -34,7 +42,7 @@ std::int32_t arg_max(const Logit* logits, std::int64_t n) {
 }  // namespace
 
 LoadedModel::LoadedModel(Stream& stream, const ModelSource& source) : table_(source.config()) {
-  const DType act = act_of(stream.kind());
+  const DType act = activation_dtype(stream.kind());
   memory_ = Buffer(stream, static_cast<std::size_t>(table_.size()) * size_of(act));
   weights_ = Tensor(memory_.data(), act, {table_.size()});
   stream.zero(weights_);
@@ -65,66 +73,61 @@ ForwardPass::ForwardPass(Stream& stream, const LoadedModel& loaded, const Settin
   check_supported(
       {.model = c,
        .pass = {.rows = 1, .tokens = 1, .path = setting.path, .backward = false, .measure = sink_tokens > 0},
-       .selection = setting.selection,
        .kind = stream.kind()});
   if (sink_tokens == 0) return;
-  const Shape shape = {kMeasured, c.num_hidden_layers, c.num_attention_heads};
-  measured_memory_ = Buffer(stream, static_cast<std::size_t>(shape.count()) * sizeof(double));
-  measured_ = Tensor(measured_memory_.data(), DType::f64, shape);
-  stream.zero(measured_);
+  const auto lay_out = [&](Arena& arena) {
+    for (const MeasuredSum& sum : kMeasuredSums)
+      measured_.*sum.on_device = arena.allocate("sum", DType::f64, {c.num_hidden_layers, c.num_attention_heads});
+  };
+  Arena measure;
+  lay_out(measure);
+  measured_memory_ = Buffer(stream, measure.used());
+  Arena arena(measured_memory_.data(), measured_memory_.bytes());
+  lay_out(arena);
+  measured_.sink_tokens = sink_tokens;
+  for (const MeasuredSum& sum : kMeasuredSums) stream.zero(measured_.*sum.on_device);
 }
 
 ForwardPass::Measured ForwardPass::measured() {
-  SSA_CHECK(measured_, "a forward pass that measures nothing");
-  const auto one = [&](std::int64_t which) {
-    std::vector<double> values(static_cast<std::size_t>(measured_.count() / kMeasured));
-    copy_now(stream_, values.data(), measured_.rows(which, which + 1).data(), values.size() * sizeof(double));
-    return values;
-  };
-  return {.selected_mass = one(0), .entropy = one(1), .distance = one(2), .norm = one(3), .sink = one(4)};
+  SSA_CHECK(sink_tokens_ > 0, "this forward pass collects no attention statistics");
+  Measured measured;
+  for (const MeasuredSum& sum : kMeasuredSums) {
+    const Tensor& from = measured_.*sum.on_device;
+    std::vector<double>& to = measured.*sum.on_host;
+    to.resize(static_cast<std::size_t>(from.count()));
+    copy_now(stream_, to.data(), from.data(), from.bytes());
+  }
+  return measured;
 }
 
 void ForwardPass::prepare_shape(std::int64_t rows, std::int64_t tokens) {
   const ModelConfig& config = setting_.model;
-  const PassShape shape{
-      .rows = rows, .tokens = tokens, .path = setting_.path, .backward = false, .measure = sink_tokens_ > 0};
-  if (model_.acts.blocks.empty() || model_.shape.rows != rows || model_.shape.tokens != tokens) {
-    const auto lay_out = [&](Arena& arena) {
-      model_.acts = lay_out_activations(arena, config, shape, setting_.selection, stream_.kind());
-      batch_ = {.ids = arena.allocate("token ids", DType::i32, {rows, tokens}),
-                .targets = arena.allocate("targets", DType::i32, {rows, tokens}),
-                .positions = arena.allocate("positions", DType::i32, {rows, tokens}),
-                .full_stream = arena.allocate("streams", DType::i32, {rows})};
-      sums_ = {.ce = arena.allocate("sum of losses", DType::f64, {1}),
-               .alignment = arena.allocate("alignment", DType::f64, {1})};
-      losses_ = arena.allocate("losses", DType::f32, {rows * tokens});
-    };
-    Arena measure;
-    lay_out(measure);
-    if (measure.used() > memory_.bytes()) {
-      memory_ = Buffer();
-      memory_ = Buffer(stream_, measure.used());
-    }
-    Arena arena(memory_.data(), memory_.bytes());
-    lay_out(arena);
-    if (measured_) {
-      const auto one = [&](std::int64_t which) {
-        return measured_.rows(which, which + 1).view({config.num_hidden_layers, config.num_attention_heads});
-      };
-      sums_.selected_mass = one(0);
-      sums_.entropy = one(1);
-      sums_.distance = one(2);
-      sums_.norm = one(3);
-      sums_.sink = one(4);
-      sums_.sink_tokens = sink_tokens_;
-    }
-    stream_.reserve_scratch(pass_scratch_bytes(config, shape, setting_.selection, stream_.kind()));
-    model_.config = config;
-    model_.shape = shape;
-    model_.selection = setting_.selection;
-    model_.weights = bind_params(loaded_.table(), config, loaded_.weights());
-    prepare(stream_, model_);
+  if (!model_.acts.layers.empty() && model_.shape.rows == rows && model_.shape.tokens == tokens) return;
+  const PassShape shape{.rows = rows,
+                        .tokens = tokens,
+                        .path = setting_.path,
+                        .selection = setting_.selection,
+                        .backward = false,
+                        .measure = sink_tokens_ > 0};
+  Activations activations;
+  const auto lay_out = [&](Arena& arena) {
+    activations = lay_out_activations(arena, config, shape, stream_.kind());
+    batch_ = allocate_batch(arena, rows, tokens);
+    sums_ = {.ce = arena.allocate("sum of losses", DType::f64, {1}),
+             .alignment = arena.allocate("alignment", DType::f64, {1})};
+    losses_ = arena.allocate("losses", DType::f32, {rows * tokens});
+  };
+  Arena measure;
+  lay_out(measure);
+  if (measure.used() > memory_.bytes()) {
+    memory_ = Buffer();
+    memory_ = Buffer(stream_, measure.used());
   }
+  Arena arena(memory_.data(), memory_.bytes());
+  lay_out(arena);
+  stream_.reserve_scratch(pass_scratch_bytes(config, shape, stream_.kind()));
+  model_ = bind_llama(config, shape, bind_params(loaded_.table(), config, loaded_.weights()), activations);
+  upload_rotary_table(stream_, model_);
 }
 
 void ForwardPass::upload(const RowBatch& batch) {
@@ -157,7 +160,7 @@ std::vector<std::vector<float>> ForwardPass::losses(const RowBatch& batch) {
   upload(batch);
   stream_.zero(sums_.ce);
   stream_.zero(sums_.alignment);
-  evaluate(stream_, model_, batch_, sums_, losses_);
+  evaluate(stream_, model_, batch_, sums_, measured_, losses_);
   std::vector<float> host(batch.ids.size() * longest);
   copy_now(stream_, host.data(), losses_.data(), losses_.bytes());
   std::vector<std::vector<float>> result;
@@ -166,6 +169,13 @@ std::vector<std::vector<float>> ForwardPass::losses(const RowBatch& batch) {
     result.emplace_back(begin, begin + static_cast<std::ptrdiff_t>(batch.ids[row].size()));
   }
   return result;
+}
+
+EvalSums ForwardPass::dataset_loss(Comm& comm, const RowLoader& loader, std::int64_t rows,
+                                   const std::function<void(std::int64_t batch)>& on_batch) {
+  prepare_shape(rows, loader.max_length());
+  BatchStaging staging(stream_, rows, loader.max_length());
+  return evaluate_rows(stream_, comm, model_, batch_, sums_, staging, loader, on_batch);
 }
 
 std::vector<std::int32_t> ForwardPass::largest(std::int64_t row, std::int64_t first, std::int64_t last) {

@@ -1,5 +1,7 @@
 #include "ssa/eval/generate.h"
 
+#include <fmt/core.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -49,27 +51,28 @@ std::int32_t choose_token(std::span<const float> logits, const Sampling& samplin
   double left = random_uniform(sampling.seed, RandomPurpose::sample, sequence, position);
   for (const Candidate& c : from)
     if ((left -= c.probability) < 0) return c.id;
-  return from.back().id;  // the probabilities add up to a little less than 1
+  return from.back().id;  // rounding: the probabilities may sum to slightly less than 1
 }
 
-std::vector<TokenIds> continue_prompts(Decoder& decoder, std::span<const TokenIds> prompts, const Continuation& how,
-                                       std::span<const std::uint64_t> sequences,
+std::vector<TokenIds> continue_prompts(Decoder& decoder, std::span<const TokenIds> prompts,
+                                       const ContinueOptions& options, std::span<const std::uint64_t> sequences,
                                        const std::function<void(std::size_t, std::int32_t)>& on_token) {
   const auto rows = static_cast<std::size_t>(decoder.shape().rows);
   SSA_CHECK(prompts.size() <= rows, "generation: ", prompts.size(), " prompts for ", rows, " rows");
   SSA_CHECK(sequences.empty() || sequences.size() == prompts.size(), "generation: ", sequences.size(),
             " sequence numbers for ", prompts.size(), " prompts");
-  const auto vocab = static_cast<std::size_t>(how.vocab_size);
+  const auto vocab = static_cast<std::size_t>(options.vocab_size);
   std::vector<TokenIds> texts(prompts.size());
-  std::vector<std::int32_t> next(rows, -1);  // -1: the row has ended
+  std::vector<std::int32_t> next(rows, -1);  // -1: the sequence has ended
   const auto choose = [&](std::size_t row, std::span<const float> logits) {
     next[row] = -1;
-    const std::int32_t id = choose_token(logits.first(vocab), how.sampling, sequences.empty() ? row : sequences[row],
-                                         static_cast<std::uint64_t>(decoder.length(static_cast<std::int64_t>(row))));
-    if (id == how.end_token) return;
+    const std::int32_t id =
+        choose_token(logits.first(vocab), options.sampling, sequences.empty() ? row : sequences[row],
+                     static_cast<std::uint64_t>(decoder.length(static_cast<std::int64_t>(row))));
+    if (id == options.end_token) return;
     texts[row].push_back(id);
     if (on_token) on_token(row, id);
-    if (static_cast<std::int64_t>(texts[row].size()) < how.max_new_tokens &&
+    if (static_cast<std::int64_t>(texts[row].size()) < options.max_new_tokens &&
         decoder.length(static_cast<std::int64_t>(row)) < decoder.shape().capacity)
       next[row] = id;
   };
@@ -90,7 +93,6 @@ Decoder make_decoder(Stream& stream, const LoadedModel& loaded, const Setting& s
                      std::int64_t capacity, std::int64_t prompt) {
   check_supported({.model = setting.model,
                    .pass = {.rows = 1, .tokens = 1, .path = setting.path, .backward = false},
-                   .selection = setting.selection,
                    .kind = stream.kind()});
   return {stream,
           setting.model,
@@ -102,7 +104,8 @@ Setting generation_setting(const ModelSource& source, const Overrides& overrides
   if (overrides.block_counts.size() > 1)
     fail_usage("--block-counts: ", overrides.block_counts.size(), " numbers, expected one to generate with");
   Overrides one = overrides;
-  if (one.mode == "both") one.mode = source.method() == Method::full ? "full" : "sparse";
+  if (one.mode == "both")
+    one.mode = branches_of(training_path(source.method()), source.config()).selected ? "sparse" : "full";
   return settings_of(source, one).front();
 }
 
@@ -117,25 +120,24 @@ void generate(Stream& stream, const LoadedModel& loaded, const Setting& setting,
   std::fputs(prompt.c_str(), stdout);
   std::fflush(stdout);
   const auto begin = std::chrono::steady_clock::now();
-  double first = 0;  // seconds to the first token
+  double first_token = 0;  // seconds
   const auto print = [&](std::size_t, std::int32_t id) {
-    if (first == 0) first = seconds_since(begin);
+    if (first_token == 0) first_token = seconds_since(begin);
     const std::string bytes = encoder.tokenizer().decode(std::span(&id, 1));
     std::fwrite(bytes.data(), 1, bytes.size(), stdout);
     std::fflush(stdout);
   };
-  const Continuation how{.max_new_tokens = options.max_new_tokens,
-                         .end_token = static_cast<std::int32_t>(setting.model.eos_token_id),
-                         .vocab_size = encoder.tokenizer().vocab_size(),
-                         .sampling = options.sampling};
-  const std::size_t made = continue_prompts(decoder, std::span(&ids, 1), how, {}, print).front().size();
-  const double rest = seconds_since(begin) - first;
+  const ContinueOptions continue_options{.max_new_tokens = options.max_new_tokens,
+                                         .end_token = static_cast<std::int32_t>(setting.model.eos_token_id),
+                                         .vocab_size = encoder.tokenizer().vocab_size(),
+                                         .sampling = options.sampling};
+  const std::size_t made = continue_prompts(decoder, std::span(&ids, 1), continue_options, {}, print).front().size();
+  const double rest = seconds_since(begin) - first_token;
   std::fputs("\n", stdout);
   std::fflush(stdout);
-  std::fprintf(stderr, "%s attention: prompt of %lld tokens in %.3f s, %zu new tokens", setting.name().c_str(),
-               static_cast<long long>(length), first, made);
-  if (made > 1) std::fprintf(stderr, " at %.1f tokens/s", static_cast<double>(made - 1) / rest);
-  std::fputs("\n", stderr);
+  const std::string rate = made > 1 ? fmt::format(" at {:.1f} tokens/s", static_cast<double>(made - 1) / rest) : "";
+  fmt::print(stderr, "{} attention: prompt of {} tokens in {:.3f} s, {} new tokens{}\n", setting.name(), length,
+             first_token, made, rate);
 }
 
 }  // namespace ssa::eval

@@ -50,7 +50,7 @@ std::size_t arg_max(std::span<const double> values) {
 }
 
 std::vector<Metric> over_seeds(const std::vector<std::vector<Metric>>& runs) {
-  SSA_CHECK(!runs.empty(), "no runs to add up");
+  SSA_CHECK(!runs.empty(), "no runs to average");
   std::vector<Metric> result = runs.front();
   if (runs.size() == 1) return result;
   for (std::size_t m = 0; m < result.size(); ++m) {

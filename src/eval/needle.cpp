@@ -1,5 +1,7 @@
 #include "ssa/eval/needle.h"
 
+#include <fmt/core.h>
+
 #include <algorithm>
 #include <array>
 #include <cctype>
@@ -24,9 +26,9 @@ constexpr std::array kTimes = {"in the morning",  "after the rain", "on Sunday",
                                "last summer",     "in the evening", "once again",      "when the bell rang",
                                "near the church", "without a word", "by the old wall", "at the end of the day"};
 
-/// Draw `index` of a sample, below `limit`.
+/// Random number `index` of a sample, in [0, limit).
 std::size_t draw(std::uint64_t seed, std::int64_t sample, std::uint64_t index, std::size_t limit) {
-  // Apart from what choose_token draws for the same seed: its steps are the small numbers of sequences.
+  // Bit 40 keeps these draws distinct from choose_token's for the same seed, whose steps are small sequence numbers.
   const std::uint64_t step = std::uint64_t{1} << 40 | static_cast<std::uint64_t>(sample);
   return random_bits(seed, RandomPurpose::sample, step, index) % limit;
 }
@@ -35,22 +37,21 @@ std::string key_sentence(const std::string& key) {
   return concat(" The secret number is ", key, ". Remember ", key, ".");
 }
 
-/// Of an answer: a space, the digits of the key and one digit too many, should each be a token of its own.
+/// Enough for an answer of one token per character: a space, the five digits and one more that would make it wrong.
 constexpr std::int64_t kAnswerTokens = 1 + 5 + 1;
 
 }  // namespace
 
 Haystack make_haystack(TextEncoder& encoder, std::int64_t length, std::int64_t depth, std::uint64_t seed,
                        std::int64_t sample) {
-  // The key and the sentences are drawn apart, so that neither says anything of the other.
   Haystack haystack;
   haystack.key = std::to_string(10000 + draw(seed, sample, 0, 90000));
   const TokenIds opening = encoder.encode(kOpening), needle = encoder.encode_plain(key_sentence(haystack.key)),
                  question = encoder.encode_plain(kQuestion);
   const auto room = length - static_cast<std::int64_t>(opening.size() + needle.size() + question.size());
   if (room < 0)
-    fail_usage("--lengths ", length, ": key and question alone are ", length - room,
-               " tokens, expected at least those");
+    fail_usage("--lengths ", length, ": key and question alone take ", length - room,
+               " tokens, expected at least that");
 
   std::vector<TokenIds> sentences;
   std::int64_t hay = 0;
@@ -60,16 +61,16 @@ Haystack make_haystack(TextEncoder& encoder, std::int64_t length, std::int64_t d
                                                     kTimes[draw(seed, sample, i + 2, kTimes.size())], ".")));
     hay += static_cast<std::int64_t>(sentences.back().size());
   }
-  // What is too much goes from the beginning of the first sentence: the one drawn last, which is longer than that.
+  // Drop the excess tokens from the start of the first sentence. It was drawn last, so it is longer than the excess.
   std::reverse(sentences.begin(), sentences.end());
   if (hay > room) sentences.front().erase(sentences.front().begin(), sentences.front().begin() + (hay - room));
 
-  // The edge between two sentences that is nearest to the depth.
+  // The sentence boundary nearest to the depth.
   std::size_t before = 0;
-  std::int64_t edge = 0, best = room * depth;
+  std::int64_t boundary = 0, best = room * depth;
   for (std::size_t i = 0; i < sentences.size(); ++i) {
-    edge += static_cast<std::int64_t>(sentences[i].size());
-    const std::int64_t distance = std::abs(room * depth - 100 * edge);
+    boundary += static_cast<std::int64_t>(sentences[i].size());
+    const std::int64_t distance = std::abs(room * depth - 100 * boundary);
     if (distance < best) best = distance, before = i + 1;
   }
   haystack.prompt = opening;
@@ -84,7 +85,7 @@ Haystack make_haystack(TextEncoder& encoder, std::int64_t length, std::int64_t d
   return haystack;
 }
 
-bool answers(const std::string& text, const std::string& key) {
+bool is_right_answer(const std::string& text, const std::string& key) {
   const auto is_space = [](char c) { return std::isspace(static_cast<unsigned char>(c)) != 0; };
   const auto begin = static_cast<std::size_t>(std::find_if_not(text.begin(), text.end(), is_space) - text.begin());
   const std::size_t end = begin + key.size();
@@ -92,9 +93,9 @@ bool answers(const std::string& text, const std::string& key) {
          (end >= text.size() || !std::isdigit(static_cast<unsigned char>(text[end])));
 }
 
-NeedleGrid find_needles(Comm& comm, TextEncoder& encoder, const NeedleOptions& options, const Answer& answer) {
+NeedleGrid find_needles(Comm& comm, TextEncoder& encoder, const NeedleOptions& options, const GenerateFn& generate_fn) {
   const auto rows = static_cast<std::size_t>(options.rows), depths = options.depths.size();
-  std::vector<std::int64_t> mine;  // this rank's questions of a length: depth index x samples + sample
+  std::vector<std::int64_t> mine;  // this rank's samples of a length: depth index x samples + sample
   for (std::int64_t item = comm.rank(); item < static_cast<std::int64_t>(depths) * options.samples; item += comm.size())
     mine.push_back(item);
 
@@ -110,10 +111,10 @@ NeedleGrid find_needles(Comm& comm, TextEncoder& encoder, const NeedleOptions& o
         keys.push_back(haystack.key);
         prompts.push_back(std::move(haystack.prompt));
       }
-      const std::vector<TokenIds> said = answer(prompts);
+      const std::vector<TokenIds> outputs = generate_fn(prompts);
       for (std::size_t i = 0; i < items.size(); ++i)
         grid[static_cast<std::size_t>(items[i] / options.samples)][l] +=
-            answers(encoder.tokenizer().decode(said[i]), keys[i]);
+            is_right_answer(encoder.tokenizer().decode(outputs[i]), keys[i]);
     }
     for (std::vector<double>& line : grid)
       line[l] = all_reduce(comm, line[l], ReduceOp::sum) / static_cast<double>(options.samples);
@@ -122,26 +123,20 @@ NeedleGrid find_needles(Comm& comm, TextEncoder& encoder, const NeedleOptions& o
 }
 
 std::string needle_table(const NeedleOptions& options, const NeedleGrid& grid) {
-  std::string text;
-  char cell[32];
-  const auto add = [&](const char* format, auto... values) {
-    std::snprintf(cell, sizeof cell, format, values...);
-    text += cell;
-  };
-  add("%-10s", "depth");
-  for (const std::int64_t length : options.lengths) add(" %8lld", static_cast<long long>(length));
+  std::string text = fmt::format("{:<10}", "depth");
+  for (const std::int64_t length : options.lengths) text += fmt::format(" {:8}", length);
   text += "\n";
   std::vector<double> means(options.lengths.size(), 0.0);
   for (std::size_t d = 0; d < grid.size(); ++d) {
-    add("%-10s", concat(options.depths[d], " %").c_str());
+    text += fmt::format("{:<10}", concat(options.depths[d], " %"));
     for (std::size_t l = 0; l < means.size(); ++l) {
-      add(" %8.1f", 100 * grid[d][l]);
+      text += fmt::format(" {:8.1f}", 100 * grid[d][l]);
       means[l] += grid[d][l] / static_cast<double>(grid.size());
     }
     text += "\n";
   }
-  add("%-10s", "mean");
-  for (const double mean : means) add(" %8.1f", 100 * mean);
+  text += fmt::format("{:<10}", "mean");
+  for (const double mean : means) text += fmt::format(" {:8.1f}", 100 * mean);
   return text += "\n";
 }
 
@@ -151,9 +146,9 @@ void check_lengths(TextEncoder& encoder, const NeedleOptions& options) {
 
 nlohmann::json needle(Stream& stream, Comm& comm, const LoadedModel& loaded, const Setting& setting,
                       TextEncoder& encoder, const NeedleOptions& options) {
-  const Continuation how{.max_new_tokens = kAnswerTokens,
-                         .end_token = static_cast<std::int32_t>(setting.model.eos_token_id),
-                         .vocab_size = encoder.tokenizer().vocab_size()};
+  const ContinueOptions answer_options{.max_new_tokens = kAnswerTokens,
+                                       .end_token = static_cast<std::int32_t>(setting.model.eos_token_id),
+                                       .vocab_size = encoder.tokenizer().vocab_size()};
   std::optional<Decoder> decoder;
   const NeedleGrid grid = find_needles(comm, encoder, options, [&](std::span<const TokenIds> prompts) {
     const auto length = static_cast<std::int64_t>(prompts[0].size());
@@ -163,11 +158,11 @@ nlohmann::json needle(Stream& stream, Comm& comm, const LoadedModel& loaded, con
           std::min(options.rows, static_cast<std::int64_t>(options.depths.size()) * options.samples);
       decoder.emplace(make_decoder(stream, loaded, setting, rows, length + kAnswerTokens, length));
     }
-    return continue_prompts(*decoder, prompts, how);
+    return continue_prompts(*decoder, prompts, answer_options);
   });
   if (comm.rank() == 0) {
-    std::printf("needle, %s: right answers in percent of %lld, by tokens of the text\n%s", setting.name().c_str(),
-                static_cast<long long>(options.samples), needle_table(options, grid).c_str());
+    fmt::print("needle, {}: percent of right answers in {} samples, by prompt length in tokens\n{}", setting.name(),
+               options.samples, needle_table(options, grid));
     std::fflush(stdout);
   }
   return {{"lengths", options.lengths},

@@ -1,5 +1,7 @@
 #include "ssa/eval/progress.h"
 
+#include <fmt/core.h>
+
 #include <cstdio>
 #include <utility>
 
@@ -11,10 +13,10 @@ Progress::Progress(const Comm& comm, std::string what, std::int64_t total)
 void Progress::at(std::int64_t done) {
   constexpr auto kInterval = std::chrono::seconds(10);
   const auto now = Clock::now();
-  if (quiet_ || done == 0 || now - said_ < kInterval) return;
-  said_ = now;
-  std::fprintf(stderr, "%s: batch %lld of %lld, %.0f s\n", what_.c_str(), static_cast<long long>(done),
-               static_cast<long long>(total_), std::chrono::duration<double>(now - begun_).count());
+  if (quiet_ || done == 0 || now - last_print_ < kInterval) return;
+  last_print_ = now;
+  fmt::print(stderr, "{}: batch {} of {}, {:.0f} s\n", what_, done, total_,
+             std::chrono::duration<double>(now - start_).count());
 }
 
 }  // namespace ssa::eval

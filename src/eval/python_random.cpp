@@ -5,55 +5,64 @@
 #include <cmath>
 #include <numeric>
 #include <unordered_set>
+#include <utility>
 
 #include "ssa/base/error.h"
 
 namespace ssa::eval {
 
-PythonRandom::PythonRandom(std::int64_t seed) {
-  const std::uint64_t size = seed < 0 ? 0 - static_cast<std::uint64_t>(seed) : static_cast<std::uint64_t>(seed);
-  std::vector<std::uint32_t> key = {static_cast<std::uint32_t>(size)};
-  if (size >> 32) key.push_back(static_cast<std::uint32_t>(size >> 32));
+namespace {
 
-  const std::size_t n = state_.size();
-  state_[0] = 19650218u;
-  for (std::size_t i = 1; i < n; ++i)
-    state_[i] = 1812433253u * (state_[i - 1] ^ state_[i - 1] >> 30) + static_cast<std::uint32_t>(i);
-  std::size_t i = 1, j = 0;
-  const auto wrap = [&] {
-    if (++i < n) return;
-    state_[0] = state_[n - 1];
-    i = 1;
-  };
-  for (std::size_t k = std::max(n, key.size()); k > 0; --k) {
-    state_[i] = (state_[i] ^ (state_[i - 1] ^ state_[i - 1] >> 30) * 1664525u) + key[j] + static_cast<std::uint32_t>(j);
-    wrap();
-    if (++j == key.size()) j = 0;
+/// CPython's seeding of the generator, in the form that std::mt19937 takes it: its state is what generate() writes.
+class InitByArray {
+ public:
+  using result_type = std::uint32_t;
+
+  explicit InitByArray(std::vector<std::uint32_t> key) : key_(std::move(key)) {}
+
+  template <class Iterator>
+  void generate(Iterator state, Iterator end) const {
+    const auto n = end - state;
+    state[0] = 19650218u;
+    for (std::ptrdiff_t i = 1; i < n; ++i) state[i] = 1812433253u * mixed(state[i - 1]) + static_cast<std::uint32_t>(i);
+    std::ptrdiff_t i = 1;
+    const auto advance = [&] {
+      if (++i < n) return;
+      state[0] = state[n - 1];
+      i = 1;
+    };
+    for (std::size_t k = 0, j = 0; k < std::max(static_cast<std::size_t>(n), key_.size()); ++k) {
+      state[i] = (state[i] ^ mixed(state[i - 1]) * 1664525u) + key_[j] + static_cast<std::uint32_t>(j);
+      advance();
+      if (++j == key_.size()) j = 0;
+    }
+    for (std::ptrdiff_t k = 1; k < n; ++k) {
+      state[i] = (state[i] ^ mixed(state[i - 1]) * 1566083941u) - static_cast<std::uint32_t>(i);
+      advance();
+    }
+    state[0] = 0x80000000u;
   }
-  for (std::size_t k = n - 1; k > 0; --k) {
-    state_[i] = (state_[i] ^ (state_[i - 1] ^ state_[i - 1] >> 30) * 1566083941u) - static_cast<std::uint32_t>(i);
-    wrap();
+
+ private:
+  static std::uint32_t mixed(std::uint_fast32_t word) {
+    const auto x = static_cast<std::uint32_t>(word);
+    return x ^ x >> 30;
   }
-  state_[0] = 0x80000000u;
+
+  std::vector<std::uint32_t> key_;
+};
+
+std::mt19937 make_generator(std::int64_t seed) {
+  const std::uint64_t magnitude = seed < 0 ? 0 - static_cast<std::uint64_t>(seed) : static_cast<std::uint64_t>(seed);
+  std::vector<std::uint32_t> key = {static_cast<std::uint32_t>(magnitude)};
+  if (magnitude >> 32) key.push_back(static_cast<std::uint32_t>(magnitude >> 32));
+  InitByArray sequence(std::move(key));
+  return std::mt19937(sequence);
 }
 
-void PythonRandom::refill() {
-  const std::size_t n = state_.size(), m = 397;
-  for (std::size_t i = 0; i < n; ++i) {
-    const std::uint32_t y = (state_[i] & 0x80000000u) | (state_[(i + 1) % n] & 0x7fffffffu);
-    state_[i] = state_[(i + m) % n] ^ y >> 1 ^ (y & 1 ? 0x9908b0dfu : 0u);
-  }
-  next_ = 0;
-}
+}  // namespace
 
-std::uint32_t PythonRandom::bits() {
-  if (next_ == state_.size()) refill();
-  std::uint32_t y = state_[next_++];
-  y ^= y >> 11;
-  y ^= y << 7 & 0x9d2c5680u;
-  y ^= y << 15 & 0xefc60000u;
-  return y ^ y >> 18;
-}
+PythonRandom::PythonRandom(std::int64_t seed) : generator_(make_generator(seed)) {}
 
 double PythonRandom::random() {
   const std::uint32_t high = bits() >> 5, low = bits() >> 6;
@@ -67,8 +76,8 @@ std::uint32_t PythonRandom::below(std::uint32_t n) {
 }
 
 std::vector<std::size_t> PythonRandom::sample(std::size_t n, std::size_t k) {
-  SSA_CHECK(k <= n, "a sample of ", k, " documents, expected at most the ", n, " there are");
-  // The number of items from which CPython takes a set of k to be smaller than a list of n.
+  SSA_CHECK(k <= n, "a sample of ", k, " documents, expected at most ", n);
+  // CPython's threshold: for a larger n, a set of k indices takes less memory than a list of n.
   double set_size = 21;
   if (k > 5) set_size += std::pow(4.0, std::ceil(std::log(static_cast<double>(k) * 3) / std::log(4.0)));
   std::vector<std::size_t> result(k);

@@ -8,6 +8,8 @@
 namespace ssa::eval {
 namespace {
 
+// Own tables because utf8proc has no full mappings: one character to several, as "\u00df" to "Ss", 49 of them in
+// CPython.
 struct CaseRun {
   std::uint32_t first, last, step;
   std::int32_t add;

@@ -1,7 +1,8 @@
 #include "ssa/eval/report.h"
 
+#include <fmt/core.h>
+
 #include <algorithm>
-#include <cstdio>
 #include <ctime>
 
 #include "ssa/base/file.h"
@@ -11,11 +12,7 @@ namespace {
 
 using Json = nlohmann::json;
 
-std::string number(double value) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.4f", value);
-  return text;
-}
+std::string number(double value) { return fmt::format("{:.4f}", value); }
 
 Json model_args(const ReportHead& head, const Setting& setting) {
   const ModelConfig& model = setting.model;
@@ -54,23 +51,23 @@ std::string Report::table() const {
                          metric.standard_error ? number(*metric.standard_error) : ""});
         if (seeds) lines.back().push_back(metric.deviation ? number(*metric.deviation) : "");
       }
+  if (lines.size() == 1) return "";
+  std::vector<std::size_t> widths(lines[0].size(), 0);
+  for (const auto& line : lines)
+    for (std::size_t column = 0; column < line.size(); ++column)
+      widths[column] = std::max(widths[column], line[column].size());
   std::string text;
-  if (lines.size() == 1) return text;
   for (const auto& line : lines) {
     for (std::size_t column = 0; column < line.size(); ++column) {
-      std::size_t width = 0;
-      for (const auto& other : lines) width = std::max(width, other[column].size());
-      const std::string blanks(width - line[column].size(), ' ');
       const bool right = column >= 4 || column == 1;
-      text += (column ? " | " : "| ") + (right ? blanks + line[column] : line[column] + blanks);
+      text += column ? " | " : "| ";
+      text += right ? fmt::format("{:>{}}", line[column], widths[column])
+                    : fmt::format("{:<{}}", line[column], widths[column]);
     }
     text += " |\n";
     if (&line != &lines.front()) continue;
-    for (std::size_t column = 0; column < line.size(); ++column) {
-      std::size_t width = 0;
-      for (const auto& other : lines) width = std::max(width, other[column].size());
-      text += (column ? "-|-" : "|-") + std::string(width, '-');
-    }
+    for (std::size_t column = 0; column < line.size(); ++column)
+      text += (column ? "-|-" : "|-") + std::string(widths[column], '-');
     text += "-|\n";
   }
   return text;

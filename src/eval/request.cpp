@@ -40,7 +40,7 @@ std::vector<Request> rolling_requests(std::span<const std::int32_t> tokens, std:
   requests.push_back({.context = {prefix_token}, .continuation = piece(0, first)});
   for (std::int64_t done = first; done < count;) {
     const std::int64_t end = std::min(done + stride, count);
-    // max_length tokens are read, the last of those scored is not.
+    // The last scored token is no input, so max_length inputs start one token earlier.
     requests.push_back({.context = piece(end - max_length - 1, done), .continuation = piece(done, end)});
     done = end;
   }

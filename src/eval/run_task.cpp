@@ -14,15 +14,15 @@ namespace {
 
 using Json = nlohmann::json;
 
-/// What one document asks, and where its requests stand among all.
-struct Asked {
+/// The requests of one document: all.requests[first_request], ...
+struct RequestGroup {
   const Document* document;
   std::string context;
   std::vector<std::string> continuations;
   std::size_t first_request;
 };
 
-/// Adds which document it is to what goes wrong with it.
+/// Runs body; an error's message gets the file and the document's number in front.
 template <class Body>
 void for_document(const Task& task, std::size_t index, Body&& body) {
   try {
@@ -32,38 +32,38 @@ void for_document(const Task& task, std::size_t index, Body&& body) {
   }
 }
 
-struct Questions {
-  std::vector<Asked> asked;
+struct TaskRequests {
+  std::vector<RequestGroup> groups;  ///< one per document
   std::vector<Request> requests;
 };
 
-Questions questions_of(TextEncoder& encoder, const Task& task, const TaskOptions& options, std::size_t documents,
-                       std::int64_t seed) {
-  Questions questions;
+TaskRequests make_requests(TextEncoder& encoder, const Task& task, const TaskOptions& options, std::size_t documents,
+                           std::int64_t seed) {
+  TaskRequests all;
   PythonRandom random(seed);
   for (std::size_t i = 0; i < documents; ++i)
     for_document(task, i, [&] {
       const Document& document = task.documents[i];
-      Asked asked{
-          .document = &document, .context = {}, .continuations = {}, .first_request = questions.requests.size()};
+      RequestGroup group{
+          .document = &document, .context = {}, .continuations = {}, .first_request = all.requests.size()};
       if (task.kind == TaskKind::rolling) {
-        asked.continuations = {document.query};
+        group.continuations = {document.query};
         for (Request& request :
              rolling_requests(encoder.encode(document.query), encoder.prefix_token(), options.max_length,
                               options.stride ? options.stride : options.max_length))
-          questions.requests.push_back(std::move(request));
+          all.requests.push_back(std::move(request));
       } else {
-        asked.context = fewshot_context(task, document, options.num_fewshot, random);
-        if (task.kind == TaskKind::loglikelihood) asked.continuations = {document.target};
-        for (const std::string& choice : document.choices) asked.continuations.push_back(" " + choice);
-        for (const std::string& continuation : asked.continuations) {
-          questions.requests.push_back(make_request(encoder, asked.context, continuation));
-          model_input(questions.requests.back(), options.max_length);  // complains about one that is too long
+        group.context = fewshot_context(task, document, options.num_fewshot, random);
+        if (task.kind == TaskKind::loglikelihood) group.continuations = {document.target};
+        for (const std::string& choice : document.choices) group.continuations.push_back(" " + choice);
+        for (const std::string& continuation : group.continuations) {
+          all.requests.push_back(make_request(encoder, group.context, continuation));
+          model_input(all.requests.back(), options.max_length);  // an error if it is too long
         }
       }
-      questions.asked.push_back(std::move(asked));
+      all.groups.push_back(std::move(group));
     });
-  return questions;
+  return all;
 }
 
 std::vector<Metric> choice_metrics(const std::vector<double>& acc, const std::vector<double>& acc_norm) {
@@ -71,7 +71,7 @@ std::vector<Metric> choice_metrics(const std::vector<double>& acc, const std::ve
           {.name = "acc_norm", .value = mean(acc_norm), .standard_error = mean_stderr(acc_norm)}};
 }
 
-/// Sums of a rolling task over its documents.
+/// A rolling task's sums over its documents.
 struct RollingSums {
   double log_likelihood = 0;
   std::int64_t words = 0, bytes = 0;
@@ -85,19 +85,19 @@ struct RollingSums {
   }
 };
 
-Json sample_of(const Task& task, std::size_t index, const Asked& asked, const std::vector<Score>& scores) {
+Json sample_of(const Task& task, std::size_t index, const RequestGroup& group, const std::vector<Score>& scores) {
   Json responses = Json::array(), arguments = Json::array();
-  for (std::size_t k = 0; k < asked.continuations.size(); ++k) {
+  for (std::size_t k = 0; k < group.continuations.size(); ++k) {
     if (task.kind == TaskKind::rolling)
       responses.push_back(scores[k].log_likelihood);
     else
       responses.push_back({scores[k].log_likelihood, scores[k].greedy});
-    arguments.push_back(task.kind == TaskKind::rolling ? Json::array({asked.continuations[k]})
-                                                       : Json::array({asked.context, asked.continuations[k]}));
+    arguments.push_back(task.kind == TaskKind::rolling ? Json::array({group.continuations[k]})
+                                                       : Json::array({group.context, group.continuations[k]}));
   }
   return {
       {"doc_id", index},
-      {"target", task.kind == TaskKind::multiple_choice ? Json(asked.document->gold) : Json(asked.document->target)},
+      {"target", task.kind == TaskKind::multiple_choice ? Json(group.document->gold) : Json(group.document->target)},
       {"arguments", arguments},
       {"filtered_resps", responses},
       {"filter", "none"}};
@@ -110,29 +110,29 @@ struct SeedResult {
 
 SeedResult run_seed(ForwardPass& pass, Comm& comm, TextEncoder& encoder, const Task& task, const TaskOptions& options,
                     std::size_t documents, std::int64_t seed) {
-  const Questions questions = questions_of(encoder, task, options, documents, seed);
-  const std::vector<Score> all = score(pass, comm, questions.requests,
-                                       {.rows = options.rows,
-                                        .max_length = options.max_length,
-                                        .greedy = task.kind == TaskKind::loglikelihood,
-                                        .what = concat(task.name, ", ", pass.setting().name())});
+  const TaskRequests requests = make_requests(encoder, task, options, documents, seed);
+  const std::vector<Score> all_scores = score(pass, comm, requests.requests,
+                                              {.rows = options.rows,
+                                               .max_length = options.max_length,
+                                               .greedy = task.kind == TaskKind::loglikelihood,
+                                               .what = concat(task.name, ", ", pass.setting().name())});
   SeedResult result;
   if (options.samples) result.samples = Json::array();
   std::vector<double> acc, acc_norm, log_likelihoods;
   RollingSums sums;
-  for (std::size_t i = 0; i < questions.asked.size(); ++i) {
-    const Asked& asked = questions.asked[i];
-    const std::size_t end = i + 1 < questions.asked.size() ? questions.asked[i + 1].first_request : all.size();
-    std::vector<Score> scores(all.begin() + static_cast<std::ptrdiff_t>(asked.first_request),
-                              all.begin() + static_cast<std::ptrdiff_t>(end));
+  for (std::size_t i = 0; i < requests.groups.size(); ++i) {
+    const RequestGroup& group = requests.groups[i];
+    const std::size_t end = i + 1 < requests.groups.size() ? requests.groups[i + 1].first_request : all_scores.size();
+    std::vector<Score> scores(all_scores.begin() + static_cast<std::ptrdiff_t>(group.first_request),
+                              all_scores.begin() + static_cast<std::ptrdiff_t>(end));
     Json scored = Json::object();
     switch (task.kind) {
       case TaskKind::multiple_choice: {
         std::vector<double> values;
         for (const Score& one : scores) values.push_back(one.log_likelihood);
-        const Choice choice = choose(values, asked.document->choices);
-        acc.push_back(choice.best == asked.document->gold);
-        acc_norm.push_back(choice.best_norm == asked.document->gold);
+        const Choice choice = choose(values, group.document->choices);
+        acc.push_back(choice.best == group.document->gold);
+        acc_norm.push_back(choice.best_norm == group.document->gold);
         scored = {{"acc", acc.back()}, {"acc_norm", acc_norm.back()}};
         break;
       }
@@ -145,8 +145,8 @@ SeedResult run_seed(ForwardPass& pass, Comm& comm, TextEncoder& encoder, const T
         Score total;
         for (const Score& one : scores) total.log_likelihood += one.log_likelihood;
         scores = {total};
-        const std::int64_t words = count_words(asked.document->target);
-        const auto bytes = static_cast<std::int64_t>(asked.document->target.size());
+        const std::int64_t words = count_words(group.document->target);
+        const auto bytes = static_cast<std::int64_t>(group.document->target.size());
         sums.log_likelihood += total.log_likelihood;
         sums.words += words;
         sums.bytes += bytes;
@@ -156,7 +156,7 @@ SeedResult run_seed(ForwardPass& pass, Comm& comm, TextEncoder& encoder, const T
       }
     }
     if (!options.samples) continue;
-    result.samples.push_back(sample_of(task, i, asked, scores));
+    result.samples.push_back(sample_of(task, i, group, scores));
     result.samples.back().update(scored);
   }
   switch (task.kind) {
@@ -216,7 +216,7 @@ TaskResult run_task(ForwardPass& pass, Comm& comm, TextEncoder& encoder, const T
                     .metrics = {}};
   std::vector<std::vector<Metric>> runs;
   for (const std::int64_t seed : options.seeds) {
-    // Without examples nothing is drawn: every seed gives the same.
+    // Without examples nothing is random: every seed gives the same result.
     if (!runs.empty() && !shots) {
       runs.push_back(runs.front());
       continue;

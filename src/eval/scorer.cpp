@@ -23,7 +23,7 @@ std::vector<std::vector<std::size_t>> batches_of(std::span<const Request> reques
 
 std::vector<Score> score(ForwardPass& pass, Comm& comm, std::span<const Request> requests,
                          const ScoreOptions& options) {
-  // Each rank fills in its own; the sum over the ranks then holds all.
+  // Each rank fills in its own requests; the sum over the ranks then has all.
   std::vector<double> found(2 * requests.size(), 0.0);
   const auto batches = batches_of(requests, options.rows);
   Progress progress(comm, options.what, static_cast<std::int64_t>(batches.size()));

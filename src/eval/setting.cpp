@@ -29,12 +29,12 @@ std::vector<Setting> settings_of(const ModelSource& source, const Overrides& ove
   const std::string& mode = overrides.mode;
   if (mode != "sparse" && mode != "full" && mode != "both")
     fail_usage("--mode ", mode, ", expected sparse, full or both");
-  const bool nsa = source.method() == Method::nsa;
-  if (nsa && mode == "full")
+  const bool has_full = has_full_path(source.method(), source.config());
+  if (!has_full && mode == "full")
     fail_usage("--mode full: ", source.path().string(),
                " is an nsa model, which has no full attention; expected --mode sparse");
 
-  const Setting base{.path = nsa ? AttentionPath::nsa : AttentionPath::selected,
+  const Setting base{.path = sparse_path(source.method(), source.config()),
                      .model = overridden(source.config(), overrides),
                      .selection = source.selection()};
   std::vector<Setting> settings;
@@ -46,7 +46,7 @@ std::vector<Setting> settings_of(const ModelSource& source, const Overrides& ove
       settings.back().model.block_counts = budget;
     }
   }
-  if (mode != "sparse" && !nsa) {
+  if (mode != "sparse" && has_full) {
     settings.push_back(base);
     settings.back().path = AttentionPath::full;
   }

@@ -17,12 +17,12 @@ namespace {
 using Json = nlohmann::json;
 using Names = std::vector<std::string>;
 
-/// A task as the harness's configuration describes it.
+/// A task as in the harness's configuration.
 struct TaskRule {
   std::string name;
   TaskKind kind;
-  Names files;       ///< of the documents, in DIR
-  Names pool_files;  ///< beside them
+  Names files;       ///< original names of the document file
+  Names pool_files;  ///< original names of the pool's file, in the same directory
   bool leave_out_document;
 };
 
@@ -51,7 +51,7 @@ const TaskRule& rule_of(const std::string& name) {
   fail_usage("--tasks ", name, ": no such task, expected one of ", task_names());
 }
 
-/// A number below `below`, or text of one.
+/// An integer in [0, below), given as a number or as a string.
 std::size_t index_of(const JsonFields& fields, const char* key, std::size_t below) {
   const Json& value = fields.member(key);
   std::int64_t number = -1;
@@ -66,7 +66,7 @@ std::size_t index_of(const JsonFields& fields, const char* key, std::size_t belo
   return static_cast<std::size_t>(number);
 }
 
-/// One text or more.
+/// A non-empty array of strings.
 Names texts_of(const JsonFields& fields, const char* key) {
   const Json& value = fields.member(key);
   SSA_CHECK(value.is_array() && !value.empty(), fields.where(), ": ", key, " is ", value.dump(),
@@ -114,7 +114,7 @@ Document piqa_document(const JsonFields& fields) {
           .source = {}};
 }
 
-/// What re.sub(r"\[.*?\]", "", text) leaves.
+/// re.sub(r"\[.*?\]", "", text)
 std::string without_brackets(std::string_view text) {
   std::string out;
   for (std::size_t at = 0; at < text.size(); ++at) {
@@ -129,7 +129,7 @@ std::string without_brackets(std::string_view text) {
   return out;
 }
 
-/// Brackets are left in HellaSwag's texts where they come from WikiHow.
+/// The harness's cleaning: texts from WikiHow have markup in brackets.
 std::string hellaswag_text(std::string_view text) {
   return replace_all(without_brackets(replace_all(strip(text), " [title]", ". ")), "  ", " ");
 }
@@ -175,7 +175,7 @@ Document make_document(const TaskRule& rule, const Json& json, const std::string
   else
     document = arc_document(fields);
   for (const std::string& choice : document.choices)
-    SSA_CHECK(!choice.empty(), where, ": an empty choice, expected some text");
+    SSA_CHECK(!choice.empty(), where, ": an empty choice, expected text");
   document.source = json.dump();
   return document;
 }
@@ -187,14 +187,14 @@ std::string valid_text(const fs::path& file) {
   return text;
 }
 
-/// The first of these files that is there.
+/// The first of these files that exists.
 std::optional<fs::path> first_of(const fs::path& dir, const Names& names) {
   for (const std::string& name : names)
     if (fs::exists(dir / name)) return dir / name;
   return std::nullopt;
 }
 
-/// Undoes the space inside a pair of brackets or quotes: re.sub(open \s* ([^close]*?) \s* close, open \1 close).
+/// Removes white space inside a pair of brackets or quotes: re.sub(open \s* ([^close]*?) \s* close, open \1 close).
 std::string tighten(std::string_view text, char open, char close) {
   std::string out;
   std::size_t at = 0;
@@ -272,7 +272,7 @@ std::vector<std::string> wikitext_pages(std::string_view text) {
 
 std::string wikitext_detokenize(std::string_view page) {
   std::string text = replace_all(page, "s '", "s'");
-  // The harness's pattern for a quote before a number is written with slashes in it, and so finds only "/' 5/".
+  // The harness's pattern for a quote before a number contains slashes, so it matches only "/' 5/".
   std::string kept;
   for (std::size_t at = 0; at < text.size(); ++at) {
     const std::string_view rest = std::string_view(text).substr(at);
@@ -354,7 +354,7 @@ std::string fewshot_context(const Task& task, const Document& document, std::int
     draw(wanted + (task.leave_out_document ? 1 : 0));
     const auto is_document = [&](const Document* one) { return one->source == document.source; };
     if (task.leave_out_document) std::erase_if(examples, is_document);
-    if (examples.size() < wanted) {  // copies of the document were drawn
+    if (examples.size() < wanted) {  // the pool has copies of the document, and they were drawn
       examples.clear();
       std::erase_if(pool, is_document);
       draw(wanted);

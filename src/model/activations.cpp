@@ -1,124 +1,188 @@
-#include <algorithm>
-#include <map>
+#include "ssa/model/activations.h"
 
-#include "ssa/model/llama.h"
+#include <algorithm>
+#include <iterator>
+#include <optional>
+#include <string>
 
 namespace ssa {
 namespace {
 
-using Keep = GradientCheckpointing;
+/// The dimensions that shapes are made of, as in kernels/common/dispatch.h.
+struct Dims {
+  std::int64_t B, T, M, H, F, HQ, HK, D, N;
+  std::int64_t slots;  ///< S', selected blocks per token
 
-/// Which branches a pass computes.
-struct Branches {
-  bool full, sparse, compressed, window;
-  Branches(const PassShape& pass, const ModelConfig& c)
-      : full(pass.path == AttentionPath::full || pass.path == AttentionPath::ssa || pass.measure),
-        sparse(pass.path != AttentionPath::full || pass.measure),
-        compressed(pass.path == AttentionPath::nsa),
-        window(pass.path == AttentionPath::nsa && c.window_size > 0) {}
+  Dims(const ModelConfig& c, const PassShape& shape)
+      : B(shape.rows),
+        T(shape.tokens),
+        M(B * T),
+        H(c.hidden_size),
+        F(c.intermediate_size),
+        HQ(c.num_attention_heads),
+        HK(c.num_key_value_heads),
+        D(c.head_dim),
+        N((T + c.block_size - 1) / c.block_size),
+        slots(selected_slots(c.block_size, c.block_counts, shape.selection)) {}
 };
+
+using ShapeOf = Shape (*)(const Dims&);
+constexpr ShapeOf kHidden = [](const Dims& d) -> Shape { return {d.M, d.H}; };
+constexpr ShapeOf kPerToken = [](const Dims& d) -> Shape { return {d.M}; };
+constexpr ShapeOf kQueries = [](const Dims& d) -> Shape { return {d.B, d.T, d.HQ, d.D}; };
+constexpr ShapeOf kKeys = [](const Dims& d) -> Shape { return {d.B, d.T, d.HK, d.D}; };
+constexpr ShapeOf kBlockMeans = [](const Dims& d) -> Shape { return {d.B, d.N, d.HK, d.D}; };
+constexpr ShapeOf kPerHead = [](const Dims& d) -> Shape { return {d.B, d.T, d.HQ}; };
+constexpr ShapeOf kGates = [](const Dims& d) -> Shape { return {d.B, d.T, d.HQ, 3}; };
+constexpr ShapeOf kIndices = [](const Dims& d) -> Shape { return {d.B, d.T, d.HK, d.slots}; };
+constexpr ShapeOf kAttention = [](const Dims& d) -> Shape { return {d.M, d.HQ * d.D}; };
+constexpr ShapeOf kGateUp = [](const Dims& d) -> Shape { return {d.M, 2 * d.F}; };
+constexpr ShapeOf kMlp = [](const Dims& d) -> Shape { return {d.M, d.F}; };
+
+struct LayerTensor {
+  const char* name;  ///< in the memory plan
+  Tensor LayerActivations::*activation;
+  Lifetime lifetime;
+  bool Branches::*branch;  ///< which needs it; null = every path
+  std::optional<DType> dtype;
+  ShapeOf shape;
+};
+
+using L = LayerActivations;
+using Br = Branches;
+constexpr auto kKept = Lifetime::kept_per_layer;
+constexpr auto kSelective = Lifetime::recomputed_selective;
+constexpr auto kFull = Lifetime::recomputed_full;
+constexpr bool Branches::*kAlways = nullptr;
+constexpr std::optional<DType> kAct = std::nullopt, kF32 = DType::f32, kI32 = DType::i32;
+
+/// What `selective` recomputes is cheap: no matrix product and no attention.
+constexpr LayerTensor kLayerTensors[] = {
+    {"layer input", &L::x, kKept, kAlways, kAct, kHidden},
+    {"norm outputs", &L::input_norm, kSelective, kAlways, kAct, kHidden},
+    {"rstd", &L::input_rstd, kFull, kAlways, kF32, kPerToken},
+    {"q", &L::q, kFull, kAlways, kAct, kQueries},
+    {"k", &L::k, kFull, kAlways, kAct, kKeys},
+    {"v", &L::v, kFull, kAlways, kAct, kKeys},
+    {"gates", &L::gates, kFull, kAlways, kF32, kGates},
+    {"full attention", &L::full, kFull, &Br::full, kAct, kQueries},
+    {"full attention lse", &L::full_lse, kFull, &Br::full, kF32, kPerHead},
+    {"block means of k", &L::k_mean, kFull, &Br::selected, kAct, kBlockMeans},
+    {"selected blocks", &L::indices, kFull, &Br::selected, kI32, kIndices},
+    {"sparse attention", &L::sparse, kFull, &Br::selected, kAct, kQueries},
+    {"sparse attention lse", &L::sparse_lse, kFull, &Br::selected, kF32, kPerHead},
+    {"block means of v", &L::v_mean, kFull, &Br::compressed, kAct, kBlockMeans},
+    {"compressed attention", &L::compressed, kFull, &Br::compressed, kAct, kQueries},
+    {"compressed attention lse", &L::compressed_lse, kFull, &Br::compressed, kF32, kPerHead},
+    {"window attention", &L::window, kFull, &Br::window, kAct, kQueries},
+    {"window attention lse", &L::window_lse, kFull, &Br::window, kF32, kPerHead},
+    {"gated attention", &L::attention, kSelective, kAlways, kAct, kAttention},
+    {"layer middle", &L::mid, kFull, kAlways, kAct, kHidden},
+    {"post-attention norm outputs", &L::post_norm, kSelective, kAlways, kAct, kHidden},
+    {"post-attention rstd", &L::post_rstd, kFull, kAlways, kF32, kPerToken},
+    {"gate and up", &L::gate_up, kFull, kAlways, kAct, kGateUp},
+    {"swiglu", &L::swiglu, kSelective, kAlways, kAct, kMlp},
+};
+
+bool is_key_value(Tensor LayerActivations::*activation) {
+  return activation == &L::k || activation == &L::v || activation == &L::k_mean || activation == &L::v_mean;
+}
 
 }  // namespace
 
+Branches computed_branches(const PassShape& shape, const ModelConfig& config) {
+  Branches branches = branches_of(shape.path, config);
+  if (shape.measure) branches.full = branches.selected = true;
+  return branches;
+}
+
 std::int64_t logits_chunk_for(const ModelConfig& config, std::int64_t tokens, DeviceKind kind) {
   const std::int64_t budget = kind == DeviceKind::cuda ? std::int64_t{2} << 30 : std::int64_t{64} << 20;
-  const std::int64_t row_bytes = config.vocab_size * (kind == DeviceKind::cuda ? 2 : 4);
-  std::int64_t chunk = std::max<std::int64_t>(budget / row_bytes, 1);
+  const std::int64_t token_bytes = config.vocab_size * static_cast<std::int64_t>(size_of(activation_dtype(kind)));
+  std::int64_t chunk = std::max<std::int64_t>(budget / token_bytes, 1);
   if (chunk > 256) chunk = chunk / 256 * 256;  // whole tiles for the matrix products
   return std::min(chunk, tokens);
 }
 
-Activations lay_out_activations(Arena& arena, const ModelConfig& c, const PassShape& shape, BlockSelection selection,
-                                DeviceKind kind) {
-  const DType act = kind == DeviceKind::cuda ? DType::bf16 : DType::f32, f32 = DType::f32;
-  const std::int64_t B = shape.rows, T = shape.tokens, M = B * T, H = c.hidden_size, F = c.intermediate_size;
-  const std::int64_t HQ = c.num_attention_heads, HK = c.num_key_value_heads, D = c.head_dim;
-  const std::int64_t N = (T + c.block_size - 1) / c.block_size;
-  const std::int64_t S = selected_slots(c.block_size, c.block_counts, selection);
-  SSA_CHECK(!shape.measure || !shape.backward, "a pass that measures both attentions has no backward");
-  const Branches branches(shape, c);
-  const Keep policy = shape.backward ? shape.checkpointing : Keep::full;
+MicroBatch allocate_batch(Arena& arena, std::int64_t rows, std::int64_t tokens) {
+  return {.ids = arena.allocate("token ids", DType::i32, {rows, tokens}),
+          .targets = arena.allocate("targets", DType::i32, {rows, tokens}),
+          .positions = arena.allocate("positions", DType::i32, {rows, tokens}),
+          .full_stream = arena.allocate("streams", DType::i32, {rows})};
+}
 
-  // A tensor that the policy computes again exists once, for all blocks.
-  std::map<std::string, Tensor> shared;
-  const auto block_tensor = [&](const char* name, Keep computed_again_from, DType dtype, Shape dims) {
-    if (policy < computed_again_from) return arena.allocate(name, dtype, dims);
-    auto [it, is_new] = shared.try_emplace(name);
-    if (is_new) it->second = arena.allocate(name, dtype, dims);
-    return it->second;
-  };
+Lifetime lifetime_of(Tensor LayerActivations::*activation) {
+  const auto row = std::find_if(std::begin(kLayerTensors), std::end(kLayerTensors),
+                                [&](const LayerTensor& t) { return t.activation == activation; });
+  SSA_CHECK(row != std::end(kLayerTensors), "a layer activation is missing in the table of activations.cpp");
+  return row->lifetime;
+}
+
+Activations lay_out_activations(Arena& arena, const ModelConfig& c, const PassShape& shape, DeviceKind kind,
+                                const KvPlacement* placement) {
+  SSA_CHECK(!shape.measure || !shape.backward, "a pass that measures both attentions has no backward");
+  const DType act = activation_dtype(kind), f32 = DType::f32;
+  const Dims d(c, shape);
+  const Branches branches = computed_branches(shape, c);
 
   Activations a;
+  Tensor shared[std::size(kLayerTensors)];
   for (std::int64_t i = 0; i < c.num_hidden_layers; ++i) {
-    BlockActivations b;
-    b.x = shape.backward ? arena.allocate("block input", act, {M, H})
-                         : block_tensor("block input", Keep::none, act, {M, H});
-    b.input_norm = block_tensor("norm outputs", Keep::selective, act, {M, H});
-    b.input_rstd = block_tensor("rstd", Keep::full, f32, {M});
-    b.q = block_tensor("q", Keep::full, act, {B, T, HQ, D});
-    b.k = block_tensor("k", Keep::full, act, {B, T, HK, D});
-    b.v = block_tensor("v", Keep::full, act, {B, T, HK, D});
-    b.gates = block_tensor("gates", Keep::full, f32, {B, T, HQ, 3});
-    if (branches.full) {
-      b.full = block_tensor("full attention", Keep::full, act, {B, T, HQ, D});
-      b.full_lse = block_tensor("full attention lse", Keep::full, f32, {B, T, HQ});
+    LayerActivations& layer = a.layers.emplace_back();
+    for (std::size_t j = 0; j < std::size(kLayerTensors); ++j) {
+      const LayerTensor& t = kLayerTensors[j];
+      if (t.branch && !(branches.*t.branch)) continue;
+      if (placement && is_key_value(t.activation)) continue;
+      const auto allocate = [&] { return arena.allocate(t.name, t.dtype.value_or(act), t.shape(d)); };
+      if (shape.backward && is_kept(t.lifetime, shape.checkpointing)) {
+        layer.*t.activation = allocate();
+      } else {
+        if (!shared[j]) shared[j] = allocate();
+        layer.*t.activation = shared[j];
+      }
     }
-    if (branches.sparse) {
-      b.k_mean = block_tensor("block means of k", Keep::full, act, {B, N, HK, D});
-      b.indices = block_tensor("selected blocks", Keep::full, DType::i32, {B, T, HK, S});
-      b.sparse = block_tensor("sparse attention", Keep::full, act, {B, T, HQ, D});
-      b.sparse_lse = block_tensor("sparse attention lse", Keep::full, f32, {B, T, HQ});
+    if (placement) {
+      const KeyValues& placed = placement->layers[static_cast<std::size_t>(i)];
+      layer.k = placed.k;
+      layer.v = placed.v;
+      layer.k_mean = placed.k_mean;
+      layer.v_mean = placed.v_mean;
     }
-    if (branches.compressed) {
-      b.v_mean = block_tensor("block means of v", Keep::full, act, {B, N, HK, D});
-      b.compressed = block_tensor("compressed attention", Keep::full, act, {B, T, HQ, D});
-      b.compressed_lse = block_tensor("compressed attention lse", Keep::full, f32, {B, T, HQ});
-    }
-    if (branches.window) {
-      b.window = block_tensor("window attention", Keep::full, act, {B, T, HQ, D});
-      b.window_lse = block_tensor("window attention lse", Keep::full, f32, {B, T, HQ});
-    }
-    b.attention = block_tensor("gated attention", Keep::selective, act, {M, HQ * D});
-    b.mid = block_tensor("block middle", Keep::full, act, {M, H});
-    b.post_norm = block_tensor("post-attention norm outputs", Keep::selective, act, {M, H});
-    b.post_rstd = block_tensor("post-attention rstd", Keep::full, f32, {M});
-    b.gate_up = block_tensor("gate and up", Keep::full, act, {M, 2 * F});
-    b.swiglu = block_tensor("swiglu", Keep::selective, act, {M, F});
-    a.blocks.push_back(b);
   }
-  a.final_x = arena.allocate("model output", act, {M, H});
-  a.final_norm = arena.allocate("model output, normalized", act, {M, H});
-  a.final_rstd = arena.allocate("model output rstd", f32, {M});
-  a.qkvg = arena.allocate("q, k, v, gate projection", act, {M, c.qkvg_width()});
-  a.branch = arena.allocate("branch output", act, {M, H});
-  const std::int64_t chunk = shape.logits_chunk ? shape.logits_chunk : logits_chunk_for(c, M, kind);
+  const Shape hidden = kHidden(d), queries = kQueries(d), keys = kKeys(d), per_head = kPerHead(d);
+  a.final_x = arena.allocate("model output", act, hidden);
+  a.final_norm = arena.allocate("model output, normalized", act, hidden);
+  a.final_rstd = arena.allocate("model output rstd", f32, kPerToken(d));
+  a.qkvg = arena.allocate("q, k, v, gate projection", act, {d.M, c.qkvg_width()});
+  a.residual_delta = arena.allocate("residual delta", act, hidden);
+  const std::int64_t chunk = shape.logits_chunk ? shape.logits_chunk : logits_chunk_for(c, d.M, kind);
   a.logits = arena.allocate("logits chunk", act, {chunk, c.vocab_size});
-  a.cos_sin = arena.allocate("rotary table", f32, {T, D / 2, 2});
+  a.cos_sin = placement ? placement->cos_sin : arena.allocate("rotary table", f32, {d.T, d.D / 2, 2});
   a.discarded = arena.allocate("discarded alignment", DType::f64, {1});
   if (!shape.backward) return a;
 
-  a.d_x = arena.allocate("d_x", act, {M, H});
-  a.d_norm = arena.allocate("d_norm", act, {M, H});
-  a.d_qkvg = arena.allocate("d_qkvg", act, {M, c.qkvg_width()});
-  a.d_attention = arena.allocate("d_attention", act, {M, HQ * D});
-  a.d_gate_up = arena.allocate("d_gate_up", act, {M, 2 * F});
-  a.d_swiglu = arena.allocate("d_swiglu", act, {M, F});
-  a.d_q = arena.allocate("d_q", f32, {B, T, HQ, D});
-  a.d_k = arena.allocate("d_k", f32, {B, T, HK, D});
-  a.d_v = arena.allocate("d_v", f32, {B, T, HK, D});
-  a.d_gates = arena.allocate("d_gates", f32, {B, T, HQ, 3});
-  const auto branch_gradient = [&](bool wanted, const char* name, Tensor& d, Tensor& delta) {
-    if (!wanted) return;
-    d = arena.allocate(std::string("d_") + name, act, {B, T, HQ, D});
-    delta = arena.allocate(std::string("delta_") + name, f32, {B, T, HQ});
+  a.d_x = arena.allocate("d_x", act, hidden);
+  a.d_norm = arena.allocate("d_norm", act, hidden);
+  a.d_qkvg = arena.allocate("d_qkvg", act, {d.M, c.qkvg_width()});
+  a.d_attention = arena.allocate("d_attention", act, kAttention(d));
+  a.d_gate_up = arena.allocate("d_gate_up", act, kGateUp(d));
+  a.d_swiglu = arena.allocate("d_swiglu", act, kMlp(d));
+  a.d_q = arena.allocate("d_q", f32, queries);
+  a.d_k = arena.allocate("d_k", f32, keys);
+  a.d_v = arena.allocate("d_v", f32, keys);
+  a.d_gates = arena.allocate("d_gates", f32, kGates(d));
+  const auto branch_gradient = [&](bool computed, const std::string& name, Tensor& gradient, Tensor& delta) {
+    if (!computed) return;
+    gradient = arena.allocate("d_" + name, act, queries);
+    delta = arena.allocate("delta_" + name, f32, per_head);
   };
   branch_gradient(branches.full, "full", a.d_full, a.delta_full);
-  branch_gradient(branches.sparse, "sparse", a.d_sparse, a.delta_sparse);
+  branch_gradient(branches.selected, "sparse", a.d_sparse, a.delta_sparse);
   branch_gradient(branches.compressed, "compressed", a.d_compressed, a.delta_compressed);
   branch_gradient(branches.window, "window", a.d_window, a.delta_window);
   if (branches.compressed) {
-    a.d_k_mean = arena.allocate("d_k_mean", f32, {B, N, HK, D});
-    a.d_v_mean = arena.allocate("d_v_mean", f32, {B, N, HK, D});
+    a.d_k_mean = arena.allocate("d_k_mean", f32, kBlockMeans(d));
+    a.d_v_mean = arena.allocate("d_v_mean", f32, kBlockMeans(d));
   }
   return a;
 }

@@ -8,21 +8,26 @@
 #include "kernels/attention/decode/decode_attention.h"
 #include "kernels/attention/gates/gated_sum.h"
 #include "kernels/embedding/embedding.h"
-#include "kernels/matmul/matmul.h"
 #include "kernels/qkv_rope/qkv_rope.h"
 #include "kernels/rmsnorm/rmsnorm.h"
 #include "kernels/swiglu/swiglu.h"
+#include "src/model/linear.h"
 #include "ssa/model/rope.h"
 
 namespace ssa {
 namespace {
 
-/// The pass of a prompt of `tokens` tokens. It ends before the logits, of which the layout gets one row at least.
+/// The pass of a prompt of `tokens` tokens. It ends before the logits; the layout has at least one row of them.
 PassShape prompt_pass(const DecoderShape& shape, std::int64_t tokens) {
-  return {.rows = 1, .tokens = tokens, .path = shape.path, .backward = false, .logits_chunk = 1};
+  return {.rows = 1,
+          .tokens = tokens,
+          .path = shape.path,
+          .selection = shape.selection,
+          .backward = false,
+          .logits_chunk = 1};
 }
 
-/// Tokens [0, tokens) of row `row` of a cache tensor [B, C, HK, D], as [1, tokens, HK, D].
+/// Tokens [0, tokens) of sequence `row` of a cache tensor [B, C, HK, D], as [1, tokens, HK, D].
 Tensor beginning(const Tensor& cache, std::int64_t row, std::int64_t tokens) {
   if (!cache) return {};
   const Shape& s = cache.shape();
@@ -36,7 +41,7 @@ Decoder::Decoder(Stream& stream, const ModelConfig& config, const ModelParams& w
   SSA_CHECK(shape.rows > 0 && 0 < shape.prompt && shape.prompt <= shape.capacity, "decoder: ", shape.rows,
             " rows, prompts of up to ", shape.prompt, " tokens, capacity ", shape.capacity,
             ", expected at least 1 of each and prompts that fit");
-  SSA_CHECK(shape.path != AttentionPath::ssa, "decoder: path ssa, expected full, selected or nsa");
+  SSA_CHECK(!branches_of(shape.path, config).aligned, "decoder: path ssa, expected full, selected or nsa");
   lengths_.assign(static_cast<std::size_t>(shape.rows), 0);
 
   Arena measure;
@@ -46,38 +51,39 @@ Decoder::Decoder(Stream& stream, const ModelConfig& config, const ModelParams& w
   lay_out(arena);
 
   const PassShape longest = prompt_pass(shape, shape.prompt);
+  const KvPlacement placement = prompt_placement(0, shape.prompt);
   Arena measure_prompt;
-  lay_out_activations(measure_prompt, config, longest, shape.selection, stream.kind());
+  lay_out_activations(measure_prompt, config, longest, stream.kind(), &placement);
   prompt_memory_ = Buffer(stream, measure_prompt.used());
-  stream.reserve_scratch(pass_scratch_bytes(config, longest, shape.selection, stream.kind()));
+  stream.reserve_scratch(pass_scratch_bytes(config, longest, stream.kind()));
 
   const std::vector<float> table = rope_table(config, shape.capacity);
-  std::vector<std::int32_t> counting(static_cast<std::size_t>(shape.prompt));
-  std::iota(counting.begin(), counting.end(), 0);
+  std::vector<std::int32_t> positions(static_cast<std::size_t>(shape.prompt));
+  std::iota(positions.begin(), positions.end(), 0);
   stream.copy(cos_sin_.data(), table.data(), cos_sin_.bytes());
-  stream.copy(counting_.data(), counting.data(), counting_.bytes());
+  stream.copy(prompt_positions_.data(), positions.data(), prompt_positions_.bytes());
   stream.synchronize();
 }
 
 void Decoder::lay_out(Arena& arena) {
   const ModelConfig& c = config_;
-  const DType act = stream_.kind() == DeviceKind::cuda ? DType::bf16 : DType::f32, f32 = DType::f32, i32 = DType::i32;
+  const DType act = activation_dtype(stream_.kind()), f32 = DType::f32, i32 = DType::i32;
   const std::int64_t B = shape_.rows, C = shape_.capacity, N = (C + c.block_size - 1) / c.block_size;
   const std::int64_t HQ = c.num_attention_heads, HK = c.num_key_value_heads, D = c.head_dim;
   const std::int64_t H = c.hidden_size, F = c.intermediate_size;
-  const bool sparse = shape_.path != AttentionPath::full, nsa = shape_.path == AttentionPath::nsa;
+  const Branches branches = branches_of(shape_.path, c);
 
   cache_.clear();
   for (std::int64_t i = 0; i < c.num_hidden_layers; ++i) {
-    LayerCache layer;
+    KeyValues layer;
     layer.k = arena.allocate("cached keys", act, {B, C, HK, D});
     layer.v = arena.allocate("cached values", act, {B, C, HK, D});
-    if (sparse) layer.k_mean = arena.allocate("cached block means of k", act, {B, N, HK, D});
-    if (nsa) layer.v_mean = arena.allocate("cached block means of v", act, {B, N, HK, D});
+    if (branches.selected) layer.k_mean = arena.allocate("cached block means of k", act, {B, N, HK, D});
+    if (branches.compressed) layer.v_mean = arena.allocate("cached block means of v", act, {B, N, HK, D});
     cache_.push_back(layer);
   }
   prompt_ids_ = arena.allocate("prompt ids", i32, {shape_.prompt});
-  counting_ = arena.allocate("prompt positions", i32, {shape_.prompt});
+  prompt_positions_ = arena.allocate("prompt positions", i32, {shape_.prompt});
   cos_sin_ = arena.allocate("rotary table", f32, {C, D / 2, 2});
 
   StepActivations& s = step_;
@@ -86,27 +92,39 @@ void Decoder::lay_out(Arena& arena) {
   s.x = arena.allocate("residual stream", act, {B, H});
   s.norm = arena.allocate("norm outputs", act, {B, H});
   s.rstd = arena.allocate("rstd", f32, {B});
-  s.branch = arena.allocate("branch output", act, {B, H});
+  s.residual_delta = arena.allocate("residual delta", act, {B, H});
   s.qkvg = arena.allocate("q, k, v, gate projection", act, {B, c.qkvg_width()});
   s.q = arena.allocate("q", act, {B, 1, HQ, D});
   s.k = arena.allocate("k", act, {B, 1, HK, D});
   s.v = arena.allocate("v", act, {B, 1, HK, D});
   s.gates = arena.allocate("gates", f32, {B, 1, HQ, 3});
-  if (sparse)
+  if (branches.selected)
     s.indices = arena.allocate("selected blocks", i32,
                                {B, 1, HK, selected_slots(c.block_size, c.block_counts, shape_.selection)});
   s.selected = arena.allocate("attention branch", act, {B, 1, HQ, D});
-  if (nsa) s.compressed = arena.allocate("compressed attention", act, {B, 1, HQ, D});
-  if (nsa && c.window_size > 0) s.window = arena.allocate("window attention", act, {B, 1, HQ, D});
+  if (branches.compressed) s.compressed = arena.allocate("compressed attention", act, {B, 1, HQ, D});
+  if (branches.window) s.window = arena.allocate("window attention", act, {B, 1, HQ, D});
   s.attention = arena.allocate("gated attention", act, {B, 1, HQ, D});
   s.gate_up = arena.allocate("gate and up", act, {B, 2 * F});
   s.swiglu = arena.allocate("swiglu", act, {B, F});
   s.logits = arena.allocate("logits", f32, {B, c.vocab_size});
 }
 
+/// The prompt's forward writes its keys and values into the cache, where the steps read them.
+KvPlacement Decoder::prompt_placement(std::int64_t row, std::int64_t tokens) const {
+  const std::int64_t blocks = (tokens + config_.block_size - 1) / config_.block_size;
+  KvPlacement placement{.layers = {}, .cos_sin = cos_sin_};
+  for (const KeyValues& layer : cache_)
+    placement.layers.push_back({.k = beginning(layer.k, row, tokens),
+                                .v = beginning(layer.v, row, tokens),
+                                .k_mean = beginning(layer.k_mean, row, blocks),
+                                .v_mean = beginning(layer.v_mean, row, blocks)});
+  return placement;
+}
+
 std::vector<float> Decoder::logits(const Tensor& hidden) {
   const Tensor out = step_.logits.rows(0, hidden.dim(0));
-  matmul(stream_, {.out = out, .a = hidden, .b = weights_.lm_head, .transpose_b = true});
+  linear(stream_, {.y = out, .x = hidden, .w = weights_.lm_head});
   std::vector<float> host(static_cast<std::size_t>(out.count()));
   stream_.copy(host.data(), out.data(), out.bytes());
   stream_.synchronize();
@@ -121,40 +139,28 @@ std::vector<float> Decoder::prefill(std::int64_t row, std::span<const std::int32
   stream_.copy(prompt_ids_.data(), ids.data(), ids.size_bytes());
 
   const PassShape pass = prompt_pass(shape_, tokens);
+  const KvPlacement placement = prompt_placement(row, tokens);
   Arena arena(prompt_memory_.data(), prompt_memory_.bytes());
-  Llama model{.config = config_,
-              .shape = pass,
-              .selection = shape_.selection,
-              .weights = weights_,
-              .gradients = {},
-              .acts = lay_out_activations(arena, config_, pass, shape_.selection, stream_.kind())};
-  model.acts.cos_sin = cos_sin_;
-  // The forward writes each layer's keys and values where the steps look for them.
-  const std::int64_t blocks = (tokens + config_.block_size - 1) / config_.block_size;
-  for (std::size_t i = 0; i < cache_.size(); ++i) {
-    BlockActivations& block = model.acts.blocks[i];
-    block.k = beginning(cache_[i].k, row, tokens);
-    block.v = beginning(cache_[i].v, row, tokens);
-    block.k_mean = beginning(cache_[i].k_mean, row, blocks);
-    block.v_mean = beginning(cache_[i].v_mean, row, blocks);
-  }
+  const Llama model =
+      bind_llama(config_, pass, weights_, lay_out_activations(arena, config_, pass, stream_.kind(), &placement));
   const MicroBatch batch{.ids = prompt_ids_.rows(0, tokens).view({1, tokens}),
                          .targets = {},
-                         .positions = counting_.rows(0, tokens).view({1, tokens}),
+                         .positions = prompt_positions_.rows(0, tokens).view({1, tokens}),
                          .full_stream = {}};
   forward(stream_, model, batch, {}, {});
   lengths_[static_cast<std::size_t>(row)] = tokens;
   return logits(model.acts.final_norm.rows(tokens - 1, tokens));
 }
 
-/// step_.norm comes in as the layer's normalized input; step_.x + step_.branch leaves as its output.
-void Decoder::step_layer(const BlockParams& w, const LayerCache& cache) {
+/// step_.norm comes in as the layer's normalized input; the layer's output is step_.x + step_.residual_delta.
+void Decoder::step_layer(const LayerParams& w, const KeyValues& cache) {
   const ModelConfig& c = config_;
   const StepActivations& a = step_;
+  const Branches branches = branches_of(shape_.path, c);
   const float scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
   Stream& s = stream_;
 
-  matmul(s, {.out = a.qkvg, .a = a.norm, .b = w.qkvg_proj, .transpose_b = true});
+  linear(s, {.y = a.qkvg, .x = a.norm, .w = w.qkvg_proj});
   qkv_rope_forward(s, {.q = a.q,
                        .k = a.k,
                        .v = a.v,
@@ -171,7 +177,7 @@ void Decoder::step_layer(const BlockParams& w, const LayerCache& cache) {
                 .v = a.v,
                 .positions = a.positions,
                 .block_size = c.block_size});
-  if (a.indices)
+  if (branches.selected)
     select_blocks(s, {.indices = a.indices,
                       .q = a.q,
                       .k_mean = cache.k_mean,
@@ -187,8 +193,8 @@ void Decoder::step_layer(const BlockParams& w, const LayerCache& cache) {
                        .positions = a.positions,
                        .indices = a.indices,
                        .scale = scale,
-                       .block_size = a.indices ? c.block_size : 0});
-  if (a.compressed)
+                       .block_size = branches.selected ? c.block_size : 0});
+  if (branches.compressed)
     decode_attention(s, {.out = a.compressed,
                          .q = a.q,
                          .k = cache.k_mean,
@@ -196,7 +202,7 @@ void Decoder::step_layer(const BlockParams& w, const LayerCache& cache) {
                          .positions = a.positions,
                          .scale = scale,
                          .tokens_per_key = c.block_size});
-  if (a.window)
+  if (branches.window)
     decode_attention(s, {.out = a.window,
                          .q = a.q,
                          .k = cache.k,
@@ -207,24 +213,24 @@ void Decoder::step_layer(const BlockParams& w, const LayerCache& cache) {
   gated_sum_forward(
       s,
       {.out = a.attention, .gates = a.gates, .selected = a.selected, .compressed = a.compressed, .window = a.window});
-  matmul(s, {.out = a.branch, .a = a.attention.view({shape_.rows, c.q_width()}), .b = w.o_proj, .transpose_b = true});
+  linear(s, {.y = a.residual_delta, .x = a.attention.view({shape_.rows, c.q_width()}), .w = w.o_proj});
 
   rmsnorm_forward(s, {.out = a.norm,
                       .rstd = a.rstd,
                       .residual = a.x,
                       .x = a.x,
-                      .delta = a.branch,
+                      .delta = a.residual_delta,
                       .weight = w.post_attention_norm,
                       .eps = static_cast<float>(c.rms_norm_eps)});
-  matmul(s, {.out = a.gate_up, .a = a.norm, .b = w.gate_up_proj, .transpose_b = true});
+  linear(s, {.y = a.gate_up, .x = a.norm, .w = w.gate_up_proj});
   swiglu_forward(s, {.out = a.swiglu, .gate_up = a.gate_up});
-  matmul(s, {.out = a.branch, .a = a.swiglu, .b = w.down_proj, .transpose_b = true});
+  linear(s, {.y = a.residual_delta, .x = a.swiglu, .w = w.down_proj});
 }
 
 std::vector<float> Decoder::step(std::span<const std::int32_t> ids) {
   const auto rows = static_cast<std::size_t>(shape_.rows);
   SSA_CHECK(ids.size() == rows, "decoder: ", ids.size(), " tokens for ", rows, " rows");
-  // A row without a token computes something in the place of its next one, which nothing reads before it is written.
+  // A sequence without a token computes values at its next position, which are overwritten before anything reads them.
   std::vector<std::int32_t> tokens(rows), positions(rows);
   for (std::size_t row = 0; row < rows; ++row) {
     const bool active = ids[row] >= 0;
@@ -243,19 +249,24 @@ std::vector<float> Decoder::step(std::span<const std::int32_t> ids) {
 
   embedding_forward(s, {.out = a.x, .ids = a.ids, .weight = weights_.embedding});
   for (std::size_t i = 0; i < cache_.size(); ++i) {
-    const Tensor& norm = weights_.blocks[i].input_norm;
+    const Tensor& norm = weights_.layers[i].input_norm;
     if (i == 0)
       rmsnorm_forward(s, {.out = a.norm, .rstd = a.rstd, .x = a.x, .weight = norm, .eps = eps});
     else
-      rmsnorm_forward(
-          s, {.out = a.norm, .rstd = a.rstd, .residual = a.x, .x = a.x, .delta = a.branch, .weight = norm, .eps = eps});
-    step_layer(weights_.blocks[i], cache_[i]);
+      rmsnorm_forward(s, {.out = a.norm,
+                          .rstd = a.rstd,
+                          .residual = a.x,
+                          .x = a.x,
+                          .delta = a.residual_delta,
+                          .weight = norm,
+                          .eps = eps});
+    step_layer(weights_.layers[i], cache_[i]);
   }
   rmsnorm_forward(s, {.out = a.norm,
                       .rstd = a.rstd,
                       .residual = a.x,
                       .x = a.x,
-                      .delta = a.branch,
+                      .delta = a.residual_delta,
                       .weight = weights_.final_norm,
                       .eps = eps});
   return logits(a.norm);

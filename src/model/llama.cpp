@@ -11,11 +11,12 @@
 #include "kernels/attention/stats/attention_stats.h"
 #include "kernels/embedding/embedding.h"
 #include "kernels/linear_cross_entropy/linear_cross_entropy.h"
-#include "kernels/matmul/matmul.h"
 #include "kernels/qkv_rope/qkv_rope.h"
 #include "kernels/rmsnorm/rmsnorm.h"
 #include "kernels/swiglu/swiglu.h"
+#include "src/model/linear.h"
 #include "ssa/model/rope.h"
+#include "ssa/runtime/profiler_range.h"
 
 namespace ssa {
 namespace {
@@ -27,271 +28,259 @@ Tensor flat_tokens(const Tensor& ids) { return ids.view({ids.count()}); }
 /// [M, HQ D] as [B, T, HQ, D].
 Tensor by_head(const Tensor& attention, const Tensor& q) { return attention.view(q.shape()); }
 
-/// The gated output of the attention from its branches.
-void gate_forward(Stream& s, const Llama& m, const BlockActivations& b, const MicroBatch& batch, double alignment_scale,
-                  const Tensor& alignment) {
-  const Tensor out = by_head(b.attention, b.q);
-  switch (m.shape.path) {
-    case AttentionPath::ssa:
-      gate_alignment_forward(s, {.out = out,
-                                 .alignment = alignment,
-                                 .gates = b.gates,
-                                 .full = b.full,
-                                 .sparse = b.sparse,
-                                 .full_stream = batch.full_stream,
-                                 .alignment_scale = alignment_scale});
-      break;
-    case AttentionPath::full: gated_sum_forward(s, {.out = out, .gates = b.gates, .selected = b.full}); break;
-    case AttentionPath::selected: gated_sum_forward(s, {.out = out, .gates = b.gates, .selected = b.sparse}); break;
-    case AttentionPath::nsa:
-      gated_sum_forward(
-          s, {.out = out, .gates = b.gates, .selected = b.sparse, .compressed = b.compressed, .window = b.window});
-      break;
-  }
+/// The tensor of a branch, absent when the branch is not computed.
+Tensor of_branch(bool computed, const Tensor& tensor) { return computed ? tensor : Tensor(); }
+
+/// Whether the backward needs this activation recomputed.
+bool is_recomputed(const Llama& m, Tensor LayerActivations::*activation) {
+  return !is_kept(lifetime_of(activation), m.shape.checkpointing);
 }
 
-/// One block. Its input is b.x, or, for `previous` given, the previous block's b.mid + acts.branch, which becomes b.x.
-/// Leaves b.mid and b.swiglu: the block's output is b.mid + down_proj(b.swiglu), a product that recomputing spares.
-void forward_block(Stream& s, const Llama& m, std::int64_t i, const BlockActivations* previous, const MicroBatch& batch,
-                   double alignment_scale, const Tensor& alignment) {
-  const ModelConfig& c = m.config;
-  const BlockParams& w = m.weights.blocks[i];
-  const BlockActivations& b = m.acts.blocks[i];
-  const Activations& a = m.acts;
-  const float scale = attention_scale(c), eps = static_cast<float>(c.rms_norm_eps);
+/// The gated output of the attention from its branches.
+void gate_forward(Stream& s, const Llama& m, const LayerActivations& l, const MicroBatch& batch, double alignment_scale,
+                  const Tensor& alignment) {
+  const Branches branches = branches_of(m.shape.path, m.config);
+  const Tensor out = by_head(l.attention, l.q);
+  if (branches.aligned)
+    gate_alignment_forward(s, {.out = out,
+                               .alignment = alignment,
+                               .gates = l.gates,
+                               .full = l.full,
+                               .sparse = l.sparse,
+                               .full_stream = batch.full_stream,
+                               .alignment_scale = alignment_scale});
+  else
+    gated_sum_forward(s, {.out = out,
+                          .gates = l.gates,
+                          .selected = branches.full ? l.full : l.sparse,
+                          .compressed = of_branch(branches.compressed, l.compressed),
+                          .window = of_branch(branches.window, l.window)});
+}
 
-  if (previous)
-    rmsnorm_forward(s, {.out = b.input_norm,
-                        .rstd = b.input_rstd,
-                        .residual = b.x,
-                        .x = previous->mid,
-                        .delta = a.branch,
+/// Why a layer runs forward: for the first time, or in the backward pass, to recompute what was not kept.
+enum class Run { forward, recompute };
+
+/// One layer. Its input is l.x, or, in a forward run of a later layer, mid + residual_delta of the layer before, which
+/// becomes l.x. Its output is l.mid + residual_delta. A recompute run skips every op whose output was kept.
+void forward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch& batch, double alignment_scale,
+                   const Tensor& alignment, Run run) {
+  using L = LayerActivations;
+  const ModelConfig& c = m.config;
+  const LayerParams& w = m.weights.layers[i];
+  const L& l = m.acts.layers[i];
+  const Activations& a = m.acts;
+  const Branches branches = computed_branches(m.shape, c);
+  const float scale = attention_scale(c), eps = static_cast<float>(c.rms_norm_eps);
+  const auto runs = [&](Tensor L::*output) { return run == Run::forward || is_recomputed(m, output); };
+
+  // 1) Residual add of the layer before, and norm
+  if (run == Run::forward && i > 0)
+    rmsnorm_forward(s, {.out = l.input_norm,
+                        .rstd = l.input_rstd,
+                        .residual = l.x,
+                        .x = a.layers[i - 1].mid,
+                        .delta = a.residual_delta,
                         .weight = w.input_norm,
                         .eps = eps});
-  else
-    rmsnorm_forward(s, {.out = b.input_norm, .rstd = b.input_rstd, .x = b.x, .weight = w.input_norm, .eps = eps});
-  matmul(s, {.out = a.qkvg, .a = b.input_norm, .b = w.qkvg_proj, .transpose_b = true});
-  qkv_rope_forward(s, {.q = b.q,
-                       .k = b.k,
-                       .v = b.v,
-                       .gates = b.gates,
-                       .k_mean = b.k_mean,
-                       .v_mean = b.v_mean,
-                       .qkvg = a.qkvg,
-                       .positions = batch.positions,
-                       .cos_sin = a.cos_sin,
-                       .block_size = c.block_size});
-  if (b.full)
-    causal_attention_forward(s, {.out = b.full, .lse = b.full_lse, .q = b.q, .k = b.k, .v = b.v, .scale = scale});
-  if (b.sparse) {
-    select_blocks(s, {.indices = b.indices,
-                      .q = b.q,
-                      .k_mean = b.k_mean,
+  else if (runs(&L::input_norm))
+    rmsnorm_forward(s, {.out = l.input_norm, .rstd = l.input_rstd, .x = l.x, .weight = w.input_norm, .eps = eps});
+
+  // 2) q, k, v and gates: projection, rotary embedding, block means
+  if (runs(&L::q)) {
+    linear(s, {.y = a.qkvg, .x = l.input_norm, .w = w.qkvg_proj});
+    qkv_rope_forward(s, {.q = l.q,
+                         .k = l.k,
+                         .v = l.v,
+                         .gates = l.gates,
+                         .k_mean = of_branch(branches.selected, l.k_mean),
+                         .v_mean = of_branch(branches.compressed, l.v_mean),
+                         .qkvg = a.qkvg,
+                         .positions = batch.positions,
+                         .cos_sin = a.cos_sin,
+                         .block_size = c.block_size});
+  }
+
+  // 3) Attention branches
+  if (branches.full && runs(&L::full))
+    causal_attention_forward(s, {.out = l.full, .lse = l.full_lse, .q = l.q, .k = l.k, .v = l.v, .scale = scale});
+  if (branches.selected && runs(&L::sparse)) {
+    select_blocks(s, {.indices = l.indices,
+                      .q = l.q,
+                      .k_mean = l.k_mean,
                       .scale = scale,
                       .block_size = c.block_size,
                       .block_counts = c.block_counts,
-                      .mode = m.selection});
-    sparse_attention_forward(s, {.out = b.sparse,
-                                 .lse = b.sparse_lse,
-                                 .q = b.q,
-                                 .k = b.k,
-                                 .v = b.v,
-                                 .indices = b.indices,
+                      .mode = m.shape.selection});
+    sparse_attention_forward(s, {.out = l.sparse,
+                                 .lse = l.sparse_lse,
+                                 .q = l.q,
+                                 .k = l.k,
+                                 .v = l.v,
+                                 .indices = l.indices,
                                  .scale = scale,
                                  .block_size = c.block_size});
   }
-  if (b.compressed)
-    compressed_attention_forward(s, {.out = b.compressed,
-                                     .lse = b.compressed_lse,
-                                     .q = b.q,
-                                     .k_mean = b.k_mean,
-                                     .v_mean = b.v_mean,
+  if (branches.compressed && runs(&L::compressed))
+    compressed_attention_forward(s, {.out = l.compressed,
+                                     .lse = l.compressed_lse,
+                                     .q = l.q,
+                                     .k_mean = l.k_mean,
+                                     .v_mean = l.v_mean,
                                      .scale = scale,
                                      .block_size = c.block_size});
-  if (b.window)
+  if (branches.window && runs(&L::window))
     causal_attention_forward(
         s,
-        {.out = b.window, .lse = b.window_lse, .q = b.q, .k = b.k, .v = b.v, .scale = scale, .window = c.window_size});
-  gate_forward(s, m, b, batch, alignment_scale, alignment);
-  matmul(s, {.out = a.branch, .a = b.attention, .b = w.o_proj, .transpose_b = true});
+        {.out = l.window, .lse = l.window_lse, .q = l.q, .k = l.k, .v = l.v, .scale = scale, .window = c.window_size});
 
-  rmsnorm_forward(s, {.out = b.post_norm,
-                      .rstd = b.post_rstd,
-                      .residual = b.mid,
-                      .x = b.x,
-                      .delta = a.branch,
-                      .weight = w.post_attention_norm,
-                      .eps = eps});
-  matmul(s, {.out = b.gate_up, .a = b.post_norm, .b = w.gate_up_proj, .transpose_b = true});
-  swiglu_forward(s, {.out = b.swiglu, .gate_up = b.gate_up});
-}
+  // 4) Gates, and the alignment loss
+  if (runs(&L::attention)) gate_forward(s, m, l, batch, alignment_scale, alignment);
 
-/// Adds what block i's attention did to the sums that are wanted.
-void measure_attention(Stream& s, const Llama& m, std::int64_t i, const PassSums& sums) {
-  const BlockActivations& b = m.acts.blocks[i];
-  if (!b.full || !b.sparse) return;
-  const auto of_layer = [&](const Tensor& sum) { return sum.rows(i, i + 1).view({m.config.num_attention_heads}); };
-  if (sums.selected_mass)
-    attention_stats(s, {.selected_mass = of_layer(sums.selected_mass),
-                        .entropy = of_layer(sums.entropy),
-                        .q = b.q,
-                        .k = b.k,
-                        .lse = b.full_lse,
-                        .indices = b.indices,
-                        .scale = attention_scale(m.config),
-                        .block_size = m.config.block_size});
-  if (sums.distance)
-    attention_divergence(s, {.distance = of_layer(sums.distance),
-                             .norm = of_layer(sums.norm),
-                             .sink = of_layer(sums.sink),
-                             .full = b.full,
-                             .sparse = b.sparse,
-                             .q = b.q,
-                             .k = b.k,
-                             .lse = b.full_lse,
-                             .scale = attention_scale(m.config),
-                             .sink_tokens = sums.sink_tokens});
-}
-
-/// What the policy left out of block i, computed again from what it kept; b.swiglu comes with swiglu_backward.
-void recompute_block(Stream& s, const Llama& m, std::int64_t i, const MicroBatch& batch) {
-  const BlockParams& w = m.weights.blocks[i];
-  const BlockActivations& b = m.acts.blocks[i];
-  const float eps = static_cast<float>(m.config.rms_norm_eps);
-  switch (m.shape.checkpointing) {
-    case GradientCheckpointing::none: break;
-    case GradientCheckpointing::selective:
-      rmsnorm_forward(s, {.out = b.input_norm, .rstd = b.input_rstd, .x = b.x, .weight = w.input_norm, .eps = eps});
-      gate_forward(s, m, b, batch, 0.0, m.acts.discarded);
-      rmsnorm_forward(
-          s, {.out = b.post_norm, .rstd = b.post_rstd, .x = b.mid, .weight = w.post_attention_norm, .eps = eps});
-      break;
-    case GradientCheckpointing::full: forward_block(s, m, i, nullptr, batch, 0.0, m.acts.discarded); break;
+  // 5) Output projection, residual add and norm
+  if (runs(&L::mid)) {
+    linear(s, {.y = a.residual_delta, .x = l.attention, .w = w.o_proj});
+    rmsnorm_forward(s, {.out = l.post_norm,
+                        .rstd = l.post_rstd,
+                        .residual = l.mid,
+                        .x = l.x,
+                        .delta = a.residual_delta,
+                        .weight = w.post_attention_norm,
+                        .eps = eps});
+  } else if (runs(&L::post_norm)) {
+    rmsnorm_forward(s,
+                    {.out = l.post_norm, .rstd = l.post_rstd, .x = l.mid, .weight = w.post_attention_norm, .eps = eps});
   }
+
+  // 6) MLP. The backward's first op writes swiglu again, and nothing there needs the output.
+  if (runs(&L::gate_up)) linear(s, {.y = l.gate_up, .x = l.post_norm, .w = w.gate_up_proj});
+  if (run == Run::recompute) return;
+  swiglu_forward(s, {.out = l.swiglu, .gate_up = l.gate_up});
+  linear(s, {.y = a.residual_delta, .x = l.swiglu, .w = w.down_proj});
 }
 
 /// Gradients of the attention's branches, gates, and of q, k, v (and their block means) through every branch.
-void attention_backward(Stream& s, const Llama& m, const BlockActivations& b, const MicroBatch& batch,
+void attention_backward(Stream& s, const Llama& m, const LayerActivations& l, const MicroBatch& batch,
                         const PassScales& scales) {
   const ModelConfig& c = m.config;
   const Activations& a = m.acts;
+  const Branches branches = branches_of(m.shape.path, c);
   const float scale = attention_scale(c);
-  const Tensor d_out = by_head(a.d_attention, b.q);
+  const Tensor d_out = by_head(a.d_attention, l.q);
 
-  if (m.shape.path == AttentionPath::ssa)
+  if (branches.aligned)
     gate_alignment_backward(s, {.d_gates = a.d_gates,
                                 .d_full = a.d_full,
                                 .delta_full = a.delta_full,
                                 .d_sparse = a.d_sparse,
                                 .delta_sparse = a.delta_sparse,
                                 .d_out = d_out,
-                                .gates = b.gates,
-                                .full = b.full,
-                                .sparse = b.sparse,
+                                .gates = l.gates,
+                                .full = l.full,
+                                .sparse = l.sparse,
                                 .full_stream = batch.full_stream,
                                 .gradient_scale = scales.alignment_gradient});
-  else if (m.shape.path == AttentionPath::full)
-    gated_sum_backward(s, {.d_gates = a.d_gates,
-                           .d_selected = a.d_full,
-                           .delta_selected = a.delta_full,
-                           .d_out = d_out,
-                           .gates = b.gates,
-                           .selected = b.full});
   else
     gated_sum_backward(s, {.d_gates = a.d_gates,
-                           .d_selected = a.d_sparse,
-                           .delta_selected = a.delta_sparse,
+                           .d_selected = branches.full ? a.d_full : a.d_sparse,
+                           .delta_selected = branches.full ? a.delta_full : a.delta_sparse,
                            .d_compressed = a.d_compressed,
                            .delta_compressed = a.delta_compressed,
                            .d_window = a.d_window,
                            .delta_window = a.delta_window,
                            .d_out = d_out,
-                           .gates = b.gates,
-                           .selected = b.sparse,
-                           .compressed = b.compressed,
-                           .window = b.window});
+                           .gates = l.gates,
+                           .selected = branches.full ? l.full : l.sparse,
+                           .compressed = l.compressed,
+                           .window = l.window});
 
   // The first branch overwrites d_q, d_k and d_v, the others add.
-  if (b.sparse)
+  if (branches.selected)
     sparse_attention_backward(s, {.d_q = a.d_q,
                                   .d_k = a.d_k,
                                   .d_v = a.d_v,
                                   .d_out = a.d_sparse,
                                   .delta = a.delta_sparse,
-                                  .lse = b.sparse_lse,
-                                  .q = b.q,
-                                  .k = b.k,
-                                  .v = b.v,
-                                  .indices = b.indices,
+                                  .lse = l.sparse_lse,
+                                  .q = l.q,
+                                  .k = l.k,
+                                  .v = l.v,
+                                  .indices = l.indices,
                                   .scale = scale,
                                   .block_size = c.block_size});
-  if (b.full)
+  if (branches.full)
     causal_attention_backward(s, {.d_q = a.d_q,
                                   .d_k = a.d_k,
                                   .d_v = a.d_v,
                                   .d_out = a.d_full,
                                   .delta = a.delta_full,
-                                  .lse = b.full_lse,
-                                  .q = b.q,
-                                  .k = b.k,
-                                  .v = b.v,
+                                  .lse = l.full_lse,
+                                  .q = l.q,
+                                  .k = l.k,
+                                  .v = l.v,
                                   .scale = scale,
-                                  .accumulate = static_cast<bool>(b.sparse)});
-  if (b.compressed)
+                                  .accumulate = branches.selected});
+  if (branches.compressed)
     compressed_attention_backward(s, {.d_q = a.d_q,
                                       .d_k_mean = a.d_k_mean,
                                       .d_v_mean = a.d_v_mean,
                                       .d_out = a.d_compressed,
                                       .delta = a.delta_compressed,
-                                      .lse = b.compressed_lse,
-                                      .q = b.q,
-                                      .k_mean = b.k_mean,
-                                      .v_mean = b.v_mean,
+                                      .lse = l.compressed_lse,
+                                      .q = l.q,
+                                      .k_mean = l.k_mean,
+                                      .v_mean = l.v_mean,
                                       .scale = scale,
                                       .block_size = c.block_size,
                                       .accumulate = true});
-  if (b.window)
+  if (branches.window)
     causal_attention_backward(s, {.d_q = a.d_q,
                                   .d_k = a.d_k,
                                   .d_v = a.d_v,
                                   .d_out = a.d_window,
                                   .delta = a.delta_window,
-                                  .lse = b.window_lse,
-                                  .q = b.q,
-                                  .k = b.k,
-                                  .v = b.v,
+                                  .lse = l.window_lse,
+                                  .q = l.q,
+                                  .k = l.k,
+                                  .v = l.v,
                                   .scale = scale,
                                   .window = c.window_size,
                                   .accumulate = true});
 }
 
-/// a.d_x comes in as the gradient of the block's output and leaves as that of its input. The gradients of matrices are
-/// added to with `accumulate`, else overwritten; those of norms are always added to.
-void backward_block(Stream& s, const Llama& m, std::int64_t i, const MicroBatch& batch, const PassScales& scales,
+/// One layer backward, in the order of forward_layer reversed. a.d_x comes in as the gradient of the layer's output and
+/// leaves as the gradient of its input. Gradients of matrices are overwritten, or added to with `accumulate`; gradients
+/// of norms are always added to.
+void backward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch& batch, const PassScales& scales,
                     bool accumulate) {
-  const BlockParams& w = m.weights.blocks[i];
-  const BlockParams& g = m.gradients.blocks[i];
-  const BlockActivations& b = m.acts.blocks[i];
+  const LayerParams& w = m.weights.layers[i];
+  const LayerParams& g = m.gradients.params.layers[i];
+  const LayerActivations& l = m.acts.layers[i];
   const Activations& a = m.acts;
 
-  const bool swiglu_again = m.shape.checkpointing == GradientCheckpointing::selective;
-  matmul(s, {.out = a.d_swiglu, .a = a.d_x, .b = w.down_proj});
-  swiglu_backward(
-      s,
-      {.d_gate_up = a.d_gate_up, .out = swiglu_again ? b.swiglu : Tensor(), .d_out = a.d_swiglu, .gate_up = b.gate_up});
-  matmul(s, {.out = g.down_proj, .a = a.d_x, .b = b.swiglu, .transpose_a = true, .accumulate = accumulate});
-  matmul(s, {.out = a.d_norm, .a = a.d_gate_up, .b = w.gate_up_proj});
-  matmul(s, {.out = g.gate_up_proj, .a = a.d_gate_up, .b = b.post_norm, .transpose_a = true, .accumulate = accumulate});
+  // 6) MLP
+  linear_input_gradient(s, {.d_x = a.d_swiglu, .d_y = a.d_x, .w = w.down_proj});
+  swiglu_backward(s, {.d_gate_up = a.d_gate_up,
+                      .out = is_recomputed(m, &LayerActivations::swiglu) ? l.swiglu : Tensor(),
+                      .d_out = a.d_swiglu,
+                      .gate_up = l.gate_up});
+  linear_weight_gradient(s, {.d_w = g.down_proj, .d_y = a.d_x, .x = l.swiglu, .accumulate = accumulate});
+  linear_input_gradient(s, {.d_x = a.d_norm, .d_y = a.d_gate_up, .w = w.gate_up_proj});
+  linear_weight_gradient(s, {.d_w = g.gate_up_proj, .d_y = a.d_gate_up, .x = l.post_norm, .accumulate = accumulate});
+
+  // 5) Norm, residual add and output projection
   rmsnorm_backward(s, {.d_residual = a.d_x,
                        .d_weight = g.post_attention_norm,
                        .d_out = a.d_norm,
-                       .residual = b.mid,
-                       .rstd = b.post_rstd,
+                       .residual = l.mid,
+                       .rstd = l.post_rstd,
                        .weight = w.post_attention_norm});
+  linear_input_gradient(s, {.d_x = a.d_attention, .d_y = a.d_x, .w = w.o_proj});
+  linear_weight_gradient(s, {.d_w = g.o_proj, .d_y = a.d_x, .x = l.attention, .accumulate = accumulate});
 
-  matmul(s, {.out = a.d_attention, .a = a.d_x, .b = w.o_proj});
-  matmul(s, {.out = g.o_proj, .a = a.d_x, .b = b.attention, .transpose_a = true, .accumulate = accumulate});
-  attention_backward(s, m, b, batch, scales);
+  // 4) Gates and alignment, 3) attention branches
+  attention_backward(s, m, l, batch, scales);
+
+  // 2) q, k, v and gates
   qkv_rope_backward(s, {.d_qkvg = a.d_qkvg,
                         .d_q = a.d_q,
                         .d_k = a.d_k,
@@ -299,73 +288,106 @@ void backward_block(Stream& s, const Llama& m, std::int64_t i, const MicroBatch&
                         .d_gates = a.d_gates,
                         .d_k_mean = a.d_k_mean,
                         .d_v_mean = a.d_v_mean,
-                        .gates = b.gates,
+                        .gates = l.gates,
                         .positions = batch.positions,
                         .cos_sin = a.cos_sin,
                         .block_size = m.config.block_size});
-  matmul(s, {.out = a.d_norm, .a = a.d_qkvg, .b = w.qkvg_proj});
-  matmul(s, {.out = g.qkvg_proj, .a = a.d_qkvg, .b = b.input_norm, .transpose_a = true, .accumulate = accumulate});
+  linear_input_gradient(s, {.d_x = a.d_norm, .d_y = a.d_qkvg, .w = w.qkvg_proj});
+  linear_weight_gradient(s, {.d_w = g.qkvg_proj, .d_y = a.d_qkvg, .x = l.input_norm, .accumulate = accumulate});
+
+  // 1) Norm
   rmsnorm_backward(s, {.d_residual = a.d_x,
                        .d_weight = g.input_norm,
                        .d_out = a.d_norm,
-                       .residual = b.x,
-                       .rstd = b.input_rstd,
+                       .residual = l.x,
+                       .rstd = l.input_rstd,
                        .weight = w.input_norm});
+}
+
+/// Adds what the attention of layer i did to the sums that are given.
+void measure_attention(Stream& s, const Llama& m, std::int64_t i, const AttentionSums& sums) {
+  const LayerActivations& l = m.acts.layers[i];
+  const Branches branches = computed_branches(m.shape, m.config);
+  if (!branches.full || !branches.selected) return;
+  const auto of_layer = [&](const Tensor& sum) { return sum.rows(i, i + 1).view({m.config.num_attention_heads}); };
+  if (sums.selected_mass)
+    attention_stats(s, {.selected_mass = of_layer(sums.selected_mass),
+                        .entropy = of_layer(sums.entropy),
+                        .q = l.q,
+                        .k = l.k,
+                        .lse = l.full_lse,
+                        .indices = l.indices,
+                        .scale = attention_scale(m.config),
+                        .block_size = m.config.block_size});
+  if (sums.distance)
+    attention_divergence(s, {.distance = of_layer(sums.distance),
+                             .norm = of_layer(sums.norm),
+                             .sink = of_layer(sums.sink),
+                             .full = l.full,
+                             .sparse = l.sparse,
+                             .q = l.q,
+                             .k = l.k,
+                             .lse = l.full_lse,
+                             .scale = attention_scale(m.config),
+                             .sink_tokens = sums.sink_tokens});
 }
 
 }  // namespace
 
-AttentionPath training_path(Method method) {
-  switch (method) {
-    case Method::ssa: return AttentionPath::ssa;
-    case Method::full: return AttentionPath::full;
-    case Method::moba: return AttentionPath::selected;
-    case Method::nsa: return AttentionPath::nsa;
-  }
-  fail("unknown method");
+ModelGradients bind_gradients(const ParamTable& table, const ModelConfig& config, const Tensor& flat) {
+  return {bind_params(table, config, flat), added_gradients(table, config, flat)};
 }
 
-Llama one_stream(const Llama& model, bool full) {
-  Llama one = model;
-  if (model.shape.path != AttentionPath::ssa) return one;
-  one.shape.path = full ? AttentionPath::full : AttentionPath::selected;
-  for (BlockActivations& b : one.acts.blocks) {
-    if (full)
-      b.indices = b.sparse = b.sparse_lse = {};
-    else
-      b.full = b.full_lse = {};
-  }
-  return one;
+Llama bind_llama(const ModelConfig& config, const PassShape& shape, const ModelParams& weights, const Activations& acts,
+                 const ModelGradients& gradients) {
+  const auto layers = static_cast<std::size_t>(config.num_hidden_layers);
+  const std::size_t with_gradients = shape.backward ? layers : 0;
+  SSA_CHECK(weights.layers.size() == layers && acts.layers.size() == layers, "model: weights of ",
+            weights.layers.size(), " and activations of ", acts.layers.size(), " layers, expected ", layers);
+  SSA_CHECK(gradients.params.layers.size() == with_gradients, "model: gradients of ", gradients.params.layers.size(),
+            " layers, expected ", with_gradients);
+  return {.config = config, .shape = shape, .weights = weights, .gradients = gradients, .acts = acts};
 }
 
-void prepare(Stream& stream, const Llama& model) {
+Llama with_path(const Llama& model, AttentionPath path) {
+  const Branches has = computed_branches(model.shape, model.config), wanted = branches_of(path, model.config);
+  SSA_CHECK((has.full || !wanted.full) && (has.selected || !wanted.selected) &&
+                (has.compressed || !wanted.compressed) && (has.window || !wanted.window),
+            "model: its activations lack a branch of the wanted attention path");
+  Llama other = model;
+  other.shape.path = path;
+  return other;
+}
+
+void upload_rotary_table(Stream& stream, const Llama& model) {
   const std::vector<float> table = rope_table(model.config, model.shape.tokens);
   stream.copy(model.acts.cos_sin.data(), table.data(), table.size() * sizeof(float));
   stream.synchronize();
 }
 
-void forward(Stream& s, const Llama& m, const MicroBatch& batch, const PassScales& scales, const PassSums& sums) {
+void forward(Stream& s, const Llama& m, const MicroBatch& batch, const PassScales& scales, const LossSums& losses,
+             const AttentionSums& attention) {
+  const ProfilerRange range("forward");
   const Activations& a = m.acts;
-  embedding_forward(s, {.out = a.blocks[0].x, .ids = flat_tokens(batch.ids), .weight = m.weights.embedding});
+  embedding_forward(s, {.out = a.layers[0].x, .ids = flat_tokens(batch.ids), .weight = m.weights.embedding});
   for (std::int64_t i = 0; i < m.config.num_hidden_layers; ++i) {
-    const BlockActivations& b = a.blocks[i];
-    forward_block(s, m, i, i > 0 ? &a.blocks[i - 1] : nullptr, batch, scales.alignment, sums.alignment);
-    matmul(s, {.out = a.branch, .a = b.swiglu, .b = m.weights.blocks[i].down_proj, .transpose_b = true});
-    measure_attention(s, m, i, sums);
+    forward_layer(s, m, i, batch, scales.alignment, losses.alignment, Run::forward);
+    measure_attention(s, m, i, attention);
   }
   rmsnorm_forward(s, {.out = a.final_norm,
                       .rstd = a.final_rstd,
                       .residual = a.final_x,
-                      .x = a.blocks.back().mid,
-                      .delta = a.branch,
+                      .x = a.layers.back().mid,
+                      .delta = a.residual_delta,
                       .weight = m.weights.final_norm,
                       .eps = static_cast<float>(m.config.rms_norm_eps)});
 }
 
-void evaluate(Stream& s, const Llama& m, const MicroBatch& batch, const PassSums& sums, Tensor losses) {
-  forward(s, m, batch, {}, sums);
-  linear_cross_entropy(s, {.loss_sum = sums.ce,
-                           .losses = losses,
+void evaluate(Stream& s, const Llama& m, const MicroBatch& batch, const LossSums& losses,
+              const AttentionSums& attention, Tensor position_losses) {
+  forward(s, m, batch, {}, losses, attention);
+  linear_cross_entropy(s, {.loss_sum = losses.ce,
+                           .losses = position_losses,
                            .logits = m.acts.logits,
                            .hidden = m.acts.final_norm,
                            .weight = m.weights.lm_head,
@@ -373,15 +395,18 @@ void evaluate(Stream& s, const Llama& m, const MicroBatch& batch, const PassSums
 }
 
 void forward_backward(Stream& s, const Llama& m, const MicroBatch& batch, const PassScales& scales,
-                      const PassSums& sums, Gradients gradients) {
+                      const LossSums& losses, Gradients gradients, const AttentionSums& attention) {
   const Activations& a = m.acts;
+  const ModelParams& g = m.gradients.params;
   const bool accumulate = gradients == Gradients::add;
   if (!accumulate)
-    for (const Tensor& gradient : m.added_gradients) s.zero(gradient);
-  forward(s, m, batch, scales, sums);
-  linear_cross_entropy(s, {.loss_sum = sums.ce,
+    for (const Tensor& gradient : m.gradients.added) s.zero(gradient);
+  forward(s, m, batch, scales, losses, attention);
+
+  const ProfilerRange range("backward");
+  linear_cross_entropy(s, {.loss_sum = losses.ce,
                            .d_hidden = a.d_norm,
-                           .d_weight = m.gradients.lm_head,
+                           .d_weight = g.lm_head,
                            .logits = a.logits,
                            .hidden = a.final_norm,
                            .weight = m.weights.lm_head,
@@ -390,17 +415,44 @@ void forward_backward(Stream& s, const Llama& m, const MicroBatch& batch, const 
                            .accumulate = accumulate});
   s.zero(a.d_x);
   rmsnorm_backward(s, {.d_residual = a.d_x,
-                       .d_weight = m.gradients.final_norm,
+                       .d_weight = g.final_norm,
                        .d_out = a.d_norm,
                        .residual = a.final_x,
                        .rstd = a.final_rstd,
                        .weight = m.weights.final_norm});
   for (std::int64_t i = m.config.num_hidden_layers - 1; i >= 0; --i) {
-    recompute_block(s, m, i, batch);
-    backward_block(s, m, i, batch, scales, accumulate);
+    if (m.shape.checkpointing != GradientCheckpointing::none)
+      forward_layer(s, m, i, batch, 0.0, a.discarded, Run::recompute);
+    backward_layer(s, m, i, batch, scales, accumulate);
   }
   // A tied embedding already holds the head's gradient.
-  embedding_backward(s, {.d_weight = m.gradients.embedding, .d_out = a.d_x, .ids = flat_tokens(batch.ids)});
+  embedding_backward(s, {.d_weight = g.embedding, .d_out = a.d_x, .ids = flat_tokens(batch.ids)});
+}
+
+std::size_t pass_scratch_bytes(const ModelConfig& c, const PassShape& shape, DeviceKind kind) {
+  Arena arena;  // gives tensors their shapes and no memory
+  const ParamTable table(c);
+  const Tensor weights = arena.allocate("weights", activation_dtype(kind), {table.size()});
+  const Tensor gradients = arena.allocate("gradients", DType::f32, {table.size()});
+  const Llama model = bind_llama(c, shape, bind_params(table, c, weights), lay_out_activations(arena, c, shape, kind),
+                                 shape.backward ? bind_gradients(table, c, gradients) : ModelGradients{});
+  const MicroBatch batch = allocate_batch(arena, shape.rows, shape.tokens);
+  const auto sum = [&] { return arena.allocate("sum", DType::f64, {1}); };
+  const auto per_head = [&] { return arena.allocate("sum", DType::f64, {c.num_hidden_layers, c.num_attention_heads}); };
+  const LossSums losses{.ce = sum(), .alignment = sum()};
+  AttentionSums attention{.selected_mass = per_head(), .entropy = per_head()};
+  if (shape.measure) {
+    attention.distance = per_head();
+    attention.norm = per_head();
+    attention.sink = per_head();
+    attention.sink_tokens = 1;
+  }
+  Stream stream = Stream::measuring(kind);
+  if (shape.backward)
+    forward_backward(stream, model, batch, {}, losses, Gradients::overwrite, attention);
+  else
+    evaluate(stream, model, batch, losses, attention);
+  return stream.scratch_bytes();
 }
 
 }  // namespace ssa

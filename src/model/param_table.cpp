@@ -88,7 +88,7 @@ ModelParams bind_params(const ParamTable& table, const ModelConfig& c, const Ten
   params.final_norm = view("model.norm.weight", {H});
   for (std::int64_t i = 0; i < c.num_hidden_layers; ++i) {
     const std::string layer = "model.layers." + std::to_string(i) + ".";
-    params.blocks.push_back({.input_norm = view(layer + "input_layernorm.weight", {H}),
+    params.layers.push_back({.input_norm = view(layer + "input_layernorm.weight", {H}),
                              .qkvg_proj = view(layer + "self_attn.q_proj.weight", {c.qkvg_width(), H}),
                              .o_proj = view(layer + "self_attn.o_proj.weight", {H, c.q_width()}),
                              .post_attention_norm = view(layer + "post_attention_layernorm.weight", {H}),
@@ -100,7 +100,7 @@ ModelParams bind_params(const ParamTable& table, const ModelConfig& c, const Ten
 
 std::vector<Tensor> added_gradients(const ParamTable& table, const ModelConfig& c, const Tensor& flat) {
   std::vector<Tensor> gaps;
-  std::int64_t end = 0;  // of the last gradient that a product writes
+  std::int64_t end = 0;  // of the last gradient that a product overwrites
   const auto close_gap = [&](std::int64_t begin) {
     if (begin > end) gaps.push_back(flat.rows(end, begin));
   };
@@ -112,6 +112,20 @@ std::vector<Tensor> added_gradients(const ParamTable& table, const ModelConfig& 
   }
   close_gap(table.size());
   return gaps;
+}
+
+std::vector<const Param*> backward_order(const ParamTable& table, const ModelConfig& config) {
+  std::vector<const Param*> order;
+  const auto add = [&](const std::string& name) { order.push_back(&table.find(name)); };
+  add("model.norm.weight");
+  if (!config.tie_word_embeddings) add("lm_head.weight");
+  for (std::int64_t i = config.num_hidden_layers - 1; i >= 0; --i)
+    for (const char* name :
+         {"mlp.down_proj", "mlp.up_proj", "mlp.gate_proj", "post_attention_layernorm", "self_attn.o_proj",
+          "self_attn.g_proj", "self_attn.v_proj", "self_attn.k_proj", "self_attn.q_proj", "input_layernorm"})
+      add(concat("model.layers.", i, ".", name, ".weight"));
+  add(kEmbedding);
+  return order;
 }
 
 void initialize_param(const ParamTable& table, const ModelConfig& config, std::size_t index, std::uint64_t seed,

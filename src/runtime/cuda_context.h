@@ -1,10 +1,11 @@
-// What the CUDA sources know of a stream beyond stream.h. Host declarations only; no device code.
+// The CUDA state of a stream, for the CUDA sources. Host declarations only, no device code.
 #pragma once
 
 #include <cublasLt.h>
 #include <cuda_runtime_api.h>
 
 #include <cstddef>
+#include <cstdio>
 #include <memory>
 #include <unordered_map>
 
@@ -19,6 +20,13 @@ class MatmulPlans;  // matmul_cuda.cpp: the algorithm chosen for each shape
 inline void check(cudaError_t status, const char* what) {
   if (status != cudaSuccess) [[unlikely]]
     fail("CUDA: ", what, ": ", cudaGetErrorString(status), " (", cudaGetErrorName(status), ")");
+}
+
+/// The same for code that cannot throw, destructors above all: an error is logged to stderr. An error that only says
+/// that the process is shutting down is ignored.
+inline void log_failure(cudaError_t status, const char* what) noexcept {
+  if (status != cudaSuccess && status != cudaErrorCudartUnloading) [[unlikely]]
+    std::fprintf(stderr, "CUDA: %s: %s (%s)\n", what, cudaGetErrorString(status), cudaGetErrorName(status));
 }
 }  // namespace cuda
 
@@ -37,7 +45,7 @@ struct CudaContext {
   std::shared_ptr<cuda::MatmulPlans> matmul_plans;
   /// Kernels whose dynamic shared memory limit was raised, and to what.
   std::unordered_map<const void*, std::size_t> shared_memory_limits;
-  /// SSA_CUDA_DEBUG=1: every launch is waited for, so that an error names the op that made it.
+  /// SSA_CUDA_DEBUG=1: synchronize after every launch, so that an error names its op.
   bool debug = false;
 };
 

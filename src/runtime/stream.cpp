@@ -26,7 +26,7 @@ std::string cpu_name() {
   return "CPU";
 }
 
-/// A line of /proc/meminfo, in bytes; what the page cache holds counts as available there.
+/// An entry of /proc/meminfo in bytes. MemAvailable includes what the page cache can give back.
 std::size_t meminfo(const std::string& key) {
   std::ifstream info("/proc/meminfo");
   for (std::string line; std::getline(info, line);)
@@ -89,7 +89,7 @@ void Stream::free_host(void* memory) noexcept {
 }
 
 void Stream::copy(void* to, const void* from, std::size_t bytes) {
-  if (bytes == 0) return;
+  if (bytes == 0 || measuring_) return;
   if (cuda_)
     cuda::copy(*cuda_, to, from, bytes);
   else
@@ -97,7 +97,7 @@ void Stream::copy(void* to, const void* from, std::size_t bytes) {
 }
 
 void Stream::zero(Tensor tensor) {
-  if (tensor.bytes() == 0) return;
+  if (tensor.bytes() == 0 || measuring_) return;
   if (cuda_)
     cuda::zero(*cuda_, tensor.data(), tensor.bytes());
   else
@@ -117,8 +117,8 @@ std::shared_ptr<Stream::Event> Stream::record() {
   return event;
 }
 
-void Stream::wait(const Event& event) {
-  if (cuda_) cuda::wait(*cuda_, event.cuda.get());
+void Stream::host_wait(const Event& event) {
+  if (cuda_) cuda::host_wait(*cuda_, event.cuda.get());
 }
 
 double Stream::elapsed_ms(const Event& begin, const Event& end) {
@@ -137,7 +137,7 @@ void Stream::reserve_scratch(std::size_t bytes) {
 }
 
 void* Stream::scratch(std::size_t bytes) {
-  SSA_CHECK(bytes <= scratch_bytes_, "scratch: an op wants ", bytes, " bytes, ", scratch_bytes_, " were reserved");
+  SSA_CHECK(bytes <= scratch_bytes_, "scratch: an op asks for ", bytes, " bytes, ", scratch_bytes_, " were reserved");
   return scratch_;
 }
 

@@ -12,17 +12,17 @@ namespace ssa {
 
 namespace {
 
-/// Hopper's library wants 32 MiB for its best algorithms.
+/// cuBLASLt's fastest algorithms on Hopper ask for 32 MiB.
 constexpr std::size_t kBlasWorkspaceBytes = std::size_t{64} << 20;
 
 void use(const CudaContext& context) { cuda::check(cudaSetDevice(context.device), "cudaSetDevice"); }
 
-/// Throws with what is wanted and what there is; any other error as it is.
+/// Throws; when memory is short, says how much was asked for and how much is free.
 void check_memory(cudaError_t status, CudaContext& context, std::size_t bytes) {
   if (status == cudaErrorMemoryAllocation) {
     static_cast<void>(cudaGetLastError());  // or the next launch would report it again
     const MemoryInfo memory = cuda::memory_info(context);
-    fail("out of GPU memory: ", bytes, " bytes wanted, ", memory.free_bytes, " free of ", memory.total_bytes,
+    fail("out of GPU memory: ", bytes, " bytes asked for, ", memory.free_bytes, " free of ", memory.total_bytes,
          " on GPU ", context.device, " (", context.properties.name, ")");
   }
   cuda::check(status, "cudaMalloc");
@@ -38,12 +38,15 @@ int cuda_device_count() {
 }
 
 CudaContext::~CudaContext() {
-  // Errors are not reported: a destructor has nobody to tell, and the driver may be shutting down.
-  cudaSetDevice(device);
+  cuda::log_failure(cudaSetDevice(device), "cudaSetDevice");
   matmul_plans.reset();
-  if (blas_workspace) cudaFree(blas_workspace);
-  if (blas) cublasLtDestroy(blas);
-  if (stream) cudaStreamDestroy(stream);
+  if (blas_workspace) cuda::log_failure(cudaFree(blas_workspace), "cudaFree of the cuBLASLt workspace");
+  if (blas) {
+    const cublasStatus_t status = cublasLtDestroy(blas);
+    if (status != CUBLAS_STATUS_SUCCESS)
+      std::fprintf(stderr, "cuBLASLt: cublasLtDestroy: %s\n", cublasLtGetStatusString(status));
+  }
+  if (stream) cuda::log_failure(cudaStreamDestroy(stream), "cudaStreamDestroy");
 }
 
 namespace cuda {
@@ -52,7 +55,7 @@ std::shared_ptr<CudaContext> make_context(int ordinal) {
   int count = 0;
   const cudaError_t status = cudaGetDeviceCount(&count);
   SSA_CHECK(status == cudaSuccess, "no usable GPU: ", cudaGetErrorString(status));
-  // Slurm's --gpus-per-task shows each rank its own GPU only. NCCL refuses a GPU that two ranks took.
+  // Slurm's --gpus-per-task shows each rank only its own GPU. NCCL refuses two ranks on one GPU.
   if (count == 1 && std::getenv("CUDA_VISIBLE_DEVICES")) ordinal = 0;
   SSA_CHECK(0 <= ordinal && ordinal < count, "GPU ", ordinal, " wanted, this machine has ", count);
 
@@ -91,8 +94,8 @@ void* allocate(CudaContext& context, std::size_t bytes) {
 }
 
 void free(CudaContext& context, void* memory) noexcept {
-  cudaSetDevice(context.device);
-  cudaFree(memory);
+  log_failure(cudaSetDevice(context.device), "cudaSetDevice");
+  log_failure(cudaFree(memory), "cudaFree");
 }
 
 void* allocate_host(CudaContext& context, std::size_t bytes) {
@@ -104,8 +107,8 @@ void* allocate_host(CudaContext& context, std::size_t bytes) {
 }
 
 void free_host(CudaContext& context, void* memory) noexcept {
-  cudaSetDevice(context.device);
-  cudaFreeHost(memory);
+  log_failure(cudaSetDevice(context.device), "cudaSetDevice");
+  log_failure(cudaFreeHost(memory), "cudaFreeHost");
 }
 
 void copy(CudaContext& context, void* to, const void* from, std::size_t bytes) {
@@ -127,18 +130,19 @@ std::shared_ptr<void> record(CudaContext& context) {
   use(context);
   cudaEvent_t event = nullptr;
   check(cudaEventCreate(&event), "cudaEventCreate");
-  std::shared_ptr<void> owner(event, [](void* e) { cudaEventDestroy(static_cast<cudaEvent_t>(e)); });
+  std::shared_ptr<void> owner(
+      event, [](void* e) { log_failure(cudaEventDestroy(static_cast<cudaEvent_t>(e)), "cudaEventDestroy"); });
   check(cudaEventRecord(event, context.stream), "cudaEventRecord");
   return owner;
 }
 
-void wait(CudaContext& context, void* event) {
+void host_wait(CudaContext& context, void* event) {
   use(context);
   check(cudaEventSynchronize(static_cast<cudaEvent_t>(event)), "cudaEventSynchronize");
 }
 
 double elapsed_ms(CudaContext& context, void* begin, void* end) {
-  wait(context, end);
+  host_wait(context, end);
   float ms = 0;
   check(cudaEventElapsedTime(&ms, static_cast<cudaEvent_t>(begin), static_cast<cudaEvent_t>(end)),
         "cudaEventElapsedTime");

@@ -1,5 +1,5 @@
-// The CUDA half of Stream, free of CUDA types: stream_cuda.cpp implements it, or, in a build without CUDA, nothing does
-// and a CUDA stream cannot be made.
+// The CUDA half of Stream, free of CUDA types. stream_cuda.cpp implements it; in a build without CUDA a CUDA stream
+// cannot be made.
 #pragma once
 
 #include <memory>
@@ -21,7 +21,7 @@ void copy(CudaContext& context, void* to, const void* from, std::size_t bytes);
 void zero(CudaContext& context, void* memory, std::size_t bytes);
 void synchronize(CudaContext& context);
 std::shared_ptr<void> record(CudaContext& context);
-void wait(CudaContext& context, void* event);
+void host_wait(CudaContext& context, void* event);
 double elapsed_ms(CudaContext& context, void* begin, void* end);
 #else
 [[noreturn]] inline void missing() { fail("this binary was built without CUDA; build with -DSSA_CUDA=ON"); }
@@ -36,7 +36,7 @@ inline void copy(CudaContext&, void*, const void*, std::size_t) { missing(); }
 inline void zero(CudaContext&, void*, std::size_t) { missing(); }
 inline void synchronize(CudaContext&) { missing(); }
 inline std::shared_ptr<void> record(CudaContext&) { missing(); }
-inline void wait(CudaContext&, void*) { missing(); }
+inline void host_wait(CudaContext&, void*) { missing(); }
 inline double elapsed_ms(CudaContext&, void*, void*) { missing(); }
 #endif
 

@@ -7,7 +7,7 @@
 namespace ssa {
 namespace {
 
-std::uint8_t class_behind(std::string_view text, std::size_t at) {
+std::uint8_t class_at(std::string_view text, std::size_t at) {
   const auto* p = reinterpret_cast<const unsigned char*>(text.data()) + at;
   return UnicodeTable::get()[next_code_point(p)];
 }
@@ -76,24 +76,24 @@ AddedTokens::Found AddedTokens::find(std::string_view text, std::size_t from) co
 }
 
 bool AddedTokens::word_before(std::string_view text, std::size_t at) {
-  return at > 0 && (class_behind(text, previous_start(text, at)) & kWord);
+  return at > 0 && (class_at(text, previous_start(text, at)) & kWord);
 }
 
-bool AddedTokens::word_behind(std::string_view text, std::size_t at) {
-  return at < text.size() && (class_behind(text, at) & kWord);
+bool AddedTokens::word_after(std::string_view text, std::size_t at) {
+  return at < text.size() && (class_at(text, at) & kWord);
 }
 
 std::size_t AddedTokens::before_space(std::string_view text, std::size_t at) {
   while (at > 0) {
     const std::size_t previous = previous_start(text, at);
-    if (!(class_behind(text, previous) & kSpace)) break;
+    if (!(class_at(text, previous) & kSpace)) break;
     at = previous;
   }
   return at;
 }
 
-std::size_t AddedTokens::behind_space(std::string_view text, std::size_t at) {
-  while (at < text.size() && (class_behind(text, at) & kSpace)) {
+std::size_t AddedTokens::after_space(std::string_view text, std::size_t at) {
+  while (at < text.size() && (class_at(text, at) & kSpace)) {
     const auto* p = reinterpret_cast<const unsigned char*>(text.data()) + at;
     next_code_point(p);
     at = static_cast<std::size_t>(p - reinterpret_cast<const unsigned char*>(text.data()));

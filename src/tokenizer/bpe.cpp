@@ -11,7 +11,7 @@
 namespace ssa {
 namespace {
 
-// Up to here a scan for the lowest rank after each merge is faster than keeping the pairs sorted.
+// Up to this length, scanning for the lowest rank after each merge is faster than keeping the pairs sorted.
 constexpr std::size_t kShort = 64;
 constexpr std::size_t kKeptSymbols = 1 << 16;
 constexpr std::uint32_t kEnd = UINT32_MAX;
@@ -66,7 +66,7 @@ void Bpe::encode(std::string_view piece, IdBuffer& out, Scratch& scratch) const 
     merge_short(ids, to_symbols(piece, ids), out);
   } else {
     SSA_CHECK(piece.size() < kEnd, "a pre-token of ", piece.size(), " bytes, expected less than 4 GiB");
-    // The symbols are read into the output first: it has room for them anyway.
+    // The symbols go into the output first, which needs room for them anyway.
     std::int32_t* ids = out.reserve_more(piece.size());
     const std::size_t count = to_symbols(piece, ids);
     scratch.symbols.resize(count);
@@ -74,7 +74,7 @@ void Bpe::encode(std::string_view piece, IdBuffer& out, Scratch& scratch) const 
       scratch.symbols[i] = {ids[i], static_cast<std::uint32_t>(i == 0 ? kEnd : i - 1),
                             static_cast<std::uint32_t>(i + 1 == count ? kEnd : i + 1)};
     merge_long(count, out, scratch);
-    if (count > kKeptSymbols) scratch = {};  // a giant came by: its memory is not kept for the others
+    if (count > kKeptSymbols) scratch = {};  // do not keep the memory of a giant piece
   }
 }
 
@@ -97,9 +97,9 @@ void Bpe::merge_short(std::int32_t* ids, std::size_t count, IdBuffer& out) const
   out.advance(count);
 }
 
-// The pairs wait in a sorted run and, those that merges create, in a heap; when the run is used up the heap becomes the
-// run. Merges mostly create pairs of higher rank, in order: the repetitive texts that would make one big heap slow
-// hardly sort at all.
+// The initial pairs are in a sorted run, the pairs that merges create in a heap; when the run is used up, the heap
+// becomes the run. Merges mostly create pairs of higher rank, in order, so repetitive texts, for which one large heap
+// is slow, need almost no sorting.
 void Bpe::merge_long(std::size_t count, IdBuffer& out, Scratch& scratch) const {
   auto& symbols = scratch.symbols;
   auto& run = scratch.run;
@@ -137,10 +137,10 @@ void Bpe::merge_long(std::size_t count, IdBuffer& out, Scratch& scratch) const {
     }
     const auto left = static_cast<std::uint32_t>(lowest);
     Scratch::Symbol& symbol = symbols[left];
-    if (symbol.id < 0 || symbol.next == kEnd) continue;  // merged into its left neighbour, or last by now
+    if (symbol.id < 0 || symbol.next == kEnd) continue;  // already merged into its left neighbor, or now the last
     Scratch::Symbol& right = symbols[symbol.next];
     const Entry& entry = find(symbol.id, right.id);
-    if (entry.rank != lowest >> 32) continue;  // one of the two has grown since
+    if (entry.rank != lowest >> 32) continue;  // one of the two has been merged since
     symbol.id = entry.result;
     symbol.next = right.next;
     right.id = -1;

@@ -1,4 +1,4 @@
-// GPT-2's alphabet, in which the files of byte-level BPE tokenizers write tokens: each byte as a printable character.
+// GPT-2's byte alphabet: the files of byte-level BPE tokenizers write each byte of a token as a printable character.
 #pragma once
 
 #include <array>
@@ -10,7 +10,7 @@
 
 namespace ssa {
 
-/// Byte b of a token stands as code point to_char[b] in the files.
+/// Byte b of a token is code point to_char[b] in the files.
 struct ByteAlphabet {
   std::array<std::uint32_t, 256> to_char;
   std::unordered_map<std::uint32_t, unsigned char> to_byte;
@@ -34,7 +34,7 @@ struct ByteAlphabet {
     return token;
   }
 
-  /// Sets `bytes` to what `token` stands for; false if it holds a character outside the alphabet.
+  /// Sets `bytes` to the bytes of `token`; false if it has a character outside the alphabet.
   bool bytes_of(const std::string& token, std::string& bytes) const {
     bytes.clear();
     if (valid_utf8_prefix(token) != token.size()) return false;

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "src/tokenizer/byte_alphabet.h"
+#include "src/tokenizer/pre_tokenizer.h"
 #include "ssa/base/error.h"
 #include "ssa/base/file.h"
 
@@ -18,31 +19,6 @@ namespace {
 
 constexpr const char* kTokenizerClass = "PreTrainedTokenizerFast";
 constexpr std::array kInputNames = {"input_ids", "attention_mask"};
-
-// What Splitter::add_cl100k does, as Hugging Face's files of Llama 3 and of Qwen 2 write it.
-constexpr const char* kLlama3Pattern =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-constexpr const char* kQwen2Pattern =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-
-ordered_json byte_level(bool use_regex) {
-  return {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", use_regex}};
-}
-
-ordered_json pre_tokenizer(const std::string& name) {
-  if (name.empty()) return byte_level(false);
-  if (name == "gpt2") return byte_level(true);
-  ordered_json first;
-  if (name == "smollm2")
-    first = {{"type", "Digits"}, {"individual_digits", true}};
-  else
-    first = {{"type", "Split"},
-             {"pattern", {{"Regex", name == "llama3" ? kLlama3Pattern : kQwen2Pattern}}},
-             {"behavior", "Isolated"},
-             {"invert", false}};
-  return {{"type", "Sequence"},
-          {"pretokenizers", ordered_json::array({std::move(first), byte_level(name == "smollm2")})}};
-}
 
 std::vector<AddedToken> added_tokens(const Tokenizer::Parts& parts) {
   std::vector<AddedToken> added = parts.added;
@@ -65,12 +41,12 @@ std::string tokenizer_json(const Tokenizer::Parts& parts) {
                      {"normalized", token.normalized},
                      {"special", token.special}});
   }
-  // The added tokens too: those that are not in the vocabulary get new ids behind it, whatever "id" says.
+  // The added tokens too: transformers ignores "id" and gives those that are not in the vocabulary new ids after it.
   ordered_json vocab = ordered_json::object();
   for (std::size_t id = 0; id < tokens.size(); ++id)
     if (!tokens[id].empty()) vocab[tokens[id]] = id;
 
-  // A tiktoken rank is that of the merged token, which several pairs may make; a place in this list is one pair's.
+  // Several pairs may share a tiktoken rank, which is the id of the merged token; in this list every pair has its own.
   std::vector<BpeMerge> order = parts.vocabulary.merges;
   std::sort(order.begin(), order.end(), [](const BpeMerge& a, const BpeMerge& b) {
     return std::tie(a.rank, a.left, a.right) < std::tie(b.rank, b.left, b.right);
@@ -85,9 +61,9 @@ std::string tokenizer_json(const Tokenizer::Parts& parts) {
                              {"padding", nullptr},
                              {"added_tokens", added},
                              {"normalizer", nullptr},
-                             {"pre_tokenizer", pre_tokenizer(parts.pre_tokenizer)},
+                             {"pre_tokenizer", pre_tokenizer_entry(parts.pre_tokenizer)},
                              {"post_processor", nullptr},
-                             {"decoder", byte_level(false)},
+                             {"decoder", pre_tokenizer_entry("")},
                              {"model",
                               {{"type", "BPE"},
                                {"dropout", nullptr},
@@ -120,15 +96,15 @@ std::map<std::string, std::string> hugging_face_tokenizer(const std::string& pat
   if (source.extension() == ".json") {
     files["tokenizer.json"] = read_file(source);
     for (const char* name : {"tokenizer_config.json", "special_tokens_map.json"})
-      if (const fs::path beside = source.parent_path() / name; fs::is_regular_file(beside))
-        files[name] = read_file(beside);
+      if (const fs::path side_file = source.parent_path() / name; fs::is_regular_file(side_file))
+        files[name] = read_file(side_file);
   } else {
     files["tokenizer.json"] = tokenizer_json(parts);
   }
   std::string& config = files["tokenizer_config.json"];
   if (config.empty()) config = tokenizer_config_json(parts);
-  // Without a class transformers 4 looks into config.json and asks for trust_remote_code (5 always does); without names
-  // its general class makes token_type_ids, which generate() refuses.
+  // Without tokenizer_class, transformers 4 looks into config.json and asks for trust_remote_code (5 always does).
+  // Without model_input_names its general class makes token_type_ids, which generate() rejects.
   ordered_json object = ordered_json::parse(config, nullptr, /*allow_exceptions=*/false);
   SSA_CHECK(object.is_object(), source.parent_path().string(), "/tokenizer_config.json: not a JSON object");
   const std::size_t keys = object.size();

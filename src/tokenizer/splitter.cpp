@@ -10,18 +10,6 @@
 #endif
 
 namespace ssa {
-namespace {
-
-constexpr std::string_view kGpt2Pattern =
-    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
-constexpr std::string_view kGpt2PatternGrouped =
-    R"('(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
-constexpr std::string_view kLlama3Pattern =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-constexpr std::string_view kQwen2Pattern =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-
-}  // namespace
 
 #if SSA_WITH_PCRE2
 class Regex {
@@ -34,10 +22,10 @@ class Regex {
     if (!code_) {
       PCRE2_UCHAR message[256];
       pcre2_get_error_message(error, message, sizeof message);
-      fail("tokenizer pattern ", pattern, ": PCRE2 refuses it at column ", offset + 1, ": ",
+      fail("tokenizer pattern ", pattern, ": PCRE2 rejects it at column ", offset + 1, ": ",
            reinterpret_cast<const char*>(message));
     }
-    pcre2_jit_compile(code_, PCRE2_JIT_COMPLETE);  // where it cannot, matching falls back to the interpreter
+    pcre2_jit_compile(code_, PCRE2_JIT_COMPLETE);  // on failure matching uses the interpreter
   }
   ~Regex() { pcre2_code_free(code_); }
   Regex(const Regex&) = delete;
@@ -63,7 +51,7 @@ class Regex {
       if (span[1] > span[0]) {
         use(begin + span[0], begin + span[1]);
         from = span[1];
-      } else {  // an empty match is no piece: go on at the next character
+      } else {  // an empty match is not a piece: continue at the next character
         from = span[0] + 1;
         while (from < size && (begin[from] & 0xc0) == 0x80) ++from;
       }
@@ -76,26 +64,23 @@ class Regex {
 };
 #endif
 
-void Splitter::add_pattern(const std::string& pattern, bool literal, bool keep_matches, bool keep_gaps) {
-  if (literal) {
-    SSA_CHECK(!pattern.empty(), "tokenizer: an empty Split pattern, expected text");
-    steps_.push_back({.kind = Step::literal, .keep_matches = keep_matches, .keep_gaps = keep_gaps, .text = pattern});
-    return;
-  }
-  if (keep_matches) {  // these match every character, so that there are no gaps
-    if (pattern == kGpt2Pattern || pattern == kGpt2PatternGrouped) return add_gpt2();
-    if (pattern == kLlama3Pattern) return add_cl100k(3);
-    if (pattern == kQwen2Pattern) return add_cl100k(1);
-  }
+void Splitter::add_literal(const std::string& text, bool keep_matches, bool keep_gaps) {
+  SSA_CHECK(!text.empty(), "tokenizer: an empty Split pattern, expected text");
+  steps_.push_back({.kind = Step::literal, .keep_matches = keep_matches, .keep_gaps = keep_gaps, .text = text});
+}
+
 #if SSA_WITH_PCRE2
+void Splitter::add_regex(const std::string& pattern, bool keep_matches, bool keep_gaps) {
   steps_.push_back({.kind = Step::regex,
                     .keep_matches = keep_matches,
                     .keep_gaps = keep_gaps,
                     .compiled = std::make_shared<const Regex>(pattern)});
-#else
-  fail("tokenizer pattern ", pattern, ": not one of the built-in ones, expected a build with PCRE2 (libpcre2-dev)");
-#endif
 }
+#else
+void Splitter::add_regex(const std::string& pattern, bool, bool) {
+  fail("tokenizer pattern ", pattern, ": not one of the built-in ones, expected a build with PCRE2 (libpcre2-dev)");
+}
+#endif
 
 int Splitter::contraction(const Byte* p, const Byte* end) {
   if (end - p < 2) return 0;
@@ -128,11 +113,11 @@ int Splitter::contraction_any_case(const Byte* p, const Byte* end) {
 }
 
 void Splitter::split_matches(const Step& step, const Byte* p, const Byte* end,
-                             void (*next)(void*, const Byte*, const Byte*), void* context) {
+                             const std::function<void(const Byte*, const Byte*)>& next) {
   const Byte* done = p;
   const auto use = [&](const Byte* from, const Byte* to) {
-    if (step.keep_gaps && from != done) next(context, done, from);
-    if (step.keep_matches) next(context, from, to);
+    if (step.keep_gaps && from != done) next(done, from);
+    if (step.keep_matches) next(from, to);
     done = to;
   };
   if (step.kind == Step::literal) {
@@ -144,7 +129,7 @@ void Splitter::split_matches(const Step& step, const Byte* p, const Byte* end,
     step.compiled->each_match(p, end, use);
 #endif
   }
-  if (step.keep_gaps && done != end) next(context, done, end);
+  if (step.keep_gaps && done != end) next(done, end);
 }
 
 }  // namespace ssa

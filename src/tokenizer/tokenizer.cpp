@@ -16,7 +16,7 @@ std::uint64_t load8(const char* p) {
   return value;
 }
 
-/// The last n < 8 bytes before `end`, without reading others.
+/// The last n < 8 bytes before `end`. Reads no other byte.
 std::uint64_t load_tail(const char* end, std::size_t n) {
   if (n >= 4) {
     std::uint32_t low, high;
@@ -30,7 +30,7 @@ std::uint64_t load_tail(const char* end, std::size_t n) {
 }
 
 struct Key {
-  std::uint64_t words[3];  // the bytes of the piece, zeros behind
+  std::uint64_t words[3];  // the bytes of the piece, padded with zeros
 
   explicit Key(std::string_view piece) {
     const char* p = piece.data();

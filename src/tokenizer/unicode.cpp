@@ -94,7 +94,7 @@ void order_and_compose(const NfcData& data, std::vector<std::uint32_t>& text) {
   }
   text.clear();
   std::size_t starter = SIZE_MAX;
-  std::uint8_t last_class = 0;  // of the last character kept behind the starter; 0 if there is none
+  std::uint8_t last_class = 0;  // of the last character kept after the starter; 0 if there is none
   for (const auto& [combining_class, c] : chars) {
     if (starter != SIZE_MAX) {
       const bool adjacent = text.size() == starter + 1;
@@ -154,8 +154,8 @@ bool normalize_nfc(std::string_view text, std::string& out) {
   const UnicodeTable& table = UnicodeTable::get();
   const auto* const begin = reinterpret_cast<const unsigned char*>(text.data());
   const auto* const end = begin + text.size();
-  // A character without the mark neither changes nor combines with what precedes it, so the text falls into stretches,
-  // each starting at one; a stretch of that one character alone stays as it is.
+  // A character without kNfcMark neither changes nor combines with the text before it. So the text consists of
+  // stretches that each start with one, and a stretch of one such character is unchanged.
   const unsigned char* stretch = begin;
   const unsigned char* copied = begin;
   std::vector<std::uint32_t> chars;

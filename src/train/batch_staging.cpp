@@ -21,9 +21,9 @@ std::int32_t* BatchStaging::at(std::int64_t which, std::int64_t row) {
 
 std::span<std::int32_t> BatchStaging::row_of(std::int64_t which, std::int64_t row) {
   SSA_CHECK(0 <= row && row < rows_, "micro-batch of ", rows_, " rows has no row ", row);
-  if (!waited_) {  // the copy that last read this half must be done before it is written again
+  if (!waited_) {  // before this half is overwritten, the copy that reads it must be done
     const Half& half = halves_[static_cast<std::size_t>(filling_)];
-    if (half.copied) stream_.wait(*half.copied);
+    if (half.copied) stream_.host_wait(*half.copied);
     waited_ = true;
   }
   return {at(which, row), static_cast<std::size_t>(tokens_)};

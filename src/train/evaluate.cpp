@@ -2,12 +2,15 @@
 
 namespace ssa {
 
-EvalSums evaluate_rows(Stream& stream, Comm& comm, const Llama& model, const MicroBatch& batch, const Tensor& all_sums,
-                       const PassSums& sums, BatchStaging& staging, const RowLoader& loader) {
+EvalSums evaluate_rows(Stream& stream, Comm& comm, const Llama& model, const MicroBatch& batch, const LossSums& sums,
+                       BatchStaging& staging, const RowLoader& loader,
+                       const std::function<void(std::int64_t batch)>& on_batch) {
   const std::int64_t rows = loader.rows(), micro_rows = model.shape.rows;
   EvalSums result;
-  stream.zero(all_sums);
+  stream.zero(sums.ce);
+  stream.zero(sums.alignment);
   for (std::int64_t first = comm.rank() * micro_rows; first < rows; first += comm.size() * micro_rows) {
+    if (on_batch) on_batch(first / micro_rows);
     for (std::int64_t i = 0; i < micro_rows; ++i) {
       if (first + i < rows) {
         staging.fill(i, loader, 0, first + i, /*full_stream=*/false);
@@ -17,7 +20,7 @@ EvalSums evaluate_rows(Stream& stream, Comm& comm, const Llama& model, const Mic
       }
     }
     staging.upload(batch);
-    evaluate(stream, model, batch, {.ce = sums.ce, .alignment = sums.alignment});
+    evaluate(stream, model, batch, sums);
   }
   stream.copy(&result.ce, sums.ce.data(), sizeof(double));
   stream.synchronize();

@@ -12,7 +12,7 @@ namespace ssa {
 namespace fs = std::filesystem;
 namespace {
 
-/// What a key of a Hugging Face directory's config.json names; the first of `values` when it is not there.
+/// The value that a key of a Hugging Face directory's config.json names; the first of `values` when it is absent.
 template <class Value>
 Value value_of(const fs::path& config_file, const char* key, std::initializer_list<Value> values) {
   const auto json = nlohmann::json::parse(read_file(config_file), nullptr, false);
@@ -49,7 +49,7 @@ ModelSource::ModelSource(const fs::path& path) : path_(path) {
             ": neither a run, nor a checkpoint, nor a Hugging Face directory");
   config_ = load_model_config(path_ / "config.json");
   // The published checkpoints name neither.
-  method_ = value_of(path_ / "config.json", "attention_method", {Method::ssa, Method::full, Method::moba, Method::nsa});
+  method_ = value_of(path_ / "config.json", "attention_method", kMethods);
   selection_ = value_of(path_ / "config.json", "selection", {BlockSelection::exact, BlockSelection::reference});
   weights_ = std::make_unique<HuggingFaceWeights>(path_, published_parameters(config_), config_.tie_word_embeddings);
 }

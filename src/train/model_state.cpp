@@ -1,14 +1,16 @@
 #include "ssa/train/model_state.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
-#include <cstdio>
 
 #include "kernels/attention/cuda_support.h"
+#include "kernels/optimizer/optimizer.h"
 
 namespace ssa {
 namespace {
 
-/// One arena a category, in the order the plan is printed.
+/// One arena per category, in the order in which the plan is printed.
 struct StateArenas {
   Arena weights, gradients, optimizer, activations, batches;
 
@@ -17,16 +19,23 @@ struct StateArenas {
             {"gradients", &gradients},
             {"optimizer state", &optimizer},
             {"activations", &activations},
-            {"batches and sums", &batches}};
+            {"batches, sums, staging", &batches}};
   }
 };
+
+/// Elements that a checkpoint gathers at a time: a multiple of the ranks, at most 64 MiB and at most a bucket.
+std::int64_t staging_elements(const StateShape& shape, const ParamTable& table) {
+  std::int64_t largest = 0;
+  for (const Bucket& bucket : table.buckets()) largest = std::max(largest, bucket.range.count());
+  const std::int64_t unit = shape.ranks * ParamTable::kAlignment;
+  return std::min(largest, std::max((std::int64_t{1} << 24) / unit, std::int64_t{1}) * unit);
+}
 
 /// Runs twice: over measuring arenas, and over arenas bound to memory.
 StateTensors lay_out_state(StateArenas& arenas, const StateShape& shape, const ParamTable& table) {
   const ModelConfig& c = shape.model;
   const std::int64_t size = table.size(), owned = shape.zero_stage > 0 ? size / shape.ranks : size;
-  const std::int64_t B = shape.pass.rows, T = shape.pass.tokens;
-  const DType act = shape.kind == DeviceKind::cuda ? DType::bf16 : DType::f32;
+  const DType act = activation_dtype(shape.kind);
 
   StateTensors t;
   t.weights = arenas.weights.allocate("weights", act, {size});
@@ -36,25 +45,21 @@ StateTensors lay_out_state(StateArenas& arenas, const StateShape& shape, const P
     t.m = arenas.optimizer.allocate("first moments", DType::f32, {owned});
     t.v = arenas.optimizer.allocate("second moments", DType::f32, {owned});
   }
-  t.activations = lay_out_activations(arenas.activations, c, shape.pass, shape.selection, shape.kind);
-  t.batch.ids = arenas.batches.allocate("token ids", DType::i32, {B, T});
-  t.batch.targets = arenas.batches.allocate("targets", DType::i32, {B, T});
-  t.batch.positions = arenas.batches.allocate("positions", DType::i32, {B, T});
-  t.batch.full_stream = arenas.batches.allocate("streams", DType::i32, {B});
-  const std::int64_t L = c.num_hidden_layers, HQ = c.num_attention_heads;
-  t.all_sums = arenas.batches.allocate("sums", DType::f64, {3 + 2 * L * HQ});
-  t.sums.ce = t.all_sums.rows(0, 1);
-  t.sums.alignment = t.all_sums.rows(1, 2);
-  t.norm = t.all_sums.rows(2, 3);
-  t.sums.selected_mass = t.all_sums.rows(3, 3 + L * HQ).view({L, HQ});
-  t.sums.entropy = t.all_sums.rows(3 + L * HQ, 3 + 2 * L * HQ).view({L, HQ});
+  t.activations = lay_out_activations(arenas.activations, c, shape.pass, shape.kind);
+  t.batch = allocate_batch(arenas.batches, shape.pass.rows, shape.pass.tokens);
+  t.sums = StepSums(arenas.batches, c);
+  if (shape.zero_stage > 0 && shape.ranks > 1)
+    t.checkpoint_staging = arenas.batches.allocate("checkpoint staging", DType::f32, {staging_elements(shape, table)});
   return t;
 }
 
-std::string bytes_text(std::size_t bytes) {
-  char text[64];
-  std::snprintf(text, sizeof text, "%16zu bytes %9.3f GiB", bytes, static_cast<double>(bytes) / (std::size_t{1} << 30));
-  return text;
+/// The most scratch that an op of a step asks for: in the passes, and for the norm of the gradients.
+std::size_t step_scratch_bytes(const StateShape& shape) {
+  Stream stream = Stream::measuring(shape.kind);
+  stream.measure_scratch(pass_scratch_bytes(shape.model, shape.pass, shape.kind));
+  if (shape.pass.backward)
+    squared_norm(stream, {.out = Tensor(nullptr, DType::f64, {1}), .x = Tensor(nullptr, DType::f32, {1})});
+  return stream.scratch_bytes();
 }
 
 }  // namespace
@@ -69,9 +74,7 @@ std::string MemoryPlan::to_string() const {
   constexpr std::size_t kEntriesShown = 6;
   std::string text;
   const auto line = [&](const std::string& name, std::size_t bytes) {
-    std::string padded = name;
-    padded.resize(std::max<std::size_t>(padded.size(), 34), ' ');
-    text += padded + bytes_text(bytes) + "\n";
+    text += fmt::format("{:<34}{:>16} bytes {:9.3f} GiB\n", name, bytes, static_cast<double>(bytes) / (1 << 30));
   };
   for (const Category& c : categories) {
     line(c.name, c.bytes);
@@ -88,7 +91,7 @@ std::string MemoryPlan::to_string() const {
 void check_supported(const StateShape& shape) {
   if (shape.kind != DeviceKind::cuda) return;
   const ModelConfig& c = shape.model;
-  const bool selects = shape.pass.path != AttentionPath::full || shape.pass.measure;
+  const bool selects = computed_branches(shape.pass, c).selected;
   const std::string reason = why_unsupported(c.head_dim, c.group(), selects ? c.block_size : 0);
   if (!reason.empty()) fail_usage("this model does not run on a GPU: ", reason, "; --device cpu takes any shape");
 }
@@ -109,8 +112,7 @@ MemoryPlan plan_memory(const StateShape& shape, const ParamTable& table) {
     }
     plan.categories.push_back(category);
   }
-  plan.categories.push_back(
-      {"scratch of the ops", pass_scratch_bytes(shape.model, shape.pass, shape.selection, shape.kind), {}});
+  plan.categories.push_back({"scratch of the ops", step_scratch_bytes(shape), {}});
   return plan;
 }
 
@@ -149,18 +151,13 @@ ModelState::ModelState(Stream& stream, const StateShape& shape, const ParamTable
     *arena = Arena(buffers_.back().data(), buffers_.back().bytes());
   }
   static_cast<StateTensors&>(*this) = lay_out_state(arenas, shape, table);
-  for (const Tensor& tensor : {weights, master, gradients, m, v, all_sums}) stream.zero(tensor);
-  stream.reserve_scratch(pass_scratch_bytes(shape.model, shape.pass, shape.selection, shape.kind));
+  for (const Tensor& tensor : {weights, master, gradients, m, v}) stream.zero(tensor);
+  sums.clear(stream);
+  stream.reserve_scratch(step_scratch_bytes(shape));
 
-  const bool backward = shape.pass.backward;
-  model_ = {.config = shape.model,
-            .shape = shape.pass,
-            .selection = shape.selection,
-            .weights = bind_params(table, shape.model, weights),
-            .gradients = backward ? bind_params(table, shape.model, gradients) : ModelParams{},
-            .added_gradients = backward ? added_gradients(table, shape.model, gradients) : std::vector<Tensor>{},
-            .acts = activations};
-  prepare(stream, model_);
+  model_ = bind_llama(shape.model, shape.pass, bind_params(table, shape.model, weights), activations,
+                      shape.pass.backward ? bind_gradients(table, shape.model, gradients) : ModelGradients{});
+  upload_rotary_table(stream, model_);
 }
 
 Range ModelState::owned(const Bucket& bucket) const {

@@ -5,13 +5,14 @@
 #include <vector>
 
 #include "kernels/optimizer/optimizer.h"
+#include "ssa/runtime/profiler_range.h"
 
 namespace ssa {
 namespace {
 
 Tensor rows(const Tensor& flat, Range range) { return flat.rows(range.begin, range.end); }
 
-/// From stage 1 on: the slices that the other ranks updated.
+/// From stage 1 on, fetches the slices that the other ranks updated.
 void gather_weights(Stream& stream, Comm& comm, const ModelState& state) {
   if (state.shape().zero_stage == 0 || comm.size() == 1) return;
   for (const Bucket& bucket : state.table().buckets())
@@ -22,6 +23,7 @@ void gather_weights(Stream& stream, Comm& comm, const ModelState& state) {
 
 void reduce_gradients(Stream& stream, Comm& comm, const ModelState& state) {
   if (comm.size() == 1) return;
+  const ProfilerRange range("reduce gradients");
   for (const Bucket& bucket : state.table().buckets()) {
     const Tensor whole = rows(state.gradients, bucket.range);
     if (state.shape().zero_stage == 0)
@@ -32,13 +34,16 @@ void reduce_gradients(Stream& stream, Comm& comm, const ModelState& state) {
 }
 
 void measure_gradients(Stream& stream, const ModelState& state) {
-  stream.zero(state.norm);
+  const ProfilerRange range("measure gradients");
+  const Tensor norm = state.sums.squared_norm();
+  stream.zero(norm);
   for (const Bucket& bucket : state.table().buckets())
-    squared_norm(stream, {.out = state.norm, .x = rows(state.gradients, state.owned(bucket))});
+    squared_norm(stream, {.out = norm, .x = rows(state.gradients, state.owned(bucket))});
 }
 
 void update_weights(Stream& stream, Comm& comm, const ModelState& state, const TrainConfig& train, double learning_rate,
                     double gradient_scale, std::int64_t step) {
+  const ProfilerRange range("update weights");
   for (const Bucket& bucket : state.table().buckets())
     adamw(stream, {.master = state.owned_master(bucket),
                    .m = state.owned_view(state.m, bucket),
@@ -64,11 +69,11 @@ void publish_weights(Stream& stream, Comm& comm, const ModelState& state) {
 
 std::string first_nonfinite_gradient(Stream& stream, const ModelState& state) {
   std::vector<float> host;
-  for (const Param& param : state.table().params()) {
-    host.resize(static_cast<std::size_t>(param.count()));
-    stream.copy(host.data(), state.table().view(state.gradients, param).data(), host.size() * sizeof(float));
+  for (const Param* param : backward_order(state.table(), state.shape().model)) {
+    host.resize(static_cast<std::size_t>(param->count()));
+    stream.copy(host.data(), state.table().view(state.gradients, *param).data(), host.size() * sizeof(float));
     stream.synchronize();
-    if (!std::ranges::all_of(host, [](float g) { return std::isfinite(g); })) return param.name;
+    if (!std::ranges::all_of(host, [](float g) { return std::isfinite(g); })) return param->name;
   }
   return "";
 }

@@ -9,7 +9,7 @@
 namespace ssa {
 namespace {
 
-/// The ranks whose `hash` is not that of rank 0.
+/// The ranks whose `hash` differs from rank 0's.
 std::vector<int> ranks_that_differ(Comm& comm, std::string hash) {
   Stream host(DeviceKind::cpu);
   const auto length = static_cast<std::int64_t>(hash.size());
@@ -36,7 +36,7 @@ std::string joined(const std::vector<std::string>& lines) {
   return text;
 }
 
-/// The first line of each text that the other has not there.
+/// The first line in which two texts differ, of each.
 std::pair<std::string, std::string> first_difference(const std::string& a, const std::string& b) {
   std::size_t begin = 0;
   for (std::size_t i = 0; i < std::min(a.size(), b.size()) && a[i] == b[i]; ++i)

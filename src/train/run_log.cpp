@@ -1,12 +1,13 @@
 #include "ssa/train/run_log.h"
 
 #include <spdlog/sinks/basic_file_sink.h>
-#include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "src/train/console.h"
+#include "ssa/model/attention_path.h"
 #include "ssa/train/flops.h"
 
 namespace ssa {
@@ -25,16 +26,19 @@ std::string count_text(double count) {
   return fmt::format("{:.0f}", count);
 }
 
+/// Where the lines of steps go, which are short on the console and complete in train.log.
+std::shared_ptr<Console> console;
+std::shared_ptr<spdlog::sinks::sink> log_file;
+
 }  // namespace
 
 void start_logging(const std::string& output_dir, Comm& comm) {
   if (comm.rank() != 0) return;
-  auto console = std::make_shared<spdlog::sinks::stdout_sink_mt>();
-  auto file =
-      std::make_shared<spdlog::sinks::basic_file_sink_mt>((std::filesystem::path(output_dir) / "train.log").string());
-  console->set_pattern("%v");
-  file->set_pattern("%Y-%m-%d %H:%M:%S %L %v");
-  auto logger = std::make_shared<spdlog::logger>("", spdlog::sinks_init_list{console, file});
+  console = std::make_shared<Console>(terminal_columns());
+  const std::filesystem::path file = std::filesystem::path(output_dir) / "train.log";
+  log_file = std::make_shared<spdlog::sinks::basic_file_sink_mt>(file.string());
+  log_file->set_pattern("%Y-%m-%d %H:%M:%S %L %v");
+  auto logger = std::make_shared<spdlog::logger>("", spdlog::sinks_init_list{console, log_file});
   logger->flush_on(spdlog::level::info);
   spdlog::set_default_logger(logger);
 }
@@ -44,7 +48,8 @@ std::string short_rows_warning(const Config& config) {
   const Method method = config.attention.method;
   const auto crossover = sparse_crossover_tokens(m, method);
   if (!crossover || config.train.max_length >= *crossover) return {};
-  const std::string window = method == Method::nsa ? fmt::format(" and model.window_size {}", m.window_size) : "";
+  const std::string window =
+      branches_of(training_path(method), m).window ? fmt::format(" and model.window_size {}", m.window_size) : "";
   return fmt::format(
       "train.max_length {} is short for attention.method {}: it trains slower than full attention in rows of less than "
       "about {} tokens, with {} selected keys (model.block_size {} x model.block_counts {}){}; a rule measured on one "
@@ -84,9 +89,10 @@ void RunLog::begin(std::int64_t parameters, std::int64_t rows, std::int64_t step
   spdlog::info("{}: {} parameters, {} on {} rank{} ({})", config_.output_dir,
                count_text(static_cast<double>(parameters)), name_of(config_.attention.method), ranks_,
                ranks_ == 1 ? "" : "s", device_);
-  spdlog::info(
-      "data: {} rows of {} tokens an epoch, {} steps; {} rows of each epoch fill no global batch and are dropped", rows,
-      config_.train.max_length, steps_per_epoch, dropped_rows);
+  spdlog::info("data: {} sequences of {} tokens per epoch, {} steps per epoch", rows, config_.train.max_length,
+               steps_per_epoch);
+  if (dropped_rows > 0)
+    spdlog::info("data: {} sequences of each epoch fill no global batch and are dropped", dropped_rows);
   spdlog::info("steps {} to {}", first_step_ + 1, total_steps_);
   if (kind_ != DeviceKind::cuda) return;
   if (const std::string warning = short_rows_warning(config_); !warning.empty()) spdlog::warn(warning);
@@ -123,16 +129,29 @@ void RunLog::step(const StepReport& r) {
 
   const double elapsed = std::chrono::duration<double>(Clock::now() - begun_).count();
   const double left = elapsed / static_cast<double>(r.step - first_step_) * static_cast<double>(total_steps_ - r.step);
-  std::string text = fmt::format("step {}/{}  loss {:.4f}", r.step, total_steps_, r.loss);
-  if (config_.attention.method == Method::ssa)
-    text += fmt::format("  ce {:.4f}  align {:.2e}  stream {}", r.ce_loss, r.alignment_loss, r.stream);
-  text +=
-      fmt::format("  norm {:.3f}  lr {:.2e}  {} tok/s", r.grad_norm, r.learning_rate, count_text(tokens_per_second));
-  if (utilization) text += fmt::format("  mfu {:.1f}%", *utilization * 100);
-  text += "  left " + clock_text(left);
+  const bool ssa = branches_of(training_path(config_.attention.method), config_.model).aligned;
+  const std::string progress = fmt::format("step {}/{}  loss {:.4f}", r.step, total_steps_, r.loss);
+  std::string speed = count_text(tokens_per_second) + " tok/s";
+  if (utilization) speed += fmt::format("  mfu {:.1f}%", *utilization * 100);
+  speed += "  left " + clock_text(left);
+
+  std::string text = progress;
+  if (ssa) text += fmt::format("  ce {:.4f}  align {:.2e}  stream {}", r.ce_loss, r.alignment_loss, r.stream);
+  text += fmt::format("  norm {:.3f}  lr {:.2e}  {}", r.grad_norm, r.learning_rate, speed);
   if (r.selected_mass) text += fmt::format("  mass {:.3f}  entropy {:.2f}", *r.selected_mass, *r.entropy);
   for (const auto& [name, loss] : r.eval_losses) text += fmt::format("  {} {:.4f}", name, loss);
-  spdlog::info(text);
+  log_file->log({"", spdlog::level::info, text});
+  log_file->flush();
+
+  // The console's line fits 80 columns.
+  const std::string alignment = ssa ? fmt::format("  align {:.1e}", r.alignment_loss) : "";
+  const bool fits = progress.size() + alignment.size() + 2 + speed.size() < 80;
+  console->show_step(progress + (fits ? alignment : "") + "  " + speed);
+  if (r.eval_losses.empty()) return;
+  std::string held_out = fmt::format("step {}", r.step);
+  for (const auto& [name, loss] : r.eval_losses) held_out += fmt::format("  {} {:.4f}", name, loss);
+  console->log({"", spdlog::level::info, held_out});
+  console->flush();
 }
 
 void RunLog::say(const std::string& line) {

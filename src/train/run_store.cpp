@@ -14,17 +14,27 @@
 namespace ssa {
 namespace {
 
-/// The whole bucket of which each rank holds `owned`, on the host of every rank. The gradients' memory serves as the
-/// place to gather: between two steps it holds nothing.
+/// Copies a whole bucket, of which each rank has `owned`, to the host of every rank. Where the ranks own slices, they are
+/// gathered through the staging buffer, a piece of every slice at a time.
 void gather_bucket(Stream& stream, Comm& comm, const ModelState& state, const Bucket& bucket, const Tensor& owned,
                    std::vector<float>& host) {
-  Tensor whole = owned;
-  if (owned.count() < bucket.range.count()) {
-    whole = state.gradients.rows(bucket.range.begin, bucket.range.end);
-    comm.all_gather(stream, owned, whole);
-  }
+  const std::int64_t slice = owned.count();
   host.resize(static_cast<std::size_t>(bucket.range.count()));
-  stream.copy(host.data(), whole.data(), whole.bytes());
+  if (slice == bucket.range.count()) {
+    stream.copy(host.data(), owned.data(), owned.bytes());
+    stream.synchronize();
+    return;
+  }
+  const std::int64_t ranks = comm.size(), largest_piece = state.checkpoint_staging.count() / ranks;
+  for (std::int64_t begin = 0; begin < slice; begin += largest_piece) {
+    const std::int64_t piece = std::min(largest_piece, slice - begin);
+    const Tensor gathered = state.checkpoint_staging.rows(0, ranks * piece);
+    comm.all_gather(stream, owned.rows(begin, begin + piece), gathered);
+    for (std::int64_t rank = 0; rank < ranks; ++rank) {
+      const Tensor from = gathered.rows(rank * piece, (rank + 1) * piece);
+      stream.copy(&host[static_cast<std::size_t>(rank * slice + begin)], from.data(), from.bytes());
+    }
+  }
   stream.synchronize();
 }
 
@@ -68,7 +78,8 @@ std::string RunStore::checkpoint_to_resume(const std::string& resume) {
     const std::optional<CheckpointInfo> newest = newest_checkpoint(config_.output_dir, skipped);
     for (const CheckpointInfo& bad : skipped) spdlog::warn("skipping {}: {}", bad.path.string(), bad.problem);
     if (newest) {
-      // A run killed just after its last save has no next one to clear up. Beside a damaged checkpoint nothing goes.
+      // A run that was killed right after its last save did not delete old checkpoints. Next to a damaged checkpoint
+      // nothing is deleted.
       tidy_checkpoints(config_.output_dir, skipped.empty() ? config_.checkpoint.save_total_limit : 0);
       path = (newest->path.parent_path() / checkpoint_name(newest->step)).string();
     }
@@ -81,7 +92,7 @@ std::int64_t RunStore::restore(Stream& stream, ModelState& state, const std::str
   const std::vector<NamedShape> shapes = published_parameters(config_.model);
   const std::string checkpoint = checkpoint_to_resume(resume);
   if (!checkpoint.empty()) {
-    // Every byte was checked when `auto` chose it; a directory named by hand is checked now, by one rank.
+    // `auto` checked every byte when it chose the checkpoint; a directory named by the user is checked now, by one rank.
     const bool check_all = resume != "auto" && comm_.rank() == 0;
     const CheckpointReader reader(checkpoint, check_all ? Verify::checksums : Verify::sizes);
     reader.check(shapes);

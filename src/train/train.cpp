@@ -4,8 +4,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <filesystem>
-#include <map>
 #include <optional>
 
 #include "ssa/base/random.h"
@@ -13,54 +11,19 @@
 #include "ssa/comm/watchdog.h"
 #include "ssa/data/batch_plan.h"
 #include "ssa/data/row_loader.h"
+#include "ssa/runtime/profiler_range.h"
 #include "ssa/train/batch_staging.h"
 #include "ssa/train/evaluate.h"
 #include "ssa/train/model_state.h"
 #include "ssa/train/optimizer_step.h"
 #include "ssa/train/rank_check.h"
 #include "ssa/train/run_log.h"
+#include "ssa/train/run_plan.h"
 #include "ssa/train/run_store.h"
 #include "ssa/train/schedule.h"
 
 namespace ssa {
 namespace {
-
-RowOptions row_options(const Config& c) {
-  return {.max_length = c.train.max_length,
-          .packing = c.data.packing,
-          .shuffle = c.data.shuffle,
-          .seed = static_cast<std::uint64_t>(c.train.seed),
-          .skip_train_samples = c.data.skip_train_samples,
-          .max_train_samples = c.data.max_train_samples,
-          .pad_id = static_cast<std::int32_t>(c.model.eos_token_id),
-          .vocab_size = c.model.vocab_size};
-}
-
-Dataset open_dataset(const std::string& path, const Config& c) {
-  Dataset dataset(path);
-  dataset.check_model(c.model.vocab_size, c.model.eos_token_id);
-  return dataset;
-}
-
-BatchPlan plan_batches(const Config& c, std::int64_t rows, int ranks) {
-  const std::int64_t micro_rows = c.train.per_device_train_batch_size;
-  return BatchPlan({.rows_per_epoch = rows,
-                    .global_rows = accumulation_steps(c.train, ranks) * micro_rows * ranks,
-                    .micro_rows = micro_rows,
-                    .ranks = ranks});
-}
-
-StateShape state_shape(const Config& c, DeviceKind device, int ranks) {
-  return {.model = c.model,
-          .pass = {.rows = c.train.per_device_train_batch_size,
-                   .tokens = c.train.max_length,
-                   .path = training_path(c.attention.method),
-                   .checkpointing = c.train.gradient_checkpointing},
-          .selection = c.attention.selection,
-          .kind = device,
-          .ranks = ranks,
-          .zero_stage = static_cast<int>(c.distributed.zero_stage)};
-}
 
 /// Everything of a run, built in this order.
 struct Run {
@@ -98,15 +61,15 @@ struct Run {
   RunStore store;
   std::optional<Dataset> eval_dataset;
   std::optional<RowLoader> eval_loader;
-  std::int64_t step = 0;  ///< completed updates; with the seed, all the state there is beside weights and moments
+  std::int64_t step = 0;  ///< completed updates; with the seed, the only trainer state besides weights and moments
 
-  bool is_ssa() const { return config.attention.method == Method::ssa; }
+  Branches branches() const { return branches_of(state.shape().pass.path, config.model); }
 };
 
 /// Whether a signal reached any rank.
 bool stop_wanted(Comm& comm) { return all_reduce(comm, stop_signal() != 0 ? 1.0 : 0.0, ReduceOp::max) > 0; }
 
-/// Whether row `row` of step `step` passes the full-attention stream on.
+/// Whether sequence `row` of this step passes on the output of full attention.
 bool draw_full_stream(const Run& run, std::int64_t row) {
   const AttentionConfig& a = run.config.attention;
   const auto seed = static_cast<std::uint64_t>(run.config.train.seed);
@@ -117,6 +80,7 @@ bool draw_full_stream(const Run& run, std::int64_t row) {
 
 /// Puts micro-batch `micro` of this rank on the device.
 void load_micro_batch(Run& run, std::int64_t micro) {
+  const ProfilerRange range("load micro-batch");
   const std::int64_t epoch = run.plan.epoch(run.step);
   const std::int64_t first = run.plan.first_row(run.step, micro, run.comm.rank());
   const std::int64_t batch_begin = run.plan.first_row(run.step);
@@ -125,7 +89,7 @@ void load_micro_batch(Run& run, std::int64_t micro) {
   run.staging.upload(run.state.batch);
 }
 
-/// Labels in the global batch: every rank counts all of its rows, which reads no tokens.
+/// Labels in the global batch. Every rank counts all of them, without reading tokens.
 std::int64_t count_labels(const Run& run) {
   std::int64_t labels = 0;
   for (std::int64_t i = 0; i < run.plan.global_rows(); ++i)
@@ -133,7 +97,7 @@ std::int64_t count_labels(const Run& run) {
   return labels;
 }
 
-/// How a micro-batch counts in the step, so that nothing depends on how the global batch is cut.
+/// Scales that make losses and gradients independent of how the global batch is split into micro-batches.
 PassScales pass_scales(const Run& run, std::int64_t labels) {
   const ModelConfig& m = run.config.model;
   const double elements = static_cast<double>(run.plan.global_rows() * run.config.train.max_length * m.q_width());
@@ -143,23 +107,8 @@ PassScales pass_scales(const Run& run, std::int64_t labels) {
           .alignment_gradient = static_cast<float>(run.config.attention.alignment_weight * alignment)};
 }
 
-/// The sums of a step on the host.
-struct HostSums {
-  double ce, alignment, squared_norm, selected_mass, entropy;
-};
-
-HostSums read_sums(Run& run) {
-  std::vector<double> all(static_cast<std::size_t>(run.state.all_sums.count()));
-  run.stream.copy(all.data(), run.state.all_sums.data(), run.state.all_sums.bytes());
-  run.stream.synchronize();
-  const std::size_t heads = (all.size() - 3) / 2;
-  HostSums sums{all[0], all[1], all[2], 0, 0};
-  for (std::size_t i = 0; i < heads; ++i) sums.selected_mass += all[3 + i], sums.entropy += all[3 + heads + i];
-  return sums;
-}
-
 /// Stops before the update when a loss or gradient is not finite, naming the first rank and tensor at fault.
-void check_finite(Run& run, const HostSums& local) {
+void check_finite(Run& run, const StepSums::Values& local) {
   const bool finite = std::isfinite(local.ce) && std::isfinite(local.alignment) && std::isfinite(local.squared_norm);
   const double none = run.comm.size();
   const double culprit = all_reduce(run.comm, finite ? none : run.comm.rank(), ReduceOp::min);
@@ -175,31 +124,32 @@ void check_finite(Run& run, const HostSums& local) {
        "); the weights were not updated, the last checkpoint is ", run.store.last_checkpoint());
 }
 
-/// One optimizer step; nothing when a signal came in: the step is then as if it had not begun.
+/// One optimizer step; nullopt when a signal arrived, in which case no state has changed.
 std::optional<StepReport> train_step(Run& run) {
+  const ProfilerRange range("step");
   const TrainConfig& train = run.config.train;
   const ModelState& state = run.state;
   const std::int64_t labels = count_labels(run);
   const PassScales scales = pass_scales(run, labels);
   const bool measure =
-      run.is_ssa() && train.attention_stats_steps > 0 && (run.step + 1) % train.attention_stats_steps == 0;
-  const PassSums sums = measure ? state.sums : PassSums{.ce = state.sums.ce, .alignment = state.sums.alignment};
+      run.branches().aligned && train.attention_stats_steps > 0 && (run.step + 1) % train.attention_stats_steps == 0;
+  const AttentionSums attention = measure ? state.sums.attention() : AttentionSums{};
 
-  run.stream.zero(state.all_sums);
+  state.sums.clear(run.stream);
   for (std::int64_t micro = 0; micro < run.plan.micro_batches(); ++micro) {
     load_micro_batch(run, micro);
     const Gradients gradients = micro == 0 ? Gradients::overwrite : Gradients::add;
-    forward_backward(run.stream, state.model(), state.batch, scales, sums, gradients);
+    forward_backward(run.stream, state.model(), state.batch, scales, state.sums.losses(), gradients, attention);
     if (stop_wanted(run.comm)) return std::nullopt;
   }
 
   measure_gradients(run.stream, state);
-  HostSums step = read_sums(run);
+  StepSums::Values step = state.sums.read(run.stream);
   check_finite(run, step);
   if (run.comm.size() > 1) {
     reduce_gradients(run.stream, run.comm, state);
     measure_gradients(run.stream, state);
-    step.squared_norm = read_sums(run).squared_norm;
+    step.squared_norm = state.sums.read(run.stream).squared_norm;
     if (state.shape().zero_stage > 0) step.squared_norm = all_reduce(run.comm, step.squared_norm, ReduceOp::sum);
     for (double* sum : {&step.ce, &step.alignment, &step.selected_mass, &step.entropy})
       *sum = all_reduce(run.comm, *sum, ReduceOp::sum);
@@ -216,7 +166,8 @@ std::optional<StepReport> train_step(Run& run) {
   report.tokens = report.step * report.step_tokens;
   report.ce_loss = labels > 0 ? step.ce / static_cast<double>(labels) : 0.0;
   report.alignment_loss = step.alignment;
-  report.loss = report.ce_loss + (run.is_ssa() ? run.config.attention.alignment_weight * step.alignment : 0.0);
+  report.loss =
+      report.ce_loss + (run.branches().aligned ? run.config.attention.alignment_weight * step.alignment : 0.0);
   report.grad_norm = norm;
   report.learning_rate = rate;
   if (measure) {
@@ -225,8 +176,8 @@ std::optional<StepReport> train_step(Run& run) {
     report.selected_mass = step.selected_mass / positions;
     report.entropy = step.entropy / positions;
   }
-  if (!run.is_ssa())
-    report.stream = run.config.attention.method == Method::full ? "full" : "sparse";
+  if (!run.branches().aligned)
+    report.stream = run.branches().full ? "full" : "sparse";
   else if (run.config.attention.stream_granularity == StreamGranularity::row)
     report.stream = "mixed";
   else
@@ -234,23 +185,24 @@ std::optional<StepReport> train_step(Run& run) {
   return report;
 }
 
-/// Held-out loss: under both streams for ssa, else under the method's own attention.
+/// Held-out loss: with selected and with full attention for ssa, else with the method's own attention.
 void evaluate_into(Run& run, StepReport& report) {
+  const ProfilerRange range("evaluate");
   watchdog_phase(Phase::evaluation, run.step);
-  const auto loss = [&](bool full_stream) {
-    return evaluate_rows(run.stream, run.comm, one_stream(run.state.model(), full_stream), run.state.batch,
-                         run.state.all_sums, run.state.sums, run.staging, *run.eval_loader)
+  const auto loss = [&](AttentionPath path) {
+    return evaluate_rows(run.stream, run.comm, with_path(run.state.model(), path), run.state.batch,
+                         run.state.sums.losses(), run.staging, *run.eval_loader)
         .mean();
   };
-  if (run.is_ssa()) {
-    report.eval_losses["eval_loss_sparse"] = loss(false);
-    report.eval_losses["eval_loss_full"] = loss(true);
+  if (run.branches().aligned) {
+    report.eval_losses["eval_loss_sparse"] = loss(AttentionPath::selected);
+    report.eval_losses["eval_loss_full"] = loss(AttentionPath::full);
   } else {
-    report.eval_losses["eval_loss"] = loss(false);
+    report.eval_losses["eval_loss"] = loss(run.state.shape().pass.path);
   }
 }
 
-/// Fresh weights, or those of the checkpoint to go on from.
+/// Fresh weights, or the weights of the checkpoint to resume from.
 void start(Run& run, const std::string& resume) {
   run.step = run.store.restore(run.stream, run.state, resume);
   publish_weights(run.stream, run.comm, run.state);
@@ -260,6 +212,7 @@ void start(Run& run, const std::string& resume) {
 }
 
 void save(Run& run) {
+  const ProfilerRange range("save");
   watchdog_phase(Phase::save, run.step);
   run.store.save(run.stream, run.state, run.step,
                  {.total_steps = run.total_steps,
@@ -272,7 +225,7 @@ void save(Run& run) {
 
 int train(const Config& config, const TrainOptions& options, Comm& comm) {
   check_supported(state_shape(config, options.device, comm.size()));
-  catch_signals();
+  handle_io_signals();
   const DistributedConfig& d = config.distributed;
   start_watchdog(comm, {.start = d.start_timeout_seconds,
                         .step = d.timeout_seconds,
@@ -283,6 +236,12 @@ int train(const Config& config, const TrainOptions& options, Comm& comm) {
   start_logging(config.output_dir, comm);
   start(run, options.resume);
   RunLog log(config, comm, run.stream, run.step, run.total_steps);
+  if (run.step == run.total_steps) {
+    log.say(concat(config.output_dir, " is already complete at step ", run.step, ": nothing is left to train"));
+    log.say("  to train longer, raise train.max_steps or train.num_train_epochs");
+    log.say("  to train anew, set another output_dir, or give --resume none");
+    return kExitDone;
+  }
   log.begin(run.table.parameter_count(), run.loader.rows(), run.plan.batches_per_epoch(), run.plan.dropped_rows());
 
   const auto due = [&](std::int64_t interval) { return interval > 0 && run.step % interval == 0; };
@@ -317,45 +276,6 @@ int train(const Config& config, const TrainOptions& options, Comm& comm) {
   log.say("done");
   stop_watchdog();
   return kExitDone;
-}
-
-std::string describe_run(const Config& config, DeviceKind device, int ranks) {
-  check_supported(state_shape(config, device, ranks));
-  const ParamTable table(config.model, ranks);
-  std::string text = "config\n";
-  for (const std::string& line : config_lines(config)) text += "  " + line + "\n";
-
-  std::map<std::string, std::int64_t> groups;
-  for (const Param& p : table.params()) {
-    constexpr std::size_t kLayer = std::string_view("model.layers.").size();
-    const bool in_layer = p.name.starts_with("model.layers.");
-    groups[in_layer ? concat("model.layers.*", p.name.substr(p.name.find('.', kLayer))) : p.name] += p.count();
-  }
-  text += "\nparameters\n";
-  const auto line = [&](std::string name, std::int64_t count) {
-    name.resize(std::max<std::size_t>(name.size(), 54), ' ');
-    text += concat("  ", name, count, "\n");
-  };
-  for (const auto& [name, count] : groups) line(name, count);
-  line("total", table.parameter_count());
-
-  text += concat("\nmemory on ", name_of(device), ", bytes a rank\n");
-  text += plan_memory(state_shape(config, device, ranks), table).to_string();
-  if (device == DeviceKind::cuda) text += "beside it, the CUDA context, 64 MiB for cuBLASLt and NCCL's buffers\n";
-
-  text += "\ndata\n";
-  if (!std::filesystem::exists(config.data.path)) return text + "  " + config.data.path + " is not there yet\n";
-  const Dataset dataset = open_dataset(config.data.path, config);
-  const RowLoader loader(dataset, row_options(config));
-  const BatchPlan plan = plan_batches(config, loader.rows(), ranks);
-  const std::int64_t steps = total_steps(config.train, plan.batches_per_epoch());
-  const std::int64_t step_tokens = plan.global_rows() * config.train.max_length;
-  text += concat("  documents                ", dataset.documents(), "\n  tokens                   ", dataset.tokens(),
-                 "\n  rows per epoch           ", loader.rows(), "\n  rows per global batch    ", plan.global_rows(),
-                 "\n  micro-batches per step   ", plan.micro_batches(), " on each of ", ranks, " ranks",
-                 "\n  steps per epoch          ", plan.batches_per_epoch(), "\n  steps                    ", steps,
-                 "\n  tokens of the run        ", steps * step_tokens, "\n");
-  return text;
 }
 
 }  // namespace ssa

@@ -10,7 +10,7 @@ using ssa::test::check_error;
 using ssa::test::error_of;
 using ssa::test::TempDir;
 
-TEST_CASE("sums are XXH3-64 with seed 0") {
+TEST_CASE("checksums are XXH3-64 with seed 0") {
   CHECK(xxh3_hex("", 0) == "2d06800538d394c2");
   CHECK(xxh3_hex("abc", 3) == "78af5f94892f3950");
   Xxh3 running;
@@ -19,7 +19,7 @@ TEST_CASE("sums are XXH3-64 with seed 0") {
   CHECK(running.hex() == "78af5f94892f3950");
 }
 
-TEST_CASE("a file written in pieces of any size reads back, with its sum") {
+TEST_CASE("a file written in pieces of any size reads back and has the checksum of its content") {
   const TempDir dir;
   const auto path = dir.path() / "pieces";
   std::string content;
@@ -31,15 +31,15 @@ TEST_CASE("a file written in pieces of any size reads back, with its sum") {
     writer.write(text);
     content += text;
   }
-  const FileChecksum sum = writer.finish();
-  CHECK((sum == FileChecksum{content.size(), xxh3_hex(content.data(), content.size())}));
-  CHECK(checksum_file(path) == sum);
+  const FileChecksum checksum = writer.finish();
+  CHECK((checksum == FileChecksum{content.size(), xxh3_hex(content.data(), content.size())}));
+  CHECK(checksum_file(path) == checksum);
   CHECK(read_file(path) == content);
   const MappedFile mapped(path);
   CHECK(std::string_view(reinterpret_cast<const char*>(mapped.bytes().data()), mapped.bytes().size()) == content);
 }
 
-TEST_CASE("appending keeps what was there, and an empty file maps") {
+TEST_CASE("appending keeps the content, and an empty file can be mapped") {
   const TempDir dir;
   for (const char* line : {"one\n", "two\n"}) {
     FileWriter writer(dir.path() / "log", FileWriter::Mode::append);
@@ -51,7 +51,31 @@ TEST_CASE("appending keeps what was there, and an empty file maps") {
   CHECK(MappedFile(dir.path() / "empty").bytes().empty());
 }
 
-TEST_CASE("replacing a file leaves nothing beside it") {
+TEST_CASE("a continued file keeps a prefix, which its checksum includes") {
+  const TempDir dir;
+  const auto path = dir.path() / "grown";
+  const std::string old(std::size_t{3} << 20, 'a');
+  FileWriter(path).finish();
+  CHECK(FileWriter::continue_at(path, 0).finish().bytes == 0);
+  replace_file(path, old + "what an interrupted program wrote after its last checkpoint");
+  {
+    FileWriter writer = FileWriter::continue_at(path, old.size());
+    writer.write("b");
+    writer.sync();
+    CHECK(read_file(path) == old + "b");
+    CHECK(writer.checksum() == checksum_file(path));
+  }
+  FileWriter again = FileWriter::continue_at(path, old.size() + 1);
+  again.write("c");
+  const FileChecksum finished = again.finish();
+  CHECK(finished == checksum_file(path));
+  CHECK(read_file(path) == old + "bc");
+  check_error(error_of([&] { FileWriter::continue_at(path, old.size() + 3); }), path.string(),
+              "expected at least " + std::to_string(old.size() + 3));
+  CHECK(FileWriter::continue_at(dir.path() / "new", 0).finish().bytes == 0);
+}
+
+TEST_CASE("replacing a file leaves no other file in the directory") {
   const TempDir dir;
   replace_file(dir.path() / "state", "old");
   replace_file(dir.path() / "state", "new");
@@ -70,7 +94,7 @@ TEST_CASE("file errors name the path and the cause") {
   check_error(error_of([&] { rename_path(missing, dir.path() / "x"); }), missing.string(), "No such file or directory");
 }
 
-TEST_CASE("a full device is named with what was written") {
+TEST_CASE("the error on a full device states the file and the bytes written") {
   check_error(error_of([] {
                 FileWriter writer("/dev/full");
                 writer.write("lost");

@@ -1,4 +1,4 @@
-// Block selections, tensors and least work for the benchmarks of the attention ops.
+// Block selections, tensors and minimum work for the benchmarks of the attention ops.
 #pragma once
 
 #include <algorithm>
@@ -11,15 +11,15 @@
 namespace ssa::bench {
 
 enum class Selection {
-  random,        ///< every token its own random blocks
-  concentrated,  ///< as trained models select: the first block, the newest ones, and a few that 32 neighbours agree on
+  random,        ///< random blocks, different for each token
+  concentrated,  ///< as in trained models: the first block, the newest ones, and a few that 32 adjacent tokens share
 };
 
 constexpr const char* name_of(Selection s) { return s == Selection::random ? "random" : "concentrated"; }
 
-/// [rows, tokens, key_value_heads, block_counts], ascending, the own block among them, then -1.
+/// [rows, tokens, key_value_heads, block_counts]: ascending, the own block among them, then -1.
 inline std::vector<std::int32_t> make_selection(const Shapes& s, Selection kind) {
-  constexpr std::int64_t kNeighbours = 32, kNewest = 4;
+  constexpr std::int64_t kGroupTokens = 32, kNewest = 4;
   const std::int64_t slots = s.block_counts;
   std::vector<std::int32_t> indices;
   indices.reserve(static_cast<std::size_t>(s.M() * s.key_value_heads * slots));
@@ -37,10 +37,10 @@ inline std::vector<std::int32_t> make_selection(const Shapes& s, Selection kind)
       for (take(0); static_cast<std::int64_t>(chosen.size()) < std::min(own + 1, kNewest + 1);)
         take(own - static_cast<std::int64_t>(chosen.size()) + 1);
     const std::int64_t key =
-        kind == Selection::concentrated ? (row * s.tokens + t / kNeighbours * kNeighbours) * 64 + head : i;
+        kind == Selection::concentrated ? (row * s.tokens + t / kGroupTokens * kGroupTokens) * 64 + head : i;
     for (std::uint64_t draw = 0; own > 0 && draw < 400; ++draw) {
       const double u = random_uniform(3, RandomPurpose::test, static_cast<std::uint64_t>(key), draw);
-      // One concentrated draw in eight is the token's own.
+      // One in eight concentrated draws is for this token only.
       const double own_u = random_uniform(4, RandomPurpose::test, static_cast<std::uint64_t>(i), draw);
       const bool alone = kind == Selection::concentrated && own_u < 0.125;
       take(static_cast<std::int64_t>((alone ? own_u * 8 : u) * static_cast<double>(own)));
@@ -52,7 +52,7 @@ inline std::vector<std::int32_t> make_selection(const Shapes& s, Selection kind)
   return indices;
 }
 
-/// (query, key) pairs that the selection sees, over all rows and key/value heads.
+/// (query, key) pairs of the selection, over all sequences and key/value heads.
 inline double selected_pairs(const Shapes& s, const std::vector<std::int32_t>& indices) {
   double pairs = 0;
   for (std::size_t i = 0; i < indices.size(); ++i) {
@@ -62,7 +62,7 @@ inline double selected_pairs(const Shapes& s, const std::vector<std::int32_t>& i
   return pairs;
 }
 
-/// (query, key) pairs over all rows and key/value heads, of which token t of a row has keys_of(t).
+/// (query, key) pairs over all sequences and key/value heads, if token t attends keys_of(t) keys.
 template <class KeysOf>
 double pairs_of(const Shapes& s, const KeysOf& keys_of) {
   std::int64_t keys = 0;
@@ -78,17 +78,17 @@ inline double window_pairs(const Shapes& s, std::int64_t window) {
   return pairs_of(s, [=](std::int64_t t) { return std::min(window, t + 1); });
 }
 
-/// Pairs of a query and a block that has ended by then.
+/// (query, block) pairs where the block is complete at the query.
 inline double complete_block_pairs(const Shapes& s) {
   return pairs_of(s, [&](std::int64_t t) { return (t + 1) / s.block_size; });
 }
 
-/// FLOPs of one product of attention over that many pairs.
+/// FLOPs of one matrix product of attention over so many pairs.
 inline double product_flops(const Shapes& s, double pairs) {
   return 2 * pairs * static_cast<double>(s.query_heads / s.key_value_heads * s.head_dim);
 }
 
-/// Tensors that every attention op takes.
+/// The tensors that all attention ops take.
 struct AttentionTensors {
   Shape query, key, row;
   Tensor q, k, v;

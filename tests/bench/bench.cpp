@@ -14,9 +14,9 @@ namespace ssa::bench {
 namespace {
 
 constexpr std::int64_t kPoolValues = 1 << 20;
-constexpr double kCacheBytes = 200e6;  ///< what one round over the sets must touch: three times Hopper's L2
+constexpr double kCacheBytes = 200e6;  ///< that one round over the sets has to touch: three times the L2 of Hopper
 constexpr int kMaxSets = 8, kWarmUps = 4, kRepetitions = 20;
-constexpr double kWarmUpMs = 100;  ///< the power limit needs that long to settle the clock
+constexpr double kWarmUpMs = 100;  ///< until the power limit has settled the clock
 constexpr std::size_t kScratchBytes = std::size_t{1} << 30;
 
 std::map<std::string, void (*)(Bench&)>& groups() {
@@ -83,7 +83,7 @@ Tensor Bench::random(DType dtype, Shape shape, double scale) {
   const char* from = static_cast<const char*>(pool_->data()) + (dtype == DType::bf16 ? kPoolValues * sizeof(float) : 0);
   std::vector<float> scaled;
   Buffer scaled_pool;
-  if (scale != 1) {  // rare and small: through the host
+  if (scale != 1) {  // rare: scaled on the host
     std::vector<char> host(pool);
     stream.copy(host.data(), from, pool);
     stream.synchronize();
@@ -180,7 +180,7 @@ void Bench::measure_ceilings() {
   const double ms = median_ms({[=](Stream& s) { matmul(s, {.out = out, .a = a, .b = b, .transpose_b = true}); }});
   product_rate_ = 2e3 * static_cast<double>(kCube * kCube * kCube) / ms;
   release();
-  std::printf("%s; %lld rows of %lld tokens. Ceilings: copy %.0f GB/s, 8192 cube %.0f TFLOP/s\n\n",
+  std::printf("%s; %lld sequences of %lld tokens. Ceilings: copy %.0f GB/s, 8192^3 product %.0f TFLOP/s\n\n",
               stream.device_name().c_str(), static_cast<long long>(shapes.rows), static_cast<long long>(shapes.tokens),
               copy_rate_ * 1e-9, product_rate_ * 1e-12);
   std::printf("| %-44s | %9s | %15s | %7s |\n|---|---|---|---|\n", "kernel", "ms", "rate", "ceiling");
@@ -190,21 +190,25 @@ void Bench::measure_ceilings() {
 
 int main(int argc, char** argv) {
   using namespace ssa;
-  constexpr auto kHelp =
-      "ssa_bench [--rows B] [--tokens T] [--only NAME]\n"
-      "Times every kernel on GPU 0 at the shapes of ssa-1b: ms, rate, percent of the ceiling measured in the same "
-      "run.\n"
-      "  ssa_bench --rows 4 --only rmsnorm\n"
-      "  ssa_bench --only lengths     attention, and the step of every method, by length of a row\n"
-      "That takes a minute and runs only when --only begins its name: lengths_attention, lengths_step, "
-      "lengths_step_moba.\n";
   return run_program("ssa_bench", [&] {
     bench::Shapes shapes;
     std::string only;
-    CommandLine line("ssa_bench", kHelp);
-    line.whole("--rows", shapes.rows, 1);
-    line.whole("--tokens", shapes.tokens, 1);
-    line.text("--only", only);
+    CommandLine line({.program = "ssa_bench",
+                      .usage = "[options]",
+                      .summary = "Times every kernel on GPU 0 at the shapes of ssa-1b: ms, rate, and percent of the "
+                                 "ceiling\nmeasured in the same run.",
+                      .footer = "lengths_attention, lengths_step and lengths_step_moba time attention and the training "
+                                "step\nby sequence length. They take a minute and run only if --only begins their "
+                                "name.\n\nExamples:\n  ssa_bench --rows 4 --only rmsnorm\n  ssa_bench --only lengths"});
+    line.add_option("--rows", shapes.rows, "sequences per batch")
+        ->option_text("B")
+        ->capture_default_str()
+        ->transform(integer(1));
+    line.add_option("--tokens", shapes.tokens, "tokens per sequence")
+        ->option_text("T")
+        ->capture_default_str()
+        ->transform(integer(1));
+    line.add_option("--only", only, "time only kernels whose names begin so")->option_text("NAME");
     if (!line.read(argc, argv)) return kExitDone;
     Stream stream(DeviceKind::cuda);
     bench::Bench bench(stream, shapes, only);

@@ -1,7 +1,7 @@
-// Benchmarks of the kernels. A benchmark makes one set of random tensors, returns a call of the op over it, and says
-// what the op must read and write (or compute) at least; ssa_bench makes as many sets as it takes to leave nothing of a
-// call in L2 when its set comes round again, times every call with events on the stream, and prints the median beside
-// the ceiling measured in the same run: a large device copy for bytes, the 8192 cube of cuBLASLt for FLOPs.
+// Benchmarks of the kernels. A benchmark states the least work of an op (bytes moved or FLOPs), makes one set of random
+// tensors, and returns a call of the op over it. ssa_bench makes enough sets that none is still in L2 when its turn
+// comes again, times each call with events on the stream, and prints the median and its share of a ceiling measured in
+// the same run: the rate of a large device copy for bytes, of an 8192^3 product of cuBLASLt for FLOPs.
 //
 //   SSA_BENCH(rmsnorm) {
 //     const std::int64_t M = bench.shapes.M(), H = bench.shapes.hidden_size;
@@ -35,11 +35,11 @@ struct Shapes {
   std::int64_t qkvg_width() const { return (query_heads + 2 * key_value_heads) * head_dim + 3 * query_heads; }
 };
 
-/// The same tokens in rows of `shortest` tokens, of twice that and so on up to 32768, as far as they fill whole rows;
-/// UsageError when they do not even in the shortest.
+/// The same number of tokens as sequences of `shortest` tokens, of twice that and so on up to 32768, as long as they
+/// fill whole sequences. UsageError if they do not fill sequences of `shortest` tokens.
 std::vector<Shapes> by_length(const Shapes& shapes, std::int64_t shortest);
 
-/// What one call must do at least. The ceiling is that of FLOPs if there are any, else that of bytes.
+/// The least work of one call. It is compared with the FLOP ceiling if flops is set, else with the copy ceiling.
 struct Work {
   double bytes = 0;
   double flops = 0;
@@ -47,7 +47,7 @@ struct Work {
 
 using Call = std::function<void(Stream&)>;
 
-/// What a benchmark found.
+/// The result of one benchmark.
 struct Timing {
   double ms = 0, ceiling_share = 0;
 };
@@ -59,7 +59,7 @@ class Bench {
   Stream& stream;
   const Shapes shapes;
 
-  /// Device tensors, which live until the `measure` that they were made in ends, or until `release`.
+  /// Device tensors. They are freed at the end of the `measure` call that made them, or by `release`.
   Tensor empty(DType dtype, Shape shape);
   Tensor zeros(DType dtype, Shape shape);
   Tensor random(DType dtype, Shape shape, double scale = 1);                             ///< normal values, f32 or bf16
@@ -67,26 +67,26 @@ class Bench {
 
   void release() { buffers_.clear(); }
 
-  /// Whether --only asks for `name`.
+  /// Whether `name` contains the text of --only.
   bool wanted(const std::string& name) const { return name.find(filter_) != std::string::npos; }
 
-  /// Whether --only gives the beginning of `name`. What takes a minute runs only then, and not among all benchmarks.
+  /// Whether `name` starts with the text of --only. Benchmarks that take a minute run only then.
   bool asked_for(const std::string& name) const { return !filter_.empty() && name.starts_with(filter_); }
 
-  /// All that the benchmarks of `group` find at other shapes, by name; prints nothing.
+  /// Runs the benchmarks of `group` at other shapes; returns the results by name and prints nothing.
   std::map<std::string, Timing> timings(const std::string& group, const Shapes& other_shapes);
 
-  /// Prints a line, unless the filter leaves `name` out.
+  /// Times the calls that `make_set` returns and prints a line, unless --only excludes `name`.
   void measure(const std::string& name, const Work& work, const std::function<Call()>& make_set);
   void measure_ceilings();
 
-  /// Of the calls in turn, after a few to warm up.
+  /// The median over calls in turn, after warming up.
   double median_ms(const std::vector<Call>& calls);
-  /// The line's last two columns: the rate of `work` done in `ms`, and its share of the measured ceiling.
+  /// The last two columns of a line: the rate of `work` done in `ms`, and its share of the ceiling.
   std::string rate(const Work& work, double ms) const;
 
  private:
-  /// The same device, values and ceilings, and every benchmark is wanted.
+  /// Shares device, values and ceilings with `other`; runs every benchmark.
   Bench(const Bench& other, const Shapes& other_shapes);
 
   double ceiling_share(const Work& work, double ms) const;
@@ -94,8 +94,8 @@ class Bench {
   std::string filter_;
   std::vector<Buffer> buffers_;
   std::shared_ptr<const Buffer> pool_;                  ///< random values that `random` copies from: f32, then bf16
-  double copy_rate_ = 0, product_rate_ = 0;             ///< bytes and FLOPs a second
-  std::map<std::string, Timing>* collected_ = nullptr;  ///< where `measure` puts what it finds, in place of printing it
+  double copy_rate_ = 0, product_rate_ = 0;             ///< bytes and FLOPs per second
+  std::map<std::string, Timing>* collected_ = nullptr;  ///< if set, `measure` fills it instead of printing
 };
 
 /// Adds a group of benchmarks at program start; groups run in the order of their names.

@@ -9,7 +9,7 @@ using namespace ssa::bench;
 
 namespace {
 
-/// `size` stands in the names.
+/// `size` is part of the benchmark names.
 void measure_attention(Bench& bench, const Shapes& s, const std::string& size) {
   const float scale = 1 / std::sqrt(static_cast<float>(s.head_dim));
   for (const std::int64_t window : {std::int64_t{0}, std::int64_t{512}}) {
@@ -53,7 +53,7 @@ void measure_attention(Bench& bench, const Shapes& s, const std::string& size) {
 
 SSA_BENCH(causal_attention) { measure_attention(bench, bench.shapes, ""); }
 
-/// Heads of 128 and half as many, so that all tensors but lse are of the same size.
+/// Head size 128 with half as many heads, so that all tensors but lse have the same size.
 SSA_BENCH(causal_attention_128) {
   Shapes s = bench.shapes;
   s.head_dim = 128;

@@ -10,7 +10,7 @@ using namespace ssa;
 
 namespace {
 
-/// Ids as frequent as words are: the share of id r falls with 1 / r (Zipf), by the inverse of its distribution.
+/// Zipf-distributed ids, as words in text: the frequency of id r falls as 1 / r. Samples by the inverse distribution.
 std::int32_t zipf(std::int64_t i, std::int64_t V) {
   const double u =
       0.5 + 0.5 * std::erf(random_normal(3, RandomPurpose::test, 0, static_cast<std::uint64_t>(i)) / std::sqrt(2.0));
@@ -32,7 +32,7 @@ SSA_BENCH(embedding) {
     return [=](Stream& stream) { embedding_forward(stream, {.out = out, .ids = ids, .weight = weight}); };
   });
   const bench::Work backward{.bytes = tokens * row_bytes + used * 4 * row_bytes};
-  bench.measure("embedding_backward, ids of Zipf's law", backward, [&]() -> bench::Call {
+  bench.measure("embedding_backward, Zipf-distributed ids", backward, [&]() -> bench::Call {
     const Tensor d_weight = bench.zeros(DType::f32, {V, H}), d_out = bench.random(DType::bf16, {M, H});
     const Tensor ids = bench.integers({M}, id);
     return [=](Stream& stream) { embedding_backward(stream, {.d_weight = d_weight, .d_out = d_out, .ids = ids}); };

@@ -1,5 +1,5 @@
-// Attention of one layer by the length of a row, the number of tokens constant: every kernel's time and share of the
-// ceiling, as its own benchmark measures it, and the length from which a method without full attention is the faster.
+// Attention of one layer by sequence length, with a constant number of tokens: the time and the ceiling share of every
+// kernel, as its own benchmark measures them, and the length from which a method without full attention is faster.
 #include <cmath>
 #include <cstdio>
 #include <map>
@@ -28,7 +28,7 @@ constexpr const char* kKernels[] = {"causal_attention_forward",
                                     "compressed_attention_forward",
                                     "compressed_attention_backward"};
 
-struct Rows {
+struct AtLength {
   std::int64_t tokens;
   std::map<std::string, Timing> kernels;
 
@@ -41,10 +41,10 @@ struct Rows {
   }
 };
 
-/// Where full / other passes 1, which grows about in proportion to the length: between two of the lengths, or below the
-/// first; nothing if it does so at none.
+/// The sequence length at which full / other, which grows about linearly with the length, exceeds 1. Interpolated
+/// between two measured lengths, or extrapolated below the first; nullopt if it stays below 1.
 template <class Ratio>
-std::optional<double> crossover(const std::vector<Rows>& lengths, const Ratio& ratio) {
+std::optional<double> crossover(const std::vector<AtLength>& lengths, const Ratio& ratio) {
   for (std::size_t i = 0; i < lengths.size(); ++i) {
     const auto tokens = static_cast<double>(lengths[i].tokens);
     const double here = ratio(lengths[i]);
@@ -59,36 +59,37 @@ std::optional<double> crossover(const std::vector<Rows>& lengths, const Ratio& r
 
 SSA_BENCH(lengths_attention) {
   if (!bench.asked_for("lengths_attention")) return;
-  std::vector<Rows> lengths;
+  std::vector<AtLength> lengths;
   for (const Shapes& shapes : by_length(bench.shapes, kShortest)) {
-    Rows& rows = lengths.emplace_back(Rows{shapes.tokens, {}});
-    for (const char* group : kGroups) rows.kernels.merge(bench.timings(group, shapes));
+    AtLength& at = lengths.emplace_back(AtLength{shapes.tokens, {}});
+    for (const char* group : kGroups) at.kernels.merge(bench.timings(group, shapes));
   }
 
-  std::printf("\nAttention of one layer, %lld tokens in rows of so many: ms (share of the ceiling)\n\n| %-50s |",
-              static_cast<long long>(bench.shapes.M()), "");
-  for (const Rows& rows : lengths) std::printf(" %15lld |", static_cast<long long>(rows.tokens));
+  std::printf(
+      "\nAttention of one layer, %lld tokens in all, by tokens per sequence: ms (share of the ceiling)\n\n| %-50s |",
+      static_cast<long long>(bench.shapes.M()), "");
+  for (const AtLength& at : lengths) std::printf(" %15lld |", static_cast<long long>(at.tokens));
   std::printf("\n|---|");
   for (std::size_t i = 0; i < lengths.size(); ++i) std::printf("---|");
   for (const char* kernel : kKernels) {
     std::printf("\n| %-50s |", kernel);
-    for (const Rows& rows : lengths)
-      std::printf(" %7.3f (%3.0f %%) |", rows.kernels.at(kernel).ms, 100 * rows.kernels.at(kernel).ceiling_share);
+    for (const AtLength& at : lengths)
+      std::printf(" %7.3f (%3.0f %%) |", at.kernels.at(kernel).ms, 100 * at.kernels.at(kernel).ceiling_share);
   }
   std::vector<std::string> crossovers;
   const auto compare = [&](const std::string& what, const auto& other_ms) {
-    const auto ratio = [&](const Rows& rows) { return rows.ms("causal_attention") / other_ms(rows); };
+    const auto ratio = [&](const AtLength& at) { return at.ms("causal_attention") / other_ms(at); };
     std::printf("\n| %-50s |", ("full / " + what).c_str());
-    for (const Rows& rows : lengths) std::printf(" %15.2f |", ratio(rows));
+    for (const AtLength& at : lengths) std::printf(" %15.2f |", ratio(at));
     const auto tokens = crossover(lengths, ratio);
     crossovers.push_back(what + ": " +
                          (tokens ? "faster than full attention from about " + std::to_string(std::lround(*tokens)) +
-                                       " tokens of a row on"
+                                       " tokens per sequence"
                                  : "not faster than full attention at these lengths"));
   };
   for (const std::string selection : {"random", "concentrated"}) {
-    compare("selection and sparse, " + selection, [&](const Rows& rows) { return rows.moba_ms(selection); });
-    compare("all branches of nsa, " + selection, [&](const Rows& rows) { return rows.nsa_ms(selection); });
+    compare("selection and sparse, " + selection, [&](const AtLength& at) { return at.moba_ms(selection); });
+    compare("all branches of nsa, " + selection, [&](const AtLength& at) { return at.nsa_ms(selection); });
   }
   std::printf("\n\n");
   for (const std::string& line : crossovers) std::printf("%s\n", line.c_str());

@@ -1,6 +1,5 @@
 #include "bench/attention_bench.h"
 #include "kernels/attention/sparse/sparse_attention.h"
-#include "kernels/attention/stats/attention_stats.h"
 
 using namespace ssa;
 using namespace ssa::bench;
@@ -61,22 +60,4 @@ SSA_BENCH(sparse_attention) {
       };
     });
   }
-  bench.measure("attention_stats", {.bytes = bytes, .flops = product_flops(s, causal_pairs(s))}, [&]() -> Call {
-    const AttentionTensors x(bench, s.tokens);
-    const Tensor mass = bench.zeros(DType::f64, {s.query_heads}), entropy = bench.zeros(DType::f64, {s.query_heads});
-    const Tensor lse = bench.random(DType::f32, x.row);
-    const std::vector<std::int32_t> chosen = make_selection(s, Selection::concentrated);
-    const Tensor blocks = bench.integers({s.rows, s.tokens, s.key_value_heads, s.block_counts},
-                                         [&](std::int64_t i) { return chosen[static_cast<std::size_t>(i)]; });
-    return [=, block_size = s.block_size](Stream& stream) {
-      attention_stats(stream, {.selected_mass = mass,
-                               .entropy = entropy,
-                               .q = x.q,
-                               .k = x.k,
-                               .lse = lse,
-                               .indices = blocks,
-                               .scale = scale,
-                               .block_size = block_size});
-    };
-  });
 }

@@ -10,7 +10,7 @@ SSA_BENCH(swiglu) {
     const Tensor out = bench.empty(DType::bf16, {M, F}), gate_up = bench.random(DType::bf16, {M, 2 * F});
     return [=](Stream& stream) { swiglu_forward(stream, {.out = out, .gate_up = gate_up}); };
   });
-  bench.measure("swiglu_backward, with the output again", {.bytes = 6 * row_bytes}, [&]() -> bench::Call {
+  bench.measure("swiglu_backward, recomputing the output", {.bytes = 6 * row_bytes}, [&]() -> bench::Call {
     const Tensor gate_up = bench.random(DType::bf16, {M, 2 * F}), d_gate_up = bench.empty(DType::bf16, {M, 2 * F});
     const Tensor out = bench.empty(DType::bf16, {M, F}), d_out = bench.random(DType::bf16, {M, F});
     return [=](Stream& stream) {

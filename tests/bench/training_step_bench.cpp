@@ -1,11 +1,11 @@
-// A whole training step of ssa-1b's shapes, for each method: tokens a second, and where the time goes, op by op.
+// A whole training step at ssa-1b's shapes, for each method: tokens per second, and the time of each op.
 //
-// By length: the step alone, of every method in rows of 2048 to 32768 tokens, their number constant. Weights, moments
-// and activations of one model are gone before the next one's are there.
+// A step is what train.cpp does on the device: forward and backward of one micro-batch, gradient norm, AdamW. The
+// median over kSteps steps counts. One more step records an event before every op: the time of an op is the time until
+// the next op starts. Its least work is the same as in the op's own benchmark.
 //
-// The median over kSteps steps of what train.cpp does on the device: one micro-batch forward and backward, gradient
-// norm, AdamW. One more step is taken with a mark before every op; an op's time is that until the next op begins. Its
-// work is the least it needs, as in the op's own benchmark.
+// By length: the step alone, for every method, with sequences of 2048 to 32768 tokens and a constant number of tokens.
+// The memory of one model is freed before the next one is made.
 #include <algorithm>
 #include <cstdio>
 #include <iterator>
@@ -24,7 +24,7 @@ namespace {
 using bench::Work;
 
 constexpr std::size_t kSteps = 7, kStepsOfLength = 3;
-constexpr std::int64_t kShortest = 2048;  ///< rows of the table by length
+constexpr std::int64_t kShortest = 2048;  ///< sequence length of the table by length
 constexpr std::int64_t kWindow = 512;     ///< of nsa, as in configs/nsa-1b.json
 
 ModelConfig model_config(const bench::Shapes& s, Method method) {
@@ -43,7 +43,7 @@ ModelConfig model_config(const bench::Shapes& s, Method method) {
   return c;
 }
 
-/// What all calls of an op in a step must do at least; ops that are not named here are too small to matter.
+/// The least work of all calls of an op in a step; ops that are missing are too small to matter.
 std::map<std::string, Work> step_work(const bench::Shapes& s, const ModelConfig& c, Method method) {
   const auto M = static_cast<double>(s.M()), L = static_cast<double>(c.num_hidden_layers);
   const auto H = static_cast<double>(c.hidden_size), F = static_cast<double>(c.intermediate_size);
@@ -52,10 +52,11 @@ std::map<std::string, Work> step_work(const bench::Shapes& s, const ModelConfig&
   const double parameters = static_cast<double>(matmul_parameters(c)), head = V * H;
 
   const MeanKeys mean = mean_keys(c, s.tokens);
-  // Of a query with so many keys, over all layers, rows and positions.
+  // FLOPs of one product of attention with `keys` keys per query, over all layers, sequences and positions.
   const auto product = [&](double keys) { return L * bench::product_flops(s, M * keys * kv_heads); };
-  const double dense = method == Method::nsa ? mean.window : mean.causal;
-  const double branches = method == Method::nsa ? 3 : 1;
+  const Branches computed = branches_of(training_path(method), c);
+  const double dense = computed.full ? mean.causal : mean.window;
+  const double branches = 1 + (computed.compressed ? 1 : 0) + (computed.window ? 1 : 0);  // in gated_sum
   return {{"matmul", {.flops = 6 * (parameters - head) * M}},
           {"linear_cross_entropy", {.flops = 6 * head * M}},
           {"causal_attention_forward", {.flops = 2 * product(dense)}},
@@ -79,7 +80,7 @@ std::map<std::string, Work> step_work(const bench::Shapes& s, const ModelConfig&
           {"adamw", {.bytes = 30 * parameters}}};
 }
 
-/// The initial distribution, from a few random values again and again.
+/// The initial distribution, from a small pool of random values that is repeated.
 void fill_weights(bench::Bench& bench, SingleComm& comm, const ModelState& state, double deviation) {
   constexpr std::int64_t kPool = std::int64_t{1} << 20;
   const Tensor normal = bench.random(DType::f32, {kPool}, deviation);
@@ -110,7 +111,7 @@ void fill_batch(Stream& stream, const MicroBatch& batch, const ModelConfig& c, s
   stream.synchronize();
 }
 
-/// A model of ssa-1b's shapes and a batch of random tokens, to take steps with.
+/// A model with ssa-1b's shapes and a batch of random tokens.
 class Training {
  public:
   Training(bench::Bench& bench, const bench::Shapes& shapes, Method method)
@@ -134,14 +135,13 @@ class Training {
   const ModelConfig& config() const { return config_; }
 
   void step() {
-    stream_.zero(state_.all_sums);
-    forward_backward(stream_, state_.model(), state_.batch, scales_,
-                     {.ce = state_.sums.ce, .alignment = state_.sums.alignment}, Gradients::overwrite);
+    state_.sums.clear(stream_);
+    forward_backward(stream_, state_.model(), state_.batch, scales_, state_.sums.losses(), Gradients::overwrite);
     measure_gradients(stream_, state_);
     update_weights(stream_, comm_, state_, TrainConfig(), 1e-5, 0.1, ++steps_);
   }
 
-  /// Of so many steps, after one to warm up.
+  /// The median of `steps` steps, after one to warm up.
   double median_ms(std::size_t steps) {
     step();
     std::vector<double> times;
@@ -214,8 +214,8 @@ SSA_BENCH(lengths_step) {
   constexpr Method kMethods[] = {Method::full, Method::ssa, Method::moba, Method::nsa};
   const auto asked = [&](Method method) { return bench.asked_for("lengths_step_" + std::string(name_of(method))); };
   if (std::none_of(std::begin(kMethods), std::end(kMethods), asked)) return;
-  std::printf("\nThe training step, %lld tokens in rows of so many\n\n", static_cast<long long>(bench.shapes.M()));
-  std::printf("| tokens of a row | method | ms | tokens/s | model TFLOP/s | full's time / this |\n");
+  std::printf("\nThe training step, %lld tokens, by tokens per sequence\n\n", static_cast<long long>(bench.shapes.M()));
+  std::printf("| tokens | method | ms | tokens/s | model TFLOP/s | full's time / this |\n");
   std::printf("|---|---|---|---|---|---|\n");
   for (const bench::Shapes& shapes : bench::by_length(bench.shapes, kShortest)) {
     double full_ms = 0;  // 0: not asked for
@@ -223,7 +223,7 @@ SSA_BENCH(lengths_step) {
       if (!asked(method)) continue;
       Training training(bench, shapes, method);
       const double ms = training.median_ms(kStepsOfLength);
-      std::printf("| %15lld | %6s | %6.1f | %8.0f | %13.1f |", static_cast<long long>(shapes.tokens),
+      std::printf("| %6lld | %6s | %6.1f | %8.0f | %13.1f |", static_cast<long long>(shapes.tokens),
                   std::string(name_of(method)).c_str(), ms, training.tokens_per_second(ms), training.model_tflops(ms));
       if (method == Method::full) full_ms = ms;
       if (full_ms > 0) std::printf(" %18.2f |", full_ms / ms);

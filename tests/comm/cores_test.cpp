@@ -1,8 +1,10 @@
 #include "src/comm/cores.h"
 
+#include <omp.h>
 #include <sched.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <thread>
 
 #include "support/catch.h"
@@ -19,7 +21,7 @@ cpu_set_t cores_of_this_thread() {
 
 }  // namespace
 
-TEST_CASE("ranks of a machine share its cores: neighbours, and more ranks than cores take turns") {
+TEST_CASE("each rank of a machine gets as many neighboring cores, and with more ranks than cores a single one") {
   using Cores = std::vector<int>;
   CHECK(share_of_cores({0, 1, 2, 3}, 0, 2) == Cores{0, 1});
   CHECK(share_of_cores({0, 1, 2, 3}, 1, 2) == Cores{2, 3});
@@ -29,8 +31,8 @@ TEST_CASE("ranks of a machine share its cores: neighbours, and more ranks than c
   CHECK(share_of_cores({2, 3}, 1, 3) == Cores{3});
 }
 
-TEST_CASE("a rank that is bound to one core takes its share, and one that has it keeps what it has") {
-  std::thread([] {  // what a thread is bound to is its own
+TEST_CASE("a rank bound to one core takes its share of the cores, and a rank with its share keeps its binding") {
+  std::thread([] {  // bindings and OpenMP's number of threads belong to a thread
     cpu_set_t all;
     std::fill_n(reinterpret_cast<unsigned char*>(&all), sizeof(all), 0xff);
     REQUIRE(sched_setaffinity(0, sizeof(all), &all) == 0);  // as many as the machine allows
@@ -45,7 +47,7 @@ TEST_CASE("a rank that is bound to one core takes its share, and one that has it
     take_share_of_cores(ranks - 1, ranks);
     cpu_set_t taken = cores_of_this_thread();
     CHECK(CPU_COUNT(&taken) == std::max(1, share));
-    CHECK(CPU_ISSET(first, &taken) == (share > 1 ? 0 : 1));  // the last rank's are not the first ones
+    CHECK(CPU_ISSET(first, &taken) == (share > 1 ? 0 : 1));  // the last rank's cores are not the first ones
 
     REQUIRE(sched_setaffinity(0, sizeof(all), &all) == 0);
     take_share_of_cores(0, ranks);
@@ -53,4 +55,28 @@ TEST_CASE("a rank that is bound to one core takes its share, and one that has it
     CHECK(CPU_EQUAL(&taken, &all));
   })
       .join();
+}
+
+TEST_CASE("a rank runs as many threads as its share of the cores, however it is bound") {
+  if (std::getenv("OMP_NUM_THREADS")) {
+    WARN("OMP_NUM_THREADS is set: it says how many threads there are");
+    return;
+  }
+  std::thread([] {
+    cpu_set_t all;
+    std::fill_n(reinterpret_cast<unsigned char*>(&all), sizeof(all), 0xff);
+    REQUIRE(sched_setaffinity(0, sizeof(all), &all) == 0);
+    all = cores_of_this_thread();
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    for (int core = 0; CPU_COUNT(&one) == 0; ++core)
+      if (CPU_ISSET(core, &all)) CPU_SET(core, &one);
+    for (const cpu_set_t& binding : {all, one})
+      for (const int ranks : {1, 2, 3}) {
+        INFO(CPU_COUNT(&binding) << " cores, " << ranks << " ranks");
+        REQUIRE(sched_setaffinity(0, sizeof(binding), &binding) == 0);
+        take_share_of_cores(0, ranks);
+        CHECK(omp_get_max_threads() == std::max(1, CPU_COUNT(&all) / ranks));
+      }
+  }).join();
 }

@@ -402,14 +402,30 @@ TEST_CASE("config: an exported model file reads back") {
   }
 }
 
-TEST_CASE("config: the README's table of keys is the field lists") {
+TEST_CASE("config: docs/config.md's table of keys is the field lists") {
   const std::string begin = "<!-- config-keys:begin -->\n", end = "<!-- config-keys:end -->";
-  const std::string readme = read_file(ssa::test::source_dir() / "README.md");
-  const std::size_t from = readme.find(begin), to = readme.find(end);
+  const std::string page = read_file(ssa::test::source_dir() / "docs/config.md");
+  const std::size_t from = page.find(begin), to = page.find(end);
   REQUIRE(from != std::string::npos);
   REQUIRE(to != std::string::npos);
   const fs::path wanted = ssa::test::binary_dir() / "config-keys.md";
   std::ofstream(wanted) << config_keys_table();
-  INFO("the table that README.md needs between its config-keys markers was written to " << wanted);
-  CHECK(readme.substr(from + begin.size(), to - from - begin.size()) == config_keys_table());
+  INFO("the table that docs/config.md needs between its config-keys markers was written to " << wanted);
+  CHECK(page.substr(from + begin.size(), to - from - begin.size()) == config_keys_table());
+}
+
+TEST_CASE("config: a file that is not at its path is found among the installed configs") {
+  const fs::path share = ssa::test::binary_dir().parent_path() / "share" / "ssa-train";
+  const std::string name = concat("find_config_test_", ::getpid(), ".json");
+  fs::create_directories(share / "configs");
+  std::ofstream(share / "configs" / name) << minimal();
+  CHECK(fs::equivalent(find_config(name), share / "configs" / name));
+  CHECK(fs::equivalent(find_config(fs::path("configs") / name), share / "configs" / name));
+  CHECK(load_config(find_config(name)).output_dir == "out");
+  const TemporaryDirectory directory;
+  const std::string own = directory.write(name, minimal());
+  CHECK(find_config(own) == own);
+  CHECK(find_config(directory.path / "none.json") == directory.path / "none.json");
+  fs::remove(share / "configs" / name);
+  CHECK(find_config(name) == name);
 }

@@ -167,6 +167,13 @@ TEST_CASE("a directory that does not hold what it should is refused by name") {
   CHECK_THAT(error_of([&] { Dataset dataset(dir.path()); }), has("shard-00002.bin: not listed in dataset.json"));
 }
 
+TEST_CASE("a directory that only holds a split names its training part") {
+  TempDir dir;
+  make_dataset(dir / "train", {kTwo});
+  CHECK_THAT(error_of([&] { Dataset dataset(dir.path()); }),
+             has("no documents") && has("did you mean " + (dir / "train").string() + "?"));
+}
+
 TEST_CASE("what differs from dataset.json is refused") {
   struct Change {
     const char *from, *to, *message;

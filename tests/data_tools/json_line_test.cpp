@@ -26,7 +26,7 @@ std::string error_of(const std::string& line, FieldKind kind = FieldKind::text) 
 
 }  // namespace
 
-TEST_CASE("json line: the field is found among others and its escapes are resolved") {
+TEST_CASE("json line: the field is found among others and its escapes are decoded") {
   CHECK(parse(R"({"text": "a"})") == "a");
   CHECK(parse(R"( {"id":1,"meta":{"text":"no","l":[1,-2.5e+3,true,false,null,{}]},"text":"yes","z":[]} )") == "yes");
   CHECK(parse(R"({"text": "\"\\\/\b\f\n\r\t\u0041\u00e9\u20ac\ud83d\ude00"})") ==
@@ -51,11 +51,11 @@ TEST_CASE("json line: a conversation is its contents joined by a blank line") {
         "field \"text\" is a string, expected a list of objects with a string \"content\"");
   CHECK(error_of(R"({"text": [{"role":"user"}]})", FieldKind::conversation).find("no string \"content\"") !=
         std::string::npos);
-  CHECK(error_of(R"({"text": ["Hi"]})", FieldKind::conversation).find("something else than objects") !=
+  CHECK(error_of(R"({"text": ["Hi"]})", FieldKind::conversation).find("an element that is not an object") !=
         std::string::npos);
 }
 
-TEST_CASE("json line: what is wrong is said, with the column") {
+TEST_CASE("json line: an error names the cause and the column") {
   CHECK(error_of(R"({"title": "a"})") == "no field \"text\"");
   CHECK(error_of(R"({"text": null})") == "field \"text\" is null, expected a string");
   CHECK(error_of(R"({"text": 3})") == "field \"text\" is a number, expected a string");

@@ -1,7 +1,7 @@
-"""Megatron-LM's indexed dataset as it is published (megatron/core/datasets/indexed_dataset.py), written down once more in
-plain Python, so that the program is held against the format and not against itself.
+"""Megatron-LM's indexed dataset as published (megatron/core/datasets/indexed_dataset.py), in plain Python, so that the
+programs are tested against the format and not against themselves.
 
-    megatron_layout.py read PREFIX            prints each document's token ids, a line each
+    megatron_layout.py read PREFIX            prints the token ids, one line per document
     megatron_layout.py write PREFIX DTYPE     writes PREFIX.bin and PREFIX.idx from such lines on stdin; DTYPE int32 or uint16
 """
 import array

@@ -1,5 +1,5 @@
-// Datasets go to and come from Megatron-LM: what ssa_tokenize writes reads by the published layout
-// (megatron_layout.py), and what is written by that layout, under a name that Megatron's tools give, trains.
+// Datasets are compatible with Megatron-LM in both directions: megatron_layout.py, a copy of the published format,
+// reads what ssa_tokenize writes, and ssa_train trains on what it writes, under a file name of Megatron's tools.
 #include <cstdlib>
 #include <fstream>
 #include <sstream>
@@ -18,7 +18,7 @@ namespace {
 
 bool has_python() {
   const bool found = std::system("python3 --version > /dev/null 2>&1") == 0;
-  if (!found) WARN("no python3 on this machine: Megatron-LM's layout is not tested");
+  if (!found) WARN("no python3 on this machine: compatibility with Megatron-LM is not tested");
   return found;
 }
 
@@ -33,7 +33,7 @@ std::string line_of(const std::string& text) {
 
 }  // namespace
 
-TEST_CASE("megatron: a dataset of ssa_tokenize reads by the published layout") {
+TEST_CASE("megatron: the published format reads a dataset of ssa_tokenize") {
   if (!has_python()) return;
   const TempDir dir;
   const std::vector<std::string> texts = {"One.", "", "Two, \xc3\xa9t\xc3\xa9.", "3"};
@@ -52,7 +52,7 @@ TEST_CASE("megatron: a dataset of ssa_tokenize reads by the published layout") {
   CHECK(ids.str() == line_of(texts[0]) + line_of(texts[2]) + line_of(texts[3]));
 }
 
-TEST_CASE("megatron: a dataset of another program trains under its own name") {
+TEST_CASE("megatron: a dataset written in the published format trains") {
   if (!has_python()) return;
   for (const std::string dtype : {"int32", "uint16"}) {
     const TempDir dir;

@@ -38,7 +38,7 @@ ssa::TokenizeOptions options_for(const std::vector<std::string>& inputs, const f
   return options;
 }
 
-/// The documents of a dataset of bytes, without their end of text.
+/// The documents of a dataset of the bytes tokenizer, without the end of text.
 std::vector<std::string> documents_in(const fs::path& directory) {
   const ssa::Dataset dataset(directory);
   dataset.verify();
@@ -127,7 +127,7 @@ TEST_CASE("tokenize: blank lines can separate the documents of a text") {
   CHECK(documents_in(directory / "out") == std::vector<std::string>{"first\nstill first\n", "second\n", "third"});
 }
 
-TEST_CASE("tokenize: documents larger than a batch, and lines across its borders") {
+TEST_CASE("tokenize: documents may be larger than a batch and lines may cross its end") {
   TempDir directory;
   std::string lines, text;
   std::vector<std::string> expected;
@@ -171,7 +171,7 @@ TEST_CASE("tokenize: the output does not depend on the number of workers") {
   }
 }
 
-TEST_CASE("tokenize: copies of a document fall on the same side of the split") {
+TEST_CASE("tokenize: all copies of a document are on the same side of the validation split") {
   TempDir directory;
   write_file(directory / "a.jsonl", json_lines(0, 300) + json_lines(0, 300));
   auto options = options_for({(directory / "a.jsonl").string()}, directory / "out");
@@ -186,7 +186,7 @@ TEST_CASE("tokenize: copies of a document fall on the same side of the split") {
   }
 }
 
-TEST_CASE("tokenize: killed at 30 random moments, it continues and ends with the same bytes") {
+TEST_CASE("tokenize: a job killed at 30 random moments continues and ends with the same bytes") {
   TempDir directory;
   write_file(directory / "a.jsonl", json_lines(0, 3000, 700) + "{broken\n" + json_lines(3000, 500, 700));
   write_file(directory / "b.jsonl.gz", gzip(json_lines(3500, 2000, 700)).substr(0, 600'000));
@@ -218,7 +218,7 @@ TEST_CASE("tokenize: killed at 30 random moments, it continues and ends with the
   }
 }
 
-TEST_CASE("tokenize: a signal ends it cleanly, and the same options continue") {
+TEST_CASE("tokenize: a signal stops a job with its state saved, and the same options continue it") {
   TempDir directory;
   write_file(directory / "a.jsonl", json_lines(0, 20000, 700));
   const std::string command =
@@ -226,7 +226,7 @@ TEST_CASE("tokenize: a signal ends it cleanly, and the same options continue") {
       "--input " + (directory / "a.jsonl").string() + " --output ";
   REQUIRE(std::system((command + (directory / "whole").string() + " 2>/dev/null").c_str()) == 0);
   const std::string out = (directory / "out").string();
-  // The signal comes as soon as there is something to stop; a fast machine may be done by then.
+  // The signal is sent as soon as the first shard exists. A fast machine may have finished by then.
   const std::string stop =
       command + out + " 2>/dev/null & pid=$!; while ! [ -e " + out +
       "/shard-00000.bin ]; do kill -0 $pid 2>/dev/null || break; done; kill -TERM $pid 2>/dev/null; wait $pid";
@@ -241,7 +241,7 @@ TEST_CASE("tokenize: a signal ends it cleanly, and the same options continue") {
   CHECK((files_in(out) == files_in(directory / "whole")));
 }
 
-TEST_CASE("tokenize: faults name file and row, with fail, skip and quarantine") {
+TEST_CASE("tokenize: a bad record is reported with file and row under fail, skip and quarantine") {
   TempDir directory;
   const std::string path = (directory / "a.jsonl").string();
   write_file(
@@ -275,7 +275,7 @@ TEST_CASE("tokenize: faults name file and row, with fail, skip and quarantine") 
                                 {"record", "{\"text\": 5}"}});
 }
 
-TEST_CASE("tokenize: damaged compressed files") {
+TEST_CASE("tokenize: a damaged compressed file keeps the documents before the damage") {
   TempDir directory;
   const std::string lines = json_lines(0, 2000, 200);
   for (const bool use_gzip : {true, false}) {
@@ -283,7 +283,7 @@ TEST_CASE("tokenize: damaged compressed files") {
     const std::string packed = use_gzip ? gzip(lines) : zstd(lines);
     const std::string path = (directory / name).string();
     write_file(path, packed.substr(0, packed.size() / 2));
-    write_file(directory / "b.jsonl", "{\"text\": \"behind\"}\n");
+    write_file(directory / "b.jsonl", "{\"text\": \"after\"}\n");
     auto options = options_for({path, (directory / "b.jsonl").string()}, directory / (name + ".fail"));
     check_error(error_of([&] { ssa::tokenize(options); }), path, "truncated");
     options.output = directory / (name + ".skip");
@@ -292,7 +292,7 @@ TEST_CASE("tokenize: damaged compressed files") {
     CHECK(report.skipped == 1);
     CHECK(report.documents > 100);  // those before the damage
     CHECK(report.documents < 2000);
-    CHECK(documents_in(options.output).back() == "behind");
+    CHECK(documents_in(options.output).back() == "after");
 
     std::string flipped = packed;
     flipped[packed.size() / 2] = static_cast<char>(flipped[packed.size() / 2] ^ 0x10);
@@ -303,7 +303,7 @@ TEST_CASE("tokenize: damaged compressed files") {
   }
 }
 
-TEST_CASE("tokenize: conversations") {
+TEST_CASE("tokenize: the messages of a conversation are joined by a blank line") {
   TempDir directory;
   write_file(directory / "a.jsonl", "{\"messages\": [{\"content\": \"Hi\"}, {\"content\": \"Ho\"}]}\n");
   auto options = options_for({(directory / "a.jsonl").string()}, directory / "out");
@@ -313,7 +313,7 @@ TEST_CASE("tokenize: conversations") {
   CHECK(documents_in(directory / "out") == std::vector<std::string>{"Hi\n\nHo"});
 }
 
-TEST_CASE("tokenize: as many documents as wanted, and where the output may go") {
+TEST_CASE("tokenize: max_documents is kept, and unusable inputs and outputs are errors") {
   TempDir directory;
   const std::string path = (directory / "a.jsonl").string();
   write_file(path, json_lines(0, 5000) + "broken\n");
@@ -335,7 +335,7 @@ TEST_CASE("tokenize: as many documents as wanted, and where the output may go") 
               "unknown kind");
 }
 
-TEST_CASE("tokenize: Parquet") {
+TEST_CASE("tokenize: Parquet rows are documents, and a damaged row group is skipped") {
   TempDir directory;
   const fs::path table = ssa::test::source_dir() / "tests/data_tools/forty.parquet";
   auto options = options_for({table.string()}, directory / "out");

@@ -39,7 +39,7 @@ void check_close(const AttentionMeasures& a, const AttentionMeasures& b, double 
 
 }  // namespace
 
-TEST_CASE("attention is measured as training measures it") {
+TEST_CASE("measures equal training's") {
   Bench bench;
   const auto rows = random_rows(3, 30);
   const Setting setting = settings_of(bench.model.source(), {.mode = "sparse"})[0];
@@ -57,16 +57,17 @@ TEST_CASE("attention is measured as training measures it") {
   HostBatch batch = random_batch(3, 30, 256, 5);
   for (std::size_t i = 0; i < batch.positions.size(); ++i) batch.positions[i] = static_cast<std::int32_t>(i % 30);
   trained.upload(batch);
-  forward(trained.stream, trained.state.model(), trained.state.batch, {}, trained.state.sums);
-  const auto mass = trained.read<double>(trained.state.sums.selected_mass);
-  const auto entropy = trained.read<double>(trained.state.sums.entropy);
+  const AttentionSums sums = trained.state.sums.attention();
+  forward(trained.stream, trained.state.model(), trained.state.batch, {}, trained.state.sums.losses(), sums);
+  const auto mass = trained.read<double>(sums.selected_mass);
+  const auto entropy = trained.read<double>(sums.entropy);
   for (std::size_t i = 0; i < mass.size(); ++i) {
     CHECK(std::abs(report.heads[i / 4][i % 4].selected_mass - mass[i] / 90) < 1e-6);
     CHECK(std::abs(report.heads[i / 4][i % 4].entropy - entropy[i] / 90) < 1e-6);
   }
 }
 
-TEST_CASE("every method and both attentions are measured, batches cut as they may") {
+TEST_CASE("every method and mode is measured, and the batch size does not matter") {
   const auto rows = random_rows(5, 33);
   for (const char* method : {"ssa", "full", "moba", "nsa"})
     for (const std::string mode : {"sparse", "full"}) {
@@ -79,7 +80,7 @@ TEST_CASE("every method and both attentions are measured, batches cut as they ma
       CHECK(report.mean().selected_mass < 1);
       CHECK(report.mean().divergence > 0.01);
       CHECK(report.mean().entropy > 0);
-      // One block holds the whole row: the sparse attention is the full one.
+      // One block holds the whole sequence: sparse attention equals full attention.
       const AttentionReport whole = bench.measure(all, rows, 8, 33);
       for (const auto& layer : whole.heads)
         for (const AttentionMeasures& head : layer) {
@@ -90,7 +91,7 @@ TEST_CASE("every method and both attentions are measured, batches cut as they ma
     }
 }
 
-TEST_CASE("the table has a line a layer and the JSON every head") {
+TEST_CASE("the table has one line per layer, the JSON one entry per head") {
   AttentionReport report{.rows = 2, .tokens = 8, .sink_tokens = 4, .heads = {}};
   report.heads = {{{1, 0.5, 0.25, 0.125}, {2, 1, 0.75, 0.375}}, {{3, 0.25, 0, 0}, {3, 0.25, 0, 0}}};
   CHECK(report.table() ==
@@ -106,7 +107,7 @@ TEST_CASE("the table has a line a layer and the JSON every head") {
   CHECK(json["sink_tokens"] == 4);
 }
 
-TEST_CASE("texts are cut into rows of one length") {
+TEST_CASE("rows_of cuts texts into rows of equal length") {
   const std::vector<TokenIds> texts = {{1, 2, 3}, {4, 5, 6, 7}};
   CHECK(rows_of(texts, 3, 9) == std::vector<TokenIds>{{1, 2, 3}, {4, 5, 6}});
   CHECK(rows_of(texts, 3, 1) == std::vector<TokenIds>{{1, 2, 3}});

@@ -1,4 +1,4 @@
-// A Hugging Face directory with a golden case's weights, for texts of bytes.
+// A Hugging Face directory with a golden case's weights and a byte vocabulary.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -18,7 +18,7 @@ namespace ssa::test {
 
 class ByteModel {
  public:
-  /// With another vocabulary than the golden case's 272 every weight is the same small number.
+  /// With a vocabulary size other than the golden case's 272, every weight is the same small number.
   explicit ByteModel(std::int64_t vocab_size = 272, std::int64_t eos = 256, const std::string& method = "ssa") {
     const std::filesystem::path golden = ssa::test::source_dir() / "tests/golden/cases/ssa-sparse-stream/model";
     nlohmann::json config = nlohmann::json::parse(ssa::test::read_file(golden / "config.json"));

@@ -1,4 +1,4 @@
-// Choosing tokens, and continuing prompts with a random model: what is tested is the way, not the text.
+// Choosing tokens, and continuing prompts with a random model: the mechanism is tested, not the text.
 #include "ssa/eval/generate.h"
 
 #include <cmath>
@@ -32,7 +32,7 @@ std::vector<std::int32_t> ids_of(const std::vector<Candidate>& candidates) {
 
 using Ids = std::vector<std::int32_t>;
 
-/// A model in a directory, loaded.
+/// A loaded model.
 struct Loaded {
   TempDir directory;
   Stream stream{DeviceKind::cpu};
@@ -50,8 +50,8 @@ struct Loaded {
     return path;
   }
 
-  /// The logits behind all of `ids`, by a forward pass over them.
-  std::vector<float> logits_behind(const TokenIds& ids) {
+  /// The logits after the last of `ids`, from a forward pass over them.
+  std::vector<float> logits_after(const TokenIds& ids) {
     Decoder fresh = make_decoder(stream, loaded, setting, 1, static_cast<std::int64_t>(ids.size()),
                                  static_cast<std::int64_t>(ids.size()));
     return fresh.prefill(0, ids);
@@ -78,7 +78,7 @@ TEST_CASE("candidates are the fewest most probable tokens that reach top_p") {
   const std::vector<Candidate> two = candidates(logits, 1, 0.79);
   CHECK(std::abs(two[0].probability - 0.5 / 0.8) < 1e-6);
   CHECK(std::abs(two[1].probability - 0.3 / 0.8) < 1e-6);
-  // At temperature 1/2 probabilities are squared before they are made to add up: 0.25 0.09 0.0225 0.0025.
+  // At temperature 1/2 probabilities are squared, then renormalized: 0.25 0.09 0.0225 0.0025.
   const std::vector<Candidate> cold = candidates(logits, 0.5, 1);
   CHECK(std::abs(cold[0].probability - 0.25 / 0.365) < 1e-6);
   CHECK(ids_of(candidates(logits, 0.5, 0.69)) == Ids{1, 3});
@@ -87,7 +87,7 @@ TEST_CASE("candidates are the fewest most probable tokens that reach top_p") {
   CHECK(ids_of(candidates(logits_of({0.1, 0.2, 0.2, 0.2, 0.2, 0.1}), 1, 0.5)) == Ids{1, 2, 3});
 }
 
-TEST_CASE("tokens are drawn as often as they are probable") {
+TEST_CASE("tokens are drawn with their probabilities") {
   const std::vector<double> probabilities = {0.15, 0.5, 0.05, 0.3};
   const std::vector<float> logits = logits_of(probabilities);
   constexpr int kDraws = 20000;
@@ -104,7 +104,7 @@ TEST_CASE("tokens are drawn as often as they are probable") {
   }
 }
 
-TEST_CASE("a draw is a function of seed, sequence and position") {
+TEST_CASE("a draw depends on seed, sequence and position only") {
   const std::vector<float> logits(1000, 0.0f);
   const auto draw = [&](std::uint64_t seed, std::uint64_t sequence, std::uint64_t position) {
     return choose_token(logits, {.temperature = 0.7, .seed = seed}, sequence, position);
@@ -113,10 +113,10 @@ TEST_CASE("a draw is a function of seed, sequence and position") {
   std::set<std::int32_t> different;
   for (std::uint64_t i = 0; i < 10; ++i) different.insert({draw(i, 0, 0), draw(100, i, 0), draw(100, 100, i)});
   CHECK(different.size() > 25);                                        // of 30 draws from 1000
-  CHECK(choose_token(std::vector<float>{1, 4, 2, 4}, {}, 0, 0) == 1);  // greedy: the lower id of equal ones
+  CHECK(choose_token(std::vector<float>{1, 4, 2, 4}, {}, 0, 0) == 1);  // greedy: ties to the lower id
 }
 
-TEST_CASE("greedy generation takes the largest logit of the forward pass, in every method and mode") {
+TEST_CASE("greedy generation takes the forward pass's largest logit, for every method and mode") {
   struct Case {
     Method method;
     const char* mode;
@@ -135,28 +135,28 @@ TEST_CASE("greedy generation takes the largest logit of the forward pass, in eve
       TokenIds so_far = prompts[row];
       REQUIRE(texts[row].size() == 20);
       for (const std::int32_t id : texts[row]) {
-        REQUIRE(id == choose_token(m.logits_behind(so_far), {}, 0, 0));
+        REQUIRE(id == choose_token(m.logits_after(so_far), {}, 0, 0));
         so_far.push_back(id);
       }
     }
   }
 }
 
-TEST_CASE("generation ends at the end token, at max_new_tokens and when the cache is full, each row by itself") {
+TEST_CASE("generation ends per sequence: at the end token, at max_new_tokens or when the cache is full") {
   Loaded m;
   const std::vector<TokenIds> prompts = {text_ids("One two three"), text_ids("four")};
   Decoder decoder = make_decoder(m.stream, m.loaded, m.setting, 2, 20, 13);
-  const Continuation how{.max_new_tokens = 100, .end_token = -1, .vocab_size = 257};
-  const std::vector<TokenIds> whole = continue_prompts(decoder, prompts, how);
-  // The last token that is chosen needs no room.
+  const ContinueOptions options{.max_new_tokens = 100, .end_token = -1, .vocab_size = 257};
+  const std::vector<TokenIds> whole = continue_prompts(decoder, prompts, options);
+  // The last chosen token needs no place in the cache.
   CHECK(whole[0].size() == 20 - 13 + 1);
   CHECK(whole[1].size() == 20 - 4 + 1);
 
-  Continuation few = how;
+  ContinueOptions few = options;
   few.max_new_tokens = 1;
   CHECK(continue_prompts(decoder, prompts, few) == std::vector<TokenIds>{{whole[0][0]}, {whole[1][0]}});
 
-  // An end token that only the second row meets, and not at once.
+  // An end token that only the second sequence reaches, after some tokens.
   std::size_t at = 1;
   const auto is_new = [&](std::size_t i) {
     const TokenIds before(whole[1].begin(), whole[1].begin() + static_cast<std::ptrdiff_t>(i));
@@ -165,37 +165,38 @@ TEST_CASE("generation ends at the end token, at max_new_tokens and when the cach
   };
   while (at < whole[1].size() && !is_new(at)) ++at;
   REQUIRE(at < whole[1].size());
-  Continuation ending = how;
+  ContinueOptions ending = options;
   ending.end_token = whole[1][at];
   const std::vector<TokenIds> ended = continue_prompts(decoder, prompts, ending);
   CHECK(ended[0] == whole[0]);
   CHECK(ended[1] == TokenIds(whole[1].begin(), whole[1].begin() + static_cast<std::ptrdiff_t>(at)));
 
   // Ids that the tokenizer does not know are never chosen.
-  Continuation low = how;
+  ContinueOptions low = options;
   low.vocab_size = 40;
   low.sampling = {.temperature = 5};
   for (const TokenIds& text : continue_prompts(decoder, prompts, low))
     for (const std::int32_t id : text) CHECK(id < 40);
 }
 
-TEST_CASE("sampled text depends on the seed and the sequence, not on what is generated beside it") {
+TEST_CASE("sampled text depends on the seed and the sequence, not on the rest of the batch") {
   Loaded m;
   const std::vector<TokenIds> prompts = {text_ids("same prompt"), text_ids("same prompt")};
   Decoder decoder = make_decoder(m.stream, m.loaded, m.setting, 2, 50, 11);
-  Continuation how{
+  ContinueOptions options{
       .max_new_tokens = 30, .end_token = -1, .vocab_size = 257, .sampling = {.temperature = 1.5, .seed = 1}};
   const std::uint64_t sequences[] = {7, 9};
-  const std::vector<TokenIds> texts = continue_prompts(decoder, prompts, how, sequences);
+  const std::vector<TokenIds> texts = continue_prompts(decoder, prompts, options, sequences);
   CHECK(texts[0] != texts[1]);
-  CHECK(continue_prompts(decoder, prompts, how, sequences) == texts);
-  CHECK(continue_prompts(decoder, std::span(prompts).first(1), how, std::span(sequences).subspan(1))[0] == texts[1]);
+  CHECK(continue_prompts(decoder, prompts, options, sequences) == texts);
+  CHECK(continue_prompts(decoder, std::span(prompts).first(1), options, std::span(sequences).subspan(1))[0] ==
+        texts[1]);
   std::vector<TokenIds> heard(2);
-  continue_prompts(decoder, prompts, how, sequences,
+  continue_prompts(decoder, prompts, options, sequences,
                    [&](std::size_t row, std::int32_t id) { heard[row].push_back(id); });
   CHECK(heard == texts);
-  how.sampling.seed = 2;
-  CHECK(continue_prompts(decoder, prompts, how, sequences)[0] != texts[0]);
+  options.sampling.seed = 2;
+  CHECK(continue_prompts(decoder, prompts, options, sequences)[0] != texts[0]);
 }
 
 TEST_CASE("ssa_eval --generate prints the prompt and its continuation") {
@@ -228,7 +229,7 @@ TEST_CASE("ssa_eval --generate prints the prompt and its continuation") {
   CHECK(generate({"", "--max-new-tokens", "3"}).err.find("prompt of 1 tokens") != std::string::npos);
 }
 
-TEST_CASE("bad input: ssa_eval --generate") {
+TEST_CASE("ssa_eval --generate: bad input is an error that names it") {
   const TempDir directory;
   write_random_model(directory.path() / "model", small_bytes_model(), Method::ssa, 5);
   write_random_model(directory.path() / "nsa", small_bytes_model(), Method::nsa, 5);

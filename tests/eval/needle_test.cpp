@@ -1,4 +1,4 @@
-// The texts that hide a number, and how an answer is judged.
+// The haystacks, and when an answer counts as right.
 #include "ssa/eval/needle.h"
 
 #include <nlohmann/json.hpp>
@@ -32,7 +32,7 @@ struct BytesEncoder {
 
 }  // namespace
 
-TEST_CASE("a haystack has the wanted length, holds its key where the depth says and asks for it at the end") {
+TEST_CASE("a haystack has the exact length, its key near the depth, and the question at the end") {
   BytesEncoder bytes;
   for (const std::int64_t length : {200, 201, 256, 511, 1024, 3000})
     for (const std::int64_t depth : {0, 10, 50, 99, 100}) {
@@ -51,7 +51,7 @@ TEST_CASE("a haystack has the wanted length, holds its key where the depth says 
       const std::size_t at = text.find(needle);
       REQUIRE(at != std::string::npos);
       CHECK(text.find(haystack.key, at + needle.size()) == std::string::npos);
-      // Sentences are at most 60 characters long, the edge nearest to the depth within half of that.
+      // Sentences are at most 60 characters long, so a boundary is within 30 of the depth.
       const double room = static_cast<double>(text.size() - opening.size() - question.size() - needle.size());
       CHECK(std::abs(static_cast<double>(at - opening.size()) - room * static_cast<double>(depth) / 100) <= 31);
       if (depth == 0) CHECK(at == opening.size());
@@ -59,7 +59,7 @@ TEST_CASE("a haystack has the wanted length, holds its key where the depth says 
     }
 }
 
-TEST_CASE("haystacks are the same for the same seed, and others for others") {
+TEST_CASE("haystacks are equal for equal seeds and differ for different seeds") {
   BytesEncoder bytes;
   const auto text = [&](std::int64_t length, std::int64_t depth, std::uint64_t seed, std::int64_t sample) {
     return bytes.text(make_haystack(bytes.encoder, length, depth, seed, sample));
@@ -70,28 +70,28 @@ TEST_CASE("haystacks are the same for the same seed, and others for others") {
   std::set<std::string> keys;
   for (std::int64_t sample = 0; sample < 50; ++sample) keys.insert(make_haystack(bytes.encoder, 300, 0, 1, sample).key);
   CHECK(keys.size() > 48);
-  // Depth moves the needle and nothing else.
+  // Depth moves the needle only.
   CHECK(make_haystack(bytes.encoder, 600, 0, 1, 2).key == make_haystack(bytes.encoder, 600, 90, 1, 2).key);
   check_error(error_of([&] { text(100, 50, 1, 2); }), "--lengths 100", "133");
 }
 
-TEST_CASE("an answer is right when its digits are those of the key") {
-  CHECK(answers("12345", "12345"));
-  CHECK(answers(" 12345.", "12345"));
-  CHECK(answers("\n 12345 is", "12345"));
-  CHECK_FALSE(answers("123456", "12345"));
-  CHECK_FALSE(answers("1234", "12345"));
-  CHECK_FALSE(answers("12354", "12345"));
-  CHECK_FALSE(answers("is 12345", "12345"));
-  CHECK_FALSE(answers("", "12345"));
+TEST_CASE("an answer is right when its digits equal the key") {
+  CHECK(is_right_answer("12345", "12345"));
+  CHECK(is_right_answer(" 12345.", "12345"));
+  CHECK(is_right_answer("\n 12345 is", "12345"));
+  CHECK_FALSE(is_right_answer("123456", "12345"));
+  CHECK_FALSE(is_right_answer("1234", "12345"));
+  CHECK_FALSE(is_right_answer("12354", "12345"));
+  CHECK_FALSE(is_right_answer("is 12345", "12345"));
+  CHECK_FALSE(is_right_answer("", "12345"));
 }
 
 TEST_CASE("right answers are counted in the cell of their length and depth") {
   BytesEncoder bytes;
   const NeedleOptions options{.lengths = {200, 400, 800}, .depths = {0, 50, 100}, .samples = 7, .rows = 4};
-  // One that knows the number only if it stands before the 250th byte, and then the odd ones wrongly.
+  // Finds the number only before the 250th byte, and gets the odd ones wrong.
   std::size_t most = 0;
-  const Answer answer = [&](std::span<const TokenIds> prompts) {
+  const GenerateFn generate_fn = [&](std::span<const TokenIds> prompts) {
     most = std::max(most, prompts.size());
     std::vector<TokenIds> said;
     for (const TokenIds& prompt : prompts) {
@@ -112,11 +112,12 @@ TEST_CASE("right answers are counted in the cell of their length and depth") {
   REQUIRE(even < 7);
   const double all = even / 7.0;
   SingleComm comm;
-  CHECK(find_needles(comm, bytes.encoder, options, answer) == NeedleGrid{{all, all, all}, {all, all, 0}, {all, 0, 0}});
+  CHECK(find_needles(comm, bytes.encoder, options, generate_fn) ==
+        NeedleGrid{{all, all, all}, {all, all, 0}, {all, 0, 0}});
   CHECK(most == 4);
 }
 
-TEST_CASE("the needle table has a line for each depth and the mean below") {
+TEST_CASE("the needle table has one line per depth and a mean line") {
   const NeedleOptions options{.lengths = {512, 1024}, .depths = {0, 100}, .samples = 4};
   CHECK(needle_table(options, {{1, 0.25}, {0.5, 0}}) ==
         "depth           512     1024\n"
@@ -125,7 +126,7 @@ TEST_CASE("the needle table has a line for each depth and the mean below") {
         "mean           75.0     12.5\n");
 }
 
-TEST_CASE("ssa_eval --needle prints a table for each setting and writes them as JSON, on any number of ranks") {
+TEST_CASE("ssa_eval --needle prints one table per setting and writes JSON, on any number of ranks") {
   const TempDir directory;
   write_random_model(directory.path() / "model", small_bytes_model(), Method::ssa, 5);
   const auto run = [&](const std::string& output, int ranks) {
@@ -137,8 +138,8 @@ TEST_CASE("ssa_eval --needle prints a table for each setting and writes them as 
   INFO(one.out << one.err << two.err);
   REQUIRE(one.exit_code == 0);
   REQUIRE(two.exit_code == 0);
-  for (const char* text : {"needle, sparse 2x4: right answers in percent of 3", "needle, sparse 5x4:", "needle, full:",
-                           "depth           160      200", "100 %           0.0      0.0"})
+  for (const char* text : {"needle, sparse 2x4: percent of right answers in 3 samples", "needle, sparse 5x4:",
+                           "needle, full:", "depth           160      200", "100 %           0.0      0.0"})
     CHECK_THAT(one.out, has(text));
   CHECK(one.out == two.out);
   const auto read = [&](const char* name) {
@@ -159,7 +160,7 @@ TEST_CASE("ssa_eval --needle prints a table for each setting and writes them as 
   CHECK(documents[2].at("config").at("model_args").at("mode") == "full");
 }
 
-TEST_CASE("bad input: ssa_eval --needle") {
+TEST_CASE("ssa_eval --needle: bad input is an error that names it") {
   const TempDir directory;
   write_random_model(directory.path() / "model", small_bytes_model(), Method::ssa, 5);
   const auto fails = [&](Arguments more, const Arguments& parts) {
@@ -168,7 +169,7 @@ TEST_CASE("bad input: ssa_eval --needle") {
     check_fails(run_program(all, {.directory = directory.path()}), kExitUsage, parts);
   };
   fails({}, {"--needle", "--lengths"});
-  fails({"--lengths", "512,"}, {"--lengths", "whole number"});
+  fails({"--lengths", "512,"}, {"--lengths", "integer"});
   fails({"--lengths", "512,many"}, {"--lengths many"});
   fails({"--lengths", "100"}, {"--lengths 100", "133"});
   fails({"--lengths", "512", "--depths", "0,101"}, {"--depths 101", "100"});

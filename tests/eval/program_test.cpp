@@ -1,4 +1,4 @@
-// ssa_eval as a user runs it.
+// ssa_eval as a program.
 #include <cmath>
 
 #include "eval/byte_model.h"
@@ -12,7 +12,7 @@ using nlohmann::json;
 
 namespace {
 
-/// Texts, tasks and a dataset beside the model.
+/// A model with texts, tasks and a dataset.
 class EvalDirectory : public ByteModel {
  public:
   explicit EvalDirectory(const std::string& method = "ssa") : ByteModel(272, 256, method) {
@@ -52,7 +52,7 @@ const Arguments kEverything = {"--tokenizer",   "bytes",   "--data",           "
 
 }  // namespace
 
-TEST_CASE("ssa_eval: data, text and tasks in one run, under both attentions") {
+TEST_CASE("ssa_eval: data, text and tasks in one run, with sparse and full attention") {
   const EvalDirectory directory;
   const json documents = directory.results(kEverything);
   REQUIRE(documents.size() == 2);
@@ -71,7 +71,7 @@ TEST_CASE("ssa_eval: data, text and tasks in one run, under both attentions") {
   CHECK(documents[1]["config"]["model_args"]["mode"] == "full");
 }
 
-TEST_CASE("ssa_eval: two ranks find what one finds") {
+TEST_CASE("ssa_eval: two ranks give the results of one") {
   const EvalDirectory directory;
   const json one = directory.results(kEverything), two = directory.results(kEverything, 2);
   for (std::size_t s = 0; s < 2; ++s)
@@ -106,7 +106,7 @@ TEST_CASE("ssa_eval: budgets, block size, scaling and limit reach the results") 
   CHECK(limited["config"]["fewshot_seed"] == json{1, 2, 3});
 }
 
-TEST_CASE("ssa_eval: attention statistics of data and of texts, on one rank and two") {
+TEST_CASE("ssa_eval: attention statistics of data and texts, on one and two ranks") {
   const EvalDirectory directory;
   const Arguments arguments = {"--data", "data", "--attention-stats", "--max-length", "32", "--limit", "6",
                                "--rows", "2"};
@@ -127,7 +127,7 @@ TEST_CASE("ssa_eval: attention statistics of data and of texts, on one rank and 
               {"--attention-stats needs --data or --text"});
 }
 
-TEST_CASE("ssa_eval: what cannot be is one clear line") {
+TEST_CASE("ssa_eval: bad input is a one-line error that names it") {
   const EvalDirectory directory;
   const auto fails = [&](const Arguments& arguments, int exit_code, const std::vector<std::string>& parts) {
     check_fails(directory.run(arguments), exit_code, parts);
@@ -138,7 +138,7 @@ TEST_CASE("ssa_eval: what cannot be is one clear line") {
   fails({"--data", "data", "--rope-scaling", "-1"}, kExitUsage, {"--rope-scaling -1"});
   fails({"--data", "data", "--seeds", "1,-2"}, kExitUsage, {"--seeds -2"});
   fails({"--data", "data", "--frobnicate"}, kExitUsage, {"--frobnicate"});
-  fails({"--data", "data", "--log-samples"}, kExitUsage, {"--log-samples needs --output"});
+  fails({"--data", "data", "--log-samples"}, kExitUsage, {"--log-samples requires --output"});
   fails({"--data", "nowhere"}, kExitFailed, {"nowhere", "no such directory"});
   fails({"--tasks", "arc_hard", "--task-dir", "."}, kExitUsage, {"arc_hard", "no such task", "arc_easy"});
   fails({"--tasks", "piqa"}, kExitUsage, {"piqa", "--task-dir"});

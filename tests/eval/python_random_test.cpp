@@ -1,4 +1,4 @@
-// Against what CPython 3.11's random.Random gives.
+// Expected values are from CPython 3.11's random.Random.
 #include "ssa/eval/python_random.h"
 
 #include "support/catch.h"
@@ -7,7 +7,7 @@
 using ssa::eval::PythonRandom;
 using Indices = std::vector<std::size_t>;
 
-TEST_CASE("Python's random numbers, in the order of its calls") {
+TEST_CASE("PythonRandom gives CPython's numbers for the same calls in the same order") {
   struct Case {
     std::int64_t seed;
     std::uint32_t bits[3];
@@ -40,7 +40,7 @@ TEST_CASE("Python's random numbers, in the order of its calls") {
        {2, 44, 82, 79, 61, 78},
        {1898, 608, 373, 749, 2922, 468, 59, 2060},
        3},
-      {4294967301,  // two words of seed
+      {4294967301,  // a seed of two words
        {675479763u, 2085189291u, 1213270837u},
        0.8899258643720599,
        {0, 5, 2, 6},
@@ -62,8 +62,8 @@ TEST_CASE("Python's random numbers, in the order of its calls") {
   }
 }
 
-TEST_CASE("a sample changes its way where CPython's does") {
-  // Up to 21 items, and up to 85 for six of them, it draws from a shrinking list; above, it remembers what it took.
+TEST_CASE("sample switches from pool to set at the same population size as CPython") {
+  // Pool up to 21 items for a sample of 5, and up to 85 for a sample of 6; above that, a set of drawn indices.
   PythonRandom random(42);
   CHECK(random.sample(21, 5) == Indices{20, 3, 0, 8, 7});
   CHECK(random.sample(22, 5) == Indices{7, 4, 3, 21, 17});
@@ -72,5 +72,5 @@ TEST_CASE("a sample changes its way where CPython's does") {
   CHECK(random.sample(5, 5) == Indices{1, 3, 0, 4, 2});
   CHECK(random.sample(1, 1) == Indices{0});
   CHECK(random.sample(3, 0).empty());
-  ssa::test::check_error(ssa::test::error_of([&] { random.sample(3, 4); }), "a sample of 4", "the 3 there are");
+  ssa::test::check_error(ssa::test::error_of([&] { random.sample(3, 4); }), "a sample of 4", "at most 3");
 }

@@ -31,7 +31,7 @@ Report report(const std::string& mode, std::vector<std::int64_t> seeds = {1234})
 
 }  // namespace
 
-TEST_CASE("the table has a line a metric, in columns") {
+TEST_CASE("the table has one line per metric, in aligned columns") {
   CHECK(report("both").table() ==
         "| task     | shots | attention  | metric          |   value | stderr |\n"
         "|----------|-------|------------|-----------------|---------|--------|\n"
@@ -41,7 +41,7 @@ TEST_CASE("the table has a line a metric, in columns") {
         "|          |       |            | word_perplexity | 12.5000 |        |\n");
 }
 
-TEST_CASE("the JSON of one setting is a document of lm-evaluation-harness's results") {
+TEST_CASE("the JSON of one setting has the keys of lm-evaluation-harness's results") {
   const nlohmann::json document = report("sparse").json();
   REQUIRE(document.is_object());
   CHECK(document["results"]["arc_easy"] == nlohmann::json{{"name", "arc_easy"},
@@ -61,7 +61,7 @@ TEST_CASE("the JSON of one setting is a document of lm-evaluation-harness's resu
   CHECK_FALSE(document.contains("samples"));
 }
 
-TEST_CASE("several settings are an array of such documents, and a section may hold more") {
+TEST_CASE("several settings give an array of documents, which can have attached keys") {
   Report all = report("both");
   all.attach("attention", {{"layers", 2}});
   const nlohmann::json documents = all.json();
@@ -74,7 +74,7 @@ TEST_CASE("several settings are an array of such documents, and a section may ho
   CHECK_FALSE(documents[0].contains("attention"));
 }
 
-TEST_CASE("several seeds add a column and a value") {
+TEST_CASE("several seeds add a deviation column and value") {
   const ByteModel model;
   Report all({.model = "m", .method = "ssa", .device = "cpu", .rows = 1, .max_length = 64, .seeds = {1, 2}});
   all.begin(settings_of(model.source(), {.mode = "full"})[0]);

@@ -1,4 +1,4 @@
-// Windows and cuts as lm-evaluation-harness makes them: get_rolling_token_windows with make_disjoint_window, and
+// Expected windows and splits are lm-evaluation-harness's: get_rolling_token_windows with make_disjoint_window, and
 // TemplateLM's encoding of pairs.
 #include "ssa/eval/request.h"
 
@@ -14,7 +14,7 @@ namespace {
 
 using Windows = std::vector<std::pair<TokenIds, TokenIds>>;
 
-/// Windows over the tokens 0, 1, 2, ... behind the prefix token 99, max_length 4.
+/// Windows over the tokens 0, 1, 2, ... after the prefix token 99, max_length 4.
 Windows windows(std::int32_t tokens, std::int64_t stride) {
   TokenIds ids;
   for (std::int32_t i = 0; i < tokens; ++i) ids.push_back(i);
@@ -31,21 +31,21 @@ TokenIds bytes(std::string_view text) {
 
 }  // namespace
 
-TEST_CASE("rolling windows side by side, the last one with all the context that fits") {
+TEST_CASE("rolling windows do not overlap, except the last, which has all the context that fits") {
   CHECK(windows(3, 4) == Windows{{{99}, {0, 1, 2}}});
   CHECK(windows(8, 4) == Windows{{{99}, {0, 1, 2, 3}}, {{3}, {4, 5, 6, 7}}});
   CHECK(windows(10, 4) == Windows{{{99}, {0, 1, 2, 3}}, {{3}, {4, 5, 6, 7}}, {{5, 6, 7}, {8, 9}}});
   CHECK(windows(0, 4).empty());
 }
 
-TEST_CASE("rolling windows with a stride keep that much context") {
+TEST_CASE("rolling windows with a stride keep max_length - stride tokens of context") {
   CHECK(windows(11, 3) ==
         Windows{{{99}, {0, 1, 2, 3}}, {{2, 3}, {4, 5, 6}}, {{5, 6}, {7, 8, 9}}, {{6, 7, 8, 9}, {10}}});
   CHECK(windows(7, 1) == Windows{{{99}, {0, 1, 2, 3}}, {{0, 1, 2, 3}, {4}}, {{1, 2, 3, 4}, {5}}, {{2, 3, 4, 5}, {6}}});
   check_error(error_of([] { windows(7, 5); }), "stride of 5", "1 to 4");
 }
 
-TEST_CASE("white space at the end of the context goes to the continuation") {
+TEST_CASE("white space at the end of the context moves to the continuation") {
   const ByteModel model;
   TextEncoder encoder("bytes", model.source());
   const Request plain = make_request(encoder, "Answer:", " ice");
@@ -56,7 +56,7 @@ TEST_CASE("white space at the end of the context goes to the continuation") {
   CHECK(moved.continuation == bytes(" \u00a0ice"));
 }
 
-TEST_CASE("an empty context is the prefix token") {
+TEST_CASE("an empty context becomes the prefix token") {
   const ByteModel model;
   TextEncoder encoder("bytes", model.source());
   const Request request = make_request(encoder, "", "ice");
@@ -65,8 +65,8 @@ TEST_CASE("an empty context is the prefix token") {
   check_error(error_of([&] { make_request(encoder, "x", ""); }), "adds no token");
 }
 
-TEST_CASE("context and continuation are encoded as one text and cut where the context ends") {
-  // Merges run over the border: " there" is one token.
+TEST_CASE("context and continuation are encoded as one text and split where the context ends") {
+  // A merge crosses the boundary: " there" is one token.
   const ByteModel model(641, 640);
   const std::string gpt2 = (ssa::test::source_dir() / "tests/tokenizer/gpt2.tokenizer.json").string();
   TextEncoder encoder(gpt2, model.source());
@@ -78,7 +78,7 @@ TEST_CASE("context and continuation are encoded as one text and cut where the co
   check_error(error_of([&] { make_request(encoder, " an", "d"); }), "continuation \"d\" adds no token");
 }
 
-TEST_CASE("the special tokens of a tokenizer's template stand around a text, but not twice") {
+TEST_CASE("a tokenizer template's special tokens are added once") {
   const TempDir directory;
   nlohmann::json tokenizer = nlohmann::json::parse(
       ssa::test::read_file((ssa::test::source_dir() / "tests/tokenizer/gpt2.tokenizer.json").string()));
@@ -102,7 +102,7 @@ TEST_CASE("the special tokens of a tokenizer's template stand around a text, but
   CHECK(make_request(encoder, "", "ice").continuation == encoder.encode_plain("ice"));
 }
 
-TEST_CASE("what does not fit is cut from the left, and only there") {
+TEST_CASE("an input longer than max_length is cut on the left") {
   const Request request{.context = {1, 2, 3, 4}, .continuation = {5, 6, 7}};
   CHECK(model_input(request, 10) == TokenIds{1, 2, 3, 4, 5, 6});
   CHECK(model_input(request, 6) == TokenIds{1, 2, 3, 4, 5, 6});
@@ -111,7 +111,7 @@ TEST_CASE("what does not fit is cut from the left, and only there") {
   check_error(error_of([&] { model_input(request, 2); }), "a continuation of 3 tokens", "--max-length 2");
 }
 
-TEST_CASE("a tokenizer that is not the model's is refused") {
+TEST_CASE("a tokenizer that does not fit the model is an error") {
   const ByteModel model;
   const std::string gpt2 = (ssa::test::source_dir() / "tests/tokenizer/gpt2.tokenizer.json").string();
   check_error(error_of([&] { TextEncoder(gpt2, model.source()); }), "gpt2.tokenizer.json", "641", "272");

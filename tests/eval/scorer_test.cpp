@@ -1,4 +1,4 @@
-// Scores against the model run as training runs it.
+// Scores compared with training's forward pass.
 #include "ssa/eval/scorer.h"
 
 #include <cmath>
@@ -37,7 +37,7 @@ struct Bench : LoadedByteModel {
   }
 };
 
-/// What training's forward pass says of one request alone.
+/// The score of one request alone, by training's forward pass.
 double trained_score(Bench& bench, const Setting& setting, const Request& request) {
   const TokenIds input = model_input(request, 64);
   const auto T = static_cast<std::int64_t>(input.size());
@@ -51,9 +51,8 @@ double trained_score(Bench& bench, const Setting& setting, const Request& reques
   for (std::size_t i = 0; i < request.continuation.size(); ++i) batch.targets[first + i] = request.continuation[i];
   for (std::int64_t t = 0; t < T; ++t) batch.positions.push_back(static_cast<std::int32_t>(t));
   model.upload(batch);
-  evaluate(model.stream, model.state.model(), model.state.batch,
-           {.ce = model.state.sums.ce, .alignment = model.state.sums.alignment});
-  return -model.read<double>(model.state.sums.ce)[0];
+  evaluate(model.stream, model.state.model(), model.state.batch, model.state.sums.losses());
+  return -model.state.sums.read(model.stream).ce;
 }
 
 std::vector<Request> some_requests() {
@@ -66,7 +65,7 @@ std::vector<Request> some_requests() {
 
 }  // namespace
 
-TEST_CASE("a log-likelihood is that of the request alone, whatever shares its pass") {
+TEST_CASE("a log-likelihood does not depend on the other requests in its batch") {
   const auto requests = some_requests();
   for (const char* method : {"ssa", "nsa"}) {
     Bench bench(method);
@@ -84,12 +83,12 @@ TEST_CASE("a log-likelihood is that of the request alone, whatever shares its pa
   }
 }
 
-TEST_CASE("greedy says whether decoding would give the continuation") {
+TEST_CASE("greedy is true exactly when greedy decoding gives the continuation") {
   Bench bench;
   const Setting setting = bench.setting("full");
   std::vector<Request> requests = some_requests();
   for (Request& request : requests) request.continuation.resize(1);
-  // The likeliest token of the first request, found by trying all.
+  // The most likely token of the first request, found by trying all.
   std::vector<Request> all;
   for (std::int32_t id = 0; id < 272; ++id) all.push_back({.context = requests[1].context, .continuation = {id}});
   const auto scores = bench.scores(setting, all, 16, true);
@@ -103,7 +102,7 @@ TEST_CASE("greedy says whether decoding would give the continuation") {
   CHECK(scores[best].greedy);
 }
 
-TEST_CASE("with every block selected sparse attention is full attention, with one it is not") {
+TEST_CASE("sparse attention equals full attention when every block is selected, and not with one block") {
   Bench bench;
   const auto requests = some_requests();
   const auto full = bench.scores(bench.setting("full"), requests, 4);
@@ -114,7 +113,7 @@ TEST_CASE("with every block selected sparse attention is full attention, with on
   CHECK(std::abs(full[4].log_likelihood - one[4].log_likelihood) > 1e-3);
 }
 
-TEST_CASE("batches take the longest first and lose none") {
+TEST_CASE("batches take the longest requests first and contain each once") {
   const auto requests = some_requests();
   const auto batches = batches_of(requests, 3);
   REQUIRE(batches.size() == 3);
@@ -123,14 +122,14 @@ TEST_CASE("batches take the longest first and lose none") {
 }
 
 TEST_CASE("a continuation is normalized by its code points") {
-  // Equal likelihood a byte, more a code point for the accented one.
+  // Equal likelihood per byte; per code point the accented one's is higher.
   CHECK(choose({-6.0, -8.0}, {"aaa", "éééé"}).best == 0);
   CHECK(choose({-6.0, -7.0}, {"aaa", "éééé"}).best_norm == 1);
   CHECK(choose({-6.0, -7.0}, {"aaaaaa", "ééé"}).best_norm == 0);
   CHECK(choose({-2.0, -2.0}, {"a", "b"}).best == 0);
 }
 
-TEST_CASE("a text's perplexities count words and bytes as the harness does") {
+TEST_CASE("text perplexities count words and bytes like the harness") {
   Bench bench;
   ssa::test::write_file(bench.model.directory() / "a.txt", "One two.\n\nThree é");
   ssa::test::write_file(bench.model.directory() / "b.txt", std::string(150, 'x'));
@@ -150,7 +149,7 @@ TEST_CASE("a text's perplexities count words and bytes as the harness does") {
   CHECK(std::abs(std::log(result.metrics[1].value) * (18 + 150) + sum) < 1e-9 * -sum);
   CHECK(std::abs(result.metrics[2].value * std::log(2.0) * (18 + 150) + sum) < 1e-9 * -sum);
   CHECK_FALSE(result.metrics[0].standard_error.has_value());
-  // A window that moves by one token scores each behind all the context there is; the first window is the same.
+  // With stride 1 each token has all the context that fits; the first window is the same.
   const TaskResult moved = run(1);
   CHECK(moved.samples[0].at("filtered_resps") == result.samples[0].at("filtered_resps"));
   CHECK(moved.samples[1].at("filtered_resps") != result.samples[1].at("filtered_resps"));

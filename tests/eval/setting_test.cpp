@@ -19,7 +19,7 @@ using Names = std::vector<std::string>;
 
 }  // namespace
 
-TEST_CASE("modes and budgets make settings") {
+TEST_CASE("mode and budgets determine the settings") {
   for (const char* method : {"ssa", "full", "moba"}) {
     const ByteModel model(272, 256, method);
     CHECK(names(model, {}) == Names{"sparse 3x4", "full"});
@@ -34,7 +34,7 @@ TEST_CASE("modes and budgets make settings") {
   check_error(error_of([&] { settings_of(nsa.source(), {.mode = "dense"}); }), "--mode dense", "sparse, full or both");
 }
 
-TEST_CASE("a rotary scaling factor takes the place of the model's own") {
+TEST_CASE("a RoPE scaling factor replaces the model's own") {
   const ByteModel model;
   const ModelConfig scaled = settings_of(model.source(), {.rope_scaling = 4})[0].model;
   REQUIRE(scaled.rope_scaling.has_value());

@@ -1,4 +1,4 @@
-// Prompts, targets and few-shot draws, against what lm-evaluation-harness 0.4.13 makes of the same documents.
+// Expected prompts, targets and few-shot draws are lm-evaluation-harness 0.4.13's for the same documents.
 #include "ssa/eval/task.h"
 
 #include <nlohmann/json.hpp>
@@ -22,7 +22,7 @@ std::string lines(const std::vector<Json>& documents) {
   return text;
 }
 
-/// The one document of a file that holds just this.
+/// Writes a file of this one document and reads it.
 Document document(const std::string& task, const Json& json) {
   const TempDir dir;
   ssa::test::write_file(dir / "one.jsonl", lines({json}));
@@ -42,7 +42,7 @@ const Json kHellaSwag = {{"activity_label", "Baking"},
 
 }  // namespace
 
-TEST_CASE("ARC: question and choices, the answer by its label") {
+TEST_CASE("ARC: prompt, choices, and the answer found by its label") {
   const Document d = document("arc_easy", kArc);
   CHECK(d.query == "Question: Which melts?\nAnswer:");
   CHECK(d.choices == Texts{"ice", "iron", "salt"});
@@ -56,21 +56,21 @@ TEST_CASE("ARC: question and choices, the answer by its label") {
   CHECK(document("arc_challenge", original).gold == 0);
 }
 
-TEST_CASE("PIQA: a goal and two solutions") {
+TEST_CASE("PIQA: prompt from the goal, choices from the two solutions") {
   const Document d = document("piqa", kPiqa);
   CHECK(d.query == "Question: To cool tea,\nAnswer:");
   CHECK(d.choices == Texts{"wait.", "heat it."});
   CHECK(d.gold == 0);
 }
 
-TEST_CASE("HellaSwag: contexts joined, capitalized and freed from WikiHow's brackets") {
+TEST_CASE("HellaSwag: contexts are joined, capitalized and cleaned of WikiHow's brackets") {
   const Document d = document("hellaswag", kHellaSwag);
   CHECK(d.query == "Baking: How to bake. First Émile stands.");
   CHECK(d.choices == Texts{"he  waits.", "he [x\n] sits", "it\u00a0melts."});
   CHECK(d.gold == 2);
 }
 
-TEST_CASE("LAMBADA: the last word is asked for") {
+TEST_CASE("LAMBADA: the last word is the target") {
   const Document d = document("lambada", {{"text", "She said  that \"it\""}});
   CHECK(d.query == "She said  that");
   CHECK(d.target == " \"it\"");
@@ -79,7 +79,7 @@ TEST_CASE("LAMBADA: the last word is asked for") {
   CHECK(word.target == " alone");
 }
 
-TEST_CASE("rendered documents hold their prompt, and a file may be one array") {
+TEST_CASE("rendered documents are read, and a file can be one JSON array") {
   const Json rendered = {{"id", "a"}, {"query", "Question: Q\nAnswer:"}, {"choices", {"x", "y"}}, {"gold", 1}};
   const TempDir dir;
   ssa::test::write_file(dir / "all.json", Json::array({rendered, kArc}).dump(1));
@@ -90,7 +90,7 @@ TEST_CASE("rendered documents hold their prompt, and a file may be one array") {
   CHECK(all[1].gold == 1);
 }
 
-TEST_CASE("WikiText is scored page by page, without its tokenization") {
+TEST_CASE("WikiText is split into pages and detokenized") {
   const std::string first = " \n = Robert = \n \n = = Career = = \n He acts . \n", second = " = Du Fu = \n A poet .";
   CHECK(wikitext_pages(first + second) == Texts{" = Robert = \n \n = = Career = = \n He acts . ", second});
   CHECK(wikitext_pages("no heading") == Texts{"no heading"});
@@ -99,7 +99,7 @@ TEST_CASE("WikiText is scored page by page, without its tokenization") {
         " = A =\n\nIt \"x\" (y, z) [q]'s' 1,000.5-a. B! C; d: e? the boys'toys N\u00b0\n/'[0-9]/ ==== x == {k}\n");
 }
 
-TEST_CASE("few-shot examples are the harness's draws for this seed") {
+TEST_CASE("few-shot examples equal the harness's draws for the same seed") {
   const TempDir dir;
   const auto arc = [](int i) {
     const std::string n = std::to_string(i);
@@ -135,14 +135,14 @@ TEST_CASE("few-shot examples are the harness's draws for this seed") {
               "Question: q22\nAnswer: x22\n\nQuestion: q30\nAnswer: x30\n\nQuestion: q1\nAnswer:",
               "Question: q11\nAnswer: y11\n\nQuestion: q12\nAnswer: x12\n\nQuestion: q2\nAnswer:",
               "Question: q36\nAnswer: x36\n\nQuestion: q27\nAnswer: y27\n\nQuestion: q3\nAnswer:"});
-  // The document itself is never among its examples, however often the pool holds it.
+  // The document itself is never among its examples, even if the pool has copies of it.
   CHECK(contexts("piqa") == Texts{"Question: g2\nAnswer: a\n\nQuestion: g1\nAnswer: b\n\nQuestion: g0\nAnswer:",
                                   "Question: g0\nAnswer: a\n\nQuestion: g0\nAnswer: a\n\nQuestion: g1\nAnswer:",
                                   "Question: g0\nAnswer: a\n\nQuestion: g0\nAnswer: a\n\nQuestion: g2\nAnswer:"});
   CHECK(contexts("lambada") == Texts{"w2 and  v2\n\nw0 and  v0\n\nw0 and", "w3 and  v3\n\nw2 and  v2\n\nw1 and",
                                      "w0 and  v0\n\nw3 and  v3\n\nw2 and", "w0 and  v0\n\nw1 and  v1\n\nw3 and"});
 
-  // A task whose own documents are the pool leaves the document out too.
+  // So too when the pool is the task's own documents.
   const Task alone = load_task("arc_easy", dir / "arc_easy.jsonl", "");
   CHECK(alone.pool.size() == 30);
   std::filesystem::remove(dir / "arc_easy_train.jsonl");
@@ -155,7 +155,7 @@ TEST_CASE("few-shot examples are the harness's draws for this seed") {
               "at most 3", "4 documents");
 }
 
-TEST_CASE("a task that is not there, and documents that lack something, are named") {
+TEST_CASE("unknown tasks, missing files and malformed documents are errors that name them") {
   const TempDir dir;
   check_error(error_of([&] { load_task("arc_esy", "", dir.path()); }), "arc_esy", "no such task", "arc_easy",
               "wikitext");

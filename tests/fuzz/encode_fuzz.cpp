@@ -1,4 +1,4 @@
-// Any bytes: encoding gives ids that decode to the same text.
+// Any text: its ids decode to the same text.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>

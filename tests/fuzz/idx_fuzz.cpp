@@ -1,4 +1,4 @@
-// Any .idx file beside a .bin of 64 bytes: a dataset whose documents can all be read, or an error.
+// Any .idx file next to a .bin of 64 bytes: a dataset whose documents can all be read, or an Error.
 #include <cstddef>
 #include <cstdint>
 #include <string>

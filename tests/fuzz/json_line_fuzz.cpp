@@ -1,4 +1,4 @@
-// Any line: a document or an error, nothing else.
+// Any line: a document or an Error.
 #include <cstddef>
 #include <cstdint>
 

@@ -1,4 +1,4 @@
-// Any tokenizer.json (first byte even) or rank file (odd): a tokenizer or an error. One that loads must encode.
+// Any tokenizer.json (first byte even) or rank file (odd): a tokenizer that encodes and decodes, or an Error.
 #include <cstddef>
 #include <cstdint>
 #include <string>

@@ -195,7 +195,7 @@ TEST_CASE("checkpoint: only the oldest complete ones are pruned") {
   CHECK(names_in(root) == Names{"step-00000003", "step-00000004", "step-00000005"});
 }
 
-TEST_CASE("checkpoint: a run sent back goes on from what it saved last") {
+TEST_CASE("checkpoint: a run sent back to an earlier step continues from what it saved last") {
   const TempDir run;
   for (std::int64_t step : {100, 300, 400}) save(run.path(), step);
   save(run.path(), 200, 2);

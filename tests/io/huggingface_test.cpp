@@ -125,7 +125,7 @@ TEST_CASE("huggingface: config.json says what transformers asks for") {
   CHECK(mode_of(Method::moba) == "sparse");
   CHECK(mode_of(Method::nsa) == "sparse");
 
-  // Each class of the auto_map stands in a file that goes beside it.
+  // Each class of the auto_map is in a file that is written next to it.
   for (const char* name : {"AutoConfig", "AutoModel", "AutoModelForCausalLM"}) {
     const std::string where = json.at("auto_map").at(name);
     const std::string file = where.substr(0, where.find('.')) + ".py", type = where.substr(where.find('.') + 1);

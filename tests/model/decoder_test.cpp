@@ -13,6 +13,7 @@
 #include "support/catch.h"
 #include "support/error_of.h"
 #include "support/op_runner.h"
+#include "support/skip.h"
 #include "support/test_model.h"
 
 using namespace ssa;
@@ -185,7 +186,7 @@ TEST_CASE("decoder: rows of different lengths do not see each other, and may res
 }
 
 TEST_CASE("decoder: on CUDA a prompt and steps give the logits of the forward pass, to the precision of bf16") {
-  if (!have_cuda()) return warn_no_cuda();
+  if (skip_without_gpu()) return;
   struct Case {
     DecoderCase decoder;
     double tolerance;

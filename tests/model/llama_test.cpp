@@ -8,6 +8,7 @@
 
 #include "ssa/train/optimizer_step.h"
 #include "support/catch.h"
+#include "support/error_of.h"
 #include "support/test_model.h"
 
 using namespace ssa;
@@ -50,17 +51,17 @@ struct PerToken {
 
 PerToken forward_tokens(TestModel& m, const HostBatch& batch) {
   m.upload(batch);
-  m.stream.zero(m.state.all_sums);
+  m.state.sums.clear(m.stream);
   const std::int64_t tokens = m.state.batch.ids.count();
   PerToken out;
   out.losses.resize(static_cast<std::size_t>(tokens));
   Buffer losses(m.stream, out.losses.size() * sizeof(float));
   const Tensor on_device(losses.data(), DType::f32, {tokens});
-  evaluate(m.stream, m.state.model(), m.state.batch, m.state.sums, on_device);
+  evaluate(m.stream, m.state.model(), m.state.batch, m.state.sums.losses(), m.state.sums.attention(), on_device);
   out.losses = m.read<float>(on_device);
   out.hidden = m.read<float>(m.state.activations.final_norm);
-  for (const BlockActivations& block : m.state.activations.blocks)
-    if (block.indices) out.indices.push_back(m.read<std::int32_t>(block.indices));
+  for (const LayerActivations& layer : m.state.activations.layers)
+    if (layer.indices) out.indices.push_back(m.read<std::int32_t>(layer.indices));
   return out;
 }
 
@@ -136,7 +137,8 @@ TEST_CASE("model: one stream of ssa alone computes what it computes beside the o
     const std::vector<float> both = forward_tokens(m, batch).hidden;
     batch.full_stream = {!full};  // of no concern to a stream alone
     m.upload(batch);
-    forward(m.stream, one_stream(m.state.model(), full), m.state.batch, {}, {});
+    forward(m.stream, with_path(m.state.model(), full ? AttentionPath::full : AttentionPath::selected), m.state.batch,
+            {}, {});
     of_stream[full] = m.read<float>(m.state.activations.final_norm);
     CHECK(same_tokens(of_stream[full], both, 1, 0, 1));
   }
@@ -159,11 +161,11 @@ TEST_CASE("model: gradient checkpointing changes no bit of losses and gradients"
         m.initialize(7);
         m.step(batch, scales_of(config, pass));
         const auto gradients = m.read<float>(m.state.gradients);
-        const auto sums = m.read<double>(m.state.all_sums);
+        const auto sums = m.state.sums.read_all(m.stream);
         if (checkpointing == GradientCheckpointing::none) {
           kept_gradients = gradients;
           kept_sums = sums;
-          CHECK((sums[0] > 0) == (tokens > 2));  // two pieces of one token have no label
+          CHECK((m.state.sums.read(m.stream).ce > 0) == (tokens > 2));  // two pieces of one token have no label
         } else {
           CHECK(same_tokens(gradients, kept_gradients, 1, 0, 1));
           CHECK(same_tokens(sums, kept_sums, 1, 0, 1));
@@ -189,7 +191,7 @@ TEST_CASE("model: a step needs nothing of the gradients that were there, and giv
         first.full_stream = second.full_stream = {path.full_stream, path.full_stream};
         if (!labelled) first.targets.assign(first.targets.size(), -100);
         const auto gradients_of = [&](Gradients of_first) {
-          m.stream.zero(m.state.all_sums);
+          m.state.sums.clear(m.stream);
           m.add_micro_batch(first, scales_of(config, pass), of_first);
           m.add_micro_batch(second, scales_of(config, pass), Gradients::add);
           measure_gradients(m.stream, m.state);
@@ -197,13 +199,53 @@ TEST_CASE("model: a step needs nothing of the gradients that were there, and giv
         };
         m.stream.zero(m.state.gradients);
         const std::vector<float> added = gradients_of(Gradients::add);
-        const std::vector<double> sums = m.read<double>(m.state.all_sums);
+        const std::vector<double> sums = m.state.sums.read_all(m.stream);
         m.poison_gradients();
         CHECK((gradients_of(Gradients::overwrite) == added));  // 0 = -0, NaN differs from itself
-        CHECK(m.read<double>(m.state.all_sums) == sums);       // the norm among them
-        CHECK(std::isfinite(m.read<double>(m.state.norm)[0]));
-        CHECK(m.read<double>(m.state.norm)[0] > 0);
+        CHECK(m.state.sums.read_all(m.stream) == sums);        // the norm among them
+        const double squared_norm = m.state.sums.read(m.stream).squared_norm;
+        CHECK(std::isfinite(squared_norm));
+        CHECK(squared_norm > 0);
       }
+}
+
+TEST_CASE("model: a kept activation is each layer's own, a recomputed one is shared") {
+  const ModelConfig config = small_model();
+  for (const GradientCheckpointing mode :
+       {GradientCheckpointing::none, GradientCheckpointing::selective, GradientCheckpointing::full})
+    for (const bool backward : {true, false}) {
+      INFO(name_of(mode) << (backward ? ", with backward" : ", forward only"));
+      TestModel m(config,
+                  {.rows = 1, .tokens = 8, .path = AttentionPath::ssa, .checkpointing = mode, .backward = backward});
+      const auto& layers = m.state.activations.layers;
+      const auto own = [&](Tensor LayerActivations::*activation) {
+        return (layers[0].*activation).data() != (layers[1].*activation).data();
+      };
+      CHECK(own(&LayerActivations::x) == backward);
+      CHECK(own(&LayerActivations::swiglu) == (backward && mode == GradientCheckpointing::none));
+      CHECK(own(&LayerActivations::gate_up) == (backward && mode != GradientCheckpointing::full));
+    }
+}
+
+TEST_CASE("model: another path needs the branches of the model's own") {
+  TestModel m(small_model(), {.rows = 1, .tokens = 8, .path = AttentionPath::selected});
+  CHECK(with_path(m.state.model(), AttentionPath::selected).shape.path == AttentionPath::selected);
+  check_error(error_of([&] { with_path(m.state.model(), AttentionPath::full); }), "lack a branch");
+  check_error(error_of([&] { with_path(m.state.model(), AttentionPath::nsa); }), "lack a branch");
+}
+
+TEST_CASE("model: a measuring stream collects the largest scratch of a pass and runs nothing") {
+  const ModelConfig config = small_model();
+  for (const AttentionPath path :
+       {AttentionPath::full, AttentionPath::selected, AttentionPath::nsa, AttentionPath::ssa}) {
+    PassShape pass{.rows = 2, .tokens = 64, .path = path};
+    CHECK(pass_scratch_bytes(config, pass, DeviceKind::cpu) == 0);
+    const std::size_t with_backward = pass_scratch_bytes(config, pass, DeviceKind::cuda);
+    CHECK(with_backward >= 1024 * 32 * sizeof(float));  // rmsnorm_backward's shares
+    pass.backward = false;
+    CHECK(pass_scratch_bytes(config, pass, DeviceKind::cuda) >= 2 * 64 * sizeof(float));  // the losses
+    CHECK(pass_scratch_bytes(config, pass, DeviceKind::cuda) < with_backward);
+  }
 }
 
 TEST_CASE("model: logits in chunks give the loss and gradients of all at once") {
@@ -218,7 +260,7 @@ TEST_CASE("model: logits in chunks give the loss and gradients of all at once") 
     m.initialize(10);
     m.step(batch, scales_of(config, pass));
     const auto gradients = m.read<float>(m.state.gradients);
-    const double loss = m.read<double>(m.state.sums.ce)[0];
+    const double loss = m.state.sums.read(m.stream).ce;
     if (whole.empty()) {
       whole = gradients;
       whole_loss = loss;
@@ -253,9 +295,9 @@ TEST_CASE("model: gradients are the derivative of the loss, parameter by paramet
     m.step(batch, scales);
     const auto gradients = m.read<float>(m.state.gradients);
     const auto loss = [&] {
-      m.stream.zero(m.state.all_sums);
-      forward_backward(m.stream, m.state.model(), m.state.batch, scales, m.state.sums, Gradients::overwrite);
-      return m.read<double>(m.state.sums.ce)[0] * static_cast<double>(scales.ce_gradient);
+      m.state.sums.clear(m.stream);
+      forward_backward(m.stream, m.state.model(), m.state.batch, scales, m.state.sums.losses(), Gradients::overwrite);
+      return m.state.sums.read(m.stream).ce * static_cast<double>(scales.ce_gradient);
     };
     for (const Param& param : m.table.params()) {
       INFO(path.name << ", " << param.name);

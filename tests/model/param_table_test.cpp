@@ -141,10 +141,10 @@ TEST_CASE("param table: a tied head is the embedding itself, an untied one its o
     const ModelParams params = bind_params(table, config, Tensor(memory.data(), DType::f32, {table.size()}));
     CHECK((params.lm_head.data() == params.embedding.data()) == tied);
     CHECK(params.lm_head.shape() == Shape{19, 12});
-    REQUIRE(params.blocks.size() == 2);
-    CHECK(params.blocks[1].qkvg_proj.shape() == Shape{3 * 6 + 2 * 6 + 3 * 3, 12});
-    CHECK(params.blocks[1].gate_up_proj.shape() == Shape{40, 12});
-    CHECK(params.blocks[1].down_proj.as<float>() ==
+    REQUIRE(params.layers.size() == 2);
+    CHECK(params.layers[1].qkvg_proj.shape() == Shape{3 * 6 + 2 * 6 + 3 * 3, 12});
+    CHECK(params.layers[1].gate_up_proj.shape() == Shape{40, 12});
+    CHECK(params.layers[1].down_proj.as<float>() ==
           memory.data() + table.find("model.layers.1.mlp.down_proj.weight").offset);
   }
 }
@@ -161,8 +161,8 @@ TEST_CASE("param table: the products' gradients and the added ones cover the buf
         for (std::int64_t i = 0; i < t.count(); ++i) ++t.as<float>()[i];
       };
       const ModelParams gradients = bind_params(table, config, flat);
-      for (const BlockParams& block : gradients.blocks)
-        for (const Tensor& matrix : {block.qkvg_proj, block.o_proj, block.gate_up_proj, block.down_proj}) count(matrix);
+      for (const LayerParams& layer : gradients.layers)
+        for (const Tensor& matrix : {layer.qkvg_proj, layer.o_proj, layer.gate_up_proj, layer.down_proj}) count(matrix);
       count(gradients.lm_head);
       for (const Tensor& added : added_gradients(table, config, flat)) count(added);
       CHECK(std::all_of(times.begin(), times.end(), [](float n) { return n == 1; }));
@@ -179,6 +179,18 @@ TEST_CASE("param table: without padding the added gradients are the embedding, u
     REQUIRE(added.size() == (tied ? 1u : 2u));
     CHECK(added.back().count() == 5 * 128);
     if (!tied) CHECK(added.front().count() == 19 * 128);
+  }
+}
+
+TEST_CASE("param table: the backward order has every parameter once, from the final norm to the embedding") {
+  for (const bool tied : {true, false}) {
+    const ModelConfig config = odd_model(tied);
+    const ParamTable table(config);
+    const std::vector<const Param*> order = backward_order(table, config);
+    CHECK(order.size() == table.params().size());
+    CHECK(std::set<const Param*>(order.begin(), order.end()).size() == order.size());
+    CHECK(order.front()->name == "model.norm.weight");
+    CHECK(order.back()->name == "model.embed_tokens.weight");
   }
 }
 

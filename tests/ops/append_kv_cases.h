@@ -1,4 +1,4 @@
-// Cases of append_kv, for its tests.
+// Test cases of append_kv.
 #pragma once
 
 #include "kernels/attention/decode/append_kv.h"
@@ -22,8 +22,8 @@ struct AppendKvCase {
   }
 };
 
-/// The first and the last place, inside and at the end of a block, rows apart, several tokens over the end of a block,
-/// a cache whose last block never completes, no means wanted.
+/// The first and the last position, inside and at the end of a block, sequences of different lengths, several tokens
+/// across the end of a block, a cache whose last block never completes, no means.
 inline const std::vector<AppendKvCase> kAppendKvCases = {{1, 1, 1, 2, 1, {0}},
                                                          {2, 9, 2, 6, 4, {0, 8}},
                                                          {3, 12, 1, 8, 4, {3, 4, 11}},
@@ -34,7 +34,7 @@ inline const std::vector<AppendKvCase> kAppendKvCases = {{1, 1, 1, 2, 1, {0}},
                                                          {3, 257, 3, 128, 64, {63, 254, 255}, true, false},
                                                          {1, 64, 8, 64, 16, {13, 14, 15, 16}}};
 
-/// All four tensors of the cache, which hold random values before.
+/// Returns the four cache tensors, which hold random values before the call.
 inline Outputs run_append_kv(OpRunner& run, const AppendKvCase& c) {
   const auto random = [&](Shape shape, std::uint64_t seed) {
     return run.act_input(random_values(shape.count(), seed), shape);

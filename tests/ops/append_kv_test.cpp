@@ -5,7 +5,7 @@
 using namespace ssa;
 using namespace ssa::test;
 
-TEST_CASE("append_kv writes the new tokens and the means of the blocks they end, and nothing else") {
+TEST_CASE("append_kv writes the new tokens and the means of the blocks they complete, and nothing else") {
   for (const AppendKvCase& c : kAppendKvCases) {
     INFO(c.to_string());
     OpRunner run(Precision::exact);
@@ -35,7 +35,7 @@ TEST_CASE("append_kv writes the new tokens and the means of the blocks they end,
   }
 }
 
-TEST_CASE("append_kv names what does not fit") {
+TEST_CASE("append_kv names the tensor that does not fit") {
   OpRunner run(Precision::f32);
   AppendKv p{.k_cache = run.act_output({2, 9, 2, 8}),
              .v_cache = run.act_output({2, 9, 2, 8}),
@@ -54,6 +54,7 @@ TEST_CASE("append_kv names what does not fit") {
 }
 
 TEST_CASE("append_kv on CUDA agrees with the CPU") {
+  if (skip_without_gpu()) return;
   for (const AppendKvCase& c : kAppendKvCases) {
     INFO(c.to_string());
     check_cuda([&](OpRunner& run) { return run_append_kv(run, c); });

@@ -1,4 +1,4 @@
-// What the cases of the attention ops share: dimensions, random inputs, selections, caches.
+// Shared by the cases of the attention ops: dimensions, random inputs, selections, caches.
 #pragma once
 
 #include <algorithm>
@@ -17,26 +17,26 @@ struct AttentionDims {
 
   std::int64_t HQ() const { return HK * G; }
   Shape query_shape() const { return {B, T, HQ(), D}; }
-  Shape key_shape(std::int64_t U) const { return {B, U, HK, D}; }  ///< with U keys a row
+  Shape key_shape(std::int64_t U) const { return {B, U, HK, D}; }  ///< U keys per sequence
   Shape row_shape() const { return {B, T, HQ()}; }
   float scale() const { return 1.0f / std::sqrt(static_cast<float>(D)); }
   std::string to_string() const { return concat("B ", B, " T ", T, " HK ", HK, " G ", G, " D ", D); }
-  /// Multiplications of a dense forward: what a case costs, up to a constant.
+  /// Multiplications of a dense forward, up to a constant.
   double work() const { return static_cast<double>(B * T * T) * static_cast<double>(HQ() * D); }
 };
 
-/// The head sizes the CUDA attention kernels are built for.
+/// The head sizes that the CUDA attention kernels support.
 inline bool cuda_supports_head_dim(const AttentionDims& dims) { return dims.D == 64 || dims.D == 128; }
 inline bool cuda_supports_block_size(std::int64_t block_size) {
   return block_size == 16 || block_size == 32 || block_size == 64;
 }
 
-/// A derivative test runs the op some twenty times per input on one processor: only cases below this `work` take part.
+/// A derivative test runs the op about twenty times per input: only for cases below this `work`.
 inline constexpr double kDerivativeWork = 3e5;
 
 inline std::int64_t block_number(std::int64_t T, std::int64_t block_size) { return (T + block_size - 1) / block_size; }
 
-/// U keys a row.
+/// With U keys per sequence.
 struct AttentionInputs {
   Values q, k, v, d_out;
   Values d_q, d_k, d_v;  ///< what the gradients hold before a backward that accumulates
@@ -51,7 +51,7 @@ struct AttentionInputs {
         d_v(random_values(dims.key_shape(U).count(), 6)) {}
 };
 
-/// What backward needs of forward: lse, and delta = sum over D of d_out * out.
+/// What the backward needs from the forward: lse, and delta = sum over D of d_out * out.
 struct AttentionSaved {
   Values lse, delta;
 
@@ -62,7 +62,7 @@ struct AttentionSaved {
   }
 };
 
-/// [B, N, HK, D]: mean of k [B, T, HK, D] over the tokens each block has.
+/// [B, N, HK, D]: mean of k [B, T, HK, D] over the tokens of each block.
 inline Values block_means(const AttentionDims& dims, std::int64_t block_size, const Values& k) {
   const std::int64_t N = block_number(dims.T, block_size), row = dims.HK * dims.D;
   Values means(static_cast<std::size_t>(dims.B * N * row), 0.0);
@@ -75,13 +75,13 @@ inline Values block_means(const AttentionDims& dims, std::int64_t block_size, co
   return means;
 }
 
-/// Which earlier blocks `make_selection` takes beside the own one.
+/// Which earlier blocks `make_selection` takes in addition to the own block.
 enum class Earlier {
   random,
-  first,  ///< the first of the row, for every token: the longest list of tokens that one block can have
+  first,  ///< the first blocks, for every token: the longest list of tokens that one block can have
 };
 
-/// A selection [B, T, HK, slots] as select_blocks leaves it, without its scores.
+/// A selection [B, T, HK, slots] in the format of select_blocks, not based on scores.
 inline std::vector<std::int32_t> make_selection(const AttentionDims& dims, std::int64_t block_size, std::int64_t slots,
                                                 Earlier earlier) {
   std::vector<std::int32_t> indices;
@@ -106,9 +106,9 @@ inline std::vector<std::int32_t> make_selection(const AttentionDims& dims, std::
   return indices;
 }
 
-/// Values [B, T, each] with the T of each row in the opposite order.
+/// Values [B, T, each] with the T tokens of each sequence in reverse order.
 template <class T>
-std::vector<T> turned(const std::vector<T>& values, std::int64_t rows, std::int64_t tokens) {
+std::vector<T> reversed_tokens(const std::vector<T>& values, std::int64_t rows, std::int64_t tokens) {
   const auto each = static_cast<std::int64_t>(values.size()) / (rows * tokens);
   std::vector<T> out;
   for (std::int64_t b = 0; b < rows; ++b)
@@ -117,16 +117,16 @@ std::vector<T> turned(const std::vector<T>& values, std::int64_t rows, std::int6
   return out;
 }
 
-/// Positions T - 1, T - 2, ... 0 of each row.
-inline std::vector<std::int32_t> falling_positions(std::int64_t rows, std::int64_t tokens) {
+/// Positions T - 1, T - 2, ... 0 for each sequence.
+inline std::vector<std::int32_t> descending_positions(std::int64_t rows, std::int64_t tokens) {
   std::vector<std::int32_t> positions;
   for (std::int64_t i = 0; i < rows * tokens; ++i)
     positions.push_back(static_cast<std::int32_t>(tokens - 1 - i % tokens));
   return positions;
 }
 
-/// Values [rows, count, each] with `spare` more of each row, all NaN: a cache that is not full.
-inline Values with_room(const Values& values, std::int64_t rows, std::int64_t spare, std::int64_t each) {
+/// Values [B, count, each] with `spare` unused places per sequence, all NaN: a cache that is not full.
+inline Values padded_cache(const Values& values, std::int64_t rows, std::int64_t spare, std::int64_t each) {
   const auto length = static_cast<std::int64_t>(values.size()) / rows;
   Values out;
   for (std::int64_t b = 0; b < rows; ++b) {

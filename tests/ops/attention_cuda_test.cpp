@@ -1,6 +1,5 @@
-// Rows long enough for what the short cases of the attention ops leave out on CUDA: many key tiles that add to one tile
-// of d_q in turn, blocks that take several tasks, blocks whose tokens fill several segments, more blocks than are
-// scored at once.
+// Sequences long enough for what the short cases of the attention ops do not reach on CUDA: many key tiles that add to
+// one tile of d_q, CTAs that take several tasks, blocks whose tokens fill several segments, more blocks than one chunk.
 #include "kernels/attention/cuda_support.h"
 #include "ops/causal_attention_cases.h"
 #include "ops/compressed_attention_cases.h"
@@ -11,7 +10,7 @@
 using namespace ssa;
 using namespace ssa::test;
 
-TEST_CASE("the CUDA attention kernels say which shapes they refuse") {
+TEST_CASE("why_unsupported names the value that the CUDA attention kernels do not support") {
   for (const std::int64_t group : {1, 2, 7, 16, 32}) CHECK(why_unsupported(64, group, 16).empty());
   CHECK(why_unsupported(128, 4, 0).empty());
   CHECK(why_unsupported(96, 4, 16).find("head_dim is 96") != std::string::npos);
@@ -19,18 +18,18 @@ TEST_CASE("the CUDA attention kernels say which shapes they refuse") {
   CHECK(why_unsupported(64, 4, 8).find("block_size is 8") != std::string::npos);
 }
 
-TEST_CASE("attention over long rows on CUDA agrees with the CPU") {
-  if (!have_cuda()) return warn_no_cuda();
+TEST_CASE("attention over long sequences on CUDA agrees with the CPU") {
+  if (skip_without_gpu()) return;
   for (const CausalAttentionCase& c : std::vector<CausalAttentionCase>{
            {{1, 2100, 1, 2, 64}},
            {{2, 1111, 2, 1, 128}},
            {{1, 1500, 1, 5, 64}, 300},
            {{1, 1500, 2, 3, 128}, 300},
            {{1, 1027, 1, 16, 64}},
-           {{2, 600, 2, 16, 64}},  // more query tiles than SMs: a block of the forward takes several
+           {{2, 600, 2, 16, 64}},  // more query tiles than SMs: a CTA of the forward takes several
            {{1, 600, 1, 32, 128}},
            {{2, 520, 1, 16, 128}, 200},
-           {{8, 130, 9, 16, 64}}}) {  // more pairs of rows and key/value heads than one group of the backward has
+           {{8, 130, 9, 16, 64}}}) {  // more (batch, key/value head) pairs than one group of the backward has
     INFO(c.to_string());
     const AttentionInputs in(c.dims, c.dims.T);
     check_cuda([&](OpRunner& run) { return run_causal_attention_forward(run, c, in); });
@@ -62,8 +61,8 @@ TEST_CASE("attention over long rows on CUDA agrees with the CPU") {
   }
 }
 
-TEST_CASE("select_blocks over more blocks than it scores at once chooses the same on CUDA") {
-  if (!have_cuda()) return warn_no_cuda();
+TEST_CASE("select_blocks over several chunks on CUDA agrees with the CPU") {
+  if (skip_without_gpu()) return;
   for (const SelectBlocksCase& c :
        std::vector<SelectBlocksCase>{{{1, 17000, 1, 1, 64}, 16, 16},
                                      {{1, 17000, 1, 1, 64}, 16, 16, BlockSelection::reference},
@@ -81,7 +80,7 @@ TEST_CASE("select_blocks over more blocks than it scores at once chooses the sam
       CHECK(got == want);
       continue;
     }
-    // Near ties may fall either way in f32: with random scores, gaps below 1e-5 are met by far less than 1 % of tokens.
+    // Near ties may go either way in f32. With random scores, far less than 1 % of tokens have gaps below 1e-5.
     std::int64_t different = 0;
     for (std::size_t i = 0; i < got.size(); i += static_cast<std::size_t>(c.slots()))
       different += !std::equal(got.begin() + static_cast<std::ptrdiff_t>(i),

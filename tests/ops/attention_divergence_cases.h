@@ -1,4 +1,4 @@
-// Cases of attention_divergence, for its tests.
+// Test cases of attention_divergence.
 #pragma once
 
 #include "kernels/attention/stats/attention_divergence.h"
@@ -30,13 +30,12 @@ struct AttentionDivergenceInputs {
         sink(random_values(c.dims.HQ(), 7)) {}
 };
 
-/// `lse` is that of full causal attention over q and k.
+/// `lse` of full causal attention over q and k.
 inline Outputs run_attention_divergence(OpRunner& run, const AttentionDivergenceCase& c,
                                         const AttentionDivergenceInputs& in, const Values& lse) {
   const AttentionDims& d = c.dims;
   const Tensor distance = run.f64_input(in.distance, {d.HQ()}), norm = run.f64_input(in.norm, {d.HQ()}),
                sink = run.f64_input(in.sink, {d.HQ()});
-  run.stream().reserve_scratch(attention_divergence_scratch_bytes(run.stream().kind(), d.B, d.T, d.HQ()));
   attention_divergence(run.stream(), {.distance = distance,
                                       .norm = norm,
                                       .sink = sink,

@@ -13,7 +13,8 @@ DenseAttention dense_causal(const AttentionDivergenceCase& c, const AttentionDiv
 
 }  // namespace
 
-TEST_CASE("attention divergence is that of the outputs and the dense probabilities") {
+TEST_CASE(
+    "attention_divergence sums the distance and norm of the outputs and the dense probability of the first tokens") {
   for (const AttentionDivergenceCase& c : kAttentionDivergenceCases) {
     INFO(c.to_string());
     const AttentionDivergenceInputs in(c);
@@ -33,12 +34,12 @@ TEST_CASE("attention divergence is that of the outputs and the dense probabiliti
     for (const auto& [name, want] : {std::pair{"distance", distance}, {"norm", norm}, {"sink", sink}}) {
       INFO(name);
       CHECK(relative_error(output(got, name), want) < 1e-12);
-      CHECK(relative_error(output(got_f32, name), want) < 2e-6);  // a score in f32 is wrong by some 1e-7 of its size
+      CHECK(relative_error(output(got_f32, name), want) < 2e-6);  // a score in f32 has a relative error of about 1e-7
     }
   }
 }
 
-TEST_CASE("a row's first tokens hold all of the attention when they are all there is") {
+TEST_CASE("attention_divergence: the sink is 1 when it covers the whole sequence, and equal outputs have distance 0") {
   const AttentionDivergenceCase c{{2, 5, 2, 3, 8}, 5};
   AttentionDivergenceInputs in(c);
   in.sparse = in.full;
@@ -49,7 +50,7 @@ TEST_CASE("a row's first tokens hold all of the attention when they are all ther
   for (const double distance : output(got, "distance")) CHECK(distance == 0);
 }
 
-TEST_CASE("attention divergence names the tensor that does not fit") {
+TEST_CASE("attention_divergence names the tensor that does not fit") {
   OpRunner run(Precision::f32);
   const auto tensor = [&](Shape shape) { return run.act_output(shape); };
   const Tensor sum = run.f64_input(Values(4, 0.0), {4});
@@ -70,13 +71,12 @@ TEST_CASE("attention divergence names the tensor that does not fit") {
   CHECK_THROWS_WITH(validate(p), "attention_divergence: sink_tokens 0, expected at least 1");
 }
 
-TEST_CASE("attention divergence on CUDA agrees with the CPU") {
+TEST_CASE("attention_divergence on CUDA agrees with the CPU") {
+  if (skip_without_gpu()) return;
   for (const AttentionDivergenceCase& c : kAttentionDivergenceCases) {
-    if (!have_cuda()) continue;
     INFO(c.to_string());
     const AttentionDivergenceInputs in(c);
     const Values lse = dense_causal(c, in).lse;
     check_cuda([&](OpRunner& run) { return run_attention_divergence(run, c, in, lse); });
   }
-  if (!have_cuda()) warn_no_cuda();
 }

@@ -1,4 +1,4 @@
-// Cases of attention_stats, for its tests and its benchmark.
+// Test cases of attention_stats.
 #pragma once
 
 #include "kernels/attention/stats/attention_stats.h"
@@ -35,7 +35,7 @@ struct AttentionStatsInputs {
         indices(make_selection(c.dims, c.block_size, c.slots, Earlier::random)) {}
 };
 
-/// `lse` is that of full causal attention over q and k.
+/// `lse` of full causal attention over q and k.
 inline Outputs run_attention_stats(OpRunner& run, const AttentionStatsCase& c, const AttentionStatsInputs& in,
                                    const Values& lse) {
   const AttentionDims& d = c.dims;

@@ -13,7 +13,7 @@ DenseAttention dense_causal(const AttentionStatsCase& c, const AttentionStatsInp
 
 }  // namespace
 
-TEST_CASE("attention stats are those of the dense probabilities") {
+TEST_CASE("attention_stats sums the mass and the entropy of dense probabilities") {
   for (const AttentionStatsCase& c : kAttentionStatsCases) {
     if (c.dims.T > kReferenceTokens) continue;
     INFO(c.to_string());
@@ -33,13 +33,13 @@ TEST_CASE("attention stats are those of the dense probabilities") {
                   got_f32 = run_attention_stats(f32, c, in, dense.lse);
     CHECK(relative_error(output(got, "selected_mass"), mass) < 1e-12);
     CHECK(relative_error(output(got, "entropy"), entropy) < 1e-12);
-    // A score in f32 is wrong by some 1e-7 of its size.
+    // A score in f32 has a relative error of about 1e-7.
     CHECK(relative_error(output(got_f32, "selected_mass"), mass) < 2e-6);
     CHECK(relative_error(output(got_f32, "entropy"), entropy) < 2e-6);
   }
 }
 
-TEST_CASE("all the attention is inside the selection when every block is selected") {
+TEST_CASE("attention_stats: the selected mass is 1 when every block is selected") {
   const AttentionStatsCase c{{2, 31, 2, 3, 8}, 4, 8};
   AttentionStatsInputs in(c);
   in.selected_mass.assign(in.selected_mass.size(), 0.0);
@@ -49,7 +49,7 @@ TEST_CASE("all the attention is inside the selection when every block is selecte
   for (const double mass : output(stats, "selected_mass")) CHECK(std::abs(mass / positions - 1) < 1e-12);
 }
 
-TEST_CASE("the entropy of even attention is the logarithm of the number of tokens") {
+TEST_CASE("attention_stats: the entropy of uniform attention is the logarithm of the number of tokens") {
   const AttentionStatsCase c{{1, 9, 1, 2, 8}, 4, 1};
   AttentionStatsInputs in(c);
   in.q.assign(in.q.size(), 0.0);
@@ -61,7 +61,7 @@ TEST_CASE("the entropy of even attention is the logarithm of the number of token
   for (const double entropy : output(stats, "entropy")) CHECK(std::abs(entropy - want) < 1e-12);
 }
 
-TEST_CASE("attention stats name the tensor that does not fit") {
+TEST_CASE("attention_stats names the tensor that does not fit") {
   OpRunner run(Precision::f32);
   const auto tensor = [&](Shape shape) { return run.act_output(shape); };
   AttentionStats p{.selected_mass = run.f64_input(Values(4, 0.0), {4}),
@@ -79,13 +79,13 @@ TEST_CASE("attention stats name the tensor that does not fit") {
   CHECK_THROWS_WITH(validate(p), "attention_stats: selected_mass is f32, expected f64");
 }
 
-TEST_CASE("attention stats on CUDA agree with the CPU") {
+TEST_CASE("attention_stats on CUDA agrees with the CPU") {
+  if (skip_without_gpu()) return;
   for (const AttentionStatsCase& c : kAttentionStatsCases) {
-    if (!have_cuda() || !cuda_supports(c)) continue;
+    if (!cuda_supports(c)) continue;
     INFO(c.to_string());
     const AttentionStatsInputs in(c);
     const Values lse = dense_causal(c, in).lse;
     check_cuda([&](OpRunner& run) { return run_attention_stats(run, c, in, lse); });
   }
-  if (!have_cuda()) warn_no_cuda();
 }

@@ -1,4 +1,4 @@
-// Cases of causal_attention, for its tests and its benchmark.
+// Test cases of causal_attention.
 #pragma once
 
 #include "kernels/attention/dense/causal_attention.h"
@@ -15,8 +15,8 @@ struct CausalAttentionCase {
 
 inline bool cuda_supports(const CausalAttentionCase& c) { return cuda_supports_head_dim(c.dims); }
 
-/// First the small and ugly; then lengths around the tiles of the kernels, every group size, windows of one token, of
-/// less than a tile, across tiles, and longer than the row.
+/// First the small and ugly. Then lengths around the tile sizes of the kernels, every group size, and windows of one
+/// token, of less than a tile, across tiles, and longer than the sequence.
 inline const std::vector<CausalAttentionCase> kCausalAttentionCases = {
     {{1, 1, 1, 1, 8}},         {{2, 7, 2, 3, 6}},          {{1, 15, 1, 16, 8}},        {{2, 33, 2, 2, 8}},
     {{1, 1, 2, 2, 8}, 4},      {{2, 19, 1, 3, 6}, 1},      {{1, 33, 2, 1, 8}, 5},      {{1, 12, 1, 2, 8}, 40},

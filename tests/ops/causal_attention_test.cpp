@@ -33,7 +33,7 @@ TEST_CASE("causal attention is a masked dense softmax") {
 
 TEST_CASE("causal attention in f32 agrees with f64") { check_attention_f32(kOp); }
 
-TEST_CASE("a window as long as the row is full causal attention") {
+TEST_CASE("causal attention: a window as long as the sequence changes nothing") {
   for (const std::int64_t window : {21, 22, 1000}) {
     const CausalAttentionCase full{{2, 21, 2, 3, 8}}, windowed{{2, 21, 2, 3, 8}, window};
     const AttentionInputs in = inputs_of(full);
@@ -43,13 +43,13 @@ TEST_CASE("a window as long as the row is full causal attention") {
   }
 }
 
-TEST_CASE("causal attention sees no later token") {
+TEST_CASE("causal attention attends no later token") {
   for (const std::int64_t window : {0, 5}) {
     INFO("window " << window);
     const CausalAttentionCase c{{2, 21, 2, 3, 8}, window};
     OpRunner run(Precision::f32);
-    check_sees_no_later_token(c.dims, inputs_of(c),
-                              [&](const AttentionInputs& at) { return run_causal_attention_forward(run, c, at); });
+    check_attends_no_later_token(c.dims, inputs_of(c),
+                                 [&](const AttentionInputs& at) { return run_causal_attention_forward(run, c, at); });
   }
 }
 

@@ -1,4 +1,4 @@
-// Cases of compressed_attention, for its tests and its benchmark.
+// Test cases of compressed_attention.
 #pragma once
 
 #include "kernels/attention/compressed/compressed_attention.h"
@@ -18,7 +18,7 @@ inline bool cuda_supports(const CompressedAttentionCase& c) {
   return cuda_supports_head_dim(c.dims) && cuda_supports_block_size(c.block_size);
 }
 
-/// First the small and ugly: no complete block at all, a last block that is never complete, blocks of one token.
+/// First the small and ugly: no complete block, an incomplete last block, blocks of one token.
 inline const std::vector<CompressedAttentionCase> kCompressedAttentionCases = {
     {{1, 1, 1, 1, 8}, 4},      {{2, 3, 2, 3, 6}, 4},      {{1, 33, 2, 1, 8}, 3},     {{2, 26, 2, 2, 8}, 4},
     {{1, 15, 1, 16, 6}, 3},    {{1, 9, 1, 2, 8}, 1},      {{1, 1, 1, 1, 64}, 16},    {{2, 15, 1, 2, 64}, 16},
@@ -26,7 +26,7 @@ inline const std::vector<CompressedAttentionCase> kCompressedAttentionCases = {
     {{1, 273, 2, 8, 64}, 32},  {{2, 273, 1, 32, 64}, 16}, {{1, 600, 2, 1, 128}, 64}, {{1, 600, 1, 16, 64}, 16},
     {{2, 600, 1, 3, 128}, 16}, {{1, 273, 2, 16, 128}, 16}};
 
-/// `in.k` and `in.v` are the means, with c.blocks() keys a row.
+/// `in.k` and `in.v` are the block means: c.blocks() keys per sequence.
 inline Outputs run_compressed_attention_forward(OpRunner& run, const CompressedAttentionCase& c,
                                                 const AttentionInputs& in) {
   const AttentionDims& d = c.dims;

@@ -35,8 +35,10 @@ TEST_CASE("compressed attention is a dense softmax over complete blocks") {
 
 TEST_CASE("compressed attention in f32 agrees with f64") { check_attention_f32(kOp); }
 
-TEST_CASE("before the first complete block, compressed attention gives 0 and a block nobody sees gets gradient 0") {
-  const CompressedAttentionCase c{{2, 10, 1, 2, 8}, 4};  // tokens 0 to 2 see nothing; nobody sees block 2
+TEST_CASE(
+    "compressed attention: tokens before the first complete block get 0, and a block that no token attends gets "
+    "gradient 0") {
+  const CompressedAttentionCase c{{2, 10, 1, 2, 8}, 4};  // tokens 0 to 2 attend nothing; no token attends block 2
   const AttentionInputs in = inputs_of(c);
   OpRunner run(Precision::f32);
   const Outputs forward = run_compressed_attention_forward(run, c, in);
@@ -50,11 +52,11 @@ TEST_CASE("before the first complete block, compressed attention gives 0 and a b
       for (std::int64_t i = 0; i < c.dims.D; ++i) CHECK(output(backward, name)[(b * 3 + 2) * c.dims.D + i] == 0.0);
 }
 
-// Means included: they are formed from k and v anew after each change.
-TEST_CASE("compressed attention sees no later token") {
+// The means are recomputed from k and v after each change, so that they are checked too.
+TEST_CASE("compressed attention attends no later token") {
   const CompressedAttentionCase c{{2, 21, 2, 3, 8}, 4};
   OpRunner run(Precision::f32);
-  check_sees_no_later_token(c.dims, AttentionInputs(c.dims, c.dims.T), [&](AttentionInputs at) {
+  check_attends_no_later_token(c.dims, AttentionInputs(c.dims, c.dims.T), [&](AttentionInputs at) {
     at.k = block_means(c.dims, c.block_size, at.k);
     at.v = block_means(c.dims, c.block_size, at.v);
     return run_compressed_attention_forward(run, c, at);

@@ -1,4 +1,4 @@
-// Cases of decode_attention, for its tests.
+// Test cases of decode_attention.
 #pragma once
 
 #include "kernels/attention/decode/decode_attention.h"
@@ -7,7 +7,7 @@
 namespace ssa::test {
 
 enum class DecodeKeys {
-  tokens,    ///< those up to the query's, in a window if there is one
+  tokens,    ///< tokens up to the query's position, within the window if there is one
   selected,  ///< tokens of selected blocks
   blocks,    ///< means of complete blocks
 };
@@ -15,10 +15,12 @@ enum class DecodeKeys {
 struct DecodeAttentionCase {
   AttentionDims dims;
   DecodeKeys keys;
-  std::int64_t block_size = 0, slots = 0;  ///< of selected and blocks; of selected
+  std::int64_t block_size = 0, slots = 0;  ///< block_size: with selected and blocks; slots: with selected
   std::int64_t window = 0;
 
-  std::int64_t keys_a_row() const { return keys == DecodeKeys::blocks ? block_number(dims.T, block_size) : dims.T; }
+  std::int64_t keys_per_sequence() const {
+    return keys == DecodeKeys::blocks ? block_number(dims.T, block_size) : dims.T;
+  }
   std::string to_string() const {
     return concat(dims.to_string(), " keys ", static_cast<int>(keys), " block_size ", block_size, " slots ", slots,
                   " window ", window);
@@ -29,8 +31,8 @@ inline bool cuda_supports(const DecodeAttentionCase& c) {
   return cuda_supports_head_dim(c.dims) && (c.block_size == 0 || cuda_supports_block_size(c.block_size));
 }
 
-/// First the small and ugly: one token, no complete block, windows of one token and longer than the row, more slots
-/// than blocks; then the head, group and block sizes of the CUDA kernel.
+/// First the small and ugly: one token, no complete block, windows of one token and longer than the sequence, more
+/// slots than blocks. Then the head, group and block sizes of the CUDA kernel.
 inline const std::vector<DecodeAttentionCase> kDecodeAttentionCases = {
     {{1, 1, 1, 1, 8}, DecodeKeys::tokens},
     {{2, 7, 2, 3, 6}, DecodeKeys::tokens},
@@ -57,34 +59,34 @@ inline const std::vector<DecodeAttentionCase> kDecodeAttentionCases = {
     {{1, 273, 2, 3, 128}, DecodeKeys::blocks, 32}};
 
 struct DecodeAttentionInputs : AttentionInputs {
-  std::vector<std::int32_t> indices;  ///< as sparse attention takes them
+  std::vector<std::int32_t> indices;  ///< of sparse attention
 
-  explicit DecodeAttentionInputs(const DecodeAttentionCase& c) : AttentionInputs(c.dims, c.keys_a_row()) {
+  explicit DecodeAttentionInputs(const DecodeAttentionCase& c) : AttentionInputs(c.dims, c.keys_per_sequence()) {
     if (c.keys == DecodeKeys::selected) indices = make_selection(c.dims, c.block_size, c.slots, Earlier::random);
   }
 };
 
-/// The tokens of each row are the queries, the last one first; the caches have room for some more. `out` is in the
-/// order of the tokens.
+/// All tokens of a sequence are queries, in descending order of position; the caches have unused places. The returned
+/// `out` is in ascending order.
 inline Outputs run_decode_attention(OpRunner& run, const DecodeAttentionCase& c, const DecodeAttentionInputs& in) {
   constexpr std::int64_t kSpare = 5;
   const AttentionDims& d = c.dims;
-  const Shape cache = d.key_shape(c.keys_a_row() + kSpare);
+  const Shape cache = d.key_shape(c.keys_per_sequence() + kSpare);
   const Tensor out = run.act_output(d.query_shape());
   decode_attention(run.stream(),
                    {.out = out,
-                    .q = run.act_input(turned(in.q, d.B, d.T), d.query_shape()),
-                    .k = run.act_input(with_room(in.k, d.B, kSpare, d.HK * d.D), cache),
-                    .v = run.act_input(with_room(in.v, d.B, kSpare, d.HK * d.D), cache),
-                    .positions = run.i32_input(falling_positions(d.B, d.T), {d.B, d.T}),
+                    .q = run.act_input(reversed_tokens(in.q, d.B, d.T), d.query_shape()),
+                    .k = run.act_input(padded_cache(in.k, d.B, kSpare, d.HK * d.D), cache),
+                    .v = run.act_input(padded_cache(in.v, d.B, kSpare, d.HK * d.D), cache),
+                    .positions = run.i32_input(descending_positions(d.B, d.T), {d.B, d.T}),
                     .indices = c.keys == DecodeKeys::selected
-                                   ? run.i32_input(turned(in.indices, d.B, d.T), {d.B, d.T, d.HK, c.slots})
+                                   ? run.i32_input(reversed_tokens(in.indices, d.B, d.T), {d.B, d.T, d.HK, c.slots})
                                    : Tensor(),
                     .scale = d.scale(),
                     .tokens_per_key = c.keys == DecodeKeys::blocks ? c.block_size : 1,
                     .block_size = c.keys == DecodeKeys::selected ? c.block_size : 0,
                     .window = c.window});
-  return {{"out", turned(run.read(out), d.B, d.T)}};
+  return {{"out", reversed_tokens(run.read(out), d.B, d.T)}};
 }
 
 }  // namespace ssa::test

@@ -10,7 +10,7 @@ using namespace ssa::test;
 
 namespace {
 
-/// What the op that computes all tokens at once gives.
+/// The output of the op that computes all tokens at once.
 Values all_at_once(OpRunner& run, const DecodeAttentionCase& c, const DecodeAttentionInputs& in) {
   switch (c.keys) {
     case DecodeKeys::tokens: return output(run_causal_attention_forward(run, {c.dims, c.window}, in), "out");
@@ -25,7 +25,7 @@ Values all_at_once(OpRunner& run, const DecodeAttentionCase& c, const DecodeAtte
 
 }  // namespace
 
-TEST_CASE("decode_attention gives each token what causal, sparse and compressed attention give it") {
+TEST_CASE("decode_attention of one token equals causal, sparse and compressed attention at its position") {
   for (const DecodeAttentionCase& c : kDecodeAttentionCases) {
     INFO(c.to_string());
     const DecodeAttentionInputs in(c);
@@ -42,7 +42,7 @@ TEST_CASE("decode_attention in f32 agrees with f64") {
   }
 }
 
-TEST_CASE("decode_attention names what does not fit") {
+TEST_CASE("decode_attention names the tensor or option that does not fit") {
   OpRunner run(Precision::f32);
   const DecodeAttention good{.out = run.act_output({2, 1, 4, 8}),
                              .q = run.act_output({2, 1, 4, 8}),
@@ -72,11 +72,11 @@ TEST_CASE("decode_attention names what does not fit") {
 }
 
 TEST_CASE("decode_attention on CUDA agrees with the CPU") {
+  if (skip_without_gpu()) return;
   for (const DecodeAttentionCase& c : kDecodeAttentionCases) {
-    if (!have_cuda() || !cuda_supports(c)) continue;
+    if (!cuda_supports(c)) continue;
     INFO(c.to_string());
     const DecodeAttentionInputs in(c);
     check_cuda([&](OpRunner& run) { return run_decode_attention(run, c, in); });
   }
-  if (!have_cuda()) warn_no_cuda();
 }

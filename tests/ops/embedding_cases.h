@@ -1,4 +1,4 @@
-// Cases of embedding, for its tests and its benchmark.
+// Test cases of embedding.
 #pragma once
 
 #include "kernels/embedding/embedding.h"
@@ -10,8 +10,8 @@ struct EmbeddingCase {
   std::int64_t M, V, H;
 };
 
-/// One token, one column, a vocabulary of one, each id many times over, odd sizes, the ssa-1b width, its vocabulary,
-/// more tokens than the GPU sorts at a time, ids with hundreds of tokens, an id with more pieces than a block threads.
+/// One token, one column, a vocabulary of one id, every id many times, odd sizes, the ssa-1b width, the ssa-1b
+/// vocabulary, more tokens than a CTA sorts, ids with hundreds of tokens, an id with more chunks than CTA threads.
 inline const std::vector<EmbeddingCase> kEmbeddingCases = {
     {1, 5, 8},     {3, 4, 1},      {9, 1, 17},    {130, 7, 65},  {200, 257, 128}, {33, 1003, 200},
     {5, 97, 2048}, {6, 128256, 3}, {5000, 97, 8}, {2500, 2, 16}, {17000, 1, 8}};
@@ -25,7 +25,7 @@ struct EmbeddingInputs {
         weight(random_values(c.V * c.H, 1)),
         d_out(loss_weights(c.M * c.H)),
         d_weight(random_values(c.V * c.H, 2)) {
-    for (std::size_t m = 0; m < ids.size(); ++m)  // the last id is always among them
+    for (std::size_t m = 0; m < ids.size(); ++m)  // the first token has the last id
       ids[m] = static_cast<std::int32_t>(c.V - 1 - static_cast<std::int64_t>(m * m * 31) % c.V);
   }
 };

@@ -3,7 +3,7 @@
 using namespace ssa;
 using namespace ssa::test;
 
-TEST_CASE("embedding copies the rows of its ids") {
+TEST_CASE("embedding copies the weight row of each id") {
   for (const EmbeddingCase& c : kEmbeddingCases) {
     CAPTURE(c.M, c.V, c.H);
     const EmbeddingInputs in(c);
@@ -16,7 +16,7 @@ TEST_CASE("embedding copies the rows of its ids") {
   }
 }
 
-TEST_CASE("embedding backward is the derivative of forward, also where ids repeat") {
+TEST_CASE("embedding backward is the derivative of forward, for repeated ids too") {
   for (const EmbeddingCase& c : kEmbeddingCases) {
     CAPTURE(c.M, c.V, c.H);
     const EmbeddingInputs in(c);
@@ -51,6 +51,7 @@ TEST_CASE("embedding refuses tensors that do not fit") {
 }
 
 TEST_CASE("embedding on CUDA agrees with the CPU") {
+  if (skip_without_gpu()) return;
   for (const EmbeddingCase& c : kEmbeddingCases) {
     CAPTURE(c.M, c.V, c.H);
     const EmbeddingInputs in(c);

@@ -1,4 +1,4 @@
-// Cases of gate_alignment, for its tests and its benchmark.
+// Test cases of gate_alignment.
 #pragma once
 
 #include <cmath>
@@ -9,7 +9,7 @@
 namespace ssa::test {
 
 struct GateAlignmentCase {
-  std::vector<std::int32_t> full_stream;  ///< one per row
+  std::vector<std::int32_t> full_stream;  ///< one per sequence
   std::int64_t T, HQ, D;
   double alignment_scale;
   float gradient_scale;
@@ -18,14 +18,14 @@ struct GateAlignmentCase {
   std::int64_t heads() const { return B() * T * HQ; }
 };
 
-/// One element, odd sizes, rows of either stream and both mixed, no alignment gradient, the ssa-1b heads.
+/// One element, odd sizes, batches with one attention stream and with both, no alignment gradient, the ssa-1b heads.
 inline const std::vector<GateAlignmentCase> kGateAlignmentCases = {
     {{1}, 1, 1, 1, 1.0, 10.0f},           {{0}, 1, 1, 7, 0.25, 2.5f},          {{0, 1, 1}, 5, 3, 6, 0.01, 0.1f},
     {{1, 0, 1, 0}, 13, 4, 16, 0.5, 5.0f}, {{1, 0}, 3, 32, 64, 1e-3, 1e-2f},    {{0, 1}, 2, 32, 128, 1e-3, 1e-2f},
     {{1, 1}, 9, 6, 32, 1.0, 0.0f},        {{0, 0, 1}, 33, 16, 8, 0.125, 1.25f}};
 
-/// |g_slc (full - sparse)| is within [0.1, 0.8] or [1.2, 3], so that both sides of SmoothL1 are met and a finite
-/// difference does not step over the kink between them.
+/// |g_slc (full - sparse)| is within [0.1, 0.8] or [1.2, 3], so that both branches of SmoothL1 occur and no
+/// finite difference crosses the boundary between them.
 struct GateAlignmentInputs {
   Values gates, full, sparse, d_out;
   double alignment = 0.75;

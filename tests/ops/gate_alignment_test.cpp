@@ -16,7 +16,7 @@ struct Expected {
   double align_sparse = 0;  ///< sum of SmoothL1(stop(a_full), a_sparse)
 };
 
-/// Both terms of the definition, apart: what stands inside stop() is taken from `stopped`, not from `in`.
+/// The two terms of the definition: whatever is inside stop() is taken from `stopped` instead of `in`.
 Expected by_definition(const GateAlignmentCase& c, const GateAlignmentInputs& in, const GateAlignmentInputs& stopped) {
   Expected e;
   for (std::size_t i = 0; i < in.full.size(); ++i) {
@@ -31,7 +31,7 @@ Expected by_definition(const GateAlignmentCase& c, const GateAlignmentInputs& in
 
 }  // namespace
 
-TEST_CASE("gate_alignment passes one stream of each row on and adds both terms") {
+TEST_CASE("gate_alignment outputs the attention stream that full_stream selects and adds both loss terms") {
   for (const GateAlignmentCase& c : kGateAlignmentCases) {
     CAPTURE(c.B(), c.T, c.HQ, c.D);
     const GateAlignmentInputs in(c);
@@ -89,12 +89,13 @@ TEST_CASE("gate_alignment refuses tensors that do not fit") {
 }
 
 TEST_CASE("gate_alignment on CUDA agrees with the CPU") {
+  if (skip_without_gpu()) return;
   for (const GateAlignmentCase& c : kGateAlignmentCases) {
     CAPTURE(c.B(), c.T, c.HQ, c.D);
     const GateAlignmentInputs in(c);
     check_cuda([&](OpRunner& run) { return run_gate_alignment_forward(run, c, in); });
-    // delta is summed from products with gradients as they are stored, rounded to 2^-9; `rounded` keeps those exact,
-    // which shows where one head has few elements.
+    // CUDA sums delta from the stored gradients, rounded to 2^-9; `rounded` sums it from unrounded ones. The difference
+    // shows where a head has few elements.
     check_cuda([&](OpRunner& run) { return run_gate_alignment_backward(run, c, in); }, 0x1p-9);
   }
 }

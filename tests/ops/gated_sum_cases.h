@@ -1,4 +1,4 @@
-// Cases of gated_sum, for its tests and its benchmark.
+// Test cases of gated_sum.
 #pragma once
 
 #include <cmath>
@@ -15,7 +15,7 @@ struct GatedSumCase {
   std::int64_t heads() const { return B * T * HQ; }
 };
 
-/// One to three branches; one element, odd sizes, the ssa-1b heads with both head sizes.
+/// One to three branches; one element, odd sizes, the ssa-1b heads with both supported head sizes.
 inline const std::vector<GatedSumCase> kGatedSumCases = {
     {1, 1, 1, 1, false, false}, {1, 3, 3, 7, true, false},   {2, 5, 4, 16, false, true},   {3, 37, 6, 32, true, true},
     {1, 7, 32, 64, true, true}, {2, 3, 32, 128, true, true}, {1, 33, 16, 64, false, false}};

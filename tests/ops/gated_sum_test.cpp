@@ -66,6 +66,7 @@ TEST_CASE("gated_sum refuses a branch without its gradients") {
 }
 
 TEST_CASE("gated_sum on CUDA agrees with the CPU") {
+  if (skip_without_gpu()) return;
   for (const GatedSumCase& c : kGatedSumCases) {
     CAPTURE(c.B, c.T, c.HQ, c.D, c.compressed, c.window);
     const GatedSumInputs in(c);

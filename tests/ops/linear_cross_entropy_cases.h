@@ -1,4 +1,4 @@
-// Cases of linear_cross_entropy, for its tests and its benchmark.
+// Test cases of linear_cross_entropy.
 #pragma once
 
 #include <algorithm>
@@ -11,13 +11,13 @@ namespace ssa::test {
 
 struct LinearCrossEntropyCase {
   std::int64_t M, H, V, chunk;
-  std::int64_t masked_every;  ///< each so-manyth target is -100; 0 = none
+  std::int64_t masked_every;  ///< every masked_every-th target is -100; 0 = none
   bool gradients = true;
 };
 
-/// One row, one id, chunks that do not divide M, one chunk larger than M, all targets -100, odd vocabularies, no
-/// gradients, the tiny and ssa-1b widths, the ssa-1b vocabulary. Then what 1, 2, 4 and 8 blocks of the CUDA kernel just
-/// hold and just do not, with at least as many targets as blocks, so that each has one in its part of the row.
+/// One token, one id, chunks that do not divide M, a chunk larger than M, all targets -100, odd vocabularies, no
+/// gradients, the tiny and ssa-1b widths, the ssa-1b vocabulary. Then the largest vocabularies that clusters of 1, 2, 4
+/// and 8 CTAs can hold, and the next larger ones, with enough targets that every CTA of a cluster owns one.
 inline const std::vector<LinearCrossEntropyCase> kLinearCrossEntropyCases = {
     {1, 8, 3, 1, 0},     {4, 3, 1, 2, 0},      {13, 17, 19, 4, 3},         {7, 16, 33, 16, 2},
     {6, 8, 11, 4, 1},    {33, 128, 257, 8, 5}, {5, 2048, 1003, 2, 0},      {9, 64, 50, 9, 4, false},
@@ -35,8 +35,9 @@ struct LinearCrossEntropyInputs {
   explicit LinearCrossEntropyInputs(const LinearCrossEntropyCase& c)
       : hidden(random_values(c.M * c.H, 1)),
         weight(random_values(c.V * c.H, 2, 2 / std::sqrt(static_cast<double>(c.H)))),
-        d_weight(random_values(c.V * c.H, 3, 0.1 / static_cast<double>(c.V))) {  // as small as what is added to it
-    const std::int64_t last = std::max<std::int64_t>(c.M - 1, 1);  // targets go from the last id to the first
+        d_weight(
+            random_values(c.V * c.H, 3, 0.1 / static_cast<double>(c.V))) {  // as small as the gradients added to it
+    const std::int64_t last = std::max<std::int64_t>(c.M - 1, 1);           // targets run from the last id to the first
     for (std::int64_t m = 0; m < c.M; ++m) {
       const bool masked = c.masked_every > 0 && (m + 1) % c.masked_every == 0;
       targets.push_back(masked ? -100 : static_cast<std::int32_t>(c.V - 1 - m * (c.V - 1) / last));

@@ -1,4 +1,4 @@
-// Cases of matmul, for its tests and its benchmark.
+// Test cases of matmul.
 #pragma once
 
 #include "kernels/matmul/matmul.h"
@@ -14,7 +14,7 @@ struct MatmulMode {
 };
 
 /// One element, one row, one column, one term, odd sizes, the tiny and ssa-1b widths (qkvg projection, odd vocabulary),
-/// a sum over many tokens.
+/// a long sum.
 inline const std::vector<MatmulShape> kMatmulShapes = {{1, 1, 1},       {1, 64, 64},   {7, 1, 5},       {3, 5, 1},
                                                        {13, 17, 19},    {33, 65, 130}, {128, 257, 128}, {1, 2240, 2048},
                                                        {3, 1003, 2048}, {130, 9, 4099}};

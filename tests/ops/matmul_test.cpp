@@ -20,7 +20,7 @@ Values by_loops(const MatmulShape& c, const MatmulMode& mode, const MatmulInputs
 
 }  // namespace
 
-TEST_CASE("matmul is the sum of products, in every transposition, accumulated or not") {
+TEST_CASE("matmul is the sum of products, with every transposition, accumulated or not") {
   for (const MatmulShape& c : kMatmulShapes) {
     const MatmulInputs in(c);
     for (const MatmulMode& mode : matmul_modes()) {
@@ -42,7 +42,7 @@ TEST_CASE("matmul in f32 gives the same bits on any number of threads") {
   }
 }
 
-TEST_CASE("matmul of no terms is zero, or leaves what it accumulates to") {
+TEST_CASE("matmul with K = 0 gives zero, or leaves an accumulated output unchanged") {
   const MatmulShape c{3, 4, 0};
   const MatmulInputs in(c);
   OpRunner run(Precision::f32);
@@ -63,6 +63,7 @@ TEST_CASE("matmul refuses tensors that do not fit") {
 }
 
 TEST_CASE("matmul on CUDA agrees with the CPU") {
+  if (skip_without_gpu()) return;
   for (const MatmulShape& c : kMatmulShapes) {
     const MatmulInputs in(c);
     for (const MatmulMode& mode : matmul_modes()) {

@@ -1,4 +1,4 @@
-// Cases of squared_norm, adamw and cast, for their tests and benchmarks.
+// Test cases of squared_norm, adamw and cast.
 #pragma once
 
 #include <cmath>
@@ -8,7 +8,7 @@
 
 namespace ssa::test {
 
-/// One element, sizes around vector widths and around the parts that sums are split in.
+/// One element, sizes around vector widths and around the chunks that sums are split into.
 inline const std::vector<std::int64_t> kFlatSizes = {1, 3, 64, 1000, 16384, 16385, 100003};
 
 inline Outputs run_squared_norm(OpRunner& run, std::int64_t n) {
@@ -24,13 +24,13 @@ struct AdamWCase {
   float gradient_scale;
 };
 
-/// Odd and even sizes, the first step alone, several, without decay.
+/// Odd and even sizes, one step, several steps, no weight decay.
 inline const std::vector<AdamWCase> kAdamWCases = {
     {1, 1, 0.1, 1.0f}, {17, 5, 0.0, 0.5f}, {1000, 8, 0.1, 0.25f}, {4099, 3, 0.1, 1.0f}};
 
 struct AdamWInputs {
   Values master;
-  std::vector<Values> gradients;  ///< of each step; some elements never get one
+  std::vector<Values> gradients;  ///< one per step; some elements are 0 in all
   double beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8;
 
   explicit AdamWInputs(const AdamWCase& c) : master(random_values(c.n, 1)) {
@@ -42,7 +42,7 @@ struct AdamWInputs {
   static double learning_rate(int step) { return 1e-2 * step; }
 };
 
-/// All steps, from moments of zero; `weight` is what the last step wrote.
+/// All steps, from zero moments; `weight` as the last step wrote it.
 inline Outputs run_adamw(OpRunner& run, const AdamWCase& c, const AdamWInputs& in) {
   const Values zeros(in.master.size(), 0.0);
   const Tensor master = run.f32_input(in.master, {c.n}), m = run.f32_input(zeros, {c.n}),

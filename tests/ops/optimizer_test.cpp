@@ -16,7 +16,7 @@ TEST_CASE("squared_norm adds the sum of squares") {
 
 TEST_CASE("squared_norm sums f32 in f64") {
   OpRunner run(Precision::f32);
-  const std::int64_t n = 1 << 20;  // in f32 the sum of so many small squares after a large one would not move
+  const std::int64_t n = 1 << 20;  // in f32, adding the small squares to the large one would not change it
   Values x(static_cast<std::size_t>(n), 0x1p-10);
   x[0] = 0x1p12;
   const Tensor out = run.f64_input({0}, {1});
@@ -24,7 +24,7 @@ TEST_CASE("squared_norm sums f32 in f64") {
   CHECK(run.read(out)[0] == 0x1p24 + static_cast<double>(n - 1) * 0x1p-20);
 }
 
-TEST_CASE("adamw follows the published algorithm, one scalar at a time") {
+TEST_CASE("adamw agrees with the published algorithm applied to one scalar at a time") {
   for (const AdamWCase& c : kAdamWCases) {
     CAPTURE(c.n, c.steps, c.weight_decay, c.gradient_scale);
     const AdamWInputs in(c);
@@ -119,6 +119,7 @@ TEST_CASE("optimizer ops refuse tensors that do not fit") {
 }
 
 TEST_CASE("optimizer ops on CUDA agree with the CPU") {
+  if (skip_without_gpu()) return;
   for (const std::int64_t n : kFlatSizes) {
     CAPTURE(n);
     check_cuda([&](OpRunner& run) { return run_squared_norm(run, n); });

@@ -1,4 +1,4 @@
-// Cases of qkv_rope, for its tests and its benchmark.
+// Test cases of qkv_rope.
 #pragma once
 
 #include <cmath>
@@ -17,8 +17,8 @@ struct QkvRopeCase {
   std::int64_t columns() const { return (HQ + 2 * HK) * D + 3 * HQ; }
 };
 
-/// One token, a row shorter than a block, rows that blocks do not divide, groups of 1, 3 and 16, the ssa-1b heads with
-/// both head sizes, all with and without block means.
+/// One token, a sequence shorter than a block, a partial last block, groups of 1, 3 and 16, the ssa-1b heads with both
+/// supported head sizes, with and without block means.
 inline const std::vector<QkvRopeCase> kQkvRopeCases = {{1, 1, 1, 1, 2, 4, true},     {2, 3, 3, 1, 6, 16, true},
                                                        {1, 13, 4, 4, 16, 4, true},   {3, 37, 6, 2, 16, 16, false},
                                                        {2, 33, 16, 1, 64, 16, true}, {1, 19, 32, 2, 64, 16, true},
@@ -37,7 +37,7 @@ struct QkvRopeInputs {
         d_gates(loss_weights(c.M() * c.HQ * 3, 5)),
         d_k_mean(loss_weights(c.B * c.N() * c.HK * c.D, 6)),
         d_v_mean(loss_weights(c.B * c.N() * c.HK * c.D, 7)) {
-    for (std::int64_t m = 0; m < c.M(); ++m) {  // documents of 7 tokens, each row beginning within one
+    for (std::int64_t m = 0; m < c.M(); ++m) {  // documents of 7 tokens; sequences start inside a document
       const std::int64_t b = m / c.T, t = m % c.T;
       positions.push_back(static_cast<std::int32_t>((t + 2 * b) % 7));
     }
@@ -75,7 +75,7 @@ inline Outputs run_qkv_rope_forward(OpRunner& run, const QkvRopeCase& c, const Q
   return outputs;
 }
 
-/// `gates` must be the forward's.
+/// `gates` as the forward returned them.
 inline Outputs run_qkv_rope_backward(OpRunner& run, const QkvRopeCase& c, const QkvRopeInputs& in,
                                      const Values& gates) {
   const Tensor d_qkvg = run.act_output({c.M(), c.columns()});

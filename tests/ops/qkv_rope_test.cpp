@@ -3,7 +3,7 @@
 using namespace ssa;
 using namespace ssa::test;
 
-TEST_CASE("qkv_rope splits, rotates pairs, gates and averages") {
+TEST_CASE("qkv_rope splits qkvg, rotates q and k, takes the sigmoid of the gates and the block means") {
   for (QkvRopeCase c : kQkvRopeCases) {
     CAPTURE(c.B, c.T, c.HQ, c.HK, c.D, c.block_size);
     c.means = true;
@@ -98,6 +98,7 @@ TEST_CASE("qkv_rope refuses tensors that do not fit") {
 }
 
 TEST_CASE("qkv_rope on CUDA agrees with the CPU") {
+  if (skip_without_gpu()) return;
   for (const QkvRopeCase& c : kQkvRopeCases) {
     CAPTURE(c.B, c.T, c.HQ, c.HK, c.D, c.block_size, c.means);
     const QkvRopeInputs in(c);

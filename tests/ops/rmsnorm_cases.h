@@ -1,4 +1,4 @@
-// Cases of rmsnorm, for its tests and its benchmark.
+// Test cases of rmsnorm.
 #pragma once
 
 #include "kernels/rmsnorm/rmsnorm.h"
@@ -11,7 +11,7 @@ struct RmsNormCase {
   bool delta;
 };
 
-/// One row, one column, odd sizes, a hidden_size that no vector width divides, the ssa-1b and 300M widths.
+/// One token, one column, odd sizes, a hidden_size that is no power of 2, the ssa-1b and 300M widths.
 inline const std::vector<RmsNormCase> kRmsNormCases = {
     {1, 8, false}, {1, 1, true}, {3, 17, true}, {7, 64, true}, {33, 200, false}, {5, 2048, true}, {130, 1024, true}};
 
@@ -42,7 +42,7 @@ inline Outputs run_rmsnorm_forward(OpRunner& run, const RmsNormCase& c, const Rm
   return outputs;
 }
 
-/// Backward at residual = x: `rstd` must be the forward's of that x.
+/// Backward with residual = x; `rstd` as the forward returned it for that x.
 inline Outputs run_rmsnorm_backward(OpRunner& run, const RmsNormCase& c, const RmsNormInputs& in, const Values& rstd) {
   const Tensor d_residual = run.act_input(in.d_residual, {c.M, c.H}), d_weight = run.f32_input(in.d_weight, {c.H});
   rmsnorm_backward(run.stream(), {.d_residual = d_residual,

@@ -8,7 +8,7 @@ namespace ssa::test {
 
 enum class Ties {
   none,
-  all,    ///< q = 0: every complete block is as important as the next
+  all,    ///< q = 0: all complete blocks are equally important
   pairs,  ///< blocks 2i and 2i + 1 have the same mean key
 };
 
@@ -32,9 +32,9 @@ inline bool cuda_supports(const SelectBlocksCase& c) {
   return cuda_supports_head_dim(c.dims) && cuda_supports_block_size(c.block_size);
 }
 
-/// First the small and ugly: less than a block, one block selected, more counts than blocks, an odd block_size in
-/// reference mode, counts at and just above block_size / 2; then the kernels' group and block sizes, rows long enough
-/// for several chunks of the reference mode (block_size^2 tokens each), and ties everywhere.
+/// First small edge cases: less than a block, one block selected, block_counts above the number of blocks, an odd
+/// block_size in reference mode, block_counts equal to and just above block_size / 2. Then the group and block sizes of
+/// the kernels, sequences of several chunks of the reference mode (block_size^2 tokens each), and ties everywhere.
 inline const std::vector<SelectBlocksCase> kSelectBlocksCases = {
     {{1, 1, 1, 1, 8}, 4, 1},
     {{2, 3, 2, 3, 6}, 4, 2},
@@ -64,7 +64,7 @@ inline const std::vector<SelectBlocksCase> kSelectBlocksCases = {
     {{1, 1100, 1, 2, 64}, 32, 32, BlockSelection::reference},
     {{1, 600, 1, 16, 64}, 16, 16, BlockSelection::exact, Ties::all},
     {{1, 600, 1, 2, 64}, 16, 16, BlockSelection::reference, Ties::all},
-    {{1, 600, 1, 16, 64}, 16, 16, BlockSelection::exact, Ties::none, 28.0}};  // exponentials of 2^127 and more
+    {{1, 600, 1, 16, 64}, 16, 16, BlockSelection::exact, Ties::none, 28.0}};  // exponentials of at least 2^127
 
 struct SelectBlocksInputs {
   Values q, k_mean;
@@ -95,23 +95,23 @@ inline std::vector<std::int32_t> run_select_blocks(OpRunner& run, const SelectBl
   return run.read_i32(indices);
 }
 
-/// The same, from queries in the opposite order that say their positions, over more blocks than there are tokens: those
-/// behind are NaN, which no one may read.
+/// The same, with queries in reverse order at given positions, and with more block means than the sequence needs. The
+/// unused means are NaN: they must not be read.
 inline std::vector<std::int32_t> run_select_blocks_at_positions(OpRunner& run, const SelectBlocksCase& c,
                                                                 const SelectBlocksInputs& in) {
   constexpr std::int64_t kSpare = 3;
   const AttentionDims& d = c.dims;
   const Tensor indices = run.i32_output({d.B, d.T, d.HK, c.slots()});
   select_blocks(run.stream(), {.indices = indices,
-                               .q = run.act_input(turned(in.q, d.B, d.T), d.query_shape()),
-                               .k_mean = run.act_input(with_room(in.k_mean, d.B, kSpare, d.HK * d.D),
+                               .q = run.act_input(reversed_tokens(in.q, d.B, d.T), d.query_shape()),
+                               .k_mean = run.act_input(padded_cache(in.k_mean, d.B, kSpare, d.HK * d.D),
                                                        d.key_shape(c.blocks() + kSpare)),
-                               .positions = run.i32_input(falling_positions(d.B, d.T), {d.B, d.T}),
+                               .positions = run.i32_input(descending_positions(d.B, d.T), {d.B, d.T}),
                                .scale = d.scale(),
                                .block_size = c.block_size,
                                .block_counts = c.block_counts,
                                .mode = c.mode});
-  return turned(run.read_i32(indices), d.B, d.T);
+  return reversed_tokens(run.read_i32(indices), d.B, d.T);
 }
 
 }  // namespace ssa::test

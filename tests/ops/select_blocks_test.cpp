@@ -30,8 +30,8 @@ Values importances(const SelectBlocksCase& c, const SelectBlocksInputs& in) {
   return importance;
 }
 
-/// The `count` highest as a mask; a stable sort lets the lower index win a tie.
-std::vector<bool> best(const Values& importance, std::int64_t count) {
+/// Mask of the `count` highest values; the stable sort lets the lower index win a tie.
+std::vector<bool> most_important(const Values& importance, std::int64_t count) {
   std::vector<std::int64_t> order(importance.size());
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return importance[a] > importance[b]; });
@@ -40,22 +40,23 @@ std::vector<bool> best(const Values& importance, std::int64_t count) {
   return mask;
 }
 
-/// Blocks of one token, from the importances of all N blocks: masks as in the definition, without its shortcuts.
+/// Mask of the blocks that one token selects, from the importance of all N blocks, by masks as in the definition.
 std::vector<bool> choose(const SelectBlocksCase& c, std::int64_t own, const Values& importance) {
   const auto N = static_cast<std::int64_t>(importance.size());
-  std::vector<bool> chosen = best(importance, c.block_counts);
+  std::vector<bool> chosen = most_important(importance, c.block_counts);
   if (c.mode == BlockSelection::reference && c.block_counts > c.block_size / 2 && own >= c.block_size) {
     Values earlier = importance, later = importance;
     const auto is_earlier = [&](std::int64_t n) { return n < own / c.block_size * c.block_size; };
     for (std::int64_t n = 0; n < N; ++n) (is_earlier(n) ? later : earlier)[n] = -kInfinity;
-    const std::vector<bool> best_earlier = best(earlier, c.block_size / 2), best_later = best(later, c.block_size / 2);
-    for (std::int64_t n = 0; n < N; ++n) chosen[n] = is_earlier(n) ? best_earlier[n] : best_later[n];
+    const std::vector<bool> from_earlier = most_important(earlier, c.block_size / 2),
+                            from_later = most_important(later, c.block_size / 2);
+    for (std::int64_t n = 0; n < N; ++n) chosen[n] = is_earlier(n) ? from_earlier[n] : from_later[n];
   }
   for (std::int64_t n = own + 1; n < N; ++n) chosen[n] = false;
   return chosen;
 }
 
-/// Calls visit(own block, importance of its N blocks, chosen slots) for every (row, token, key/value head).
+/// Calls visit(own block, importance of its N blocks, chosen slots) for every (sequence, token, key/value head).
 template <class Visit>
 void for_each_choice(const SelectBlocksCase& c, const Values& importance, const std::vector<std::int32_t>& indices,
                      Visit&& visit) {
@@ -67,7 +68,7 @@ void for_each_choice(const SelectBlocksCase& c, const Values& importance, const 
           std::vector<std::int32_t>(indices.begin() + row * slots, indices.begin() + (row + 1) * slots));
 }
 
-/// Slots that hold the marked blocks ascending, then -1.
+/// The marked blocks, ascending, then -1.
 std::vector<std::int32_t> slots_of(const std::vector<bool>& chosen, std::int64_t slots) {
   std::vector<std::int32_t> result;
   for (std::size_t n = 0; n < chosen.size(); ++n)
@@ -77,11 +78,11 @@ std::vector<std::int32_t> slots_of(const std::vector<bool>& chosen, std::int64_t
   return result;
 }
 
-/// Importance is a number below G with the rounding errors of an f32 softmax, some 1e-6 of it. Blocks nearer than this
-/// may stand for each other.
+/// Importance is at most G, with the rounding errors of an f32 softmax, relative about 1e-6. Blocks whose importance
+/// differs by less than this relative amount may be exchanged.
 constexpr double kNearTie = 1e-5;
 
-/// The same choice but for swaps of near ties; order, fill and the own block are checked as well.
+/// Checks that the choice is the same except for exchanged near ties; also the order, the padding and the own block.
 void check_choice(const SelectBlocksCase& c, const SelectBlocksInputs& in, const std::vector<std::int32_t>& indices) {
   std::int64_t wrong = 0;
   for_each_choice(c, importances(c, in), indices, [&](std::int64_t own, const Values& importance, const auto& got) {
@@ -89,7 +90,7 @@ void check_choice(const SelectBlocksCase& c, const SelectBlocksInputs& in, const
     std::vector<bool> mask(importance.size(), false);
     for (const std::int32_t n : got)
       if (0 <= n && n <= own) mask[n] = true;
-    // Equal only if `got` is ascending, without repetition, within [0, own], with -1 behind.
+    // Equal only if `got` is ascending, without repetition, within [0, own], then -1.
     bool good = slots_of(mask, c.slots()) == got && mask[own] &&
                 std::count(got.begin(), got.end(), -1) == std::count(want.begin(), want.end(), -1);
     std::vector<std::int32_t> added, missing;
@@ -105,7 +106,7 @@ void check_choice(const SelectBlocksCase& c, const SelectBlocksInputs& in, const
 
 }  // namespace
 
-TEST_CASE("select_blocks chooses as the dense definition does") {
+TEST_CASE("select_blocks in f64 chooses the blocks of the dense definition") {
   for (const SelectBlocksCase& c : kSelectBlocksCases) {
     INFO(c.to_string());
     const SelectBlocksInputs in(c);
@@ -119,7 +120,7 @@ TEST_CASE("select_blocks chooses as the dense definition does") {
   }
 }
 
-TEST_CASE("select_blocks gives equal importance to the lower index") {
+TEST_CASE("select_blocks breaks ties by the lower index") {
   const SelectBlocksCase c{{1, 36, 1, 2, 8}, 4, 4, BlockSelection::exact, Ties::all};
   OpRunner run(Precision::f32);
   const std::vector<std::int32_t> indices = run_select_blocks(run, c, SelectBlocksInputs(c));
@@ -129,8 +130,8 @@ TEST_CASE("select_blocks gives equal importance to the lower index") {
   CHECK(token_35 == std::vector<std::int32_t>{0, 1, 2, 8});
 }
 
-TEST_CASE("select_blocks in reference mode takes half of the own chunk and half of those before") {
-  // Chunks of 4 blocks, own block 9 at the last token: chunks before hold blocks 0 to 7, the own one 8 and 9.
+TEST_CASE("select_blocks in reference mode takes half of its blocks from the own chunk, half from earlier chunks") {
+  // Chunks of 4 blocks. The last token has own block 9: earlier chunks hold blocks 0 to 7, its own chunk 8 and 9.
   const SelectBlocksCase c{{1, 40, 1, 2, 8}, 4, 3, BlockSelection::reference, Ties::all};
   REQUIRE(c.slots() == 4);
   OpRunner run(Precision::f32);
@@ -138,12 +139,12 @@ TEST_CASE("select_blocks in reference mode takes half of the own chunk and half 
   const std::vector<std::int32_t> token_15(indices.begin() + 15 * 4, indices.begin() + 16 * 4);
   const std::vector<std::int32_t> token_16(indices.begin() + 16 * 4, indices.begin() + 17 * 4);
   const std::vector<std::int32_t> token_39(indices.begin() + 39 * 4, indices.end());
-  CHECK(token_15 == std::vector<std::int32_t>{0, 1, 3, -1});  // in the first chunk: the best block_counts
+  CHECK(token_15 == std::vector<std::int32_t>{0, 1, 3, -1});  // in the first chunk: the block_counts most important
   CHECK(token_16 == std::vector<std::int32_t>{0, 1, 4, -1});
   CHECK(token_39 == std::vector<std::int32_t>{0, 1, 8, 9});
 }
 
-TEST_CASE("select_blocks in f32 chooses as in f64, but for near ties") {
+TEST_CASE("select_blocks in f32 agrees with f64 except for near ties") {
   for (const SelectBlocksCase& c : kSelectBlocksCases) {
     INFO(c.to_string());
     const SelectBlocksInputs in(c);
@@ -152,7 +153,7 @@ TEST_CASE("select_blocks in f32 chooses as in f64, but for near ties") {
   }
 }
 
-TEST_CASE("select_blocks at given positions chooses what it chooses for all tokens") {
+TEST_CASE("select_blocks at given positions agrees with select_blocks over the whole sequence") {
   for (const SelectBlocksCase& c : kSelectBlocksCases) {
     INFO(c.to_string());
     const SelectBlocksInputs in(c);
@@ -161,7 +162,7 @@ TEST_CASE("select_blocks at given positions chooses what it chooses for all toke
   }
 }
 
-TEST_CASE("select_blocks sees no later token") {
+TEST_CASE("select_blocks does not depend on later tokens") {
   for (const BlockSelection mode : {BlockSelection::exact, BlockSelection::reference}) {
     const SelectBlocksCase c{{2, 41, 2, 3, 8}, 4, 3, mode};
     const Values k = random_values(c.dims.key_shape(c.dims.T).count(), 7);
@@ -187,7 +188,7 @@ TEST_CASE("select_blocks sees no later token") {
   }
 }
 
-TEST_CASE("select_blocks survives NaN scores") {
+TEST_CASE("select_blocks with NaN scores returns valid indices") {
   const SelectBlocksCase c{{1, 40, 1, 2, 8}, 4, 3};
   SelectBlocksInputs in(c);
   in.q.assign(in.q.size(), std::nan(""));
@@ -197,7 +198,7 @@ TEST_CASE("select_blocks survives NaN scores") {
   CHECK(last == std::vector<std::int32_t>{0, 1, 9});
 }
 
-TEST_CASE("select_blocks names what does not fit") {
+TEST_CASE("select_blocks validation names the wrong tensor or value") {
   OpRunner run(Precision::f32);
   SelectBlocks p{.indices = run.i32_output({1, 9, 2, 3}),
                  .q = run.act_output({1, 9, 4, 8}),
@@ -217,12 +218,13 @@ TEST_CASE("select_blocks names what does not fit") {
   CHECK_THROWS_WITH(validate(p), "select_blocks: block_counts 0, expected at least 1");
 }
 
-TEST_CASE("select_blocks on CUDA chooses as the definition does, but for near ties") {
+TEST_CASE("select_blocks on CUDA agrees with the definition except for near ties") {
+  if (skip_without_gpu()) return;
   for (const SelectBlocksCase& c : kSelectBlocksCases) {
-    if (!have_cuda() || !cuda_supports(c)) continue;
+    if (!cuda_supports(c)) continue;
     INFO(c.to_string());
     SelectBlocksInputs in(c);
-    for (Values* values : {&in.q, &in.k_mean})  // both sides score the same numbers
+    for (Values* values : {&in.q, &in.k_mean})  // both backends score the same values
       for (double& x : *values) x = static_cast<float>(bfloat16(static_cast<float>(x)));
     OpRunner cuda(Precision::cuda), again(Precision::cuda), exact(Precision::exact);
     const std::vector<std::int32_t> got = run_select_blocks(cuda, c, in);
@@ -235,5 +237,4 @@ TEST_CASE("select_blocks on CUDA chooses as the definition does, but for near ti
     CHECK(got == run_select_blocks(exact, c, in));
     CHECK(at_positions == got);
   }
-  if (!have_cuda()) warn_no_cuda();
 }

@@ -18,7 +18,7 @@ inline bool cuda_supports(const SparseAttentionCase& c) {
   return cuda_supports_head_dim(c.dims) && cuda_supports_block_size(c.block_size);
 }
 
-/// First the small and ugly: less than a block, one block selected, all selected, more slots than blocks; then every
+/// First small edge cases: less than a block, one block selected, all selected, more slots than blocks. Then every
 /// group and block size of the kernels, lengths that end inside a block, dense groups, long lists.
 inline const std::vector<SparseAttentionCase> kSparseAttentionCases = {{{1, 1, 1, 1, 8}, 4, 1},
                                                                        {{2, 3, 2, 3, 6}, 4, 2},

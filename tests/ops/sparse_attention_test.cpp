@@ -20,7 +20,7 @@ const AttentionOp<SparseAttentionCase, SparseAttentionInputs> kOp{.cases = kSpar
 
 TEST_CASE("sparse attention backward is the derivative of forward") { check_attention_derivative(kOp); }
 
-TEST_CASE("sparse attention is a dense softmax masked by the selection") {
+TEST_CASE("sparse attention equals dense attention masked by the selection") {
   for (const SparseAttentionCase& c : kSparseAttentionCases) {
     if (c.dims.T > kReferenceTokens) continue;
     INFO(c.to_string());
@@ -33,7 +33,7 @@ TEST_CASE("sparse attention is a dense softmax masked by the selection") {
 
 TEST_CASE("sparse attention in f32 agrees with f64") { check_attention_f32(kOp); }
 
-TEST_CASE("sparse attention over all blocks is causal attention") {
+TEST_CASE("sparse attention over all blocks equals causal attention") {
   const SparseAttentionCase c{{2, 33, 2, 3, 8}, 4, 12};
   const CausalAttentionCase causal{c.dims};
   const SparseAttentionInputs in = inputs_of(c);
@@ -47,13 +47,13 @@ TEST_CASE("sparse attention over all blocks is causal attention") {
     CHECK(relative_error(o.values, output(want_gradients, o.name)) < 1e-12);
 }
 
-// Selection included: blocks are chosen from q and k anew after each change.
-TEST_CASE("sparse attention sees no later token") {
+// Blocks are selected again from q and k after each change.
+TEST_CASE("sparse attention with its selection does not depend on later tokens") {
   for (const BlockSelection mode : {BlockSelection::exact, BlockSelection::reference}) {
     const SelectBlocksCase select{{2, 41, 2, 3, 8}, 4, 3, mode};
     const SparseAttentionCase c{select.dims, 4, select.slots()};
     OpRunner run(Precision::f32);
-    check_sees_no_later_token(c.dims, inputs_of(c), [&](SparseAttentionInputs at) {
+    check_attends_no_later_token(c.dims, inputs_of(c), [&](SparseAttentionInputs at) {
       SelectBlocksInputs scores(select);
       scores.q = at.q;
       scores.k_mean = block_means(c.dims, 4, at.k);
@@ -65,7 +65,7 @@ TEST_CASE("sparse attention sees no later token") {
   }
 }
 
-TEST_CASE("sparse attention names the tensor that does not fit") {
+TEST_CASE("sparse attention validation names the wrong tensor or value") {
   OpRunner run(Precision::f32);
   const auto tensor = [&](Shape shape) { return run.act_output(shape); };
   SparseAttentionForward p{.out = tensor({1, 4, 4, 8}),

@@ -1,4 +1,4 @@
-// Cases of swiglu, for its tests and its benchmark.
+// Test cases of swiglu.
 #pragma once
 
 #include "kernels/swiglu/swiglu.h"
@@ -9,10 +9,10 @@ namespace ssa::test {
 struct SwigluCase {
   std::int64_t M, F;
   bool alias;      ///< d_gate_up is gate_up
-  bool write_out;  ///< backward writes out again
+  bool write_out;  ///< backward recomputes out
 };
 
-/// One element, one row, odd sizes, the tiny and ssa-1b widths.
+/// One element, one token, odd sizes, the tiny and ssa-1b widths.
 inline const std::vector<SwigluCase> kSwigluCases = {
     {1, 1, false, true},   {1, 8, true, false},    {3, 17, true, true},   {7, 65, false, false},
     {33, 200, true, true}, {64, 512, false, true}, {5, 8192, true, true}, {130, 1003, true, true}};

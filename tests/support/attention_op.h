@@ -1,5 +1,5 @@
-// What every attention op is asked: is backward the derivative of forward, do f32 and f64 agree, do CUDA and the CPU,
-// does a token see a later one? A test file says once how its op is run.
+// The checks that every attention op has to pass: backward is the derivative of forward, f32 agrees with f64, CUDA
+// agrees with the CPU, and no token attends a later one. A test file describes its op once, as an AttentionOp.
 #pragma once
 
 #include "support/dense_attention.h"
@@ -12,13 +12,13 @@ struct AttentionOp {
   Inputs (*inputs)(const Case&);
   Outputs (*forward)(OpRunner&, const Case&, const Inputs&);
   Outputs (*backward)(OpRunner&, const Case&, const Inputs&, const AttentionSaved&, bool accumulate);
-  /// What backward calls the gradients of k and v.
+  /// The names of the gradients of k and v in the outputs of backward.
   const char *d_k = "d_k", *d_v = "d_v";
-  /// Whether a backward that accumulates adds to them too, as to d_q, or writes them all the same.
+  /// Whether a backward with `accumulate` adds to them, as it adds to d_q, or overwrites them.
   bool accumulates_keys = true;
 };
 
-/// Central differences, of the gradients written and of those added.
+/// Against central differences: the gradients that are overwritten, and what is added to accumulated ones.
 template <class Case, class Inputs>
 void check_attention_derivative(const AttentionOp<Case, Inputs>& op) {
   for (const Case& c : op.cases) {
@@ -48,7 +48,8 @@ void check_attention_derivative(const AttentionOp<Case, Inputs>& op) {
 }
 
 /// The f32 backend against f64: sums of up to a few thousand terms of either sign, each with a rounding error of 6e-8.
-/// A gradient can vanish (softmax over one key), so the error is relative to at least 1 an element, the size of d_out.
+/// A gradient can vanish (softmax over one key). So one value is added to both sides, the norm of as many ones as there
+/// are elements: the error is then relative to the size of d_out at least.
 template <class Case, class Inputs>
 void check_attention_f32(const AttentionOp<Case, Inputs>& op) {
   const auto check = [](const Outputs& got, const Outputs& want) {
@@ -73,10 +74,12 @@ void check_attention_f32(const AttentionOp<Case, Inputs>& op) {
   }
 }
 
+/// CUDA against the CPU, forward and backward. Skips the test on a machine without a GPU.
 template <class Case, class Inputs>
 void check_attention_cuda(const AttentionOp<Case, Inputs>& op) {
+  if (skip_without_gpu()) return;
   for (const Case& c : op.cases) {
-    if (!have_cuda() || !cuda_supports(c)) continue;
+    if (!cuda_supports(c)) continue;
     INFO(c.to_string());
     const Inputs in = op.inputs(c);
     check_cuda([&](OpRunner& run) { return op.forward(run, c, in); });
@@ -85,12 +88,11 @@ void check_attention_cuda(const AttentionOp<Case, Inputs>& op) {
     for (const bool accumulate : {false, true})
       check_cuda([&](OpRunner& run) { return op.backward(run, c, in, saved, accumulate); });
   }
-  if (!have_cuda()) warn_no_cuda();
 }
 
-/// Other numbers in token t of q, k and v change no output `forward(inputs)` before t, but change out and lse.
+/// Changing token t of q, k and v changes no output of `forward(inputs)` before t, but changes out and lse.
 template <class Inputs, class Forward>
-void check_sees_no_later_token(const AttentionDims& dims, const Inputs& in, Forward&& forward) {
+void check_attends_no_later_token(const AttentionDims& dims, const Inputs& in, Forward&& forward) {
   const Outputs before = forward(in);
   for (std::int64_t t = 0; t < dims.T; ++t) {
     Inputs changed = in;

@@ -1,4 +1,4 @@
-// Attention as its definition reads: every score of a row, a mask, a softmax. Serves to judge the ops, in double.
+// Reference attention in double, straight from the definition: all scores of a query, a mask, a softmax.
 #pragma once
 
 #include <cmath>
@@ -13,7 +13,8 @@ struct DenseAttention {
   Values probability;  ///< [B, T, HQ, U], 0 where masked
 };
 
-/// `mask(b, t, kv_head, u)`: whether token t attends key u. A token without any key has out 0 and lse -infinity.
+/// `mask(b, t, kv_head, u)`: whether token t of sequence b attends key u. A token that attends no key has out 0 and lse
+/// -infinity.
 template <class Mask>
 DenseAttention dense_attention(const AttentionDims& dims, std::int64_t U, const Values& q, const Values& k,
                                const Values& v, Mask&& mask) {
@@ -43,7 +44,7 @@ DenseAttention dense_attention(const AttentionDims& dims, std::int64_t U, const 
   return r;
 }
 
-/// mask[b, t, kv_head, u] of a selection: token u is in a selected block and not after t.
+/// The mask of a block selection: token u is in a block selected for token t, and not after t.
 class SelectionMask {
  public:
   SelectionMask(const AttentionDims& dims, std::int64_t block_size, const std::vector<std::int32_t>& indices)
@@ -63,10 +64,10 @@ class SelectionMask {
   std::vector<bool> mask_;
 };
 
-/// The definition and f64 take long: cases of more tokens a row are left to the comparison of CUDA with the CPU.
+/// The reference and f64 are slow: longer sequences are covered by the comparison of CUDA with the CPU alone.
 inline constexpr std::int64_t kReferenceTokens = 300;
 
-/// Both sum in double, in different orders.
+/// Op and reference sum in double, in different orders.
 inline constexpr double kDenseTolerance = 1e-13;
 
 inline void check_dense(const Outputs& got, const DenseAttention& want) {
@@ -74,7 +75,7 @@ inline void check_dense(const Outputs& got, const DenseAttention& want) {
   CHECK(relative_error(output(got, "lse"), want.lse) < kDenseTolerance);
 }
 
-/// The first `tokens` tokens of each row of values [B, T, ...].
+/// The first `tokens` tokens of each sequence of values [B, T, ...].
 inline Values first_tokens(const AttentionDims& dims, const Values& values, std::int64_t tokens) {
   const std::int64_t row = static_cast<std::int64_t>(values.size()) / (dims.B * dims.T);
   Values first;
@@ -83,7 +84,7 @@ inline Values first_tokens(const AttentionDims& dims, const Values& values, std:
   return first;
 }
 
-/// Values [B, T, ...] with other numbers in token t of each row.
+/// Values [B, T, ...] with other numbers in token t of each sequence.
 inline Values with_changed_token(const AttentionDims& dims, Values values, std::int64_t t) {
   const std::int64_t row = static_cast<std::int64_t>(values.size()) / (dims.B * dims.T);
   for (std::int64_t b = 0; b < dims.B; ++b)

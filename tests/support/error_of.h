@@ -1,4 +1,4 @@
-// The message of what a call throws, to look for the names it must contain.
+// Checks of error messages: what a call throws, and which names and values the message must contain.
 #pragma once
 
 #include <exception>
@@ -8,7 +8,7 @@
 
 namespace ssa::test {
 
-/// Empty if nothing is thrown.
+/// The message of the exception that f throws; empty if it throws none.
 template <class F>
 std::string error_of(F&& f) {
   try {
@@ -19,14 +19,14 @@ std::string error_of(F&& f) {
   return {};
 }
 
-/// An error is one line that contains every one of `parts`.
+/// Checks that an error message is one line and contains each of `parts`.
 template <class... Parts>
 void check_error(const std::string& error, const Parts&... parts) {
   INFO("error: " << error);
   CHECK(!error.empty());
   CHECK(error.find('\n') == std::string::npos);
   for (const std::string& part : {std::string(parts)...}) {
-    INFO("looked for: " << part);
+    INFO("missing: " << part);
     CHECK(error.find(part) != std::string::npos);
   }
 }

@@ -1,4 +1,4 @@
-// Runs code in a child process: to kill it, or to change what a process cannot take back.
+// Runs code in a child process, for tests that kill it or change process state that cannot be restored.
 #pragma once
 
 #include <signal.h>
@@ -34,7 +34,7 @@ class Forked {
       } catch (const std::exception& e) {
         send(e.what());
       }
-      ::_exit(0);  // the parent's test session is not this process's to end
+      ::_exit(0);  // no destructors: they belong to the parent's test session
     }
     ::close(ends[1]);
     read_end_ = ends[0];
@@ -51,7 +51,7 @@ class Forked {
 
   void kill(int signal) { ::kill(pid_, signal); }
 
-  /// Everything the child sent, once it has ended.
+  /// Waits for the child to end; returns everything it sent.
   std::string wait() {
     std::string text;
     char piece[4096];

@@ -69,7 +69,7 @@ void make_dataset(const std::filesystem::path& directory, const std::vector<Docu
 Documents random_documents(std::int64_t count, std::int64_t max_length, std::uint64_t seed, std::int32_t eos) {
   Documents documents(static_cast<std::size_t>(count));
   for (std::size_t d = 0; d < documents.size(); ++d) {
-    // The square of a uniform number: short documents are the common case, and the longest still occur.
+    // The square of a uniform number: most documents are short, and the longest still occur.
     const double u = random_uniform(seed, RandomPurpose::test, d, 0);
     documents[d].resize(1 + static_cast<std::size_t>(u * u * static_cast<double>(max_length)));
     for (std::size_t i = 0; i + 1 < documents[d].size(); ++i)

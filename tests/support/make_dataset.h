@@ -1,4 +1,4 @@
-// Datasets from vectors, for tests.
+// Writes datasets from vectors of token ids.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@ namespace ssa::test {
 using Document = std::vector<std::int32_t>;  ///< token ids, end-of-text included
 using Documents = std::vector<Document>;
 
-/// PREFIX.bin and PREFIX.idx.
+/// Writes PREFIX.bin and PREFIX.idx.
 void write_indexed_dataset(const std::filesystem::path& prefix, const Documents& documents,
                            TokenType type = TokenType::uint16);
 
@@ -23,11 +23,11 @@ struct DatasetOptions {
   bool json = true;  ///< write dataset.json too
 };
 
-/// FOLDER/shard-00000.{bin,idx} and so on, and dataset.json.
+/// Writes DIRECTORY/shard-00000.{bin,idx}, shard-00001... and dataset.json.
 void make_dataset(const std::filesystem::path& directory, const std::vector<Documents>& shards,
                   const DatasetOptions& options = {});
 
-/// `count` documents of 1 to `max_length` tokens, ids below `eos` and `eos` last; many are short.
+/// `count` documents of 1 to `max_length` tokens, most of them short: random ids below `eos`, then `eos`.
 Documents random_documents(std::int64_t count, std::int64_t max_length, std::uint64_t seed, std::int32_t eos = 256);
 
 }  // namespace ssa::test

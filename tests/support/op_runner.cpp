@@ -1,23 +1,50 @@
 #include "support/op_runner.h"
 
+#include <algorithm>
+#include <cmath>
 #include <limits>
+#include <type_traits>
 
 #include "ssa/base/random.h"
 
 namespace ssa::test {
 namespace {
 
-constexpr std::int32_t kPoison = -0x40000000;
+constexpr std::int32_t kPoison = -0x40000000;                  ///< i32 outputs hold it until they are written
+constexpr std::size_t kScratchBytes = std::size_t{256} << 20;  ///< more than any test case needs
 
+/// The arithmetic type to convert a tensor element of type T with.
+template <class T>
+using Arithmetic = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+/// Calls f.operator()<T>() with the C++ type of a floating-point dtype.
 template <class F>
 void visit_real(DType dtype, F&& f) {
   switch (dtype) {
-    case DType::f64: return f(double{});
-    case DType::f32: return f(float{});
-    case DType::bf16: return f(bfloat16{});
+    case DType::f64: return f.template operator()<double>();
+    case DType::f32: return f.template operator()<float>();
+    case DType::bf16: return f.template operator()<bfloat16>();
     default: fail("op runner: tensor of ", name_of(dtype));
   }
 }
+
+template <class T>
+void copy_to_device(Stream& stream, const Tensor& tensor, const std::vector<T>& host) {
+  SSA_CHECK(static_cast<std::int64_t>(host.size()) == tensor.count(), "op runner: ", host.size(), " values for ",
+            tensor.shape().to_string());
+  stream.copy(tensor.data(), host.data(), tensor.bytes());
+  stream.synchronize();
+}
+
+template <class T>
+std::vector<T> copy_to_host(Stream& stream, const Tensor& tensor) {
+  std::vector<T> host(static_cast<std::size_t>(tensor.count()));
+  stream.copy(host.data(), tensor.data(), tensor.bytes());
+  stream.synchronize();
+  return host;
+}
+
+Values all_nan(const Shape& shape) { return Values(static_cast<std::size_t>(shape.count()), std::nan("")); }
 
 double round_bf16(double value) { return static_cast<float>(bfloat16(static_cast<float>(value))); }
 
@@ -53,7 +80,7 @@ double relative_error(const Values& got, const Values& want) {
   SSA_CHECK(got.size() == want.size(), "compared ", got.size(), " values with ", want.size());
   double difference = 0, norm = 0;
   for (std::size_t i = 0; i < got.size(); ++i) {
-    if (got[i] == want[i]) {  // also equal infinities
+    if (got[i] == want[i]) {  // equal infinities too
       if (std::isfinite(want[i])) norm += want[i] * want[i];
       continue;
     }
@@ -70,16 +97,6 @@ const Values& output(const Outputs& outputs, const std::string& name) {
   fail("no output named ", name);
 }
 
-bool have_cuda() { return cuda_device_count() > 0; }
-
-void warn_no_cuda() {
-  static const bool warned = [] {
-    WARN("no GPU in this build or machine: CUDA ops are skipped");
-    return true;
-  }();
-  static_cast<void>(warned);
-}
-
 OpRunner::OpRunner(Precision precision)
     : precision_(precision), stream_(precision == Precision::cuda ? DeviceKind::cuda : DeviceKind::cpu) {
   switch (precision) {
@@ -88,7 +105,7 @@ OpRunner::OpRunner(Precision precision)
     case Precision::f32: act_ = real_ = DType::f32; break;
     case Precision::cuda: act_ = DType::bf16, real_ = DType::f32; break;
   }
-  stream_.reserve_scratch(std::size_t{256} << 20);
+  stream_.reserve_scratch(kScratchBytes);
 }
 
 Tensor OpRunner::make(DType dtype, Shape shape) {
@@ -98,27 +115,19 @@ Tensor OpRunner::make(DType dtype, Shape shape) {
 
 Tensor OpRunner::upload(const Values& values, DType dtype, Shape shape) {
   const Tensor tensor = make(dtype, shape);
-  SSA_CHECK(static_cast<std::int64_t>(values.size()) == tensor.count(), "op runner: ", values.size(), " values for ",
-            shape.to_string());
-  visit_real(dtype, [&]<class T>(T) {
+  visit_real(dtype, [&]<class T>() {
     std::vector<T> host(values.size());
-    for (std::size_t i = 0; i < values.size(); ++i)
-      host[i] = T(static_cast<std::conditional_t<sizeof(T) == 8, double, float>>(values[i]));
-    stream_.copy(tensor.data(), host.data(), tensor.bytes());
-    stream_.synchronize();
+    for (std::size_t i = 0; i < values.size(); ++i) host[i] = T(static_cast<Arithmetic<T>>(values[i]));
+    copy_to_device(stream_, tensor, host);
   });
   return tensor;
 }
 
 Tensor OpRunner::act_input(const Values& values, Shape shape) {
-  Tensor tensor;
-  if (precision_ == Precision::rounded) {
-    Values rounded = values;
-    for (double& v : rounded) v = round_bf16(v);
-    tensor = upload(rounded, act_, shape);
-  } else {
-    tensor = upload(values, act_, shape);
-  }
+  Values stored = values;
+  if (precision_ == Precision::rounded)
+    for (double& v : stored) v = round_bf16(v);
+  const Tensor tensor = upload(stored, act_, shape);
   act_tensors_.push_back(tensor.data());
   return tensor;
 }
@@ -128,47 +137,29 @@ Tensor OpRunner::f64_input(const Values& values, Shape shape) { return upload(va
 
 Tensor OpRunner::i32_input(const std::vector<std::int32_t>& values, Shape shape) {
   const Tensor tensor = make(DType::i32, shape);
-  SSA_CHECK(static_cast<std::int64_t>(values.size()) == tensor.count(), "op runner: ", values.size(), " values for ",
-            shape.to_string());
-  stream_.copy(tensor.data(), values.data(), tensor.bytes());
-  stream_.synchronize();
+  copy_to_device(stream_, tensor, values);
   return tensor;
 }
 
-Tensor OpRunner::act_output(Shape shape) {
-  const Tensor tensor = upload(Values(static_cast<std::size_t>(shape.count()), std::nan("")), act_, shape);
-  act_tensors_.push_back(tensor.data());
-  return tensor;
-}
-
-Tensor OpRunner::f32_output(Shape shape) {
-  return upload(Values(static_cast<std::size_t>(shape.count()), std::nan("")), real_, shape);
-}
+Tensor OpRunner::act_output(Shape shape) { return act_input(all_nan(shape), shape); }
+Tensor OpRunner::f32_output(Shape shape) { return f32_input(all_nan(shape), shape); }
 
 Tensor OpRunner::i32_output(Shape shape) {
   return i32_input(std::vector<std::int32_t>(static_cast<std::size_t>(shape.count()), kPoison), shape);
 }
 
 Values OpRunner::read(Tensor tensor) {
-  Values values(static_cast<std::size_t>(tensor.count()));
+  Values values;
+  visit_real(tensor.dtype(), [&]<class T>() {
+    for (const T x : copy_to_host<T>(stream_, tensor)) values.push_back(static_cast<Arithmetic<T>>(x));
+  });
   const bool round = precision_ == Precision::rounded &&
                      std::find(act_tensors_.begin(), act_tensors_.end(), tensor.data()) != act_tensors_.end();
-  visit_real(tensor.dtype(), [&]<class T>(T) {
-    std::vector<T> host(values.size());
-    stream_.copy(host.data(), tensor.data(), tensor.bytes());
-    stream_.synchronize();
-    for (std::size_t i = 0; i < values.size(); ++i)
-      values[i] = round ? round_bf16(static_cast<double>(static_cast<float>(host[i])))
-                        : static_cast<double>(static_cast<std::conditional_t<sizeof(T) == 8, double, float>>(host[i]));
-  });
+  if (round)
+    for (double& v : values) v = round_bf16(v);
   return values;
 }
 
-std::vector<std::int32_t> OpRunner::read_i32(Tensor tensor) {
-  std::vector<std::int32_t> values(static_cast<std::size_t>(tensor.count()));
-  stream_.copy(values.data(), tensor.data(), tensor.bytes());
-  stream_.synchronize();
-  return values;
-}
+std::vector<std::int32_t> OpRunner::read_i32(Tensor tensor) { return copy_to_host<std::int32_t>(stream_, tensor); }
 
 }  // namespace ssa::test

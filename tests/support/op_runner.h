@@ -1,6 +1,6 @@
-// Runs one op in several precisions on the same values. A case of an op is a function over an OpRunner: it makes
-// tensors from host values, calls the op, and names its outputs. The same function then serves the derivative test (f64
-// on the CPU), the comparison of CUDA with the CPU, and the benchmark.
+// Runs one op in several precisions on the same values. A test case of an op is a function over an OpRunner: it makes
+// tensors from host values, calls the op, and returns its outputs by name. One such function is enough for the
+// derivative test (f64 on the CPU), for f32 against f64, and for CUDA against the CPU.
 #pragma once
 
 #include <cstdint>
@@ -8,12 +8,13 @@
 #include <vector>
 
 #include "ssa/runtime/stream.h"
+#include "support/skip.h"
 
 namespace ssa::test {
 
 using Values = std::vector<double>;
 
-/// `count` normal values x scale; the same for the same seed.
+/// `count` normal values times `scale`; the same values for the same seed.
 Values random_values(std::int64_t count, std::uint64_t seed, double scale = 1.0);
 
 struct Output {
@@ -22,12 +23,13 @@ struct Output {
 };
 using Outputs = std::vector<Output>;
 
+/// The values of the output of that name.
 const Values& output(const Outputs& outputs, const std::string& name);
 
 enum class Precision {
-  exact,    ///< CPU, every real tensor f64
+  exact,    ///< CPU, every act and f32 tensor in f64
   f32,      ///< CPU, f32: the CPU backend as it trains
-  rounded,  ///< CPU in f64, but act inputs and act outputs are rounded to bf16: the error bf16 itself makes
+  rounded,  ///< CPU in f64, with act inputs and outputs rounded to bf16: the error that bf16 storage alone makes
   cuda,     ///< CUDA, act is bf16
 };
 
@@ -38,18 +40,18 @@ class OpRunner {
   Stream& stream() { return stream_; }
   DType act() const { return act_; }
 
-  /// Inputs, uploaded with rounding to the dtype that this precision uses.
+  /// Input tensors, rounded to the dtype of this precision.
   Tensor act_input(const Values& values, Shape shape);
   Tensor f32_input(const Values& values, Shape shape);
   Tensor f64_input(const Values& values, Shape shape);
   Tensor i32_input(const std::vector<std::int32_t>& values, Shape shape);
 
-  /// Outputs, filled with NaN (integers with a large negative number) so that an element nobody writes shows.
+  /// Output tensors, filled with NaN (i32: a large negative number), so that an element the op does not write shows.
   Tensor act_output(Shape shape);
   Tensor f32_output(Shape shape);
   Tensor i32_output(Shape shape);
 
-  /// The values of a tensor, after the work queued so far.
+  /// The values of a tensor, after the queued work has finished.
   Values read(Tensor tensor);
   std::vector<std::int32_t> read_i32(Tensor tensor);
 
@@ -61,48 +63,46 @@ class OpRunner {
   Stream stream_;
   DType act_, real_;
   std::vector<Buffer> buffers_;
-  std::vector<const void*> act_tensors_;  ///< whose values `read` rounds when the precision is `rounded`
+  std::vector<const void*> act_tensors_;  ///< tensors that `read` rounds when the precision is `rounded`
 };
 
-/// Central difference of `loss` at x along a random direction against <gradient, direction>. `loss` runs in f64, so
-/// with step 1e-4 the truncation error is about 1e-8 of the third derivative and rounding about 1e-12: tolerance 1e-6
-/// of the larger side (or of `floor` where both vanish) holds for every smooth op. Checks `directions` of them.
+/// Compares <gradient, u> with the central difference of `loss` at x along u, for `directions` random directions u.
+/// `loss` runs in f64: with a step of 1e-4 the truncation error is about 1e-8 times the third derivative and the
+/// rounding error about 1e-12, so 1e-6 of the larger side holds for every smooth op. `floor` replaces the larger side
+/// where both sides vanish.
 template <class Loss>
 void check_gradient(const std::string& name, Loss&& loss, const Values& x, const Values& gradient,
                     double tolerance = 1e-6, double floor = 1e-3, int directions = 3);
 
-/// The same for `loss(inputs)` and one member of the inputs; the others stay as they are in `in`.
+/// The same for `loss(inputs)` and one member of the inputs; the other members stay as they are in `in`.
 template <class Loss, class Inputs, class Base>
 void check_gradient(const std::string& name, Loss&& loss, const Inputs& in, Values Base::*member,
                     const Values& gradient, double tolerance = 1e-6, double floor = 1e-3, int directions = 3);
 
-/// A scalar to differentiate: the sum of values weighted by fixed random numbers; `weights` are those numbers, which is
-/// the d_out that the backward op gets.
+/// Fixed random weights that make a scalar loss of an output: the loss is weighted_sum(out, weights), and the weights
+/// are the d_out of the backward op.
 Values loss_weights(std::int64_t count, std::uint64_t seed = 77);
 double weighted_sum(const Values& values, const Values& weights);
 
-/// Relative l2 distance of `got` from `want`; NaN anywhere gives infinity.
+/// |got - want| / |want| in the l2 norm; infinity if either has a NaN, or an infinity that the other lacks.
 double relative_error(const Values& got, const Values& want);
 
-/// What an op added to an accumulated output.
+/// What an op added to an accumulated output: after - before.
 Values added(Values after, const Values& before);
 
 /// Sum over D of a * b, for each head.
 Values head_dots(const Values& a, const Values& b, std::int64_t D);
 
-/// Runs `run(OpRunner&) -> Outputs` on the CPU in f32 and f64: each output's relative l2 distance must be at most
-/// `tolerance` (f32 rounding of sums some thousand terms long), and the f32 bits the same on one and on three threads.
+/// Runs `run(OpRunner&) -> Outputs` on the CPU in f32 and f64. The relative error of each output must be at most
+/// `tolerance` (f32 rounding of sums of some thousand terms), and the f32 bits the same on one thread and on three.
 template <class Run>
 void check_f32(Run&& run, double tolerance = 1e-5);
 
-/// Runs `run(OpRunner&) -> Outputs` in exact, rounded and CUDA precision: for each output, CUDA's error against `exact`
-/// must be at most twice that of `rounded` (both in l2), plus `slack` relative (f32 accumulation order). Runs CUDA
-/// twice and wants equal bits. Without a GPU it says so and passes.
+/// Runs `run(OpRunner&) -> Outputs` in exact, rounded and CUDA precision. CUDA's relative error must be at most twice
+/// the error of `rounded`, plus `slack` for the accumulation order in f32. A second CUDA run must give the same bits.
+/// Needs a GPU: the test calls skip_without_gpu() first.
 template <class Run>
 void check_cuda(Run&& run, double slack = 1e-5);
-
-bool have_cuda();
-void warn_no_cuda();  ///< says once that the CUDA ops are not run here
 
 }  // namespace ssa::test
 

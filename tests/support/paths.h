@@ -1,5 +1,5 @@
-// Where the tests find the source tree, the programs and mpiexec. CMake writes the values into one generated file, so
-// that no other object depends on them.
+// Paths of the source tree, of the programs and of mpiexec. CMake writes them into one generated source file, so that a
+// changed path recompiles nothing else.
 #pragma once
 
 #include <filesystem>
@@ -8,7 +8,7 @@
 namespace ssa::test {
 
 std::filesystem::path source_dir();
-std::filesystem::path binary_dir();  ///< where the programs are
+std::filesystem::path binary_dir();  ///< the directory of the programs
 std::string mpiexec();
 
 }  // namespace ssa::test

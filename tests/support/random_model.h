@@ -1,4 +1,4 @@
-// A Hugging Face directory with a small model of random weights over the bytes tokenizer.
+// Writes a Hugging Face directory with a small model of random weights, for the bytes tokenizer.
 #pragma once
 
 #include <filesystem>
@@ -12,7 +12,7 @@
 
 namespace ssa::test {
 
-/// small_model (test_model.h) over bytes.
+/// small_model (test_model.h) with the vocabulary of the bytes tokenizer.
 inline ModelConfig small_bytes_model() {
   ModelConfig c = small_model(257);
   c.bos_token_id = c.eos_token_id = 256;

@@ -24,7 +24,7 @@ namespace {
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
-/// A file without a name; whatever is written to it stays readable here.
+/// An anonymous file in memory that collects an output stream of the program.
 int make_capture(const char* name) {
   const int fd = ::memfd_create(name, MFD_CLOEXEC);
   SSA_CHECK(fd >= 0, "memfd_create: ", std::strerror(errno));
@@ -51,7 +51,7 @@ Arguments command_line(const Arguments& arguments, int ranks) {
 }  // namespace
 
 RunningProgram::RunningProgram(const Arguments& arguments, const ProgramOptions& options)
-    : out_(make_capture("stdout")), err_(make_capture("stderr")), begun_(now()) {
+    : out_(make_capture("stdout")), err_(make_capture("stderr")), start_(now()) {
   Arguments command = command_line(arguments, options.ranks);
   std::vector<char*> argv;
   for (std::string& argument : command) argv.push_back(argument.data());
@@ -66,7 +66,7 @@ RunningProgram::RunningProgram(const Arguments& arguments, const ProgramOptions&
   ::dup2(err_, STDERR_FILENO);
   if (!options.directory.empty() && ::chdir(options.directory.c_str()) != 0) ::_exit(126);
   if (options.largest_file > 0) {
-    // Ignored signals stay ignored in the program: writing past the limit is then an error it sees.
+    // An ignored signal stays ignored after exec: a write past the limit then fails with EFBIG.
     ::signal(SIGXFSZ, SIG_IGN);
     const auto bytes = static_cast<rlim_t>(options.largest_file);
     const rlimit limit{bytes, bytes};
@@ -75,7 +75,7 @@ RunningProgram::RunningProgram(const Arguments& arguments, const ProgramOptions&
   ::setenv("OMP_NUM_THREADS", "1", 1);
   ::setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 1);
   ::setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 1);
-  if (options.ranks > 1) ::setenv("ASAN_OPTIONS", "detect_leaks=0", 1);  // MPI's own leaks at exit are not ours
+  if (options.ranks > 1) ::setenv("ASAN_OPTIONS", "detect_leaks=0", 1);  // MPI leaks at exit
   ::execv(argv[0], argv.data());
   ::_exit(127);
 }
@@ -100,7 +100,7 @@ bool RunningProgram::ends_within(double seconds) {
     SSA_CHECK(got >= 0, "waitpid: ", std::strerror(errno));
     if (got == pid_) {
       ended_ = true;
-      seconds_ = now() - begun_;
+      seconds_ = now() - start_;
       break;
     }
     const double left = until - now();

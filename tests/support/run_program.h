@@ -1,4 +1,4 @@
-// Runs a program as a user does: its exit code, what it printed, how long it took.
+// Runs a program as a user does, and reports its exit code, its output and its run time.
 #pragma once
 
 #include <sys/types.h>
@@ -13,33 +13,33 @@ namespace ssa::test {
 using Arguments = std::vector<std::string>;
 
 struct ProgramResult {
-  int exit_code = -1;  ///< -1 when a signal ended it
-  int signal = 0;      ///< that signal
+  int exit_code = -1;  ///< -1 if a signal ended the program
+  int signal = 0;      ///< the signal, or 0
   std::string out, err;
   double seconds = 0;
 };
 
 struct ProgramOptions {
-  std::filesystem::path directory = {};  ///< to run in; empty: the current one
-  int ranks = 1;                         ///< more than one: under mpirun
-  std::int64_t largest_file = 0;         ///< bytes a file may have (writing more fails); 0: no limit
+  std::filesystem::path directory = {};  ///< working directory; empty: the current one
+  int ranks = 1;                         ///< with more than one, the program runs under mpirun
+  std::int64_t largest_file = 0;         ///< largest file in bytes, a longer write fails; 0: no limit
 };
 
-/// A program of the build, started in the constructor with one thread; gone at the latest with the object.
+/// A program of this build. The constructor starts it with one OpenMP thread; the destructor kills it if it still runs.
 class RunningProgram {
  public:
-  /// `arguments[0]` is the program's name, such as "ssa_train", or the path of another one.
+  /// `arguments[0]` is the name of a program of this build, such as "ssa_train", or the path of another program.
   explicit RunningProgram(const Arguments& arguments, const ProgramOptions& options = {});
   ~RunningProgram();
   RunningProgram(const RunningProgram&) = delete;
   RunningProgram& operator=(const RunningProgram&) = delete;
 
   void kill(int signal);
-  /// Whether it ends within `seconds`.
+  /// Waits for at most `seconds`; true if the program has ended.
   bool ends_within(double seconds);
-  /// Waits for the end; an Error with all it printed when it takes longer than `limit` seconds.
+  /// Waits for the program to end; throws an Error with its output after `limit` seconds.
   ProgramResult wait(double limit = 300);
-  /// What it printed on stdout so far.
+  /// Its stdout so far.
   std::string out() const;
 
  private:
@@ -47,12 +47,12 @@ class RunningProgram {
   int out_ = -1, err_ = -1;
   bool ended_ = false;
   int status_ = 0;
-  double begun_, seconds_ = 0;
+  double start_, seconds_ = 0;
 };
 
 ProgramResult run_program(const Arguments& arguments, const ProgramOptions& options = {});
 
-/// An error as the programs report it: this exit code, one line on stderr, and `parts` in it.
+/// Checks that the program failed with this exit code and one line on stderr that contains each of `parts`.
 void check_fails(const ProgramResult& result, int exit_code, const std::vector<std::string>& parts);
 
 }  // namespace ssa::test

@@ -1,4 +1,4 @@
-// TempDir: a directory of its own for one test, gone with it.
+// TempDir: a new empty directory for one test, removed by the destructor.
 #pragma once
 
 #include <stdlib.h>

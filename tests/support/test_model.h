@@ -1,4 +1,4 @@
-// A small model with its memory on the CPU, for tests of what a pass computes.
+// A small model with its memory, for tests of forward and backward passes.
 #pragma once
 
 #include <cstdint>
@@ -21,13 +21,13 @@ inline ModelConfig small_model(std::int64_t vocab_size = 61) {
   c.num_attention_heads = 4;
   c.num_key_value_heads = 2;
   c.head_dim = 8;
-  c.initializer_range = 0.2;  // logits that differ, scores that select
+  c.initializer_range = 0.2;  // large enough that logits and block scores differ clearly
   c.block_size = 4;
   c.block_counts = 3;
   return c;
 }
 
-/// One micro-batch on the host: rows of `tokens` token ids, the next ones as targets.
+/// One micro-batch on the host; each token's target is the next token of its document.
 struct HostBatch {
   std::vector<std::int32_t> ids, targets, positions, full_stream;
 };
@@ -38,13 +38,18 @@ class TestModel {
             DeviceKind kind = DeviceKind::cpu)
       : stream(kind),
         table(config),
-        state(stream, {.model = config, .pass = pass, .selection = selection, .kind = kind}, table) {}
+        state(stream, {.model = config, .pass = with_selection(pass, selection), .kind = kind}, table) {}
+
+  static PassShape with_selection(PassShape pass, BlockSelection selection) {
+    pass.selection = selection;
+    return pass;
+  }
 
   Stream stream;
   ParamTable table;
   ModelState state;
 
-  /// Initial weights, the norms' moved off 1 so that nothing cancels.
+  /// Initial weights. The RMSNorm weights are moved off 1, so that an error in one cannot cancel.
   void initialize(std::uint64_t seed) {
     load_master_weights(stream, state, [&](std::size_t i, std::span<float> out, std::int64_t first) {
       initialize_param(table, state.shape().model, i, seed, out, first);
@@ -63,7 +68,7 @@ class TestModel {
     stream.synchronize();
   }
 
-  /// The elements of a tensor of type T.
+  /// The elements of a tensor whose dtype is T.
   template <class T>
   std::vector<T> read(const Tensor& tensor) {
     std::vector<T> values(static_cast<std::size_t>(tensor.count()));
@@ -74,7 +79,7 @@ class TestModel {
     return values;
   }
 
-  /// Fills the gradients with NaN, padding included: an element that a step adds to before it is written shows.
+  /// Fills the gradients with NaN, padding included: an element that is added to before it is written stays NaN.
   void poison_gradients() {
     const std::vector<float> nan(static_cast<std::size_t>(state.gradients.count()),
                                  std::numeric_limits<float>::quiet_NaN());
@@ -82,36 +87,35 @@ class TestModel {
     stream.synchronize();
   }
 
-  /// Adds what one micro-batch gives to the sums, and to the gradients or in place of them.
+  /// Forward and backward of one micro-batch. Adds to the sums; overwrites the gradients or adds to them.
   void add_micro_batch(const HostBatch& batch, const PassScales& scales, Gradients gradients) {
     upload(batch);
-    forward_backward(stream, state.model(), state.batch, scales,
-                     {.ce = state.sums.ce, .alignment = state.sums.alignment}, gradients);
+    forward_backward(stream, state.model(), state.batch, scales, state.sums.losses(), gradients);
     stream.synchronize();
   }
 
-  /// Gradients and sums of a step of one micro-batch.
+  /// Gradients and sums of a training step with one micro-batch.
   void step(const HostBatch& batch, const PassScales& scales) {
     poison_gradients();
-    stream.zero(state.all_sums);
+    state.sums.clear(stream);
     add_micro_batch(batch, scales, Gradients::overwrite);
   }
 };
 
-/// Rows of two pieces each: random ids, the label that would cross from piece to piece left out.
+/// Sequences of two documents with random ids. The last token of a document has no target.
 inline HostBatch random_batch(std::int64_t rows, std::int64_t tokens, std::int64_t vocab_size, std::uint64_t seed) {
   HostBatch batch;
-  const std::int64_t cut = (tokens + 1) / 2;
+  const std::int64_t second = (tokens + 1) / 2;  // where the second document starts
   for (std::int64_t i = 0; i < rows * tokens; ++i) {
     const double u = random_uniform(seed, RandomPurpose::test, 0, static_cast<std::uint64_t>(i));
     batch.ids.push_back(static_cast<std::int32_t>(u * static_cast<double>(vocab_size)));
     const std::int64_t t = i % tokens;
-    batch.positions.push_back(static_cast<std::int32_t>(t < cut ? t : t - cut));
+    batch.positions.push_back(static_cast<std::int32_t>(t < second ? t : t - second));
   }
   for (std::int64_t i = 0; i < rows * tokens; ++i) {
     const std::int64_t t = i % tokens;
-    const bool labelled = t + 1 < tokens && t + 1 != cut;
-    batch.targets.push_back(labelled ? batch.ids[static_cast<std::size_t>(i + 1)] : -100);
+    const bool labeled = t + 1 < tokens && t + 1 != second;
+    batch.targets.push_back(labeled ? batch.ids[static_cast<std::size_t>(i + 1)] : -100);
   }
   batch.full_stream.assign(static_cast<std::size_t>(rows), 0);
   return batch;

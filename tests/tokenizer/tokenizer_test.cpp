@@ -4,6 +4,7 @@
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
@@ -48,7 +49,7 @@ std::vector<json> vectors() {
   return all;
 }
 
-/// The tokenizer of the files that an export of this one writes.
+/// The tokenizer that is read back from the files of an export.
 ssa::Tokenizer exported(const std::string& path, const ssa::TokenizerOptions& options = {}) {
   const TempDir directory;
   for (const auto& [name, text] : ssa::hugging_face_tokenizer(path, ssa::read_tokenizer(path, options)))
@@ -69,7 +70,7 @@ std::string base64(const std::string& bytes) {
   return out;
 }
 
-/// Byte-pair encoding as it is defined, without any cleverness. `ranks`: a token's bytes to its id, which is its rank.
+/// Naive byte-pair encoding. `ranks`: the bytes of a token to its id, which is its rank.
 std::vector<std::int32_t> plain_bpe(const std::map<std::string, std::int32_t>& ranks, const std::string& piece) {
   std::vector<std::string> parts;
   for (const char c : piece) parts.emplace_back(1, c);
@@ -105,7 +106,7 @@ TEST_CASE("tokenizer: ids are those of Hugging Face tokenizers") {
     }
 #endif
     const ssa::Tokenizer tokenizer = load(name);
-    ssa::Encoder encoder(tokenizer);  // one for all texts, so that its cache is in play
+    ssa::Encoder encoder(tokenizer);  // one for all texts, so that its cache is used
     ssa::IdBuffer ids;
     int wrong = 0;
     for (int round = 0; round < 2; ++round) {
@@ -137,7 +138,7 @@ TEST_CASE("tokenizer: decoding gives the text back") {
   }
 }
 
-TEST_CASE("tokenizer: special tokens can be read as text") {
+TEST_CASE("tokenizer: with special_as_text a special token is encoded as text") {
   const ssa::Tokenizer tokenizer = load("gpt2");
   const std::string text = "a<|endoftext|>b";
   const auto ids = encode(tokenizer, text);
@@ -147,7 +148,7 @@ TEST_CASE("tokenizer: special tokens can be read as text") {
   CHECK(tokenizer.decode(as_text) == text);
 }
 
-TEST_CASE("tokenizer: bytes as a Hugging Face directory") {
+TEST_CASE("tokenizer: the bytes tokenizer is exported to Hugging Face files with the same ids") {
   const ssa::Tokenizer tokenizer = exported("bytes");
   CHECK(tokenizer.vocab_size() == 257);
   CHECK(tokenizer.eos_token_id() == 256);
@@ -160,14 +161,14 @@ TEST_CASE("tokenizer: bytes as a Hugging Face directory") {
   CHECK(encode(tokenizer, "a<|endoftext|>") == std::vector<std::int32_t>{'a', 256});
 }
 
-TEST_CASE("tokenizer: a tokenizer.json goes into a Hugging Face directory as it is") {
+TEST_CASE("tokenizer: export copies a tokenizer.json and completes tokenizer_config.json") {
   for (const char* name : {"gpt2", "llama3", "qwen2"}) {
     const std::string path = file_of(name).string();
     const auto files = ssa::hugging_face_tokenizer(path, ssa::read_tokenizer(path));
     CHECK(files.at("tokenizer.json") == ssa::test::read_file(path));
     CHECK(json::parse(files.at("tokenizer_config.json")).at("tokenizer_class") == "PreTrainedTokenizerFast");
   }
-  // What stands beside it comes along, completed where transformers would fail without.
+  // The files next to it are copied too, completed where transformers would fail without.
   const TempDir directory;
   fs::copy(file_of("gpt2"), directory / "tokenizer.json");
   const auto config_of = [&](const std::string& config) {
@@ -184,7 +185,7 @@ TEST_CASE("tokenizer: a tokenizer.json goes into a Hugging Face directory as it 
   check_error(error_of([&] { config_of("[]"); }), "tokenizer_config.json: not a JSON object");
 }
 
-TEST_CASE("tokenizer: bytes") {
+TEST_CASE("tokenizer: the id of the bytes tokenizer is the value of the byte") {
   const ssa::Tokenizer tokenizer = ssa::load_tokenizer("bytes");
   CHECK(tokenizer.vocab_size() == 257);
   CHECK(tokenizer.eos_token_id() == 256);
@@ -193,7 +194,7 @@ TEST_CASE("tokenizer: bytes") {
   CHECK(tokenizer.decode(std::vector<std::int32_t>{65, 0xc3, 0xa9, 256}) == "A\u00e9");
 }
 
-TEST_CASE("tokenizer: a directory of vocab.json and merges.txt, its special tokens told by what no merge makes") {
+TEST_CASE("tokenizer: in vocab.json and merges.txt the tokens that no merge makes are special") {
   const json file = json::parse(ssa::test::read_file(file_of("smollm2")));
   TempDir directory;
   json vocab = file["model"]["vocab"];
@@ -218,8 +219,8 @@ TEST_CASE("tokenizer: a directory of vocab.json and merges.txt, its special toke
       "--pre-tokenizer gpt3", "smollm2");
 }
 
-TEST_CASE("tokenizer: a tiktoken rank file, against byte-pair encoding as it is defined") {
-  // As many ranks as GPT-2's: the bytes, then strings of a's and b's, then any that fill the file.
+TEST_CASE("tokenizer: a tiktoken rank file gives the ids of naive byte-pair encoding") {
+  // As many ranks as GPT-2 has: the bytes, then strings of a's and b's, then others that fill the file.
   std::vector<std::string> tokens;
   for (int b = 0; b < 256; ++b) tokens.emplace_back(1, static_cast<char>(b));
   std::mt19937 random(5);
@@ -241,14 +242,14 @@ TEST_CASE("tokenizer: a tiktoken rank file, against byte-pair encoding as it is 
   const ssa::Tokenizer tokenizer = ssa::load_tokenizer((directory / "ranks.tiktoken").string());
   CHECK(tokenizer.vocab_size() == 50257);
   CHECK(tokenizer.eos_token_id() == 50256);
-  // Around the lengths where the algorithm changes, and beyond. The exported one has a rank for each pair, not for each
-  // token, and so might merge another pair of the same rank first: Hugging Face's conversion has that too. Words of
-  // the vocabulary are their token in both.
+  // The exported tokenizer has a rank per pair, not per token, so it may merge another pair of the same rank first, as
+  // after Hugging Face's conversion. A text that is a token as a whole is that token in both.
   const ssa::Tokenizer converted = exported((directory / "ranks.tiktoken").string());
   CHECK(converted.vocab_size() == 50257);
   CHECK(converted.eos_token_id() == 50256);
   for (const char* text : {"abab", "#12 #49000, a ab<|endoftext|>"})
     CHECK(encode(converted, text) == encode(tokenizer, text));
+  // Lengths below, around and above those where the algorithm changes.
   ssa::Encoder encoder(tokenizer);
   int wrong = 0;
   for (int round = 0; round < 400; ++round) {
@@ -271,13 +272,13 @@ TEST_CASE("tokenizer: a tiktoken rank file, against byte-pair encoding as it is 
               "base64");
 }
 
-TEST_CASE("tokenizer: a megabyte of one letter is encoded in one go") {
+TEST_CASE("tokenizer: a pre-token of one megabyte decodes to the same text") {
   const ssa::Tokenizer tokenizer = load("llama3");
   const std::string text(1 << 20, 'a');
   CHECK(tokenizer.decode(encode(tokenizer, text)) == text);
 }
 
-TEST_CASE("tokenizer: what is not supported is refused by name") {
+TEST_CASE("tokenizer: an unsupported component is an error that names it") {
   const json good = json::parse(ssa::test::read_file(file_of("gpt2")));
   TempDir directory;
   const auto error_with = [&](const char* pointer, const json& value) {
@@ -296,7 +297,7 @@ TEST_CASE("tokenizer: what is not supported is refused by name") {
   const json byte_level = {{"type", "ByteLevel"}, {"add_prefix_space", false}};
   check_error(
       error_with("/pre_tokenizer", {{"type", "Sequence"}, {"pretokenizers", {byte_level, {{"type", "Digits"}}}}}),
-      "pre_tokenizer Digits behind ByteLevel");
+      "pre_tokenizer Digits after ByteLevel");
   const json merged = {
       {"type", "Split"}, {"pattern", {{"String", " "}}}, {"behavior", "MergedWithNext"}, {"invert", false}};
   check_error(error_with("/pre_tokenizer", {{"type", "Sequence"}, {"pretokenizers", {merged, byte_level}}}),
@@ -319,11 +320,41 @@ TEST_CASE("tokenizer: what is not supported is refused by name") {
   check_error(error_of([&] { ssa::load_tokenizer((directory / "none").string()); }), "no such file");
 }
 
-TEST_CASE("tokenizer: the end of text is what the files beside the tokenizer say") {
+TEST_CASE("tokenizer: begin and end of text are the tokens that the files next to it name") {
   TempDir directory;
   write_file(directory / "tokenizer.json", ssa::test::read_file(file_of("llama3")));
+  CHECK(ssa::load_tokenizer(directory.path().string()).bos_token() == std::nullopt);
+  write_file(directory / "special_tokens_map.json", R"({"bos_token": "<|begin_of_text|>"})");
   write_file(directory / "tokenizer_config.json", R"({"eos_token": {"content": "<|begin_of_text|>"}})");
-  CHECK(ssa::load_tokenizer(directory.path().string()).eos_token_id() == 640);
-  write_file(directory / "tokenizer_config.json", R"({"eos_token": "<|end_of_text|>"})");
-  CHECK(ssa::load_tokenizer(directory.path().string()).eos_token_id() == 641);
+  ssa::Tokenizer tokenizer = ssa::load_tokenizer(directory.path().string());
+  CHECK(tokenizer.eos_token_id() == 640);
+  CHECK(tokenizer.bos_token() == "<|begin_of_text|>");
+  write_file(directory / "tokenizer_config.json", R"({"eos_token": "<|end_of_text|>", "bos_token": null})");
+  tokenizer = ssa::load_tokenizer(directory.path().string());
+  CHECK(tokenizer.eos_token_id() == 641);
+  CHECK(tokenizer.bos_token() == "");
+  write_file(directory / "special_tokens_map.json", "{");
+  check_error(error_of([&] { ssa::load_tokenizer(directory.path().string()); }),
+              (directory / "special_tokens_map.json").string(), "not valid JSON");
+}
+
+TEST_CASE("tokenizer: a post-processor's template is read, and not applied by encode") {
+  TempDir directory;
+  json file = json::parse(ssa::test::read_file(file_of("llama3")));
+  file["post_processor"] = {
+      {"type", "TemplateProcessing"},
+      {"single",
+       {{{"SpecialToken", {{"id", "<|begin_of_text|>"}}}},
+        {{"Sequence", {{"id", "A"}}}},
+        {{"SpecialToken", {{"id", "<|end_of_text|>"}}}}}},
+      {"special_tokens", {{"<|begin_of_text|>", {{"ids", {640}}}}, {"<|end_of_text|>", {{"ids", {641}}}}}}};
+  write_file(directory / "tokenizer.json", file.dump());
+  const ssa::Tokenizer tokenizer = ssa::load_tokenizer(directory.path().string());
+  CHECK(tokenizer.text_template().before == std::vector<std::int32_t>{640});
+  CHECK(tokenizer.text_template().after == std::vector<std::int32_t>{641});
+  CHECK(encode(tokenizer, "The end") == encode(load("llama3"), "The end"));
+  file["post_processor"].erase("special_tokens");
+  write_file(directory / "tokenizer.json", file.dump());
+  check_error(error_of([&] { ssa::load_tokenizer(directory.path().string()); }),
+              (directory / "tokenizer.json").string(), "special_tokens");
 }

@@ -16,7 +16,7 @@ std::string nfc(const std::string& text) {
 
 }  // namespace
 
-TEST_CASE("unicode: classes of a few characters, and how many have each") {
+TEST_CASE("unicode: every class has as many characters as in the reference tokenizers") {
   const ssa::UnicodeTable& table = ssa::UnicodeTable::get();
   CHECK(table['a'] == (ssa::kLetter | ssa::kWord));
   CHECK(table['7'] == (ssa::kNumber | ssa::kNumeric | ssa::kWord));
@@ -38,7 +38,7 @@ TEST_CASE("unicode: classes of a few characters, and how many have each") {
   CHECK(spaces == 25);
 }
 
-TEST_CASE("unicode: normalization form C") {
+TEST_CASE("unicode: NFC composes, reorders and leaves exclusions decomposed") {
   CHECK(nfc("plain and caf\u00e9") == "plain and caf\u00e9");
   CHECK(nfc("cafe\u0301 e\u0301") == "caf\u00e9 \u00e9");
   CHECK(nfc("\u212b\u2126") == "\u00c5\u03a9");    // singletons
@@ -56,7 +56,7 @@ TEST_CASE("unicode: normalization form C") {
   CHECK(nfc("") == "");
 }
 
-TEST_CASE("unicode: normalizing twice changes nothing more") {
+TEST_CASE("unicode: NFC is idempotent") {
   std::string all;
   for (std::uint32_t c = 1; c < 0x20000; ++c)
     if (c < 0xd800 || c >= 0xe000) ssa::append_utf8(all, c);

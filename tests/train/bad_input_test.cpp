@@ -2,6 +2,7 @@
 #include <cstring>
 #include <functional>
 
+#include "ssa/train/describe_run.h"
 #include "ssa/train/train.h"
 #include "support/error_of.h"
 #include "support/make_dataset.h"
@@ -53,11 +54,11 @@ TEST_CASE("bad input: the command line") {
   fails({"ssa_train", "--config", "config.json", "--device", "cuda"}, {"does not run on a GPU: head_dim is 16"});
   fails({"ssa_train", "--config", "config.json", "--device", "cuda", "--dry-run"}, {"head_dim is 16"});
   fails({"ssa_train", "--config", "config.json", "--set", "output_dir"}, {"output_dir"});
-  fails({"ssa_inspect"}, {"0 paths"});
+  fails({"ssa_inspect"}, {"PATH is missing"});
   fails({"ssa_inspect", "nowhere"}, {"nowhere"});
   fails({"ssa_inspect", "data", "--verfy"}, {"--verfy"});
   fails({"ssa_export", "nowhere", "exported"}, {"nowhere"});
-  fails({"ssa_export", "model"}, {"1 paths"});
+  fails({"ssa_export", "model"}, {"DIR is missing"});
   fails({"ssa_export", "model", "exported", "--dtype", "f8"}, {"f8"});
 }
 
@@ -273,11 +274,14 @@ TEST_CASE("bad input: a model that the CUDA kernels do not serve is refused befo
       SingleComm comm;
       train(config, {.device = DeviceKind::cuda}, comm);
     };
-    const auto describe = [&] { describe_run(config, DeviceKind::cuda, 1); };
+    const auto describe = [&] { describe_run(config, {DeviceKind::cuda}, 1); };
     check_error(error_of(start), "does not run on a GPU", reason);
     check_error(error_of(describe), "does not run on a GPU", reason);
     CHECK_THROWS_AS(start(), UsageError);
     CHECK_THROWS_AS(describe(), UsageError);
+    const std::string both = describe_run(config, {DeviceKind::cpu, DeviceKind::cuda}, 1);
+    CHECK(both.find("memory on cpu, bytes per rank") != std::string::npos);
+    CHECK(both.find(reason) != std::string::npos);
     CHECK(!fs::exists(run / "out"));
   };
   refused("head_dim is 16");

@@ -23,11 +23,11 @@ void dump(const ModelSource& source, AttentionPath path, std::span<const std::in
   const auto tokens = static_cast<std::int64_t>(ids.size());
   Stream stream(DeviceKind::cpu);
   const ParamTable table(source.config());
-  const ModelState state(stream,
-                         {.model = source.config(),
-                          .pass = {.rows = 1, .tokens = tokens, .path = path, .backward = false},
-                          .selection = source.selection()},
-                         table);
+  const ModelState state(
+      stream,
+      {.model = source.config(),
+       .pass = {.rows = 1, .tokens = tokens, .path = path, .selection = source.selection(), .backward = false}},
+      table);
   const std::vector<NamedShape> parameters = published_parameters(source.config());
   load_master_weights(stream, state, [&](std::size_t i, std::span<float> out, std::int64_t first) {
     source.read(parameters[i], out, first);
@@ -36,7 +36,7 @@ void dump(const ModelSource& source, AttentionPath path, std::span<const std::in
   for (std::size_t t = 0; t < ids.size(); ++t) positions[t] = static_cast<std::int32_t>(t);
   stream.copy(state.batch.ids.data(), ids.data(), ids.size_bytes());
   stream.copy(state.batch.positions.data(), positions.data(), ids.size_bytes());
-  forward(stream, state.model(), state.batch, {}, {.ce = state.sums.ce, .alignment = state.sums.alignment});
+  forward(stream, state.model(), state.batch, {}, state.sums.losses());
   std::vector<float> logits(ids.size() * static_cast<std::size_t>(source.config().vocab_size));
   matmul(stream, {.out = {logits.data(), DType::f32, {tokens, source.config().vocab_size}},
                   .a = state.activations.final_norm,
@@ -50,9 +50,8 @@ void dump(const ModelSource& source, AttentionPath path, std::span<const std::in
 int run(int argc, char** argv) {
   if (argc < 5) fail_usage("dump_logits MODEL sparse|full IDS LENGTH...");
   const ModelSource source(argv[1]);
-  const AttentionPath path = std::string(argv[2]) == "full"   ? AttentionPath::full
-                             : source.method() == Method::nsa ? AttentionPath::nsa
-                                                              : AttentionPath::selected;
+  const AttentionPath path =
+      std::string(argv[2]) == "full" ? AttentionPath::full : sparse_path(source.method(), source.config());
   const std::string bytes = read_file(argv[3]);
   const std::span ids(reinterpret_cast<const std::int32_t*>(bytes.data()), bytes.size() / sizeof(std::int32_t));
   for (int i = 4; i < argc; ++i) {

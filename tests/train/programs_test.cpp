@@ -134,7 +134,7 @@ TEST_CASE("ssa_export puts the tokenizer beside the model, or says why not") {
   check_error(last_line(missing.output), "--tokenizer nowhere: no such file or directory");
   CHECK(exported("dangling", " --tokenizer").exit_code == kExitUsage);
 
-  // A tokenizer whose end of text the model shares, and special_tokens_map.json beside it.
+  // A tokenizer whose end of text the model shares, and special_tokens_map.json next to it.
   nlohmann::json file =
       nlohmann::json::parse(hugging_face_tokenizer("bytes", read_tokenizer("bytes"))["tokenizer.json"]);
   file["model"]["vocab"].erase("<|endoftext|>");

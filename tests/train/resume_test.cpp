@@ -13,7 +13,7 @@
 
 #include "ssa/base/random.h"
 #include "ssa/io/safetensors.h"
-#include "ssa/runtime/stream.h"
+#include "support/skip.h"
 #include "train/run_directory.h"
 
 using namespace ssa;
@@ -91,17 +91,14 @@ TEST_CASE("resume: 8 steps are 4 and 4 more, to the bit, for every method") {
 }
 
 TEST_CASE("resume: 8 steps are 4 and 4 more, to the bit, for every method on CUDA") {
-  if (cuda_device_count() == 0) {
-    WARN("no GPU, or a build without CUDA: resuming is tested on the CPU only");
-    return;
-  }
+  if (skip_without_gpu()) return;
   for (const MethodCase& method : methods()) {
     INFO(method.cuda_name);
     check_halves(RunDirectory(method.cuda_name, "cuda"), method.overrides);
   }
 }
 
-TEST_CASE("resume: two ranks train as one, and one goes on from the checkpoint of two") {
+TEST_CASE("resume: two ranks train as one, and one rank continues from the checkpoint of two") {
   for (const MethodCase& method : methods()) {
     const RunDirectory run(method.name);
     const Names saving =
@@ -290,7 +287,7 @@ class SmallDisk {
 
 }  // namespace
 
-TEST_CASE("resume: a full disk ends the run with its name, and the run goes on when there is space") {
+TEST_CASE("resume: a full disk ends the run with its name, and the run continues when there is space") {
   const RunDirectory run("full");
   const Names overrides = {"checkpoint.save_steps=1"};
   run.train_to_end("whole", overrides);
@@ -340,7 +337,7 @@ TEST_CASE("resume: a value that is not finite stops the run before the update an
   write_file(file, bytes);
 
   check_fails(run.train("bad"), kExitFailed,
-              {"step 1: ", "not finite on rank 0", "first tensor with a bad gradient: model.embed_tokens.weight",
+              {"step 1: ", "not finite on rank 0", "first tensor with a bad gradient: model.norm.weight",
                "the last checkpoint is none"});
   CHECK(run.checkpoints("bad").empty());
   CHECK(run.metrics("bad").empty());

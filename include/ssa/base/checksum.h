@@ -1,4 +1,4 @@
-// XXH3-64 as the text that dataset.json and the manifests hold: 16 lower-case hexadecimal digits.
+// XXH3-64 checksums in the form that dataset.json and checkpoint manifests store: 16 lower-case hexadecimal digits.
 #pragma once
 
 #include <cstddef>
@@ -11,12 +11,12 @@ namespace ssa {
 
 std::string xxh3_hex(const void* data, std::size_t bytes);
 
-/// The same for bytes that come piece by piece.
+/// The checksum of data that arrives in pieces.
 class Xxh3 {
  public:
   Xxh3();
   void update(const void* data, std::size_t bytes);
-  std::string hex() const;  ///< of everything so far
+  std::string hex() const;  ///< of all data so far
 
  private:
   struct Free {

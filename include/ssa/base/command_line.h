@@ -1,13 +1,14 @@
-// The command line of a program: its main names each option and the variable that it sets, then all arguments are read.
+// The command line of a program: CLI11 with this project's error lines and help layout.
 //
-//   CommandLine line("ssa_bench", kHelp);
-//   line.whole("--rows", shapes.rows, 1);
+//   CommandLine line({.program = "ssa_bench", .usage = "[options]", .summary = "...", .footer = "Example: ..."});
+//   line.add_option("--rows", rows, "sequences per batch")->option_text("N")->transform(integer(1));
 //   if (!line.read(argc, argv)) return kExitDone;
 //
-// What is wrong is a UsageError of one line: what was found, what was expected. The last value of an option counts;
-// those of a list add up.
+// An option is declared once: name, variable, help, check. Wrong usage throws a UsageError of one line. If an option is
+// given several times, the last value counts; the values of lists add up.
 #pragma once
 
+#include <CLI/CLI.hpp>
 #include <cstdint>
 #include <functional>
 #include <limits>
@@ -20,74 +21,58 @@
 
 namespace ssa {
 
-class CommandLine {
+inline constexpr std::int64_t kNoLimit = std::numeric_limits<std::int64_t>::max();
+
+/// For Option::transform: a decimal integer from `min` to `max`. It removes leading zeros, which CLI11 reads as octal.
+CLI::Validator integer(std::int64_t min, std::int64_t max = kNoLimit);
+
+/// For Option::check: a finite number that `fits`; `expected` describes it in errors, as in "a number above 0".
+CLI::Validator number(std::string expected, bool (*fits)(double));
+
+class CommandLine : public CLI::App {
  public:
   using Texts = std::vector<std::string>;
-  using Take = std::function<void(const std::string& value)>;
-  static constexpr std::int64_t kNoLimit = std::numeric_limits<std::int64_t>::max();
 
-  /// --help and -h print `help`.
-  CommandLine(std::string program, std::string help) : program_(std::move(program)), help_(std::move(help)) {}
+  /// The parts of the help text.
+  struct About {
+    std::string program;
+    std::string usage;    ///< what follows the program's name on the usage line
+    std::string summary;  ///< printed first
+    std::string footer;   ///< printed last: examples, exit codes
+  };
+  explicit CommandLine(About about);
 
-  void flag(const std::string& name, bool& set);
-  /// A value that the caller makes something of.
-  void option(const std::string& name, Take take) { options_.push_back({name, Values::one, std::move(take)}); }
-  template <class Text>
-  void text(const std::string& name, Text& to) {
-    option(name, [&to](const std::string& value) { to = value; });
-  }
-  /// A whole number from `least` to `most`.
-  template <class Number>
-  void whole(const std::string& name, Number& to, std::int64_t least, std::int64_t most = kNoLimit) {
-    option(name,
-           [=, &to](const std::string& value) { to = static_cast<Number>(whole_number(name, value, least, most)); });
-  }
-  /// A finite number that `fits`; `expected` says in an error which do, as in "a number above 0".
-  void real(const std::string& name, double& to, const char* expected, bool fits(double));
-  /// One of several names, each with what it stands for.
+  /// One of several names, each with the value it stands for. The help shows the current value as the default.
   template <class T>
-  void choice(const std::string& name, T& to, std::vector<std::pair<std::string, std::type_identity_t<T>>> choices) {
-    option(name, [=, &to](const std::string& value) {
-      std::string names;
-      for (std::size_t i = 0; i < choices.size(); ++i) {
-        if (choices[i].first == value) return void(to = choices[i].second);
-        names += (i == 0 ? "" : i + 1 == choices.size() ? " or " : ", ") + choices[i].first;
-      }
-      fail_usage(name, " ", value, ": expected ", names);
-    });
+  CLI::Option* add_choice(const std::string& name, T& to,
+                          const std::vector<std::pair<std::string, std::type_identity_t<T>>>& choices,
+                          const std::string& help) {
+    Texts names;
+    std::string current;
+    for (const auto& [text, value] : choices) {
+      names.push_back(text);
+      if (value == to) current = text;
+    }
+    const auto set = [&to, choices](std::size_t chosen) { to = choices[chosen].second; };
+    return add_one_of(name, std::move(names), set, help)->default_str(current);
   }
-  /// With commas between them.
-  void list(const std::string& name, Texts& to);
-  /// The same; takes the place of what `to` holds by default.
-  void list(const std::string& name, std::vector<std::int64_t>& to, std::int64_t least, std::int64_t most = kNoLimit);
-  /// One argument or more, up to the next option: FILE...
-  void files(const std::string& name, Texts& to);
-  /// The arguments that belong to no option; without this they are errors.
-  void paths(Texts& to) { paths_ = &to; }
+  /// Values separated by commas; they replace what `to` holds by default.
+  CLI::Option* add_list(const std::string& name, Texts& to, const std::string& help);
+  CLI::Option* add_list(const std::string& name, std::vector<std::int64_t>& to, const std::string& help,
+                        std::int64_t min, std::int64_t max = kNoLimit);
 
-  /// False when help was printed and nothing is left to do.
-  bool read(int argc, char** argv) const;
+  /// Parses the arguments. False if help was printed and the program should end.
+  bool read(int argc, const char* const* argv);
 
-  /// What `parts` say is wrong, and where the options are explained.
+  /// Throws a UsageError that ends by naming the program's --help.
   template <class... Parts>
   [[noreturn]] void fail(const Parts&... parts) const {
-    fail_usage(parts..., "; see ", program_, " --help");
+    fail_usage(parts..., "; see ", get_name(), " --help");
   }
 
  private:
-  enum class Values { none, one, several };
-  struct Option {
-    std::string name;
-    Values values;
-    Take take;
-  };
-
-  static std::int64_t whole_number(const std::string& name, const std::string& value, std::int64_t least,
-                                   std::int64_t most);
-
-  std::string program_, help_;
-  std::vector<Option> options_;
-  Texts* paths_ = nullptr;
+  CLI::Option* add_one_of(const std::string& name, Texts names, std::function<void(std::size_t)> set,
+                          const std::string& help);
 };
 
 }  // namespace ssa

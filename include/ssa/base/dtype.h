@@ -1,4 +1,4 @@
-// Element types. bfloat16 is ours, so that host code needs no CUDA header to read or write it.
+// Element types. bfloat16 is defined here so that host code can read and write it without CUDA headers.
 #pragma once
 
 #include <bit>

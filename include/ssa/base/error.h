@@ -1,4 +1,5 @@
-// Failures. Every check names its cause with the values found and expected; checks live in all build types.
+// Errors and checks. A message states the cause and the values found and expected. Checks are active in all build
+// types.
 #pragma once
 
 #include <sstream>
@@ -7,10 +8,10 @@
 
 namespace ssa {
 
-/// What a program returns to the shell.
+/// Exit codes of all programs.
 enum ExitCode : int { kExitDone = 0, kExitFailed = 1, kExitUsage = 2, kExitStopped = 75 };
 
-/// Something failed at run time: the program ends with exit code 1.
+/// A failure at run time. A program that does not handle it ends with its exit code.
 class Error : public std::runtime_error {
  public:
   explicit Error(const std::string& message, ExitCode exit_code = kExitFailed)
@@ -21,7 +22,7 @@ class Error : public std::runtime_error {
   ExitCode exit_code_;
 };
 
-/// The command line or the config is wrong: exit code 2.
+/// A wrong command line or config: exit code 2.
 class UsageError : public Error {
  public:
   explicit UsageError(const std::string& message) : Error(message, kExitUsage) {}

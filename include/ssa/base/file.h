@@ -1,10 +1,11 @@
-// Files as training needs them: every error names the path and the cause, what was written is on the disk when it is
-// said to be, and what was read or written comes with its checksum. Failures throw ssa::Error.
+// Files as training needs them: every error names the path and the cause, data is on the disk when a call says so, and
+// reading and writing also give the checksum. Failures throw ssa::Error.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -20,50 +21,67 @@ struct FileChecksum {
   bool operator==(const FileChecksum&) const = default;
 };
 
-/// Reads the file once in pieces.
+/// Reads the whole file.
 FileChecksum checksum_file(const std::filesystem::path& path);
 
+/// The whole content, as bytes.
 std::string read_file(const std::filesystem::path& path);
 
-/// Buffered sequential writing. A full disk reads "no space left on device: PATH, N bytes written".
+/// Reads from an open descriptor until `bytes` are read or the file ends; returns the bytes read. `path` is for errors.
+std::size_t read_fully(int descriptor, void* out, std::size_t bytes, const std::filesystem::path& path);
+
+/// Calls sink(data, bytes) for the content in pieces of kFilePieceBytes, of which only the last may be shorter.
+void read_pieces(const std::filesystem::path& path, const std::function<void(const char*, std::size_t)>& sink);
+inline constexpr std::size_t kFilePieceBytes = std::size_t{1} << 20;
+
+/// Buffered sequential writing with a running checksum. On a full disk the error is "no space left on device: PATH, N
+/// bytes written".
 class FileWriter {
  public:
   enum class Mode { create, append };  ///< `create` empties a file that exists
 
   explicit FileWriter(std::filesystem::path path, Mode mode = Mode::create);
-  ~FileWriter();  ///< closes without writing what is still buffered: a writer that did not finish has failed
+  /// Continues a file that an interrupted program left: keeps its first `keep` bytes, which count as written here, and
+  /// removes the rest. A shorter file is an error.
+  static FileWriter continue_at(std::filesystem::path path, std::uint64_t keep);
+  ~FileWriter();  ///< closes and drops what is still buffered: without finish() the file is incomplete anyway
   FileWriter(FileWriter&& other) noexcept;
   FileWriter& operator=(FileWriter&&) = delete;
 
   void write(const void* data, std::size_t bytes);
   void write(std::string_view text) { write(text.data(), text.size()); }
-  void flush();  ///< hands the buffer to the operating system: the bytes survive this process, not a power cut
-  /// Flushes, waits until the device has everything, closes. Sums what this writer wrote.
+  void flush();  ///< hands the buffer to the operating system: the data survives this process, but not a power failure
+  void sync();   ///< flush(), then waits until the device has all data
+  /// sync(), closes, and returns checksum().
   FileChecksum finish();
+
+  /// Of everything written so far. In append mode, the earlier content is not included.
+  FileChecksum checksum() const { return {bytes_, hash_.hex()}; }
   const std::filesystem::path& path() const { return path_; }
 
  private:
+  FileWriter(std::filesystem::path path, int flags);
   void write_through(const char* data, std::size_t bytes);
   [[noreturn]] void fail_write(const char* what, int error) const;
 
   std::filesystem::path path_;
   int fd_ = -1;
   std::vector<char> buffer_;
-  std::uint64_t bytes_ = 0;    ///< given to write()
-  std::uint64_t written_ = 0;  ///< taken by the operating system
+  std::uint64_t bytes_ = 0;    ///< passed to write(), or kept
+  std::uint64_t written_ = 0;  ///< accepted by the operating system, or kept
   Xxh3 hash_;
 };
 
-/// Creates the directory and its parents; one that exists is fine.
+/// Creates the directory and its parents, as needed.
 void make_directories(const std::filesystem::path& path);
 
-/// Renames a file or directory. Lasts through a power cut only after sync_directory of the parent.
+/// Renames a file or directory. A power failure may undo it until sync_directory(parent) returns.
 void rename_path(const std::filesystem::path& from, const std::filesystem::path& to);
 
-/// Makes the entries of a directory (creations, renames, removals) last through a power cut.
+/// Makes changes to the entries of a directory (creations, renames, removals) survive a power failure.
 void sync_directory(const std::filesystem::path& path);
 
-/// Replaces the content of a small file: at any moment, also after a power cut, the old or the new content is there.
+/// Replaces the content of a small file atomically: even after a power failure it holds the old or the new content.
 void replace_file(const std::filesystem::path& path, std::string_view content);
 
 }  // namespace ssa

@@ -1,4 +1,5 @@
-// MappedFile: a whole file, read-only, in memory by mmap. Pages are read when touched and given back under pressure.
+// MappedFile: a whole file mapped read-only into memory. Pages are read on first access and dropped under memory
+// pressure.
 #pragma once
 
 #include <cstddef>
@@ -10,7 +11,7 @@ namespace ssa {
 class MappedFile {
  public:
   MappedFile() = default;
-  /// Throws Error naming the file and the system's reason when it cannot be opened. An empty file is an empty span.
+  /// Throws Error with the path and the system's reason if it cannot be opened. An empty file gives an empty span.
   explicit MappedFile(const std::filesystem::path& path);
   ~MappedFile();
   MappedFile(MappedFile&& other) noexcept;

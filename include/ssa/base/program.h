@@ -1,4 +1,4 @@
-// What the main of a program of one process returns.
+// Entry-point wrapper for single-process programs: an exception becomes one line on stderr and an exit code.
 #pragma once
 
 #include <cstdio>
@@ -8,8 +8,8 @@
 
 namespace ssa {
 
-/// Runs `body`, which gives the exit code. An exception that leaves it becomes one line on stderr, "name: what", and
-/// its exit code (Error) or 1.
+/// Runs `body` and returns its exit code. An exception is printed as "name: what" on stderr; the exit code is then that
+/// of the Error, or 1 for another exception.
 template <class Body>
 int run_program(const char* name, Body&& body) {
   int exit_code = kExitFailed;

@@ -1,5 +1,5 @@
-// Counter-based randomness: a value is a pure function of (seed, purpose, step, index). Nothing to save, nothing to
-// advance, the same on every rank and at every thread count.
+// Counter-based random numbers: a value is a pure function of (seed, purpose, step, index). There is no generator state
+// to save or advance, and the values are the same on every rank and for any number of threads.
 #pragma once
 
 #include <cmath>
@@ -8,7 +8,7 @@
 
 namespace ssa {
 
-/// What a random value is for; keeps the sequences of different uses apart.
+/// What a random value is used for. Different uses get independent sequences.
 enum class RandomPurpose : std::uint32_t { init = 1, stream = 2, shuffle = 3, sample = 4, test = 5 };
 
 /// Philox-4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011), the two low words.

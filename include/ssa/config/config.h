@@ -1,7 +1,7 @@
 // The config of a run: strict JSON, in the names of train_pt.sh / the HF trainer and of HF's config.json.
 //
 // One list of fields a struct (src/train/config_fields.h) drives parsing, defaults, range checks, --set, the log, the
-// saved resolved config and the README's table of keys; what a key means and which values it takes stands there.
+// saved resolved config and docs/config.md's table of keys; what a key means and which values it takes stands there.
 // Every error is a UsageError of one line: where the value came from (config file, model file or --set), the key, what
 // was found, what was expected. Paths are relative to the current directory.
 #pragma once
@@ -19,7 +19,7 @@
 
 namespace ssa {
 
-/// How often the stream that goes on (full or sparse) is drawn: once an optimizer step, or for each row.
+/// How often the attention stream passed to the next layer (full or sparse) is drawn: per step or per sequence.
 enum class StreamGranularity { step, row };
 
 constexpr std::string_view name_of(StreamGranularity granularity) {
@@ -127,6 +127,11 @@ struct Config {
 /// other.
 Config load_config(const std::filesystem::path& file, const std::vector<std::string>& overrides = {});
 
+/// Where the config that a command line calls `file` is: at that path, else among the installed ones, which lie in
+/// share/ssa-train next to the directory of the running program ("ssa-1b.json" or "configs/ssa-1b.json"). `file` itself
+/// when it is in neither.
+std::filesystem::path find_config(const std::filesystem::path& file);
+
 /// The same from text; `name` stands for the file in errors.
 Config parse_config(std::string_view text, const std::string& name, const std::vector<std::string>& overrides = {});
 
@@ -136,9 +141,9 @@ ModelConfig load_model_config(const std::filesystem::path& file);
 /// Every key with its value, as JSON text; parse_config gives the same Config back.
 std::string config_json(const Config& config);
 
-/// The config.json of a HF directory: the model's keys, model_type llama-nsa, the classes of the Python files beside it,
+/// The config.json of a HF directory: the model's keys, model_type llama-nsa, the classes of the Python files next to it,
 /// the method, the attention it is to run with (full for method full, else sparse) and what the architecture fixes.
-/// `torch_dtype` names the weights beside it: "float32" or "bfloat16".
+/// `torch_dtype` names the dtype of the weights next to it: "float32" or "bfloat16".
 std::string hugging_face_config_json(const ModelConfig& model, Method method, BlockSelection selection,
                                      std::string_view torch_dtype);
 
@@ -148,7 +153,7 @@ std::string hugging_face_generation_json(const ModelConfig& model);
 /// "section.key = value", a line a key, for the log.
 std::vector<std::string> config_lines(const Config& config);
 
-/// The README's Markdown table of keys: key | type | default | meaning.
+/// docs/config.md's table of keys: key | type | default | meaning.
 std::string config_keys_table();
 
 /// Micro-batches each of `ranks` ranks adds up before an update. UsageError if global_batch_size rows do not cut into

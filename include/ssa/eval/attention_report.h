@@ -1,11 +1,11 @@
-// What a trained model's attention does, by layer and head:
-//   entropy        of the full attention's probabilities, nats
-//   selected_mass  share of them inside the selected blocks
-//   sink           share of them on a row's first tokens
-//   divergence     relative distance of the sparse attention's output from the full one's, before the gates:
+// Statistics of a trained model's attention, per layer and head:
+//   entropy        entropy of the full attention's probabilities, nats
+//   selected_mass  fraction of the probability inside the selected blocks
+//   sink           fraction of the probability on a sequence's first tokens
+//   divergence     relative distance between the outputs of sparse and full attention, before the gates:
 //                  sqrt(sum |full - sparse|^2 / sum |full|^2) over all positions
-// Both attentions are computed from the same q, k and v; the setting says which goes on to the next layer (of nsa the
-// sum of its branches; "sparse" is then the branch of the selected blocks).
+// Both attentions are computed from the same q, k and v; the setting decides which output the next layer gets. For nsa
+// the next layer gets the sum of the branches, and "sparse" means the selected branch.
 #pragma once
 
 #include <cstdint>
@@ -28,18 +28,19 @@ struct AttentionReport {
   std::vector<std::vector<AttentionMeasures>> heads;  ///< [layer][head]
 
   AttentionMeasures layer(std::size_t index) const;  ///< mean over its heads
-  AttentionMeasures mean() const;                    ///< over the layers
-  /// A line a layer.
+  AttentionMeasures mean() const;                    ///< mean over the layers
+  /// One line per layer, and the mean.
   std::string table() const;
   /// {rows, tokens, sink_tokens, mean, layers: [{layer, entropy, ..., heads: [{entropy, ...}]}]}
   nlohmann::json json() const;
 };
 
-/// `rows` of one length, `batch` at a time, spread over the ranks.
+/// `rows` have equal lengths; they run `batch` at a time, spread over the ranks.
 AttentionReport measure_attention(Stream& stream, Comm& comm, const LoadedModel& loaded, const Setting& setting,
                                   const std::vector<TokenIds>& rows, std::int64_t batch, std::int64_t sink_tokens);
 
-/// Texts end to end, cut into rows of max_length tokens (one shorter row when they do not fill one), at most `limit`.
+/// Lays texts end to end and cuts them into at most `limit` rows of max_length tokens; a single shorter row when they
+/// do not fill one.
 std::vector<TokenIds> rows_of(const std::vector<TokenIds>& texts, std::int64_t max_length, std::int64_t limit);
 
 }  // namespace ssa::eval

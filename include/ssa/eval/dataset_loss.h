@@ -1,4 +1,4 @@
-// Loss and perplexity a token of a tokenized dataset.
+// Loss and perplexity per token of a tokenized dataset.
 #pragma once
 
 #include <cstdint>
@@ -12,15 +12,16 @@
 
 namespace ssa::eval {
 
-/// The rows of a dataset in its order, greedily packed; the dataset must be one of the model's tokenizer.
+/// The rows (sequences) of a dataset in file order, with greedy packing. Error when the dataset's vocabulary or
+/// end-of-text token does not fit the model.
 class DatasetRows {
  public:
-  /// `max_length` 0: the model's max_position_embeddings, at most 2048.
+  /// `max_length` 0 means the model's max_position_embeddings, at most 2048.
   DatasetRows(const std::filesystem::path& directory, const ModelConfig& model, std::int64_t max_length);
 
   const RowLoader& loader() const { return loader_; }
   const Dataset& dataset() const { return dataset_; }
-  /// The first `limit` rows of the documents end to end, without padding. Error when they do not fill one.
+  /// The first `limit` rows of the documents laid end to end, without padding.
   std::vector<std::vector<std::int32_t>> filled(std::int64_t limit) const;
 
  private:
@@ -29,7 +30,7 @@ class DatasetRows {
   RowLoader loader_;
 };
 
-/// Runs every row, `rows` at a time, spread over the ranks. Metrics: loss (nats a token, over all labels) and
+/// Runs every row, `rows` per batch, spread over the ranks. Metrics: loss (mean over all labels, nats per token) and
 /// token_perplexity.
 TaskResult dataset_loss(ForwardPass& pass, Comm& comm, const DatasetRows& data, std::int64_t rows);
 

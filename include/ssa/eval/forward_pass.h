@@ -1,17 +1,19 @@
-// A trained model on a device, for forward passes of any shape and setting over one copy of its weights.
+// A trained model on a device: forward passes of any shape and setting share one copy of the weights.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
 #include "ssa/eval/setting.h"
 #include "ssa/model/llama.h"
 #include "ssa/model/param_table.h"
+#include "ssa/train/evaluate.h"
 
 namespace ssa::eval {
 
-/// The weights as the ops read them: f32 on the CPU, bf16 on a GPU.
+/// The weights on the device: f32 on the CPU, bf16 on a GPU.
 class LoadedModel {
  public:
   LoadedModel(Stream& stream, const ModelSource& source);
@@ -25,36 +27,40 @@ class LoadedModel {
   Tensor weights_;
 };
 
-/// Rows of tokens that the model reads at once.
+/// Sequences for one forward pass.
 struct RowBatch {
   std::vector<std::vector<std::int32_t>> ids;
-  std::vector<std::vector<std::int32_t>> targets;         ///< of the same lengths: what follows, or -100
-  std::vector<std::vector<std::int32_t>> positions = {};  ///< of the same lengths; empty = each row counts from 0
+  std::vector<std::vector<std::int32_t>> targets;  ///< of the same lengths: the next token, or -100 for no target
+  std::vector<std::vector<std::int32_t>> positions = {};  ///< of the same lengths; empty = 0, 1, ... in each sequence
 };
 
-/// Rows shorter than the longest are filled up at their end, where no other position sees it.
+/// Sequences shorter than the longest are padded at the end, where no real position attends to the padding.
 class ForwardPass {
  public:
-  /// UsageError when the device's kernels do not serve the model. With `sink_tokens` above 0 the passes also measure
-  /// what attention does, see measured().
+  /// UsageError when the device's kernels do not support the model. With `sink_tokens` above 0 the passes also collect
+  /// attention statistics, see measured().
   ForwardPass(Stream& stream, const LoadedModel& loaded, const Setting& setting, std::int64_t sink_tokens = 0);
 
   const Setting& setting() const { return setting_; }
 
-  /// The loss of every target, in the shape of the batch: nats, 0 where there is no target.
+  /// The loss of every target in nats, in the shape of the batch; 0 where there is no target.
   std::vector<std::vector<float>> losses(const RowBatch& batch);
 
-  /// The id of the largest logit at positions [first, last) of a row of the last pass; the lowest id of equal ones.
+  /// The loss summed over a dataset (evaluate.h), `rows` rows per batch.
+  EvalSums dataset_loss(Comm& comm, const RowLoader& loader, std::int64_t rows,
+                        const std::function<void(std::int64_t batch)>& on_batch);
+
+  /// The id of the largest logit at positions [first, last) of sequence `row` of the last pass; ties to the lower id.
   std::vector<std::int32_t> largest(std::int64_t row, std::int64_t first, std::int64_t last);
 
-  /// Sums over all positions of the passes so far, those that fill up rows included; each [layers x heads].
+  /// Sums over all positions of the passes so far, including padding; each [layers x heads].
   struct Measured {
     std::vector<double> selected_mass, entropy, distance, norm, sink;
   };
   Measured measured();
 
  private:
-  /// Memory and the model laid out for this shape.
+  /// Allocates and binds the model for this shape, unless it is the current one.
   void prepare_shape(std::int64_t rows, std::int64_t tokens);
   void upload(const RowBatch& batch);
 
@@ -63,10 +69,10 @@ class ForwardPass {
   Setting setting_;
   std::int64_t sink_tokens_;
   Buffer memory_, measured_memory_;
-  Tensor measured_;  ///< f64 [5, L, HQ], in the order of Measured
+  AttentionSums measured_;  ///< over measured_memory_; absent when nothing is measured
   Llama model_;
   MicroBatch batch_;
-  PassSums sums_;
+  LossSums sums_;
   Tensor losses_;
 };
 

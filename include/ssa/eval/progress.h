@@ -1,4 +1,4 @@
-// How far a long evaluation is: a line on stderr every ten seconds, from rank 0.
+// Progress of a long evaluation: rank 0 prints one line on stderr every ten seconds.
 #pragma once
 
 #include <chrono>
@@ -11,9 +11,9 @@ namespace ssa::eval {
 
 class Progress {
  public:
-  /// `what` of `total` batches; nothing is said when it is empty.
+  /// `what` names the work of `total` batches; prints nothing when it is empty.
   Progress(const Comm& comm, std::string what, std::int64_t total);
-  /// To be called before batch `done`.
+  /// Call before each batch; `done` batches are complete.
   void at(std::int64_t done);
 
  private:
@@ -22,7 +22,7 @@ class Progress {
   std::string what_;
   std::int64_t total_;
   bool quiet_;
-  Clock::time_point begun_ = Clock::now(), said_ = begun_;
+  Clock::time_point start_ = Clock::now(), last_print_ = start_;
 };
 
 }  // namespace ssa::eval

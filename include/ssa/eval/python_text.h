@@ -1,4 +1,4 @@
-// Text as Python's str sees it, where a score depends on it. Everything takes and gives valid UTF-8.
+// Python's str operations that scores depend on. Input and output are valid UTF-8.
 #pragma once
 
 #include <cstdint>
@@ -16,14 +16,14 @@ std::string_view strip(std::string_view text);
 /// len(text): code points.
 std::int64_t code_points(std::string_view text);
 
-/// len(re.split(r"\s+", text)): one more than there are runs of white space.
+/// len(re.split(r"\s+", text)): the number of runs of white space, plus one.
 std::int64_t count_words(std::string_view text);
 
 /// text.replace(from, to)
 std::string replace_all(std::string_view text, std::string_view from, std::string_view to);
 
-/// text.capitalize(): the first character in title case, the others in lower case, without the one mapping that depends
-/// on its neighbours (a Greek capital sigma at the end of a word becomes a medial one here).
+/// text.capitalize(): the first character in title case, the others in lower case. The one mapping that depends on
+/// neighboring characters is left out: a Greek capital sigma at the end of a word becomes a medial sigma.
 std::string capitalize(std::string_view text);
 
 }  // namespace ssa::eval

@@ -1,14 +1,15 @@
-// The results of an evaluation: a table for the terminal, and JSON in the shape of lm-evaluation-harness's results.
+// The results of an evaluation: a table for the terminal, and JSON in the format of lm-evaluation-harness's results.
 //
-// The JSON is one document a setting: the object itself when there is one setting, else an array of them. A document:
+// The JSON has one document per setting: the object itself for one setting, else an array of them. A document:
 //   results        {task: {name, alias, sample_len, "acc,none", "acc_stderr,none" (or "N/A"), ...}}; over several
-//                  seeds the values are means, and "acc_std,none" is the sample deviation between the seeds
+//                  seeds the values are means, and "acc_std,none" is their sample standard deviation
 //   configs        {task: {task, dataset_path, output_type, num_fewshot, metric_list}}
 //   versions, n-shot, higher_is_better, n-samples {task: {original, effective}}
-//   samples        {task: [document]}, where they were asked for
-//   attention      attention_report.h, where it was asked for
+//   samples        {task: [document]}, with --log-samples
+//   attention      attention_report.h, with --attention-stats
 //   config         {model, model_args {pretrained, method, mode, block_size, block_counts, ...}, batch_size, device,
-//   ...} date, model_name, max_length
+//                  ...}
+//   date, model_name, max_length
 #pragma once
 
 #include <cstdint>
@@ -24,15 +25,15 @@ namespace ssa::eval {
 
 struct TaskResult {
   std::string task;
-  std::string dataset;      ///< where its documents were read from
-  std::string output_type;  ///< of the harness: multiple_choice, loglikelihood, loglikelihood_rolling
+  std::string dataset;      ///< path of its documents
+  std::string output_type;  ///< as the harness names it: multiple_choice, loglikelihood, loglikelihood_rolling
   std::int64_t num_fewshot = 0;
-  std::int64_t documents = 0, evaluated = 0;  ///< there are, and of them went in
+  std::int64_t documents = 0, evaluated = 0;  ///< in the file; evaluated after --limit
   std::vector<Metric> metrics;
   nlohmann::json samples = {};  ///< an array, or null
 };
 
-/// What all results share.
+/// What applies to all results.
 struct ReportHead {
   std::string model;  ///< path
   std::string method;
@@ -46,16 +47,16 @@ class Report {
  public:
   explicit Report(ReportHead head) : head_(std::move(head)) {}
 
-  /// A section for the results that follow.
+  /// Starts the section of a setting; the following results go into it.
   void begin(const Setting& setting);
   void add(TaskResult result);
-  /// Any other finding of the section, under a key of its own in its document.
+  /// Adds another key to the current section's document.
   void attach(const std::string& key, nlohmann::json value);
 
-  /// | task | shots | attention | metric | value | stderr |, a line a metric.
+  /// | task | shots | attention | metric | value | stderr |, one line per metric.
   std::string table() const;
   nlohmann::json json() const;
-  /// json() into a file.
+  /// Writes json() to a file.
   void write(const std::filesystem::path& file) const;
 
  private:

@@ -1,4 +1,4 @@
-// What the model is asked: how likely are these tokens after those. Made from texts as lm-evaluation-harness makes
+// Requests for the log-likelihood of a continuation given a context, built from texts as lm-evaluation-harness builds
 // them.
 #pragma once
 
@@ -13,23 +13,23 @@ namespace ssa::eval {
 
 struct Request {
   TokenIds context;       ///< at least one token
-  TokenIds continuation;  ///< at least one token: what is scored
+  TokenIds continuation;  ///< the scored tokens, at least one
 };
 
-/// The continuation behind the context. White space at the context's end moves to the continuation; both are encoded as
-/// one text and cut where the context's own encoding ends. An empty context is the prefix token.
+/// White space at the end of the context moves to the continuation. Both are encoded as one text, which is split after
+/// as many tokens as the context alone has. An empty context becomes the prefix token.
 Request make_request(TextEncoder& encoder, std::string_view context, std::string_view continuation);
 
-/// All of `tokens`, each scored once: the first window holds max_length of them behind the prefix token; each later one
-/// scores the next `stride` (the last one what is left) behind as many tokens before them as fit, max_length tokens
-/// being what the model sees. stride = max_length is the harness's rolling log-likelihood, whose windows share nothing
-/// but one token; a smaller one gives every token max_length - stride tokens of context or more, at max_length / stride
+/// Windows that score each of `tokens` once. The first window scores max_length tokens after the prefix token. Each
+/// later window scores the next `stride` tokens (the last one the rest), with as many tokens before them as the model's
+/// max_length allows. stride = max_length is the harness's rolling log-likelihood, whose windows overlap by one token.
+/// A smaller stride gives every later token at least max_length - stride tokens of context, at max_length / stride
 /// times the cost.
 std::vector<Request> rolling_requests(std::span<const std::int32_t> tokens, std::int32_t prefix_token,
                                       std::int64_t max_length, std::int64_t stride);
 
-/// What the model reads for a request: context and continuation without its last token, cut from the left to
-/// max_length tokens. Error when the continuation alone is longer.
+/// The model's input for a request: context and continuation without the last token, cut on the left to max_length
+/// tokens. Error when the continuation alone is longer.
 TokenIds model_input(const Request& request, std::int64_t max_length);
 
 }  // namespace ssa::eval

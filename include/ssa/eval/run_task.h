@@ -1,4 +1,4 @@
-// A task's scores under one setting, and what the harness makes of them.
+// A task's metrics under one setting, computed as lm-evaluation-harness computes them.
 #pragma once
 
 #include <cstdint>
@@ -13,22 +13,24 @@
 namespace ssa::eval {
 
 struct TaskOptions {
-  std::int64_t rows = 8;
+  std::int64_t rows = 8;  ///< per batch
   std::int64_t max_length;
   std::int64_t stride = 0;  ///< of rolling windows; 0 = max_length
   std::int64_t num_fewshot = 0;
-  std::vector<std::int64_t> seeds = {1234};  ///< of the few-shot draw; the metrics are means over them
-  std::optional<std::int64_t> limit = {};    ///< only the first documents
-  bool samples = false;                      ///< keep each document's requests and scores (those of the first seed)
+  std::vector<std::int64_t> seeds = {1234};  ///< of the few-shot draws; the metrics are means over the seeds
+  std::optional<std::int64_t> limit = {};    ///< only the first so many documents
+  bool samples = false;                      ///< keep each document's requests and scores, for the first seed
 };
 
-/// acc and acc_norm; acc and perplexity; or word_perplexity, byte_perplexity and bits_per_byte, by the task's kind.
+/// Metrics by the task's kind. multiple_choice: acc, acc_norm. loglikelihood: acc, perplexity. rolling:
+/// word_perplexity, byte_perplexity, bits_per_byte.
 TaskResult run_task(ForwardPass& pass, Comm& comm, TextEncoder& encoder, const Task& task, const TaskOptions& options);
 
-/// The texts of files, a document each, as a rolling task.
+/// A rolling task whose documents are whole text files, one per file.
 Task text_task(const std::vector<std::string>& files);
 
-/// The choice that counts as the model's: the most likely one, and the most likely one a code point.
+/// The model's choice: the one with the highest log-likelihood (best), and the one with the highest log-likelihood per
+/// code point (best_norm).
 struct Choice {
   std::size_t best, best_norm;
 };

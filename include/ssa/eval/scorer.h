@@ -1,4 +1,4 @@
-// Log-likelihoods of many requests, spread over the ranks.
+// Log-likelihoods of many requests, computed in batches spread over the ranks.
 #pragma once
 
 #include <cstdint>
@@ -14,21 +14,21 @@ namespace ssa::eval {
 
 struct Score {
   double log_likelihood = 0;  ///< nats, summed over the continuation
-  bool greedy = false;        ///< whether each of its tokens is the model's most likely one, where that was asked for
+  bool greedy = false;        ///< whether greedy decoding gives the continuation; false unless ScoreOptions::greedy
 };
 
 struct ScoreOptions {
-  std::int64_t rows = 8;  ///< computed at a time
+  std::int64_t rows = 8;  ///< requests per batch
   std::int64_t max_length;
   bool greedy = false;
-  std::string what = {};  ///< names the work in lines of progress (progress.h)
+  std::string what = {};  ///< names the work in progress lines (progress.h)
 };
 
-/// A score for each request, in their order, the same on every rank. The longest come first and requests of like length
-/// go together; batch b is rank b mod size's.
+/// One score per request, in the requests' order, the same on every rank. Batches are formed by length, longest first;
+/// batch b runs on rank b mod size.
 std::vector<Score> score(ForwardPass& pass, Comm& comm, std::span<const Request> requests, const ScoreOptions& options);
 
-/// How the requests are cut into batches: indices into them.
+/// The batches, as indices into `requests`.
 std::vector<std::vector<std::size_t>> batches_of(std::span<const Request> requests, std::int64_t rows);
 
 }  // namespace ssa::eval

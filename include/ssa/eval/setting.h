@@ -1,5 +1,5 @@
-// How a trained model attends while it is evaluated: its trained way, or another budget, block size, rotary scaling.
-// All of this is chosen at inference; no weight depends on it.
+// The attention used in an evaluation: the model's own, or another mode, budget, block size or RoPE scaling. No weight
+// depends on these.
 #pragma once
 
 #include <cstdint>
@@ -13,31 +13,31 @@
 
 namespace ssa::eval {
 
-/// What the command line asks for, in place of the model's own values.
+/// Values from the command line that replace the model's own.
 struct Overrides {
   std::string mode = "both";                    ///< sparse, full or both
-  std::vector<std::int64_t> block_counts = {};  ///< a sparse setting each; empty = the model's
+  std::vector<std::int64_t> block_counts = {};  ///< one sparse setting per value; empty = the model's
   std::int64_t block_size = 0;                  ///< 0 = the model's
-  /// llama3 scaling of the rotary frequencies by this factor; 0 = the model's. The positions it starts from are those
-  /// of the model's own scaling, or its max_position_embeddings; low and high frequency factors are the model's, or
-  /// Llama 3.1's 1 and 4. max_position_embeddings becomes factor x those positions.
+  /// llama3 RoPE scaling factor; 0 = the model's own scaling. original_max_position_embeddings is the model's own if it
+  /// has a scaling, else its max_position_embeddings; low and high frequency factors are the model's, else Llama 3.1's
+  /// 1 and 4. max_position_embeddings becomes factor x original_max_position_embeddings.
   double rope_scaling = 0;
 };
 
-/// One way to attend.
+/// One attention configuration of a model.
 struct Setting {
   AttentionPath path;  ///< full, selected or nsa
   ModelConfig model;
   BlockSelection selection;
 
-  bool sparse() const { return path != AttentionPath::full; }
+  bool sparse() const { return !branches_of(path, model).full; }
   std::string mode() const { return sparse() ? "sparse" : "full"; }
-  /// "full", or "sparse 8x16": blocks x tokens of a block.
+  /// "full", or "sparse 8x16": blocks x tokens per block.
   std::string name() const;
 };
 
-/// The settings that `overrides` asks of a model, sparse ones first. UsageError for a mode that its method cannot run
-/// and for an unknown one.
+/// The settings that `overrides` gives for a model, sparse ones first. UsageError for an unknown mode and for one that
+/// the model's method does not have.
 std::vector<Setting> settings_of(const ModelSource& source, const Overrides& overrides);
 
 }  // namespace ssa::eval

@@ -1,5 +1,5 @@
-// From text to the token ids that lm-evaluation-harness would give the model: the tokenizer, the special tokens its
-// post-processor adds, and the token that stands before a text without context.
+// Encodes text to the token ids that lm-evaluation-harness gives to the model: with the special tokens that the
+// tokenizer's post-processor adds, and the token that precedes a text without context.
 #pragma once
 
 #include <cstdint>
@@ -14,32 +14,29 @@ namespace ssa::eval {
 
 using TokenIds = std::vector<std::int32_t>;
 
-/// The tokenizer of a model, as ssa_tokenize's --tokenizer takes it: the files of a Hugging Face directory; "bytes" when
-/// the dataset.json of the run's data names it, or the model has just its vocabulary. UsageError when none is known.
+/// The tokenizer of a model, as a value of --tokenizer: the model's directory if it has tokenizer files; "bytes" if the
+/// dataset.json of the run's data names it or the model has exactly that vocabulary. Otherwise throws UsageError.
 std::string find_tokenizer(const ModelSource& source);
 
 class TextEncoder {
  public:
-  /// Error unless the tokenizer is the model's: its vocabulary and end-of-text token, and, where the dataset that the
-  /// run learned from is still there, its checksum.
+  /// Throws Error unless the tokenizer fits the model: vocabulary size, end-of-text token and, if the dataset of the
+  /// run is still there, the checksum.
   TextEncoder(const std::string& tokenizer, const ModelSource& source);
 
-  /// Ids of valid UTF-8, the special tokens of the tokenizer's template around them.
+  /// The ids of valid UTF-8, with the special tokens of the tokenizer's template around them.
   TokenIds encode(std::string_view text);
-  /// Without those.
+  /// Without these special tokens.
   TokenIds encode_plain(std::string_view text);
 
-  /// The begin-of-text token that tokenizer_config.json or special_tokens_map.json names; the end-of-text token when
-  /// they name none; the model's bos_token_id when neither file is there.
+  /// The begin-of-text token of the tokenizer's files; the end-of-text token if they name none; the model's
+  /// bos_token_id if there are no files that name special tokens.
   std::int32_t prefix_token() const { return prefix_token_; }
   const Tokenizer& tokenizer() const { return tokenizer_; }
 
  private:
-  void read_template(const std::filesystem::path& file);
-
   Tokenizer tokenizer_;
   Encoder encoder_;
-  TokenIds before_, after_;  ///< of the template
   std::int32_t prefix_token_;
   std::string prefix_text_;
   IdBuffer ids_;

@@ -12,7 +12,7 @@
 // what a killed one left. One process at a time writes into an output_dir.
 //
 // "Newest" is the one saved last, by the manifests' sequence numbers: a run sent back to step 1000 that saves step 1500
-// goes on from there, not from the step 4000 of the course it gave up.
+// continues from there, not from the abandoned step 4000.
 #pragma once
 
 #include <cstdint>

@@ -29,7 +29,7 @@ class HuggingFaceWeights {
   /// The same, and check(expected, tied).
   HuggingFaceWeights(const std::filesystem::path& directory, const std::vector<NamedShape>& expected, bool tied);
 
-  /// Throws unless the directory holds just these tensors in these shapes. Read past: rotary inv_freq buffers, which older
+  /// Throws unless the directory holds just these tensors in these shapes. Ignored: rotary inv_freq buffers, which older
   /// writers saved, and with tied embeddings an lm_head.weight.
   void check(const std::vector<NamedShape>& expected, bool tied) const;
 
@@ -54,7 +54,7 @@ const std::vector<TextFile>& hugging_face_model_code();
 
 inline constexpr std::uint64_t kMaxShardBytes = 5'000'000'000;
 
-/// Writes a directory. It is complete or not there: everything goes into FOLDER.tmp, which finish() renames.
+/// Writes a directory. It is complete or not there: everything goes into DIRECTORY.tmp, which finish() renames.
 class HuggingFaceWriter {
  public:
   /// `directory` must be new or empty; `files` go beside the weights; `dtype` is f32 or bf16. Above `max_shard_bytes` of
@@ -62,7 +62,7 @@ class HuggingFaceWriter {
   HuggingFaceWriter(const std::filesystem::path& directory, const std::vector<TextFile>& files,
                     const std::vector<NamedShape>& tensors, FileDType dtype,
                     std::uint64_t max_shard_bytes = kMaxShardBytes);
-  ~HuggingFaceWriter();  ///< removes FOLDER.tmp unless finish() was reached
+  ~HuggingFaceWriter();  ///< removes DIRECTORY.tmp unless finish() was reached
   HuggingFaceWriter(const HuggingFaceWriter&) = delete;
   HuggingFaceWriter& operator=(const HuggingFaceWriter&) = delete;
 

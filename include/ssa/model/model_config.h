@@ -2,12 +2,16 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <optional>
 #include <string_view>
 
 namespace ssa {
 
 enum class Method { ssa, full, moba, nsa };
+
+/// Every method, in the order the documentation lists them.
+inline constexpr std::initializer_list<Method> kMethods = {Method::ssa, Method::full, Method::moba, Method::nsa};
 
 constexpr std::string_view name_of(Method method) {
   switch (method) {
@@ -19,11 +23,11 @@ constexpr std::string_view name_of(Method method) {
   return "?";
 }
 
-/// Which activations the backward pass computes again instead of keeping them.
+/// Which activations the backward pass recomputes instead of keeping them; activations.h has the table.
 enum class GradientCheckpointing {
   none,       ///< keep all
-  selective,  ///< compute again what is cheap: norm outputs, SwiGLU output, gated attention
-  full,       ///< keep only each block's input and run the block again
+  selective,  ///< recompute what is cheap: norm outputs, SwiGLU output, gated attention
+  full,       ///< keep only each layer's input and recompute the layer
 };
 
 constexpr std::string_view name_of(GradientCheckpointing mode) {
@@ -39,7 +43,7 @@ enum class RopeType { llama3 };
 
 constexpr std::string_view name_of(RopeType) { return "llama3"; }
 
-/// Frequency scaling of rotary embeddings, "llama3" (Llama 3.1) being the one there is.
+/// Frequency scaling of rotary embeddings; "llama3" (Llama 3.1) is the only type.
 struct RopeScaling {
   double factor = 8.0;
   double low_freq_factor = 1.0;
@@ -64,7 +68,7 @@ struct ModelConfig {
   bool tie_word_embeddings = true;
   std::int64_t block_size = 16;
   std::int64_t block_counts = 16;
-  std::int64_t window_size = 0;  ///< of the nsa method's sliding-window branch; 0 = no such branch
+  std::int64_t window_size = 0;  ///< of nsa's sliding-window branch; 0 = no such branch
   std::int64_t max_position_embeddings = 8192;
   std::int64_t bos_token_id = 0;
   std::int64_t eos_token_id = 0;
@@ -72,7 +76,7 @@ struct ModelConfig {
   std::int64_t group() const { return num_attention_heads / num_key_value_heads; }
   std::int64_t q_width() const { return num_attention_heads * head_dim; }
   std::int64_t kv_width() const { return num_key_value_heads * head_dim; }
-  /// Columns of the fused projection: q, k, v and three gate logits a head (qkv_rope.h).
+  /// Columns of the fused projection: q, k, v and three gate logits per head (qkv_rope.h).
   std::int64_t qkvg_width() const { return q_width() + 2 * kv_width() + 3 * num_attention_heads; }
 
   bool operator==(const ModelConfig&) const = default;

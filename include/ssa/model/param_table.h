@@ -1,11 +1,11 @@
 // The one table of parameters. Its order and offsets drive initialization, the optimizer, gradient reduction,
 // checkpoints, import and export; all of them see flat buffers of `size()` elements.
 //
-// Layout: embedding, then each block's matrices, then an untied LM head, then every norm. Matrices that one product
+// Layout: embedding, then each layer's matrices, then an untied LM head, then every norm. Matrices that one product
 // reads together (q, k, v, g; gate, up) are adjacent, so that a fused view needs no copy; each such group starts at a
-// multiple of kAlignment elements. Norms stand last.
+// multiple of kAlignment elements.
 //
-// The buffer is cut into buckets (embedding, each block's matrices, LM head, norms), each a multiple of `shards` x
+// The buffer is split into buckets (embedding, each layer's matrices, LM head, norms), each a multiple of `shards` x
 // kAlignment elements, so that `shards` ranks can own equal slices of every bucket (ZeRO).
 #pragma once
 
@@ -23,7 +23,7 @@ struct Param {
   std::string name;  ///< of the published Hugging Face checkpoints
   Shape shape;
   std::int64_t offset;  ///< in elements of the flat buffer
-  bool decay;  ///< matrices are decayed and start as Normal(0, initializer_range); norms are not and start as 1
+  bool decay;  ///< matrices are decayed and start as Normal(0, initializer_range); norms are not decayed and start as 1
   std::int64_t count() const { return shape.count(); }
 };
 
@@ -36,7 +36,7 @@ struct Range {
 /// Parameters that are reduced, updated and gathered together.
 struct Bucket {
   Range range;
-  bool decay;  ///< as in Param; one bucket is all of one kind
+  bool decay;  ///< as in Param; the same for every parameter of a bucket
 };
 
 class ParamTable {
@@ -63,8 +63,8 @@ class ParamTable {
   int shards_;
 };
 
-/// The parameters of one transformer block in a flat buffer: weights, or their gradients.
-struct BlockParams {
+/// The parameters of one layer in a flat buffer: weights, or their gradients.
+struct LayerParams {
   Tensor input_norm;           ///< [H]
   Tensor qkvg_proj;            ///< [(HQ + 2 HK) D + 3 HQ, H]: q_proj, k_proj, v_proj, g_proj
   Tensor o_proj;               ///< [H, HQ D]
@@ -75,17 +75,21 @@ struct BlockParams {
 
 struct ModelParams {
   Tensor embedding;  ///< [V, H]
-  std::vector<BlockParams> blocks;
+  std::vector<LayerParams> layers;
   Tensor final_norm;  ///< [H]
   Tensor lm_head;     ///< [V, H]; the embedding itself when tied
 };
 
 ModelParams bind_params(const ParamTable& table, const ModelConfig& config, const Tensor& flat);
 
-/// The parts of a flat buffer of gradients that no product of a backward pass can overwrite, in as few tensors as there
-/// are gaps between the others: the embedding, whose rows are added up where their tokens stand, unless the head's
-/// product is the first to write it (tied); the norms; the padding, which the gradients' norm reads too.
+/// The parts of a flat gradient buffer that a backward pass adds to instead of overwriting them, one tensor per gap
+/// between the overwritten ones: the embedding, unless it is tied and the head's product overwrites it; the norms; and
+/// the padding, which the gradient norm reads too.
 std::vector<Tensor> added_gradients(const ParamTable& table, const ModelConfig& config, const Tensor& flat);
+
+/// The parameters in the order in which a backward pass computes their gradients: final norm, an untied head, the layers
+/// from last to first, the embedding.
+std::vector<const Param*> backward_order(const ParamTable& table, const ModelConfig& config);
 
 /// Initial values of elements [first, first + out.size()) of parameter `index` of the table: Normal(0,
 /// initializer_range) from (seed, index, element) for matrices, 1 for norms. The same on every machine and thread

@@ -1,5 +1,5 @@
-// Arena: tensors laid out one after another in one allocation. A layout function runs twice: over a measuring arena
-// (no memory: the plan of --dry-run), then over one bound to a Buffer. Both give the same offsets.
+// Arena: tensors laid out one after another in one allocation. A layout function runs twice: over a measuring arena,
+// which has no memory (the plan of --dry-run), then over one bound to a Buffer. Both give the same offsets.
 #pragma once
 
 #include <cstddef>

@@ -1,13 +1,15 @@
-// Stream: an ordered queue of work on one device. The few functions here are all that the code above knows of devices.
-// On the CPU every call has finished when it returns; on CUDA calls are asynchronous, in order.
+// Stream: an ordered queue of work on one device. The code above knows devices only through these functions. On the CPU
+// every call has finished when it returns; on CUDA calls are asynchronous and run in order.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <functional>
 #include <memory>
 #include <string>
 #include <utility>
 
+#include "ssa/runtime/profiler_range.h"
 #include "ssa/runtime/tensor.h"
 
 namespace ssa {
@@ -16,7 +18,7 @@ enum class DeviceKind { cpu, cuda };
 
 constexpr const char* name_of(DeviceKind kind) { return kind == DeviceKind::cuda ? "cuda" : "cpu"; }
 
-/// Devices this binary can use on this machine: 0 when it was built without CUDA, or no driver or GPU is there.
+/// GPUs this binary can use on this machine: 0 when it was built without CUDA, or there is no driver or GPU.
 int cuda_device_count();
 
 /// "cpu", "cuda", or "auto": a GPU if this binary and this machine have one. UsageError for anything else.
@@ -26,14 +28,17 @@ struct MemoryInfo {
   std::size_t free_bytes = 0, total_bytes = 0;
 };
 
-/// State that only the CUDA sources look into: the cudaStream_t, cuBLASLt handle, device properties.
+/// State that only the CUDA sources use: the cudaStream_t, cuBLASLt handle, device properties.
 struct CudaContext;
 
 class Stream {
  public:
-  /// `ordinal`: which GPU; ignored on the CPU, and where CUDA_VISIBLE_DEVICES leaves one GPU only. Throws Error when
-  /// the device cannot be used, with the reason.
+  /// `ordinal`: which GPU; ignored on the CPU, and when CUDA_VISIBLE_DEVICES leaves only one GPU. Throws Error with the
+  /// reason when the device cannot be used.
   explicit Stream(DeviceKind kind, int ordinal = 0);
+  /// A stream that touches no device and runs nothing. An op called on it only records the scratch it would ask for on
+  /// a device of this kind; scratch_bytes() is then the largest amount. Its tensors need no memory.
+  static Stream measuring(DeviceKind kind) { return Stream(kind, Measuring{}); }
   ~Stream();
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
@@ -42,35 +47,36 @@ class Stream {
   std::string device_name() const;
   MemoryInfo memory_info() const;
 
-  void* allocate(std::size_t bytes);  ///< 256-byte aligned; Error when there is not enough, saying how much there is
+  void* allocate(std::size_t bytes);  ///< 256-byte aligned; when there is too little, Error says how much is free
   void free(void* memory) noexcept;
   void* allocate_host(std::size_t bytes);  ///< pinned when the device is a GPU, so that copies overlap with work
   void free_host(void* memory) noexcept;
 
-  void copy(void* to, const void* from, std::size_t bytes);  ///< between any two of host and device
+  void copy(void* to, const void* from, std::size_t bytes);  ///< from and to host or device memory
   void zero(Tensor tensor);
   void synchronize();
 
-  /// Marks a point of the queue; `elapsed_ms` waits for `end` and gives the time between two marks.
+  /// A point in the queue.
   struct Event;
   std::shared_ptr<Event> record();
-  void wait(const Event& event);  ///< until the device has passed the mark
-  double elapsed_ms(const Event& begin, const Event& end);
+  void host_wait(const Event& event);                       ///< blocks the host until the device reaches the event
+  double elapsed_ms(const Event& begin, const Event& end);  ///< waits for `end`
 
-  /// Working memory of one op, valid until the next op runs. `reserve_scratch` grows it (it synchronises); an op that
+  /// Working memory of one op, valid until the next op runs. `reserve_scratch` grows it and synchronizes; an op that
   /// asks for more than was reserved throws.
   void reserve_scratch(std::size_t bytes);
   std::size_t scratch_bytes() const { return scratch_bytes_; }
   void* scratch(std::size_t bytes);
+  bool is_measuring() const { return measuring_; }
+  void measure_scratch(std::size_t bytes) { scratch_bytes_ = std::max(scratch_bytes_, bytes); }
 
-  /// Hears the name of every op before it begins, but not of those that an op calls; for tools that time a pass op by
-  /// op.
+  /// Called with each op's name before it runs, to time a pass op by op. Ops called by another op are not reported.
   void on_op(std::function<void(const char*)> callback) { on_op_ = std::move(callback); }
 
-  /// Lives as long as an op runs.
+  /// Exists while an op runs.
   class OpScope {
    public:
-    OpScope(Stream& stream, const char* name) : stream_(stream) {
+    OpScope(Stream& stream, const char* name) : stream_(stream), range_(name) {
       if (stream_.op_depth_++ == 0 && stream_.on_op_) stream_.on_op_(name);
     }
     ~OpScope() { --stream_.op_depth_; }
@@ -79,17 +85,22 @@ class Stream {
 
    private:
     Stream& stream_;
+    ProfilerRange range_;
   };
 
-  /// Whether an op may time its ways to the same bits when it first meets a shape, to keep the fastest: tenths of a
-  /// second a shape, well spent where shapes come again thousands of times. On by default.
+  /// Autotuning: on the first call with a new shape an op may time algorithms that give bit-identical results and keep
+  /// the fastest (about 0.1 s per shape). On by default; turn it off when shapes rarely repeat.
   void time_alternatives(bool on) { times_alternatives_ = on; }
   bool times_alternatives() const { return times_alternatives_; }
 
   CudaContext& cuda() { return *cuda_; }
 
  private:
+  struct Measuring {};
+  Stream(DeviceKind kind, Measuring) : kind_(kind), measuring_(true) {}
+
   DeviceKind kind_;
+  bool measuring_ = false;
   void* scratch_ = nullptr;
   std::size_t scratch_bytes_ = 0;
   std::shared_ptr<CudaContext> cuda_;

@@ -1,4 +1,4 @@
-// The added tokens of a Hugging Face tokenizer: texts found in the input before anything else is done to it.
+// The added tokens of a Hugging Face tokenizer: texts that are found in the input before it is split into pre-tokens.
 #pragma once
 
 #include <algorithm>
@@ -16,11 +16,11 @@ namespace ssa {
 struct AddedToken {
   std::string content;
   std::int32_t id = -1;
-  bool special = false;      // not searched for when special tokens are to be read as text
+  bool special = false;      // not searched for when special tokens are read as text
   bool normalized = false;   // searched for after normalization
-  bool single_word = false;  // only where no word character touches it
-  bool lstrip = false;       // takes the white space before it along
-  bool rstrip = false;       // and behind it
+  bool single_word = false;  // only where no word character is next to it
+  bool lstrip = false;       // includes the white space before it
+  bool rstrip = false;       // includes the white space after it
 };
 
 /// Finds the leftmost-longest matches of a set of texts.
@@ -30,11 +30,11 @@ class AddedTokens {
 
   void add(const AddedToken& token);
 
-  /// Cuts `text` at its added tokens: calls gap(string_view) for what lies between (never empty) and match(id) for
-  /// them.
+  /// Cuts `text` at its added tokens, in order: calls match(id) for each and gap(string_view) for the text between
+  /// them, which is never empty.
   template <class Gap, class Match>
   void split(std::string_view text, bool special_as_text, Gap&& gap, Match&& match) const {
-    std::size_t done = 0;  // everything before has been given out
+    std::size_t done = 0;  // the text before is done
     std::size_t from = 0;
     while (true) {
       const Found found = find(text, from);
@@ -42,10 +42,10 @@ class AddedTokens {
       from = found.end;
       const AddedToken& token = tokens_[static_cast<std::size_t>(found.token)];
       if (special_as_text && token.special) continue;
-      if (token.single_word && (word_before(text, found.begin) || word_behind(text, found.end))) continue;
+      if (token.single_word && (word_before(text, found.begin) || word_after(text, found.end))) continue;
       std::size_t begin = found.begin, end = found.end;
       if (token.lstrip) begin = std::max(done, before_space(text, begin));
-      if (token.rstrip) end = behind_space(text, end);
+      if (token.rstrip) end = after_space(text, end);
       if (begin > done) gap(text.substr(done, begin - done));
       match(token.id);
       done = end;
@@ -65,13 +65,13 @@ class AddedTokens {
 
   Found find(std::string_view text, std::size_t from) const;
   static bool word_before(std::string_view text, std::size_t at);
-  static bool word_behind(std::string_view text, std::size_t at);
+  static bool word_after(std::string_view text, std::size_t at);
   static std::size_t before_space(std::string_view text, std::size_t at);
-  static std::size_t behind_space(std::string_view text, std::size_t at);
+  static std::size_t after_space(std::string_view text, std::size_t at);
   int child(int node, unsigned char byte) const;
 
   std::vector<AddedToken> tokens_;
-  std::vector<bool> starts_;  // [first byte << 8 | second byte]: a token may begin with them
+  std::vector<bool> starts_;  // [first byte << 8 | second byte]: whether a token may begin with these two
   std::array<bool, 256> first_{};
   int only_first_ = -1;  // the byte that all tokens begin with, or -2
   std::vector<Node> nodes_;

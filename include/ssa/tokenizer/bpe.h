@@ -1,6 +1,6 @@
 // Byte-pair encoding of one pre-token: starting from its bytes, the adjacent pair of lowest rank is merged, the
-// leftmost first, until no pair has a rank. (Sennrich et al. 2016, as implemented by Hugging Face tokenizers and
-// tiktoken.)
+// leftmost first, until no pair has a rank (Sennrich et al. 2016, as implemented by Hugging Face tokenizers and
+// tiktoken). Own code: both of those are Rust libraries, which this build does not need otherwise.
 #pragma once
 
 #include <array>
@@ -13,7 +13,7 @@
 
 namespace ssa {
 
-/// Token ids being appended; unlike a vector it grows without writing zeros first.
+/// Token ids that are appended. Unlike a vector it grows without writing zeros first.
 class IdBuffer {
  public:
   std::size_t size() const { return size_; }
@@ -21,13 +21,13 @@ class IdBuffer {
   const std::int32_t* data() const { return ids_.get(); }
   std::int32_t operator[](std::size_t i) const { return ids_[i]; }
   void clear() { size_ = 0; }
-  /// Drops what is behind the first `size`.
+  /// Keeps the first `size`.
   void truncate(std::size_t size) { size_ = size; }
   void push_back(std::int32_t id) {
     reserve_more(1);
     ids_[size_++] = id;
   }
-  /// Room for `count` more; returns where they go. advance() says how many were written.
+  /// Makes room for `count` more and returns where they go. After writing them call advance().
   std::int32_t* reserve_more(std::size_t count) {
     if (capacity_ - size_ < count) grow(count);
     return ids_.get() + size_;
@@ -44,12 +44,12 @@ class IdBuffer {
 
 struct BpeMerge {
   std::int32_t left, right, result;  // token ids
-  std::uint32_t rank;                // the lowest goes first; of equal ones the leftmost
+  std::uint32_t rank;                // the lowest is merged first; of equal ranks the leftmost
 };
 
 class Bpe {
  public:
-  /// What encode() works in; one per thread.
+  /// Working memory of encode(), one per thread.
   struct Scratch {
     struct Symbol {
       std::int32_t id;
@@ -61,10 +61,10 @@ class Bpe {
 
   struct Vocabulary {
     std::array<std::int32_t, 256> byte_ids = {};  // the token of each single byte; -1 = none
-    std::vector<BpeMerge> merges = {};            // of several for one pair the last counts
-    std::int32_t unknown = -1;                    // stands for bytes without a token; -1 = they are left out
+    std::vector<BpeMerge> merges = {};            // the last one for a pair counts
+    std::int32_t unknown = -1;                    // the token of bytes without one; -1 = they are omitted
     bool fuse_unknown = false;                    // one unknown for a run of such bytes
-    /// Pieces that are a token as a whole are that token, whatever the merges would do.
+    /// Pieces that are encoded as one token without merging.
     std::unordered_map<std::string, std::int32_t> whole = {};
   };
 
@@ -72,7 +72,7 @@ class Bpe {
 
   bool has_merges() const { return !vocabulary_.merges.empty(); }
 
-  /// Appends the ids of `piece`. Time O(n log n) at worst, memory about 40 bytes for each byte of the piece.
+  /// Appends the ids of `piece`. Worst case: time O(n log n), memory about 40 bytes per byte of the piece.
   void encode(std::string_view piece, IdBuffer& out, Scratch& scratch) const;
 
  private:
@@ -89,7 +89,7 @@ class Bpe {
   std::size_t slot_of(std::uint64_t pair) const {
     return static_cast<std::size_t>(pair * 0x9e3779b97f4a7c15ull >> shift_);
   }
-  /// The merge of two symbols; rank = kNoRank if there is none.
+  /// The merge of two symbols; its rank is kNoRank if there is none.
   const Entry& find(std::int32_t left, std::int32_t right) const {
     const std::uint64_t pair = pair_of(left, right);
     std::size_t slot = slot_of(pair);

@@ -1,10 +1,12 @@
 // Cuts text into pre-tokens, the pieces that byte-pair merges never cross, as the pre-tokenizers of Hugging Face
-// tokenizers do. The patterns of the well-known tokenizers are hand-written loops over character classes; any other
-// pattern runs in PCRE2 where the build has it, with PCRE2's version of Unicode.
+// tokenizers do. The patterns of the well-known tokenizers are own loops over character classes: they run over every
+// byte of a corpus, and with the Unicode version of the reference tokenizers, which a regex library does not have. Any
+// other pattern runs in PCRE2 if the build has it. src/tokenizer/pre_tokenizer.cpp chooses the steps of a tokenizer.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -15,26 +17,27 @@
 
 namespace ssa {
 
-/// A pattern compiled by PCRE2; usable by several threads at once.
+/// A pattern compiled by PCRE2. Threads may share it.
 class Regex;
 
 class Splitter {
  public:
-  /// Appends a step; each step cuts the pieces of the steps before it. Without steps the text is one piece.
+  /// The add functions append a step, which cuts the pieces of the steps before it. Without steps, all text is a piece.
   /// GPT-2's pattern: contractions, [space] letters, [space] numbers, [space] others, white space.
   void add_gpt2() { steps_.push_back({.kind = Step::gpt2}); }
   /// The pattern of cl100k and Llama 3 (numbers in groups of up to 3), or of Qwen 2 (each alone).
   void add_cl100k(int max_digits) { steps_.push_back({.kind = Step::cl100k, .max_digits = max_digits}); }
-  /// Numbers apart from the rest: each numeric character a piece, or each run of them.
+  /// Separates numbers from the rest: every numeric character is a piece, or every run of them.
   void add_digits(bool individual) { steps_.push_back({.kind = Step::digits, .individual = individual}); }
-  /// A space before each piece that does not start with one.
+  /// Puts a space before each piece that does not start with one.
   void add_prefix_space() { steps_.push_back({.kind = Step::prefix_space}); }
-  /// The Split pre-tokenizer: knows the patterns above by their text. `keep_matches`, `keep_gaps`: which become pieces.
-  /// Throws Error if the pattern is not known and the build has no PCRE2, or PCRE2 refuses it.
-  void add_pattern(const std::string& pattern, bool literal, bool keep_matches, bool keep_gaps);
+  /// Cuts at every occurrence of `text`. `keep_matches`, `keep_gaps`: which of the two become pieces.
+  void add_literal(const std::string& text, bool keep_matches, bool keep_gaps);
+  /// Cuts at every match of a pattern. Throws Error if the build has no PCRE2, or PCRE2 rejects the pattern.
+  void add_regex(const std::string& pattern, bool keep_matches, bool keep_gaps);
 
-  /// Calls piece(string_view) for every piece of `text`, which must be valid UTF-8, in order. The views live as long as
-  /// the call. No piece is empty.
+  /// Calls piece(string_view) for every piece of `text`, in order. `text` must be valid UTF-8. No piece is empty. A
+  /// view is valid during its call only.
   template <class Piece>
   void split(std::string_view text, Piece&& piece) const {
     if (text.empty()) return;
@@ -73,16 +76,12 @@ class Splitter {
         return next(begin, begin + spaced.size());
       }
       case Step::literal:
-      case Step::regex:
-        return split_matches(
-            step, p, end,
-            [](void* context, const Byte* from, const Byte* to) { (*static_cast<decltype(&next)>(context))(from, to); },
-            const_cast<void*>(static_cast<const void*>(&next)));
+      case Step::regex: return split_matches(step, p, end, std::cref(next));
     }
   }
 
   struct Char {
-    const Byte* end;    // behind the character
+    const Byte* end;    // of the character
     std::uint8_t bits;  // its UnicodeClass
   };
   Char at(const Byte* p) const {
@@ -91,7 +90,7 @@ class Splitter {
     const std::uint32_t c = next_code_point(next);
     return {next, (*table_)[c]};
   }
-  /// Behind the longest run from p of characters with one of `bits` set, or, with `bits` = 0, with none of L, N and \s.
+  /// The end of the longest run from p of characters with one of `bits` or, for `bits` = 0, with none of L, N, \s.
   template <std::uint8_t bits>
   const Byte* skip(const Byte* p, const Byte* end) const {
     while (p != end) {
@@ -106,7 +105,8 @@ class Splitter {
     return p;
   }
 
-  /// \s+(?!\S)|\s+ at p, which is white space: the run, less its last character when more text follows and it has two.
+  /// \s+(?!\S)|\s+ at p, which is white space: the run, without its last character if more text follows and the run has
+  /// more than one.
   const Byte* white_space(const Byte* p, const Byte* end) const {
     const Byte* last = p;
     const Byte* q = p;
@@ -192,15 +192,15 @@ class Splitter {
 
   /// \s*[\r\n]+|\s+(?!\S)|\s+ at p, which is white space.
   const Byte* line_ends_or_space(const Byte* p, const Byte* end) const {
-    const Byte *last = p, *behind_line_end = nullptr, *q = p;
+    const Byte *last = p, *after_line_end = nullptr, *q = p;
     while (q != end) {
       const Char c = at(q);
       if (!(c.bits & kSpace)) break;
-      if (*q == '\r' || *q == '\n') behind_line_end = c.end;
+      if (*q == '\r' || *q == '\n') after_line_end = c.end;
       last = q;
       q = c.end;
     }
-    if (behind_line_end) return behind_line_end;
+    if (after_line_end) return after_line_end;
     return q == end || last == p ? q : last;
   }
 
@@ -224,7 +224,7 @@ class Splitter {
   static int contraction(const Byte* p, const Byte* end);
   static int contraction_any_case(const Byte* p, const Byte* end);
   static void split_matches(const Step& step, const Byte* p, const Byte* end,
-                            void (*next)(void*, const Byte*, const Byte*), void* context);
+                            const std::function<void(const Byte*, const Byte*)>& next);
 
   std::vector<Step> steps_;
   const UnicodeTable* table_ = &UnicodeTable::get();

@@ -1,11 +1,12 @@
-// A byte-level BPE tokenizer whose ids equal those of Hugging Face tokenizers (without the post-processor: no token is
-// added around the text) and of tiktoken. Loaded once, shared by all threads; each thread encodes through an Encoder.
+// A byte-level BPE tokenizer with the ids of Hugging Face tokenizers (without the tokens that the post-processor adds
+// around a text) and of tiktoken. Threads share one; each encodes with its own Encoder.
 #pragma once
 
 #include <array>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -18,33 +19,43 @@
 namespace ssa {
 
 struct TokenizerOptions {
-  std::string eos_token = {};      // the text of the end-of-text token; empty = as the tokenizer's files say
+  std::string eos_token = {};      // the text of the end-of-text token; empty = the one that the files name
   std::string pre_tokenizer = {};  // for a directory of vocab.json + merges.txt: gpt2 (default), smollm2, llama3, qwen2
 };
 
 class Tokenizer {
  public:
-  /// What a loader finds.
+  /// The tokens that a tokenizer.json's post-processor puts around a text.
+  struct Template {
+    std::vector<std::int32_t> before = {}, after = {};
+  };
+
+  /// What the files of a tokenizer say.
   struct Parts {
     std::string name, sha256;
-    std::vector<std::string> texts = {};  // by id: the bytes a token stands for
+    std::vector<std::string> texts = {};  // by id: the bytes of the token
     std::vector<AddedToken> added = {};
     Bpe::Vocabulary vocabulary = {};
     Splitter splitter = {};
     std::string pre_tokenizer = {};  // the splitter's name as in TokenizerOptions; empty: none, or a tokenizer.json's
     bool nfc = false;
     std::int32_t eos_token_id = -1;
+    // The text of the begin-of-text token; empty if the files next to the tokenizer name none, nullopt without files.
+    std::optional<std::string> bos_token = {};
+    Template text_template = {};
   };
 
   explicit Tokenizer(Parts parts);
 
   const std::string& name() const { return parts_.name; }
-  /// Of the tokenizer's file or files, 64 hex digits.
+  /// Of the content of the tokenizer's file or files: 64 hexadecimal digits.
   const std::string& sha256() const { return parts_.sha256; }
   std::int32_t vocab_size() const { return static_cast<std::int32_t>(parts_.texts.size()); }
   std::int32_t eos_token_id() const { return parts_.eos_token_id; }
+  const std::optional<std::string>& bos_token() const { return parts_.bos_token; }
+  const Template& text_template() const { return parts_.text_template; }
 
-  /// The bytes the ids stand for, added tokens included. Throws Error for an id outside the vocabulary.
+  /// The bytes of the ids, added tokens included. Throws Error for an id outside the vocabulary.
   std::string decode(std::span<const std::int32_t> ids) const;
 
  private:
@@ -55,21 +66,21 @@ class Tokenizer {
   Bpe bpe_;
 };
 
-/// Reads "bytes" (the 256 bytes and an end-of-text token), a Hugging Face tokenizer.json, a directory with it or with
-/// vocab.json and merges.txt, or a tiktoken rank file. Throws Error naming the file, and the component that is not
-/// supported if that is the reason.
+/// Reads "bytes" (the 256 bytes and an end-of-text token), a Hugging Face tokenizer.json, a tiktoken rank file, or a
+/// directory with one of them (tokenizer.json, tokenizer.model) or with vocab.json and merges.txt. Throws Error naming
+/// the file and the cause.
 Tokenizer::Parts read_tokenizer(const std::string& path, const TokenizerOptions& options = {});
 
-/// The tokenizer of read_tokenizer.
+/// The tokenizer of what read_tokenizer reads.
 Tokenizer load_tokenizer(const std::string& path, const TokenizerOptions& options = {});
 
-/// Encodes for one thread. Pre-tokens seen before come from a cache of fixed size (4 MiB).
+/// Encodes for one thread. Repeated pre-tokens come from a cache of fixed size (4 MiB).
 class Encoder {
  public:
   explicit Encoder(const Tokenizer& tokenizer);
 
-  /// Appends the ids of `text`, which must be valid UTF-8. With `special_as_text` the special tokens' texts are
-  /// encoded like any other text.
+  /// Appends the ids of `text`, which must be valid UTF-8. With `special_as_text` the texts of special
+  /// tokens are encoded like any other text.
   void encode(std::string_view text, IdBuffer& out, bool special_as_text = false);
 
  private:

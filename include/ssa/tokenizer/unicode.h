@@ -1,5 +1,6 @@
-// Unicode properties and canonical composition, from generated tables: token ids depend on the Unicode version, so it
-// must be the one of the reference implementations (scripts/make_unicode_tables.py says which), not the system's.
+// Unicode properties and canonical composition, from generated tables. Own code: token ids depend on the Unicode
+// version, so it must be the one that the reference implementations use (scripts/make_unicode_tables.py names it: for
+// NFC it is 9.0). ICU and utf8proc have the version of the installed release.
 #pragma once
 
 #include <array>
@@ -14,7 +15,7 @@ enum UnicodeClass : std::uint8_t {
   kLetter = 1,    // \p{L}
   kNumber = 2,    // \p{N}
   kSpace = 4,     // \s
-  kNumeric = 8,   // what the Digits pre-tokenizer splits off; \p{N} of a newer Unicode
+  kNumeric = 8,   // what the Digits pre-tokenizer separates; \p{N} of a newer Unicode
   kWord = 16,     // \w
   kNfcMark = 32,  // may change under NFC, or may combine with what precedes it
 };
@@ -27,7 +28,7 @@ class UnicodeTable {
   std::uint8_t operator[](std::uint32_t code_point) const {
     return blocks_[static_cast<std::size_t>(block_of_[code_point >> 8]) << 8 | (code_point & 255)];
   }
-  /// The bits of one byte that is a code point below 128.
+  /// The bits of a code point below 128.
   std::uint8_t ascii(unsigned char byte) const { return blocks_[byte]; }
 
  private:
@@ -37,7 +38,7 @@ class UnicodeTable {
   std::vector<std::uint8_t> blocks_;
 };
 
-/// Normalization form C of valid UTF-8. Returns false, leaving `out` alone, if `text` is in that form already.
+/// Sets `out` to normalization form C of valid UTF-8. Returns false, with `out` unchanged, if `text` is in that form.
 bool normalize_nfc(std::string_view text, std::string& out);
 
 }  // namespace ssa

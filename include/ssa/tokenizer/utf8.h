@@ -1,4 +1,5 @@
-// UTF-8: strict decoding, and the replacement of what is not UTF-8 as Python's errors="replace" does it.
+// UTF-8: strict decoding, and replacement of invalid bytes as Python's errors="replace" does it. Own code: libraries
+// differ in how many U+FFFD they write for a run of invalid bytes.
 #pragma once
 
 #include <cstddef>
@@ -11,14 +12,14 @@ namespace ssa {
 /// Number of leading bytes of `text` that are valid UTF-8 (no surrogates, no overlong forms, nothing above U+10FFFF).
 std::size_t valid_utf8_prefix(std::string_view text);
 
-/// Replaces each maximal ill-formed part by U+FFFD (Unicode 3.9, "substitution of maximal subparts": what Python, the
-/// web and therefore the users of Hugging Face tokenizers do). Returns how many were replaced; 0 leaves `text` alone.
+/// Replaces each maximal ill-formed part by U+FFFD (Unicode 3.9, "substitution of maximal subparts", as Python and web
+/// browsers do). Returns the number of replacements; if it is 0, `text` is unchanged.
 std::size_t replace_invalid_utf8(std::string& text);
 
 /// Appends the code point, which must not be a surrogate nor exceed U+10FFFF.
 void append_utf8(std::string& out, std::uint32_t code_point);
 
-/// Decodes the code point at `p` of valid UTF-8 and advances `p` past it.
+/// Decodes the code point at `p` in valid UTF-8 and advances `p` to the next.
 inline std::uint32_t next_code_point(const unsigned char*& p) {
   const std::uint32_t lead = *p;
   if (lead < 0x80) {

@@ -1,5 +1,4 @@
-// Host memory of micro-batches on their way to the device. Two of them, pinned: one is filled while the other is
-// copied.
+// Pinned host memory for two micro-batches: one is filled while the other is copied to the device.
 #pragma once
 
 #include <array>
@@ -17,11 +16,11 @@ class BatchStaging {
  public:
   BatchStaging(Stream& stream, std::int64_t rows, std::int64_t tokens);
 
-  /// Row `row` of the micro-batch being filled takes row `index` of the loader's epoch; `full_stream` as in MicroBatch.
+  /// Fills sequence `row` of the micro-batch with row `index` of the loader's epoch; `full_stream` as in MicroBatch.
   void fill(std::int64_t row, const RowLoader& loader, std::int64_t epoch, std::int64_t index, bool full_stream);
-  /// Row `row` takes no part: token 0, no targets.
+  /// Leaves sequence `row` unused: token 0, no targets.
   void fill_empty(std::int64_t row);
-  /// Copies the filled micro-batch to the device, in the order of the stream.
+  /// Queues the copy of the filled micro-batch to the device.
   void upload(const MicroBatch& to);
 
  private:

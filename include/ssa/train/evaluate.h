@@ -1,5 +1,8 @@
-// Loss over all rows of a dataset, spread over the ranks.
+// Loss over all sequences of a dataset, spread over the ranks.
 #pragma once
+
+#include <cstdint>
+#include <functional>
 
 #include "ssa/comm/comm.h"
 #include "ssa/data/row_loader.h"
@@ -14,9 +17,11 @@ struct EvalSums {
   double mean() const { return labels > 0 ? ce / static_cast<double>(labels) : 0.0; }
 };
 
-/// Runs every row of the loader's epoch 0 once through the model. `batch`, `all_sums` (cleared) and `sums` are the
-/// device tensors of model_state.h.
-EvalSums evaluate_rows(Stream& stream, Comm& comm, const Llama& model, const MicroBatch& batch, const Tensor& all_sums,
-                       const PassSums& sums, BatchStaging& staging, const RowLoader& loader);
+/// Runs every sequence of the loader's epoch 0 once through the model. `batch` and `sums`, which are cleared first, are
+/// device tensors of the model's shape. `on_batch` is called with the index of each of this rank's batches before it
+/// runs.
+EvalSums evaluate_rows(Stream& stream, Comm& comm, const Llama& model, const MicroBatch& batch, const LossSums& sums,
+                       BatchStaging& staging, const RowLoader& loader,
+                       const std::function<void(std::int64_t batch)>& on_batch = {});
 
 }  // namespace ssa

@@ -1,12 +1,12 @@
 // Floating-point operations of a training step, for the speeds that metrics.jsonl reports. A multiply-add counts as
 // two.
 //
-//   model     6 x (weights of all matrices, the LM head counted once even when it is the embedding; looking embeddings
-//             up costs nothing) + 3 x 4 x T/2 x HQ x D x L, full causal attention forward and twice that backward.
-//             The same for every method and memory policy, so that speeds of methods compare.
+//   model     6 x (weights of all matrices, the LM head counted once even when it is the embedding; embedding lookups
+//             count as 0) + 3 x 4 x T/2 x HQ x D x L, full causal attention forward and twice that backward.
+//             The same for every method and checkpointing mode, so that speeds of methods compare.
 //   executed  what the configured method computes: its own keys, its block scores, both streams of ssa, and what
-//             gradient_checkpointing computes again. An attention backward is 5 products (scores again, dP, dV, dK,
-//             dQ); products that a kernel's schedule does twice, and all that is not a product, are not counted.
+//             gradient_checkpointing recomputes. An attention backward is 5 products (scores again, dP, dV, dK, dQ);
+//             products that a kernel's schedule computes twice, and everything but products, are not counted.
 #pragma once
 
 #include <cstdint>
@@ -17,34 +17,34 @@
 
 namespace ssa {
 
-/// Keys that a token attends in each way, and the complete blocks it chooses from: the mean over the positions of a row
-/// of `tokens` tokens. Selection counts as exact: block_counts blocks, the own one among them, or all there are.
+/// Keys that a token attends to in each branch, and the complete blocks it selects from: means over the positions of a
+/// sequence of `tokens` tokens. Selection counts as exact: block_counts blocks, the token's own included, or all.
 struct MeanKeys {
   double causal = 0, selected = 0, window = 0, complete_blocks = 0;
 };
 MeanKeys mean_keys(const ModelConfig& config, std::int64_t tokens);
 
-/// Weights that a token is multiplied with.
+/// Parameters used in matmuls (embedding lookup excluded).
 std::int64_t matmul_parameters(const ModelConfig& config);
 
-/// Of one token in rows of `tokens` tokens, forward and backward.
+/// Model FLOPs per token in sequences of `tokens` tokens, forward and backward.
 double model_flops_per_token(const ModelConfig& config, std::int64_t tokens);
 
-/// The same, as executed.
+/// Executed FLOPs per token.
 double executed_flops_per_token(const ModelConfig& config, std::int64_t tokens, Method method,
                                 GradientCheckpointing checkpointing);
 
-/// The row length in tokens from which the attention of a method that never computes it in full trains faster than full
-/// attention; nothing for `full` and `ssa`. A measured rule for one H200 and ssa-1b's heads (`ssa_bench --only
-/// lengths_attention` prints these lengths; random selections, forward and backward): with 256 selected keys 1502
-/// tokens, with a window of 512 and nsa's compressed branch besides 4321. Full attention has T/2 keys a token and these
-/// a fixed number, in proportion to which the length is taken to grow:
+/// The sequence length in tokens from which a method without full attention trains faster than full attention; nullopt
+/// for `full` and `ssa`. A measured rule for one H200 and ssa-1b's heads (`ssa_bench --only lengths_attention` prints
+/// these lengths; random selections, forward and backward): 1502 tokens with 256 selected keys, 4321 with a window of
+/// 512 and nsa's compressed branch as well. Full attention has T/2 keys per token, these methods a fixed number; the
+/// length is assumed to grow in proportion to it:
 ///
 ///   moba  1502 / 256 x block_size x block_counts
 ///   nsa   4321 / 768 x (block_size x block_counts + window_size)
 std::optional<std::int64_t> sparse_crossover_tokens(const ModelConfig& config, Method method);
 
-/// Dense bf16 operations a second that the maker of the GPU states; nothing for a GPU that is not in the table.
+/// Peak dense bf16 FLOP/s from the data sheet; nullopt for an unknown GPU.
 std::optional<double> peak_bf16_flops(const std::string& device_name);
 
 }  // namespace ssa

@@ -1,4 +1,4 @@
-// metrics.jsonl: a JSON object a line, each with the key "step".
+// metrics.jsonl: one JSON object per line, each with the key "step".
 #pragma once
 
 #include <cstdint>
@@ -12,12 +12,12 @@ namespace ssa {
 
 class MetricsLog {
  public:
-  /// Opens the file for appending, for a run that goes on after `step` (0: a fresh start). Lines of later steps, which
-  /// will be logged again, and lines that are no object with a step (torn by a kill) are dropped first, in one atomic
-  /// replacement of the file.
+  /// Opens the file for appending, for a run that continues after `step` (0: a fresh start). First drops the lines of
+  /// later steps, which will be logged again, and lines that are not an object with a step, such as one that a kill cut
+  /// short; the file is replaced atomically.
   MetricsLog(const std::filesystem::path& file, std::int64_t step);
 
-  /// Appends one line; it is with the operating system on return, so that a killed run has it.
+  /// Appends one line. On return the operating system has it, so that it survives a kill of the process.
   void append(const nlohmann::json& line);
   void append(const nlohmann::ordered_json& line);
 
@@ -27,7 +27,7 @@ class MetricsLog {
   FileWriter file_;
 };
 
-/// The last whole line of the file; null if there is none.
+/// The last complete line of the file; null if there is none.
 nlohmann::ordered_json last_metrics(const std::filesystem::path& file);
 
 }  // namespace ssa

@@ -1,4 +1,4 @@
-// A trained model to read from: a checkpoint, a run (its newest checkpoint), or a Hugging Face directory.
+// A trained model on disk: a checkpoint, a run (its newest checkpoint), or a Hugging Face directory.
 #pragma once
 
 #include <filesystem>
@@ -15,13 +15,13 @@ namespace ssa {
 
 class ModelSource {
  public:
-  /// Throws Error naming what `path` lacks.
+  /// Error naming what is missing in `path`.
   explicit ModelSource(const std::filesystem::path& path);
 
   const ModelConfig& config() const { return config_; }
   Method method() const { return method_; }
   BlockSelection selection() const { return selection_; }
-  /// The directory read from: for a run, that of the checkpoint.
+  /// The directory that is read: for a run, its checkpoint's.
   const std::filesystem::path& path() const { return path_; }
 
   /// Elements [first, first + out.size()) of a parameter.

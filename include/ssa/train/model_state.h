@@ -1,4 +1,4 @@
-// Everything a run holds on its device, laid out once: parameters, gradients, optimizer state, activations, batches.
+// Everything a run has on its device, laid out once: parameters, gradients, optimizer state, activations, batches.
 #pragma once
 
 #include <functional>
@@ -11,6 +11,7 @@
 #include "ssa/model/param_table.h"
 #include "ssa/runtime/arena.h"
 #include "ssa/runtime/stream.h"
+#include "ssa/train/step_sums.h"
 
 namespace ssa {
 
@@ -18,14 +19,13 @@ namespace ssa {
 struct StateShape {
   ModelConfig model;
   PassShape pass;
-  BlockSelection selection = BlockSelection::exact;
   DeviceKind kind = DeviceKind::cpu;
   int ranks = 1;
-  int zero_stage = 0;  ///< 1 and up: master weights and moments are cut over the ranks
+  int zero_stage = 0;  ///< from 1 on, master weights and moments are split over the ranks
 };
 
-/// The tensors of a run. "Owned" elements are those whose optimizer state this rank keeps: all at ZeRO stage 0, else
-/// its slice of every bucket, the slices one after another.
+/// The tensors of a run. A rank owns the elements whose optimizer state it keeps: all at ZeRO stage 0, else its slice of
+/// every bucket, one slice after another.
 struct StateTensors {
   Tensor weights;  ///< act [size]: what the ops read
   Tensor master;   ///< f32 [owned]: what the optimizer updates; absent on the CPU, where the weights are f32 themselves
@@ -33,9 +33,8 @@ struct StateTensors {
   Tensor m, v;       ///< f32 [owned]: AdamW's moments
   Activations activations;
   MicroBatch batch;
-  PassSums sums;    ///< of the step so far
-  Tensor all_sums;  ///< f64: ce, alignment, selected_mass, entropy and norm in one piece, so that one copy reads them
-  Tensor norm;      ///< f64 [1]: squared norm of the gradients
+  StepSums sums;              ///< of the step so far
+  Tensor checkpoint_staging;  ///< f32: where a checkpoint gathers the ranks' slices; absent at ZeRO stage 0
 };
 
 /// Bytes by category, known before the device is touched.
@@ -43,20 +42,20 @@ struct MemoryPlan {
   struct Category {
     std::string name;
     std::size_t bytes;
-    std::vector<Arena::Entry> entries;  ///< added up by name, in the order of their first allocation
+    std::vector<Arena::Entry> entries;  ///< summed by name, in the order of their first allocation
   };
   std::vector<Category> categories;
 
   std::size_t total() const;
-  std::string to_string() const;  ///< a line a category, and its largest entries
+  std::string to_string() const;  ///< a line per category, and its largest entries
 };
 
-/// UsageError when the kernels of the shape's device do not serve the model.
+/// UsageError when the kernels of the shape's device do not support the model.
 void check_supported(const StateShape& shape);
 
 MemoryPlan plan_memory(const StateShape& shape, const ParamTable& table);
 
-/// The largest number of rows in a micro-batch whose plan fits in `bytes`; 0 if not even one does.
+/// The most sequences in a micro-batch whose plan fits in `bytes`; 0 if not even one does.
 std::int64_t largest_micro_batch(StateShape shape, const ParamTable& table, std::size_t bytes);
 
 /// The tensors bound to device memory, and the model over them.
@@ -72,7 +71,7 @@ class ModelState : public StateTensors {
 
   /// The elements of `bucket` that this rank owns, as a range of the flat buffers.
   Range owned(const Bucket& bucket) const;
-  /// Those elements in `master`, `m` or `v`.
+  /// The same elements in `master`, `m` or `v`.
   Tensor owned_view(const Tensor& tensor, const Bucket& bucket) const;
   /// The owned master weights of a bucket: of `master`, or of the weights where they are f32.
   Tensor owned_master(const Bucket& bucket) const;
@@ -88,10 +87,10 @@ class ModelState : public StateTensors {
 /// Where values come from: elements [first, first + out.size()) of parameter `param` of the table.
 using ReadParam = std::function<void(std::size_t param, std::span<float> out, std::int64_t first)>;
 
-/// Fills the owned elements of `bucket`, which lie in `to`, with the parameters that are there and zeros between them.
+/// Fills `to`, the owned elements of `bucket`, with parameter values, and zeros between the parameters.
 void load_owned(Stream& stream, const ModelState& state, const Bucket& bucket, const Tensor& to, const ReadParam& read);
 
-/// load_owned of every bucket's master weights. publish_weights (optimizer_step.h) then gives them to the ops.
+/// load_owned of every bucket's master weights. publish_weights (optimizer_step.h) then updates the ops' weights.
 void load_master_weights(Stream& stream, const ModelState& state, const ReadParam& read);
 
 }  // namespace ssa

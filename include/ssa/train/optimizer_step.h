@@ -9,21 +9,22 @@
 
 namespace ssa {
 
-/// Sums the gradients over the ranks: of every element at ZeRO stage 0, of the owned ones from stage 1 on (the rest is
-/// then undefined).
+/// Sums the gradients over the ranks: every element at ZeRO stage 0, the owned ones from stage 1 on, after which the
+/// others are undefined.
 void reduce_gradients(Stream& stream, Comm& comm, const ModelState& state);
 
-/// state.norm = squared norm of the gradients this rank answers for: after reduce_gradients, add the ranks' at stage 1.
+/// state.sums.squared_norm() = squared norm of the gradients this rank owns; from stage 1 on, add the ranks' norms.
 void measure_gradients(Stream& stream, const ModelState& state);
 
 /// One AdamW update of the owned elements, with gradients scaled by `gradient_scale`, then publish_weights.
 void update_weights(Stream& stream, Comm& comm, const ModelState& state, const TrainConfig& train, double learning_rate,
                     double gradient_scale, std::int64_t step);
 
-/// The weights every rank computes with, from the master weights each owns.
+/// Updates the weights every rank computes with from the master weights each owns.
 void publish_weights(Stream& stream, Comm& comm, const ModelState& state);
 
-/// The first parameter, in the order of the table, whose gradient is not finite; empty if all are.
+/// The parameter whose gradient is the first that is not finite, in the order in which the backward pass computes them;
+/// empty if all are finite. What is computed later is often not finite only because this one is not.
 std::string first_nonfinite_gradient(Stream& stream, const ModelState& state);
 
 }  // namespace ssa

@@ -1,4 +1,4 @@
-// Ranks that do not hold the same run train on without a word and end with nonsense: compared at the start.
+// Start-up check that all ranks have the same config and weights; a mismatch would train a wrong model silently.
 #pragma once
 
 #include "ssa/comm/comm.h"
@@ -7,10 +7,10 @@
 
 namespace ssa {
 
-/// UsageError on every rank, naming the ranks and the first key, when not all hold the config of rank 0.
+/// UsageError on every rank, naming the ranks and the first key, when a config differs from rank 0's.
 void check_same_config(Comm& comm, const Config& config);
 
-/// Error on every rank, naming the ranks, when the weights the ops read are not those of rank 0 to the bit.
+/// Error on every rank, naming the ranks, when the weights the ops read differ from rank 0's in any bit.
 void check_same_weights(Stream& stream, Comm& comm, const ModelState& state);
 
 }  // namespace ssa

@@ -1,4 +1,4 @@
-// What a run says: lines on the console and in train.log, and metrics.jsonl. Only rank 0 says anything.
+// The output of a run: lines on the console and in train.log, and metrics.jsonl. Only rank 0 writes.
 #pragma once
 
 #include <chrono>
@@ -14,9 +14,9 @@
 
 namespace ssa {
 
-/// The figures of one step; the keys of metrics.jsonl.
+/// The numbers of one step, under their keys in metrics.jsonl.
 struct StepReport {
-  std::int64_t step = 0;  ///< counted from 1: updates done
+  std::int64_t step = 0;  ///< updates done, this one included
   double epoch = 0;
   std::int64_t step_tokens = 0;  ///< of this step, padding included
   std::int64_t tokens = 0;       ///< of the run so far
@@ -31,8 +31,8 @@ struct StepReport {
 /// From here on rank 0 logs to the console and to train.log in `output_dir`, which exists.
 void start_logging(const std::string& output_dir, Comm& comm);
 
-/// What rank 0 warns of when a run on a GPU begins: rows so short that its method without full attention is slower than
-/// full attention (`sparse_crossover_tokens` of flops.h). Empty when they are long enough, or there is no such length.
+/// The warning of a run on a GPU whose sequences are so short that its method, which has no full attention, is slower
+/// than full attention (`sparse_crossover_tokens` of flops.h). Empty when there is nothing to warn about.
 std::string short_rows_warning(const Config& config);
 
 class RunLog {
@@ -41,9 +41,9 @@ class RunLog {
   RunLog(const Config& config, Comm& comm, Stream& stream, std::int64_t step, std::int64_t total_steps);
 
   void begin(std::int64_t parameters, std::int64_t rows, std::int64_t steps_per_epoch, std::int64_t dropped_rows);
-  /// Logs a step; its speed is that of the steps since the one logged before.
+  /// Logs a step. The speed it reports is the average since the step logged before.
   void step(const StepReport& report);
-  /// What follows until `resume_clock` (evaluation, saving) is not counted in the speed of steps.
+  /// Time until `resume_clock` (evaluation, saving) does not count in the speed.
   void pause_clock();
   void resume_clock();
   void say(const std::string& line);
@@ -59,7 +59,7 @@ class RunLog {
   DeviceKind kind_;
   std::string device_;
   int ranks_;
-  /// Set on a GPU only: operations a token (flops.h), and what all the ranks' GPUs could do a second.
+  /// Set on a GPU only: FLOPs per token (flops.h), and the peak FLOP/s of all ranks together.
   std::optional<double> model_flops_, executed_flops_, peak_flops_;
   std::unique_ptr<MetricsLog> metrics_;
 };

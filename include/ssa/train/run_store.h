@@ -1,4 +1,4 @@
-// Where a run's weights and optimizer state come from and go to: random init, a Hugging Face directory, checkpoints.
+// Loads and saves a run's weights and optimizer state: random initialization, a Hugging Face directory, checkpoints.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,7 @@
 
 namespace ssa {
 
-/// What trainer.json records beside the step.
+/// What trainer.json records besides the step.
 struct TrainerRecord {
   std::int64_t total_steps, tokens, global_rows, rows_per_epoch;
 };
@@ -25,15 +25,15 @@ class RunStore {
   ~RunStore();
 
   /// Fills the owned master weights and moments of `state` and returns the step they belong to: from the checkpoint
-  /// that `resume` (TrainOptions::resume) means, else from init_from, else at random. Damaged checkpoints that `auto`
-  /// passes over are named in the log.
+  /// that `resume` (TrainOptions::resume) selects, else from init_from, else random. Damaged checkpoints that `auto`
+  /// skips are named in the log.
   std::int64_t restore(Stream& stream, ModelState& state, const std::string& resume);
 
-  /// Writes a checkpoint: rank 0 writes, the others hand over what they own. With checkpoint.async only the copy to
-  /// host memory is waited for. Throws Error on rank 0 (disk full, say); earlier checkpoints are untouched.
+  /// Writes a checkpoint: rank 0 writes, the others send what they own. With checkpoint.async it returns after the copy
+  /// to host memory. Throws Error on rank 0, for example on a full disk; earlier checkpoints are untouched.
   void save(Stream& stream, const ModelState& state, std::int64_t step, const TrainerRecord& record);
 
-  /// Waits for a checkpoint being written; throws what went wrong with it.
+  /// Waits for the checkpoint being written and rethrows its error.
   void finish();
 
   /// Path of the newest checkpoint of this run, or "none".

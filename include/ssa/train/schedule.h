@@ -1,4 +1,4 @@
-// Learning-rate schedules and step counts, as the Hugging Face trainer has them. Steps count from 0.
+// Learning-rate schedules and step counts, as in the Hugging Face trainer. Steps count from 0.
 //
 //   W = warm-up steps, N = total steps, s = step, p = (s - W) / max(1, N - W), r = min_lr / learning_rate
 //   s < W, every schedule      s / W: the first update of a warm-up has rate 0
@@ -8,7 +8,7 @@
 //   constant_with_warmup       1
 //   warmup_stable_decay        1 up to step N - E, then 1 - (1 - r) (s - (N - E)) / E: linear to min_lr over the last
 //                              E = ceil(N / 10) steps, or those after the warm-up if they are fewer
-// each times learning_rate. (HF leaves the length of warmup_stable_decay's decay to its caller; a tenth is MiniCPM's,
+// each times learning_rate. (In HF the caller gives the length of warmup_stable_decay's decay; a tenth is MiniCPM's,
 // arXiv 2404.06395.)
 #pragma once
 

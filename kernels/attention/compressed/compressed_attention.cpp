@@ -30,4 +30,10 @@ void validate(const CompressedAttentionBackward& p) {
   expect(op, "v_mean", p.v_mean, dims.key_shape(N), act);
 }
 
+#if !SSA_WITH_CUDA
+std::size_t cuda::scratch_bytes(const CompressedAttentionBackward&) {
+  return 0;
+}  // only the CUDA sources know its layout
+#endif
+
 }  // namespace ssa

@@ -42,9 +42,8 @@ void compressed_attention_backward(Stream& stream, const CompressedAttentionBack
                  CompleteBlocks{static_cast<int>(p.block_size)});
 }
 
-std::size_t compressed_attention_backward_scratch_bytes(std::int64_t B, std::int64_t T, std::int64_t HQ,
-                                                        std::int64_t HK, std::int64_t block_size) {
-  return dense_backward_scratch_bytes(B, T, (T + block_size - 1) / block_size, HQ, HK);
+std::size_t scratch_bytes(const CompressedAttentionBackward& p) {
+  return dense_backward_scratch_bytes(p.q.dim(0), p.q.dim(1), p.k_mean.dim(1), p.q.dim(2), p.k_mean.dim(2));
 }
 
 }  // namespace ssa::cuda

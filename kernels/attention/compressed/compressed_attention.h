@@ -33,14 +33,6 @@ struct CompressedAttentionBackward {
   std::int64_t block_size;
   bool accumulate = false;  ///< add to d_q instead of overwriting it
 };
-SSA_OP(compressed_attention_backward, CompressedAttentionBackward);
-
-/// Scratch that the backward reserves on the stream; 0 on the CPU.
-std::size_t compressed_attention_backward_scratch_bytes(DeviceKind kind, std::int64_t B, std::int64_t T,
-                                                        std::int64_t HQ, std::int64_t HK, std::int64_t block_size);
-namespace cuda {
-std::size_t compressed_attention_backward_scratch_bytes(std::int64_t B, std::int64_t T, std::int64_t HQ,
-                                                        std::int64_t HK, std::int64_t block_size);
-}
+SSA_OP_WITH_SCRATCH(compressed_attention_backward, CompressedAttentionBackward);
 
 }  // namespace ssa

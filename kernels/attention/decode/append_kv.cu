@@ -1,4 +1,4 @@
-// A thread takes one column of one row: it writes the new elements of that column and reads back no others.
+// A thread takes one column (head, dimension) of one sequence: the only cache elements it reads back are of its column.
 #include "append_kv.h"
 #include "kernels/common/device/launch.cuh"
 
@@ -8,27 +8,27 @@ namespace {
 constexpr int kThreads = 128;
 
 struct AppendArgs {
-  __nv_bfloat16 *cache, *mean;  ///< mean: null when not wanted
+  __nv_bfloat16 *cache, *mean;  ///< mean: null if absent
   const __nv_bfloat16* x;
   const std::int32_t* positions;
   std::int64_t C, N, block_size;
   int T, width;
 };
 
-/// Block (part of the columns, row).
+/// CTA (part of the columns, sequence, k or v).
 __global__ void __launch_bounds__(kThreads) append_kv_kernel(const AppendArgs k, const AppendArgs v) {
   const AppendArgs& a = blockIdx.z == 0 ? k : v;
   const int column = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x);
   if (column >= a.width) return;
-  const std::int64_t row = blockIdx.y;
-  __nv_bfloat16* cache = a.cache + row * a.C * a.width + column;
+  const std::int64_t b = blockIdx.y;
+  __nv_bfloat16* cache = a.cache + b * a.C * a.width + column;
   for (int t = 0; t < a.T; ++t) {
-    const std::int64_t position = a.positions[row * a.T + t], block = position / a.block_size;
-    cache[position * a.width] = a.x[(row * a.T + t) * a.width + column];
+    const std::int64_t position = a.positions[b * a.T + t], block = position / a.block_size;
+    cache[position * a.width] = a.x[(b * a.T + t) * a.width + column];
     if (!a.mean || (position + 1) % a.block_size != 0) continue;
     float sum = 0;
     for (std::int64_t u = block * a.block_size; u <= position; ++u) sum += __bfloat162float(cache[u * a.width]);
-    a.mean[(row * a.N + block) * a.width + column] = __float2bfloat16_rn(sum / static_cast<float>(a.block_size));
+    a.mean[(b * a.N + block) * a.width + column] = __float2bfloat16_rn(sum / static_cast<float>(a.block_size));
   }
 }
 
@@ -48,7 +48,7 @@ void append_kv(Stream& stream, const AppendKv& p) {
                       .width = static_cast<int>(width)};
   };
   launch(stream, "append_kv", append_kv_kernel,
-         {.grid = dim3(blocks_for(width, kThreads), static_cast<unsigned>(p.k.dim(0)), 2), .block = kThreads},
+         {.grid = dim3(ctas_for(width, kThreads), static_cast<unsigned>(p.k.dim(0)), 2), .block = kThreads},
          args(p.k_cache, p.k_mean, p.k), args(p.v_cache, p.v_mean, p.v));
 }
 

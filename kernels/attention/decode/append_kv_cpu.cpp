@@ -7,7 +7,7 @@
 namespace ssa::cpu {
 namespace {
 
-/// x [B, T, width] into cache [B, C, width] and mean [B, N, width], if that is given.
+/// Appends x [B, T, width] to cache [B, C, width] and updates mean [B, N, width] if it is present.
 template <class Real>
 void append(const Tensor& x, const Tensor& positions, const Tensor& cache, const Tensor& mean,
             std::int64_t block_size) {
@@ -16,12 +16,12 @@ void append(const Tensor& x, const Tensor& positions, const Tensor& cache, const
   for (std::int64_t b = 0; b < B; ++b)
     for (std::int64_t t = 0; t < T; ++t) {
       const std::int64_t position = positions.as<std::int32_t>()[b * T + t], block = position / block_size;
-      Real* rows = cache.as<Real>() + b * C * width;
-      std::copy_n(x.as<Real>() + (b * T + t) * width, width, rows + position * width);
+      Real* sequence = cache.as<Real>() + b * C * width;
+      std::copy_n(x.as<Real>() + (b * T + t) * width, width, sequence + position * width);
       if (!mean || (position + 1) % block_size != 0) continue;
       Real* sum = mean.as<Real>() + (b * N + block) * width;
       std::fill_n(sum, width, Real{0});
-      for (std::int64_t u = block * block_size; u <= position; ++u) axpy(Real{1}, rows + u * width, sum, width);
+      for (std::int64_t u = block * block_size; u <= position; ++u) axpy(Real{1}, sequence + u * width, sum, width);
       for (std::int64_t i = 0; i < width; ++i) sum[i] /= static_cast<Real>(block_size);
     }
 }

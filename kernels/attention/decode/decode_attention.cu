@@ -1,6 +1,6 @@
-// A block takes one query head of one query; its warps take the keys in turn, a key's D elements spread over the lanes,
-// and keep a running softmax each, which are joined at the end. Keys are read once a query head: the heads of a group
-// meet in L2.
+// A CTA takes one query head of one query. Its warps take every eighth key, with the D elements of a key spread over
+// the lanes. Each warp runs an online softmax; the results of the warps are combined at the end. Every query head reads
+// its keys: the heads of a group find them in L2.
 #include "decode_attention.h"
 
 #include "kernels/attention/dispatch.cuh"
@@ -22,11 +22,11 @@ struct DecodeArgs {
   float scale;
 };
 
-/// Block (query head, t, row).
+/// CTA (query head, t, sequence).
 template <int kD>
 __global__ void __launch_bounds__(kThreads) decode_attention_kernel(const DecodeArgs a) {
-  constexpr int kEach = kD / kWarpSize;  ///< elements a lane
-  __shared__ float maxima[kWarps], sums[kWarps], outs[kWarps][kD];
+  constexpr int kEach = kD / kWarpSize;  ///< elements per lane
+  __shared__ float warp_max_scores[kWarps], warp_sums[kWarps], warp_outs[kWarps][kD];
   const int warp = static_cast<int>(threadIdx.x) / kWarpSize, lane = static_cast<int>(threadIdx.x) % kWarpSize;
   const int head = static_cast<int>(blockIdx.x), kv_head = head / (a.HQ / a.HK);
   const std::int64_t query = static_cast<std::int64_t>(blockIdx.z) * a.T + blockIdx.y;
@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(kThreads) decode_attention_kernel(const Decode
   const std::int64_t stride = static_cast<std::int64_t>(a.HK) * kD;
   const std::int64_t from = static_cast<std::int64_t>(blockIdx.z) * a.C * stride + kv_head * kD + lane * kEach;
 
-  float q[kEach], out[kEach] = {}, top = -INFINITY, sum = 0;
+  float q[kEach], out[kEach] = {}, row_max = -INFINITY, row_sum = 0;
 #pragma unroll
   for (int e = 0; e < kEach; ++e)
     q[e] = __bfloat162float(a.q[(query * a.HQ + head) * kD + lane * kEach + e]) * a.scale * kLog2e;
@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(kThreads) decode_attention_kernel(const Decode
     int u = first + i;
     if (blocks) {
       const int block = blocks[i / a.block_size];
-      if (block < 0) break;  // and so are all behind it
+      if (block < 0) break;  // the end of the list
       u = block * a.block_size + i % a.block_size;
       if (u >= end) continue;
     }
@@ -54,27 +54,28 @@ __global__ void __launch_bounds__(kThreads) decode_attention_kernel(const Decode
 #pragma unroll
     for (int e = 0; e < kEach; ++e) score += q[e] * __bfloat162float(k[e]);
     score = warp_sum(score);
-    const float higher = fmaxf(top, score), keep = exp2_fast(top - higher), weight = exp2_fast(score - higher);
-    top = higher;
-    sum = sum * keep + weight;
+    const float row_max_new = fmaxf(row_max, score), rescale = exp2_fast(row_max - row_max_new);
+    const float weight = exp2_fast(score - row_max_new);
+    row_max = row_max_new;
+    row_sum = row_sum * rescale + weight;
 #pragma unroll
-    for (int e = 0; e < kEach; ++e) out[e] = out[e] * keep + weight * __bfloat162float(v[e]);
+    for (int e = 0; e < kEach; ++e) out[e] = out[e] * rescale + weight * __bfloat162float(v[e]);
   }
 
-  if (lane == 0) maxima[warp] = top, sums[warp] = sum;
+  if (lane == 0) warp_max_scores[warp] = row_max, warp_sums[warp] = row_sum;
 #pragma unroll
-  for (int e = 0; e < kEach; ++e) outs[warp][lane * kEach + e] = out[e];
+  for (int e = 0; e < kEach; ++e) warp_outs[warp][lane * kEach + e] = out[e];
   __syncthreads();
   if (threadIdx.x >= kD) return;
-  float highest = -INFINITY, total = 0, value = 0;
+  float all_max = -INFINITY, total = 0, value = 0;
 #pragma unroll
-  for (int w = 0; w < kWarps; ++w) highest = fmaxf(highest, maxima[w]);
+  for (int w = 0; w < kWarps; ++w) all_max = fmaxf(all_max, warp_max_scores[w]);
 #pragma unroll
   for (int w = 0; w < kWarps; ++w) {
-    if (sums[w] == 0) continue;  // a warp without keys, whose maximum is -infinity
-    const float share = exp2_fast(maxima[w] - highest);
-    total += share * sums[w];
-    value += share * outs[w][threadIdx.x];
+    if (warp_sums[w] == 0) continue;  // a warp without keys: its maximum is -infinity
+    const float rescale = exp2_fast(warp_max_scores[w] - all_max);
+    total += rescale * warp_sums[w];
+    value += rescale * warp_outs[w][threadIdx.x];
   }
   a.out[(query * a.HQ + head) * kD + threadIdx.x] = __float2bfloat16_rn(total > 0 ? value / total : 0.0f);
 }

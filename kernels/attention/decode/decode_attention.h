@@ -1,12 +1,16 @@
-// Attention of a few queries, each at a position of its own, to a key/value cache: what causal, sparse and compressed
-// attention compute for the token at that position, without the tokens before it being queries too.
-//   out = sum over u of softmax(scale * q . k[u]) v[u],   u among the keys that the query sees:
-//   - a key stands for tokens_per_key tokens and is seen once the last of them is: (u + 1) tokens_per_key <= position +
-//   1
-//     (1: tokens; block_size: the block means of compressed attention)
-//   - with window > 0, only u > position - window (tokens only)
-//   - with indices, only tokens of those blocks
-// A query that sees no key has out = 0. Keys that no query sees are not read.
+// Attention of a few queries, each with its own position, over a key/value cache. The result is the one of causal,
+// sliding-window, sparse or compressed attention at that position; the tokens before it are not computed again.
+//   out = sum over u of softmax(scale * q . k[u]) v[u]
+// The query at `position` attends key u if
+//   - the key is complete: (u + 1) * tokens_per_key <= position + 1. A key stands for tokens_per_key tokens: 1 for a
+//     token, block_size for a block mean of compressed attention;
+//   - window is 0, or u > position - window (only with tokens_per_key 1);
+//   - indices are absent, or u is in one of the query's blocks (only with tokens_per_key 1, and not with a window).
+// A query that attends no key has out = 0. Keys that no query attends are not read.
+//
+// out is overwritten and may not alias inputs. The sums have a fixed order: a repeated run gives the same bits. A wrong
+// shape or dtype or a combination of options excluded above throws Error, on CUDA also a head size, group or block size
+// that the attention kernels do not support. Positions are not checked.
 #pragma once
 
 #include "kernels/common/dispatch.h"
@@ -14,16 +18,16 @@
 namespace ssa {
 
 struct DecodeAttention {
-  Tensor out;           ///< [B, T, HQ, D] act
+  Tensor out;           ///< [B, T, HQ, D] act, overwritten
   Tensor q;             ///< [B, T, HQ, D] act
-  Tensor k;             ///< [B, C, HK, D] act, C keys a row at most
+  Tensor k;             ///< [B, C, HK, D] act, up to C keys per sequence
   Tensor v;             ///< [B, C, HK, D] act
-  Tensor positions;     ///< [B, T] i32: of the queries' tokens, each in [0, C tokens_per_key)
-  Tensor indices = {};  ///< [B, T, HK, S'] i32 as select_blocks leaves them; absent = no selection
+  Tensor positions;     ///< [B, T] i32: the position of each query, in [0, C * tokens_per_key)
+  Tensor indices = {};  ///< [B, T, HK, S'] i32, from select_blocks; absent = no selection
   float scale;
   std::int64_t tokens_per_key = 1;
-  std::int64_t block_size = 0;  ///< tokens of the blocks in indices
-  std::int64_t window = 0;      ///< tokens seen, the own one included; 0 = all
+  std::int64_t block_size = 0;  ///< tokens per block of indices
+  std::int64_t window = 0;      ///< tokens attended, the query's own included; 0 = all
 };
 SSA_OP(decode_attention, DecodeAttention);
 

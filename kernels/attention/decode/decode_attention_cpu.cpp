@@ -5,7 +5,7 @@
 namespace ssa::cpu {
 namespace {
 
-/// The keys that query (b, t) sees.
+/// Returns the function that lists the keys that query (b, t) attends.
 auto keys_of(const DecodeAttention& p) {
   const std::int64_t HK = p.k.dim(2), slots = p.indices ? p.indices.dim(3) : 0;
   return [&p, T = p.q.dim(1), HK, slots, positions = p.positions.as<std::int32_t>(),

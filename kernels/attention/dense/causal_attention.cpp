@@ -30,4 +30,8 @@ void validate(const CausalAttentionBackward& p) {
   SSA_CHECK(p.window >= 0, op, ": window ", p.window, ", expected 0 or more");
 }
 
+#if !SSA_WITH_CUDA
+std::size_t cuda::scratch_bytes(const CausalAttentionBackward&) { return 0; }  // only the CUDA sources know its layout
+#endif
+
 }  // namespace ssa

@@ -48,8 +48,8 @@ void causal_attention_backward(Stream& stream, const CausalAttentionBackward& p)
     dense_backward(stream, op, 0, a, D, Causal{});
 }
 
-std::size_t causal_attention_backward_scratch_bytes(std::int64_t B, std::int64_t T, std::int64_t HQ, std::int64_t HK) {
-  return dense_backward_scratch_bytes(B, T, T, HQ, HK);
+std::size_t scratch_bytes(const CausalAttentionBackward& p) {
+  return dense_backward_scratch_bytes(p.q.dim(0), p.q.dim(1), p.k.dim(1), p.q.dim(2), p.k.dim(2));
 }
 
 }  // namespace ssa::cuda

@@ -34,13 +34,6 @@ struct CausalAttentionBackward {
   std::int64_t window = 0;
   bool accumulate = false;  ///< add to d_q, d_k, d_v instead of overwriting them
 };
-SSA_OP(causal_attention_backward, CausalAttentionBackward);
-
-/// Scratch that the backward reserves on the stream; 0 on the CPU.
-std::size_t causal_attention_backward_scratch_bytes(DeviceKind kind, std::int64_t B, std::int64_t T, std::int64_t HQ,
-                                                    std::int64_t HK);
-namespace cuda {
-std::size_t causal_attention_backward_scratch_bytes(std::int64_t B, std::int64_t T, std::int64_t HQ, std::int64_t HK);
-}
+SSA_OP_WITH_SCRATCH(causal_attention_backward, CausalAttentionBackward);
 
 }  // namespace ssa

@@ -1,12 +1,15 @@
 // Tiles, shared memory and arguments of the dense attention kernels (causal, windowed, compressed).
 #pragma once
 
-#include "backward_task.cuh"
-#include "backward_task_hopper.cuh"
+#include "bwd_hopper_task.cuh"
+#include "bwd_mma_sync_task.cuh"
 #include "kernels/common/ptx/mma.cuh"
 #include "kernels/common/ptx/tma.cuh"
 
 namespace ssa::cuda {
+
+/// Named barriers of the Hopper kernels; 0 is the one of __syncthreads.
+enum class NamedBarrier : int { kWarpgroup0 = 1, kWarpgroup1, kWarpgroup2, kTurn0, kTurn1, kTurn2, kConsumers };
 
 /// q, out and lse have T tokens of HQ heads, k and v have U keys of HK heads; U = T but for compressed attention.
 struct DenseForwardArgs {
@@ -17,100 +20,104 @@ struct DenseForwardArgs {
   float scale;
 };
 
-/// Each warp owns 32 query rows: with 16, the reads of K and V from shared memory would take twice as long as the
-/// products.
+/// The forward in mma.sync. Each warp owns 32 query rows: with 16, the reads of K and V from shared memory would take
+/// twice as long as the products.
 template <int kD_>
-struct DenseForwardConfig {
+struct FwdMmaSyncConfig {
   static constexpr int kD = kD_;
   static constexpr int kWarps = 4, kThreads = kWarps * kWarpSize;
-  static constexpr int kQueries = 128;
-  static constexpr int kKeys =
+  static constexpr int kBlockM = 128;
+  static constexpr int kBlockN =
       kD == 64 ? 64 : 32;  ///< with D = 128 the output takes 128 registers, and 64 keys would spill
   static constexpr int kStages = 2;
   static constexpr bool kQueriesInRegisters = kD == 64;
   static constexpr int kMinBlocks = kD == 64 ? 2 : 1;
 
   struct Shared {
-    Tile<kQueries, kD> q;
-    Tile<kKeys, kD> k[kStages], v[kStages];
+    Tile<kBlockM, kD> q;
+    Tile<kBlockN, kD> k[kStages], v[kStages];
   };
 };
 
-/// The same on Hopper: kWarpgroups own 64 query rows each. With kPingPong they start their products in turn. Tiles
-/// have 64 columns, so that a head of 128 is two halves, which the copies take for heads.
+/// The forward on Hopper: kWarpgroups own 64 query rows each. With kPingPong they start their products in turn. Tiles
+/// have 64 columns, so that a head of 128 is two halves, which TMA takes for heads.
 template <int kD_, bool kPingPong_>
-struct DenseForwardHopperConfig {
+struct FwdHopperConfig {
   static constexpr int kD = kD_, kHalfD = 64, kHalves = kD / kHalfD;
-  static constexpr int kWarpgroups = kD == 64 ? 3 : 2, kWarps = 4 * kWarpgroups;  ///< that compute; one more copies
+  static constexpr int kWarpgroups = kD == 64 ? 3 : 2, kWarps = 4 * kWarpgroups;  ///< consumers; one more loads
   static constexpr int kThreads = (kWarps + 4) * kWarpSize;
-  static constexpr int kRegisters = kD == 64 ? 160 : 240, kCopyRegisters = kD == 64 ? 32 : 24;
-  static constexpr int kQueries = 64 * kWarpgroups, kKeys = 128;
+  static constexpr int kRegisters = kD == 64 ? 160 : 240, kProducerRegisters = kD == 64 ? 32 : 24;
+  static constexpr int kBlockM = 64 * kWarpgroups, kBlockN = 128;
   static constexpr int kQueryStages = 2, kStages = kD == 64 ? 4 : 2;
   static constexpr bool kPingPong = kPingPong_;
-  /// Whether keys are copied a tile ahead of values. With two stages a copy of keys would else wait behind one of
-  /// values whose stage is still read.
+  /// Whether keys are loaded a tile ahead of values. With two stages, in order, keys would wait for the stage of the
+  /// values before them, which is read for longer.
   static constexpr bool kKeysAhead = kStages == 2;
 
   struct Shared {
-    alignas(1024) Tile<kQueries, kHalfD> q[kQueryStages][kHalves];
+    alignas(1024) Tile<kBlockM, kHalfD> q[kQueryStages][kHalves];
     Tile<64, kHalfD> out[kWarpgroups][kHalves];
-    Tile<kKeys, kHalfD> k[kStages][kHalves], v[kStages][kHalves];
+    Tile<kBlockN, kHalfD> k[kStages][kHalves], v[kStages][kHalves];
     Barrier q_full[kQueryStages], q_empty[kQueryStages], k_full[kStages], k_empty[kStages], v_full[kStages],
         v_empty[kStages];
   };
 };
 
-/// Each warp owns 16 keys and their part of d_k and d_v; the eight warps share the query tile.
+/// The backward in mma.sync. Each warp owns 16 keys and their part of d_k and d_v; the eight warps share the q tile.
 template <int kD_>
-struct DenseBackwardConfig {
+struct BwdMmaSyncConfig {
   static constexpr int kD = kD_;
   static constexpr int kWarps = 8, kThreads = kWarps * kWarpSize;
-  static constexpr int kKeys = 16 * kWarps;
-  static constexpr int kQueries = kD == 64 ? 128 : 64;
+  static constexpr int kBlockN = 16 * kWarps;
+  static constexpr int kBlockM = kD == 64 ? 128 : 64;
   static constexpr int kQueriesAtOnce = 32;  ///< scores held in registers
   static constexpr int kStages = 2;
   static constexpr bool kKeysInRegisters = kD == 64;
   // The product for d_q: four warps along the queries, two along D.
   static constexpr int kRowWarps = 4, kColWarps = kWarps / kRowWarps;
-  static constexpr int kWarpRows = kQueries / kRowWarps, kWarpCols = kD / kColWarps;
+  static constexpr int kWarpRows = kBlockM / kRowWarps, kWarpCols = kD / kColWarps;
 
   struct Shared {
-    Tile<kKeys, kD> k, v;
-    Tile<kQueries, kD> q[kStages], d_out[kStages];
-    Tile<kKeys, kQueries> d_scores;
-    alignas(16) float lse[kStages][kQueries];
-    alignas(16) float delta[kStages][kQueries];
-    BackwardTask task;
+    Tile<kBlockN, kD> k, v;
+    Tile<kBlockM, kD> q[kStages], d_out[kStages];
+    Tile<kBlockN, kBlockM> d_scores;
+    alignas(16) float lse[kStages][kBlockM];
+    alignas(16) float delta[kStages][kBlockM];
+    BwdMmaSyncTask task;
   };
 };
 
-/// The same on Hopper: a task owns kOwnRows keys, 64 a warpgroup, and goes through tiles of kStepRows queries. Tiles
-/// have 64 columns, so that a head of 128 is two halves, as in the forward.
+/// The backward on Hopper: a task owns kBlockN keys, 64 per warpgroup; a step is kBlockM queries. Tiles have 64
+/// columns, so that a head of 128 is two halves, as in the forward.
 template <int kD_>
-struct DenseBackwardHopperConfig {
+struct BwdHopperConfig {
   static constexpr int kD = kD_, kHalfD = 64, kHalves = kD / kHalfD;
-  static constexpr int kWarpgroups = 2, kWarps = 4 * kWarpgroups;  ///< that compute; one more copies
-  static constexpr int kThreads = (kWarps + 4) * kWarpSize;
-  static constexpr int kRegisters = 240, kCopyRegisters = 24;  ///< the sum is what the launch gives: 3 x 168
-  static constexpr int kOwnRows = DenseBackwardHopperTask::kOwnRows, kStepRows = DenseBackwardHopperTask::kStepRows;
-  static_assert(kOwnRows == 64 * kWarpgroups && kStepRows == 64);
-  static constexpr int kStages = kD == 64 ? 4 : 2;  ///< of tiles of queries
-  static constexpr int kScoreStages = kStages;      ///< of d_s, from its products to its sum for d_q
-  static constexpr int kSumStages = kStages;        ///< of d_q, from its sum to its place
-  /// The warps that sum one step's d_q: with D = 64 the warpgroups take steps in turn, else each has half of D.
-  static constexpr int kSumWarps = 4 * kHalves;
-  /// Whether a stage of d_q is left once it is read, instead of when its sum is in place, a step later.
-  static constexpr bool kLeaveSumsEarly = kSumStages == 2;
+  static constexpr int kWarpgroups = 2, kWarps = 4 * kWarpgroups;  ///< consumers
+  static constexpr int kThreads = (kWarps + 4) * kWarpSize;        ///< a fourth of a warpgroup loads, two add to d_q
+  static constexpr int kRegisters = 240, kProducerRegisters = 24;  ///< the sum is what the launch gives: 3 x 168
+  static constexpr int kBlockM = kD == 64 ? 128 : 64, kBlockN = 128;
+  static constexpr int kStages = 2;    ///< of q and d_out
+  static constexpr int kDsStages = 2;  ///< of d_s, from its products to its sum for d_q
+  static constexpr int kDqStages = 1;  ///< of d_q, from its products to TMA
+  /// Whether K is the A operand of the scores in registers. The columns of the shared K are then permuted in place.
+  static constexpr bool kKInRegisters = kD == 64;
+  /// The order of a step's last products: d_v, d_q, d_k, or d_v, d_k, d_q, which needs fewer registers.
+  static constexpr bool kDqBeforeDk = kD == 64;
 
   struct Shared {
-    alignas(1024) Tile<kOwnRows, kHalfD> own[2 * kHalves];  ///< k, then v
-    Tile<kOwnRows, kStepRows> d_s[kScoreStages];
-    Tile<kStepRows, kHalfD> passing[kStages][2 * kHalves];  ///< q, then d_out
-    float d_q[kSumStages][kD / 32][kStepRows * 32];         ///< boxes of 32 columns, swizzled
-    alignas(128) float values[kStages][2 * kStepRows];
-    Barrier own_full, full[kStages], empty[kStages];
-    Barrier d_s_full[kScoreStages], d_s_empty[kScoreStages], d_q_full[kSumStages], d_q_empty[kSumStages];
-    DenseBackwardHopperTask task;
+    alignas(1024) Tile<kBlockN, kHalfD> v[kHalves], k[kKInRegisters ? kHalves : 2 * kHalves];
+    Tile<kBlockN, 64> d_s[kDsStages][kBlockM / 64];
+    Tile<kBlockM, kHalfD> q[kStages][kHalves], d_out[kStages][kHalves];
+    float d_q[kDqStages][kWarpgroups][2][64 * 32];  ///< boxes of 32 columns, swizzled
+    alignas(128) float values[kStages][2][kBlockM];
+    int t_first[kStages], masked[kStages];  ///< a stage's first query; a bit per warpgroup, whether the mask cuts it
+    Barrier kv_full, q_full[kStages], q_empty[kStages];
+    Barrier d_s_full[kDsStages], d_s_empty[kDsStages];
+    Barrier d_q_full[kDqStages][kWarpgroups], d_q_empty[kDqStages][kWarpgroups];
+    BwdHopperTask<BwdHopperConfig> task;
+
+    /// K with permuted columns.
+    __device__ __forceinline__ auto& k_columns(int half) { return k[kKInRegisters ? half : kHalves + half]; }
   };
 };
 

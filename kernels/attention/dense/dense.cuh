@@ -1,13 +1,13 @@
-// Launches of the dense attention kernels over a rule of visibility.cuh.
+// Launches of the dense attention kernels over a rule of mask.cuh.
 #pragma once
 
 #include <algorithm>
 #include <type_traits>
 
-#include "dense_backward.cuh"
-#include "dense_backward_hopper.cuh"
-#include "dense_forward.cuh"
-#include "dense_forward_hopper.cuh"
+#include "bwd_hopper.cuh"
+#include "bwd_mma_sync.cuh"
+#include "fwd_hopper.cuh"
+#include "fwd_mma_sync.cuh"
 #include "kernels/attention/dispatch.cuh"
 #include "kernels/common/device/launch.cuh"
 #include "mask.cuh"
@@ -16,23 +16,23 @@
 namespace ssa::cuda {
 
 template <int kD, class Mask>
-void dense_forward_hopper(Stream& stream, const char* op, const DenseForwardArgs& a, int B, const Mask& mask) {
-  using C = DenseForwardHopperConfig<kD, std::is_same_v<Mask, Causal>>;
-  const int query_tiles = static_cast<int>(blocks_for(a.T, C::kQueries)), tasks = query_tiles * a.HQ * B;
-  const DenseForwardHopperArgs h = {.q = tensor_map(op, a.q, B, a.T, a.HQ * C::kHalves),
-                                    .k = tensor_map(op, a.k, B, a.U, a.HK * C::kHalves),
-                                    .v = tensor_map(op, a.v, B, a.U, a.HK * C::kHalves),
-                                    .out = tensor_map(op, a.out, B, a.T, a.HQ * C::kHalves),
-                                    .lse = a.lse,
-                                    .B = B,
-                                    .T = a.T,
-                                    .U = a.U,
-                                    .HQ = a.HQ,
-                                    .HK = a.HK,
-                                    .scale = a.scale,
-                                    .query_tiles = query_tiles,
-                                    .tasks = tasks};
-  launch(stream, op, dense_forward_hopper_kernel<C, Mask>,
+void fwd_hopper(Stream& stream, const char* op, const DenseForwardArgs& a, int B, const Mask& mask) {
+  using C = FwdHopperConfig<kD, std::is_same_v<Mask, Causal>>;
+  const int q_tiles = static_cast<int>(ctas_for(a.T, C::kBlockM)), tasks = q_tiles * a.HQ * B;
+  const FwdHopperArgs h = {.q = tensor_map(op, a.q, B, a.T, a.HQ * C::kHalves),
+                           .k = tensor_map(op, a.k, B, a.U, a.HK * C::kHalves),
+                           .v = tensor_map(op, a.v, B, a.U, a.HK * C::kHalves),
+                           .out = tensor_map(op, a.out, B, a.T, a.HQ * C::kHalves),
+                           .lse = a.lse,
+                           .B = B,
+                           .T = a.T,
+                           .U = a.U,
+                           .HQ = a.HQ,
+                           .HK = a.HK,
+                           .scale = a.scale,
+                           .q_tiles = q_tiles,
+                           .tasks = tasks};
+  launch(stream, op, fwd_hopper_kernel<C, Mask>,
          {.grid = static_cast<unsigned>(std::min(tasks, stream.cuda().properties.multiProcessorCount)),
           .block = C::kThreads,
           .shared_bytes = sizeof(typename C::Shared)},
@@ -44,7 +44,7 @@ void dense_forward(Stream& stream, const char* op, std::int64_t block_size, cons
                    int head_dim, const Mask& mask) {
   const auto run = [&]<class C>(void (*kernel)(DenseForwardArgs, Mask)) {
     launch(stream, op, kernel,
-           {.grid = dim3(static_cast<unsigned>(a.HQ), blocks_for(a.T, C::kQueries), static_cast<unsigned>(B)),
+           {.grid = dim3(static_cast<unsigned>(a.HQ), ctas_for(a.T, C::kBlockM), static_cast<unsigned>(B)),
             .block = C::kThreads,
             .shared_bytes = sizeof(typename C::Shared)},
            a, mask);
@@ -52,26 +52,27 @@ void dense_forward(Stream& stream, const char* op, std::int64_t block_size, cons
   dispatch_head_dim(op, head_dim, a.HQ / a.HK, block_size, [&]<int kD>() {
     // The tiles of the Hopper form are too large for block means, of which a token sees few.
     if constexpr (!std::is_same_v<Mask, CompleteBlocks>) {
-      if (has_wgmma(stream)) return dense_forward_hopper<kD>(stream, op, a, B, mask);
+      if (has_wgmma(stream)) return fwd_hopper<kD>(stream, op, a, B, mask);
     }
-    using C = DenseForwardConfig<kD>;
-    run.template operator()<C>(dense_forward_kernel<C, Mask>);
+    using C = FwdMmaSyncConfig<kD>;
+    run.template operator()<C>(fwd_mma_sync_kernel<C, Mask>);
   });
 }
 
-/// What the backward keeps beside its operands: the counters that order its blocks, for as many chunks as there can be,
+/// What the backward keeps in scratch memory: the counters that order its CTAs, for as many chunks as there can be,
 /// and for the Hopper form lse and delta by heads.
 struct DenseBackwardScratch {
-  Tensor ticket, keys_done, steps_done, row_values;
+  Tensor ticket, kv_done, steps_done, row_values;
 
   DenseBackwardScratch(Arena& arena, std::int64_t B, std::int64_t T, std::int64_t U, std::int64_t HQ, std::int64_t HK) {
-    constexpr std::int64_t kKeys = 128, kRows = DenseBackwardHopperTask::kStepRows;
-    static_assert(kKeys == DenseBackwardConfig<64>::kKeys && kKeys == DenseBackwardConfig<128>::kKeys &&
-                  kKeys == DenseBackwardHopperTask::kOwnRows);
-    const std::int64_t key_tiles = (U + kKeys - 1) / kKeys;
+    constexpr std::int64_t kKeys = 128, kRows = 128, kWarpgroups = BwdHopperConfig<64>::kWarpgroups;
+    static_assert(kKeys == BwdMmaSyncConfig<64>::kBlockN && kKeys == BwdMmaSyncConfig<128>::kBlockN &&
+                  kKeys == BwdHopperConfig<64>::kBlockN && kKeys == BwdHopperConfig<128>::kBlockN &&
+                  kRows % BwdHopperConfig<64>::kBlockM == 0 && kRows % BwdHopperConfig<128>::kBlockM == 0);
+    const std::int64_t kv_tiles = (U + kKeys - 1) / kKeys;
     ticket = arena.allocate("ticket", DType::i32, {1});
-    keys_done = arena.allocate("keys_done", DType::i32, {B, HK, key_tiles});
-    steps_done = arena.allocate("steps_done", DType::i32, {HQ / HK, B, HK, key_tiles});
+    kv_done = arena.allocate("kv_done", DType::i32, {B, HK, kv_tiles});
+    steps_done = arena.allocate("steps_done", DType::i32, {HQ / HK, B, HK, kv_tiles * kWarpgroups});
     row_values = arena.allocate("row_values", DType::f32, {B, HQ, (T + kRows - 1) / kRows, 2 * kRows});
   }
 };
@@ -92,45 +93,57 @@ inline int parts_for(std::int64_t tasks, std::int64_t wanted, int count) {
   return (count + size - 1) / size;
 }
 
+/// Heads per task of the Hopper backward, a power of two: as many as leave enough tasks that all SMs end together, and
+/// keep q, d_out and d_q of the heads under way in L2. `tasks` is their number with one head each.
+template <class C>
+int bwd_heads_per_task(std::int64_t T, int kv_tiles, std::int64_t tasks, int G, const cudaDeviceProp& gpu) {
+  constexpr std::int64_t kBytesPerToken = C::kD * (2 * sizeof(__nv_bfloat16) + sizeof(float)), kTasksPerSm = 7;
+  const std::int64_t sms = gpu.multiProcessorCount, units = sms / kv_tiles + 1, l2 = gpu.l2CacheSize / 5 * 4;
+  int heads = 1;
+  while (heads * 2 <= G && units * heads * 2 * T * kBytesPerToken < l2 && tasks / (heads * 2) >= kTasksPerSm * sms)
+    heads *= 2;
+  return heads;
+}
+
 template <int kD, class Mask>
-void dense_backward_hopper(Stream& stream, const char* op, const DenseBackwardArgs& a,
-                           const DenseBackwardScratch& scratch, const Mask& mask) {
-  using C = DenseBackwardHopperConfig<kD>;
-  const int G = a.HQ / a.HK, key_tiles = static_cast<int>(blocks_for(a.U, C::kOwnRows));
-  // Enough tasks that the longest ones end early.
-  constexpr int kTasksPerSm = 3;
-  const std::int64_t tasks = static_cast<std::int64_t>(a.B) * a.HK * key_tiles;
-  const int chunks = parts_for(tasks, stream.cuda().properties.multiProcessorCount * std::int64_t{kTasksPerSm}, G);
+void bwd_hopper(Stream& stream, const char* op, const DenseBackwardArgs& a, const DenseBackwardScratch& scratch,
+                const Mask& mask) {
+  using C = BwdHopperConfig<kD>;
+  const cudaDeviceProp& gpu = stream.cuda().properties;
+  const int G = a.HQ / a.HK, kv_tiles = static_cast<int>(ctas_for(a.U, C::kBlockN));
+  const std::int64_t tasks = static_cast<std::int64_t>(a.B) * a.HK * kv_tiles;
+  const int heads = bwd_heads_per_task<C>(a.T, kv_tiles, tasks * G, G, gpu), chunks = (G + heads - 1) / heads;
 
   float* row_values = scratch.row_values.as<float>();
   int *counters = scratch.ticket.as<int>(), *counters_end = scratch.steps_done.as<int>() + scratch.steps_done.count();
   launch(stream, op, row_values_kernel<C>,
-         {.grid = dim3(blocks_for(a.T, C::kStepRows), blocks_for(a.HQ, 32), static_cast<unsigned>(a.B)), .block = 256},
-         row_values, a.lse, a.delta, a.T, a.HQ, 1 / a.scale, counters, static_cast<int>(counters_end - counters));
-  const DenseBackwardHopperArgs h = {.q = tensor_map(op, a.q, a.B, a.T, a.HQ * C::kHalves),
-                                     .k = tensor_map(op, a.k, a.B, a.U, a.HK * C::kHalves),
-                                     .v = tensor_map(op, a.v, a.B, a.U, a.HK * C::kHalves),
-                                     .d_out = tensor_map(op, a.d_out, a.B, a.T, a.HQ * C::kHalves),
-                                     .d_q = tensor_map(op, a.d_q, a.B, a.T, a.HQ * (C::kD / 32)),
-                                     .d_k = a.d_k,
-                                     .d_v = a.d_v,
-                                     .row_values = row_values,
-                                     .B = a.B,
-                                     .T = a.T,
-                                     .U = a.U,
-                                     .HQ = a.HQ,
-                                     .HK = a.HK,
-                                     .scale = a.scale,
-                                     .accumulate_q = a.accumulate_q,
-                                     .accumulate_kv = a.accumulate_kv,
-                                     .key_tiles = key_tiles,
-                                     .chunks = chunks,
-                                     .heads_per_chunk = (G + chunks - 1) / chunks,
-                                     .ticket = scratch.ticket.as<int>(),
-                                     .keys_done = scratch.keys_done.as<int>(),
-                                     .steps_done = scratch.steps_done.as<int>()};
+         {.grid = dim3(ctas_for(a.T, C::kBlockM), ctas_for(a.HQ, 32), static_cast<unsigned>(a.B)), .block = 256},
+         row_values, a.lse, a.delta, a.T, a.HQ, a.scale, counters, static_cast<int>(counters_end - counters));
+  const BwdHopperArgs h = {.q = tensor_map(op, a.q, a.B, a.T, a.HQ * C::kHalves),
+                           .k = tensor_map(op, a.k, a.B, a.U, a.HK * C::kHalves),
+                           .v = tensor_map(op, a.v, a.B, a.U, a.HK * C::kHalves),
+                           .d_out = tensor_map(op, a.d_out, a.B, a.T, a.HQ * C::kHalves),
+                           .d_q = tensor_map(op, a.d_q, a.B, a.T, a.HQ * (C::kD / 32)),
+                           .d_k = a.d_k,
+                           .d_v = a.d_v,
+                           .row_values = row_values,
+                           .B = a.B,
+                           .T = a.T,
+                           .U = a.U,
+                           .HQ = a.HQ,
+                           .HK = a.HK,
+                           .scale = a.scale,
+                           .scale_log2 = a.scale * kLog2e,
+                           .accumulate_q = a.accumulate_q,
+                           .accumulate_kv = a.accumulate_kv,
+                           .kv_tiles = kv_tiles,
+                           .chunks = chunks,
+                           .heads_per_chunk = heads,
+                           .ticket = scratch.ticket.as<int>(),
+                           .kv_done = scratch.kv_done.as<int>(),
+                           .steps_done = scratch.steps_done.as<int>()};
   launch(
-      stream, op, dense_backward_hopper_kernel<C, Mask>,
+      stream, op, bwd_hopper_kernel<C, Mask>,
       {.grid = static_cast<unsigned>(tasks * chunks), .block = C::kThreads, .shared_bytes = sizeof(typename C::Shared)},
       h, mask);
 }
@@ -144,19 +157,19 @@ void dense_backward(Stream& stream, const char* op, std::int64_t block_size, Den
     const std::size_t bytes = dense_backward_scratch_bytes(a.B, a.T, a.U, a.HQ, a.HK);
     Arena arena(stream.scratch(bytes), bytes);
     const DenseBackwardScratch scratch(arena, a.B, a.T, a.U, a.HQ, a.HK);
-    if (has_wgmma(stream)) return dense_backward_hopper<kD>(stream, op, a, scratch, mask);
-    using C = DenseBackwardConfig<kD>;
-    for (const Tensor& counter : {scratch.ticket, scratch.keys_done, scratch.steps_done}) stream.zero(counter);
-    a.key_tiles = (a.U + C::kKeys - 1) / C::kKeys;
+    if (has_wgmma(stream)) return bwd_hopper<kD>(stream, op, a, scratch, mask);
+    using C = BwdMmaSyncConfig<kD>;
+    for (const Tensor& counter : {scratch.ticket, scratch.kv_done, scratch.steps_done}) stream.zero(counter);
+    a.kv_tiles = (a.U + C::kBlockN - 1) / C::kBlockN;
     a.ticket = scratch.ticket.template as<int>();
-    a.keys_done = scratch.keys_done.template as<int>();
+    a.kv_done = scratch.kv_done.template as<int>();
     a.steps_done = scratch.steps_done.template as<int>();
     // Enough tasks that the last and longest ones leave few SMs idle.
     constexpr int kTasksPerSm = 16;
-    const std::int64_t tasks = static_cast<std::int64_t>(a.B) * a.HK * a.key_tiles;
+    const std::int64_t tasks = static_cast<std::int64_t>(a.B) * a.HK * a.kv_tiles;
     a.chunks = parts_for(tasks, stream.cuda().properties.multiProcessorCount * std::int64_t{kTasksPerSm}, G);
     a.heads_per_chunk = (G + a.chunks - 1) / a.chunks;
-    launch(stream, op, dense_backward_kernel<C, Mask>,
+    launch(stream, op, bwd_mma_sync_kernel<C, Mask>,
            {.grid = static_cast<unsigned>(tasks * a.chunks),
             .block = C::kThreads,
             .shared_bytes = sizeof(typename C::Shared)},

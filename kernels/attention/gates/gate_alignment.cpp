@@ -32,4 +32,11 @@ void validate(const GateAlignmentBackward& p) {
   expect(op, "full_stream", p.full_stream, {heads[0]}, DType::i32);
 }
 
+/// One partial sum of the alignment per CTA.
+std::size_t cuda::scratch_bytes(const GateAlignmentForward& p) {
+  const std::int64_t heads = p.out.dim(1) * p.out.dim(2);
+  const std::int64_t ctas = p.out.dim(0) * ((heads + kGateAlignmentHeadsPerCta - 1) / kGateAlignmentHeadsPerCta);
+  return static_cast<std::size_t>(ctas) * sizeof(float);
+}
+
 }  // namespace ssa

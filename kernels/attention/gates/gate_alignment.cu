@@ -1,5 +1,5 @@
-// A group of lanes takes one (token, head): D values, 8 a lane. Streaming. Each block of the forward leaves its share
-// of the alignment, and a second kernel adds the shares in order.
+// A group of lanes takes one (token, head): D values, 8 per lane. Streaming. Each CTA of the forward leaves a partial
+// sum of the alignment, and a second kernel adds the partial sums in order.
 #include "gate_alignment.h"
 #include "kernels/common/device/launch.cuh"
 #include "kernels/common/device/reduce.cuh"
@@ -10,43 +10,43 @@ namespace ssa::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kGates = 3, kSelected = 1;  ///< gates of a head, and which of them is g_slc
+constexpr int kGates = 3, kSelected = 1;  ///< gates per head, and the index of g_slc
+constexpr int kHeadsPerCta = kGateAlignmentHeadsPerCta;
 
-constexpr int kShareHeads = kGateAlignmentShareHeads;
-
-/// Block (x, b) takes kShareHeads heads of row b; shares[b * gridDim.x + x] receives its sum of SmoothL1. A thread has
-/// only two vectors in flight: bandwidth comes from a full SM of threads, whose blocks are at different stages.
-/// The sum over a block is of few terms, all of one sign, and by pairs: f32 does. The shares are added up in f64.
+/// CTA (x, b) takes kHeadsPerCta heads of sequence b and writes its sum of SmoothL1 to partials[b * gridDim.x + x]. A
+/// thread has only two vectors in flight: many CTAs per SM, at different stages, provide the bandwidth. f32 is enough
+/// for the sum of a CTA, which has few terms of one sign; the partial sums are added in f64.
 template <int kVec, int kLanes>
 __global__ void __launch_bounds__(kThreads, 6)
-    gate_alignment_forward_kernel(__nv_bfloat16* out, float* shares, const float* gates, const __nv_bfloat16* full,
+    gate_alignment_forward_kernel(__nv_bfloat16* out, float* partials, const float* gates, const __nv_bfloat16* full,
                                   const __nv_bfloat16* sparse, const std::int32_t* full_stream,
-                                  std::int64_t heads_a_row, int head_size) {
-  const int D = kVec > 1 ? kLanes * kVec : head_size;  // known where a head is one vector a lane
+                                  std::int64_t heads_per_sequence, int head_size) {
+  const int D = kVec > 1 ? kLanes * kVec : head_size;  // a compile-time constant if a head is one vector per lane
   __shared__ float shared[kThreads / kWarpSize];
-  const bool takes_full = __ldg(full_stream + blockIdx.y) == 1;
-  const std::int64_t row_begin = blockIdx.y * heads_a_row, row_end = row_begin + heads_a_row;
-  const std::int64_t begin = row_begin + static_cast<std::int64_t>(blockIdx.x) * kShareHeads;
+  const bool passes_full = __ldg(full_stream + blockIdx.y) == 1;
+  const std::int64_t sequence_begin = blockIdx.y * heads_per_sequence,
+                     sequence_end = sequence_begin + heads_per_sequence;
+  const std::int64_t begin = sequence_begin + static_cast<std::int64_t>(blockIdx.x) * kHeadsPerCta;
   float sum = 0;
 #pragma unroll
-  for (int i = 0; i < kShareHeads; i += kThreads / kLanes) {
+  for (int i = 0; i < kHeadsPerCta; i += kThreads / kLanes) {
     const std::int64_t head = begin + i + threadIdx.x / kLanes;
-    if (head >= row_end) continue;
+    if (head >= sequence_end) continue;
     const float gate = __ldg(gates + head * kGates + kSelected);
     for (int d = static_cast<int>(threadIdx.x % kLanes) * kVec; d < D; d += kLanes * kVec) {
       const Floats<kVec> a = load_constant<kVec>(full + head * D + d), b = load_constant<kVec>(sparse + head * D + d);
-      Floats<kVec> passed = takes_full ? a : b;
+      Floats<kVec> y = passes_full ? a : b;
 #pragma unroll
       for (int j = 0; j < kVec; ++j) {
         const float distance = fabsf((a[j] - b[j]) * gate);
         sum += distance < 1.0f ? 0.5f * distance * distance : distance - 0.5f;
-        passed[j] *= gate;
+        y[j] *= gate;
       }
-      store<kVec, WholeWrite>(out + head * D + d, passed);
+      store<kVec, WholeWrite>(out + head * D + d, y);
     }
   }
   sum = block_sum<kThreads>(sum, shared);
-  if (threadIdx.x == 0) shares[static_cast<std::int64_t>(blockIdx.y) * gridDim.x + blockIdx.x] = sum;
+  if (threadIdx.x == 0) partials[static_cast<std::int64_t>(blockIdx.y) * gridDim.x + blockIdx.x] = sum;
 }
 
 template <int kVec, int kLanes>
@@ -54,45 +54,45 @@ __global__ void __launch_bounds__(kThreads)
     gate_alignment_backward_kernel(float* d_gates, __nv_bfloat16* d_full, float* delta_full, __nv_bfloat16* d_sparse,
                                    float* delta_sparse, const __nv_bfloat16* d_out, const float* gates,
                                    const __nv_bfloat16* full, const __nv_bfloat16* sparse,
-                                   const std::int32_t* full_stream, std::int64_t heads, std::int64_t heads_a_row, int D,
-                                   float gradient_scale) {
+                                   const std::int32_t* full_stream, std::int64_t heads, std::int64_t heads_per_sequence,
+                                   int D, float gradient_scale) {
   const std::int64_t head = static_cast<std::int64_t>(blockIdx.x) * (kThreads / kLanes) + threadIdx.x / kLanes;
-  const bool active = head < heads;  // the rest stays for the shuffles
+  const bool active = head < heads;  // inactive threads take part in the shuffles
   const int lane = static_cast<int>(threadIdx.x % kLanes);
-  float d_gate = 0, of_full = 0, of_sparse = 0;
+  float d_gate = 0, delta_a = 0, delta_b = 0;
   if (active) {
     const float gate = gates[head * kGates + kSelected];
-    const bool takes_full = full_stream[head / heads_a_row] == 1;
+    const bool passes_full = full_stream[head / heads_per_sequence] == 1;
     for (int d = lane * kVec; d < D; d += kLanes * kVec) {
       Floats<kVec> g = load_constant<kVec>(d_out + head * D + d), d_a, d_b;
       const Floats<kVec> a = load_constant<kVec>(full + head * D + d), b = load_constant<kVec>(sparse + head * D + d);
 #pragma unroll
       for (int i = 0; i < kVec; ++i) {
         const float c = gradient_scale * fminf(fmaxf(gate * a[i] - gate * b[i], -1.0f), 1.0f);
-        d_a[i] = c + (takes_full ? g[i] : 0.0f);
-        d_b[i] = -c + (takes_full ? 0.0f : g[i]);
+        d_a[i] = c + (passes_full ? g[i] : 0.0f);
+        d_b[i] = -c + (passes_full ? 0.0f : g[i]);
         d_gate += d_a[i] * a[i] + d_b[i] * b[i];
         d_a[i] = round_bf16(gate * d_a[i]);
         d_b[i] = round_bf16(gate * d_b[i]);
-        of_full += d_a[i] * a[i];
-        of_sparse += d_b[i] * b[i];
+        delta_a += d_a[i] * a[i];
+        delta_b += d_b[i] * b[i];
       }
       store<kVec>(d_full + head * D + d, d_a);
       store<kVec>(d_sparse + head * D + d, d_b);
     }
   }
   d_gate = warp_sum<kLanes>(d_gate);
-  of_full = warp_sum<kLanes>(of_full);
-  of_sparse = warp_sum<kLanes>(of_sparse);
+  delta_a = warp_sum<kLanes>(delta_a);
+  delta_b = warp_sum<kLanes>(delta_b);
   if (active && lane == 0) {
     for (int component = 0; component < kGates; ++component)
       d_gates[head * kGates + component] = component == kSelected ? d_gate : 0.0f;
-    delta_full[head] = of_full;
-    delta_sparse[head] = of_sparse;
+    delta_full[head] = delta_a;
+    delta_sparse[head] = delta_b;
   }
 }
 
-/// Calls f.operator()<vector width, lanes a head>().
+/// Calls f.operator()<vector width, lanes per head>().
 template <class F>
 void dispatch_head(std::int64_t D, F&& f) {
   if (D == 64) return f.template operator()<8, 8>();
@@ -104,26 +104,27 @@ void dispatch_head(std::int64_t D, F&& f) {
 
 void gate_alignment_forward(Stream& stream, const GateAlignmentForward& p) {
   constexpr auto op = "gate_alignment_forward";
-  const std::int64_t B = p.out.dim(0), D = p.out.dim(3), heads_a_row = p.out.dim(1) * p.out.dim(2);
-  auto* shares = static_cast<float*>(
-      stream.scratch(gate_alignment_forward_scratch_bytes(DeviceKind::cuda, B, p.out.dim(1), p.out.dim(2))));
+  const std::int64_t B = p.out.dim(0), D = p.out.dim(3), heads_per_sequence = p.out.dim(1) * p.out.dim(2);
+  auto* partials = static_cast<float*>(stream.scratch(scratch_bytes(p)));
   dispatch_head(D, [&]<int kVec, int kLanes>() {
-    const unsigned blocks = blocks_for(heads_a_row, kShareHeads);
+    const unsigned ctas = ctas_for(heads_per_sequence, kHeadsPerCta);
     launch(stream, op, gate_alignment_forward_kernel<kVec, kLanes>,
-           {.grid = dim3(blocks, static_cast<unsigned>(B)), .block = kThreads}, bf16(p.out), shares,
-           p.gates.as<float>(), bf16(p.full), bf16(p.sparse), p.full_stream.as<std::int32_t>(), heads_a_row, D);
-    // The two terms have one value.
-    add_sum(stream, op, p.alignment.as<double>(), shares, B * blocks, 2 * p.alignment_scale);
+           {.grid = dim3(ctas, static_cast<unsigned>(B)), .block = kThreads}, bf16(p.out), partials,
+           p.gates.as<float>(), bf16(p.full), bf16(p.sparse), p.full_stream.as<std::int32_t>(), heads_per_sequence, D);
+    // 2: the two loss terms have the same value.
+    add_sum(stream, op, p.alignment.as<double>(), partials, B * ctas, 2 * p.alignment_scale);
   });
 }
 
 void gate_alignment_backward(Stream& stream, const GateAlignmentBackward& p) {
-  const std::int64_t D = p.d_out.dim(3), heads = p.d_out.count() / D, heads_a_row = p.d_out.dim(1) * p.d_out.dim(2);
+  const std::int64_t D = p.d_out.dim(3), heads = p.d_out.count() / D,
+                     heads_per_sequence = p.d_out.dim(1) * p.d_out.dim(2);
   dispatch_head(D, [&]<int kVec, int kLanes>() {
     launch(stream, "gate_alignment_backward", gate_alignment_backward_kernel<kVec, kLanes>,
-           {.grid = blocks_for(heads, kThreads / kLanes), .block = kThreads}, p.d_gates.as<float>(), bf16(p.d_full),
+           {.grid = ctas_for(heads, kThreads / kLanes), .block = kThreads}, p.d_gates.as<float>(), bf16(p.d_full),
            p.delta_full.as<float>(), bf16(p.d_sparse), p.delta_sparse.as<float>(), bf16(p.d_out), p.gates.as<float>(),
-           bf16(p.full), bf16(p.sparse), p.full_stream.as<std::int32_t>(), heads, heads_a_row, D, p.gradient_scale);
+           bf16(p.full), bf16(p.sparse), p.full_stream.as<std::int32_t>(), heads, heads_per_sequence, D,
+           p.gradient_scale);
   });
 }
 

@@ -1,9 +1,15 @@
-// SSA's two streams (arXiv 2511.20102, section 3): gate both, pass one on, align them.
-//   a_full = g_slc * full;  a_sparse = g_slc * sparse;  out = a_full for rows whose full_stream is 1, else a_sparse
+// SSA's gate and alignment loss (arXiv 2511.20102, section 3): gates the outputs of full and of sparse attention with
+// the same gate, passes one of the two on, and adds a loss that pulls them towards each other.
+//   a_full = g_slc * full;   a_sparse = g_slc * sparse
+//   out = a_full for sequences whose full_stream is 1, else a_sparse
 //   alignment += alignment_scale * sum over all elements of
-//                [SmoothL1(a_full, stop(a_sparse)) + SmoothL1(stop(a_full), a_sparse)],   beta 1
-// where SmoothL1(a, b) = 0.5 (a - b)^2 if |a - b| < 1, else |a - b| - 0.5. The two terms have one value and opposite
-// gradients, so alignment grows by 2 * alignment_scale * sum SmoothL1(a_full - a_sparse).
+//                [SmoothL1(a_full, stop(a_sparse)) + SmoothL1(stop(a_full), a_sparse)]
+// where stop() is a stop-gradient and SmoothL1(a, b) = 0.5 (a - b)^2 if |a - b| < 1, else |a - b| - 0.5. The two terms
+// have the same value and opposite gradients, so alignment grows by 2 * alignment_scale * sum SmoothL1(a_full,
+// a_sparse). gates [B, T, HQ, 3] holds g_cmp, g_slc, g_swa per head: SSA uses g_slc, component 1.
+//
+// Outputs may not alias inputs. The sums have a fixed order: a repeated run gives the same bits. A wrong shape or dtype
+// throws Error.
 #pragma once
 
 #include "kernels/common/dispatch.h"
@@ -11,31 +17,26 @@
 namespace ssa {
 
 struct GateAlignmentForward {
-  Tensor out;          ///< [B, T, HQ, D] act
+  Tensor out;          ///< [B, T, HQ, D] act, overwritten
   Tensor alignment;    ///< [1] f64, accumulated
-  Tensor gates;        ///< [B, T, HQ, 3] f32; component 1 is g_slc
+  Tensor gates;        ///< [B, T, HQ, 3] f32
   Tensor full;         ///< [B, T, HQ, D] act
   Tensor sparse;       ///< [B, T, HQ, D] act
-  Tensor full_stream;  ///< [B] i32, 1 = the full stream goes on
+  Tensor full_stream;  ///< [B] i32: 1 = a_full is passed on, 0 = a_sparse
   double alignment_scale;
 };
-SSA_OP(gate_alignment_forward, GateAlignmentForward);
+SSA_OP_WITH_SCRATCH(gate_alignment_forward, GateAlignmentForward);
 
-/// On CUDA, each so many heads of a row leave a share of the alignment, which lies in scratch.
-inline constexpr std::int64_t kGateAlignmentShareHeads = 32;
+/// (token, head) pairs that a CTA of the CUDA forward takes; each CTA leaves a partial sum of the alignment in scratch.
+inline constexpr std::int64_t kGateAlignmentHeadsPerCta = 32;
 
-/// Stream::scratch that the forward takes.
-inline std::size_t gate_alignment_forward_scratch_bytes(DeviceKind kind, std::int64_t B, std::int64_t T,
-                                                        std::int64_t HQ) {
-  const std::int64_t shares = B * ((T * HQ + kGateAlignmentShareHeads - 1) / kGateAlignmentShareHeads);
-  return kind == DeviceKind::cuda ? static_cast<std::size_t>(shares) * sizeof(float) : 0;
-}
-
-/// With c = gradient_scale * clamp(a_full - a_sparse, -1, 1), all of f32:
-///   d_a_full = c + (full_stream ? d_out : 0);  d_a_sparse = -c + (full_stream ? 0 : d_out)
-///   d_full = g_slc * d_a_full;  d_sparse = g_slc * d_a_sparse
-///   d_gates[1] = sum over D of d_a_full * full + d_a_sparse * sparse;  d_gates[0] = d_gates[2] = 0
-///   delta_x = sum over D of d_x * x, of the stored (rounded) values
+/// With c = gradient_scale * clamp(a_full - a_sparse, -1, 1), the gradient of the alignment loss, in f32:
+///   d_a_full = c + (full_stream ? d_out : 0);   d_a_sparse = -c + (full_stream ? 0 : d_out)
+///   d_full = g_slc * d_a_full;                  d_sparse = g_slc * d_a_sparse
+///   d_gates[1] = sum over D of d_a_full * full + d_a_sparse * sparse;   d_gates[0] = d_gates[2] = 0
+///   delta_full = sum over D of d_full * full;   delta_sparse = sum over D of d_sparse * sparse
+/// The deltas are the inputs of the attention backwards; they are summed over gradients as stored (rounded). All
+/// outputs are overwritten.
 struct GateAlignmentBackward {
   Tensor d_gates;        ///< [B, T, HQ, 3] f32
   Tensor d_full;         ///< [B, T, HQ, D] act
@@ -47,7 +48,7 @@ struct GateAlignmentBackward {
   Tensor full;           ///< [B, T, HQ, D] act
   Tensor sparse;         ///< [B, T, HQ, D] act
   Tensor full_stream;    ///< [B] i32
-  float gradient_scale;  ///< alignment_weight times the alignment_scale of the forward
+  float gradient_scale;  ///< alignment_weight * alignment_scale of the forward
 };
 SSA_OP(gate_alignment_backward, GateAlignmentBackward);
 

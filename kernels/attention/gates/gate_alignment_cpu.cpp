@@ -15,11 +15,11 @@ void forward(const GateAlignmentForward& p) {
   const Real *gates = p.gates.as<Real>(), *full = p.full.as<Real>(), *sparse = p.sparse.as<Real>();
   const std::int32_t* full_stream = p.full_stream.as<std::int32_t>();
   Real* out = p.out.as<Real>();
-  // One sum per token, added in the order of the tokens: the result does not depend on the number of threads.
+  // One sum per token, added in token order: the result does not depend on the number of threads.
   std::vector<double> sums(static_cast<std::size_t>(M));
 #pragma omp parallel for
   for (std::int64_t m = 0; m < M; ++m) {
-    const bool full_goes_on = full_stream[m / T] != 0;
+    const bool passes_full = full_stream[m / T] != 0;
     double token_sum = 0;
     for (std::int64_t h = m * HQ; h < (m + 1) * HQ; ++h) {
       const Real g = gates[3 * h + 1];
@@ -28,7 +28,7 @@ void forward(const GateAlignmentForward& p) {
       for (std::int64_t i = h * D; i < (h + 1) * D; ++i) {
         const Real a_full = g * full[i], a_sparse = g * sparse[i], distance = std::abs(a_full - a_sparse);
         sum += distance < 1 ? Real{0.5} * distance * distance : distance - Real{0.5};
-        out[i] = full_goes_on ? a_full : a_sparse;
+        out[i] = passes_full ? a_full : a_sparse;
       }
       token_sum += sum;
     }
@@ -40,7 +40,7 @@ void forward(const GateAlignmentForward& p) {
 template <class Real>
 void backward(const GateAlignmentBackward& p) {
   const std::int64_t heads = p.d_out.dim(0) * p.d_out.dim(1) * p.d_out.dim(2), D = p.d_out.dim(3);
-  const std::int64_t heads_of_row = p.d_out.dim(1) * p.d_out.dim(2);
+  const std::int64_t heads_per_sequence = p.d_out.dim(1) * p.d_out.dim(2);
   const Real *d_out = p.d_out.as<Real>(), *gates = p.gates.as<Real>();
   const Real *full = p.full.as<Real>(), *sparse = p.sparse.as<Real>();
   const std::int32_t* full_stream = p.full_stream.as<std::int32_t>();
@@ -49,15 +49,15 @@ void backward(const GateAlignmentBackward& p) {
   Real *delta_full = p.delta_full.as<Real>(), *delta_sparse = p.delta_sparse.as<Real>();
 #pragma omp parallel for
   for (std::int64_t h = 0; h < heads; ++h) {
-    const bool full_goes_on = full_stream[h / heads_of_row] != 0;
+    const bool passes_full = full_stream[h / heads_per_sequence] != 0;
     const Real g = gates[3 * h + 1];
     Real d_g = 0;
 #pragma omp simd reduction(+ : d_g)
     for (std::int64_t i = h * D; i < (h + 1) * D; ++i) {
       const Real difference = g * full[i] - g * sparse[i];
       const Real c = gradient_scale * std::clamp(difference, Real{-1}, Real{1});
-      const Real d_a_full = c + (full_goes_on ? d_out[i] : Real{0});
-      const Real d_a_sparse = -c + (full_goes_on ? Real{0} : d_out[i]);
+      const Real d_a_full = c + (passes_full ? d_out[i] : Real{0});
+      const Real d_a_sparse = -c + (passes_full ? Real{0} : d_out[i]);
       d_full[i] = g * d_a_full;
       d_sparse[i] = g * d_a_sparse;
       d_g += d_a_full * full[i] + d_a_sparse * sparse[i];

@@ -1,4 +1,4 @@
-// A group of lanes takes one (token, head): D values, 8 a lane. Streaming.
+// A group of lanes takes one (token, head): D values, 8 per lane. Streaming.
 #include <array>
 
 #include "gated_sum.h"
@@ -37,33 +37,33 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-/// Which branches there are is known when this is compiled: the loads of all of them are then in flight together, and
-/// nothing is summed for the others. The registers leave room for as many threads as those loads need.
+/// The branches are template parameters, so that the loads of all of them are in flight together and absent ones cost
+/// nothing. The bound on CTAs per SM leaves each thread the registers that its loads need.
 template <int kVec, int kLanes, bool kCompressed, bool kWindow>
 __global__ void __launch_bounds__(kThreads, kCompressed || kWindow ? 5 : 8)
     gated_sum_backward_kernel(float* d_gates, Branches<__nv_bfloat16> d_branches, Branches<float> deltas,
                               const __nv_bfloat16* d_out, const float* gates, Branches<const __nv_bfloat16> branches,
                               std::int64_t heads, int head_size) {
-  constexpr bool kGiven[kBranches] = {kCompressed, true, kWindow};
-  const int D = kVec > 1 ? kLanes * kVec : head_size;  // known where a head is one vector a lane
-  const std::int64_t own = static_cast<std::int64_t>(blockIdx.x) * (kThreads / kLanes) + threadIdx.x / kLanes;
-  const bool active = own < heads;
-  const std::int64_t head = active ? own : heads - 1;  // the rest stays for the shuffles
+  constexpr bool kPresent[kBranches] = {kCompressed, true, kWindow};
+  const int D = kVec > 1 ? kLanes * kVec : head_size;  // a compile-time constant if a head is one vector per lane
+  const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * (kThreads / kLanes) + threadIdx.x / kLanes;
+  const bool active = index < heads;
+  const std::int64_t head = active ? index : heads - 1;  // inactive threads take part in the shuffles
   const int lane = static_cast<int>(threadIdx.x % kLanes);
   float gate[kBranches], d_gate[kBranches] = {}, delta[kBranches] = {};
 #pragma unroll
   for (int branch = 0; branch < kBranches; ++branch)
-    if (kGiven[branch]) gate[branch] = __ldg(gates + head * kBranches + branch);
+    if (kPresent[branch]) gate[branch] = __ldg(gates + head * kBranches + branch);
   for (int d = lane * kVec; d < D; d += kLanes * kVec) {
     const std::int64_t at = head * D + d;
     const Floats<kVec> g = load_constant<kVec>(d_out + at);
     Floats<kVec> x[kBranches];
 #pragma unroll
     for (int branch = 0; branch < kBranches; ++branch)
-      if (kGiven[branch]) x[branch] = load_constant<kVec>(branches.of[branch] + at);
+      if (kPresent[branch]) x[branch] = load_constant<kVec>(branches.of[branch] + at);
 #pragma unroll
     for (int branch = 0; branch < kBranches; ++branch) {
-      if (!kGiven[branch]) continue;
+      if (!kPresent[branch]) continue;
       Floats<kVec> d_x;
 #pragma unroll
       for (int i = 0; i < kVec; ++i) {
@@ -76,20 +76,20 @@ __global__ void __launch_bounds__(kThreads, kCompressed || kWindow ? 5 : 8)
   }
 #pragma unroll
   for (int branch = 0; branch < kBranches; ++branch) {
-    if (!kGiven[branch]) continue;
+    if (!kPresent[branch]) continue;
     d_gate[branch] = warp_sum<kLanes>(d_gate[branch]);
     delta[branch] = warp_sum<kLanes>(delta[branch]);
   }
   if (!active) return;
   static_assert(kLanes >= kBranches && kBranches == 3);
-  if (lane < kBranches)  // one store for the gates of all heads of the warp
+  if (lane < kBranches)  // one store for all gates of the warp
     d_gates[head * kBranches + lane] = lane == 0 ? d_gate[0] : lane == 1 ? d_gate[1] : d_gate[2];
 #pragma unroll
   for (int branch = 0; branch < kBranches; ++branch)
-    if (kGiven[branch] && lane == 0) deltas.of[branch][head] = delta[branch];
+    if (kPresent[branch] && lane == 0) deltas.of[branch][head] = delta[branch];
 }
 
-/// Calls f.operator()<vector width, lanes a head>().
+/// Calls f.operator()<vector width, lanes per head>().
 template <class F>
 void dispatch_head(std::int64_t D, F&& f) {
   if (D == 64) return f.template operator()<8, 8>();
@@ -107,7 +107,7 @@ void gated_sum_forward(Stream& stream, const GatedSumForward& p) {
   const std::int64_t D = p.out.dim(3), heads = p.out.count() / D;
   dispatch_head(D, [&]<int kVec, int kLanes>() {
     launch(stream, "gated_sum_forward", gated_sum_forward_kernel<kVec, kLanes>,
-           {.grid = blocks_for(heads, kThreads / kLanes), .block = kThreads}, bf16(p.out), p.gates.as<float>(),
+           {.grid = ctas_for(heads, kThreads / kLanes), .block = kThreads}, bf16(p.out), p.gates.as<float>(),
            inputs(p.compressed, p.selected, p.window), heads, D);
   });
 }
@@ -122,7 +122,7 @@ void gated_sum_backward(Stream& stream, const GatedSumBackward& p) {
                                                 : gated_sum_backward_kernel<kVec, kLanes, true, false>
                         : p.window ? gated_sum_backward_kernel<kVec, kLanes, false, true>
                                      : gated_sum_backward_kernel<kVec, kLanes, false, false>;
-    launch(stream, "gated_sum_backward", kernel, {.grid = blocks_for(heads, kThreads / kLanes), .block = kThreads},
+    launch(stream, "gated_sum_backward", kernel, {.grid = ctas_for(heads, kThreads / kLanes), .block = kThreads},
            p.d_gates.as<float>(), d_branches, deltas, bf16(p.d_out), p.gates.as<float>(),
            inputs(p.compressed, p.selected, p.window), heads, D);
   });

@@ -28,7 +28,7 @@ void backward(const GatedSumBackward& p) {
     Real *d_x, *delta;
   };
   const Branch branches[3] = {
-      // in the order of the gates
+      // in gate order
       {p.compressed.as_or_null<Real>(), p.d_compressed.as_or_null<Real>(), p.delta_compressed.as_or_null<Real>()},
       {p.selected.as<Real>(), p.d_selected.as<Real>(), p.delta_selected.as<Real>()},
       {p.window.as_or_null<Real>(), p.d_window.as_or_null<Real>(), p.delta_window.as_or_null<Real>()}};

@@ -9,7 +9,7 @@ void validate(const SelectBlocks& p) {
   const AttentionDims dims = attention_dims(op, p.q, "k_mean", p.k_mean);
   const std::int64_t N = block_number(op, dims.T, p.block_size);
   SSA_CHECK(p.block_counts > 0, op, ": block_counts ", p.block_counts, ", expected at least 1");
-  // With blocks of one token the published kernel's half of a chunk is empty: not even the own block would be taken.
+  // With blocks of one token the published kernel's half chunk is empty: not even the own block would be chosen.
   SSA_CHECK(p.mode == BlockSelection::exact || p.block_size > 1, op,
             ": block_size 1 in reference mode, expected at least 2");
   const std::int64_t slots = selected_slots(p.block_size, p.block_counts, p.mode);

@@ -30,19 +30,19 @@ void select_blocks(Stream& stream, const SelectBlocks& p) {
   const int G = a.HQ / a.HK;
   dispatch_head_dim(op, D, G, p.block_size, [&]<int kD>() {
     if (p.positions) {
-      launch(stream, op, select_at_kernel<kD>,
+      launch(stream, op, select_blocks_decode_kernel<kD>,
              {.grid = dim3(static_cast<unsigned>(a.HK), static_cast<unsigned>(a.T), static_cast<unsigned>(B)),
-              .block = kSelectAtThreads,
-              .shared_bytes = select_at_shared_bytes(N)},
+              .block = kDecodeThreads,
+              .shared_bytes = decode_shared_bytes(N)},
              a, p.positions.as<std::int32_t>());
       return;
     }
     const auto run = [&]<int kHeads>() {
       using C = SelectConfig<kD, kHeads>;
       launch(stream, op, select_blocks_kernel<C>,
-             {.grid = dim3(blocks_for(a.T, C::kBlockTokens), static_cast<unsigned>(a.HK), static_cast<unsigned>(B)),
+             {.grid = dim3(ctas_for(a.T, C::kCtaTokens), static_cast<unsigned>(a.HK), static_cast<unsigned>(B)),
               .block = C::kThreads,
-              .shared_bytes = C::shared_bytes(static_cast<std::size_t>(a.list_capacity))},
+              .shared_bytes = C::Shared::bytes(static_cast<std::size_t>(a.list_capacity))},
              a);
     };
     if (G <= 8)

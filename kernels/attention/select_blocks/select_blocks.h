@@ -1,15 +1,20 @@
-// Which blocks each (token, key/value head) attends (Native Sparse Attention, arXiv 2502.11089, section 3.3.2, with
-// mean-pooled keys).
+// Chooses the blocks of keys that each (token, key/value head) attends: Native Sparse Attention (arXiv 2502.11089,
+// section 3.3.2) with mean-pooled keys.
 //
-//   importance(t, n) = sum over the head's G query heads of softmax over the COMPLETE blocks (last token <= t) of
-//                      scale * q[t] . k_mean[n]
-// The token's own block t / block_size is always taken; it and the best S - 1 others before it are chosen. Blocks that
-// are complete come before none: a block after the own one is never chosen. Equal importance: the lower index wins.
-// Nothing is differentiated here. Heads are summed in ascending order, in f32.
+//   importance(t, n) = sum over the key/value head's G query heads of softmax over n of scale * q[t] . k_mean[n]
+//   where n runs over the complete blocks, those whose last token is <= t
 //
-// BlockSelection::reference repeats the published Triton kernel where it is not exact (S > block_size / 2, own block
-// index >= block_size): with c = own block rounded down to a multiple of block_size, the best block_size / 2 of the
-// blocks before c, and the best block_size / 2 of those from c on (the own one among them).
+// The token's own block t / block_size is always chosen, and the S - 1 most important of the earlier blocks. The
+// candidates are the blocks before the own one (all complete); later blocks are never chosen. Equal importance: the
+// lower index wins. Heads are summed in f32 in a fixed order.
+//
+// BlockSelection::reference repeats the published Triton kernel where it differs from this definition, which is for
+// S > block_size / 2 and own block >= block_size. With c = own block rounded down to a multiple of block_size, it chooses
+// the block_size / 2 most important of the blocks before c, and block_size / 2 of the blocks from c to the own block,
+// the own block among them.
+//
+// indices is overwritten and may not alias inputs. There is no gradient: the backward of attention takes the indices as
+// constants. A repeated run on the same device gives the same indices.
 #pragma once
 
 #include <algorithm>
@@ -21,19 +26,19 @@ namespace ssa {
 enum class BlockSelection { exact, reference };
 
 struct SelectBlocks {
-  Tensor indices;         ///< [B, T, HK, S'] i32: chosen blocks ascending, then -1; S' = selected_slots(...)
+  Tensor indices;         ///< [B, T, HK, S'] i32: the chosen blocks, ascending, then -1; S' = selected_slots(...)
   Tensor q;               ///< [B, T, HQ, D] act
-  Tensor k_mean;          ///< [B, N, HK, D] act
-  Tensor positions = {};  ///< [B, T] i32: t of each query, where N is any number of blocks that holds it (decoding, a
-                          ///< few queries); absent = 0, 1, ... T - 1
-  float scale;            ///< of the scores: D^-1/2
+  Tensor k_mean;          ///< [B, N, HK, D] act: mean key of each block
+  Tensor positions = {};  ///< [B, T] i32: t of each query, for decoding; N may then exceed ceil(T / block_size).
+                          ///< Absent = 0, 1, ... T - 1
+  float scale;            ///< D^-1/2
   std::int64_t block_size;
   std::int64_t block_counts;
   BlockSelection mode = BlockSelection::exact;
 };
 SSA_OP(select_blocks, SelectBlocks);
 
-/// Most blocks one token can select: block_counts, or block_size / 2 * 2 if the reference mode gives more.
+/// S': the most blocks one token can select. block_counts, or block_size / 2 * 2 if that is more in reference mode.
 inline std::int64_t selected_slots(std::int64_t block_size, std::int64_t block_counts, BlockSelection mode) {
   if (mode == BlockSelection::exact || block_counts <= block_size / 2) return block_counts;
   return std::max(block_counts, block_size / 2 * 2);

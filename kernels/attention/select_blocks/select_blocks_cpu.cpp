@@ -5,17 +5,17 @@
 namespace ssa::cpu {
 namespace {
 
-/// Marks the `count` most important blocks of [begin, end), or all of them if they are fewer. A later block must be
-/// strictly better than an earlier one, so the lower index wins a tie.
+/// Marks the `count` most important blocks of [begin, end), or all if there are fewer. A later block must be strictly
+/// more important than an earlier one, so the lower index wins a tie.
 template <class Real>
-void choose_best(const std::vector<Real>& importance, std::int64_t begin, std::int64_t end, std::int64_t count,
-                 std::vector<char>& chosen) {
+void choose(const std::vector<Real>& importance, std::int64_t begin, std::int64_t end, std::int64_t count,
+            std::vector<char>& chosen) {
   for (count = std::min(count, end - begin); count > 0; --count) {
-    std::int64_t best = begin;
-    while (chosen[best]) ++best;
-    for (std::int64_t n = best + 1; n < end; ++n)
-      if (!chosen[n] && importance[n] > importance[best]) best = n;
-    chosen[best] = true;
+    std::int64_t highest = begin;
+    while (chosen[highest]) ++highest;
+    for (std::int64_t n = highest + 1; n < end; ++n)
+      if (!chosen[n] && importance[n] > importance[highest]) highest = n;
+    chosen[highest] = true;
   }
 }
 
@@ -49,10 +49,10 @@ void select(const SelectBlocks& p) {
           std::fill(chosen.begin(), chosen.end(), char{false});
           if (p.mode == BlockSelection::reference && p.block_counts > p.block_size / 2 && own >= p.block_size) {
             const std::int64_t half = p.block_size / 2, cut = own / p.block_size * p.block_size;
-            choose_best(importance, 0, cut, half, chosen);
-            choose_best(importance, cut, own, half - 1, chosen);
+            choose(importance, 0, cut, half, chosen);
+            choose(importance, cut, own, half - 1, chosen);
           } else {
-            choose_best(importance, 0, own, p.block_counts - 1, chosen);
+            choose(importance, 0, own, p.block_counts - 1, chosen);
           }
           chosen[own] = true;
 

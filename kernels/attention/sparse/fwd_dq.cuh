@@ -1,66 +1,48 @@
-// Forward and d_q of block-sparse attention: one warp is one token, its heads are the rows of the products. The last
-// warps of a thread block load. A warp fetches its next token's rows while it works on one.
+// The schedules of the forward and of d_q: one warp per token, whose heads are the rows of the products. The last two
+// warps of a CTA load keys. A warp fetches the rows of its next token while it works on the current one.
 #pragma once
 
 #include "key_stream.cuh"
 
 namespace ssa::cuda {
 
-/// The softmax's reference is raised only once a score is this far above it, in powers of two: f32 sums and bf16
-/// probabilities are as exact at 2^8 as at 1, and most steps need no maximum over lanes and no rescaling.
-inline constexpr float kSlack = 8;
+/// row_max is raised only when a score exceeds it by this much, in powers of two: f32 sums and bf16 probabilities are
+/// as exact at 2^8 as at 1, and most steps need no maximum over lanes and no rescaling.
+inline constexpr float kRescaleSlack = 8;
 
-template <class C>
-struct ForwardShared : C::KeyShared {
-  Tile<kUnit, C::kD> q[C::kTokens];
-};
-
-template <class C>
-struct QueryGradientShared : C::KeyShared {
-  Tile<kUnit, C::kD> q[C::kTokens], d_out[C::kTokens];
-  float lse[C::kTokens][kUnit], delta[C::kTokens][kUnit];
-};
-
-/// Hides the keys after the token.
-__device__ __forceinline__ void hide_later_keys(float (&scores)[2][4], int limit, int lane) {
-#pragma unroll
-  for (int n = 0; n < 2; ++n)
-#pragma unroll
-    for (int e = 0; e < 4; ++e)
-      if (n * 8 + (lane & 3) * 2 + (e & 1) > limit) scores[n][e] = -kInfinity;
-}
-
-/// One token's softmax so far, and its sum of values.
+/// The running softmax of one token and its unnormalized output. [2]: rows r and r + 8 of a fragment.
 template <class C>
 struct ForwardState {
   static constexpr int kD = C::kD;
   float out[kD / 8][4] = {};
-  float best[2] = {-kInfinity, -kInfinity}, sum[2] = {};
+  float row_max[2] = {-kInfinity, -kInfinity}, row_sum[2] = {};
 
-  /// kUnits units of one stage: two of them overlap better than one after the other.
+  /// Adds kUnits units of one stage. Two units at once overlap better than one after the other.
   template <int kUnits>
   __device__ __forceinline__ void add(const KeyStream<C>& keys, const StageWord& word, const int (&unit)[kUnits],
                                       const std::uint32_t (&q)[kD / 16][4], float scale2, float slack, int lane) {
     float scores[kUnits][2][4] = {};
 #pragma unroll
     for (int i = 0; i < kUnits; ++i) multiply_unit<kD>(scores[i], q, keys.k(unit[i]), lane);
-    if (word.is_cut(unit[kUnits - 1])) hide_later_keys(scores[kUnits - 1], word.limit(), lane);  // the token's last one
-    float top[2] = {-kInfinity, -kInfinity};
+    if (word.is_cut(unit[kUnits - 1]))
+      apply_mask(scores[kUnits - 1], word.limit(), lane);  // only the token's last unit
+    float lane_max[2] = {-kInfinity, -kInfinity};
 #pragma unroll
     for (int i = 0; i < kUnits; ++i)
 #pragma unroll
       for (int n = 0; n < 2; ++n)
 #pragma unroll
-        for (int e = 0; e < 4; ++e) top[e / 2] = fmaxf(top[e / 2], scores[i][n][e]);
-    if (__any_sync(kFullMask, top[0] > best[0] + slack || top[1] > best[1] + slack)) {
+        for (int e = 0; e < 4; ++e) lane_max[e / 2] = fmaxf(lane_max[e / 2], scores[i][n][e]);
+    if (__any_sync(kFullMask, lane_max[0] > row_max[0] + slack || lane_max[1] > row_max[1] + slack)) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const float raised = fmaxf(best[half], quad_max(top[half]));  // finite: a unit's first key is seen
-        const float correction = exp2_fast((best[half] - raised) * scale2);
-        best[half] = raised;
-        sum[half] *= correction;
+        // Finite: the first key of a unit is visible.
+        const float row_max_new = fmaxf(row_max[half], quad_max(lane_max[half]));
+        const float rescale = exp2_fast((row_max[half] - row_max_new) * scale2);
+        row_max[half] = row_max_new;
+        row_sum[half] *= rescale;
 #pragma unroll
-        for (int d = 0; d < kD / 8; ++d) out[d][2 * half] *= correction, out[d][2 * half + 1] *= correction;
+        for (int d = 0; d < kD / 8; ++d) out[d][2 * half] *= rescale, out[d][2 * half + 1] *= rescale;
       }
     }
 #pragma unroll
@@ -69,8 +51,8 @@ struct ForwardState {
       for (int n = 0; n < 2; ++n)
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-          scores[i][n][e] = exp2_fast(scores[i][n][e] * scale2 - best[e / 2] * scale2);
-          sum[e / 2] += scores[i][n][e];
+          scores[i][n][e] = exp2_fast(scores[i][n][e] * scale2 - row_max[e / 2] * scale2);
+          row_sum[e / 2] += scores[i][n][e];
         }
       std::uint32_t p[4];
       pack_a(p, scores[i][0], scores[i][1]);
@@ -79,6 +61,7 @@ struct ForwardState {
   }
 };
 
+/// Persistent: CTA i takes tiles i, i + gridDim.x, ...
 template <class C>
 __global__ void __launch_bounds__(C::kThreads, 1)
     sparse_forward_kernel(__nv_bfloat16* out_, float* lse, const __grid_constant__ SparseArgs a,
@@ -93,7 +76,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     return;
   }
   KeyStream<C> keys(shared, warp, lane);
-  const float scale2 = a.scale * kLog2e, slack = kSlack / scale2;
+  const float scale2 = a.scale * kLog2e, slack = kRescaleSlack / scale2;
 
   TokenTask next;
   const auto fetch = [&](int tile) {
@@ -111,7 +94,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     __syncwarp();
 #pragma unroll
     for (int kk = 0; kk < kD / 16; ++kk) load_a(q[kk], shared.q[warp], 0, kk, lane);
-    __syncwarp();  // all have read before the next rows arrive
+    __syncwarp();  // all lanes have read before the next rows arrive
     fetch(tile + static_cast<int>(gridDim.x));
 
     ForwardState<C> state;
@@ -138,11 +121,11 @@ __global__ void __launch_bounds__(C::kThreads, 1)
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int h = (lane >> 2) + half * 8;
-      const float total = quad_sum(state.sum[half]);
+      const float total = quad_sum(state.row_sum[half]);
       const float inverse = total == 0 ? 0.0f : __fdividef(1.0f, total);
       if (h >= task.heads) continue;
       if ((lane & 3) == 0)
-        lse[position + h] = total == 0 ? -kInfinity : state.best[half] * a.scale + __log2f(total) * kLn2;
+        lse[position + h] = total == 0 ? -kInfinity : state.row_max[half] * a.scale + __log2f(total) * kLn2;
       auto* to = reinterpret_cast<std::uint32_t*>(out_ + (position + h) * kD);
 #pragma unroll
       for (int d = 0; d < kD / 8; ++d)
@@ -151,6 +134,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   }
 }
 
+/// d_q = scale dS k, with dS = P (dP - delta). The same loop as the forward.
 template <class C>
 __global__ void __launch_bounds__(C::kThreads, 1)
     sparse_d_q_kernel(float* d_q_, const __nv_bfloat16* d_out, const float* delta_, const float* lse_,
@@ -198,7 +182,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       lse2[half] = shared.lse[warp][(lane >> 2) + half * 8] * kLog2e;
       delta[half] = shared.delta[warp][(lane >> 2) + half * 8];
     }
-    __syncwarp();  // all have read before the next rows arrive
+    __syncwarp();  // all lanes have read before the next rows arrive
     fetch(tile + static_cast<int>(gridDim.x));
 
     float d_q[kD / 8][4] = {};
@@ -215,7 +199,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
           for (int e = 0; e < 4; ++e) d_p[n][e] = -delta[e / 2];
         multiply_unit<kD>(scores, q, keys.k(unit), lane);
         multiply_unit<kD>(d_p, d_o, keys.v(unit), lane);
-        if (word.is_cut(unit)) hide_later_keys(scores, word.limit(), lane);
+        if (word.is_cut(unit)) apply_mask(scores, word.limit(), lane);
 #pragma unroll
         for (int n = 0; n < 2; ++n)
 #pragma unroll
@@ -233,13 +217,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       const RowOfFour four = row_of_four(d_q[d], lane);
       if (four.row >= task.heads) continue;
       auto* to = reinterpret_cast<float4*>(d_q_ + (position + four.row) * kD + d * 8 + four.col);
-      float4 value = make_float4(four.values.x * a.scale, four.values.y * a.scale, four.values.z * a.scale,
-                                 four.values.w * a.scale);
-      if (accumulate) {
-        const float4 before = *to;
-        value = make_float4(before.x + value.x, before.y + value.y, before.z + value.z, before.w + value.w);
-      }
-      *to = value;
+      store_or_add(to, four.values * a.scale, accumulate);
     }
   }
 }

@@ -1,48 +1,42 @@
-// Who selected each block. Where many of 32 neighbouring tokens did, the 32 are one dense group of the block; the other
-// tokens are listed in ascending order and cut into segments of limited length.
+// The tokens that selected each block. Where many of 32 adjacent tokens (a word of the bitmap) did, they are a dense
+// group of the block. All other tokens are listed in ascending order, in segments of limited length.
 #pragma once
 
-#include "kernels/common/device/launch.cuh"
+#include "config.cuh"
 #include "kernels/common/device/reduce.cuh"
-#include "ssa/runtime/arena.h"
 
 namespace ssa::cuda {
 
-/// Of `heads` (row, key/value head) pairs, numbered from 0 within the group that is worked on at once.
+/// Of the `heads` (batch, key/value head) pairs of one launch, numbered from 0.
 struct InverseIndex {
-  unsigned* bitmap;    ///< [heads, N, words] bit t of a block's words: token t selected it
-  int* token_begin;    ///< [heads, N + 1] where a block's tokens begin
-  int* segment_begin;  ///< [heads, N + 1] where a block's segments begin
-  int* tokens;         ///< [heads, T * slots]
+  unsigned* bitmap;    ///< [heads, N, words] bit t of a block's words: token t selected the block
+  int* token_begin;    ///< [heads, N + 1] first token of a block
+  int* segment_begin;  ///< [heads, N + 1] first segment of a block
+  int* tokens;         ///< [heads, T * slots] the listed tokens
   int* segment_block;  ///< [heads, max_segments] the block of a segment
-  int* dense_begin;    ///< [heads, N + 1] where a block's dense groups begin
-  int* dense_place;    ///< [heads, N, words] the place of a dense group among all of the head
+  int* dense_begin;    ///< [heads, N + 1] first dense group of a block
+  int* dense_place;    ///< [heads, N, words] index of a dense group among the head's
   int N, words, max_segments, segment_tokens;
-  int dense_tokens;  ///< a word of the bitmap with so many bits is a dense group
+  int dense_tokens;  ///< a word with at least this many bits is a dense group
   int max_dense;
 
   __device__ __forceinline__ bool is_dense(unsigned word) const { return __popc(word) >= dense_tokens; }
 };
 
-/// Tokens of a dense group: the bits of a word.
-inline constexpr int kGroupTokens = 32;
-
-inline constexpr int kIndexThreads = 256, kScanThreads = 1024;
-
-/// Thread per (head, token, slot).
+/// One thread per (head, token, slot). Sets bits with atomics; the result does not depend on their order.
 __global__ void __launch_bounds__(kIndexThreads)
     mark_selected_kernel(const InverseIndex index, const int* indices, int T, int HK, int slots,
                          std::int64_t first_head, std::int64_t count) {
   const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kIndexThreads + threadIdx.x;
   if (i >= count) return;
   const int slot = static_cast<int>(i % slots), t = static_cast<int>(i / slots % T);
-  const std::int64_t head = i / slots / T, row = (first_head + head) / HK, kv_head = (first_head + head) % HK;
-  const int block = indices[((row * T + t) * HK + kv_head) * slots + slot];
+  const std::int64_t head = i / slots / T, b = (first_head + head) / HK, kv_head = (first_head + head) % HK;
+  const int block = indices[((b * T + t) * HK + kv_head) * slots + slot];
   if (block >= 0) atomicOr(index.bitmap + (head * index.N + block) * index.words + t / 32, 1u << (t % 32));
 }
 
-/// Warp per (head, block): token_begin[block] = its number of listed tokens, dense_begin[block] = that of its dense
-/// groups, for now.
+/// One warp per (head, block): token_begin[block] = number of its listed tokens, dense_begin[block] = number of its
+/// dense groups, until scan_selected_kernel.
 __global__ void __launch_bounds__(kIndexThreads)
     count_selected_kernel(const InverseIndex index, int block_size, std::int64_t count) {
   const std::int64_t i = (static_cast<std::int64_t>(blockIdx.x) * kIndexThreads + threadIdx.x) / kWarpSize;
@@ -63,14 +57,14 @@ __global__ void __launch_bounds__(kIndexThreads)
   }
 }
 
-/// Block per head: counts to beginnings.
+/// One CTA per head: turns the counts into begins.
 __global__ void __launch_bounds__(kScanThreads) scan_selected_kernel(const InverseIndex index) {
   constexpr int kSums = 3;  // tokens, segments, dense groups
   __shared__ int warp_totals[kSums][kScanThreads / kWarpSize];
   const int thread = static_cast<int>(threadIdx.x), lane = thread % kWarpSize, warp = thread / kWarpSize;
   const std::int64_t offset = static_cast<std::int64_t>(blockIdx.x) * (index.N + 1);
   int* begins[kSums] = {index.token_begin + offset, index.segment_begin + offset, index.dense_begin + offset};
-  int before[kSums] = {};  // of the chunks before
+  int before[kSums] = {};  // totals of the earlier chunks
   for (int first = 0; first < index.N; first += kScanThreads) {
     const int block = first + thread;
     const int tokens = block < index.N ? begins[0][block] : 0, dense = block < index.N ? begins[2][block] : 0;
@@ -78,12 +72,7 @@ __global__ void __launch_bounds__(kScanThreads) scan_selected_kernel(const Inver
     int sums[kSums];
 #pragma unroll
     for (int i = 0; i < kSums; ++i) {
-      sums[i] = counts[i];
-#pragma unroll
-      for (int distance = 1; distance < kWarpSize; distance *= 2) {
-        const int other = __shfl_up_sync(kFullMask, sums[i], distance);
-        if (lane >= distance) sums[i] += other;
-      }
+      sums[i] = warp_inclusive_sum(counts[i], lane);
       if (lane == kWarpSize - 1) warp_totals[i][warp] = sums[i];
     }
     __syncthreads();
@@ -105,8 +94,8 @@ __global__ void __launch_bounds__(kScanThreads) scan_selected_kernel(const Inver
     for (int i = 0; i < kSums; ++i) begins[i][index.N] = before[i];
 }
 
-/// Warp per (head, block): writes the block's listed tokens in ascending order, the block to its segments, and the
-/// places of its dense groups.
+/// One warp per (head, block): writes the block's listed tokens in ascending order, the block of each segment, and the
+/// indices of its dense groups.
 __global__ void __launch_bounds__(kIndexThreads)
     list_selected_kernel(const InverseIndex index, std::int64_t list_length, int block_size, std::int64_t count) {
   const std::int64_t i = (static_cast<std::int64_t>(blockIdx.x) * kIndexThreads + threadIdx.x) / kWarpSize;
@@ -130,12 +119,7 @@ __global__ void __launch_bounds__(kIndexThreads)
     }
     next_dense += __popc(dense_lanes);
     const int mine = __popc(word);
-    int end = mine;
-#pragma unroll
-    for (int offset = 1; offset < kWarpSize; offset *= 2) {
-      const int x = __shfl_up_sync(kFullMask, end, offset);
-      if (lane >= offset) end += x;
-    }
+    const int end = warp_inclusive_sum(mine, lane);
     int to = next + end - mine;
     for (; word; word &= word - 1) tokens[to++] = (first + lane) * 32 + __ffs(static_cast<int>(word)) - 1;
     next += __shfl_sync(kFullMask, end, kWarpSize - 1);

@@ -1,126 +1,34 @@
-// The selected keys of neighbouring tokens, each read once for all of them: a warp of a thread block merges the
-// tokens' ascending lists of blocks, another fills a ring in shared memory, from which each token's warp takes its own.
+// The ring of selected keys of the forward and d_q kernels. Each key that any token of a tile selected is read once for
+// all of them: the planner warp merges the tokens' ascending lists of blocks, the copier warp fills the ring in shared
+// memory, and each token's warp takes the units that its token selected.
 #pragma once
 
 #include <algorithm>
-#include <climits>
 #include <cstddef>
 
-#include "kernels/common/device/divide.cuh"
+#include "config.cuh"
+#include "fragments.cuh"
 #include "kernels/common/device/launch.cuh"
 #include "kernels/common/ptx/mbarrier.cuh"
-#include "kernels/common/ptx/mma.cuh"
+#include "token_tiles.cuh"
 
 namespace ssa::cuda {
 
-/// Blocks are read in units of 16 keys, the row count of a product.
-inline constexpr int kUnit = 16;
-
-struct SparseArgs {
-  const __nv_bfloat16 *q, *k, *v;
-  const int* indices;
-  int B, T, HQ, HK, slots, block_size;
-  float scale;
-
-  __host__ __device__ int group() const { return HQ / HK; }
-  /// Warps that share the heads of a group, 16 each.
-  __host__ __device__ int parts() const { return (group() + 15) / 16; }
-};
-
-/// A thread block stays on its multiprocessor and takes one tile of tokens after the other; the ring runs on from tile
-/// to tile, so that warps wait for each other only when they are a whole ring apart. With the loading warps there are
-/// four warps a scheduler, or two: all registers are in use.
-template <int kD_, bool kWithValues_ = true>
-struct TokenConfig {
-  static constexpr int kD = kD_;
-  static constexpr bool kWithValues = kWithValues_;
-  static constexpr int kTokens = kD == 64 ? 14 : 6;  ///< of a tile, one warp each
-  static constexpr int kPlanner = kTokens, kCopier = kTokens + 1;
-  static constexpr int kThreads = (kTokens + 2) * kWarpSize;
-  static constexpr int kStageUnits = kD == 64 ? 4 : 2;
-  static constexpr int kStages = 6;      ///< 96 KB of keys and values
-  static constexpr int kListSlots = 32;  ///< longer lists are read where they are, which is slow
-  static constexpr int kPlanUnits = 256;
-
-  /// Units to load for a tile, or for a part of it, ascending.
-  struct Plan {
-    alignas(16) int first[kPlanUnits];             ///< first key
-    alignas(16) std::uint32_t tokens[kPlanUnits];  ///< which tokens of the tile selected it; none of those that fill up
-    int units;                                     ///< a multiple of 4
-    bool last;                                     ///< part of the tile
-  };
-
-  struct KeyShared {
-    Tile<kUnit, kD> k[kStages][kStageUnits], v[kWithValues ? kStages : 1][kStageUnits];
-    std::uint64_t full[kStages], empty[kStages];
-    std::uint64_t plan_full[2], plan_empty[2];
-    std::uint32_t words[kStages][kTokens];
-    int lists[2][kListSlots][kTokens];  ///< of this tile and the next
-    Plan plans[2];
-  };
-};
-
-/// What a token finds in a stage.
+/// What the copier tells a token about a stage.
 struct StageWord {
   std::uint32_t bits;
 
   static constexpr int kCutShift = 4, kLastBit = 1 << 8, kLimitShift = 12;
   /// The stage's units that the token selected, a bit each.
   __device__ __forceinline__ unsigned units() const { return bits & 15u; }
-  /// The token lies within the unit: keys up to limit() are seen.
+  /// The token lies within the unit: it sees the unit's keys up to limit().
   __device__ __forceinline__ bool is_cut(int unit) const { return bits >> (kCutShift + unit) & 1u; }
   __device__ __forceinline__ int limit() const { return static_cast<int>(bits >> kLimitShift); }
-  /// The tile has no more stages.
+  /// The last stage of the tile.
   __device__ __forceinline__ bool last() const { return bits & kLastBit; }
 };
 
-/// Up to 16 heads of one group of one token.
-struct TokenTask {
-  int t, kv_head, head, heads;  ///< heads [head, head + heads); none of a token that does not exist
-  std::int64_t row;
-
-  /// Of the first head, in [B, T, HQ].
-  __device__ __forceinline__ std::int64_t position(const SparseArgs& a) const { return (row * a.T + t) * a.HQ + head; }
-};
-
-/// The tiles of all rows and heads. Those of one row and head follow each other, so that they are worked on together
-/// and share L2.
-class TokenTiles {
- public:
-  template <class C>
-  static TokenTiles make(const char* op, const SparseArgs& a) {
-    SSA_CHECK(static_cast<std::int64_t>(a.T) * a.HK * C::kD <= INT_MAX, op, ": ", a.T, " tokens x ", a.HK, " heads x ",
-              C::kD, ", expected at most ", INT_MAX, " in all");
-    TokenTiles tiles;
-    const int groups = (a.T + C::kTokens - 1) / C::kTokens;
-    tiles.count_ = a.B * a.HK * a.parts() * groups;
-    tiles.groups_ = Divisor(groups);
-    tiles.head_parts_ = Divisor(a.HK * a.parts());
-    tiles.parts_ = Divisor(a.parts());
-    return tiles;
-  }
-
-  __host__ __device__ __forceinline__ int count() const { return count_; }
-  template <class C>
-  __device__ __forceinline__ TokenTask task(int tile, int token, const SparseArgs& a) const {
-    const Divisor::Result rest_group = groups_.divide(tile), row_head = head_parts_.divide(rest_group.quotient),
-                          head_part = parts_.divide(row_head.rest);
-    const int group = a.HQ / a.HK, first = head_part.rest * 16;
-    TokenTask task;
-    task.t = rest_group.rest * C::kTokens + token;
-    task.row = row_head.quotient;
-    task.kv_head = head_part.quotient;
-    task.head = task.kv_head * group + first;
-    task.heads = task.t < a.T ? min(16, group - first) : 0;
-    return task;
-  }
-
- private:
-  int count_ = 0;
-  Divisor groups_, head_parts_, parts_;
-};
-
-/// As many thread blocks as run at once.
+/// One CTA per SM.
 template <class C>
 LaunchShape key_stream_launch(Stream& stream, const TokenTiles& tiles, std::size_t shared_bytes) {
   return {.grid = static_cast<unsigned>(std::min(tiles.count(), stream.cuda().properties.multiProcessorCount)),
@@ -128,7 +36,7 @@ LaunchShape key_stream_launch(Stream& stream, const TokenTiles& tiles, std::size
           .shared_bytes = shared_bytes};
 }
 
-/// An address in shared memory that the compiler keeps, instead of working it out anew at each use.
+/// A shared-memory address that the compiler keeps in a register instead of recomputing it at each use.
 template <class T>
 __device__ __forceinline__ std::uint32_t kept_shared_address(const T& object) {
   std::uint32_t address;
@@ -164,9 +72,9 @@ __device__ __forceinline__ std::uint32_t transpose_bits(std::uint32_t x, int lan
   return x;
 }
 
-/// Merges the lists of a tile's tokens; one warp. 32 blocks at a time: a lane, which is a token, turns its blocks among
-/// them into bits; transposed, a lane is a block and has the tokens that selected it. A warp alone takes some eight
-/// cycles for an instruction, a branch more: a loop over units would keep the others waiting.
+/// The planner warp: merges the lists of a tile's tokens, 32 blocks at a time. Lane i turns the blocks of token i into
+/// bits; after a transposition lane i has the tokens that selected block i. A single warp takes about eight cycles per
+/// instruction, and more per branch: a loop over units would keep the other warps waiting.
 template <class C>
 class KeyStreamPlanner {
  public:
@@ -180,19 +88,19 @@ class KeyStreamPlanner {
     List now = fetch_list(tile, 0), next{};
     for (int buffer = 0; tile < tiles_.count(); tile += stride, buffer ^= 1, now = next) {
       next = fetch_list(tile + stride, buffer ^ 1);
-      cp_async_wait_group<1>();  // this tile's is there, the next one's may be on its way
+      cp_async_wait_group<1>();  // this tile's lists have arrived; the next tile's may be in flight
       plan(now);
     }
     cp_async_wait_group<0>();
   }
 
  private:
-  static constexpr unsigned kNone = 0xffffffffu;  ///< -1, the end of a list, is the same
+  static constexpr unsigned kNone = 0xffffffffu;  ///< equals -1, the end of a list
 
-  /// Of this lane's token.
+  /// The blocks that this lane's token selected.
   struct List {
     const int* entries;
-    std::uint32_t shared_entries;  ///< 0 if it is too long for shared memory
+    std::uint32_t shared_entries;  ///< 0 if the list is too long for shared memory
     int slots;                     ///< 0 for a lane without a token
 
     __device__ __forceinline__ unsigned entry(int slot) const {
@@ -204,14 +112,14 @@ class KeyStreamPlanner {
     }
   };
 
-  /// Starts the copy of the list, a group of its own.
+  /// Starts the copy of the list, in a cp.async group of its own.
   __device__ __forceinline__ List fetch_list(int tile, int buffer) const {
     List list{};
     if (tile < tiles_.count()) {
       const TokenTask task = tiles_.template task<C>(tile, lane_, a_);
       const bool exists = lane_ < C::kTokens && task.t < a_.T;
       list.slots = exists ? a_.slots : 0;
-      list.entries = a_.indices + ((task.row * a_.T + (exists ? task.t : 0)) * a_.HK + task.kv_head) * a_.slots;
+      list.entries = a_.indices + ((task.b * a_.T + (exists ? task.t : 0)) * a_.HK + task.kv_head) * a_.slots;
       if (a_.slots <= C::kListSlots) {
         list.shared_entries = shared_address(&shared_.lists[buffer][0][0]) + lane_ * 4;
 #pragma unroll 4
@@ -274,8 +182,8 @@ class KeyStreamPlanner {
   std::uint32_t parity_ = 1;
 };
 
-/// Fills the ring by the plans, a stage at a time without branches; one warp. Keys from T on become 0: they are masked,
-/// but 0 times what lies there must not be NaN.
+/// The copier warp: fills the ring as planned, a stage at a time, without branches. Keys at and after T become 0: they
+/// are masked, but a probability of 0 times a NaN would be NaN.
 template <class C>
 class KeyStreamCopier {
  public:
@@ -297,7 +205,7 @@ class KeyStreamCopier {
     std::uint32_t parity = 0;
     for (int tile = static_cast<int>(blockIdx.x); tile < tiles_.count(); tile += static_cast<int>(gridDim.x)) {
       const TokenTask task = tiles_.template task<C>(tile, lane_, a_);
-      const std::int64_t offset = task.row * a_.T * stride_ + task.kv_head * kD + lane_offset_;
+      const std::int64_t offset = task.b * a_.T * stride_ + task.kv_head * kD + lane_offset_;
       for (bool last = false; !last;) {
         mbarrier_wait(shared_address(&shared_.plan_full[buffer]), parity);
         const typename C::Plan& plan = shared_.plans[buffer];
@@ -319,7 +227,7 @@ class KeyStreamCopier {
   static constexpr int kPlaces = 8 / kRowsAtOnce;  ///< the permutation of a tile's chunks repeats every 8 rows
   static constexpr int kEmpty = offsetof(typename C::KeyShared, empty) - offsetof(typename C::KeyShared, full);
 
-  __device__ __forceinline__ void fill_stage(const typename C::Plan& plan, int unit, std::int64_t row_offset, int t,
+  __device__ __forceinline__ void fill_stage(const typename C::Plan& plan, int unit, std::int64_t base_offset, int t,
                                              bool last) {
     int first[kUnits];
     std::uint32_t bits = 0;
@@ -330,7 +238,7 @@ class KeyStreamCopier {
       bits |= (plan.tokens[unit + i] >> lane_ & 1u) << i;
       highest = max(highest, first[i]);
     }
-    if (highest + kUnit - 1 > t - lane_) {  // not every token sees all of them
+    if (highest + kUnit - 1 > t - lane_) {  // some token does not see all of these keys
 #pragma unroll
       for (int i = 0; i < kUnits; ++i) {
         const int ahead = t - first[i];
@@ -343,12 +251,12 @@ class KeyStreamCopier {
     }
     constexpr int kUnitBytes = sizeof(Tile<kUnit, kD>), kEightRows = 8 * kD * 2;
     constexpr int kValues = offsetof(typename C::KeyShared, v) - offsetof(typename C::KeyShared, k);
-    const __nv_bfloat16 *k = a_.k + row_offset, *v = C::kWithValues ? a_.v + row_offset : nullptr;
+    const __nv_bfloat16 *k = a_.k + base_offset, *v = C::kWithValues ? a_.v + base_offset : nullptr;
     const std::uint32_t stage = ring_ + stage_ * (kUnits * kUnitBytes);
     mbarrier_wait(full_ + kEmpty + stage_ * 8, parity_);
 #pragma unroll
     for (int i = 0; i < kUnits; ++i) {
-      const int keys = lane_keys_ - first[i];  // from this lane's first one to the row's end
+      const int keys = lane_keys_ - first[i];  // from this lane's first key to the end of the sequence
       int offset = first[i] * stride_;         // the launcher checks that it fits
 #pragma unroll
       for (int r = 0; r < kUnit; r += kRowsAtOnce, offset += kRowsAtOnce * stride_) {
@@ -370,7 +278,7 @@ class KeyStreamCopier {
   std::uint32_t parity_ = 1, ring_, full_, places_[kPlaces];
 };
 
-/// What the loading warps do.
+/// The work of the two loading warps.
 template <class C>
 __device__ __forceinline__ void load_key_stream(typename C::KeyShared& shared, const SparseArgs& a,
                                                 const TokenTiles& tiles) {
@@ -380,7 +288,7 @@ __device__ __forceinline__ void load_key_stream(typename C::KeyShared& shared, c
     KeyStreamCopier<C>(shared, a, tiles).run();
 }
 
-/// A token warp's place in the ring.
+/// A token warp's view of the ring.
 template <class C>
 class KeyStream {
  public:
@@ -403,7 +311,7 @@ class KeyStream {
   __device__ __forceinline__ std::uint32_t v(int unit) const {
     return k(unit) + static_cast<int>(offsetof(typename C::KeyShared, v) - offsetof(typename C::KeyShared, k));
   }
-  /// The warp has read what it wanted of the stage.
+  /// The warp has finished reading the stage.
   __device__ __forceinline__ void release() {
     constexpr int kEmpty = offsetof(typename C::KeyShared, empty) - offsetof(typename C::KeyShared, full);
     mbarrier_arrive_warp(full_ + kEmpty + stage_ * 8, lane_);
@@ -415,60 +323,5 @@ class KeyStream {
   int lane_, stage_ = 0;
   std::uint32_t parity_ = 0;
 };
-
-/// A operand, all of D, straight from global memory: rows 0 .. 15 `stride` elements apart, those from `rows` on as 0.
-template <int kD>
-__device__ __forceinline__ void load_a_rows(std::uint32_t (&a)[kD / 16][4], const __nv_bfloat16* from,
-                                            std::int64_t stride, int rows, int lane) {
-  const int r = lane >> 2;
-  const __nv_bfloat16* top = from + r * stride + (lane & 3) * 2;
-  const __nv_bfloat16* bottom = top + 8 * stride;
-#pragma unroll
-  for (int kk = 0; kk < kD / 16; ++kk)
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int column = kk * 16 + half * 8;
-      a[kk][2 * half] = r < rows ? *reinterpret_cast<const std::uint32_t*>(top + column) : 0u;
-      a[kk][2 * half + 1] = r + 8 < rows ? *reinterpret_cast<const std::uint32_t*>(bottom + column) : 0u;
-    }
-}
-
-/// Starts the copy of up to 16 rows that follow each other; those from `rows` on become 0.
-template <int kD>
-__device__ __forceinline__ void fetch_rows(const Tile<kUnit, kD>& to, const __nv_bfloat16* from, int rows, int lane) {
-  constexpr int kChunks = kD / 8, kRowsAtOnce = kWarpSize / kChunks;
-#pragma unroll
-  for (int i = 0; i < kUnit; i += kRowsAtOnce) {
-    const int r = i + lane / kChunks, chunk = lane % kChunks;
-    cp_async_16(to.address(r, chunk), from + r * kD + chunk * 8, r < rows);
-  }
-}
-
-/// products (16 x 16) += a (16 x D) times the transpose of a unit of keys or values.
-template <int kD>
-__device__ __forceinline__ void multiply_unit(float (&products)[2][4], const std::uint32_t (&a)[kD / 16][4],
-                                              std::uint32_t unit, int lane) {
-  const int row = (lane & 7) + ((lane >> 4) << 3), half = (lane >> 3) & 1;
-#pragma unroll
-  for (int kk = 0; kk < kD / 16; ++kk) {
-    std::uint32_t b[4];
-    ldmatrix(b, unit + Tile<kUnit, kD>::offset(row, 2 * kk + half));
-    mma(products[0], a[kk], b[0], b[1]);
-    mma(products[1], a[kk], b[2], b[3]);
-  }
-}
-
-/// sums (16 x D) += a (16 x 16) times a unit of keys or values.
-template <int kD>
-__device__ __forceinline__ void add_unit(float (&sums)[kD / 8][4], const std::uint32_t (&a)[4], std::uint32_t unit,
-                                         int lane) {
-#pragma unroll
-  for (int d = 0; d < kD / 16; ++d) {
-    std::uint32_t b[4];
-    ldmatrix_trans(b, unit + Tile<kUnit, kD>::offset(lane & 15, 2 * d + (lane >> 4)));
-    mma(sums[2 * d], a, b[0], b[1]);
-    mma(sums[2 * d + 1], a, b[2], b[3]);
-  }
-}
 
 }  // namespace ssa::cuda

@@ -32,4 +32,8 @@ void validate(const SparseAttentionBackward& p) {
   block_number(op, dims.T, p.block_size);
 }
 
+#if !SSA_WITH_CUDA
+std::size_t cuda::scratch_bytes(const SparseAttentionBackward&) { return 0; }  // only the CUDA sources know its layout
+#endif
+
 }  // namespace ssa

@@ -2,13 +2,14 @@
 
 #include <algorithm>
 
+#include "backward_scratch.cuh"
 #include "dkv_dense_groups.cuh"
 #include "dkv_lists.cuh"
+#include "dkv_sum.cuh"
 #include "fwd_dq.cuh"
 #include "inverse_index.cuh"
 #include "kernels/attention/dispatch.cuh"
 #include "kernels/common/device/launch.cuh"
-#include "ssa/runtime/arena.h"
 
 namespace ssa::cuda {
 namespace {
@@ -28,54 +29,9 @@ SparseArgs args_of(const Params& p) {
           .scale = p.scale};
 }
 
-/// The inverse index and the partial gradients of as many (row, key/value head) pairs as fit, at least one.
-struct BackwardScratch {
-  static constexpr std::size_t kWantedBytes = std::size_t{640} << 20;
-  static constexpr int kSegmentRows = 2048;  ///< (token, head) rows a segment: 64 or more steps of a warp
-
-  static constexpr int kDenseTokens = 16;  ///< of 32: as many as make the partial sum cheaper than reading queries
-
-  std::int64_t heads = 0;
-  std::size_t bytes = 0;
-  int segment_tokens = 1, max_segments = 0;
-  int dense_tokens = kGroupTokens + 1, max_dense = 0;  ///< no dense groups, unless their kernel serves the shape
-  Tensor bitmap, token_begin, segment_begin, tokens, segment_block, partials, dense_begin, dense_place, dense_partials;
-
-  BackwardScratch(std::int64_t B, std::int64_t T, std::int64_t HQ, std::int64_t HK, std::int64_t head_dim,
-                  std::int64_t block_size, std::int64_t slots) {
-    segment_tokens = static_cast<int>(std::max<std::int64_t>(1, kSegmentRows / (HQ / HK)));
-    if (head_dim == GroupConfig::kD && HQ / HK == GroupConfig::kHeads) {
-      dense_tokens = kDenseTokens;
-      max_dense = static_cast<int>(T * slots / dense_tokens);
-    }
-    const std::int64_t N = (T + block_size - 1) / block_size;
-    max_segments = static_cast<int>(T * slots / segment_tokens + N);
-    Arena one;
-    lay_out(one, 1, T, head_dim, block_size, slots);
-    heads = std::clamp<std::int64_t>(static_cast<std::int64_t>(kWantedBytes / one.used()), 1, B * HK);
-    Arena all;
-    lay_out(all, heads, T, head_dim, block_size, slots);
-    bytes = all.used();
-  }
-
-  void lay_out(Arena& arena, std::int64_t count, std::int64_t T, std::int64_t head_dim, std::int64_t block_size,
-               std::int64_t slots) {
-    const std::int64_t N = (T + block_size - 1) / block_size;
-    bitmap = arena.allocate("bitmap", DType::i32, {count, N, (T + 31) / 32});
-    token_begin = arena.allocate("token_begin", DType::i32, {count, N + 1});
-    segment_begin = arena.allocate("segment_begin", DType::i32, {count, N + 1});
-    tokens = arena.allocate("tokens", DType::i32, {count, T, slots});
-    segment_block = arena.allocate("segment_block", DType::i32, {count, max_segments});
-    partials = arena.allocate("partials", DType::f32, {count, max_segments, 2 * block_size, head_dim});
-    dense_begin = arena.allocate("dense_begin", DType::i32, {count, N + 1});
-    dense_place = arena.allocate("dense_place", DType::i32, {count, N, (T + 31) / 32});
-    dense_partials = arena.allocate("dense_partials", DType::f32, {count, max_dense, 2 * block_size, head_dim});
-  }
-};
-
 constexpr auto kForward = "sparse_attention_forward", kBackward = "sparse_attention_backward";
 
-/// d_k and d_v of the heads [first, first + count), counted over all rows.
+/// d_k and d_v of heads [first, first + count); a head is a (batch, key/value head) pair.
 template <int kD>
 void key_gradients(Stream& stream, const SparseAttentionBackward& p, const SparseArgs& a,
                    const BackwardScratch& scratch, std::int64_t first, std::int64_t count) {
@@ -101,24 +57,24 @@ void key_gradients(Stream& stream, const SparseAttentionBackward& p, const Spars
                                   .accumulate = p.accumulate};
   const std::int64_t marks = count * a.T * a.slots, lists = count * N;
   stream.zero(Tensor(index.bitmap, DType::i32, {count, N, words}));
-  launch(stream, kBackward, mark_selected_kernel, {.grid = blocks_for(marks, kIndexThreads), .block = kIndexThreads},
+  launch(stream, kBackward, mark_selected_kernel, {.grid = ctas_for(marks, kIndexThreads), .block = kIndexThreads},
          index, a.indices, a.T, a.HK, a.slots, first, marks);
   launch(stream, kBackward, count_selected_kernel,
-         {.grid = blocks_for(lists, kIndexThreads / kWarpSize), .block = kIndexThreads}, index, a.block_size, lists);
+         {.grid = ctas_for(lists, kIndexThreads / kWarpSize), .block = kIndexThreads}, index, a.block_size, lists);
   launch(stream, kBackward, scan_selected_kernel, {.grid = static_cast<unsigned>(count), .block = kScanThreads}, index);
   launch(stream, kBackward, list_selected_kernel,
-         {.grid = blocks_for(lists, kIndexThreads / kWarpSize), .block = kIndexThreads}, index,
+         {.grid = ctas_for(lists, kIndexThreads / kWarpSize), .block = kIndexThreads}, index,
          static_cast<std::int64_t>(a.T) * a.slots, a.block_size, lists);
   if (scratch.max_dense > 0)
-    launch(stream, kBackward, sparse_group_d_kv_kernel,
-           {.grid = dim3(blocks_for(a.T, kGroupTokens), static_cast<unsigned>(count)),
-            .block = GroupConfig::kThreads,
-            .shared_bytes = GroupConfig::shared_bytes(a.slots, scratch.dense_tokens)},
+    launch(stream, kBackward, sparse_dkv_dense_groups_kernel,
+           {.grid = dim3(ctas_for(a.T, kGroupTokens), static_cast<unsigned>(count)),
+            .block = DenseGroupsConfig::kThreads,
+            .shared_bytes = DenseGroupsConfig::Shared::bytes(a.slots, scratch.dense_tokens)},
            out, index, bf16(p.d_out), p.delta.as<float>(), p.lse.as<float>(), a);
   const auto run = [&]<int kTeam>() {
-    using C = BlockConfig<kD, kTeam>;
-    launch(stream, kBackward, sparse_d_kv_kernel<C>,
-           {.grid = dim3(blocks_for(scratch.max_segments, C::kTeams), static_cast<unsigned>(count)),
+    using C = ListsConfig<kD, kTeam>;
+    launch(stream, kBackward, sparse_dkv_lists_kernel<C>,
+           {.grid = dim3(ctas_for(scratch.max_segments, C::kTeams), static_cast<unsigned>(count)),
             .block = C::kThreads,
             .shared_bytes = sizeof(typename C::Shared)},
            out, index, bf16(p.d_out), p.delta.as<float>(), p.lse.as<float>(), a);
@@ -128,8 +84,8 @@ void key_gradients(Stream& stream, const SparseAttentionBackward& p, const Spars
     case 2: run.template operator()<2>(); break;
     default: run.template operator()<4>(); break;
   }
-  launch(stream, kBackward, sparse_reduce_kernel<kD>,
-         {.grid = dim3(static_cast<unsigned>(N), static_cast<unsigned>(count)), .block = kReduceThreads}, out, index,
+  launch(stream, kBackward, sparse_dkv_sum_kernel<kD>,
+         {.grid = dim3(static_cast<unsigned>(N), static_cast<unsigned>(count)), .block = kSumPartsThreads}, out, index,
          a.T, a.HK, a.block_size);
 }
 
@@ -148,7 +104,7 @@ void sparse_attention_forward(Stream& stream, const SparseAttentionForward& p) {
 void sparse_attention_backward(Stream& stream, const SparseAttentionBackward& p) {
   const SparseArgs a = args_of(p);
   const std::int64_t B = p.q.dim(0), D = p.q.dim(3), all = B * a.HK;
-  SSA_CHECK(B * a.T * a.HQ <= INT_MAX, kBackward, ": ", B, " rows x ", a.T, " tokens x ", a.HQ,
+  SSA_CHECK(B * a.T * a.HQ <= INT_MAX, kBackward, ": ", B, " sequences x ", a.T, " tokens x ", a.HQ,
             " heads, expected at most ", INT_MAX, " in all");
   dispatch_head_dim(kBackward, D, a.HQ / a.HK, p.block_size, [&]<int kD>() {
     using C = TokenConfig<kD>;
@@ -163,10 +119,10 @@ void sparse_attention_backward(Stream& stream, const SparseAttentionBackward& p)
   });
 }
 
-std::size_t sparse_attention_backward_scratch_bytes(std::int64_t B, std::int64_t T, std::int64_t HQ, std::int64_t HK,
-                                                    std::int64_t head_dim, std::int64_t block_size,
-                                                    std::int64_t slots) {
-  return BackwardScratch(B, T, HQ, HK, head_dim, block_size, slots).bytes;
+/// At most 640 MiB, or what one sequence and key/value head needs if that is more: the others follow in turn.
+std::size_t scratch_bytes(const SparseAttentionBackward& p) {
+  return BackwardScratch(p.q.dim(0), p.q.dim(1), p.q.dim(2), p.k.dim(2), p.q.dim(3), p.block_size, p.indices.dim(3))
+      .bytes;
 }
 
 }  // namespace ssa::cuda

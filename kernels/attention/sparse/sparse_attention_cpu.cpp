@@ -5,7 +5,7 @@
 namespace ssa::cpu {
 namespace {
 
-/// The tokens up to t of the blocks in indices[b, t, kv_head].
+/// keys_of for attention_cpu.h: the tokens up to t of the blocks in indices[b, t, kv_head].
 auto keys_of(const Tensor& indices, std::int64_t block_size) {
   return [all = indices.as<std::int32_t>(), T = indices.dim(1), HK = indices.dim(2), slots = indices.dim(3),
           block_size](std::int64_t b, std::int64_t t, std::int64_t kv_head, Keys& keys) {

@@ -16,4 +16,9 @@ void validate(const AttentionDivergence& p) {
   SSA_CHECK(p.sink_tokens > 0, op, ": sink_tokens ", p.sink_tokens, ", expected at least 1");
 }
 
+/// Three values per position and head, which are added in order.
+std::size_t cuda::scratch_bytes(const AttentionDivergence& p) {
+  return static_cast<std::size_t>(3 * p.lse.count()) * sizeof(float);
+}
+
 }  // namespace ssa

@@ -1,5 +1,5 @@
-// One warp takes one (position, head) and leaves its three numbers; a second kernel adds each head's in a fixed order
-// in f64. Runs in evaluations only: written to be simple.
+// A warp takes one (position, head) and writes three values; a second kernel adds the values of each head in f64, in a
+// fixed order. Written to be simple: it runs in evaluations only.
 #include <cstdint>
 
 #include "attention_divergence.h"
@@ -12,7 +12,7 @@ namespace {
 constexpr int kThreads = 256;
 
 struct DivergenceArgs {
-  float* parts;  ///< [3, B * T * HQ]: distance, norm, sink
+  float* values;  ///< [3, B * T * HQ]: distance, norm, sink
   const __nv_bfloat16 *full, *sparse, *q, *k;
   const float* lse;
   std::int64_t rows;  ///< B * T * HQ
@@ -29,8 +29,8 @@ __global__ void __launch_bounds__(kThreads) attention_divergence_kernel(const Di
   float distance = 0, norm = 0, sink = 0;
   for (int d = lane; d < a.D; d += kWarpSize) {
     const float full = __bfloat162float(a.full[row * a.D + d]);
-    const float apart = full - __bfloat162float(a.sparse[row * a.D + d]);
-    distance += apart * apart;
+    const float difference = full - __bfloat162float(a.sparse[row * a.D + d]);
+    distance += difference * difference;
     norm += full * full;
   }
   const float lse = a.lse[row];
@@ -44,9 +44,9 @@ __global__ void __launch_bounds__(kThreads) attention_divergence_kernel(const Di
   distance = warp_sum(distance);
   norm = warp_sum(norm);
   if (lane == 0) {
-    a.parts[row] = distance;
-    a.parts[a.rows + row] = norm;
-    a.parts[2 * a.rows + row] = sink;
+    a.values[row] = distance;
+    a.values[a.rows + row] = norm;
+    a.values[2 * a.rows + row] = sink;
   }
 }
 
@@ -54,11 +54,11 @@ struct DivergenceSums {
   double* of[3];  ///< distance, norm, sink
 };
 
-/// Block (head, which of the three): adds that number of all positions.
+/// CTA (head, statistic): adds the values of all positions.
 __global__ void __launch_bounds__(kThreads)
-    sum_divergence_kernel(const DivergenceSums sums, const float* parts, std::int64_t rows, int HQ) {
+    sum_divergence_kernel(const DivergenceSums sums, const float* values, std::int64_t rows, int HQ) {
   __shared__ double shared[kThreads / kWarpSize];
-  const float* from = parts + blockIdx.y * rows + blockIdx.x;
+  const float* from = values + blockIdx.y * rows + blockIdx.x;
   double sum = 0;
   for (std::int64_t i = static_cast<std::int64_t>(threadIdx.x) * HQ; i < rows - static_cast<std::int64_t>(blockIdx.x);
        i += static_cast<std::int64_t>(kThreads) * HQ)
@@ -72,8 +72,8 @@ __global__ void __launch_bounds__(kThreads)
 void attention_divergence(Stream& stream, const AttentionDivergence& p) {
   constexpr auto op = "attention_divergence";
   const std::int64_t B = p.q.dim(0), T = p.q.dim(1), HQ = p.q.dim(2), rows = B * T * HQ;
-  auto* parts = static_cast<float*>(stream.scratch(attention_divergence_scratch_bytes(DeviceKind::cuda, B, T, HQ)));
-  const DivergenceArgs args = {.parts = parts,
+  auto* values = static_cast<float*>(stream.scratch(scratch_bytes(p)));
+  const DivergenceArgs args = {.values = values,
                                .full = bf16(p.full),
                                .sparse = bf16(p.sparse),
                                .q = bf16(p.q),
@@ -87,10 +87,10 @@ void attention_divergence(Stream& stream, const AttentionDivergence& p) {
                                .sink_tokens = static_cast<int>(p.sink_tokens),
                                .scale = p.scale};
   launch(stream, op, attention_divergence_kernel,
-         {.grid = dim3(blocks_for(rows, kThreads / kWarpSize)), .block = kThreads}, args);
+         {.grid = dim3(ctas_for(rows, kThreads / kWarpSize)), .block = kThreads}, args);
   const DivergenceSums sums = {{p.distance.as<double>(), p.norm.as<double>(), p.sink.as<double>()}};
   launch(stream, op, sum_divergence_kernel, {.grid = dim3(static_cast<unsigned>(HQ), 3), .block = kThreads}, sums,
-         parts, rows, static_cast<int>(HQ));
+         values, rows, static_cast<int>(HQ));
 }
 
 }  // namespace ssa::cuda

@@ -1,7 +1,9 @@
-// How far the sparse attention's output is from the full one's, and how much of the full attention rests on a row's
-// first tokens. All three are sums over the B * T positions:
-//   distance[h] += |full - sparse|^2;   norm[h] += |full|^2   (so sqrt(distance / norm) is the relative distance)
-//   sink[h] += sum over u < sink_tokens, u <= t of exp(scale * q . k_u - lse)
+// Evaluation statistics per query head: how far the output of sparse attention is from full attention, and how much
+// probability full attention gives to the first tokens of a sequence (the attention sink). Sums over B * T positions:
+//   distance[h] += |full - sparse|^2;   norm[h] += |full|^2     (sqrt(distance / norm) is the relative distance)
+//   sink[h] += sum over u < sink_tokens, u <= t of exp(scale * q . k[u] - lse)
+// The sums have a fixed order: a repeated run gives the same bits. A wrong shape or dtype, or sink_tokens below 1,
+// throws Error.
 #pragma once
 
 #include "kernels/common/dispatch.h"
@@ -13,19 +15,13 @@ struct AttentionDivergence {
   Tensor norm;      ///< [HQ] f64, accumulated
   Tensor sink;      ///< [HQ] f64, accumulated
   Tensor full;      ///< [B, T, HQ, D] act: output of full causal attention
-  Tensor sparse;    ///< [B, T, HQ, D] act: that over the selected blocks
+  Tensor sparse;    ///< [B, T, HQ, D] act: output of attention over the selected blocks
   Tensor q;         ///< [B, T, HQ, D] act
   Tensor k;         ///< [B, T, HK, D] act
   Tensor lse;       ///< [B, T, HQ] f32, of full causal attention
   float scale;
   std::int64_t sink_tokens;
 };
-SSA_OP(attention_divergence, AttentionDivergence);
-
-/// Scratch that the op reserves on the stream: on CUDA three numbers a head and position, which are added in order.
-inline std::size_t attention_divergence_scratch_bytes(DeviceKind kind, std::int64_t B, std::int64_t T,
-                                                      std::int64_t HQ) {
-  return kind == DeviceKind::cuda ? static_cast<std::size_t>(3 * B * T * HQ) * sizeof(float) : 0;
-}
+SSA_OP_WITH_SCRATCH(attention_divergence, AttentionDivergence);
 
 }  // namespace ssa

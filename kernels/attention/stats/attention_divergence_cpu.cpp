@@ -14,7 +14,7 @@ void divergence(const AttentionDivergence& p) {
   const Real scale = static_cast<Real>(p.scale);
   const Real *q = p.q.as<Real>(), *k = p.k.as<Real>(), *lse = p.lse.as<Real>();
   const Real *full = p.full.as<Real>(), *sparse = p.sparse.as<Real>();
-  // A head is one thread's: its sums over rows and tokens have one order.
+  // One thread sums a head, so that the order of the sums does not depend on the number of threads.
 #pragma omp parallel for schedule(dynamic)
   for (std::int64_t h = 0; h < HQ; ++h) {
     double distance = 0, norm = 0, sink = 0;
@@ -22,8 +22,8 @@ void divergence(const AttentionDivergence& p) {
       for (std::int64_t t = 0; t < T; ++t) {
         const std::int64_t row = (b * T + t) * HQ + h;
         for (std::int64_t i = row * D; i < (row + 1) * D; ++i) {
-          const double apart = static_cast<double>(full[i]) - static_cast<double>(sparse[i]);
-          distance += apart * apart;
+          const double difference = static_cast<double>(full[i]) - static_cast<double>(sparse[i]);
+          distance += difference * difference;
           norm += static_cast<double>(full[i]) * static_cast<double>(full[i]);
         }
         for (std::int64_t u = 0; u <= std::min(t, p.sink_tokens - 1); ++u)

@@ -15,4 +15,8 @@ void validate(const AttentionStats& p) {
   block_number(op, dims.T, p.block_size);
 }
 
+#if !SSA_WITH_CUDA
+std::size_t cuda::scratch_bytes(const AttentionStats&) { return 0; }  // only the CUDA sources know its layout
+#endif
+
 }  // namespace ssa

@@ -1,5 +1,5 @@
-// Entropy by a walk over all keys, selected mass by a walk over the selected ones; each leaves one number a (token,
-// head), and a last kernel adds those in a fixed order in f64.
+// One kernel computes the entropy of each (token, head) from all keys, one the selected mass from the selected keys. A
+// third adds the values of each head in f64, in a fixed order.
 #include "attention_stats.h"
 
 #include "kernels/attention/dispatch.cuh"
@@ -28,7 +28,7 @@ struct EntropyConfig {
   };
 };
 
-/// Block (head, query tile from the end, row).
+/// CTA (head, query tile counted from the end, sequence).
 template <class C>
 __global__ void __launch_bounds__(C::kThreads, 2) attention_entropy_kernel(const StatsArgs a) {
   extern __shared__ __align__(128) unsigned char shared_bytes[];
@@ -37,14 +37,14 @@ __global__ void __launch_bounds__(C::kThreads, 2) attention_entropy_kernel(const
   const int thread = static_cast<int>(threadIdx.x), warp = thread / kWarpSize, lane = thread % kWarpSize;
   const int head = static_cast<int>(blockIdx.x), kv_head = head / (a.HQ / a.HK);
   const int t0 = static_cast<int>(gridDim.y - 1 - blockIdx.y) * C::kQueries;
-  const std::int64_t row = blockIdx.z, q_stride = static_cast<std::int64_t>(a.HQ) * kD;
+  const std::int64_t b = blockIdx.z, q_stride = static_cast<std::int64_t>(a.HQ) * kD;
   const std::int64_t k_stride = static_cast<std::int64_t>(a.HK) * kD;
-  const __nv_bfloat16* k = a.k + row * a.T * k_stride + kv_head * kD;
+  const __nv_bfloat16* k = a.k + b * a.T * k_stride + kv_head * kD;
   const auto load_keys = [&](int tile, int stage) {
     load_rows<C::kThreads>(shared.k[stage], k + static_cast<std::int64_t>(tile) * C::kKeys * k_stride, k_stride,
                            a.T - tile * C::kKeys, thread);
   };
-  load_rows<C::kThreads>(shared.q, a.q + ((row * a.T + t0) * a.HQ + head) * kD, q_stride, a.T - t0, thread);
+  load_rows<C::kThreads>(shared.q, a.q + ((b * a.T + t0) * a.HQ + head) * kD, q_stride, a.T - t0, thread);
   load_keys(0, 0);
   cp_async_commit_group();
 
@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(C::kThreads, 2) attention_entropy_kernel(const
   float lse[2] = {}, entropy[2] = {};
 #pragma unroll
   for (int half = 0; half < 2; ++half)
-    if (t[half] < a.T) lse[half] = a.lse[(row * a.T + t[half]) * a.HQ + head];
+    if (t[half] < a.T) lse[half] = a.lse[(b * a.T + t[half]) * a.HQ + head];
   const int tiles = (min(a.T, t0 + C::kQueries) - 1) / C::kKeys + 1;
   for (int tile = 0; tile < tiles; ++tile) {
     const int stage = tile & 1;
@@ -67,10 +67,10 @@ __global__ void __launch_bounds__(C::kThreads, 2) attention_entropy_kernel(const
       load_a(q, shared.q, warp * 16, kk, lane);
 #pragma unroll
       for (int n = 0; n < C::kKeys / 16; ++n) {
-        std::uint32_t b[4];
-        load_b(b, shared.k[stage], n * 16, kk, lane);
-        mma(scores[2 * n], q, b[0], b[1]);
-        mma(scores[2 * n + 1], q, b[2], b[3]);
+        std::uint32_t keys[4];
+        load_b(keys, shared.k[stage], n * 16, kk, lane);
+        mma(scores[2 * n], q, keys[0], keys[1]);
+        mma(scores[2 * n + 1], q, keys[2], keys[3]);
       }
     }
 #pragma unroll
@@ -78,21 +78,21 @@ __global__ void __launch_bounds__(C::kThreads, 2) attention_entropy_kernel(const
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         const int u = tile * C::kKeys + n * 8 + (lane & 3) * 2 + (e & 1);
-        const float surprise = lse[e / 2] - scores[n][e] * a.scale;  // -log P
-        if (u <= t[e / 2]) entropy[e / 2] += exp2_fast(-surprise * kLog2e) * surprise;
+        const float minus_log_p = lse[e / 2] - scores[n][e] * a.scale;
+        if (u <= t[e / 2]) entropy[e / 2] += exp2_fast(-minus_log_p * kLog2e) * minus_log_p;
       }
   }
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const float total = quad_sum(entropy[half]);
-    if ((lane & 3) == 0 && t[half] < a.T) a.entropy[(row * a.T + t[half]) * a.HQ + head] = total;
+    if ((lane & 3) == 0 && t[half] < a.T) a.entropy[(b * a.T + t[half]) * a.HQ + head] = total;
   }
 }
 
-/// One warp is one token and up to 16 heads of a group; the last two warps load.
+/// A warp takes one token and up to 16 heads of a group; the last two warps load keys.
 template <class C>
 __global__ void __launch_bounds__(C::kThreads, 1)
-    selected_mass_kernel(float* mass_, const float* lse_, const __grid_constant__ SparseArgs a,
+    selected_mass_kernel(float* all_mass, const float* all_lse, const __grid_constant__ SparseArgs a,
                          const __grid_constant__ TokenTiles tiles) {
   extern __shared__ __align__(128) unsigned char shared_bytes[];
   auto& shared = *reinterpret_cast<typename C::KeyShared*>(shared_bytes);
@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     float lse[2] = {}, mass[2] = {};
 #pragma unroll
     for (int half = 0; half < 2; ++half)
-      if ((lane >> 2) + half * 8 < task.heads) lse[half] = lse_[position + (lane >> 2) + half * 8];
+      if ((lane >> 2) + half * 8 < task.heads) lse[half] = all_lse[position + (lane >> 2) + half * 8];
     StageWord word;
     do {
       word = keys.wait();
@@ -134,14 +134,14 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     for (int half = 0; half < 2; ++half) {
       const int h = (lane >> 2) + half * 8;
       const float total = quad_sum(mass[half]);
-      if ((lane & 3) == 0 && h < task.heads) mass_[position + h] = total;
+      if ((lane & 3) == 0 && h < task.heads) all_mass[position + h] = total;
     }
   }
 }
 
 constexpr int kSumThreads = 256;
 
-/// Block (head, 0 or 1): adds the head's mass or entropy of all tokens.
+/// CTA (head, statistic): adds the selected mass (0) or the entropy (1) of all tokens.
 __global__ void __launch_bounds__(kSumThreads)
     sum_stats_kernel(double* selected_mass, double* entropy, const StatsArgs a, std::int64_t tokens) {
   __shared__ double shared[kSumThreads / kWarpSize];
@@ -161,16 +161,16 @@ struct StatsScratch {
 
 }  // namespace
 
-std::size_t attention_stats_scratch_bytes(std::int64_t B, std::int64_t T, std::int64_t HQ) {
+std::size_t scratch_bytes(const AttentionStats& p) {
   Arena measure;
-  StatsScratch(measure, B, T, HQ);
+  StatsScratch(measure, p.q.dim(0), p.q.dim(1), p.q.dim(2));
   return measure.used();
 }
 
 void attention_stats(Stream& stream, const AttentionStats& p) {
   constexpr auto op = "attention_stats";
   const std::int64_t B = p.q.dim(0), T = p.q.dim(1), HQ = p.q.dim(2), HK = p.k.dim(2);
-  const std::size_t bytes = attention_stats_scratch_bytes(B, T, HQ);
+  const std::size_t bytes = scratch_bytes(p);
   Arena arena(stream.scratch(bytes), bytes);
   const StatsScratch scratch(arena, B, T, HQ);
   const StatsArgs a = {.mass = scratch.mass.as<float>(),
@@ -185,7 +185,7 @@ void attention_stats(Stream& stream, const AttentionStats& p) {
   dispatch_head_dim(op, p.q.dim(3), HQ / HK, p.block_size, [&]<int kD>() {
     using E = EntropyConfig<kD>;
     launch(stream, op, attention_entropy_kernel<E>,
-           {.grid = dim3(static_cast<unsigned>(HQ), blocks_for(T, E::kQueries), static_cast<unsigned>(B)),
+           {.grid = dim3(static_cast<unsigned>(HQ), ctas_for(T, E::kQueries), static_cast<unsigned>(B)),
             .block = E::kThreads,
             .shared_bytes = sizeof(typename E::Shared)},
            a);

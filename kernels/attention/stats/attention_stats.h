@@ -1,6 +1,9 @@
-// What the full attention does with the selection: probability inside the selected blocks, and entropy.
-//   P = exp(scale * q . k - lse) over u <= t;  selected_mass[h] += sum over rows and tokens of P inside indices[t];
-//   entropy[h] += sum over rows and tokens of -sum_u P log P  (nats)
+// Evaluation statistics per query head: the probability that full attention gives to the selected blocks, and its
+// entropy in nats. With P[u] = exp(scale * q . k[u] - lse), u <= t, sums over B * T positions:
+//   selected_mass[h] += sum of P[u] over u in the blocks indices[t]
+//   entropy[h] += -sum over u of P[u] log P[u]
+// The sums have a fixed order: a repeated run gives the same bits. A wrong shape or dtype throws Error, on CUDA also a
+// head size, group or block size that the attention kernels do not support.
 #pragma once
 
 #include "kernels/common/dispatch.h"
@@ -8,21 +11,15 @@
 namespace ssa {
 
 struct AttentionStats {
-  Tensor selected_mass;  ///< [HQ] f64, accumulated: sums over B * T positions
+  Tensor selected_mass;  ///< [HQ] f64, accumulated
   Tensor entropy;        ///< [HQ] f64, accumulated
   Tensor q;              ///< [B, T, HQ, D] act
   Tensor k;              ///< [B, T, HK, D] act
   Tensor lse;            ///< [B, T, HQ] f32, of full causal attention
-  Tensor indices;        ///< [B, T, HK, S'] i32
+  Tensor indices;        ///< [B, T, HK, S'] i32, from select_blocks
   float scale;
   std::int64_t block_size;
 };
-SSA_OP(attention_stats, AttentionStats);
-
-/// Scratch that the op reserves on the stream; 0 on the CPU.
-std::size_t attention_stats_scratch_bytes(DeviceKind kind, std::int64_t B, std::int64_t T, std::int64_t HQ);
-namespace cuda {
-std::size_t attention_stats_scratch_bytes(std::int64_t B, std::int64_t T, std::int64_t HQ);
-}
+SSA_OP_WITH_SCRATCH(attention_stats, AttentionStats);
 
 }  // namespace ssa

@@ -17,7 +17,7 @@ void stats(const AttentionStats& p) {
   const Real scale = static_cast<Real>(p.scale);
   const Real *all_q = p.q.as<Real>(), *all_k = p.k.as<Real>(), *lse = p.lse.as<Real>();
   const std::int32_t* all_indices = p.indices.as<std::int32_t>();
-  // A head is one thread's: its sum over rows and tokens has one order.
+  // One thread sums a head, so that the order of the sums does not depend on the number of threads.
 #pragma omp parallel for schedule(dynamic)
   for (std::int64_t h = 0; h < HQ; ++h) {
     std::vector<char> selected(static_cast<std::size_t>(N));

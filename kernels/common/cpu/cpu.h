@@ -1,4 +1,5 @@
-// What the CPU ops share. They are templates over Real: float is the backend, double serves the derivative tests.
+// kernels/common/cpu: what the CPU ops share. They are templates over Real: float is the backend, double is for the
+// derivative tests.
 #pragma once
 
 #include <bit>
@@ -10,7 +11,7 @@
 
 namespace ssa::cpu {
 
-/// Calls f.operator()<float>() or <double>(), by the dtype of one of the op's activations.
+/// Calls f.operator()<float>() or f.operator()<double>(), by the dtype of one of the op's activations.
 template <class F>
 void dispatch_real(const Tensor& activation, F&& f) {
   switch (activation.dtype()) {
@@ -36,11 +37,10 @@ void axpy(Real a, const Real* x, Real* y, std::int64_t n) {
   for (std::int64_t i = 0; i < n; ++i) y[i] += a * x[i];
 }
 
-/// e^x to 2 units in the last place, without a branch or a call, so that loops over it vectorise (std::exp of the C
-/// library does not without -ffast-math). Below -87 it is 0, above 88 infinity; NaN stays NaN.
+/// e^x to 2 units in the last place, without branches or calls, so that loops over it vectorize (loops over std::exp do
+/// not without -ffast-math). 0 below -87, infinity above 88; NaN stays NaN.
 inline float exp_simd(float x) {
-  // x = n ln 2 + r with n whole and |r| <= ln 2 / 2; adding 1.5 * 2^23 rounds to a whole number in the low mantissa
-  // bits.
+  // x = n ln 2 + r with integer n and |r| <= ln 2 / 2. Adding 1.5 * 2^23 rounds to an integer in the low mantissa bits.
   constexpr float kLog2e = 1.44269504f, kRound = 12582912.0f;
   constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;  // n * high is exact
   const float shifted = x * kLog2e + kRound;

@@ -1,4 +1,5 @@
-// Division by a number that the host knows: a multiplication and a shift instead of some thirty instructions.
+// kernels/common/device: division by a number known on the host, by a multiplication and a shift instead of about
+// thirty instructions.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -8,7 +9,7 @@
 
 namespace ssa::cuda {
 
-/// Of numbers in [0, 2^31). With s = ceil(log2 d), ceil(2^(31 + s) / d) overestimates 2^(31 + s) / d by less than
+/// Divides numbers in [0, 2^31). With s = ceil(log2 d), ceil(2^(31 + s) / d) overestimates 2^(31 + s) / d by less than
 /// 2^s / 2^(31 + s), too little to change the quotient of a number below 2^31.
 class Divisor {
  public:

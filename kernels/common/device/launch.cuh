@@ -1,4 +1,5 @@
-// The one way to start a kernel: raises the shared memory limit, launches on the stream, checks, names the op.
+// kernels/common/device: the only function that launches kernels. It raises the shared-memory limit, launches on the
+// stream, and checks for errors in the name of the op.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -15,7 +16,7 @@ struct LaunchShape {
   dim3 grid;
   dim3 block;
   std::size_t shared_bytes = 0;  ///< dynamic shared memory
-  unsigned cluster = 1;          ///< adjacent blocks in x that make a cluster; divides grid.x
+  unsigned cluster = 1;          ///< CTAs per cluster, adjacent in x; divides grid.x
 };
 
 /// Kernel arguments are converted to the kernel's parameter types. An empty grid launches nothing.
@@ -29,7 +30,7 @@ void launch(Stream& stream, const char* op, void (*kernel)(Parameters...), const
     std::size_t& limit = context.shared_memory_limits[reinterpret_cast<const void*>(kernel)];
     if (limit < shape.shared_bytes) {
       SSA_CHECK(shape.shared_bytes <= context.properties.sharedMemPerBlockOptin, op, ": ", shape.shared_bytes,
-                " bytes of shared memory wanted, the GPU gives ", context.properties.sharedMemPerBlockOptin);
+                " bytes of shared memory per CTA needed, the GPU has ", context.properties.sharedMemPerBlockOptin);
       check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
                                  static_cast<int>(shape.shared_bytes)),
             op);
@@ -50,9 +51,9 @@ void launch(Stream& stream, const char* op, void (*kernel)(Parameters...), const
   if (context.debug) check(cudaStreamSynchronize(context.stream), op);
 }
 
-/// Grid size that covers `count` items with `per_block` each.
-inline unsigned blocks_for(std::int64_t count, std::int64_t per_block) {
-  return static_cast<unsigned>((count + per_block - 1) / per_block);
+/// Number of CTAs that cover `count` items with `per_cta` items each.
+inline unsigned ctas_for(std::int64_t count, std::int64_t per_cta) {
+  return static_cast<unsigned>((count + per_cta - 1) / per_cta);
 }
 
 /// The elements of a bf16 tensor as CUDA's type; null when the tensor is absent.

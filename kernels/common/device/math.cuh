@@ -1,4 +1,5 @@
-// Constants, and functions on the special function unit: 2 ulp of f32, far below the rounding of a bf16 result.
+// kernels/common/device: constants, and functions on the MUFU with an error of 2 ulp of f32, far below the rounding of
+// a bf16 result.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -1,4 +1,5 @@
-// Reductions over a warp and a block, in an order that depends on nothing but the number of threads.
+// kernels/common/device: reductions and prefix sums over a warp, reductions over a CTA, in an order that depends only
+// on the number of threads.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -23,7 +24,24 @@ __device__ __forceinline__ T warp_max(T value) {
   return value;
 }
 
-/// Sum over the block; every thread gets it. `shared` holds kThreads / 32 values and may be used again after the next
+/// Sum over this lane and the lanes before it.
+template <class T>
+__device__ __forceinline__ T warp_inclusive_sum(T value, int lane) {
+#pragma unroll
+  for (int distance = 1; distance < kWarpSize; distance *= 2) {
+    const T other = __shfl_up_sync(kFullMask, value, distance);
+    if (lane >= distance) value += other;
+  }
+  return value;
+}
+
+/// Sum over the lanes before this one.
+template <class T>
+__device__ __forceinline__ T warp_exclusive_sum(T value, int lane) {
+  return warp_inclusive_sum(value, lane) - value;
+}
+
+/// Sum over the CTA; every thread gets it. `shared` holds kThreads / 32 values and may be reused after the next
 /// __syncthreads().
 template <int kThreads, class T>
 __device__ __forceinline__ T block_sum(T value, T* shared) {
@@ -39,7 +57,7 @@ __device__ __forceinline__ T block_sum(T value, T* shared) {
   return sum;
 }
 
-/// Maximum over the block, as block_sum.
+/// Maximum over the CTA, as block_sum.
 template <int kThreads, class T>
 __device__ __forceinline__ T block_max(T value, T* shared) {
   constexpr int kWarps = kThreads / kWarpSize;
@@ -48,10 +66,10 @@ __device__ __forceinline__ T block_max(T value, T* shared) {
   if constexpr (kWarps == 1) return value;
   if (threadIdx.x % kWarpSize == 0) shared[threadIdx.x / kWarpSize] = value;
   __syncthreads();
-  T best = shared[0];
+  T result = shared[0];
 #pragma unroll
-  for (int warp = 1; warp < kWarps; ++warp) best = max(best, shared[warp]);
-  return best;
+  for (int warp = 1; warp < kWarps; ++warp) result = max(result, shared[warp]);
+  return result;
 }
 
 }  // namespace ssa::cuda

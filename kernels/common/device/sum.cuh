@@ -1,4 +1,4 @@
-// Second pass of a sum over blocks: shares are added in a fixed order by one block.
+// kernels/common/device: the second pass of a sum over CTAs. One CTA adds the partial sums in a fixed order.
 #pragma once
 
 #include <cstdint>
@@ -10,21 +10,21 @@ namespace ssa::cuda {
 
 inline constexpr int kSumThreads = 1024;
 
-/// out[0] += scale * sum of shares: thread i adds shares i, i + 1024, ... in order, then the threads' sums are added.
-template <class Share>
+/// out[0] += scale * sum of the partial sums: thread i adds partial sums i, i + 1024, ..., then the threads are added.
+template <class T>
 __global__ void __launch_bounds__(kSumThreads)
-    add_sum_kernel(double* out, const Share* shares, std::int64_t count, double scale) {
+    add_sum_kernel(double* out, const T* partials, std::int64_t count, double scale) {
   __shared__ double shared[kSumThreads / kWarpSize];
   double sum = 0;
-#pragma unroll 8  // one block waits for each round of loads: many in flight
-  for (std::int64_t i = threadIdx.x; i < count; i += kSumThreads) sum += static_cast<double>(shares[i]);
+#pragma unroll 8  // many loads in flight: one CTA has no others to hide their latency
+  for (std::int64_t i = threadIdx.x; i < count; i += kSumThreads) sum += static_cast<double>(partials[i]);
   sum = block_sum<kSumThreads>(sum, shared);
   if (threadIdx.x == 0) *out += scale * sum;
 }
 
-template <class Share>
-void add_sum(Stream& stream, const char* op, double* out, const Share* shares, std::int64_t count, double scale = 1) {
-  launch(stream, op, add_sum_kernel<Share>, {.grid = 1, .block = kSumThreads}, out, shares, count, scale);
+template <class T>
+void add_sum(Stream& stream, const char* op, double* out, const T* partials, std::int64_t count, double scale = 1) {
+  launch(stream, op, add_sum_kernel<T>, {.grid = 1, .block = kSumThreads}, out, partials, count, scale);
 }
 
 }  // namespace ssa::cuda

@@ -1,6 +1,6 @@
-// Wide loads and stores: kCount adjacent elements in as few 16-byte accesses as they take, computed with in f32.
-// kCount 8 serves rows whose length 8 divides (16 bytes of bf16), kCount 4 what is f32 for the most part, kCount 1 all
-// others.
+// kernels/common/device: wide loads and stores. kCount adjacent elements in as few 16-byte accesses as possible,
+// converted to f32. Use kCount 8 for rows whose length is a multiple of 8 (16 bytes of bf16), 4 for data that is mostly
+// f32, 1 for all others.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -23,7 +23,7 @@ __device__ __forceinline__ void unpack_bf16(std::uint32_t pair, float& low, floa
   high = __uint_as_float(pair & 0xffff0000u);
 }
 
-/// What kCount elements are read as.
+/// How packed vectors are read.
 struct PlainRead {
   template <class T>
   static __device__ __forceinline__ T read(const T* from) {
@@ -74,8 +74,8 @@ __device__ __forceinline__ Floats<kCount> load(const float* from) {
   return out;
 }
 
-/// The same from memory that nothing writes while the kernel runs: the compiler may then move the load before stores,
-/// so that more of them are in flight.
+/// The same from memory that nothing writes while the kernel runs: the compiler may then move loads before stores, so
+/// that more loads are in flight.
 template <int kCount, class T>
 __device__ __forceinline__ Floats<kCount> load_constant(const T* from) {
   return load<kCount, ConstantRead>(from);
@@ -94,7 +94,7 @@ struct PlainWrite {
     *to = value;
   }
 };
-/// As one access for certain: in some kernels the compiler makes four of a plain one. For memory that the kernel does
+/// Always as one access: in some kernels the compiler splits a plain store into four. For memory that the kernel does
 /// not read.
 struct WholeWrite {
   static __device__ __forceinline__ void write(uint4* to, const uint4& value) {
@@ -134,7 +134,21 @@ __device__ __forceinline__ void store(float* to, const Floats<kCount>& values) {
   }
 }
 
-/// The value that a store to bf16 leaves.
+__device__ __forceinline__ float4 operator+(const float4& a, const float4& b) {
+  return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
+}
+
+__device__ __forceinline__ float4 operator*(const float4& a, float b) {
+  return make_float4(a.x * b, a.y * b, a.z * b, a.w * b);
+}
+
+/// *to = value, or *to += value with `add`. For gradients that an op overwrites or accumulates.
+__device__ __forceinline__ void store_or_add(float4* to, float4 value, bool add) {
+  if (add) value = *to + value;
+  *to = value;
+}
+
+/// The value rounded to bf16.
 __device__ __forceinline__ float round_bf16(float value) { return __bfloat162float(__float2bfloat16_rn(value)); }
 
 template <int kCount>

@@ -11,9 +11,9 @@
 
 namespace ssa::cuda {
 
-inline constexpr int kMaxCluster = 8;  ///< blocks; more are not portable
+inline constexpr int kMaxCluster = 8;  ///< CTAs; more are not portable
 
-/// Whether the code that the GPU runs for `kernel` knows clusters: it may have been compiled from that of an older GPU.
+/// Whether the code that the GPU runs for `kernel` has clusters: it may come from the PTX of an older GPU.
 template <class... Parameters>
 bool knows_clusters(const char* op, void (*kernel)(Parameters...)) {
   cudaFuncAttributes attributes{};

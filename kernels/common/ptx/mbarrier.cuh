@@ -17,7 +17,7 @@ __device__ __forceinline__ void mbarrier_init(std::uint32_t barrier, int arrival
   asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
 }
 
-/// What this thread did before is mask to whoever waits for the phase.
+/// What this thread did before is visible to whoever waits for the phase.
 __device__ __forceinline__ void mbarrier_arrive(std::uint32_t barrier) {
   asm volatile("{\n.reg .b64 state;\nmbarrier.arrive.shared.b64 state, [%0];\n}" ::"r"(barrier) : "memory");
 }
@@ -30,7 +30,7 @@ constexpr int kArrivalsOfWarp = kWarpSize;
 constexpr int kArrivalsOfWarp = 1;
 #endif
 
-/// What all lanes did before is mask to whoever waits for the phase. All lanes call it.
+/// What all lanes did before is visible to whoever waits for the phase. All lanes call it.
 __device__ __forceinline__ void mbarrier_arrive_warp(std::uint32_t barrier, int lane) {
   __syncwarp();
   if (lane < kArrivalsOfWarp) mbarrier_arrive(barrier);

@@ -1,9 +1,8 @@
-// The bulk copy engine of Hopper (TMA), whose copies complete on the barriers of mbarrier.cuh, and what kernels with a
-// warpgroup of their own for copies need beside. Kernels that use this compile for sm_90a only, as those of
-// wgmma.cuh.
+// Hopper's TMA, whose copies complete on the barriers of mbarrier.cuh, and what else kernels with a producer warpgroup
+// need. Kernels that use this compile for sm_90a only, as with wgmma.cuh.
 //
-// A barrier's phases alternate in parity. A ring of stages has two barriers a stage: `full` completes when the copies
-// into the stage have landed, `empty` when its readers have left it. Pipeline walks over such a ring.
+// A barrier's phases alternate in parity. A ring of stages has two barriers per stage: `full` completes when the copies
+// into the stage have landed, `empty` when its readers have released it. PipelineState walks over such a ring.
 #pragma once
 
 #include <cuda.h>
@@ -20,7 +19,7 @@ namespace ssa::cuda {
 
 inline constexpr int kBoxRows = 64;  ///< tokens of one copy: 64 rows of 64 columns, 8 KB
 
-/// Describes a tensor [rows, tokens, heads, 128 bytes] to the copy engine, in boxes of kBoxRows tokens of one head: 64
+/// Describes a tensor [rows, tokens, heads, 128 bytes] to TMA, in boxes of kBoxRows tokens of one head: 64
 /// columns of bf16 or 32 of float. A wider head counts as several. Tokens beyond a row's end read as 0 and are not
 /// written.
 template <class T>
@@ -87,8 +86,8 @@ __device__ __forceinline__ void bulk_load(void* to, const void* from, int bytes,
                : "memory");
 }
 
-/// Starts the copy of a box from shared memory, as one group; tma_store_wait_read() of the same thread lets it be written
-/// again.
+/// Starts the copy of a box from shared memory, as one group; tma_store_wait_read() of the same thread lets it be
+/// written again.
 __device__ __forceinline__ void tma_store(const CUtensorMap& map, const void* from, int head, int t, int row) {
   asm volatile(
       "cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group [%0, {%1, %2, %3, %4}], [%5];\n"
@@ -110,12 +109,7 @@ template <int kPending>
 __device__ __forceinline__ void tma_store_wait() {
   asm volatile("cp.async.bulk.wait_group %0;" ::"n"(kPending) : "memory");
 }
-/// Sets *counter after tma_store_wait() by the same thread. What the engine has completed is in L2, where the other SMs
-/// meet it, so no fence is needed that would wait for everything else that the SM has under way.
-__device__ __forceinline__ void announce_in_place(int* counter, int value) {
-  asm volatile("st.relaxed.gpu.global.s32 [%0], %1;" ::"l"(counter), "r"(value) : "memory");
-}
-/// Orders copies of the engine and ordinary accesses of this thread, to global memory and shared.
+/// Orders TMA's copies and ordinary accesses of this thread, to global memory and shared.
 __device__ __forceinline__ void fence_proxy_async() { asm volatile("fence.proxy.async;" ::: "memory"); }
 
 /// Fetches the description itself ahead of its first use.
@@ -135,7 +129,7 @@ __device__ __forceinline__ void warpgroup_reg_alloc() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 
-/// Named barriers; 0 is that of __syncthreads. `threads` counts those that sync and those that only arrive.
+/// Named barriers; 0 belongs to __syncthreads. `threads` counts the threads that sync and the threads that only arrive.
 __device__ __forceinline__ void barrier_sync(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
@@ -159,6 +153,15 @@ __device__ __forceinline__ void warpgroup_fence_operand(float (&values)[kTiles][
 #pragma unroll
   for (int n = 0; n < kTiles; ++n)
     asm volatile("" : "+f"(values[n][0]), "+f"(values[n][1]), "+f"(values[n][2]), "+f"(values[n][3])::"memory");
+}
+
+/// Ends the lifetime of these registers' values without an instruction. Products name their accumulators as inputs even
+/// where they overwrite them, and old values would take registers until then.
+template <int kTiles>
+__device__ __forceinline__ void discard(float (&values)[kTiles][4]) {
+#pragma unroll
+  for (int n = 0; n < kTiles; ++n)
+    asm volatile("" : "=f"(values[n][0]), "=f"(values[n][1]), "=f"(values[n][2]), "=f"(values[n][3]));
 }
 
 /// 16 x 16 of bf16 in the layout of pack_a to rows row0 .. +16, columns 16 m .. +16 of a tile.

@@ -27,7 +27,7 @@ inline constexpr int kWarpgroupThreads = 128, kWarpgroupRows = 64;
 inline constexpr std::uint64_t kNextAlongRow = 32 >> 4, kNextTransposed = 16 * 128 >> 4;
 
 /// Of a tile of 64 columns, from `row` (a multiple of 8) on. For a transposed operand of more columns, which continue
-/// in the tiles behind this one, kColumns says how many.
+/// in the tiles after this one, kColumns says how many.
 template <int kColumns = 64, class TileType>
 __device__ __forceinline__ std::uint64_t wgmma_operand(const TileType& tile, int row) {
   static_assert(TileType::kCols == 64 && kColumns % 64 == 0);
@@ -45,7 +45,7 @@ template <int kPending>
 __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
-/// Makes this thread's ordinary writes to shared memory mask to products issued after the next barrier.
+/// Makes this thread's ordinary writes to shared memory visible to products issued after the next barrier.
 __device__ __forceinline__ void fence_view_async_shared() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
@@ -94,13 +94,14 @@ __device__ __forceinline__ void wgmma(float (&d)[8][4], std::uint64_t a, std::ui
       : "l"(a), "l"(b), "r"(static_cast<int>(add)), "n"(kTransposed ? 1 : 0));
 }
 
-/// d (64 x 128) with a in shared memory, both along the row.
+/// d (64 x 128), the same.
+template <bool kTransposed>
 __device__ __forceinline__ void wgmma(float (&d)[16][4], std::uint64_t a, std::uint64_t b, bool add) {
   asm volatile(
       "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" SSA_NAMES_64 "}, %64, %65, p, 1, 1, 0, 0;\n}"
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" SSA_NAMES_64 "}, %64, %65, p, 1, 1, %67, %67;\n}"
       : SSA_THIRTY_TWO(d, 0), SSA_THIRTY_TWO(d, 8)
-      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+      : "l"(a), "l"(b), "r"(static_cast<int>(add)), "n"(kTransposed ? 1 : 0));
 }
 
 #undef SSA_FOUR

@@ -3,21 +3,21 @@ from transformers import PretrainedConfig
 
 
 class LlamaNSAConfig(PretrainedConfig):
-    """The keys of a LLaMA config.json and these, all of which may be changed on a loaded model (model.config.KEY):
+    """The keys of a LLaMA config.json, and the following. All can be changed on a loaded model (model.config.KEY):
 
-    attention_method  ssa, full, moba or nsa: what the model was trained with
-    inference_mode    sparse: each token attends the keys of its selected blocks; full: all keys before it (not nsa)
-    block_size        tokens of a block
-    block_counts      blocks a token attends, its own among them
-    window_size       tokens of nsa's sliding window; 0 = no such branch
-    selection         exact; or reference: the top-k of the kernel that the published checkpoints were trained with
+    attention_method  ssa, full, moba or nsa: the method of training
+    inference_mode    sparse: each token attends to its selected blocks; full: to all tokens up to itself (not nsa)
+    block_size        tokens per block
+    block_counts      blocks a token attends to, including its own
+    window_size       tokens of nsa's sliding window; 0 = no window branch
+    selection         exact, or reference: the top-k of the kernel that trained the published checkpoints
     rope_scaling      null, or Llama 3's: rope_type llama3, factor, low_freq_factor, high_freq_factor,
                       original_max_position_embeddings
     """
 
     model_type = "llama-nsa"
     keys_to_ignore_at_inference = ["past_key_values"]
-    rope_parameters = None  # transformers 5 keeps rope_theta and rope_scaling in it
+    rope_parameters = None  # transformers 5 stores rope_theta and rope_scaling here
 
     def __init__(self, vocab_size=128256, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16,
                  num_attention_heads=32, num_key_value_heads=None, head_dim=None, max_position_embeddings=8192,

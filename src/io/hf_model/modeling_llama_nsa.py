@@ -1,14 +1,14 @@
 """LLaMA with full attention, MoBA, NSA or SSA (Sparse Sparse Attention, arXiv 2511.20102), for inference in
-transformers; plain PyTorch. Gates: g_slc, g_cmp, g_swa are sigmoids of g_proj, one of each a query head.
+transformers, in plain PyTorch. The gates g_slc, g_cmp, g_swa are sigmoids of g_proj, one of each per query head.
 
   attention_method  inference_mode  output of a head
   ssa, moba, full   sparse          g_slc * attention over the keys of the selected blocks
   ssa, moba, full   full            g_slc * attention over all keys
   nsa               sparse          g_slc * selected + g_cmp * compressed + g_swa * sliding window
 
-Shapes: B rows, T tokens of this call, U tokens with those in the cache, HQ query heads, HK key/value heads,
-G = HQ / HK, D head size, N blocks of `block_size` tokens. A row begins at its first token that attention_mask does not
-hide: positions and blocks are counted from there, and what stands before it is never attended.
+Shapes: B sequences, T tokens of this call, U tokens including the cache, HQ query heads, HK key/value heads,
+G = HQ / HK, D head size, N blocks of `block_size` tokens. A sequence starts at the first token that attention_mask does
+not hide: positions and blocks are counted from there, and no token attends to the padding before it.
 """
 import math
 
@@ -44,7 +44,7 @@ def rope_cos_sin(c, position_ids):
     real = torch.float32 if position_ids.device.type == "mps" else torch.float64  # mps has no float64
     exponent = torch.arange(0, c.head_dim, 2, dtype=real, device=position_ids.device) / c.head_dim
     inverse = rope.get("rope_theta", c.rope_theta) ** -exponent
-    if kind == "llama3":  # long wavelengths grow by `factor`, short ones stay, those between are mixed
+    if kind == "llama3":  # long wavelengths grow by `factor`, short ones stay, the ones between are interpolated
         low, high = rope["low_freq_factor"], rope["high_freq_factor"]
         wavelength = 2 * math.pi / inverse
         keep = ((rope["original_max_position_embeddings"] / wavelength - low) / (high - low)).clamp(0, 1)
@@ -68,21 +68,21 @@ def attend(q, k, v, mask):
 
 
 def block_mean(x, block_size):
-    """[B,HK,U,D] -> [B,HK,N,D]. The mean of a last partial block is never used: it is not complete."""
+    """[B,HK,U,D] -> [B,HK,N,D]. The mean of an incomplete last block is never used."""
     x = F.pad(x, (0, 0, 0, -x.shape[2] % block_size))
     return x.unflatten(2, (-1, block_size)).float().mean(3).to(x.dtype)
 
 
-def best(importance, count):
-    """The `count` highest of the last dimension as a bool mask; the lower index wins a tie."""
+def top_k_mask(importance, count):
+    """A bool mask of the `count` highest values in the last dimension; ties to the lower index."""
     order = importance.sort(dim=-1, descending=True, stable=True).indices[..., :count]
     return torch.zeros_like(importance, dtype=torch.bool).scatter_(-1, order, True)
 
 
 @torch.no_grad()
 def select_blocks(q, k_mean, position, c):
-    """The blocks each query attends, a bool mask [B,HK,T,N]: its own and the most important complete ones, block_counts
-    in all. Importance: the sum over the G query heads of a softmax over the complete blocks of q . mean(k)."""
+    """The selected blocks per query, a bool mask [B,HK,T,N]: its own and the most important complete ones, block_counts
+    in total. Importance is the softmax of q . mean(k) over the complete blocks, summed over the G query heads."""
     block = torch.arange(k_mean.shape[2], device=q.device)
     position = position[:, None, :, None]
     own = position // c.block_size
@@ -92,14 +92,14 @@ def select_blocks(q, k_mean, position, c):
     importance = weights.nan_to_num(0.0).sum(2)  # NaN: no complete block yet
     importance = importance.masked_fill(block == own, torch.inf).masked_fill(block > own, -torch.inf)
     if c.selection == "reference" and c.block_counts > c.block_size // 2:
-        # The published kernel walks chunks of block_size blocks: it takes the best block_size / 2 of the chunk with the
-        # own block and as many of all chunks before it.
+        # The published kernel processes chunks of block_size blocks: it takes the best block_size / 2 of the chunk with
+        # the query's own block, and as many of all earlier chunks.
         earlier = block < own // c.block_size * c.block_size
-        halves = [best(importance.masked_fill(~part, -torch.inf), c.block_size // 2) & part
+        halves = [top_k_mask(importance.masked_fill(~part, -torch.inf), c.block_size // 2) & part
                   for part in (earlier, ~earlier)]
-        chosen = torch.where(own < c.block_size, best(importance, c.block_counts), halves[0] | halves[1])
+        chosen = torch.where(own < c.block_size, top_k_mask(importance, c.block_counts), halves[0] | halves[1])
     else:
-        chosen = best(importance, c.block_counts)
+        chosen = top_k_mask(importance, c.block_counts)
     return chosen & (block <= own)
 
 
@@ -126,7 +126,7 @@ class LlamaNSAAttention(nn.Module):
         self.o_proj = nn.Linear(c.num_attention_heads * c.head_dim, c.hidden_size, bias=False)
 
     def branches(self, q, k, v, k_mean, v_mean, gates, position):
-        """The gated sum of what the queries at `position` [B or 1, T] attend: [B,HK,G,T,D]."""
+        """The gated sum of the attention branches for queries at `position` [B or 1, T]: [B,HK,G,T,D]."""
         c = self.config
         g_cmp, g_slc, g_swa = gates.unbind(-1)
         position_of_key = torch.arange(k.shape[2], device=q.device)
@@ -152,7 +152,7 @@ class LlamaNSAAttention(nn.Module):
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         if cache is not None:
             k, v = cache.update(k, v, self.layer_idx)
-        if padding is not None:  # key j of a row becomes the j-th token after its padding
+        if padding is not None:  # key j of a sequence becomes the j-th token after its padding
             tokens = k.shape[2]
             index = (torch.arange(tokens, device=x.device) + padding).clamp(max=tokens - 1)
             index = index[:, None, :, None].expand_as(k)
@@ -221,8 +221,8 @@ class LlamaNSAModel(LlamaNSAPreTrainedModel):
 
     def forward(self, input_ids=None, attention_mask=None, position_ids=None, past_key_values=None, inputs_embeds=None,
                 use_cache=None, **kwargs):
-        """attention_mask [B, U] counts only by the zeros that begin a row. position_ids, for the rotation only, are by
-        default counted from each row's first token."""
+        """Of attention_mask [B, U] only the leading zeros of a sequence count (left padding). position_ids affect
+        RoPE only and by default count from each sequence's first token."""
         check_config(self.config)
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         use_cache = self.config.use_cache and not self.training if use_cache is None else use_cache
@@ -234,7 +234,7 @@ class LlamaNSAModel(LlamaNSAPreTrainedModel):
         if attention_mask is not None:
             if attention_mask.shape != (x.shape[0], total):
                 raise ValueError(f"attention_mask is {list(attention_mask.shape)}, expected {[x.shape[0], total]}: a "
-                                 "column for each token, those in the cache first (a static cache does not fit)")
+                                 "column per token, cached tokens first (a static cache is not supported)")
             padding = (attention_mask.cumsum(-1) == 0).sum(-1, keepdim=True)
             position = (position - padding).clamp(min=0)
             padding = padding if padding.any() else None
@@ -268,7 +268,7 @@ class LlamaNSAForCausalLM(LlamaNSAPreTrainedModel, GenerationMixin):
 
     def forward(self, input_ids=None, attention_mask=None, position_ids=None, past_key_values=None, inputs_embeds=None,
                 labels=None, use_cache=None, logits_to_keep=0, **kwargs):
-        """labels [B, T]: -100 or the token itself, shifted here; the loss is the mean of the cross entropy."""
+        """labels [B, T]: the token itself, or -100 to ignore it; shifted here. The loss is the mean cross entropy."""
         outputs = self.model(input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache)
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(outputs.last_hidden_state[:, keep])

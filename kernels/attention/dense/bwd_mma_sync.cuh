@@ -6,18 +6,18 @@
 
 namespace ssa::cuda {
 
-/// Starts the copies of a step: q, d_out, lse and delta of a query tile.
+/// Starts the copies of a step: q, d_out, lse and delta of a q tile.
 template <class C>
 __device__ __forceinline__ void load_queries(typename C::Shared& shared, int stage, const DenseBackwardArgs& a,
-                                             const BackwardTask& task, BackwardTask::Step step, int thread) {
-  const int t0 = task.query_tile(step) * C::kQueries;
+                                             const BwdMmaSyncTask& task, BwdMmaSyncTask::Step step, int thread) {
+  const int t0 = task.q_tile(step) * C::kBlockM;
   const std::int64_t position = task.query_position(a, t0, task.head(step)), stride = a.HQ * C::kD;
   load_rows<C::kThreads>(shared.q[stage], a.q + position * C::kD, stride, a.T - t0, thread);
   load_rows<C::kThreads>(shared.d_out[stage], a.d_out + position * C::kD, stride, a.T - t0, thread);
   // lse and delta of a query beyond T become 0: with q = d_out = 0 it adds nothing.
-  for (int i = thread; i < 2 * C::kQueries; i += C::kThreads) {
-    const int query = i % C::kQueries;
-    const bool inside = t0 + query < a.T, is_lse = i < C::kQueries;
+  for (int i = thread; i < 2 * C::kBlockM; i += C::kThreads) {
+    const int query = i % C::kBlockM;
+    const bool inside = t0 + query < a.T, is_lse = i < C::kBlockM;
     cp_async_4(shared_address(is_lse ? &shared.lse[stage][query] : &shared.delta[stage][query]),
                (is_lse ? a.lse : a.delta) + position + (inside ? static_cast<std::int64_t>(query) * a.HQ : 0), inside);
   }
@@ -25,7 +25,7 @@ __device__ __forceinline__ void load_queries(typename C::Shared& shared, int sta
 
 /// Adds 16 rows from token t0 on, of kTiles x 8 columns from col0 on, to d_q, or stores them.
 template <int kD, int kTiles>
-__device__ __forceinline__ void add_query_rows(const DenseBackwardArgs& a, const BackwardTask& task, int head, int t0,
+__device__ __forceinline__ void add_query_rows(const DenseBackwardArgs& a, const BwdMmaSyncTask& task, int head, int t0,
                                                int col0, float (&d_q)[kTiles][4], bool add, int lane) {
   const RowOfFour place = row_of_four(d_q[0], lane);  // its row and column are the same in every tile
   float4 values[kTiles];
@@ -46,27 +46,27 @@ __device__ __forceinline__ void add_query_rows(const DenseBackwardArgs& a, const
   }
 }
 
-/// The end of a task, for every thread of the block: calls write(add) when it is the task's turn to put its part of d_k
+/// The end of a task, for every thread of the CTA: calls write(add) when it is the task's turn to put its part of d_k
 /// and d_v in place. Chunks of a group's heads take turns in their order.
 template <class Write>
-__device__ __forceinline__ void end_task(const DenseBackwardArgs& a, const BackwardTask& task, Write&& write) {
-  int* keys_done = a.keys_done + static_cast<std::int64_t>(task.row_head) * a.key_tiles + task.key_tile;
+__device__ __forceinline__ void end_task(const DenseBackwardArgs& a, const BwdMmaSyncTask& task, Write&& write) {
+  int* kv_done = a.kv_done + static_cast<std::int64_t>(task.row_head) * a.kv_tiles + task.kv_tile;
   __syncthreads();
   if (threadIdx.x == 0) {
     announce(task.steps_done(a), task.steps());
-    if (task.chunk > 0) wait_for(keys_done, task.chunk);
+    if (task.chunk > 0) wait_for(kv_done, task.chunk);
   }
   __syncthreads();
   write(a.accumulate_kv || task.chunk > 0);
   if (task.chunk + 1 < a.chunks) {
     __syncthreads();
-    if (threadIdx.x == 0) announce(keys_done, task.chunk + 1);
+    if (threadIdx.x == 0) announce(kv_done, task.chunk + 1);
   }
 }
 
 /// Warp w's 16 keys.
 template <int kD>
-__device__ __forceinline__ void write_keys(const DenseBackwardArgs& a, const BackwardTask& task,
+__device__ __forceinline__ void write_keys(const DenseBackwardArgs& a, const BwdMmaSyncTask& task,
                                            float (&d_k)[kD / 8][4], float (&d_v)[kD / 8][4], bool add, int warp,
                                            int lane) {
 #pragma unroll
@@ -87,21 +87,21 @@ __device__ __forceinline__ void write_keys(const DenseBackwardArgs& a, const Bac
   }
 }
 
-/// One block per task.
+/// One CTA per task.
 template <class C, class Mask>
-__global__ void __launch_bounds__(C::kThreads, 1) dense_backward_kernel(const DenseBackwardArgs a, const Mask mask) {
+__global__ void __launch_bounds__(C::kThreads, 1) bwd_mma_sync_kernel(const DenseBackwardArgs a, const Mask mask) {
   extern __shared__ __align__(1024) unsigned char shared_bytes[];
   auto& shared = *reinterpret_cast<typename C::Shared*>(shared_bytes);
   constexpr int kD = C::kD, kSlices = kD / 16, kQ = C::kQueriesAtOnce;
   const int thread = static_cast<int>(threadIdx.x), warp = thread / kWarpSize, lane = thread % kWarpSize;
-  BackwardTask& task = shared.task;
+  BwdMmaSyncTask& task = shared.task;
   task.take<C>(a, mask);
   const int u0 = task.u0, steps = task.steps();
 
   const std::int64_t key_offset = task.key_position(a, u0) * C::kD, key_stride = a.HK * C::kD;
   load_rows<C::kThreads>(shared.k, a.k + key_offset, key_stride, a.U - u0, thread);
   load_rows<C::kThreads>(shared.v, a.v + key_offset, key_stride, a.U - u0, thread);
-  BackwardTask::Step now;
+  BwdMmaSyncTask::Step now;
   if (steps > 0) load_queries<C>(shared, 0, a, task, now, thread);
   cp_async_commit_group();
   cp_async_wait_group<0>();
@@ -120,19 +120,19 @@ __global__ void __launch_bounds__(C::kThreads, 1) dense_backward_kernel(const De
   const float scale2 = a.scale * kLog2e;
 
   int stage = 0;
-  int seen = 0;  // of the next key tile's steps
+  int seen = 0;  // of the next kv tile's steps
   for (int step = 0; step < steps; ++step, stage ^= 1, now = task.after(now)) {
     cp_async_wait_group<0>();
     __syncthreads();  // this stage is there; every warp has left the other one, d_scores, and its additions to d_q
     if (step + 1 < steps) load_queries<C>(shared, stage ^ 1, a, task, task.after(now), thread);
     cp_async_commit_group();
 
-    const int head = task.head(now), query_tile = task.query_tile(now), t0 = query_tile * C::kQueries,
-              t_last = min(a.T, t0 + C::kQueries) - 1;
-    const bool masked = u0 + C::kKeys > mask.key_end(t0) || u0 < mask.key_begin(t_last);
+    const int head = task.head(now), q_tile = task.q_tile(now), t0 = q_tile * C::kBlockM,
+              t_last = min(a.T, t0 + C::kBlockM) - 1;
+    const bool masked = u0 + C::kBlockN > mask.key_end(t0) || u0 < mask.key_begin(t_last);
 
 #pragma unroll 1
-    for (int q0 = 0; q0 < C::kQueries; q0 += kQ) {
+    for (int q0 = 0; q0 < C::kBlockM; q0 += kQ) {
       // Transposed scores and d_probability: keys are the rows, so that they are the A operand of d_v and d_k as they
       // are.
       float p[kQ / 8][4] = {}, dp[kQ / 8][4] = {};
@@ -202,12 +202,12 @@ __global__ void __launch_bounds__(C::kThreads, 1) dense_backward_kernel(const De
       announce(task.steps_done(a), step);
       if (seen < ahead) seen = wait_for(task.steps_done(a) + 1, ahead);
     }
-    __syncthreads();  // d_scores is complete, and it is this block's turn
+    __syncthreads();  // d_scores is complete, and it is this CTA's turn
 
     float d_q[C::kWarpRows / 16][C::kWarpCols / 8][4] = {};
     const int warp_row = warp % C::kRowWarps * C::kWarpRows, warp_col = warp / C::kRowWarps * C::kWarpCols;
 #pragma unroll
-    for (int kk = 0; kk < C::kKeys / 16; ++kk) {
+    for (int kk = 0; kk < C::kBlockN / 16; ++kk) {
       std::uint32_t d_s[C::kWarpRows / 16][4];
 #pragma unroll
       for (int i = 0; i < C::kWarpRows / 16; ++i)

@@ -6,38 +6,38 @@
 
 namespace ssa::cuda {
 
-/// Block (h, i, b): the i-th query tile from the end (the longest rows start first) of head h of row b.
+/// Block (h, i, b): the i-th q tile from the end (the longest rows start first) of head h of row b.
 template <class C, class Mask>
 __global__ void __launch_bounds__(C::kThreads, C::kMinBlocks)
-    dense_forward_kernel(const DenseForwardArgs a, const Mask mask) {
+    fwd_mma_sync_kernel(const DenseForwardArgs a, const Mask mask) {
   extern __shared__ __align__(1024) unsigned char shared_bytes[];
   auto& shared = *reinterpret_cast<typename C::Shared*>(shared_bytes);
   constexpr int kD = C::kD, kRowTiles = 2;  // of 16 rows a warp
   const int thread = static_cast<int>(threadIdx.x), warp = thread / kWarpSize, lane = thread % kWarpSize;
   const int head = static_cast<int>(blockIdx.x), kv_head = head / (a.HQ / a.HK);
-  const int t0 = static_cast<int>(gridDim.y - 1 - blockIdx.y) * C::kQueries;
-  const int t_last = min(a.T, t0 + C::kQueries) - 1;
+  const int t0 = static_cast<int>(gridDim.y - 1 - blockIdx.y) * C::kBlockM;
+  const int t_last = min(a.T, t0 + C::kBlockM) - 1;
   const std::int64_t row = blockIdx.z;
 
   const std::int64_t q_stride = static_cast<std::int64_t>(a.HQ) * kD, k_stride = static_cast<std::int64_t>(a.HK) * kD;
   const __nv_bfloat16* q = a.q + (row * a.T + t0) * q_stride + head * kD;
   const std::int64_t key_offset = row * a.U * k_stride + kv_head * kD;
-  const int tile_first = mask.key_begin(t0) / C::kKeys;
-  const int tile_end = (min(a.U, mask.key_end(t_last)) + C::kKeys - 1) / C::kKeys;
+  const int tile_first = mask.key_begin(t0) / C::kBlockN;
+  const int tile_end = (min(a.U, mask.key_end(t_last)) + C::kBlockN - 1) / C::kBlockN;
 
   const auto load_keys = [&](int tile, int stage) {
-    const std::int64_t offset = key_offset + static_cast<std::int64_t>(tile) * C::kKeys * k_stride;
-    load_rows<C::kThreads>(shared.k[stage], a.k + offset, k_stride, a.U - tile * C::kKeys, thread);
-    load_rows<C::kThreads>(shared.v[stage], a.v + offset, k_stride, a.U - tile * C::kKeys, thread);
+    const std::int64_t offset = key_offset + static_cast<std::int64_t>(tile) * C::kBlockN * k_stride;
+    load_rows<C::kThreads>(shared.k[stage], a.k + offset, k_stride, a.U - tile * C::kBlockN, thread);
+    load_rows<C::kThreads>(shared.v[stage], a.v + offset, k_stride, a.U - tile * C::kBlockN, thread);
   };
 
   float out[kRowTiles][kD / 8][4] = {};
-  float best[kRowTiles][2],
-      sum[kRowTiles][2];  // of rows lane / 4 and lane / 4 + 8; the sum is this lane's part of the row
+  float row_max[kRowTiles][2],
+      row_sum[kRowTiles][2];  // of rows lane / 4 and lane / 4 + 8; the sum is this lane's part of the row
 #pragma unroll
   for (int i = 0; i < kRowTiles; ++i)
 #pragma unroll
-    for (int half = 0; half < 2; ++half) best[i][half] = -kInfinity, sum[i][half] = 0;
+    for (int half = 0; half < 2; ++half) row_max[i][half] = -kInfinity, row_sum[i][half] = 0;
   const float scale2 = a.scale * kLog2e;
 
   load_rows<C::kThreads>(shared.q, q, q_stride, a.T - t0, thread);
@@ -61,7 +61,7 @@ __global__ void __launch_bounds__(C::kThreads, C::kMinBlocks)
     if (tile > tile_first) load_keys(tile - 1, stage ^ 1);
     cp_async_commit_group();
 
-    float scores[kRowTiles][C::kKeys / 8][4] = {};
+    float scores[kRowTiles][C::kBlockN / 8][4] = {};
     constexpr int kUnroll =
         C::kQueriesInRegisters ? kD / 16 : 2;  // each unrolled step keeps its addresses in registers
 #pragma unroll(kUnroll)
@@ -71,7 +71,7 @@ __global__ void __launch_bounds__(C::kThreads, C::kMinBlocks)
         for (int i = 0; i < kRowTiles; ++i) load_a(q_fragment[0][i], shared.q, warp * 32 + i * 16, kk, lane);
       }
 #pragma unroll
-      for (int n = 0; n < C::kKeys / 16; ++n) {
+      for (int n = 0; n < C::kBlockN / 16; ++n) {
         std::uint32_t b[4];
         load_b(b, shared.k[stage], n * 16, kk, lane);
 #pragma unroll
@@ -83,15 +83,15 @@ __global__ void __launch_bounds__(C::kThreads, C::kMinBlocks)
       }
     }
 
-    const int u0 = tile * C::kKeys;
-    if (u0 + C::kKeys > mask.key_end(t0) || u0 < mask.key_begin(t_last)) {
+    const int u0 = tile * C::kBlockN;
+    if (u0 + C::kBlockN > mask.key_end(t0) || u0 < mask.key_begin(t_last)) {
 #pragma unroll
       for (int i = 0; i < kRowTiles; ++i)
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           const int t = t0 + warp * 32 + i * 16 + half * 8 + (lane >> 2);
 #pragma unroll
-          for (int n = 0; n < C::kKeys / 8; ++n)
+          for (int n = 0; n < C::kBlockN / 8; ++n)
 #pragma unroll
             for (int c = 0; c < 2; ++c) {
               const int u = u0 + n * 8 + (lane & 3) * 2 + c;
@@ -104,30 +104,31 @@ __global__ void __launch_bounds__(C::kThreads, C::kMinBlocks)
     for (int i = 0; i < kRowTiles; ++i)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        float top = best[i][half];
+        float row_max_new = row_max[i][half];
 #pragma unroll
-        for (int n = 0; n < C::kKeys / 8; ++n)
-          top = fmaxf(top, fmaxf(scores[i][n][2 * half], scores[i][n][2 * half + 1]));
-        top = quad_max(top);
-        const float shift = top == -kInfinity ? 0.0f : top * scale2;  // a row may see no key of this tile
-        const float correction = exp2_fast(best[i][half] * scale2 - shift);
-        best[i][half] = top;
+        for (int n = 0; n < C::kBlockN / 8; ++n)
+          row_max_new = fmaxf(row_max_new, fmaxf(scores[i][n][2 * half], scores[i][n][2 * half + 1]));
+        row_max_new = quad_max(row_max_new);
+        const float shift =
+            row_max_new == -kInfinity ? 0.0f : row_max_new * scale2;  // a row may see no key of this tile
+        const float rescale = exp2_fast(row_max[i][half] * scale2 - shift);
+        row_max[i][half] = row_max_new;
         float tile_sum = 0;
 #pragma unroll
-        for (int n = 0; n < C::kKeys / 8; ++n)
+        for (int n = 0; n < C::kBlockN / 8; ++n)
 #pragma unroll
           for (int c = 0; c < 2; ++c) {
             float& s = scores[i][n][2 * half + c];
             s = exp2_fast(s * scale2 - shift);
             tile_sum += s;
           }
-        sum[i][half] = sum[i][half] * correction + tile_sum;
+        row_sum[i][half] = row_sum[i][half] * rescale + tile_sum;
 #pragma unroll
-        for (int d = 0; d < kD / 8; ++d) out[i][d][2 * half] *= correction, out[i][d][2 * half + 1] *= correction;
+        for (int d = 0; d < kD / 8; ++d) out[i][d][2 * half] *= rescale, out[i][d][2 * half + 1] *= rescale;
       }
 
 #pragma unroll
-    for (int kk = 0; kk < C::kKeys / 16; ++kk) {
+    for (int kk = 0; kk < C::kBlockN / 16; ++kk) {
       std::uint32_t p[kRowTiles][4];
 #pragma unroll
       for (int i = 0; i < kRowTiles; ++i) pack_a(p[i], scores[i][2 * kk], scores[i][2 * kk + 1]);
@@ -148,12 +149,13 @@ __global__ void __launch_bounds__(C::kThreads, C::kMinBlocks)
   for (int i = 0; i < kRowTiles; ++i)
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const float total = quad_sum(sum[i][half]);
+      const float total = quad_sum(row_sum[i][half]);
       const float inverse = total == 0 ? 0.0f : 1 / total;
       const int t = t0 + warp * 32 + i * 16 + half * 8 + (lane >> 2);
       if (t >= a.T) continue;
       const std::int64_t position = (row * a.T + t) * a.HQ + head;
-      if ((lane & 3) == 0) a.lse[position] = total == 0 ? -kInfinity : best[i][half] * a.scale + __log2f(total) * kLn2;
+      if ((lane & 3) == 0)
+        a.lse[position] = total == 0 ? -kInfinity : row_max[i][half] * a.scale + __log2f(total) * kLn2;
       auto* to = reinterpret_cast<std::uint32_t*>(a.out + position * kD);
 #pragma unroll
       for (int d = 0; d < kD / 8; ++d)

@@ -1,5 +1,5 @@
-// The forward of dense attention on Hopper: a warpgroup of copies feeds warpgroups that own 64 query rows each. While
-// one takes exponentials, its product with the values of the key tile before is under way, and so are the others'
+// The forward of dense attention on Hopper: a producer warpgroup loads for warpgroups that own 64 query rows each.
+// While one takes exponentials, its product with the values of the kv tile before is running, and so are the others'
 // products. README.md in this directory explains the schedule.
 #pragma once
 
@@ -8,38 +8,38 @@
 
 namespace ssa::cuda {
 
-struct DenseForwardHopperArgs {
+struct FwdHopperArgs {
   CUtensorMap q, k, v, out;
   float* lse;
   int B, T, U, HQ, HK;
   float scale;
-  int query_tiles, tasks;  ///< a task: a query tile of one head
+  int q_tiles, tasks;  ///< a task: a q tile of one head
 };
 
 #if SSA_WGMMA_CODE
-/// A query tile of one head, and the key tiles that it sees.
+/// A q tile of one head, and the kv tiles that it sees.
 template <class C>
-struct DenseForwardTask {
+struct FwdHopperTask {
   int row, head, t0, tile_first, tiles;
 
-  /// The n-th task of this block: the longest tasks come first, and in rounds that go to and fro over the blocks, so
-  /// that all have the same work. False after the last; a block's share of the last round may be empty: tiles = -1.
+  /// The n-th task of this CTA. The longest tasks come first, and every second round runs over the CTAs backward, so
+  /// that all have the same work. False after the last; a CTA's share of the last round may be empty: tiles = -1.
   template <class Mask>
-  __device__ __forceinline__ bool take(const DenseForwardHopperArgs& a, const Mask& mask, int n) {
-    const int blocks = static_cast<int>(gridDim.x), block = static_cast<int>(blockIdx.x);
-    const int in_round = n * blocks, rank = in_round + (n % 2 == 0 ? block : blocks - 1 - block);
+  __device__ __forceinline__ bool take(const FwdHopperArgs& a, const Mask& mask, int n) {
+    const int ctas = static_cast<int>(gridDim.x), cta = static_cast<int>(blockIdx.x);
+    const int in_round = n * ctas, rank = in_round + (n % 2 == 0 ? cta : ctas - 1 - cta);
     if (in_round >= a.tasks) return false;
     const int tile = rank / (a.B * a.HQ), in_tile = rank % (a.B * a.HQ);
     row = in_tile / a.HQ;
     head = in_tile % a.HQ;
-    t0 = (a.query_tiles - 1 - tile) * C::kQueries;
-    tile_first = mask.key_begin(t0) / C::kKeys;
-    tiles = (min(a.U, mask.key_end(min(a.T, t0 + C::kQueries) - 1)) + C::kKeys - 1) / C::kKeys - tile_first;
+    t0 = (a.q_tiles - 1 - tile) * C::kBlockM;
+    tile_first = mask.key_begin(t0) / C::kBlockN;
+    tiles = (min(a.U, mask.key_end(min(a.T, t0 + C::kBlockM) - 1)) + C::kBlockN - 1) / C::kBlockN - tile_first;
     if (rank >= a.tasks) tiles = -1;
     return true;
   }
-  /// Of the i-th key tile: they are taken from the last to the first.
-  __device__ __forceinline__ int first_key(int i) const { return (tile_first + tiles - 1 - i) * C::kKeys; }
+  /// Of the i-th kv tile: they are taken from the last to the first.
+  __device__ __forceinline__ int first_key(int i) const { return (tile_first + tiles - 1 - i) * C::kBlockN; }
 };
 
 /// Copies tokens from t on of a head, whose columns lie in tiles of 64.
@@ -57,13 +57,13 @@ __device__ __forceinline__ void load_head(TileType (&halves)[kHalves], const CUt
 
 template <class C, class Mask>
 __global__ void __launch_bounds__(C::kThreads, 1)
-    dense_forward_hopper_kernel(const __grid_constant__ DenseForwardHopperArgs a, const Mask mask) {
+    fwd_hopper_kernel(const __grid_constant__ FwdHopperArgs a, const Mask mask) {
 #if SSA_WGMMA_CODE
   extern __shared__ __align__(1024) unsigned char shared_bytes[];
   auto& shared = *reinterpret_cast<typename C::Shared*>(shared_bytes);
   using Ring = PipelineState<C::kStages>;
   using QueryRing = PipelineState<C::kQueryStages>;
-  constexpr int kSlices = C::kHalfD / 16, kN = C::kKeys;
+  constexpr int kSlices = C::kHalfD / 16, kN = C::kBlockN;
   const int thread = static_cast<int>(threadIdx.x), lane = thread % kWarpSize;
   const int warpgroup = thread / kWarpgroupThreads;
 
@@ -82,9 +82,9 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   }
   __syncthreads();
 
-  DenseForwardTask<C> task;
+  FwdHopperTask<C> task;
   if (warpgroup == C::kWarpgroups) {
-    warpgroup_reg_dealloc<C::kCopyRegisters>();
+    warpgroup_reg_dealloc<C::kProducerRegisters>();
     if (thread == C::kWarps * kWarpSize) {
       prefetch_tensormap(a.q), prefetch_tensormap(a.k), prefetch_tensormap(a.v), prefetch_tensormap(a.out);
       Ring ring;
@@ -119,8 +119,8 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     const float scale2 = a.scale * kLog2e;
     Ring keys;
     QueryRing queries;
-    // Named barriers: the output's, and the turns to start products.
-    constexpr int kOut = 1, kTurn = kOut + C::kWarpgroups, kTurnThreads = 2 * kWarpgroupThreads;
+    constexpr int kOut = static_cast<int>(NamedBarrier::kWarpgroup0), kTurn = static_cast<int>(NamedBarrier::kTurn0);
+    constexpr int kTurnThreads = 2 * kWarpgroupThreads;
     if (C::kPingPong && warpgroup == C::kWarpgroups - 1) barrier_arrive(kTurn, kTurnThreads);
 
     for (int n = 0; task.take(a, mask, n); ++n) {
@@ -129,8 +129,8 @@ __global__ void __launch_bounds__(C::kThreads, 1)
                 t = task.t0 + fresh_thread() / kWarpSize * 16 + (lane >> 2);
       float out[C::kD / 8][4] = {}, scores[kN / 8][4];
       std::uint32_t p[kN / 16][4];
-      float best[2] = {-kInfinity, -kInfinity}, sum[2] = {};  // of rows t and t + 8; the sum is this lane's part
-      float correction[2];
+      float row_max[2] = {-kInfinity, -kInfinity}, row_sum[2] = {};  // of rows t and t + 8; the sum is this lane's part
+      float rescale[2];
 
       const auto start_scores = [&] {
         wgmma_fence();
@@ -140,7 +140,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
           const std::uint64_t k = wgmma_operand(shared.k[keys.stage()][half], 0);
 #pragma unroll
           for (int kk = 0; kk < kSlices; ++kk)
-            wgmma(scores, q + kk * kNextAlongRow, k + kk * kNextAlongRow, half + kk > 0);
+            wgmma<false>(scores, q + kk * kNextAlongRow, k + kk * kNextAlongRow, half + kk > 0);
         }
         wgmma_commit();
       };
@@ -153,13 +153,13 @@ __global__ void __launch_bounds__(C::kThreads, 1)
         wgmma_commit();
       };
       const auto await_keys = [&] { shared.k_full[keys.stage()].wait(keys.parity()); };
-      const auto leave_keys = [&] {
+      const auto release_keys = [&] {
         shared.k_empty[keys.stage()].arrive_warp(lane);
         keys.advance();
       };
-      const auto leave_values = [&](Ring values) { shared.v_empty[values.stage()].arrive_warp(lane); };
+      const auto release_values = [&](Ring values) { shared.v_empty[values.stage()].arrive_warp(lane); };
 
-      /// Scores of the i-th key tile to probabilities, but for the division by their sum.
+      /// Scores of the i-th kv tile to probabilities, but for the division by their sum.
       const auto softmax = [&](int i) {
         const int u0 = task.first_key(i);
         if (u0 + kN > mask.key_end(t_first) || u0 < mask.key_begin(t_first + kWarpgroupRows - 1)) {
@@ -172,13 +172,14 @@ __global__ void __launch_bounds__(C::kThreads, 1)
         float shift[2];
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          float top = best[half];
+          float row_max_new = row_max[half];
 #pragma unroll
-          for (int j = 0; j < kN / 8; ++j) top = fmaxf(top, fmaxf(scores[j][2 * half], scores[j][2 * half + 1]));
-          top = quad_max(top);
-          shift[half] = top == -kInfinity ? 0.0f : top * scale2;  // a row may see no key so far
-          correction[half] = exp2_fast(best[half] * scale2 - shift[half]);
-          best[half] = top;
+          for (int j = 0; j < kN / 8; ++j)
+            row_max_new = fmaxf(row_max_new, fmaxf(scores[j][2 * half], scores[j][2 * half + 1]));
+          row_max_new = quad_max(row_max_new);
+          shift[half] = row_max_new == -kInfinity ? 0.0f : row_max_new * scale2;  // a row may see no key so far
+          rescale[half] = exp2_fast(row_max[half] * scale2 - shift[half]);
+          row_max[half] = row_max_new;
         }
 #pragma unroll
         for (int j = 0; j < kN / 8; ++j)
@@ -193,9 +194,10 @@ __global__ void __launch_bounds__(C::kThreads, 1)
 #pragma unroll
           for (int e = 0; e < 4; ++e) part[e / 2][e & 1] += scores[j][e];
 #pragma unroll
-        for (int half = 0; half < 2; ++half) sum[half] = sum[half] * correction[half] + (part[half][0] + part[half][1]);
+        for (int half = 0; half < 2; ++half)
+          row_sum[half] = row_sum[half] * rescale[half] + (part[half][0] + part[half][1]);
       };
-      /// The i-th key tile. Beside its exponentials runs the product with the values of the tile before.
+      /// The i-th kv tile. While its exponentials run, so does the product with the values of the tile before.
       const auto step = [&]<bool kFirst>(int i) {
         const Ring before = keys.previous();
         if constexpr (C::kPingPong) barrier_sync(kTurn + warpgroup, kTurnThreads);
@@ -204,19 +206,19 @@ __global__ void __launch_bounds__(C::kThreads, 1)
         if constexpr (C::kPingPong) barrier_arrive(kTurn + (warpgroup + 1) % C::kWarpgroups, kTurnThreads);
         wgmma_wait<kFirst ? 0 : 1>();
         warpgroup_fence_operand(scores);
-        leave_keys();
+        release_keys();
         softmax(i);
-        // A wait that ends a basic block: the compiler would move the exponentials behind that for the product.
+        // A wait that ends a basic block: the compiler would move the exponentials behind the wait for the product.
         if (i + 1 < task.tiles) await_keys();
         add_up();
         if constexpr (!kFirst) {
           wgmma_wait<0>();
-          leave_values(before);
+          release_values(before);
         }
 #pragma unroll
         for (int d = 0; d < C::kD / 8; ++d)
 #pragma unroll
-          for (int e = 0; e < 4; ++e) out[d][e] *= correction[e / 2];
+          for (int e = 0; e < 4; ++e) out[d][e] *= rescale[e / 2];
 #pragma unroll
         for (int m = 0; m < kN / 16; ++m) pack_a(p[m], scores[2 * m], scores[2 * m + 1]);
       };
@@ -229,7 +231,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
         start_output(keys.previous());
         wgmma_wait<0>();
         warpgroup_fence_operand(out);
-        leave_values(keys.previous());
+        release_values(keys.previous());
         shared.q_empty[queries.stage()].arrive_warp(lane);
         queries.advance();
       }
@@ -240,11 +242,11 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       float inverse[2];
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const float total = quad_sum(sum[half]);
+        const float total = quad_sum(row_sum[half]);
         inverse[half] = total == 0 ? 0.0f : 1 / total;
         if (t + half * 8 < a.T && (lane & 3) == 0)
           a.lse[(static_cast<std::int64_t>(task.row) * a.T + t + half * 8) * a.HQ + task.head] =
-              total == 0 ? -kInfinity : best[half] * a.scale + __log2f(total) * kLn2;
+              total == 0 ? -kInfinity : row_max[half] * a.scale + __log2f(total) * kLn2;
       }
 #pragma unroll
       for (int d = 0; d < C::kD / 8; ++d)

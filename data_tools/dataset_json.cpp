@@ -1,0 +1,28 @@
+#include "data_tools/dataset_json.h"
+
+#include "ssa/base/file.h"
+
+namespace ssa {
+using json = nlohmann::ordered_json;
+
+json shards_json(const std::vector<ShardInfo>& shards) {
+  json list = json::array();
+  for (const ShardInfo& shard : shards) {
+    json& fields = list.emplace_back();
+    visit_fields(shard, [&](const char* key, const auto& value) { fields[key] = value; });
+  }
+  return list;
+}
+
+void write_dataset_json(const std::filesystem::path& directory, const Tokenizer& tokenizer, TokenType type,
+                        const std::vector<ShardInfo>& shards) {
+  const json dataset = {{"format", kDatasetFormat},
+                        {"tokenizer", {{"name", tokenizer.name()}, {"sha256", tokenizer.sha256()}}},
+                        {"vocab_size", tokenizer.vocab_size()},
+                        {"eos_token_id", tokenizer.eos_token_id()},
+                        {"dtype", name_of(type)},
+                        {"shards", shards_json(shards)}};
+  replace_file(directory / "dataset.json", dataset.dump(1) + "\n");
+}
+
+}  // namespace ssa

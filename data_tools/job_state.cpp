@@ -1,0 +1,111 @@
+#include "data_tools/job_state.h"
+
+#include <string>
+
+#include "data_tools/dataset_json.h"
+#include "ssa/base/error.h"
+#include "ssa/base/file.h"
+
+namespace ssa {
+namespace fs = std::filesystem;
+using json = nlohmann::ordered_json;
+namespace {
+
+const char* name_of(OnError on_error) {
+  switch (on_error) {
+    case OnError::skip: return "skip";
+    case OnError::quarantine: return "quarantine";
+    case OnError::fail: break;
+  }
+  return "fail";
+}
+
+/// Calls visit(key, value) for the counters that a continued job adds to.
+template <class Report, class Visit>
+void visit_counters(Report& report, const Visit& visit) {
+  visit("documents", report.documents);
+  visit("validation_documents", report.validation_documents);
+  visit("tokens", report.tokens);
+  visit("validation_tokens", report.validation_tokens);
+  visit("text_bytes", report.text_bytes);
+  visit("empty", report.empty);
+  visit("skipped", report.skipped);
+  visit("replaced", report.replaced);
+  visit("file_bytes", report.file_bytes);
+}
+
+json to_json(const WriterState& state) {
+  return {{"shards", shards_json(state.shards)},
+          {"open_documents", state.open_documents},
+          {"open_tokens", state.open_tokens}};
+}
+
+WriterState writer_state(const json& state) {
+  WriterState out;
+  for (const json& shard : state.at("shards"))
+    visit_fields(out.shards.emplace_back(), [&](const char* key, auto& value) { shard.at(key).get_to(value); });
+  out.open_documents = state.at("open_documents");
+  out.open_tokens = state.at("open_tokens");
+  return out;
+}
+
+void check_settings(const fs::path& path, const json& saved, const json& settings) {
+  for (const auto& [key, value] : settings.items())
+    if (saved.at(key) != value)
+      fail_usage(path.string(), ": the interrupted job has ", key, " ", saved.at(key).dump(), ", this one ",
+                 value.dump(), ": expected the same, or another --output");
+}
+
+}  // namespace
+
+json job_settings(const TokenizeOptions& options, const Tokenizer& tokenizer) {
+  json files = json::array();
+  for (const fs::path& file : options.input.files)
+    files.push_back({file.string(), file == "-" ? json(nullptr) : json(fs::file_size(file))});
+  return {{"tokenizer", tokenizer.name()},
+          {"tokenizer_sha256", tokenizer.sha256()},
+          {"pre_tokenizer", options.tokenizer_options.pre_tokenizer},
+          {"eos_token_id", tokenizer.eos_token_id()},
+          {"inputs", files},
+          {"field", options.input.field},
+          {"conversations", options.input.field_kind == FieldKind::conversation},
+          {"split_blank_lines", options.input.split_blank_lines},
+          {"stdin_is_text", options.input.stdin_kind == InputKind::text},
+          {"shard_tokens", options.shard_tokens},
+          {"validation_fraction", options.validation_fraction},
+          {"max_documents", options.max_documents},
+          {"on_error", name_of(options.on_error)},
+          {"special_as_text", options.special_as_text}};
+}
+
+JobState read_job_state(const fs::path& path, const json& settings) {
+  try {
+    const json file = json::parse(read_file(path));
+    check_settings(path, file.at("settings"), settings);
+    JobState state;
+    const json& place = file.at("place");
+    state.place = {.file = place.at("file"), .row = place.at("row"), .offset = place.at("offset")};
+    const json& counts = file.at("counts");
+    visit_counters(state.counts, [&](const char* key, auto& value) { counts.at(key).get_to(value); });
+    state.train = writer_state(file.at("train"));
+    if (settings.at("validation_fraction") > 0) state.validation = writer_state(file.at("validation"));
+    state.quarantine_bytes = file.at("quarantine_bytes");
+    return state;
+  } catch (const json::exception& error) {
+    fail(path.string(), ": not the state of a job: ", error.what(), "; remove the directory to start again");
+  }
+}
+
+void write_job_state(const fs::path& path, const json& settings, const JobState& state) {
+  json counts;
+  visit_counters(state.counts, [&](const char* key, const auto& value) { counts[key] = value; });
+  const json file = {{"settings", settings},
+                     {"place", {{"file", state.place.file}, {"row", state.place.row}, {"offset", state.place.offset}}},
+                     {"counts", counts},
+                     {"train", to_json(state.train)},
+                     {"validation", state.validation ? to_json(*state.validation) : json(nullptr)},
+                     {"quarantine_bytes", state.quarantine_bytes}};
+  replace_file(path, file.dump(1) + "\n");
+}
+
+}  // namespace ssa

@@ -1,0 +1,57 @@
+// What each tokenizing thread of a job does: a batch of records in, token ids and what became of each record out.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "data_tools/document_reader.h"
+#include "data_tools/tokenize_job.h"
+#include "ssa/tokenizer/tokenizer.h"
+
+namespace ssa {
+
+/// What became of one record.
+struct Outcome {
+  enum Kind : std::uint8_t { document, validation, empty, fault } kind;
+  std::uint64_t row;
+  std::size_t ids_end;  // the document's tokens end here in TokenizedBatch::ids
+  std::uint64_t text_bytes, replaced;
+  std::size_t fault_index;
+};
+
+struct Fault {
+  std::string reason;
+  std::string record;  // only kept for the quarantine
+};
+
+struct TokenizedBatch {
+  std::size_t file = 0;
+  IdBuffer ids = {};
+  std::vector<Outcome> outcomes = {};
+  std::vector<Fault> faults = {};
+  InputPlace next = {};
+  std::uint64_t file_bytes = 0;
+};
+
+class TokenizeWorker {
+ public:
+  TokenizeWorker(const Tokenizer& tokenizer, const TokenizeOptions& options)
+      : encoder_(tokenizer), eos_(tokenizer.eos_token_id()), options_(options) {}
+
+  TokenizedBatch tokenize(const RawBatch& batch);
+
+ private:
+  void take_rows(const RawRecord& rows, std::size_t file, TokenizedBatch& out);
+  void take(RawRecord::Kind kind, std::uint64_t row, std::string_view content, TokenizedBatch& out);
+  void encode(RawRecord::Kind kind, std::string_view content, Outcome& outcome, IdBuffer& ids);
+
+  Encoder encoder_;
+  std::int32_t eos_;
+  const TokenizeOptions& options_;
+  std::string text_;
+};
+
+}  // namespace ssa

@@ -1,0 +1,24 @@
+// What a config means for the parts of a run, in one place for training and for the dry run.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "ssa/config/config.h"
+#include "ssa/data/batch_plan.h"
+#include "ssa/data/row_loader.h"
+#include "ssa/train/model_state.h"
+
+namespace ssa {
+
+RowOptions row_options(const Config& config);
+
+/// Opens a dataset and checks that its tokens fit the model.
+Dataset open_dataset(const std::string& path, const Config& config);
+
+/// `rows`: per epoch.
+BatchPlan plan_batches(const Config& config, std::int64_t rows, int ranks);
+
+StateShape state_shape(const Config& config, DeviceKind device, int ranks);
+
+}  // namespace ssa

@@ -1,0 +1,37 @@
+// The sums of an optimizer step: one device tensor, so that one copy reads them, and its layout.
+#pragma once
+
+#include <vector>
+
+#include "ssa/model/llama.h"
+#include "ssa/runtime/arena.h"
+#include "ssa/runtime/stream.h"
+
+namespace ssa {
+
+class StepSums {
+ public:
+  StepSums() = default;
+  StepSums(Arena& arena, const ModelConfig& config);
+
+  /// Where the ops add.
+  LossSums losses() const;
+  AttentionSums attention() const;  ///< selected_mass and entropy
+  Tensor squared_norm() const;      ///< [1] f64: of the gradients
+
+  void clear(Stream& stream) const { stream.zero(all_); }
+
+  /// The sums on the host; attention sums are added up over layers and heads.
+  struct Values {
+    double ce, alignment, squared_norm, selected_mass, entropy;
+  };
+  Values read(Stream& stream) const;
+  /// Every number there is, to compare steps bit by bit.
+  std::vector<double> read_all(Stream& stream) const;
+
+ private:
+  std::int64_t layers_ = 0, heads_ = 0;
+  Tensor all_;  ///< f64: ce, alignment, squared norm, selected_mass [L, HQ], entropy [L, HQ]
+};
+
+}  // namespace ssa

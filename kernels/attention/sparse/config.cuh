@@ -1,0 +1,133 @@
+// Arguments, tiles, shared memory and barriers of the block-sparse attention kernels.
+#pragma once
+
+#include <cstddef>
+
+#include "kernels/common/ptx/mma.cuh"
+
+namespace ssa::cuda {
+
+/// Blocks are read in units of 16 keys, the rows of one mma.
+inline constexpr int kUnit = 16;
+
+struct SparseArgs {
+  const __nv_bfloat16 *q, *k, *v;  ///< [B, T, HQ, D], [B, T, HK, D]
+  const int* indices;              ///< [B, T, HK, slots]
+  int B, T, HQ, HK, slots, block_size;
+  float scale;
+
+  __host__ __device__ int group() const { return HQ / HK; }
+  /// Warps that share the heads of a group, 16 heads each.
+  __host__ __device__ int parts() const { return (group() + 15) / 16; }
+};
+
+// ---- forward and d_q ----
+
+/// Persistent CTAs, one per SM, take one tile of tokens after another, one warp per token. The ring of keys continues
+/// from tile to tile, so warps wait for each other only when they are a whole ring apart. With the two loading warps
+/// there are four warps per scheduler (D = 64) or two (D = 128): all registers are in use.
+template <int kD_, bool kWithValues_ = true>
+struct TokenConfig {
+  static constexpr int kD = kD_;
+  static constexpr bool kWithValues = kWithValues_;
+  static constexpr int kTokens = kD == 64 ? 14 : 6;                ///< per tile, one warp each
+  static constexpr int kPlanner = kTokens, kCopier = kTokens + 1;  ///< the loading warps
+  static constexpr int kThreads = (kTokens + 2) * kWarpSize;
+  static constexpr int kStageUnits = kD == 64 ? 4 : 2;
+  static constexpr int kStages = 6;      ///< 96 KB of keys and values
+  static constexpr int kListSlots = 32;  ///< longer lists stay in global memory, which is slow
+  static constexpr int kPlanUnits = 256;
+
+  /// Units to load for a tile or a part of it, ascending.
+  struct Plan {
+    alignas(16) int first[kPlanUnits];             ///< first key
+    alignas(16) std::uint32_t tokens[kPlanUnits];  ///< the tile's tokens that selected it, a bit each; 0 for padding
+    int units;                                     ///< a multiple of 4
+    bool last;                                     ///< the last part of the tile
+  };
+
+  struct KeyShared {
+    Tile<kUnit, kD> k[kStages][kStageUnits], v[kWithValues ? kStages : 1][kStageUnits];
+    std::uint64_t full[kStages], empty[kStages];  ///< mbarriers of the ring
+    std::uint64_t plan_full[2], plan_empty[2];    ///< mbarriers of the plans
+    std::uint32_t words[kStages][kTokens];        ///< StageWord of each token
+    int lists[2][kListSlots][kTokens];            ///< indices of this tile and the next
+    Plan plans[2];
+  };
+};
+
+template <class C>
+struct ForwardShared : C::KeyShared {
+  Tile<kUnit, C::kD> q[C::kTokens];
+};
+
+template <class C>
+struct QueryGradientShared : C::KeyShared {
+  Tile<kUnit, C::kD> q[C::kTokens], d_out[C::kTokens];
+  float lse[C::kTokens][kUnit], delta[C::kTokens][kUnit];
+};
+
+// ---- d_k and d_v ----
+
+/// kTeam warps share the queries of one block of 16 kTeam keys. A query row is a (token, head) pair. Rows are packed
+/// without gaps, so that any group size fills the products.
+template <int kD_, int kTeam_>
+struct ListsConfig {
+  static constexpr int kD = kD_, kTeam = kTeam_;
+  static constexpr int kWarps = 4, kThreads = kWarps * kWarpSize, kTeams = kWarps / kTeam;
+  static constexpr int kRows = kD == 64 ? 32 : 16;  ///< query rows per step
+  static constexpr int kStages = 2;
+  static constexpr int kBlockSize = kTeam * kUnit;
+  static constexpr int kCtasPerSm = kD == 64 && kTeam == 1 ? 3 : 2;  ///< what the registers allow
+
+  struct TeamShared {
+    Tile<kBlockSize, kD> v;  ///< k stays in registers, which have no room for both
+    Tile<kRows, kD> q[kStages], d_out[kStages];
+    alignas(16) float lse[kStages][kRows];
+    alignas(16) float delta[kStages][kRows];
+    alignas(16) int token[kStages][kRows];
+  };
+  struct Shared {
+    TeamShared team[kTeams];
+  };
+};
+
+/// Named barriers of the lists kernel; 0 is __syncthreads.
+enum NamedBarrier : int { kTeamBarrier = 1 };  ///< of team 0; team i has kTeamBarrier + i
+
+/// Tokens of a dense group: the bits of a word of the inverse index.
+inline constexpr int kGroupTokens = 32;
+
+/// For groups of 16 heads of size 64, so that the rows of one token are the rows of one product.
+struct DenseGroupsConfig {
+  static constexpr int kD = 64, kHeads = 16;
+  static constexpr int kWarps = 12, kThreads = kWarps * kWarpSize;
+  static constexpr int kRows = kGroupTokens * kHeads;
+
+  /// A block that many of the CTA's tokens selected.
+  struct Entry {
+    int block, place;  ///< place: of its partial sum, among the dense groups of the head
+    unsigned tokens;   ///< a bit each
+  };
+  /// Dynamic shared memory: this struct, then the entries, whose number is known at launch.
+  struct Shared {
+    Tile<kRows, kD> q, d_out;
+    alignas(16) float lse[kRows];
+    alignas(16) float delta[kRows];
+    int entries_count, next_unit;
+
+    __device__ __forceinline__ Entry* entries() { return reinterpret_cast<Entry*>(this + 1); }
+    /// 32 tokens with `slots` blocks each have at most this many blocks that `dense_tokens` of them selected.
+    static std::size_t max_entries(std::int64_t slots, int dense_tokens) {
+      return static_cast<std::size_t>(kGroupTokens * slots / dense_tokens);
+    }
+    static std::size_t bytes(std::int64_t slots, int dense_tokens) {
+      return sizeof(Shared) + max_entries(slots, dense_tokens) * sizeof(Entry);
+    }
+  };
+};
+
+inline constexpr int kIndexThreads = 256, kScanThreads = 1024;
+inline constexpr int kSumPartsThreads = 512;  ///< the first block may have hundreds of parts
+
+}  // namespace ssa::cuda

@@ -1,0 +1,108 @@
+"""What the plot_*.py scripts and metrics_to_tensorboard.py share: names of runs, metrics files, and plots for print."""
+import json
+import math
+import os
+import sys
+
+PROGRAM = os.path.basename(sys.argv[0])
+# Okabe and Ito's palette, distinguishable for color-blind readers, without its yellow, which is too light for lines.
+COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
+MARKERS_PER_CURVE = 10
+
+
+def load_pyplot():
+    """matplotlib.pyplot, drawing to files. To be called before any work: exits when matplotlib is missing."""
+    try:
+        import matplotlib
+    except ImportError:
+        sys.exit(f"{PROGRAM}: matplotlib is missing for {sys.executable}; install it with: {sys.executable} -m pip "
+                 "install matplotlib, or for /usr/bin/python3: apt-get install python3-matplotlib")
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    pyplot.rcParams.update({"font.size": 9, "axes.titlesize": 10, "legend.fontsize": 8, "axes.grid": True,
+                            "grid.alpha": 0.3, "savefig.dpi": 160})
+    return pyplot
+
+
+def metrics_file(run):
+    return os.path.join(run, "metrics.jsonl") if os.path.isdir(run) else run
+
+
+def read_metrics(run):
+    """The lines of a run's metrics.jsonl; `run` is its output_dir or the file itself."""
+    path = metrics_file(run)
+    try:
+        with open(path) as file:
+            return [json.loads(line) for line in file if line.strip()]
+    except (OSError, json.JSONDecodeError) as error:
+        sys.exit(f"{PROGRAM}: {path}: {error}")
+
+
+def distinct_runs(runs):
+    """{label: run}. The label is the shortest end of the run's path that no other run's path has."""
+    paths = {}
+    for run in runs:
+        path = os.path.realpath(run)
+        path = os.path.dirname(path) if os.path.basename(path) == "metrics.jsonl" else path
+        paths.setdefault(tuple(path.strip(os.sep).split(os.sep)), run)
+
+    def label(parts):
+        for count in range(1, len(parts)):
+            if sum(other[-count:] == parts[-count:] for other in paths) == 1:
+                return os.sep.join(parts[-count:])
+        return os.sep.join(parts)
+
+    return {label(parts): run for parts, run in paths.items()}
+
+
+def curve_style(index, dashed=False, points=0):
+    """Color and marker of the index-th curve. Dashed curves have hollow markers. Curves with many points get markers at
+    some of them, at different ones for different curves."""
+    color = COLORS[index % len(COLORS)]
+    every = max(1, points // MARKERS_PER_CURVE)
+    offset = int((0.37 * index + 0.5 * dashed) % 1 * every)
+    return {"color": color, "linestyle": (0, (4, 2)) if dashed else "-", "linewidth": 1.2 if every == 1 else 0.8,
+            "marker": MARKERS[index % len(MARKERS)], "markersize": 6 if dashed else 4,
+            "markerfacecolor": "none" if dashed else color, "markevery": (offset, every)}
+
+
+def legend_below(axis, curves, columns=2):
+    """A legend under the axis, where it hides no curve."""
+    axis.legend(handles=curves, loc="upper center", bbox_to_anchor=(0.5, -0.19), ncol=min(columns, len(curves)),
+                frameon=False)
+
+
+def log_scale_y(axis):
+    """A logarithmic y axis with several labels, whatever its range."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+    axis.set_yscale("log")
+    low, high = axis.get_ylim()
+    decades = math.log10(high / low)
+    if decades < 0.7:
+        axis.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    else:
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 3 else (1,)))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.yaxis.set_minor_formatter(NullFormatter())
+
+
+def panel_axes(pyplot, count, columns, width, height):
+    """A figure and `count` axes in at most `columns` columns; width and height of one in inches."""
+    columns = min(count, columns)
+    rows = (count + columns - 1) // columns
+    figure, axes = pyplot.subplots(rows, columns, figsize=(width * columns, height * rows), squeeze=False)
+    for axis in axes.flat[count:]:
+        axis.remove()
+    return figure, list(axes.flat[:count])
+
+
+def save(figure, output):
+    figure.tight_layout()
+    try:
+        figure.savefig(output)
+    except (OSError, ValueError) as error:
+        sys.exit(f"{PROGRAM}: {output}: {error}")
+    print(f"wrote {output}")

@@ -1,0 +1,18 @@
+#include <system_error>
+
+#include "ssa/config/config.h"
+
+namespace ssa {
+namespace fs = std::filesystem;
+
+fs::path find_config(const fs::path& file) {
+  std::error_code unknown;  // a path that cannot be looked at is left to the reader, which says why
+  if (fs::exists(file, unknown) || file.is_absolute()) return file;
+  const fs::path program = fs::read_symlink("/proc/self/exe", unknown);
+  const fs::path installed = program.parent_path().parent_path() / "share" / "ssa-train";
+  for (const fs::path& candidate : {installed / file, installed / "configs" / file})
+    if (fs::is_regular_file(candidate, unknown)) return candidate;
+  return file;
+}
+
+}  // namespace ssa

@@ -1,0 +1,67 @@
+#include "src/tokenizer/formats.h"
+
+#include <utility>
+
+#include "src/tokenizer/byte_alphabet.h"
+#include "ssa/base/error.h"
+
+namespace ssa {
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+json parse_json(const fs::path& path, const std::string& text) {
+  try {
+    return json::parse(text);
+  } catch (const json::exception& error) {
+    fail(path.string(), ": not valid JSON: ", error.what());
+  }
+}
+
+std::string name_of(const fs::path& directory) {
+  const fs::path full = fs::absolute(directory).lexically_normal();
+  return (full.has_filename() ? full : full.parent_path()).filename().string();
+}
+
+fs::path directory_of(const fs::path& file) { return file.has_parent_path() ? file.parent_path() : fs::current_path(); }
+
+void add_token(Tokenizer::Parts& parts, const AddedToken& token) {
+  const auto index = static_cast<std::size_t>(token.id);
+  if (parts.texts.size() <= index) parts.texts.resize(index + 1);
+  parts.texts[index] = token.content;
+  parts.added.push_back(token);
+}
+
+std::int32_t TokenTable::id(const std::string& token) const {
+  const auto it = ids_.find(token);
+  return it == ids_.end() ? -1 : it->second;
+}
+
+void TokenTable::add_vocab(const json& vocab) {
+  SSA_CHECK(vocab.is_object(), file_.string(), ": the vocabulary is not an object of token: id");
+  for (const auto& [token, id] : vocab.items()) {
+    SSA_CHECK(id.is_number_integer() && id >= 0 && id < kMaxVocabulary, file_.string(), ": token \"", token,
+              "\" has id ", id.dump(), ", expected 0 to ", kMaxVocabulary - 1);
+    ids_[token] = id.get<std::int32_t>();
+  }
+}
+
+void TokenTable::add_merge(Bpe::Vocabulary& vocabulary, const std::string& left, const std::string& right) const {
+  const BpeMerge merge{id(left), id(right), id(left + right), static_cast<std::uint32_t>(vocabulary.merges.size())};
+  SSA_CHECK(merge.left >= 0 && merge.right >= 0 && merge.result >= 0, file_.string(), ": merge \"", left, " ", right,
+            "\" needs a token that the vocabulary lacks");
+  vocabulary.merges.push_back(merge);
+}
+
+void TokenTable::fill(Tokenizer::Parts& parts) const {
+  const ByteAlphabet& alphabet = ByteAlphabet::get();
+  std::string bytes;
+  for (const auto& [token, id] : ids_) {
+    const auto index = static_cast<std::size_t>(id);
+    if (parts.texts.size() <= index) parts.texts.resize(index + 1);
+    parts.texts[index] = alphabet.bytes_of(token, bytes) ? bytes : token;
+  }
+  for (std::size_t b = 0; b < 256; ++b)
+    parts.vocabulary.byte_ids[b] = id(alphabet.token_of(std::string(1, static_cast<char>(b))));
+}
+
+}  // namespace ssa

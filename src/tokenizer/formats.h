@@ -1,0 +1,52 @@
+// One reader per format of tokenizer files, and what they share.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <unordered_map>
+
+#include "ssa/tokenizer/tokenizer.h"
+
+namespace ssa {
+
+/// A Hugging Face tokenizer.json.
+Tokenizer::Parts read_tokenizer_json(const std::filesystem::path& path, const TokenizerOptions& options);
+/// A directory with GPT-2's vocab.json and merges.txt.
+Tokenizer::Parts read_vocab_and_merges(const std::filesystem::path& directory, const TokenizerOptions& options);
+/// A tiktoken rank file.
+Tokenizer::Parts read_rank_file(const std::filesystem::path& path, const TokenizerOptions& options);
+
+inline constexpr std::int32_t kMaxVocabulary = 1 << 22;  // larger ids are taken for damage
+
+/// Throws Error naming `path`, from which `text` was read, if it is not JSON.
+nlohmann::json parse_json(const std::filesystem::path& path, const std::string& text);
+
+/// The name of the tokenizer in a directory: the name of the directory.
+std::string name_of(const std::filesystem::path& directory);
+std::filesystem::path directory_of(const std::filesystem::path& file);
+
+/// Adds a special or other added token: an entry of the vocabulary that is also found by its text.
+void add_token(Tokenizer::Parts& parts, const AddedToken& token);
+
+/// Vocabulary and merges of a byte-level BPE, whose files write tokens in the byte alphabet.
+class TokenTable {
+ public:
+  explicit TokenTable(std::filesystem::path file) : file_(std::move(file)) {}
+
+  void add_vocab(const nlohmann::json& vocab);
+  /// Appends a merge to `vocabulary`; its rank is its position.
+  void add_merge(Bpe::Vocabulary& vocabulary, const std::string& left, const std::string& right) const;
+  /// Sets the texts and byte ids of `parts`.
+  void fill(Tokenizer::Parts& parts) const;
+
+  std::int32_t id(const std::string& token) const;  // -1: none
+  const std::unordered_map<std::string, std::int32_t>& ids() const { return ids_; }
+
+ private:
+  std::filesystem::path file_;
+  std::unordered_map<std::string, std::int32_t> ids_;
+};
+
+}  // namespace ssa

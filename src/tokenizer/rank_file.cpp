@@ -1,0 +1,118 @@
+// Reads a tiktoken rank file: a line per token, its bytes in base64 and its rank.
+#include <openssl/evp.h>
+
+#include <algorithm>
+#include <climits>
+#include <cstdint>
+#include <iterator>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <utility>
+
+#include "src/tokenizer/formats.h"
+#include "src/tokenizer/pre_tokenizer.h"
+#include "src/tokenizer/sha256.h"
+#include "src/tokenizer/special_tokens.h"
+#include "ssa/base/error.h"
+#include "ssa/base/file.h"
+
+namespace ssa {
+namespace fs = std::filesystem;
+namespace {
+
+/// Padding may be missing. Empty for text that is not base64: EVP_DecodeBlock itself accepts '=' anywhere, and spaces.
+std::string base64_decode(std::string_view text) {
+  std::string digits(text.substr(0, text.find_last_not_of('=') + 1));
+  const std::size_t padding = (4 - digits.size() % 4) % 4;
+  constexpr const char* kDigits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  if (padding == 3 || digits.size() > INT_MAX - 3u || digits.find_first_not_of(kDigits) != digits.npos) return "";
+  digits.append(padding, '=');
+  std::string out(digits.size() / 4 * 3, '\0');
+  EVP_DecodeBlock(reinterpret_cast<unsigned char*>(out.data()), reinterpret_cast<const unsigned char*>(digits.data()),
+                  static_cast<int>(digits.size()));
+  out.resize(out.size() - padding);
+  return out;
+}
+
+/// Adds the special tokens and the pre-tokenizer of a published rank file. The file holds neither; the number of its
+/// ranks tells which it is.
+void add_specials(std::size_t ranks, const fs::path& path, Tokenizer::Parts& parts) {
+  const auto special = [&](std::string content, std::size_t id) {
+    add_token(parts, {.content = std::move(content), .id = static_cast<std::int32_t>(id), .special = true});
+  };
+  if (ranks == 128000) {  // Llama 3
+    set_pre_tokenizer(parts, "llama3");
+    const std::pair<const char*, int> named[] = {
+        {"<|begin_of_text|>", 0},   {"<|end_of_text|>", 1},   {"<|finetune_right_pad_id|>", 4},
+        {"<|start_header_id|>", 6}, {"<|end_header_id|>", 7}, {"<|eom_id|>", 8},
+        {"<|eot_id|>", 9},          {"<|python_tag|>", 10}};
+    int reserved = 0;
+    for (int i = 0; i < 256; ++i) {
+      const auto* it = std::find_if(std::begin(named), std::end(named), [&](const auto& n) { return n.second == i; });
+      special(it != std::end(named) ? it->first : concat("<|reserved_special_token_", reserved++, "|>"),
+              ranks + static_cast<std::size_t>(i));
+    }
+  } else if (ranks == 100256) {          // cl100k_base
+    set_pre_tokenizer(parts, "llama3");  // cl100k has the same pattern
+    special("<|endoftext|>", 100257);
+    special("<|fim_prefix|>", 100258);
+    special("<|fim_middle|>", 100259);
+    special("<|fim_suffix|>", 100260);
+    special("<|endofprompt|>", 100276);
+  } else if (ranks == 50256) {  // gpt2, r50k_base
+    set_pre_tokenizer(parts, "gpt2");
+    special("<|endoftext|>", 50256);
+  } else {
+    fail(path.string(), ": ", ranks, " ranks, expected Llama 3 (128000), cl100k_base (100256) or gpt2 (50256)");
+  }
+}
+
+}  // namespace
+
+Tokenizer::Parts read_rank_file(const fs::path& path, const TokenizerOptions& options) {
+  const std::string file = read_file(path);
+  Tokenizer::Parts parts{.name = name_of(directory_of(path)), .sha256 = sha256_hex(file)};
+  std::unordered_map<std::string, std::int32_t> ids;
+  for (std::size_t start = 0, number = 1; start < file.size(); ++number) {
+    std::size_t end = file.find('\n', start);
+    if (end == file.npos) end = file.size();
+    const std::string_view line(file.data() + start, end - start);
+    start = end + 1;
+    if (line.empty()) continue;
+    const std::size_t space = line.find(' ');
+    std::string bytes = base64_decode(line.substr(0, space));
+    const bool is_rank = space != line.npos && line.size() > space + 1 && line.size() < space + 10 &&
+                         line.find_first_not_of("0123456789\r", space + 1) == line.npos;
+    SSA_CHECK(!bytes.empty() && is_rank, path.string(), ":", number,
+              ": expected a token in base64, a space and its rank");
+    const int id = std::stoi(std::string(line.substr(space + 1)));
+    SSA_CHECK(id == static_cast<int>(ids.size()) && ids.emplace(bytes, id).second, path.string(), ":", number,
+              ": rank ", id, ", expected ranks 0, 1, ... of different tokens");
+    parts.texts.push_back(std::move(bytes));
+  }
+  for (std::size_t b = 0; b < 256; ++b) {
+    const auto it = ids.find(std::string(1, static_cast<char>(b)));
+    SSA_CHECK(it != ids.end(), path.string(), ": no token for byte ", b, ", expected all 256");
+    parts.vocabulary.byte_ids[b] = it->second;
+  }
+  // tiktoken merges any two neighbors whose bytes together are a token, the lowest id first. So every split of a token
+  // into two others is a merge with the token's id as rank.
+  for (std::size_t id = 0; id < parts.texts.size(); ++id) {
+    const std::string& text = parts.texts[id];
+    for (std::size_t cut = 1; cut < text.size(); ++cut) {
+      const auto left = ids.find(text.substr(0, cut));
+      if (left == ids.end()) continue;
+      const auto right = ids.find(text.substr(cut));
+      if (right != ids.end())
+        parts.vocabulary.merges.push_back(
+            {left->second, right->second, static_cast<std::int32_t>(id), static_cast<std::uint32_t>(id)});
+    }
+  }
+  parts.vocabulary.whole = std::move(ids);
+  add_specials(parts.texts.size(), path, parts);
+  set_special_tokens(parts, path.parent_path(), options.eos_token);
+  return parts;
+}
+
+}  // namespace ssa

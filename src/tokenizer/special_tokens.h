@@ -1,0 +1,16 @@
+// The files next to a tokenizer that name its special tokens: tokenizer_config.json and special_tokens_map.json.
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+#include "ssa/tokenizer/tokenizer.h"
+
+namespace ssa {
+
+/// Sets the begin-of-text and end-of-text tokens of `parts` from these two files in `directory`. The end-of-text token
+/// is `wanted_eos` if that is not empty; otherwise the one that the files name, or one with a usual name. Throws
+/// UsageError if there is none.
+void set_special_tokens(Tokenizer::Parts& parts, const std::filesystem::path& directory, const std::string& wanted_eos);
+
+}  // namespace ssa

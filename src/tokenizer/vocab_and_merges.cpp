@@ -1,0 +1,57 @@
+// Reads a directory with vocab.json and merges.txt, the files of GPT-2.
+#include <algorithm>
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "src/tokenizer/formats.h"
+#include "src/tokenizer/pre_tokenizer.h"
+#include "src/tokenizer/sha256.h"
+#include "src/tokenizer/special_tokens.h"
+#include "ssa/base/error.h"
+#include "ssa/base/file.h"
+
+namespace ssa {
+namespace fs = std::filesystem;
+
+Tokenizer::Parts read_vocab_and_merges(const fs::path& directory, const TokenizerOptions& options) {
+  const fs::path vocab_path = directory / "vocab.json", merges_path = directory / "merges.txt";
+  const std::string vocab_text = read_file(vocab_path), merges_text = read_file(merges_path);
+  Tokenizer::Parts parts{.name = name_of(directory), .sha256 = sha256_hex(vocab_text + merges_text)};
+  set_pre_tokenizer(parts, options.pre_tokenizer.empty() ? "gpt2" : options.pre_tokenizer);
+  TokenTable table(vocab_path);
+  table.add_vocab(parse_json(vocab_path, vocab_text));
+  std::vector<bool> made(1);
+  for (std::size_t start = 0, number = 1; start < merges_text.size(); ++number) {
+    std::size_t end = merges_text.find('\n', start);
+    if (end == merges_text.npos) end = merges_text.size();
+    std::string line = merges_text.substr(start, end - start);
+    start = end + 1;
+    if (!line.empty() && line.back() == '\r') line.pop_back();
+    if (line.empty() || (number == 1 && line.rfind("#version", 0) == 0)) continue;
+    const std::size_t space = line.find(' ');
+    SSA_CHECK(space != line.npos, merges_path.string(), ":", number, ": \"", line,
+              "\", expected two tokens with a space between");
+    table.add_merge(parts.vocabulary, line.substr(0, space), line.substr(space + 1));
+    const auto result = static_cast<std::size_t>(parts.vocabulary.merges.back().result);
+    if (made.size() <= result) made.resize(result + 1);
+    made[result] = true;
+  }
+  table.fill(parts);
+  // The two files do not name the special tokens: they are the entries that are no single byte and that no merge makes.
+  std::vector<bool> is_byte(parts.texts.size());
+  for (const std::int32_t id : parts.vocabulary.byte_ids)
+    if (id >= 0) is_byte[static_cast<std::size_t>(id)] = true;
+  made.resize(parts.texts.size());
+  std::vector<AddedToken> special;
+  for (const auto& [token, id] : table.ids()) {
+    const auto index = static_cast<std::size_t>(id);
+    if (!is_byte[index] && !made[index]) special.push_back({.content = token, .id = id, .special = true});
+  }
+  std::sort(special.begin(), special.end(), [](const auto& a, const auto& b) { return a.id < b.id; });
+  for (const AddedToken& token : special) add_token(parts, token);
+  set_special_tokens(parts, directory, options.eos_token);
+  return parts;
+}
+
+}  // namespace ssa

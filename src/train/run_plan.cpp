@@ -1,0 +1,42 @@
+#include "ssa/train/run_plan.h"
+
+namespace ssa {
+
+RowOptions row_options(const Config& c) {
+  return {.max_length = c.train.max_length,
+          .packing = c.data.packing,
+          .shuffle = c.data.shuffle,
+          .seed = static_cast<std::uint64_t>(c.train.seed),
+          .skip_train_samples = c.data.skip_train_samples,
+          .max_train_samples = c.data.max_train_samples,
+          .pad_id = static_cast<std::int32_t>(c.model.eos_token_id),
+          .vocab_size = c.model.vocab_size};
+}
+
+Dataset open_dataset(const std::string& path, const Config& c) {
+  Dataset dataset(path);
+  dataset.check_model(c.model.vocab_size, c.model.eos_token_id);
+  return dataset;
+}
+
+BatchPlan plan_batches(const Config& c, std::int64_t rows, int ranks) {
+  const std::int64_t micro_rows = c.train.per_device_train_batch_size;
+  return BatchPlan({.rows_per_epoch = rows,
+                    .global_rows = accumulation_steps(c.train, ranks) * micro_rows * ranks,
+                    .micro_rows = micro_rows,
+                    .ranks = ranks});
+}
+
+StateShape state_shape(const Config& c, DeviceKind device, int ranks) {
+  return {.model = c.model,
+          .pass = {.rows = c.train.per_device_train_batch_size,
+                   .tokens = c.train.max_length,
+                   .path = training_path(c.attention.method),
+                   .selection = c.attention.selection,
+                   .checkpointing = c.train.gradient_checkpointing},
+          .kind = device,
+          .ranks = ranks,
+          .zero_stage = static_cast<int>(c.distributed.zero_stage)};
+}
+
+}  // namespace ssa

@@ -1,0 +1,76 @@
+// The repository is written in plain American technical English, with the field's terms. These words were used for
+// things that have a better name, and must not come back.
+#include <cctype>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "support/catch.h"
+#include "support/repository.h"
+#include "support/temp_dir.h"
+
+using namespace ssa::test;
+
+namespace {
+
+struct Word {
+  std::string found, better;
+};
+
+const std::vector<Word> kWords = {
+    {"multiprocessor", "SM"},
+    {"thread block", "CTA"},
+    {"behind the last", "after the last"},
+};
+
+bool is_letter(char c) { return std::isalpha(static_cast<unsigned char>(c)) != 0; }
+
+/// "path:line: word, better: ..." for each of kWords in `text`, as whole words in any case. A line break within a
+/// comment does not hide one.
+std::vector<std::string> offences(const std::string& path, const std::string& text) {
+  std::string plain;
+  std::vector<int> line_of;
+  int line = 1;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    const bool separator = c == ' ' || c == '\n' || c == '\t' || (c == '/' && i > 0 && (text[i - 1] == '/')) ||
+                           (c == '/' && i + 1 < text.size() && text[i + 1] == '/') || c == '#';
+    if (!separator || plain.empty() || plain.back() != ' ') {
+      plain += separator ? ' ' : static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+      line_of.push_back(line);
+    }
+    if (c == '\n') ++line;
+  }
+  std::vector<std::string> found;
+  for (const Word& word : kWords)
+    for (std::size_t at = plain.find(word.found); at != std::string::npos; at = plain.find(word.found, at + 1)) {
+      const std::size_t end = at + word.found.size();
+      const bool whole = (at == 0 || !is_letter(plain[at - 1])) && (end == plain.size() || !is_letter(plain[end]));
+      const bool plural =
+          end < plain.size() && plain[end] == 's' && (end + 1 == plain.size() || !is_letter(plain[end + 1]));
+      if (whole || (plural && (at == 0 || !is_letter(plain[at - 1]))))
+        found.push_back(path + ":" + std::to_string(line_of[at]) + ": " + word.found + ", better: " + word.better);
+    }
+  return found;
+}
+
+}  // namespace
+
+TEST_CASE("no file uses a word that has a better name") {
+  std::vector<std::string> files =
+      repository_files({"src", "include", "kernels", "data_tools", "tests", "scripts", "docs", "cmake"},
+                       {".h", ".cpp", ".cu", ".cuh", ".py", ".sh", ".md", ".cmake", ".in", "CMakeLists.txt"});
+  files.insert(files.end(), {"README.md", "CMakeLists.txt"});
+  CHECK(files.size() > 100);
+  for (const std::string& file : files) {
+    if (file == "tests/base/words_test.cpp" || file.starts_with("tests/golden/cases/")) continue;
+    for (const std::string& offence : offences(file, read_file(source_dir() / file))) FAIL_CHECK(offence);
+  }
+}
+
+TEST_CASE("the words test reports a word with its line") {
+  using Lines = std::vector<std::string>;
+  CHECK(offences("a.h", "int x;\n// Two Thread Blocks.\n") == Lines{"a.h:2: thread block, better: CTA"});
+  CHECK(offences("a.h", "// a thread\n  // block\n") == Lines{"a.h:1: thread block, better: CTA"});
+  CHECK(offences("a.h", "properties.multiProcessorCount; observed; cudaDevAttrMultiProcessorCount").empty());
+}

@@ -1,0 +1,132 @@
+// The gradients of a step on a GPU against the CPU's, parameter by parameter. A wrong `accumulate`, a gap that is not
+// cleared or one bad layer shows here, where the norm of all gradients would hide it.
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "ssa/comm/comm.h"
+#include "ssa/train/optimizer_step.h"
+#include "support/catch.h"
+#include "support/op_runner.h"
+#include "support/skip.h"
+#include "support/test_model.h"
+
+using namespace ssa;
+using namespace ssa::test;
+
+namespace {
+
+struct MethodCase {
+  const char* name;
+  AttentionPath path;
+  std::int64_t window;
+  bool tied;
+};
+constexpr MethodCase kMethodCases[] = {{"ssa", AttentionPath::ssa, 0, true},
+                                       {"full", AttentionPath::full, 0, false},
+                                       {"moba", AttentionPath::selected, 0, true},
+                                       {"nsa", AttentionPath::nsa, 24, false}};
+
+/// A shape that the CUDA kernels support. Every block is selected: where a near tie decides, bf16 may select another
+/// block than f32, and gradients would differ by more than rounding. The ops' tests cover the selection.
+ModelConfig model_config(const MethodCase& method) {
+  ModelConfig c = small_model(128);
+  c.hidden_size = 64;
+  c.intermediate_size = 96;
+  c.head_dim = 64;
+  c.block_size = 16;
+  c.block_counts = 8;
+  c.window_size = method.window;
+  c.tie_word_embeddings = method.tied;
+  return c;
+}
+
+/// The tensors that a GPU stores in bf16.
+std::vector<Tensor> act_tensors(const Activations& a) {
+  std::vector<Tensor> tensors = {a.final_x,  a.final_norm, a.qkvg,     a.residual_delta, a.logits,
+                                 a.d_x,      a.d_norm,     a.d_qkvg,   a.d_attention,    a.d_gate_up,
+                                 a.d_swiglu, a.d_full,     a.d_sparse, a.d_compressed,   a.d_window};
+  for (const LayerActivations& l : a.layers)
+    tensors.insert(tensors.end(), {l.x, l.input_norm, l.q, l.k, l.v, l.k_mean, l.v_mean, l.full, l.sparse, l.compressed,
+                                   l.window, l.attention, l.mid, l.post_norm, l.gate_up, l.swiglu});
+  return tensors;
+}
+
+void round_to_bf16(const Tensor& tensor) {
+  if (!tensor) return;
+  float* values = tensor.as<float>();
+  for (std::int64_t i = 0; i < tensor.count(); ++i) values[i] = static_cast<float>(bfloat16(values[i]));
+}
+
+enum class Run { f32, rounded, cuda };  ///< rounded: on the CPU, with weights and activations rounded to bf16
+
+/// The gradients of two micro-batches: the first overwrites, the second adds.
+std::vector<Values> gradients_of(const MethodCase& method, Run run) {
+  const ModelConfig config = model_config(method);
+  const PassShape pass{.rows = 2, .tokens = 90, .path = method.path};
+  TestModel m(config, pass, BlockSelection::exact, run == Run::cuda ? DeviceKind::cuda : DeviceKind::cpu);
+  m.initialize(31);
+  SingleComm comm;
+  publish_weights(m.stream, comm, m.state);
+  if (run == Run::rounded) {
+    round_to_bf16(m.state.weights);
+    // Before an op reads them, the outputs of the op before are rounded as a GPU would have stored them.
+    m.stream.on_op([tensors = act_tensors(m.state.activations)](const char*) {
+      for (const Tensor& tensor : tensors) round_to_bf16(tensor);
+    });
+  }
+  const double alignment = 1.0 / static_cast<double>(pass.rows * pass.tokens * config.q_width() * 2);
+  const PassScales scales{.alignment = alignment,
+                          .ce_gradient = static_cast<float>(1.0 / static_cast<double>(pass.rows * pass.tokens)),
+                          .alignment_gradient = static_cast<float>(10 * alignment)};
+  m.poison_gradients();
+  for (const std::uint64_t micro : {0, 1}) {
+    HostBatch batch = random_batch(pass.rows, pass.tokens, config.vocab_size, 32 + micro);
+    batch.full_stream = {1, 0};
+    m.add_micro_batch(batch, scales, micro == 0 ? Gradients::overwrite : Gradients::add);
+  }
+  m.stream.on_op(nullptr);
+  const std::vector<float> flat = m.read<float>(m.state.gradients);
+  std::vector<Values> gradients;
+  for (const Param& param : m.table.params()) {
+    const auto begin = flat.begin() + param.offset;
+    gradients.emplace_back(begin, begin + param.count());
+  }
+  return gradients;
+}
+
+}  // namespace
+
+TEST_CASE("model: rounding weights and activations to bf16 moves every gradient a little") {
+  // What the comparison with CUDA below rests on: an error that is there, and small.
+  for (const MethodCase& method : kMethodCases) {
+    const ParamTable table(model_config(method));
+    const std::vector<Values> exact = gradients_of(method, Run::f32);
+    const std::vector<Values> rounded = gradients_of(method, Run::rounded);
+    for (std::size_t i = 0; i < exact.size(); ++i) {
+      const double error = relative_error(rounded[i], exact[i]);
+      INFO(method.name << ", " << table.params()[i].name << ": relative error " << error);
+      CHECK(error > 1e-4);
+      CHECK(error < 0.1);
+    }
+  }
+}
+
+TEST_CASE("model: on CUDA every parameter's gradient is the CPU's, to the precision of bf16") {
+  if (skip_without_gpu()) return;
+  for (const MethodCase& method : kMethodCases) {
+    const ParamTable table(model_config(method));
+    const std::vector<Values> exact = gradients_of(method, Run::f32);
+    const std::vector<Values> rounded = gradients_of(method, Run::rounded);
+    const std::vector<Values> got = gradients_of(method, Run::cuda);
+    for (std::size_t i = 0; i < exact.size(); ++i) {
+      // Twice the error of rounding what is stored, as for the ops; the rest is for what kernels round inside, such as
+      // probabilities before their product with v.
+      const double allowed = 2 * relative_error(rounded[i], exact[i]) + 1e-3;
+      const double error = relative_error(got[i], exact[i]);
+      INFO(method.name << ", " << table.params()[i].name << ": relative error " << error << ", allowed " << allowed);
+      CHECK(error <= allowed);
+    }
+  }
+}

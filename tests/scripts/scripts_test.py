@@ -1,0 +1,162 @@
+#!/usr/bin/env python3
+"""Tests of the scripts that need no build. Usage: scripts_test.py CASE, one of the functions named test_CASE below.
+
+Exit code 77 (skipped) when a Python package of the case is missing.
+"""
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+SCRIPTS = Path(__file__).resolve().parent.parent.parent / "scripts"
+NO_HELP = {  # without a --help of their own
+    "plotting.py",  # imported by others
+    "bench_peers.py", "make_unicode_tables.py",  # need packages before they read arguments
+    "gpu_check.sh", "install.sh", "test.sh",
+}
+
+
+def run(*command, code=0, **environment):
+    result = subprocess.run([str(part) for part in command], capture_output=True, text=True,
+                            env={**os.environ, **environment}, timeout=120)
+    assert result.returncode == code, f"{command}: exit code {result.returncode}, expected {code}: {result.stderr}"
+    return result.stdout + result.stderr
+
+
+def need(package):
+    if importlib.util.find_spec(package) is None:
+        print(f"skipped: {sys.executable} has no {package}")
+        sys.exit(77)
+
+
+def make_runs(directory):
+    """Two runs with equal directory names; only ssa's has an alignment loss and two kinds of attention."""
+    for method, extra in (("ssa", {"eval_loss_sparse": 3.0, "eval_loss_full": 3.0}), ("moba", {"eval_loss": 3.1})):
+        run_directory = directory / method / "tiny"
+        run_directory.mkdir(parents=True)
+        lines = [{"step": step, "ce_loss": 5 - step / 100, "alignment_loss": 1e-3 * step if method == "ssa" else 0.0,
+                  "grad_norm": 1 + step / 1000, "learning_rate": 1e-3, "tokens_per_second": 1000,
+                  **(extra if step % 50 == 0 else {})} for step in range(1, 201)]
+        (run_directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return [directory / "ssa/tiny", directory / "moba/tiny/metrics.jsonl"]
+
+
+def test_help(_):
+    for script in sorted(SCRIPTS.iterdir()):
+        if script.suffix not in (".py", ".sh") or script.name in NO_HELP:
+            continue
+        text = script.read_text()
+        assert "argparse" in text or "--help" in text, f"{script.name} has no --help"
+        command = [sys.executable] if script.suffix == ".py" else ["bash"]
+        assert "sage:" in run(*command, script, "--help"), f"{script.name} --help states no usage"
+
+
+def test_plots(directory):
+    need("matplotlib")
+    sys.path.insert(0, str(SCRIPTS))
+    import plot_run
+    import plotting
+
+    figures = []
+    plotting.save = lambda figure, output: figures.append(figure)
+    sys.argv = ["plot_run.py", *map(str, make_runs(directory))]
+    plot_run.main()
+    figures[0].canvas.draw()
+    axes = {axis.get_title(): axis for axis in figures[0].axes}
+    legend = lambda title: [text.get_text() for text in axes[title].get_legend().get_texts()]
+    assert legend("Training loss") == ["ssa/tiny", "moba/tiny"], legend("Training loss")
+    assert legend("Alignment loss") == ["ssa/tiny"], legend("Alignment loss")
+    assert legend("Validation loss") == ["ssa/tiny, sparse", "ssa/tiny, full", "moba/tiny"], legend("Validation loss")
+    styles = [(line.get_color(), line.get_linestyle(), line.get_markerfacecolor()) for line in
+              axes["Validation loss"].get_lines()]
+    assert len(set(styles)) == 3, styles
+    for title in ("Alignment loss", "Gradient norm"):
+        low, high = axes[title].get_ylim()
+        labels = [t for t in axes[title].get_yticks() if low <= t <= high]
+        assert len(labels) >= 2, f"{title}: labels {labels} in {low} to {high}"
+    assert all(axis.get_xlabel() and axis.get_ylabel() for axis in axes.values())
+
+
+def test_eval_plots(directory):
+    need("matplotlib")
+    document = lambda mode, loss, **budget: {
+        "results": {"data/eval": {"loss,none": loss, "loss_stderr,none": "N/A"}},
+        "needle": {"lengths": [64, 128], "depths": [0, 100], "samples": 2, "accuracy": [[0, 0.5], [1, 1]]},
+        "config": {"model_args": {"pretrained": "runs/x", "method": "ssa", "mode": mode, **budget}}}
+    results = directory / "ssa.json"
+    results.write_text(json.dumps([document("sparse", 3.0, block_counts=2, block_size=16),
+                                   document("sparse", 2.9, block_counts=4, block_size=16), document("full", 2.9)]))
+    out = run(sys.executable, SCRIPTS / "plot_eval.py", f"mine={results}", "--table", "--output", directory / "b.png")
+    assert "| mine | 3.0000 | 2.9000 | 2.9000 |" in out, out
+    run(sys.executable, SCRIPTS / "plot_needle.py", results, "--output", directory / "n.png")
+    assert all((directory / name).stat().st_size > 1000 for name in ("b.png", "n.png"))
+
+
+def test_missing_package(directory):
+    """A missing package is one line that says what to install, before the script reads its inputs."""
+    for package in ("matplotlib", "tensorboard", "tensorboardX"):
+        (directory / f"{package}.py").write_text("raise ImportError")
+    for script in ("plot_run.py", "plot_eval.py", "plot_needle.py", "metrics_to_tensorboard.py"):
+        out = run(sys.executable, SCRIPTS / script, "no-such-file", code=1, PYTHONPATH=str(directory))
+        package = "tensorboard" if "tensorboard" in script else "matplotlib"
+        assert out.count("\n") == 1 and f"{package}" in out and "install" in out, out
+
+
+def test_tensorboard(directory):
+    if importlib.util.find_spec("tensorboardX") is None:
+        need("tensorboard")
+    out = run(sys.executable, SCRIPTS / "metrics_to_tensorboard.py", *make_runs(directory), "--output",
+              directory / "tb")
+    assert out.count("of 200 steps") == 2, out
+    for run_name in ("ssa/tiny", "moba/tiny"):
+        assert len(list((directory / "tb" / run_name).glob("events.out.tfevents*"))) == 1, run_name
+
+
+def test_download_tasks(directory):
+    script = SCRIPTS / "download_tasks.sh"
+    target, source = directory / "tasks", directory / "downloads"
+    assert "no such task, expected one of: arc_easy" in run("bash", script, target, "arc_hard", code=2)
+    assert "no such option" in run("bash", script, target, "--form", "x", code=2)
+    assert "Usage" in run("bash", script, code=2)
+    assert "no such directory" in run("bash", script, target, "--from", source, code=2)
+    choices = {"text": ["é", "b"], "label": ["A", "B"]}
+    for path, rows in {
+            "arc_easy/ARC-Easy/test": [{"id": "1", "question": "q", "choices": choices, "answerKey": "A"}] * 2,
+            "arc_easy/ARC-Easy/train": [{"id": "2", "question": "r", "choices": choices, "answerKey": "B"}],
+            "arc_easy/ARC-Challenge/test": [{"question": "another configuration"}],
+            "piqa/plain_text/validation": [{"goal": "g", "sol1": "a", "label": 0}],
+            "wikitext/wikitext-2-raw-v1/test": [{"page": " = A = \n text "}, {"page": " = B = \n more "}]}.items():
+        (source / path).mkdir(parents=True)
+        (source / path / "0000.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run("bash", script, target, "arc_easy", "wikitext", "--from", source, PYTHON=sys.executable)
+    assert sorted(path.name for path in target.iterdir()) == ["arc_easy.jsonl", "arc_easy_train.jsonl", "wikitext.txt"]
+    rows = [json.loads(line) for line in (target / "arc_easy.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert rows == [{"question": "q", "choices": choices, "answerKey": "A"}] * 2, rows
+    assert (target / "wikitext.txt").read_text() == " = A = \n text \n = B = \n more "
+    out = run("bash", script, target, "piqa", "--from", source, code=1, PYTHON=sys.executable)
+    assert "row 1 has no sol2, expected goal, sol1, sol2, label" in out, out
+    assert "no .parquet file of Rowan/hellaswag" in run("bash", script, target, "hellaswag", "--from", source, code=2)
+    if importlib.util.find_spec("pyarrow") is None:
+        return
+    import pyarrow
+    from pyarrow import parquet
+
+    file = source / "arc_easy/ARC-Easy/test/0000.jsonl"
+    parquet.write_table(pyarrow.Table.from_pylist([json.loads(line) for line in file.read_text().splitlines()]),
+                        file.with_suffix(".parquet"))
+    file.unlink()
+    run("bash", script, target, "arc_easy", "--from", source, PYTHON=sys.executable)
+    assert [json.loads(line) for line in (target / "arc_easy.jsonl").read_text(encoding="utf-8").splitlines()] == rows
+
+
+def main():
+    case = globals()[f"test_{sys.argv[1]}"]
+    with tempfile.TemporaryDirectory() as directory:
+        case(Path(directory))
+
+
+if __name__ == "__main__":
+    main()
