@@ -8,6 +8,7 @@
 #include "ssa/comm/comm.h"
 #include "ssa/config/config.h"
 #include "ssa/train/describe_run.h"
+#include "ssa/train/run_plan.h"
 #include "ssa/train/train.h"
 
 namespace {
@@ -64,7 +65,7 @@ int run(int argc, char** argv) {
     std::fputs(ssa::describe_run(config, devices, ssa::launched_ranks()).c_str(), stdout);
     return ssa::kExitDone;
   }
-  const auto comm = ssa::make_comm(options.device);
+  const auto comm = ssa::make_comm(options.device, ssa::phase_timeouts(config.distributed));
   return ssa::train(config, options, *comm);
 }
 

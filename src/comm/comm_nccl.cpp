@@ -2,9 +2,11 @@
 
 #include <nccl.h>
 
+#include <exception>
 #include <utility>
 
 #include "check.h"
+#include "end_process.h"
 #include "src/runtime/cuda_context.h"
 #include "ssa/comm/watchdog.h"
 
@@ -44,7 +46,11 @@ class NcclComm : public Comm {
  public:
   explicit NcclComm(std::unique_ptr<MpiComm> mpi) : mpi_(std::move(mpi)) {}
   ~NcclComm() override {
-    if (nccl_) ncclCommDestroy(nccl_);  // an error here has nobody to tell
+    if (!nccl_) return;
+    set_abort_action({});
+    // An error here has nobody to tell. After an exception, the other ranks may never come to a collective that this
+    // rank has queued.
+    std::uncaught_exceptions() > 0 ? ncclCommAbort(nccl_) : ncclCommDestroy(nccl_);
   }
 
   int rank() const override { return mpi_->rank(); }
@@ -116,6 +122,7 @@ class NcclComm : public Comm {
     mpi_->broadcast(host, Tensor(id.internal, DType::u8, {static_cast<std::int64_t>(sizeof(id.internal))}), 0);
     cuda::check(cudaSetDevice(device), "cudaSetDevice");
     check(ncclCommInitRank(&nccl_, size(), id, rank()), "start");
+    set_abort_action([nccl = nccl_] { ncclCommAbort(nccl); });
     device_ = device;
     return nccl_;
   }

@@ -4,7 +4,6 @@
 #include <cstdint>
 
 #include "ssa/comm/comm.h"
-#include "ssa/comm/watchdog.h"
 
 namespace ssa {
 
@@ -34,8 +33,7 @@ class MpiComm : public Comm {
   int rank_ = 0, size_ = 1, local_rank_ = 0;
 };
 
-/// Once; later calls do nothing. Ends the process if the other ranks of the job do not start within `timeout_seconds`.
-void mpi_start(double timeout_seconds = WatchdogTimeouts().start);
+void mpi_start();    ///< once; later calls do nothing. Returns when every rank of the job has called it
 bool mpi_running();  ///< started and not finished
 void mpi_finish();   ///< waits for all ranks
 int mpi_rank();      ///< 0 when MPI is not running

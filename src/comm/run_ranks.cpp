@@ -9,15 +9,24 @@
 
 #include "mpi_comm.h"
 #include "ssa/comm/comm.h"
+#include "start_guard.h"
 
 namespace ssa {
 namespace {
 
+/// A rank that failed before MPI started waits so long for the others.
+constexpr double kMeetSeconds = 30;
+
 /// Prints the error unless another rank does, and ends all ranks. Returns the exit code when there is nothing to end.
 int end_all(const std::string& message, int exit_code) {
-  if (!mpi_running()) {
+  if (launched_ranks() <= 1) {
     std::cerr << "error: " << message << std::endl;
     return exit_code;
+  }
+  // Before MPI has started, too, the ranks meet in it: only then one of them prints, and MPI_Abort ends the others.
+  if (!mpi_running()) {
+    const StartGuard guard(kMeetSeconds, message, exit_code);
+    mpi_start();
   }
   // A rank that waits here has nothing to save: let the launcher's SIGTERM end it.
   std::signal(SIGTERM, SIG_DFL);
@@ -36,12 +45,12 @@ int end_all(const std::string& message, int exit_code) {
 
 }  // namespace
 
-int run_ranks(const std::function<int()>& body, double start_timeout_seconds) {
+int run_ranks(const std::function<int()>& body) {
   int exit_code = kExitFailed;
   try {
-    if (launched_ranks() > 1) mpi_start(start_timeout_seconds);
     exit_code = body();
     if (mpi_running()) mpi_finish();
+    stop_watchdog();
   } catch (const Error& error) {
     return end_all(error.what(), error.exit_code());
   } catch (const std::bad_alloc&) {

@@ -170,12 +170,12 @@ void visit_fields(Of<DistributedConfig>, Visit&& visit) {
   using C = DistributedConfig;
   visit(field("zero_stage", &C::zero_stage, between(0, 2),
               "cut over the ranks: 0 nothing, 1 the optimizer's state; 2 is taken as 1 so far: gradients stay whole"));
-  // What the ranks wait for one another: ssa/comm/watchdog.h.
+  // ssa/comm/watchdog.h
   constexpr Range kSeconds = between(1, 1e6);
   visit(field("timeout_seconds", &C::timeout_seconds, kSeconds,
-              "a job of several ranks ends when a rank makes no progress for so long in a step, seconds"));
+              "the job ends when a rank has not answered for so long, or made no progress in a step; seconds"));
   visit(field("start_timeout_seconds", &C::start_timeout_seconds, kSeconds,
-              "the same from the start to the end of the first step"));
+              "the job ends when a rank makes no progress for so long before the end of the first step; seconds"));
   visit(field("save_timeout_seconds", &C::save_timeout_seconds, kSeconds, "the same while a checkpoint is saved"));
   visit(field("eval_timeout_seconds", &C::eval_timeout_seconds, kSeconds, "the same in an evaluation"));
 }

@@ -27,6 +27,13 @@ BatchPlan plan_batches(const Config& c, std::int64_t rows, int ranks) {
                     .ranks = ranks});
 }
 
+PhaseTimeouts phase_timeouts(const DistributedConfig& c) {
+  return {.start = c.start_timeout_seconds,
+          .step = c.timeout_seconds,
+          .save = c.save_timeout_seconds,
+          .evaluation = c.eval_timeout_seconds};
+}
+
 StateShape state_shape(const Config& c, DeviceKind device, int ranks) {
   return {.model = c.model,
           .pass = {.rows = c.train.per_device_train_batch_size,

@@ -188,7 +188,7 @@ std::optional<StepReport> train_step(Run& run) {
 /// Held-out loss: with selected and with full attention for ssa, else with the method's own attention.
 void evaluate_into(Run& run, StepReport& report) {
   const ProfilerRange range("evaluate");
-  watchdog_phase(Phase::evaluation, run.step);
+  enter_phase(Phase::evaluation, run.step);
   const auto loss = [&](AttentionPath path) {
     return evaluate_rows(run.stream, run.comm, with_path(run.state.model(), path), run.state.batch,
                          run.state.sums.losses(), run.staging, *run.eval_loader)
@@ -213,7 +213,7 @@ void start(Run& run, const std::string& resume) {
 
 void save(Run& run) {
   const ProfilerRange range("save");
-  watchdog_phase(Phase::save, run.step);
+  enter_phase(Phase::save, run.step);
   run.store.save(run.stream, run.state, run.step,
                  {.total_steps = run.total_steps,
                   .tokens = run.step * run.plan.global_rows() * run.config.train.max_length,
@@ -226,11 +226,6 @@ void save(Run& run) {
 int train(const Config& config, const TrainOptions& options, Comm& comm) {
   check_supported(state_shape(config, options.device, comm.size()));
   handle_io_signals();
-  const DistributedConfig& d = config.distributed;
-  start_watchdog(comm, {.start = d.start_timeout_seconds,
-                        .step = d.timeout_seconds,
-                        .save = d.save_timeout_seconds,
-                        .evaluation = d.eval_timeout_seconds});
   check_same_config(comm, config);
   Run run(config, options, comm);
   start_logging(config.output_dir, comm);
@@ -247,14 +242,13 @@ int train(const Config& config, const TrainOptions& options, Comm& comm) {
   const auto due = [&](std::int64_t interval) { return interval > 0 && run.step % interval == 0; };
   const std::int64_t first_step = run.step;
   while (run.step < run.total_steps) {
-    watchdog_phase(run.step == first_step ? Phase::start : Phase::step, run.step + 1);
+    enter_phase(run.step == first_step ? Phase::start : Phase::step, run.step + 1);
     std::optional<StepReport> report = train_step(run);
     if (!report) {
       save(run);
       run.store.finish();
       log.say(concat("stopped by signal ", stop_signal(), " after step ", run.step, "; saved ",
                      run.store.last_checkpoint()));
-      stop_watchdog();
       return kExitStopped;
     }
     ++run.step;
@@ -271,10 +265,9 @@ int train(const Config& config, const TrainOptions& options, Comm& comm) {
     log.say("saved " + run.store.last_checkpoint());
     log.resume_clock();
   }
-  watchdog_phase(Phase::save, run.step);
+  enter_phase(Phase::save, run.step);
   run.store.finish();
   log.say("done");
-  stop_watchdog();
   return kExitDone;
 }
 

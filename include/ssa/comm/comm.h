@@ -3,8 +3,10 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
+#include "ssa/comm/watchdog.h"
 #include "ssa/runtime/stream.h"
 
 namespace ssa {
@@ -55,11 +57,12 @@ class SingleComm : public Comm {
 int launched_ranks();
 
 /// The communicator for tensors of `kind`: when mpirun or srun started several ranks, MPI, with NCCL for device memory
-/// (one rank a GPU, GPU local_rank()); else SingleComm. MPI itself
-/// is started once; any number of communicators may be made. Throws Error when MPI cannot see the ranks that were
-/// started, or when there is no communicator for the device. A rank that does not come here within
-/// `start_timeout_seconds` ends the job.
-std::unique_ptr<Comm> make_comm(DeviceKind kind = DeviceKind::cpu, double start_timeout_seconds = 600);
+/// (one rank a GPU, GPU local_rank()); else SingleComm. MPI itself is started once; any number of communicators may be
+/// made. Throws Error when MPI cannot see the ranks that were started, or when there is no communicator for the device.
+/// A rank that does not come here within the time-out of the start ends the job. With `watchdog`, the ranks are watched
+/// from here on until run_ranks returns (watchdog.h).
+std::unique_ptr<Comm> make_comm(DeviceKind kind = DeviceKind::cpu,
+                                const std::optional<PhaseTimeouts>& watchdog = std::nullopt);
 
 /// Host values over all ranks.
 double all_reduce(Comm& comm, double value, ReduceOp op);
@@ -71,8 +74,7 @@ std::string broadcast(Comm& comm, const std::string& text, int root = 0);
 /// What main returns: runs `body`, which gives the exit code, the same on every rank. An exception that leaves `body`
 /// is printed as one line on stderr, with the rank when there are several, and ends all ranks with its exit code
 /// (Error) or 1. An error that several ranks meet at about the same time, such as a misspelt key, is printed once: rank
-/// 0 prints at once, the others wait for it, each a little longer than the one before. The ranks of the job must have
-/// started within `start_timeout_seconds` (watchdog.h).
-int run_ranks(const std::function<int()>& body, double start_timeout_seconds = 600);
+/// 0 prints at once, the others wait for it, each a little longer than the one before.
+int run_ranks(const std::function<int()>& body);
 
 }  // namespace ssa

@@ -1,16 +1,16 @@
-// Watchdog: a job of several ranks ends when one of them stops, instead of waiting for ever in a collective.
+// Watchdog: a job of several ranks ends when one of them stops, instead of waiting forever in a collective.
 //
-// A thread of every rank sends rank 0 once a second what the rank is doing: phase, step, the communication call it is in
-// and how many calls it has begun. Rank 0 answers. The messages go over TCP connections of their own, so that a hanging
-// MPI or NCCL call does not hold them up. The job ends, with one line on stderr that names the ranks that are missing
-// and what each was last doing, when
-//   - a rank has not been heard of for the time-out of its phase (stopped, swapped out, its machine gone),
-//   - a rank has been heard of but has made no progress for that time,
-//   - a connection closed and the rank did not say good-bye (it died, and the launcher did not end the job).
-// Every rank then ends at once with exit code 1; collectives are not waited for. A rank that cannot reach rank 0 ends
-// by itself after the same time. A job that was suspended as a whole and goes on is not ended.
+// A thread of every rank sends rank 0 a heartbeat once a second: the phase and step it is in, its last communication call
+// and how many it has begun. Rank 0 answers each. Heartbeats are UDP datagrams: a hanging MPI or NCCL call does not delay
+// them. The job ends when
+//   - a rank has sent no heartbeat for PhaseTimeouts::step, in any phase: it was stopped, or its machine is gone;
+//   - the rank that the others wait for sends heartbeats, but has made no progress (entered no phase, begun or ended no
+//     call) for the time-out of its phase.
+// Rank 0 then prints one line that names the ranks at fault, what each was last doing, and for how long. Every rank aborts
+// its NCCL communicator and exits with code 1; no collective is waited for. If rank 0 does not answer, the other ranks end
+// the same way and the first of them prints the line.
 //
-// With one rank there is no watchdog and every function here does nothing.
+// A rank that was suspended, and continues before its time-out, has lost nothing.
 #pragma once
 
 #include <cstdint>
@@ -19,44 +19,30 @@ namespace ssa {
 
 class Comm;
 
-/// What a run is doing; each phase has its time-out.
-enum class Phase { start, step, save, evaluation };
+/// What a run is doing. `start` lasts until the end of the first step; `end` is where a rank waits for the others to end.
+enum class Phase : std::int32_t { start, step, save, evaluation, end };
 
-/// Seconds without progress after which a job is ended.
-struct WatchdogTimeouts {
+/// Seconds without progress after which the job ends. The config keys distributed.*timeout_seconds.
+struct PhaseTimeouts {
   double start = 600, step = 60, save = 600, evaluation = 600;
+  double of(Phase phase) const;  ///< `end`: as a step
 };
 
-/// Starts the watchdog of this rank, in phase `start`; every rank calls it. It runs until stop_watchdog().
-void start_watchdog(Comm& comm, const WatchdogTimeouts& timeouts);
-/// Tells rank 0 that this rank ends as planned.
+/// Starts the watchdog of this rank, once per process. A collective of all ranks; prints a warning on rank 0 that names
+/// the ranks whose heartbeats do not arrive (UDP is blocked): they are not watched. make_comm calls it.
+void start_watchdog(Comm& comm, const PhaseTimeouts& timeouts);
 void stop_watchdog();
 
-/// The run enters a phase, or makes progress in it: `step` is the step that is computed, saved or evaluated.
-void watchdog_phase(Phase phase, std::int64_t step);
+/// The run enters a phase; `step` is the step that is computed, saved or evaluated.
+void enter_phase(Phase phase, std::int64_t step);
 
-/// Lives as long as a communication call; made by the communicators.
+/// The scope of a communication call, for the heartbeats. `name` is a literal.
 class WatchedCall {
  public:
   explicit WatchedCall(const char* name);
   ~WatchedCall();
   WatchedCall(const WatchedCall&) = delete;
   WatchedCall& operator=(const WatchedCall&) = delete;
-};
-
-/// Guards a call that returns once every rank of the job has come to it, before the watchdog runs: if it takes longer
-/// than `seconds`, the process ends with a line that names the ranks of this machine that have not come so far. `what`
-/// starts there: "MPI".
-class StartGuard {
- public:
-  StartGuard(double seconds, const char* what);
-  ~StartGuard();
-  StartGuard(const StartGuard&) = delete;
-  StartGuard& operator=(const StartGuard&) = delete;
-
- private:
-  struct State;
-  State* state_ = nullptr;
 };
 
 }  // namespace ssa

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 
+#include "ssa/comm/watchdog.h"
 #include "ssa/config/config.h"
 #include "ssa/data/batch_plan.h"
 #include "ssa/data/row_loader.h"
@@ -18,6 +19,9 @@ Dataset open_dataset(const std::string& path, const Config& config);
 
 /// `rows`: per epoch.
 BatchPlan plan_batches(const Config& config, std::int64_t rows, int ranks);
+
+/// When the ranks give each other up.
+PhaseTimeouts phase_timeouts(const DistributedConfig& config);
 
 StateShape state_shape(const Config& config, DeviceKind device, int ranks);
 
