@@ -13,6 +13,7 @@
 #include "ssa/data/row_loader.h"
 #include "ssa/runtime/profiler_range.h"
 #include "ssa/train/batch_staging.h"
+#include "ssa/train/dataset_fingerprint.h"
 #include "ssa/train/evaluate.h"
 #include "ssa/train/model_state.h"
 #include "ssa/train/optimizer_step.h"
@@ -202,6 +203,19 @@ void evaluate_into(Run& run, StepReport& report) {
   }
 }
 
+/// Ranks may see different files under one path.
+void check_same_data(Run& run) {
+  if (run.comm.size() == 1) return;
+  const auto facts = [](const char* key, const Dataset& dataset) {
+    return concat(key, ": ", dataset.documents(), " documents, ", dataset.tokens(), " tokens, fingerprint ",
+                  dataset_fingerprint(dataset));
+  };
+  std::vector<std::string> lines = {facts("data.path", run.dataset), concat("rows per epoch: ", run.loader.rows()),
+                                    concat("steps: ", run.total_steps)};
+  if (run.eval_dataset) lines.push_back(facts("data.eval_path", *run.eval_dataset));
+  check_same_lines(run.comm, lines, "do all ranks see the same files?");
+}
+
 /// Fresh weights, or the weights of the checkpoint to resume from.
 void start(Run& run, const std::string& resume) {
   run.step = run.store.restore(run.stream, run.state, resume);
@@ -226,8 +240,9 @@ void save(Run& run) {
 int train(const Config& config, const TrainOptions& options, Comm& comm) {
   check_supported(state_shape(config, options.device, comm.size()));
   handle_io_signals();
-  check_same_config(comm, config);
+  check_same_command(comm, config, options.resume);
   Run run(config, options, comm);
+  check_same_data(run);
   start_logging(config.output_dir, comm);
   start(run, options.resume);
   RunLog log(config, comm, run.stream, run.step, run.total_steps);
