@@ -186,21 +186,28 @@ std::optional<StepReport> train_step(Run& run) {
   return report;
 }
 
-/// Held-out loss: with selected and with full attention for ssa, else with the method's own attention.
-void evaluate_into(Run& run, StepReport& report) {
+/// Held-out loss: with selected and with full attention for ssa, else with the method's own attention. Empty when a
+/// signal arrived.
+EvalLosses evaluate(Run& run) {
   const ProfilerRange range("evaluate");
   enter_phase(Phase::evaluation, run.step);
-  const auto loss = [&](AttentionPath path) {
-    return evaluate_rows(run.stream, run.comm, with_path(run.state.model(), path), run.state.batch,
-                         run.state.sums.losses(), run.staging, *run.eval_loader)
-        .mean();
-  };
-  if (run.branches().aligned) {
-    report.eval_losses["eval_loss_sparse"] = loss(AttentionPath::selected);
-    report.eval_losses["eval_loss_full"] = loss(AttentionPath::full);
-  } else {
-    report.eval_losses["eval_loss"] = loss(run.state.shape().pass.path);
+  std::vector<std::pair<std::string, AttentionPath>> paths = {{"eval_loss", run.state.shape().pass.path}};
+  if (run.branches().aligned)
+    paths = {{"eval_loss_sparse", AttentionPath::selected}, {"eval_loss_full", AttentionPath::full}};
+  EvalLosses losses;
+  for (const auto& [name, path] : paths) {
+    const EvalSums sums = evaluate_rows(run.stream, run.comm, with_path(run.state.model(), path), run.state.batch,
+                                        run.state.sums.losses(), run.staging, *run.eval_loader, {},
+                                        [&] { return stop_wanted(run.comm); });
+    if (sums.stopped) return {};
+    losses[name] = sums.mean();
   }
+  return losses;
+}
+
+bool evaluation_due(const Run& run) {
+  const std::int64_t interval = run.config.train.eval_steps;
+  return run.eval_loader && run.step > 0 && (run.step == run.total_steps || (interval > 0 && run.step % interval == 0));
 }
 
 /// Ranks may see different files under one path.
@@ -235,6 +242,15 @@ void save(Run& run) {
                   .rows_per_epoch = run.loader.rows()});
 }
 
+/// The end of a run that a signal has reached: saved as it is after the last completed step.
+int stop(Run& run, RunLog& log) {
+  save(run);
+  run.store.finish();
+  log.say(
+      concat("stopped by signal ", stop_signal(), " after step ", run.step, "; saved ", run.store.last_checkpoint()));
+  return kExitStopped;
+}
+
 }  // namespace
 
 int train(const Config& config, const TrainOptions& options, Comm& comm) {
@@ -246,6 +262,12 @@ int train(const Config& config, const TrainOptions& options, Comm& comm) {
   start_logging(config.output_dir, comm);
   start(run, options.resume);
   RunLog log(config, comm, run.stream, run.step, run.total_steps);
+  if (evaluation_due(run) && all_reduce(comm, log.lacks_evaluation() ? 1.0 : 0.0, ReduceOp::max) > 0) {
+    // A signal stopped the run in the evaluation after this step.
+    const EvalLosses losses = evaluate(run);
+    if (losses.empty()) return stop(run, log);
+    log.add_evaluation(losses);
+  }
   if (run.step == run.total_steps) {
     log.say(concat(config.output_dir, " is already complete at step ", run.step, ": nothing is left to train"));
     log.say("  to train longer, raise train.max_steps or train.num_train_epochs");
@@ -259,21 +281,16 @@ int train(const Config& config, const TrainOptions& options, Comm& comm) {
   while (run.step < run.total_steps) {
     enter_phase(run.step == first_step ? Phase::start : Phase::step, run.step + 1);
     std::optional<StepReport> report = train_step(run);
-    if (!report) {
-      save(run);
-      run.store.finish();
-      log.say(concat("stopped by signal ", stop_signal(), " after step ", run.step, "; saved ",
-                     run.store.last_checkpoint()));
-      return kExitStopped;
-    }
+    if (!report) return stop(run, log);
     ++run.step;
     const bool last = run.step == run.total_steps;
-    const bool evaluated = run.eval_loader && (due(config.train.eval_steps) || last);
+    const bool evaluating = evaluation_due(run);
     const bool saving = last || due(run.save_interval);
     log.pause_clock();
-    if (evaluated) evaluate_into(run, *report);
+    if (evaluating) report->eval_losses = evaluate(run);
     log.resume_clock();
-    if (evaluated || last || due(config.train.logging_steps)) log.step(*report);
+    if (evaluating || last || due(config.train.logging_steps)) log.step(*report);
+    if (evaluating && report->eval_losses.empty()) return stop(run, log);
     if (!saving) continue;
     log.pause_clock();
     save(run);
