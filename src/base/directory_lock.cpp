@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -37,54 +36,43 @@ std::string first_line(int file) {
   return name.empty() ? "an unknown process" : name;
 }
 
-/// False if the file was removed or replaced after it was opened.
-bool same_file(int file, const std::filesystem::path& path) {
-  struct stat open_file {
-  }, named{};
-  return ::fstat(file, &open_file) == 0 && ::stat(path.c_str(), &named) == 0 && open_file.st_ino == named.st_ino &&
-         open_file.st_dev == named.st_dev;
-}
-
 }  // namespace
 
-DirectoryLock::DirectoryLock(const std::filesystem::path& directory) : path_(directory / ".lock") {
+DirectoryLock::DirectoryLock(const std::filesystem::path& directory) {
+  const std::filesystem::path path = directory / ".lock";
   constexpr int kTries = 20;
   constexpr std::chrono::milliseconds kPause(50);
   for (int i = 0;; ++i) {
     // A FIFO of that name must not make open() wait.
-    file_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0666);
-    SSA_CHECK(file_ >= 0, path_.string(), ": cannot create: ", std::strerror(errno));
+    file_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0666);
+    SSA_CHECK(file_ >= 0, path.string(), ": cannot create: ", std::strerror(errno));
     const int error = ::flock(file_, LOCK_EX | LOCK_NB) == 0 ? 0 : errno;
-    if (error == 0 && same_file(file_, path_)) break;
-    if (error == ENOLCK || error == EOPNOTSUPP || error == EINVAL) {
-      warning_ = concat(path_.string(), ": this file system has no locks (", std::strerror(error),
+    if (error == 0) break;
+    if (error == ENOLCK || error == EOPNOTSUPP || error == EINVAL || error == ENOSYS) {
+      warning_ = concat(path.string(), ": this file system has no locks (", std::strerror(error),
                         "): nothing keeps a second process out of this directory");
       return;
     }
     const std::string holder = first_line(file_);
     ::close(std::exchange(file_, -1));
-    if (error != 0 && error != EWOULDBLOCK && error != EINTR)
-      fail(path_.string(), ": cannot lock: ", std::strerror(error));
+    if (error != EWOULDBLOCK && error != EINTR) fail(path.string(), ": cannot lock: ", std::strerror(error));
     if (i == kTries)
       fail_usage(directory.string(), ": in use by ", holder, "; expected no other process to write here");
     std::this_thread::sleep_for(kPause);
   }
   const std::string name = own_name() + "\n";
   if (::ftruncate(file_, 0) != 0 || ::pwrite(file_, name.data(), name.size(), 0) != static_cast<ssize_t>(name.size()))
-    warning_ = concat(path_.string(), ": cannot write who holds the lock: ", std::strerror(errno));
+    warning_ = concat(path.string(), ": cannot write who holds the lock: ", std::strerror(errno));
 }
 
+// The file is not removed: on NFS another host might still hold the removed file open, and lock that one.
 DirectoryLock::~DirectoryLock() {
-  if (file_ < 0) return;
-  // Removed while the lock is held. A process that has opened the file already sees that it is gone and opens another.
-  ::unlink(path_.c_str());
-  ::close(file_);
+  if (file_ >= 0) ::close(file_);
 }
 
 DirectoryLock::DirectoryLock(DirectoryLock&& other) noexcept { *this = std::move(other); }
 
 DirectoryLock& DirectoryLock::operator=(DirectoryLock&& other) noexcept {
-  std::swap(path_, other.path_);
   std::swap(file_, other.file_);
   std::swap(warning_, other.warning_);
   return *this;

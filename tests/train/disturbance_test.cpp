@@ -39,6 +39,9 @@ TEST_CASE("disturbance: a second run in the same output_dir is refused and names
   wait_for_steps(first);
   check_fails(run.train("out", kLong), 2, {"out: in use by host ", ", process ", ", since 20"});
   check_fails(run.train("out", kLong, {"--resume", "none"}), 2, {"in use by"});
+  const ProgramResult ranks = run.train("out", kLong, {}, 2);
+  CHECK(ranks.exit_code == 2);
+  CHECK_THAT(ranks.err, Contains("error: rank 0: out: in use by host "));
   first.kill(SIGTERM);
   CHECK(first.wait().exit_code == 75);
   // A killed run holds nothing: the next one starts at once.

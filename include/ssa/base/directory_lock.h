@@ -1,9 +1,13 @@
-// DirectoryLock: one process at a time writes into a directory. A second one is refused with the host, the process id and
-// the start time of the first.
+// DirectoryLock: one process at a time writes into a directory. A second one is refused with the host, process id and start
+// time of the first.
 //
-// The lock is flock() on DIR/.lock. The kernel releases it when the process ends, however it ends: a file that a killed
-// process left is no lock. Linux passes flock() on to the server of an NFS mount, so that hosts exclude each other too. A file system
-// that has no locks (ENOLCK, EOPNOTSUPP, EINVAL) gives no protection: the holder is told so.
+// The lock is flock() on DIR/.lock, which stays in the directory. The kernel releases the lock when the process ends,
+// however it ends: the file of a dead process locks nothing. On other file systems than local ones:
+//   - NFS: since Linux 2.6.12 flock() is sent to the server as a byte-range lock, so hosts exclude each other. The server
+//     drops the lock of a host that is gone after its lease (NFSv4, 90 seconds by default) or when the host is up again
+//     (NFSv3). Mounts with nolock or local_lock=flock exclude processes of one host only, without a warning.
+//   - Lustre: only with the mount option flock (localflock: per host); otherwise as a file system without locks.
+//   - A file system without locks (ENOLCK, EOPNOTSUPP, EINVAL, ENOSYS) gives no protection: warning() says so.
 #pragma once
 
 #include <filesystem>
@@ -25,7 +29,6 @@ class DirectoryLock {
   const std::string& warning() const { return warning_; }
 
  private:
-  std::filesystem::path path_;
   int file_ = -1;
   std::string warning_;
 };
