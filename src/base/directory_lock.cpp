@@ -65,9 +65,11 @@ DirectoryLock::DirectoryLock(const std::filesystem::path& directory) {
     warning_ = concat(path.string(), ": cannot write who holds the lock: ", std::strerror(errno));
 }
 
-// The file is not removed: on NFS another host might still hold the removed file open, and lock that one.
+// The file is emptied but not removed: on NFS another host might still hold the removed file open, and lock that one.
 DirectoryLock::~DirectoryLock() {
-  if (file_ >= 0) ::close(file_);
+  if (file_ < 0) return;
+  static_cast<void>(!::ftruncate(file_, 0));
+  ::close(file_);
 }
 
 DirectoryLock::DirectoryLock(DirectoryLock&& other) noexcept { *this = std::move(other); }

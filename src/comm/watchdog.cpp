@@ -108,6 +108,7 @@ class Watchdog {
   }
 
   void run() {
+    pthread_setname_np(pthread_self(), "watchdog");  // for debuggers, top -H and perf
     Clock::time_point next = Clock::now(), last = next;
     while (!stop_) {
       if (Clock::now() - last > kSuspended) forgive();

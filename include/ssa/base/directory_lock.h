@@ -1,7 +1,7 @@
 // DirectoryLock: one process at a time writes into a directory. A second one is refused with the host, process id and start
 // time of the first.
 //
-// The lock is flock() on DIR/.lock, which stays in the directory. The kernel releases the lock when the process ends,
+// The lock is flock() on DIR/.lock, which stays in the directory, empty. The kernel releases the lock when the process ends,
 // however it ends: the file of a dead process locks nothing. On other file systems than local ones:
 //   - NFS: since Linux 2.6.12 flock() is sent to the server as a byte-range lock, so hosts exclude each other. The server
 //     drops the lock of a host that is gone after its lease (NFSv4, 90 seconds by default) or when the host is up again
