@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <future>
 #include <memory>
@@ -15,6 +16,7 @@ namespace {
 
 std::mutex mutex;
 std::function<void()> abort_action;
+std::atomic<bool> ending{false};
 
 }  // namespace
 
@@ -29,6 +31,7 @@ void print_error(const std::string& line) {
 }
 
 void end_process(int exit_code) {
+  ending = true;
   // On a thread of its own, which may hang: in a lock of NCCL's, or in the driver.
   const auto done = std::make_shared<std::promise<void>>();
   try {
@@ -41,6 +44,10 @@ void end_process(int exit_code) {
   } catch (const std::system_error&) {  // no thread: nothing is aborted
   }
   ::_exit(exit_code);
+}
+
+void wait_if_ending() {
+  while (ending) std::this_thread::sleep_for(std::chrono::seconds(1));
 }
 
 }  // namespace ssa

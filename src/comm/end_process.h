@@ -17,4 +17,8 @@ void print_error(const std::string& line);
 /// other ranks of the job when one fails.
 [[noreturn]] void end_process(int exit_code);
 
+/// Does not return once end_process has begun on another thread: a collective that was aborted has wrong results, which
+/// nothing may use any more.
+void wait_if_ending();
+
 }  // namespace ssa

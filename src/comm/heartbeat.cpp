@@ -7,6 +7,8 @@
 #include <cstring>
 #include <type_traits>
 
+#include "end_process.h"
+
 namespace ssa {
 namespace {
 
@@ -67,16 +69,21 @@ std::string host_name() {
 }
 
 bool note_phase(Phase phase, std::int64_t step) {
+  wait_if_ending();
   activity.step = step;
   return activity.phase.exchange(phase) != phase;
 }
 
 WatchedCall::WatchedCall(const char* name) {
+  wait_if_ending();
   activity.call = name;
   activity.in_call = true;
   ++activity.calls;
 }
 
-WatchedCall::~WatchedCall() { activity.in_call = false; }
+WatchedCall::~WatchedCall() {
+  wait_if_ending();
+  activity.in_call = false;
+}
 
 }  // namespace ssa

@@ -7,6 +7,7 @@
 #include <new>
 #include <thread>
 
+#include "end_process.h"
 #include "mpi_comm.h"
 #include "ssa/comm/comm.h"
 #include "start_guard.h"
@@ -19,6 +20,7 @@ constexpr double kMeetSeconds = 30;
 
 /// Prints the error unless another rank does, and ends all ranks. Returns the exit code when there is nothing to end.
 int end_all(const std::string& message, int exit_code) {
+  wait_if_ending();
   if (launched_ranks() <= 1) {
     std::cerr << "error: " << message << std::endl;
     return exit_code;

@@ -3,10 +3,12 @@
 
 #include <algorithm>
 #include <chrono>
+#include <csignal>
 #include <cstring>
 #include <string>
 
 #include "src/comm/rank_table.h"
+#include "ssa/runtime/stream.h"
 #include "support/catch.h"
 #include "support/run_program.h"
 
@@ -28,10 +30,10 @@ struct Case {
   std::string more;
 };
 
-void check_ends(const Case& c) {
+void check_ends(const Case& c, const std::string& device = "cpu") {
   INFO(c.mode << ", rank " << c.rank << " of " << c.ranks << ", " << c.phase);
-  const ProgramResult result =
-      run_program({"comm_ranks", c.mode, std::to_string(c.ranks), std::to_string(c.rank), c.phase}, {.ranks = c.ranks});
+  const ProgramResult result = run_program(
+      {"comm_ranks", c.mode, std::to_string(c.ranks), std::to_string(c.rank), c.phase, device}, {.ranks = c.ranks});
   INFO(result.err);
   CHECK(result.exit_code == 1);
   CHECK(result.seconds < c.timeout + kMargin);
@@ -77,12 +79,22 @@ TEST_CASE("watchdog: a stopped rank ends the job within its time-out, in every p
 
 TEST_CASE("watchdog: a rank that lives but makes no progress ends the job after the time-out of its phase") {
   for (const Case& c :
-       {Case{"stopped-thread", 2, 1, "step", 3, "rank 1 on ", "(last: step 20, after barrier (call "},
+       {Case{"stopped-thread", 2, 1, "step", 3, "rank 1 on ", "(last: step 20, after all_reduce (call "},
         {"stopped-thread", 2, 0, "save", 5, "rank 0 on ", "distributed.save_timeout_seconds is 5"},
         {"stopped-thread", 3, 1, "evaluation", 6, "rank 1 on ", "distributed.eval_timeout_seconds is 6"},
         {"stopped-thread", 2, 1, "start", 4, "rank 1 on ", "distributed.start_timeout_seconds is 4"},
-        {"returns-early", 3, 1, "step", 3, "rank 1 on ", "last: end of the run, after barrier (call "}})
+        {"returns-early", 3, 1, "step", 3, "rank 1 on ", "last: end of the run, after all_reduce (call "}})
     check_ends(c);
+}
+
+TEST_CASE("watchdog: with NCCL, too, a rank that stops ends the job, and is named") {
+  if (cuda_device_count() < 2) {
+    WARN("fewer than two GPUs in this build or machine: NCCL is not run");
+    return;
+  }
+  check_ends({"stopped-process", 2, 1, "step", 3, "rank 1 on ", "has not answered for"}, "cuda");
+  check_ends({"stopped-process", 2, 0, "save", 3, "rank 0 on ", "last: save at step 20, "}, "cuda");
+  check_ends({"stopped-thread", 2, 1, "evaluation", 6, "rank 1 on ", "distributed.eval_timeout_seconds is 6"}, "cuda");
 }
 
 TEST_CASE("watchdog: a rank that does not start MPI ends the job, and is named") {
@@ -95,6 +107,12 @@ TEST_CASE("watchdog: a rank that does not start MPI ends the job, and is named")
 TEST_CASE("watchdog: a rank that fails before the others have started ends the job with its error") {
   for (const int rank : {0, 2})
     check_ends({"fails-at-once", 3, rank, "start", 4, "error: rank ", "shard-00000.bin: damaged"});
+}
+
+TEST_CASE("watchdog: a rank that is killed ends the job at once: the launcher sees it") {
+  const ProgramResult result = run_program({"comm_ranks", "killed", "2", "1", "step", "cpu"}, {.ranks = 2});
+  CHECK(result.exit_code == 128 + SIGKILL);
+  CHECK(result.seconds < kMargin);
 }
 
 TEST_CASE("watchdog: the verdict names the silent ranks, whatever the phase") {
