@@ -142,6 +142,7 @@ int run(int argc, char** argv) {
   options.input.files = ssa::expand_inputs(inputs, options.input.field);
 
   ssa::catch_stop_signals();
+  ssa::handle_io_signals();
   const ssa::TokenizeReport report = ssa::tokenize(options);
   if (report.stopped) {
     fmt::print(stderr, "stopped by a signal after document {}; run the same command again to continue\n",

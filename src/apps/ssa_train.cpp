@@ -4,10 +4,12 @@
 #include <vector>
 
 #include "ssa/base/command_line.h"
+#include "ssa/base/signals.h"
 #include "ssa/comm/comm.h"
 #include "ssa/config/config.h"
 #include "ssa/train/describe_run.h"
 #include "ssa/train/resume_check.h"
+#include "ssa/train/run_plan.h"
 #include "ssa/train/train.h"
 
 namespace {
@@ -72,12 +74,13 @@ int run(int argc, char** argv) {
     std::fputs(ssa::describe_run(config, devices, ssa::launched_ranks()).c_str(), stdout);
     return ssa::kExitDone;
   }
-  const auto comm = ssa::make_comm(options.device);
+  const auto comm = ssa::make_comm(options.device, ssa::phase_timeouts(config.distributed));
   return ssa::train(config, options, *comm);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
+  ssa::catch_stop_signals();
   return ssa::run_ranks([&] { return run(argc, argv); });
 }

@@ -9,17 +9,28 @@
 #include <new>
 #include <thread>
 
+#include "end_process.h"
 #include "mpi_comm.h"
 #include "ssa/comm/comm.h"
+#include "start_guard.h"
 
 namespace ssa {
 namespace {
 
+/// A rank that failed before MPI started waits this long for the others.
+constexpr double kMeetSeconds = 30;
+
 /// Prints the error, unless another rank does so first, and ends all ranks. Returns the exit code if there is only one.
 int end_all(const std::string& message, int exit_code) {
-  if (!mpi_running()) {
+  wait_if_ending();
+  if (launched_ranks() <= 1) {
     std::cerr << "error: " << message << std::endl;
     return exit_code;
+  }
+  // Before MPI has started, too, the ranks meet in it: only then one of them prints, and MPI_Abort ends the others.
+  if (!mpi_running()) {
+    const StartGuard guard(kMeetSeconds, message, exit_code);
+    mpi_start();
   }
   // A rank that waits here has nothing to save, so the launcher's SIGTERM may end it.
   std::signal(SIGTERM, SIG_DFL);
@@ -41,9 +52,9 @@ int end_all(const std::string& message, int exit_code) {
 int run_ranks(const std::function<int()>& body) {
   int exit_code = kExitFailed;
   try {
-    if (launched_ranks() > 1) mpi_start();
     exit_code = body();
     if (mpi_running()) mpi_finish();
+    stop_watchdog();
   } catch (const Error& error) {
     return end_all(error.what(), error.exit_code());
   } catch (const std::bad_alloc&) {

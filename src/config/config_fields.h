@@ -191,6 +191,14 @@ void visit_fields(Of<DistributedConfig>, Visit&& visit) {
   using C = DistributedConfig;
   visit(field("zero_stage", &C::zero_stage, between(0, 2),
               "what is sharded over the ranks: 0 nothing, 1 the optimizer state; 2 is the same as 1 so far"));
+  // ssa/comm/watchdog.h
+  constexpr Range kSeconds = between(1, 1e6);
+  visit(field("timeout_seconds", &C::timeout_seconds, kSeconds,
+              "the job ends when a rank has not answered for so long, or made no progress in a step; seconds"));
+  visit(field("start_timeout_seconds", &C::start_timeout_seconds, kSeconds,
+              "the job ends when a rank makes no progress for so long before the end of the first step; seconds"));
+  visit(field("save_timeout_seconds", &C::save_timeout_seconds, kSeconds, "the same while a checkpoint is saved"));
+  visit(field("eval_timeout_seconds", &C::eval_timeout_seconds, kSeconds, "the same in an evaluation"));
 }
 
 template <class Visit>

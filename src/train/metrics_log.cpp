@@ -47,8 +47,8 @@ FileWriter open_after(const std::filesystem::path& path, std::int64_t step, std:
 MetricsLog::MetricsLog(const std::filesystem::path& file, std::int64_t step) : file_(open_after(file, step, lines_)) {}
 
 void MetricsLog::sync() {
-  file_.sync();
-  sync_directory(file_.path().parent_path());
+  file_->sync();
+  sync_directory(file_->path().parent_path());
 }
 
 void MetricsLog::append(const nlohmann::json& line) { append_text(line.dump()); }
@@ -56,9 +56,22 @@ void MetricsLog::append(const ordered_json& line) { append_text(line.dump()); }
 
 void MetricsLog::append_text(std::string text) {
   text += '\n';
-  file_.write(text);
-  file_.flush();
+  file_->write(text);
+  file_->flush();
   ++lines_;
+}
+
+ordered_json MetricsLog::last() const { return last_metrics(file_->path()); }
+
+void MetricsLog::extend_last(const ordered_json& more) {
+  const std::filesystem::path path = file_->path();
+  std::string text = read_file(path);
+  ordered_json line = last_metrics(path);
+  line.update(more);
+  text.erase(text.find_last_of('\n', text.size() - 2) + 1);  // npos + 1 is 0: the only line
+  file_.reset();
+  replace_file(path, text + line.dump() + "\n");
+  file_.emplace(path, FileWriter::Mode::append);
 }
 
 ordered_json last_metrics(const std::filesystem::path& file) {

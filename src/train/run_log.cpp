@@ -4,6 +4,7 @@
 #include <spdlog/sinks/basic_file_sink.h>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
@@ -166,10 +167,14 @@ void RunLog::step(const StepReport& r) {
   const std::string alignment = ssa ? fmt::format("  align {:.1e}", r.alignment_loss) : "";
   const bool fits = progress.size() + alignment.size() + 2 + speed.size() < 80;
   console->show_step(progress + (fits ? alignment : "") + "  " + speed);
-  if (r.eval_losses.empty()) return;
-  std::string held_out = fmt::format("step {}", r.step);
-  for (const auto& [name, loss] : r.eval_losses) held_out += fmt::format("  {} {:.4f}", name, loss);
-  console->log({"", spdlog::level::info, held_out});
+  show_evaluation(r.step, r.eval_losses);
+}
+
+void RunLog::show_evaluation(std::int64_t step, const EvalLosses& losses) const {
+  if (losses.empty()) return;
+  std::string text = fmt::format("step {}", step);
+  for (const auto& [name, loss] : losses) text += fmt::format("  {} {:.4f}", name, loss);
+  console->log({"", spdlog::level::info, text});
   console->flush();
 }
 
@@ -177,6 +182,24 @@ std::int64_t RunLog::sync_metrics() {
   if (!speaks_) return 0;
   metrics_->sync();
   return metrics_->lines();
+}
+
+bool RunLog::lacks_evaluation() const {
+  if (!speaks_ || first_step_ == 0) return false;
+  const nlohmann::ordered_json last = metrics_->last();
+  if (last.is_null() || last["step"] != first_step_) return false;
+  return std::none_of(last.items().begin(), last.items().end(),
+                      [](const auto& item) { return item.key().starts_with("eval_loss"); });
+}
+
+void RunLog::add_evaluation(const EvalLosses& losses) {
+  if (!speaks_) return;
+  nlohmann::ordered_json more;
+  for (const auto& [name, loss] : losses) more[name] = loss;
+  metrics_->extend_last(more);
+  log_file->log({"", spdlog::level::info,
+                 fmt::format("step {}: the evaluation that a signal ended: {}", first_step_, more.dump())});
+  show_evaluation(first_step_, losses);
 }
 
 void RunLog::say(const std::string& line) {

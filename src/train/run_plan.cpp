@@ -33,6 +33,13 @@ std::int64_t total_steps(const TrainConfig& train, const BatchPlan& plan, std::i
   return step + plan.batches_until(train.num_train_epochs, position);
 }
 
+PhaseTimeouts phase_timeouts(const DistributedConfig& c) {
+  return {.start = c.start_timeout_seconds,
+          .step = c.timeout_seconds,
+          .save = c.save_timeout_seconds,
+          .evaluation = c.eval_timeout_seconds};
+}
+
 StateShape state_shape(const Config& c, DeviceKind device, int ranks) {
   return {.model = c.model,
           .pass = {.rows = c.train.per_device_train_batch_size,

@@ -83,6 +83,9 @@ void write_bucket(CheckpointWriter& writer, const ParamTable& table, const Bucke
 
 RunStore::RunStore(const Config& config, Comm& comm) : config_(config), comm_(comm) {
   if (comm.rank() != 0) return;
+  make_directories(config.output_dir);
+  lock_ = DirectoryLock(config.output_dir);
+  if (!lock_.warning().empty()) spdlog::warn(lock_.warning());
   // A directory that cannot be written to is found now, not at the first save.
   const std::filesystem::path checkpoints = std::filesystem::path(config.output_dir) / "checkpoints";
   make_directories(checkpoints);

@@ -12,10 +12,12 @@
 
 #include "ssa/base/random.h"
 #include "ssa/base/signals.h"
+#include "ssa/comm/watchdog.h"
 #include "ssa/data/batch_plan.h"
 #include "ssa/data/row_loader.h"
 #include "ssa/runtime/profiler_range.h"
 #include "ssa/train/batch_staging.h"
+#include "ssa/train/dataset_fingerprint.h"
 #include "ssa/train/evaluate.h"
 #include "ssa/train/model_state.h"
 #include "ssa/train/optimizer_step.h"
@@ -241,25 +243,46 @@ std::optional<StepReport> train_step(Run& run) {
   return report;
 }
 
-/// Held-out loss: with selected and with full attention for ssa, else with the method's own attention.
-void evaluate_into(Run& run, StepReport& report) {
+/// Held-out loss: with selected and with full attention for ssa, else with the method's own attention. Empty when a
+/// signal arrived.
+EvalLosses evaluate(Run& run) {
   const ProfilerRange range("evaluate");
-  const auto loss = [&](AttentionPath path) {
-    return evaluate_rows(run.stream, run.comm, with_path(run.state.model(), path), run.state.batch,
-                         run.state.sums.losses(), run.staging, *run.eval_loader)
-        .mean();
-  };
-  if (run.branches().aligned) {
-    report.eval_losses["eval_loss_sparse"] = loss(AttentionPath::selected);
-    report.eval_losses["eval_loss_full"] = loss(AttentionPath::full);
-  } else {
-    report.eval_losses["eval_loss"] = loss(run.state.shape().pass.path);
+  enter_phase(Phase::evaluation, run.at.step);
+  std::vector<std::pair<std::string, AttentionPath>> paths = {{"eval_loss", run.state.shape().pass.path}};
+  if (run.branches().aligned)
+    paths = {{"eval_loss_sparse", AttentionPath::selected}, {"eval_loss_full", AttentionPath::full}};
+  EvalLosses losses;
+  for (const auto& [name, path] : paths) {
+    const EvalSums sums = evaluate_rows(run.stream, run.comm, with_path(run.state.model(), path), run.state.batch,
+                                        run.state.sums.losses(), run.staging, *run.eval_loader, {},
+                                        [&] { return stop_wanted(run.comm); });
+    if (sums.stopped) return {};
+    losses[name] = sums.mean();
   }
+  return losses;
+}
+
+bool evaluation_due(const Run& run) {
+  const std::int64_t interval = run.config.train.eval_steps;
+  return run.eval_loader && run.at.step > 0 &&
+         (run.at.step == run.total_steps || (interval > 0 && run.at.step % interval == 0));
+}
+
+/// Ranks may see different files under one path.
+void check_same_data(Run& run) {
+  if (run.comm.size() == 1) return;
+  const auto facts = [](const char* key, const Dataset& dataset) {
+    return concat(key, ": ", dataset.documents(), " documents, ", dataset.tokens(), " tokens, fingerprint ",
+                  dataset_fingerprint(dataset));
+  };
+  std::vector<std::string> lines = {facts("data.path", run.dataset), concat("rows per epoch: ", run.loader.rows())};
+  if (run.eval_dataset) lines.push_back(facts("data.eval_path", *run.eval_dataset));
+  check_same_lines(run.comm, lines, "do all ranks see the same files?");
 }
 
 /// Fresh weights, or the weights of the checkpoint to resume from, and the steps to do.
 void start(Run& run, const TrainOptions& options) {
-  const ResumedRun now{run.config, run.dataset.fingerprint(), run.plan.global_rows(), run.comm.size()};
+  const ResumedRun now{run.config, dataset_fingerprint(run.dataset), run.plan.global_rows(), run.comm.size()};
   run.at = run.store.restore(run.stream, run.state, run.spikes,
                              {.resume = options.resume, .allowed_changes = options.allowed_changes, .run = now});
   run.at.dataset = now.dataset;
@@ -269,30 +292,44 @@ void start(Run& run, const TrainOptions& options) {
   run.total_steps = total_steps(run.config.train, run.plan, run.at.step, run.at.position);
   run.at.total_steps = run.total_steps;
   run.save_interval = save_interval(run.config.checkpoint, run.total_steps);
+  check_same_lines(run.comm, {concat("steps done: ", run.at.step), concat("steps of the run: ", run.total_steps)},
+                   "do all ranks see the same checkpoints?");
   publish_weights(run.stream, run.comm, run.state);
   check_same_weights(run.stream, run.comm, run.state);
   SSA_CHECK(run.at.step <= run.total_steps, run.store.last_checkpoint(), " is at step ", run.at.step,
             ", the run ends at ", run.total_steps);
 }
 
-/// `regular`: made every save_steps, which checkpoint.keep_every and export_every count.
-void save(Run& run, RunLog& log, bool regular) {
+void save(Run& run, RunLog& log) {
   const ProfilerRange range("save");
+  enter_phase(Phase::save, run.at.step);
   run.at.metrics_lines = log.sync_metrics();
-  const std::int64_t number = regular && run.save_interval > 0 ? run.at.step / run.save_interval : 0;
-  const auto every = [&](std::int64_t n) { return number > 0 && n > 0 && number % n == 0; };
+  // checkpoint.keep_every and export_every count the checkpoints made every save_steps.
+  const auto every = [&](std::int64_t n) {
+    return n > 0 && run.save_interval > 0 && run.at.step % (n * run.save_interval) == 0;
+  };
   run.store.save(
       run.stream, run.state, run.at, run.spikes,
       {.keep = every(run.config.checkpoint.keep_every), .export_too = every(run.config.checkpoint.export_every)});
+}
+
+/// The end of a run that a signal has reached: saved as it is after the last completed step.
+int stop(Run& run, RunLog& log) {
+  save(run, log);
+  run.store.finish();
+  log.say(concat("stopped by signal ", stop_signal(), " after step ", run.at.step, "; saved ",
+                 run.store.last_checkpoint()));
+  return kExitStopped;
 }
 
 }  // namespace
 
 int train(const Config& config, const TrainOptions& options, Comm& comm) {
   check_supported(state_shape(config, options.device, comm.size()));
-  catch_stop_signals();
-  check_same_config(comm, config);
+  handle_io_signals();
+  check_same_command(comm, config, options);
   Run run(config, options, comm);
+  check_same_data(run);
   start_logging(config.output_dir, comm);
   start(run, options);
   RunLog log(config, comm, run.stream,
@@ -301,6 +338,12 @@ int train(const Config& config, const TrainOptions& options, Comm& comm) {
               .resumed_from = run.store.last_checkpoint(),
               .metrics_lines = run.at.metrics_lines,
               .fresh = options.resume == "none"});
+  if (evaluation_due(run) && all_reduce(comm, log.lacks_evaluation() ? 1.0 : 0.0, ReduceOp::max) > 0) {
+    // A signal stopped the run in the evaluation after this step.
+    const EvalLosses losses = evaluate(run);
+    if (losses.empty()) return stop(run, log);
+    log.add_evaluation(losses);
+  }
   if (run.at.step == run.total_steps) {
     log.say(concat(run.store.last_checkpoint(), " is already complete at step ", run.at.step,
                    ": nothing is left to train"));
@@ -311,28 +354,26 @@ int train(const Config& config, const TrainOptions& options, Comm& comm) {
   log.begin(run.table.parameter_count(), run.loader.rows(), run.plan.batches_per_epoch(), run.plan.dropped_rows());
 
   const auto due = [&](std::int64_t interval) { return interval > 0 && run.at.step % interval == 0; };
+  const std::int64_t first_step = run.at.step;
   while (run.at.step < run.total_steps) {
     run.store.poll();
+    enter_phase(run.at.step == first_step ? Phase::start : Phase::step, run.at.step + 1);
     std::optional<StepReport> report = train_step(run);
-    if (!report) {
-      save(run, log, /*regular=*/false);
-      run.store.finish();
-      log.say(concat("stopped by signal ", stop_signal(), " after step ", run.at.step, "; saved ",
-                     run.store.last_checkpoint()));
-      return kExitStopped;
-    }
+    if (!report) return stop(run, log);
     const bool last = run.at.step == run.total_steps;
-    const bool evaluated = run.eval_loader && (due(config.train.eval_steps) || last);
+    const bool evaluating = evaluation_due(run);
     const bool saving = last || due(run.save_interval);
     log.pause_clock();
-    if (evaluated) evaluate_into(run, *report);
+    if (evaluating) report->eval_losses = evaluate(run);
     log.resume_clock();
-    if (evaluated || last || due(config.train.logging_steps)) log.step(*report);
+    if (evaluating || last || due(config.train.logging_steps)) log.step(*report);
+    if (evaluating && report->eval_losses.empty()) return stop(run, log);
     if (!saving) continue;
     log.pause_clock();
-    save(run, log, due(run.save_interval));
+    save(run, log);
     log.resume_clock();
   }
+  enter_phase(Phase::save, run.at.step);
   run.store.finish();
   log.say("done");
   return kExitDone;

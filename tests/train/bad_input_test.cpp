@@ -331,6 +331,46 @@ TEST_CASE("bad input: an error on two ranks is printed once and ends both") {
   fails({"data.path=other", "train.max_length=48"}, kExitFailed, {"rank 1", "other/shard-00000.bin", "document 2"});
 }
 
+TEST_CASE("bad input: ranks that see different files under one path end before the first step") {
+  const RunDirectory run(kCase);
+  for (const char* directory : {"at-0", "at-1"}) {
+    fs::create_directories(run / directory);
+    for (const char* part : {"config.json", "model", "data"})
+      fs::copy(run / part, run / directory / part, fs::copy_options::recursive);
+  }
+  // Rank 2 of 3 sees what rank 0 sees.
+  const auto train = [&](const std::string& more = "") {
+    const std::string line = "cd at-$((OMPI_COMM_WORLD_RANK % 2)) && exec " +
+                             (ssa::test::binary_dir() / "ssa_train").string() +
+                             " --config config.json --device cpu --set train.global_batch_size=12 --set output_dir=" +
+                             (run / "out").string() + more;
+    return run_program({"/bin/sh", "-c", line}, {.directory = run.path(), .ranks = 3});
+  };
+  const fs::path bin = run / "at-1/data/shard-00000.bin";
+  flip_bit(bin, fs::file_size(bin) / 2);  // another token
+  check_fails_once(train(), kExitFailed,
+                   {"rank 1 differs from rank 0: found data.path: ", " documents, ",
+                    "on rank 1, expected data.path: ", "fingerprint", "do all ranks see the same files?"});
+  flip_bit(bin, fs::file_size(bin) / 2);
+
+  // A dataset with more rows.
+  Documents documents = random_documents(50, 40, 1, 257);
+  fs::create_directories(run / "at-0/more");
+  fs::create_directories(run / "at-1/more");
+  make_dataset(run / "at-0/more", {documents}, {.vocab_size = 272, .eos_token_id = 257});
+  const std::string evaluated = " --set data.eval_path=more";
+  make_dataset(run / "at-1/more", {documents}, {.vocab_size = 272, .eos_token_id = 257});
+  const ProgramResult same = train(evaluated);
+  INFO(same.out << same.err);
+  CHECK(same.exit_code == kExitDone);
+  documents.push_back(documents.front());
+  make_dataset(run / "at-1/more", {documents}, {.vocab_size = 272, .eos_token_id = 257});
+  check_fails_once(train(evaluated + " --resume none"), kExitFailed,
+                   {"found data.eval_path: 51 documents", "on rank 1, expected data.eval_path: 50 documents"});
+  check_fails_once(train(" --set data.path=more --resume none"), kExitFailed,
+                   {"found data.path: 51 documents", "on rank 1, expected data.path: 50 documents"});
+}
+
 TEST_CASE("bad input: ranks with different configs or weights end before the first step") {
   const RunDirectory run(kCase);
   const std::string train = (ssa::test::binary_dir() / "ssa_train --config config.json --device cpu").string();
@@ -338,9 +378,17 @@ TEST_CASE("bad input: ranks with different configs or weights end before the fir
   const auto ranks = [&](const std::string& command) {
     return run_program({"/bin/sh", "-c", command}, {.directory = run.path(), .ranks = 2});
   };
-  check_fails_once(ranks("exec " + train + " --set train.learning_rate=0.0$((OMPI_COMM_WORLD_RANK + 1))"), kExitUsage,
-                   {"the config of rank 1 differs from rank 0's", "train.learning_rate = 0.02 on rank 1",
+  check_fails_once(ranks("exec " + train + " --set train.learning_rate=0.0$((OMPI_COMM_WORLD_RANK + 1))"), kExitFailed,
+                   {"rank 1 differs from rank 0", "found train.learning_rate = 0.02 on rank 1",
                     "expected train.learning_rate = 0.01"});
+  check_fails_once(ranks("[ $OMPI_COMM_WORLD_RANK = 1 ] && exec " + train + " --resume none; exec " + train),
+                   kExitFailed, {"found --resume none on rank 1, expected --resume auto"});
+  // A byte after the end changes no code.
+  const std::string newer =
+      "cp " + (ssa::test::binary_dir() / "ssa_train").string() + " newer && echo >> newer && exec ./newer";
+  check_fails_once(
+      ranks("[ $OMPI_COMM_WORLD_RANK = 1 ] && " + newer + " --config config.json --device cpu; exec " + train),
+      kExitFailed, {"rank 1 differs from rank 0", "found ssa_train binary: XXH3 "});
   CHECK(!fs::exists(run / "out"));
 
   // The same config in two directories, whose weights differ in one bit.
@@ -354,5 +402,6 @@ TEST_CASE("bad input: ranks with different configs or weights end before the fir
   INFO(same.out << same.err);
   CHECK(same.exit_code == kExitDone);
   flip_bit(run / "at-1/model/model.safetensors", fs::file_size(run / "at-1/model/model.safetensors") - 4);
-  check_fails_once(ranks(apart + " --resume none"), kExitFailed, {"the weights of rank 1 differ from rank 0's"});
+  check_fails_once(ranks(apart + " --resume none"), kExitFailed,
+                   {"rank 1 differs from rank 0: found weights: XXH3 ", "do all ranks see the same init_from"});
 }

@@ -348,7 +348,7 @@ TEST_CASE("resume: a value that is not finite stops the run before the update an
   const ProgramResult blown = run.train("run", {"checkpoint.save_steps=4", "train.learning_rate=1e38",
                                                 "train.weight_decay=10", "train.warmup_steps=0", "train.min_lr=1e38"});
   check_fails(blown, kExitFailed,
-              {"step 6: ", "not finite on rank 0",
-               "first tensor that is not finite: gradient of model.norm.weight", "step-00000004"});
+              {"step 6: ", "not finite on rank 0", "first tensor that is not finite: gradient of model.norm.weight",
+               "step-00000004"});
   CHECK(run.checkpoints("run") == Names{"step-00000004"});
 }

@@ -119,6 +119,10 @@ struct CheckpointConfig {
 
 struct DistributedConfig {
   std::int64_t zero_stage = 0;
+  double timeout_seconds = 60;
+  double start_timeout_seconds = 600;
+  double save_timeout_seconds = 600;
+  double eval_timeout_seconds = 600;
   bool operator==(const DistributedConfig&) const = default;
 };
 

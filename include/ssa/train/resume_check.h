@@ -12,7 +12,7 @@ namespace ssa {
 /// One side of the comparison.
 struct ResumedRun {
   const Config& config;
-  std::string dataset;  ///< Dataset::fingerprint()
+  std::string dataset;  ///< dataset_fingerprint()
   std::int64_t global_rows, ranks;
 };
 

@@ -16,6 +16,9 @@
 
 namespace ssa {
 
+/// Nats per token of data.eval_path, by key in metrics.jsonl.
+using EvalLosses = std::map<std::string, double>;
+
 /// The numbers of one step, under their keys in metrics.jsonl.
 struct StepReport {
   std::int64_t step = 0;  ///< updates done, this one included
@@ -30,7 +33,7 @@ struct StepReport {
   SpikeScores spike;                 ///< standard deviations above the steps before
   std::int64_t skipped_updates = 0;  ///< of the run so far
   std::optional<double> selected_mass, entropy;
-  std::map<std::string, double> eval_losses;  ///< nats per token of data.eval_path
+  EvalLosses eval_losses;
 };
 
 /// From here on rank 0 logs to the console and to train.log in `output_dir`, which exists.
@@ -54,6 +57,10 @@ class RunLog {
   void begin(std::int64_t parameters, std::int64_t rows, std::int64_t steps_per_epoch, std::int64_t dropped_rows);
   /// Logs a step. The speed it reports is the average since the step logged before.
   void step(const StepReport& report);
+  /// Whether the last line of metrics.jsonl is that of the step where the run starts, and has no evaluation.
+  bool lacks_evaluation() const;
+  /// Adds the evaluation that the last line of metrics.jsonl lacks.
+  void add_evaluation(const EvalLosses& losses);
   /// Time until `resume_clock` (evaluation, saving) does not count in the speed.
   void pause_clock();
   void resume_clock();
@@ -63,6 +70,8 @@ class RunLog {
 
  private:
   using Clock = std::chrono::steady_clock;
+
+  void show_evaluation(std::int64_t step, const EvalLosses& losses) const;
 
   const Config& config_;
   bool speaks_;

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 
+#include "ssa/comm/watchdog.h"
 #include "ssa/config/config.h"
 #include "ssa/data/batch_plan.h"
 #include "ssa/data/row_loader.h"
@@ -23,6 +24,9 @@ BatchPlan plan_batches(const Config& config, std::int64_t rows, int ranks);
 /// num_train_epochs.
 std::int64_t total_steps(const TrainConfig& train, const BatchPlan& plan, std::int64_t step = 0,
                          DataPosition position = {});
+
+/// The time-outs after which the watchdog ends the job.
+PhaseTimeouts phase_timeouts(const DistributedConfig& config);
 
 StateShape state_shape(const Config& config, DeviceKind device, int ranks);
 

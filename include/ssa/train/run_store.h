@@ -8,6 +8,7 @@
 #include <thread>
 #include <vector>
 
+#include "ssa/base/directory_lock.h"
 #include "ssa/comm/comm.h"
 #include "ssa/config/config.h"
 #include "ssa/train/model_state.h"
@@ -61,6 +62,7 @@ class RunStore {
 
   const Config& config_;
   Comm& comm_;
+  DirectoryLock lock_;
   std::string last_checkpoint_ = "none";
   std::string being_saved_;  ///< path of the checkpoint being written; empty if there is none
   std::thread writer_;
