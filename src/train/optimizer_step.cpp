@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "kernels/optimizer/optimizer.h"
@@ -41,6 +42,14 @@ void measure_gradients(Stream& stream, const ModelState& state) {
     squared_norm(stream, {.out = norm, .x = rows(state.gradients, state.owned(bucket))});
 }
 
+void measure_local_gradients(Stream& stream, const ModelState& state) {
+  const ProfilerRange range("measure gradients");
+  const Tensor norm = state.sums.squared_norm();
+  stream.zero(norm);
+  for (const Bucket& bucket : state.table().buckets())
+    squared_norm(stream, {.out = norm, .x = rows(state.gradients, bucket.range)});
+}
+
 void update_weights(Stream& stream, Comm& comm, const ModelState& state, const TrainConfig& train, double learning_rate,
                     double gradient_scale, std::int64_t step) {
   const ProfilerRange range("update weights");
@@ -76,6 +85,12 @@ std::string first_nonfinite_gradient(Stream& stream, const ModelState& state) {
     if (!std::ranges::all_of(host, [](float g) { return std::isfinite(g); })) return param->name;
   }
   return "";
+}
+
+void spoil_gradient(Stream& stream, const ModelState& state) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  stream.copy(state.gradients.data(), &nan, sizeof nan);
+  stream.synchronize();
 }
 
 }  // namespace ssa

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <optional>
 
+#include "ssa/base/fault.h"
 #include "ssa/base/random.h"
 #include "ssa/base/signals.h"
 #include "ssa/data/batch_plan.h"
@@ -126,6 +127,7 @@ void check_finite(Run& run, const StepSums::Values& local) {
 /// One optimizer step; nullopt when a signal arrived, in which case no state has changed.
 std::optional<StepReport> train_step(Run& run) {
   const ProfilerRange range("step");
+  enter_fault_place(FaultPlace::step, run.step + 1);
   const TrainConfig& train = run.config.train;
   const ModelState& state = run.state;
   const std::int64_t labels = count_labels(run);
@@ -139,10 +141,11 @@ std::optional<StepReport> train_step(Run& run) {
     load_micro_batch(run, micro);
     const Gradients gradients = micro == 0 ? Gradients::overwrite : Gradients::add;
     forward_backward(run.stream, state.model(), state.batch, scales, state.sums.losses(), gradients, attention);
+    if (fault_hits(FaultOperation::gradient)) spoil_gradient(run.stream, state);
     if (stop_wanted(run.comm)) return std::nullopt;
   }
 
-  measure_gradients(run.stream, state);
+  measure_local_gradients(run.stream, state);
   StepSums::Values step = state.sums.read(run.stream);
   check_finite(run, step);
   if (run.comm.size() > 1) {
@@ -154,6 +157,9 @@ std::optional<StepReport> train_step(Run& run) {
       *sum = all_reduce(run.comm, *sum, ReduceOp::sum);
   }
   const double norm = std::sqrt(step.squared_norm);
+  SSA_CHECK(std::isfinite(norm), "step ", run.step + 1,
+            ": the gradients of each rank are finite, but their sum over all ", run.comm.size(),
+            " ranks is not; the weights were not updated, the last checkpoint is ", run.store.last_checkpoint());
   const double clip = train.max_grad_norm > 0 ? std::min(1.0, train.max_grad_norm / (norm + 1e-6)) : 1.0;
   const double rate = learning_rate(train, run.step, run.total_steps);
   update_weights(run.stream, run.comm, state, train, rate, clip, run.step + 1);
@@ -187,6 +193,7 @@ std::optional<StepReport> train_step(Run& run) {
 /// Held-out loss: with selected and with full attention for ssa, else with the method's own attention.
 void evaluate_into(Run& run, StepReport& report) {
   const ProfilerRange range("evaluate");
+  enter_fault_place(FaultPlace::eval);
   const auto loss = [&](AttentionPath path) {
     return evaluate_rows(run.stream, run.comm, with_path(run.state.model(), path), run.state.batch,
                          run.state.sums.losses(), run.staging, *run.eval_loader)
@@ -211,6 +218,7 @@ void start(Run& run, const std::string& resume) {
 
 void save(Run& run) {
   const ProfilerRange range("save");
+  enter_fault_place(FaultPlace::save);
   run.store.save(run.stream, run.state, run.step,
                  {.total_steps = run.total_steps,
                   .tokens = run.step * run.plan.global_rows() * run.config.train.max_length,
@@ -222,6 +230,8 @@ void save(Run& run) {
 
 int train(const Config& config, const TrainOptions& options, Comm& comm) {
   check_supported(state_shape(config, options.device, comm.size()));
+  arm_faults(comm.rank());
+  enter_fault_place(FaultPlace::start);
   catch_stop_signals();
   check_same_config(comm, config);
   Run run(config, options, comm);
