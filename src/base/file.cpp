@@ -10,6 +10,8 @@
 #include <cstring>
 #include <utility>
 
+#include "ssa/base/fault.h"
+
 namespace ssa {
 namespace {
 
@@ -45,6 +47,7 @@ std::filesystem::path parent_of(const std::filesystem::path& path) {
 }  // namespace
 
 std::size_t read_fully(int descriptor, void* out, std::size_t bytes, const std::filesystem::path& path) {
+  if (fault_hits(FaultOperation::read)) fail_file(path, "read", EIO);
   std::size_t done = 0;
   while (done < bytes) {
     const ssize_t got = ::read(descriptor, static_cast<char*>(out) + done, bytes - done);
@@ -144,6 +147,7 @@ void FileWriter::flush() {
 }
 
 void FileWriter::write_through(const char* data, std::size_t bytes) {
+  if (fault_hits(FaultOperation::write)) fail_write("write", ENOSPC);
   while (bytes > 0) {
     const ssize_t taken = ::write(fd_, data, bytes);
     if (taken < 0 && errno == EINTR) continue;
@@ -156,6 +160,7 @@ void FileWriter::write_through(const char* data, std::size_t bytes) {
 
 void FileWriter::sync() {
   flush();
+  fault_hits(FaultOperation::sync);
   if (::fsync(fd_) != 0) fail_write("sync", errno);
 }
 
@@ -164,21 +169,25 @@ FileChecksum FileWriter::finish() {
   sync();
   // Network file systems report a full disk or quota only here.
   if (::close(std::exchange(fd_, -1)) != 0) fail_write("close", errno);
+  fault_closed(path_);
   return checksum();
 }
 
 void make_directories(const std::filesystem::path& path) {
+  fault_hits(FaultOperation::change_directory);
   std::error_code error;
   std::filesystem::create_directories(path, error);
   if (error) fail_file(path, "create the directory", error.value());
 }
 
 void rename_path(const std::filesystem::path& from, const std::filesystem::path& to) {
+  fault_hits(FaultOperation::change_directory);
   if (std::rename(from.c_str(), to.c_str()) != 0)
     fail(from.string(), ": cannot rename to ", to.string(), ": ", std::strerror(errno));
 }
 
 void sync_directory(const std::filesystem::path& path) {
+  fault_hits(FaultOperation::change_directory);
   const int fd = ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (fd < 0) fail_file(path, "open", errno);
   // Some network file systems cannot sync a directory; they order its entries themselves.

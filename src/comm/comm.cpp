@@ -19,8 +19,11 @@ void copy_unless_same(Stream& stream, Tensor from, Tensor to) {
 }
 
 int number_in(const char* variable) {
+  constexpr long kMostRanks = 1'000'000;  // more than any launcher starts; products with it fit 64 bits
   const char* text = std::getenv(variable);
-  return text ? std::atoi(text) : 0;
+  const long number = text ? std::strtol(text, nullptr, 10) : 0;
+  if (number > kMostRanks) fail_usage(variable, ": found ", text, ", expected at most ", kMostRanks, " ranks");
+  return static_cast<int>(number);
 }
 
 }  // namespace

@@ -149,6 +149,9 @@ void settle_model(Json& model, const Origin& origin) {
   settle_heads(model, origin);
 }
 
+/// Parameters, or activations of a micro-batch: far more than machines hold, far less than 64 bits count.
+constexpr double kMostElements = 1e15;
+
 void check_model(const ModelConfig& model, const Origin& origin) {
   if (model.num_attention_heads % model.num_key_value_heads != 0) {
     origin.fail("model.num_key_value_heads", "found ", model.num_key_value_heads,
@@ -163,6 +166,15 @@ void check_model(const ModelConfig& model, const Origin& origin) {
   };
   check_id("bos_token_id", model.bos_token_id);
   check_id("eos_token_id", model.eos_token_id);
+  const auto width = static_cast<double>(model.hidden_size), layers = static_cast<double>(model.num_hidden_layers);
+  const auto attention = static_cast<double>(model.qkvg_width() + model.q_width());
+  const double embeddings = static_cast<double>(model.vocab_size) * (model.tie_word_embeddings ? 1.0 : 2.0);
+  const double parameters =
+      width * (embeddings + layers * (attention + 3.0 * static_cast<double>(model.intermediate_size)));
+  if (parameters > kMostElements) {
+    origin.fail("model.hidden_size", "found ", model.hidden_size, " with ", model.num_hidden_layers,
+                " layers: a model of ", parameters, " parameters, expected at most ", kMostElements);
+  }
   if (const auto& rope = model.rope_scaling; rope && rope->high_freq_factor <= rope->low_freq_factor) {
     origin.fail("model.rope_scaling.high_freq_factor", "found ", rope->high_freq_factor,
                 ", expected a number above low_freq_factor ", rope->low_freq_factor);
@@ -174,6 +186,17 @@ void check_run(const Config& config, const Origin& origin) {
   if (train.max_length > config.model.max_position_embeddings) {
     origin.fail("train.max_length", "found ", train.max_length, ", expected at most model.max_position_embeddings ",
                 config.model.max_position_embeddings);
+  }
+  const ModelConfig& m = config.model;
+  const std::int64_t widest =
+      std::max({m.hidden_size, 2 * m.intermediate_size, m.qkvg_width(), m.num_key_value_heads * m.block_counts});
+  const double tokens = static_cast<double>(train.per_device_train_batch_size) * static_cast<double>(train.max_length);
+  const double activations = tokens * std::max(static_cast<double>(m.num_hidden_layers) * static_cast<double>(widest),
+                                               static_cast<double>(m.vocab_size));
+  if (activations > kMostElements) {
+    origin.fail("train.max_length", "found ", train.max_length, " with train.per_device_train_batch_size ",
+                train.per_device_train_batch_size, ": ", activations,
+                " activations in a micro-batch of this model, expected at most ", kMostElements);
   }
   if (train.max_steps == 0) origin.fail("train.max_steps", "found 0, expected -1 or an integer of at least 1");
   if (train.min_lr > train.learning_rate) {

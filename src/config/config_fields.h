@@ -33,7 +33,14 @@ inline constexpr Range kAny{};
 constexpr Range at_least(double low) { return {.low = low}; }
 constexpr Range above(double low) { return {.low = low, .low_excluded = true}; }
 constexpr Range between(double low, double high) { return {.low = low, .high = high}; }
+constexpr Range above_up_to(double low, double high) { return {.low = low, .high = high, .low_excluded = true}; }
 constexpr Range from_to_below(double low, double high) { return {.low = low, .high = high, .high_excluded = true}; }
+
+/// Upper bounds of sizes: above anything a machine holds, and small enough that sums and products of a few sizes do not
+/// overflow. check_model and check_run (config.cpp) bound the products of many.
+inline constexpr double kMostVocabulary = 1e7, kMostWidth = 1e6, kMostLayers = 2e3, kMostHeads = 1e4, kMostTokens = 1e9,
+                        kMostBlocks = 1e6, kMostRows = 1e6, kMostGlobalRows = 1e9, kMostEpochs = 1e5, kMostSteps = 1e9,
+                        kMostSamples = 1e12, kMostCheckpoints = 1e6;
 
 template <class Struct, class Value>
 struct Field {
@@ -68,35 +75,38 @@ void visit_fields(Of<RopeScaling>, Visit&& visit) {
   visit(required("low_freq_factor", &C::low_freq_factor, above(0), "low-frequency bound: original positions / this"));
   visit(
       required("high_freq_factor", &C::high_freq_factor, above(0), "high-frequency bound: original positions / this"));
-  visit(required("original_max_position_embeddings", &C::original_max_position_embeddings, at_least(1),
+  visit(required("original_max_position_embeddings", &C::original_max_position_embeddings, between(1, kMostTokens),
                  "positions the unscaled model was trained for, tokens"));
 }
 
 template <class Visit>
 void visit_fields(Of<ModelConfig>, Visit&& visit) {
   using C = ModelConfig;
-  visit(required("vocab_size", &C::vocab_size, at_least(1), "number of token ids; rows of the embedding"));
-  visit(required("hidden_size", &C::hidden_size, at_least(1), "width of the residual stream"));
-  visit(required("intermediate_size", &C::intermediate_size, at_least(1), "width of the MLP (SwiGLU)"));
-  visit(required("num_hidden_layers", &C::num_hidden_layers, at_least(1), "layers"));
-  visit(required("num_attention_heads", &C::num_attention_heads, at_least(1), "query heads"));
-  visit(field("num_key_value_heads", &C::num_key_value_heads, at_least(1),
+  visit(required("vocab_size", &C::vocab_size, between(1, kMostVocabulary),
+                 "number of token ids; rows of the embedding"));
+  visit(required("hidden_size", &C::hidden_size, between(1, kMostWidth), "width of the residual stream"));
+  visit(required("intermediate_size", &C::intermediate_size, between(1, kMostWidth), "width of the MLP (SwiGLU)"));
+  visit(required("num_hidden_layers", &C::num_hidden_layers, between(1, kMostLayers), "layers"));
+  visit(required("num_attention_heads", &C::num_attention_heads, between(1, kMostHeads), "query heads"));
+  visit(field("num_key_value_heads", &C::num_key_value_heads, between(1, kMostHeads),
               "key/value heads, a divisor of num_attention_heads", "num_attention_heads"));
-  visit(field("head_dim", &C::head_dim, at_least(2), "width of a head, an even number",
+  visit(field("head_dim", &C::head_dim, between(2, kMostWidth), "width of a head, an even number",
               "hidden_size / num_attention_heads"));
   visit(field("rms_norm_eps", &C::rms_norm_eps, above(0), "added to the mean square in RMSNorm"));
   visit(field("rope_theta", &C::rope_theta, above(0), "base of the rotary frequencies"));
   visit(field("rope_scaling", &C::rope_scaling, kAny, "scaling of the rotary frequencies"));
   visit(field("initializer_range", &C::initializer_range, at_least(0), "standard deviation of the initial weights"));
   visit(field("tie_word_embeddings", &C::tie_word_embeddings, kAny, "the output head is the embedding"));
-  visit(field("block_size", &C::block_size, at_least(1), "tokens per block of keys that sparse attention selects"));
-  visit(field("block_counts", &C::block_counts, at_least(1), "blocks that each query attends to, including its own"));
-  visit(field("window_size", &C::window_size, at_least(0),
+  visit(field("block_size", &C::block_size, between(1, kMostTokens),
+              "tokens per block of keys that sparse attention selects"));
+  visit(field("block_counts", &C::block_counts, between(1, kMostBlocks),
+              "blocks that each query attends to, including its own"));
+  visit(field("window_size", &C::window_size, between(0, kMostTokens),
               "tokens in nsa's sliding window; 0 = no window branch; the other methods have none"));
-  visit(field("max_position_embeddings", &C::max_position_embeddings, at_least(1),
+  visit(field("max_position_embeddings", &C::max_position_embeddings, between(1, kMostTokens),
               "longest sequence the model is made for, tokens"));
-  visit(field("bos_token_id", &C::bos_token_id, at_least(0), "token id that begins a text"));
-  visit(field("eos_token_id", &C::eos_token_id, at_least(0), "token id that ends a text"));
+  visit(field("bos_token_id", &C::bos_token_id, between(0, kMostVocabulary), "token id that begins a text"));
+  visit(field("eos_token_id", &C::eos_token_id, between(0, kMostVocabulary), "token id that ends a text"));
 }
 
 template <class Visit>
@@ -120,9 +130,9 @@ void visit_fields(Of<DataConfig>, Visit&& visit) {
   visit(field("packing", &C::packing, kAny,
               "`greedy`: a piece that does not fit starts a new row; `concat`: documents end to end"));
   visit(field("shuffle", &C::shuffle, kAny, "rows come in an order drawn from seed and epoch"));
-  visit(field("skip_train_samples", &C::skip_train_samples, at_least(-1),
+  visit(field("skip_train_samples", &C::skip_train_samples, between(-1, kMostSamples),
               "rows skipped at the start of the dataset; -1 or 0 = none"));
-  visit(field("max_train_samples", &C::max_train_samples, at_least(0), "rows used after those; 0 = all"));
+  visit(field("max_train_samples", &C::max_train_samples, between(0, kMostSamples), "rows used after those; 0 = all"));
   visit(field("eval_path", &C::eval_path, kAny, "the tokenized evaluation dataset, in the same way"));
   visit(
       field("skip_ranges", &C::skip_ranges, kAny,
@@ -133,21 +143,23 @@ void visit_fields(Of<DataConfig>, Visit&& visit) {
 template <class Visit>
 void visit_fields(Of<TrainConfig>, Visit&& visit) {
   using C = TrainConfig;
-  visit(required("max_length", &C::max_length, at_least(2), "tokens per row"));
-  visit(required("per_device_train_batch_size", &C::per_device_train_batch_size, at_least(1),
+  visit(required("max_length", &C::max_length, between(2, kMostTokens), "tokens per row"));
+  visit(required("per_device_train_batch_size", &C::per_device_train_batch_size, between(1, kMostRows),
                  "rows per micro-batch on one rank"));
-  visit(field("gradient_accumulation_steps", &C::gradient_accumulation_steps, at_least(1),
+  visit(field("gradient_accumulation_steps", &C::gradient_accumulation_steps, between(1, kMostRows),
               "micro-batches per rank and optimizer step", "1, or from global_batch_size"));
-  visit(field("global_batch_size", &C::global_batch_size, at_least(1),
+  visit(field("global_batch_size", &C::global_batch_size, between(1, kMostGlobalRows),
               "rows per optimizer step over all ranks, instead of gradient_accumulation_steps"));
-  visit(field("num_train_epochs", &C::num_train_epochs, above(0), "passes over the data, when max_steps is -1"));
-  visit(field("max_steps", &C::max_steps, at_least(-1), "optimizer steps of the run; -1 = from num_train_epochs"));
+  visit(field("num_train_epochs", &C::num_train_epochs, above_up_to(0, kMostEpochs),
+              "passes over the data, when max_steps is -1"));
+  visit(field("max_steps", &C::max_steps, between(-1, kMostSteps),
+              "optimizer steps of the run; -1 = from num_train_epochs"));
   visit(required("learning_rate", &C::learning_rate, above(0), "peak learning rate, at the end of the warmup"));
   visit(field("min_lr", &C::min_lr, at_least(0), "final learning rate of cosine_with_min_lr and warmup_stable_decay"));
   visit(field("lr_scheduler_type", &C::lr_scheduler_type, kAny, "learning-rate schedule after the warmup"));
   visit(field("warmup_ratio", &C::warmup_ratio, between(0, 1),
               "fraction of all steps in which the learning rate rises from 0", "0.01, or null with warmup_steps"));
-  visit(field("warmup_steps", &C::warmup_steps, at_least(0),
+  visit(field("warmup_steps", &C::warmup_steps, between(0, kMostSteps),
               "steps in which the learning rate rises from 0, instead of warmup_ratio"));
   visit(field("weight_decay", &C::weight_decay, at_least(0), "AdamW's decoupled decay; RMSNorm weights have none"));
   visit(field("adam_beta1", &C::adam_beta1, from_to_below(0, 1), "decay of the first moment"));
@@ -158,9 +170,10 @@ void visit_fields(Of<TrainConfig>, Visit&& visit) {
   visit(field("seed", &C::seed, at_least(0), "seed of the initial weights, the row order and ssa's draws"));
   visit(field("gradient_checkpointing", &C::gradient_checkpointing, kAny,
               "activations recomputed in the backward pass to save memory"));
-  visit(field("logging_steps", &C::logging_steps, at_least(1), "steps between two logged steps"));
-  visit(field("eval_steps", &C::eval_steps, at_least(0), "steps between two evaluations; 0 = only at the end"));
-  visit(field("attention_stats_steps", &C::attention_stats_steps, at_least(0),
+  visit(field("logging_steps", &C::logging_steps, between(1, kMostSteps), "steps between two logged steps"));
+  visit(field("eval_steps", &C::eval_steps, between(0, kMostSteps),
+              "steps between two evaluations; 0 = only at the end"));
+  visit(field("attention_stats_steps", &C::attention_stats_steps, between(0, kMostSteps),
               "steps between two measurements of ssa's selected mass and entropy; 0 = never"));
   visit(field("on_spike", &C::on_spike, kAny,
               "at a spike of the loss or the gradient norm: `log` a warning; `skip` the update; `stop` the run before "
@@ -175,9 +188,10 @@ void visit_fields(Of<TrainConfig>, Visit&& visit) {
 template <class Visit>
 void visit_fields(Of<CheckpointConfig>, Visit&& visit) {
   using C = CheckpointConfig;
-  visit(field("save_steps", &C::save_steps, at_least(0),
+  visit(field("save_steps", &C::save_steps, between(0, kMostSteps),
               "steps between two checkpoints, or a fraction of the run if below 1; 0 = only at the end"));
-  visit(field("save_total_limit", &C::save_total_limit, at_least(0), "number of newest checkpoints to keep; 0 = all"));
+  visit(field("save_total_limit", &C::save_total_limit, between(0, kMostCheckpoints),
+              "number of newest checkpoints to keep; 0 = all"));
   visit(field("keep_every", &C::keep_every, between(0, 1e9),
               "every n-th of the checkpoints made every save_steps is kept for good, in addition to the newest "
               "save_total_limit; 0 = none"));
@@ -280,6 +294,8 @@ std::string expectation(const Range& range) {
     return text;
   } else {
     const std::string kind = std::is_integral_v<T> ? "an integer" : "a number";
+    if (std::isfinite(range.high) && range.low_excluded)
+      return fmt::format("{} above {}, up to {}", kind, range.low, range.high);
     if (std::isfinite(range.high))
       return fmt::format("{} from {} to {}{}", kind, range.low, range.high_excluded ? "below " : "", range.high);
     return fmt::format("{} {} {}", kind, range.low_excluded ? "above" : "of at least", range.low);

@@ -1,9 +1,11 @@
 #include "ssa/data/indexed_dataset.h"
 
 #include <bit>
+#include <cerrno>
 #include <cstring>
 
 #include "ssa/base/error.h"
+#include "ssa/base/fault.h"
 
 namespace ssa {
 namespace {
@@ -80,6 +82,8 @@ void IndexedDataset::read(std::int64_t document, std::int64_t offset, std::span<
   SSA_CHECK(0 <= offset && offset + static_cast<std::int64_t>(out.size()) <= length(document), prefix_.string(),
             ": tokens ", offset, " to ", offset + static_cast<std::int64_t>(out.size()), " of document ", document,
             ", which has ", length(document));
+  SSA_CHECK(!fault_hits(FaultOperation::read), with_suffix(prefix_, ".bin").string(),
+            ": cannot read: ", std::strerror(EIO));
   const std::byte* at = bin_.data() + byte_offset(document) + offset * static_cast<std::int64_t>(size_of(type_));
   if (type_ == TokenType::int32) {
     if (!out.empty()) std::memcpy(out.data(), at, out.size_bytes());

@@ -5,12 +5,14 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cerrno>
 #include <cstring>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <set>
 
 #include "ssa/base/error.h"
+#include "ssa/base/fault.h"
 
 namespace ssa {
 namespace {
@@ -227,6 +229,7 @@ void SafetensorsReader::read(const Entry& tensor, std::span<float> out, std::int
   SSA_CHECK(first >= 0 && first <= count && static_cast<std::int64_t>(out.size()) <= count - first, path().string(),
             ": tensor ", tensor.name, ": elements ", first, " to ", first + static_cast<std::int64_t>(out.size()),
             " requested, it has ", count);
+  SSA_CHECK(!fault_hits(FaultOperation::read), path().string(), ": cannot read: ", std::strerror(EIO));
   const std::byte* from = bytes(tensor).data() + static_cast<std::size_t>(first) * size_of(tensor.dtype);
   const auto cast = [](auto value) { return static_cast<float>(value); };
   switch (tensor.dtype) {

@@ -14,6 +14,7 @@ constexpr const char* kEmbedding = "model.embed_tokens.weight";
 ParamTable::ParamTable(const ModelConfig& c, int shards) : shards_(shards) {
   const std::int64_t H = c.hidden_size, F = c.intermediate_size;
   const auto add = [&](const std::string& name, Shape shape, bool decay) {
+    index_.emplace(name, params_.size());
     params_.push_back({name, shape, size_, decay});
     size_ += shape.count();
   };
@@ -67,9 +68,9 @@ std::int64_t ParamTable::parameter_count() const {
 }
 
 const Param& ParamTable::find(const std::string& name) const {
-  const auto it = std::find_if(params_.begin(), params_.end(), [&](const Param& p) { return p.name == name; });
-  SSA_CHECK(it != params_.end(), "no parameter ", name);
-  return *it;
+  const auto it = index_.find(name);
+  SSA_CHECK(it != index_.end(), "no parameter ", name);
+  return params_[it->second];
 }
 
 Tensor ParamTable::view(const Tensor& flat, const Param& p) const {

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <vector>
 
@@ -42,6 +43,14 @@ void measure_gradients(Stream& stream, const ModelState& state) {
   stream.zero(norm);
   for (const Bucket& bucket : state.table().buckets())
     squared_norm(stream, {.out = norm, .x = rows(state.gradients, state.owned(bucket))});
+}
+
+void measure_local_gradients(Stream& stream, const ModelState& state) {
+  const ProfilerRange range("measure gradients");
+  const Tensor norm = state.sums.squared_norm();
+  stream.zero(norm);
+  for (const Bucket& bucket : state.table().buckets())
+    squared_norm(stream, {.out = norm, .x = rows(state.gradients, bucket.range)});
 }
 
 void update_weights(Stream& stream, Comm& comm, const ModelState& state, const TrainConfig& train, double learning_rate,
@@ -105,6 +114,12 @@ std::string first_nonfinite_tensor(Stream& stream, const ModelState& state) {
   if (const Param* param = first_nonfinite(stream, state.table(), state.gradients, backward))
     return "gradient of " + param->name;
   return "none";
+}
+
+void spoil_gradient(Stream& stream, const ModelState& state) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  stream.copy(state.gradients.data(), &nan, sizeof nan);
+  stream.synchronize();
 }
 
 }  // namespace ssa

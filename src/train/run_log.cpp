@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "src/train/console.h"
+#include "ssa/base/fault.h"
 #include "ssa/base/progress.h"
 #include "ssa/model/attention_path.h"
 #include "ssa/train/flops.h"
@@ -49,6 +50,8 @@ void start_logging(const std::string& output_dir, Comm& comm) {
   auto logger = std::make_shared<spdlog::logger>("", spdlog::sinks_init_list{console, log_file});
   logger->flush_on(spdlog::level::info);
   spdlog::set_default_logger(logger);
+  for (const std::string& fault : armed_faults())
+    spdlog::warn("SSA_FAULT is set, this run rehearses a failure: {}", fault);
 }
 
 std::string short_rows_warning(const Config& config) {

@@ -10,6 +10,7 @@
 #include <optional>
 #include <span>
 
+#include "ssa/base/fault.h"
 #include "ssa/base/random.h"
 #include "ssa/base/signals.h"
 #include "ssa/comm/watchdog.h"
@@ -171,6 +172,7 @@ bool handle_spike(Run& run, const StepReport& report) {
 /// One optimizer step; nullopt when a signal arrived, in which case no state has changed.
 std::optional<StepReport> train_step(Run& run) {
   const ProfilerRange range("step");
+  enter_fault_place(FaultPlace::step, run.at.step + 1);
   const TrainConfig& train = run.config.train;
   const ModelState& state = run.state;
   run.batch = run.plan.batch_at(run.at.position);
@@ -185,10 +187,11 @@ std::optional<StepReport> train_step(Run& run) {
     load_micro_batch(run, micro);
     const Gradients gradients = micro == 0 ? Gradients::overwrite : Gradients::add;
     forward_backward(run.stream, state.model(), state.batch, scales, state.sums.losses(), gradients, attention);
+    if (fault_hits(FaultOperation::gradient)) spoil_gradient(run.stream, state);
     if (stop_wanted(run.comm)) return std::nullopt;
   }
 
-  measure_gradients(run.stream, state);
+  measure_local_gradients(run.stream, state);
   StepSums::Values step = state.sums.read(run.stream);
   // With on_spike `skip`, a loss that is not finite is a spike, unless the weights are not finite either.
   const std::optional<int> nonfinite = first_nonfinite_rank(run, step);
@@ -214,6 +217,9 @@ std::optional<StepReport> train_step(Run& run) {
   report.loss =
       report.ce_loss + (run.branches().aligned ? run.config.attention.alignment_weight * step.alignment : 0.0);
   report.grad_norm = std::sqrt(step.squared_norm);
+  if (!std::isfinite(report.grad_norm) && train.on_spike != OnSpike::skip)
+    fail("step ", report.step, ": the gradients of each rank are finite, but their sum over all ", run.comm.size(),
+         " ranks is not; the weights were not updated, the last checkpoint is ", run.store.last_checkpoint());
   report.learning_rate = learning_rate(train, run.at.step, run.total_steps);
   report.spike = run.spikes.scores(report.loss, report.grad_norm);
   if (measure) {
@@ -248,6 +254,7 @@ std::optional<StepReport> train_step(Run& run) {
 EvalLosses evaluate(Run& run) {
   const ProfilerRange range("evaluate");
   enter_phase(Phase::evaluation, run.at.step);
+  enter_fault_place(FaultPlace::eval);
   std::vector<std::pair<std::string, AttentionPath>> paths = {{"eval_loss", run.state.shape().pass.path}};
   if (run.branches().aligned)
     paths = {{"eval_loss_sparse", AttentionPath::selected}, {"eval_loss_full", AttentionPath::full}};
@@ -303,6 +310,7 @@ void start(Run& run, const TrainOptions& options) {
 void save(Run& run, RunLog& log) {
   const ProfilerRange range("save");
   enter_phase(Phase::save, run.at.step);
+  enter_fault_place(FaultPlace::save);
   run.at.metrics_lines = log.sync_metrics();
   // checkpoint.keep_every and export_every count the checkpoints made every save_steps.
   const auto every = [&](std::int64_t n) {
@@ -326,6 +334,8 @@ int stop(Run& run, RunLog& log) {
 
 int train(const Config& config, const TrainOptions& options, Comm& comm) {
   check_supported(state_shape(config, options.device, comm.size()));
+  arm_faults(comm.rank());
+  enter_fault_place(FaultPlace::start);
   handle_io_signals();
   check_same_command(comm, config, options);
   Run run(config, options, comm);

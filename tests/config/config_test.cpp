@@ -13,6 +13,7 @@
 #include "support/paths.h"
 
 using namespace ssa;
+using Catch::Matchers::Contains;
 using Catch::Matchers::EndsWith;
 using Catch::Matchers::StartsWith;
 namespace fs = std::filesystem;
@@ -131,7 +132,7 @@ TEST_CASE("config: a run with a Hugging Face model file") {
   CHECK(load_config(config, {"model.rope_scaling.factor=4"}).model.rope_scaling->factor == 4.0);
   CHECK_FALSE(load_config(config, {"model.rope_scaling=null"}).model.rope_scaling);
   CHECK(usage_error([&] { load_config(config, {"model.block_size=0"}); }) ==
-        "--set model.block_size=0: model.block_size: found 0, expected an integer of at least 1");
+        "--set model.block_size=0: model.block_size: found 0, expected an integer from 1 to 1000000000");
   CHECK(usage_error([&] { load_config(config, {"model.block_cont=8"}); }) ==
         "--set model.block_cont=8: model.block_cont: unknown key; did you mean model.block_counts?");
 
@@ -266,7 +267,7 @@ TEST_CASE("config: the error for a bad value states the file, what was found and
       {R"(, "seed": "42")", "train.seed: found \"42\", expected an integer of at least 0"},
       {R"(, "seed": null)", "train.seed: found null, expected an integer of at least 0"},
       {R"(, "seed": [42])", "train.seed: found a list, expected an integer of at least 0"},
-      {R"(, "warmup_steps": 0.5)", "train.warmup_steps: found 0.5, expected an integer of at least 0"},
+      {R"(, "warmup_steps": 0.5)", "train.warmup_steps: found 0.5, expected an integer from 0 to 1000000000"},
       {R"(, "adam_beta1": 1)", "train.adam_beta1: found 1, expected a number from 0 to below 1"},
       {R"(, "weight_decay": true)", "train.weight_decay: found true, expected a number of at least 0"},
       {R"(, "lr_scheduler_type": "cosin")",
@@ -319,7 +320,50 @@ TEST_CASE("config: errors for bad values from --set and in the model") {
   CHECK(error_of(minimal("", R"({"vocab_size": 9, "block_cuonts": 4})")) ==
         "c.json: model.block_cuonts: unknown key; did you mean model.block_counts?");
   CHECK(error_of(minimal("", R"({"vocab_size": 9})")) ==
-        "c.json: model.hidden_size: missing, expected an integer of at least 1 (width of the residual stream)");
+        "c.json: model.hidden_size: missing, expected an integer from 1 to 1000000 (width of the residual stream)");
+}
+
+TEST_CASE("config: every size has an upper bound, and so have their products") {
+  const std::string text = minimal();
+  // Keys that these values fit: real numbers and paths.
+  const std::vector<std::string> no_size = {"train.seed",
+                                            "model.rms_norm_eps",
+                                            "model.rope_theta",
+                                            "model.initializer_range",
+                                            "attention.alignment_weight",
+                                            "data.path",
+                                            "train.learning_rate",
+                                            "train.weight_decay",
+                                            "train.adam_epsilon",
+                                            "train.max_grad_norm",
+                                            "init_from",
+                                            "output_dir",
+                                            "data.eval_path"};
+  for (const std::string& line : config_lines(parse(text))) {
+    const std::string key = line.substr(0, line.find(' '));
+    if (std::find(no_size.begin(), no_size.end(), key) != no_size.end()) continue;
+    for (const char* value : {"4000000000001", "4611686018427387904", "18446744073709551616", "1e300"}) {
+      INFO(key << "=" << value);
+      CHECK_THAT(error_of(text, {key + "=" + value}), Contains("expected "));
+    }
+  }
+  CHECK(error_of(text, {"model.block_counts=1152921504606846976"}) ==
+        "--set model.block_counts=1152921504606846976: model.block_counts: found 1152921504606846976, expected an "
+        "integer from 1 to 1000000");
+  CHECK(error_of(text, {"model.hidden_size=4611686018427387904"}).ends_with("expected an integer from 1 to 1000000"));
+  CHECK(error_of(text, {"model.num_hidden_layers=2147483648"}).ends_with("expected an integer from 1 to 2000"));
+  CHECK(error_of(text, {"train.num_train_epochs=1e300"}).ends_with("expected a number above 0, up to 100000"));
+  // Each in range; together too large.
+  CHECK_THAT(
+      error_of(text, {"model.num_hidden_layers=2000", "model.hidden_size=1000000", "model.intermediate_size=1000000"}),
+      StartsWith("--set model.hidden_size=1000000: model.hidden_size: found 1000000 with 2000 layers: a model of "
+                 "6"));
+  CHECK_THAT(error_of(text, {"model.max_position_embeddings=1000000000", "train.max_length=1000000000",
+                             "train.per_device_train_batch_size=1000000"}),
+             StartsWith("--set train.max_length=1000000000: train.max_length: found 1000000000 with "
+                        "train.per_device_train_batch_size 1000000: ") &&
+                 EndsWith("activations in a micro-batch of this model, expected at most 1e+15"));
+  parse(text, {"model.max_position_embeddings=1000000000", "train.max_length=10000000"});
 }
 
 TEST_CASE("config: the error for malformed JSON states line and column") {

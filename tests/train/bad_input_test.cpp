@@ -1,4 +1,4 @@
-// User errors and damaged files: each ends the program with one line that names the option, key or file.
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 
@@ -89,7 +89,41 @@ TEST_CASE("bad input: a wrong config key or value is an error that names the key
   check_fails(run.train("out"), kExitUsage, {"config.json"});
 }
 
-TEST_CASE("bad input: a missing file or one of the wrong kind is an error that names it") {
+TEST_CASE("bad input: absurd sizes give a plan or an error at once") {
+  const RunDirectory run(kCase);
+  // Far below 10 s and 2.4 GB also on a busy machine with sanitizers.
+  constexpr double kSeconds = 5;
+  const auto describe = [&](const Names& overrides, int exit_code) {
+    const ProgramResult result = run.train("out", overrides, {"--dry-run"});
+    INFO(overrides.at(0) << ": exit code " << result.exit_code << ", " << result.seconds << " s\n" << result.err);
+    CHECK(result.exit_code == exit_code);
+    CHECK(result.seconds < kSeconds);
+  };
+  describe({"model.num_hidden_layers=2147483648"}, kExitUsage);
+  describe({"model.block_counts=1152921504606846976"}, kExitUsage);
+  describe({"model.hidden_size=4611686018427387904"}, kExitUsage);
+  describe({"model.num_hidden_layers=2000", "model.hidden_size=1000000", "model.intermediate_size=1000000"},
+           kExitUsage);
+  describe({"model.num_hidden_layers=2000"}, kExitDone);
+  describe({"model.hidden_size=1000000", "model.vocab_size=1000000"}, kExitDone);
+  describe({"train.per_device_train_batch_size=1000000", "data.path=not-there"}, kExitDone);
+  describe({"train.gradient_accumulation_steps=1000000", "data.path=not-there"}, kExitDone);
+  describe({"train.max_steps=1000000000"}, kExitDone);
+
+  const auto launched = [&](const char* ranks, int exit_code, const std::string& text) {
+    ::setenv("OMPI_COMM_WORLD_SIZE", ranks, 1);
+    const ProgramResult result = run.train("out", {"data.path=not-there"}, {"--dry-run"});
+    ::unsetenv("OMPI_COMM_WORLD_SIZE");
+    INFO(ranks << " ranks\n" << result.out << result.err);
+    CHECK(result.exit_code == exit_code);
+    CHECK(result.seconds < kSeconds);
+    CHECK_THAT(result.err + result.out, has(text));
+  };
+  launched("1000000", kExitDone, "memory on cpu");
+  launched("99999999999999999999", kExitUsage, "OMPI_COMM_WORLD_SIZE: found 99999999999999999999, expected at most");
+}
+
+TEST_CASE("bad input: files that are missing or of the wrong kind") {
   const auto fails = [&](const fs::path& removed, int exit_code, const Names& parts) {
     const RunDirectory run(kCase);
     fs::remove_all(run / removed);

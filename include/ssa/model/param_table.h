@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "ssa/model/model_config.h"
@@ -58,6 +59,7 @@ class ParamTable {
 
  private:
   std::vector<Param> params_;
+  std::unordered_map<std::string, std::size_t> index_;  ///< of each name
   std::vector<Bucket> buckets_;
   std::int64_t size_ = 0;
   int shards_;

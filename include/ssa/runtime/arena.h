@@ -25,6 +25,7 @@ class Arena {
   Tensor allocate(const std::string& name, DType dtype, Shape shape) {
     const Tensor wanted(nullptr, dtype, shape);
     const std::size_t bytes = (wanted.bytes() + kAlignment - 1) / kAlignment * kAlignment;
+    SSA_CHECK(used_ + bytes >= used_, "arena: ", name, " ", shape.to_string(), " does not fit 64-bit addresses");
     SSA_CHECK(!base_ || used_ + bytes <= capacity_, "arena: ", name, " ", shape.to_string(), " needs ", bytes,
               " bytes at ", used_, ", planned ", capacity_);
     entries_.push_back({name, bytes});

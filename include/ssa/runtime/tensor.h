@@ -25,7 +25,8 @@ class Shape {
   std::int64_t operator[](int i) const { return dims_[i]; }
   std::int64_t count() const {
     std::int64_t n = 1;
-    for (int i = 0; i < rank_; ++i) n *= dims_[i];
+    for (int i = 0; i < rank_; ++i)
+      SSA_CHECK(!__builtin_mul_overflow(n, dims_[i], &n), "a tensor of shape ", to_string(), " has too many elements");
     return n;
   }
   bool operator==(const Shape&) const = default;
@@ -51,7 +52,12 @@ class Tensor {
   const Shape& shape() const { return shape_; }
   std::int64_t dim(int i) const { return shape_[i]; }
   std::int64_t count() const { return defined_ ? shape_.count() : 0; }
-  std::size_t bytes() const { return static_cast<std::size_t>(count()) * size_of(dtype_); }
+  std::size_t bytes() const {
+    std::size_t bytes = 0;
+    SSA_CHECK(!__builtin_mul_overflow(static_cast<std::size_t>(count()), size_of(dtype_), &bytes), "a tensor of shape ",
+              shape_.to_string(), " has too many bytes");
+    return bytes;
+  }
   void* data() const { return data_; }
 
   /// Pointer to the first element; T must be the tensor's dtype.
