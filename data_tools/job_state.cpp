@@ -5,6 +5,7 @@
 #include "data_tools/dataset_json.h"
 #include "ssa/base/error.h"
 #include "ssa/base/file.h"
+#include "ssa/base/json_file.h"
 
 namespace ssa {
 namespace fs = std::filesystem;
@@ -30,6 +31,7 @@ void visit_counters(Report& report, const Visit& visit) {
   visit("text_bytes", report.text_bytes);
   visit("empty", report.empty);
   visit("skipped", report.skipped);
+  visit("messages_without_text", report.messages_without_text);
   visit("replaced", report.replaced);
   visit("file_bytes", report.file_bytes);
 }
@@ -80,7 +82,7 @@ json job_settings(const TokenizeOptions& options, const Tokenizer& tokenizer) {
 
 JobState read_job_state(const fs::path& path, const json& settings) {
   try {
-    const json file = json::parse(read_file(path));
+    const auto file = read_json_object<json>(path);
     check_settings(path, file.at("settings"), settings);
     JobState state;
     const json& place = file.at("place");

@@ -1,6 +1,6 @@
 #include "data_tools/tokenize_job.h"
 
-#include <unistd.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <chrono>
@@ -20,6 +20,7 @@
 #include "ssa/base/directory_lock.h"
 #include "ssa/base/error.h"
 #include "ssa/base/file.h"
+#include "ssa/base/progress.h"
 #include "ssa/base/signals.h"
 
 namespace ssa {
@@ -37,18 +38,11 @@ struct ReadBatch : RawBatch {
   std::size_t cost() const { return bytes.size() + bytes_elsewhere + 1; }
 };
 
-std::string clock_time(double seconds) {
-  const auto s = static_cast<long long>(seconds + 0.5);
-  char text[48];
-  std::snprintf(text, sizeof text, "%lld:%02lld:%02lld", s / 3600, s / 60 % 60, s % 60);
-  return text;
-}
-
-/// A line a second that replaces the one before on a terminal, and a line every ten seconds elsewhere.
+/// Share done, rate and time left, as far as the sizes of the inputs are known.
 class Progress {
  public:
   Progress(const TokenizeOptions& options, std::uint64_t start_bytes, std::int64_t start_tokens)
-      : quiet_(options.quiet), start_bytes_(start_bytes), start_tokens_(start_tokens) {
+      : line_(options.quiet), start_bytes_(start_bytes), start_tokens_(start_tokens) {
     for (const fs::path& file : options.input.files) {
       if (file == "-")
         known_ = false;
@@ -58,37 +52,23 @@ class Progress {
   }
 
   void show(std::uint64_t bytes, std::int64_t tokens) {
-    const auto now = Clock::now();
-    if (quiet_ || now - last_ < (terminal_ ? std::chrono::seconds(1) : std::chrono::seconds(10))) return;
-    last_ = now;
-    const double seconds = std::chrono::duration<double>(now - start_).count();
-    const auto done = static_cast<double>(bytes - std::min(bytes, start_bytes_));
-    std::string line = concat(tokens, " tokens");
-    char rate[96];
-    std::snprintf(rate, sizeof rate, ", %.1f MB/s, %.0f tokens/s", done / seconds / 1e6,
-                  static_cast<double>(tokens - start_tokens_) / seconds);
-    line += rate;
-    if (known_ && done > 0 && total_ > 0) {
-      char part[64];
-      std::snprintf(part, sizeof part, "%5.1f%%, ", 100.0 * static_cast<double>(bytes) / static_cast<double>(total_));
-      line = concat(part, line, ", ",
-                    clock_time(seconds * static_cast<double>(total_ - std::min(bytes, total_)) / done), " left");
-    }
-    std::fprintf(stderr, terminal_ ? "\r\033[K%s" : "%s\n", line.c_str());
-    std::fflush(stderr);
-    shown_ = true;
+    if (!line_.due()) return;
+    const double seconds = line_.seconds(), done = static_cast<double>(bytes - std::min(bytes, start_bytes_));
+    std::string text = fmt::format("{} tokens, {:.1f} MB/s, {:.0f} tokens/s", tokens, done / seconds / 1e6,
+                                   static_cast<double>(tokens - start_tokens_) / seconds);
+    if (known_ && done > 0 && total_ > 0)
+      text = fmt::format("{:5.1f}%, {}, {} left", 100.0 * static_cast<double>(bytes) / static_cast<double>(total_),
+                         text, clock_text(seconds * static_cast<double>(total_ - std::min(bytes, total_)) / done));
+    line_.show(text);
   }
 
-  void end() {
-    if (shown_ && terminal_) std::fprintf(stderr, "\r\033[K");
-    shown_ = false;
-  }
+  void end() { line_.clear(); }
 
  private:
-  bool quiet_, terminal_ = ::isatty(STDERR_FILENO) == 1, known_ = true, shown_ = false;
+  ProgressLine line_;
+  bool known_ = true;
   std::uint64_t total_ = 0, start_bytes_;
   std::int64_t start_tokens_;
-  Clock::time_point start_ = Clock::now(), last_ = start_;
 };
 
 class Job {
@@ -119,8 +99,8 @@ class Job {
     }
     open(state);
     if (resumes && !options_.quiet)
-      std::fprintf(stderr, "continues an interrupted job after document %lld\n",
-                   static_cast<long long>(report_.documents + report_.validation_documents));
+      fmt::print(stderr, "continues an interrupted job after document {}\n",
+                 report_.documents + report_.validation_documents);
   }
 
   TokenizeReport run() {
@@ -211,6 +191,7 @@ class Job {
     std::size_t begin = 0;
     for (const Outcome& outcome : batch.outcomes) {
       const std::size_t size = outcome.ids_end - begin;
+      report_.messages_without_text += outcome.messages_without_text;
       switch (outcome.kind) {
         case Outcome::document:
         case Outcome::validation: {
@@ -241,10 +222,8 @@ class Job {
     if (options_.on_error == OnError::fail)
       fail(file, ":", outcome.row, ": ", reason, " (--on-error skip or quarantine continues)");
     ++report_.skipped;
-    if (shown_faults_ < kShownFaults)
-      std::fprintf(stderr, "skipped %s:%llu: %.*s\n", file.c_str(), static_cast<unsigned long long>(outcome.row),
-                   static_cast<int>(reason.size()), reason.data());
-    if (++shown_faults_ == kShownFaults) std::fprintf(stderr, "further records with errors are only counted\n");
+    if (shown_faults_ < kShownFaults) fmt::print(stderr, "skipped {}:{}: {}\n", file, outcome.row, reason);
+    if (++shown_faults_ == kShownFaults) fmt::print(stderr, "further records with errors are only counted\n");
     if (options_.on_error != OnError::quarantine) return;
     if (!quarantine_) quarantine_.emplace(options_.output / "quarantine.jsonl");
     const json entry = {{"file", file}, {"row", outcome.row}, {"error", reason}, {"record", fault.record}};

@@ -82,7 +82,7 @@ MappedFile::MappedFile(const std::filesystem::path& path) {
     else
       data_ = static_cast<const std::byte*>(memory);
   }
-  ::close(file);  // the mapping holds the file
+  ::close(file);  // the mapping keeps the file open
   SSA_CHECK(!problem, path.string(), ": ", problem);
   if (data_) slot_ = add_mapping(data_, size_, path);
 }

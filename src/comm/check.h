@@ -1,11 +1,11 @@
-// The checks that every communicator makes of its arguments.
+// Argument checks shared by all communicators.
 #pragma once
 
 #include "ssa/comm/comm.h"
 
 namespace ssa {
 
-/// `whole` holds `size` parts of the shape of `part`.
+/// Throws unless `whole` consists of `size` parts of the size of `part`.
 inline void check_parts(const char* call, const Tensor& part, const Tensor& whole, int size) {
   SSA_CHECK(part.dtype() == whole.dtype(), call, ": parts are ", name_of(part.dtype()), ", expected ",
             name_of(whole.dtype()));

@@ -40,8 +40,8 @@ void SingleComm::all_gather(Stream& stream, Tensor in, Tensor out) {
 void SingleComm::broadcast(Stream&, Tensor, int root) { check_root(root, 1); }
 
 int launched_ranks() {
-  // Open MPI, MPICH and Intel MPI (Hydra), MVAPICH2, srun. Slurm's variables of the job, SLURM_NTASKS among them, are
-  // also set in a batch script that starts one process by itself; those of the step are srun's.
+  // Open MPI, MPICH and Intel MPI (Hydra), MVAPICH2, srun. Slurm's variables for the job, such as SLURM_NTASKS, are
+  // also set for a single process started by a batch script; only srun sets those for the step.
   for (const char* variable : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"})
     if (const int ranks = number_in(variable); ranks > 0) return ranks;
   return 1;

@@ -1,7 +1,9 @@
 #include "comm_nccl.h"
 
+#include <fmt/core.h>
 #include <nccl.h>
 
+#include <cstdio>
 #include <exception>
 #include <utility>
 
@@ -15,9 +17,10 @@ namespace {
 
 void check(ncclResult_t status, const char* call) {
   if (status == ncclSuccess) return;
-  // NCCL keeps the text of its last error (a GPU taken twice, a peer that cannot be reached).
+  // The last error has the details: a GPU used by two ranks, a peer that cannot be reached.
   const char* detail = ncclGetLastError(nullptr);
-  fail("NCCL: ", call, ": ", ncclGetErrorString(status), detail && *detail ? ": " : "", detail ? detail : "");
+  fail("NCCL: ", call, " on rank ", mpi_rank(), ": ", ncclGetErrorString(status), detail && *detail ? ": " : "",
+       detail ? detail : "");
 }
 
 ncclDataType_t datatype_of(DType dtype) {
@@ -48,9 +51,11 @@ class NcclComm : public Comm {
   ~NcclComm() override {
     if (!nccl_) return;
     set_abort_action({});
-    // An error here has nobody to tell. After an exception, the other ranks may never come to a collective that this
-    // rank has queued.
-    std::uncaught_exceptions() > 0 ? ncclCommAbort(nccl_) : ncclCommDestroy(nccl_);
+    // After an exception, the other ranks may never come to a collective that this rank has queued.
+    const bool failed = std::uncaught_exceptions() > 0;
+    if (const ncclResult_t status = failed ? ncclCommAbort(nccl_) : ncclCommDestroy(nccl_); status != ncclSuccess)
+      fmt::print(stderr, "warning: NCCL: {} on rank {}: {}\n", failed ? "ncclCommAbort" : "ncclCommDestroy",
+                 mpi_->rank(), ncclGetErrorString(status));
   }
 
   int rank() const override { return mpi_->rank(); }
@@ -108,12 +113,12 @@ class NcclComm : public Comm {
     if (stream.cuda().debug) cuda::check(cudaStreamSynchronize(queue(stream)), call);
   }
 
-  /// Starts NCCL on the stream's GPU the first time; every rank comes here with its first collective.
+  /// Initializes NCCL on the GPU of the stream at the first call, which every rank makes in its first collective.
   ncclComm_t communicator(Stream& stream) {
     const int device = stream.cuda().device;
     if (nccl_) {
-      SSA_CHECK(device == device_, "NCCL: a tensor of GPU ", device, ", expected one of GPU ", device_, ", where rank ",
-                rank(), " started");
+      SSA_CHECK(device == device_, "NCCL: a tensor on GPU ", device, " of rank ", rank(), ", expected GPU ", device_,
+                ", on which the rank started");
       return nccl_;
     }
     ncclUniqueId id{};
@@ -121,7 +126,7 @@ class NcclComm : public Comm {
     Stream host(DeviceKind::cpu);
     mpi_->broadcast(host, Tensor(id.internal, DType::u8, {static_cast<std::int64_t>(sizeof(id.internal))}), 0);
     cuda::check(cudaSetDevice(device), "cudaSetDevice");
-    check(ncclCommInitRank(&nccl_, size(), id, rank()), "start");
+    check(ncclCommInitRank(&nccl_, size(), id, rank()), "ncclCommInitRank");
     set_abort_action([nccl = nccl_] { ncclCommAbort(nccl); });
     device_ = device;
     return nccl_;

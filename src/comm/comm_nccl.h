@@ -1,4 +1,4 @@
-// NcclComm behind a function, so that comm.cpp needs no NCCL or CUDA header.
+// Creates a NcclComm, so that comm.cpp needs no NCCL or CUDA header.
 #pragma once
 
 #include <memory>
@@ -7,8 +7,8 @@
 
 namespace ssa {
 
-/// Collectives of device memory over NCCL, of host memory over MPI. One rank a GPU. NCCL starts with the first tensor
-/// in device memory, on that tensor's stream; MPI carries its address to the ranks.
+/// NCCL for device memory, MPI for host memory; one rank per GPU. NCCL is initialized by the first collective on device
+/// memory, on the GPU of its stream; MPI broadcasts NCCL's unique id.
 std::unique_ptr<Comm> make_nccl_comm(std::unique_ptr<MpiComm> mpi);
 
 }  // namespace ssa

@@ -17,10 +17,10 @@ void check(int status, const char* call) {
   char text[MPI_MAX_ERROR_STRING];
   int length = 0;
   MPI_Error_string(status, text, &length);
-  fail(call, ": ", std::string(text, static_cast<std::size_t>(length)));
+  fail("MPI: ", call, " on rank ", mpi_rank(), ": ", std::string(text, static_cast<std::size_t>(length)));
 }
 
-/// For calls that only move elements.
+/// For calls that copy elements and do not add them.
 MPI_Datatype datatype_of(DType dtype) {
   switch (dtype) {
     case DType::f64: return MPI_DOUBLE;
@@ -104,7 +104,7 @@ MpiComm::MpiComm(std::int64_t max_count) : max_count_(max_count) {
   if (local_size > 1) take_share_of_cores(local_rank_, local_size);
 }
 
-/// call(first, count) for [0, count) in pieces that MPI can count.
+/// Calls call(first, count) for consecutive ranges of at most max_count_ elements.
 template <class Call>
 void MpiComm::in_chunks(std::int64_t count, Call&& call) const {
   for (std::int64_t first = 0; first < count; first += max_count_)
@@ -125,8 +125,8 @@ void MpiComm::all_reduce(Stream& stream, Tensor tensor, ReduceOp op) {
   });
 }
 
-// reduce_scatter and all_gather go part by part with a reduction to, or a broadcast from, its rank: the same bytes as
-// MPI_Reduce_scatter and MPI_Allgather, but a part may be cut into chunks where it lies.
+// reduce_scatter and all_gather reduce to, or broadcast from, one rank after the other. That moves as many bytes as
+// MPI_Reduce_scatter and MPI_Allgather, and allows to split each part into chunks in place.
 
 void MpiComm::reduce_scatter(Stream& stream, Tensor in, Tensor out) {
   check_host(stream, "reduce_scatter");

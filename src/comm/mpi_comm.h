@@ -1,4 +1,4 @@
-// MpiComm, and MPI's start and end. Free of MPI types, so that tests can make one.
+// MpiComm, and the start and end of MPI. Without MPI's types, so that tests can include it.
 #pragma once
 
 #include <cstdint>
@@ -7,13 +7,13 @@
 
 namespace ssa {
 
-/// Elements in one MPI call: MPI counts in int.
+/// Largest number of elements in one MPI call, whose counts are int.
 inline constexpr std::int64_t kMpiMaxCount = std::int64_t{1} << 30;
 
-/// Collectives of all ranks over MPI, for host memory.
+/// Collectives over MPI, for host memory.
 class MpiComm : public Comm {
  public:
-  /// Starts MPI when it is not running. Tests lower `max_count`.
+  /// Starts MPI if needed. Tests use a smaller `max_count`.
   explicit MpiComm(std::int64_t max_count = kMpiMaxCount);
 
   int rank() const override { return rank_; }
@@ -33,10 +33,10 @@ class MpiComm : public Comm {
   int rank_ = 0, size_ = 1, local_rank_ = 0;
 };
 
-void mpi_start();    ///< once; later calls do nothing. Returns when every rank of the job has called it
-bool mpi_running();  ///< started and not finished
+void mpi_start();    ///< returns when every rank of the job has called it; does nothing if MPI is started already
+bool mpi_running();  ///< started and not finished yet
 void mpi_finish();   ///< waits for all ranks
-int mpi_rank();      ///< 0 when MPI is not running
+int mpi_rank();      ///< 0 if MPI is not running
 [[noreturn]] void mpi_abort(int exit_code);
 
 }  // namespace ssa

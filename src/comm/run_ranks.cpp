@@ -1,3 +1,5 @@
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <chrono>
 #include <csignal>
@@ -18,7 +20,7 @@ namespace {
 /// A rank that failed before MPI started waits so long for the others.
 constexpr double kMeetSeconds = 30;
 
-/// Prints the error unless another rank does, and ends all ranks. Returns the exit code when there is nothing to end.
+/// Prints the error, unless another rank does so first, and ends all ranks. Returns the exit code if there is only one.
 int end_all(const std::string& message, int exit_code) {
   wait_if_ending();
   if (launched_ranks() <= 1) {
@@ -30,16 +32,16 @@ int end_all(const std::string& message, int exit_code) {
     const StartGuard guard(kMeetSeconds, message, exit_code);
     mpi_start();
   }
-  // A rank that waits here has nothing to save: let the launcher's SIGTERM end it.
+  // A rank that waits here has nothing to save, so the launcher's SIGTERM may end it.
   std::signal(SIGTERM, SIG_DFL);
   std::signal(SIGINT, SIG_DFL);
   // Longer than a launcher takes to end the ranks of a machine (Open MPI: SIGKILL after a second), and staggered, so
-  // that of several failing ranks without rank 0 one is first.
+  // that only one rank prints if several fail, but not rank 0.
   constexpr std::chrono::milliseconds kFirst(2000), kStagger(150), kLongest(10000);
   if (const int rank = mpi_rank(); rank > 0)
     std::this_thread::sleep_for(std::min(kFirst + (rank - 1) * kStagger, kLongest));
-  // One write, so that lines of ranks that do collide stay whole.
-  const std::string line = concat("error: rank ", mpi_rank(), ": ", message, "\n");
+  // One write, so that lines of several ranks do not mix.
+  const std::string line = fmt::format("error: rank {}: {}\n", mpi_rank(), message);
   std::fflush(stdout);
   std::fwrite(line.data(), 1, line.size(), stderr);
   mpi_abort(exit_code);

@@ -1,6 +1,7 @@
-// The list of fields of each config struct: the one place that says which keys there are. A default is the member's own
-// initializer.
+// The fields of each config struct: key, range and meaning. The default of a key is the initializer of its member.
 #pragma once
+
+#include <fmt/format.h>
 
 #include <cmath>
 #include <initializer_list>
@@ -9,13 +10,14 @@
 #include <string>
 #include <string_view>
 #include <type_traits>
+#include <vector>
 
 #include "ssa/base/error.h"
 #include "ssa/config/config.h"
 
 namespace ssa::config_fields {
 
-/// The values a number may have.
+/// The allowed values of a number.
 struct Range {
   double low = -std::numeric_limits<double>::infinity();
   double high = std::numeric_limits<double>::infinity();
@@ -41,7 +43,7 @@ struct Field {
   Range range;
   std::string_view meaning;
   bool required = false;
-  std::string_view default_text = {};  ///< says in the table what the initializer does not
+  std::string_view default_text = {};  ///< shown in the table of keys instead of the initializer
 };
 
 template <class Struct, class Value>
@@ -62,7 +64,7 @@ template <class Visit>
 void visit_fields(Of<RopeScaling>, Visit&& visit) {
   using C = RopeScaling;
   visit(required("rope_type", &C::rope_type, kAny, "kind of scaling"));
-  visit(required("factor", &C::factor, above(0), "wavelengths above the low-frequency bound grow by this"));
+  visit(required("factor", &C::factor, above(0), "factor for wavelengths above the low-frequency bound"));
   visit(required("low_freq_factor", &C::low_freq_factor, above(0), "low-frequency bound: original positions / this"));
   visit(
       required("high_freq_factor", &C::high_freq_factor, above(0), "high-frequency bound: original positions / this"));
@@ -73,103 +75,122 @@ void visit_fields(Of<RopeScaling>, Visit&& visit) {
 template <class Visit>
 void visit_fields(Of<ModelConfig>, Visit&& visit) {
   using C = ModelConfig;
-  visit(required("vocab_size", &C::vocab_size, at_least(1), "rows of the embedding; token ids are below it"));
+  visit(required("vocab_size", &C::vocab_size, at_least(1), "number of token ids; rows of the embedding"));
   visit(required("hidden_size", &C::hidden_size, at_least(1), "width of the residual stream"));
-  visit(required("intermediate_size", &C::intermediate_size, at_least(1), "width of the SwiGLU layer"));
-  visit(required("num_hidden_layers", &C::num_hidden_layers, at_least(1), "transformer blocks"));
+  visit(required("intermediate_size", &C::intermediate_size, at_least(1), "width of the MLP (SwiGLU)"));
+  visit(required("num_hidden_layers", &C::num_hidden_layers, at_least(1), "layers"));
   visit(required("num_attention_heads", &C::num_attention_heads, at_least(1), "query heads"));
   visit(field("num_key_value_heads", &C::num_key_value_heads, at_least(1),
-              "key/value heads; divides num_attention_heads", "num_attention_heads"));
-  visit(field("head_dim", &C::head_dim, at_least(2), "width of a head; even", "hidden_size / num_attention_heads"));
+              "key/value heads, a divisor of num_attention_heads", "num_attention_heads"));
+  visit(field("head_dim", &C::head_dim, at_least(2), "width of a head, an even number",
+              "hidden_size / num_attention_heads"));
   visit(field("rms_norm_eps", &C::rms_norm_eps, above(0), "added to the mean square in RMSNorm"));
   visit(field("rope_theta", &C::rope_theta, above(0), "base of the rotary frequencies"));
   visit(field("rope_scaling", &C::rope_scaling, kAny, "scaling of the rotary frequencies"));
   visit(field("initializer_range", &C::initializer_range, at_least(0), "standard deviation of the initial weights"));
   visit(field("tie_word_embeddings", &C::tie_word_embeddings, kAny, "the output head is the embedding"));
-  visit(field("block_size", &C::block_size, at_least(1), "tokens of a block that sparse attention selects"));
-  visit(field("block_counts", &C::block_counts, at_least(1), "blocks each token attends, its own among them"));
+  visit(field("block_size", &C::block_size, at_least(1), "tokens per block of keys that sparse attention selects"));
+  visit(field("block_counts", &C::block_counts, at_least(1), "blocks that each query attends to, including its own"));
   visit(field("window_size", &C::window_size, at_least(0),
-              "tokens of nsa's sliding window, the other methods have none; 0 = no such branch"));
+              "tokens in nsa's sliding window; 0 = no window branch; the other methods have none"));
   visit(field("max_position_embeddings", &C::max_position_embeddings, at_least(1),
-              "longest row the model is meant for, tokens"));
-  visit(field("bos_token_id", &C::bos_token_id, at_least(0), "id that begins a text"));
-  visit(field("eos_token_id", &C::eos_token_id, at_least(0), "id that ends a text"));
+              "longest sequence the model is made for, tokens"));
+  visit(field("bos_token_id", &C::bos_token_id, at_least(0), "token id that begins a text"));
+  visit(field("eos_token_id", &C::eos_token_id, at_least(0), "token id that ends a text"));
 }
 
 template <class Visit>
 void visit_fields(Of<AttentionConfig>, Visit&& visit) {
   using C = AttentionConfig;
-  visit(field("method", &C::method, kAny, "what a layer computes"));
+  visit(field("method", &C::method, kAny, "attention method"));
   visit(field("alignment_weight", &C::alignment_weight, at_least(0), "weight of ssa's alignment loss"));
   visit(field("full_stream_probability", &C::full_stream_probability, between(0, 1),
-              "probability that the full-attention output, not the sparse one, is passed to the next layer"));
-  visit(
-      field("stream_granularity", &C::stream_granularity, kAny, "ssa's stream is drawn once a step, or for each row"));
-  visit(
-      field("selection", &C::selection, kAny,
-            "block selection; `reference` repeats the kernel of the published checkpoints, whose top-k is not exact"));
+              "probability that ssa passes the full-attention output on, and not the sparse one"));
+  visit(field("stream_granularity", &C::stream_granularity, kAny,
+              "whether ssa draws the output to pass on once per step or per row"));
+  visit(field("selection", &C::selection, kAny,
+              "how blocks are selected; `reference` reproduces the kernel of the published checkpoints, whose top-k is "
+              "not exact"));
 }
 
 template <class Visit>
 void visit_fields(Of<DataConfig>, Visit&& visit) {
   using C = DataConfig;
-  visit(required("path", &C::path, kAny, "directory of the tokenized dataset"));
+  visit(required("path", &C::path, kAny, "directory of the tokenized dataset, or a Megatron prefix"));
   visit(field("packing", &C::packing, kAny,
               "`greedy`: a piece that does not fit starts a new row; `concat`: documents end to end"));
-  visit(field("shuffle", &C::shuffle, kAny, "row order is a permutation drawn from seed and epoch"));
+  visit(field("shuffle", &C::shuffle, kAny, "rows come in an order drawn from seed and epoch"));
   visit(field("skip_train_samples", &C::skip_train_samples, at_least(-1),
-              "rows left out at the dataset's start; -1 or 0 = none"));
+              "rows skipped at the start of the dataset; -1 or 0 = none"));
   visit(field("max_train_samples", &C::max_train_samples, at_least(0), "rows used after those; 0 = all"));
-  visit(field("eval_path", &C::eval_path, kAny, "directory of the tokenized evaluation dataset"));
+  visit(field("eval_path", &C::eval_path, kAny, "the tokenized evaluation dataset, in the same way"));
+  visit(
+      field("skip_ranges", &C::skip_ranges, kAny,
+            "rows that are not trained on, counted from 0 over the whole run; the log and metrics.jsonl state the rows "
+            "of a step"));
 }
 
 template <class Visit>
 void visit_fields(Of<TrainConfig>, Visit&& visit) {
   using C = TrainConfig;
-  visit(required("max_length", &C::max_length, at_least(2), "tokens of a row"));
+  visit(required("max_length", &C::max_length, at_least(2), "tokens per row"));
   visit(required("per_device_train_batch_size", &C::per_device_train_batch_size, at_least(1),
-                 "rows of a micro-batch on one rank"));
+                 "rows per micro-batch on one rank"));
   visit(field("gradient_accumulation_steps", &C::gradient_accumulation_steps, at_least(1),
-              "micro-batches a rank adds up before an update", "1, or follows from global_batch_size"));
+              "micro-batches per rank and optimizer step", "1, or from global_batch_size"));
   visit(field("global_batch_size", &C::global_batch_size, at_least(1),
-              "rows of an update over all ranks, in place of gradient_accumulation_steps"));
+              "rows per optimizer step over all ranks, instead of gradient_accumulation_steps"));
   visit(field("num_train_epochs", &C::num_train_epochs, above(0), "passes over the data, when max_steps is -1"));
-  visit(field("max_steps", &C::max_steps, at_least(-1), "optimizer steps of the run; -1 = by num_train_epochs"));
-  visit(required("learning_rate", &C::learning_rate, above(0), "peak rate, at the end of the warm-up"));
-  visit(field("min_lr", &C::min_lr, at_least(0), "last rate of cosine_with_min_lr and warmup_stable_decay"));
-  visit(field("lr_scheduler_type", &C::lr_scheduler_type, kAny, "course of the rate after the warm-up"));
-  visit(field("warmup_ratio", &C::warmup_ratio, between(0, 1), "share of all steps over which the rate rises from 0",
-              "0.01, or null with warmup_steps"));
+  visit(field("max_steps", &C::max_steps, at_least(-1), "optimizer steps of the run; -1 = from num_train_epochs"));
+  visit(required("learning_rate", &C::learning_rate, above(0), "peak learning rate, at the end of the warmup"));
+  visit(field("min_lr", &C::min_lr, at_least(0), "final learning rate of cosine_with_min_lr and warmup_stable_decay"));
+  visit(field("lr_scheduler_type", &C::lr_scheduler_type, kAny, "learning-rate schedule after the warmup"));
+  visit(field("warmup_ratio", &C::warmup_ratio, between(0, 1),
+              "fraction of all steps in which the learning rate rises from 0", "0.01, or null with warmup_steps"));
   visit(field("warmup_steps", &C::warmup_steps, at_least(0),
-              "steps over which the rate rises from 0, in place of warmup_ratio"));
+              "steps in which the learning rate rises from 0, instead of warmup_ratio"));
   visit(field("weight_decay", &C::weight_decay, at_least(0), "AdamW's decoupled decay; RMSNorm weights have none"));
   visit(field("adam_beta1", &C::adam_beta1, from_to_below(0, 1), "decay of the first moment"));
   visit(field("adam_beta2", &C::adam_beta2, from_to_below(0, 1), "decay of the second moment"));
-  visit(field("adam_epsilon", &C::adam_epsilon, above(0), "added to the root of the second moment"));
-  visit(field("max_grad_norm", &C::max_grad_norm, at_least(0), "gradients are scaled to at most this norm; 0 = never"));
-  visit(field("seed", &C::seed, at_least(0), "keys the initial weights, the row order and ssa's streams"));
+  visit(field("adam_epsilon", &C::adam_epsilon, above(0), "added to the square root of the second moment"));
+  visit(field("max_grad_norm", &C::max_grad_norm, at_least(0),
+              "gradients are scaled down to at most this norm; 0 = never"));
+  visit(field("seed", &C::seed, at_least(0), "seed of the initial weights, the row order and ssa's draws"));
   visit(field("gradient_checkpointing", &C::gradient_checkpointing, kAny,
-              "activations computed again in the backward pass, to save memory"));
-  visit(field("logging_steps", &C::logging_steps, at_least(1), "steps between two lines of metrics"));
+              "activations recomputed in the backward pass to save memory"));
+  visit(field("logging_steps", &C::logging_steps, at_least(1), "steps between two logged steps"));
   visit(field("eval_steps", &C::eval_steps, at_least(0), "steps between two evaluations; 0 = only at the end"));
   visit(field("attention_stats_steps", &C::attention_stats_steps, at_least(0),
               "steps between two measurements of ssa's selected mass and entropy; 0 = never"));
+  visit(field("on_spike", &C::on_spike, kAny,
+              "at a spike of the loss or the gradient norm: `log` a warning; `skip` the update; `stop` the run before "
+              "the update"));
+  visit(field("spike_z_score", &C::spike_z_score, above(0),
+              "standard deviations above the mean of the last spike_window steps that are a spike"));
+  visit(field("spike_window", &C::spike_window, between(10, 100000), "steps that a spike is compared with"));
+  visit(field("max_skipped_updates", &C::max_skipped_updates, between(1, 1e9),
+              "updates that on_spike `skip` may skip; one more stops the run"));
 }
 
 template <class Visit>
 void visit_fields(Of<CheckpointConfig>, Visit&& visit) {
   using C = CheckpointConfig;
   visit(field("save_steps", &C::save_steps, at_least(0),
-              "steps between two checkpoints, below 1 a fraction of the run; 0 = only at the end"));
-  visit(field("save_total_limit", &C::save_total_limit, at_least(0), "newest checkpoints that are kept; 0 = all"));
-  visit(field("async", &C::async, kAny, "training continues while a checkpoint is written"));
+              "steps between two checkpoints, or a fraction of the run if below 1; 0 = only at the end"));
+  visit(field("save_total_limit", &C::save_total_limit, at_least(0), "number of newest checkpoints to keep; 0 = all"));
+  visit(field("keep_every", &C::keep_every, between(0, 1e9),
+              "every n-th of the checkpoints made every save_steps is kept for good, in addition to the newest "
+              "save_total_limit; 0 = none"));
+  visit(field("export_every", &C::export_every, between(0, 1e9),
+              "every n-th of them is also written as a Hugging Face directory, output_dir/exports/step-*; 0 = none"));
+  visit(field("async", &C::async, kAny, "write checkpoints while training continues"));
 }
 
 template <class Visit>
 void visit_fields(Of<DistributedConfig>, Visit&& visit) {
   using C = DistributedConfig;
   visit(field("zero_stage", &C::zero_stage, between(0, 2),
-              "cut over the ranks: 0 nothing, 1 the optimizer's state; 2 is taken as 1 so far: gradients stay whole"));
+              "what is sharded over the ranks: 0 nothing, 1 the optimizer state; 2 is the same as 1 so far"));
   // ssa/comm/watchdog.h
   constexpr Range kSeconds = between(1, 1e6);
   visit(field("timeout_seconds", &C::timeout_seconds, kSeconds,
@@ -184,7 +205,7 @@ template <class Visit>
 void visit_fields(Of<Config>, Visit&& visit) {
   using C = Config;
   visit(required("model", &C::model, kAny,
-                 "path of a Hugging Face style config.json, or the object itself; other keys are ignored"));
+                 "path of a Hugging Face style config.json, or the object itself; its other keys are ignored"));
   visit(field("init_from", &C::init_from, kAny,
               "Hugging Face directory whose weights to start from; null = random weights"));
   visit(required("output_dir", &C::output_dir, kAny, "directory of the run: config, log, metrics, checkpoints"));
@@ -206,17 +227,22 @@ struct OptionalOf<std::optional<T>> : std::true_type {
   using type = T;
 };
 
-/// A struct with a list of fields. Whatever else is a field's type is no class, a string or an optional.
-template <class T>
-concept Section = std::is_class_v<T> && !std::is_same_v<T, std::string> && !OptionalOf<T>::value;
+using RowRanges = std::vector<RowRange>;
 
-/// The values of an enum, in the order the documentation lists them.
+/// A struct with a list of fields. Other types of fields are a string, an optional, a list, or not a class.
+template <class T>
+concept Section =
+    std::is_class_v<T> && !std::is_same_v<T, std::string> && !std::is_same_v<T, RowRanges> && !OptionalOf<T>::value;
+
+/// The values of an enum, in the order of the documentation.
 template <class E>
 inline constexpr std::initializer_list<E> kValues = {};
 template <>
 inline constexpr auto kValues<Method> = kMethods;
 template <>
 inline constexpr auto kValues<StreamGranularity> = {StreamGranularity::step, StreamGranularity::row};
+template <>
+inline constexpr auto kValues<OnSpike> = {OnSpike::log, OnSpike::skip, OnSpike::stop};
 template <>
 inline constexpr auto kValues<BlockSelection> = {BlockSelection::exact, BlockSelection::reference};
 template <>
@@ -230,7 +256,7 @@ template <>
 inline constexpr auto kValues<LrScheduler> = {LrScheduler::cosine_with_min_lr, LrScheduler::cosine, LrScheduler::linear,
                                               LrScheduler::constant_with_warmup, LrScheduler::warmup_stable_decay};
 
-/// What a field takes, in words: "an integer of at least 1", "ssa, full, moba or nsa", "a path or null".
+/// The values a field accepts, in words: "an integer of at least 1", "ssa, full, moba or nsa", "a path or null".
 template <class T>
 std::string expectation(const Range& range) {
   if constexpr (OptionalOf<T>::value) {
@@ -239,6 +265,8 @@ std::string expectation(const Range& range) {
     return "true or false";
   } else if constexpr (std::is_same_v<T, std::string>) {
     return "a path";
+  } else if constexpr (std::is_same_v<T, RowRanges>) {
+    return "a list of [first_row, last_row]";
   } else if constexpr (std::is_same_v<T, ModelConfig>) {
     return "a path or an object";
   } else if constexpr (Section<T>) {
@@ -253,8 +281,8 @@ std::string expectation(const Range& range) {
   } else {
     const std::string kind = std::is_integral_v<T> ? "an integer" : "a number";
     if (std::isfinite(range.high))
-      return concat(kind, " from ", range.low, " to ", range.high_excluded ? "below " : "", range.high);
-    return concat(kind, range.low_excluded ? " above " : " of at least ", range.low);
+      return fmt::format("{} from {} to {}{}", kind, range.low, range.high_excluded ? "below " : "", range.high);
+    return fmt::format("{} {} {}", kind, range.low_excluded ? "above" : "of at least", range.low);
   }
 }
 

@@ -1,4 +1,4 @@
-// Config structs as JSON, by their field lists.
+// Config structs as JSON, from their field lists.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -8,7 +8,7 @@
 
 namespace ssa::config_fields {
 
-/// Keeps the order of the lists.
+/// Keys in the order of the lists.
 using OrderedJson = nlohmann::ordered_json;
 
 template <class T>
@@ -19,6 +19,10 @@ OrderedJson to_json(const T& value) {
     OrderedJson object = OrderedJson::object();
     visit_fields(Of<T>{}, [&](const auto& field) { object[std::string(field.key)] = to_json(value.*field.member); });
     return object;
+  } else if constexpr (std::is_same_v<T, RowRanges>) {
+    OrderedJson list = OrderedJson::array();
+    for (const RowRange& range : value) list.push_back({range.first, range.last});
+    return list;
   } else if constexpr (std::is_enum_v<T>) {
     return std::string(name_of(value));
   } else {
@@ -26,7 +30,7 @@ OrderedJson to_json(const T& value) {
   }
 }
 
-/// JSON on one line for people: text without its quotes. Bytes that are not UTF-8 become U+FFFD.
+/// A value as one line for the log: text without quotes; bytes that are not UTF-8 become U+FFFD.
 template <class Json>
 std::string plain_text(const Json& value) {
   const std::string text = value.dump(-1, ' ', false, Json::error_handler_t::replace);

@@ -5,6 +5,8 @@
 #include <string_view>
 #include <vector>
 
+#include "ssa/config/config.h"
+
 namespace ssa::config_fields {
 
 struct Key {
@@ -13,19 +15,30 @@ struct Key {
   std::string default_text;  ///< as JSON; empty if the key is required
   std::string meaning;
   bool takes_text = false;  ///< text, an enum's name or a path
-  bool section = false;     ///< holds keys of its own
+  bool section = false;     ///< has keys of its own
+  AtResume at_resume = AtResume::recorded;
 };
 
-/// In the order of the lists, a section before its keys.
+constexpr std::string_view name_of(AtResume at_resume) {
+  switch (at_resume) {
+    case AtResume::free: return "free";
+    case AtResume::recorded: return "recorded";
+    case AtResume::refused: return "refused";
+  }
+  return "?";
+}
+
+/// In the order of the field lists, each section before its keys.
 const std::vector<Key>& keys();
 
-/// nullptr if there is none of this path.
+/// The key with this path, or nullptr.
 const Key* find_key(std::string_view path);
 
-/// The key a misspelt path most likely means: the same name in another section, else the fewest edits away.
+/// The key that a misspelled path most likely means: one with the same name in another section, else the one the fewest
+/// edits away.
 const std::string& nearest_key(std::string_view path);
 
-/// Insertions, deletions, replacements and swaps of neighbours that turn one into the other.
+/// Number of insertions, deletions, replacements and swaps of adjacent characters that turn `a` into `b`.
 std::size_t edit_distance(std::string_view a, std::string_view b);
 
 }  // namespace ssa::config_fields

@@ -1,8 +1,9 @@
-// The config as it is saved, logged and documented.
+// The config as text: saved, logged, and its keys documented.
+#include <algorithm>
+
 #include "src/config/config_json.h"
 #include "src/config/config_keys.h"
 #include "ssa/config/config.h"
-#include "ssa/model/attention_path.h"
 
 namespace ssa {
 namespace {
@@ -17,38 +18,21 @@ void append_lines(const OrderedJson& value, const std::string& path, std::vector
   for (const auto& [key, inner] : value.items()) append_lines(inner, path.empty() ? key : path + "." + key, lines);
 }
 
+/// The value of a key, or "null" if a section around it is.
+std::string text_at(const OrderedJson& root, const std::string& path) {
+  const OrderedJson* at = &root;
+  for (std::size_t begin = 0; begin <= path.size();) {
+    const std::size_t end = std::min(path.find('.', begin), path.size());
+    if (!at->is_object()) return "null";
+    at = &at->at(path.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return plain_text(*at);
+}
+
 }  // namespace
 
 std::string config_json(const Config& config) { return to_json(config).dump(2) + "\n"; }
-
-std::string hugging_face_config_json(const ModelConfig& model, Method method, BlockSelection selection,
-                                     std::string_view torch_dtype) {
-  OrderedJson object = to_json(model);
-  object["model_type"] = "llama-nsa";
-  object["architectures"] = {"LlamaNSAForCausalLM"};
-  object["auto_map"] = {{"AutoConfig", "configuration_llama_nsa.LlamaNSAConfig"},
-                        {"AutoModel", "modeling_llama_nsa.LlamaNSAModel"},
-                        {"AutoModelForCausalLM", "modeling_llama_nsa.LlamaNSAForCausalLM"}};
-  object["attention_method"] = std::string(name_of(method));
-  object["inference_mode"] = branches_of(training_path(method), model).selected ? "sparse" : "full";
-  object["selection"] = std::string(name_of(selection));
-  object["use_cache"] = true;
-  object["hidden_act"] = "silu";
-  object["attention_bias"] = false;
-  object["mlp_bias"] = false;
-  object["torch_dtype"] = std::string(torch_dtype);
-  // The oldest one the directory is tested with. Without it 4.57 warns that the tokenizer is a faulty one of Mistral's.
-  object["transformers_version"] = "4.57.0";
-  return object.dump(2) + "\n";
-}
-
-std::string hugging_face_generation_json(const ModelConfig& model) {
-  const OrderedJson object = {{"bos_token_id", model.bos_token_id},
-                              {"eos_token_id", model.eos_token_id},
-                              {"pad_token_id", model.eos_token_id},
-                              {"do_sample", false}};
-  return object.dump(2) + "\n";
-}
 
 std::vector<std::string> config_lines(const Config& config) {
   std::vector<std::string> lines;
@@ -56,8 +40,21 @@ std::vector<std::string> config_lines(const Config& config) {
   return lines;
 }
 
+std::vector<ConfigChange> config_changes(const Config& before, const Config& after) {
+  const OrderedJson old_values = to_json(before), new_values = to_json(after);
+  std::vector<ConfigChange> changes;
+  for (const Key& key : keys()) {
+    if (key.section) continue;
+    const std::string old_value = text_at(old_values, key.path), new_value = text_at(new_values, key.path);
+    if (old_value != new_value) changes.push_back({key.path, old_value, new_value, key.at_resume});
+  }
+  return changes;
+}
+
+bool is_config_key(std::string_view key) { return find_key(key) != nullptr; }
+
 std::string config_keys_table() {
-  std::string table = "| key | type | default | meaning |\n|---|---|---|---|\n";
+  std::string table = "| key | type | default | at a resume | meaning |\n|---|---|---|---|---|\n";
   for (const Key& key : keys()) {
     const bool holds_no_value = key.section && key.default_text.empty() && !key.takes_text;
     if (holds_no_value) continue;
@@ -68,7 +65,8 @@ std::string config_keys_table() {
     }
     const std::string type =
         key.type.starts_with("a ") || key.type.starts_with("an ") ? key.type.substr(key.type.find(' ') + 1) : key.type;
-    table += "| `" + key.path + "` | " + type + " | " + default_text + " | " + key.meaning + " |\n";
+    table += "| `" + key.path + "` | " + type + " | " + default_text + " | " +
+             (key.section ? "" : std::string(name_of(key.at_resume))) + " | " + key.meaning + " |\n";
   }
   return table;
 }

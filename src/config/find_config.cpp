@@ -6,7 +6,7 @@ namespace ssa {
 namespace fs = std::filesystem;
 
 fs::path find_config(const fs::path& file) {
-  std::error_code unknown;  // a path that cannot be looked at is left to the reader, which says why
+  std::error_code unknown;  // reading the file will report why it cannot be accessed
   if (fs::exists(file, unknown) || file.is_absolute()) return file;
   const fs::path program = fs::read_symlink("/proc/self/exe", unknown);
   const fs::path installed = program.parent_path().parent_path() / "share" / "ssa-train";

@@ -50,8 +50,8 @@ bool RowLoader::at_end(const Place& place) const {
   return static_cast<std::size_t>(place.shard) == dataset_.shards().size();
 }
 
-/// The packing rule, for the table of row starts and for reading: calls visit(from, column, count) for each piece of
-/// the row that begins at `place`, and returns where the next row begins.
+/// The packing rule, used to find the starts of rows and to read them: calls visit(from, column, count) for each piece
+/// of the row that begins at `place`, and returns the start of the next row.
 template <class Visit>
 RowLoader::Place RowLoader::walk(Place place, Visit&& visit) const {
   std::int64_t column = 0;

@@ -46,15 +46,13 @@ LoadedModel::LoadedModel(Stream& stream, const ModelSource& source) : table_(sou
   memory_ = Buffer(stream, static_cast<std::size_t>(table_.size()) * size_of(act));
   weights_ = Tensor(memory_.data(), act, {table_.size()});
   stream.zero(weights_);
-  const std::vector<NamedShape> parameters = published_parameters(source.config());
   std::vector<float> values;
   std::vector<bfloat16> rounded;
-  for (std::size_t i = 0; i < parameters.size(); ++i) {
-    const Param& param = table_.params()[i];
+  for (const Param& param : table_.params()) {
     for (std::int64_t first = 0; first < param.count(); first += kPieceElements) {
       const std::int64_t count = std::min(kPieceElements, param.count() - first);
       values.resize(static_cast<std::size_t>(count));
-      source.read(parameters[i], values, first);
+      source.read(spec_of(param), values, first);
       const Tensor to = weights_.rows(param.offset + first, param.offset + first + count);
       if (act == DType::f32) {
         copy_now(stream, to.data(), values.data(), to.bytes());

@@ -1,17 +1,19 @@
 #include "ssa/io/checkpoint.h"
 
+#include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <charconv>
-#include <cstdio>
 #include <limits>
-#include <nlohmann/json.hpp>
+#include <mutex>
 #include <set>
 
 #include "ssa/base/error.h"
 #include "ssa/base/file.h"
+#include "ssa/base/json_file.h"
 
 namespace ssa {
 namespace {
@@ -33,7 +35,7 @@ constexpr std::string_view kTrashPrefix = ".trash-";
 
 fs::path checkpoints_of(const fs::path& output_dir) { return output_dir / "checkpoints"; }
 
-/// The step of "step-00001000"; nothing for any other name.
+/// The step in "step-00001000"; nullopt for any other name.
 std::optional<std::int64_t> parse_name(std::string_view name) {
   constexpr std::string_view prefix = "step-";
   if (!name.starts_with(prefix)) return std::nullopt;
@@ -44,17 +46,17 @@ std::optional<std::int64_t> parse_name(std::string_view name) {
 }
 
 fs::path prefixed(const fs::path& directory, std::string_view prefix) {
-  return directory.parent_path() / concat(prefix, directory.filename().string());
+  return directory.parent_path() / fmt::format("{}{}", prefix, directory.filename().string());
 }
 
-/// What cannot be removed is no reason to end a run: it has a name that no reader takes for a checkpoint.
+/// Failure to remove is only a warning: readers ignore directories with these prefixes.
 void remove_directory(const fs::path& path) {
   std::error_code error;
   fs::remove_all(path, error);
   if (error) spdlog::warn("{}: cannot remove: {}", path.string(), error.message());
 }
 
-/// Takes a checkpoint out of sight in one move before its files go.
+/// Removes a checkpoint. The rename comes first, so that no reader sees one with missing files.
 void discard(const fs::path& directory) {
   const fs::path trash = prefixed(directory, kTrashPrefix);
   std::error_code error;
@@ -65,7 +67,7 @@ void discard(const fs::path& directory) {
     remove_directory(trash);
 }
 
-/// Puts right what a killed writer left.
+/// Cleans up after a writer that was killed.
 void recover(const fs::path& root) {
   std::vector<fs::path> entries;
   for (const auto& entry : fs::directory_iterator(root)) entries.push_back(entry.path());
@@ -74,7 +76,7 @@ void recover(const fs::path& root) {
     if (name.starts_with(kTemporaryPrefix) || name.starts_with(kTrashPrefix)) {
       remove_directory(path);
     } else if (name.starts_with(kAsidePrefix)) {
-      // Killed between the two renames of a replacement: the old checkpoint still is the one of its step.
+      // If the writer was killed between the two renames of a replacement, the old checkpoint is still the valid one.
       const fs::path target = root / name.substr(kAsidePrefix.size());
       if (!fs::exists(target) && checkpoint_problem(path, Verify::sizes).empty())
         rename_path(path, target);
@@ -86,7 +88,8 @@ void recover(const fs::path& root) {
 
 struct Manifest {
   std::int64_t step = 0;
-  std::int64_t sequence = 0;  ///< counts the saves of a run
+  std::int64_t sequence = 0;  ///< number of the save within the run, from 1
+  bool keep = false;          ///< kept for good
   std::map<std::string, FileChecksum> files = {};
 };
 
@@ -98,48 +101,63 @@ std::string manifest_checksum(json manifest) {
 
 std::string to_text(const Manifest& manifest) {
   json files = json::object();
-  for (const auto& [name, sum] : manifest.files) files[name] = {{"bytes", sum.bytes}, {"xxh3", sum.xxh3}};
+  for (const auto& [name, checksum] : manifest.files)
+    files[name] = {{"bytes", checksum.bytes}, {"xxh3", checksum.xxh3}};
   json root{{"format", kFormat}, {"step", manifest.step}, {"sequence", manifest.sequence}, {"files", std::move(files)}};
+  if (manifest.keep) root["keep"] = true;
   root["checksum"] = manifest_checksum(root);
   return root.dump(1) + "\n";
 }
 
-/// Throws what is wrong with the manifest of a directory.
+/// Whether the cause may be the machine and not the file: anything but a missing file, or a directory in its place.
+bool is_unreadable(const std::exception& error) {
+  const auto* file_error = dynamic_cast<const FileError*>(&error);
+  return file_error != nullptr && file_error->cause() != ENOENT && file_error->cause() != ENOTDIR &&
+         file_error->cause() != EISDIR;
+}
+
+/// Throws if the file is known to be missing. Opening it reports any other cause.
+void check_present(const fs::path& file) {
+  std::error_code error;
+  if (!fs::exists(file, error) && !error) fail(file.filename().string(), " is missing");
+}
+
+/// Throws an error that says what is wrong with the manifest.
 Manifest read_manifest(const fs::path& directory) {
-  SSA_CHECK(fs::exists(directory / kManifestFile), kManifestFile, " is missing");
-  const json root = json::parse(read_file(directory / kManifestFile), nullptr, /*allow_exceptions=*/false);
-  SSA_CHECK(root.is_object(), kManifestFile, " is not a JSON object");
-  // A later format may keep its checksum elsewhere, so the format is looked at first.
+  check_present(directory / kManifestFile);
+  const json root = parse_json_object(read_file(directory / kManifestFile), kManifestFile);
+  // The format is checked first, because a later one may have its checksum elsewhere.
   const json format = root.value("format", json());
   SSA_CHECK(format == kFormat, kManifestFile, ": format ", format.dump(), ", expected ", kFormat);
   const json checksum = root.value("checksum", json());
   const std::string expected = manifest_checksum(root);
-  SSA_CHECK(checksum == expected, kManifestFile, ": checksum ", checksum.dump(), ", its content gives ", expected);
+  SSA_CHECK(checksum == expected, kManifestFile, ": checksum ", checksum.dump(), ", expected ", expected);
 
-  // The checksum holds: the fields are what the writer put there.
-  Manifest manifest{.step = root.at("step").get<std::int64_t>(), .sequence = root.at("sequence").get<std::int64_t>()};
+  // The checksum is right, so the fields are what a writer put there.
+  Manifest manifest{.step = root.at("step").get<std::int64_t>(),
+                    .sequence = root.at("sequence").get<std::int64_t>(),
+                    .keep = root.value("keep", false)};
   for (const auto& [name, file] : root.at("files").items())
     manifest.files[name] = {file.at("bytes").get<std::uint64_t>(), file.at("xxh3").get<std::string>()};
   return manifest;
 }
 
-/// Throws what is wrong with the files of a directory.
+/// Throws an error that says what is wrong with the files.
 void check_files(const fs::path& directory, const Manifest& manifest, Verify verify) {
   std::string name = directory.filename().string();
   if (name.starts_with(kAsidePrefix)) name.erase(0, kAsidePrefix.size());
-  // A directory may be copied elsewhere under a name of its own.
+  // A copy elsewhere may have any name.
   if (const auto step = parse_name(name))
     SSA_CHECK(*step == manifest.step, kManifestFile, ": step ", manifest.step, ", the directory's name says ", *step);
   for (const char* file : kFiles) {
     const auto it = manifest.files.find(file);
     SSA_CHECK(it != manifest.files.end(), kManifestFile, ": no entry for ", file);
-    std::error_code error;
-    const auto bytes = fs::file_size(directory / file, error);
-    SSA_CHECK(!error, file, " is missing");
+    check_present(directory / file);
+    const std::uint64_t bytes = size_of_file(directory / file);
     SSA_CHECK(bytes == it->second.bytes, file, ": ", bytes, " bytes, the manifest says ", it->second.bytes);
     if (verify == Verify::checksums) {
-      const FileChecksum sum = checksum_file(directory / file);
-      SSA_CHECK(sum == it->second, file, ": checksum ", sum.xxh3, ", the manifest says ", it->second.xxh3);
+      const FileChecksum checksum = checksum_file(directory / file);
+      SSA_CHECK(checksum == it->second, file, ": checksum ", checksum.xxh3, ", the manifest says ", it->second.xxh3);
     }
   }
 }
@@ -147,6 +165,7 @@ void check_files(const fs::path& directory, const Manifest& manifest, Verify ver
 struct Found {
   CheckpointInfo info;
   std::int64_t sequence = std::numeric_limits<std::int64_t>::max();
+  bool keep = false;
 };
 
 Found inspect(const fs::path& directory, std::int64_t step, Verify verify) {
@@ -154,11 +173,55 @@ Found inspect(const fs::path& directory, std::int64_t step, Verify verify) {
   try {
     const Manifest manifest = read_manifest(directory);
     found.sequence = manifest.sequence;
+    found.keep = manifest.keep;
     check_files(directory, manifest, verify);
   } catch (const std::exception& e) {
     found.info.problem = e.what();
+    found.info.unreadable = is_unreadable(e);
   }
   return found;
+}
+
+/// The text of a manifest, which changes with any file of its checkpoint; empty if it cannot be read.
+std::string manifest_text(const fs::path& directory) {
+  try {
+    return read_file(directory / kManifestFile);
+  } catch (const Error&) {
+    return {};
+  }
+}
+
+/// Whether a checkpoint's checksums are right, as far as this process knows: a checkpoint is read once, and one that this
+/// process wrote is not read at all.
+class KnownCheckpoints {
+ public:
+  void set(const fs::path& directory, bool verifies) {
+    const std::lock_guard lock(mutex_);
+    known_[manifest_text(directory)] = verifies;
+  }
+  std::optional<bool> get(const fs::path& directory) {
+    const std::lock_guard lock(mutex_);
+    const auto it = known_.find(manifest_text(directory));
+    if (it == known_.end()) return std::nullopt;
+    return it->second;
+  }
+  void clear() {
+    const std::lock_guard lock(mutex_);
+    known_.clear();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::map<std::string, bool> known_;  ///< by the text of the manifest
+} known_checkpoints;
+
+bool verifies(const fs::path& directory) {
+  if (const auto known = known_checkpoints.get(directory)) return *known;
+  const std::string problem = checkpoint_problem(directory, Verify::checksums);
+  if (!problem.empty())
+    spdlog::warn("{}: {}; checkpoint.save_total_limit neither counts nor removes it", directory.string(), problem);
+  known_checkpoints.set(directory, problem.empty());
+  return problem.empty();
 }
 
 std::vector<Found> find(const fs::path& root, Verify verify) {
@@ -181,24 +244,20 @@ std::vector<Found> find(const fs::path& root, Verify verify) {
 
 void prune(const fs::path& root, std::int64_t save_total_limit) {
   if (save_total_limit <= 0) return;
-  std::int64_t kept = 0;
+  std::vector<fs::path> candidates;
   for (const Found& found : find(root, Verify::sizes))
-    if (found.info.complete() && ++kept > save_total_limit) discard(found.info.path);
+    if (found.info.complete() && !found.keep) candidates.push_back(found.info.path);
+  if (static_cast<std::int64_t>(candidates.size()) <= save_total_limit) return;
+  std::int64_t remaining = 0;
+  for (const fs::path& candidate : candidates)
+    if (verifies(candidate) && ++remaining > save_total_limit) discard(candidate);
   sync_directory(root);
 }
 
-std::vector<TensorSpec> weight_specs(const std::vector<NamedShape>& parameters) {
+std::vector<TensorSpec> moment_specs(const std::vector<TensorSpec>& parameters) {
   std::vector<TensorSpec> specs;
-  for (const NamedShape& p : parameters) specs.push_back({p.name, FileDType::f32, p.shape});
-  return specs;
-}
-
-std::vector<TensorSpec> moment_specs(const std::vector<NamedShape>& parameters) {
-  std::vector<TensorSpec> specs;
-  for (const NamedShape& p : parameters) {
-    specs.push_back({"m." + p.name, FileDType::f32, p.shape});
-    specs.push_back({"v." + p.name, FileDType::f32, p.shape});
-  }
+  for (const TensorSpec& p : parameters)
+    for (const char* prefix : {"m.", "v."}) specs.push_back({prefix + p.name, p.shape});
   return specs;
 }
 
@@ -230,16 +289,12 @@ void check_exactly(const SafetensorsReader& file, const std::vector<TensorSpec>&
 
 }  // namespace
 
-std::string checkpoint_name(std::int64_t step) {
-  char text[32];
-  std::snprintf(text, sizeof text, "step-%08lld", static_cast<long long>(step));
-  return text;
-}
+std::string checkpoint_name(std::int64_t step) { return fmt::format("step-{:08}", step); }
 
 CheckpointWriter::CheckpointWriter(const fs::path& output_dir, std::int64_t step,
-                                   const std::vector<NamedShape>& parameters)
+                                   const std::vector<TensorSpec>& parameters)
     : root_(checkpoints_of(output_dir)),
-      temporary_(root_ / concat(kTemporaryPrefix, checkpoint_name(step))),
+      temporary_(root_ / fmt::format("{}{}", kTemporaryPrefix, checkpoint_name(step))),
       target_(root_ / checkpoint_name(step)),
       step_(step) {
   SSA_CHECK(step >= 0, "checkpoint: step ", step, ", expected 0 or more");
@@ -248,7 +303,7 @@ CheckpointWriter::CheckpointWriter(const fs::path& output_dir, std::int64_t step
   recover(root_);
   guarded([&] {
     make_directories(temporary_);
-    weights_.emplace(temporary_ / kWeightsFile, weight_specs(parameters));
+    weights_.emplace(temporary_ / kWeightsFile, parameters);
     moments_.emplace(temporary_ / kMomentsFile, moment_specs(parameters));
   });
 }
@@ -257,7 +312,7 @@ CheckpointWriter::~CheckpointWriter() { abandon(); }
 
 template <class F>
 void CheckpointWriter::guarded(F&& f) {
-  SSA_CHECK(!temporary_.empty(), target_.string(), ": this checkpoint was completed or given up before");
+  SSA_CHECK(!temporary_.empty(), target_.string(), ": this checkpoint was already completed or abandoned");
   try {
     f();
   } catch (...) {
@@ -286,9 +341,9 @@ void CheckpointWriter::add_v(const std::string& name, std::span<const float> val
   guarded([&] { moments_->append("v." + name, values); });
 }
 
-fs::path CheckpointWriter::commit(const json& trainer, std::string_view config, std::int64_t save_total_limit) {
+fs::path CheckpointWriter::commit(const json& trainer, std::string_view config, Retention retention) {
   guarded([&] {
-    Manifest manifest{.step = step_, .sequence = 1};
+    Manifest manifest{.step = step_, .sequence = 1, .keep = retention.keep};
     for (const Found& found : find(root_, Verify::sizes))
       if (found.sequence != std::numeric_limits<std::int64_t>::max())
         manifest.sequence = std::max(manifest.sequence, found.sequence + 1);
@@ -314,9 +369,12 @@ fs::path CheckpointWriter::commit(const json& trainer, std::string_view config, 
     if (replaces) discard(aside);
   });
 
-  prune(root_, save_total_limit);
+  known_checkpoints.set(target_, true);
+  prune(root_, retention.save_total_limit);
   return target_;
 }
+
+void forget_known_checkpoints() { known_checkpoints.clear(); }
 
 std::string checkpoint_problem(const fs::path& directory, Verify verify) {
   return inspect(directory, 0, verify).info.problem;
@@ -330,11 +388,23 @@ std::vector<CheckpointInfo> find_checkpoints(const fs::path& output_dir, Verify 
 
 std::optional<CheckpointInfo> newest_checkpoint(const fs::path& output_dir, std::vector<CheckpointInfo>& skipped) {
   for (CheckpointInfo& info : find_checkpoints(output_dir, Verify::sizes)) {
-    if (info.complete()) info.problem = checkpoint_problem(info.path, Verify::checksums);
-    if (info.complete()) return std::move(info);
+    if (info.complete()) info = inspect(info.path, info.step, Verify::checksums).info;
+    if (info.complete()) {
+      known_checkpoints.set(info.path, true);
+      return std::move(info);
+    }
+    if (info.unreadable)
+      fail(info.path.string(), ": ", info.problem,
+           "; expected a checkpoint that can be read. It may be intact: make it ",
+           "readable, or remove it to resume from an older one");
     skipped.push_back(std::move(info));
   }
-  return std::nullopt;
+  if (skipped.empty()) return std::nullopt;
+  std::string problems;
+  for (const CheckpointInfo& info : skipped)
+    problems += concat(problems.empty() ? "" : "; ", info.path.filename().string(), ": ", info.problem);
+  fail(checkpoints_of(output_dir).string(), ": none of ", skipped.size(), " checkpoint", skipped.size() == 1 ? "" : "s",
+       " is complete (", problems, ")");
 }
 
 void tidy_checkpoints(const fs::path& output_dir, std::int64_t save_total_limit) {
@@ -347,27 +417,25 @@ CheckpointReader::CheckpointReader(const fs::path& directory, Verify verify)
       step_(read_manifest(directory).step),
       weights_(directory / kWeightsFile),
       moments_(directory / kMomentsFile),
-      trainer_(std::make_unique<json>(json::parse(read_file(directory / kTrainerFile), nullptr, false))),
-      config_(read_file(directory / kConfigFile)) {
-  SSA_CHECK(trainer_->is_object(), (directory / kTrainerFile).string(), ": not a JSON object");
-}
+      trainer_(std::make_unique<json>(read_json_object(directory / kTrainerFile))),
+      config_(read_file(directory / kConfigFile)) {}
 
 CheckpointReader::~CheckpointReader() = default;
 
-void CheckpointReader::check(const std::vector<NamedShape>& parameters) const {
-  check_exactly(weights_, weight_specs(parameters));
+void CheckpointReader::check(const std::vector<TensorSpec>& parameters) const {
+  check_exactly(weights_, parameters);
   check_exactly(moments_, moment_specs(parameters));
 }
 
-void CheckpointReader::read_weight(const NamedShape& parameter, std::span<float> out, std::int64_t first) const {
+void CheckpointReader::read_weight(const TensorSpec& parameter, std::span<float> out, std::int64_t first) const {
   weights_.read(weights_.at(parameter.name, parameter.shape), out, first);
 }
 
-void CheckpointReader::read_m(const NamedShape& parameter, std::span<float> out, std::int64_t first) const {
+void CheckpointReader::read_m(const TensorSpec& parameter, std::span<float> out, std::int64_t first) const {
   moments_.read(moments_.at("m." + parameter.name, parameter.shape), out, first);
 }
 
-void CheckpointReader::read_v(const NamedShape& parameter, std::span<float> out, std::int64_t first) const {
+void CheckpointReader::read_v(const TensorSpec& parameter, std::span<float> out, std::int64_t first) const {
   moments_.read(moments_.at("v." + parameter.name, parameter.shape), out, first);
 }
 

@@ -1,14 +1,13 @@
 #include "ssa/io/huggingface.h"
 
+#include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
-#include <cstdio>
-#include <nlohmann/json.hpp>
 #include <set>
 
 #include "ssa/base/error.h"
 #include "ssa/base/file.h"
-#include "ssa/model/param_table.h"
+#include "ssa/base/json_file.h"
 
 namespace ssa {
 namespace {
@@ -20,15 +19,15 @@ constexpr const char* kWeightsFile = "model.safetensors";
 constexpr const char* kIndexFile = "model.safetensors.index.json";
 constexpr const char* kLmHead = "lm_head.weight";
 
-bool is_read_past(const std::string& name, bool tied) {
+bool is_ignored(const std::string& name, bool tied) {
   return name.ends_with(".rotary_emb.inv_freq") || (tied && name == kLmHead);
 }
 
-/// weight_map of an index: tensor -> file of the same directory.
+/// The weight_map of an index: the file, in the same directory, of each tensor.
 std::map<std::string, std::string> read_index(const fs::path& path) {
-  const ordered_json root = ordered_json::parse(read_file(path), nullptr, /*allow_exceptions=*/false);
-  SSA_CHECK(root.is_object() && root.contains("weight_map") && root["weight_map"].is_object(), path.string(),
-            ": no JSON object with a weight_map");
+  const auto root = read_json_object<ordered_json>(path);
+  SSA_CHECK(root.contains("weight_map") && root["weight_map"].is_object(), path.string(),
+            ": no weight_map, expected an object with the file of each tensor");
   std::map<std::string, std::string> files;
   for (const auto& [tensor, file] : root["weight_map"].items()) {
     SSA_CHECK(file.is_string(), path.string(), ": weight_map of ", tensor, " is ", file.dump(),
@@ -43,11 +42,13 @@ std::map<std::string, std::string> read_index(const fs::path& path) {
 
 }  // namespace
 
-std::vector<NamedShape> published_parameters(const ModelConfig& model) {
+TensorSpec spec_of(const Param& param, FileDType dtype) { return {param.name, dims_of(param.shape), dtype}; }
+
+std::vector<TensorSpec> published_parameters(const ModelConfig& model, FileDType dtype) {
   const ParamTable table(model);
-  std::vector<NamedShape> shapes;
-  for (const Param& p : table.params()) shapes.push_back({p.name, dims_of(p.shape)});
-  return shapes;
+  std::vector<TensorSpec> specs;
+  for (const Param& param : table.params()) specs.push_back(spec_of(param, dtype));
+  return specs;
 }
 
 fs::path weights_file(const fs::path& directory) {
@@ -70,25 +71,25 @@ HuggingFaceWeights::HuggingFaceWeights(const fs::path& directory) : source_(weig
     const auto [it, is_new] = opened.try_emplace(file, shards_.size());
     if (is_new) shards_.emplace_back(directory / file);
     SSA_CHECK(shards_[it->second].find(tensor), (directory / file).string(), ": tensor ", tensor, " is missing, ",
-              kIndexFile, " says it is there");
+              kIndexFile, " lists it there");
     shard_of_[tensor] = it->second;
   }
   for (const SafetensorsReader& shard : shards_)
     for (const auto& entry : shard.tensors()) {
       const auto it = index.find(entry.name);
       SSA_CHECK(it != index.end() && it->second == shard.path().filename(), shard.path().string(), ": tensor ",
-                entry.name, " is not listed there by ", kIndexFile);
+                entry.name, " is not listed for this file in ", kIndexFile);
     }
 }
 
-HuggingFaceWeights::HuggingFaceWeights(const fs::path& directory, const std::vector<NamedShape>& expected, bool tied)
+HuggingFaceWeights::HuggingFaceWeights(const fs::path& directory, const std::vector<TensorSpec>& expected, bool tied)
     : HuggingFaceWeights(directory) {
   check(expected, tied);
 }
 
-void HuggingFaceWeights::check(const std::vector<NamedShape>& expected, bool tied) const {
+void HuggingFaceWeights::check(const std::vector<TensorSpec>& expected, bool tied) const {
   std::set<std::string_view> names;
-  for (const NamedShape& tensor : expected) {
+  for (const TensorSpec& tensor : expected) {
     const auto it = shard_of_.find(tensor.name);
     SSA_CHECK(it != shard_of_.end(), source_.string(), ": tensor ", tensor.name, " is missing, expected ",
               to_string(tensor.shape));
@@ -96,11 +97,11 @@ void HuggingFaceWeights::check(const std::vector<NamedShape>& expected, bool tie
     names.insert(tensor.name);
   }
   for (const auto& [name, shard] : shard_of_)
-    SSA_CHECK(names.contains(name) || is_read_past(name, tied), shards_[shard].path().string(), ": unexpected tensor ",
+    SSA_CHECK(names.contains(name) || is_ignored(name, tied), shards_[shard].path().string(), ": unexpected tensor ",
               name, " ", to_string(shards_[shard].at(name).shape));
 }
 
-void HuggingFaceWeights::read(const NamedShape& tensor, std::span<float> out, std::int64_t first) const {
+void HuggingFaceWeights::read(const TensorSpec& tensor, std::span<float> out, std::int64_t first) const {
   const auto it = shard_of_.find(tensor.name);
   SSA_CHECK(it != shard_of_.end(), source_.string(), ": tensor ", tensor.name, " is missing");
   const SafetensorsReader& shard = shards_[it->second];
@@ -108,34 +109,29 @@ void HuggingFaceWeights::read(const NamedShape& tensor, std::span<float> out, st
 }
 
 HuggingFaceWriter::HuggingFaceWriter(const fs::path& directory, const std::vector<TextFile>& files,
-                                     const std::vector<NamedShape>& tensors, FileDType dtype,
-                                     std::uint64_t max_shard_bytes)
+                                     const std::vector<TensorSpec>& tensors, std::uint64_t max_shard_bytes)
     : directory_(fs::absolute(directory).lexically_normal()) {
   if (!directory_.has_filename()) directory_ = directory_.parent_path();  // "dir/"
   if (fs::exists(directory_) && (!fs::is_directory(directory_) || !fs::is_empty(directory_)))
     fail_usage(directory.string(), ": exists, expected a new or an empty directory");
 
   std::uint64_t shard_bytes = 0;
-  for (const NamedShape& tensor : tensors) {
-    TensorSpec spec{tensor.name, dtype, tensor.shape};
+  for (const TensorSpec& spec : tensors) {
     if (shards_.empty() || (shard_bytes > 0 && shard_bytes + spec.bytes() > max_shard_bytes)) {
       shards_.emplace_back();
       shard_bytes = 0;
     }
     shard_bytes += spec.bytes();
-    shards_.back().tensors.push_back(std::move(spec));
+    shards_.back().tensors.push_back(spec);
   }
   SSA_CHECK(!shards_.empty(), directory.string(), ": no tensors to write");
   shards_[0].file = kWeightsFile;
   if (shards_.size() > 1)
-    for (std::size_t i = 0; i < shards_.size(); ++i) {
-      char name[64];
-      std::snprintf(name, sizeof name, "model-%05zu-of-%05zu.safetensors", i + 1, shards_.size());
-      shards_[i].file = name;
-    }
+    for (std::size_t i = 0; i < shards_.size(); ++i)
+      shards_[i].file = fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, shards_.size());
 
   make_directories(directory_.parent_path());
-  temporary_ = directory_.parent_path() / concat(directory_.filename().string(), ".tmp");
+  temporary_ = directory_.parent_path() / (directory_.filename().string() + ".tmp");
   if (!fs::create_directory(temporary_)) {
     const fs::path taken = std::exchange(temporary_, {});
     fail_usage(taken.string(), ": exists; is another export running? If not, remove it");
@@ -202,7 +198,7 @@ void HuggingFaceWriter::finish() {
     index.finish();
   }
   sync_directory(temporary_);
-  rename_path(temporary_, directory_);  // an empty directory gives way
+  rename_path(temporary_, directory_);  // replaces an empty directory
   temporary_.clear();
   sync_directory(directory_.parent_path());
 }

@@ -1,5 +1,7 @@
 #include "ssa/io/safetensors.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <bit>
@@ -40,7 +42,7 @@ float half_to_float(std::uint16_t half) {
   return std::bit_cast<float>(sign | (exponent + (127 - 15)) << 23 | mantissa << 13);
 }
 
-/// Elements of a file have no alignment.
+/// Elements in a file are not aligned.
 template <class T, class Convert>
 void convert(const std::byte* from, std::span<float> out, Convert&& to_float) {
   for (std::size_t i = 0; i < out.size(); ++i) {
@@ -50,7 +52,7 @@ void convert(const std::byte* from, std::span<float> out, Convert&& to_float) {
   }
 }
 
-/// Bytes of a tensor of this shape, or nothing where they exceed 63 bits.
+/// Bytes of a tensor of this shape; nullopt if they exceed 63 bits.
 std::optional<std::uint64_t> checked_bytes(const Dims& shape, FileDType dtype) {
   std::int64_t bytes = static_cast<std::int64_t>(size_of(dtype));
   for (std::int64_t d : shape)
@@ -58,7 +60,8 @@ std::optional<std::uint64_t> checked_bytes(const Dims& shape, FileDType dtype) {
   return static_cast<std::uint64_t>(bytes);
 }
 
-static_assert(std::endian::native == std::endian::little, "safetensors files are little endian, and read as they are");
+static_assert(std::endian::native == std::endian::little,
+              "safetensors files are little endian and read without conversion");
 
 }  // namespace
 
@@ -88,11 +91,7 @@ std::string_view name_of(FileDType dtype) {
   return "?";
 }
 
-std::string to_string(const Dims& dims) {
-  std::string text = "[";
-  for (std::size_t i = 0; i < dims.size(); ++i) text += (i ? ", " : "") + std::to_string(dims[i]);
-  return text + "]";
-}
+std::string to_string(const Dims& dims) { return fmt::format("[{}]", fmt::join(dims, ", ")); }
 
 std::int64_t count_of(const Dims& dims) {
   std::int64_t count = 1;
@@ -131,7 +130,7 @@ void SafetensorsReader::parse_header(std::string_view header) {
       return true;
     });
   } catch (const json::exception& e) {
-    fail(file, ": header is not JSON: ", e.what());
+    fail(file, ": header is not valid JSON: ", e.what());
   }
   SSA_CHECK(root.is_object(), file, ": header is a JSON ", root.type_name(), ", expected an object");
 
@@ -192,7 +191,7 @@ void SafetensorsReader::parse_header(std::string_view header) {
   for (std::size_t i = 0; i < tensors_.size(); ++i) {
     const Entry& entry = tensors_[i];
     SSA_CHECK(entry.begin >= end, file, ": tensor ", entry.name, " begins at byte ", entry.begin,
-              ", inside the one before it, ", i ? tensors_[i - 1].name : "", ", which ends at ", end);
+              ", inside the previous one, ", i ? tensors_[i - 1].name : "", ", which ends at ", end);
     SSA_CHECK(entry.begin == end, file, ": tensor ", entry.name, " begins at byte ", entry.begin, ", expected ", end,
               ": the bytes between belong to no tensor");
     end = entry.begin + entry.bytes();
@@ -227,7 +226,7 @@ void SafetensorsReader::read(const Entry& tensor, std::span<float> out, std::int
   const std::int64_t count = count_of(tensor.shape);
   SSA_CHECK(first >= 0 && first <= count && static_cast<std::int64_t>(out.size()) <= count - first, path().string(),
             ": tensor ", tensor.name, ": elements ", first, " to ", first + static_cast<std::int64_t>(out.size()),
-            " asked for, it has ", count);
+            " requested, it has ", count);
   const std::byte* from = bytes(tensor).data() + static_cast<std::size_t>(first) * size_of(tensor.dtype);
   const auto cast = [](auto value) { return static_cast<float>(value); };
   switch (tensor.dtype) {
@@ -245,7 +244,7 @@ void SafetensorsReader::read(const Entry& tensor, std::span<float> out, std::int
 
 SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path, std::vector<TensorSpec> tensors)
     : file_(path), tensors_(std::move(tensors)) {
-  // By hand, because a JSON object of the library would sort the names: the header keeps the order of the data.
+  // Text, because a JSON object of the library would sort the names. The header lists tensors in the order of the data.
   // Transformers refuses a file whose metadata does not say "pt".
   std::string header = R"({"__metadata__":{"format":"pt"})";
   std::uint64_t begin = 0;
@@ -253,12 +252,12 @@ SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path, std::vec
   for (const TensorSpec& tensor : tensors_) {
     SSA_CHECK(seen.insert(tensor.name).second, path.string(), ": tensor ", tensor.name, " given twice");
     const std::uint64_t end = begin + tensor.bytes();
-    header += concat(",", json(tensor.name).dump(), R"(:{"dtype":")", name_of(tensor.dtype), R"(","shape":)",
-                     json(tensor.shape).dump(), R"(,"data_offsets":[)", begin, ",", end, "]}");
+    header += fmt::format(R"(,{}:{{"dtype":"{}","shape":{},"data_offsets":[{},{}]}})", json(tensor.name).dump(),
+                          name_of(tensor.dtype), json(tensor.shape).dump(), begin, end);
     begin = end;
   }
   header += "}";
-  header.resize((header.size() + 7) / 8 * 8, ' ');  // aligns the data
+  header.append((8 - header.size() % 8) % 8, ' ');  // aligns the data
   const std::uint64_t length = header.size();
   SSA_CHECK(length <= kMaxHeaderBytes, path.string(), ": header of ", length, " bytes, expected at most ",
             kMaxHeaderBytes);

@@ -9,14 +9,6 @@ namespace ssa {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-json parse_json(const fs::path& path, const std::string& text) {
-  try {
-    return json::parse(text);
-  } catch (const json::exception& error) {
-    fail(path.string(), ": not valid JSON: ", error.what());
-  }
-}
-
 std::string name_of(const fs::path& directory) {
   const fs::path full = fs::absolute(directory).lexically_normal();
   return (full.has_filename() ? full : full.parent_path()).filename().string();

@@ -20,9 +20,6 @@ Tokenizer::Parts read_rank_file(const std::filesystem::path& path, const Tokeniz
 
 inline constexpr std::int32_t kMaxVocabulary = 1 << 22;  // larger ids are taken for damage
 
-/// Throws Error naming `path`, from which `text` was read, if it is not JSON.
-nlohmann::json parse_json(const std::filesystem::path& path, const std::string& text);
-
 /// The name of the tokenizer in a directory: the name of the directory.
 std::string name_of(const std::filesystem::path& directory);
 std::filesystem::path directory_of(const std::filesystem::path& file);

@@ -11,6 +11,7 @@
 #include "src/tokenizer/pre_tokenizer.h"
 #include "ssa/base/error.h"
 #include "ssa/base/file.h"
+#include "ssa/base/json_file.h"
 
 namespace ssa {
 namespace fs = std::filesystem;
@@ -105,8 +106,7 @@ std::map<std::string, std::string> hugging_face_tokenizer(const std::string& pat
   if (config.empty()) config = tokenizer_config_json(parts);
   // Without tokenizer_class, transformers 4 looks into config.json and asks for trust_remote_code (5 always does).
   // Without model_input_names its general class makes token_type_ids, which generate() rejects.
-  ordered_json object = ordered_json::parse(config, nullptr, /*allow_exceptions=*/false);
-  SSA_CHECK(object.is_object(), source.parent_path().string(), "/tokenizer_config.json: not a JSON object");
+  auto object = parse_json_object<ordered_json>(config, (source.parent_path() / "tokenizer_config.json").string());
   const std::size_t keys = object.size();
   object.emplace("tokenizer_class", kTokenizerClass);
   if (object["tokenizer_class"] == kTokenizerClass) object.emplace("model_input_names", kInputNames);

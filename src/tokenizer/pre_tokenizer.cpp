@@ -20,30 +20,68 @@ constexpr std::string_view kLlama3Pattern =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 constexpr std::string_view kQwen2Pattern =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr std::string_view kO200kPattern =
+    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|)"
+    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|)"
+    R"(\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr std::string_view kTekkenPattern =
+    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|)"
+    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|)"
+    R"(\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+// DeepSeek V3's three, one after the other.
+constexpr std::string_view kDeepseekNumbers = R"(\p{N}{1,3})";
+constexpr std::string_view kDeepseekHanKana = "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+";
+constexpr std::string_view kDeepseekWords =
+    R"([!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|)"
+    R"(\s*[\r\n]+|\s+(?!\S)|\s+)";
 
-void add_regex(Splitter& splitter, const std::string& pattern, bool keep_matches, bool keep_gaps) {
-  if (keep_matches) {  // the patterns above match every character, so there are no gaps to keep or drop
+/// Some files hold the line ends of their patterns themselves, others as escapes.
+std::string with_escapes(const std::string& pattern) {
+  std::string out;
+  for (const char c : pattern) out += c == '\n' ? "\\n" : c == '\r' ? "\\r" : std::string(1, c);
+  return out;
+}
+
+void add_regex(Splitter& splitter, const std::string& text, SplitBehavior behavior, bool invert) {
+  const std::string pattern = with_escapes(text);
+  if (behavior == SplitBehavior::isolated) {
+    if (pattern == kDeepseekNumbers) return splitter.add_number_groups(3);
+    if (pattern == kDeepseekHanKana) return splitter.add_han_kana();
+    if (pattern == kDeepseekWords) return splitter.add_deepseek();
+  }
+  // These patterns match every character, so there is nothing between matches to keep or drop.
+  if (behavior == SplitBehavior::isolated || (behavior == SplitBehavior::removed && invert)) {
     if (pattern == kGpt2Pattern || pattern == kGpt2PatternGrouped) return splitter.add_gpt2();
     if (pattern == kLlama3Pattern) return splitter.add_cl100k(3);
     if (pattern == kQwen2Pattern) return splitter.add_cl100k(1);
+    if (pattern == kO200kPattern) return splitter.add_o200k(3, true);
+    if (pattern == kTekkenPattern) return splitter.add_o200k(1, false);
   }
-  splitter.add_regex(pattern, keep_matches, keep_gaps);
+  splitter.add_regex(text, behavior, invert);
+}
+
+SplitBehavior behavior_of(const std::string& name) {
+  for (const auto& [known, behavior] :
+       {std::pair{"Isolated", SplitBehavior::isolated}, std::pair{"Removed", SplitBehavior::removed},
+        std::pair{"Contiguous", SplitBehavior::contiguous},
+        std::pair{"MergedWithPrevious", SplitBehavior::merged_with_previous},
+        std::pair{"MergedWithNext", SplitBehavior::merged_with_next}})
+    if (name == known) return behavior;
+  fail("pre_tokenizer Split with behavior ", name,
+       " is not supported, expected Isolated, Removed, Contiguous, "
+       "MergedWithPrevious or MergedWithNext");
 }
 
 void add_split(Splitter& splitter, const json& component) {
   const json& pattern = component.at("pattern");
   const bool literal = pattern.contains("String");
-  const std::string behavior = component.at("behavior").get<std::string>();
+  const SplitBehavior behavior = behavior_of(component.at("behavior").get<std::string>());
   const bool invert = flag(component, "invert", false);
-  SSA_CHECK(behavior == "Isolated" || behavior == "Removed", "pre_tokenizer Split with behavior ", behavior,
-            " is not supported, expected Isolated or Removed");
-  const bool keep_matches = behavior == "Isolated" || invert;
-  const bool keep_gaps = behavior == "Isolated" || !invert;
   const std::string text = pattern.at(literal ? "String" : "Regex").get<std::string>();
   if (literal)
-    splitter.add_literal(text, keep_matches, keep_gaps);
+    splitter.add_literal(text, behavior, invert);
   else
-    add_regex(splitter, text, keep_matches, keep_gaps);
+    add_regex(splitter, text, behavior, invert);
 }
 
 ordered_json byte_level_entry(bool use_regex) {

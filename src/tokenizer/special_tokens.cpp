@@ -7,6 +7,7 @@
 #include "src/tokenizer/formats.h"
 #include "ssa/base/error.h"
 #include "ssa/base/file.h"
+#include "ssa/base/json_file.h"
 
 namespace ssa {
 namespace fs = std::filesystem;
@@ -18,12 +19,14 @@ struct NamedTokens {
   std::vector<std::string> eos;    // in the order of the files
 };
 
-/// The text of a token, written as a string or as an object with "content"; empty for null.
-std::string text_of(const json& token) {
-  if (token.is_string()) return token.get<std::string>();
-  if (token.is_object() && token.contains("content") && token["content"].is_string())
-    return token["content"].get<std::string>();
-  return "";
+/// The text of the token `key` of `file`, written as a string or as an object with "content"; empty for null.
+std::string text_of(const json& file, const char* key, const fs::path& path) {
+  const json& token = file[key];
+  if (token.is_null()) return "";
+  const json& text = token.is_object() && token.contains("content") ? token["content"] : token;
+  SSA_CHECK(text.is_string(), path.string(), ": ", key, " is ", token.dump(),
+            ", expected a string, an object with a string \"content\", or null");
+  return text.get<std::string>();
 }
 
 NamedTokens read_named_tokens(const fs::path& directory) {
@@ -32,14 +35,14 @@ NamedTokens read_named_tokens(const fs::path& directory) {
   for (const char* name : {"tokenizer_config.json", "special_tokens_map.json"}) {
     const fs::path path = directory / name;
     if (!fs::is_regular_file(path)) continue;
-    const json file = parse_json(path, read_file(path));
+    const json file = read_json_object(path);
     if (!named.bos) named.bos = "";
-    if (!file.is_object()) continue;
-    if (!bos_found && file.contains("bos_token")) {
-      named.bos = text_of(file["bos_token"]);
+    if (file.contains("bos_token")) {
+      const std::string bos = text_of(file, "bos_token", path);
+      if (!bos_found) named.bos = bos;
       bos_found = true;
     }
-    if (file.contains("eos_token")) named.eos.push_back(text_of(file["eos_token"]));
+    if (file.contains("eos_token")) named.eos.push_back(text_of(file, "eos_token", path));
   }
   return named;
 }

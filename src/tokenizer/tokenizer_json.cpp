@@ -13,6 +13,7 @@
 #include "src/tokenizer/special_tokens.h"
 #include "ssa/base/error.h"
 #include "ssa/base/file.h"
+#include "ssa/base/json_file.h"
 
 namespace ssa {
 namespace fs = std::filesystem;
@@ -101,11 +102,10 @@ void read_post_processor(const json& post_processor, Tokenizer::Parts& parts) {
 
 Tokenizer::Parts read_tokenizer_json(const fs::path& path, const TokenizerOptions& options) {
   const std::string text = read_file(path);
-  const json file = parse_json(path, text);
+  const json file = parse_json_object(text, path.string());
   Tokenizer::Parts parts{.name = name_of(directory_of(path)), .sha256 = sha256_hex(text)};
   try {
-    SSA_CHECK(file.is_object() && file.contains("model") && file["model"].is_object(),
-              "no \"model\", expected a tokenizer.json");
+    SSA_CHECK(file.contains("model") && file["model"].is_object(), "no \"model\", expected a tokenizer.json");
     read_normalizer(file.value("normalizer", json()), parts);
     parts.splitter = splitter_of(file.value("pre_tokenizer", json()));
     read_model(file["model"], path, parts);

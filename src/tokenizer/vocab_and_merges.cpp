@@ -10,6 +10,7 @@
 #include "src/tokenizer/special_tokens.h"
 #include "ssa/base/error.h"
 #include "ssa/base/file.h"
+#include "ssa/base/json_file.h"
 
 namespace ssa {
 namespace fs = std::filesystem;
@@ -20,7 +21,7 @@ Tokenizer::Parts read_vocab_and_merges(const fs::path& directory, const Tokenize
   Tokenizer::Parts parts{.name = name_of(directory), .sha256 = sha256_hex(vocab_text + merges_text)};
   set_pre_tokenizer(parts, options.pre_tokenizer.empty() ? "gpt2" : options.pre_tokenizer);
   TokenTable table(vocab_path);
-  table.add_vocab(parse_json(vocab_path, vocab_text));
+  table.add_vocab(parse_json_object(vocab_text, vocab_path.string()));
   std::vector<bool> made(1);
   for (std::size_t start = 0, number = 1; start < merges_text.size(); ++number) {
     std::size_t end = merges_text.find('\n', start);

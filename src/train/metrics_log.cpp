@@ -26,13 +26,16 @@ void for_each_line(std::string_view text, F&& f) {
   }
 }
 
-FileWriter open_after(const std::filesystem::path& path, std::int64_t step) {
+/// `lines` is set to the lines that remain.
+FileWriter open_after(const std::filesystem::path& path, std::int64_t step, std::int64_t& lines) {
   if (std::filesystem::exists(path)) {
     const std::string before = read_file(path);
     std::string after;
     for_each_line(before, [&](std::string_view line) {
       const ordered_json parsed = parse_line(line);
-      if (!parsed.is_null() && parsed["step"].get<std::int64_t>() <= step) after.append(line).push_back('\n');
+      if (parsed.is_null() || parsed["step"].get<std::int64_t>() > step) return;
+      after.append(line).push_back('\n');
+      ++lines;
     });
     if (after != before) replace_file(path, after);
   }
@@ -41,7 +44,12 @@ FileWriter open_after(const std::filesystem::path& path, std::int64_t step) {
 
 }  // namespace
 
-MetricsLog::MetricsLog(const std::filesystem::path& file, std::int64_t step) : file_(open_after(file, step)) {}
+MetricsLog::MetricsLog(const std::filesystem::path& file, std::int64_t step) : file_(open_after(file, step, lines_)) {}
+
+void MetricsLog::sync() {
+  file_->sync();
+  sync_directory(file_->path().parent_path());
+}
 
 void MetricsLog::append(const nlohmann::json& line) { append_text(line.dump()); }
 void MetricsLog::append(const ordered_json& line) { append_text(line.dump()); }
@@ -50,6 +58,7 @@ void MetricsLog::append_text(std::string text) {
   text += '\n';
   file_->write(text);
   file_->flush();
+  ++lines_;
 }
 
 ordered_json MetricsLog::last() const { return last_metrics(file_->path()); }

@@ -2,10 +2,10 @@
 
 #include <spdlog/spdlog.h>
 
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <vector>
 
+#include "ssa/base/json_file.h"
 #include "ssa/config/config.h"
 
 namespace ssa {
@@ -15,8 +15,8 @@ namespace {
 /// The value that a key of a Hugging Face directory's config.json names; the first of `values` when it is absent.
 template <class Value>
 Value value_of(const fs::path& config_file, const char* key, std::initializer_list<Value> values) {
-  const auto json = nlohmann::json::parse(read_file(config_file), nullptr, false);
-  if (!json.is_object() || !json.contains(key)) return *values.begin();
+  const auto json = read_json_object(config_file);
+  if (!json.contains(key)) return *values.begin();
   std::string expected;
   for (const Value value : values) {
     if (json[key] == name_of(value)) return value;
@@ -54,7 +54,7 @@ ModelSource::ModelSource(const fs::path& path) : path_(path) {
   weights_ = std::make_unique<HuggingFaceWeights>(path_, published_parameters(config_), config_.tie_word_embeddings);
 }
 
-void ModelSource::read(const NamedShape& parameter, std::span<float> out, std::int64_t first) const {
+void ModelSource::read(const TensorSpec& parameter, std::span<float> out, std::int64_t first) const {
   if (checkpoint_)
     checkpoint_->read_weight(parameter, out, first);
   else

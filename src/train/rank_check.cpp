@@ -58,11 +58,12 @@ void check_same_lines(Comm& comm, const std::vector<std::string>& lines, const s
        others[0], ", expected ", expected, "; ", advice);
 }
 
-void check_same_command(Comm& comm, const Config& config, const std::string& resume) {
+void check_same_command(Comm& comm, const Config& config, const TrainOptions& options) {
   if (comm.size() == 1) return;
   const MappedFile program("/proc/self/exe");
   std::vector<std::string> lines = {concat("ssa_train binary: XXH3 ", xxh3_hex(program.data(), program.size())),
-                                    concat("--resume ", resume)};
+                                    concat("--resume ", options.resume)};
+  for (const std::string& key : options.allowed_changes) lines.push_back("--allow-change " + key);
   for (const std::string& line : config_lines(config)) lines.push_back(line);
   check_same_lines(comm, lines, "every rank needs the same command, config and program");
 }

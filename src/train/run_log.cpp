@@ -1,5 +1,6 @@
 #include "ssa/train/run_log.h"
 
+#include <fmt/chrono.h>
 #include <spdlog/sinks/basic_file_sink.h>
 #include <spdlog/spdlog.h>
 
@@ -8,23 +9,29 @@
 #include <nlohmann/json.hpp>
 
 #include "src/train/console.h"
+#include "ssa/base/progress.h"
 #include "ssa/model/attention_path.h"
 #include "ssa/train/flops.h"
 
 namespace ssa {
 namespace {
 
-/// 93784 seconds -> "26:03:04".
-std::string clock_text(double seconds) {
-  const auto s = static_cast<std::int64_t>(seconds);
-  return s >= 3600 ? fmt::format("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60)
-                   : fmt::format("{}:{:02}", s / 60, s % 60);
-}
-
 std::string count_text(double count) {
   for (const auto& [unit, name] : {std::pair{1e12, "T"}, {1e9, "B"}, {1e6, "M"}, {1e3, "k"}})
     if (count >= unit) return fmt::format("{:.3g}{}", count / unit, name);
   return fmt::format("{:.0f}", count);
+}
+
+/// Renames a file to NAME-until-TIME.EXTENSION, so that a new one can be written.
+void move_aside(const std::filesystem::path& file) {
+  if (!std::filesystem::exists(file)) return;
+  const auto now = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
+  std::string name = fmt::format("{}-until-{:%Y%m%d-%H%M%S}", file.stem().string(), fmt::gmtime(now));
+  for (int i = 2; std::filesystem::exists(file.parent_path() / (name + file.extension().string())); ++i)
+    name = fmt::format("{}-until-{:%Y%m%d-%H%M%S}-{}", file.stem().string(), fmt::gmtime(now), i);
+  const std::filesystem::path aside = file.parent_path() / (name + file.extension().string());
+  rename_path(file, aside);
+  spdlog::info("the metrics of the run before are kept in {}", aside.string());
 }
 
 /// Where the lines of steps go, which are short on the console and complete in train.log.
@@ -59,12 +66,12 @@ std::string short_rows_warning(const Config& config) {
       window);
 }
 
-RunLog::RunLog(const Config& config, Comm& comm, Stream& stream, std::int64_t step, std::int64_t total_steps)
+RunLog::RunLog(const Config& config, Comm& comm, Stream& stream, const Start& start)
     : config_(config),
       speaks_(comm.rank() == 0),
-      total_steps_(total_steps),
-      first_step_(step),
-      last_logged_(step),
+      total_steps_(start.total_steps),
+      first_step_(start.step),
+      last_logged_(start.step),
       begun_(Clock::now()),
       running_since_(begun_),
       kind_(stream.kind()),
@@ -79,7 +86,15 @@ RunLog::RunLog(const Config& config, Comm& comm, Stream& stream, std::int64_t st
     if (const auto peak = peak_bf16_flops(device_)) peak_flops_ = *peak * ranks_;
   }
   const std::filesystem::path directory(config.output_dir);
-  metrics_ = std::make_unique<MetricsLog>(directory / "metrics.jsonl", step);
+  const std::filesystem::path file = directory / "metrics.jsonl";
+  if (start.fresh) move_aside(file);
+  metrics_ = std::make_unique<MetricsLog>(file, start.step);
+  // Another run's checkpoint says nothing about this file.
+  const bool same_run =
+      start.step > 0 && std::filesystem::path(start.resumed_from).parent_path().parent_path() == directory;
+  if (same_run && start.metrics_lines > 0 && metrics_->lines() != start.metrics_lines)
+    spdlog::warn("{}: {} lines up to step {}, expected {}: lines were lost or added outside of the run", file.string(),
+                 metrics_->lines(), start.step, start.metrics_lines);
   replace_file(directory / "config.json", config_json(config));
 }
 
@@ -125,6 +140,10 @@ void RunLog::step(const StepReport& r) {
   if (executed_flops_) line["executed_tflops"] = *executed_flops_ * tokens_per_second / ranks_ / 1e12;
   if (r.selected_mass) line["selected_mass"] = *r.selected_mass;
   if (r.entropy) line["entropy"] = *r.entropy;
+  line["rows"] = {r.rows.first, r.rows.last};
+  if (r.spike.loss) line["loss_z_score"] = *r.spike.loss;
+  if (r.spike.grad_norm) line["grad_norm_z_score"] = *r.spike.grad_norm;
+  if (r.skipped_updates > 0) line["skipped_updates"] = r.skipped_updates;
   for (const auto& [name, loss] : r.eval_losses) line[name] = loss;
   metrics_->append(line);
 
@@ -175,6 +194,12 @@ void RunLog::add_evaluation(const EvalLosses& losses) {
   log_file->log({"", spdlog::level::info,
                  fmt::format("step {}: the evaluation that a signal ended: {}", first_step_, more.dump())});
   show_evaluation(first_step_, losses);
+}
+
+std::int64_t RunLog::sync_metrics() {
+  if (!speaks_) return 0;
+  metrics_->sync();
+  return metrics_->lines();
 }
 
 void RunLog::say(const std::string& line) {

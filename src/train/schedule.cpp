@@ -44,15 +44,6 @@ double learning_rate(const TrainConfig& train, std::int64_t step, std::int64_t t
   return train.learning_rate * share_of_peak(train, step, total_steps, warmup);
 }
 
-std::int64_t total_steps(const TrainConfig& train, std::int64_t steps_per_epoch) {
-  if (steps_per_epoch < 1) {
-    fail_usage("data.path: ", steps_per_epoch,
-               " steps in an epoch, expected at least 1: fewer rows than a global batch");
-  }
-  if (train.max_steps > 0) return train.max_steps;
-  return ceil_of(train.num_train_epochs * static_cast<double>(steps_per_epoch));
-}
-
 std::int64_t save_interval(const CheckpointConfig& checkpoint, std::int64_t total_steps) {
   if (checkpoint.save_steps >= 1.0) return static_cast<std::int64_t>(checkpoint.save_steps);
   return ceil_of(checkpoint.save_steps * static_cast<double>(total_steps));

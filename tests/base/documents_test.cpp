@@ -58,7 +58,7 @@ std::set<std::string> anchors_in(const std::string& text) {
   return anchors;
 }
 
-/// What the links of a Markdown text point to.
+/// The targets of the links of a Markdown text.
 std::vector<std::string> links_in(const std::string& text) {
   std::vector<std::string> links;
   for (std::size_t at = text.find("]("); at != std::string::npos; at = text.find("](", at + 1)) {

@@ -1,6 +1,7 @@
 #include <unistd.h>
 
 #include "ssa/config/config.h"
+#include "ssa/config/hugging_face_config.h"
 
 #include <algorithm>
 #include <filesystem>
@@ -57,7 +58,7 @@ std::string read_file(const fs::path& file) {
   return text.str();
 }
 
-/// A directory of its own for one test case, removed at its end.
+/// A temporary directory for one test case.
 struct TemporaryDirectory {
   fs::path path = fs::temp_directory_path() / concat("ssa_config_test_", ::getpid());
   TemporaryDirectory() { fs::create_directories(path); }
@@ -76,7 +77,7 @@ std::int64_t parameters(const ModelConfig& m) {
 
 }  // namespace
 
-TEST_CASE("config: what is not given has its default") {
+TEST_CASE("config: missing keys have their defaults") {
   const Config c = parse(minimal());
   CHECK(c.model.vocab_size == 272);
   CHECK(c.model_source.empty());
@@ -143,13 +144,13 @@ TEST_CASE("config: a run with a Hugging Face model file") {
              StartsWith(broken + ": line 2, column 20: syntax error"));
   const std::string missing = (directory.path / "none.json").string();
   CHECK(usage_error([&] { load_config(config, {"model=" + missing}); }) ==
-        "--set model: " + missing + ": cannot be opened: No such file or directory");
-  CHECK(usage_error([&] { load_config(missing); }) == missing + ": cannot be opened: No such file or directory");
+        "--set model: " + missing + ": cannot open: No such file or directory");
+  CHECK(usage_error([&] { load_config(missing); }) == missing + ": cannot open: No such file or directory");
   CHECK(usage_error([&] { load_config(directory.path); }) ==
         directory.path.string() + ": is a directory, expected a JSON file");
 }
 
-TEST_CASE("config: a model may leave out what follows from the rest") {
+TEST_CASE("config: a model may omit keys that follow from others") {
   const Config c = parse(minimal("", R"({"vocab_size": 272, "hidden_size": 64, "intermediate_size": 160,
     "num_hidden_layers": 2, "num_attention_heads": 4, "rope_scaling": {"rope_type": "default"}})"));
   CHECK(c.model.num_key_value_heads == 4);
@@ -157,7 +158,7 @@ TEST_CASE("config: a model may leave out what follows from the rest") {
   CHECK_FALSE(c.model.rope_scaling);
 }
 
-TEST_CASE("config: the files of configs/ load, and save to what loads as the same") {
+TEST_CASE("config: the files of configs/ load, and the saved config loads as the same") {
   int files = 0;
   for (const auto& entry : fs::directory_iterator(ssa::test::source_dir() / "configs")) {
     CAPTURE(entry.path().string());
@@ -222,7 +223,7 @@ TEST_CASE("config: every key survives saving and loading") {
   CHECK(c.data.max_train_samples == 1000);
   CHECK(c.train.lr_scheduler_type == LrScheduler::warmup_stable_decay);
 
-  // each override is one line of the log that differs, and so are the two values that give way
+  // every override changes one line of the log, and so do the two values that they replace
   const auto changed = config_lines(c), before = config_lines(plain);
   REQUIRE(changed.size() == before.size());
   std::size_t differing = 0;
@@ -250,7 +251,7 @@ TEST_CASE("config: --set takes JSON or a bare string") {
         "--set train.learning_rate=nan: train.learning_rate: found \"nan\", expected a number above 0");
 }
 
-TEST_CASE("config: a bad value is named with its file, what was found and what was expected") {
+TEST_CASE("config: the error for a bad value states the file, what was found and what was expected") {
   const auto cases = std::vector<std::pair<std::string, std::string>>{
       {R"(, "learning_rat": 1)", "train.learning_rat: unknown key; did you mean train.learning_rate?"},
       {R"(, "method": "ssa")", "train.method: unknown key; did you mean attention.method?"},
@@ -276,11 +277,12 @@ TEST_CASE("config: a bad value is named with its file, what was found and what w
       {R"(, "min_lr": 0.001, "lr_scheduler_type": "linear")",
        "train.min_lr: found 0.001, expected 0: train.lr_scheduler_type linear has no minimum; cosine_with_min_lr has"},
       {R"(, "gradient_accumulation_steps": 2, "global_batch_size": 4)",
-       "train.global_batch_size: found 4 beside train.gradient_accumulation_steps 2, expected only one of the two"},
+       "train.global_batch_size: found 4 together with train.gradient_accumulation_steps 2, expected only one of the "
+       "two"},
       {R"(, "warmup_ratio": 0.5, "warmup_steps": 4)",
-       "train.warmup_steps: found 4 beside train.warmup_ratio 0.5, expected only one of the two"},
+       "train.warmup_steps: found 4 together with train.warmup_ratio 0.5, expected only one of the two"},
       {R"(, "eval_steps": 4)", "train.eval_steps: found 4, expected 0 without data.eval_path"},
-      {R"(, "max_length": 64)", "train.max_length: stands twice, expected once"},
+      {R"(, "max_length": 64)", "train.max_length: given twice, expected once"},
   };
   for (const auto& [more, expected] : cases) {
     CAPTURE(more);
@@ -288,16 +290,16 @@ TEST_CASE("config: a bad value is named with its file, what was found and what w
   }
 }
 
-TEST_CASE("config: bad values through --set, and of the model") {
+TEST_CASE("config: errors for bad values from --set and in the model") {
   const auto cases = std::vector<std::pair<std::string, std::string>>{
       {"distributed.zero_stage=3", "distributed.zero_stage: found 3, expected an integer from 0 to 2"},
       {"attention.full_stream_probability=1.5",
        "attention.full_stream_probability: found 1.5, expected a number from 0 to 1"},
       {"checkpoint.save_steps=1.5", "checkpoint.save_steps: found 1.5, expected whole steps or a fraction below 1"},
       {"checkpoint.async=1", "checkpoint.async: found 1, expected true or false"},
-      {"output_dir=", "output_dir: found empty text, expected a path"},
+      {"output_dir=", "output_dir: found \"\", expected a path"},
       {"data=5", "data: found 5, expected an object"},
-      {"data={}", "data.path: missing, expected a path (directory of the tokenized dataset)"},
+      {"data={}", "data.path: missing, expected a path (directory of the tokenized dataset, or a Megatron prefix)"},
       {"train.max_length=10000", "train.max_length: found 10000, expected at most model.max_position_embeddings 8192"},
       {"model.num_key_value_heads=3",
        "model.num_key_value_heads: found 3, expected a divisor of num_attention_heads 4"},
@@ -312,7 +314,7 @@ TEST_CASE("config: bad values through --set, and of the model") {
   CHECK(error_of(minimal("", R"({"vocab_size": 9, "attention_bias": true})")) ==
         "c.json: model.attention_bias: found true, expected false");
   CHECK(error_of(minimal("", R"({"rope_parameters": {"rope_theta": 10.0}, "rope_theta": 20.0})")) ==
-        "c.json: model.rope_parameters: says rope_theta 10.0, the key of that name 20.0; expected one of them, or the "
+        "c.json: model.rope_parameters: has rope_theta 10.0, the key of that name 20.0; expected one of them, or the "
         "same");
   CHECK(error_of(minimal("", R"({"vocab_size": 9, "block_cuonts": 4})")) ==
         "c.json: model.block_cuonts: unknown key; did you mean model.block_counts?");
@@ -320,20 +322,19 @@ TEST_CASE("config: bad values through --set, and of the model") {
         "c.json: model.hidden_size: missing, expected an integer of at least 1 (width of the residual stream)");
 }
 
-TEST_CASE("config: malformed JSON is refused with line and column") {
+TEST_CASE("config: the error for malformed JSON states line and column") {
   CHECK_THAT(error_of("{\n  \"train\": {,\n}"), StartsWith("c.json: line 2, column 13: syntax error"));
   CHECK_THAT(error_of(""), StartsWith("c.json: line 1, column 1: syntax error"));
   CHECK_THAT(error_of(minimal(R"(, "min_lr": NaN)")), StartsWith("c.json: line 3, column "));
   CHECK(error_of(minimal(R"(, "min_lr": 1e999)")) == "c.json: number overflow parsing '1e999'");
   CHECK_THAT(error_of(minimal("}")), StartsWith("c.json: line 3, column "));
   CHECK(error_of("[]") == "c.json: found a list, expected an object");
-  CHECK(error_of("{\"output_dir\": \"a\", \"output_dir\": \"b\"}") ==
-        "c.json: output_dir: stands twice, expected once");
+  CHECK(error_of("{\"output_dir\": \"a\", \"output_dir\": \"b\"}") == "c.json: output_dir: given twice, expected once");
   CHECK_THAT(error_of("{}"), StartsWith("c.json: model: missing, expected a path or an object"));
   CHECK(error_of("{\"tran\": {}}") == "c.json: tran: unknown key; did you mean train?");
 }
 
-TEST_CASE("config: each required key is asked for") {
+TEST_CASE("config: each missing required key is an error") {
   for (const std::string key : {"model", "output_dir", "data.path", "train.max_length",
                                 "train.per_device_train_batch_size", "train.learning_rate"}) {
     std::string text = minimal();
@@ -356,13 +357,13 @@ TEST_CASE("config: each required key is asked for") {
   }
 }
 
-TEST_CASE("config: of two keys that exclude each other, --set replaces the file's") {
+TEST_CASE("config: --set replaces the file's value of a mutually exclusive key") {
   const Config batch = parse(minimal(R"(, "gradient_accumulation_steps": 4)"), {"train.global_batch_size=8"});
   CHECK_FALSE(batch.train.gradient_accumulation_steps);
   CHECK(accumulation_steps(batch.train, 1) == 4);
   CHECK(accumulation_steps(batch.train, 2) == 2);
   CHECK(usage_error([&] { accumulation_steps(batch.train, 3); }) ==
-        "train.global_batch_size: found 8, expected a multiple of 6 (2 rows a micro-batch on 3 ranks)");
+        "train.global_batch_size: found 8, expected a multiple of 6 (2 rows per micro-batch on 3 ranks)");
   const Config steps = parse(minimal(R"(, "global_batch_size": 8)"), {"train.gradient_accumulation_steps=3"});
   CHECK_FALSE(steps.train.global_batch_size);
   CHECK(accumulation_steps(steps.train, 5) == 3);
@@ -372,7 +373,7 @@ TEST_CASE("config: of two keys that exclude each other, --set replaces the file'
   CHECK(neither.train.gradient_accumulation_steps == 1);
 }
 
-TEST_CASE("config: rope_parameters, which transformers 5 saves, are rope_theta and rope_scaling") {
+TEST_CASE("config: rope_parameters of transformers 5 are read as rope_theta and rope_scaling") {
   const auto model = [](const std::string& rope) {
     return parse(minimal("", R"({"vocab_size": 272, "hidden_size": 64, "intermediate_size": 160,
       "num_hidden_layers": 2, "num_attention_heads": 4, "rope_parameters": )" +
@@ -391,7 +392,7 @@ TEST_CASE("config: rope_parameters, which transformers 5 saves, are rope_theta a
   CHECK(scaled.rope_scaling == RopeScaling{8.0, 1.0, 4.0, 16});
 }
 
-TEST_CASE("config: an exported model file reads back") {
+TEST_CASE("config: an exported config.json reads back") {
   const Config c = load_config(ssa::test::source_dir() / "configs/nsa-1b.json");
   const TemporaryDirectory directory;
   const std::string text = hugging_face_config_json(c.model, Method::nsa, BlockSelection::exact, "bfloat16");
@@ -402,7 +403,7 @@ TEST_CASE("config: an exported model file reads back") {
   }
 }
 
-TEST_CASE("config: docs/config.md's table of keys is the field lists") {
+TEST_CASE("config: docs/config.md's table of keys equals the field lists") {
   const std::string begin = "<!-- config-keys:begin -->\n", end = "<!-- config-keys:end -->";
   const std::string page = read_file(ssa::test::source_dir() / "docs/config.md");
   const std::size_t from = page.find(begin), to = page.find(end);

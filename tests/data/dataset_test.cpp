@@ -51,7 +51,7 @@ const Documents kThree = {{256}, {7, 8, 9, 256}, {5, 256}};
 
 }  // namespace
 
-TEST_CASE("a dataset reads back what was written, shard after shard") {
+TEST_CASE("a dataset returns the documents that were written, in the order of the shards") {
   for (const TokenType type : {TokenType::uint16, TokenType::int32})
     for (const bool json : {true, false}) {
       CAPTURE(name_of(type), json);
@@ -72,6 +72,54 @@ TEST_CASE("a dataset reads back what was written, shard after shard") {
     }
 }
 
+TEST_CASE("int64 token ids are read, and must fit an int32") {
+  const TempDir dir;
+  write_indexed_dataset(dir / "corpus", {{1, 70000, 256}, {}, {3, 256}}, TokenType::int64);
+  const Dataset dataset(dir.path());
+  CHECK(dataset.shards()[0].type() == TokenType::int64);
+  CHECK(dataset.tokens() == 5);
+  CHECK(read_all(dataset) == Documents{{1, 70000, 256}, {}, {3, 256}});
+  std::vector<std::int32_t> middle(2);
+  dataset.shards()[0].read(0, 1, middle);
+  CHECK(middle == std::vector<std::int32_t>{70000, 256});
+  overwrite(dir / "corpus.bin", 8 + 4, "\x01");
+  CHECK_THAT(error_of([&] { Dataset(dir.path()).verify(80000); }),
+             has("corpus.bin: document 0 holds token id 4295037296 at 1, expected an int32"));
+}
+
+TEST_CASE("a Megatron prefix is a dataset, with or without a suffix") {
+  const TempDir dir;
+  write_indexed_dataset(dir / "c4_text_document", kThree);
+  write_indexed_dataset(dir / "v1.5_text", kTwo);
+  for (const char* suffix : {"", ".bin", ".idx"}) {
+    CHECK(read_all(Dataset(dir / ("c4_text_document" + std::string(suffix)))) == kThree);
+    CHECK(read_all(Dataset(dir / ("v1.5_text" + std::string(suffix)))) == kTwo);
+  }
+  CHECK_THAT(error_of([&] { Dataset dataset(dir / "c4_text"); }), has("c4_text: no such directory"));
+  // A shard of a dataset of ours keeps what dataset.json says of it.
+  make_dataset(dir / "ours", {kTwo, kThree});
+  const Dataset shard(dir / "ours/shard-00001");
+  CHECK(read_all(shard) == kThree);
+  REQUIRE(shard.info().has_value());
+  CHECK_THAT(error_of([&] { shard.check_model(257, 3); }), has("eos_token_id 256"));
+  CHECK_NOTHROW(shard.verify());
+}
+
+TEST_CASE("the splits of a corpus side by side are not read as one") {
+  for (const auto& [train, held_out] :
+       {std::pair{"c4_train_text_document", "c4_valid_text_document"}, std::pair{"all-train", "all-test"},
+        std::pair{"corpus_text_document", "corpus_validation_text_document"}}) {
+    const TempDir dir;
+    write_indexed_dataset(dir / train, kTwo);
+    write_indexed_dataset(dir / "latest_train", kTwo);  // "test" is only a part of a word
+    CHECK_NOTHROW(Dataset(dir.path()));
+    write_indexed_dataset(dir / held_out, kThree);
+    const std::string error = error_of([&] { Dataset dataset(dir.path()); });
+    CHECK_THAT(error, has(train) && has(held_out) && has("expected one split"));
+    CHECK(read_all(Dataset(dir / held_out)) == kThree);
+  }
+}
+
 TEST_CASE("dataset.json is read in full") {
   TempDir dir;
   make_dataset(dir.path(), {kTwo});
@@ -89,7 +137,7 @@ TEST_CASE("dataset.json is read in full") {
   CHECK(info.shards[0].idx_bytes == 34 + 2 * 12 + 3 * 8);
 }
 
-TEST_CASE("a damaged shard is one line naming file, found and expected") {
+TEST_CASE("the error for a damaged shard states the file, what was found and what was expected") {
   struct Damage {
     const char* name;
     std::function<void(const TempDir&)> make;
@@ -111,8 +159,8 @@ TEST_CASE("a damaged shard is one line naming file, found and expected") {
        "shard-00000.idx: does not begin with MMIDIDX"},
       {"version", [](auto& d) { overwrite(d / "shard-00000.idx", 9, "\x02"); },
        "shard-00000.idx: version 2, expected 1"},
-      {"int64", [](auto& d) { overwrite(d / "shard-00000.idx", 17, "\x05"); },
-       "shard-00000.idx: tokens are int64 (code 5), expected uint16 (8) or int32 (4)"},
+      {"int16", [](auto& d) { overwrite(d / "shard-00000.idx", 17, "\x03"); },
+       "shard-00000.idx: tokens are int16 (code 3), expected uint16 (8), int32 (4) or int64 (5)"},
       {"unknown type", [](auto& d) { overwrite(d / "shard-00000.idx", 17, "\x63"); },
        "shard-00000.idx: tokens are of an unknown type (code 99)"},
       {"sequence count that overflows",
@@ -150,7 +198,7 @@ TEST_CASE("a damaged shard is one line naming file, found and expected") {
   }
 }
 
-TEST_CASE("a directory that does not hold what it should is refused by name") {
+TEST_CASE("a directory without a valid dataset is an error that names the file") {
   TempDir dir;
   CHECK_THAT(error_of([&] { Dataset dataset(dir / "nowhere"); }), has("nowhere: no such directory"));
   CHECK_THAT(error_of([&] { Dataset dataset(dir.path()); }), has("no documents"));
@@ -161,20 +209,20 @@ TEST_CASE("a directory that does not hold what it should is refused by name") {
   CHECK_THAT(error_of([&] { Dataset dataset(dir.path()); }), has("shard-00001.idx: No such file or directory"));
   write_indexed_dataset(dir / "shard-00001", kThree);
   CHECK_NOTHROW(Dataset(dir.path()));
-  write_indexed_dataset(dir / "another", kThree);  // of no concern, as dataset.json is there
+  write_indexed_dataset(dir / "another", kThree);  // ignored, because there is a dataset.json
   CHECK(Dataset(dir.path()).shards().size() == 2);
   write_indexed_dataset(dir / "shard-00002", kThree);
   CHECK_THAT(error_of([&] { Dataset dataset(dir.path()); }), has("shard-00002.bin: not listed in dataset.json"));
 }
 
-TEST_CASE("a directory that only holds a split names its training part") {
+TEST_CASE("the error for a directory with only train/ and validation/ suggests train/") {
   TempDir dir;
   make_dataset(dir / "train", {kTwo});
   CHECK_THAT(error_of([&] { Dataset dataset(dir.path()); }),
              has("no documents") && has("did you mean " + (dir / "train").string() + "?"));
 }
 
-TEST_CASE("what differs from dataset.json is refused") {
+TEST_CASE("a shard that differs from dataset.json is an error") {
   struct Change {
     const char *from, *to, *message;
   };
@@ -187,14 +235,14 @@ TEST_CASE("what differs from dataset.json is refused") {
       {"\"dtype\": \"uint16\"", "\"dtype\": \"int64\"", "dataset.json: dtype is int64, expected uint16 or int32"},
       {"megatron-indexed", "parquet", "dataset.json: format is parquet, expected megatron-indexed"},
       {"\"vocab_size\"", "\"vocab\"", "dataset.json: no key vocab_size"},
-      {"\"vocab_size\": 257", "\"vocab_size\": \"x\"", "dataset.json: vocab_size is \"x\", expected a whole number"},
+      {"\"vocab_size\": 257", "\"vocab_size\": \"x\"", "dataset.json: vocab_size is \"x\", expected an integer"},
       {"\"vocab_size\": 257", "\"vocab_size\": 256",
        "dataset.json: eos_token_id is 256, expected below vocab_size 256"},
       {"\"tokenizer\": {", "\"tokenizer\": 1, \"t\": {", "dataset.json: tokenizer: a number, expected an object"},
       {"\"shards\": [", "\"shards\": 1, \"s\": [", "dataset.json: shards is a number, expected an array"},
       {"\"bin_xxh3\"", "\"bin_xxh\"", "dataset.json: shards[0]: no key bin_xxh3"},
       {"\"shard-00000\"", "\"../other\"", "dataset.json: shards[0]: name is ../other, expected shard-NNNNN"},
-      {"{\"format\"", "\"format\"", "dataset.json: not JSON at byte"},
+      {"{\"format\"", "\"format\"", "dataset.json: not valid JSON at byte"},
   };
   for (const Change& change : changes) {
     CAPTURE(change.from, change.to);
@@ -220,7 +268,7 @@ TEST_CASE("verify finds a flipped bit, an id outside the vocabulary and a missin
   CHECK_THAT(error_of([&] { Dataset(dir.path()).verify(); }),
              has("shard-00000.bin: document 1 ends in token id 3, expected the end-of-text id 256"));
 
-  // int32 can hold what no vocabulary does.
+  // int32 can store ids outside any vocabulary.
   make_dataset(dir.path(), {{{-5, 256}}, kTwo}, {.type = TokenType::int32});
   CHECK_THAT(error_of([&] { Dataset(dir.path()).verify(); }), has("document 0 holds token id -5 at 0"));
 
@@ -233,7 +281,7 @@ TEST_CASE("verify finds a flipped bit, an id outside the vocabulary and a missin
   CHECK_THAT(error_of([&] { plain.verify(256); }), has("shard-00000.bin: document 0 holds token id 256"));
 }
 
-TEST_CASE("a dataset of another tokenizer does not fit the model") {
+TEST_CASE("a dataset made with another tokenizer is an error for the model") {
   TempDir dir;
   make_dataset(dir.path(), {kTwo});
   const Dataset dataset(dir.path());

@@ -27,8 +27,8 @@ Row load(const RowLoader& loader, std::int64_t epoch, std::int64_t index) {
   return row;
 }
 
-/// Token by token, in the words of the contract: labels are the ids, -100 at each piece's first token and in padding,
-/// and are shifted at the end.
+/// Packs token by token, as the contract describes: labels are the ids, -100 at each piece's first token and in
+/// padding, and are shifted at the end.
 std::vector<Row> naive_rows(const Documents& documents, std::int64_t max_length, Packing packing) {
   struct Token {
     std::int32_t id, label, position;
@@ -99,7 +99,7 @@ std::string error_of(const Dataset& dataset, const RowOptions& o) {
 
 }  // namespace
 
-TEST_CASE("rows are what a naive packer makes of the documents") {
+TEST_CASE("packed rows equal the rows of a naive packer") {
   struct Case {
     std::int64_t longest, max_length;
   };
@@ -135,7 +135,7 @@ TEST_CASE("rows are what a naive packer makes of the documents") {
       }
 }
 
-TEST_CASE("greedy packing of a few documents, written out") {
+TEST_CASE("greedy packing of a few documents gives the expected rows") {
   TempDir dir;
   make_dataset(dir.path(), {{{1, 2, kEos}, {3, kEos}, {4, 5, 6, 7, 8, 9, kEos}}, {{kEos}}});
   const Dataset dataset(dir.path());
@@ -167,7 +167,7 @@ TEST_CASE("skipped and kept rows are counted in the unshuffled order") {
   CHECK_THAT(error_of(dataset, none), has("are skipped; expected at least one to be left"));
 }
 
-TEST_CASE("a token id outside the vocabulary names shard and document") {
+TEST_CASE("the error for a token id outside the vocabulary names shard and document") {
   TempDir dir;
   make_dataset(dir.path(), {{{1, kEos}}, {{2, kEos}, {3, 4, 300, kEos}}}, {.vocab_size = 400});
   CHECK_THAT(error_of(Dataset(dir.path()), options(3, Packing::greedy)),
@@ -207,7 +207,7 @@ TEST_CASE("the permutation of an epoch is a bijection that depends on seed and e
   CHECK_THROWS_AS(permuted(5, 5, 42, 0), Error);
 }
 
-TEST_CASE("each row is used exactly once an epoch, and global batch k is the same, over 1, 2 and 3 ranks") {
+TEST_CASE("each row is used once per epoch, and global batch k is the same on 1, 2 and 3 ranks") {
   TempDir dir;
   make_dataset(dir.path(), {random_documents(300, 60, 9), random_documents(211, 60, 10)});
   const Dataset dataset(dir.path());
@@ -226,14 +226,16 @@ TEST_CASE("each row is used exactly once an epoch, and global batch k is the sam
     REQUIRE(plan.batches_per_epoch() == loader.rows() / kGlobal);
     REQUIRE(plan.dropped_rows() == loader.rows() % kGlobal);
     REQUIRE(plan.micro_batches() == kGlobal / 2 / ranks);
+    DataPosition position;
     for (std::int64_t k = 0; k < kEpochs * plan.batches_per_epoch(); ++k) {
+      const GlobalBatch global = plan.batch_at(position);
+      position = global.next;
       // As the ranks run: each takes its rows on its own; a batch in order is slot after slot.
       std::vector<std::vector<Row>> slots(static_cast<std::size_t>(plan.micro_batches() * ranks));
       for (std::int64_t rank = 0; rank < ranks; ++rank)
         for (std::int64_t i = 0; i < plan.micro_batches(); ++i)
-          for (std::int64_t j = 0; j < 2; ++j)
-            slots[static_cast<std::size_t>(i * ranks + rank)].push_back(
-                load(loader, plan.epoch(k), plan.first_row(k, i, rank) + j));
+          for (const std::int64_t row : plan.micro_batch(global, i, rank))
+            slots[static_cast<std::size_t>(i * ranks + rank)].push_back(load(loader, global.epoch, row));
       std::vector<Row> batch;
       for (const auto& slot : slots) batch.insert(batch.end(), slot.begin(), slot.end());
       if (ranks == 1)
@@ -262,7 +264,7 @@ TEST_CASE("each row is used exactly once an epoch, and global batch k is the sam
   CHECK(orders[1] != orders[2]);
 }
 
-TEST_CASE("a global batch that cannot be made is a usage error with its numbers") {
+TEST_CASE("a global batch that the ranks cannot share is a usage error with the numbers") {
   const auto message = [](BatchPlan::Options o) {
     try {
       BatchPlan plan(o);

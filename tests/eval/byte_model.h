@@ -33,11 +33,9 @@ class ByteModel {
       std::filesystem::copy(golden / "model.safetensors", path() / "model.safetensors");
       return;
     }
-    std::vector<TensorSpec> specs;
     const auto parameters = published_parameters(load_model_config(path() / "config.json"));
-    for (const NamedShape& p : parameters) specs.push_back({.name = p.name, .dtype = FileDType::f32, .shape = p.shape});
-    SafetensorsWriter writer(path() / "model.safetensors", specs);
-    for (const NamedShape& p : parameters)
+    SafetensorsWriter writer(path() / "model.safetensors", parameters);
+    for (const TensorSpec& p : parameters)
       writer.append(p.name, std::vector<float>(static_cast<std::size_t>(count_of(p.shape)), 0.01f));
     writer.finish();
   }

@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "ssa/config/config.h"
+#include "ssa/config/hugging_face_config.h"
 #include "support/catch.h"
 #include "support/error_of.h"
 #include "support/paths.h"
@@ -36,7 +37,7 @@ ModelConfig small_model(bool tied) {
 }
 
 /// Small integers: exact in every dtype of at least 8 significant bits.
-std::vector<float> values_of(const NamedShape& tensor, std::size_t which) {
+std::vector<float> values_of(const TensorSpec& tensor, std::size_t which) {
   std::vector<float> values(static_cast<std::size_t>(count_of(tensor.shape)));
   for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>((i + 7 * which) % 129) - 64;
   return values;
@@ -44,10 +45,10 @@ std::vector<float> values_of(const NamedShape& tensor, std::size_t which) {
 
 void write_directory(const fs::path& directory, const ModelConfig& model, FileDType dtype,
                      std::uint64_t max_shard_bytes) {
-  const auto tensors = published_parameters(model);
+  const auto tensors = published_parameters(model, dtype);
   HuggingFaceWriter writer(
       directory, {{"config.json", hugging_face_config_json(model, Method::moba, BlockSelection::exact, "bfloat16")}},
-      tensors, dtype, max_shard_bytes);
+      tensors, max_shard_bytes);
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     const auto values = values_of(tensors[i], i);
     writer.append(tensors[i].name, std::span(values).first(3));
@@ -56,7 +57,7 @@ void write_directory(const fs::path& directory, const ModelConfig& model, FileDT
   writer.finish();
 }
 
-bool holds_all(const HuggingFaceWeights& weights, const std::vector<NamedShape>& tensors) {
+bool holds_all(const HuggingFaceWeights& weights, const std::vector<TensorSpec>& tensors) {
   bool same = true;
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     auto values = values_of(tensors[i], i);
@@ -69,18 +70,16 @@ bool holds_all(const HuggingFaceWeights& weights, const std::vector<NamedShape>&
 }
 
 /// Writes model.safetensors of zeros.
-void write_zeros(const fs::path& directory, const std::vector<NamedShape>& tensors) {
-  std::vector<TensorSpec> specs;
-  for (const NamedShape& t : tensors) specs.push_back({t.name, FileDType::f32, t.shape});
-  SafetensorsWriter writer(directory / "model.safetensors", specs);
-  for (const NamedShape& t : tensors)
+void write_zeros(const fs::path& directory, const std::vector<TensorSpec>& tensors) {
+  SafetensorsWriter writer(directory / "model.safetensors", tensors);
+  for (const TensorSpec& t : tensors)
     writer.append(t.name, std::vector<float>(static_cast<std::size_t>(count_of(t.shape))));
   writer.finish();
 }
 
 }  // namespace
 
-TEST_CASE("huggingface: a directory written is read back, whole and sharded, f32 and bf16, tied and not") {
+TEST_CASE("huggingface: a directory reads back as written, whole and sharded, f32 and bf16, tied and untied") {
   const bool tied = GENERATE(true, false);
   const FileDType dtype = GENERATE(FileDType::f32, FileDType::bf16);
   const std::uint64_t max_shard_bytes = GENERATE(std::uint64_t{1} << 30, std::uint64_t{1000}, std::uint64_t{1});
@@ -103,7 +102,7 @@ TEST_CASE("huggingface: a directory written is read back, whole and sharded, f32
   CHECK(!fs::exists(dir.path() / "new" / "model.tmp"));
 }
 
-TEST_CASE("huggingface: config.json says what transformers asks for") {
+TEST_CASE("huggingface: config.json has the keys that transformers needs") {
   const auto json = nlohmann::json::parse(
       hugging_face_config_json(small_model(true), Method::ssa, BlockSelection::reference, "bfloat16"));
   CHECK(json.at("model_type") == "llama-nsa");
@@ -167,7 +166,7 @@ TEST_CASE("huggingface: a missing, misshapen or unexpected tensor is named") {
               expected[4].name + " is missing, expected " + to_string(expected[4].shape));
 }
 
-TEST_CASE("huggingface: an index that does not fit its shards is refused") {
+TEST_CASE("huggingface: an index that does not match its shards is an error") {
   const TempDir dir;
   write_directory(dir.path() / "m", small_model(true), FileDType::f32, 1000);
   const fs::path index = dir.path() / "m" / "model.safetensors.index.json";
@@ -182,17 +181,17 @@ TEST_CASE("huggingface: an index that does not fit its shards is refused") {
   bad["weight_map"][tensor] = good["weight_map"]["model.embed_tokens.weight"];
   check_error(error_with(bad), "model-00001-of-", "tensor model.norm.weight is missing");
   bad["weight_map"].erase(tensor);
-  check_error(error_with(bad), "tensor model.norm.weight is not listed there by model.safetensors.index.json");
+  check_error(error_with(bad), "tensor model.norm.weight is not listed for this file in model.safetensors.index.json");
   bad["weight_map"][tensor] = "../m/model.safetensors";
   check_error(error_with(bad), "index.json: weight_map of model.norm.weight", "expected a file of the same directory");
   bad["weight_map"][tensor] = 3;
   check_error(error_with(bad), "index.json: weight_map of model.norm.weight is 3");
   bad["weight_map"][tensor] = "model-00009-of-00009.safetensors";
   check_error(error_with(bad), "model-00009-of-00009.safetensors", "No such file");
-  check_error(error_with(nlohmann::json::array()), "index.json", "weight_map");
+  check_error(error_with(nlohmann::json::array()), "index.json: JSON array, expected a JSON object");
 }
 
-TEST_CASE("huggingface: a directory that holds something is left alone, a failed one leaves nothing") {
+TEST_CASE("huggingface: a directory with files is not changed, and a failed export leaves no files") {
   const TempDir dir;
   const auto tensors = published_parameters(small_model(true));
   fs::create_directory(dir.path() / "taken");
@@ -201,7 +200,7 @@ TEST_CASE("huggingface: a directory that holds something is left alone, a failed
       error_of([&] { write_directory(dir.path() / "taken", small_model(true), FileDType::f32, kMaxShardBytes); }),
       "taken: exists, expected a new or an empty directory");
   check_error(error_of([&] {
-                HuggingFaceWriter writer(dir.path() / "half", {}, tensors, FileDType::bf16);
+                HuggingFaceWriter writer(dir.path() / "half", {}, tensors);
                 writer.finish();
               }),
               "half.tmp/model.safetensors: tensor model.embed_tokens.weight has 0 of");
@@ -211,7 +210,7 @@ TEST_CASE("huggingface: a directory that holds something is left alone, a failed
   CHECK(fs::exists(dir.path() / "empty" / "model.safetensors"));
 }
 
-TEST_CASE("huggingface: weights that another program wrote") {
+TEST_CASE("huggingface: weights written by another program load") {
   const fs::path directory =
       ssa::test::source_dir() / "tests" / "golden" / "cases" / "full-untied-llama3rope" / "model";
   const ModelConfig model = load_model_config(directory / "config.json");

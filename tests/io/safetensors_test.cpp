@@ -35,7 +35,7 @@ template <class T>
 std::vector<float> read_as(FileDType dtype, const std::vector<T>& stored) {
   const TempDir dir;
   const auto path = dir.path() / "x.safetensors";
-  SafetensorsWriter writer(path, {{"x", dtype, {static_cast<std::int64_t>(stored.size())}}});
+  SafetensorsWriter writer(path, {{"x", {static_cast<std::int64_t>(stored.size())}, dtype}});
   writer.append_bytes("x", std::as_bytes(std::span(stored)));
   writer.finish();
   const SafetensorsReader reader(path);
@@ -46,16 +46,16 @@ std::vector<float> read_as(FileDType dtype, const std::vector<T>& stored) {
 
 }  // namespace
 
-TEST_CASE("safetensors: what is written in pieces reads back in parts") {
+TEST_CASE("safetensors: tensors written in pieces read back in parts") {
   const TempDir dir;
   const auto path = dir.path() / "x.safetensors";
   std::vector<float> values(10007);
   for (std::size_t i = 0; i < values.size(); ++i)
     values[i] = static_cast<float>(random_normal(1, RandomPurpose::test, 0, i));
-  SafetensorsWriter writer(path, {{"empty", FileDType::f32, {0, 4}},
-                                  {"b \"quoted\"", FileDType::f32, {10007}},
-                                  {"a", FileDType::bf16, {10007, 1}},
-                                  {"scalar", FileDType::f32, {}}});
+  SafetensorsWriter writer(path, {{"empty", {0, 4}, FileDType::f32},
+                                  {"b \"quoted\"", {10007}, FileDType::f32},
+                                  {"a", {10007, 1}, FileDType::bf16},
+                                  {"scalar", {}, FileDType::f32}});
   writer.append("b \"quoted\"", std::span(values).first(5));
   writer.append("b \"quoted\"", std::span(values).subspan(5));
   writer.append("a", std::span(values).first(9000));
@@ -92,7 +92,7 @@ TEST_CASE("safetensors: every dtype reads as f32") {
         std::vector<float>{1.5f, -std::numeric_limits<float>::infinity()});
 }
 
-TEST_CASE("safetensors: every one of the 65536 halfs converts by its definition") {
+TEST_CASE("safetensors: all 65536 values of f16 convert exactly") {
   std::vector<std::uint16_t> halfs(1 << 16);
   for (std::size_t i = 0; i < halfs.size(); ++i) halfs[i] = static_cast<std::uint16_t>(i);
   const std::vector<float> values = read_as(FileDType::f16, halfs);
@@ -106,11 +106,11 @@ TEST_CASE("safetensors: every one of the 65536 halfs converts by its definition"
   }
 }
 
-TEST_CASE("safetensors: a writer accepts only what it announced") {
+TEST_CASE("safetensors: a writer accepts only the tensors of its header, in order") {
   const TempDir dir;
   const auto path = dir.path() / "x.safetensors";
   const std::vector<float> four(4);
-  const std::vector<TensorSpec> specs{{"a", FileDType::f32, {2, 2}}, {"b", FileDType::f32, {1}}};
+  const std::vector<TensorSpec> specs{{"a", {2, 2}}, {"b", {1}}};
   check_error(error_of([&] { SafetensorsWriter(path, specs).append("b", four); }), "tensor b appended, expected a");
   check_error(error_of([&] {
                 SafetensorsWriter w(path, specs);
@@ -122,10 +122,10 @@ TEST_CASE("safetensors: a writer accepts only what it announced") {
   check_error(error_of([&] { SafetensorsWriter(path, {specs[0], specs[0]}); }), "tensor a given twice");
 }
 
-TEST_CASE("safetensors: a file cut short anywhere is refused") {
+TEST_CASE("safetensors: a file truncated at any byte is an error") {
   const TempDir dir;
   const auto path = dir.path() / "x.safetensors";
-  SafetensorsWriter writer(path, {{"a", FileDType::f32, {2}}, {"b", FileDType::bf16, {3}}});
+  SafetensorsWriter writer(path, {{"a", {2}, FileDType::f32}, {"b", {3}, FileDType::bf16}});
   writer.append("a", std::vector<float>(2));
   writer.append("b", std::vector<float>(3));
   const auto bytes = writer.finish().bytes;
@@ -139,7 +139,7 @@ TEST_CASE("safetensors: a file cut short anywhere is refused") {
               "15 bytes of data, the tensors take 14");
 }
 
-TEST_CASE("safetensors: a header that lies is refused by name") {
+TEST_CASE("safetensors: an inconsistent header is an error that names the tensor") {
   const std::string a = R"("a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]})";
   const auto b = [](const std::string& dtype, const std::string& shape, const std::string& offsets) {
     return R"("b":{"dtype":)" + dtype + R"(,"shape":)" + shape + R"(,"data_offsets":)" + offsets + "}";
@@ -152,7 +152,7 @@ TEST_CASE("safetensors: a header that lies is refused by name") {
   check_error(error_of_header("{" + a + "}", 8, std::numeric_limits<std::int64_t>::max()),
               "header of 9223372036854775807");
   check_error(error_of_header("{" + a + "}", 8, 5000), "header of 5000 bytes, the file has");
-  check_error(error_of_header("{" + a, 8), "not JSON");
+  check_error(error_of_header("{" + a, 8), "not valid JSON");
   check_error(error_of_header("[1]", 0), "array, expected an object");
   check_error(error_of_header("{" + a + "," + a + "}", 8), "tensor a twice");
   check_error(error_of_header(both(b("\"F32\"", "[1]", "[4,8]")), 8), "tensor b begins at byte 4",
@@ -172,5 +172,5 @@ TEST_CASE("safetensors: a header that lies is refused by name") {
   check_error(error_of_header(both(R"("b":{"dtype":"F32","shape":[1]})"), 12), "tensor b: no data_offsets");
   check_error(error_of_header(both(R"("b":3)"), 12), "tensor b: no dtype");
   check_error(error_of_header("{" + a + R"(,"__metadata__":{"step":3}})", 8), "__metadata__.step", "expected a string");
-  check_error(error_of_header("{" + a + ",\"\xff\":1}", 8), "not JSON");
+  check_error(error_of_header("{" + a + ",\"\xff\":1}", 8), "not valid JSON");
 }

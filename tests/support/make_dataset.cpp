@@ -1,6 +1,7 @@
 #include "support/make_dataset.h"
 
-#include <cstdio>
+#include <fmt/format.h>
+
 #include <string>
 
 #include "ssa/base/checksum.h"
@@ -26,6 +27,8 @@ void write_indexed_dataset(const std::filesystem::path& prefix, const Documents&
     for (std::int32_t id : documents[d]) {
       if (type == TokenType::uint16)
         append(bin, static_cast<std::uint16_t>(id));
+      else if (type == TokenType::int64)
+        append(bin, static_cast<std::int64_t>(id));
       else
         append(bin, id);
     }
@@ -46,8 +49,7 @@ void make_dataset(const std::filesystem::path& directory, const std::vector<Docu
   std::filesystem::create_directories(directory);
   std::string list;
   for (std::size_t s = 0; s < shards.size(); ++s) {
-    char name[32];
-    std::snprintf(name, sizeof(name), "shard-%05zu", s);
+    const std::string name = fmt::format("shard-{:05}", s);
     write_indexed_dataset(directory / name, shards[s], options.type);
     std::size_t tokens = 0;
     for (const Document& document : shards[s]) tokens += document.size();

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "ssa/config/config.h"
+#include "ssa/config/hugging_face_config.h"
 #include "ssa/io/huggingface.h"
 #include "ssa/model/param_table.h"
 #include "support/test_model.h"
@@ -23,7 +24,7 @@ inline void write_random_model(const std::filesystem::path& directory, const Mod
                                std::uint64_t seed) {
   const ParamTable table(config);
   const std::string json = hugging_face_config_json(config, method, BlockSelection::exact, "float32");
-  HuggingFaceWriter writer(directory, {{"config.json", json}}, published_parameters(config), FileDType::f32);
+  HuggingFaceWriter writer(directory, {{"config.json", json}}, published_parameters(config));
   for (std::size_t i = 0; i < table.params().size(); ++i) {
     std::vector<float> values(static_cast<std::size_t>(table.params()[i].count()));
     initialize_param(table, config, i, seed, values, 0);

@@ -18,7 +18,7 @@ HERE = pathlib.Path(__file__).parent
 LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
           r"|\s*[\r\n]+|\s+(?!\S)|\s+")
 QWEN2 = LLAMA3.replace("{1,3}", "")
-# A pattern of no known tokenizer, so that PCRE2 runs it: words by capital letter, numbers by two, the rest.
+# A pattern of no known tokenizer, which has no loop of its own: words by capital letter, numbers by two, the rest.
 OTHER = r"\p{Lu}?\p{Ll}+|\p{N}{2}|[\p{Lu}\p{M}]+|\s+"
 EXTRA = ("Größe naïve café œuvre Ångström señor. Привет, мир! Ελληνικά γράμματα. 日本語の文章です。中文句子。 한국어 문장 "
          "हिन्दी वाक्य العربية 🙂🙂👍🏽 1234567890 3.14159 def f(x):\n    return x + 1\n\n\tif (a[0] == 'b') {}\r\n") * 40

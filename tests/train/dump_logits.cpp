@@ -2,8 +2,8 @@
 //
 //   dump_logits MODEL sparse|full IDS LENGTH... > LOGITS
 //
-// IDS: a file of token ids, i32. For each LENGTH, a forward pass over the first so many ids on the CPU; its logits,
-// f32 [LENGTH, vocab_size], follow those of the LENGTH before.
+// IDS: a file of token ids, i32. For each LENGTH, runs a forward pass over the first LENGTH ids on the CPU and writes
+// its logits, f32 [LENGTH, vocab_size].
 #include <cstdio>
 #include <string>
 #include <vector>
@@ -28,7 +28,7 @@ void dump(const ModelSource& source, AttentionPath path, std::span<const std::in
       {.model = source.config(),
        .pass = {.rows = 1, .tokens = tokens, .path = path, .selection = source.selection(), .backward = false}},
       table);
-  const std::vector<NamedShape> parameters = published_parameters(source.config());
+  const std::vector<TensorSpec> parameters = published_parameters(source.config());
   load_master_weights(stream, state, [&](std::size_t i, std::span<float> out, std::int64_t first) {
     source.read(parameters[i], out, first);
   });

@@ -1,5 +1,5 @@
-// Files as training needs them: every error names the path and the cause, data is on the disk when a call says so, and
-// reading and writing also give the checksum. Failures throw ssa::Error.
+// File access with durability and checksums: sync() returns when the data is on the device, and reading and writing can
+// return the checksum. Failures throw FileError with the path and the cause.
 #pragma once
 
 #include <cstddef>
@@ -11,8 +11,19 @@
 #include <vector>
 
 #include "ssa/base/checksum.h"
+#include "ssa/base/error.h"
 
 namespace ssa {
+
+/// A file that the operating system does not open, read or write.
+class FileError : public Error {
+ public:
+  FileError(const std::string& message, int cause) : Error(message), cause_(cause) {}
+  int cause() const { return cause_; }  ///< errno
+
+ private:
+  int cause_;
+};
 
 /// Size and XXH3-64 of a file's content.
 struct FileChecksum {
@@ -20,6 +31,9 @@ struct FileChecksum {
   std::string xxh3;  ///< 16 hexadecimal digits
   bool operator==(const FileChecksum&) const = default;
 };
+
+/// Size of a file that opens for reading, in bytes.
+std::uint64_t size_of_file(const std::filesystem::path& path);
 
 /// Reads the whole file.
 FileChecksum checksum_file(const std::filesystem::path& path);
@@ -44,7 +58,7 @@ class FileWriter {
   /// Continues a file that an interrupted program left: keeps its first `keep` bytes, which count as written here, and
   /// removes the rest. A shorter file is an error.
   static FileWriter continue_at(std::filesystem::path path, std::uint64_t keep);
-  ~FileWriter();  ///< closes and drops what is still buffered: without finish() the file is incomplete anyway
+  ~FileWriter();  ///< closes and discards buffered data: without finish() the file is incomplete anyway
   FileWriter(FileWriter&& other) noexcept;
   FileWriter& operator=(FileWriter&&) = delete;
 
@@ -81,7 +95,7 @@ void rename_path(const std::filesystem::path& from, const std::filesystem::path&
 /// Makes changes to the entries of a directory (creations, renames, removals) survive a power failure.
 void sync_directory(const std::filesystem::path& path);
 
-/// Replaces the content of a small file atomically: even after a power failure it holds the old or the new content.
+/// Replaces the content of a small file atomically: even after a power failure the file has the old or the new content.
 void replace_file(const std::filesystem::path& path, std::string_view content);
 
 }  // namespace ssa

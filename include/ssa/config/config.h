@@ -1,9 +1,9 @@
-// The config of a run: strict JSON, in the names of train_pt.sh / the HF trainer and of HF's config.json.
+// The config of a run: strict JSON, with the key names of train_pt.sh, the Hugging Face trainer and config.json.
 //
-// One list of fields a struct (src/train/config_fields.h) drives parsing, defaults, range checks, --set, the log, the
-// saved resolved config and docs/config.md's table of keys; what a key means and which values it takes stands there.
-// Every error is a UsageError of one line: where the value came from (config file, model file or --set), the key, what
-// was found, what was expected. Paths are relative to the current directory.
+// src/config/config_fields.h has one list of fields per struct: keys, defaults, ranges and meanings. Parsing, --set,
+// the log, the saved config and docs/config.md's table of keys all use it. Every error is a UsageError of one line: the
+// origin of the value (config file, model file or --set), the key, what was found and what was expected. Paths are
+// relative to the current directory.
 #pragma once
 
 #include <cstdint>
@@ -15,11 +15,24 @@
 
 #include "kernels/attention/select_blocks/select_blocks.h"
 #include "ssa/data/packing.h"
+#include "ssa/data/row_range.h"
 #include "ssa/model/model_config.h"
 
 namespace ssa {
 
-/// How often the attention stream passed to the next layer (full or sparse) is drawn: per step or per sequence.
+/// What happens at a step whose loss or gradient norm is far above those of the steps before it (spike_detector.h).
+enum class OnSpike { log, skip, stop };
+
+constexpr std::string_view name_of(OnSpike action) {
+  switch (action) {
+    case OnSpike::log: return "log";
+    case OnSpike::skip: return "skip";
+    case OnSpike::stop: return "stop";
+  }
+  return "?";
+}
+
+/// How often ssa draws which attention output, full or sparse, is passed on: per optimizer step, or per row (sequence).
 enum class StreamGranularity { step, row };
 
 constexpr std::string_view name_of(StreamGranularity granularity) {
@@ -60,13 +73,14 @@ struct DataConfig {
   std::int64_t skip_train_samples = -1;
   std::int64_t max_train_samples = 0;
   std::optional<std::string> eval_path;
+  std::vector<RowRange> skip_ranges;
   bool operator==(const DataConfig&) const = default;
 };
 
 struct TrainConfig {
   std::int64_t max_length = 0;
   std::int64_t per_device_train_batch_size = 0;
-  /// Just one of these two holds a value in a loaded config; see accumulation_steps().
+  /// In a loaded config exactly one of these two has a value; see accumulation_steps().
   std::optional<std::int64_t> gradient_accumulation_steps = 1;
   std::optional<std::int64_t> global_batch_size;
   double num_train_epochs = 1.0;
@@ -74,7 +88,7 @@ struct TrainConfig {
   double learning_rate = 0.0;
   double min_lr = 0.0;
   LrScheduler lr_scheduler_type = LrScheduler::cosine_with_min_lr;
-  /// At most one of these two holds a value in a loaded config; see warmup_steps() of schedule.h.
+  /// In a loaded config at most one of these two has a value; see warmup_steps() in schedule.h.
   std::optional<double> warmup_ratio = 0.01;
   std::optional<std::int64_t> warmup_steps;
   double weight_decay = 0.1;
@@ -87,12 +101,18 @@ struct TrainConfig {
   std::int64_t logging_steps = 1;
   std::int64_t eval_steps = 0;
   std::int64_t attention_stats_steps = 0;
+  OnSpike on_spike = OnSpike::log;
+  double spike_z_score = 6.0;
+  std::int64_t spike_window = 128;
+  std::int64_t max_skipped_updates = 10;
   bool operator==(const TrainConfig&) const = default;
 };
 
 struct CheckpointConfig {
   double save_steps = 0.1;
   std::int64_t save_total_limit = 0;
+  std::int64_t keep_every = 0;
+  std::int64_t export_every = 0;
   bool async = false;
   bool operator==(const CheckpointConfig&) const = default;
 };
@@ -108,7 +128,7 @@ struct DistributedConfig {
 
 struct Config {
   ModelConfig model;
-  std::string model_source;  ///< the path `model` was read from; empty if the config holds the object itself
+  std::string model_source;  ///< the file `model` was read from; empty if the config contains the object
   std::optional<std::string> init_from;
   std::string output_dir;
   AttentionConfig attention;
@@ -117,47 +137,55 @@ struct Config {
   CheckpointConfig checkpoint;
   DistributedConfig distributed;
 
-  /// The same run; where the model's values were read from is no part of it.
+  /// Compares all members but model_source.
   bool operator==(const Config& other) const;
 };
 
-/// Reads a config file. `overrides` are the arguments of --set, "section.key=value" in order: the value is JSON, or a
-/// bare string where the key takes text or JSON does not parse. Of a pair that excludes each other
-/// (gradient_accumulation_steps | global_batch_size, warmup_ratio | warmup_steps) the one set replaces the file's
-/// other.
+/// Reads a config file. `overrides` are the arguments of --set, "section.key=value", applied in order. The value is
+/// JSON, or plain text where the key takes text or the value is not JSON. For mutually exclusive keys
+/// (gradient_accumulation_steps and global_batch_size, warmup_ratio and warmup_steps) the override replaces the file's.
 Config load_config(const std::filesystem::path& file, const std::vector<std::string>& overrides = {});
 
-/// Where the config that a command line calls `file` is: at that path, else among the installed ones, which lie in
-/// share/ssa-train next to the directory of the running program ("ssa-1b.json" or "configs/ssa-1b.json"). `file` itself
-/// when it is in neither.
+/// The config file that a command line means by `file`: that path if it exists, else a config of that name in
+/// share/ssa-train of the installation ("ssa-1b.json" or "configs/ssa-1b.json"). Returns `file` if there is neither.
 std::filesystem::path find_config(const std::filesystem::path& file);
 
-/// The same from text; `name` stands for the file in errors.
+/// The same from text; `name` is what errors call it.
 Config parse_config(std::string_view text, const std::string& name, const std::vector<std::string>& overrides = {});
 
-/// Reads a HF config.json alone, as the `model` key does.
+/// Reads a Hugging Face config.json, as the key `model` does.
 ModelConfig load_model_config(const std::filesystem::path& file);
 
-/// Every key with its value, as JSON text; parse_config gives the same Config back.
+/// All keys and values as JSON text, from which parse_config makes an equal Config.
 std::string config_json(const Config& config);
 
-/// The config.json of a HF directory: the model's keys, model_type llama-nsa, the classes of the Python files next to it,
-/// the method, the attention it is to run with (full for method full, else sparse) and what the architecture fixes.
-/// `torch_dtype` names the dtype of the weights next to it: "float32" or "bfloat16".
-std::string hugging_face_config_json(const ModelConfig& model, Method method, BlockSelection selection,
-                                     std::string_view torch_dtype);
-
-/// The generation_config.json of a HF directory: its token ids, and greedy decoding; padding is done with end of text.
-std::string hugging_face_generation_json(const ModelConfig& model);
-
-/// "section.key = value", a line a key, for the log.
+/// One line "section.key = value" per key, for the log.
 std::vector<std::string> config_lines(const Config& config);
 
-/// docs/config.md's table of keys: key | type | default | meaning.
+/// What a run may do with a key when it resumes from a checkpoint that had another value.
+enum class AtResume {
+  free,      ///< no effect on the weights
+  recorded,  ///< the run continues with the new value
+  refused,   ///< the value decides what the weights or the data mean; only with --allow-change
+};
+
+/// A key whose values differ, as text for the log.
+struct ConfigChange {
+  std::string key, before, after;
+  AtResume at_resume;
+};
+
+/// The keys in which two configs differ, in the order of docs/config.md.
+std::vector<ConfigChange> config_changes(const Config& before, const Config& after);
+
+/// Whether `key` is a config key that has a value ("train.seed") or a section ("model").
+bool is_config_key(std::string_view key);
+
+/// docs/config.md's table of keys: key | type | default | at a resume | meaning.
 std::string config_keys_table();
 
-/// Micro-batches each of `ranks` ranks adds up before an update. UsageError if global_batch_size rows do not cut into
-/// whole micro-batches on every rank.
+/// Micro-batches per rank and optimizer step. Throws UsageError unless global_batch_size is a multiple of the rows of
+/// one micro-batch on all ranks.
 std::int64_t accumulation_steps(const TrainConfig& train, std::int64_t ranks);
 
 }  // namespace ssa

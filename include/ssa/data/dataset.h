@@ -1,10 +1,11 @@
-// Dataset: the shards of a directory as one sequence of documents, each with its end-of-text token.
+// Dataset: the shards of a directory, or one shard, as one list of documents, each with its end-of-text token.
 //
-//   shard-00000.bin shard-00000.idx ...   indexed_dataset.h; without dataset.json, pairs of any name
+//   shard-00000.bin shard-00000.idx ...   indexed_dataset.h; any names if there is no dataset.json
 //   dataset.json                          optional: tokenizer, vocabulary, and per shard counts, sizes and checksums:
 //     {"format": "megatron-indexed", "tokenizer": {"name": "bytes", "sha256": "<hex>"}, "vocab_size": 257,
 //      "eos_token_id": 256, "dtype": "uint16", "shards": [{"name": "shard-00000", "documents": 1, "tokens": 2,
 //      "bin_bytes": 4, "idx_bytes": 54, "bin_xxh3": "<16 lower-case hex digits>", "idx_xxh3": "..."}]}
+//     The tokenizer may have "unicode": "16.0", the version of the tables that its patterns ran on.
 #pragma once
 
 #include <cstdint>
@@ -38,7 +39,7 @@ void visit_fields(Shard& shard, const Visit& visit) {
   visit("idx_xxh3", shard.idx_xxh3);
 }
 
-/// What dataset.json says.
+/// The content of dataset.json.
 struct DatasetInfo {
   std::string tokenizer_name, tokenizer_sha256;
   std::int64_t vocab_size = 0;
@@ -47,28 +48,37 @@ struct DatasetInfo {
   std::vector<ShardInfo> shards;
 };
 
-/// Throws Error naming the file and the key that is missing or wrong.
+/// Throws Error with the file and the key that is missing or wrong.
 DatasetInfo read_dataset_info(const std::filesystem::path& json_file);
+
+/// PREFIX, if `path` is PREFIX, PREFIX.idx or PREFIX.bin of an existing PREFIX.idx and no directory.
+std::optional<std::filesystem::path> megatron_prefix(const std::filesystem::path& path);
 
 class Dataset {
  public:
-  /// Opens all shards, in the order of their names. Throws Error when a file is damaged, or differs from dataset.json
-  /// in size, counts or element type, or when there is no shard. Does not read the tokens.
-  explicit Dataset(const std::filesystem::path& directory);
+  /// Opens all shards of a directory, in the order of their names, or the one of a Megatron prefix. Throws Error if
+  /// there is no shard, or if a file is damaged or differs from dataset.json in size, counts or element type, and
+  /// UsageError if the names in a directory without dataset.json are those of several splits (c4_train_document,
+  /// c4_valid_document). Does not read the tokens.
+  explicit Dataset(const std::filesystem::path& path);
 
   const std::filesystem::path& directory() const { return directory_; }
-  const std::optional<DatasetInfo>& info() const { return info_; }  ///< of dataset.json, when there is one
+  const std::optional<DatasetInfo>& info() const { return info_; }  ///< from dataset.json, if there is one
   const std::vector<IndexedDataset>& shards() const { return shards_; }
   std::int64_t documents() const;
   std::int64_t tokens() const;
 
-  /// Throws Error unless a model with this vocabulary can learn from this dataset: a smaller vocabulary than
-  /// dataset.json's, or another end-of-text id, means that it was made with another tokenizer.
+  /// Identifies the documents and their order, wherever the dataset is: 16 hexadecimal digits, from the checksums in
+  /// dataset.json. Without dataset.json, from the .idx files and samples of the .bin files.
+  std::string fingerprint() const;
+
+  /// Throws Error if dataset.json states a larger vocabulary than the model's, or another end-of-text id: the dataset
+  /// was then made with another tokenizer.
   void check_model(std::int64_t vocab_size, std::int64_t eos_token_id) const;
 
-  /// Reads everything: checksums, every token id against the vocabulary, and that each document ends in the
-  /// end-of-text token. Throws Error at the first fault. Without dataset.json there is nothing to compare with: the
-  /// vocabulary is then `vocab_size`, when given.
+  /// Reads all data and checks the checksums, that all token ids are within the vocabulary, and that each document ends
+  /// with the end-of-text token. Throws Error at the first fault. Without dataset.json, only the ids are checked, if
+  /// `vocab_size` is given.
   void verify(std::optional<std::int64_t> vocab_size = std::nullopt) const;
 
  private:
@@ -77,7 +87,7 @@ class Dataset {
   std::vector<IndexedDataset> shards_;
 };
 
-/// Throws Error, naming shard and document, if an id is outside [0, vocab_size). `ids` begin at token `offset` of the
+/// Throws Error with shard and document if an id is outside [0, vocab_size). `ids` begins at token `offset` of the
 /// document.
 void check_token_ids(const IndexedDataset& shard, std::int64_t document, std::int64_t offset,
                      std::span<const std::int32_t> ids, std::int64_t vocab_size);

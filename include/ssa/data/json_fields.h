@@ -1,4 +1,4 @@
-// One object of a JSON file. Every complaint is an Error that names the file, the key, what was found, what was
+// Typed access to the keys of an object of a JSON file. Errors state the file, the key, what was found and what was
 // expected.
 #pragma once
 
@@ -16,7 +16,7 @@ class JsonFields {
  public:
   using Json = nlohmann::json;
 
-  /// `where` names the object in errors; `json` must outlive this.
+  /// `where` is what errors call the object. `json` must outlive this.
   JsonFields(const Json& json, std::string where) : json_(json), where_(std::move(where)) {
     SSA_CHECK(json.is_object(), where_, ": a ", json.type_name(), ", expected an object");
   }
@@ -33,11 +33,11 @@ class JsonFields {
     SSA_CHECK(value.is_string(), where_, ": ", key, " is a ", value.type_name(), ", expected a string");
     return value.get<std::string>();
   }
-  /// A whole number from 0.
+  /// An integer of at least 0.
   std::int64_t count(const char* key) const {
     const Json& value = member(key);
     SSA_CHECK(value.is_number_integer() && value.get<std::int64_t>() >= 0, where_, ": ", key, " is ", value.dump(),
-              ", expected a whole number from 0");
+              ", expected an integer of at least 0");
     return value.get<std::int64_t>();
   }
   void read(const char* key, std::string& to) const { to = text(key); }

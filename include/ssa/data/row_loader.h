@@ -1,12 +1,11 @@
-// Rows of max_length tokens made of pieces of documents, in an order that needs no stored index.
+// Rows (sequences) of max_length tokens, made of pieces of documents, in an order that needs no stored index.
 //
-//   greedy   each document is cut every max_length tokens; a piece that does not fit in what is left of a row begins
-//   the
-//            next one; the rest of the row is padding.
-//   concat   the documents end to end, cut every max_length tokens; the tail that fills no row is dropped.
+//   greedy   Each document is cut every max_length tokens. A piece that does not fit into the rest of a row begins the
+//            next row; the rest of the row is padding.
+//   concat   The documents are concatenated and cut every max_length tokens. An incomplete last row is dropped.
 //
-// Positions count from 0 in each piece, and in the padding after the last. The label of a piece's first token and of
-// padding is -100.
+// Positions count from 0 in each piece, and in the padding after the last piece. The label of a piece's first token,
+// and of padding, is -100.
 #pragma once
 
 #include <cstdint>
@@ -20,9 +19,9 @@ namespace ssa {
 
 inline constexpr std::int32_t kIgnoredLabel = -100;
 
-/// Where `place` of epoch `epoch` goes: a bijection of [0, rows) keyed by (seed, epoch). A Feistel network over the
-/// next power of four; a value outside [0, rows) is sent through again (Black and Rogaway, "Ciphers with Arbitrary
-/// Finite Domains", CT-RSA 2002).
+/// The row at position `place` of the shuffled epoch: a permutation of [0, rows) keyed by (seed, epoch). A Feistel
+/// network over the next power of four, applied again while the value is outside [0, rows) (Black and Rogaway, "Ciphers
+/// with Arbitrary Finite Domains", CT-RSA 2002).
 std::int64_t permuted(std::int64_t place, std::int64_t rows, std::uint64_t seed, std::int64_t epoch);
 
 struct RowOptions {
@@ -30,28 +29,28 @@ struct RowOptions {
   Packing packing = Packing::greedy;
   bool shuffle = true;
   std::uint64_t seed = 42;
-  std::int64_t skip_train_samples = -1;  ///< rows left out at the start of the unshuffled order; -1 or 0: none
-  std::int64_t max_train_samples = 0;    ///< rows kept after that; 0: all
+  std::int64_t skip_train_samples = -1;  ///< rows skipped at the start of the unshuffled order; -1 or 0: none
+  std::int64_t max_train_samples = 0;    ///< rows used after the skipped ones; 0: all
   std::int32_t pad_id;                   ///< the model's end-of-text id
-  std::int64_t vocab_size;               ///< the model's; every id must be below it
+  std::int64_t vocab_size;               ///< the model's; all ids must be below it
 };
 
-/// The rows of an epoch. Const and thread-safe after construction; keeps 16 bytes a row. The dataset must outlive it.
+/// The rows of an epoch. Thread-safe after construction. Uses 16 bytes per row. The dataset must outlive it.
 class RowLoader {
  public:
-  /// Throws Error when no row is left, saying how many there were.
+  /// Throws Error if no rows remain, with the number of rows before skipping.
   RowLoader(const Dataset& dataset, const RowOptions& options);
 
-  std::int64_t rows() const { return static_cast<std::int64_t>(starts_.size()); }  ///< in each epoch
+  std::int64_t rows() const { return static_cast<std::int64_t>(starts_.size()); }  ///< per epoch
   std::int64_t max_length() const { return options_.max_length; }
 
-  /// Row `index` of the order of `epoch`; each span has max_length elements. `targets[t]` is the label of token t + 1:
-  /// what position t must predict, or -100; always -100 at the end of the row. Throws Error at a token id outside the
-  /// vocabulary, naming shard and document.
+  /// Row `index` in the order of `epoch`; each span has max_length elements. `targets[t]` is the token that position t
+  /// must predict, that is, the label of token t + 1, or -100; it is -100 at the end of the row. Throws Error with
+  /// shard and document for a token id outside the vocabulary.
   void load(std::int64_t epoch, std::int64_t index, std::span<std::int32_t> ids, std::span<std::int32_t> targets,
             std::span<std::int32_t> positions) const;
 
-  /// How many targets of that row are not -100. Reads no tokens.
+  /// The number of targets of the row that are not -100. Reads no tokens.
   std::int64_t label_count(std::int64_t epoch, std::int64_t index) const;
 
  private:

@@ -1,10 +1,10 @@
-// Progress of a long evaluation: rank 0 prints one line on stderr every ten seconds.
+// Progress of a long evaluation: rank 0 prints it on stderr.
 #pragma once
 
-#include <chrono>
 #include <cstdint>
 #include <string>
 
+#include "ssa/base/progress.h"
 #include "ssa/comm/comm.h"
 
 namespace ssa::eval {
@@ -17,12 +17,9 @@ class Progress {
   void at(std::int64_t done);
 
  private:
-  using Clock = std::chrono::steady_clock;
-
   std::string what_;
   std::int64_t total_;
-  bool quiet_;
-  Clock::time_point start_ = Clock::now(), last_print_ = start_;
+  ProgressLine line_;
 };
 
 }  // namespace ssa::eval

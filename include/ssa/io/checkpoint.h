@@ -1,18 +1,19 @@
 // Checkpoints: output_dir/checkpoints/step-00001000/ with
 //   model.safetensors      f32 master weights under their Hugging Face names
 //   optimizer.safetensors  f32 first and second moments, m.NAME and v.NAME
-//   trainer.json           what else the trainer needs to go on (step, tokens, seed, ...)
+//   trainer.json           the rest of the trainer's state (step, tokens, seed, ...)
 //   config.json            the resolved config of the run
-//   manifest.json          format, step, sequence; of each file above its size and XXH3-64; a checksum of itself
-// The data does not depend on the number of ranks: whole tensors, which a rank may read in part.
+//   manifest.json          format, step, sequence number, whether it is kept for good; size and XXH3-64 of each file
+//                          above; a checksum of itself
+// Tensors are stored whole, independent of the number of ranks. A rank may read a part of one.
 //
-// A directory step-* is complete at every moment, also when the process is killed or the power fails. A checkpoint is
-// written as .tmp-step-*, synced, its manifest last, and renamed; the one it replaces (same step) is renamed to
-// .old-step-* before and removed after; what is removed is renamed to .trash-step-* first. The next writer puts right
-// what a killed one left. One process at a time writes into an output_dir.
+// A directory step-* is complete at all times, even after a kill or a power failure: a checkpoint is written to
+// .tmp-step-*, synced, its manifest last, and renamed. An existing checkpoint of the same step is renamed to
+// .old-step-* first and removed afterwards. A directory to be removed is first renamed to .trash-step-*. The next
+// writer cleans up after a writer that was killed. Only one process at a time may write to an output_dir.
 //
-// "Newest" is the one saved last, by the manifests' sequence numbers: a run sent back to step 1000 that saves step 1500
-// continues from there, not from the abandoned step 4000.
+// "Newest" means saved last, by the manifests' sequence numbers: if a run is resumed from step 1000 and saves step
+// 1500, the next resume uses 1500, not the abandoned 4000.
 #pragma once
 
 #include <cstdint>
@@ -30,29 +31,37 @@
 
 namespace ssa {
 
-/// "step-00001000": the directory's name, below output_dir/checkpoints.
+/// The name of a checkpoint's directory in output_dir/checkpoints: "step-00001000".
 std::string checkpoint_name(std::int64_t step);
+
+/// Which checkpoints remain.
+struct Retention {
+  std::int64_t save_total_limit = 0;  ///< number of the newest; 0: all
+  bool keep = false;                  ///< the checkpoint being written is kept for good and not counted
+};
 
 class CheckpointWriter {
  public:
-  /// Clears what a killed run left and opens the temporary directory. `parameters` in the order in which they will come.
+  /// Cleans up after a killed writer and creates the temporary directory. `parameters` are f32, in the order of the
+  /// calls of add_weight().
   CheckpointWriter(const std::filesystem::path& output_dir, std::int64_t step,
-                   const std::vector<NamedShape>& parameters);
-  /// Removes the temporary directory unless the checkpoint was committed.
+                   const std::vector<TensorSpec>& parameters);
+  /// Removes the temporary directory unless commit() succeeded.
   ~CheckpointWriter();
   CheckpointWriter(const CheckpointWriter&) = delete;
   CheckpointWriter& operator=(const CheckpointWriter&) = delete;
 
-  /// The next elements of a parameter's weight and moments. The weights come in the order of the parameters; the
-  /// moments too, m before v of each. Weights and moments may be interleaved as the caller likes; a span may be reused
-  /// at once. A failure (a full disk, say) removes the temporary directory before it is thrown on.
+  /// The next elements of a parameter's weight, first moment and second moment. The weights come in the order of the
+  /// parameters; so do the moments, m before v of each parameter. Weights and moments may be interleaved in any way. A
+  /// failure, such as a full disk, removes the temporary directory and is rethrown.
   void add_weight(const std::string& name, std::span<const float> values);
   void add_m(const std::string& name, std::span<const float> values);
   void add_v(const std::string& name, std::span<const float> values);
 
-  /// Completes the checkpoint and returns its directory; then removes the oldest complete ones so that `save_total_limit`
-  /// stay (0: all). Directories that are not complete neither count nor are removed.
-  std::filesystem::path commit(const nlohmann::json& trainer, std::string_view config, std::int64_t save_total_limit);
+  /// Completes the checkpoint and returns its directory. Then removes the oldest checkpoints, so that save_total_limit
+  /// remain. Checksums are verified before a checkpoint is counted, once per process. A checkpoint
+  /// that does not verify, or is kept for good, is neither counted nor removed.
+  std::filesystem::path commit(const nlohmann::json& trainer, std::string_view config, Retention retention);
 
  private:
   template <class F>
@@ -64,53 +73,59 @@ class CheckpointWriter {
   std::optional<SafetensorsWriter> weights_, moments_;
 };
 
-/// How much of a checkpoint is looked at: the manifest and the files' sizes, or every byte.
+/// How much of a checkpoint is checked: the manifest and the sizes of the files, or also their checksums.
 enum class Verify { sizes, checksums };
 
 struct CheckpointInfo {
   std::filesystem::path path;
   std::int64_t step = 0;
-  std::string problem;  ///< empty = a complete checkpoint; else what is wrong, naming the file
+  std::string problem;      ///< what is wrong, with the file; empty for a complete checkpoint
+  bool unreadable = false;  ///< the problem is an I/O or permission error: the checkpoint may be intact
 
   bool complete() const { return problem.empty(); }
 };
 
-/// Why `directory` is not a complete checkpoint; empty if it is one.
+/// Why `directory` is not a complete checkpoint, or an empty string if it is one.
 std::string checkpoint_problem(const std::filesystem::path& directory, Verify verify);
 
-/// Every checkpoint of a run, newest first; those without a readable manifest, whose age is unknown, come before all.
+/// Makes this process verify checkpoints again that it has written or read. For tests.
+void forget_known_checkpoints();
+
+/// All checkpoints of a run, newest first. Those without a readable manifest come first, since their age is unknown.
 /// Changes nothing on disk.
 std::vector<CheckpointInfo> find_checkpoints(const std::filesystem::path& output_dir,
                                              Verify verify = Verify::checksums);
 
-/// The newest complete checkpoint, every byte of it checked; those passed over are appended to `skipped`.
+/// The newest complete checkpoint, with all checksums verified. Newer ones that are not complete are appended to
+/// `skipped`. Throws Error if there are checkpoints and none is complete, and if one that may be intact cannot be read:
+/// a run that continued without it would lose its steps.
 std::optional<CheckpointInfo> newest_checkpoint(const std::filesystem::path& output_dir,
                                                 std::vector<CheckpointInfo>& skipped);
 
-/// What a writer does before and after its checkpoint, for a run that may have none to write any more: puts right what
-/// a killed one left, and removes the oldest complete ones so that `save_total_limit` stay (0: all).
+/// Cleans up after a killed writer, and removes the oldest checkpoints as commit() does. For a resumed run, which may
+/// have no checkpoint left to write.
 void tidy_checkpoints(const std::filesystem::path& output_dir, std::int64_t save_total_limit);
 
 class CheckpointReader {
  public:
-  /// Throws, naming the file, what was found and what was expected, unless `directory` is a complete checkpoint.
+  /// Throws Error with the file, what was found and what was expected, unless `directory` is a complete checkpoint.
   explicit CheckpointReader(const std::filesystem::path& directory, Verify verify = Verify::checksums);
   ~CheckpointReader();
 
   const std::filesystem::path& path() const { return path_; }
   std::int64_t step() const { return step_; }
   const nlohmann::json& trainer() const { return *trainer_; }
-  const std::string& config() const { return config_; }  ///< text of config.json
+  const std::string& config() const { return config_; }  ///< the content of config.json
   const SafetensorsReader& weights() const { return weights_; }
   const SafetensorsReader& moments() const { return moments_; }
 
-  /// Throws unless the checkpoint holds exactly these parameters, their moments too.
-  void check(const std::vector<NamedShape>& parameters) const;
+  /// Throws unless the checkpoint has exactly these parameters and their moments.
+  void check(const std::vector<TensorSpec>& parameters) const;
 
-  /// Elements [first, first + out.size()) of a parameter's weight or moment; throws if its shape is another.
-  void read_weight(const NamedShape& parameter, std::span<float> out, std::int64_t first = 0) const;
-  void read_m(const NamedShape& parameter, std::span<float> out, std::int64_t first = 0) const;
-  void read_v(const NamedShape& parameter, std::span<float> out, std::int64_t first = 0) const;
+  /// Elements [first, first + out.size()) of a parameter's weight or moment. Throws if its shape differs.
+  void read_weight(const TensorSpec& parameter, std::span<float> out, std::int64_t first = 0) const;
+  void read_m(const TensorSpec& parameter, std::span<float> out, std::int64_t first = 0) const;
+  void read_v(const TensorSpec& parameter, std::span<float> out, std::int64_t first = 0) const;
 
  private:
   std::filesystem::path path_;

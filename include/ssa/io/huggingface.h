@@ -1,6 +1,6 @@
-// Model directories as Hugging Face keeps them: config.json (ssa/train/config.h reads and writes it), the weights, in
-// model.safetensors or in shards that model.safetensors.index.json lists, and the Python files that transformers runs
-// them with. Failures throw ssa::Error with file and tensor.
+// Hugging Face model directories: config.json (ssa/config/config.h reads it, hugging_face_config.h writes it), the
+// weights in model.safetensors or in shards listed by model.safetensors.index.json, and the Python files with which
+// transformers runs the model. Failures throw ssa::Error with file and tensor.
 #pragma once
 
 #include <cstdint>
@@ -12,61 +12,65 @@
 
 #include "ssa/io/safetensors.h"
 #include "ssa/model/model_config.h"
+#include "ssa/model/param_table.h"
 
 namespace ssa {
 
-/// The parameters of a published checkpoint of this architecture, in the order of the ParamTable.
-std::vector<NamedShape> published_parameters(const ModelConfig& model);
+/// The parameter as a tensor of a file.
+TensorSpec spec_of(const Param& param, FileDType dtype = FileDType::f32);
 
-/// The file of a directory that its weights start from, model.safetensors before the index; empty if it has neither.
+/// spec_of() all parameters of a model, in the order of the ParamTable: the content of a published checkpoint.
+std::vector<TensorSpec> published_parameters(const ModelConfig& model, FileDType dtype = FileDType::f32);
+
+/// The file through which a directory's weights are read: model.safetensors, else the index; empty if it has neither.
 std::filesystem::path weights_file(const std::filesystem::path& directory);
 
-/// The weights of a directory, memory-mapped, in any dtype that SafetensorsReader reads.
+/// The weights of a directory, memory-mapped, of any dtype that SafetensorsReader supports.
 class HuggingFaceWeights {
  public:
-  /// Opens every shard and checks that the index and the shards agree.
+  /// Opens all shards and checks that they agree with the index.
   explicit HuggingFaceWeights(const std::filesystem::path& directory);
-  /// The same, and check(expected, tied).
-  HuggingFaceWeights(const std::filesystem::path& directory, const std::vector<NamedShape>& expected, bool tied);
+  /// The same, then check(expected, tied).
+  HuggingFaceWeights(const std::filesystem::path& directory, const std::vector<TensorSpec>& expected, bool tied);
 
-  /// Throws unless the directory holds just these tensors in these shapes. Ignored: rotary inv_freq buffers, which older
-  /// writers saved, and with tied embeddings an lm_head.weight.
-  void check(const std::vector<NamedShape>& expected, bool tied) const;
+  /// Throws unless the directory has exactly these tensors, with these shapes and any dtype. Ignored are the rotary
+  /// inv_freq buffers of older versions, and an lm_head.weight if the embeddings are tied.
+  void check(const std::vector<TensorSpec>& expected, bool tied) const;
 
-  /// Elements [first, first + out.size()) as f32; throws if the shape is another.
-  void read(const NamedShape& tensor, std::span<float> out, std::int64_t first = 0) const;
+  /// Elements [first, first + out.size()) as f32. Throws if the tensor's shape differs.
+  void read(const TensorSpec& tensor, std::span<float> out, std::int64_t first = 0) const;
 
   const std::vector<SafetensorsReader>& shards() const { return shards_; }
 
  private:
-  std::filesystem::path source_;  ///< names the directory's weights in errors
+  std::filesystem::path source_;  ///< name of the weights in errors
   std::vector<SafetensorsReader> shards_;
   std::map<std::string, std::size_t> shard_of_;
 };
 
-/// A file of a directory.
+/// A text file of a directory.
 struct TextFile {
   std::string name, text;
 };
 
-/// src/train/hf_model/*.py: what config.json's auto_map names.
+/// The Python files that auto_map in config.json names: src/io/hf_model/*.py.
 const std::vector<TextFile>& hugging_face_model_code();
 
 inline constexpr std::uint64_t kMaxShardBytes = 5'000'000'000;
 
-/// Writes a directory. It is complete or not there: everything goes into DIRECTORY.tmp, which finish() renames.
+/// Writes a directory that appears only when it is complete: all files go to DIR.tmp, which finish() renames.
 class HuggingFaceWriter {
  public:
-  /// `directory` must be new or empty; `files` go beside the weights; `dtype` is f32 or bf16. Above `max_shard_bytes` of
-  /// weights they are cut into shards of at most that many (a larger tensor has a shard of its own).
+  /// `directory` must be new or empty. `files` are written next to the weights. The tensors are f32 or bf16, all the
+  /// same. Weights of more than `max_shard_bytes` are split into shards of at most that size, except for larger
+  /// tensors, which get a shard each.
   HuggingFaceWriter(const std::filesystem::path& directory, const std::vector<TextFile>& files,
-                    const std::vector<NamedShape>& tensors, FileDType dtype,
-                    std::uint64_t max_shard_bytes = kMaxShardBytes);
-  ~HuggingFaceWriter();  ///< removes DIRECTORY.tmp unless finish() was reached
+                    const std::vector<TensorSpec>& tensors, std::uint64_t max_shard_bytes = kMaxShardBytes);
+  ~HuggingFaceWriter();  ///< removes DIR.tmp unless finish() succeeded
   HuggingFaceWriter(const HuggingFaceWriter&) = delete;
   HuggingFaceWriter& operator=(const HuggingFaceWriter&) = delete;
 
-  /// The next elements of a tensor; tensors come in the order given.
+  /// Appends the next elements of a tensor. Tensors come in the order given to the constructor.
   void append(const std::string& name, std::span<const float> values);
   void finish();
 
@@ -80,9 +84,9 @@ class HuggingFaceWriter {
 
   std::filesystem::path directory_, temporary_;
   std::vector<Shard> shards_;
-  std::size_t shard_ = 0;                  ///< being written
-  std::uint64_t bytes_left_ = 0;           ///< of it
-  std::vector<SafetensorsWriter> writer_;  ///< of it: one or none
+  std::size_t shard_ = 0;                  ///< index of the shard being written
+  std::uint64_t bytes_left_ = 0;           ///< of that shard
+  std::vector<SafetensorsWriter> writer_;  ///< of that shard: one or none
 };
 
 }  // namespace ssa

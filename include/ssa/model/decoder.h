@@ -1,7 +1,7 @@
 // Decoder: next-token logits from a key/value cache, in every attention path without alignment. A prompt runs through
 // the training forward, one sequence at a time, and leaves its keys, values and block means in the cache. Each later
-// step takes one token per sequence. The logits equal a forward pass over all tokens so far: a block becomes selectable,
-// and visible to nsa's compressed branch, when it is complete; a token's own block is always selected.
+// step takes one token per sequence. The logits equal a forward pass over all tokens so far: a block becomes
+// selectable, and visible to nsa's compressed branch, when it is complete; a token's own block is always selected.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@ struct DecoderShape {
   std::int64_t rows = 1;  ///< sequences decoded together
   std::int64_t capacity;  ///< most tokens per sequence, prompt included
   std::int64_t prompt;    ///< tokens of the longest prompt
-  AttentionPath path;     ///< full, selected or nsa
+  AttentionPath path;     ///< any path but the aligned one, which has two outputs
   BlockSelection selection = BlockSelection::exact;
 };
 

@@ -87,8 +87,8 @@ ModelParams bind_params(const ParamTable& table, const ModelConfig& config, cons
 /// the padding, which the gradient norm reads too.
 std::vector<Tensor> added_gradients(const ParamTable& table, const ModelConfig& config, const Tensor& flat);
 
-/// The parameters in the order in which a backward pass computes their gradients: final norm, an untied head, the layers
-/// from last to first, the embedding.
+/// The parameters in the order in which a backward pass computes their gradients: final norm, an untied head, the
+/// layers from last to first, the embedding.
 std::vector<const Param*> backward_order(const ParamTable& table, const ModelConfig& config);
 
 /// Initial values of elements [first, first + out.size()) of parameter `index` of the table: Normal(0,

@@ -30,7 +30,7 @@ class Tokenizer {
     std::vector<std::int32_t> before = {}, after = {};
   };
 
-  /// What the files of a tokenizer say.
+  /// The contents of a tokenizer's files.
   struct Parts {
     std::string name, sha256;
     std::vector<std::string> texts = {};  // by id: the bytes of the token
@@ -51,6 +51,8 @@ class Tokenizer {
   /// Of the content of the tokenizer's file or files: 64 hexadecimal digits.
   const std::string& sha256() const { return parts_.sha256; }
   std::int32_t vocab_size() const { return static_cast<std::int32_t>(parts_.texts.size()); }
+  /// Whether ids depend on properties of characters, in the version of unicode_version().
+  bool depends_on_unicode() const { return !parts_.splitter.empty() || parts_.nfc; }
   std::int32_t eos_token_id() const { return parts_.eos_token_id; }
   const std::optional<std::string>& bos_token() const { return parts_.bos_token; }
   const Template& text_template() const { return parts_.text_template; }

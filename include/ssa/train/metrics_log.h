@@ -27,9 +27,13 @@ class MetricsLog {
   /// Adds keys to the last line; the file is replaced atomically.
   void extend_last(const nlohmann::ordered_json& more);
 
+  std::int64_t lines() const { return lines_; }  ///< in the file
+  void sync();                                   ///< waits until all lines are on the disk
+
  private:
   void append_text(std::string text);
 
+  std::int64_t lines_ = 0;
   std::optional<FileWriter> file_;
 };
 

@@ -15,7 +15,7 @@ namespace ssa {
 
 class ModelSource {
  public:
-  /// Error naming what is missing in `path`.
+  /// Throws Error that names the missing part of `path`.
   explicit ModelSource(const std::filesystem::path& path);
 
   const ModelConfig& config() const { return config_; }
@@ -25,7 +25,7 @@ class ModelSource {
   const std::filesystem::path& path() const { return path_; }
 
   /// Elements [first, first + out.size()) of a parameter.
-  void read(const NamedShape& parameter, std::span<float> out, std::int64_t first) const;
+  void read(const TensorSpec& parameter, std::span<float> out, std::int64_t first) const;
 
  private:
   std::filesystem::path path_;

@@ -1,4 +1,4 @@
-// Everything a run has on its device, laid out once: parameters, gradients, optimizer state, activations, batches.
+// The device memory of a run: parameters, gradients, optimizer state, activations, batches.
 #pragma once
 
 #include <functional>
@@ -15,7 +15,7 @@
 
 namespace ssa {
 
-/// What decides the memory of a run.
+/// Determines the memory of a run.
 struct StateShape {
   ModelConfig model;
   PassShape pass;
@@ -24,8 +24,8 @@ struct StateShape {
   int zero_stage = 0;  ///< from 1 on, master weights and moments are split over the ranks
 };
 
-/// The tensors of a run. A rank owns the elements whose optimizer state it keeps: all at ZeRO stage 0, else its slice of
-/// every bucket, one slice after another.
+/// The tensors of a run. A rank owns the elements whose optimizer state it keeps: all at ZeRO stage 0, else its slice
+/// of every bucket, one slice after another.
 struct StateTensors {
   Tensor weights;  ///< act [size]: what the ops read
   Tensor master;   ///< f32 [owned]: what the optimizer updates; absent on the CPU, where the weights are f32 themselves
@@ -61,7 +61,7 @@ std::int64_t largest_micro_batch(StateShape shape, const ParamTable& table, std:
 /// The tensors bound to device memory, and the model over them.
 class ModelState : public StateTensors {
  public:
-  /// check_supported, then allocates and clears. When the device is too small, the Error holds the plan and the largest
+  /// check_supported, then allocates and clears. When the device is too small, the Error has the plan and the largest
   /// micro-batch that fits.
   ModelState(Stream& stream, const StateShape& shape, const ParamTable& table, int rank = 0);
 

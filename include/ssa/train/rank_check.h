@@ -11,14 +11,15 @@
 #include "ssa/comm/comm.h"
 #include "ssa/config/config.h"
 #include "ssa/train/model_state.h"
+#include "ssa/train/train.h"
 
 namespace ssa {
 
 /// Compares texts, one per thing, such as "rows per epoch: 480". `advice` ends the message.
 void check_same_lines(Comm& comm, const std::vector<std::string>& lines, const std::string& advice);
 
-/// The binary, --resume, and every key of the config. Before anything is opened.
-void check_same_command(Comm& comm, const Config& config, const std::string& resume);
+/// The binary, --resume, --allow-change, and every key of the config. Before anything is opened.
+void check_same_command(Comm& comm, const Config& config, const TrainOptions& options);
 
 /// The weights that the ops read, to the bit.
 void check_same_weights(Stream& stream, Comm& comm, const ModelState& state);

@@ -10,7 +10,9 @@
 
 #include "ssa/comm/comm.h"
 #include "ssa/config/config.h"
+#include "ssa/data/row_range.h"
 #include "ssa/train/metrics_log.h"
+#include "ssa/train/spike_detector.h"
 
 namespace ssa {
 
@@ -26,7 +28,10 @@ struct StepReport {
   double loss = 0, ce_loss = 0, alignment_loss = 0;
   double grad_norm = 0;  ///< before clipping
   double learning_rate = 0;
-  std::string stream;  ///< full, sparse, or mixed when drawn by row
+  std::string stream;                ///< full, sparse, or mixed when drawn by row
+  RowRange rows;                     ///< of the run, as data.skip_ranges counts them
+  SpikeScores spike;                 ///< standard deviations above the steps before
+  std::int64_t skipped_updates = 0;  ///< of the run so far
   std::optional<double> selected_mass, entropy;
   EvalLosses eval_losses;
 };
@@ -40,8 +45,14 @@ std::string short_rows_warning(const Config& config);
 
 class RunLog {
  public:
-  /// `step`: where the run starts; later lines of metrics.jsonl are dropped.
-  RunLog(const Config& config, Comm& comm, Stream& stream, std::int64_t step, std::int64_t total_steps);
+  struct Start {
+    std::int64_t step;  ///< where the run starts; later lines of metrics.jsonl are dropped
+    std::int64_t total_steps;
+    std::string resumed_from;    ///< path of the checkpoint
+    std::int64_t metrics_lines;  ///< lines of metrics.jsonl when it was saved
+    bool fresh;                  ///< --resume none: an earlier metrics.jsonl is renamed
+  };
+  RunLog(const Config& config, Comm& comm, Stream& stream, const Start& start);
 
   void begin(std::int64_t parameters, std::int64_t rows, std::int64_t steps_per_epoch, std::int64_t dropped_rows);
   /// Logs a step. The speed it reports is the average since the step logged before.
@@ -54,6 +65,8 @@ class RunLog {
   void pause_clock();
   void resume_clock();
   void say(const std::string& line);
+  /// Writes metrics.jsonl to the disk and returns the number of its lines. Rank 0 only; 0 elsewhere.
+  std::int64_t sync_metrics();
 
  private:
   using Clock = std::chrono::steady_clock;

@@ -20,6 +20,10 @@ Dataset open_dataset(const std::string& path, const Config& config);
 /// `rows`: per epoch.
 BatchPlan plan_batches(const Config& config, std::int64_t rows, int ranks);
 
+/// The last optimizer step of a run that has done `step` steps and is at `position`: max_steps if set, else the end of
+/// num_train_epochs.
+std::int64_t total_steps(const TrainConfig& train, const BatchPlan& plan, std::int64_t step = 0,
+                         DataPosition position = {});
 /// When the ranks give each other up.
 PhaseTimeouts phase_timeouts(const DistributedConfig& config);
 

@@ -228,8 +228,8 @@ __device__ __forceinline__ void bwd_steps(typename C::Shared& shared, const BwdH
     shared.d_s_full[at.stage()].arrive_warp(lane());
   };
 
-  // A step begins with its scores in registers, and ends with the scores of the next one. It sums d_q of the step before,
-  // whose d_s the other warpgroup has mostly passed on by then.
+  // A step begins with its scores in registers, and ends with the scores of the next one. It sums d_q of the step
+  // before, whose d_s the other warpgroup has mostly passed on by then.
   const auto step = [&]<bool kFirst>(int i) {
     const int stage = Ring::at(i).stage();
     start_d_p(stage);
