@@ -52,10 +52,10 @@ class NcclComm : public Comm {
     if (!nccl_) return;
     set_abort_action({});
     // After an exception, the other ranks may never come to a collective that this rank has queued.
-    const bool failed = std::uncaught_exceptions() > 0;
-    if (const ncclResult_t status = failed ? ncclCommAbort(nccl_) : ncclCommDestroy(nccl_); status != ncclSuccess)
-      fmt::print(stderr, "warning: NCCL: {} on rank {}: {}\n", failed ? "ncclCommAbort" : "ncclCommDestroy",
-                 mpi_->rank(), ncclGetErrorString(status));
+    const ncclResult_t status = std::uncaught_exceptions() > 0 ? ncclCommAbort(nccl_) : ncclCommDestroy(nccl_);
+    if (status != ncclSuccess)
+      fmt::print(stderr, "warning: NCCL: ending the communicator of rank {}: {}\n", mpi_->rank(),
+                 ncclGetErrorString(status));
   }
 
   int rank() const override { return mpi_->rank(); }

@@ -17,7 +17,7 @@
 namespace ssa {
 namespace {
 
-/// A rank that failed before MPI started waits so long for the others.
+/// A rank that failed before MPI started waits this long for the others.
 constexpr double kMeetSeconds = 30;
 
 /// Prints the error, unless another rank does so first, and ends all ranks. Returns the exit code if there is only one.

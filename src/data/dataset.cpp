@@ -168,24 +168,6 @@ std::int64_t Dataset::tokens() const {
   return sum;
 }
 
-std::string Dataset::fingerprint() const {
-  constexpr std::size_t kSamples = 64, kSampleBytes = 4096;
-  Xxh3 hash;
-  const auto add = [&](const std::string& text) { hash.update(text.data(), text.size()); };
-  for (std::size_t s = 0; s < shards_.size(); ++s) {
-    if (info_) {
-      add(info_->shards[s].bin_xxh3 + info_->shards[s].idx_xxh3);
-      continue;
-    }
-    const MappedFile &idx = shards_[s].idx(), &bin = shards_[s].bin();
-    hash.update(idx.data(), idx.size());
-    add(std::to_string(bin.size()));
-    const std::size_t bytes = std::min(kSampleBytes, bin.size());
-    for (std::size_t i = 0; i < kSamples; ++i) hash.update(bin.data() + (bin.size() - bytes) / kSamples * i, bytes);
-  }
-  return hash.hex();
-}
-
 void Dataset::check_model(std::int64_t vocab_size, std::int64_t eos_token_id) const {
   if (!info_) return;
   const std::string file = (directory_ / kJsonName).string();

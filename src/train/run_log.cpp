@@ -178,6 +178,12 @@ void RunLog::show_evaluation(std::int64_t step, const EvalLosses& losses) const 
   console->flush();
 }
 
+std::int64_t RunLog::sync_metrics() {
+  if (!speaks_) return 0;
+  metrics_->sync();
+  return metrics_->lines();
+}
+
 bool RunLog::lacks_evaluation() const {
   if (!speaks_ || first_step_ == 0) return false;
   const nlohmann::ordered_json last = metrics_->last();
@@ -194,12 +200,6 @@ void RunLog::add_evaluation(const EvalLosses& losses) {
   log_file->log({"", spdlog::level::info,
                  fmt::format("step {}: the evaluation that a signal ended: {}", first_step_, more.dump())});
   show_evaluation(first_step_, losses);
-}
-
-std::int64_t RunLog::sync_metrics() {
-  if (!speaks_) return 0;
-  metrics_->sync();
-  return metrics_->lines();
 }
 
 void RunLog::say(const std::string& line) {

@@ -17,6 +17,7 @@
 #include "ssa/data/row_loader.h"
 #include "ssa/runtime/profiler_range.h"
 #include "ssa/train/batch_staging.h"
+#include "ssa/train/dataset_fingerprint.h"
 #include "ssa/train/evaluate.h"
 #include "ssa/train/model_state.h"
 #include "ssa/train/optimizer_step.h"
@@ -24,7 +25,6 @@
 #include "ssa/train/run_log.h"
 #include "ssa/train/run_plan.h"
 #include "ssa/train/run_store.h"
-#include "ssa/train/sampled_checksum.h"
 #include "ssa/train/schedule.h"
 #include "ssa/train/spike_detector.h"
 
@@ -264,8 +264,8 @@ EvalLosses evaluate(Run& run) {
 
 bool evaluation_due(const Run& run) {
   const std::int64_t interval = run.config.train.eval_steps;
-  const std::int64_t step = run.at.step;
-  return run.eval_loader && step > 0 && (step == run.total_steps || (interval > 0 && step % interval == 0));
+  return run.eval_loader && run.at.step > 0 &&
+         (run.at.step == run.total_steps || (interval > 0 && run.at.step % interval == 0));
 }
 
 /// Ranks may see different files under one path.
@@ -273,7 +273,7 @@ void check_same_data(Run& run) {
   if (run.comm.size() == 1) return;
   const auto facts = [](const char* key, const Dataset& dataset) {
     return concat(key, ": ", dataset.documents(), " documents, ", dataset.tokens(), " tokens, fingerprint ",
-                  dataset.fingerprint(), ", samples ", sampled_checksum(dataset));
+                  dataset_fingerprint(dataset));
   };
   std::vector<std::string> lines = {facts("data.path", run.dataset), concat("rows per epoch: ", run.loader.rows())};
   if (run.eval_dataset) lines.push_back(facts("data.eval_path", *run.eval_dataset));
@@ -282,7 +282,7 @@ void check_same_data(Run& run) {
 
 /// Fresh weights, or the weights of the checkpoint to resume from, and the steps to do.
 void start(Run& run, const TrainOptions& options) {
-  const ResumedRun now{run.config, run.dataset.fingerprint(), run.plan.global_rows(), run.comm.size()};
+  const ResumedRun now{run.config, dataset_fingerprint(run.dataset), run.plan.global_rows(), run.comm.size()};
   run.at = run.store.restore(run.stream, run.state, run.spikes,
                              {.resume = options.resume, .allowed_changes = options.allowed_changes, .run = now});
   run.at.dataset = now.dataset;
@@ -292,31 +292,30 @@ void start(Run& run, const TrainOptions& options) {
   run.total_steps = total_steps(run.config.train, run.plan, run.at.step, run.at.position);
   run.at.total_steps = run.total_steps;
   run.save_interval = save_interval(run.config.checkpoint, run.total_steps);
-  check_same_lines(
-      run.comm,
-      {concat("first step: ", run.at.step), concat("rows consumed: ", run.at.rows), concat("steps: ", run.total_steps)},
-      "do all ranks see the same checkpoint?");
+  check_same_lines(run.comm, {concat("steps done: ", run.at.step), concat("steps of the run: ", run.total_steps)},
+                   "do all ranks see the same checkpoints?");
   publish_weights(run.stream, run.comm, run.state);
   check_same_weights(run.stream, run.comm, run.state);
   SSA_CHECK(run.at.step <= run.total_steps, run.store.last_checkpoint(), " is at step ", run.at.step,
             ", the run ends at ", run.total_steps);
 }
 
-/// `regular`: made every save_steps, which checkpoint.keep_every and export_every count.
-void save(Run& run, RunLog& log, bool regular) {
+void save(Run& run, RunLog& log) {
   const ProfilerRange range("save");
   enter_phase(Phase::save, run.at.step);
   run.at.metrics_lines = log.sync_metrics();
-  const std::int64_t number = regular && run.save_interval > 0 ? run.at.step / run.save_interval : 0;
-  const auto every = [&](std::int64_t n) { return number > 0 && n > 0 && number % n == 0; };
+  // checkpoint.keep_every and export_every count the checkpoints made every save_steps.
+  const auto every = [&](std::int64_t n) {
+    return n > 0 && run.save_interval > 0 && run.at.step % (n * run.save_interval) == 0;
+  };
   run.store.save(
       run.stream, run.state, run.at, run.spikes,
       {.keep = every(run.config.checkpoint.keep_every), .export_too = every(run.config.checkpoint.export_every)});
 }
 
-/// The end of a run that a signal has reached: saved as it is after the last completed step. `regular` as in save.
-int stop(Run& run, RunLog& log, bool regular) {
-  save(run, log, regular);
+/// The end of a run that a signal has reached: saved as it is after the last completed step.
+int stop(Run& run, RunLog& log) {
+  save(run, log);
   run.store.finish();
   log.say(concat("stopped by signal ", stop_signal(), " after step ", run.at.step, "; saved ",
                  run.store.last_checkpoint()));
@@ -342,7 +341,7 @@ int train(const Config& config, const TrainOptions& options, Comm& comm) {
   if (evaluation_due(run) && all_reduce(comm, log.lacks_evaluation() ? 1.0 : 0.0, ReduceOp::max) > 0) {
     // A signal stopped the run in the evaluation after this step.
     const EvalLosses losses = evaluate(run);
-    if (losses.empty()) return stop(run, log, /*regular=*/false);
+    if (losses.empty()) return stop(run, log);
     log.add_evaluation(losses);
   }
   if (run.at.step == run.total_steps) {
@@ -357,10 +356,10 @@ int train(const Config& config, const TrainOptions& options, Comm& comm) {
   const auto due = [&](std::int64_t interval) { return interval > 0 && run.at.step % interval == 0; };
   const std::int64_t first_step = run.at.step;
   while (run.at.step < run.total_steps) {
-    enter_phase(run.at.step == first_step ? Phase::start : Phase::step, run.at.step + 1);
     run.store.poll();
+    enter_phase(run.at.step == first_step ? Phase::start : Phase::step, run.at.step + 1);
     std::optional<StepReport> report = train_step(run);
-    if (!report) return stop(run, log, /*regular=*/false);
+    if (!report) return stop(run, log);
     const bool last = run.at.step == run.total_steps;
     const bool evaluating = evaluation_due(run);
     const bool saving = last || due(run.save_interval);
@@ -368,10 +367,10 @@ int train(const Config& config, const TrainOptions& options, Comm& comm) {
     if (evaluating) report->eval_losses = evaluate(run);
     log.resume_clock();
     if (evaluating || last || due(config.train.logging_steps)) log.step(*report);
-    if (evaluating && report->eval_losses.empty()) return stop(run, log, due(run.save_interval));
+    if (evaluating && report->eval_losses.empty()) return stop(run, log);
     if (!saving) continue;
     log.pause_clock();
-    save(run, log, due(run.save_interval));
+    save(run, log);
     log.resume_clock();
   }
   enter_phase(Phase::save, run.at.step);

@@ -58,8 +58,8 @@ int launched_ranks();
 
 /// The communicator for tensors on devices of `kind`. If a launcher started several ranks: MPI for host memory and NCCL
 /// for device memory, with one rank per GPU. Otherwise SingleComm. May be called several times. Throws Error if MPI
-/// does not see all ranks that were started, or if this binary has no communicator for the device. The process ends if
-/// a rank does not come here within the time-out of the start. With `watchdog`, the ranks are watched from here on until
+/// does not see all ranks that were started, or if this binary has no communicator for the device. A rank that does not
+/// call this within the time-out of the start ends the job. With `watchdog`, the ranks are watched from here on until
 /// run_ranks returns (watchdog.h).
 std::unique_ptr<Comm> make_comm(DeviceKind kind = DeviceKind::cpu,
                                 const std::optional<PhaseTimeouts>& watchdog = std::nullopt);

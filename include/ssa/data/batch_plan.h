@@ -1,8 +1,8 @@
 // Assigns rows (sequences) to optimizer steps, ranks and micro-batches.
 //
 // The position in the data is a number of rows, not of steps: a run may continue with another batch size or number of
-// ranks, and no row of an epoch is used twice. A global batch has rows of one epoch only. What remains of an epoch when
-// it does not fill a global batch is dropped.
+// ranks, and no row of an epoch is used twice. A global batch has rows of one epoch only. Rows at the end of an
+// epoch that do not fill a global batch are dropped.
 //
 // Within a global batch, micro-batch i of rank r takes the rows of slot i * ranks + r. So neither the order of the rows
 // nor the rows that share a micro-batch depend on the number of ranks.

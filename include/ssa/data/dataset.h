@@ -68,10 +68,6 @@ class Dataset {
   std::int64_t documents() const;
   std::int64_t tokens() const;
 
-  /// Identifies the documents and their order, wherever the dataset is: 16 hexadecimal digits, from the checksums in
-  /// dataset.json. Without dataset.json, from the .idx files and samples of the .bin files.
-  std::string fingerprint() const;
-
   /// Throws Error if dataset.json states a larger vocabulary than the model's, or another end-of-text id: the dataset
   /// was then made with another tokenizer.
   void check_model(std::int64_t vocab_size, std::int64_t eos_token_id) const;

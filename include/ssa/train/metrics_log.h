@@ -22,13 +22,12 @@ class MetricsLog {
   void append(const nlohmann::json& line);
   void append(const nlohmann::ordered_json& line);
 
+  std::int64_t lines() const { return lines_; }  ///< in the file
+  void sync();                                   ///< waits until all lines are on the disk
   /// The last line; null if there is none.
   nlohmann::ordered_json last() const;
   /// Adds keys to the last line; the file is replaced atomically.
   void extend_last(const nlohmann::ordered_json& more);
-
-  std::int64_t lines() const { return lines_; }  ///< in the file
-  void sync();                                   ///< waits until all lines are on the disk
 
  private:
   void append_text(std::string text);

@@ -18,7 +18,7 @@ namespace ssa {
 /// Compares texts, one per thing, such as "rows per epoch: 480". `advice` ends the message.
 void check_same_lines(Comm& comm, const std::vector<std::string>& lines, const std::string& advice);
 
-/// The binary, --resume, --allow-change, and every key of the config. Before anything is opened.
+/// The binary, --resume, --allow-change and every key of the config. Before anything is opened.
 void check_same_command(Comm& comm, const Config& config, const TrainOptions& options);
 
 /// The weights that the ops read, to the bit.

@@ -1,4 +1,4 @@
-// What a resumed run has in common with the run that saved the checkpoint, and what not.
+// Compares a resumed run with the run that saved the checkpoint.
 #pragma once
 
 #include <string>
@@ -12,18 +12,17 @@ namespace ssa {
 /// One side of the comparison.
 struct ResumedRun {
   const Config& config;
-  std::string dataset;  ///< Dataset::fingerprint()
+  std::string dataset;  ///< dataset_fingerprint()
   std::int64_t global_rows, ranks;
 };
 
 struct ResumeChanges {
   std::vector<std::string> lines;  ///< for the log: every difference
-  bool data_changed = false;       ///< the rows or their order: the position in the data has no meaning any more
+  bool data_changed = false;       ///< the rows or their order differ: the saved position in the data is not valid
 };
 
-/// Compares a run with the checkpoint that it resumes from. Throws UsageError that names every key that differs and
-/// must not (AtResume::refused), unless `allowed` names it or a section around it. `checkpoint` is what messages call
-/// it.
+/// Compares a run with the checkpoint that it resumes from. Throws UsageError that names every key that differs
+/// and is AtResume::refused, unless `allowed` names it or a section around it. `checkpoint` is its name in messages.
 ResumeChanges check_resume(const Config& saved_config, const TrainerState& saved, const ResumedRun& now,
                            const std::vector<std::string>& allowed, const std::string& checkpoint);
 

@@ -24,7 +24,8 @@ BatchPlan plan_batches(const Config& config, std::int64_t rows, int ranks);
 /// num_train_epochs.
 std::int64_t total_steps(const TrainConfig& train, const BatchPlan& plan, std::int64_t step = 0,
                          DataPosition position = {});
-/// When the ranks give each other up.
+
+/// The time-outs after which the watchdog ends the job.
 PhaseTimeouts phase_timeouts(const DistributedConfig& config);
 
 StateShape state_shape(const Config& config, DeviceKind device, int ranks);

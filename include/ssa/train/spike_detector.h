@@ -1,4 +1,4 @@
-// Finds steps whose loss or gradient norm is far above those of the steps before.
+// Finds steps whose loss or gradient norm is far above the values of the previous steps.
 #pragma once
 
 #include <cstdint>

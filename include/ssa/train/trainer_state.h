@@ -19,7 +19,7 @@ struct TrainerState {
 
   // Of the run that saved it, to be compared with the run that continues.
   std::int64_t total_steps = 0, global_rows = 0, rows_per_epoch = 0, ranks = 0;
-  std::string dataset;             ///< Dataset::fingerprint(); empty if not recorded
+  std::string dataset;             ///< dataset_fingerprint(); empty if not recorded
   std::int64_t metrics_lines = 0;  ///< lines of metrics.jsonl
 };
 
