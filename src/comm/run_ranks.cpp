@@ -44,6 +44,7 @@ int end_all(const std::string& message, int exit_code) {
   const std::string line = fmt::format("error: rank {}: {}\n", mpi_rank(), message);
   std::fflush(stdout);
   std::fwrite(line.data(), 1, line.size(), stderr);
+  StartGuard(kMeetSeconds).silence_others();  // of those that have started MPI and still wait for others
   mpi_abort(exit_code);
 }
 

@@ -29,7 +29,7 @@ namespace {
 
 using std::chrono::milliseconds;
 
-constexpr milliseconds kSignalPoll(100), kAnswerTime(1000), kAnswerTimeAfterSignal(300), kOtherHostsTime(2000);
+constexpr milliseconds kSignalPoll(50), kAnswerTime(1000), kAnswerTimeAfterSignal(200), kOtherHostsTime(2000);
 
 const char* variable_of(std::initializer_list<const char*> names) {
   for (const char* name : names)
@@ -58,7 +58,7 @@ double process_age() {
 
 /// What the ranks send each other.
 struct Message {
-  enum Kind : std::int32_t { question, answer, end } kind;
+  enum Kind : std::int32_t { question, answer, end, silence } kind;
   std::int32_t rank;
 };
 
@@ -113,6 +113,7 @@ void StartGuard::answer() {
   while (::recvfrom(socket_, &message, sizeof message, 0, reinterpret_cast<sockaddr*>(&from), &size) ==
          static_cast<ssize_t>(sizeof message)) {
     if (message.kind == Message::end) end_process(exit_code_);
+    if (message.kind == Message::silence) silent_ = true;
     if (message.kind == Message::answer && message.rank >= 0 && message.rank < ranks_)
       answered_[static_cast<std::size_t>(message.rank)] = true;
     const Message reply{Message::answer, rank_};
@@ -140,6 +141,8 @@ void StartGuard::send_all(std::int32_t kind) const {
   }
 }
 
+void StartGuard::silence_others() const { send_all(Message::silence); }
+
 std::vector<int> StartGuard::missing_ranks(milliseconds wait) {
   std::fill(answered_.begin(), answered_.end(), false);
   send_all(Message::question);
@@ -165,7 +168,7 @@ void StartGuard::run() {
     // A rank that was suspended before it came here: the others have named it and ended.
     if (process_age() > seconds_) end_process(exit_code_);
     const std::vector<int> missing = missing_ranks(kAnswerTimeAfterSignal);
-    if (!stop_ && !missing.empty()) end(missing, fmt::format("before signal {}", signal));
+    if (!stop_ && !silent_ && !missing.empty()) end(missing, fmt::format("before signal {}", signal));
   }
   const std::vector<int> missing = missing_ranks(kAnswerTime);
   // Where all ranks are there, a host where one is missing prints first.
@@ -182,6 +185,7 @@ void StartGuard::end(const std::vector<int>& missing, const std::string& when) {
   while (::bind(name, reinterpret_cast<const sockaddr*>(&speaker), size) != 0 && errno == EADDRINUSE)
     answer_until(Clock::now() + kSignalPoll);
   answer();
+  if (silent_) end_process(exit_code_);
   std::string who;
   for (const int rank : missing) who += fmt::format("{}local rank {}", who.empty() ? "" : ", ", rank);
   if (who.empty()) who = "no rank";

@@ -26,6 +26,8 @@ class StartGuard {
  public:
   explicit StartGuard(double seconds, std::string instead = {}, int exit_code = kExitFailed);
   ~StartGuard();
+  /// The guards of the machine's other ranks print nothing from here on: this rank has printed why the job ends.
+  void silence_others() const;
   StartGuard(const StartGuard&) = delete;
   StartGuard& operator=(const StartGuard&) = delete;
 
@@ -50,6 +52,7 @@ class StartGuard {
   int socket_ = -1, wake_ = -1;
   std::vector<bool> answered_;
   std::atomic<bool> stop_{false};
+  bool silent_ = false;  ///< another rank has printed why the job ends
   std::thread thread_;
 };
 

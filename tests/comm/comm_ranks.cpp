@@ -11,6 +11,7 @@
 
 #include "src/comm/mpi_comm.h"
 #include "ssa/base/random.h"
+#include "ssa/base/signals.h"
 
 using namespace ssa;
 
@@ -255,6 +256,7 @@ void check_barrier(Comm& comm) {
 void disturb(const std::string& mode, int at_fault, const std::string& phase_name, DeviceKind kind) {
   const double start = kind == DeviceKind::cpu ? 4 : 60;  // NCCL takes some seconds
   const PhaseTimeouts timeouts{.start = start, .step = 3, .save = 5, .evaluation = 6};
+  catch_stop_signals();  // as ssa_train does: a rank that waits for others at the start prints before it ends
   const int launched_rank = std::atoi(std::getenv("OMPI_COMM_WORLD_RANK"));
   if (mode == "never-starts" && launched_rank == at_fault) std::this_thread::sleep_for(std::chrono::seconds(100));
   if (mode == "exits-at-once" && launched_rank == at_fault) return;

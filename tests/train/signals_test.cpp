@@ -14,6 +14,14 @@ void check_stopped(const RunDirectory& run, const std::string& output, const Pro
   CHECK(run.checkpoints(output).size() == 1);
 }
 
+void wait_for(const RunningProgram& program, const std::string& text) {
+  const double limit = now() + 120;
+  while (program.out().find(text) == std::string::npos && now() < limit)
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  INFO("waited for " << text << ": " << program.out());
+  REQUIRE(now() < limit);
+}
+
 }  // namespace
 
 TEST_CASE("signals: SIGUSR1 to mpirun stops all ranks in a step, however long it takes") {
@@ -57,10 +65,10 @@ TEST_CASE("signals: a signal to the ranks themselves, as srun sends it, stops al
   }
 }
 
-TEST_CASE("signals: in an evaluation the run stops after the batch, and the evaluation is made up for at the resume") {
+TEST_CASE("signals: in an evaluation the run stops after the batch, and the resumed run evaluates") {
   for (const int ranks : {1, 2}) {
     const RunDirectory run("ssa-sparse-stream");
-    make_long_evaluation(run, 3000);
+    make_long_evaluation(run, 4000);
     const Names overrides = {"train.max_steps=4",
                              "train.per_device_train_batch_size=1",
                              "data.eval_path=held-out",
@@ -68,7 +76,12 @@ TEST_CASE("signals: in an evaluation the run stops after the batch, and the eval
                              "checkpoint.save_steps=0",
                              "data.shuffle=true",
                              "distributed.timeout_seconds=100"};
-    run.train_to_end("whole", overrides, {}, ranks);
+    RunningProgram undisturbed(run.command("whole", overrides), {.directory = run.path(), .ranks = ranks});
+    wait_for(undisturbed, "step 1/");
+    const double begun = now();
+    wait_for(undisturbed, "step 2/");
+    const double evaluation_seconds = now() - begun;  // a step is much shorter
+    REQUIRE(undisturbed.wait().exit_code == 0);
     const auto whole = run.metrics("whole");
     REQUIRE(whole.size() == 4);
 
@@ -76,11 +89,10 @@ TEST_CASE("signals: in an evaluation the run stops after the batch, and the eval
     for (const int step : {2, 2, 4}) {
       INFO("in the evaluation at step " << step);
       RunningProgram program(run.command("stopped", overrides), {.directory = run.path(), .ranks = ranks});
-      const std::string begun = step == 4 ? "step 3/" : fs::exists(run / "stopped") ? "resuming from" : "step 1/";
-      const double limit = now() + 120;
-      while (program.out().find(begun) == std::string::npos && now() < limit)
-        std::this_thread::sleep_for(std::chrono::milliseconds(10));
-      std::this_thread::sleep_for(std::chrono::milliseconds(1000));
+      wait_for(program, step == 4                                               ? "step 3/"
+                        : fs::exists(run / "stopped/checkpoints/step-00000002") ? "resuming from"
+                                                                                : "step 1/");
+      std::this_thread::sleep_for(std::chrono::duration<double>(evaluation_seconds / 3));
       program.kill(ranks == 1 ? SIGTERM : SIGUSR1);
       const double sent = now();
       const ProgramResult result = program.wait();
