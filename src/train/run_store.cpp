@@ -205,7 +205,8 @@ void RunStore::save(Stream& stream, const ModelState& state, const TrainerState&
     writer->commit(trainer, config, {.save_total_limit = config_.checkpoint.save_total_limit, .keep = saving.keep});
     if (saving.export_too) export_to(output / "exports" / name);
   };
-  if (writes && async) {
+  if (async) {
+    if (!writes) return;  // poll() and finish() are no collectives: only rank 0 waits for its thread
     writing_ = true;
     writer_ = std::thread([this, complete] {
       try {
