@@ -108,7 +108,7 @@ std::string RunStore::checkpoint_to_resume(const std::string& resume) {
     try {
       newest = newest_checkpoint(config_.output_dir, skipped);
     } catch (const Error& error) {
-      fail(error.what(), "; --resume none starts afresh");
+      fail(error.what(), "; --resume none starts over");
     }
     for (const CheckpointInfo& bad : skipped) spdlog::warn("skipping {}: {}", bad.path.string(), bad.problem);
     if (newest) {
