@@ -54,8 +54,8 @@ void check_same_lines(Comm& comm, const std::vector<std::string>& lines, const s
   const std::vector<int> others = ranks_that_differ(comm, xxh3_hex(text.data(), text.size()));
   if (others.empty()) return;
   const auto [found, expected] = first_difference(broadcast(comm, text, others[0]), broadcast(comm, text, 0));
-  fail(ranks_text(others), others.size() == 1 ? " differs" : " differ", " from rank 0: found ", found, " on rank ",
-       others[0], ", expected ", expected, "; ", advice);
+  fail(ranks_text(others), others.size() == 1 ? " differs from rank 0: found " : " differ from rank 0: found ", found,
+       " on rank ", others[0], ", expected ", expected, "; ", advice);
 }
 
 void check_same_command(Comm& comm, const Config& config, const TrainOptions& options) {

@@ -108,7 +108,7 @@ std::string RunStore::checkpoint_to_resume(const std::string& resume) {
     try {
       newest = newest_checkpoint(config_.output_dir, skipped);
     } catch (const Error& error) {
-      fail(error.what(), "; --resume none starts afresh");
+      fail(error.what(), "; --resume none starts over");
     }
     for (const CheckpointInfo& bad : skipped) spdlog::warn("skipping {}: {}", bad.path.string(), bad.problem);
     if (newest) {
@@ -205,7 +205,8 @@ void RunStore::save(Stream& stream, const ModelState& state, const TrainerState&
     writer->commit(trainer, config, {.save_total_limit = config_.checkpoint.save_total_limit, .keep = saving.keep});
     if (saving.export_too) export_to(output / "exports" / name);
   };
-  if (writes && async) {
+  if (async) {
+    if (!writes) return;  // poll() and finish() are no collectives: only rank 0 waits for its thread
     writing_ = true;
     writer_ = std::thread([this, complete] {
       try {

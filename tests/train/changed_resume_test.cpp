@@ -178,14 +178,14 @@ TEST_CASE("resume: other documents are refused under the same name, and the same
   }
 }
 
-TEST_CASE("resume: auto stops if there are checkpoints and none can be used, and none starts afresh") {
+TEST_CASE("resume: auto stops if there are checkpoints and none can be used, and none starts over") {
   const RunDirectory run("full");
   run.train_to_end("out", {"checkpoint.save_steps=8"});
   const std::string metrics = ssa::test::read_file(run / "out/metrics.jsonl");
   flip_bit(run.checkpoint("out", 8) / "model.safetensors");
   const auto before = files_of(run / "out");
   check_fails(run.train("out"), kExitFailed,
-              {"out/checkpoints", "step-00000008: model.safetensors: checksum", "--resume none starts afresh"});
+              {"out/checkpoints", "step-00000008: model.safetensors: checksum", "--resume none starts over"});
   CHECK((files_of(run / "out") == before));
   fs::remove(run.checkpoint("out", 8) / "manifest.json");
   check_fails(run.train("out"), kExitFailed, {"step-00000008: manifest.json is missing", "--resume none"});

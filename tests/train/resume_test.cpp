@@ -137,6 +137,9 @@ TEST_CASE("resume: two ranks give the losses of one at every ZeRO stage, and res
         CHECK(std::abs(have - want) <= 1e-5 * want);
       }
     if (std::string(stage) != "1") continue;
+    run.train_to_end(output + "-async", with(staged, {"checkpoint.async=true", "checkpoint.save_steps=1"}), {}, 2);
+    CHECK(run.metrics(output + "-async") == two);
+    check_same_state(run.checkpoint(output + "-async", 8), run.checkpoint(output, 8));
     copy_run_at(run, output, halves, 4);
     run.train_to_end(halves, staged, {}, 2);
     CHECK(run.metrics(halves) == two);
