@@ -19,8 +19,10 @@
 namespace ssa {
 
 struct TokenizerOptions {
-  std::string eos_token = {};      // the text of the end-of-text token; empty = the one that the files name
-  std::string pre_tokenizer = {};  // for a directory of vocab.json + merges.txt: gpt2 (default), smollm2, llama3, qwen2
+  std::string eos_token = {};  // the text of the end-of-text token; empty = the one that the files name
+  // For vocab.json + merges.txt (default: gpt2) and for rank files that are not published ones: a name as gpt2 or
+  // llama3, or regex:PATTERN.
+  std::string pre_tokenizer = {};
 };
 
 class Tokenizer {
