@@ -86,19 +86,30 @@ void add_split(Splitter& splitter, const json& component) {
     add_regex(splitter, text, behavior, invert);
 }
 
+void add_metaspace(Splitter& splitter, const json& component) {
+  const std::string mark = component.at("replacement").get<std::string>();
+  std::string scheme = flag(component, "add_prefix_space", true) ? "always" : "never";  // as older files say it
+  if (component.contains("prepend_scheme")) scheme = component["prepend_scheme"].get<std::string>();
+  using Prepend = Splitter::Prepend;
+  const Prepend prepend = scheme == "always" ? Prepend::always : scheme == "first" ? Prepend::first : Prepend::never;
+  SSA_CHECK(prepend != Prepend::never || scheme == "never", "pre_tokenizer Metaspace with prepend_scheme ", scheme,
+            " is not supported, expected always, first or never");
+  splitter.add_metaspace(mark, prepend, flag(component, "split", true));
+}
+
 ordered_json byte_level_entry(bool use_regex) {
   return {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", use_regex}};
 }
 
 }  // namespace
 
-Splitter splitter_of(const json& pre_tokenizer) {
+Splitter splitter_of(const json& pre_tokenizer, bool byte_fallback) {
   Splitter splitter;
   bool byte_level = false;
   each_component(pre_tokenizer, "pretokenizers", [&](const json& component) {
     const std::string type = type_of(component);
     SSA_CHECK(!byte_level, "pre_tokenizer ", type, " after ByteLevel is not supported, expected ByteLevel as the last");
-    if (type == "ByteLevel") {
+    if (type == "ByteLevel" && !byte_fallback) {
       byte_level = true;
       if (flag(component, "add_prefix_space", true)) splitter.add_prefix_space();
       if (flag(component, "use_regex", true)) splitter.add_gpt2();
@@ -106,11 +117,15 @@ Splitter splitter_of(const json& pre_tokenizer) {
       splitter.add_digits(flag(component, "individual_digits", false));
     } else if (type == "Split") {
       add_split(splitter, component);
+    } else if (type == "Metaspace" && byte_fallback) {
+      add_metaspace(splitter, component);
     } else {
-      fail("pre_tokenizer ", type, " is not supported, expected ByteLevel, Split, Digits or a Sequence of them");
+      fail("pre_tokenizer ", type, byte_fallback ? " with" : " without", " byte_fallback is not supported, expected ",
+           byte_fallback ? "Metaspace, Split, Digits" : "ByteLevel, Split, Digits", " or a Sequence of them");
     }
   });
-  SSA_CHECK(byte_level, "pre_tokenizer without ByteLevel is not supported, expected a byte-level BPE");
+  SSA_CHECK(byte_level || byte_fallback,
+            "pre_tokenizer without ByteLevel is not supported, expected a byte-level BPE or one with byte_fallback");
   return splitter;
 }
 

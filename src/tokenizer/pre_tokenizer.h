@@ -10,8 +10,9 @@
 namespace ssa {
 
 /// The splitter of the "pre_tokenizer" entry of a tokenizer.json: ByteLevel, Split, Digits, or a Sequence of them that
-/// ends with ByteLevel. Throws Error for anything else.
-Splitter splitter_of(const nlohmann::json& pre_tokenizer);
+/// ends with ByteLevel; with `byte_fallback`, of a SentencePiece BPE: null, Split, Digits, Metaspace. Throws Error for
+/// anything else.
+Splitter splitter_of(const nlohmann::json& pre_tokenizer, bool byte_fallback = false);
 
 /// The names of well-known splitters.
 inline constexpr const char* kPreTokenizerNames = "gpt2, smollm2, llama3, qwen2, o200k, tekken or deepseek";

@@ -42,9 +42,9 @@ std::vector<std::int32_t> encode(const ssa::Tokenizer& tokenizer, std::string_vi
   return ids.to_vector();
 }
 
-std::vector<json> vectors() {
+std::vector<json> vectors(const char* name = "vectors.jsonl") {
   std::vector<json> all;
-  std::ifstream file(kDirectory / "vectors.jsonl");
+  std::ifstream file(kDirectory / name);
   for (std::string line; std::getline(file, line);) all.push_back(json::parse(line));
   return all;
 }
@@ -116,6 +116,55 @@ TEST_CASE("tokenizer: ids are those of Hugging Face tokenizers") {
     }
     CHECK(wrong == 0);
   }
+}
+
+TEST_CASE("tokenizer: SentencePiece BPE with byte fallback has the ids of Hugging Face tokenizers") {
+  const std::vector<json> cases = vectors("sentencepiece.jsonl");
+  REQUIRE(cases.size() > 150);
+  for (const std::string name : {"llama2", "mistral", "always", "gemma"}) {
+    const ssa::Tokenizer tokenizer = ssa::load_tokenizer(file_of(name).string());
+    ssa::Encoder encoder(tokenizer);
+    int wrong = 0, other_texts = 0;
+    for (const json& one : cases) {
+      const std::string text = one["text"];
+      ssa::IdBuffer ids;
+      encoder.encode(text, ids);
+      if (ids.to_vector() != one[name].get<std::vector<std::int32_t>>() && wrong++ == 0)
+        UNSCOPED_INFO(name << ": " << one["text"] << " gives " << json(ids.to_vector()) << ", expected " << one[name]);
+      // The sign for a space is decoded to a space, and a space may come before what follows a special token.
+      const bool plain = text.find("\u2581") == text.npos && text.find('<') == text.npos &&
+                         text.find("plain") == text.npos && !text.starts_with(' ');
+      other_texts += plain && tokenizer.decode(ids.to_vector()) != text;
+    }
+    CHECK(wrong == 0);
+    CHECK(other_texts == 0);
+  }
+}
+
+TEST_CASE("tokenizer: what is no SentencePiece BPE with byte fallback is named") {
+  const TempDir directory;
+  const json good = json::parse(ssa::test::read_file(file_of("llama2")));
+  const auto error_with = [&](const char* pointer, const json& value) {
+    json file = good;
+    file[json::json_pointer(pointer)] = value;
+    write_file(directory / "tokenizer.json", file.dump());
+    return error_of([&] { ssa::load_tokenizer(directory.path().string()); });
+  };
+  CHECK(error_with("/truncation", nullptr).empty());
+  check_error(error_with("/model/type", "Unigram"), "model Unigram is not supported, expected BPE");
+  check_error(error_with("/model/type", "WordPiece"), "model WordPiece is not supported, expected BPE");
+  check_error(error_with("/model/byte_fallback", false), "pre_tokenizer without ByteLevel", "byte_fallback");
+  check_error(error_with("/model/vocab", {{"<unk>", 0}, {"<0x00>", 1}}), "tokenizer.json");
+  check_error(error_with("/pre_tokenizer", {{"type", "ByteLevel"}}), "pre_tokenizer ByteLevel with byte_fallback");
+  check_error(error_with("/pre_tokenizer", {{"type", "Metaspace"}, {"replacement", "_"}, {"prepend_scheme", "last"}}),
+              "prepend_scheme last");
+  check_error(error_with("/normalizer", {{"type", "Precompiled"}}), "normalizer Precompiled");
+  check_error(error_with("/normalizer", {{"type", "Replace"}, {"pattern", {{"Regex", " "}}}, {"content", "_"}}),
+              "normalizer Replace");
+  json file = good;
+  file["model"]["vocab"].erase("<0x41>");
+  write_file(directory / "tokenizer.json", file.dump());
+  check_error(error_of([&] { ssa::load_tokenizer(directory.path().string()); }), "without a token <0x41>");
 }
 
 TEST_CASE("tokenizer: decoding gives the text back") {
