@@ -13,12 +13,15 @@
 #include <cstddef>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <initializer_list>
+#include <sstream>
 #include <utility>
 
 #include "end_process.h"
 #include "heartbeat.h"
 #include "ssa/base/error.h"
+#include "ssa/base/file.h"
 #include "ssa/base/signals.h"
 
 namespace ssa {
@@ -37,6 +40,20 @@ const char* variable_of(std::initializer_list<const char*> names) {
 int number_of(std::initializer_list<const char*> names, int otherwise) {
   const char* text = variable_of(names);
   return text ? std::atoi(text) : otherwise;
+}
+
+/// Seconds since this process began; 0 if that is unknown.
+double process_age() {
+  try {
+    // /proc/self/stat: the 22nd field is the start in clock ticks after boot; the second, in parentheses, may have spaces.
+    const std::string stat = read_file("/proc/self/stat");
+    std::istringstream fields(stat.substr(stat.rfind(')') + 1));
+    std::string field;
+    for (int i = 3; i <= 22; ++i) fields >> field;
+    return std::stod(read_file("/proc/uptime")) - std::stod(field) / static_cast<double>(::sysconf(_SC_CLK_TCK));
+  } catch (const std::exception&) {
+    return 0;
+  }
 }
 
 /// What the ranks send each other.
@@ -145,6 +162,8 @@ void StartGuard::run() {
     // The user has given up, or the launcher ends the job because a rank has ended. Open MPI sends SIGKILL a second
     // later. With every rank there, MPI will start, and the run stops as it does in its first step.
     asked = true;
+    // A rank that was suspended before it came here: the others have named it and ended.
+    if (process_age() > seconds_) end_process(exit_code_);
     const std::vector<int> missing = missing_ranks(kAnswerTimeAfterSignal);
     if (!stop_ && !missing.empty()) end(missing, fmt::format("before signal {}", signal));
   }

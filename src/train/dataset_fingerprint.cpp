@@ -25,7 +25,7 @@ std::string dataset_fingerprint(const Dataset& dataset) {
   if (dataset.info())
     for (const ShardInfo& shard : dataset.info()->shards) add(hash, shard.bin_xxh3);
 
-  // Pieces begin at multiples of `stride` in the shards' tokens, laid end to end.
+  // Pieces begin at multiples of `stride` in the shards' tokens, concatenated.
   const std::size_t stride = std::max(kPieceBytes, bytes / kPieces);
   std::size_t skip = 0;  // bytes of the next shard before its first piece
   for (const IndexedDataset& shard : dataset.shards()) {

@@ -108,7 +108,8 @@ void RunLog::begin(std::int64_t parameters, std::int64_t rows, std::int64_t step
   spdlog::info("data: {} sequences of {} tokens per epoch, {} steps per epoch", rows, config_.train.max_length,
                steps_per_epoch);
   if (dropped_rows > 0)
-    spdlog::info("data: {} sequences of each epoch fill no global batch and are dropped", dropped_rows);
+    spdlog::info("data: the last {} dropped in each epoch, too few for a global batch",
+                 dropped_rows == 1 ? "sequence is" : fmt::format("{} sequences are", dropped_rows));
   spdlog::info("steps {} to {}", first_step_ + 1, total_steps_);
   if (kind_ != DeviceKind::cuda) return;
   if (const std::string warning = short_rows_warning(config_); !warning.empty()) spdlog::warn(warning);

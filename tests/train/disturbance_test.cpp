@@ -33,7 +33,7 @@ ProgramResult run_bash(const RunDirectory& run, const std::string& line, const N
 
 }  // namespace
 
-TEST_CASE("disturbance: a second run in the same output_dir is refused and names the first, which goes on unharmed") {
+TEST_CASE("disturbance: a second run in the same output_dir is refused and names the first, which continues") {
   const RunDirectory run("full");
   RunningProgram first(run.command("out", kLong), {.directory = run.path()});
   wait_for_steps(first);

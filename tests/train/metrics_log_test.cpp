@@ -59,3 +59,16 @@ TEST_CASE("metrics log: the error for a missing directory names it") {
   check_error(error_of([] { MetricsLog log("/no/such/directory/metrics.jsonl", 0); }),
               "/no/such/directory/metrics.jsonl", "No such file or directory");
 }
+
+TEST_CASE("metrics log: keys are added to the last line, and later lines follow it") {
+  const TempDir dir;
+  const auto file = dir.path() / "metrics.jsonl";
+  for (const std::string before : {"", "{\"step\":1,\"loss\":0.5}\n"}) {
+    replace_file(file, before + "{\"step\":2,\"loss\":0.1}\n");
+    MetricsLog log(file, 2);
+    log.extend_last({{"eval_loss", 0.3333333333333333}});
+    CHECK(log.last().at("eval_loss") == 0.3333333333333333);
+    log.append(json{{"step", 3}});
+    CHECK(read_file(file) == before + "{\"step\":2,\"loss\":0.1,\"eval_loss\":0.3333333333333333}\n{\"step\":3}\n");
+  }
+}

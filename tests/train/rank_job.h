@@ -47,8 +47,11 @@ class Job {
   }
   /// Waits until rank 0 has begun to write a checkpoint.
   void wait_for_save() const {
-    wait_for(
-        "a checkpoint", [&] { return !run_.checkpoints(output_).empty(); }, 0.0002);
+    const auto begun = [&] {
+      return std::ranges::any_of(run_.checkpoints(output_),
+                                 [](const std::string& name) { return name.ends_with("20"); });
+    };
+    wait_for("a checkpoint", begun, 0.0002);
   }
   /// To mpirun.
   void signal_launcher(int signal) { program_->kill(signal); }
