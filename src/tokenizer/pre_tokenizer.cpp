@@ -11,6 +11,8 @@ using nlohmann::json;
 using nlohmann::ordered_json;
 namespace {
 
+constexpr std::string_view kOwnPattern = "regex:";
+
 // The patterns of well-known tokenizers, as their files write them. The splitter has a hand-written loop for each.
 constexpr std::string_view kGpt2Pattern =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
@@ -84,19 +86,30 @@ void add_split(Splitter& splitter, const json& component) {
     add_regex(splitter, text, behavior, invert);
 }
 
+void add_metaspace(Splitter& splitter, const json& component) {
+  const std::string mark = component.at("replacement").get<std::string>();
+  std::string scheme = flag(component, "add_prefix_space", true) ? "always" : "never";  // as older files say it
+  if (component.contains("prepend_scheme")) scheme = component["prepend_scheme"].get<std::string>();
+  using Prepend = Splitter::Prepend;
+  const Prepend prepend = scheme == "always" ? Prepend::always : scheme == "first" ? Prepend::first : Prepend::never;
+  SSA_CHECK(prepend != Prepend::never || scheme == "never", "pre_tokenizer Metaspace with prepend_scheme ", scheme,
+            " is not supported, expected always, first or never");
+  splitter.add_metaspace(mark, prepend, flag(component, "split", true));
+}
+
 ordered_json byte_level_entry(bool use_regex) {
   return {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", use_regex}};
 }
 
 }  // namespace
 
-Splitter splitter_of(const json& pre_tokenizer) {
+Splitter splitter_of(const json& pre_tokenizer, bool byte_fallback) {
   Splitter splitter;
   bool byte_level = false;
   each_component(pre_tokenizer, "pretokenizers", [&](const json& component) {
     const std::string type = type_of(component);
     SSA_CHECK(!byte_level, "pre_tokenizer ", type, " after ByteLevel is not supported, expected ByteLevel as the last");
-    if (type == "ByteLevel") {
+    if (type == "ByteLevel" && !byte_fallback) {
       byte_level = true;
       if (flag(component, "add_prefix_space", true)) splitter.add_prefix_space();
       if (flag(component, "use_regex", true)) splitter.add_gpt2();
@@ -104,43 +117,50 @@ Splitter splitter_of(const json& pre_tokenizer) {
       splitter.add_digits(flag(component, "individual_digits", false));
     } else if (type == "Split") {
       add_split(splitter, component);
+    } else if (type == "Metaspace" && byte_fallback) {
+      add_metaspace(splitter, component);
     } else {
-      fail("pre_tokenizer ", type, " is not supported, expected ByteLevel, Split, Digits or a Sequence of them");
+      fail("pre_tokenizer ", type, byte_fallback ? " with" : " without", " byte_fallback is not supported, expected ",
+           byte_fallback ? "Metaspace, Split, Digits" : "ByteLevel, Split, Digits", " or a Sequence of them");
     }
   });
-  SSA_CHECK(byte_level, "pre_tokenizer without ByteLevel is not supported, expected a byte-level BPE");
+  SSA_CHECK(byte_level || byte_fallback,
+            "pre_tokenizer without ByteLevel is not supported, expected a byte-level BPE or one with byte_fallback");
   return splitter;
 }
 
 void set_pre_tokenizer(Tokenizer::Parts& parts, const std::string& name) {
   parts.pre_tokenizer = name;
-  if (name == "gpt2") {
-    parts.splitter.add_gpt2();
-  } else if (name == "smollm2") {
-    parts.splitter.add_digits(true);
-    parts.splitter.add_gpt2();
-  } else if (name == "llama3") {
-    parts.splitter.add_cl100k(3);
-  } else if (name == "qwen2") {
-    parts.splitter.add_cl100k(1);
-  } else {
-    fail_usage("--pre-tokenizer ", name, ": unknown, expected gpt2, smollm2, llama3 or qwen2");
-  }
+  parts.splitter = splitter_of(pre_tokenizer_entry(name));
+  parts.nfc = name == "qwen2";
 }
 
 ordered_json pre_tokenizer_entry(const std::string& name) {
   if (name.empty()) return byte_level_entry(false);
   if (name == "gpt2") return byte_level_entry(true);
-  ordered_json first;
+  ordered_json steps = ordered_json::array();
+  const auto split = [&](std::string_view pattern) {
+    steps.push_back(
+        {{"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}, {"invert", false}});
+  };
   if (name == "smollm2")
-    first = {{"type", "Digits"}, {"individual_digits", true}};
+    steps.push_back({{"type", "Digits"}, {"individual_digits", true}});
+  else if (name == "llama3")
+    split(kLlama3Pattern);
+  else if (name == "qwen2")
+    split(kQwen2Pattern);
+  else if (name == "o200k")
+    split(kO200kPattern);
+  else if (name == "tekken")
+    split(kTekkenPattern);
+  else if (name == "deepseek")
+    for (const std::string_view pattern : {kDeepseekNumbers, kDeepseekHanKana, kDeepseekWords}) split(pattern);
+  else if (name.starts_with(kOwnPattern) && name.size() > kOwnPattern.size())
+    split(std::string_view(name).substr(kOwnPattern.size()));
   else
-    first = {{"type", "Split"},
-             {"pattern", {{"Regex", name == "llama3" ? kLlama3Pattern : kQwen2Pattern}}},
-             {"behavior", "Isolated"},
-             {"invert", false}};
-  return {{"type", "Sequence"},
-          {"pretokenizers", ordered_json::array({std::move(first), byte_level_entry(name == "smollm2")})}};
+    fail_usage("--pre-tokenizer ", name, ": unknown, expected ", kPreTokenizerNames, ", or regex:PATTERN");
+  steps.push_back(byte_level_entry(name == "smollm2"));
+  return {{"type", "Sequence"}, {"pretokenizers", std::move(steps)}};
 }
 
 }  // namespace ssa

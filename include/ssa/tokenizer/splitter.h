@@ -52,37 +52,60 @@ class Splitter {
   /// Cuts at every match of a pattern. Throws Error for one that is not supported.
   void add_regex(const std::string& pattern, SplitBehavior behavior, bool invert);
 
+  /// Metaspace of SentencePiece tokenizers: spaces become `mark`, which is also put before a piece that does not start
+  /// with it: before none, before the one at the start of the text, or before all. `split`: each mark begins a piece.
+  enum class Prepend { never, first, always };
+  void add_metaspace(const std::string& mark, Prepend prepend, bool split) {
+    steps_.push_back({.kind = Step::metaspace, .split = split, .prepend = prepend, .text = mark});
+  }
+  /// Cuts before each `mark` that follows another character. Without effect on ids if no merge crosses such a place.
+  void add_cuts_before(const std::string& mark) { steps_.push_back({.kind = Step::cuts_before, .text = mark}); }
+
   /// Whether there are no steps.
   bool empty() const { return steps_.empty(); }
 
   /// Calls piece(string_view) for every piece of `text`, in order. `text` must be valid UTF-8. No piece is empty. A
-  /// view is valid during its call only.
+  /// view is valid during its call only. `at_start`: whether the whole text begins here.
   template <class Piece>
-  void split(std::string_view text, Piece&& piece) const {
+  void split(std::string_view text, Piece&& piece, bool at_start = true) const {
     if (text.empty()) return;
     const auto* begin = reinterpret_cast<const unsigned char*>(text.data());
-    run(0, begin, begin + text.size(), piece);
+    run(0, begin, begin + text.size(), at_start ? begin : nullptr, piece);
   }
 
  private:
   using Byte = unsigned char;
 
   struct Step {
-    enum Kind { gpt2, cl100k, o200k, number_groups, han_kana, deepseek, digits, prefix_space, literal, regex } kind;
+    enum Kind {
+      gpt2,
+      cl100k,
+      o200k,
+      number_groups,
+      han_kana,
+      deepseek,
+      digits,
+      prefix_space,
+      metaspace,
+      cuts_before,
+      literal,
+      regex
+    } kind;
     int max_digits = 0;
-    bool individual = false, contractions = false, invert = false;
+    bool individual = false, contractions = false, invert = false, split = false;
+    Prepend prepend = Prepend::never;
     SplitBehavior behavior = SplitBehavior::isolated;
     std::string text = {};
     std::shared_ptr<const Regex> compiled = nullptr;
   };
 
   template <class Piece>
-  void run(std::size_t index, const Byte* p, const Byte* end, Piece& piece) const {
+  void run(std::size_t index, const Byte* p, const Byte* end, const Byte* text_start, Piece& piece) const {
     if (index == steps_.size()) {
       piece(std::string_view(reinterpret_cast<const char*>(p), static_cast<std::size_t>(end - p)));
       return;
     }
-    const auto next = [&](const Byte* from, const Byte* to) { run(index + 1, from, to, piece); };
+    const auto next = [&](const Byte* from, const Byte* to) { run(index + 1, from, to, text_start, piece); };
     const Step& step = steps_[index];
     switch (step.kind) {
       case Step::gpt2: return split_gpt2(p, end, next);
@@ -99,6 +122,8 @@ class Splitter {
         const auto* begin = reinterpret_cast<const Byte*>(spaced.data());
         return next(begin, begin + spaced.size());
       }
+      case Step::metaspace: return split_metaspace(step, p, end, p == text_start, next);
+      case Step::cuts_before: return split_before(step.text, p, end, /*runs=*/true, next);
       case Step::literal:
       case Step::regex: return split_matches(step, p, end, std::cref(next));
     }
@@ -417,6 +442,36 @@ class Splitter {
       p = c.end;
     }
     next(start, end);
+  }
+
+  template <class Next>
+  void split_metaspace(const Step& step, const Byte* p, const Byte* end, bool at_start, const Next& next) const {
+    std::string marked;
+    for (const Byte* at = p; at != end; ++at)
+      if (*at == ' ')
+        marked += step.text;
+      else
+        marked += static_cast<char>(*at);
+    const bool prepends = step.prepend == Prepend::always || (step.prepend == Prepend::first && at_start);
+    if (prepends && !marked.starts_with(step.text)) marked.insert(0, step.text);
+    const auto* begin = reinterpret_cast<const Byte*>(marked.data());
+    if (!step.split) return next(begin, begin + marked.size());
+    split_before(step.text, begin, begin + marked.size(), /*runs=*/false, next);
+  }
+
+  /// Cuts before each `mark`; with `runs` only before the first of several.
+  template <class Next>
+  static void split_before(const std::string& mark, const Byte* p, const Byte* end, bool runs, const Next& next) {
+    const std::string_view text(reinterpret_cast<const char*>(p), static_cast<std::size_t>(end - p));
+    std::size_t start = 0, after_mark = 0;  // of the piece, and after the last mark
+    for (std::size_t at = text.find(mark); at != text.npos; at = text.find(mark, after_mark)) {
+      if (at > start && !(runs && at == after_mark)) {
+        next(p + start, p + at);
+        start = at;
+      }
+      after_mark = at + mark.size();
+    }
+    next(p + start, end);
   }
 
   static int contraction(const Byte* p, const Byte* end);
