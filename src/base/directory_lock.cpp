@@ -50,7 +50,7 @@ DirectoryLock::DirectoryLock(const std::filesystem::path& directory) {
     if (error == 0) break;
     if (error == ENOLCK || error == EOPNOTSUPP || error == EINVAL || error == ENOSYS) {
       warning_ = concat(path.string(), ": this file system has no locks (", std::strerror(error),
-                        "): nothing keeps a second process out of this directory");
+                        "): a second process in this directory is not refused");
       return;
     }
     const std::string holder = first_line(file_);
@@ -62,7 +62,7 @@ DirectoryLock::DirectoryLock(const std::filesystem::path& directory) {
   }
   const std::string name = own_name() + "\n";
   if (::ftruncate(file_, 0) != 0 || ::pwrite(file_, name.data(), name.size(), 0) != static_cast<ssize_t>(name.size()))
-    warning_ = concat(path.string(), ": cannot write who holds the lock: ", std::strerror(errno));
+    warning_ = concat(path.string(), ": cannot write the name of this process: ", std::strerror(errno));
 }
 
 // The file is emptied but not removed: on NFS another host might still hold the removed file open, and lock that one.

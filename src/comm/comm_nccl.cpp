@@ -51,7 +51,7 @@ class NcclComm : public Comm {
   ~NcclComm() override {
     if (!nccl_) return;
     set_abort_action({});
-    // After an exception, the other ranks may never come to a collective that this rank has queued.
+    // After an exception, the other ranks may never call a collective that this rank has queued.
     const ncclResult_t status = std::uncaught_exceptions() > 0 ? ncclCommAbort(nccl_) : ncclCommDestroy(nccl_);
     if (status != ncclSuccess)
       fmt::print(stderr, "warning: NCCL: ending the communicator of rank {}: {}\n", mpi_->rank(),

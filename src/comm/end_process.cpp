@@ -32,7 +32,7 @@ void print_error(const std::string& line) {
 
 void end_process(int exit_code) {
   ending = true;
-  // On a thread of its own, which may hang: in a lock of NCCL's, or in the driver.
+  // On a separate thread, because it may hang in a lock of NCCL or in the driver.
   const auto done = std::make_shared<std::promise<void>>();
   try {
     std::thread([done] {

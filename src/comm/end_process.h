@@ -1,4 +1,4 @@
-// The end of a rank that must not wait for anything: not for a collective, not for the GPU.
+// Ends a process without waiting for a collective or for the GPU.
 #pragma once
 
 #include <functional>
@@ -6,8 +6,8 @@
 
 namespace ssa {
 
-/// What end_process does before the process ends, for at most three seconds; empty for nothing. Any thread may run it.
-/// Returns when no earlier action runs.
+/// Sets the function that end_process calls, on any thread and for at most three seconds; empty for none. Returns when
+/// no earlier function is running.
 void set_abort_action(std::function<void()> action);
 
 /// Prints "error: " and the line on stderr in one write.
@@ -17,8 +17,8 @@ void print_error(const std::string& line);
 /// other ranks of the job when one fails.
 [[noreturn]] void end_process(int exit_code);
 
-/// Does not return once end_process has begun on another thread: a collective that was aborted has wrong results, which
-/// nothing may use any more.
+/// Does not return if end_process has begun on another thread: an aborted collective has wrong results, which must not
+/// be used.
 void wait_if_ending();
 
 }  // namespace ssa

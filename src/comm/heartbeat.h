@@ -8,11 +8,11 @@
 
 namespace ssa {
 
-/// One datagram. All ranks run the same binary, so it is sent as it lies in memory.
+/// One datagram. All ranks run the same binary, so its bytes in memory are sent unchanged.
 struct Heartbeat {
   enum Kind : std::int32_t { alive, answer, abort };
 
-  std::uint64_t job = 0;  ///< random number of the job: datagrams of others are ignored
+  std::uint64_t job = 0;  ///< random number of the job; datagrams of other jobs are ignored
   Kind kind = alive;
   std::int32_t rank = 0;
   Phase phase = Phase::start;
@@ -22,7 +22,7 @@ struct Heartbeat {
   char call[24] = {};       ///< the last one
   char host[64] = {};
 
-  /// Whether the rank has done something between the two.
+  /// Whether phase, step and communication call are the same.
   bool same_state(const Heartbeat& other) const;
   /// "step 17, in all_reduce (call 1234)"
   std::string doing() const;
@@ -31,7 +31,7 @@ struct Heartbeat {
 /// What this process is doing now.
 Heartbeat current_heartbeat(std::uint64_t job, int rank, Heartbeat::Kind kind);
 
-/// What current_heartbeat tells from now on. True if the phase is another than before.
+/// Sets the phase and step of later heartbeats. Returns whether the phase has changed.
 bool note_phase(Phase phase, std::int64_t step);
 
 std::string host_name();

@@ -126,7 +126,7 @@ void MpiComm::all_reduce(Stream& stream, Tensor tensor, ReduceOp op) {
 }
 
 // reduce_scatter and all_gather reduce to, or broadcast from, one rank after the other. That moves as many bytes as
-// MPI_Reduce_scatter and MPI_Allgather, and allows to split each part into chunks in place.
+// MPI_Reduce_scatter and MPI_Allgather, and each part can be split into chunks in place.
 
 void MpiComm::reduce_scatter(Stream& stream, Tensor in, Tensor out) {
   check_host(stream, "reduce_scatter");

@@ -7,7 +7,7 @@
 namespace ssa {
 namespace {
 
-/// Heartbeats come once a second. A rank that has missed some is named as silent.
+/// Heartbeats arrive once a second. A rank that has missed some is reported as not answering.
 constexpr double kSilentSeconds = 2;
 constexpr std::size_t kMostNamed = 8;
 
@@ -57,7 +57,7 @@ void RankTable::note(const Heartbeat& heartbeat, Time now) {
   rank.last = heartbeat;
 }
 
-void RankTable::forgive(Time now) {
+void RankTable::restart_timers(Time now) {
   for (Rank& rank : ranks_) rank.heard = rank.advanced = now;
 }
 
@@ -84,15 +84,15 @@ std::string RankTable::verdict(Time now) const {
   return {};
 }
 
-std::string RankTable::line(const std::vector<int>& at_fault, Phase limit, Time now) const {
+std::string RankTable::line(const std::vector<int>& causes, Phase limit, Time now) const {
   std::string text = kVerdict;
-  for (std::size_t i = 0; i < std::min(at_fault.size(), kMostNamed); ++i) {
-    const Rank& rank = ranks_[static_cast<std::size_t>(at_fault[i])];
+  for (std::size_t i = 0; i < std::min(causes.size(), kMostNamed); ++i) {
+    const Rank& rank = ranks_[static_cast<std::size_t>(causes[i])];
     if (i > 0) text += ", ";
     text += silent(rank, now) > kSilentSeconds ? silent_rank_text(rank.last, silent(rank, now))
                                                : idle_rank_text(rank.last, idle(rank, now));
   }
-  if (at_fault.size() > kMostNamed) text += fmt::format(" and {} more", at_fault.size() - kMostNamed);
+  if (causes.size() > kMostNamed) text += fmt::format(" and {} more", causes.size() - kMostNamed);
   return text + timeout_text(limit, timeouts_);
 }
 

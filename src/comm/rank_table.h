@@ -1,4 +1,5 @@
-// RankTable: what rank 0 knows of every rank, and whether the job has to end. Free of sockets and threads.
+// RankTable: the state of every rank on rank 0, and the decision whether the job must end. Has no sockets and no
+// threads.
 #pragma once
 
 #include <chrono>
@@ -18,11 +19,11 @@ class RankTable {
   RankTable(int ranks, const PhaseTimeouts& timeouts) : timeouts_(timeouts), ranks_(static_cast<std::size_t>(ranks)) {}
 
   void note(const Heartbeat& heartbeat, Time now);
-  /// Counts no time from before `now`.
-  void forgive(Time now);
+  /// Restarts all timers at `now`.
+  void restart_timers(Time now);
 
-  /// The line that ends the job: which ranks are at fault, what each was last doing, for how long, the time-out and its
-  /// config key. Empty while all is well. A rank that was never heard is not watched.
+  /// The line that ends the job: which ranks caused it, what each was last doing, for how long, the time-out and its
+  /// config key. Empty if no time-out has passed. A rank without a first heartbeat is not watched.
   std::string verdict(Time now) const;
 
  private:
@@ -35,7 +36,7 @@ class RankTable {
   double silent(const Rank& rank, Time now) const { return seconds(now - rank.heard); }
   double idle(const Rank& rank, Time now) const { return seconds(now - rank.advanced); }
   static double seconds(std::chrono::steady_clock::duration d) { return std::chrono::duration<double>(d).count(); }
-  std::string line(const std::vector<int>& at_fault, Phase limit, Time now) const;
+  std::string line(const std::vector<int>& causes, Phase limit, Time now) const;
 
   PhaseTimeouts timeouts_;
   std::vector<Rank> ranks_;

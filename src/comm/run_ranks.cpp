@@ -17,7 +17,7 @@
 namespace ssa {
 namespace {
 
-/// A rank that failed before MPI started waits this long for the others.
+/// Seconds that a rank which failed before MPI started waits for the others.
 constexpr double kMeetSeconds = 30;
 
 /// Prints the error, unless another rank does so first, and ends all ranks. Returns the exit code if there is only one.
@@ -27,7 +27,7 @@ int end_all(const std::string& message, int exit_code) {
     std::cerr << "error: " << message << std::endl;
     return exit_code;
   }
-  // Before MPI has started, too, the ranks meet in it: only then one of them prints, and MPI_Abort ends the others.
+  // Starts MPI if it has not started: then only one rank prints, and MPI_Abort ends the others.
   if (!mpi_running()) {
     const StartGuard guard(kMeetSeconds, message, exit_code);
     mpi_start();

@@ -42,10 +42,11 @@ int number_of(std::initializer_list<const char*> names, int otherwise) {
   return text ? std::atoi(text) : otherwise;
 }
 
-/// Seconds since this process began; 0 if that is unknown.
+/// Seconds since this process started; 0 if unknown.
 double process_age() {
   try {
-    // /proc/self/stat: the 22nd field is the start in clock ticks after boot; the second, in parentheses, may have spaces.
+    // /proc/self/stat: the 22nd field is the start in clock ticks after boot; the second, in parentheses, may have
+    // spaces.
     const std::string stat = read_file("/proc/self/stat");
     std::istringstream fields(stat.substr(stat.rfind(')') + 1));
     std::string field;
@@ -162,23 +163,23 @@ void StartGuard::run() {
     if (stop_) return;
     const int signal = stop_signal();
     if (asked || (signal != SIGTERM && signal != SIGINT)) continue;
-    // The user has given up, or the launcher ends the job because a rank has ended. Open MPI sends SIGKILL a second
-    // later. With every rank there, MPI will start, and the run stops as it does in its first step.
+    // The user stops the job, or the launcher ends it because a rank has ended; Open MPI then sends SIGKILL a second
+    // later. If every rank answers, MPI will start, and the run stops in its first step.
     asked = true;
-    // A rank that was suspended before it came here: the others have named it and ended.
+    // This rank was suspended before this point: the others have named it and ended.
     if (process_age() > seconds_) end_process(exit_code_);
     const std::vector<int> missing = missing_ranks(kAnswerTimeAfterSignal);
     if (!stop_ && !silent_ && !missing.empty()) end(missing, fmt::format("before signal {}", signal));
   }
   const std::vector<int> missing = missing_ranks(kAnswerTime);
-  // Where all ranks are there, a host where one is missing prints first.
+  // If no rank of this machine is missing, a machine with a missing rank prints first.
   if (missing.empty()) answer_until(Clock::now() + kOtherHostsTime);
   if (!stop_) end(missing, fmt::format("within {:g} s", seconds_));
 }
 
 void StartGuard::end(const std::vector<int>& missing, const std::string& when) {
-  // The rank that takes this name prints, tells the others, and keeps the name until it has ended. A rank that takes it
-  // then has been told.
+  // The rank that binds this name prints, tells the others to end, and keeps the name until it ends. A rank that binds
+  // it later has already received the order to end.
   const int name = ::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
   socklen_t size = 0;
   const sockaddr_un speaker = address("speaker", size);

@@ -1,5 +1,5 @@
-// StartGuard: bounds the start of MPI, which returns only when every rank of the job has called it. The watchdog, which
-// needs MPI to find the other ranks, runs from there on.
+// StartGuard: a time-out for the start of MPI, which returns only when every rank of the job has called it. The
+// watchdog needs MPI to find the other ranks, so it starts afterwards.
 #pragma once
 
 #include <sys/types.h>
@@ -16,9 +16,9 @@
 
 namespace ssa {
 
-/// While it lives, the process ends with `exit_code` after `seconds`, or at SIGTERM or SIGINT if a rank of this machine is
-/// missing. One rank per machine prints a line that names the ranks of the machine that have not come so far or do not
-/// answer; or `instead`, if that is not empty.
+/// While it lives, the process ends with `exit_code` after `seconds`, or at SIGTERM or SIGINT if a rank of this machine
+/// is missing. One rank per machine prints a line that names the ranks of the machine that have not started MPI or do
+/// not answer; if `instead` is not empty, it prints that.
 ///
 /// The ranks of a machine find each other by Unix sockets in the abstract namespace, named after the job and the local
 /// rank: the kernel removes them with the process.
@@ -35,7 +35,7 @@ class StartGuard {
   using Clock = std::chrono::steady_clock;
 
   void run();
-  /// Reads what the other ranks have sent: questions, answers, the end.
+  /// Reads the messages of the other ranks: questions, answers, and the order to end.
   void answer();
   void answer_until(Clock::time_point time);
   void send_all(std::int32_t kind) const;

@@ -36,8 +36,8 @@ constexpr milliseconds kConnectLimit(5000);
 
 double seconds_since(Clock::time_point time) { return std::chrono::duration<double>(Clock::now() - time).count(); }
 
-/// If rank 0 is silent, rank 1 ends the job. The others wait for longer than a launcher takes to end them (Open MPI:
-/// SIGKILL after a second), and each a little longer than the one before, so that one of them prints.
+/// If rank 0 does not answer, rank 1 ends the job. Each other rank waits longer than a launcher takes to end it (Open
+/// MPI: SIGKILL after a second), and a little longer than the rank before, so that only one of them prints.
 double extra_seconds(int rank) { return rank <= 1 ? 0.0 : 2.0 + 0.15 * std::min(rank - 2, 30); }
 
 class Watchdog {
@@ -63,8 +63,8 @@ class Watchdog {
     ::close(wake_);
   }
 
-  /// Sends a heartbeat now. Saving may be short: otherwise the last heartbeat of a rank that stops in it could be one of
-  /// the step.
+  /// Sends a heartbeat now. A save may take less than a second: without this, a rank that stops in it would be reported
+  /// in the step before.
   void new_phase() {
     new_phase_ = true;
     wake();
@@ -111,7 +111,7 @@ class Watchdog {
     pthread_setname_np(pthread_self(), "watchdog");  // for debuggers, top -H and perf
     Clock::time_point next = Clock::now(), last = next;
     while (!stop_) {
-      if (Clock::now() - last > kSuspended) forgive();
+      if (Clock::now() - last > kSuspended) restart_timers();
       last = Clock::now();
       Heartbeat heartbeat;
       sockaddr_in from{};
@@ -134,8 +134,8 @@ class Watchdog {
 
   Heartbeat own(Heartbeat::Kind kind) const { return current_heartbeat(job_, rank_, kind); }
 
-  void forgive() {
-    table_.forgive(Clock::now());
+  void restart_timers() {
+    table_.restart_timers(Clock::now());
     advanced_ = root_heard_ = Clock::now();
   }
 
@@ -168,7 +168,7 @@ class Watchdog {
   // The other ranks.
 
   void hear_root(const Heartbeat& heartbeat, const sockaddr_in& from) {
-    if (heartbeat.kind == Heartbeat::abort) end_process(kExitFailed);  // rank 0 has said why
+    if (heartbeat.kind == Heartbeat::abort) end_process(kExitFailed);  // rank 0 has printed the reason
     root_ = heartbeat;
     root_heard_ = Clock::now();
     peers_.assign(1, from);

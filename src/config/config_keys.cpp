@@ -8,7 +8,7 @@
 namespace ssa::config_fields {
 namespace {
 
-/// Keys that are not AtResume::recorded. A section stands for all of its keys that are not listed themselves.
+/// Keys that are not AtResume::recorded. A section includes all of its keys that are not listed themselves.
 constexpr std::pair<std::string_view, AtResume> kAtResume[] = {
     {"model", AtResume::refused},
     {"model.initializer_range", AtResume::free},

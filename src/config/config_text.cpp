@@ -56,8 +56,8 @@ bool is_config_key(std::string_view key) { return find_key(key) != nullptr; }
 std::string config_keys_table() {
   std::string table = "| key | type | default | at a resume | meaning |\n|---|---|---|---|---|\n";
   for (const Key& key : keys()) {
-    const bool holds_no_value = key.section && key.default_text.empty() && !key.takes_text;
-    if (holds_no_value) continue;
+    const bool has_no_value = key.section && key.default_text.empty() && !key.takes_text;
+    if (has_no_value) continue;
     std::string default_text = key.default_text;
     if (default_text.empty()) {
       const Key* section = find_key(key.path.substr(0, key.path.rfind('.')));

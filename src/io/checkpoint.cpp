@@ -76,7 +76,7 @@ void recover(const fs::path& root) {
     if (name.starts_with(kTemporaryPrefix) || name.starts_with(kTrashPrefix)) {
       remove_directory(path);
     } else if (name.starts_with(kAsidePrefix)) {
-      // If the writer was killed between the two renames of a replacement, the old checkpoint is still the valid one.
+      // If the writer was killed between the two renames of a replacement, the old checkpoint is still valid.
       const fs::path target = root / name.substr(kAsidePrefix.size());
       if (!fs::exists(target) && checkpoint_problem(path, Verify::sizes).empty())
         rename_path(path, target);
@@ -109,7 +109,7 @@ std::string to_text(const Manifest& manifest) {
   return root.dump(1) + "\n";
 }
 
-/// Whether the cause may be the machine and not the file: anything but a missing file, or a directory in its place.
+/// Whether the cause may be the machine and not the file: any error except a missing file or a directory in its place.
 bool is_unreadable(const std::exception& error) {
   const auto* file_error = dynamic_cast<const FileError*>(&error);
   return file_error != nullptr && file_error->cause() != ENOENT && file_error->cause() != ENOTDIR &&
@@ -133,7 +133,7 @@ Manifest read_manifest(const fs::path& directory) {
   const std::string expected = manifest_checksum(root);
   SSA_CHECK(checksum == expected, kManifestFile, ": checksum ", checksum.dump(), ", expected ", expected);
 
-  // The checksum is right, so the fields are what a writer put there.
+  // The checksum is right, so the fields are those that the writer wrote.
   Manifest manifest{.step = root.at("step").get<std::int64_t>(),
                     .sequence = root.at("sequence").get<std::int64_t>(),
                     .keep = root.value("keep", false)};
@@ -191,8 +191,8 @@ std::string manifest_text(const fs::path& directory) {
   }
 }
 
-/// Whether a checkpoint's checksums are right, as far as this process knows: a checkpoint is read once, and one that this
-/// process wrote is not read at all.
+/// Caches whether a checkpoint's checksums are right: a checkpoint is read once per process, and never if this process
+/// wrote it.
 class KnownCheckpoints {
  public:
   void set(const fs::path& directory, bool verifies) {

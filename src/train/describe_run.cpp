@@ -49,7 +49,7 @@ std::string describe_run(const Config& config, const std::vector<DeviceKind>& de
 
   text += "\ndata\n";
   if (!std::filesystem::exists(config.data.path) && !megatron_prefix(config.data.path))
-    return text + "  " + config.data.path + " is not there yet\n";
+    return text + "  " + config.data.path + " does not exist yet\n";
   const Dataset dataset = open_dataset(config.data.path, config);
   const RowLoader loader(dataset, row_options(config));
   const BatchPlan plan = plan_batches(config, loader.rows(), ranks);

@@ -32,10 +32,10 @@ void move_aside(const std::filesystem::path& file) {
     name = fmt::format("{}-until-{:%Y%m%d-%H%M%S}-{}", file.stem().string(), fmt::gmtime(now), i);
   const std::filesystem::path aside = file.parent_path() / (name + file.extension().string());
   rename_path(file, aside);
-  spdlog::info("the metrics of the run before are kept in {}", aside.string());
+  spdlog::info("the metrics of the previous run are now in {}", aside.string());
 }
 
-/// Where the lines of steps go, which are short on the console and complete in train.log.
+/// The lines of steps go to both: short to the console, complete to train.log.
 std::shared_ptr<Console> console;
 std::shared_ptr<spdlog::sinks::sink> log_file;
 
@@ -92,7 +92,7 @@ RunLog::RunLog(const Config& config, Comm& comm, Stream& stream, const Start& st
   const std::filesystem::path file = directory / "metrics.jsonl";
   if (start.fresh) move_aside(file);
   metrics_ = std::make_unique<MetricsLog>(file, start.step);
-  // Another run's checkpoint says nothing about this file.
+  // The checkpoint of another run does not describe this file.
   const bool same_run =
       start.step > 0 && std::filesystem::path(start.resumed_from).parent_path().parent_path() == directory;
   if (same_run && start.metrics_lines > 0 && metrics_->lines() != start.metrics_lines)

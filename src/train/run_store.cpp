@@ -17,8 +17,8 @@
 namespace ssa {
 namespace {
 
-/// Copies a whole bucket, of which each rank has `owned`, to the host of every rank. Where the ranks own slices, they
-/// are gathered through the staging buffer, a piece of every slice at a time.
+/// Copies a whole bucket to the host of every rank; each rank has its part `owned`. Where the ranks own slices, the
+/// staging buffer gathers them, a piece of every slice at a time.
 void gather_bucket(Stream& stream, Comm& comm, const ModelState& state, const Bucket& bucket, const Tensor& owned,
                    std::vector<float>& host) {
   const std::int64_t slice = owned.count();
@@ -225,8 +225,8 @@ void RunStore::save(Stream& stream, const ModelState& state, const TrainerState&
 }
 
 void RunStore::export_to(const std::filesystem::path& directory) const {
-  // A run that went back to an earlier checkpoint exports a step again.
-  std::filesystem::remove_all(directory);
+  // A run that went back to an earlier checkpoint exports a step again, perhaps one whose export was killed.
+  for (const char* suffix : {"", ".tmp"}) std::filesystem::remove_all(directory.string() + suffix);
   const ExportResult result = export_checkpoint(CheckpointReader(being_saved_, Verify::sizes), directory);
   spdlog::info("exported {}{}", directory.string(), result.note.empty() ? "" : " (" + result.note + ")");
 }

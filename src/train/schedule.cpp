@@ -9,7 +9,7 @@
 namespace ssa {
 namespace {
 
-/// The share of the peak at `step`, which is not before the end of the warm-up.
+/// The fraction of the peak rate at `step`, after the warm-up.
 double share_of_peak(const TrainConfig& train, std::int64_t step, std::int64_t total, std::int64_t warmup) {
   const double floor = train.min_lr / train.learning_rate;
   const std::int64_t rest = std::max<std::int64_t>(1, total - warmup);

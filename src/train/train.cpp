@@ -32,7 +32,7 @@
 namespace ssa {
 namespace {
 
-/// Everything of a run, built in this order.
+/// All parts of a run, built in this order.
 struct Run {
   Run(const Config& config_in, const TrainOptions& options, Comm& comm_in)
       : config(config_in),
@@ -67,7 +67,7 @@ struct Run {
   std::optional<Dataset> eval_dataset;
   std::optional<RowLoader> eval_loader;
   SpikeDetector spikes;
-  TrainerState at;    ///< with the seed, all trainer state besides weights, moments and spikes
+  TrainerState at;    ///< trainer state other than weights, moments and spikes
   GlobalBatch batch;  ///< of the step being trained
   std::int64_t total_steps = 0, save_interval = 0;
 
@@ -77,7 +77,7 @@ struct Run {
 /// Whether a signal reached any rank.
 bool stop_wanted(Comm& comm) { return all_reduce(comm, stop_signal() != 0 ? 1.0 : 0.0, ReduceOp::max) > 0; }
 
-/// Whether sequence `row` of the global batch passes on the output of full attention.
+/// Whether sequence `row` of the global batch passes the output of full attention on, and not the sparse one.
 bool draw_full_stream(const Run& run, std::int64_t row) {
   const AttentionConfig& a = run.config.attention;
   const auto seed = static_cast<std::uint64_t>(run.config.train.seed);
@@ -287,7 +287,7 @@ void check_same_data(Run& run) {
   check_same_lines(run.comm, lines, "do all ranks see the same files?");
 }
 
-/// Fresh weights, or the weights of the checkpoint to resume from, and the steps to do.
+/// Sets the weights, new or from the checkpoint to resume from, and the number of steps.
 void start(Run& run, const TrainOptions& options) {
   const ResumedRun now{run.config, dataset_fingerprint(run.dataset), run.plan.global_rows(), run.comm.size()};
   run.at = run.store.restore(run.stream, run.state, run.spikes,
@@ -321,7 +321,7 @@ void save(Run& run, RunLog& log) {
       {.keep = every(run.config.checkpoint.keep_every), .export_too = every(run.config.checkpoint.export_every)});
 }
 
-/// The end of a run that a signal has reached: saved as it is after the last completed step.
+/// The end of a run that received a signal: saves the state after the last completed step.
 int stop(Run& run, RunLog& log) {
   save(run, log);
   run.store.finish();
@@ -358,7 +358,7 @@ int train(const Config& config, const TrainOptions& options, Comm& comm) {
     log.say(concat(run.store.last_checkpoint(), " is already complete at step ", run.at.step,
                    ": nothing is left to train"));
     log.say("  to train longer, raise train.max_steps or train.num_train_epochs");
-    log.say("  to train anew, set another output_dir, or give --resume none");
+    log.say("  to start over, set another output_dir, or give --resume none");
     return kExitDone;
   }
   log.begin(run.table.parameter_count(), run.loader.rows(), run.plan.batches_per_epoch(), run.plan.dropped_rows());

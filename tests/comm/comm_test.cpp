@@ -106,7 +106,7 @@ TEST_CASE("abort_all and a stopped run return their exit code through mpirun") {
   CHECK(run_ranks_of(2, "stopped").exit_code == kExitStopped);
 }
 
-TEST_CASE("ranks that MPI does not see are an error and do not train separately") {
+TEST_CASE("if MPI sees fewer ranks than were started, they fail and do not train separately") {
   // The environment of srun without an MPI plug-in: the step has two tasks, and MPI sees one rank in each.
   const Outcome outcome = run(
       "env -u OMPI_COMM_WORLD_SIZE SLURM_STEP_NUM_TASKS=2 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 "

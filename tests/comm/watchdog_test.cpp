@@ -77,7 +77,7 @@ TEST_CASE("watchdog: a stopped rank ends the job within its time-out, in every p
     check_ends(c);
 }
 
-TEST_CASE("watchdog: a rank that lives but makes no progress ends the job after the time-out of its phase") {
+TEST_CASE("watchdog: a rank that runs but makes no progress ends the job after the time-out of its phase") {
   for (const Case& c :
        {Case{"stopped-thread", 2, 1, "step", 3, "rank 1 on ", "(last: step 20, after all_reduce (call "},
         {"stopped-thread", 2, 0, "save", 5, "rank 0 on ", "distributed.save_timeout_seconds is 5"},
@@ -87,7 +87,7 @@ TEST_CASE("watchdog: a rank that lives but makes no progress ends the job after 
     check_ends(c);
 }
 
-TEST_CASE("watchdog: with NCCL, too, a rank that stops ends the job, and is named") {
+TEST_CASE("watchdog: a rank that stops ends the job and is named, also with NCCL") {
   if (cuda_device_count() < 2) {
     WARN("fewer than two GPUs in this build or machine: NCCL is not run");
     return;
@@ -118,13 +118,13 @@ TEST_CASE("watchdog: a rank that fails before the others have started ends the j
     check_ends({"fails-at-once", 3, rank, "start", 4, "error: rank ", "shard-00000.bin: damaged"});
 }
 
-TEST_CASE("watchdog: a rank that is killed ends the job at once: the launcher sees it") {
+TEST_CASE("watchdog: a rank that is killed ends the job immediately, through the launcher") {
   const ProgramResult result = run_program({"comm_ranks", "killed", "2", "1", "step", "cpu"}, {.ranks = 2});
   CHECK(result.exit_code == 128 + SIGKILL);
   CHECK(result.seconds < kMargin);
 }
 
-TEST_CASE("watchdog: the verdict names the silent ranks, whatever the phase") {
+TEST_CASE("watchdog: the verdict names the ranks that do not answer, in every phase") {
   Table t(4);
   for (int rank = 0; rank < 4; ++rank) t.hear(rank, 100, Phase::save, 5);
   for (const int rank : {0, 1}) t.hear(rank, 109, Phase::save, 5);
@@ -157,7 +157,7 @@ TEST_CASE("watchdog: the verdict names the ranks that the others wait for, after
   CHECK(t.verdict(20.2).empty());
 }
 
-TEST_CASE("watchdog: a rank that waits in the same call as one with a longer time-out is not at fault") {
+TEST_CASE("watchdog: a rank that waits in the same call as one with a longer time-out is not named") {
   Table t(2);
   for (int second = 0; second <= 15; ++second) {
     t.hear(0, second, Phase::save, 5);
@@ -166,13 +166,13 @@ TEST_CASE("watchdog: a rank that waits in the same call as one with a longer tim
   CHECK(t.verdict(15).empty());
 }
 
-TEST_CASE("watchdog: a rank that was never heard is not watched, and time before a suspension does not count") {
+TEST_CASE("watchdog: a rank without a first heartbeat is not watched, and time before a suspension does not count") {
   Table t(2);
   t.hear(0, 0, Phase::step, 5);
   t.hear(0, 9, Phase::step, 6);
   CHECK(t.verdict(9).empty());
   t.hear(1, 9, Phase::step, 6);
-  t.table.forgive(Table::at(30));
+  t.table.restart_timers(Table::at(30));
   CHECK(t.verdict(39.9).empty());
   CHECK_FALSE(t.verdict(40.1).empty());
 }

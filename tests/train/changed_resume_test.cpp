@@ -224,11 +224,12 @@ TEST_CASE("resume: lines that metrics.jsonl has lost are reported") {
   CHECK_THAT(result.out, has("out/metrics.jsonl: 1 lines up to step 4, expected 4"));
 }
 
-TEST_CASE("checkpoints: keep_every keeps every n-th for good, export_every writes it for Hugging Face") {
+TEST_CASE("checkpoints: keep_every keeps every n-th permanently, export_every writes it for Hugging Face") {
   const RunDirectory run("full");
   for (const char* async : {"checkpoint.async=false", "checkpoint.async=true"}) {
     INFO(async);
     const std::string output = async;
+    fs::create_directories(run / output / "exports/step-00000004.tmp");  // as a killed export leaves it
     run.train_to_end(output, {"checkpoint.save_steps=1", "checkpoint.save_total_limit=2", "checkpoint.keep_every=3",
                               "checkpoint.export_every=4", async});
     CHECK(run.checkpoints(output) == Names{"step-00000003", "step-00000006", "step-00000007", "step-00000008"});

@@ -20,7 +20,7 @@ std::string fingerprint(const std::vector<Documents>& shards, const DatasetOptio
 
 }  // namespace
 
-TEST_CASE("dataset fingerprint: the same documents have the same, wherever they are") {
+TEST_CASE("dataset fingerprint: the same documents have the same fingerprint in another directory") {
   const Documents documents = random_documents(100, 50, 1);
   CHECK(fingerprint({documents}).size() == 16);
   CHECK(fingerprint({documents}) == fingerprint({documents}));
@@ -50,7 +50,7 @@ TEST_CASE("dataset fingerprint: any change to a small dataset changes it") {
   CHECK(fingerprint({first, second}, {.type = TokenType::int32, .json = false}) != bare_before);
 }
 
-TEST_CASE("dataset fingerprint: of a large dataset samples of all shards count") {
+TEST_CASE("dataset fingerprint: a large dataset is sampled in all shards") {
   const Documents documents(2000, Document(1000, 7));  // 4 MB
   const DatasetOptions bare = {.json = false};
   const std::string before = fingerprint({documents, documents}, bare);

@@ -1,5 +1,5 @@
-// Signals that stop a job of several ranks, and a signal during an evaluation: the run stops soon, is saved, ends with exit
-// code 75, and loses nothing.
+// Signals that stop a job of several ranks, and a signal during an evaluation: the run stops soon, is saved, ends with
+// exit code 75, and loses nothing.
 #include "train/rank_job.h"
 
 using namespace ssa::test;
@@ -24,7 +24,7 @@ void wait_for(const RunningProgram& program, const std::string& text) {
 
 }  // namespace
 
-TEST_CASE("signals: SIGUSR1 to mpirun stops all ranks in a step, however long it takes") {
+TEST_CASE("signals: SIGUSR1 to mpirun stops all ranks in a step of any length") {
   for (const int ranks : {2, 4}) {
     const RunDirectory run("full");
     Job job(run, ranks, {"checkpoint.save_steps=0"});
@@ -54,7 +54,7 @@ TEST_CASE("signals: SIGUSR1 to mpirun while the ranks start stops them after the
   CHECK_THAT(job.out(), Contains("after step 0;"));
 }
 
-TEST_CASE("signals: a signal to the ranks themselves, as srun sends it, stops all, also when one alone gets it") {
+TEST_CASE("signals: a signal to the ranks themselves, as srun sends it, stops all ranks, even if only one gets it") {
   for (const int signal : {SIGUSR1, SIGTERM}) {
     const RunDirectory run("full");
     Job job(run, 2, {"checkpoint.save_steps=0"});
@@ -65,7 +65,7 @@ TEST_CASE("signals: a signal to the ranks themselves, as srun sends it, stops al
   }
 }
 
-TEST_CASE("signals: in an evaluation the run stops after the batch, and the resumed run evaluates") {
+TEST_CASE("signals: in an evaluation the run stops after the batch, and the resumed run repeats the evaluation") {
   for (const int ranks : {1, 2}) {
     const RunDirectory run("ssa-sparse-stream");
     make_long_evaluation(run, 4000);

@@ -64,7 +64,7 @@ Names training(const Names& more) {
 
 }  // namespace
 
-TEST_CASE("spikes: a bad stretch of data is logged, skipped, stops the run, or is left out by name") {
+TEST_CASE("spikes: bad rows are logged, skipped, stop the run, or are left out by data.skip_ranges") {
   const RunDirectory run("full");
   write_data(run / "data");
   const ProgramResult logged = run.train("log", kTraining);

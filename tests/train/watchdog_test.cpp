@@ -1,5 +1,5 @@
-// A rank that stops must not make the others wait forever: every rank is down within the time-out and 10 s, and one line
-// names the rank and what it was last doing. tests/comm/watchdog_test.cpp has more ways to stop.
+// A rank that stops must not make the others wait forever: every rank is down within the time-out and 10 s, and one
+// line names the rank and what it was last doing. tests/comm/watchdog_test.cpp has more ways to stop.
 #include "train/rank_job.h"
 
 using namespace ssa::test;
@@ -82,7 +82,7 @@ TEST_CASE("watchdog: a rank that is stopped for less than the time-out loses not
   CHECK(run.metrics(job.output()) == run.metrics("whole"));
 }
 
-TEST_CASE("watchdog: a rank that does something else ends the job, and is named") {
+TEST_CASE("watchdog: a rank that runs another program or ends early ends the job, and is named") {
   for (const char* other : {"exec sleep 100", "exec $TRAIN --dry-run", "exec $TRAIN --help", "exit 0"}) {
     const RunDirectory run("full");
     const std::string train = shell_command(run.command("out", {"distributed.start_timeout_seconds=4"}));

@@ -15,7 +15,7 @@
 
 namespace ssa {
 
-/// A file that the operating system does not open, read or write.
+/// The operating system failed to open, read or write a file.
 class FileError : public Error {
  public:
   FileError(const std::string& message, int cause) : Error(message), cause_(cause) {}
@@ -44,7 +44,7 @@ std::string read_file(const std::filesystem::path& path);
 /// Reads from an open descriptor until `bytes` are read or the file ends; returns the bytes read. `path` is for errors.
 std::size_t read_fully(int descriptor, void* out, std::size_t bytes, const std::filesystem::path& path);
 
-/// Calls sink(data, bytes) for the content in pieces of kFilePieceBytes, of which only the last may be shorter.
+/// Calls sink(data, bytes) for each piece of the content: kFilePieceBytes, or fewer for the last one.
 void read_pieces(const std::filesystem::path& path, const std::function<void(const char*, std::size_t)>& sink);
 inline constexpr std::size_t kFilePieceBytes = std::size_t{1} << 20;
 
@@ -69,7 +69,7 @@ class FileWriter {
   /// sync(), closes, and returns checksum().
   FileChecksum finish();
 
-  /// Of everything written so far. In append mode, the earlier content is not included.
+  /// Of everything written until now. In append mode, the earlier content is not included.
   FileChecksum checksum() const { return {bytes_, hash_.hex()}; }
   const std::filesystem::path& path() const { return path_; }
 

@@ -17,7 +17,8 @@ class MappedFile {
   MappedFile(MappedFile&& other) noexcept;
   MappedFile& operator=(MappedFile&& other) noexcept;
 
-  /// The path of the mapped file that holds this address; null if none does. Async-signal-safe, for a SIGBUS handler.
+  /// The path of the file that is mapped at this address; null if there is none. Async-signal-safe, for a SIGBUS
+  /// handler.
   static const char* path_at(const void* address) noexcept;
 
   const std::byte* data() const { return data_; }

@@ -1,18 +1,19 @@
 // Signals. SIGTERM, SIGINT, SIGHUP and SIGUSR1 ask a program to stop at the next safe place. SIGPIPE and SIGXFSZ are
-// ignored: the write that caused them fails and is reported. SIGBUS, which a mapped file causes when it was truncated or
-// cannot be read, ends the process with one line that names the file.
+// ignored: the write that caused them fails and is reported. SIGBUS, which a mapped file causes when it was truncated
+// or cannot be read, ends the process with one line that names the file.
 #pragma once
 
 namespace ssa {
 
-/// From here on the stop signals are only noted. A second SIGINT (Ctrl-C) ends the process at once, as it would without
-/// handlers. Call it first in main: a launcher may forward a signal at any time.
+/// Makes stop signals only set stop_signal(). A second SIGINT (Ctrl-C) ends the process immediately, as without a
+/// handler. Call it first in main: a launcher may forward a signal at any time.
 void catch_stop_signals();
 
-/// The last stop signal received since, or 0.
+/// The last stop signal received since then, or 0.
 int stop_signal();
 
-/// Installs the handlers of SIGPIPE, SIGXFSZ and SIGBUS. Call it after MPI has started, which looks at these signals too.
+/// Installs the handlers of SIGPIPE, SIGXFSZ and SIGBUS. Call it after MPI has started, which looks at these signals
+/// too.
 void handle_io_signals();
 
 }  // namespace ssa

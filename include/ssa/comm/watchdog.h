@@ -1,16 +1,16 @@
 // Watchdog: a job of several ranks ends when one of them stops, instead of waiting forever in a collective.
 //
-// A thread of every rank sends rank 0 a heartbeat once a second: the phase and step it is in, its last communication call
-// and how many it has begun. Rank 0 answers each. Heartbeats are UDP datagrams: a hanging MPI or NCCL call does not delay
-// them. The job ends when
+// A thread of every rank sends rank 0 a heartbeat once a second: the phase and step it is in, its last communication
+// call and how many it has begun. Rank 0 answers each. Heartbeats are UDP datagrams: a hanging MPI or NCCL call does
+// not delay them. The job ends when
 //   - a rank has sent no heartbeat for PhaseTimeouts::step, in any phase: it was stopped, or its machine is gone;
 //   - the rank that the others wait for sends heartbeats, but has made no progress (entered no phase, begun or ended no
 //     call) for the time-out of its phase.
-// Rank 0 then prints one line that names the ranks at fault, what each was last doing, and for how long. Every rank aborts
-// its NCCL communicator and exits with code 1; no collective is waited for. If rank 0 does not answer, the other ranks end
-// the same way and the first of them prints the line.
+// Rank 0 then prints one line: the ranks that caused it, what each was last doing, and for how long. Every rank aborts
+// its NCCL communicator and exits with code 1; no collective is waited for. If rank 0 does not answer, the other ranks
+// end the same way and the first of them prints the line.
 //
-// A rank that was suspended, and continues before its time-out, has lost nothing.
+// A rank that is suspended and continues before its time-out loses nothing.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,7 @@ namespace ssa {
 
 class Comm;
 
-/// What a run is doing. `start` lasts until the end of the first step; `end` is where a rank waits for the others to end.
+/// What a run is doing. `start` lasts until the end of the first step; in `end` a rank waits for the others to finish.
 enum class Phase : std::int32_t { start, step, save, evaluation, end };
 
 /// Seconds without progress after which the job ends. The config keys distributed.*timeout_seconds.

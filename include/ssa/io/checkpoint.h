@@ -103,7 +103,7 @@ std::optional<CheckpointInfo> newest_checkpoint(const std::filesystem::path& out
                                                 std::vector<CheckpointInfo>& skipped);
 
 /// Cleans up after a killed writer, and removes the oldest checkpoints as commit() does. For a resumed run, which may
-/// have no checkpoint left to write.
+/// write no further checkpoint.
 void tidy_checkpoints(const std::filesystem::path& output_dir, std::int64_t save_total_limit);
 
 class CheckpointReader {

@@ -15,7 +15,7 @@ namespace ssa {
 
 class ModelSource {
  public:
-  /// Throws Error that names the missing part of `path`.
+  /// Throws an Error that names what is missing from `path`.
   explicit ModelSource(const std::filesystem::path& path);
 
   const ModelConfig& config() const { return config_; }

@@ -37,7 +37,7 @@ struct StateTensors {
   Tensor checkpoint_staging;  ///< f32: where a checkpoint gathers the ranks' slices; absent at ZeRO stage 0
 };
 
-/// Bytes by category, known before the device is touched.
+/// Bytes by category, computed before anything is allocated.
 struct MemoryPlan {
   struct Category {
     std::string name;

@@ -1,8 +1,8 @@
-// Start-up checks that all ranks do the same: the same program and config, the same data, the same weights. Without them, a
-// rank that sees other files would train a wrong model in silence, or wait in a collective that no other rank calls.
+// Start-up checks that all ranks have the same program, config, data and weights. Without them, a rank that reads other
+// files would silently train a wrong model, or wait in a collective that no other rank calls.
 //
-// Each is a collective. It throws an Error on every rank when a rank differs from rank 0; the message names the ranks, and
-// the first thing that differs, as found on the first of them and as expected.
+// Each is a collective. If a rank differs from rank 0, it throws an Error on every rank. The message names the ranks
+// that differ, the first difference, its value on the first of them, and the value on rank 0.
 #pragma once
 
 #include <string>
@@ -15,7 +15,7 @@
 
 namespace ssa {
 
-/// Compares texts, one per thing, such as "rows per epoch: 480". `advice` ends the message.
+/// Compares lines of text such as "rows per epoch: 480". `advice` ends the message.
 void check_same_lines(Comm& comm, const std::vector<std::string>& lines, const std::string& advice);
 
 /// The binary, --resume, --allow-change and every key of the config. Before anything is opened.

@@ -24,19 +24,19 @@ struct StepReport {
   std::int64_t step = 0;  ///< updates done, this one included
   double epoch = 0;
   std::int64_t step_tokens = 0;  ///< of this step, padding included
-  std::int64_t tokens = 0;       ///< of the run so far
+  std::int64_t tokens = 0;       ///< of the run, up to this step
   double loss = 0, ce_loss = 0, alignment_loss = 0;
   double grad_norm = 0;  ///< before clipping
   double learning_rate = 0;
   std::string stream;                ///< full, sparse, or mixed when drawn by row
   RowRange rows;                     ///< of the run, as data.skip_ranges counts them
   SpikeScores spike;                 ///< standard deviations above the steps before
-  std::int64_t skipped_updates = 0;  ///< of the run so far
+  std::int64_t skipped_updates = 0;  ///< of the run, up to this step
   std::optional<double> selected_mass, entropy;
   EvalLosses eval_losses;
 };
 
-/// From here on rank 0 logs to the console and to train.log in `output_dir`, which exists.
+/// Makes rank 0 log to the console and to train.log in `output_dir`, which exists.
 void start_logging(const std::string& output_dir, Comm& comm);
 
 /// The warning of a run on a GPU whose sequences are so short that its method, which has no full attention, is slower
@@ -57,7 +57,7 @@ class RunLog {
   void begin(std::int64_t parameters, std::int64_t rows, std::int64_t steps_per_epoch, std::int64_t dropped_rows);
   /// Logs a step. The speed it reports is the average since the step logged before.
   void step(const StepReport& report);
-  /// Whether the last line of metrics.jsonl is that of the step where the run starts, and has no evaluation.
+  /// Whether the last line of metrics.jsonl belongs to the step where the run starts, and has no evaluation.
   bool lacks_evaluation() const;
   /// Adds the evaluation that the last line of metrics.jsonl lacks.
   void add_evaluation(const EvalLosses& losses);

@@ -1,4 +1,4 @@
-// What a config means for the parts of a run, in one place for training and for the dry run.
+// Derives the options of each part of a run from the config, for training and for the dry run.
 #pragma once
 
 #include <cstdint>

@@ -23,7 +23,7 @@ struct RestoreOptions {
   ResumedRun run;
 };
 
-/// What else happens with a checkpoint.
+/// Options of a save.
 struct Saving {
   bool keep = false;        ///< it is kept for good (checkpoint.keep_every)
   bool export_too = false;  ///< to output_dir/exports (checkpoint.export_every)

@@ -40,7 +40,7 @@ class SpikeDetector {
   SpikeScores scores(double loss, double grad_norm) const {
     return {loss_.z_score(loss), grad_norm_.z_score(grad_norm)};
   }
-  /// Adds a step that was trained on. Values that are not finite are left out.
+  /// Adds a step whose update was applied. Values that are not finite are ignored.
   void add(double loss, double grad_norm);
 
   /// The windows, for trainer.json: a resumed run computes the same scores.
