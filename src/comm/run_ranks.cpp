@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "mpi_comm.h"
+#include "ssa/base/program.h"
 #include "ssa/comm/comm.h"
 
 namespace ssa {
@@ -39,6 +40,7 @@ int end_all(const std::string& message, int exit_code) {
 }  // namespace
 
 int run_ranks(const std::function<int()>& body) {
+  open_standard_files();
   int exit_code = kExitFailed;
   try {
     if (launched_ranks() > 1) mpi_start();
@@ -49,7 +51,7 @@ int run_ranks(const std::function<int()>& body) {
   } catch (const std::bad_alloc&) {
     return end_all("out of host memory", kExitFailed);
   } catch (const std::exception& error) {
-    return end_all(error.what(), kExitFailed);
+    return end_all(foreign_message(error), kExitFailed);
   }
   return exit_code;
 }

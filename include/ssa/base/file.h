@@ -81,7 +81,12 @@ void rename_path(const std::filesystem::path& from, const std::filesystem::path&
 /// Makes changes to the entries of a directory (creations, renames, removals) survive a power failure.
 void sync_directory(const std::filesystem::path& path);
 
-/// Replaces the content of a small file atomically: even after a power failure it holds the old or the new content.
+/// Throws Error if something exists at `path` that is neither a regular file nor a character device. Opening a FIFO to
+/// write would wait for a reader.
+void check_output_file(const std::filesystem::path& path);
+
+/// Replaces the content of a small file atomically: even after a power failure it holds the old or the new content. A
+/// symbolic link stays; the file that it names is replaced.
 void replace_file(const std::filesystem::path& path, std::string_view content);
 
 }  // namespace ssa
