@@ -90,6 +90,7 @@ std::string read_file(const std::filesystem::path& path) {
 }
 
 FileWriter::FileWriter(std::filesystem::path path, int flags) : path_(std::move(path)) {
+  check_output_file(path_);
   fd_ = ::open(path_.c_str(), flags | O_CREAT | O_CLOEXEC, 0666);
   if (fd_ < 0) fail_write("create", errno);
   buffer_.reserve(kBufferBytes);
@@ -173,6 +174,18 @@ FileChecksum FileWriter::finish() {
   return checksum();
 }
 
+void check_output_file(const std::filesystem::path& path) {
+  std::error_code error;
+  const auto type = std::filesystem::status(path, error).type();
+  const bool special = type == std::filesystem::file_type::fifo || type == std::filesystem::file_type::socket ||
+                       type == std::filesystem::file_type::block;
+  SSA_CHECK(!special, path.string(), ": cannot write: is a ",
+            type == std::filesystem::file_type::fifo     ? "FIFO"
+            : type == std::filesystem::file_type::socket ? "socket"
+                                                         : "block device",
+            ", expected a regular file");
+}
+
 void make_directories(const std::filesystem::path& path) {
   fault_hits(FaultOperation::change_directory);
   std::error_code error;
@@ -196,7 +209,13 @@ void sync_directory(const std::filesystem::path& path) {
   if (error != 0) fail_file(path, "sync the directory", error);
 }
 
-void replace_file(const std::filesystem::path& path, std::string_view content) {
+void replace_file(const std::filesystem::path& given, std::string_view content) {
+  check_output_file(given);
+  std::filesystem::path path = given;
+  constexpr int kMostLinks = 40;  // as in the kernel
+  std::error_code none;
+  for (int i = 0; i < kMostLinks && std::filesystem::is_symlink(path, none); ++i)
+    path = parent_of(path) / std::filesystem::read_symlink(path);
   const auto parent = parent_of(path);
   const auto temporary = parent / fmt::format(".{}.tmp", path.filename().string());
   try {

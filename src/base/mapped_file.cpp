@@ -66,7 +66,7 @@ void remove_mapping(int slot) {
 }  // namespace
 
 MappedFile::MappedFile(const std::filesystem::path& path) {
-  const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a FIFO must not wait
   SSA_CHECK(file >= 0, path.string(), ": ", std::strerror(errno));
   struct stat status {};
   const char* problem = nullptr;

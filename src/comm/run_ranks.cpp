@@ -11,6 +11,7 @@
 
 #include "end_process.h"
 #include "mpi_comm.h"
+#include "ssa/base/program.h"
 #include "ssa/comm/comm.h"
 #include "start_guard.h"
 
@@ -20,10 +21,18 @@ namespace {
 /// Seconds that a rank which failed before MPI started waits for the others.
 constexpr double kMeetSeconds = 30;
 
+bool launched_several() {
+  try {
+    return launched_ranks() > 1;
+  } catch (const UsageError&) {  // the error that is being reported
+    return false;
+  }
+}
+
 /// Prints the error, unless another rank does so first, and ends all ranks. Returns the exit code if there is only one.
 int end_all(const std::string& message, int exit_code) {
   wait_if_ending();
-  if (launched_ranks() <= 1) {
+  if (!launched_several()) {
     std::cerr << "error: " << message << std::endl;
     return exit_code;
   }
@@ -51,6 +60,7 @@ int end_all(const std::string& message, int exit_code) {
 }  // namespace
 
 int run_ranks(const std::function<int()>& body) {
+  open_standard_files();
   int exit_code = kExitFailed;
   try {
     exit_code = body();
@@ -61,7 +71,7 @@ int run_ranks(const std::function<int()>& body) {
   } catch (const std::bad_alloc&) {
     return end_all("out of host memory", kExitFailed);
   } catch (const std::exception& error) {
-    return end_all(error.what(), kExitFailed);
+    return end_all(foreign_message(error), kExitFailed);
   }
   return exit_code;
 }

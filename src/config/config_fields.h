@@ -178,7 +178,7 @@ void visit_fields(Of<TrainConfig>, Visit&& visit) {
   visit(field("on_spike", &C::on_spike, kAny,
               "at a spike of the loss or the gradient norm: `log` a warning; `skip` the update; `stop` the run before "
               "the update"));
-  visit(field("spike_z_score", &C::spike_z_score, above(0),
+  visit(field("spike_z_score", &C::spike_z_score, Range{.low = 0, .high = 1e6, .low_excluded = true},
               "standard deviations above the mean of the last spike_window steps that are a spike"));
   visit(field("spike_window", &C::spike_window, between(10, 100000), "steps that a spike is compared with"));
   visit(field("max_skipped_updates", &C::max_skipped_updates, between(1, 1e9),

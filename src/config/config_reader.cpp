@@ -10,14 +10,13 @@
 namespace ssa::config_fields {
 namespace {
 
-/// The cause in nlohmann's message, without its error codes: "syntax error while parsing ...".
-std::string reason_of(const Json::exception& error) {
-  std::string text = error.what();
-  if (const auto end = text.find("] "); end != std::string::npos) text = text.substr(end + 2);
-  if (text.starts_with("parse error")) {
-    if (const auto end = text.find(": "); end != std::string::npos) text = text.substr(end + 2);
-  }
-  return text;
+/// What is left in the text at the byte where it stopped to be JSON.
+std::string reason_of(std::string_view text, std::size_t byte) {
+  constexpr std::size_t kShown = 20;
+  if (byte == 0 || byte > text.size()) return "not valid JSON: the text ends too early";
+  std::string_view rest = text.substr(byte - 1);
+  rest = rest.substr(0, std::min(rest.find('\n'), rest.size()));
+  return "not valid JSON: unexpected " + quoted(Json(std::string(rest.substr(0, kShown))));
 }
 
 std::string place_of(std::string_view text, std::size_t byte) {
@@ -40,14 +39,17 @@ std::string quoted(const Json& value) {
 }
 
 std::string one_line(const std::string& text) {
+  constexpr std::size_t kLongestShown = 120;  // an error has a key and an argument
   const std::string escaped = plain_text(Json(text));
   const bool printable = std::none_of(text.begin(), text.end(), [](unsigned char c) { return c < 0x20 || c == 0x7f; });
   const bool replaced = escaped.find("\xEF\xBF\xBD") != std::string::npos;
-  return printable && !replaced ? text : escaped;
+  return shown(printable && !replaced ? text : escaped, kLongestShown);
 }
 
 std::string read_text(const std::filesystem::path& file, const std::string& context) {
-  if (std::filesystem::is_directory(file)) fail_usage(context, file.string(), ": is a directory, expected a JSON file");
+  std::error_code unknown;  // reading the file reports why it cannot be accessed
+  if (std::filesystem::is_directory(file, unknown))
+    fail_usage(context, file.string(), ": is a directory, expected a JSON file");
   try {
     return read_file(file);
   } catch (const Error& error) {
@@ -80,9 +82,9 @@ Json parse_json(std::string_view text, const std::string& name) {
   try {
     return Json::parse(text.begin(), text.end(), watch);
   } catch (const Json::parse_error& error) {
-    fail_usage(name, ": ", place_of(text, error.byte), ": ", reason_of(error));
-  } catch (const Json::exception& error) {
-    fail_usage(name, ": ", reason_of(error));
+    fail_usage(name, ": ", place_of(text, error.byte), ": ", reason_of(text, error.byte));
+  } catch (const Json::exception&) {
+    fail_usage(name, ": not valid JSON: a number out of range");
   }
 }
 

@@ -131,8 +131,10 @@ void SafetensorsReader::parse_header(std::string_view header) {
         fail(file, ": tensor ", parsed.get<std::string>(), " twice in the header");
       return true;
     });
-  } catch (const json::exception& e) {
-    fail(file, ": header is not valid JSON: ", e.what());
+  } catch (const json::parse_error& e) {
+    fail(file, ": header is not valid JSON at byte ", e.byte);
+  } catch (const json::exception&) {
+    fail(file, ": header is not valid JSON: a number out of range");
   }
   SSA_CHECK(root.is_object(), file, ": header is a JSON ", root.type_name(), ", expected an object");
 

@@ -1,10 +1,17 @@
 #include "ssa/runtime/stream.h"
 
+#include <omp.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <utility>
+#include <vector>
 
 #include "stream_cuda.h"
 
@@ -32,6 +39,44 @@ std::size_t meminfo(const std::string& key) {
   for (std::string line; std::getline(info, line);)
     if (line.starts_with(key)) return std::stoull(line.substr(key.size())) * 1024;
   return 0;
+}
+
+/// The work buffer of OpenBLAS, which maps one when it is loaded and one per OpenMP thread that calls it, on its first
+/// product. It repeats a failing call for ever; a limit on the address space (ulimit -v) makes it fail.
+constexpr std::size_t kBufferBytes = std::size_t{128} << 20;
+
+/// Ends the program when there is no room for the buffer of the load. It runs before the constructors of the libraries,
+/// with system calls only: neither they nor a sanitizer are ready.
+__attribute__((no_sanitize("address", "undefined"))) void check_room_to_load() {
+  const long memory =
+      ::syscall(SYS_mmap, nullptr, kBufferBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0L);
+  if (memory != -1) {
+    ::syscall(SYS_munmap, memory, kBufferBytes);
+    return;
+  }
+  static constexpr char kMessage[] =
+      "error: out of host memory: no room for the 128 MiB that OpenBLAS maps; expected a higher limit (ulimit -v)\n";
+  ::syscall(SYS_write, STDERR_FILENO, kMessage, sizeof kMessage - 1);
+  ::syscall(SYS_exit_group, kExitFailed);
+}
+
+__attribute__((section(".preinit_array"), used)) void (*run_before_libraries)() = check_room_to_load;
+
+/// Throws where a product would wait for ever.
+void check_room_for_blas() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return;
+  const int threads = omp_get_max_threads();
+  std::vector<void*> mapped;
+  for (int i = 0; i < threads; ++i) {
+    void* memory = ::mmap(nullptr, kBufferBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) break;
+    mapped.push_back(memory);
+  }
+  for (void* memory : mapped) ::munmap(memory, kBufferBytes);
+  SSA_CHECK(mapped.size() == static_cast<std::size_t>(threads), "out of host memory: the address space is limited to ",
+            limit.rlim_cur, " bytes (ulimit -v), and OpenBLAS needs ", kBufferBytes, " more for each of ", threads,
+            " threads; expected room for ", threads, ", there is room for ", mapped.size());
 }
 
 }  // namespace
@@ -64,7 +109,14 @@ MemoryInfo Stream::memory_info() const {
 
 void* Stream::allocate(std::size_t bytes) {
   if (cuda_) return cuda::allocate(*cuda_, bytes);
-  return allocate_host(bytes);
+  void* memory = allocate_host(bytes);
+  try {
+    check_room_for_blas();
+  } catch (...) {
+    free_host(memory);
+    throw;
+  }
+  return memory;
 }
 
 void Stream::free(void* memory) noexcept {

@@ -28,6 +28,7 @@ void for_each_line(std::string_view text, F&& f) {
 
 /// `lines` is set to the lines that remain.
 FileWriter open_after(const std::filesystem::path& path, std::int64_t step, std::int64_t& lines) {
+  check_output_file(path);
   if (std::filesystem::exists(path)) {
     const std::string before = read_file(path);
     std::string after;

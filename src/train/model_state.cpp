@@ -142,7 +142,7 @@ ModelState::ModelState(Stream& stream, const StateShape& shape, const ParamTable
     fail("out of memory: the plan needs ", plan.total(), " bytes, ", memory.free_bytes, " are free on ",
          stream.device_name(),
          "; largest per_device_train_batch_size that fits: ", largest_micro_batch(shape, table, memory.free_bytes),
-         "\n", plan.to_string());
+         "\n", plan.to_string().c_str());
 
   StateArenas arenas;
   lay_out_state(arenas, shape, table);

@@ -45,6 +45,7 @@ void start_logging(const std::string& output_dir, Comm& comm) {
   if (comm.rank() != 0) return;
   console = std::make_shared<Console>(terminal_columns());
   const std::filesystem::path file = std::filesystem::path(output_dir) / "train.log";
+  check_output_file(file);
   log_file = std::make_shared<spdlog::sinks::basic_file_sink_mt>(file.string());
   log_file->set_pattern("%Y-%m-%d %H:%M:%S %L %v");
   auto logger = std::make_shared<spdlog::logger>("", spdlog::sinks_init_list{console, log_file});

@@ -1,5 +1,9 @@
 #include "ssa/base/file.h"
 
+#include <sys/stat.h>
+
+#include <filesystem>
+
 #include "ssa/base/mapped_file.h"
 #include "support/catch.h"
 #include "support/error_of.h"
@@ -101,4 +105,23 @@ TEST_CASE("the error on a full device states the file and the bytes written") {
                 writer.flush();
               }),
               "no space left on device: /dev/full, 0 bytes written");
+}
+
+TEST_CASE("file: a FIFO as an output file is an error, not a wait") {
+  const TempDir dir;
+  REQUIRE(::mkfifo((dir / "fifo").c_str(), 0600) == 0);
+  check_error(error_of([&] { FileWriter(dir / "fifo"); }), "fifo: cannot write: is a FIFO, expected a regular file");
+  check_error(error_of([&] { replace_file(dir / "fifo", "x"); }), "is a FIFO");
+  check_error(error_of([&] { MappedFile mapped(dir / "fifo"); }), "not a file");
+}
+
+TEST_CASE("file: a symbolic link stays when the file that it names is replaced") {
+  const TempDir dir;
+  std::filesystem::create_directory(dir / "elsewhere");
+  std::filesystem::create_symlink("elsewhere/file", dir / "link");
+  for (const char* content : {"first", "second"}) {
+    replace_file(dir / "link", content);
+    CHECK(std::filesystem::is_symlink(dir / "link"));
+    CHECK(ssa::read_file(dir / "elsewhere" / "file") == content);
+  }
 }

@@ -303,6 +303,67 @@ TEST_CASE("bad input: an output directory that cannot be written is an error tha
               {"/file: cannot create the directory: Not a directory"});
 }
 
+namespace {
+
+/// Runs a line of bash in the directory of the run; $TRAIN is the command of ssa_train with output in `out`.
+ProgramResult run_bash(const RunDirectory& run, const std::string& line) {
+  std::string train = (ssa::test::binary_dir() / "ssa_train").string();
+  const Arguments command = run.command("out");
+  for (std::size_t i = 1; i < command.size(); ++i) train += " " + command[i];
+  return run_program({"/bin/bash", "-c", "TRAIN='" + train + "'; " + line}, {.directory = run.path()});
+}
+
+}  // namespace
+
+TEST_CASE("bad input: closed standard files do not put messages into a file of the run") {
+  const RunDirectory run(kCase);
+  run.train_to_end("open");
+  const ProgramResult result = run_bash(run, "exec $TRAIN <&- >&- 2>&-");
+  CHECK(result.exit_code == kExitDone);
+  CHECK(run.metrics("out") == run.metrics("open"));
+  check_same_state(run.checkpoint("out", 8), run.checkpoint("open", 8));
+}
+
+TEST_CASE("bad input: FIFOs and symbolic links in the place of output files") {
+  const RunDirectory run(kCase);
+  run.train_to_end("whole");
+  for (const char* file : {"metrics.jsonl", "train.log", "config.json"}) {
+    INFO(file);
+    const std::string name = std::string("out/") + file;
+    check_fails(run_bash(run, "rm -rf out; mkdir out; mkfifo " + name + "; exec timeout 60 $TRAIN"), kExitFailed,
+                {name + ": cannot write: is a FIFO, expected a regular file"});
+  }
+  const auto check_link = [&](const std::string& prepare) {
+    INFO(prepare);
+    const ProgramResult result = run_bash(run, "rm -rf out; " + prepare + "; exec timeout 60 $TRAIN");
+    INFO(result.err);
+    CHECK(result.exit_code == kExitDone);
+    CHECK(run.metrics("out") == run.metrics("whole"));
+  };
+  check_link("mkdir real; ln -s real out");
+  CHECK(run.metrics("real") == run.metrics("whole"));
+  check_link("mkdir -p out else; ln -s ../else/m.jsonl out/metrics.jsonl");
+  CHECK(fs::is_symlink(run / "out/metrics.jsonl"));
+  // A resume drops the later lines of the file that the link names.
+  check_link("mkdir -p out else; cp whole/metrics.jsonl else/m.jsonl; ln -s ../else/m.jsonl out/metrics.jsonl");
+  CHECK(fs::is_symlink(run / "out/metrics.jsonl"));
+}
+
+TEST_CASE("bad input: a limit on the address space that leaves no room for OpenBLAS is an error within seconds") {
+#if defined(__SANITIZE_ADDRESS__)
+  WARN("skipped: the address sanitizer needs more address space than any limit leaves");
+#else
+  const RunDirectory run(kCase);
+  for (const char* limit : {"100000", "150000", "200000", "300000"}) {
+    const ProgramResult result = run_bash(run, std::string("ulimit -v ") + limit + "; exec timeout -s KILL 60 $TRAIN");
+    INFO("ulimit -v " << limit << ": exit code " << result.exit_code << ", " << result.err);
+    CHECK(result.seconds < 10);
+    CHECK((result.exit_code == kExitFailed || result.exit_code == kExitDone || result.exit_code == 127));
+    if (result.exit_code == kExitFailed) CHECK_THAT(result.err, has("out of host memory"));
+  }
+#endif
+}
+
 TEST_CASE("bad input: a model that the CUDA kernels do not support is refused before anything is opened") {
   const RunDirectory run(kCase);
   Config config = load_config(run / "config.json", {"model=" + (run / "model/config.json").string(),

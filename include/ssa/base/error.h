@@ -2,9 +2,13 @@
 // types.
 #pragma once
 
+#include <exception>
+#include <filesystem>
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <string_view>
+#include <type_traits>
 
 namespace ssa {
 
@@ -36,14 +40,36 @@ std::string concat(const Parts&... parts) {
   return out.str();
 }
 
+/// Text from outside (a key, a value, a path, a name) as an error shows it: not more than `longest` bytes, the middle
+/// left out if need be, and no control characters.
+std::string shown(std::string_view text, std::size_t longest = 300);
+
+/// What is printed of an exception that another library threw: shown(), and no text of the JSON library.
+std::string foreign_message(const std::exception& error);
+
+namespace error_detail {
+
+/// The parts of a message that are only known at run time are shown(); what the program's authors wrote is not.
+template <class Part>
+decltype(auto) safe(const Part& part) {
+  if constexpr (std::is_same_v<Part, std::string> || std::is_same_v<Part, std::string_view>)
+    return shown(part);
+  else if constexpr (std::is_same_v<Part, std::filesystem::path>)
+    return shown(part.string());
+  else
+    return (part);
+}
+
+}  // namespace error_detail
+
 template <class... Parts>
 [[noreturn]] void fail(const Parts&... parts) {
-  throw Error(concat(parts...));
+  throw Error(concat(error_detail::safe(parts)...));
 }
 
 template <class... Parts>
 [[noreturn]] void fail_usage(const Parts&... parts) {
-  throw UsageError(concat(parts...));
+  throw UsageError(concat(error_detail::safe(parts)...));
 }
 
 }  // namespace ssa

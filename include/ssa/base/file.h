@@ -95,7 +95,12 @@ void rename_path(const std::filesystem::path& from, const std::filesystem::path&
 /// Makes changes to the entries of a directory (creations, renames, removals) survive a power failure.
 void sync_directory(const std::filesystem::path& path);
 
+/// Throws Error if something exists at `path` that is neither a regular file nor a character device. Opening a FIFO to
+/// write would wait for a reader.
+void check_output_file(const std::filesystem::path& path);
+
 /// Replaces the content of a small file atomically: even after a power failure the file has the old or the new content.
+/// A symbolic link remains; the file that it names is replaced.
 void replace_file(const std::filesystem::path& path, std::string_view content);
 
 }  // namespace ssa

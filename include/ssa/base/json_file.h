@@ -19,6 +19,8 @@ Json parse_json(std::string_view text, const std::string& name, std::string_view
     return Json::parse(text);
   } catch (const typename Json::parse_error& error) {
     fail(name, ": not valid JSON at byte ", error.byte, ", expected ", expected);
+  } catch (const typename Json::exception&) {
+    fail(name, ": not valid JSON: a number out of range, expected ", expected);
   }
 }
 

@@ -8,10 +8,15 @@
 
 namespace ssa {
 
+/// Opens /dev/null on each of the descriptors 0 to 2 that is closed, so that no file of the program gets one of these
+/// numbers and collects its messages. First thing in main.
+void open_standard_files();
+
 /// Runs `body` and returns its exit code. An exception is printed as "name: what" on stderr; the exit code is then that
 /// of the Error, or 1 for another exception.
 template <class Body>
 int run_program(const char* name, Body&& body) {
+  open_standard_files();
   int exit_code = kExitFailed;
   try {
     return body();
@@ -21,7 +26,7 @@ int run_program(const char* name, Body&& body) {
     std::fprintf(stderr, "%s: %s\n", name, error.what());
   } catch (const std::exception& error) {
     std::fflush(stdout);
-    std::fprintf(stderr, "%s: %s\n", name, error.what());
+    std::fprintf(stderr, "%s: %s\n", name, foreign_message(error).c_str());
   }
   return exit_code;
 }
