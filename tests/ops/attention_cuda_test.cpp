@@ -63,7 +63,7 @@ TEST_CASE("attention over long sequences on CUDA agrees with the CPU") {
 
 TEST_CASE("causal attention on CUDA survives scores that rise by hundreds over a row's keys") {
   if (skip_without_gpu()) return;
-  // The Hopper forward takes a row's maximum from its last keys, and computes the row again where that was too low.
+  // The Hopper forward takes a row's maximum from its last keys, and does the task again where that was too low.
   for (const CausalAttentionCase& c : std::vector<CausalAttentionCase>{
            {{1, 700, 1, 16, 64}}, {{1, 700, 2, 3, 128}}, {{1, 700, 1, 3, 64}, 300}, {{1, 700, 1, 8, 128}, 500}}) {
     INFO(c.to_string());

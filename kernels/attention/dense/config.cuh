@@ -43,6 +43,8 @@ struct FwdMmaSyncConfig {
 struct FwdHopperTask {
   int row, head, t0;
   int tiles, u_last;  ///< 0 tiles: the end; the first key of the last kv tile
+  int number;         ///< among the CTA's tasks
+  int again;          ///< with a running maximum
 
   template <class C>
   __device__ __forceinline__ int first_key(int i) const {
@@ -64,9 +66,10 @@ struct FwdHopperConfig {
   /// Whether keys are loaded a tile ahead of values. With two stages, in order, keys would wait for the stage of the
   /// values before them, which is read for longer.
   static constexpr bool kKeysAhead = kStages == 2;
-  /// Rows whose sum of exponentials is not below this are computed again. Far enough from the largest float that sums of
-  /// their products with values don't overflow.
+  /// A task is done again if a row's sum of exponentials is not below this. Far enough from the largest float that sums
+  /// of their products with values don't overflow.
   static constexpr float kMaxSum = 0x1p100f;
+  static constexpr int kFlagWords = 128;  ///< a bit per task of a CTA; with more tasks, some share a bit
 
   struct Shared {
     alignas(1024) Tile<kBlockM, kHalfD> q[kQueryStages][kHalves];
@@ -75,6 +78,7 @@ struct FwdHopperConfig {
     Barrier q_full[kQueryStages], q_empty[kQueryStages], k_full[kStages], k_empty[kStages], v_full[kStages],
         v_empty[kStages];
     FwdHopperTask task[kQueryStages];
+    unsigned too_large[kFlagWords];
   };
 };
 

@@ -52,42 +52,6 @@ __device__ __forceinline__ void load_head(TileType (&halves)[kHalves], const CUt
     for (int i = 0; i < TileType::kRows; i += kBoxRows)
       tma_load(halves[half].data + i * TileType::kCols, map, kHalves * head + half, t + i, row, full);
 }
-
-/// One row of the output and its lse, by a warp: a key per lane, then columns lane * kD / 32 .. per lane. For rows whose
-/// sum of exponentials got too large; slow.
-template <int kD>
-__device__ __forceinline__ float recompute_row(const DenseForwardArgs& in, int row, int t, int head, int u_begin,
-                                               int u_end, int lane, float (&out)[kD / kWarpSize]) {
-  constexpr int kCols = kD / kWarpSize;
-  const __nv_bfloat16* q = in.q + ((static_cast<std::int64_t>(row) * in.T + t) * in.HQ + head) * kD;
-  const std::int64_t kv = static_cast<std::int64_t>(row) * in.U * in.HK + head / (in.HQ / in.HK);
-  float row_max = -kInfinity, row_sum = 0;
-#pragma unroll
-  for (float& x : out) x = 0;
-  for (int u0 = u_begin; u0 < u_end; u0 += kWarpSize) {
-    const __nv_bfloat16* k = in.k + (kv + static_cast<std::int64_t>(min(u0 + lane, u_end - 1)) * in.HK) * kD;
-    float score = 0;
-#pragma unroll 1
-    for (int d = 0; d < kD; ++d) score += __bfloat162float(q[d]) * __bfloat162float(k[d]);
-    score = u0 + lane < u_end ? score * in.scale : -kInfinity;
-    const float row_max_new = fmaxf(row_max, warp_max(score));
-    const float rescale = exp2_fast((row_max - row_max_new) * kLog2e), p = exp2_fast((score - row_max_new) * kLog2e);
-    row_max = row_max_new;
-    row_sum = row_sum * rescale + warp_sum(p);
-#pragma unroll
-    for (float& x : out) x *= rescale;
-#pragma unroll 1
-    for (int j = 0; j < min(kWarpSize, u_end - u0); ++j) {
-      const __nv_bfloat16* v = in.v + (kv + static_cast<std::int64_t>(u0 + j) * in.HK) * kD + lane * kCols;
-      const float p_j = __shfl_sync(kFullMask, p, j);
-#pragma unroll
-      for (int c = 0; c < kCols; ++c) out[c] += p_j * __bfloat162float(v[c]);
-    }
-  }
-#pragma unroll
-  for (float& x : out) x /= row_sum;
-  return row_max + __log2f(row_sum) * kLn2;
-}
 #endif
 
 template <class C, class Mask>
@@ -119,6 +83,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     }
     fence_barrier_init();
   }
+  for (int i = thread; i < C::kFlagWords; i += C::kThreads) shared.too_large[i] = 0;
   __syncthreads();
 
   if (warpgroup == C::kWarpgroups) {
@@ -129,10 +94,11 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       QueryRing queries;
       // Every second round of tasks runs over the CTAs backward, so that all have the same work.
       const int ctas = static_cast<int>(gridDim.x), cta = static_cast<int>(blockIdx.x);
-      for (int first = 0, place = cta; first < a.tasks; first += ctas, place = ctas - 1 - place) {
-        const int rank = first + place;
-        if (rank >= a.tasks) continue;
-        const FwdHopperTask task = fwd_hopper_task<C>(a, mask, rank);
+      const auto load_task = [&](int n, bool again) {
+        const int rank = n * ctas + (n % 2 == 0 ? cta : ctas - 1 - cta);
+        if (rank >= a.tasks) return;
+        FwdHopperTask task = fwd_hopper_task<C>(a, mask, rank);
+        task.number = n, task.again = again;
         const int stage = queries.stage();
         shared.q_empty[stage].wait(queries.parity() ^ 1);
         shared.task[stage] = task;
@@ -161,7 +127,15 @@ __global__ void __launch_bounds__(C::kThreads, 1)
             load_values(ring.previous(), i - 1);
         }
         if constexpr (C::kKeysAhead) load_values(ring.previous(), task.tiles - 1);
-      }
+      };
+      const int rounds = (a.tasks + ctas - 1) / ctas;
+      for (int n = 0; n < rounds; ++n) load_task(n, false);
+      // Once all are done, those again in which a sum got too large.
+      for (int i = 0; i < C::kQueryStages; ++i, queries.advance())
+        shared.q_empty[queries.stage()].wait(queries.parity() ^ 1);
+      queries.passed -= C::kQueryStages;
+      for (int n = 0; n < rounds; ++n)
+        if (shared.too_large[n / 32 % C::kFlagWords] >> n % 32 & 1) load_task(n, true);
       shared.q_empty[queries.stage()].wait(queries.parity() ^ 1);
       shared.task[queries.stage()].tiles = 0;
       mbarrier_arrive(shared.q_full[queries.stage()].address());
@@ -181,6 +155,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       if (task.tiles == 0) break;
       task.row = uniform(task.row), task.head = uniform(task.head);
       task.t0 = uniform(task.t0), task.u_last = uniform(task.u_last);
+      const bool again = uniform(task.again) != 0;
       const int t_first = task.t0 + warpgroup * warpgroup_tokens, t_last = t_first + warpgroup_tokens - 1;
       const std::uint64_t q = wgmma_operand(static_cast<std::uint32_t>(uniform(
           static_cast<int>(shared_address(shared.q[queries.stage()][0].data)) + warpgroup * kWarpgroupRows * 128)));
@@ -285,9 +260,10 @@ __global__ void __launch_bounds__(C::kThreads, 1)
         for (int half = 0; half < 2; ++half) row_sum[half] += part[half][0] + part[half][1];
       };
 
-      // Tiles [masked, whole) are visible to all rows. (The compiler keeps the ring in uniform registers only if the
+      // Tiles [masked, whole) are visible to all rows and reuse the maximum, unless the task is done again. (The compiler keeps the ring in uniform registers only if the
       // ends of these loops are uniform.)
-      const int masked = min(task.tiles, max(1, (task.u_last + 2 * kN - 1 - mask.key_end(t_first)) / kN));
+      const int cut = again ? task.tiles : max(1, (task.u_last + 2 * kN - 1 - mask.key_end(t_first)) / kN);
+      const int masked = min(task.tiles, cut);
       const int whole = min(task.tiles, (task.u_last - mask.key_begin(t_last)) / kN + 1);
       step.template operator()<true, true>(0);
       int i = 1;
@@ -299,27 +275,32 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       wgmma_wait<0>();
       warpgroup_fence_operand(out);
       shared.v_empty[keys.previous().stage()].arrive_warp(lane);
-      shared.q_empty[queries.stage()].arrive_warp(lane);
 
       auto& staged = shared.out[warpgroup];
-      if (thread % kWarpgroupThreads == 0) tma_store_wait_read();
+      if (thread % kWarpgroupThreads == 0) {
+        if (again)
+          tma_store_wait<0>();  // of what the same task stored before
+        else
+          tma_store_wait_read();
+      }
       barrier_sync(kOut + warpgroup, kWarpgroupThreads);
       const int warp_row = fresh_thread() % kWarpgroupThreads / kWarpSize * 16;
-      const auto token = [&](int r) { return t_first + ((warp_row + r) >> a.log2_heads); };
-      const auto head = [&](int r) { return task.head + ((warp_row + r) & (a.heads - 1)); };
-      const auto lse = [&](int r) -> float& {
-        return a.in.lse[(static_cast<std::int64_t>(task.row) * a.in.T + token(r)) * a.in.HQ + head(r)];
-      };
       float inverse[2];
-      std::uint32_t too_large[2];  // four bits per row
+      bool too_large = false;
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const float total = quad_sum(row_sum[half]);
-        const int r = lane / 4 + half * 8;
+        const int r = warp_row + lane / 4 + half * 8, t = t_first + (r >> a.log2_heads);
         inverse[half] = 1 / total;
-        too_large[half] = __ballot_sync(kFullMask, token(r) < a.in.T && !(total < C::kMaxSum));
-        if (token(r) < a.in.T && lane % 4 == 0) lse(r) = row_max[half] * a.in.scale + __log2f(total) * kLn2;
+        if (t < a.in.T) {
+          too_large |= !(total < C::kMaxSum);
+          if (lane % 4 == 0)
+            a.in.lse[(static_cast<std::int64_t>(task.row) * a.in.T + t) * a.in.HQ + task.head + (r & (a.heads - 1))] =
+                row_max[half] * a.in.scale + __log2f(total) * kLn2;
+        }
       }
+      if (too_large && !again) atomicOr(&shared.too_large[task.number / 32 % C::kFlagWords], 1u << task.number % 32);
+      shared.q_empty[queries.stage()].arrive_warp(lane);
 #pragma unroll
       for (int d = 0; d < C::kD / 8; ++d)
 #pragma unroll
@@ -329,24 +310,6 @@ __global__ void __launch_bounds__(C::kThreads, 1)
         std::uint32_t packed[4];
         pack_a(packed, out[2 * m], out[2 * m + 1]);
         stmatrix_16x16(staged[m / kSlices], warp_row, m % kSlices, packed, lane);
-      }
-      if (too_large[0] | too_large[1]) {
-        __syncwarp();
-        for (int r = 0; r < 16; ++r) {
-          if (!(too_large[r / 8] >> r % 8 * 4 & 1)) continue;
-          constexpr int kCols = C::kD / kWarpSize;
-          float values[kCols];
-          const int t = token(r), u_end = min(a.in.U, mask.key_end(t));
-          const float lse_r = recompute_row<C::kD>(a.in, task.row, t, head(r), mask.key_begin(t), u_end, lane, values);
-          if (lane == 0) lse(r) = lse_r;
-#pragma unroll
-          for (int c = 0; c < kCols; c += 2) {
-            const int col = lane * kCols + c;
-            auto& tile = staged[col / C::kHalfD];
-            auto* to = tile.data + tile.offset(warp_row + r, col % C::kHalfD / 8) / 2 + col % 8;
-            *reinterpret_cast<std::uint32_t*>(to) = pack_bf16(values[c], values[c + 1]);
-          }
-        }
       }
       fence_view_async_shared();
       barrier_sync(kOut + warpgroup, kWarpgroupThreads);
