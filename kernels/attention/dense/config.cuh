@@ -39,20 +39,37 @@ struct FwdMmaSyncConfig {
   };
 };
 
-/// The forward on Hopper: kWarpgroups own 64 query rows each. With kPingPong they start their products in turn. Tiles
-/// have 64 columns, so that a head of 128 is two halves, which TMA takes for heads.
-template <int kD_, bool kPingPong_>
+/// A q tile of a group of heads, and the kv tiles that it sees, which are taken from the last to the first.
+struct FwdHopperTask {
+  int row, head, t0;
+  int tiles, u_last;  ///< 0 tiles: the end; the first key of the last kv tile
+  int number;         ///< among the CTA's tasks
+  int again;          ///< with a running maximum
+
+  template <class C>
+  __device__ __forceinline__ int first_key(int i) const {
+    return u_last - i * C::kBlockN;
+  }
+};
+
+/// The forward on Hopper: kWarpgroups own 64 query rows each. Tiles have 64 columns, so that a head of 128 is two halves.
+template <int kD_>
 struct FwdHopperConfig {
   static constexpr int kD = kD_, kHalfD = 64, kHalves = kD / kHalfD;
   static constexpr int kWarpgroups = kD == 64 ? 3 : 2, kWarps = 4 * kWarpgroups;  ///< consumers; one more loads
   static constexpr int kThreads = (kWarps + 4) * kWarpSize;
   static constexpr int kRegisters = kD == 64 ? 160 : 240, kProducerRegisters = kD == 64 ? 32 : 24;
   static constexpr int kBlockM = 64 * kWarpgroups, kBlockN = 128;
+  static constexpr int kMaxHeads = 16;  ///< that share a q tile
+  static constexpr int kL2Parts = 6;    ///< keys and values of the tasks under way take one part, or one head's size
   static constexpr int kQueryStages = 2, kStages = kD == 64 ? 4 : 2;
-  static constexpr bool kPingPong = kPingPong_;
   /// Whether keys are loaded a tile ahead of values. With two stages, in order, keys would wait for the stage of the
   /// values before them, which is read for longer.
   static constexpr bool kKeysAhead = kStages == 2;
+  /// A task is done again if a row's sum of exponentials is not below this. Far enough from the largest float that sums
+  /// of their products with values don't overflow.
+  static constexpr float kMaxSum = 0x1p100f;
+  static constexpr int kFlagWords = 128;  ///< a bit per task of a CTA; with more tasks, some share a bit
 
   struct Shared {
     alignas(1024) Tile<kBlockM, kHalfD> q[kQueryStages][kHalves];
@@ -60,6 +77,8 @@ struct FwdHopperConfig {
     Tile<kBlockN, kHalfD> k[kStages][kHalves], v[kStages][kHalves];
     Barrier q_full[kQueryStages], q_empty[kQueryStages], k_full[kStages], k_empty[kStages], v_full[kStages],
         v_empty[kStages];
+    FwdHopperTask task[kQueryStages];
+    unsigned too_large[kFlagWords];
   };
 };
 

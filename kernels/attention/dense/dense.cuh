@@ -15,25 +15,39 @@
 
 namespace ssa::cuda {
 
+template <class C>
+FwdHopperArgs fwd_hopper_args(const char* op, const DenseForwardArgs& a, int B, const cudaDeviceProp& gpu) {
+  const int G = a.HQ / a.HK;
+  int log2_heads = 0;
+  while (2 << log2_heads <= C::kMaxHeads && G % (2 << log2_heads) == 0) ++log2_heads;
+  const int heads = 1 << log2_heads, groups = B * a.HQ / heads;
+  const int q_tiles = static_cast<int>(ctas_for(a.T, C::kBlockM / heads));
+  // As many key/value heads at a time as fit in a small part of L2; their groups share them.
+  const std::int64_t kv_bytes = std::int64_t{a.U} * C::kD * 2 * sizeof(__nv_bfloat16);
+  const std::int64_t kv_heads = std::max<std::int64_t>(1, gpu.l2CacheSize / C::kL2Parts / kv_bytes);
+  const int section_groups = static_cast<int>(std::min<std::int64_t>(groups, kv_heads * (G / heads)));
+  return {.q = tensor_map_heads(op, a.q, B, a.T, a.HQ, C::kD, heads),
+          .k = tensor_map(op, a.k, B, a.U, a.HK * C::kHalves),
+          .v = tensor_map(op, a.v, B, a.U, a.HK * C::kHalves),
+          .out = tensor_map_heads(op, a.out, B, a.T, a.HQ, C::kD, heads),
+          .in = a,
+          .scale_log2 = a.scale * kLog2e,
+          .heads = heads,
+          .log2_heads = log2_heads,
+          .q_tiles = q_tiles,
+          .groups = groups,
+          .section_groups = section_groups,
+          .sections = (groups + section_groups - 1) / section_groups,
+          .tasks = q_tiles * groups};
+}
+
 template <int kD, class Mask>
 void fwd_hopper(Stream& stream, const char* op, const DenseForwardArgs& a, int B, const Mask& mask) {
-  using C = FwdHopperConfig<kD, std::is_same_v<Mask, Causal>>;
-  const int q_tiles = static_cast<int>(ctas_for(a.T, C::kBlockM)), tasks = q_tiles * a.HQ * B;
-  const FwdHopperArgs h = {.q = tensor_map(op, a.q, B, a.T, a.HQ * C::kHalves),
-                           .k = tensor_map(op, a.k, B, a.U, a.HK * C::kHalves),
-                           .v = tensor_map(op, a.v, B, a.U, a.HK * C::kHalves),
-                           .out = tensor_map(op, a.out, B, a.T, a.HQ * C::kHalves),
-                           .lse = a.lse,
-                           .B = B,
-                           .T = a.T,
-                           .U = a.U,
-                           .HQ = a.HQ,
-                           .HK = a.HK,
-                           .scale = a.scale,
-                           .q_tiles = q_tiles,
-                           .tasks = tasks};
+  using C = FwdHopperConfig<kD>;
+  const cudaDeviceProp& gpu = stream.cuda().properties;
+  const FwdHopperArgs h = fwd_hopper_args<C>(op, a, B, gpu);
   launch(stream, op, fwd_hopper_kernel<C, Mask>,
-         {.grid = static_cast<unsigned>(std::min(tasks, stream.cuda().properties.multiProcessorCount)),
+         {.grid = static_cast<unsigned>(std::min(h.tasks, gpu.multiProcessorCount)),
           .block = C::kThreads,
           .shared_bytes = sizeof(typename C::Shared)},
          h, mask);

@@ -1,46 +1,45 @@
 // The forward of dense attention on Hopper: a producer warpgroup loads for warpgroups that own 64 query rows each.
-// While one takes exponentials, its product with the values of the kv tile before is running, and so are the others'
-// products. README.md in this directory explains the schedule.
+// While one takes exponentials, the products of the others run. README.md in this directory explains the schedule.
 #pragma once
+
+#include <type_traits>
 
 #include "config.cuh"
 #include "kernels/common/ptx/tma.cuh"
+#include "mask.cuh"
 
 namespace ssa::cuda {
 
 struct FwdHopperArgs {
   CUtensorMap q, k, v, out;
-  float* lse;
-  int B, T, U, HQ, HK;
-  float scale;
-  int q_tiles, tasks;  ///< a task: a q tile of one head
+  DenseForwardArgs in;
+  float scale_log2;              ///< scale log2(e)
+  int heads, log2_heads;         ///< query heads of one key/value head that share a q tile: row = token * heads + head
+  int q_tiles, groups;           ///< groups of `heads` heads, over all sequences
+  int section_groups, sections;  ///< whose keys and values stay in L2 together
+  int tasks;                     ///< a task: a q tile of a group
 };
 
 #if SSA_WGMMA_CODE
-/// A q tile of one head, and the kv tiles that it sees.
-template <class C>
-struct FwdHopperTask {
-  int row, head, t0, tile_first, tiles;
-
-  /// The n-th task of this CTA. The longest tasks come first, and every second round runs over the CTAs backward, so
-  /// that all have the same work. False after the last; a CTA's share of the last round may be empty: tiles = -1.
-  template <class Mask>
-  __device__ __forceinline__ bool take(const FwdHopperArgs& a, const Mask& mask, int n) {
-    const int ctas = static_cast<int>(gridDim.x), cta = static_cast<int>(blockIdx.x);
-    const int in_round = n * ctas, rank = in_round + (n % 2 == 0 ? cta : ctas - 1 - cta);
-    if (in_round >= a.tasks) return false;
-    const int tile = rank / (a.B * a.HQ), in_tile = rank % (a.B * a.HQ);
-    row = in_tile / a.HQ;
-    head = in_tile % a.HQ;
-    t0 = (a.q_tiles - 1 - tile) * C::kBlockM;
-    tile_first = mask.key_begin(t0) / C::kBlockN;
-    tiles = (min(a.U, mask.key_end(min(a.T, t0 + C::kBlockM) - 1)) + C::kBlockN - 1) / C::kBlockN - tile_first;
-    if (rank >= a.tasks) tiles = -1;
-    return true;
-  }
-  /// Of the i-th kv tile: they are taken from the last to the first.
-  __device__ __forceinline__ int first_key(int i) const { return (tile_first + tiles - 1 - i) * C::kBlockN; }
-};
+/// The rank-th task. Within a section the longest come first, or last in every second section, so that the tasks of one
+/// round are about equally long. The last section ends with the shortest.
+template <class C, class Mask>
+__device__ __forceinline__ FwdHopperTask fwd_hopper_task(const FwdHopperArgs& a, const Mask& mask, int rank) {
+  const int section_tasks = a.section_groups * a.q_tiles, section = rank / section_tasks;
+  const int first_group = section * a.section_groups, groups = min(a.section_groups, a.groups - first_group);
+  const int in_section = rank - section * section_tasks, group = first_group + in_section % groups;
+  const int tile = (a.sections - section) % 2 == 1 ? a.q_tiles - 1 - in_section / groups : in_section / groups;
+  const int groups_per_row = a.in.HQ >> a.log2_heads, tokens = C::kBlockM >> a.log2_heads;
+  FwdHopperTask task;
+  task.row = group / groups_per_row;
+  task.head = group % groups_per_row << a.log2_heads;
+  task.t0 = tile * tokens;
+  const int tile_first = mask.key_begin(task.t0) / C::kBlockN;
+  const int u_end = min(a.in.U, mask.key_end(min(a.in.T, task.t0 + tokens) - 1));
+  task.tiles = (u_end + C::kBlockN - 1) / C::kBlockN - tile_first;
+  task.u_last = (tile_first + task.tiles - 1) * C::kBlockN;
+  return task;
+}
 
 /// Copies tokens from t on of a head, whose columns lie in tiles of 64.
 template <class TileType, int kHalves>
@@ -64,8 +63,12 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   using Ring = PipelineState<C::kStages>;
   using QueryRing = PipelineState<C::kQueryStages>;
   constexpr int kSlices = C::kHalfD / 16, kN = C::kBlockN;
+  // A warpgroup's first token is even, so that a mask cuts the kv tile that ends with its key: every row has a maximum
+  // before the first tile that no mask cuts.
+  static_assert(kWarpgroupRows / C::kMaxHeads % 2 == 0 && kN % 2 == 0);
   const int thread = static_cast<int>(threadIdx.x), lane = thread % kWarpSize;
-  const int warpgroup = thread / kWarpgroupThreads;
+  const int warpgroup = uniform(thread / kWarpgroupThreads);
+  const int warpgroup_tokens = kWarpgroupRows >> a.log2_heads;
 
   if (thread == 0) {
     for (int i = 0; i < C::kQueryStages; ++i) {
@@ -80,29 +83,41 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     }
     fence_barrier_init();
   }
+  for (int i = thread; i < C::kFlagWords; i += C::kThreads) shared.too_large[i] = 0;
   __syncthreads();
 
-  FwdHopperTask<C> task;
   if (warpgroup == C::kWarpgroups) {
     warpgroup_reg_dealloc<C::kProducerRegisters>();
     if (thread == C::kWarps * kWarpSize) {
       prefetch_tensormap(a.q), prefetch_tensormap(a.k), prefetch_tensormap(a.v), prefetch_tensormap(a.out);
       Ring ring;
       QueryRing queries;
-      for (int n = 0; task.take(a, mask, n); ++n) {
-        if (task.tiles <= 0) continue;
-        auto& q = shared.q[queries.stage()];
-        shared.q_empty[queries.stage()].wait(queries.parity() ^ 1);
-        load_head(q, a.q, task.head, task.t0, task.row, shared.q_full[queries.stage()]);
+      // Every second round of tasks runs over the CTAs backward, so that all have the same work.
+      const int ctas = static_cast<int>(gridDim.x), cta = static_cast<int>(blockIdx.x);
+      const auto load_task = [&](int n, bool again) {
+        const int rank = n * ctas + (n % 2 == 0 ? cta : ctas - 1 - cta);
+        if (rank >= a.tasks) return;
+        FwdHopperTask task = fwd_hopper_task<C>(a, mask, rank);
+        task.number = n, task.again = again;
+        const int stage = queries.stage();
+        shared.q_empty[stage].wait(queries.parity() ^ 1);
+        shared.task[stage] = task;
+        shared.q_full[stage].arrive_expect_tx(sizeof(shared.q[stage]));
+#pragma unroll
+        for (int half = 0; half < C::kHalves; ++half)
+#pragma unroll
+          for (int i = 0; i < C::kWarpgroups; ++i)
+            tma_load(shared.q[stage][half].data + i * kWarpgroupRows * C::kHalfD, a.q, half, task.head,
+                     task.t0 + i * warpgroup_tokens, task.row, shared.q_full[stage]);
         queries.advance();
-        const int kv_head = task.head / (a.HQ / a.HK);
+        const int kv_head = task.head / (a.in.HQ / a.in.HK);
         const auto load_keys = [&](Ring at, int i) {
           shared.k_empty[at.stage()].wait(at.parity() ^ 1);
-          load_head(shared.k[at.stage()], a.k, kv_head, task.first_key(i), task.row, shared.k_full[at.stage()]);
+          load_head(shared.k[at.stage()], a.k, kv_head, task.first_key<C>(i), task.row, shared.k_full[at.stage()]);
         };
         const auto load_values = [&](Ring at, int i) {
           shared.v_empty[at.stage()].wait(at.parity() ^ 1);
-          load_head(shared.v[at.stage()], a.v, kv_head, task.first_key(i), task.row, shared.v_full[at.stage()]);
+          load_head(shared.v[at.stage()], a.v, kv_head, task.first_key<C>(i), task.row, shared.v_full[at.stage()]);
         };
         for (int i = 0; i < task.tiles; ++i, ring.advance()) {
           load_keys(ring, i);
@@ -112,164 +127,200 @@ __global__ void __launch_bounds__(C::kThreads, 1)
             load_values(ring.previous(), i - 1);
         }
         if constexpr (C::kKeysAhead) load_values(ring.previous(), task.tiles - 1);
-      }
+      };
+      const int rounds = (a.tasks + ctas - 1) / ctas;
+      for (int n = 0; n < rounds; ++n) load_task(n, false);
+      // Once all are done, those again in which a sum got too large.
+      for (int i = 0; i < C::kQueryStages; ++i, queries.advance())
+        shared.q_empty[queries.stage()].wait(queries.parity() ^ 1);
+      queries.passed -= C::kQueryStages;
+      for (int n = 0; n < rounds; ++n)
+        if (shared.too_large[n / 32 % C::kFlagWords] >> n % 32 & 1) load_task(n, true);
+      shared.q_empty[queries.stage()].wait(queries.parity() ^ 1);
+      shared.task[queries.stage()].tiles = 0;
+      mbarrier_arrive(shared.q_full[queries.stage()].address());
     }
   } else {
     warpgroup_reg_alloc<C::kRegisters>();
-    const float scale2 = a.scale * kLog2e;
     Ring keys;
     QueryRing queries;
     constexpr int kOut = static_cast<int>(NamedBarrier::kWarpgroup0), kTurn = static_cast<int>(NamedBarrier::kTurn0);
     constexpr int kTurnThreads = 2 * kWarpgroupThreads;
-    if (C::kPingPong && warpgroup == C::kWarpgroups - 1) barrier_arrive(kTurn, kTurnThreads);
+    if (warpgroup == C::kWarpgroups - 1) barrier_arrive(kTurn, kTurnThreads);
 
-    for (int n = 0; task.take(a, mask, n); ++n) {
-      if (task.tiles < 0) continue;
-      const int t_first = task.t0 + warpgroup * kWarpgroupRows,
-                t = task.t0 + fresh_thread() / kWarpSize * 16 + (lane >> 2);
-      float out[C::kD / 8][4] = {}, scores[kN / 8][4];
+    for (;; queries.advance()) {
+      shared.q_full[queries.stage()].wait(queries.parity());
+      FwdHopperTask task = shared.task[queries.stage()];
+      task.tiles = uniform(task.tiles);
+      if (task.tiles == 0) break;
+      task.row = uniform(task.row), task.head = uniform(task.head);
+      task.t0 = uniform(task.t0), task.u_last = uniform(task.u_last);
+      const bool again = uniform(task.again) != 0;
+      const int t_first = task.t0 + warpgroup * warpgroup_tokens, t_last = t_first + warpgroup_tokens - 1;
+      const std::uint64_t q = wgmma_operand(static_cast<std::uint32_t>(uniform(
+          static_cast<int>(shared_address(shared.q[queries.stage()][0].data)) + warpgroup * kWarpgroupRows * 128)));
+
+      float out[C::kD / 8][4], scores[kN / 8][4];
       std::uint32_t p[kN / 16][4];
-      float row_max[2] = {-kInfinity, -kInfinity}, row_sum[2] = {};  // of rows t and t + 8; the sum is this lane's part
-      float rescale[2];
+      // Of the lane's two rows: the maximum over the kv tiles that a mask cuts, and this lane's part of the sum.
+      float row_max[2] = {-kInfinity, -kInfinity}, row_sum[2] = {};
 
       const auto start_scores = [&] {
         wgmma_fence();
 #pragma unroll
         for (int half = 0; half < C::kHalves; ++half) {
-          const std::uint64_t q = wgmma_operand(shared.q[queries.stage()][half], warpgroup * kWarpgroupRows);
           const std::uint64_t k = wgmma_operand(shared.k[keys.stage()][half], 0);
 #pragma unroll
           for (int kk = 0; kk < kSlices; ++kk)
-            wgmma<false>(scores, q + kk * kNextAlongRow, k + kk * kNextAlongRow, half + kk > 0);
+            wgmma<false>(scores, q + half * (sizeof(shared.q[0][0]) >> 4) + kk * kNextAlongRow, k + kk * kNextAlongRow,
+                         half + kk > 0);
         }
         wgmma_commit();
       };
-      const auto start_output = [&](Ring values) {
+      const auto start_output = [&](Ring values, bool add) {
         shared.v_full[values.stage()].wait(values.parity());
         const std::uint64_t v = wgmma_operand<C::kD>(shared.v[values.stage()][0], 0);
         wgmma_fence();
 #pragma unroll
-        for (int m = 0; m < kN / 16; ++m) wgmma<true>(out, p[m], v + m * kNextTransposed, true);
+        for (int m = 0; m < kN / 16; ++m) wgmma<true>(out, p[m], v + m * kNextTransposed, m > 0 || add);
         wgmma_commit();
       };
-      const auto await_keys = [&] { shared.k_full[keys.stage()].wait(keys.parity()); };
-      const auto release_keys = [&] {
-        shared.k_empty[keys.stage()].arrive_warp(lane);
-        keys.advance();
+      const auto apply_mask = [&](int u0) {
+        const int row = fresh_thread() % kWarpgroupThreads / kWarpSize * 16 + lane / 4;
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          const int t = t_first + ((row + (e & 2) * 4) >> a.log2_heads);
+#pragma unroll
+          for (int j = 0; j < kN / 8; ++j)
+            if (!mask.is_visible(t, u0 + j * 8 + (lane & 3) * 2 + (e & 1))) scores[j][e] = -kInfinity;
+        }
       };
-      const auto release_values = [&](Ring values) { shared.v_empty[values.stage()].arrive_warp(lane); };
 
-      /// Scores of the i-th kv tile to probabilities, but for the division by their sum.
-      const auto softmax = [&](int i) {
-        const int u0 = task.first_key(i);
-        if (u0 + kN > mask.key_end(t_first) || u0 < mask.key_begin(t_first + kWarpgroupRows - 1)) {
-#pragma unroll
-          for (int j = 0; j < kN / 8; ++j)
-#pragma unroll
-            for (int e = 0; e < 4; ++e)
-              if (!mask.is_visible(t + (e & 2) * 4, u0 + j * 8 + (lane & 3) * 2 + (e & 1))) scores[j][e] = -kInfinity;
-        }
-        float shift[2];
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          float row_max_new = row_max[half];
-#pragma unroll
-          for (int j = 0; j < kN / 8; ++j)
-            row_max_new = fmaxf(row_max_new, fmaxf(scores[j][2 * half], scores[j][2 * half + 1]));
-          row_max_new = quad_max(row_max_new);
-          shift[half] = row_max_new == -kInfinity ? 0.0f : row_max_new * scale2;  // a row may see no key so far
-          rescale[half] = exp2_fast(row_max[half] * scale2 - shift[half]);
-          row_max[half] = row_max_new;
-        }
-#pragma unroll
-        for (int j = 0; j < kN / 8; ++j)
-#pragma unroll
-          for (int e = 0; e < 4; ++e) scores[j][e] = exp2_fast(scores[j][e] * scale2 - shift[e / 2]);
-        warpgroup_fence_operand(scores);
-      };
-      const auto add_up = [&] {
-        float part[2][2] = {};
-#pragma unroll
-        for (int j = 0; j < kN / 8; ++j)
-#pragma unroll
-          for (int e = 0; e < 4; ++e) part[e / 2][e & 1] += scores[j][e];
-#pragma unroll
-        for (int half = 0; half < 2; ++half)
-          row_sum[half] = row_sum[half] * rescale[half] + (part[half][0] + part[half][1]);
-      };
-      /// The i-th kv tile. While its exponentials run, so does the product with the values of the tile before.
-      const auto step = [&]<bool kFirst>(int i) {
+      /// The i-th kv tile. While its exponentials run, so do the products of the other warpgroups.
+      const auto step = [&]<bool kFirst, bool kMasked>(int i) {
         const Ring before = keys.previous();
-        if constexpr (C::kPingPong) barrier_sync(kTurn + warpgroup, kTurnThreads);
+        shared.k_full[keys.stage()].wait(keys.parity());
+        barrier_sync(kTurn + warpgroup, kTurnThreads);
         start_scores();
-        if constexpr (!kFirst) start_output(before);
-        if constexpr (C::kPingPong) barrier_arrive(kTurn + (warpgroup + 1) % C::kWarpgroups, kTurnThreads);
+        if constexpr (!kFirst) start_output(before, i > 1);
+        barrier_arrive(kTurn + (warpgroup == C::kWarpgroups - 1 ? 0 : warpgroup + 1), kTurnThreads);
         wgmma_wait<kFirst ? 0 : 1>();
         warpgroup_fence_operand(scores);
-        release_keys();
-        softmax(i);
-        // A wait that ends a basic block: the compiler would move the exponentials behind the wait for the product.
-        if (i + 1 < task.tiles) await_keys();
-        add_up();
+        shared.k_empty[keys.stage()].arrive_warp(lane);
+        keys.advance();
+
+        float shift[2], rescale[2];
+        if constexpr (kMasked) apply_mask(task.first_key<C>(i));
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          if constexpr (kMasked) {
+            float row_max_new = row_max[half];
+#pragma unroll
+            for (int j = 0; j < kN / 8; ++j)
+              row_max_new = fmaxf(row_max_new, fmaxf(scores[j][2 * half], scores[j][2 * half + 1]));
+            row_max_new = quad_max(row_max_new);
+            shift[half] = row_max_new == -kInfinity ? 0.0f : row_max_new * a.scale_log2;  // a row may see no key so far
+            rescale[half] = exp2_fast(row_max[half] * a.scale_log2 - shift[half]);
+            row_max[half] = row_max_new;
+          } else {
+            shift[half] = row_max[half] * a.scale_log2;
+          }
+        }
+        float part[2][2];
+        const auto exponentials = [&](int j) {
+#pragma unroll
+          for (int e = 0; e < 4; ++e) {
+            scores[j][e] = exp2_fast(scores[j][e] * a.scale_log2 - shift[e / 2]);
+            part[e / 2][e & 1] = j == 0 ? scores[j][e] : part[e / 2][e & 1] + scores[j][e];
+          }
+        };
+        // The product has mostly ended after the first few exponentials; packing then goes along with the others.
+        constexpr int kBeforeWait = 2;
+#pragma unroll
+        for (int j = 0; j < kBeforeWait; ++j) exponentials(j);
         if constexpr (!kFirst) {
           wgmma_wait<0>();
-          release_values(before);
+          warpgroup_fence_operand(out);
+          shared.v_empty[before.stage()].arrive_warp(lane);
+          if constexpr (kMasked) {
+#pragma unroll
+            for (int d = 0; d < C::kD / 8; ++d)
+#pragma unroll
+              for (int e = 0; e < 4; ++e) out[d][e] *= rescale[e / 2];
+#pragma unroll
+            for (int half = 0; half < 2; ++half)
+              row_sum[half] = row_sum[half] < C::kMaxSum ? row_sum[half] * rescale[half] : kInfinity;
+          }
         }
 #pragma unroll
-        for (int d = 0; d < C::kD / 8; ++d)
-#pragma unroll
-          for (int e = 0; e < 4; ++e) out[d][e] *= rescale[e / 2];
+        for (int j = kBeforeWait; j < kN / 8; ++j) exponentials(j);
 #pragma unroll
         for (int m = 0; m < kN / 16; ++m) pack_a(p[m], scores[2 * m], scores[2 * m + 1]);
+#pragma unroll
+        for (int half = 0; half < 2; ++half) row_sum[half] += part[half][0] + part[half][1];
       };
 
-      if (task.tiles > 0) {
-        shared.q_full[queries.stage()].wait(queries.parity());
-        await_keys();
-        step.template operator()<true>(0);
-        for (int i = 1; i < task.tiles; ++i) step.template operator()<false>(i);
-        start_output(keys.previous());
-        wgmma_wait<0>();
-        warpgroup_fence_operand(out);
-        release_values(keys.previous());
-        shared.q_empty[queries.stage()].arrive_warp(lane);
-        queries.advance();
-      }
+      // Tiles [masked, whole) are visible to all rows and reuse the maximum, unless the task is done again. (The compiler keeps the ring in uniform registers only if the
+      // ends of these loops are uniform.)
+      const int cut = again ? task.tiles : max(1, (task.u_last + 2 * kN - 1 - mask.key_end(t_first)) / kN);
+      const int masked = min(task.tiles, cut);
+      const int whole = min(task.tiles, (task.u_last - mask.key_begin(t_last)) / kN + 1);
+      step.template operator()<true, true>(0);
+      int i = 1;
+      for (; i < uniform(masked); ++i) step.template operator()<false, true>(i);
+      for (; i < uniform(whole); ++i) step.template operator()<false, false>(i);
+      if constexpr (!std::is_same_v<Mask, Causal>)
+        for (; i < task.tiles; ++i) step.template operator()<false, true>(i);
+      start_output(keys.previous(), task.tiles > 1);
+      wgmma_wait<0>();
+      warpgroup_fence_operand(out);
+      shared.v_empty[keys.previous().stage()].arrive_warp(lane);
 
       auto& staged = shared.out[warpgroup];
-      if (thread % kWarpgroupThreads == 0) tma_store_wait_read();
+      if (thread % kWarpgroupThreads == 0) {
+        if (again)
+          tma_store_wait<0>();  // of what the same task stored before
+        else
+          tma_store_wait_read();
+      }
       barrier_sync(kOut + warpgroup, kWarpgroupThreads);
+      const int warp_row = fresh_thread() % kWarpgroupThreads / kWarpSize * 16;
       float inverse[2];
+      bool too_large = false;
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const float total = quad_sum(row_sum[half]);
-        inverse[half] = total == 0 ? 0.0f : 1 / total;
-        if (t + half * 8 < a.T && (lane & 3) == 0)
-          a.lse[(static_cast<std::int64_t>(task.row) * a.T + t + half * 8) * a.HQ + task.head] =
-              total == 0 ? -kInfinity : row_max[half] * a.scale + __log2f(total) * kLn2;
+        const int r = warp_row + lane / 4 + half * 8, t = t_first + (r >> a.log2_heads);
+        inverse[half] = 1 / total;
+        if (t < a.in.T) {
+          too_large |= !(total < C::kMaxSum);
+          if (lane % 4 == 0)
+            a.in.lse[(static_cast<std::int64_t>(task.row) * a.in.T + t) * a.in.HQ + task.head + (r & (a.heads - 1))] =
+                row_max[half] * a.in.scale + __log2f(total) * kLn2;
+        }
       }
+      if (too_large && !again) atomicOr(&shared.too_large[task.number / 32 % C::kFlagWords], 1u << task.number % 32);
+      shared.q_empty[queries.stage()].arrive_warp(lane);
 #pragma unroll
       for (int d = 0; d < C::kD / 8; ++d)
 #pragma unroll
         for (int e = 0; e < 4; ++e) out[d][e] *= inverse[e / 2];
-      const int id = fresh_thread();
 #pragma unroll
       for (int m = 0; m < C::kD / 16; ++m) {
         std::uint32_t packed[4];
         pack_a(packed, out[2 * m], out[2 * m + 1]);
-        stmatrix_16x16(staged[m / kSlices], id / kWarpSize % 4 * 16, m % kSlices, packed, id % kWarpSize);
+        stmatrix_16x16(staged[m / kSlices], warp_row, m % kSlices, packed, lane);
       }
       fence_view_async_shared();
       barrier_sync(kOut + warpgroup, kWarpgroupThreads);
       if (thread % kWarpgroupThreads == 0) {
 #pragma unroll
         for (int half = 0; half < C::kHalves; ++half)
-          tma_store(a.out, staged[half].data, C::kHalves * task.head + half, task.t0 + warpgroup * kWarpgroupRows,
-                    task.row);
+          tma_store(a.out, staged[half].data, half, task.head, t_first, task.row);
       }
     }
     if (thread % kWarpgroupThreads == 0) tma_store_wait_read();
-    if (C::kPingPong && warpgroup == 0) barrier_sync(kTurn, kTurnThreads);
+    if (warpgroup == 0) barrier_sync(kTurn, kTurnThreads);
   }
 #endif
 }

@@ -8,6 +8,7 @@
 #include <cuda.h>
 
 #include <array>
+#include <string>
 #include <type_traits>
 
 #include "kernels/common/device/launch.cuh"
@@ -19,12 +20,13 @@ namespace ssa::cuda {
 
 inline constexpr int kBoxRows = 64;  ///< tokens of one copy: 64 rows of 64 columns, 8 KB
 
-/// The TMA descriptor of a tensor [rows, tokens, heads, 128 bytes] (rows: sequences of the batch), in boxes of kBoxRows
-/// tokens of one head: 64 columns of bf16 or 32 of float. A wider head counts as several. Tokens after the end of a
-/// sequence read as 0 and are not written.
-template <class T>
-CUtensorMap tensor_map(const char* op, const T* data, std::int64_t rows, std::int64_t tokens, std::int64_t heads) {
-  static_assert(std::is_same_v<T, __nv_bfloat16> || std::is_same_v<T, float>);
+/// Sizes and boxes from the innermost dimension on, strides in bytes from the second. 128-byte swizzle; elements beyond
+/// the ends read as 0 and are not written.
+template <std::size_t kRank>
+CUtensorMap encode_tensor_map(const char* op, CUtensorMapDataType type, const void* data,
+                              const std::array<cuuint64_t, kRank>& sizes,
+                              const std::array<cuuint64_t, kRank - 1>& strides,
+                              const std::array<cuuint32_t, kRank>& box) {
   static const auto encode = [] {
     void* function = nullptr;
     cudaDriverEntryPointQueryResult found;
@@ -38,20 +40,43 @@ CUtensorMap tensor_map(const char* op, const T* data, std::int64_t rows, std::in
     SSA_CHECK(found == cudaDriverEntryPointSuccess, "CUDA: the driver has no cuTensorMapEncodeTiled");
     return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
   }();
-  constexpr std::uint64_t kHeadBytes = 128, kColumns = kHeadBytes / sizeof(T);
-  const auto size = [](std::int64_t n) { return static_cast<cuuint64_t>(n); };
-  const std::array<cuuint64_t, 4> sizes = {kColumns, size(heads), size(tokens), size(rows)};
-  const cuuint64_t token_bytes = kHeadBytes * sizes[1];
-  const std::array<cuuint64_t, 3> strides = {kHeadBytes, token_bytes, token_bytes * sizes[2]};
-  constexpr auto kType = std::is_same_v<T, float> ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
-  const std::array<cuuint32_t, 4> box = {kColumns, 1, kBoxRows, 1}, steps = {1, 1, 1, 1};
+  std::array<cuuint32_t, kRank> steps;
+  steps.fill(1);
   CUtensorMap map;
-  const CUresult result = encode(&map, kType, 4, const_cast<T*>(data), sizes.data(), strides.data(), box.data(),
+  const CUresult result = encode(&map, type, kRank, const_cast<void*>(data), sizes.data(), strides.data(), box.data(),
                                  steps.data(), CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
                                  CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  SSA_CHECK(result == CUDA_SUCCESS, op, ": cuTensorMapEncodeTiled refuses [", rows, ", ", tokens, ", ", heads, ", ",
-            kColumns, "], CUresult ", static_cast<int>(result));
+  if (result != CUDA_SUCCESS) {
+    std::string shape;
+    for (std::size_t i = kRank; i-- > 0;) shape += (shape.empty() ? "" : ", ") + std::to_string(sizes[i]);
+    fail(op, ": cuTensorMapEncodeTiled refuses [", shape, "], CUresult ", static_cast<int>(result));
+  }
   return map;
+}
+
+/// Describes a tensor [rows, tokens, heads, 128 bytes] to TMA, in boxes of kBoxRows tokens of one head: 64 columns of
+/// bf16 or 32 of float. A wider head counts as several.
+template <class T>
+CUtensorMap tensor_map(const char* op, const T* data, std::int64_t rows, std::int64_t tokens, std::int64_t heads) {
+  static_assert(std::is_same_v<T, __nv_bfloat16> || std::is_same_v<T, float>);
+  constexpr cuuint64_t kHeadBytes = 128, kColumns = kHeadBytes / sizeof(T);
+  constexpr auto kType = std::is_same_v<T, float> ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+  const auto size = [](std::int64_t n) { return static_cast<cuuint64_t>(n); };
+  const cuuint64_t token_bytes = kHeadBytes * size(heads);
+  return encode_tensor_map<4>(op, kType, data, {kColumns, size(heads), size(tokens), size(rows)},
+                              {kHeadBytes, token_bytes, token_bytes * size(tokens)}, {kColumns, 1, kBoxRows, 1});
+}
+
+/// Describes bf16 [rows, tokens, heads, head_dim] in boxes of kBoxRows rows of 64 columns: box_heads adjacent heads of
+/// kBoxRows / box_heads tokens, heads innermost. Coordinates: half of the head (64 columns), head, token, row.
+inline CUtensorMap tensor_map_heads(const char* op, const __nv_bfloat16* data, std::int64_t rows, std::int64_t tokens,
+                                    std::int64_t heads, std::int64_t head_dim, int box_heads) {
+  const auto size = [](std::int64_t n) { return static_cast<cuuint64_t>(n); };
+  const cuuint64_t head_bytes = size(head_dim) * sizeof(__nv_bfloat16), token_bytes = head_bytes * size(heads);
+  return encode_tensor_map<5>(
+      op, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, data, {64, size(head_dim / 64), size(heads), size(tokens), size(rows)},
+      {128, head_bytes, token_bytes, token_bytes * size(tokens)},
+      {64, 1, static_cast<cuuint32_t>(box_heads), static_cast<cuuint32_t>(kBoxRows / box_heads), 1});
 }
 
 #if SSA_WGMMA_CODE
@@ -78,6 +103,16 @@ __device__ __forceinline__ void tma_load(void* to, const CUtensorMap& map, int h
       : "memory");
 }
 
+/// The same of a tensor_map_heads.
+__device__ __forceinline__ void tma_load(void* to, const CUtensorMap& map, int half, int head, int t, int row,
+                                         Barrier& full) {
+  asm volatile(
+      "cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5, "
+      "%6}], [%7];" ::"r"(shared_address(to)),
+      "l"(&map), "r"(0), "r"(half), "r"(head), "r"(t), "r"(row), "r"(full.address())
+      : "memory");
+}
+
 /// Copies contiguous bytes, a multiple of 16.
 __device__ __forceinline__ void bulk_load(void* to, const void* from, int bytes, Barrier& full) {
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
@@ -93,6 +128,15 @@ __device__ __forceinline__ void tma_store(const CUtensorMap& map, const void* fr
       "cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group [%0, {%1, %2, %3, %4}], [%5];\n"
       "cp.async.bulk.commit_group;" ::"l"(&map),
       "r"(0), "r"(head), "r"(t), "r"(row), "r"(shared_address(from))
+      : "memory");
+}
+/// The same of a tensor_map_heads.
+__device__ __forceinline__ void tma_store(const CUtensorMap& map, const void* from, int half, int head, int t,
+                                          int row) {
+  asm volatile(
+      "cp.async.bulk.tensor.5d.global.shared::cta.tile.bulk_group [%0, {%1, %2, %3, %4, %5}], [%6];\n"
+      "cp.async.bulk.commit_group;" ::"l"(&map),
+      "r"(0), "r"(half), "r"(head), "r"(t), "r"(row), "r"(shared_address(from))
       : "memory");
 }
 /// The same, but adds to the destination: in L2, atomically per element.

@@ -26,15 +26,20 @@ inline constexpr int kWarpgroupThreads = 128, kWarpgroupRows = 64;
 /// Descriptor steps of 16 in the inner dimension: columns of an operand along the row, rows of a transposed one.
 inline constexpr std::uint64_t kNextAlongRow = 32 >> 4, kNextTransposed = 16 * 128 >> 4;
 
-/// The shared-memory descriptor of a tile of 64 columns, from `row` (a multiple of 8) on. A transposed operand may have
-/// more columns, kColumns, in the tiles after this one.
+/// Of a tile of 64 columns, from a row at `address` (a multiple of 1024) on. `next_columns`: see below.
+__device__ __forceinline__ std::uint64_t wgmma_operand(std::uint32_t address, std::uint64_t next_columns = 1024 >> 4) {
+  constexpr std::uint64_t kEightRows = 1024 >> 4, kSwizzle128 = 1;
+  return (address & 0x3ffff) >> 4 | next_columns << 16 | kEightRows << 32 | kSwizzle128 << 62;
+}
+
+/// Of a tile of 64 columns, from `row` (a multiple of 8) on. For a transposed operand of more columns, which continue
+/// in the tiles after this one, kColumns says how many.
 template <int kColumns = 64, class TileType>
 __device__ __forceinline__ std::uint64_t wgmma_operand(const TileType& tile, int row) {
   static_assert(TileType::kCols == 64 && kColumns % 64 == 0);
-  constexpr std::uint64_t kEightRows = 1024 >> 4, kSwizzle128 = 1;
-  constexpr std::uint64_t kNextColumns = kColumns == 64 ? kEightRows : sizeof(TileType) >> 4;  // ignored for 64
-  const std::uint64_t address = (shared_address(tile.data) + row * 128) & 0x3ffff;
-  return address >> 4 | kNextColumns << 16 | kEightRows << 32 | kSwizzle128 << 62;
+  constexpr std::uint64_t kEightRows = 1024 >> 4;
+  constexpr std::uint64_t kNextColumns = kColumns == 64 ? kEightRows : sizeof(TileType) >> 4;  // without effect for 64
+  return wgmma_operand(shared_address(tile.data) + row * 128, kNextColumns);
 }
 
 #if SSA_WGMMA_CODE
