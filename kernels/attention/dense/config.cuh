@@ -61,7 +61,7 @@ struct FwdHopperConfig {
   static constexpr int kRegisters = kD == 64 ? 160 : 240, kProducerRegisters = kD == 64 ? 32 : 24;
   static constexpr int kBlockM = 64 * kWarpgroups, kBlockN = 128;
   static constexpr int kMaxHeads = 16;  ///< that share a q tile
-  static constexpr int kL2Parts = 6;    ///< keys and values of the tasks under way take one part, or one head's size
+  static constexpr int kL2Parts = 6;    ///< keys and values of the tasks in flight take one part, or one head's size
   static constexpr int kQueryStages = 2, kStages = kD == 64 ? 4 : 2;
   /// Whether keys are loaded a tile ahead of values. With two stages, in order, keys would wait for the stage of the
   /// values before them, which is read for longer.
