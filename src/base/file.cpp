@@ -18,7 +18,7 @@ namespace {
 constexpr std::size_t kBufferBytes = std::size_t{1} << 20;  // buffered by a FileWriter
 
 [[noreturn]] void fail_file(const std::filesystem::path& path, const char* what, int error) {
-  throw FileError(concat(path.string(), ": cannot ", what, ": ", std::strerror(error)), error);
+  throw FileError(concat(shown(path.string()), ": cannot ", what, ": ", std::strerror(error)), error);
 }
 
 /// Closes on scope exit; for files that are only read, where close has nothing to report.

@@ -404,7 +404,7 @@ std::optional<CheckpointInfo> newest_checkpoint(const fs::path& output_dir, std:
   for (const CheckpointInfo& info : skipped)
     problems += concat(problems.empty() ? "" : "; ", info.path.filename().string(), ": ", info.problem);
   fail(checkpoints_of(output_dir).string(), ": none of ", skipped.size(), " checkpoint", skipped.size() == 1 ? "" : "s",
-       " is complete (", problems, ")");
+       " is complete (", problems.c_str(), ")");
 }
 
 void tidy_checkpoints(const fs::path& output_dir, std::int64_t save_total_limit) {

@@ -34,7 +34,8 @@ ResumeChanges check_resume(const Config& saved_config, const TrainerState& saved
   ResumeChanges result;
   std::string refused, keys;
   for (const ConfigChange& change : changes) {
-    const std::string text = fmt::format("{}: {} in the checkpoint, {} now", change.key, change.before, change.after);
+    const std::string text =
+        fmt::format("{}: {} in the checkpoint, {} now", change.key, shown(change.before), shown(change.after));
     const bool must_not = change.at_resume == AtResume::refused;
     if (must_not && !allows(allowed, change.key)) {
       refused += (refused.empty() ? "" : "; ") + text;
@@ -45,7 +46,7 @@ ResumeChanges check_resume(const Config& saved_config, const TrainerState& saved
     result.data_changed |= must_not && (change.key == "data.path" || decides_rows(change.key));
   }
   if (!refused.empty())
-    fail_usage("cannot resume from ", checkpoint, ": ", refused,
+    fail_usage("cannot resume from ", checkpoint, ": ", refused.c_str(),
                "; expected the same value. To change what the weights ", "or the data mean, give --allow-change ",
                keys);
   if (saved.ranks != now.ranks)

@@ -157,11 +157,12 @@ bool handle_spike(Run& run, const StepReport& report) {
     case OnSpike::log:
       if (run.comm.rank() == 0) spdlog::warn(what);
       return false;
-    case OnSpike::stop: fail(what, "; train.on_spike is stop: ", state, "; data.skip_ranges can leave out the rows");
+    case OnSpike::stop:
+      fail(what.c_str(), "; train.on_spike is stop: ", state.c_str(), "; data.skip_ranges can leave out the rows");
     case OnSpike::skip:
       ++run.at.skipped_updates;
       if (run.at.skipped_updates > train.max_skipped_updates)
-        fail(what, "; train.max_skipped_updates ", train.max_skipped_updates, " are used up: ", state);
+        fail(what.c_str(), "; train.max_skipped_updates ", train.max_skipped_updates, " are used up: ", state.c_str());
       if (run.comm.rank() == 0)
         spdlog::warn("{}; update skipped, {} of at most {}", what, run.at.skipped_updates, train.max_skipped_updates);
       return true;
