@@ -35,6 +35,8 @@ struct ByteSource::Decoder {
     } else {
       zstd = ZSTD_createDStream();
       SSA_CHECK(zstd, "zstd: cannot start");
+      // Files of `zstd --long=31`. The memory is that of the window which the file names.
+      ZSTD_DCtx_setParameter(zstd, ZSTD_d_windowLogMax, ZSTD_dParam_getBounds(ZSTD_d_windowLogMax).upperBound);
     }
   }
   ~Decoder() {

@@ -16,8 +16,10 @@ json shards_json(const std::vector<ShardInfo>& shards) {
 
 void write_dataset_json(const std::filesystem::path& directory, const Tokenizer& tokenizer, TokenType type,
                         const std::vector<ShardInfo>& shards) {
+  json of_tokenizer = {{"name", tokenizer.name()}, {"sha256", tokenizer.sha256()}};
+  if (tokenizer.depends_on_unicode()) of_tokenizer["unicode"] = unicode_version();
   const json dataset = {{"format", kDatasetFormat},
-                        {"tokenizer", {{"name", tokenizer.name()}, {"sha256", tokenizer.sha256()}}},
+                        {"tokenizer", of_tokenizer},
                         {"vocab_size", tokenizer.vocab_size()},
                         {"eos_token_id", tokenizer.eos_token_id()},
                         {"dtype", name_of(type)},

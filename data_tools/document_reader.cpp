@@ -3,7 +3,9 @@
 #include <glob.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <cstring>
+#include <optional>
 #include <string_view>
 #include <utility>
 
@@ -19,18 +21,95 @@ constexpr std::size_t kBatchBytes = 1 << 20;
 // Row groups up to this size are decoded whole, several at a time; larger ones are streamed by the reading thread.
 constexpr std::size_t kLargestGroup = 16 << 20;
 
-bool known_kind(std::string name, InputKind& kind) {
+constexpr const char* kKnownKinds = ".txt, .jsonl, .ndjson, .json (also with .gz or .zst) or .parquet";
+
+std::string without_compression(std::string name) {
   for (const char* suffix : {".gz", ".zst"})
     if (name.ends_with(suffix)) name.resize(name.size() - std::strlen(suffix));
-  if (name.ends_with(".txt"))
-    kind = InputKind::text;
-  else if (name.ends_with(".jsonl"))
-    kind = InputKind::jsonl;
-  else if (name.ends_with(".parquet"))
-    kind = InputKind::parquet;
-  else
-    return false;
-  return true;
+  return name;
+}
+
+bool is_json_name(const fs::path& file) { return without_compression(file.filename().string()).ends_with(".json"); }
+
+std::optional<InputKind> known_kind(const fs::path& file) {
+  const std::string name = without_compression(file.filename().string());
+  if (name.ends_with(".txt")) return InputKind::text;
+  if (name.ends_with(".jsonl") || name.ends_with(".ndjson") || name.ends_with(".json")) return InputKind::jsonl;
+  if (name.ends_with(".parquet")) return InputKind::parquet;
+  return std::nullopt;
+}
+
+/// The files of a directory that are no input, named in one line per reason.
+class PassedOver {
+ public:
+  PassedOver(std::string directory, std::string reason)
+      : directory_(std::move(directory)), reason_(std::move(reason)) {}
+  void add(const fs::path& file) {
+    if (count_++ == 0 || file.string() < first_) first_ = file.string();
+  }
+  void print() const {
+    if (count_ > 0)
+      std::fprintf(stderr, "--input %s: passed over %zu %s: %s%s\n", directory_.c_str(), count_, reason_.c_str(),
+                   first_.c_str(), count_ > 1 ? ", ..." : "");
+  }
+
+ private:
+  std::string directory_, reason_, first_;
+  std::size_t count_ = 0;
+};
+
+/// The bytes of a UTF-8 byte-order mark at the start of a file. Throws Error for that of another encoding.
+std::size_t byte_order_mark(std::string_view bytes) {
+  using namespace std::string_view_literals;
+  if (bytes.starts_with("\xef\xbb\xbf"sv)) return 3;
+  if (bytes.starts_with("\xff\xfe\0\0"sv) || bytes.starts_with("\0\0\xfe\xff"sv))
+    fail("begins with the byte-order mark of UTF-32, expected UTF-8");
+  if (bytes.starts_with("\xff\xfe"sv) || bytes.starts_with("\xfe\xff"sv))
+    fail("begins with the byte-order mark of UTF-16, expected UTF-8");
+  return 0;
+}
+
+/// Whether a .json file holds JSON lines with this field: whether its first line is an object that has it.
+bool holds_records(const fs::path& file, const std::string& field) {
+  try {
+    ByteSource source(file);
+    std::string bytes;
+    while (bytes.find('\n') == bytes.npos && bytes.size() <= kMaxDocumentBytes &&
+           source.read_fully(bytes, std::max(kBatchBytes, bytes.size()))) {
+    }
+    const std::size_t begin = byte_order_mark(bytes);
+    const std::string_view line = std::string_view(bytes).substr(begin, bytes.find('\n', begin) - begin);
+    std::string text;
+    parse_json_line(line, field, FieldKind::conversation, text);
+    return true;
+  } catch (const Error& error) {
+    return std::string_view(error.what()).starts_with("field");  // it is there, and of another type
+  }
+}
+
+void add_directory(const std::string& input, const std::string& field, std::vector<fs::path>& files) {
+  PassedOver hidden(input, "hidden file(s)"), other(input, "file(s) of other kinds"),
+      no_records(input, concat(".json file(s) whose first line is no object with a field \"", field, "\""));
+  const std::size_t before = files.size();
+  for (auto it = fs::recursive_directory_iterator(input); it != fs::recursive_directory_iterator(); ++it) {
+    const std::string name = it->path().filename().string();
+    // macOS writes ._NAME and .DS_Store, and __MACOSX into archives.
+    if (name.starts_with('.') || name == "__MACOSX") {
+      hidden.add(it->path());
+      if (it->is_directory()) it.disable_recursion_pending();
+    } else if (it->is_regular_file()) {
+      if (!known_kind(it->path()))
+        other.add(it->path());
+      else if (is_json_name(it->path()) && !holds_records(it->path(), field))
+        no_records.add(it->path());
+      else
+        files.push_back(it->path());
+    }
+  }
+  for (const PassedOver* passed : {&hidden, &other, &no_records}) passed->print();
+  if (files.size() == before)
+    fail_usage("--input ", input, ": a directory without files of records, expected ", kKnownKinds);
+  std::sort(files.begin() + static_cast<std::ptrdiff_t>(before), files.end());
 }
 
 bool is_blank(std::string_view line) { return line.find_first_not_of(" \t\r\n\f\v") == line.npos; }
@@ -39,28 +118,20 @@ bool is_blank(std::string_view line) { return line.find_first_not_of(" \t\r\n\f\
 
 InputKind kind_of(const fs::path& file, const InputOptions& options) {
   if (file == "-") return options.stdin_kind;
-  InputKind kind;
-  if (!known_kind(file.filename().string(), kind))
-    fail_usage("--input ", file.string(), ": unknown kind, expected .txt, .jsonl (also with .gz or .zst) or .parquet");
-  return kind;
+  const std::optional<InputKind> kind = known_kind(file);
+  if (!kind) fail_usage("--input ", file.string(), ": unknown kind, expected ", kKnownKinds);
+  return *kind;
 }
 
-std::vector<fs::path> expand_inputs(const std::vector<std::string>& inputs) {
+std::vector<fs::path> expand_inputs(const std::vector<std::string>& inputs, const std::string& field) {
   std::vector<fs::path> files;
   for (const std::string& input : inputs) {
-    if (input == "-" || (fs::exists(input) && !fs::is_directory(input))) {
-      files.emplace_back(input);
-      continue;
-    }
-    const std::size_t before = files.size();
     if (fs::is_directory(input)) {
-      InputKind kind;
-      for (const auto& entry : fs::recursive_directory_iterator(input))
-        if (entry.is_regular_file() && known_kind(entry.path().filename().string(), kind))
-          files.push_back(entry.path());
-      if (files.size() == before) fail_usage("--input ", input, ": a directory without .txt, .jsonl or .parquet files");
-      std::sort(files.begin() + static_cast<std::ptrdiff_t>(before), files.end());
+      add_directory(input, field, files);
+    } else if (input == "-" || fs::exists(input)) {
+      files.emplace_back(input);
     } else {
+      const std::size_t before = files.size();
       glob_t found{};
       if (::glob(input.c_str(), 0, nullptr, &found) == 0)
         for (std::size_t i = 0; i < found.gl_pathc; ++i) files.emplace_back(found.gl_pathv[i]);
@@ -90,7 +161,8 @@ namespace {
 /// JSONL: a record per line.
 class LineFile : public RecordFile {
  public:
-  LineFile(const fs::path& path, const InputPlace& start) : source_(path), first_(start.offset == 0) {
+  LineFile(const fs::path& path, const InputPlace& start)
+      : source_(path), json_name_(is_json_name(path)), first_(start.offset == 0) {
     source_.skip(start.offset);
   }
 
@@ -118,8 +190,11 @@ class LineFile : public RecordFile {
       bytes.resize(last_newline + 1);
     }
     std::size_t begin = 0;
-    if (first_ && bytes.starts_with("\xef\xbb\xbf")) begin = 3;  // a byte order mark
-    first_ = false;
+    if (first_) {
+      begin = byte_order_mark(bytes);
+      if (json_name_) check_lines(std::string_view(bytes).substr(begin));
+      first_ = false;
+    }
     while (begin < bytes.size()) {
       std::size_t end = bytes.find('\n', begin);
       if (end == std::string::npos) end = bytes.size();
@@ -137,6 +212,15 @@ class LineFile : public RecordFile {
   std::uint64_t bytes_read() const override { return source_.file_bytes_read(); }
 
  private:
+  /// A .json file may also be one JSON value. Throws Error if it looks like one.
+  static void check_lines(std::string_view text) {
+    text.remove_prefix(std::min(text.find_first_not_of(" \t\r\n"), text.size()));
+    SSA_CHECK(!text.starts_with('['), "a JSON array, expected JSON lines: one object per line (jq -c '.[]')");
+    const std::string_view line = text.substr(0, text.find('\n'));
+    SSA_CHECK(line.empty() || line[0] != '{' || !is_blank(line.substr(1)) || line.size() == text.size(),
+              "a JSON object over several lines, expected JSON lines: one object per line (jq -c .)");
+  }
+
   /// Skips a line that is longer than a document may be.
   bool too_long(RawBatch& batch, InputPlace& place) {
     place.offset += batch.bytes.size();
@@ -160,14 +244,16 @@ class LineFile : public RecordFile {
 
   ByteSource source_;
   std::string rest_;  // the beginning of the next line
-  bool first_, done_ = false;
+  bool json_name_, first_, done_ = false;
   std::string damage_;  // why nothing more of the file can be read
 };
 
 /// Text whose documents are separated by blank lines.
 class BlankLineFile : public RecordFile {
  public:
-  BlankLineFile(const fs::path& path, const InputPlace& start) : source_(path) { source_.skip(start.offset); }
+  BlankLineFile(const fs::path& path, const InputPlace& start) : source_(path), first_(start.offset == 0) {
+    source_.skip(start.offset);
+  }
 
   bool next(RawBatch& batch, InputPlace& place) override {
     std::string& bytes = batch.bytes;
@@ -179,7 +265,8 @@ class BlankLineFile : public RecordFile {
         done_ = !source_.read_fully(bytes, std::max(kBatchBytes, bytes.size()));
       }
       // Documents end before a blank line; what has no end yet waits for more.
-      std::size_t begin = 0, line = 0;
+      std::size_t begin = first_ ? byte_order_mark(bytes) : 0, line = begin;
+      first_ = false;
       while (line < bytes.size()) {
         std::size_t end = bytes.find('\n', line);
         if (end == std::string::npos) {
@@ -212,7 +299,7 @@ class BlankLineFile : public RecordFile {
  private:
   ByteSource source_;
   std::string rest_;
-  bool done_ = false;
+  bool first_, done_ = false;
 };
 
 /// Text that is one document.
@@ -230,7 +317,8 @@ class WholeFile : public RecordFile {
                 " bytes, expected --split-documents blank-line for files of this size");
     }
     bytes.shrink_to_fit();
-    batch.records.push_back({RawRecord::text, ++place.row, 0, bytes.size()});
+    const std::size_t begin = byte_order_mark(bytes);
+    batch.records.push_back({RawRecord::text, ++place.row, begin, bytes.size() - begin});
     place.offset += bytes.size();
     return true;
   }
@@ -260,8 +348,8 @@ class ParquetFile : public RecordFile {
         place.row = reader_.rows_done();
         continue;
       }
-      const bool more = reader_.next([&](std::uint64_t row, bool good, std::string_view content) {
-        batch.add(good ? RawRecord::text : RawRecord::fault, row, content);
+      const bool more = reader_.next([&](const ParquetReader::Row& row) {
+        batch.add(row.good ? RawRecord::text : RawRecord::fault, row.number, row.content, row.messages_without_text);
       });
       place.row = reader_.rows_done();
       if (!more) break;

@@ -24,13 +24,16 @@ struct InputOptions {
   bool split_blank_lines = false;  // .txt: blank lines separate documents; otherwise a file is one
 };
 
-/// The kind of a file by its name (.txt .jsonl .parquet, the first two also with .gz or .zst). Throws UsageError for
-/// another name.
+/// The kind of a file by its name: .txt, .jsonl .ndjson .json for JSON lines, .parquet; the text ones also with .gz or
+/// .zst. Throws UsageError for another name.
 InputKind kind_of(const std::filesystem::path& file, const InputOptions& options);
 
-/// The input files: files as given, all files of a known kind in directories, all matches of patterns (* ? [...]). The
-/// files of a directory or pattern are sorted by name. Throws UsageError naming what does not exist or matches nothing.
-std::vector<std::filesystem::path> expand_inputs(const std::vector<std::string>& inputs);
+/// The input files: files as given, the files of records in directories, all matches of patterns (* ? [...]). The files
+/// of a directory or pattern are sorted by name. Of a directory, hidden files, files of other kinds and .json files
+/// without JSON lines that hold `field` are passed over, with a line on stderr. Throws UsageError naming what does not
+/// exist or matches nothing.
+std::vector<std::filesystem::path> expand_inputs(const std::vector<std::string>& inputs,
+                                                 const std::string& field = InputOptions().field);
 
 /// Where reading continues.
 struct InputPlace {
@@ -48,6 +51,7 @@ struct RawRecord {
   } kind;
   std::uint64_t row;  // counted from 1
   std::size_t begin, size;
+  std::size_t messages_without_text = 0;  // of Kind::text
 };
 
 struct RawBatch {
@@ -58,8 +62,8 @@ struct RawBatch {
   InputPlace next;                  // where reading continues after this batch
   std::uint64_t file_bytes = 0;     // of all inputs so far, on disk
 
-  void add(RawRecord::Kind kind, std::uint64_t row, std::string_view content) {
-    records.push_back({kind, row, bytes.size(), content.size()});
+  void add(RawRecord::Kind kind, std::uint64_t row, std::string_view content, std::size_t messages_without_text = 0) {
+    records.push_back({kind, row, bytes.size(), content.size(), messages_without_text});
     bytes += content;
   }
 };

@@ -31,6 +31,7 @@ void visit_counters(Report& report, const Visit& visit) {
   visit("text_bytes", report.text_bytes);
   visit("empty", report.empty);
   visit("skipped", report.skipped);
+  visit("messages_without_text", report.messages_without_text);
   visit("replaced", report.replaced);
   visit("file_bytes", report.file_bytes);
 }

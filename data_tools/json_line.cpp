@@ -16,32 +16,21 @@ class Parser {
  public:
   explicit Parser(std::string_view line) : begin_(line.data()), p_(line.data()), end_(line.data() + line.size()) {}
 
-  std::size_t replaced() const { return replaced_; }
+  const LineReport& report() const { return report_; }
 
   void record(std::string_view field, FieldKind kind, std::string& text) {
     skip_space();
     if (p_ == end_ || *p_ != '{') malformed("a JSON object");
-    const char* found = nullptr;  // the type of the field if it is not a document
-    bool seen = false;
-    std::string key;
-    object(
-        [&](const std::string& name) {
-          if (name != field) return value(1);
-          seen = true;
-          found = nullptr;
-          text.clear();
-          if (kind == FieldKind::conversation) return conversation(text, found);
-          if (*p_ == '"') return string(&text);
-          found = type_here();
-          value(1);
-        },
-        key);
+    field_ = field;
+    kind_ = kind;
+    text_ = &text;
+    members(field, 0);
     skip_space();
     if (p_ != end_) malformed("the end of the line");
-    if (!seen) fail("no field \"", field, "\"");
-    if (found)
-      fail("field \"", field, "\" is ", found, ", expected ",
-           kind == FieldKind::text ? "a string" : "a list of objects with a string \"content\"");
+    if (!seen_ && not_object_)
+      fail("no field \"", field, "\": \"", parent_, "\" is ", not_object_, ", expected an object");
+    if (!seen_) fail("no field \"", field, "\"");
+    if (!found_.empty()) fail("field \"", field, "\" ", found_);
   }
 
  private:
@@ -56,6 +45,7 @@ class Parser {
   const char* type_here() const {
     switch (*p_) {
       case 'n': return "null";
+      case 'N': return "NaN";
       case 't':
       case 'f': return "a boolean";
       case '{': return "an object";
@@ -71,8 +61,11 @@ class Parser {
     p_ += word.size();
   }
 
+  /// Also NaN and the infinities, which are not JSON but which Python writes.
   void number() {
+    if (*p_ == 'N') return literal("NaN");
     if (*p_ == '-') ++p_;
+    if (p_ != end_ && *p_ == 'I') return literal("Infinity");
     if (p_ == end_ || !is_digit(*p_)) malformed("a value");
     if (*p_ == '0')
       ++p_;
@@ -124,7 +117,7 @@ class Parser {
     }
     if (c >= 0xd800 && c < 0xe000) {
       c = 0xfffd;
-      if (out) ++replaced_;
+      if (out) ++report_.replaced;
     }
     if (out) append_utf8(*out, c);
   }
@@ -226,48 +219,121 @@ class Parser {
     }
   }
 
-  void conversation(std::string& text, const char*& found) {
-    if (*p_ != '[') {
-      found = type_here();
-      return value(1);
+  /// Reads the object at p_, which is to hold the field `path`: under that name, or part by part in nested objects.
+  void members(std::string_view path, int depth) {
+    std::string key;
+    object(
+        [&](const std::string& name) {
+          if (name == path && (depth == 0 || !whole_name_)) {
+            if (depth == 0) whole_name_ = true;
+            seen_ = true;
+            return field_value();
+          }
+          const bool parent = path.size() > name.size() && path.starts_with(name) && path[name.size()] == '.';
+          if (parent && *p_ == '{' && depth < kMaxDepth) return members(path.substr(name.size() + 1), depth + 1);
+          if (parent) {
+            not_object_ = type_here();
+            parent_ = field_.substr(0, field_.size() - path.size() + name.size());
+          }
+          value(depth + 1);
+        },
+        key);
+  }
+
+  void field_value() {
+    found_.clear();
+    text_->clear();
+    report_ = {};
+    if (*p_ == '"') return string(text_);
+    if (kind_ == FieldKind::text) {
+      found_ = concat("is ", type_here(), ", expected a string");
+    } else if (*p_ == '[') {
+      return messages();
+    } else if (*p_ != 'n') {
+      found_ = concat("is ", type_here(), ", expected a list of messages, a string or null");
     }
+    value(1);
+  }
+
+  /// The text of a message: a string, or null.
+  struct MessageText {
+    std::string text = {};
+    char type = '\0';  // the first character of the value; \0: no such key
+    const char* type_name = nullptr;
+  };
+
+  void message_text(MessageText& to) {
+    to.text.clear();
+    to.type = *p_;
+    to.type_name = type_here();
+    if (*p_ == '"') return string(&to.text);
+    value(3);
+  }
+
+  /// Reads the list of messages at p_.
+  void messages() {
+    std::size_t number = 0;
     bool first = true;
+    MessageText content, share;
+    std::string key;
     list([&] {
-      if (*p_ != '{') {
-        found = "a list with an element that is not an object";
-        return value(2);
+      ++number;
+      content.type = share.type = '\0';
+      const char* used_key = "content";
+      MessageText* used = &content;
+      if (*p_ == '{') {
+        bool from = false;
+        object(
+            [&](const std::string& name) {
+              from = from || name == "from";
+              if (name == "content") return message_text(content);
+              if (name == "value") return message_text(share);
+              value(3);
+            },
+            key);
+        if (content.type == '\0' && from) {
+          used_key = "value";
+          used = &share;
+        }
+        if (used->type != '"' && used->type != 'n' && used->type != '\0')
+          found_ = concat("holds message ", number, ", whose \"", used_key, "\" is ", used->type_name,
+                          ", expected a string or null");
+      } else {
+        message_text(content);
+        if (content.type != '"' && content.type != 'n')
+          found_ =
+              concat("holds message ", number, ", which is ", content.type_name, ", expected an object or a string");
       }
-      if (!first) text += "\n\n";
+      if (used->type != '"') {
+        ++report_.messages_without_text;
+        return;
+      }
+      if (!first) *text_ += "\n\n";
       first = false;
-      const std::size_t start = text.size();
-      bool has_content = false;
-      std::string key;
-      object(
-          [&](const std::string& name) {
-            if (name != "content") return value(3);
-            text.resize(start);
-            has_content = *p_ == '"';
-            if (has_content) return string(&text);
-            value(3);
-          },
-          key);
-      if (!has_content) found = "a list with an object that has no string \"content\"";
+      *text_ += used->text;
     });
   }
 
   const char* begin_;
   const char* p_;
   const char* end_;
-  std::size_t replaced_ = 0;
+  std::string_view field_;
+  FieldKind kind_ = FieldKind::text;
+  std::string* text_ = nullptr;
+  LineReport report_;
+  bool seen_ = false, whole_name_ = false;  // whether the field was met; at the top, under its whole name
+  std::string found_;                       // what the field is, if it is no document
+  const char* not_object_ = nullptr;        // the type of a part of the field's path that is no object
+  std::string_view parent_;                 // that part
 };
 
 }  // namespace
 
-std::size_t parse_json_line(std::string_view line, std::string_view field, FieldKind kind, std::string& text) {
+LineReport parse_json_line(std::string_view line, std::string_view field, FieldKind kind, std::string& text) {
   text.clear();
   Parser parser(line);
   parser.record(field, kind, text);
-  return parser.replaced();
+  return parser.report();
 }
 
 }  // namespace ssa

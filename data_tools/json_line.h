@@ -9,13 +9,22 @@
 namespace ssa {
 
 enum class FieldKind {
-  text,          // the field is a string: the document
-  conversation,  // the field is a list of objects with a string "content": contents joined by a blank line
+  text,  // the field is a string: the document
+  // The field is a list of messages, whose texts are joined by a blank line. A message is an object with a "content",
+  // an object with "from" and "value" (ShareGPT), or a string. Messages without a text, or with null, are omitted. The
+  // field may also be a string, or null for an empty document. As the published preprocessing does (caching_hf.py).
+  conversation,
 };
 
-/// Sets `text` to the document in `line`. Bytes that are not UTF-8 are copied (the caller replaces them). An escaped
-/// lone surrogate becomes U+FFFD; the return value counts them. If a key occurs several times, the last one counts.
-/// Throws Error for a malformed line (with the column), and for a field that is missing, null or of another type.
-std::size_t parse_json_line(std::string_view line, std::string_view field, FieldKind kind, std::string& text);
+struct LineReport {
+  std::size_t replaced = 0;               // lone surrogates that became U+FFFD
+  std::size_t messages_without_text = 0;  // of a conversation; they were omitted
+};
+
+/// Sets `text` to the document in `line`. `field` may name a member of nested objects, "meta.text"; a field whose whole
+/// name is that takes precedence. Bytes that are not UTF-8 are copied (the caller replaces them). An escaped lone
+/// surrogate becomes U+FFFD. If a key occurs several times, the last one counts. NaN, Infinity and -Infinity are read
+/// as numbers. Throws Error for a malformed line (with the column), and for a field that is missing or of another type.
+LineReport parse_json_line(std::string_view line, std::string_view field, FieldKind kind, std::string& text);
 
 }  // namespace ssa

@@ -20,13 +20,90 @@ namespace {
 
 constexpr std::int64_t kRowsAtOnce = 256;
 
+using Type = arrow::Type;
+
+/// Whether values of this type are texts: strings or bytes, in any of Arrow's layouts.
+bool is_text(const arrow::DataType& type) {
+  switch (type.id()) {
+    case Type::STRING:
+    case Type::LARGE_STRING:
+    case Type::BINARY:
+    case Type::LARGE_BINARY:
+#if ARROW_VERSION_MAJOR >= 15
+    case Type::STRING_VIEW:
+    case Type::BINARY_VIEW:
+#endif
+      return true;
+    case Type::DICTIONARY: return is_text(*static_cast<const arrow::DictionaryType&>(type).value_type());
+    default: return false;
+  }
+}
+
+/// The element type of a list in any of Arrow's layouts; null for another type.
+const arrow::DataType* element_of(const arrow::DataType& type) {
+  switch (type.id()) {
+    case Type::LIST:
+    case Type::LARGE_LIST:
+    case Type::FIXED_SIZE_LIST:
+#if ARROW_VERSION_MAJOR >= 15
+    case Type::LIST_VIEW:
+    case Type::LARGE_LIST_VIEW:
+#endif
+      return static_cast<const arrow::BaseListType&>(type).value_type().get();
+    default: return nullptr;
+  }
+}
+
+/// The member of a message that holds its text: "content", or ShareGPT's "value" next to "from". Empty: none.
+std::string text_member(const arrow::StructType& message) {
+  if (message.GetFieldByName("content")) return "content";
+  return message.GetFieldByName("from") && message.GetFieldByName("value") ? "value" : "";
+}
+
+/// Sets `text` to element i of an array for which is_text(); false if it is null.
+bool text_at(const arrow::Array& array, std::int64_t i, std::string_view& text) {
+  if (array.IsNull(i)) return false;
+  switch (array.type_id()) {
+    case Type::DICTIONARY: {
+      const auto& dictionary = static_cast<const arrow::DictionaryArray&>(array);
+      return text_at(*dictionary.dictionary(), dictionary.GetValueIndex(i), text);
+    }
+    case Type::LARGE_STRING:
+    case Type::LARGE_BINARY: text = static_cast<const arrow::LargeBinaryArray&>(array).GetView(i); return true;
+#if ARROW_VERSION_MAJOR >= 15
+    case Type::STRING_VIEW:
+    case Type::BINARY_VIEW: text = static_cast<const arrow::BinaryViewArray&>(array).GetView(i); return true;
+#endif
+    default: text = static_cast<const arrow::BinaryArray&>(array).GetView(i); return true;
+  }
+}
+
+/// Calls use(values, begin, end) for list i of an array for whose type element_of() is not null.
+template <class Use>
+void with_list(const arrow::Array& array, std::int64_t i, Use&& use) {
+  const auto give = [&](const auto& list) {
+    const auto begin = static_cast<std::int64_t>(list.value_offset(i));
+    use(*list.values(), begin, begin + static_cast<std::int64_t>(list.value_length(i)));
+  };
+  switch (array.type_id()) {
+    case Type::LARGE_LIST: return give(static_cast<const arrow::LargeListArray&>(array));
+    case Type::FIXED_SIZE_LIST: return give(static_cast<const arrow::FixedSizeListArray&>(array));
+#if ARROW_VERSION_MAJOR >= 15
+    case Type::LIST_VIEW: return give(static_cast<const arrow::ListViewArray&>(array));
+    case Type::LARGE_LIST_VIEW: return give(static_cast<const arrow::LargeListViewArray&>(array));
+#endif
+    default: return give(static_cast<const arrow::ListArray&>(array));
+  }
+}
+
 }  // namespace
 
 struct ParquetReader::Impl {
   std::string path, column;
   FieldKind kind;
   std::unique_ptr<parquet::arrow::FileReader> reader;
-  std::vector<int> leaves;  // the columns of the file that make up `column`
+  std::vector<std::string> members;  // of the struct in the file's column, where `column` is a.b
+  std::vector<int> leaves;           // the columns of the file that make up `column`
   std::uint64_t rows = 0, done = 0;
   int group = 0;                // being read, or next
   std::uint64_t group_end = 0;  // its last row
@@ -62,80 +139,98 @@ struct ParquetReader::Impl {
     check(builder.Build(&reader));
     const auto metadata = reader->parquet_reader()->metadata();
     rows = static_cast<std::uint64_t>(metadata->num_rows());
-    for (int i = 0; i < metadata->num_columns(); ++i)
-      if (metadata->schema()->Column(i)->path()->ToDotVector().front() == column) leaves.push_back(i);
-    if (leaves.empty()) fail_with(concat("no column \"", column, "\""));
     std::shared_ptr<arrow::Schema> schema;
     check(reader->GetSchema(&schema));
-    const auto field = schema->GetFieldByName(column);
-    if (!field) fail_with(concat("no single column \"", column, "\""));
-    check_type(*field->type());
+    const std::string top = split_column(*schema);
+    for (int i = 0; i < metadata->num_columns(); ++i) {
+      const std::vector<std::string> names = metadata->schema()->Column(i)->path()->ToDotVector();
+      if (names.front() == top && names.size() > members.size() &&
+          std::equal(members.begin(), members.end(), names.begin() + 1))
+        leaves.push_back(i);
+    }
+    if (schema->GetAllFieldIndices(top).size() > 1) fail_with(concat("no single column \"", top, "\""));
+    std::shared_ptr<arrow::DataType> type = schema->GetFieldByName(top)->type();
+    for (const std::string& member : members) {
+      const bool is_struct = type->id() == Type::STRUCT;
+      const auto field = is_struct ? static_cast<const arrow::StructType&>(*type).GetFieldByName(member) : nullptr;
+      if (!field) fail_with(concat("no column \"", column, "\": \"", top, "\" is ", type->ToString()));
+      type = field->type();
+    }
+    check_type(*type);
   }
 
-  static bool is_text(const arrow::DataType& type) {
-    return type.id() == arrow::Type::STRING || type.id() == arrow::Type::LARGE_STRING ||
-           type.id() == arrow::Type::BINARY || type.id() == arrow::Type::LARGE_BINARY;
-  }
-
-  static const arrow::DataType* element_of(const arrow::DataType& type) {
-    if (type.id() != arrow::Type::LIST && type.id() != arrow::Type::LARGE_LIST) return nullptr;
-    return static_cast<const arrow::BaseListType&>(type).value_type().get();
+  /// The column of the file that holds `column`: one of that name, or, for a.b, one that is a prefix; sets `members`.
+  std::string split_column(const arrow::Schema& schema) {
+    std::size_t end = column.size();
+    while (schema.GetAllFieldIndices(column.substr(0, end)).empty()) {
+      end = end == 0 ? column.npos : column.rfind('.', end - 1);
+      if (end == column.npos) fail_with(concat("no column \"", column, "\""));
+    }
+    for (std::size_t begin = end + 1; begin <= column.size();) {
+      const std::size_t next = std::min(column.find('.', begin), column.size());
+      members.push_back(column.substr(begin, next - begin));
+      begin = next + 1;
+    }
+    return column.substr(0, end);
   }
 
   void check_type(const arrow::DataType& type) const {
-    if (kind == FieldKind::text) {
-      if (!is_text(type)) fail_with(concat("column \"", column, "\" is ", type.ToString(), ", expected string"));
-      return;
-    }
-    const arrow::DataType* element = element_of(type);
-    if (element && element->id() == arrow::Type::STRUCT) {
-      const auto content = static_cast<const arrow::StructType*>(element)->GetFieldByName("content");
-      if (content && is_text(*content->type())) return;
+    if (is_text(type)) return;
+    if (kind == FieldKind::text) fail_with(concat("column \"", column, "\" is ", type.ToString(), ", expected string"));
+    if (const arrow::DataType* const element = element_of(type)) {
+      if (is_text(*element)) return;
+      if (element->id() == Type::STRUCT) {
+        const auto& message = static_cast<const arrow::StructType&>(*element);
+        const std::string name = text_member(message);
+        if (!name.empty() && is_text(*message.GetFieldByName(name)->type())) return;
+      }
     }
     fail_with(concat("column \"", column, "\" is ", type.ToString(),
-                     ", expected a list of structs with a string \"content\""));
+                     ", expected string or a list of strings or of structs with a string \"content\""));
   }
 
-  static std::string_view text_at(const arrow::Array& array, std::int64_t i) {
-    switch (array.type_id()) {
-      case arrow::Type::LARGE_STRING:
-      case arrow::Type::LARGE_BINARY: return static_cast<const arrow::LargeBinaryArray&>(array).GetView(i);
-      default: return static_cast<const arrow::BinaryArray&>(array).GetView(i);
+  /// The array of `column` in that of the file's column.
+  std::shared_ptr<arrow::Array> member_of(std::shared_ptr<arrow::Array> array) const {
+    for (const std::string& member : members) {
+      const int index = static_cast<const arrow::StructType&>(*array->type()).GetFieldIndex(member);
+      array = check(static_cast<const arrow::StructArray&>(*array).GetFlattenedField(index));
     }
+    return array;
   }
 
-  bool document_at(const arrow::Array& array, std::int64_t i, std::string& text) const {
+  /// Sets `text` and the number of messages that were omitted; false, with the reason in `text`, if element i is no
+  /// document.
+  bool document_at(const arrow::Array& array, std::int64_t i, std::string& text, std::size_t& without_text) const {
     text.clear();
-    if (array.IsNull(i)) {
-      text = concat("field \"", column, "\" is null");
-      return false;
-    }
-    if (kind == FieldKind::text) {
-      text = text_at(array, i);
-      return true;
-    }
-    std::int64_t begin, end;
-    std::shared_ptr<arrow::Array> values;
-    if (array.type_id() == arrow::Type::LIST) {
-      const auto& list = static_cast<const arrow::ListArray&>(array);
-      begin = list.value_offset(i);
-      end = list.value_offset(i + 1);
-      values = list.values();
-    } else {
-      const auto& list = static_cast<const arrow::LargeListArray&>(array);
-      begin = list.value_offset(i);
-      end = list.value_offset(i + 1);
-      values = list.values();
-    }
-    const auto contents = static_cast<const arrow::StructArray&>(*values).GetFieldByName("content");
-    for (std::int64_t j = begin; j < end; ++j) {
-      if (values->IsNull(j) || contents->IsNull(j)) {
-        text = concat("field \"", column, "\" holds a message without \"content\"");
+    without_text = 0;
+    std::string_view view;
+    if (is_text(*array.type())) {
+      if (text_at(array, i, view)) {
+        text = view;
+      } else if (kind == FieldKind::text) {
+        text = concat("field \"", column, "\" is null");
         return false;
       }
-      if (j > begin) text += "\n\n";
-      text += text_at(*contents, j);
+      return true;
     }
+    if (array.IsNull(i)) return true;
+    with_list(array, i, [&](const arrow::Array& values, std::int64_t begin, std::int64_t end) {
+      const bool structs = values.type_id() == Type::STRUCT;
+      std::shared_ptr<arrow::Array> member;
+      if (structs)
+        member = static_cast<const arrow::StructArray&>(values).GetFieldByName(
+            text_member(static_cast<const arrow::StructType&>(*values.type())));
+      bool first = true;
+      for (std::int64_t j = begin; j < end; ++j) {
+        if (values.IsNull(j) || !text_at(structs ? *member : values, j, view)) {
+          ++without_text;
+          continue;
+        }
+        if (!first) text += "\n\n";
+        first = false;
+        text += view;
+      }
+    });
     return true;
   }
 
@@ -169,15 +264,17 @@ struct ParquetReader::Impl {
           static_cast<std::int64_t>(std::min<std::uint64_t>(to_skip, static_cast<std::uint64_t>(batch->num_rows())));
       to_skip -= static_cast<std::uint64_t>(i);
       std::string text;
-      const auto column_array = batch->column(0);
+      std::size_t without_text = 0;
+      const auto column_array = member_of(batch->column(0));
       for (; i < batch->num_rows(); ++i) {
-        const bool good = document_at(*column_array, i, text);
-        use(++done, good, text);
+        const bool good = document_at(*column_array, i, text, without_text);
+        use({.number = ++done, .good = good, .content = text, .messages_without_text = without_text});
         before = done;
       }
     } catch (const std::exception& error) {  // parquet throws its own exceptions too
       const std::string reason = error.what();
-      use(before + 1, false, reason.starts_with(path) ? reason : concat(path, ": ", reason));
+      const std::string with_path = reason.starts_with(path) ? reason : concat(path, ": ", reason);
+      use({.number = before + 1, .good = false, .content = with_path, .messages_without_text = 0});
       done = group_end;
       to_skip = 0;
       batches.reset();

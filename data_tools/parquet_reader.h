@@ -14,11 +14,17 @@ namespace ssa {
 
 class ParquetReader {
  public:
-  /// `row` counts from 1; `content` is the document if `good`, and otherwise the reason.
-  using Use = std::function<void(std::uint64_t row, bool good, std::string_view content)>;
+  struct Row {
+    std::uint64_t number;  // from 1
+    bool good;
+    std::string_view content;  // the document if `good`, and otherwise the reason
+    std::size_t messages_without_text;
+  };
+  using Use = std::function<void(const Row&)>;
 
-  /// Throws Error naming the file if it is not Parquet or has no such column of strings (for FieldKind::conversation:
-  /// of lists of structs with a string "content"), and UsageError in a build without Arrow.
+  /// `column` a.b is member b of the struct a. Throws Error naming the file if it is not Parquet or has no such column
+  /// of strings (for FieldKind::conversation: of what FieldKind says, where lists of structs have a string "content",
+  /// or "from" and a string "value"), and UsageError in a build without Arrow.
   ParquetReader(const std::filesystem::path& path, const std::string& column, FieldKind kind);
   ~ParquetReader();
   ParquetReader(const ParquetReader&) = delete;

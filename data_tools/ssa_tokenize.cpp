@@ -55,6 +55,8 @@ void print_report(const ssa::TokenizeReport& report) {
                report.validation_tokens);
   fmt::print(stderr, "omitted: {} empty documents, {} records with errors; {} ill-formed parts of UTF-8 replaced\n",
              report.empty, report.skipped, report.replaced);
+  if (report.messages_without_text > 0)
+    fmt::print(stderr, "omitted: {} messages without a text\n", report.messages_without_text);
 }
 
 int run(int argc, char** argv) {
@@ -74,7 +76,9 @@ int run(int argc, char** argv) {
       ->option_text("T")
       ->required();
   line.add_option("--input", inputs,
-                  ".txt or .jsonl (both also .gz, .zst), .parquet, directories, patterns, or - for standard input")
+                  ".txt or JSON lines (.jsonl, .ndjson, .json), all also .gz or .zst, .parquet, directories, patterns, "
+                  "or - for "
+                  "standard input")
       ->option_text("FILE...");
   line.add_option("--output", output, "a new or empty directory, or the output of an interrupted job")
       ->option_text("DIR");
@@ -88,10 +92,13 @@ int run(int argc, char** argv) {
     };
     return line.add_option_function<std::string>(name, set, help)->option_text("NAME");
   };
-  CLI::Option* text_field = field("--text-field", ssa::FieldKind::text, "the field of a record that holds the text");
+  CLI::Option* text_field = field("--text-field", ssa::FieldKind::text,
+                                  "the field of a record that holds the text; a.b is field b of the object a");
   text_field->default_str(options.input.field);
-  field("--conversations-field", ssa::FieldKind::conversation,
-        "the field that holds a list of messages, whose \"content\"s are joined by a blank line")
+  field(
+      "--conversations-field", ssa::FieldKind::conversation,
+      "the field that holds a list of messages, whose texts (\"content\", or \"value\" next to \"from\") are joined by "
+      "a blank line")
       ->excludes(text_field);
   line.add_choice("--split-documents", options.input.split_blank_lines, {{"none", false}, {"blank-line", true}},
                   "whether a blank line ends a document of a .txt file; with none, a file is a document");
@@ -100,8 +107,10 @@ int run(int argc, char** argv) {
   line.add_option("--eos-token", options.tokenizer_options.eos_token,
                   "the end-of-text token (default: what the tokenizer's files say)")
       ->option_text("TEXT");
-  line.add_option("--pre-tokenizer", options.tokenizer_options.pre_tokenizer,
-                  "for vocab.json and merges.txt: gpt2, smollm2, llama3 or qwen2 (default: gpt2)")
+  line.add_option(
+          "--pre-tokenizer", options.tokenizer_options.pre_tokenizer,
+          "for vocab.json and merges.txt (default: gpt2), and for rank files of your own: gpt2, smollm2, llama3, "
+          "qwen2, o200k, tekken, deepseek, or regex:PATTERN")
       ->option_text("NAME");
   line.add_choice("--special-tokens", options.special_as_text, {{"encode", false}, {"text", true}},
                   "whether the text of a special token in a document becomes that token or ordinary text");
@@ -132,9 +141,10 @@ int run(int argc, char** argv) {
   if (inputs.empty()) line.fail("--input FILE is missing");
   if (output.empty()) line.fail("--output DIR is missing");
   options.output = output;
-  options.input.files = ssa::expand_inputs(inputs);
+  options.input.files = ssa::expand_inputs(inputs, options.input.field);
 
   ssa::catch_stop_signals();
+  ssa::handle_io_signals();
   const ssa::TokenizeReport report = ssa::tokenize(options);
   if (report.stopped) {
     fmt::print(stderr, "stopped by a signal after document {}; run the same command again to continue\n",

@@ -17,6 +17,7 @@
 #include "data_tools/ordered_pipeline.h"
 #include "data_tools/shard_writer.h"
 #include "data_tools/tokenize_worker.h"
+#include "ssa/base/directory_lock.h"
 #include "ssa/base/error.h"
 #include "ssa/base/file.h"
 #include "ssa/base/progress.h"
@@ -78,6 +79,11 @@ class Job {
         type_(token_type_for(tokenizer.vocab_size())),
         settings_(job_settings(options, tokenizer)) {
     const fs::path& directory = options.output;
+    if (fs::exists(directory) && !fs::is_directory(directory))
+      fail_usage("--output ", directory.string(), ": not a directory");
+    make_directories(directory);
+    lock_ = DirectoryLock(directory);
+    if (!lock_.warning().empty()) std::fprintf(stderr, "warning: %s\n", lock_.warning().c_str());
     const bool resumes = fs::exists(state_file());
     if (!resumes) check_new(directory);
     JobState state;
@@ -147,14 +153,13 @@ class Job {
   }
 
   static void check_new(const fs::path& directory) {
-    if (!fs::exists(directory)) return;
-    if (!fs::is_directory(directory)) fail_usage("--output ", directory.string(), ": not a directory");
     if (fs::exists(directory / "dataset.json"))
       fail_usage("--output ", directory.string(), ": holds a finished dataset already");
     for (const auto& entry : fs::directory_iterator(directory)) {
       // A job that was killed at its start leaves at most its directories and the draft of its state.
       const std::string name = entry.path().filename().string();
-      const bool ours = name == kStateDraft || ((name == "train" || name == "validation") && fs::is_empty(entry));
+      const bool ours =
+          name == kStateDraft || name == ".lock" || ((name == "train" || name == "validation") && fs::is_empty(entry));
       if (!ours)
         fail_usage("--output ", directory.string(), ": not empty (", name,
                    "), and holds no interrupted job: expected a new directory");
@@ -186,6 +191,7 @@ class Job {
     std::size_t begin = 0;
     for (const Outcome& outcome : batch.outcomes) {
       const std::size_t size = outcome.ids_end - begin;
+      report_.messages_without_text += outcome.messages_without_text;
       switch (outcome.kind) {
         case Outcome::document:
         case Outcome::validation: {
@@ -244,6 +250,7 @@ class Job {
     sync_directory(options_.output);
   }
 
+  DirectoryLock lock_;
   const TokenizeOptions& options_;
   const Tokenizer& tokenizer_;
   TokenType type_;

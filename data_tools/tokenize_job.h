@@ -41,11 +41,12 @@ struct TokenizeReport {
   bool stopped = false;  // by a signal: run again to continue
   std::int64_t documents = 0, validation_documents = 0, tokens = 0, validation_tokens = 0;
   std::uint64_t text_bytes = 0;
-  std::uint64_t empty = 0;       // documents without text, omitted
-  std::uint64_t skipped = 0;     // records that gave no document
-  std::uint64_t replaced = 0;    // ill-formed parts of UTF-8 that became U+FFFD
-  std::uint64_t file_bytes = 0;  // of the inputs that are done, on disk
-  double seconds = 0;            // of this run
+  std::uint64_t empty = 0;                  // documents without text, omitted
+  std::uint64_t skipped = 0;                // records that gave no document
+  std::uint64_t messages_without_text = 0;  // of conversations, omitted
+  std::uint64_t replaced = 0;               // ill-formed parts of UTF-8 that became U+FFFD
+  std::uint64_t file_bytes = 0;             // of the inputs that are done, on disk
+  double seconds = 0;                       // of this run
 };
 
 /// Throws UsageError if the output directory is neither new nor empty nor holds an interrupted job with these options.

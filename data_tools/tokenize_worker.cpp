@@ -25,7 +25,8 @@ TokenizedBatch TokenizeWorker::tokenize(const RawBatch& batch) {
     if (record.kind == RawRecord::rows)
       take_rows(record, batch.file, out);
     else
-      take(record.kind, record.row, std::string_view(batch.bytes).substr(record.begin, record.size), out);
+      take(record.kind, record.row, std::string_view(batch.bytes).substr(record.begin, record.size), out,
+           record.messages_without_text);
   }
   return out;
 }
@@ -35,9 +36,9 @@ void TokenizeWorker::take_rows(const RawRecord& rows, std::size_t file, Tokenize
   try {
     ParquetReader reader(options_.input.files[file], options_.input.field, options_.input.field_kind);
     reader.skip_rows(rows.row - 1);
-    const ParquetReader::Use use = [&](std::uint64_t number, bool good, std::string_view content) {
-      row = number + 1;
-      take(good ? RawRecord::text : RawRecord::fault, number, content, out);
+    const ParquetReader::Use use = [&](const ParquetReader::Row& one) {
+      row = one.number + 1;
+      take(one.good ? RawRecord::text : RawRecord::fault, one.number, one.content, out, one.messages_without_text);
     };
     while (reader.rows_done() < rows.row - 1 + rows.size && reader.next(use)) {
     }
@@ -46,8 +47,9 @@ void TokenizeWorker::take_rows(const RawRecord& rows, std::size_t file, Tokenize
   }
 }
 
-void TokenizeWorker::take(RawRecord::Kind kind, std::uint64_t row, std::string_view content, TokenizedBatch& out) {
-  Outcome outcome{.kind = Outcome::fault, .row = row, .ids_end = 0, .text_bytes = 0, .replaced = 0, .fault_index = 0};
+void TokenizeWorker::take(RawRecord::Kind kind, std::uint64_t row, std::string_view content, TokenizedBatch& out,
+                          std::size_t messages_without_text) {
+  Outcome outcome{.kind = Outcome::fault, .row = row, .messages_without_text = messages_without_text};
   try {
     if (kind == RawRecord::fault) fail(content);
     encode(kind, content, outcome, out.ids);
@@ -64,7 +66,9 @@ void TokenizeWorker::take(RawRecord::Kind kind, std::uint64_t row, std::string_v
 void TokenizeWorker::encode(RawRecord::Kind kind, std::string_view content, Outcome& outcome, IdBuffer& ids) {
   std::string_view text = content;
   if (kind == RawRecord::json) {
-    outcome.replaced = parse_json_line(content, options_.input.field, options_.input.field_kind, text_);
+    const LineReport report = parse_json_line(content, options_.input.field, options_.input.field_kind, text_);
+    outcome.replaced = report.replaced;
+    outcome.messages_without_text = report.messages_without_text;
     text = text_;
   }
   if (valid_utf8_prefix(text) != text.size()) {

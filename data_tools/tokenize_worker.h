@@ -16,10 +16,10 @@ namespace ssa {
 /// What became of one record.
 struct Outcome {
   enum Kind : std::uint8_t { document, validation, empty, fault } kind;
-  std::uint64_t row;
-  std::size_t ids_end;  // the document's tokens end here in TokenizedBatch::ids
-  std::uint64_t text_bytes, replaced;
-  std::size_t fault_index;
+  std::uint64_t row = 0;
+  std::size_t ids_end = 0;  // the document's tokens end here in TokenizedBatch::ids
+  std::uint64_t text_bytes = 0, replaced = 0, messages_without_text = 0;
+  std::size_t fault_index = 0;
 };
 
 struct Fault {
@@ -45,7 +45,8 @@ class TokenizeWorker {
 
  private:
   void take_rows(const RawRecord& rows, std::size_t file, TokenizedBatch& out);
-  void take(RawRecord::Kind kind, std::uint64_t row, std::string_view content, TokenizedBatch& out);
+  void take(RawRecord::Kind kind, std::uint64_t row, std::string_view content, TokenizedBatch& out,
+            std::size_t messages_without_text = 0);
   void encode(RawRecord::Kind kind, std::string_view content, Outcome& outcome, IdBuffer& ids);
 
   Encoder encoder_;

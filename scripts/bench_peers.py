@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""Times PyTorch at the shapes of ssa_bench, to be compared with its lines: attention, and a compiled training step.
+"""Times PyTorch at the shapes of ssa_bench, for comparison with its lines: attention, and a compiled training step.
 
     python3 scripts/bench_peers.py --rows 4 --tokens 8192 [--only attention|training]
-    python3 scripts/bench_peers.py --lengths 2048,4096,8192,16384,32768 [--step-lengths 8192,32768] [--beside FILE]
+    python3 scripts/bench_peers.py --lengths 2048,4096,8192,16384,32768 [--step-lengths 8192,32768] [--ours FILE]
 
-Needs a GPU and PyTorch >= 2.5; with the package flash-attn-4 it times that too. Attention: the median of 20 calls over
+Needs a GPU and PyTorch >= 2.5; also times the package flash-attn-4 if it is installed. Attention: the median of 20 calls over
 inputs rotated past L2, timed with events. Training: a model of ssa-1b's shapes with full attention and its gate,
-torch.compile, cuDNN attention, bf16 parameters and moments, fused AdamW, cross entropy in chunks, nothing computed
-again: the median of 7 steps on random tokens.
+torch.compile, cuDNN attention, bf16 parameters and moments, fused AdamW, cross entropy in chunks, no recomputation:
+the median of 7 steps on random tokens.
 
-By length: Markdown tables like those of `ssa_bench --only lengths`, as many tokens as rows x tokens in rows of each length.
---lengths times cuDNN's attention; --step-lengths the compiled step, which takes a minute to compile for each length.
---beside takes the saved output of `ssa_bench --only lengths` from the same GPU and adds the peer's times over those.
+By length: Markdown tables like the ones of `ssa_bench --only lengths`, with rows x tokens tokens in sequences of each
+length. --lengths times cuDNN's attention; --step-lengths the compiled step, which takes a minute to compile per length.
+--ours takes the saved output of `ssa_bench --only lengths` from the same GPU and adds the ratio of the peer's times to it.
 """
 import argparse
 import gc
@@ -148,7 +148,7 @@ class Model(nn.Module):
 
 def training(args, chunks=4, steps=7):
     """Milliseconds of a step, and GiB at the peak."""
-    torch._dynamo.reset()  # else a second shape is compiled for any length
+    torch._dynamo.reset()  # otherwise a second shape is compiled for any length
     torch.cuda.reset_peak_memory_stats()
     torch.manual_seed(0)
     model = Model(args).to("cuda", torch.bfloat16)
@@ -184,13 +184,13 @@ def training(args, chunks=4, steps=7):
 
 
 def product_rate(cube=8192):
-    """FLOPs a second of the product that ssa_bench takes as the ceiling."""
+    """FLOP/s of the product that ssa_bench uses as the ceiling."""
     a, b = (torch.randn(cube, cube, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     return 2e3 * cube**3 / median_ms([lambda: a @ b.T])
 
 
 def model_flops_per_token(args):
-    """As include/ssa/train/flops.h counts them."""
+    """As include/ssa/train/flops.h counts FLOPs."""
     q_width = args.query_heads * args.head_dim
     qkvg_width = q_width + 2 * args.key_value_heads * args.head_dim + 3 * args.query_heads
     block = args.hidden_size * (qkvg_width + q_width + 3 * args.intermediate_size)
@@ -203,7 +203,7 @@ def of_length(args, tokens):
 
 
 def read_ours(path):
-    """{(name, tokens of a row): ms} of the tables that `ssa_bench --only lengths` prints, a step's name being its method."""
+    """{(name, tokens per sequence): ms} from the tables of `ssa_bench --only lengths`. The name of a step is its method."""
     ours, lengths = {}, []
     with open(path) as file:
         for text in file:
@@ -226,7 +226,7 @@ def attention_table(args, lengths, measure, ceiling, ours):
         try:
             times.append(measure(of_length(args, tokens)))
         except RuntimeError as error:
-            print(f"cuDNN attention, rows of {tokens}: not run: {str(error).splitlines()[0]}", file=sys.stderr)
+            print(f"cuDNN attention, {tokens} tokens per sequence: not run: {str(error).splitlines()[0]}", file=sys.stderr)
             times.append(None)
         gc.collect()
         torch.cuda.empty_cache()
@@ -243,18 +243,18 @@ def attention_table(args, lengths, measure, ceiling, ours):
 
 def step_table(args, lengths, measure, ours):
     """A row for the compiled step of each length; measure(args) gives ms and GiB."""
-    print("\n| tokens of a row | method | ms | tokens/s | model TFLOP/s | its time / full's of ssa_bench |")
+    print("\n| tokens | method | ms | tokens/s | model TFLOP/s | its time / full's of ssa_bench |")
     print("|---|---|---|---|---|---|", flush=True)
     for tokens in lengths:
         shape = of_length(args, tokens)
         try:
             ms, _ = measure(shape)
         except RuntimeError as error:
-            print(f"compiled step, rows of {tokens}: not run: {str(error).splitlines()[0]}", file=sys.stderr)
+            print(f"compiled step, {tokens} tokens per sequence: not run: {str(error).splitlines()[0]}", file=sys.stderr)
         else:
             speed = shape.rows * shape.tokens / ms * 1e3
             ratio = f"{ms / ours['full', tokens]:.2f}" if ("full", tokens) in ours else ""
-            print(f"| {tokens:>15} | full, PyTorch compiled | {ms:6.1f} | {speed:8.0f} | "
+            print(f"| {tokens:>6} | full, PyTorch compiled | {ms:6.1f} | {speed:8.0f} | "
                   f"{speed * model_flops_per_token(shape) * 1e-12:13.1f} | {ratio:>18} |", flush=True)
         gc.collect()
         torch.cuda.empty_cache()
@@ -268,7 +268,7 @@ def parse_arguments(argv):
     parser.add_argument("--only", choices=("attention", "training"))
     for option in ("--lengths", "--step-lengths"):
         parser.add_argument(option, metavar="T,T,...", default="")
-    parser.add_argument("--beside", metavar="FILE")
+    parser.add_argument("--ours", dest="ours_file", metavar="FILE")
     args = parser.parse_args(argv)
 
     for option in ("lengths", "step_lengths"):
@@ -276,31 +276,31 @@ def parse_arguments(argv):
         for text in filter(None, getattr(args, option).split(",")):
             name = "--" + option.replace("_", "-")
             if not text.isdigit() or int(text) == 0:
-                parser.error(f"{name}: '{text}' is no number of tokens; expected a list such as 2048,4096")
+                parser.error(f"{name}: '{text}' is not a number of tokens; expected a list such as 2048,4096")
             if args.rows * args.tokens % int(text):
                 parser.error(f"{name}: {text} does not divide {args.rows * args.tokens}, the tokens of --rows x --tokens")
             lengths.append(int(text))
         setattr(args, option, lengths)
     by_length = args.lengths or args.step_lengths
     if args.only and by_length:
-        parser.error("--only does not go with --lengths and --step-lengths, which run nothing else")
-    if args.beside and not by_length:
-        parser.error("--beside goes with --lengths or --step-lengths")
+        parser.error("--only cannot be combined with --lengths or --step-lengths")
+    if args.ours_file and not by_length:
+        parser.error("--ours needs --lengths or --step-lengths")
     try:
-        args.ours = read_ours(args.beside) if args.beside else {}
+        args.ours = read_ours(args.ours_file) if args.ours_file else {}
     except OSError as error:
-        parser.error(f"--beside: {error}")
-    if args.beside and not args.ours:
-        parser.error(f"--beside: {args.beside} holds no table of ssa_bench --only lengths")
+        parser.error(f"--ours: {error}")
+    if args.ours_file and not args.ours:
+        parser.error(f"--ours: {args.ours_file} has no table of ssa_bench --only lengths")
     return args
 
 
 def main():
     args = parse_arguments(sys.argv[1:])
     if not torch.cuda.is_available():
-        sys.exit("bench_peers.py: PyTorch finds no GPU here")
+        sys.exit("bench_peers.py: PyTorch finds no GPU")
     print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, cuDNN {torch.backends.cudnn.version()}; "
-          f"{args.rows} rows of {args.tokens} tokens")
+          f"{args.rows} sequences of {args.tokens} tokens")
     if args.lengths or args.step_lengths:
         if args.lengths:
             ceiling = product_rate()

@@ -102,7 +102,7 @@ def main():
     cores = sorted(os.sched_getaffinity(0))
     for threads in args.threads:
         os.environ["RAYON_NUM_THREADS"] = str(threads)
-        os.sched_setaffinity(0, cores[:threads])  # no reading or writing thread gets a core of its own
+        os.sched_setaffinity(0, cores[:threads])  # reading and writing threads share these cores
         best = {name: np.full(2, 1e9) for name in ("ssa_tokenize", "tiktoken", "tokenizers")}
         load = np.full(2, 1e9)
         for _ in range(args.rounds):

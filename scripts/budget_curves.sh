@@ -4,7 +4,7 @@
 #
 # Usage: scripts/budget_curves.sh [DATA] [OUTPUT]
 #
-# DATA (default data/tiny) holds train/ and eval/, as scripts/quickstart.sh leaves them. OUTPUT (default
+# DATA (default data/tiny) has train/ and eval/, as scripts/quickstart.sh writes them. OUTPUT (default
 # runs/budgets.png) is the picture. The run of a method goes to runs/budget-METHOD-STEPS, what it prints to
 # runs/budget-METHOD-STEPS.log; a run that is complete is not trained again, and one that was interrupted continues.
 # In the environment: STEPS (600), BLOCK_COUNTS (1,2,4,8,16), DEVICE (auto), PYTHON (one with matplotlib).

@@ -7,8 +7,8 @@ usage() {
 Usage: scripts/download_smollm.sh DIR [PATTERN]
 
 Downloads the Parquet files of EleutherAI/SmolLM2-135M-100B whose names match PATTERN (default: all of them) into DIR,
-through the Hugging Face command line (pip install huggingface_hub). Files that are there already are not fetched again,
-so that the same command continues an interrupted download. HF_TOKEN is used if it is set.
+through the Hugging Face command line (pip install huggingface_hub). Existing files are not downloaded again, so the
+same command continues an interrupted download. HF_TOKEN is used if it is set.
 
 Examples:
   scripts/download_smollm.sh data/smollm-parquet                        # everything

@@ -19,8 +19,8 @@ DIR/wikitext.txt. Without TASK, all of them:
   lambada_standard  cimec/lambada                          any                 text
   wikitext          EleutherAI/wikitext_document_level     wikitext-2-raw-v1   page
 
-Downloads go through the Hugging Face command line, from each data set's Parquet branch, to DIR/downloads; what is there
-already is not fetched again. --from takes files that were downloaded before, on a machine without network for example:
+Downloads go through the Hugging Face command line, from each data set's Parquet branch, to DIR/downloads; existing files
+are not downloaded again. --from takes files that were downloaded before, for example on a machine without network:
 DOWNLOADS/TASK/CONFIGURATION/SPLIT/*.parquet (or .jsonl). Needs pip install huggingface_hub pyarrow. HF_TOKEN is used if
 it is set; PYTHON is the Python to convert with (default: python3).
 

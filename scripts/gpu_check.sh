@@ -1,12 +1,11 @@
 #!/bin/bash
 # Runs on a GPU what CI cannot: the op tests, compute-sanitizer over them, and the benchmark. Logs go to a directory.
 #   scripts/gpu_check.sh BIN_DIR LOG_DIR [tests|sanitize|bench ...]
-# BIN_DIR holds ops_tests and ssa_bench, and in lib/ the shared libraries that this machine lacks; where golden_tests,
-# model_tests and train_tests are beside them these run too (train_tests starts ssa_train from the directory it was built
-# in). Without a list of parts all of them run. ONLY narrows ops_tests, also under sanitize, to test cases whose name
-# matches (Catch2 pattern). RACE_BIN is the directory of a build with -DSSA_RACECHECK=ON, whose ops_tests racecheck runs
-# instead: of another one it reports the order that a warp's __syncwarp gives as a hazard.
-# The exit code is 0 when everything that ran is clean.
+# BIN_DIR has ops_tests and ssa_bench, and in lib/ the shared libraries that this machine lacks. golden_tests, model_tests
+# and train_tests run too if they are in BIN_DIR (train_tests starts ssa_train from its build directory). Without a list
+# of parts, all parts run. ONLY is a Catch2 pattern that restricts ops_tests, also under sanitize. RACE_BIN is the
+# directory of a build with -DSSA_RACECHECK=ON, whose ops_tests racecheck uses: in other builds it reports accesses that
+# __syncwarp orders as hazards. The exit code is 0 if everything that ran is clean.
 set -u
 bin=$1 logs=$2
 shift 2
@@ -17,7 +16,7 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-8}
 mkdir -p "$logs"
 failed=0
 
-# step NAME COMMAND...: runs it, keeps its output, says how it ended.
+# step NAME COMMAND...: runs the command, keeps its output, prints its exit code.
 step() {
   local name=$1 begin=$SECONDS
   shift
@@ -51,7 +50,7 @@ sanitize() {
 case " $parts " in *" sanitize "*)
   sanitize memcheck memcheck "$only"
   sanitize synccheck synccheck "$only" --num-cuda-barriers 65536
-  # Racecheck is slow, so every test case has a process of its own, all side by side. It breaks down in cuBLASLt's TMA
+  # Racecheck is slow, so every test case runs in a separate process, all in parallel. It breaks down in cuBLASLt's TMA
   # kernels ("failed to handle a hardware exception"): of what calls the library only a test that needs none of those.
   race_bin=${RACE_BIN:-$bin}
   racecheck() {

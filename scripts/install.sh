@@ -5,7 +5,7 @@ set -euo pipefail
 
 packages=(g++ cmake ninja-build pkg-config nlohmann-json3-dev libspdlog-dev libfmt-dev libcli11-dev
   libssl-dev catch2 libopenmpi-dev openmpi-bin
-  libopenblas-openmp-dev zlib1g-dev libzstd-dev libxxhash-dev libpcre2-dev "$@")
+  libopenblas-openmp-dev zlib1g-dev libzstd-dev libxxhash-dev "$@")
 
 missing=()
 for package in "${packages[@]}"; do

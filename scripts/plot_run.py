@@ -2,7 +2,7 @@
 """Draws the curves of one or more training runs in one image.
 
 Usage: scripts/plot_run.py RUN... [--output FILE]
-A RUN is a run's output_dir, or a metrics.jsonl itself. Color and marker tell the run. Where a panel has both, sparse
+A RUN is a run's output_dir, or a metrics.jsonl itself. Color and marker identify the run. Where a panel has both, sparse
 attention is solid and full attention dashed. Panels without values are left out.
 Needs matplotlib (Debian, Ubuntu: python3-matplotlib).
 

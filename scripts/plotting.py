@@ -12,7 +12,7 @@ MARKERS_PER_CURVE = 10
 
 
 def load_pyplot():
-    """matplotlib.pyplot, drawing to files. To be called before any work: exits when matplotlib is missing."""
+    """matplotlib.pyplot, drawing to files. Called before any other work, because it exits when matplotlib is missing."""
     try:
         import matplotlib
     except ImportError:

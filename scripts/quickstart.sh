@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From nothing to a trained model: installs what is missing, builds, tokenizes English text, trains the tiny SSA model
+# From nothing to a trained model: installs missing packages, builds, tokenizes English text, trains the tiny SSA model
 # on it (on a GPU if there is one), evaluates it under sparse and under full attention, and draws the loss curves.
 #
 # Usage: scripts/quickstart.sh [--with-parquet] [FILE...]
@@ -53,7 +53,7 @@ new=$(mktemp -d "$data/new.XXXXXX")
 trap 'rm -rf "$new"' EXIT
 
 # 2. Installing.
-say "installing what is missing"
+say "installing missing packages"
 scripts/install.sh
 case "${files[*]:-}" in *.zst*) command -v zstd >/dev/null || scripts/install.sh zstd ;; esac
 
@@ -182,7 +182,7 @@ free_name() {
 same=true
 for split in train eval; do cmp -s "$new/$split/dataset.json" "$data/$split/dataset.json" || same=false; done
 if $same; then
-  echo "$data holds this data already"
+  echo "$data has this data already"
 else
   earlier=
   for split in train eval; do
@@ -200,7 +200,7 @@ build/bin/ssa_inspect "$data/train"
 if [ -e "$run" ]; then
   earlier=$(free_name "$run")
   mv "$run" "$earlier"
-  say "moved the earlier run $run to $earlier; delete it if it is of no use"
+  say "moved the earlier run $run to $earlier; delete it if you do not need it"
 fi
 say "training $run (configs/tiny.json)"
 build/bin/ssa_train --config configs/tiny.json --set train.max_steps="$steps"

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Installs what is missing, builds, and runs every test: first under the address and undefined-behavior sanitizers, then
-# as released. The builds are presets of CMakePresets.json, which state every option, so that it does not matter how the
+# Installs missing packages, builds, and runs every test: first under the address and undefined-behavior sanitizers,
+# then as released. The builds are presets of CMakePresets.json, which state every option, so that it does not matter how the
 # build directories were configured before.
 #
 # Where nvcc is installed every CUDA kernel is compiled too (a register spill is an error, and so are serialized
 # products). The kernels are tested only on a machine with a GPU, where the release build has the CUDA backend. Where
 # clang++ is installed the libraries and programs are compiled with it, and where clang-format 14 is installed the
-# formatting is checked. What is skipped is said. Ends with ctest's summary.
+# formatting is checked. Skipped parts are reported. Ends with ctest's summary.
 #
 # SSA_WERROR=ON in the environment makes warnings errors.
 set -euo pipefail

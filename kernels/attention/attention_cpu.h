@@ -1,5 +1,6 @@
-// Attention on the CPU for the causal, sparse and compressed ops, which differ only in the keys that a token attends.
-// Each op passes a function keys_of(b, t, kv_head, keys) that fills the list `keys` with positions in k and v.
+// Attention on the CPU for the causal, sparse, compressed and decode ops, which differ only in the keys that a query
+// attends to. Each op passes a function keys_of(b, t, kv_head, keys) that fills the list `keys` with positions in k and
+// v.
 #pragma once
 
 #include <algorithm>
@@ -26,6 +27,16 @@ Real softmax(Real* scores, std::int64_t n) {
   return row_max + std::log(row_sum);
 }
 
+/// Fills `keys` with the tokens before `end` in the selected blocks: blocks[0], blocks[1], ... up to the first -1.
+inline void list_tokens(const std::int32_t* blocks, std::int64_t slots, std::int64_t block_size, std::int64_t end,
+                        Keys& keys) {
+  keys.clear();
+  for (std::int64_t s = 0; s < slots && blocks[s] >= 0; ++s) {
+    const std::int64_t first = blocks[s] * block_size;
+    for (std::int64_t u = first; u < std::min(first + block_size, end); ++u) keys.push_back(u);
+  }
+}
+
 /// Shapes as in causal_attention.h, with U keys per sequence instead of T. lse may be absent.
 struct AttentionForward {
   Tensor out, lse, q, k, v;
@@ -33,7 +44,7 @@ struct AttentionForward {
 };
 
 template <class Real, class KeysOf>
-void attention_forward(const AttentionForward& p, const KeysOf& keys_of) {
+void attention_forward_as(const AttentionForward& p, const KeysOf& keys_of) {
   const std::int64_t B = p.q.dim(0), T = p.q.dim(1), HQ = p.q.dim(2), D = p.q.dim(3);
   const std::int64_t U = p.k.dim(1), HK = p.k.dim(2), G = HQ / HK;
   const Real scale = static_cast<Real>(p.scale);
@@ -61,14 +72,20 @@ void attention_forward(const AttentionForward& p, const KeysOf& keys_of) {
   }
 }
 
-/// Adds to d_q, d_k and d_v.
+/// Params is AttentionForward, or an op's struct with members of the same names.
+template <class Params, class KeysOf>
+void attention_forward(const Params& p, const KeysOf& keys_of) {
+  const AttentionForward tensors{.out = p.out, .lse = p.lse, .q = p.q, .k = p.k, .v = p.v, .scale = p.scale};
+  dispatch_real(p.q, [&]<class Real>() { attention_forward_as<Real>(tensors, keys_of); });
+}
+
 struct AttentionBackward {
   Tensor d_q, d_k, d_v, d_out, delta, lse, q, k, v;
   float scale;
 };
 
 template <class Real, class KeysOf>
-void attention_backward(const AttentionBackward& p, const KeysOf& keys_of) {
+void attention_backward_as(const AttentionBackward& p, const KeysOf& keys_of) {
   const std::int64_t B = p.q.dim(0), T = p.q.dim(1), HQ = p.q.dim(2), D = p.q.dim(3);
   const std::int64_t U = p.k.dim(1), HK = p.k.dim(2), G = HQ / HK;
   const Real scale = static_cast<Real>(p.scale);
@@ -113,6 +130,22 @@ void attention_backward(const AttentionBackward& p, const KeysOf& keys_of) {
           axpy(Real{1}, head_d_v.data() + from, all_d_v + to, D);
         }
   }
+}
+
+/// Adds to d_q, d_k and d_v. Params is AttentionBackward, or an op's struct with members of the same names.
+template <class Params, class KeysOf>
+void attention_backward(const Params& p, const KeysOf& keys_of) {
+  const AttentionBackward tensors{.d_q = p.d_q,
+                                  .d_k = p.d_k,
+                                  .d_v = p.d_v,
+                                  .d_out = p.d_out,
+                                  .delta = p.delta,
+                                  .lse = p.lse,
+                                  .q = p.q,
+                                  .k = p.k,
+                                  .v = p.v,
+                                  .scale = p.scale};
+  dispatch_real(p.q, [&]<class Real>() { attention_backward_as<Real>(tensors, keys_of); });
 }
 
 }  // namespace ssa::cpu

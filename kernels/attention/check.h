@@ -12,7 +12,7 @@ struct AttentionDims {
 
   Shape query_shape() const { return {B, T, HQ, D}; }              ///< of q, out and their gradients
   Shape key_shape(std::int64_t U) const { return {B, U, HK, D}; }  ///< of k, v and their gradients, U keys
-  Shape row_shape() const { return {B, T, HQ}; }                   ///< of lse and delta
+  Shape lse_shape() const { return {B, T, HQ}; }                   ///< of lse and delta
 };
 
 /// The dimensions of q and k; `k_name` is the name of k in messages. Throws unless both have 4 dimensions and HQ is a
@@ -37,6 +37,33 @@ inline void expect_indices(const char* op, const Tensor& indices, const Attentio
   SSA_CHECK(indices.shape().rank() == 4 && indices.dim(3) > 0, op, ": indices is ", indices.shape().to_string(),
             ", expected [B, T, HK, S']");
   expect(op, "indices", indices, {dims.B, dims.T, dims.HK, indices.dim(3)}, DType::i32);
+}
+
+/// Checks out, lse, k and v of an op struct in which every token has a key, and returns its dimensions.
+template <class Forward>
+AttentionDims expect_attention_forward(const char* op, const Forward& p) {
+  const AttentionDims dims = attention_dims(op, p.q, "k", p.k);
+  expect(op, "out", p.out, dims.query_shape(), dims.act);
+  expect(op, "lse", p.lse, dims.lse_shape(), real_of(dims.act));
+  expect(op, "k", p.k, dims.key_shape(dims.T), dims.act);
+  expect(op, "v", p.v, dims.key_shape(dims.T), dims.act);
+  return dims;
+}
+
+/// The same for the backward's d_q, d_k, d_v, d_out, delta, lse, k and v.
+template <class Backward>
+AttentionDims expect_attention_backward(const char* op, const Backward& p) {
+  const AttentionDims dims = attention_dims(op, p.q, "k", p.k);
+  const DType act = dims.act, real = real_of(act);
+  expect(op, "d_q", p.d_q, dims.query_shape(), real);
+  expect(op, "d_k", p.d_k, dims.key_shape(dims.T), real);
+  expect(op, "d_v", p.d_v, dims.key_shape(dims.T), real);
+  expect(op, "d_out", p.d_out, dims.query_shape(), act);
+  expect(op, "delta", p.delta, dims.lse_shape(), real);
+  expect(op, "lse", p.lse, dims.lse_shape(), real);
+  expect(op, "k", p.k, dims.key_shape(dims.T), act);
+  expect(op, "v", p.v, dims.key_shape(dims.T), act);
+  return dims;
 }
 
 }  // namespace ssa

@@ -1,10 +1,10 @@
 // Forward: a gather of rows. Backward, without float atomics, which are slower than plain stores and whose order
-// varies: 1. Sort the positions by (id, position): each CTA sorts a tile, then every position finds its rank by a
-// binary search
+// varies:
+// 1. Sort the positions by (id, position): each CTA sorts a tile, then every position finds its rank by a binary search
 //    in each tile. That takes M * tiles * log(tile) steps, few at any M of a training step. CUB's radix sort would be
-//    shorter, but the size of its scratch has to be asked of a device, and memory is planned without one.
-// 2. Add up the rows of d_out in chunks of kChunk sorted positions. An id whose positions lie in one chunk goes
-//    straight to d_weight; an id that several chunks share leaves a partial sum in each.
+//    shorter, but the size of its scratch has to be queried on a device, and memory is planned without one.
+// 2. Add up the rows of d_out in chunks of kChunk sorted positions. The sum of an id whose positions are in one chunk
+//    is added to d_weight; an id in several chunks leaves a partial sum in each.
 // 3. Add up the partial sums of each shared id, in chunk order.
 #include "embedding.h"
 #include "kernels/common/device/launch.cuh"

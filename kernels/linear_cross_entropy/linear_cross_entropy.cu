@@ -31,7 +31,7 @@ struct InRegisters {
 #ifdef SSA_RACECHECK
   static constexpr int kRegisters = 64;  // racecheck adds instructions that need registers
 #else
-  static constexpr int kRegisters = 32;  ///< per thread; half of them hold logits
+  static constexpr int kRegisters = 32;  ///< per thread; half of them contain logits
 #endif
   static constexpr int kWarps = kThreads / kWarpSize;
   static constexpr int kLogits = kThreads * kVectors * 8;  ///< per CTA
@@ -50,7 +50,7 @@ __device__ __forceinline__ Floats<8> unpack_by_bytes(const uint4& raw) {
   return out;
 }
 
-/// A cluster of kCtas CTAs takes one row; CTA `rank` holds logits [rank * share, (rank + 1) * share) of it. Every warp
+/// A cluster of kCtas CTAs takes one row; CTA `rank` takes logits [rank * share, (rank + 1) * share) of it. Every warp
 /// sends its maximum and its sum of exponentials relative to that maximum to all CTAs of the cluster. Every warp
 /// combines the received pairs in the same order, so that all compute the same row_max and row_sum.
 template <int kCtas, bool kDifferentiate>

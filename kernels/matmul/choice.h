@@ -1,4 +1,4 @@
-// What matmul's autotuning decided, for tests. See README.md.
+// The result of matmul's autotuning, for tests. See README.md.
 #pragma once
 
 #include <cstddef>

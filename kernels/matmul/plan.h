@@ -22,7 +22,7 @@ void check(cublasStatus_t status, const char* what);
 /// The same for code that cannot throw: an error is logged to stderr.
 void log_failure(cublasStatus_t status, const char* what) noexcept;
 
-/// What the choice of an algorithm may depend on.
+/// Everything that the choice of an algorithm may depend on.
 struct MatmulKey {
   std::int64_t M, N, K;
   bool transpose_a, transpose_b, accumulate, out_f32;

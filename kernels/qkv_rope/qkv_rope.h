@@ -1,7 +1,7 @@
 // Prepares the inputs of attention from the fused projection: splits qkvg, applies rotary position embedding (RoPE; Su
 // et al., arXiv 2104.09864) to q and k, takes the sigmoid of the gate logits and the block means of k and v.
 //
-// A row of qkvg holds HQ*D columns of q, HK*D of k, HK*D of v, then HQ*3 gate logits: per head compressed, selected,
+// A row of qkvg has HQ*D columns of q, HK*D of k, HK*D of v, then HQ*3 gate logits: per head compressed, selected,
 // sliding window. As in Hugging Face's Llama, RoPE rotates the pairs (i, i + D/2) by the angle of the token's position:
 //   rotate(x)[i]       = x[i] cos - x[i + D/2] sin
 //   rotate(x)[i + D/2] = x[i + D/2] cos + x[i] sin

@@ -25,7 +25,7 @@ SSA_OP(rmsnorm_forward, RmsNormForward);
 ///   d_residual += rstd * (g - n * mean(g * n))
 ///   d_weight += sum over tokens of d_out * n
 struct RmsNormBackward {
-  Tensor d_residual;  ///< [M, H] act, accumulated: holds the gradient of the residual connection before the call
+  Tensor d_residual;  ///< [M, H] act, accumulated: contains the gradient of the residual connection before the call
   Tensor d_weight;    ///< [H] f32, accumulated
   Tensor d_out;       ///< [M, H] act
   Tensor residual;    ///< [M, H] act, from the forward (x where delta was absent)

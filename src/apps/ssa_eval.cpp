@@ -68,15 +68,16 @@ bool parse(int argc, char** argv, Arguments& a) {
           ->option_text("FILE...");
   CLI::Option* tasks =
       line.add_list("--tasks", a.tasks,
-                    "tasks of lm-evaluation-harness, asked and scored as it does: arc_easy, arc_challenge, piqa, "
-                    "hellaswag, lambada_openai, lambada_standard, wikitext; either NAME, whose file is looked for in "
-                    "--task-dir, or NAME=FILE; separated by commas")
+                    "tasks of lm-evaluation-harness, with its prompts and scores: arc_easy, arc_challenge, piqa, "
+                    "hellaswag, lambada_openai, lambada_standard, wikitext; each as NAME, with its file in "
+                    "--task-dir, or as NAME=FILE; separated by commas")
           ->option_text("LIST");
-  line.add_flag("--attention-stats", a.attention_stats,
-                "per layer and head, on sequences of --data or else --text: entropy, share of the probability in the "
-                "selected blocks and on the first tokens, distance of the sparse output from the full one");
-  CLI::Option* needle =
-      line.add_flag("--needle", a.needle, "retrieval of a number that one sentence of a long text states");
+  line.add_flag(
+      "--attention-stats", a.attention_stats,
+      "per layer and head, on sequences of --data or else --text: entropy, fraction of the probability in the "
+      "selected blocks and on the first tokens, distance of the sparse output from the full output");
+  CLI::Option* needle = line.add_flag("--needle", a.needle,
+                                      "needle in a haystack: find a number that one sentence of a long text states");
   CLI::Option* generate =
       line.add_option_function<std::string>(
               "--generate", [&a](const std::string& prompt) { a.prompt = prompt; }, "continue a text, on rank 0")
@@ -84,12 +85,12 @@ bool parse(int argc, char** argv, Arguments& a) {
 
   line.option_defaults()->group("How");
   line.add_option("--mode", a.overrides.mode,
-                  "sparse: the selected blocks only (and nsa's other branches); full: full causal attention; both "
-                  "(default; sparse alone for nsa, whose model has no full attention). --generate takes one of the "
-                  "first two, by default sparse, or full for a model of the method full")
+                  "sparse: the selected blocks (for nsa also its other branches); full: full causal attention; both "
+                  "(default; only sparse for nsa, which has no full attention). --generate takes one of the first "
+                  "two, by default sparse, or full for a model of method full")
       ->option_text("sparse|full|both");
   line.add_list("--block-counts", a.overrides.block_counts,
-                "blocks that a query may select, instead of the model's: a number, or several as in 8,16,32", 1)
+                "blocks that each query attends to, instead of the model's: a number, or several as in 8,16,32", 1)
       ->option_text("LIST");
   line.add_option("--block-size", a.overrides.block_size, "tokens per block, instead of the model's")
       ->option_text("N")
@@ -100,7 +101,7 @@ bool parse(int argc, char** argv, Arguments& a) {
       ->option_text("F")
       ->check(number("a number above 0", [](double factor) { return factor > 0; }));
   line.add_option("--max-length", a.max_length,
-                  "tokens that the model sees at a time (default: max_position_embeddings; with --data at most 2048)")
+                  "longest input of the model in tokens (default: max_position_embeddings; with --data at most 2048)")
       ->option_text("N")
       ->transform(integer(1));
   line.add_option("--stride", a.stride,
@@ -113,13 +114,13 @@ bool parse(int argc, char** argv, Arguments& a) {
           "on bytes)")
       ->option_text("T");
   line.add_option("--task-dir", a.task_dir,
-                  "holds NAME.jsonl or NAME_test.jsonl, and NAME_train.jsonl to draw few-shot examples from")
+                  "directory with NAME.jsonl or NAME_test.jsonl, and NAME_train.jsonl for few-shot examples")
       ->option_text("DIR");
   line.add_option("--num-fewshot", a.num_fewshot, "examples before each question")
       ->option_text("N")
       ->capture_default_str()
       ->transform(integer(0));
-  line.add_list("--seeds", a.seeds, "of the draw of examples; with several, means and standard deviations are reported",
+  line.add_list("--seeds", a.seeds, "of the few-shot draws; with several, means and standard deviations are reported",
                 0)
       ->option_text("LIST");
   line.add_option("--limit", a.limit,
@@ -233,7 +234,7 @@ int run(int argc, char** argv) {
 
   const auto comm = make_comm(device);
   Stream stream(device, comm->local_rank());
-  stream.time_alternatives(false);  // batches of texts have a length of their own each
+  stream.time_alternatives(false);  // most batches of texts have different lengths
   const eval::LoadedModel loaded(stream, source);
   eval::Report report({.model = source.path().string(),
                        .method = std::string(name_of(source.method())),
@@ -247,7 +248,7 @@ int run(int argc, char** argv) {
   std::string attention_tables;
   for (const eval::Setting& setting : settings) {
     report.begin(setting);
-    {  // its memory goes before others take theirs
+    {  // frees its memory before the next allocations
       eval::ForwardPass pass(stream, loaded, setting);
       if (dataset) report.add(eval::dataset_loss(pass, *comm, *dataset, a.rows));
       for (const eval::Task& task : tasks)
@@ -265,7 +266,7 @@ int run(int argc, char** argv) {
     const eval::AttentionReport attention = attention_report(
         a, stream, *comm, loaded, setting, dataset ? &*dataset : nullptr, encoder ? &*encoder : nullptr);
     report.attach("attention", attention.json());
-    attention_tables += fmt::format("\nattention, {}, {} rows of {} tokens\n{}", setting.name(), attention.rows,
+    attention_tables += fmt::format("\nattention, {}, {} sequences of {} tokens\n{}", setting.name(), attention.rows,
                                     attention.tokens, attention.table());
   }
   if (comm->rank() != 0) return kExitDone;

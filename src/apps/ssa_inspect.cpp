@@ -6,6 +6,7 @@
 #include <iostream>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -79,7 +80,9 @@ void inspect_checkpoint(const fs::path& path, const Wanted& wanted) {
   std::cout << path.string() << ": checkpoint of step " << checkpoint.step() << "\n";
   print_summary(checkpoint.weights());
   print_summary(checkpoint.moments());
-  std::cout << "  trainer.json: " << checkpoint.trainer().dump() << "\n";
+  nlohmann::json trainer = checkpoint.trainer();
+  trainer.erase("spike_window");  // two long lists of numbers
+  std::cout << "  trainer.json: " << trainer.dump() << "\n";
   const Config config = parse_config(checkpoint.config(), (path / "config.json").string());
   std::cout << "  method: " << name_of(config.attention.method) << "\n";
   print_model(config.model);
@@ -154,13 +157,16 @@ void inspect_dataset(const fs::path& path, const Wanted& wanted) {
   if (wanted.verify) dataset.verify();
 }
 
-bool holds_shards(const fs::path& directory) {
-  return std::any_of(fs::directory_iterator(directory), fs::directory_iterator(), [](const fs::directory_entry& entry) {
-    return entry.path().filename().string().starts_with("shard-") && entry.path().extension() == ".idx";
-  });
+/// The names of the .idx files in a directory, without the suffix.
+std::set<std::string> index_names(const fs::path& directory) {
+  std::set<std::string> names;
+  for (const auto& entry : fs::directory_iterator(directory))
+    if (entry.path().extension() == ".idx") names.insert(entry.path().stem().string());
+  return names;
 }
 
 void inspect(const fs::path& path, const Wanted& wanted) {
+  if (const auto prefix = megatron_prefix(path)) return inspect_dataset(*prefix, wanted);
   if (fs::is_regular_file(path)) return inspect_safetensors(path, wanted);
   if (!fs::is_directory(path)) fail_usage(path.string(), ": no such file or directory");
   // A checkpoint that has lost its manifest must not be taken for a model directory.
@@ -168,7 +174,13 @@ void inspect(const fs::path& path, const Wanted& wanted) {
     return inspect_checkpoint(path, wanted);
   if (fs::is_directory(path / "checkpoints") || fs::exists(path / "metrics.jsonl")) return inspect_run(path, wanted);
   if (!weights_file(path).empty()) return inspect_model(path, wanted);
-  if (holds_shards(path) || fs::exists(path / "dataset.json")) return inspect_dataset(path, wanted);
+  const std::set<std::string> names = index_names(path);
+  const bool ours =
+      std::any_of(names.begin(), names.end(), [](const auto& name) { return name.starts_with("shard-"); });
+  if (ours || fs::exists(path / "dataset.json")) return inspect_dataset(path, wanted);
+  // In a directory of Megatron's tools every prefix is a dataset.
+  for (const std::string& name : names) inspect_dataset(path / name, wanted);
+  if (!names.empty()) return;
   fail_usage(path.string(), ": neither a dataset, a checkpoint, a run nor a model directory");
 }
 
@@ -182,7 +194,8 @@ int run(int argc, char** argv) {
                               "  ssa_inspect runs/ssa-1b --verify\n\n"
                               "Exit code: 0 done, 1 failed or found a fault, 2 wrong usage"});
   line.add_option("PATH", argument,
-                  "a dataset, a checkpoint, a run (output_dir), a Hugging Face directory, or a .safetensors file")
+                  "a dataset or Megatron prefix, a checkpoint, a run (output_dir), a Hugging Face directory, or a "
+                  ".safetensors file")
       ->required();
   line.add_flag("--verify", wanted.verify,
                 "read everything and check checksums, shapes, token ids and finite values; the first fault is an "

@@ -4,9 +4,12 @@
 #include <vector>
 
 #include "ssa/base/command_line.h"
+#include "ssa/base/signals.h"
 #include "ssa/comm/comm.h"
 #include "ssa/config/config.h"
 #include "ssa/train/describe_run.h"
+#include "ssa/train/resume_check.h"
+#include "ssa/train/run_plan.h"
 #include "ssa/train/train.h"
 
 namespace {
@@ -22,7 +25,7 @@ after saving a checkpoint)";
 
 int run(int argc, char** argv) {
   std::string config_file, device = "auto";
-  std::vector<std::string> overrides;
+  std::vector<std::string> overrides, allowed_changes;
   ssa::TrainOptions options;
   bool dry_run = false, print_config_keys = false;
   ssa::CommandLine line({.program = "ssa_train",
@@ -40,6 +43,12 @@ int run(int argc, char** argv) {
                   "none: start fresh; or the directory of a checkpoint")
       ->option_text("auto|none|DIR")
       ->capture_default_str();
+  line.add_option(
+          "--allow-change", allowed_changes,
+          "resumes although these config keys differ from the checkpoint's in what the weights or the data mean; "
+          "docs/config.md lists the keys that are refused without it")
+      ->option_text("KEY,...")
+      ->allow_extra_args(false);
   line.add_option("--device", device, "auto takes a GPU if there is one")
       ->option_text("auto|cuda|cpu")
       ->capture_default_str();
@@ -57,18 +66,21 @@ int run(int argc, char** argv) {
 
   const ssa::Config config = ssa::load_config(ssa::find_config(config_file), overrides);
   options.device = ssa::parse_device(device);
+  for (const std::string& argument : allowed_changes)
+    for (std::string& key : ssa::parse_allowed_changes(argument)) options.allowed_changes.push_back(std::move(key));
   if (dry_run) {
     std::vector<ssa::DeviceKind> devices = {options.device};
     if (device == "auto") devices = {ssa::DeviceKind::cpu, ssa::DeviceKind::cuda};
     std::fputs(ssa::describe_run(config, devices, ssa::launched_ranks()).c_str(), stdout);
     return ssa::kExitDone;
   }
-  const auto comm = ssa::make_comm(options.device);
+  const auto comm = ssa::make_comm(options.device, ssa::phase_timeouts(config.distributed));
   return ssa::train(config, options, *comm);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
+  ssa::catch_stop_signals();
   return ssa::run_ranks([&] { return run(argc, argv); });
 }

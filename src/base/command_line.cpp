@@ -35,7 +35,7 @@ std::vector<std::string> split(const std::string& text) {
   return parts;
 }
 
-/// What a check returns, to which read() adds the option's name.
+/// The text that a check returns; read() adds the option's name.
 std::string mismatch(const std::string& found, const std::string& expected) {
   return fmt::format("{}: expected {}", found.empty() ? "\"\"" : found, expected);
 }

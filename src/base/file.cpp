@@ -10,16 +10,15 @@
 #include <cstring>
 #include <utility>
 
-#include "ssa/base/error.h"
 #include "ssa/base/fault.h"
 
 namespace ssa {
 namespace {
 
-constexpr std::size_t kBufferBytes = std::size_t{1} << 20;  // what a FileWriter holds back
+constexpr std::size_t kBufferBytes = std::size_t{1} << 20;  // buffered by a FileWriter
 
 [[noreturn]] void fail_file(const std::filesystem::path& path, const char* what, int error) {
-  fail(path.string(), ": cannot ", what, ": ", std::strerror(error));
+  throw FileError(concat(shown(path.string()), ": cannot ", what, ": ", std::strerror(error)), error);
 }
 
 /// Closes on scope exit; for files that are only read, where close has nothing to report.
@@ -64,6 +63,13 @@ void read_pieces(const std::filesystem::path& path, const std::function<void(con
   const ReadHandle file(path);
   std::vector<char> buffer(kFilePieceBytes);
   while (const std::size_t got = read_fully(file.fd, buffer.data(), buffer.size(), path)) sink(buffer.data(), got);
+}
+
+std::uint64_t size_of_file(const std::filesystem::path& path) {
+  const ReadHandle file(path);
+  struct stat info {};
+  if (::fstat(file.fd, &info) != 0) fail_file(path, "read", errno);
+  return static_cast<std::uint64_t>(info.st_size);
 }
 
 FileChecksum checksum_file(const std::filesystem::path& path) {

@@ -6,6 +6,7 @@
 
 #include "check.h"
 #include "mpi_comm.h"
+#include "start_guard.h"
 #if SSA_WITH_NCCL
 #include "comm_nccl.h"
 #endif
@@ -49,12 +50,17 @@ int launched_ranks() {
   return 1;
 }
 
-std::unique_ptr<Comm> make_comm(DeviceKind kind) {
+std::unique_ptr<Comm> make_comm(DeviceKind kind, const std::optional<PhaseTimeouts>& watchdog) {
   const int launched = launched_ranks();
   if (launched <= 1) return std::make_unique<SingleComm>();
-  auto comm = std::make_unique<MpiComm>();
-  SSA_CHECK(comm->size() == launched, "MPI sees ", comm->size(), " ranks, expected the ", launched,
-            " that were started; with srun, choose its MPI plug-in (--mpi=pmix)");
+  std::unique_ptr<MpiComm> comm;
+  {
+    const StartGuard guard(watchdog.value_or(PhaseTimeouts()).start);
+    comm = std::make_unique<MpiComm>();
+    SSA_CHECK(comm->size() == launched, "MPI sees ", comm->size(), " ranks, expected the ", launched,
+              " that were started; with srun, choose its MPI plug-in (--mpi=pmix)");
+    if (watchdog) start_watchdog(*comm, *watchdog);
+  }
 #if SSA_WITH_NCCL
   if (kind == DeviceKind::cuda) return make_nccl_comm(std::move(comm));
 #endif

@@ -4,10 +4,13 @@
 #include <nccl.h>
 
 #include <cstdio>
+#include <exception>
 #include <utility>
 
 #include "check.h"
+#include "end_process.h"
 #include "src/runtime/cuda_context.h"
+#include "ssa/comm/watchdog.h"
 
 namespace ssa {
 namespace {
@@ -47,8 +50,12 @@ class NcclComm : public Comm {
   explicit NcclComm(std::unique_ptr<MpiComm> mpi) : mpi_(std::move(mpi)) {}
   ~NcclComm() override {
     if (!nccl_) return;
-    if (const ncclResult_t status = ncclCommDestroy(nccl_); status != ncclSuccess)
-      fmt::print(stderr, "warning: NCCL: ncclCommDestroy on rank {}: {}\n", mpi_->rank(), ncclGetErrorString(status));
+    set_abort_action({});
+    // After an exception, the other ranks may never call a collective that this rank has queued.
+    const ncclResult_t status = std::uncaught_exceptions() > 0 ? ncclCommAbort(nccl_) : ncclCommDestroy(nccl_);
+    if (status != ncclSuccess)
+      fmt::print(stderr, "warning: NCCL: ending the communicator of rank {}: {}\n", mpi_->rank(),
+                 ncclGetErrorString(status));
   }
 
   int rank() const override { return mpi_->rank(); }
@@ -58,6 +65,7 @@ class NcclComm : public Comm {
 
   void all_reduce(Stream& stream, Tensor tensor, ReduceOp op) override {
     if (stream.kind() == DeviceKind::cpu) return mpi_->all_reduce(stream, tensor, op);
+    const WatchedCall call("all_reduce");
     if (tensor.count() == 0) return;
     check(ncclAllReduce(tensor.data(), tensor.data(), count_of(tensor), datatype_of(tensor.dtype()), op_of(op),
                         communicator(stream), queue(stream)),
@@ -67,6 +75,7 @@ class NcclComm : public Comm {
 
   void reduce_scatter(Stream& stream, Tensor in, Tensor out) override {
     if (stream.kind() == DeviceKind::cpu) return mpi_->reduce_scatter(stream, in, out);
+    const WatchedCall call("reduce_scatter");
     check_parts("reduce_scatter", out, in, size());
     if (out.count() == 0) return;
     check(ncclReduceScatter(in.data(), out.data(), count_of(out), datatype_of(in.dtype()), ncclSum,
@@ -77,6 +86,7 @@ class NcclComm : public Comm {
 
   void all_gather(Stream& stream, Tensor in, Tensor out) override {
     if (stream.kind() == DeviceKind::cpu) return mpi_->all_gather(stream, in, out);
+    const WatchedCall call("all_gather");
     check_parts("all_gather", in, out, size());
     if (in.count() == 0) return;
     check(ncclAllGather(in.data(), out.data(), count_of(in), datatype_of(in.dtype()), communicator(stream),
@@ -87,6 +97,7 @@ class NcclComm : public Comm {
 
   void broadcast(Stream& stream, Tensor tensor, int root) override {
     if (stream.kind() == DeviceKind::cpu) return mpi_->broadcast(stream, tensor, root);
+    const WatchedCall call("broadcast");
     check_root(root, size());
     if (tensor.count() == 0) return;
     check(ncclBroadcast(tensor.data(), tensor.data(), count_of(tensor), datatype_of(tensor.dtype()), root,
@@ -116,6 +127,7 @@ class NcclComm : public Comm {
     mpi_->broadcast(host, Tensor(id.internal, DType::u8, {static_cast<std::int64_t>(sizeof(id.internal))}), 0);
     cuda::check(cudaSetDevice(device), "cudaSetDevice");
     check(ncclCommInitRank(&nccl_, size(), id, rank()), "ncclCommInitRank");
+    set_abort_action([nccl = nccl_] { ncclCommAbort(nccl); });
     device_ = device;
     return nccl_;
   }

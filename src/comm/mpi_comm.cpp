@@ -7,6 +7,7 @@
 
 #include "check.h"
 #include "cores.h"
+#include "ssa/comm/watchdog.h"
 
 namespace ssa {
 namespace {
@@ -72,7 +73,10 @@ bool mpi_running() {
   return initialized && !finalized;
 }
 
-void mpi_finish() { check(MPI_Finalize(), "MPI_Finalize"); }
+void mpi_finish() {
+  enter_phase(Phase::end, 0);
+  check(MPI_Finalize(), "MPI_Finalize");
+}
 
 int mpi_rank() {
   int rank = 0;
@@ -107,10 +111,14 @@ void MpiComm::in_chunks(std::int64_t count, Call&& call) const {
     call(first, static_cast<int>(std::min(max_count_, count - first)));
 }
 
-void MpiComm::barrier() { check(MPI_Barrier(MPI_COMM_WORLD), "barrier"); }
+void MpiComm::barrier() {
+  const WatchedCall call("barrier");
+  check(MPI_Barrier(MPI_COMM_WORLD), "barrier");
+}
 
 void MpiComm::all_reduce(Stream& stream, Tensor tensor, ReduceOp op) {
   check_host(stream, "all_reduce");
+  const WatchedCall call("all_reduce");
   const MPI_Datatype type = reducible_datatype_of(tensor.dtype(), "all_reduce");
   in_chunks(tensor.count(), [&](std::int64_t first, int count) {
     check(MPI_Allreduce(MPI_IN_PLACE, element(tensor, first), count, type, op_of(op), MPI_COMM_WORLD), "all_reduce");
@@ -118,10 +126,11 @@ void MpiComm::all_reduce(Stream& stream, Tensor tensor, ReduceOp op) {
 }
 
 // reduce_scatter and all_gather reduce to, or broadcast from, one rank after the other. That moves as many bytes as
-// MPI_Reduce_scatter and MPI_Allgather, and allows to split each part into chunks in place.
+// MPI_Reduce_scatter and MPI_Allgather, and each part can be split into chunks in place.
 
 void MpiComm::reduce_scatter(Stream& stream, Tensor in, Tensor out) {
   check_host(stream, "reduce_scatter");
+  const WatchedCall call("reduce_scatter");
   check_parts("reduce_scatter", out, in, size_);
   const MPI_Datatype type = reducible_datatype_of(in.dtype(), "reduce_scatter");
   const bool in_place = out.data() == element(in, rank_ * out.count());
@@ -135,6 +144,7 @@ void MpiComm::reduce_scatter(Stream& stream, Tensor in, Tensor out) {
 
 void MpiComm::all_gather(Stream& stream, Tensor in, Tensor out) {
   check_host(stream, "all_gather");
+  const WatchedCall call("all_gather");
   check_parts("all_gather", in, out, size_);
   if (char* own = element(out, rank_ * in.count()); own != in.data()) stream.copy(own, in.data(), in.bytes());
   for (int root = 0; root < size_; ++root)
@@ -146,6 +156,7 @@ void MpiComm::all_gather(Stream& stream, Tensor in, Tensor out) {
 
 void MpiComm::broadcast(Stream& stream, Tensor tensor, int root) {
   check_host(stream, "broadcast");
+  const WatchedCall call("broadcast");
   check_root(root, size_);
   in_chunks(tensor.count(), [&](std::int64_t first, int count) {
     check(MPI_Bcast(element(tensor, first), count, datatype_of(tensor.dtype()), root, MPI_COMM_WORLD), "broadcast");

@@ -33,7 +33,7 @@ class MpiComm : public Comm {
   int rank_ = 0, size_ = 1, local_rank_ = 0;
 };
 
-void mpi_start();    ///< does nothing if MPI is started already
+void mpi_start();    ///< does nothing if MPI is started already; returns when every rank of the job has called it
 bool mpi_running();  ///< started and not finished yet
 void mpi_finish();   ///< waits for all ranks
 int mpi_rank();      ///< 0 if MPI is not running

@@ -10,6 +10,7 @@
 #include <string>
 #include <string_view>
 #include <type_traits>
+#include <vector>
 
 #include "ssa/base/error.h"
 #include "ssa/config/config.h"
@@ -125,14 +126,18 @@ void visit_fields(Of<AttentionConfig>, Visit&& visit) {
 template <class Visit>
 void visit_fields(Of<DataConfig>, Visit&& visit) {
   using C = DataConfig;
-  visit(required("path", &C::path, kAny, "directory of the tokenized dataset"));
+  visit(required("path", &C::path, kAny, "directory of the tokenized dataset, or a Megatron prefix"));
   visit(field("packing", &C::packing, kAny,
               "`greedy`: a piece that does not fit starts a new row; `concat`: documents end to end"));
   visit(field("shuffle", &C::shuffle, kAny, "rows come in an order drawn from seed and epoch"));
   visit(field("skip_train_samples", &C::skip_train_samples, between(-1, kMostSamples),
               "rows skipped at the start of the dataset; -1 or 0 = none"));
   visit(field("max_train_samples", &C::max_train_samples, between(0, kMostSamples), "rows used after those; 0 = all"));
-  visit(field("eval_path", &C::eval_path, kAny, "directory of the tokenized evaluation dataset"));
+  visit(field("eval_path", &C::eval_path, kAny, "the tokenized evaluation dataset, in the same way"));
+  visit(
+      field("skip_ranges", &C::skip_ranges, kAny,
+            "rows that are not trained on, counted from 0 over the whole run; the log and metrics.jsonl state the rows "
+            "of a step"));
 }
 
 template <class Visit>
@@ -170,6 +175,14 @@ void visit_fields(Of<TrainConfig>, Visit&& visit) {
               "steps between two evaluations; 0 = only at the end"));
   visit(field("attention_stats_steps", &C::attention_stats_steps, between(0, kMostSteps),
               "steps between two measurements of ssa's selected mass and entropy; 0 = never"));
+  visit(field("on_spike", &C::on_spike, kAny,
+              "at a spike of the loss or the gradient norm: `log` a warning; `skip` the update; `stop` the run before "
+              "the update"));
+  visit(field("spike_z_score", &C::spike_z_score, above(0),
+              "standard deviations above the mean of the last spike_window steps that are a spike"));
+  visit(field("spike_window", &C::spike_window, between(10, 100000), "steps that a spike is compared with"));
+  visit(field("max_skipped_updates", &C::max_skipped_updates, between(1, 1e9),
+              "updates that on_spike `skip` may skip; one more stops the run"));
 }
 
 template <class Visit>
@@ -179,6 +192,11 @@ void visit_fields(Of<CheckpointConfig>, Visit&& visit) {
               "steps between two checkpoints, or a fraction of the run if below 1; 0 = only at the end"));
   visit(field("save_total_limit", &C::save_total_limit, between(0, kMostCheckpoints),
               "number of newest checkpoints to keep; 0 = all"));
+  visit(field("keep_every", &C::keep_every, between(0, 1e9),
+              "every n-th of the checkpoints made every save_steps is kept for good, in addition to the newest "
+              "save_total_limit; 0 = none"));
+  visit(field("export_every", &C::export_every, between(0, 1e9),
+              "every n-th of them is also written as a Hugging Face directory, output_dir/exports/step-*; 0 = none"));
   visit(field("async", &C::async, kAny, "write checkpoints while training continues"));
 }
 
@@ -187,6 +205,14 @@ void visit_fields(Of<DistributedConfig>, Visit&& visit) {
   using C = DistributedConfig;
   visit(field("zero_stage", &C::zero_stage, between(0, 2),
               "what is sharded over the ranks: 0 nothing, 1 the optimizer state; 2 is the same as 1 so far"));
+  // ssa/comm/watchdog.h
+  constexpr Range kSeconds = between(1, 1e6);
+  visit(field("timeout_seconds", &C::timeout_seconds, kSeconds,
+              "the job ends when a rank has not answered for so long, or made no progress in a step; seconds"));
+  visit(field("start_timeout_seconds", &C::start_timeout_seconds, kSeconds,
+              "the job ends when a rank makes no progress for so long before the end of the first step; seconds"));
+  visit(field("save_timeout_seconds", &C::save_timeout_seconds, kSeconds, "the same while a checkpoint is saved"));
+  visit(field("eval_timeout_seconds", &C::eval_timeout_seconds, kSeconds, "the same in an evaluation"));
 }
 
 template <class Visit>
@@ -215,9 +241,12 @@ struct OptionalOf<std::optional<T>> : std::true_type {
   using type = T;
 };
 
-/// A struct with a list of fields. Whatever else is a field's type is no class, a string or an optional.
+using RowRanges = std::vector<RowRange>;
+
+/// A struct with a list of fields. Other types of fields are a string, an optional, a list, or not a class.
 template <class T>
-concept Section = std::is_class_v<T> && !std::is_same_v<T, std::string> && !OptionalOf<T>::value;
+concept Section =
+    std::is_class_v<T> && !std::is_same_v<T, std::string> && !std::is_same_v<T, RowRanges> && !OptionalOf<T>::value;
 
 /// The values of an enum, in the order of the documentation.
 template <class E>
@@ -226,6 +255,8 @@ template <>
 inline constexpr auto kValues<Method> = kMethods;
 template <>
 inline constexpr auto kValues<StreamGranularity> = {StreamGranularity::step, StreamGranularity::row};
+template <>
+inline constexpr auto kValues<OnSpike> = {OnSpike::log, OnSpike::skip, OnSpike::stop};
 template <>
 inline constexpr auto kValues<BlockSelection> = {BlockSelection::exact, BlockSelection::reference};
 template <>
@@ -248,6 +279,8 @@ std::string expectation(const Range& range) {
     return "true or false";
   } else if constexpr (std::is_same_v<T, std::string>) {
     return "a path";
+  } else if constexpr (std::is_same_v<T, RowRanges>) {
+    return "a list of [first_row, last_row]";
   } else if constexpr (std::is_same_v<T, ModelConfig>) {
     return "a path or an object";
   } else if constexpr (Section<T>) {

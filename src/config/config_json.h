@@ -19,6 +19,10 @@ OrderedJson to_json(const T& value) {
     OrderedJson object = OrderedJson::object();
     visit_fields(Of<T>{}, [&](const auto& field) { object[std::string(field.key)] = to_json(value.*field.member); });
     return object;
+  } else if constexpr (std::is_same_v<T, RowRanges>) {
+    OrderedJson list = OrderedJson::array();
+    for (const RowRange& range : value) list.push_back({range.first, range.last});
+    return list;
   } else if constexpr (std::is_enum_v<T>) {
     return std::string(name_of(value));
   } else {

@@ -8,6 +8,40 @@
 namespace ssa::config_fields {
 namespace {
 
+/// Keys that are not AtResume::recorded. A section includes all of its keys that are not listed themselves.
+constexpr std::pair<std::string_view, AtResume> kAtResume[] = {
+    {"model", AtResume::refused},
+    {"model.initializer_range", AtResume::free},
+    {"model.max_position_embeddings", AtResume::free},
+    {"init_from", AtResume::refused},
+    {"output_dir", AtResume::free},
+    {"attention.method", AtResume::refused},
+    {"attention.selection", AtResume::refused},
+    {"data.path", AtResume::refused},
+    {"data.packing", AtResume::refused},
+    {"data.shuffle", AtResume::refused},
+    {"data.skip_train_samples", AtResume::refused},
+    {"data.max_train_samples", AtResume::refused},
+    {"data.eval_path", AtResume::free},
+    {"train.max_length", AtResume::refused},
+    {"train.seed", AtResume::refused},
+    {"train.gradient_checkpointing", AtResume::free},
+    {"train.logging_steps", AtResume::free},
+    {"train.eval_steps", AtResume::free},
+    {"train.attention_stats_steps", AtResume::free},
+    {"checkpoint", AtResume::free},
+};
+
+AtResume at_resume_of(std::string_view path) {
+  for (;;) {
+    for (const auto& [key, at_resume] : kAtResume)
+      if (key == path) return at_resume;
+    const std::size_t dot = path.rfind('.');
+    if (dot == std::string_view::npos) return AtResume::recorded;
+    path = path.substr(0, dot);
+  }
+}
+
 template <class Struct>
 void append_keys(const std::string& prefix, std::vector<Key>& list) {
   visit_fields(Of<Struct>{}, [&](const auto& field) {
@@ -19,6 +53,7 @@ void append_keys(const std::string& prefix, std::vector<Key>& list) {
     key.meaning = field.meaning;
     key.takes_text = std::is_same_v<Inner, std::string> || std::is_enum_v<Inner> || std::is_same_v<Inner, ModelConfig>;
     key.section = Section<Inner>;
+    key.at_resume = at_resume_of(key.path);
     if (!field.required) {
       key.default_text = field.default_text;
       if constexpr (!Section<Value>) {

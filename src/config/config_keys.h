@@ -5,6 +5,8 @@
 #include <string_view>
 #include <vector>
 
+#include "ssa/config/config.h"
+
 namespace ssa::config_fields {
 
 struct Key {
@@ -14,7 +16,17 @@ struct Key {
   std::string meaning;
   bool takes_text = false;  ///< text, an enum's name or a path
   bool section = false;     ///< has keys of its own
+  AtResume at_resume = AtResume::recorded;
 };
+
+constexpr std::string_view name_of(AtResume at_resume) {
+  switch (at_resume) {
+    case AtResume::free: return "free";
+    case AtResume::recorded: return "recorded";
+    case AtResume::refused: return "refused";
+  }
+  return "?";
+}
 
 /// In the order of the field lists, each section before its keys.
 const std::vector<Key>& keys();

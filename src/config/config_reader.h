@@ -144,6 +144,18 @@ class Reader {
     return true;
   }
 
+  static bool convert(const Json& value, Range, RowRanges& out) {
+    if (!value.is_array()) return false;
+    out.clear();
+    for (const Json& pair : value) {
+      if (!pair.is_array() || pair.size() != 2) return false;
+      RowRange& range = out.emplace_back();
+      if (!convert(pair[0], at_least(0), range.first) || !convert(pair[1], at_least(0), range.last)) return false;
+      if (range.last < range.first || range.last > (std::int64_t{1} << 53)) return false;
+    }
+    return true;
+  }
+
   template <class E>
   static bool convert(const Json& value, Range, E& out) {
     static_assert(std::is_enum_v<E>);

@@ -41,6 +41,29 @@ std::set<std::string> list_shards(const fs::path& directory, bool any_name) {
   return bins;
 }
 
+/// Whether the name of a shard says that it is held out from training ("valid"), or trained on ("train").
+enum class Split { unnamed, train, held_out };
+Split split_of(std::string name) {
+  std::replace_if(
+      name.begin(), name.end(), [](char c) { return c == '-' || c == '.'; }, '_');
+  name = '_' + name + '_';
+  for (const char* word : {"_valid_", "_validation_", "_val_", "_test_", "_eval_", "_dev_", "_heldout_"})
+    if (name.find(word) != name.npos) return Split::held_out;
+  return name.find("_train_") != name.npos ? Split::train : Split::unnamed;
+}
+
+/// Megatron's tools leave the splits of a corpus side by side. Throws UsageError where training would read both.
+void check_one_split(const fs::path& directory, const std::set<std::string>& names) {
+  const auto with = [&](bool held_out) {
+    return std::find_if(names.begin(), names.end(),
+                        [&](const std::string& name) { return (split_of(name) == Split::held_out) == held_out; });
+  };
+  const auto other = with(false), held_out = with(true);
+  if (other == names.end() || held_out == names.end()) return;
+  fail_usage(directory.string(), ": holds ", *other, " next to ", *held_out, ", expected one split: name it, as in ",
+             (directory / *other).string());
+}
+
 void expect_equal(const std::string& file, const char* what, std::int64_t found, std::int64_t expected) {
   SSA_CHECK(found == expected, file, ": ", found, " ", what, ", expected ", expected, " (", kJsonName, ")");
 }
@@ -61,6 +84,14 @@ void check_hash(const std::string& file, const MappedFile& bytes, const std::str
 }
 
 }  // namespace
+
+std::optional<fs::path> megatron_prefix(const fs::path& path) {
+  if (fs::is_directory(path)) return std::nullopt;
+  fs::path prefix = path;
+  if (path.extension() == ".bin" || path.extension() == ".idx") prefix.replace_extension();
+  if (fs::exists(fs::path(prefix) += ".idx")) return prefix;
+  return std::nullopt;
+}
 
 DatasetInfo read_dataset_info(const fs::path& json_file) {
   const auto json = read_json_object(json_file);
@@ -89,27 +120,38 @@ DatasetInfo read_dataset_info(const fs::path& json_file) {
   return info;
 }
 
-Dataset::Dataset(const fs::path& directory) : directory_(directory) {
-  SSA_CHECK(fs::is_directory(directory), directory.string(), ": no such directory, expected a dataset");
-  const fs::path json_file = directory / kJsonName;
-  const bool ours = fs::exists(json_file);
-  std::set<std::string> names = list_shards(directory, !ours);
+Dataset::Dataset(const fs::path& path) : directory_(path) {
+  std::set<std::string> names;
+  const std::optional<fs::path> prefix = megatron_prefix(path);
+  if (prefix) {
+    directory_ = prefix->has_parent_path() ? prefix->parent_path() : fs::path(".");
+    names.insert(prefix->filename().string());
+  } else {
+    SSA_CHECK(fs::is_directory(path), path.string(),
+              ": no such directory, expected a dataset, or the common path of a "
+              ".bin and an .idx");
+  }
+  const fs::path json_file = directory_ / kJsonName;
+  const bool ours = fs::exists(json_file) && (!prefix || is_shard_name(*names.begin()));
+  if (!prefix) names = list_shards(directory_, !ours);
+  if (!ours && !prefix) check_one_split(directory_, names);
   if (ours) {
     info_ = read_dataset_info(json_file);
+    if (prefix) std::erase_if(info_->shards, [&](const ShardInfo& shard) { return !names.contains(shard.name); });
     std::set<std::string> listed;
     for (const ShardInfo& shard : info_->shards) listed.insert(shard.name);
     for (const std::string& name : names)
-      SSA_CHECK(listed.contains(name), (directory / (name + ".bin")).string(), ": not listed in ", kJsonName);
-    names = std::move(listed);  // opening a listed shard that is missing reports its file name
+      SSA_CHECK(listed.contains(name), (directory_ / (name + ".bin")).string(), ": not listed in ", kJsonName);
+    names = std::move(listed);  // a listed shard that is missing fails by its file name when opened
   }
   if (names.empty()) {
-    const fs::path train = directory / "train";  // where ssa_tokenize puts the training part of a split
-    fail(directory.string(), ": no documents, expected pairs of .bin and .idx, such as shard-00000",
+    const fs::path train = directory_ / "train";  // where ssa_tokenize puts the training part of a split
+    fail(directory_.string(), ": no documents, expected pairs of .bin and .idx, such as shard-00000",
          fs::exists(train / kJsonName) ? concat("; did you mean ", train.string(), "?") : "");
   }
   shards_.reserve(names.size());
   for (const std::string& name : names) {
-    shards_.emplace_back(directory / name);
+    shards_.emplace_back(directory_ / name);
     if (info_) check_against(shards_.back(), info_->shards[shards_.size() - 1], info_->dtype);
   }
 }

@@ -39,10 +39,10 @@ IndexedDataset::IndexedDataset(const std::filesystem::path& prefix)
   SSA_CHECK(version == kIdxVersion, idx, ": version ", version, ", expected ", kIdxVersion);
   at += 8;
   const auto code = load<std::uint8_t>(at);
-  SSA_CHECK(code == static_cast<int>(TokenType::uint16) || code == static_cast<int>(TokenType::int32), idx,
-            ": tokens are ", code < std::size(kElementTypes) ? kElementTypes[code] : "of an unknown type", " (code ",
-            int{code}, "), expected uint16 (8) or int32 (4)");
   type_ = static_cast<TokenType>(code);
+  SSA_CHECK(type_ == TokenType::uint16 || type_ == TokenType::int32 || type_ == TokenType::int64, idx, ": tokens are ",
+            code < std::size(kElementTypes) ? kElementTypes[code] : "of an unknown type", " (code ", int{code},
+            "), expected uint16 (8), int32 (4) or int64 (5)");
   at += 1;
   const auto sequences = load<std::uint64_t>(at), indices = load<std::uint64_t>(at + 8);
   at += 16;
@@ -87,6 +87,15 @@ void IndexedDataset::read(std::int64_t document, std::int64_t offset, std::span<
   const std::byte* at = bin_.data() + byte_offset(document) + offset * static_cast<std::int64_t>(size_of(type_));
   if (type_ == TokenType::int32) {
     if (!out.empty()) std::memcpy(out.data(), at, out.size_bytes());
+    return;
+  }
+  if (type_ == TokenType::int64) {
+    for (std::size_t i = 0; i < out.size(); ++i, at += 8) {
+      const auto id = load<std::int64_t>(at);
+      SSA_CHECK(id == static_cast<std::int32_t>(id), prefix_.string(), ".bin: document ", document, " holds token id ",
+                id, " at ", offset + static_cast<std::int64_t>(i), ", expected an int32");
+      out[i] = static_cast<std::int32_t>(id);
+    }
     return;
   }
   for (std::int32_t& id : out) {

@@ -13,7 +13,7 @@ namespace ssa::eval {
 
 namespace {
 
-/// CPython's seeding of the generator, in the form that std::mt19937 takes it: its state is what generate() writes.
+/// CPython's seeding as a seed sequence for std::mt19937: generate() writes the generator's initial state.
 class InitByArray {
  public:
   using result_type = std::uint32_t;

@@ -31,8 +31,8 @@ std::vector<Setting> settings_of(const ModelSource& source, const Overrides& ove
     fail_usage("--mode ", mode, ", expected sparse, full or both");
   const bool has_full = has_full_path(source.method(), source.config());
   if (!has_full && mode == "full")
-    fail_usage("--mode full: ", source.path().string(),
-               " is an nsa model, which has no full attention; expected --mode sparse");
+    fail_usage("--mode full: ", source.path().string(), " is a model of method ", name_of(source.method()),
+               ", which has no full attention; expected --mode sparse");
 
   const Setting base{.path = sparse_path(source.method(), source.config()),
                      .model = overridden(source.config(), overrides),

@@ -73,7 +73,7 @@ Names texts_of(const JsonFields& fields, const char* key) {
             ", expected an array of strings");
   Names texts;
   for (const Json& item : value) {
-    SSA_CHECK(item.is_string(), fields.where(), ": ", key, " holds a ", item.type_name(), ", expected strings");
+    SSA_CHECK(item.is_string(), fields.where(), ": ", key, " contains a ", item.type_name(), ", expected strings");
     texts.push_back(item.get<std::string>());
   }
   return texts;
@@ -161,10 +161,24 @@ Document rendered_document(const JsonFields& fields) {
   return document;
 }
 
+/// A page of a corpus. What is scored is the text as published, in the words and bytes of the original.
+Document page_document(const std::string& page) {
+  return {.query = wikitext_detokenize(page), .choices = {}, .gold = 0, .target = page, .source = page};
+}
+
+/// Whether a corpus file holds a JSON object per page, and not the text itself.
+bool holds_json(const fs::path& file, std::string_view text) {
+  const fs::path suffix = file.extension();
+  return suffix == ".jsonl" || suffix == ".ndjson" || suffix == ".json" ||
+         strip(text.substr(0, 64)).starts_with("{\"page\"");
+}
+
 Document make_document(const TaskRule& rule, const Json& json, const std::string& where) {
   const JsonFields fields(json, where);
   Document document;
-  if (rule.kind == TaskKind::loglikelihood)
+  if (rule.kind == TaskKind::rolling)
+    document = page_document(fields.text("page"));
+  else if (rule.kind == TaskKind::loglikelihood)
     document = lambada_document(fields);
   else if (fields.has("query"))
     document = rendered_document(fields);
@@ -322,9 +336,11 @@ Task load_task(const std::string& name, const fs::path& file, const fs::path& di
   }
   SSA_CHECK(fs::exists(task.file), task.file.string(), ": no such file, expected the documents of ", rule.name);
   if (rule.kind == TaskKind::rolling) {
-    for (const std::string& page : wikitext_pages(valid_text(task.file)))
-      task.documents.push_back(
-          {.query = wikitext_detokenize(page), .choices = {}, .gold = 0, .target = page, .source = page});
+    const std::string text = valid_text(task.file);
+    if (holds_json(task.file, text))
+      task.documents = read_documents(rule.name, task.file);
+    else
+      for (const std::string& page : wikitext_pages(text)) task.documents.push_back(page_document(page));
     return task;
   }
   task.documents = read_documents(rule.name, task.file);

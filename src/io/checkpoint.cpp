@@ -5,8 +5,10 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <charconv>
 #include <limits>
+#include <mutex>
 #include <set>
 
 #include "ssa/base/error.h"
@@ -74,7 +76,7 @@ void recover(const fs::path& root) {
     if (name.starts_with(kTemporaryPrefix) || name.starts_with(kTrashPrefix)) {
       remove_directory(path);
     } else if (name.starts_with(kAsidePrefix)) {
-      // If the writer was killed between the two renames of a replacement, the old checkpoint is still the valid one.
+      // If the writer was killed between the two renames of a replacement, the old checkpoint is still valid.
       const fs::path target = root / name.substr(kAsidePrefix.size());
       if (!fs::exists(target) && checkpoint_problem(path, Verify::sizes).empty())
         rename_path(path, target);
@@ -87,6 +89,7 @@ void recover(const fs::path& root) {
 struct Manifest {
   std::int64_t step = 0;
   std::int64_t sequence = 0;  ///< number of the save within the run, from 1
+  bool keep = false;          ///< kept for good
   std::map<std::string, FileChecksum> files = {};
 };
 
@@ -101,13 +104,27 @@ std::string to_text(const Manifest& manifest) {
   for (const auto& [name, checksum] : manifest.files)
     files[name] = {{"bytes", checksum.bytes}, {"xxh3", checksum.xxh3}};
   json root{{"format", kFormat}, {"step", manifest.step}, {"sequence", manifest.sequence}, {"files", std::move(files)}};
+  if (manifest.keep) root["keep"] = true;
   root["checksum"] = manifest_checksum(root);
   return root.dump(1) + "\n";
 }
 
+/// Whether the cause may be the machine and not the file: any error except a missing file or a directory in its place.
+bool is_unreadable(const std::exception& error) {
+  const auto* file_error = dynamic_cast<const FileError*>(&error);
+  return file_error != nullptr && file_error->cause() != ENOENT && file_error->cause() != ENOTDIR &&
+         file_error->cause() != EISDIR;
+}
+
+/// Throws if the file is known to be missing. Opening it reports any other cause.
+void check_present(const fs::path& file) {
+  std::error_code error;
+  if (!fs::exists(file, error) && !error) fail(file.filename().string(), " is missing");
+}
+
 /// Throws an error that says what is wrong with the manifest.
 Manifest read_manifest(const fs::path& directory) {
-  SSA_CHECK(fs::exists(directory / kManifestFile), kManifestFile, " is missing");
+  check_present(directory / kManifestFile);
   const json root = parse_json_object(read_file(directory / kManifestFile), kManifestFile);
   // The format is checked first, because a later one may have its checksum elsewhere.
   const json format = root.value("format", json());
@@ -116,8 +133,10 @@ Manifest read_manifest(const fs::path& directory) {
   const std::string expected = manifest_checksum(root);
   SSA_CHECK(checksum == expected, kManifestFile, ": checksum ", checksum.dump(), ", expected ", expected);
 
-  // The checksum is right, so the fields are what a writer put there.
-  Manifest manifest{.step = root.at("step").get<std::int64_t>(), .sequence = root.at("sequence").get<std::int64_t>()};
+  // The checksum is right, so the fields are those that the writer wrote.
+  Manifest manifest{.step = root.at("step").get<std::int64_t>(),
+                    .sequence = root.at("sequence").get<std::int64_t>(),
+                    .keep = root.value("keep", false)};
   for (const auto& [name, file] : root.at("files").items())
     manifest.files[name] = {file.at("bytes").get<std::uint64_t>(), file.at("xxh3").get<std::string>()};
   return manifest;
@@ -133,9 +152,8 @@ void check_files(const fs::path& directory, const Manifest& manifest, Verify ver
   for (const char* file : kFiles) {
     const auto it = manifest.files.find(file);
     SSA_CHECK(it != manifest.files.end(), kManifestFile, ": no entry for ", file);
-    std::error_code error;
-    const auto bytes = fs::file_size(directory / file, error);
-    SSA_CHECK(!error, file, " is missing");
+    check_present(directory / file);
+    const std::uint64_t bytes = size_of_file(directory / file);
     SSA_CHECK(bytes == it->second.bytes, file, ": ", bytes, " bytes, the manifest says ", it->second.bytes);
     if (verify == Verify::checksums) {
       const FileChecksum checksum = checksum_file(directory / file);
@@ -147,6 +165,7 @@ void check_files(const fs::path& directory, const Manifest& manifest, Verify ver
 struct Found {
   CheckpointInfo info;
   std::int64_t sequence = std::numeric_limits<std::int64_t>::max();
+  bool keep = false;
 };
 
 Found inspect(const fs::path& directory, std::int64_t step, Verify verify) {
@@ -154,11 +173,55 @@ Found inspect(const fs::path& directory, std::int64_t step, Verify verify) {
   try {
     const Manifest manifest = read_manifest(directory);
     found.sequence = manifest.sequence;
+    found.keep = manifest.keep;
     check_files(directory, manifest, verify);
   } catch (const std::exception& e) {
     found.info.problem = e.what();
+    found.info.unreadable = is_unreadable(e);
   }
   return found;
+}
+
+/// The text of a manifest, which changes with any file of its checkpoint; empty if it cannot be read.
+std::string manifest_text(const fs::path& directory) {
+  try {
+    return read_file(directory / kManifestFile);
+  } catch (const Error&) {
+    return {};
+  }
+}
+
+/// Caches whether a checkpoint's checksums are right: a checkpoint is read once per process, and never if this process
+/// wrote it.
+class KnownCheckpoints {
+ public:
+  void set(const fs::path& directory, bool verifies) {
+    const std::lock_guard lock(mutex_);
+    known_[manifest_text(directory)] = verifies;
+  }
+  std::optional<bool> get(const fs::path& directory) {
+    const std::lock_guard lock(mutex_);
+    const auto it = known_.find(manifest_text(directory));
+    if (it == known_.end()) return std::nullopt;
+    return it->second;
+  }
+  void clear() {
+    const std::lock_guard lock(mutex_);
+    known_.clear();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::map<std::string, bool> known_;  ///< by the text of the manifest
+} known_checkpoints;
+
+bool verifies(const fs::path& directory) {
+  if (const auto known = known_checkpoints.get(directory)) return *known;
+  const std::string problem = checkpoint_problem(directory, Verify::checksums);
+  if (!problem.empty())
+    spdlog::warn("{}: {}; checkpoint.save_total_limit neither counts nor removes it", directory.string(), problem);
+  known_checkpoints.set(directory, problem.empty());
+  return problem.empty();
 }
 
 std::vector<Found> find(const fs::path& root, Verify verify) {
@@ -181,9 +244,13 @@ std::vector<Found> find(const fs::path& root, Verify verify) {
 
 void prune(const fs::path& root, std::int64_t save_total_limit) {
   if (save_total_limit <= 0) return;
-  std::int64_t kept = 0;
+  std::vector<fs::path> candidates;
   for (const Found& found : find(root, Verify::sizes))
-    if (found.info.complete() && ++kept > save_total_limit) discard(found.info.path);
+    if (found.info.complete() && !found.keep) candidates.push_back(found.info.path);
+  if (static_cast<std::int64_t>(candidates.size()) <= save_total_limit) return;
+  std::int64_t remaining = 0;
+  for (const fs::path& candidate : candidates)
+    if (verifies(candidate) && ++remaining > save_total_limit) discard(candidate);
   sync_directory(root);
 }
 
@@ -274,9 +341,9 @@ void CheckpointWriter::add_v(const std::string& name, std::span<const float> val
   guarded([&] { moments_->append("v." + name, values); });
 }
 
-fs::path CheckpointWriter::commit(const json& trainer, std::string_view config, std::int64_t save_total_limit) {
+fs::path CheckpointWriter::commit(const json& trainer, std::string_view config, Retention retention) {
   guarded([&] {
-    Manifest manifest{.step = step_, .sequence = 1};
+    Manifest manifest{.step = step_, .sequence = 1, .keep = retention.keep};
     for (const Found& found : find(root_, Verify::sizes))
       if (found.sequence != std::numeric_limits<std::int64_t>::max())
         manifest.sequence = std::max(manifest.sequence, found.sequence + 1);
@@ -302,9 +369,12 @@ fs::path CheckpointWriter::commit(const json& trainer, std::string_view config, 
     if (replaces) discard(aside);
   });
 
-  prune(root_, save_total_limit);
+  known_checkpoints.set(target_, true);
+  prune(root_, retention.save_total_limit);
   return target_;
 }
+
+void forget_known_checkpoints() { known_checkpoints.clear(); }
 
 std::string checkpoint_problem(const fs::path& directory, Verify verify) {
   return inspect(directory, 0, verify).info.problem;
@@ -318,11 +388,23 @@ std::vector<CheckpointInfo> find_checkpoints(const fs::path& output_dir, Verify 
 
 std::optional<CheckpointInfo> newest_checkpoint(const fs::path& output_dir, std::vector<CheckpointInfo>& skipped) {
   for (CheckpointInfo& info : find_checkpoints(output_dir, Verify::sizes)) {
-    if (info.complete()) info.problem = checkpoint_problem(info.path, Verify::checksums);
-    if (info.complete()) return std::move(info);
+    if (info.complete()) info = inspect(info.path, info.step, Verify::checksums).info;
+    if (info.complete()) {
+      known_checkpoints.set(info.path, true);
+      return std::move(info);
+    }
+    if (info.unreadable)
+      fail(info.path.string(), ": ", info.problem,
+           "; expected a checkpoint that can be read. It may be intact: make it ",
+           "readable, or remove it to resume from an older one");
     skipped.push_back(std::move(info));
   }
-  return std::nullopt;
+  if (skipped.empty()) return std::nullopt;
+  std::string problems;
+  for (const CheckpointInfo& info : skipped)
+    problems += concat(problems.empty() ? "" : "; ", info.path.filename().string(), ": ", info.problem);
+  fail(checkpoints_of(output_dir).string(), ": none of ", skipped.size(), " checkpoint", skipped.size() == 1 ? "" : "s",
+       " is complete (", problems, ")");
 }
 
 void tidy_checkpoints(const fs::path& output_dir, std::int64_t save_total_limit) {

@@ -71,7 +71,7 @@ HuggingFaceWeights::HuggingFaceWeights(const fs::path& directory) : source_(weig
     const auto [it, is_new] = opened.try_emplace(file, shards_.size());
     if (is_new) shards_.emplace_back(directory / file);
     SSA_CHECK(shards_[it->second].find(tensor), (directory / file).string(), ": tensor ", tensor, " is missing, ",
-              kIndexFile, " says it is there");
+              kIndexFile, " lists it there");
     shard_of_[tensor] = it->second;
   }
   for (const SafetensorsReader& shard : shards_)

@@ -56,7 +56,7 @@ constexpr auto kFull = Lifetime::recomputed_full;
 constexpr bool Branches::*kAlways = nullptr;
 constexpr std::optional<DType> kAct = std::nullopt, kF32 = DType::f32, kI32 = DType::i32;
 
-/// What `selective` recomputes is cheap: no matrix product and no attention.
+/// `selective` recomputes only what is cheap: no matrix product and no attention.
 constexpr LayerTensor kLayerTensors[] = {
     {"layer input", &L::x, kKept, kAlways, kAct, kHidden},
     {"norm outputs", &L::input_norm, kSelective, kAlways, kAct, kHidden},

@@ -41,7 +41,7 @@ Decoder::Decoder(Stream& stream, const ModelConfig& config, const ModelParams& w
   SSA_CHECK(shape.rows > 0 && 0 < shape.prompt && shape.prompt <= shape.capacity, "decoder: ", shape.rows,
             " rows, prompts of up to ", shape.prompt, " tokens, capacity ", shape.capacity,
             ", expected at least 1 of each and prompts that fit");
-  SSA_CHECK(!branches_of(shape.path, config).aligned, "decoder: path ssa, expected full, selected or nsa");
+  SSA_CHECK(!branches_of(shape.path, config).aligned, "decoder: path ssa has two outputs, expected a path with one");
   lengths_.assign(static_cast<std::size_t>(shape.rows), 0);
 
   Arena measure;

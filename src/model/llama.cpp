@@ -57,7 +57,7 @@ void gate_forward(Stream& s, const Llama& m, const LayerActivations& l, const Mi
                           .window = of_branch(branches.window, l.window)});
 }
 
-/// Why a layer runs forward: for the first time, or in the backward pass, to recompute what was not kept.
+/// Whether a layer runs in the forward pass, or in the backward pass to recompute activations that were not kept.
 enum class Run { forward, recompute };
 
 /// One layer. Its input is l.x, or, in a forward run of a later layer, mid + residual_delta of the layer before, which
@@ -304,7 +304,7 @@ void backward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch&
                        .weight = w.input_norm});
 }
 
-/// Adds what the attention of layer i did to the sums that are given.
+/// Adds the attention statistics of layer i to the sums that are given.
 void measure_attention(Stream& s, const Llama& m, std::int64_t i, const AttentionSums& sums) {
   const LayerActivations& l = m.acts.layers[i];
   const Branches branches = computed_branches(m.shape, m.config);
@@ -425,7 +425,7 @@ void forward_backward(Stream& s, const Llama& m, const MicroBatch& batch, const 
       forward_layer(s, m, i, batch, 0.0, a.discarded, Run::recompute);
     backward_layer(s, m, i, batch, scales, accumulate);
   }
-  // A tied embedding already holds the head's gradient.
+  // A tied embedding already has the head's gradient.
   embedding_backward(s, {.d_weight = g.embedding, .d_out = a.d_x, .ids = flat_tokens(batch.ids)});
 }
 

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "ssa/base/error.h"
+#include "ssa/tokenizer/utf8.h"
 
 namespace ssa {
 namespace {
@@ -27,6 +28,9 @@ void IdBuffer::grow(std::size_t count) {
 }
 
 Bpe::Bpe(Vocabulary vocabulary) : vocabulary_(std::move(vocabulary)) {
+  if (!vocabulary_.characters.empty()) character_ids_.assign(1 << 16, -1);
+  for (const auto& [c, id] : vocabulary_.characters)
+    if (c < character_ids_.size()) character_ids_[c] = id;
   const std::size_t slots = std::bit_ceil(std::max<std::size_t>(16, vocabulary_.merges.size() * 2));
   table_.resize(slots);
   shift_ = 64 - std::countr_zero(slots);
@@ -38,7 +42,29 @@ Bpe::Bpe(Vocabulary vocabulary) : vocabulary_(std::move(vocabulary)) {
   }
 }
 
+std::size_t Bpe::characters_to_symbols(std::string_view piece, std::int32_t* ids) const {
+  std::size_t count = 0;
+  const auto* p = reinterpret_cast<const unsigned char*>(piece.data());
+  const auto* const end = p + piece.size();
+  while (p != end) {
+    const unsigned char* const start = p;
+    const std::uint32_t c = next_code_point(p);
+    std::int32_t id = -1;
+    if (c < character_ids_.size()) {
+      id = character_ids_[c];
+    } else if (const auto it = vocabulary_.characters.find(c); it != vocabulary_.characters.end()) {
+      id = it->second;
+    }
+    if (id >= 0)
+      ids[count++] = id;
+    else
+      for (const unsigned char* byte = start; byte != p; ++byte) ids[count++] = vocabulary_.byte_ids[*byte];
+  }
+  return count;
+}
+
 std::size_t Bpe::to_symbols(std::string_view piece, std::int32_t* ids) const {
+  if (!character_ids_.empty()) return characters_to_symbols(piece, ids);
   std::size_t count = 0;
   bool after_unknown = false;
   for (const char c : piece) {

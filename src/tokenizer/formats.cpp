@@ -4,6 +4,7 @@
 
 #include "src/tokenizer/byte_alphabet.h"
 #include "ssa/base/error.h"
+#include "ssa/tokenizer/utf8.h"
 
 namespace ssa {
 namespace fs = std::filesystem;
@@ -54,6 +55,33 @@ void TokenTable::fill(Tokenizer::Parts& parts) const {
   }
   for (std::size_t b = 0; b < 256; ++b)
     parts.vocabulary.byte_ids[b] = id(alphabet.token_of(std::string(1, static_cast<char>(b))));
+}
+
+void TokenTable::fill_characters(Tokenizer::Parts& parts) const {
+  const std::string mark = kSpaceMark;
+  for (const auto& [token, id] : ids_) {
+    const auto index = static_cast<std::size_t>(id);
+    if (parts.texts.size() <= index) parts.texts.resize(index + 1);
+    std::string& text = parts.texts[index];
+    for (std::size_t at = 0; at < token.size();) {
+      const bool space = token.compare(at, mark.size(), mark) == 0;
+      text += space ? ' ' : token[at];
+      at += space ? mark.size() : 1;
+    }
+    if (valid_utf8_prefix(token) != token.size() || token.empty()) continue;
+    const auto* p = reinterpret_cast<const unsigned char*>(token.data());
+    const auto* const end = p + token.size();
+    const std::uint32_t c = next_code_point(p);
+    if (p == end) parts.vocabulary.characters[c] = id;
+  }
+  for (std::size_t b = 0; b < 256; ++b) {
+    constexpr const char* kDigits = "0123456789ABCDEF";
+    const std::string token = std::string("<0x") + kDigits[b >> 4] + kDigits[b & 15] + ">";
+    const std::int32_t found = id(token);
+    SSA_CHECK(found >= 0, "byte_fallback without a token ", token, " is not supported, expected all 256");
+    parts.vocabulary.byte_ids[b] = found;
+    parts.texts[static_cast<std::size_t>(found)] = std::string(1, static_cast<char>(b));
+  }
 }
 
 }  // namespace ssa

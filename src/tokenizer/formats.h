@@ -27,7 +27,10 @@ std::filesystem::path directory_of(const std::filesystem::path& file);
 /// Adds a special or other added token: an entry of the vocabulary that is also found by its text.
 void add_token(Tokenizer::Parts& parts, const AddedToken& token);
 
-/// Vocabulary and merges of a byte-level BPE, whose files write tokens in the byte alphabet.
+/// SentencePiece's sign for a space.
+inline constexpr const char* kSpaceMark = "\u2581";
+
+/// Vocabulary and merges of a BPE.
 class TokenTable {
  public:
   explicit TokenTable(std::filesystem::path file) : file_(std::move(file)) {}
@@ -35,8 +38,10 @@ class TokenTable {
   void add_vocab(const nlohmann::json& vocab);
   /// Appends a merge to `vocabulary`; its rank is its position.
   void add_merge(Bpe::Vocabulary& vocabulary, const std::string& left, const std::string& right) const;
-  /// Sets the texts and byte ids of `parts`.
+  /// Sets the texts and byte ids of `parts` for a byte-level BPE, whose files write tokens in the byte alphabet.
   void fill(Tokenizer::Parts& parts) const;
+  /// The same for a SentencePiece BPE with byte fallback, and the ids of characters. Throws Error if it lacks a byte.
+  void fill_characters(Tokenizer::Parts& parts) const;
 
   std::int32_t id(const std::string& token) const;  // -1: none
   const std::unordered_map<std::string, std::int32_t>& ids() const { return ids_; }

@@ -61,7 +61,7 @@ std::string tokenizer_json(const Tokenizer::Parts& parts) {
                              {"truncation", nullptr},
                              {"padding", nullptr},
                              {"added_tokens", added},
-                             {"normalizer", nullptr},
+                             {"normalizer", parts.nfc ? ordered_json{{"type", "NFC"}} : ordered_json(nullptr)},
                              {"pre_tokenizer", pre_tokenizer_entry(parts.pre_tokenizer)},
                              {"post_processor", nullptr},
                              {"decoder", pre_tokenizer_entry("")},

@@ -10,11 +10,15 @@
 namespace ssa {
 
 /// The splitter of the "pre_tokenizer" entry of a tokenizer.json: ByteLevel, Split, Digits, or a Sequence of them that
-/// ends with ByteLevel. Throws Error for anything else.
-Splitter splitter_of(const nlohmann::json& pre_tokenizer);
+/// ends with ByteLevel; with `byte_fallback`, of a SentencePiece BPE: null, Split, Digits, Metaspace. Throws Error for
+/// anything else.
+Splitter splitter_of(const nlohmann::json& pre_tokenizer, bool byte_fallback = false);
 
-/// Gives `parts` the splitter of a well-known tokenizer: gpt2, smollm2, llama3 or qwen2. Throws UsageError for another
-/// name.
+/// The names of well-known splitters.
+inline constexpr const char* kPreTokenizerNames = "gpt2, smollm2, llama3, qwen2, o200k, tekken or deepseek";
+
+/// Gives `parts` the splitter of a well-known tokenizer, and the normalizer that belongs to it, or for "regex:PATTERN"
+/// that of a pattern. Throws UsageError for another name.
 void set_pre_tokenizer(Tokenizer::Parts& parts, const std::string& name);
 
 /// The "pre_tokenizer" entry from which splitter_of gives the splitter of that name. An empty name is ByteLevel alone,

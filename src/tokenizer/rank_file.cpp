@@ -9,6 +9,7 @@
 #include <string_view>
 #include <unordered_map>
 #include <utility>
+#include <vector>
 
 #include "src/tokenizer/formats.h"
 #include "src/tokenizer/pre_tokenizer.h"
@@ -35,37 +36,76 @@ std::string base64_decode(std::string_view text) {
   return out;
 }
 
-/// Adds the special tokens and the pre-tokenizer of a published rank file. The file holds neither; the number of its
-/// ranks tells which it is.
-void add_specials(std::size_t ranks, const fs::path& path, Tokenizer::Parts& parts) {
-  const auto special = [&](std::string content, std::size_t id) {
-    add_token(parts, {.content = std::move(content), .id = static_cast<std::int32_t>(id), .special = true});
-  };
-  if (ranks == 128000) {  // Llama 3
-    set_pre_tokenizer(parts, "llama3");
-    const std::pair<const char*, int> named[] = {
-        {"<|begin_of_text|>", 0},   {"<|end_of_text|>", 1},   {"<|finetune_right_pad_id|>", 4},
-        {"<|start_header_id|>", 6}, {"<|end_header_id|>", 7}, {"<|eom_id|>", 8},
-        {"<|eot_id|>", 9},          {"<|python_tag|>", 10}};
-    int reserved = 0;
-    for (int i = 0; i < 256; ++i) {
-      const auto* it = std::find_if(std::begin(named), std::end(named), [&](const auto& n) { return n.second == i; });
-      special(it != std::end(named) ? it->first : concat("<|reserved_special_token_", reserved++, "|>"),
-              ranks + static_cast<std::size_t>(i));
-    }
-  } else if (ranks == 100256) {          // cl100k_base
-    set_pre_tokenizer(parts, "llama3");  // cl100k has the same pattern
-    special("<|endoftext|>", 100257);
-    special("<|fim_prefix|>", 100258);
-    special("<|fim_middle|>", 100259);
-    special("<|fim_suffix|>", 100260);
-    special("<|endofprompt|>", 100276);
-  } else if (ranks == 50256) {  // gpt2, r50k_base
-    set_pre_tokenizer(parts, "gpt2");
-    special("<|endoftext|>", 50256);
-  } else {
-    fail(path.string(), ": ", ranks, " ranks, expected Llama 3 (128000), cl100k_base (100256) or gpt2 (50256)");
+void add_special(Tokenizer::Parts& parts, std::string content, std::size_t id) {
+  add_token(parts, {.content = std::move(content), .id = static_cast<std::int32_t>(id), .special = true});
+}
+
+void add_llama3_specials(Tokenizer::Parts& parts) {
+  const std::size_t ranks = parts.texts.size();
+  const std::pair<const char*, int> named[] = {
+      {"<|begin_of_text|>", 0},   {"<|end_of_text|>", 1},   {"<|finetune_right_pad_id|>", 4},
+      {"<|start_header_id|>", 6}, {"<|end_header_id|>", 7}, {"<|eom_id|>", 8},
+      {"<|eot_id|>", 9},          {"<|python_tag|>", 10}};
+  int reserved = 0;
+  for (int i = 0; i < 256; ++i) {
+    const auto* it = std::find_if(std::begin(named), std::end(named), [&](const auto& n) { return n.second == i; });
+    add_special(parts, it != std::end(named) ? it->first : concat("<|reserved_special_token_", reserved++, "|>"),
+                ranks + static_cast<std::size_t>(i));
   }
+}
+
+void add_qwen_specials(Tokenizer::Parts& parts) {
+  const std::size_t ranks = parts.texts.size();
+  add_special(parts, "<|endoftext|>", ranks);
+  add_special(parts, "<|im_start|>", ranks + 1);
+  add_special(parts, "<|im_end|>", ranks + 2);
+  for (std::size_t i = 0; i < 205; ++i) add_special(parts, concat("<|extra_", i, "|>"), ranks + 3 + i);
+}
+
+/// The published rank files, which hold neither special tokens nor a pattern: the number of their ranks tells which it is.
+struct Published {
+  const char* name;
+  std::size_t ranks;
+  const char* pre_tokenizer;
+  std::vector<std::pair<const char*, std::size_t>> special;  // and those of the next
+  void (*add_specials)(Tokenizer::Parts& parts) = nullptr;
+};
+const Published kPublished[] = {
+    {"Llama 3", 128000, "llama3", {}, add_llama3_specials},
+    {"cl100k_base",
+     100256,
+     "llama3",  // the same pattern
+     {{"<|endoftext|>", 100257},
+      {"<|fim_prefix|>", 100258},
+      {"<|fim_middle|>", 100259},
+      {"<|fim_suffix|>", 100260},
+      {"<|endofprompt|>", 100276}}},
+    {"o200k_base", 199998, "o200k", {{"<|endoftext|>", 199999}, {"<|endofprompt|>", 200018}}},
+    {"Qwen", 151643, "qwen2", {}, add_qwen_specials},
+    {"gpt2", 50256, "gpt2", {{"<|endoftext|>", 50256}}},
+};
+
+/// Adds the pre-tokenizer and the special tokens that do not stand in the files.
+void complete(const fs::path& path, const TokenizerOptions& options, Tokenizer::Parts& parts) {
+  const std::size_t ranks = parts.texts.size();
+  std::string known;
+  for (const Published& one : kPublished) {
+    known += concat(known.empty() ? "" : ", ", one.name, " (", one.ranks, ")");
+    if (one.ranks != ranks || (!options.pre_tokenizer.empty() && options.pre_tokenizer != one.pre_tokenizer)) continue;
+    set_pre_tokenizer(parts, one.pre_tokenizer);
+    for (const auto& [content, id] : one.special) add_special(parts, content, id);
+    if (one.add_specials) one.add_specials(parts);
+    return;
+  }
+  if (options.pre_tokenizer.empty())
+    fail_usage(path.string(), ": ", ranks, " ranks, expected ", known,
+               ", or --pre-tokenizer for ranks of your own: ", kPreTokenizerNames, ", or regex:PATTERN");
+  set_pre_tokenizer(parts, options.pre_tokenizer);
+  add_side_tokens(parts, path.parent_path());
+  // An end of text that no file names is the token after the ranks.
+  const auto is_eos = [&](const AddedToken& token) { return token.content == options.eos_token; };
+  if (!options.eos_token.empty() && std::none_of(parts.added.begin(), parts.added.end(), is_eos))
+    add_special(parts, options.eos_token, parts.texts.size());
 }
 
 }  // namespace
@@ -110,7 +150,7 @@ Tokenizer::Parts read_rank_file(const fs::path& path, const TokenizerOptions& op
     }
   }
   parts.vocabulary.whole = std::move(ids);
-  add_specials(parts.texts.size(), path, parts);
+  complete(path, options, parts);
   set_special_tokens(parts, path.parent_path(), options.eos_token);
   return parts;
 }

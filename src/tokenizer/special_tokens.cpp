@@ -1,5 +1,6 @@
 #include "src/tokenizer/special_tokens.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <vector>
@@ -19,12 +20,14 @@ struct NamedTokens {
   std::vector<std::string> eos;    // in the order of the files
 };
 
-/// The text of a token, written as a string or as an object with "content"; empty for null.
-std::string text_of(const json& token) {
-  if (token.is_string()) return token.get<std::string>();
-  if (token.is_object() && token.contains("content") && token["content"].is_string())
-    return token["content"].get<std::string>();
-  return "";
+/// The text of the token `key` of `file`, written as a string or as an object with "content"; empty for null.
+std::string text_of(const json& file, const char* key, const fs::path& path) {
+  const json& token = file[key];
+  if (token.is_null()) return "";
+  const json& text = token.is_object() && token.contains("content") ? token["content"] : token;
+  SSA_CHECK(text.is_string(), path.string(), ": ", key, " is ", token.dump(),
+            ", expected a string, an object with a string \"content\", or null");
+  return text.get<std::string>();
 }
 
 NamedTokens read_named_tokens(const fs::path& directory) {
@@ -35,11 +38,12 @@ NamedTokens read_named_tokens(const fs::path& directory) {
     if (!fs::is_regular_file(path)) continue;
     const json file = read_json_object(path);
     if (!named.bos) named.bos = "";
-    if (!bos_found && file.contains("bos_token")) {
-      named.bos = text_of(file["bos_token"]);
+    if (file.contains("bos_token")) {
+      const std::string bos = text_of(file, "bos_token", path);
+      if (!bos_found) named.bos = bos;
       bos_found = true;
     }
-    if (file.contains("eos_token")) named.eos.push_back(text_of(file["eos_token"]));
+    if (file.contains("eos_token")) named.eos.push_back(text_of(file, "eos_token", path));
   }
   return named;
 }
@@ -50,7 +54,76 @@ std::int32_t added_id(const Tokenizer::Parts& parts, const std::string& content)
   return -1;
 }
 
+/// Adds a token, or completes the one with this text.
+void add_side_token(Tokenizer::Parts& parts, const AddedToken& token, const fs::path& path) {
+  SSA_CHECK(token.id >= 0 && token.id < kMaxVocabulary, path.string(), ": token \"", token.content, "\" has id ",
+            token.id, ", expected 0 to ", kMaxVocabulary - 1);
+  for (AddedToken& known : parts.added) {
+    if (known.content != token.content) continue;
+    SSA_CHECK(known.id == token.id, path.string(), ": token \"", token.content, "\" has id ", token.id, ", expected ",
+              known.id, " as in the vocabulary");
+    known = token;
+    return;
+  }
+  const auto index = static_cast<std::size_t>(token.id);
+  if (index < parts.texts.size() && !parts.texts[index].empty())
+    SSA_CHECK(parts.texts[index] == token.content, path.string(), ": token \"", token.content, "\" has id ", token.id,
+              ", which is \"", parts.texts[index], "\" in the vocabulary");
+  add_token(parts, token);
+}
+
+bool truth(const json& fields, const char* key) { return fields.contains(key) && fields[key] == true; }
+
 }  // namespace
+
+void add_side_tokens(Tokenizer::Parts& parts, const fs::path& directory) {
+  std::vector<std::string> special;
+  if (const fs::path map = directory / "special_tokens_map.json"; fs::is_regular_file(map)) {
+    const auto add = [&](const json& token) {
+      const json& text = token.is_object() && token.contains("content") ? token["content"] : token;
+      if (text.is_string()) special.push_back(text.get<std::string>());
+    };
+    const json names = read_json_object(map);
+    for (const auto& [key, value] : names.items())
+      if (value.is_array())
+        for (const json& token : value) add(token);
+      else
+        add(value);
+  }
+  if (const fs::path added = directory / "added_tokens.json"; fs::is_regular_file(added)) {
+    const json ids = read_json_object(added);
+    for (const auto& [content, id] : ids.items()) {
+      SSA_CHECK(id.is_number_integer(), added.string(), ": token \"", content, "\" has id ", id.dump(),
+                ", expected a whole number");
+      AddedToken token{.content = content, .id = id.get<std::int32_t>()};
+      token.special = std::find(special.begin(), special.end(), content) != special.end();
+      token.normalized = !token.special;
+      add_side_token(parts, token, added);
+    }
+  }
+  const fs::path path = directory / "tokenizer_config.json";
+  if (!fs::is_regular_file(path)) return;
+  const json config = read_json_object(path);
+  if (!config.contains("added_tokens_decoder")) return;
+  const json& decoder = config["added_tokens_decoder"];
+  SSA_CHECK(decoder.is_object(), path.string(), ": added_tokens_decoder is ", decoder.type_name(),
+            ", expected an object");
+  for (const auto& [id, fields] : decoder.items()) {
+    SSA_CHECK(!id.empty() && id.size() < 9 && id.find_first_not_of("0123456789") == id.npos && fields.is_object() &&
+                  fields.contains("content") && fields["content"].is_string(),
+              path.string(), ": added_tokens_decoder: \"", id,
+              "\": expected an id and an object with a string content");
+    add_side_token(parts,
+                   {.content = fields["content"].get<std::string>(),
+                    .id = std::stoi(id),
+                    .special = truth(fields, "special"),
+                    .normalized = truth(fields, "normalized"),
+                    .single_word = truth(fields, "single_word"),
+                    .lstrip = truth(fields, "lstrip"),
+                    .rstrip = truth(fields, "rstrip")},
+                   path);
+  }
+}
 
 void set_special_tokens(Tokenizer::Parts& parts, const fs::path& directory, const std::string& wanted_eos) {
   NamedTokens named = read_named_tokens(directory);

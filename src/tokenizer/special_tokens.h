@@ -8,6 +8,11 @@
 
 namespace ssa {
 
+/// Adds the tokens that added_tokens.json and tokenizer_config.json's added_tokens_decoder in `directory` name, for the
+/// formats whose main file holds none. Those in special_tokens_map.json are special. Throws Error if one has another id
+/// or text in the vocabulary.
+void add_side_tokens(Tokenizer::Parts& parts, const std::filesystem::path& directory);
+
 /// Sets the begin-of-text and end-of-text tokens of `parts` from these two files in `directory`. The end-of-text token
 /// is `wanted_eos` if that is not empty; otherwise the one that the files name, or one with a usual name. Throws
 /// UsageError if there is none.

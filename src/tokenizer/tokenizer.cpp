@@ -60,12 +60,32 @@ struct Key {
 
 Tokenizer::Tokenizer(Parts parts) : parts_(std::move(parts)), bpe_(std::move(parts_.vocabulary)) {
   for (AddedToken token : parts_.added) {
-    if (token.normalized && parts_.nfc) {
-      std::string composed;
-      if (normalize_nfc(token.content, composed)) token.content = composed;
+    if (token.normalized && normalizes()) {
+      std::string buffer;
+      token.content = std::string(normalized(token.content, buffer));
     }
     (token.normalized ? normalized_ : raw_).add(token);
   }
+}
+
+std::string_view Tokenizer::normalized(std::string_view text, std::string& buffer) const {
+  if (parts_.nfc && normalize_nfc(text, buffer)) text = buffer;
+  if (text.empty() || (parts_.prepend.empty() && parts_.replace.empty())) return text;
+  std::string out = parts_.prepend;
+  out += text;
+  for (const auto& [from, to] : parts_.replace) {
+    std::string replaced;
+    std::size_t done = 0;
+    for (std::size_t at = out.find(from); at != out.npos; at = out.find(from, done)) {
+      replaced.append(out, done, at - done);
+      replaced += to;
+      done = at + from.size();
+    }
+    replaced.append(out, done);
+    out = std::move(replaced);
+  }
+  buffer = std::move(out);
+  return buffer;
 }
 
 std::string Tokenizer::decode(std::span<const std::int32_t> ids) const {
@@ -74,6 +94,7 @@ std::string Tokenizer::decode(std::span<const std::int32_t> ids) const {
     SSA_CHECK(id >= 0 && id < vocab_size(), "token id ", id, ", expected 0 to ", vocab_size() - 1);
     text += parts_.texts[static_cast<std::size_t>(id)];
   }
+  if (parts_.drop_first_space && text.starts_with(' ')) text.erase(0, 1);
   return text;
 }
 
@@ -85,16 +106,19 @@ void Encoder::encode(std::string_view text, IdBuffer& out, bool special_as_text)
   tokenizer_.raw_.split(
       text, special_as_text,
       [&](std::string_view gap) {
-        if (tokenizer_.parts_.nfc && normalize_nfc(gap, normal_form_)) gap = normal_form_;
+        const bool first = gap.data() == text.data();
+        if (tokenizer_.normalizes()) gap = tokenizer_.normalized(gap, normal_form_);
         tokenizer_.normalized_.split(
-            gap, special_as_text, [&](std::string_view part) { encode_gap(part, out); },
+            gap, special_as_text,
+            [&](std::string_view part) { encode_gap(part, out, first && part.data() == gap.data()); },
             [&](std::int32_t id) { out.push_back(id); });
       },
       [&](std::int32_t id) { out.push_back(id); });
 }
 
-void Encoder::encode_gap(std::string_view text, IdBuffer& out) {
-  tokenizer_.parts_.splitter.split(text, [&](std::string_view piece) { encode_piece(piece, out); });
+void Encoder::encode_gap(std::string_view text, IdBuffer& out, bool at_start) {
+  tokenizer_.parts_.splitter.split(
+      text, [&](std::string_view piece) { encode_piece(piece, out); }, at_start);
 }
 
 inline void Encoder::encode_piece(std::string_view piece, IdBuffer& out) {

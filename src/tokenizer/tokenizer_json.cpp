@@ -1,4 +1,5 @@
 // Reads a Hugging Face tokenizer.json.
+#include <algorithm>
 #include <cstdint>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -22,20 +23,56 @@ namespace {
 
 void read_normalizer(const json& normalizer, Tokenizer::Parts& parts) {
   each_component(normalizer, "normalizers", [&](const json& component) {
-    SSA_CHECK(type_of(component) == "NFC", "normalizer ", type_of(component),
-              " is not supported, expected NFC or none");
-    parts.nfc = true;
+    const std::string type = type_of(component);
+    if (type == "NFC" && parts.prepend.empty() && parts.replace.empty()) {
+      parts.nfc = true;
+    } else if (type == "Prepend" && parts.replace.empty()) {
+      parts.prepend = component.at("prepend").get<std::string>() + parts.prepend;
+    } else if (type == "Replace" && component.at("pattern").contains("String")) {
+      const std::string from = component["pattern"]["String"].get<std::string>();
+      SSA_CHECK(!from.empty(), "normalizer Replace of an empty text is not supported");
+      parts.replace.emplace_back(from, component.at("content").get<std::string>());
+    } else {
+      fail("normalizer ", type, " is not supported here, expected NFC, Prepend and Replace of a String in this order");
+    }
   });
 }
 
-void read_model(const json& model, const fs::path& path, Tokenizer::Parts& parts) {
+/// Whether a decoded text loses its first space: whether the decoder strips it, as it was put there when encoding.
+bool drops_first_space(const json& decoder) {
+  bool drops = false;
+  each_component(decoder, "decoders", [&](const json& component) {
+    const std::string type = type_of(component);
+    if (type == "Strip") drops = component.value("content", "") == " " && component.value("start", 0) > 0;
+    if (type == "Metaspace")
+      drops = component.value("prepend_scheme", "always") != "never" && flag(component, "add_prefix_space", true);
+  });
+  return drops;
+}
+
+/// Lets the pieces of a SentencePiece BPE end before a space, if its merges do not cross such a place: the ids are those
+/// of the whole text, and the pieces are short.
+void cut_at_spaces(Tokenizer::Parts& parts) {
+  const auto crosses = [&](const BpeMerge& merge) {
+    const std::string& text = parts.texts[static_cast<std::size_t>(merge.result)];
+    for (std::size_t i = 1; i < text.size(); ++i)
+      if (text[i] == ' ' && text[i - 1] != ' ') return true;
+    return false;
+  };
+  const auto& merges = parts.vocabulary.merges;
+  if (parts.vocabulary.whole.empty() && std::none_of(merges.begin(), merges.end(), crosses))
+    parts.splitter.add_cuts_before(kSpaceMark);
+}
+
+void check_model_type(const json& model) {
   const std::string type = model.contains("type") ? type_of(model) : "BPE";
   SSA_CHECK(type == "BPE", "model ", type, " is not supported, expected BPE");
+}
+
+void read_model(const json& model, const fs::path& path, Tokenizer::Parts& parts) {
   for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"})
     SSA_CHECK(!model.contains(key) || model[key].is_null() || model[key] == "", "model BPE with ", key,
               " is not supported, expected none");
-  SSA_CHECK(!flag(model, "byte_fallback", false),
-            "model BPE with byte_fallback is not supported, expected a byte-level BPE");
   SSA_CHECK(!model.contains("dropout") || model["dropout"].is_null() || model["dropout"] == 0,
             "model BPE with dropout ", model["dropout"].dump(), " is not supported, expected none");
 
@@ -52,7 +89,11 @@ void read_model(const json& model, const fs::path& path, Tokenizer::Parts& parts
       table.add_merge(parts.vocabulary, merge[0].get<std::string>(), merge[1].get<std::string>());
     }
   }
-  table.fill(parts);
+  const bool byte_fallback = flag(model, "byte_fallback", false);
+  if (byte_fallback)
+    table.fill_characters(parts);
+  else
+    table.fill(parts);
   if (model.contains("unk_token") && model["unk_token"].is_string()) {
     parts.vocabulary.unknown = table.id(model["unk_token"].get<std::string>());
     parts.vocabulary.fuse_unknown = flag(model, "fuse_unk", false);
@@ -60,7 +101,10 @@ void read_model(const json& model, const fs::path& path, Tokenizer::Parts& parts
   if (flag(model, "ignore_merges", false)) {
     std::string bytes;
     for (const auto& [token, id] : table.ids())
-      if (ByteAlphabet::get().bytes_of(token, bytes)) parts.vocabulary.whole.emplace(bytes, id);
+      if (byte_fallback)
+        parts.vocabulary.whole.emplace(token, id);
+      else if (ByteAlphabet::get().bytes_of(token, bytes))
+        parts.vocabulary.whole.emplace(bytes, id);
   }
 }
 
@@ -106,9 +150,16 @@ Tokenizer::Parts read_tokenizer_json(const fs::path& path, const TokenizerOption
   Tokenizer::Parts parts{.name = name_of(directory_of(path)), .sha256 = sha256_hex(text)};
   try {
     SSA_CHECK(file.contains("model") && file["model"].is_object(), "no \"model\", expected a tokenizer.json");
+    const json& model = file["model"];
+    check_model_type(model);
+    const bool byte_fallback = flag(model, "byte_fallback", false);
     read_normalizer(file.value("normalizer", json()), parts);
-    parts.splitter = splitter_of(file.value("pre_tokenizer", json()));
-    read_model(file["model"], path, parts);
+    parts.splitter = splitter_of(file.value("pre_tokenizer", json()), byte_fallback);
+    read_model(model, path, parts);
+    if (byte_fallback) {
+      cut_at_spaces(parts);
+      parts.drop_first_space = drops_first_space(file.value("decoder", json()));
+    }
     const auto known = file["model"]["vocab"].get<std::unordered_map<std::string, std::int32_t>>();
     read_added_tokens(file.value("added_tokens", json::array()), parts, known);
     read_post_processor(file.value("post_processor", json()), parts);

@@ -1,6 +1,8 @@
 #include "ssa/tokenizer/unicode.h"
 
 #include <algorithm>
+#include <iterator>
+#include <string>
 #include <unordered_map>
 #include <utility>
 
@@ -11,6 +13,17 @@ namespace {
 
 struct Range {
   std::uint32_t first, last;
+};
+struct CategoryRange {
+  std::uint32_t first, last;
+  std::uint8_t category;
+};
+struct ScriptRange {
+  std::uint32_t first, last;
+  std::uint8_t script;
+};
+struct ScriptName {
+  std::string_view code, name;
 };
 struct Decomposition {
   std::uint32_t code_point, first, second;
@@ -24,6 +37,31 @@ struct Combining {
 };
 
 #include "src/tokenizer/unicode_data.inc"
+
+constexpr std::uint32_t kLastCodePoint = 0x10ffff;
+constexpr std::uint32_t kJoiners[] = {0x200c, 0x200d};
+
+/// The two letters of a category.
+std::string_view category_of(const CategoryRange& range) {
+  return kCategories.substr(2 * std::size_t{range.category}, 2);
+}
+bool is_word_category(std::string_view category) {
+  return category[0] == 'L' || category[0] == 'M' || category == "Nd" || category == "Nl" || category == "Pc";
+}
+
+/// A flat table of class bits while it is made.
+struct FlatTable {
+  std::vector<std::uint8_t> bits = std::vector<std::uint8_t>(kLastCodePoint + 1);
+
+  template <class Ranges>
+  void mark(const Ranges& ranges, std::uint8_t bit) {
+    for (const auto& range : ranges) mark_range(range, bit);
+  }
+  template <class OneRange>
+  void mark_range(const OneRange& range, std::uint8_t bit) {
+    for (std::uint32_t c = range.first; c <= range.last; ++c) bits[c] |= bit;
+  }
+};
 
 // Hangul syllables, by the formulas of Unicode 3.12.
 constexpr std::uint32_t kSBase = 0xac00, kLBase = 0x1100, kVBase = 0x1161, kTBase = 0x11a7;
@@ -118,28 +156,7 @@ const UnicodeTable& UnicodeTable::get() {
   return table;
 }
 
-UnicodeTable::UnicodeTable() {
-  std::vector<std::uint8_t> flat(0x110000, 0);
-  const auto mark = [&](const auto& ranges, std::uint8_t bit) {
-    for (const auto& range : ranges)
-      for (std::uint32_t c = range.first; c <= range.last; ++c) flat[c] |= bit;
-  };
-  mark(kLetterRanges, kLetter);
-  mark(kNumberRanges, kNumber);
-  mark(kSpaceRanges, kSpace);
-  mark(kNumericRanges, kNumeric);
-  mark(kWordRanges, kWord);
-  mark(kCombiningRanges, kNfcMark);
-  std::unordered_map<std::uint32_t, bool> composed;
-  for (const auto& c : kCompositions) {
-    composed[c.code_point] = true;
-    flat[c.second] |= kNfcMark;
-  }
-  for (const auto& d : kDecompositions)
-    if (!composed.count(d.code_point)) flat[d.code_point] |= kNfcMark;
-  for (std::uint32_t i = 0; i < kVCount; ++i) flat[kVBase + i] |= kNfcMark;
-  for (std::uint32_t i = 1; i < kTCount; ++i) flat[kTBase + i] |= kNfcMark;
-
+CodePointTable::CodePointTable(const std::vector<std::uint8_t>& flat) {
   std::unordered_map<std::string, std::uint16_t> known;
   for (std::size_t block = 0; block < block_of_.size(); ++block) {
     const auto begin = flat.begin() + static_cast<std::ptrdiff_t>(block << 8);
@@ -148,6 +165,153 @@ UnicodeTable::UnicodeTable() {
     if (inserted) blocks_.insert(blocks_.end(), bytes.begin(), bytes.end());
     block_of_[block] = it->second;
   }
+}
+
+namespace {
+
+std::vector<std::uint8_t> class_bits() {
+  FlatTable table;
+  for (const CategoryRange& range : kCategoryRanges) {
+    const std::string_view category = category_of(range);
+    if (category[0] == 'L') table.mark_range(range, kLetter);
+    if (category[0] == 'N') table.mark_range(range, kNumber | kNumeric);
+    if (is_word_category(category)) table.mark_range(range, kWord);
+  }
+  table.mark(kNumbersOf17, kNumeric);
+  table.mark(kSpaceRanges, kSpace);
+  table.mark(kOtherAlphabetic, kWord);
+  for (const std::uint32_t joiner : kJoiners) table.bits[joiner] |= kWord;
+  table.mark(kCombiningRanges, kNfcMark);
+  std::unordered_map<std::uint32_t, bool> composed;
+  for (const auto& c : kCompositions) {
+    composed[c.code_point] = true;
+    table.bits[c.second] |= kNfcMark;
+  }
+  for (const auto& d : kDecompositions)
+    if (!composed.count(d.code_point)) table.bits[d.code_point] |= kNfcMark;
+  for (std::uint32_t i = 0; i < kVCount; ++i) table.bits[kVBase + i] |= kNfcMark;
+  for (std::uint32_t i = 1; i < kTCount; ++i) table.bits[kTBase + i] |= kNfcMark;
+  return std::move(table.bits);
+}
+
+std::vector<std::uint8_t> case_bits() {
+  FlatTable table;
+  for (const CategoryRange& range : kCategoryRanges) {
+    const std::string_view category = category_of(range);
+    const bool mark = category[0] == 'M', both = mark || category == "Lm" || category == "Lo";
+    std::uint8_t bits = 0;
+    if (both || category == "Lu" || category == "Lt") bits |= kUpperPart;
+    if (both || category == "Ll") bits |= kLowerPart;
+    if (mark) bits |= kMark;
+    if (category[0] == 'P' || category[0] == 'S') bits |= kPunctuation;
+    if (category[0] == 'L') bits |= kAnyLetter;
+    if (category[0] == 'N') bits |= kAnyNumber;
+    table.mark_range(range, bits);
+  }
+  table.mark(kSpaceRanges, kAnySpace);
+  return std::move(table.bits);
+}
+
+/// Without what the names of properties are compared without.
+std::string plain_name(std::string_view name) {
+  std::string plain;
+  for (const char c : name)
+    if (c != ' ' && c != '-' && c != '_') plain += static_cast<char>(c >= 'A' && c <= 'Z' ? c + 32 : c);
+  return plain;
+}
+
+constexpr std::pair<std::string_view, std::string_view> kLongCategories[] = {{"l", "letter"},
+                                                                             {"lu", "uppercaseletter"},
+                                                                             {"ll", "lowercaseletter"},
+                                                                             {"lt", "titlecaseletter"},
+                                                                             {"lm", "modifierletter"},
+                                                                             {"lo", "otherletter"},
+                                                                             {"m", "mark"},
+                                                                             {"m", "combiningmark"},
+                                                                             {"mn", "nonspacingmark"},
+                                                                             {"mc", "spacingmark"},
+                                                                             {"me", "enclosingmark"},
+                                                                             {"n", "number"},
+                                                                             {"nd", "decimalnumber"},
+                                                                             {"nl", "letternumber"},
+                                                                             {"no", "othernumber"},
+                                                                             {"p", "punctuation"},
+                                                                             {"p", "punct"},
+                                                                             {"pc", "connectorpunctuation"},
+                                                                             {"pd", "dashpunctuation"},
+                                                                             {"ps", "openpunctuation"},
+                                                                             {"pe", "closepunctuation"},
+                                                                             {"pi", "initialpunctuation"},
+                                                                             {"pf", "finalpunctuation"},
+                                                                             {"po", "otherpunctuation"},
+                                                                             {"s", "symbol"},
+                                                                             {"sm", "mathsymbol"},
+                                                                             {"sc", "currencysymbol"},
+                                                                             {"sk", "modifiersymbol"},
+                                                                             {"so", "othersymbol"},
+                                                                             {"z", "separator"},
+                                                                             {"zs", "spaceseparator"},
+                                                                             {"zl", "lineseparator"},
+                                                                             {"zp", "paragraphseparator"},
+                                                                             {"c", "other"},
+                                                                             {"cc", "control"},
+                                                                             {"cf", "format"},
+                                                                             {"co", "privateuse"},
+                                                                             {"cn", "unassigned"},
+                                                                             {"nd", "digit"}};
+
+/// Appends the code points that are in none of `known`, which are sorted.
+template <class Ranges>
+void append_rest(const Ranges& known, CodePointRanges& ranges) {
+  std::uint32_t next = 0;
+  for (const auto& range : known) {
+    if (range.first > next) ranges.emplace_back(next, range.first - 1);
+    next = range.last + 1;
+  }
+  if (next <= kLastCodePoint) ranges.emplace_back(next, kLastCodePoint);
+}
+
+}  // namespace
+
+const char* unicode_version() { return kPatternVersion; }
+
+UnicodeTable::UnicodeTable() : CodePointTable(class_bits()) {}
+
+const CodePointTable& case_table() {
+  static const CodePointTable table(case_bits());
+  return table;
+}
+
+bool append_property(std::string_view name, CodePointRanges& ranges) {
+  std::string plain = plain_name(name);
+  for (const auto& [code, long_name] : kLongCategories)
+    if (plain == long_name) plain = code;
+  const std::size_t before = ranges.size();
+  if (plain == "any") ranges.emplace_back(0, kLastCodePoint);
+  if (plain == "ascii") ranges.emplace_back(0, 127);
+  if (plain == "whitespace" || plain == "space")
+    for (const Range& range : kSpaceRanges) ranges.emplace_back(range.first, range.last);
+  const bool cased = plain == "lc" || plain == "casedletter";
+  for (const CategoryRange& range : kCategoryRanges) {
+    const std::string category = plain_name(category_of(range));
+    if (plain == category || plain == category.substr(0, 1) || plain == "assigned" ||
+        (cased && (category == "lu" || category == "ll" || category == "lt")))
+      ranges.emplace_back(range.first, range.last);
+  }
+  if (plain == "cn" || plain == "c") append_rest(kCategoryRanges, ranges);
+  for (std::size_t i = 0; i < std::size(kScripts); ++i) {
+    if (plain != plain_name(kScripts[i].name) && plain != plain_name(kScripts[i].code)) continue;
+    for (const ScriptRange& range : kScriptRanges)
+      if (range.script == i) ranges.emplace_back(range.first, range.last);
+  }
+  if (plain == "unknown" || plain == "zzzz") append_rest(kScriptRanges, ranges);
+  return ranges.size() > before;
+}
+
+void append_word(CodePointRanges& ranges) {
+  for (const CategoryRange& range : kCategoryRanges)
+    if (is_word_category(category_of(range))) ranges.emplace_back(range.first, range.last);
+  for (const Range& range : kOtherAlphabetic) ranges.emplace_back(range.first, range.last);
 }
 
 bool normalize_nfc(std::string_view text, std::string& out) {

@@ -51,6 +51,7 @@ Tokenizer::Parts read_vocab_and_merges(const fs::path& directory, const Tokenize
   }
   std::sort(special.begin(), special.end(), [](const auto& a, const auto& b) { return a.id < b.id; });
   for (const AddedToken& token : special) add_token(parts, token);
+  add_side_tokens(parts, directory);
   set_special_tokens(parts, directory, options.eos_token);
   return parts;
 }

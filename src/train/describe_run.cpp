@@ -48,11 +48,12 @@ std::string describe_run(const Config& config, const std::vector<DeviceKind>& de
   if (!one_device) text += "\n--device cpu or --device cuda shows only that device.\n";
 
   text += "\ndata\n";
-  if (!std::filesystem::exists(config.data.path)) return text + "  " + config.data.path + " is not there yet\n";
+  if (!std::filesystem::exists(config.data.path) && !megatron_prefix(config.data.path))
+    return text + "  " + config.data.path + " does not exist yet\n";
   const Dataset dataset = open_dataset(config.data.path, config);
   const RowLoader loader(dataset, row_options(config));
   const BatchPlan plan = plan_batches(config, loader.rows(), ranks);
-  const std::int64_t steps = total_steps(config.train, plan.batches_per_epoch());
+  const std::int64_t steps = total_steps(config.train, plan);
   const std::int64_t step_tokens = plan.global_rows() * config.train.max_length;
   text += concat("  documents                ", dataset.documents(), "\n  tokens                   ", dataset.tokens(),
                  "\n  rows per epoch           ", loader.rows(), "\n  rows per global batch    ", plan.global_rows(),

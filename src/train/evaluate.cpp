@@ -4,23 +4,30 @@ namespace ssa {
 
 EvalSums evaluate_rows(Stream& stream, Comm& comm, const Llama& model, const MicroBatch& batch, const LossSums& sums,
                        BatchStaging& staging, const RowLoader& loader,
-                       const std::function<void(std::int64_t batch)>& on_batch) {
+                       const std::function<void(std::int64_t batch)>& on_batch, const std::function<bool()>& stop) {
   const std::int64_t rows = loader.rows(), micro_rows = model.shape.rows;
   EvalSums result;
   stream.zero(sums.ce);
   stream.zero(sums.alignment);
-  for (std::int64_t first = comm.rank() * micro_rows; first < rows; first += comm.size() * micro_rows) {
-    if (on_batch) on_batch(first / micro_rows);
-    for (std::int64_t i = 0; i < micro_rows; ++i) {
-      if (first + i < rows) {
-        staging.fill(i, loader, 0, first + i, /*full_stream=*/false);
-        result.labels += loader.label_count(0, first + i);
-      } else {
-        staging.fill_empty(i);
+  for (std::int64_t round = 0; round < rows; round += comm.size() * micro_rows) {
+    const std::int64_t first = round + comm.rank() * micro_rows;
+    if (first < rows) {  // in the last round some ranks may have nothing to do
+      if (on_batch) on_batch(first / micro_rows);
+      for (std::int64_t i = 0; i < micro_rows; ++i) {
+        if (first + i < rows) {
+          staging.fill(i, loader, 0, first + i, /*full_stream=*/false);
+          result.labels += loader.label_count(0, first + i);
+        } else {
+          staging.fill_empty(i);
+        }
       }
+      staging.upload(batch);
+      evaluate(stream, model, batch, sums);
     }
-    staging.upload(batch);
-    evaluate(stream, model, batch, sums);
+    if (stop && stop()) {
+      result.stopped = true;
+      return result;
+    }
   }
   stream.copy(&result.ce, sums.ce.data(), sizeof(double));
   stream.synchronize();

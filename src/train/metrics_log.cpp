@@ -26,14 +26,17 @@ void for_each_line(std::string_view text, F&& f) {
   }
 }
 
-FileWriter open_after(const std::filesystem::path& path, std::int64_t step) {
+/// `lines` is set to the lines that remain.
+FileWriter open_after(const std::filesystem::path& path, std::int64_t step, std::int64_t& lines) {
   check_output_file(path);
   if (std::filesystem::exists(path)) {
     const std::string before = read_file(path);
     std::string after;
     for_each_line(before, [&](std::string_view line) {
       const ordered_json parsed = parse_line(line);
-      if (!parsed.is_null() && parsed["step"].get<std::int64_t>() <= step) after.append(line).push_back('\n');
+      if (parsed.is_null() || parsed["step"].get<std::int64_t>() > step) return;
+      after.append(line).push_back('\n');
+      ++lines;
     });
     if (after != before) replace_file(path, after);
   }
@@ -42,15 +45,34 @@ FileWriter open_after(const std::filesystem::path& path, std::int64_t step) {
 
 }  // namespace
 
-MetricsLog::MetricsLog(const std::filesystem::path& file, std::int64_t step) : file_(open_after(file, step)) {}
+MetricsLog::MetricsLog(const std::filesystem::path& file, std::int64_t step) : file_(open_after(file, step, lines_)) {}
+
+void MetricsLog::sync() {
+  file_->sync();
+  sync_directory(file_->path().parent_path());
+}
 
 void MetricsLog::append(const nlohmann::json& line) { append_text(line.dump()); }
 void MetricsLog::append(const ordered_json& line) { append_text(line.dump()); }
 
 void MetricsLog::append_text(std::string text) {
   text += '\n';
-  file_.write(text);
-  file_.flush();
+  file_->write(text);
+  file_->flush();
+  ++lines_;
+}
+
+ordered_json MetricsLog::last() const { return last_metrics(file_->path()); }
+
+void MetricsLog::extend_last(const ordered_json& more) {
+  const std::filesystem::path path = file_->path();
+  std::string text = read_file(path);
+  ordered_json line = last_metrics(path);
+  line.update(more);
+  text.erase(text.find_last_of('\n', text.size() - 2) + 1);  // npos + 1 is 0: the only line
+  file_.reset();
+  replace_file(path, text + line.dump() + "\n");
+  file_.emplace(path, FileWriter::Mode::append);
 }
 
 ordered_json last_metrics(const std::filesystem::path& file) {

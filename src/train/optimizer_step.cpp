@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
 #include <limits>
+#include <span>
 #include <vector>
 
 #include "kernels/optimizer/optimizer.h"
@@ -76,15 +79,41 @@ void publish_weights(Stream& stream, Comm& comm, const ModelState& state) {
   gather_weights(stream, comm, state);
 }
 
-std::string first_nonfinite_gradient(Stream& stream, const ModelState& state) {
-  std::vector<float> host;
-  for (const Param* param : backward_order(state.table(), state.shape().model)) {
-    host.resize(static_cast<std::size_t>(param->count()));
-    stream.copy(host.data(), state.table().view(state.gradients, *param).data(), host.size() * sizeof(float));
-    stream.synchronize();
-    if (!std::ranges::all_of(host, [](float g) { return std::isfinite(g); })) return param->name;
-  }
-  return "";
+namespace {
+
+/// Whether all elements are finite. f32 and bf16.
+bool all_finite(Stream& stream, const Tensor& tensor) {
+  std::vector<std::byte> host(tensor.bytes());
+  stream.copy(host.data(), tensor.data(), host.size());
+  stream.synchronize();
+  // The exponent of an infinity or a NaN has all bits set.
+  const auto finite = [&]<class Bits>(Bits exponent) {
+    const std::span<const Bits> values(reinterpret_cast<const Bits*>(host.data()), host.size() / sizeof(Bits));
+    return std::ranges::all_of(values, [&](Bits bits) { return (bits & exponent) != exponent; });
+  };
+  return tensor.dtype() == DType::bf16 ? finite(std::uint16_t{0x7f80}) : finite(std::uint32_t{0x7f800000});
+}
+
+/// The first of the parameters whose part of the flat tensor is not finite; nullptr if there is none.
+const Param* first_nonfinite(Stream& stream, const ParamTable& table, const Tensor& flat,
+                             const std::vector<const Param*>& order) {
+  const auto bad =
+      std::ranges::find_if(order, [&](const Param* param) { return !all_finite(stream, table.view(flat, *param)); });
+  return bad == order.end() ? nullptr : *bad;
+}
+
+}  // namespace
+
+bool weights_are_finite(Stream& stream, const ModelState& state) { return all_finite(stream, state.weights); }
+
+std::string first_nonfinite_tensor(Stream& stream, const ModelState& state) {
+  const std::vector<const Param*> backward = backward_order(state.table(), state.shape().model);
+  const std::vector<const Param*> forward(backward.rbegin(), backward.rend());
+  if (const Param* param = first_nonfinite(stream, state.table(), state.weights, forward))
+    return "weight of " + param->name;
+  if (const Param* param = first_nonfinite(stream, state.table(), state.gradients, backward))
+    return "gradient of " + param->name;
+  return "none";
 }
 
 void spoil_gradient(Stream& stream, const ModelState& state) {

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "ssa/base/checksum.h"
+#include "ssa/base/mapped_file.h"
 
 namespace ssa {
 namespace {
@@ -47,15 +48,24 @@ std::pair<std::string, std::string> first_difference(const std::string& a, const
 
 }  // namespace
 
-void check_same_config(Comm& comm, const Config& config) {
+void check_same_lines(Comm& comm, const std::vector<std::string>& lines, const std::string& advice) {
   if (comm.size() == 1) return;
-  const std::string json = config_json(config);
-  const std::vector<int> others = ranks_that_differ(comm, xxh3_hex(json.data(), json.size()));
+  const std::string text = joined(lines);
+  const std::vector<int> others = ranks_that_differ(comm, xxh3_hex(text.data(), text.size()));
   if (others.empty()) return;
-  const std::string lines = joined(config_lines(config));
-  const auto [found, expected] = first_difference(broadcast(comm, lines, others[0]), broadcast(comm, lines, 0));
-  fail_usage("the config of ", ranks_text(others), " is not that of rank 0: found ", found, " on rank ", others[0],
-             ", expected ", expected);
+  const auto [found, expected] = first_difference(broadcast(comm, text, others[0]), broadcast(comm, text, 0));
+  fail(ranks_text(others), others.size() == 1 ? " differs from rank 0: found " : " differ from rank 0: found ", found,
+       " on rank ", others[0], ", expected ", expected, "; ", advice);
+}
+
+void check_same_command(Comm& comm, const Config& config, const TrainOptions& options) {
+  if (comm.size() == 1) return;
+  const MappedFile program("/proc/self/exe");
+  std::vector<std::string> lines = {concat("ssa_train binary: XXH3 ", xxh3_hex(program.data(), program.size())),
+                                    concat("--resume ", options.resume)};
+  for (const std::string& key : options.allowed_changes) lines.push_back("--allow-change " + key);
+  for (const std::string& line : config_lines(config)) lines.push_back(line);
+  check_same_lines(comm, lines, "every rank needs the same command, config and program");
 }
 
 void check_same_weights(Stream& stream, Comm& comm, const ModelState& state) {
@@ -69,10 +79,8 @@ void check_same_weights(Stream& stream, Comm& comm, const ModelState& state) {
     stream.synchronize();
     hash.update(host.data(), host.size());
   }
-  const std::vector<int> others = ranks_that_differ(comm, hash.hex());
-  if (!others.empty())
-    fail("the weights of ", ranks_text(others), " are not those of rank 0: do all ranks read the same init_from, ",
-         "checkpoint and files?");
+  check_same_lines(comm, {concat("weights: XXH3 ", hash.hex())},
+                   "do all ranks see the same init_from, checkpoints and files?");
 }
 
 }  // namespace ssa

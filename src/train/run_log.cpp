@@ -1,8 +1,10 @@
 #include "ssa/train/run_log.h"
 
+#include <fmt/chrono.h>
 #include <spdlog/sinks/basic_file_sink.h>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
@@ -21,7 +23,19 @@ std::string count_text(double count) {
   return fmt::format("{:.0f}", count);
 }
 
-/// Where the lines of steps go, which are short on the console and complete in train.log.
+/// Renames a file to NAME-until-TIME.EXTENSION, so that a new one can be written.
+void move_aside(const std::filesystem::path& file) {
+  if (!std::filesystem::exists(file)) return;
+  const auto now = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
+  std::string name = fmt::format("{}-until-{:%Y%m%d-%H%M%S}", file.stem().string(), fmt::gmtime(now));
+  for (int i = 2; std::filesystem::exists(file.parent_path() / (name + file.extension().string())); ++i)
+    name = fmt::format("{}-until-{:%Y%m%d-%H%M%S}-{}", file.stem().string(), fmt::gmtime(now), i);
+  const std::filesystem::path aside = file.parent_path() / (name + file.extension().string());
+  rename_path(file, aside);
+  spdlog::info("the metrics of the previous run are now in {}", aside.string());
+}
+
+/// The lines of steps go to both: short to the console, complete to train.log.
 std::shared_ptr<Console> console;
 std::shared_ptr<spdlog::sinks::sink> log_file;
 
@@ -56,12 +70,12 @@ std::string short_rows_warning(const Config& config) {
       window);
 }
 
-RunLog::RunLog(const Config& config, Comm& comm, Stream& stream, std::int64_t step, std::int64_t total_steps)
+RunLog::RunLog(const Config& config, Comm& comm, Stream& stream, const Start& start)
     : config_(config),
       speaks_(comm.rank() == 0),
-      total_steps_(total_steps),
-      first_step_(step),
-      last_logged_(step),
+      total_steps_(start.total_steps),
+      first_step_(start.step),
+      last_logged_(start.step),
       begun_(Clock::now()),
       running_since_(begun_),
       kind_(stream.kind()),
@@ -76,7 +90,15 @@ RunLog::RunLog(const Config& config, Comm& comm, Stream& stream, std::int64_t st
     if (const auto peak = peak_bf16_flops(device_)) peak_flops_ = *peak * ranks_;
   }
   const std::filesystem::path directory(config.output_dir);
-  metrics_ = std::make_unique<MetricsLog>(directory / "metrics.jsonl", step);
+  const std::filesystem::path file = directory / "metrics.jsonl";
+  if (start.fresh) move_aside(file);
+  metrics_ = std::make_unique<MetricsLog>(file, start.step);
+  // The checkpoint of another run does not describe this file.
+  const bool same_run =
+      start.step > 0 && std::filesystem::path(start.resumed_from).parent_path().parent_path() == directory;
+  if (same_run && start.metrics_lines > 0 && metrics_->lines() != start.metrics_lines)
+    spdlog::warn("{}: {} lines up to step {}, expected {}: lines were lost or added outside of the run", file.string(),
+                 metrics_->lines(), start.step, start.metrics_lines);
   replace_file(directory / "config.json", config_json(config));
 }
 
@@ -90,7 +112,8 @@ void RunLog::begin(std::int64_t parameters, std::int64_t rows, std::int64_t step
   spdlog::info("data: {} sequences of {} tokens per epoch, {} steps per epoch", rows, config_.train.max_length,
                steps_per_epoch);
   if (dropped_rows > 0)
-    spdlog::info("data: {} sequences of each epoch fill no global batch and are dropped", dropped_rows);
+    spdlog::info("data: the last {} dropped in each epoch, too few for a global batch",
+                 dropped_rows == 1 ? "sequence is" : fmt::format("{} sequences are", dropped_rows));
   spdlog::info("steps {} to {}", first_step_ + 1, total_steps_);
   if (kind_ != DeviceKind::cuda) return;
   if (const std::string warning = short_rows_warning(config_); !warning.empty()) spdlog::warn(warning);
@@ -122,6 +145,10 @@ void RunLog::step(const StepReport& r) {
   if (executed_flops_) line["executed_tflops"] = *executed_flops_ * tokens_per_second / ranks_ / 1e12;
   if (r.selected_mass) line["selected_mass"] = *r.selected_mass;
   if (r.entropy) line["entropy"] = *r.entropy;
+  line["rows"] = {r.rows.first, r.rows.last};
+  if (r.spike.loss) line["loss_z_score"] = *r.spike.loss;
+  if (r.spike.grad_norm) line["grad_norm_z_score"] = *r.spike.grad_norm;
+  if (r.skipped_updates > 0) line["skipped_updates"] = r.skipped_updates;
   for (const auto& [name, loss] : r.eval_losses) line[name] = loss;
   metrics_->append(line);
 
@@ -145,11 +172,39 @@ void RunLog::step(const StepReport& r) {
   const std::string alignment = ssa ? fmt::format("  align {:.1e}", r.alignment_loss) : "";
   const bool fits = progress.size() + alignment.size() + 2 + speed.size() < 80;
   console->show_step(progress + (fits ? alignment : "") + "  " + speed);
-  if (r.eval_losses.empty()) return;
-  std::string held_out = fmt::format("step {}", r.step);
-  for (const auto& [name, loss] : r.eval_losses) held_out += fmt::format("  {} {:.4f}", name, loss);
-  console->log({"", spdlog::level::info, held_out});
+  show_evaluation(r.step, r.eval_losses);
+}
+
+void RunLog::show_evaluation(std::int64_t step, const EvalLosses& losses) const {
+  if (losses.empty()) return;
+  std::string text = fmt::format("step {}", step);
+  for (const auto& [name, loss] : losses) text += fmt::format("  {} {:.4f}", name, loss);
+  console->log({"", spdlog::level::info, text});
   console->flush();
+}
+
+std::int64_t RunLog::sync_metrics() {
+  if (!speaks_) return 0;
+  metrics_->sync();
+  return metrics_->lines();
+}
+
+bool RunLog::lacks_evaluation() const {
+  if (!speaks_ || first_step_ == 0) return false;
+  const nlohmann::ordered_json last = metrics_->last();
+  if (last.is_null() || last["step"] != first_step_) return false;
+  return std::none_of(last.items().begin(), last.items().end(),
+                      [](const auto& item) { return item.key().starts_with("eval_loss"); });
+}
+
+void RunLog::add_evaluation(const EvalLosses& losses) {
+  if (!speaks_) return;
+  nlohmann::ordered_json more;
+  for (const auto& [name, loss] : losses) more[name] = loss;
+  metrics_->extend_last(more);
+  log_file->log({"", spdlog::level::info,
+                 fmt::format("step {}: the evaluation that a signal ended: {}", first_step_, more.dump())});
+  show_evaluation(first_step_, losses);
 }
 
 void RunLog::say(const std::string& line) {

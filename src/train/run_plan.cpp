@@ -24,7 +24,20 @@ BatchPlan plan_batches(const Config& c, std::int64_t rows, int ranks) {
   return BatchPlan({.rows_per_epoch = rows,
                     .global_rows = accumulation_steps(c.train, ranks) * micro_rows * ranks,
                     .micro_rows = micro_rows,
-                    .ranks = ranks});
+                    .ranks = ranks,
+                    .skip_ranges = c.data.skip_ranges});
+}
+
+std::int64_t total_steps(const TrainConfig& train, const BatchPlan& plan, std::int64_t step, DataPosition position) {
+  if (train.max_steps > 0) return train.max_steps;
+  return step + plan.batches_until(train.num_train_epochs, position);
+}
+
+PhaseTimeouts phase_timeouts(const DistributedConfig& c) {
+  return {.start = c.start_timeout_seconds,
+          .step = c.timeout_seconds,
+          .save = c.save_timeout_seconds,
+          .evaluation = c.eval_timeout_seconds};
 }
 
 StateShape state_shape(const Config& c, DeviceKind device, int ranks) {

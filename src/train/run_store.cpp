@@ -3,6 +3,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -10,12 +11,14 @@
 
 #include "ssa/io/checkpoint.h"
 #include "ssa/io/huggingface.h"
+#include "ssa/train/export.h"
+#include "ssa/train/resume_check.h"
 
 namespace ssa {
 namespace {
 
-/// Copies a whole bucket, of which each rank has `owned`, to the host of every rank. Where the ranks own slices, they
-/// are gathered through the staging buffer, a piece of every slice at a time.
+/// Copies a whole bucket to the host of every rank; each rank has its part `owned`. Where the ranks own slices, the
+/// staging buffer gathers them, a piece of every slice at a time.
 void gather_bucket(Stream& stream, Comm& comm, const ModelState& state, const Bucket& bucket, const Tensor& owned,
                    std::vector<float>& host) {
   const std::int64_t slice = owned.count();
@@ -44,22 +47,51 @@ struct BucketCopy {
   std::vector<float> master, m, v;
 };
 
+std::optional<std::size_t> first_nonfinite(std::span<const float> values) {
+  const auto bad = std::ranges::find_if(values, [](float value) { return !std::isfinite(value); });
+  if (bad == values.end()) return std::nullopt;
+  return static_cast<std::size_t>(bad - values.begin());
+}
+
+/// Throws Error if a value that was read is not finite.
+void check_read(const std::string& source, const std::string& tensor, std::span<const float> values,
+                std::int64_t first) {
+  if (const auto bad = first_nonfinite(values))
+    fail(source, ": tensor ", tensor, ": element ", first + static_cast<std::int64_t>(*bad), " is ", values[*bad],
+         ", expected finite values");
+}
+
+/// Throws Error for a value that is not finite: such a checkpoint must not replace a good one.
 void write_bucket(CheckpointWriter& writer, const ParamTable& table, const BucketCopy& bucket) {
   for (const Param& p : table.params()) {
     if (p.offset < bucket.range.begin || p.offset >= bucket.range.end) continue;
-    const auto values = [&](const std::vector<float>& from) {
-      return std::span<const float>(from.data() + (p.offset - bucket.range.begin), static_cast<std::size_t>(p.count()));
+    const auto values = [&](const char* what, const std::vector<float>& from) {
+      const std::span<const float> part(from.data() + (p.offset - bucket.range.begin),
+                                        static_cast<std::size_t>(p.count()));
+      if (const auto bad = first_nonfinite(part))
+        fail("checkpoint not written: ", what, " of ", p.name, ": element ", *bad, " is ", part[*bad],
+             ", expected finite values");
+      return part;
     };
-    writer.add_weight(p.name, values(bucket.master));
-    writer.add_m(p.name, values(bucket.m));
-    writer.add_v(p.name, values(bucket.v));
+    writer.add_weight(p.name, values("weight", bucket.master));
+    writer.add_m(p.name, values("first moment", bucket.m));
+    writer.add_v(p.name, values("second moment", bucket.v));
   }
 }
 
 }  // namespace
 
 RunStore::RunStore(const Config& config, Comm& comm) : config_(config), comm_(comm) {
-  if (comm.rank() == 0) make_directories(config.output_dir);
+  if (comm.rank() != 0) return;
+  make_directories(config.output_dir);
+  lock_ = DirectoryLock(config.output_dir);
+  if (!lock_.warning().empty()) spdlog::warn(lock_.warning());
+  // A directory that cannot be written to is found now, not at the first save.
+  const std::filesystem::path checkpoints = std::filesystem::path(config.output_dir) / "checkpoints";
+  make_directories(checkpoints);
+  const std::filesystem::path probe = checkpoints / ".write-test";
+  FileWriter(probe).finish();
+  std::filesystem::remove(probe);
 }
 
 RunStore::~RunStore() {
@@ -72,7 +104,12 @@ std::string RunStore::checkpoint_to_resume(const std::string& resume) {
   std::string path;
   if (comm_.rank() == 0) {
     std::vector<CheckpointInfo> skipped;
-    const std::optional<CheckpointInfo> newest = newest_checkpoint(config_.output_dir, skipped);
+    std::optional<CheckpointInfo> newest;
+    try {
+      newest = newest_checkpoint(config_.output_dir, skipped);
+    } catch (const Error& error) {
+      fail(error.what(), "; --resume none starts over");
+    }
     for (const CheckpointInfo& bad : skipped) spdlog::warn("skipping {}: {}", bad.path.string(), bad.problem);
     if (newest) {
       // A run that was killed right after its last save did not delete old checkpoints. Next to a damaged checkpoint
@@ -84,62 +121,70 @@ std::string RunStore::checkpoint_to_resume(const std::string& resume) {
   return broadcast(comm_, path);
 }
 
-std::int64_t RunStore::restore(Stream& stream, ModelState& state, const std::string& resume) {
+TrainerState RunStore::restore(Stream& stream, ModelState& state, SpikeDetector& spikes,
+                               const RestoreOptions& options) {
   const ParamTable& table = state.table();
-  const std::vector<TensorSpec> shapes = published_parameters(config_.model);
-  const std::string checkpoint = checkpoint_to_resume(resume);
+  const std::vector<TensorSpec> specs = published_parameters(config_.model);
+  const std::string checkpoint = checkpoint_to_resume(options.resume);
   if (!checkpoint.empty()) {
-    // `auto` checked every byte when it chose the checkpoint; a directory named by the user is checked now, by one
+    // `auto` verified every byte when it chose the checkpoint; a directory named by the user is verified now, by one
     // rank.
-    const bool check_all = resume != "auto" && comm_.rank() == 0;
-    const CheckpointReader reader(checkpoint, check_all ? Verify::checksums : Verify::sizes);
-    reader.check(shapes);
-    load_master_weights(stream, state, [&](std::size_t i, std::span<float> out, std::int64_t first) {
-      reader.read_weight(shapes[i], out, first);
-    });
+    const bool verify = options.resume != "auto" && comm_.rank() == 0;
+    const CheckpointReader reader(checkpoint, verify ? Verify::checksums : Verify::sizes);
+    TrainerState saved = trainer_state(reader.trainer(), checkpoint + "/trainer.json", spikes);
+    const ResumeChanges changes = check_resume(parse_config(reader.config(), checkpoint + "/config.json"), saved,
+                                               options.run, options.allowed_changes, checkpoint);
+    reader.check(specs);
+    const auto load = [&](void (CheckpointReader::*read)(const TensorSpec&, std::span<float>, std::int64_t) const) {
+      return [&reader, &specs, &checkpoint, read](std::size_t i, std::span<float> out, std::int64_t first) {
+        (reader.*read)(specs[i], out, first);
+        check_read(checkpoint, specs[i].name, out, first);
+      };
+    };
+    load_master_weights(stream, state, load(&CheckpointReader::read_weight));
     for (const Bucket& bucket : table.buckets()) {
-      load_owned(
-          stream, state, bucket, state.owned_view(state.m, bucket),
-          [&](std::size_t i, std::span<float> out, std::int64_t first) { reader.read_m(shapes[i], out, first); });
-      load_owned(
-          stream, state, bucket, state.owned_view(state.v, bucket),
-          [&](std::size_t i, std::span<float> out, std::int64_t first) { reader.read_v(shapes[i], out, first); });
+      load_owned(stream, state, bucket, state.owned_view(state.m, bucket), load(&CheckpointReader::read_m));
+      load_owned(stream, state, bucket, state.owned_view(state.v, bucket), load(&CheckpointReader::read_v));
     }
     last_checkpoint_ = checkpoint;
-    if (comm_.rank() == 0) spdlog::info("resuming from {}", checkpoint);
-    return reader.step();
+    if (comm_.rank() == 0) {
+      spdlog::info("resuming from {}", checkpoint);
+      for (const std::string& line : changes.lines) spdlog::warn("resume: {}", line);
+      if (saved.dataset.empty())
+        spdlog::warn("resume: {} records no fingerprint of its dataset, so that data.path was not compared",
+                     checkpoint);
+      if (changes.data_changed) spdlog::warn("resume: the rows have changed: data is read from its first row");
+    }
+    if (changes.data_changed) saved.position = {};
+    return saved;
   }
   if (config_.init_from) {
-    const HuggingFaceWeights weights(*config_.init_from, shapes, config_.model.tie_word_embeddings);
+    const HuggingFaceWeights weights(*config_.init_from, specs, config_.model.tie_word_embeddings);
     load_master_weights(stream, state, [&](std::size_t i, std::span<float> out, std::int64_t first) {
-      weights.read(shapes[i], out, first);
+      weights.read(specs[i], out, first);
+      check_read(*config_.init_from, specs[i].name, out, first);
     });
     if (comm_.rank() == 0) spdlog::info("starting from the weights of {}", *config_.init_from);
-    return 0;
+    return {};
   }
   const auto seed = static_cast<std::uint64_t>(config_.train.seed);
   load_master_weights(stream, state, [&](std::size_t i, std::span<float> out, std::int64_t first) {
     initialize_param(table, config_.model, i, seed, out, first);
   });
-  return 0;
+  return {};
 }
 
-void RunStore::save(Stream& stream, const ModelState& state, std::int64_t step, const TrainerRecord& record) {
+void RunStore::save(Stream& stream, const ModelState& state, const TrainerState& trainer_state,
+                    const SpikeDetector& spikes, Saving saving) {
   finish();
   const ParamTable& table = state.table();
-  const nlohmann::json trainer = {{"step", step},
-                                  {"total_steps", record.total_steps},
-                                  {"tokens", record.tokens},
-                                  {"global_batch_rows", record.global_rows},
-                                  {"rows_per_epoch", record.rows_per_epoch},
-                                  {"seed", config_.train.seed},
-                                  {"ranks", comm_.size()}};
-  const std::string config = config_json(config_);
   const bool writes = comm_.rank() == 0, async = config_.checkpoint.async;
+  const std::filesystem::path output(config_.output_dir);
+  const std::string name = checkpoint_name(trainer_state.step);
 
-  std::unique_ptr<CheckpointWriter> writer;
+  std::shared_ptr<CheckpointWriter> writer;
   if (writes)
-    writer = std::make_unique<CheckpointWriter>(config_.output_dir, step, published_parameters(config_.model));
+    writer = std::make_shared<CheckpointWriter>(output, trainer_state.step, published_parameters(config_.model));
   auto copies = std::make_shared<std::vector<BucketCopy>>();
   for (const Bucket& bucket : table.buckets()) {
     BucketCopy copy{bucket.range, {}, {}, {}};
@@ -153,27 +198,49 @@ void RunStore::save(Stream& stream, const ModelState& state, std::int64_t step, 
       write_bucket(*writer, table, copy);
   }
 
-  std::string directory = (std::filesystem::path(config_.output_dir) / "checkpoints" / checkpoint_name(step)).string();
-  if (writes && async) {
-    writer_ = std::thread(
-        [this, &table, copies, trainer, config, writer = std::shared_ptr<CheckpointWriter>(std::move(writer))] {
-          try {
-            for (const BucketCopy& copy : *copies) write_bucket(*writer, table, copy);
-            writer->commit(trainer, config, config_.checkpoint.save_total_limit);
-          } catch (...) {
-            writer_error_ = std::current_exception();
-          }
-        });
-  } else if (writes) {
-    writer->commit(trainer, config, config_.checkpoint.save_total_limit);
+  being_saved_ = (output / "checkpoints" / name).string();
+  const auto complete = [this, &table, copies, writer, saving, output, name, config = config_json(config_),
+                         trainer = to_json(trainer_state, spikes)] {
+    for (const BucketCopy& copy : *copies) write_bucket(*writer, table, copy);
+    writer->commit(trainer, config, {.save_total_limit = config_.checkpoint.save_total_limit, .keep = saving.keep});
+    if (saving.export_too) export_to(output / "exports" / name);
+  };
+  if (async) {
+    if (!writes) return;  // poll() and finish() are no collectives: only rank 0 waits for its thread
+    writing_ = true;
+    writer_ = std::thread([this, complete] {
+      try {
+        complete();
+      } catch (...) {
+        writer_error_ = std::current_exception();
+      }
+      writing_ = false;
+    });
+    spdlog::info("saving {}", being_saved_);
+    return;
   }
+  if (writes) complete();
   comm_.barrier();
-  last_checkpoint_ = directory;
+  finish();
+}
+
+void RunStore::export_to(const std::filesystem::path& directory) const {
+  // A run that went back to an earlier checkpoint exports a step again, perhaps one whose export was killed.
+  for (const char* suffix : {"", ".tmp"}) std::filesystem::remove_all(directory.string() + suffix);
+  const ExportResult result = export_checkpoint(CheckpointReader(being_saved_, Verify::sizes), directory);
+  spdlog::info("exported {}{}", directory.string(), result.note.empty() ? "" : " (" + result.note + ")");
+}
+
+void RunStore::poll() {
+  if (!writing_) finish();
 }
 
 void RunStore::finish() {
   if (writer_.joinable()) writer_.join();
   if (writer_error_) std::rethrow_exception(std::exchange(writer_error_, nullptr));
+  if (being_saved_.empty()) return;
+  last_checkpoint_ = std::exchange(being_saved_, {});
+  if (comm_.rank() == 0) spdlog::info("saved {}", last_checkpoint_);
 }
 
 }  // namespace ssa

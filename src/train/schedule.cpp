@@ -9,7 +9,7 @@
 namespace ssa {
 namespace {
 
-/// The share of the peak at `step`, which is not before the end of the warm-up.
+/// The fraction of the peak rate at `step`, after the warm-up.
 double share_of_peak(const TrainConfig& train, std::int64_t step, std::int64_t total, std::int64_t warmup) {
   const double floor = train.min_lr / train.learning_rate;
   const std::int64_t rest = std::max<std::int64_t>(1, total - warmup);
@@ -42,15 +42,6 @@ double learning_rate(const TrainConfig& train, std::int64_t step, std::int64_t t
   const std::int64_t warmup = warmup_steps(train, total_steps);
   if (step < warmup) return train.learning_rate * static_cast<double>(step) / static_cast<double>(warmup);
   return train.learning_rate * share_of_peak(train, step, total_steps, warmup);
-}
-
-std::int64_t total_steps(const TrainConfig& train, std::int64_t steps_per_epoch) {
-  if (steps_per_epoch < 1) {
-    fail_usage("data.path: ", steps_per_epoch,
-               " steps in an epoch, expected at least 1: fewer rows than a global batch");
-  }
-  if (train.max_steps > 0) return train.max_steps;
-  return ceil_of(train.num_train_epochs * static_cast<double>(steps_per_epoch));
 }
 
 std::int64_t save_interval(const CheckpointConfig& checkpoint, std::int64_t total_steps) {

@@ -1,18 +1,24 @@
 // The training loop. Read `train` and `train_step` from top to bottom: this is the order of events of a run.
 #include "ssa/train/train.h"
 
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <optional>
+#include <span>
 
 #include "ssa/base/fault.h"
 #include "ssa/base/random.h"
 #include "ssa/base/signals.h"
+#include "ssa/comm/watchdog.h"
 #include "ssa/data/batch_plan.h"
 #include "ssa/data/row_loader.h"
 #include "ssa/runtime/profiler_range.h"
 #include "ssa/train/batch_staging.h"
+#include "ssa/train/dataset_fingerprint.h"
 #include "ssa/train/evaluate.h"
 #include "ssa/train/model_state.h"
 #include "ssa/train/optimizer_step.h"
@@ -21,11 +27,12 @@
 #include "ssa/train/run_plan.h"
 #include "ssa/train/run_store.h"
 #include "ssa/train/schedule.h"
+#include "ssa/train/spike_detector.h"
 
 namespace ssa {
 namespace {
 
-/// Everything of a run, built in this order.
+/// All parts of a run, built in this order.
 struct Run {
   Run(const Config& config_in, const TrainOptions& options, Comm& comm_in)
       : config(config_in),
@@ -34,12 +41,11 @@ struct Run {
         dataset(open_dataset(config.data.path, config)),
         loader(dataset, row_options(config)),
         plan(plan_batches(config, loader.rows(), comm.size())),
-        total_steps(ssa::total_steps(config.train, plan.batches_per_epoch())),
-        save_interval(ssa::save_interval(config.checkpoint, total_steps)),
         table(config.model, comm.size()),
         state(stream, state_shape(config, options.device, comm.size()), table, comm.rank()),
         staging(stream, state.shape().pass.rows, state.shape().pass.tokens),
-        store(config, comm) {
+        store(config, comm),
+        spikes(config.train.spike_window) {
     if (!config.data.eval_path) return;
     eval_dataset.emplace(open_dataset(*config.data.eval_path, config));
     RowOptions rows = row_options(config);
@@ -54,14 +60,16 @@ struct Run {
   Dataset dataset;
   RowLoader loader;
   BatchPlan plan;
-  std::int64_t total_steps, save_interval;
   ParamTable table;
   ModelState state;
   BatchStaging staging;
   RunStore store;
   std::optional<Dataset> eval_dataset;
   std::optional<RowLoader> eval_loader;
-  std::int64_t step = 0;  ///< completed updates; with the seed, the only trainer state besides weights and moments
+  SpikeDetector spikes;
+  TrainerState at;    ///< trainer state other than weights, moments and spikes
+  GlobalBatch batch;  ///< of the step being trained
+  std::int64_t total_steps = 0, save_interval = 0;
 
   Branches branches() const { return branches_of(state.shape().pass.path, config.model); }
 };
@@ -69,31 +77,30 @@ struct Run {
 /// Whether a signal reached any rank.
 bool stop_wanted(Comm& comm) { return all_reduce(comm, stop_signal() != 0 ? 1.0 : 0.0, ReduceOp::max) > 0; }
 
-/// Whether sequence `row` of this step passes on the output of full attention.
+/// Whether sequence `row` of the global batch passes the output of full attention on, and not the sparse one.
 bool draw_full_stream(const Run& run, std::int64_t row) {
   const AttentionConfig& a = run.config.attention;
   const auto seed = static_cast<std::uint64_t>(run.config.train.seed);
   const bool by_row = a.stream_granularity == StreamGranularity::row;
-  const auto step = static_cast<std::uint64_t>(run.step), index = static_cast<std::uint64_t>(by_row ? row : 0);
+  const auto step = static_cast<std::uint64_t>(run.at.step), index = static_cast<std::uint64_t>(by_row ? row : 0);
   return random_uniform(seed, RandomPurpose::stream, step, index) < a.full_stream_probability;
 }
 
 /// Puts micro-batch `micro` of this rank on the device.
 void load_micro_batch(Run& run, std::int64_t micro) {
   const ProfilerRange range("load micro-batch");
-  const std::int64_t epoch = run.plan.epoch(run.step);
-  const std::int64_t first = run.plan.first_row(run.step, micro, run.comm.rank());
-  const std::int64_t batch_begin = run.plan.first_row(run.step);
-  for (std::int64_t i = 0; i < run.state.shape().pass.rows; ++i)
-    run.staging.fill(i, run.loader, epoch, first + i, draw_full_stream(run, first + i - batch_begin));
+  const std::span<const std::int64_t> rows = run.plan.micro_batch(run.batch, micro, run.comm.rank());
+  const std::int64_t first = rows.data() - run.batch.rows.data();
+  for (std::int64_t i = 0; i < std::ssize(rows); ++i)
+    run.staging.fill(i, run.loader, run.batch.epoch, rows[static_cast<std::size_t>(i)],
+                     draw_full_stream(run, first + i));
   run.staging.upload(run.state.batch);
 }
 
 /// Labels in the global batch. Every rank counts all of them, without reading tokens.
 std::int64_t count_labels(const Run& run) {
   std::int64_t labels = 0;
-  for (std::int64_t i = 0; i < run.plan.global_rows(); ++i)
-    labels += run.loader.label_count(run.plan.epoch(run.step), run.plan.first_row(run.step) + i);
+  for (const std::int64_t row : run.batch.rows) labels += run.loader.label_count(run.batch.epoch, row);
   return labels;
 }
 
@@ -107,33 +114,72 @@ PassScales pass_scales(const Run& run, std::int64_t labels) {
           .alignment_gradient = static_cast<float>(run.config.attention.alignment_weight * alignment)};
 }
 
-/// Stops before the update when a loss or gradient is not finite, naming the first rank and tensor at fault.
-void check_finite(Run& run, const StepSums::Values& local) {
+/// "rows 128 to 255", as data.skip_ranges counts them.
+RowRange rows_of_step(const Run& run) {
+  const std::int64_t offset = run.batch.epoch * run.plan.rows_per_epoch();
+  return {offset + run.batch.rows.front(), offset + run.batch.rows.back()};
+}
+
+/// The first rank on which a loss or the gradient norm is not finite; nullopt if there is none.
+std::optional<int> first_nonfinite_rank(Run& run, const StepSums::Values& local) {
   const bool finite = std::isfinite(local.ce) && std::isfinite(local.alignment) && std::isfinite(local.squared_norm);
   const double none = run.comm.size();
-  const double culprit = all_reduce(run.comm, finite ? none : run.comm.rank(), ReduceOp::min);
-  if (culprit == none) return;
+  const double rank = all_reduce(run.comm, finite ? none : run.comm.rank(), ReduceOp::min);
+  if (rank == none) return std::nullopt;
+  return static_cast<int>(rank);
+}
+
+/// Stops before the update, naming the first tensor that is not finite in the order of the computation.
+[[noreturn]] void fail_nonfinite(Run& run, const StepSums::Values& local, int rank) {
   std::string what;
-  if (run.comm.rank() == static_cast<int>(culprit)) {
-    const std::string tensor = first_nonfinite_gradient(run.stream, run.state);
+  if (run.comm.rank() == rank)
     what = concat("ce_loss sum ", local.ce, ", alignment_loss ", local.alignment,
-                  ", first tensor with a bad gradient: ", tensor.empty() ? "none" : tensor);
+                  ", first tensor that is not finite: ", first_nonfinite_tensor(run.stream, run.state));
+  what = broadcast(run.comm, what, rank);
+  const RowRange rows = rows_of_step(run);
+  fail("step ", run.at.step + 1, ": loss or gradient is not finite on rank ", rank, " (", what, ", rows ", rows.first,
+       " to ", rows.last, "); the weights were not updated, the last checkpoint is ", run.store.last_checkpoint());
+}
+
+/// Logs a spike. Returns whether the update is to be skipped. Throws if it stops the run.
+bool handle_spike(Run& run, const StepReport& report) {
+  const TrainConfig& train = run.config.train;
+  const RowRange rows = rows_of_step(run);
+  const auto z_score = [](const std::optional<double>& z) { return z ? fmt::format("{:.1f}", *z) : "none yet"; };
+  const std::string what = fmt::format(
+      "step {}: spike: loss {:.4g} (z-score {}), gradient norm {:.4g} (z-score {}), train.spike_z_score {}, "
+      "rows {} to {}",
+      report.step, report.loss, z_score(report.spike.loss), report.grad_norm, z_score(report.spike.grad_norm),
+      train.spike_z_score, rows.first, rows.last);
+  const std::string state =
+      fmt::format("the weights were not updated, the last checkpoint is {}", run.store.last_checkpoint());
+  switch (train.on_spike) {
+    case OnSpike::log:
+      if (run.comm.rank() == 0) spdlog::warn(what);
+      return false;
+    case OnSpike::stop: fail(what, "; train.on_spike is stop: ", state, "; data.skip_ranges can leave out the rows");
+    case OnSpike::skip:
+      ++run.at.skipped_updates;
+      if (run.at.skipped_updates > train.max_skipped_updates)
+        fail(what, "; train.max_skipped_updates ", train.max_skipped_updates, " are used up: ", state);
+      if (run.comm.rank() == 0)
+        spdlog::warn("{}; update skipped, {} of at most {}", what, run.at.skipped_updates, train.max_skipped_updates);
+      return true;
   }
-  what = broadcast(run.comm, what, static_cast<int>(culprit));
-  fail("step ", run.step + 1, ": loss or gradient is not finite on rank ", static_cast<int>(culprit), " (", what,
-       "); the weights were not updated, the last checkpoint is ", run.store.last_checkpoint());
+  fail("train.on_spike: unknown value ", static_cast<int>(train.on_spike));
 }
 
 /// One optimizer step; nullopt when a signal arrived, in which case no state has changed.
 std::optional<StepReport> train_step(Run& run) {
   const ProfilerRange range("step");
-  enter_fault_place(FaultPlace::step, run.step + 1);
+  enter_fault_place(FaultPlace::step, run.at.step + 1);
   const TrainConfig& train = run.config.train;
   const ModelState& state = run.state;
+  run.batch = run.plan.batch_at(run.at.position);
   const std::int64_t labels = count_labels(run);
   const PassScales scales = pass_scales(run, labels);
   const bool measure =
-      run.branches().aligned && train.attention_stats_steps > 0 && (run.step + 1) % train.attention_stats_steps == 0;
+      run.branches().aligned && train.attention_stats_steps > 0 && (run.at.step + 1) % train.attention_stats_steps == 0;
   const AttentionSums attention = measure ? state.sums.attention() : AttentionSums{};
 
   state.sums.clear(run.stream);
@@ -147,7 +193,10 @@ std::optional<StepReport> train_step(Run& run) {
 
   measure_local_gradients(run.stream, state);
   StepSums::Values step = state.sums.read(run.stream);
-  check_finite(run, step);
+  // With on_spike `skip`, a loss that is not finite is a spike, unless the weights are not finite either.
+  const std::optional<int> nonfinite = first_nonfinite_rank(run, step);
+  if (nonfinite && (train.on_spike != OnSpike::skip || !weights_are_finite(run.stream, state)))
+    fail_nonfinite(run, step, *nonfinite);
   if (run.comm.size() > 1) {
     reduce_gradients(run.stream, run.comm, state);
     measure_gradients(run.stream, state);
@@ -156,25 +205,23 @@ std::optional<StepReport> train_step(Run& run) {
     for (double* sum : {&step.ce, &step.alignment, &step.selected_mass, &step.entropy})
       *sum = all_reduce(run.comm, *sum, ReduceOp::sum);
   }
-  const double norm = std::sqrt(step.squared_norm);
-  SSA_CHECK(std::isfinite(norm), "step ", run.step + 1,
-            ": the gradients of each rank are finite, but their sum over all ", run.comm.size(),
-            " ranks is not; the weights were not updated, the last checkpoint is ", run.store.last_checkpoint());
-  const double clip = train.max_grad_norm > 0 ? std::min(1.0, train.max_grad_norm / (norm + 1e-6)) : 1.0;
-  const double rate = learning_rate(train, run.step, run.total_steps);
-  update_weights(run.stream, run.comm, state, train, rate, clip, run.step + 1);
 
   StepReport report;
-  report.step = run.step + 1;
-  report.epoch = static_cast<double>(run.step + 1) / static_cast<double>(run.plan.batches_per_epoch());
+  report.step = run.at.step + 1;
+  report.epoch = run.plan.epochs_at(run.batch.next);
+  report.rows = rows_of_step(run);
   report.step_tokens = run.plan.global_rows() * train.max_length;
-  report.tokens = report.step * report.step_tokens;
+  report.tokens = run.at.tokens + report.step_tokens;
   report.ce_loss = labels > 0 ? step.ce / static_cast<double>(labels) : 0.0;
   report.alignment_loss = step.alignment;
   report.loss =
       report.ce_loss + (run.branches().aligned ? run.config.attention.alignment_weight * step.alignment : 0.0);
-  report.grad_norm = norm;
-  report.learning_rate = rate;
+  report.grad_norm = std::sqrt(step.squared_norm);
+  if (!std::isfinite(report.grad_norm) && train.on_spike != OnSpike::skip)
+    fail("step ", report.step, ": the gradients of each rank are finite, but their sum over all ", run.comm.size(),
+         " ranks is not; the weights were not updated, the last checkpoint is ", run.store.last_checkpoint());
+  report.learning_rate = learning_rate(train, run.at.step, run.total_steps);
+  report.spike = run.spikes.scores(report.loss, report.grad_norm);
   if (measure) {
     const auto positions = static_cast<double>(report.step_tokens * run.config.model.num_hidden_layers *
                                                run.config.model.num_attention_heads);
@@ -187,43 +234,100 @@ std::optional<StepReport> train_step(Run& run) {
     report.stream = "mixed";
   else
     report.stream = draw_full_stream(run, 0) ? "full" : "sparse";
+
+  const bool skipped = report.spike.above(train.spike_z_score) && handle_spike(run, report);
+  if (!skipped) {
+    const double clip = train.max_grad_norm > 0 ? std::min(1.0, train.max_grad_norm / (report.grad_norm + 1e-6)) : 1.0;
+    update_weights(run.stream, run.comm, state, train, report.learning_rate, clip, report.step);
+    run.spikes.add(report.loss, report.grad_norm);
+  }
+  report.skipped_updates = run.at.skipped_updates;
+  run.at.step = report.step;
+  run.at.position = run.batch.next;
+  run.at.rows += run.plan.global_rows();
+  run.at.tokens = report.tokens;
   return report;
 }
 
-/// Held-out loss: with selected and with full attention for ssa, else with the method's own attention.
-void evaluate_into(Run& run, StepReport& report) {
+/// Held-out loss: with selected and with full attention for ssa, else with the method's own attention. Empty when a
+/// signal arrived.
+EvalLosses evaluate(Run& run) {
   const ProfilerRange range("evaluate");
+  enter_phase(Phase::evaluation, run.at.step);
   enter_fault_place(FaultPlace::eval);
-  const auto loss = [&](AttentionPath path) {
-    return evaluate_rows(run.stream, run.comm, with_path(run.state.model(), path), run.state.batch,
-                         run.state.sums.losses(), run.staging, *run.eval_loader)
-        .mean();
-  };
-  if (run.branches().aligned) {
-    report.eval_losses["eval_loss_sparse"] = loss(AttentionPath::selected);
-    report.eval_losses["eval_loss_full"] = loss(AttentionPath::full);
-  } else {
-    report.eval_losses["eval_loss"] = loss(run.state.shape().pass.path);
+  std::vector<std::pair<std::string, AttentionPath>> paths = {{"eval_loss", run.state.shape().pass.path}};
+  if (run.branches().aligned)
+    paths = {{"eval_loss_sparse", AttentionPath::selected}, {"eval_loss_full", AttentionPath::full}};
+  EvalLosses losses;
+  for (const auto& [name, path] : paths) {
+    const EvalSums sums = evaluate_rows(run.stream, run.comm, with_path(run.state.model(), path), run.state.batch,
+                                        run.state.sums.losses(), run.staging, *run.eval_loader, {},
+                                        [&] { return stop_wanted(run.comm); });
+    if (sums.stopped) return {};
+    losses[name] = sums.mean();
   }
+  return losses;
 }
 
-/// Fresh weights, or the weights of the checkpoint to resume from.
-void start(Run& run, const std::string& resume) {
-  run.step = run.store.restore(run.stream, run.state, resume);
+bool evaluation_due(const Run& run) {
+  const std::int64_t interval = run.config.train.eval_steps;
+  return run.eval_loader && run.at.step > 0 &&
+         (run.at.step == run.total_steps || (interval > 0 && run.at.step % interval == 0));
+}
+
+/// Ranks may see different files under one path.
+void check_same_data(Run& run) {
+  if (run.comm.size() == 1) return;
+  const auto facts = [](const char* key, const Dataset& dataset) {
+    return concat(key, ": ", dataset.documents(), " documents, ", dataset.tokens(), " tokens, fingerprint ",
+                  dataset_fingerprint(dataset));
+  };
+  std::vector<std::string> lines = {facts("data.path", run.dataset), concat("rows per epoch: ", run.loader.rows())};
+  if (run.eval_dataset) lines.push_back(facts("data.eval_path", *run.eval_dataset));
+  check_same_lines(run.comm, lines, "do all ranks see the same files?");
+}
+
+/// Sets the weights, new or from the checkpoint to resume from, and the number of steps.
+void start(Run& run, const TrainOptions& options) {
+  const ResumedRun now{run.config, dataset_fingerprint(run.dataset), run.plan.global_rows(), run.comm.size()};
+  run.at = run.store.restore(run.stream, run.state, run.spikes,
+                             {.resume = options.resume, .allowed_changes = options.allowed_changes, .run = now});
+  run.at.dataset = now.dataset;
+  run.at.global_rows = now.global_rows;
+  run.at.ranks = now.ranks;
+  run.at.rows_per_epoch = run.loader.rows();
+  run.total_steps = total_steps(run.config.train, run.plan, run.at.step, run.at.position);
+  run.at.total_steps = run.total_steps;
+  run.save_interval = save_interval(run.config.checkpoint, run.total_steps);
+  check_same_lines(run.comm, {concat("steps done: ", run.at.step), concat("steps of the run: ", run.total_steps)},
+                   "do all ranks see the same checkpoints?");
   publish_weights(run.stream, run.comm, run.state);
   check_same_weights(run.stream, run.comm, run.state);
-  SSA_CHECK(run.step <= run.total_steps, run.store.last_checkpoint(), " is at step ", run.step, ", the run ends at ",
-            run.total_steps);
+  SSA_CHECK(run.at.step <= run.total_steps, run.store.last_checkpoint(), " is at step ", run.at.step,
+            ", the run ends at ", run.total_steps);
 }
 
-void save(Run& run) {
+void save(Run& run, RunLog& log) {
   const ProfilerRange range("save");
+  enter_phase(Phase::save, run.at.step);
   enter_fault_place(FaultPlace::save);
-  run.store.save(run.stream, run.state, run.step,
-                 {.total_steps = run.total_steps,
-                  .tokens = run.step * run.plan.global_rows() * run.config.train.max_length,
-                  .global_rows = run.plan.global_rows(),
-                  .rows_per_epoch = run.loader.rows()});
+  run.at.metrics_lines = log.sync_metrics();
+  // checkpoint.keep_every and export_every count the checkpoints made every save_steps.
+  const auto every = [&](std::int64_t n) {
+    return n > 0 && run.save_interval > 0 && run.at.step % (n * run.save_interval) == 0;
+  };
+  run.store.save(
+      run.stream, run.state, run.at, run.spikes,
+      {.keep = every(run.config.checkpoint.keep_every), .export_too = every(run.config.checkpoint.export_every)});
+}
+
+/// The end of a run that received a signal: saves the state after the last completed step.
+int stop(Run& run, RunLog& log) {
+  save(run, log);
+  run.store.finish();
+  log.say(concat("stopped by signal ", stop_signal(), " after step ", run.at.step, "; saved ",
+                 run.store.last_checkpoint()));
+  return kExitStopped;
 }
 
 }  // namespace
@@ -232,44 +336,54 @@ int train(const Config& config, const TrainOptions& options, Comm& comm) {
   check_supported(state_shape(config, options.device, comm.size()));
   arm_faults(comm.rank());
   enter_fault_place(FaultPlace::start);
-  catch_stop_signals();
-  check_same_config(comm, config);
+  handle_io_signals();
+  check_same_command(comm, config, options);
   Run run(config, options, comm);
+  check_same_data(run);
   start_logging(config.output_dir, comm);
-  start(run, options.resume);
-  RunLog log(config, comm, run.stream, run.step, run.total_steps);
-  if (run.step == run.total_steps) {
-    log.say(concat(config.output_dir, " is already complete at step ", run.step, ": nothing is left to train"));
+  start(run, options);
+  RunLog log(config, comm, run.stream,
+             {.step = run.at.step,
+              .total_steps = run.total_steps,
+              .resumed_from = run.store.last_checkpoint(),
+              .metrics_lines = run.at.metrics_lines,
+              .fresh = options.resume == "none"});
+  if (evaluation_due(run) && all_reduce(comm, log.lacks_evaluation() ? 1.0 : 0.0, ReduceOp::max) > 0) {
+    // A signal stopped the run in the evaluation after this step.
+    const EvalLosses losses = evaluate(run);
+    if (losses.empty()) return stop(run, log);
+    log.add_evaluation(losses);
+  }
+  if (run.at.step == run.total_steps) {
+    log.say(concat(run.store.last_checkpoint(), " is already complete at step ", run.at.step,
+                   ": nothing is left to train"));
     log.say("  to train longer, raise train.max_steps or train.num_train_epochs");
-    log.say("  to train anew, set another output_dir, or give --resume none");
+    log.say("  to start over, set another output_dir, or give --resume none");
     return kExitDone;
   }
   log.begin(run.table.parameter_count(), run.loader.rows(), run.plan.batches_per_epoch(), run.plan.dropped_rows());
 
-  const auto due = [&](std::int64_t interval) { return interval > 0 && run.step % interval == 0; };
-  while (run.step < run.total_steps) {
+  const auto due = [&](std::int64_t interval) { return interval > 0 && run.at.step % interval == 0; };
+  const std::int64_t first_step = run.at.step;
+  while (run.at.step < run.total_steps) {
+    run.store.poll();
+    enter_phase(run.at.step == first_step ? Phase::start : Phase::step, run.at.step + 1);
     std::optional<StepReport> report = train_step(run);
-    if (!report) {
-      save(run);
-      run.store.finish();
-      log.say(concat("stopped by signal ", stop_signal(), " after step ", run.step, "; saved ",
-                     run.store.last_checkpoint()));
-      return kExitStopped;
-    }
-    ++run.step;
-    const bool last = run.step == run.total_steps;
-    const bool evaluated = run.eval_loader && (due(config.train.eval_steps) || last);
+    if (!report) return stop(run, log);
+    const bool last = run.at.step == run.total_steps;
+    const bool evaluating = evaluation_due(run);
     const bool saving = last || due(run.save_interval);
     log.pause_clock();
-    if (evaluated) evaluate_into(run, *report);
+    if (evaluating) report->eval_losses = evaluate(run);
     log.resume_clock();
-    if (evaluated || last || due(config.train.logging_steps)) log.step(*report);
+    if (evaluating || last || due(config.train.logging_steps)) log.step(*report);
+    if (evaluating && report->eval_losses.empty()) return stop(run, log);
     if (!saving) continue;
     log.pause_clock();
-    save(run);
-    log.say("saved " + run.store.last_checkpoint());
+    save(run, log);
     log.resume_clock();
   }
+  enter_phase(Phase::save, run.at.step);
   run.store.finish();
   log.say("done");
   return kExitDone;

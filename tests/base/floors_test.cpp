@@ -1,5 +1,5 @@
 // The floors of the tree: base < runtime < ops < {tokenizer, comm, model, data} < io < config < train < eval <
-// programs; data_tools stands on tokenizer and data. A file includes only its own area or a lower floor. JSON, MPI and
+// programs; data_tools is above tokenizer and data. A file includes only its own area or a lower floor. JSON, MPI and
 // CUDA headers stay where they belong.
 #include <regex.h>
 
@@ -74,7 +74,7 @@ std::string resolve(const std::string& path, const std::string& name) {
 /// Why `path` may not include this, or nothing.
 std::string objection(const std::string& path, const std::string& name, bool quoted) {
   const Area area = area_of(path);
-  if (area.floor < 0) return "stands on no floor";
+  if (area.floor < 0) return "is not on any floor";
   const bool json = begins(name, "nlohmann/") || name == "ssa/base/json_file.h";
   if (json && path != "include/ssa/base/json_file.h" && area.name != "data" && area.name != "tokenizer" &&
       area.floor < 4)
@@ -89,7 +89,7 @@ std::string objection(const std::string& path, const std::string& name, bool quo
     return "CUDA belongs under kernels/ and in the CUDA runtime and NCCL files";
   if (!quoted) return "";
   const Area target = area_of(resolve(path, name));
-  if (target.floor < 0) return "stands on no floor";
+  if (target.floor < 0) return "is not on any floor";
   const bool src_to_tools = target.name == "data_tools" && area.name != "programs" && area.name != "tests";
   if (target.name == area.name || (target.floor < area.floor && !src_to_tools)) return "";
   return area.name + " may not include " + target.name;
@@ -151,7 +151,7 @@ TEST_CASE("each floor may include itself and lower floors only") {
       INFO(upward[a] << " includes " << upward[b]);
       CHECK(allowed("src/" + upward[a] + "/x.cpp", line) == (b <= a));
       CHECK(allowed("include/ssa/" + upward[a] + "/x.h", line) == (b <= a));
-      // The ops stand between runtime and model.
+      // The ops are between runtime and model.
       CHECK(allowed("kernels/a/a.cpp", line) == (b <= 1));
       CHECK(allowed("src/" + upward[a] + "/x.cpp", "#include \"kernels/rmsnorm/rmsnorm.h\"") == (a >= 2));
     }

@@ -17,7 +17,7 @@ enum class Selection {
 
 constexpr const char* name_of(Selection s) { return s == Selection::random ? "random" : "concentrated"; }
 
-/// [rows, tokens, key_value_heads, block_counts]: ascending, the own block among them, then -1.
+/// [rows, tokens, key_value_heads, block_counts]: ascending, including the own block, then -1.
 inline std::vector<std::int32_t> make_selection(const Shapes& s, Selection kind) {
   constexpr std::int64_t kGroupTokens = 32, kNewest = 4;
   const std::int64_t slots = s.block_counts;
@@ -62,7 +62,7 @@ inline double selected_pairs(const Shapes& s, const std::vector<std::int32_t>& i
   return pairs;
 }
 
-/// (query, key) pairs over all sequences and key/value heads, if token t attends keys_of(t) keys.
+/// (query, key) pairs over all sequences and key/value heads, if token t attends to keys_of(t) keys.
 template <class KeysOf>
 double pairs_of(const Shapes& s, const KeysOf& keys_of) {
   std::int64_t keys = 0;

@@ -8,7 +8,7 @@ using namespace ssa;
 using namespace ssa::bench;
 
 /// One query per sequence, at the last position of the cache. The least work is one read of the keys and values that it
-/// attends.
+/// attends to.
 SSA_BENCH(decode_attention) {
   const std::int64_t last = bench.shapes.tokens - 1, blocks = bench.shapes.blocks();
   const std::int64_t complete_blocks = bench.shapes.tokens / bench.shapes.block_size;

@@ -218,7 +218,7 @@ SSA_BENCH(lengths_step) {
   std::printf("| tokens | method | ms | tokens/s | model TFLOP/s | full's time / this |\n");
   std::printf("|---|---|---|---|---|---|\n");
   for (const bench::Shapes& shapes : bench::by_length(bench.shapes, kShortest)) {
-    double full_ms = 0;  // 0: not asked for
+    double full_ms = 0;  // 0: excluded by --only
     for (const Method method : kMethods) {
       if (!asked(method)) continue;
       Training training(bench, shapes, method);

@@ -1,6 +1,9 @@
 // What comm_test.cpp starts under mpirun. Exits with 0 when every check of the mode holds on every rank.
+#include <signal.h>
+
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
 #include <iostream>
 #include <thread>
@@ -8,6 +11,7 @@
 
 #include "src/comm/mpi_comm.h"
 #include "ssa/base/random.h"
+#include "ssa/base/signals.h"
 
 using namespace ssa;
 
@@ -248,6 +252,35 @@ void check_barrier(Comm& comm) {
   SSA_CHECK(Clock::now() - begin > std::chrono::milliseconds(250), "barrier: did not wait for rank ", comm.size() - 1);
 }
 
+/// Rank `at_fault` stops in `phase`; the others start one collective after the other, on a GPU each with `kind` cuda.
+void disturb(const std::string& mode, int at_fault, const std::string& phase_name, DeviceKind kind) {
+  const double start = kind == DeviceKind::cpu ? 4 : 60;  // NCCL takes some seconds
+  const PhaseTimeouts timeouts{.start = start, .step = 3, .save = 5, .evaluation = 6};
+  catch_stop_signals();  // as ssa_train does: a rank that waits for others at the start prints before it ends
+  const int launched_rank = std::atoi(std::getenv("OMPI_COMM_WORLD_RANK"));
+  if (mode == "never-starts" && launched_rank == at_fault) std::this_thread::sleep_for(std::chrono::seconds(100));
+  if (mode == "exits-at-once" && launched_rank == at_fault) return;
+  if (mode == "fails-at-once" && launched_rank == at_fault) fail("shard-00000.bin: damaged");
+  const auto comm = make_comm(kind, timeouts);
+  Stream stream(kind, comm->local_rank());
+  OnDevice<float> sum(stream, std::vector<float>(1000, 0.0f));
+  const Phase phase = phase_name == "start"  ? Phase::start
+                      : phase_name == "step" ? Phase::step
+                      : phase_name == "save" ? Phase::save
+                                             : Phase::evaluation;
+  for (int step = 1; step <= 10000; ++step) {
+    enter_phase(step < 10 ? Phase::start : step < 20 ? Phase::step : phase, step);
+    comm->all_reduce(stream, sum.tensor);
+    stream.synchronize();
+    if (step != 20 || comm->rank() != at_fault) continue;
+    if (mode == "stopped-thread") std::this_thread::sleep_for(std::chrono::seconds(100));
+    std::this_thread::sleep_for(std::chrono::milliseconds(500));  // a heartbeat of this phase
+    if (mode == "stopped-process") ::raise(SIGSTOP);
+    if (mode == "killed") ::raise(SIGKILL);
+    if (mode == "returns-early") return;
+  }
+}
+
 int run(const std::string& mode, int expected_size) {
   const auto comm = make_comm();
   SSA_CHECK(comm->size() == expected_size, comm->size(), " ranks, expected ", expected_size);
@@ -285,7 +318,9 @@ int run(const std::string& mode, int expected_size) {
 
 int main(int argc, char** argv) {
   return run_ranks([&] {
-    SSA_CHECK(argc == 3, "usage: comm_ranks MODE RANKS");
-    return run(argv[1], std::atoi(argv[2]));
+    SSA_CHECK(argc == 3 || argc == 6, "usage: comm_ranks MODE RANKS [RANK PHASE DEVICE]");
+    if (argc == 3) return run(argv[1], std::atoi(argv[2]));
+    disturb(argv[1], std::atoi(argv[3]), argv[4], parse_device(argv[5]));
+    return static_cast<int>(kExitDone);
   });
 }

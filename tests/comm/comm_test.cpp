@@ -1,4 +1,4 @@
-// Starts comm_ranks under mpirun and looks at what it prints and how it ends.
+// Starts comm_ranks under mpirun and checks its output and exit code.
 #include "ssa/comm/comm.h"
 
 #include <sys/wait.h>
@@ -42,7 +42,7 @@ Outcome run(const std::string& command) {
 }
 
 Outcome run_ranks_of(int ranks, const std::string& mode) {
-  // Root and more ranks than cores are what a container has. MPI's own leaks at exit are not ours.
+  // Containers often run as root with fewer cores than ranks. MPI leaks memory at exit.
   return run("OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 ASAN_OPTIONS=detect_leaks=0 timeout 120 " +
              ssa::test::mpiexec() + " --oversubscribe -n " + std::to_string(ranks) + " " +
              ssa::test::binary_dir().string() + "/comm_ranks " + mode + " " + std::to_string(ranks));
@@ -106,8 +106,8 @@ TEST_CASE("abort_all and a stopped run return their exit code through mpirun") {
   CHECK(run_ranks_of(2, "stopped").exit_code == kExitStopped);
 }
 
-TEST_CASE("ranks that MPI does not see are an error and do not train separately") {
-  // What srun without an MPI plug-in looks like: the step has two tasks, and each process is alone with MPI.
+TEST_CASE("if MPI sees fewer ranks than were started, they fail and do not train separately") {
+  // The environment of srun without an MPI plug-in: the step has two tasks, and MPI sees one rank in each.
   const Outcome outcome = run(
       "env -u OMPI_COMM_WORLD_SIZE SLURM_STEP_NUM_TASKS=2 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 "
       "ASAN_OPTIONS=detect_leaks=0 timeout 60 " +

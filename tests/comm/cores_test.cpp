@@ -21,7 +21,8 @@ cpu_set_t cores_of_this_thread() {
 
 }  // namespace
 
-TEST_CASE("each rank of a machine gets as many neighboring cores, and with more ranks than cores a single one") {
+TEST_CASE(
+    "each rank of a machine gets the same number of adjacent cores, and one core if there are more ranks than cores") {
   using Cores = std::vector<int>;
   CHECK(share_of_cores({0, 1, 2, 3}, 0, 2) == Cores{0, 1});
   CHECK(share_of_cores({0, 1, 2, 3}, 1, 2) == Cores{2, 3});
@@ -57,7 +58,7 @@ TEST_CASE("a rank bound to one core takes its share of the cores, and a rank wit
       .join();
 }
 
-TEST_CASE("a rank runs as many threads as its share of the cores, however it is bound") {
+TEST_CASE("a rank runs as many threads as its share of the cores, with any binding") {
   if (std::getenv("OMP_NUM_THREADS")) {
     WARN("OMP_NUM_THREADS is set: it says how many threads there are");
     return;

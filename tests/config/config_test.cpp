@@ -59,7 +59,7 @@ std::string read_file(const fs::path& file) {
   return text.str();
 }
 
-/// A directory of its own for one test case, removed at its end.
+/// A temporary directory for one test case.
 struct TemporaryDirectory {
   fs::path path = fs::temp_directory_path() / concat("ssa_config_test_", ::getpid());
   TemporaryDirectory() { fs::create_directories(path); }
@@ -224,7 +224,7 @@ TEST_CASE("config: every key survives saving and loading") {
   CHECK(c.data.max_train_samples == 1000);
   CHECK(c.train.lr_scheduler_type == LrScheduler::warmup_stable_decay);
 
-  // each override is one line of the log that differs, and so are the two values that give way
+  // every override changes one line of the log, and so do the two values that they replace
   const auto changed = config_lines(c), before = config_lines(plain);
   REQUIRE(changed.size() == before.size());
   std::size_t differing = 0;
@@ -300,7 +300,7 @@ TEST_CASE("config: errors for bad values from --set and in the model") {
       {"checkpoint.async=1", "checkpoint.async: found 1, expected true or false"},
       {"output_dir=", "output_dir: found \"\", expected a path"},
       {"data=5", "data: found 5, expected an object"},
-      {"data={}", "data.path: missing, expected a path (directory of the tokenized dataset)"},
+      {"data={}", "data.path: missing, expected a path (directory of the tokenized dataset, or a Megatron prefix)"},
       {"train.max_length=10000", "train.max_length: found 10000, expected at most model.max_position_embeddings 8192"},
       {"model.num_key_value_heads=3",
        "model.num_key_value_heads: found 3, expected a divisor of num_attention_heads 4"},
@@ -326,19 +326,12 @@ TEST_CASE("config: errors for bad values from --set and in the model") {
 TEST_CASE("config: every size has an upper bound, and so have their products") {
   const std::string text = minimal();
   // Keys that these values fit: real numbers and paths.
-  const std::vector<std::string> no_size = {"train.seed",
-                                            "model.rms_norm_eps",
-                                            "model.rope_theta",
-                                            "model.initializer_range",
-                                            "attention.alignment_weight",
-                                            "data.path",
-                                            "train.learning_rate",
-                                            "train.weight_decay",
-                                            "train.adam_epsilon",
-                                            "train.max_grad_norm",
-                                            "init_from",
-                                            "output_dir",
-                                            "data.eval_path"};
+  const std::vector<std::string> no_size = {
+      "train.seed",         "train.spike_z_score",     "model.rms_norm_eps",
+      "model.rope_theta",   "model.initializer_range", "attention.alignment_weight",
+      "data.path",          "train.learning_rate",     "train.weight_decay",
+      "train.adam_epsilon", "train.max_grad_norm",     "init_from",
+      "output_dir",         "data.eval_path"};
   for (const std::string& line : config_lines(parse(text))) {
     const std::string key = line.substr(0, line.find(' '));
     if (std::find(no_size.begin(), no_size.end(), key) != no_size.end()) continue;

@@ -72,6 +72,54 @@ TEST_CASE("a dataset returns the documents that were written, in the order of th
     }
 }
 
+TEST_CASE("int64 token ids are read, and must fit an int32") {
+  const TempDir dir;
+  write_indexed_dataset(dir / "corpus", {{1, 70000, 256}, {}, {3, 256}}, TokenType::int64);
+  const Dataset dataset(dir.path());
+  CHECK(dataset.shards()[0].type() == TokenType::int64);
+  CHECK(dataset.tokens() == 5);
+  CHECK(read_all(dataset) == Documents{{1, 70000, 256}, {}, {3, 256}});
+  std::vector<std::int32_t> middle(2);
+  dataset.shards()[0].read(0, 1, middle);
+  CHECK(middle == std::vector<std::int32_t>{70000, 256});
+  overwrite(dir / "corpus.bin", 8 + 4, "\x01");
+  CHECK_THAT(error_of([&] { Dataset(dir.path()).verify(80000); }),
+             has("corpus.bin: document 0 holds token id 4295037296 at 1, expected an int32"));
+}
+
+TEST_CASE("a Megatron prefix is a dataset, with or without a suffix") {
+  const TempDir dir;
+  write_indexed_dataset(dir / "c4_text_document", kThree);
+  write_indexed_dataset(dir / "v1.5_text", kTwo);
+  for (const char* suffix : {"", ".bin", ".idx"}) {
+    CHECK(read_all(Dataset(dir / ("c4_text_document" + std::string(suffix)))) == kThree);
+    CHECK(read_all(Dataset(dir / ("v1.5_text" + std::string(suffix)))) == kTwo);
+  }
+  CHECK_THAT(error_of([&] { Dataset dataset(dir / "c4_text"); }), has("c4_text: no such directory"));
+  // A shard of a dataset of ours keeps what dataset.json says of it.
+  make_dataset(dir / "ours", {kTwo, kThree});
+  const Dataset shard(dir / "ours/shard-00001");
+  CHECK(read_all(shard) == kThree);
+  REQUIRE(shard.info().has_value());
+  CHECK_THAT(error_of([&] { shard.check_model(257, 3); }), has("eos_token_id 256"));
+  CHECK_NOTHROW(shard.verify());
+}
+
+TEST_CASE("the splits of a corpus side by side are not read as one") {
+  for (const auto& [train, held_out] :
+       {std::pair{"c4_train_text_document", "c4_valid_text_document"}, std::pair{"all-train", "all-test"},
+        std::pair{"corpus_text_document", "corpus_validation_text_document"}}) {
+    const TempDir dir;
+    write_indexed_dataset(dir / train, kTwo);
+    write_indexed_dataset(dir / "latest_train", kTwo);  // "test" is only a part of a word
+    CHECK_NOTHROW(Dataset(dir.path()));
+    write_indexed_dataset(dir / held_out, kThree);
+    const std::string error = error_of([&] { Dataset dataset(dir.path()); });
+    CHECK_THAT(error, has(train) && has(held_out) && has("expected one split"));
+    CHECK(read_all(Dataset(dir / held_out)) == kThree);
+  }
+}
+
 TEST_CASE("dataset.json is read in full") {
   TempDir dir;
   make_dataset(dir.path(), {kTwo});
@@ -111,8 +159,8 @@ TEST_CASE("the error for a damaged shard states the file, what was found and wha
        "shard-00000.idx: does not begin with MMIDIDX"},
       {"version", [](auto& d) { overwrite(d / "shard-00000.idx", 9, "\x02"); },
        "shard-00000.idx: version 2, expected 1"},
-      {"int64", [](auto& d) { overwrite(d / "shard-00000.idx", 17, "\x05"); },
-       "shard-00000.idx: tokens are int64 (code 5), expected uint16 (8) or int32 (4)"},
+      {"int16", [](auto& d) { overwrite(d / "shard-00000.idx", 17, "\x03"); },
+       "shard-00000.idx: tokens are int16 (code 3), expected uint16 (8), int32 (4) or int64 (5)"},
       {"unknown type", [](auto& d) { overwrite(d / "shard-00000.idx", 17, "\x63"); },
        "shard-00000.idx: tokens are of an unknown type (code 99)"},
       {"sequence count that overflows",
@@ -161,13 +209,13 @@ TEST_CASE("a directory without a valid dataset is an error that names the file")
   CHECK_THAT(error_of([&] { Dataset dataset(dir.path()); }), has("shard-00001.idx: No such file or directory"));
   write_indexed_dataset(dir / "shard-00001", kThree);
   CHECK_NOTHROW(Dataset(dir.path()));
-  write_indexed_dataset(dir / "another", kThree);  // of no concern, as dataset.json is there
+  write_indexed_dataset(dir / "another", kThree);  // ignored, because there is a dataset.json
   CHECK(Dataset(dir.path()).shards().size() == 2);
   write_indexed_dataset(dir / "shard-00002", kThree);
   CHECK_THAT(error_of([&] { Dataset dataset(dir.path()); }), has("shard-00002.bin: not listed in dataset.json"));
 }
 
-TEST_CASE("a directory that only holds a split names its training part") {
+TEST_CASE("the error for a directory with only train/ and validation/ suggests train/") {
   TempDir dir;
   make_dataset(dir / "train", {kTwo});
   CHECK_THAT(error_of([&] { Dataset dataset(dir.path()); }),
@@ -220,7 +268,7 @@ TEST_CASE("verify finds a flipped bit, an id outside the vocabulary and a missin
   CHECK_THAT(error_of([&] { Dataset(dir.path()).verify(); }),
              has("shard-00000.bin: document 1 ends in token id 3, expected the end-of-text id 256"));
 
-  // int32 can hold what no vocabulary does.
+  // int32 can store ids outside any vocabulary.
   make_dataset(dir.path(), {{{-5, 256}}, kTwo}, {.type = TokenType::int32});
   CHECK_THAT(error_of([&] { Dataset(dir.path()).verify(); }), has("document 0 holds token id -5 at 0"));
 

@@ -27,8 +27,8 @@ Row load(const RowLoader& loader, std::int64_t epoch, std::int64_t index) {
   return row;
 }
 
-/// Token by token, in the words of the contract: labels are the ids, -100 at each piece's first token and in padding,
-/// and are shifted at the end.
+/// Packs token by token, as the contract describes: labels are the ids, -100 at each piece's first token and in
+/// padding, and are shifted at the end.
 std::vector<Row> naive_rows(const Documents& documents, std::int64_t max_length, Packing packing) {
   struct Token {
     std::int32_t id, label, position;
@@ -99,7 +99,7 @@ std::string error_of(const Dataset& dataset, const RowOptions& o) {
 
 }  // namespace
 
-TEST_CASE("packed rows equal those of a naive packer") {
+TEST_CASE("packed rows equal the rows of a naive packer") {
   struct Case {
     std::int64_t longest, max_length;
   };
@@ -226,14 +226,16 @@ TEST_CASE("each row is used once per epoch, and global batch k is the same on 1,
     REQUIRE(plan.batches_per_epoch() == loader.rows() / kGlobal);
     REQUIRE(plan.dropped_rows() == loader.rows() % kGlobal);
     REQUIRE(plan.micro_batches() == kGlobal / 2 / ranks);
+    DataPosition position;
     for (std::int64_t k = 0; k < kEpochs * plan.batches_per_epoch(); ++k) {
+      const GlobalBatch global = plan.batch_at(position);
+      position = global.next;
       // As the ranks run: each takes its rows on its own; a batch in order is slot after slot.
       std::vector<std::vector<Row>> slots(static_cast<std::size_t>(plan.micro_batches() * ranks));
       for (std::int64_t rank = 0; rank < ranks; ++rank)
         for (std::int64_t i = 0; i < plan.micro_batches(); ++i)
-          for (std::int64_t j = 0; j < 2; ++j)
-            slots[static_cast<std::size_t>(i * ranks + rank)].push_back(
-                load(loader, plan.epoch(k), plan.first_row(k, i, rank) + j));
+          for (const std::int64_t row : plan.micro_batch(global, i, rank))
+            slots[static_cast<std::size_t>(i * ranks + rank)].push_back(load(loader, global.epoch, row));
       std::vector<Row> batch;
       for (const auto& slot : slots) batch.insert(batch.end(), slot.begin(), slot.end());
       if (ranks == 1)

@@ -9,15 +9,15 @@ using ssa::FieldKind;
 
 namespace {
 
-std::string parse(const std::string& line, FieldKind kind = FieldKind::text) {
+std::string parse(const std::string& line, FieldKind kind = FieldKind::text, const char* field = "text") {
   std::string text;
-  ssa::parse_json_line(line, "text", kind, text);
+  ssa::parse_json_line(line, field, kind, text);
   return text;
 }
 
-std::string error_of(const std::string& line, FieldKind kind = FieldKind::text) {
+std::string error_of(const std::string& line, FieldKind kind = FieldKind::text, const char* field = "text") {
   try {
-    parse(line, kind);
+    parse(line, kind, field);
   } catch (const ssa::Error& error) {
     return error.what();
   }
@@ -39,20 +39,72 @@ TEST_CASE("json line: the field is found among others and its escapes are decode
 
 TEST_CASE("json line: lone surrogates become U+FFFD and are counted") {
   std::string text;
-  CHECK(ssa::parse_json_line(R"({"text": "a\ud800b\udc00\ud800\ud83d\ude00"})", "text", FieldKind::text, text) == 3);
+  CHECK(
+      ssa::parse_json_line(R"({"text": "a\ud800b\udc00\ud800\ud83d\ude00"})", "text", FieldKind::text, text).replaced ==
+      3);
   CHECK(text == "a\uFFFDb\uFFFD\uFFFD\U0001F600");
 }
 
-TEST_CASE("json line: a conversation is its contents joined by a blank line") {
-  CHECK(parse(R"({"text": [{"role":"user","content":"Hi"},{"content":"Ho","role":"x"}]})", FieldKind::conversation) ==
-        "Hi\n\nHo");
-  CHECK(parse(R"({"text": []})", FieldKind::conversation).empty());
-  CHECK(error_of(R"({"text": "Hi"})", FieldKind::conversation) ==
-        "field \"text\" is a string, expected a list of objects with a string \"content\"");
-  CHECK(error_of(R"({"text": [{"role":"user"}]})", FieldKind::conversation).find("no string \"content\"") !=
-        std::string::npos);
-  CHECK(error_of(R"({"text": ["Hi"]})", FieldKind::conversation).find("an element that is not an object") !=
-        std::string::npos);
+TEST_CASE("json line: a conversation is the texts of its messages joined by a blank line") {
+  const auto conversation = [](const std::string& field) {
+    return parse("{\"text\": " + field + "}", FieldKind::conversation);
+  };
+  CHECK(conversation(R"([{"role":"user","content":"Hi"},{"content":"Ho","role":"x"}])") == "Hi\n\nHo");
+  CHECK(conversation(R"([{"from":"human","value":"Hi"},{"value":"Ho","from":"gpt"}])") == "Hi\n\nHo");
+  CHECK(conversation(R"(["Hi","Ho"])") == "Hi\n\nHo");
+  CHECK(conversation(R"("Hi")") == "Hi");
+  CHECK(conversation("null").empty());
+  CHECK(conversation("[]").empty());
+  CHECK(conversation(R"([{"content":""},{"content":"Ho"}])") == "\n\nHo");
+  CHECK(conversation(R"([{"from":"a","value":"no","content":"Hi"},{"value":3,"content":"Ho"}])") == "Hi\n\nHo");
+}
+
+TEST_CASE("json line: messages without a text are omitted and counted") {
+  std::string text;
+  const ssa::LineReport report = ssa::parse_json_line(
+      R"({"text": [{"role":"system"},{"content":null},{"content":"Hi"},null,{"from":"gpt","value":null},)"
+      R"({"value":"no"},{"content":"Ho","tool_calls":[{"value":"x"}]}]})",
+      "text", FieldKind::conversation, text);
+  CHECK(text == "Hi\n\nHo");
+  CHECK(report.messages_without_text == 5);
+}
+
+TEST_CASE("json line: what is no conversation is named") {
+  const auto error = [](const std::string& field) {
+    return error_of("{\"text\": " + field + "}", FieldKind::conversation);
+  };
+  const std::string expected = ", expected a list of messages, a string or null";
+  CHECK(error("3") == "field \"text\" is a number" + expected);
+  CHECK(error("{}") == "field \"text\" is an object" + expected);
+  CHECK(error("true") == "field \"text\" is a boolean" + expected);
+  CHECK(error(R"(["a", 3])") == "field \"text\" holds message 2, which is a number, expected an object or a string");
+  CHECK(error(R"([{"content":[{"type":"text","text":"a"}]}])") ==
+        "field \"text\" holds message 1, whose \"content\" is a list, expected a string or null");
+  CHECK(error(R"([{"from":"gpt","value":1}])") ==
+        "field \"text\" holds message 1, whose \"value\" is a number, expected a string or null");
+}
+
+TEST_CASE("json line: a field of nested objects is named with dots") {
+  const char* const line = R"({"a":{"b":{"text":"deep"},"c":"mid"},"a.c":"whole","z":{"c":5},"n":null})";
+  const auto at = [&](const char* field) { return parse(line, FieldKind::text, field); };
+  CHECK(at("a.b.text") == "deep");
+  CHECK(at("a.c") == "whole");  // a field with that very name takes precedence
+  CHECK(parse(R"({"a.c":"whole","a":{"c":"mid"}})", FieldKind::text, "a.c") == "whole");
+  CHECK(parse(R"({"x.y":{"z":"dots"}})", FieldKind::text, "x.y.z") == "dots");
+  CHECK(error_of(line, FieldKind::text, "z.c") == "field \"z.c\" is a number, expected a string");
+  CHECK(error_of(line, FieldKind::text, "z.d") == "no field \"z.d\"");
+  CHECK(error_of(line, FieldKind::text, "n.d") == "no field \"n.d\": \"n\" is null, expected an object");
+  CHECK(error_of(line, FieldKind::text, "a.b.text.more") ==
+        "no field \"a.b.text.more\": \"a.b.text\" is a string, expected an object");
+}
+
+TEST_CASE("json line: NaN and infinities of Python are values") {
+  CHECK(parse(R"({"text":"one","score":NaN})") == "one");
+  CHECK(parse(R"({"score":[Infinity,-Infinity,NaN,{"a":NaN}],"text":"one"})") == "one");
+  CHECK(error_of(R"({"text":NaN})") == "field \"text\" is NaN, expected a string");
+  for (const char* line : {R"({"a":Nan,"text":""})", R"({"a":Infinit,"text":""})", R"({"a":-NaN,"text":""})",
+                           R"({"a":nan,"text":""})", R"({"a":N)"})
+    CHECK(error_of(line).find("malformed JSON at column") == 0);
 }
 
 TEST_CASE("json line: an error names the cause and the column") {

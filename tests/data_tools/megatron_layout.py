@@ -2,15 +2,16 @@
 programs are tested against the format and not against themselves.
 
     megatron_layout.py read PREFIX            prints the token ids, one line per document
-    megatron_layout.py write PREFIX DTYPE     writes PREFIX.bin and PREFIX.idx from such lines on stdin; DTYPE int32 or uint16
+    megatron_layout.py write PREFIX DTYPE     writes PREFIX.bin and PREFIX.idx from such lines on stdin;
+                                              DTYPE int32, int64 or uint16
 """
 import array
 import struct
 import sys
 
 MAGIC = b"MMIDIDX\x00\x00"
-DTYPES = {4: "i", 8: "H"}  # code: int32, uint16
-CODES = {"int32": 4, "uint16": 8}
+DTYPES = {4: "i", 5: "q", 8: "H"}  # code: int32, int64, uint16
+CODES = {"int32": 4, "int64": 5, "uint16": 8}
 
 
 def read(prefix):

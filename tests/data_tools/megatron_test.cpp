@@ -54,7 +54,7 @@ TEST_CASE("megatron: the published format reads a dataset of ssa_tokenize") {
 
 TEST_CASE("megatron: a dataset written in the published format trains") {
   if (!has_python()) return;
-  for (const std::string dtype : {"int32", "uint16"}) {
+  for (const std::string dtype : {"int32", "uint16", "int64"}) {
     const TempDir dir;
     std::string lines;
     for (int i = 0; i < 40; ++i) lines += line_of("document " + std::to_string(i) + " of a corpus that is small");
@@ -67,12 +67,18 @@ TEST_CASE("megatron: a dataset written in the published format trains") {
       "model": {"vocab_size": 257, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
                 "num_attention_heads": 2, "num_key_value_heads": 1, "block_size": 4, "block_counts": 2,
                 "eos_token_id": 256},
-      "output_dir": "run", "data": {"path": "data"},
+      "output_dir": "run", "data": {"path": "data/corpus_text_document"},
       "train": {"max_length": 32, "per_device_train_batch_size": 2, "learning_rate": 0.01, "max_steps": 3}})");
     const auto trained =
         run_program({"ssa_train", "--config", "config.json", "--device", "cpu"}, {.directory = dir.path()});
     INFO(trained.err);
     CHECK(trained.exit_code == 0);
+    for (const char* path : {"data", "data/corpus_text_document", "data/corpus_text_document.idx"}) {
+      const auto inspected = run_program({"ssa_inspect", path, "--verify"}, {.directory = dir.path()});
+      INFO(inspected.err);
+      CHECK(inspected.exit_code == 0);
+      CHECK(inspected.out.find("data/corpus_text_document: dataset\n  1 shards, 40 documents") != std::string::npos);
+    }
     CHECK(std::filesystem::exists(dir / "run/checkpoints/step-00000003/manifest.json"));
   }
 }

@@ -18,6 +18,7 @@
 #include "support/error_of.h"
 #include "support/forked.h"
 #include "support/paths.h"
+#include "support/run_program.h"
 #include "support/temp_dir.h"
 
 namespace fs = std::filesystem;
@@ -75,8 +76,12 @@ std::string gzip(const std::string& bytes) {
   return out;
 }
 
-std::string zstd(const std::string& bytes) {
+std::string zstd(const std::string& bytes, int window_log = 0) {
   ZSTD_CCtx* const context = ZSTD_createCCtx();
+  if (window_log > 0) {  // as `zstd --long` does; the content size would shrink the window
+    ZSTD_CCtx_setParameter(context, ZSTD_c_windowLog, window_log);
+    ZSTD_CCtx_setParameter(context, ZSTD_c_contentSizeFlag, 0);
+  }
   ZSTD_CCtx_setParameter(context, ZSTD_c_checksumFlag, 1);
   std::string out(ZSTD_compressBound(bytes.size()), '\0');
   out.resize(ZSTD_compress2(context, out.data(), out.size(), bytes.data(), bytes.size()));
@@ -303,14 +308,112 @@ TEST_CASE("tokenize: a damaged compressed file keeps the documents before the da
   }
 }
 
+TEST_CASE("tokenize: Zstandard with the longest window") {
+  TempDir directory;
+  // One frame: magic, a header that asks for a window of 2 GiB, a raw last block.
+  const std::string line = "{\"text\": \"long\"}\n";
+  std::string frame("\x28\xb5\x2f\xfd\x00\xa8", 6);
+  const std::size_t header = line.size() << 3 | 1;
+  for (int i = 0; i < 3; ++i) frame += static_cast<char>(header >> 8 * i & 255);
+  write_file(directory / "a.jsonl.zst", frame + line);
+  write_file(directory / "b.jsonl.zst", zstd("{\"text\": \"28\"}\n", 28));
+  ssa::tokenize(options_for({directory.path().string()}, directory / "out"));
+  CHECK(documents_in(directory / "out") == std::vector<std::string>{"long", "28"});
+}
+
+TEST_CASE("tokenize: .json and .ndjson hold JSON lines, and other JSON is named") {
+  TempDir directory;
+  write_file(directory / "a.json", "{\"text\": \"one\"}\n{\"text\": \"two\"}\n");
+  write_file(directory / "b.json.gz", gzip("{\"text\": \"three\", \"score\": NaN}\n"));
+  write_file(directory / "c.ndjson", "{\"text\": \"four\"}\n");
+  write_file(directory / "d.ndjson.zst", zstd("{\"text\": \"five\"}"));
+  write_file(directory / "e.json.zst", zstd("{\"text\": \"six\"}"));
+  const std::vector<std::string> expected = {"one", "two", "three", "four", "five", "six"};
+  ssa::tokenize(options_for({directory.path().string()}, directory / "out"));
+  CHECK(documents_in(directory / "out") == expected);
+  const auto error = [&](const char* name, const std::string& content) {
+    write_file(directory / name, content);
+    fs::remove_all(directory / "bad");
+    return error_of([&] { ssa::tokenize(options_for({(directory / name).string()}, directory / "bad")); });
+  };
+  check_error(error("array.json", " [\n{\"text\": \"a\"}]"), "array.json", "JSON array", "JSON lines");
+  check_error(error("object.json", "{\n \"text\": \"a\"\n}\n"), "object.json", "over several lines", "JSON lines");
+}
+
+TEST_CASE("tokenize: what is passed over in a directory is said") {
+  TempDir directory;
+  fs::create_directories(directory / "in/.cache");
+  fs::create_directories(directory / "in/__MACOSX");
+  fs::create_directories(directory / "in/sub");
+  write_file(directory / "in/sub/a.jsonl", "{\"meta\": {\"body\": \"good\"}}\n");
+  write_file(directory / "in/b.json", "{\"meta\": {\"body\": \"too\"}}\n");
+  write_file(directory / "in/._a.jsonl", std::string("\0\5\x16\7", 4));
+  write_file(directory / "in/.DS_Store", "x");
+  write_file(directory / "in/.cache/c.jsonl", "{\"meta\": {\"body\": \"bad\"}}\n");
+  write_file(directory / "in/__MACOSX/d.jsonl", "{\"meta\": {\"body\": \"bad\"}}\n");
+  write_file(directory / "in/README.md", "x");
+  write_file(directory / "in/dataset_info.json", "{\"features\": 1}\n");
+  const auto made = ssa::test::run_program({"ssa_tokenize", "--quiet", "--tokenizer", "bytes", "--text-field",
+                                            "meta.body", "--input", "in", "--output", "out"},
+                                           {.directory = directory.path()});
+  INFO(made.err);
+  REQUIRE(made.exit_code == 0);
+  CHECK(documents_in(directory / "out") == std::vector<std::string>{"too", "good"});
+  CHECK(made.err.find("--input in: passed over 4 hidden file(s): in/.DS_Store, ...\n") != std::string::npos);
+  CHECK(made.err.find("--input in: passed over 1 file(s) of other kinds: in/README.md\n") != std::string::npos);
+  CHECK(made.err.find("passed over 1 .json file(s) whose first line is no object with a field \"meta.body\": "
+                      "in/dataset_info.json\n") != std::string::npos);
+}
+
+TEST_CASE("tokenize: a byte-order mark is no text, and that of another encoding is named") {
+  TempDir directory;
+  write_file(directory / "a.txt", "\xef\xbb\xbfwhole");
+  write_file(directory / "b.jsonl", "\xef\xbb\xbf{\"text\": \"line\"}\n");
+  write_file(directory / "c.txt.gz", gzip("\xef\xbb\xbfpacked"));
+  ssa::tokenize(options_for({directory.path().string()}, directory / "out"));
+  CHECK(documents_in(directory / "out") == std::vector<std::string>{"whole", "line", "packed"});
+  write_file(directory / "d.txt", "\xef\xbb\xbf\none\n\ntwo\n");
+  auto options = options_for({(directory / "d.txt").string()}, directory / "blank");
+  options.input.split_blank_lines = true;
+  ssa::tokenize(options);
+  CHECK(documents_in(directory / "blank") == std::vector<std::string>{"one\n", "two\n"});
+  using namespace std::string_literals;
+  for (const auto& [name, bytes, encoding] :
+       {std::tuple{"u16.txt", "\xff\xfe"s + "a\0"s, "UTF-16"}, std::tuple{"be.txt", "\xfe\xff\0a"s, "UTF-16"},
+        std::tuple{"u16.jsonl", "\xff\xfe{\0\n\0"s, "UTF-16"},
+        std::tuple{"u32.txt", "\xff\xfe\0\0a\0\0\0"s, "UTF-32"}}) {
+    write_file(directory / name, bytes);
+    fs::remove_all(directory / "bad");
+    check_error(error_of([&] { ssa::tokenize(options_for({(directory / name).string()}, directory / "bad")); }), name,
+                encoding, "expected UTF-8");
+  }
+}
+
 TEST_CASE("tokenize: the messages of a conversation are joined by a blank line") {
   TempDir directory;
-  write_file(directory / "a.jsonl", "{\"messages\": [{\"content\": \"Hi\"}, {\"content\": \"Ho\"}]}\n");
+  write_file(directory / "a.jsonl",
+             "{\"messages\": [{\"content\": \"Hi\"}, {\"content\": \"Ho\"}]}\n"
+             "{\"messages\": [{\"from\": \"human\", \"value\": \"Hi\"}, {\"role\": \"tool\"}]}\n"
+             "{\"messages\": null}\n{\"messages\": \"plain\"}\n");
   auto options = options_for({(directory / "a.jsonl").string()}, directory / "out");
   options.input.field = "messages";
   options.input.field_kind = ssa::FieldKind::conversation;
-  ssa::tokenize(options);
-  CHECK(documents_in(directory / "out") == std::vector<std::string>{"Hi\n\nHo"});
+  const ssa::TokenizeReport report = ssa::tokenize(options);
+  CHECK(documents_in(directory / "out") == std::vector<std::string>{"Hi\n\nHo", "Hi", "plain"});
+  CHECK(report.messages_without_text == 1);
+  CHECK(report.empty == 1);
+}
+
+TEST_CASE("tokenize: dataset.json records the Unicode version on which the ids depend") {
+  TempDir directory;
+  write_file(directory / "a.txt", "one");
+  for (const bool bytes : {true, false}) {
+    auto options = options_for({(directory / "a.txt").string()}, directory / (bytes ? "bytes" : "gpt2"));
+    if (!bytes) options.tokenizer = (ssa::test::source_dir() / "tests/tokenizer/gpt2.tokenizer.json").string();
+    ssa::tokenize(options);
+    const auto file = nlohmann::json::parse(ssa::test::read_file(options.output / "dataset.json"));
+    CHECK(file["tokenizer"].value("unicode", "none") == (bytes ? "none" : "16.0"));
+  }
 }
 
 TEST_CASE("tokenize: max_documents is kept, and unusable inputs and outputs are errors") {
@@ -383,3 +486,42 @@ TEST_CASE("tokenize: Parquet rows are documents, and a damaged row group is skip
   check_error(error_of([&] { ssa::tokenize(options); }), "forty.parquet", "SSA_PARQUET");
 #endif
 }
+
+#if SSA_WITH_ARROW
+TEST_CASE("tokenize: Parquet columns in every layout of strings, lists and structs") {
+  const TempDir directory;
+  const std::string table = (ssa::test::source_dir() / "tests/data_tools/layouts.parquet").string();
+  int jobs = 0;
+  const auto read = [&](const char* field, ssa::FieldKind kind, ssa::OnError on_error = ssa::OnError::fail) {
+    auto options = options_for({table}, directory / std::to_string(jobs++));
+    options.input.field = field;
+    options.input.field_kind = kind;
+    options.on_error = on_error;
+    const ssa::TokenizeReport report = ssa::tokenize(options);
+    return std::pair(documents_in(options.output), report);
+  };
+  const std::vector<std::string> texts = {"one", "two", "one", "three with a longer text"};
+  for (const char* field : {"dictionary", "large_dictionary", "view", "binary_view", "large", "dotted.name"}) {
+    INFO(field);
+    CHECK(read(field, ssa::FieldKind::text).first == texts);
+    CHECK(read(field, ssa::FieldKind::conversation).first == texts);
+  }
+  const auto [nested, nested_report] = read("meta.inner.text", ssa::FieldKind::text, ssa::OnError::skip);
+  CHECK(nested == std::vector<std::string>{"one", "two", "one"});
+  CHECK(nested_report.skipped == 1);
+  for (const char* field : {"strings", "chat", "share"}) {
+    INFO(field);
+    const auto [documents, report] = read(field, ssa::FieldKind::conversation);
+    CHECK(documents == std::vector<std::string>{"Hi\n\nHo", "Hi"});
+    CHECK(report.empty == 2);
+    CHECK(report.messages_without_text == 1);
+  }
+  const auto error = [&](const char* field, ssa::FieldKind kind) { return error_of([&] { read(field, kind); }); };
+  check_error(error("numbers", ssa::FieldKind::conversation), "layouts.parquet", "\"numbers\" is list<", "int64");
+  check_error(error("strings", ssa::FieldKind::text), "\"strings\" is list<", "expected string");
+  check_error(error("meta.inner.nothing", ssa::FieldKind::text), "no column \"meta.inner.nothing\"",
+              "\"meta\" is struct<");
+  check_error(error("meta.id.x", ssa::FieldKind::text), "no column \"meta.id.x\"");
+  check_error(error("none.of.these", ssa::FieldKind::text), "no column \"none.of.these\"");
+}
+#endif

@@ -39,7 +39,7 @@ void check_close(const AttentionMeasures& a, const AttentionMeasures& b, double 
 
 }  // namespace
 
-TEST_CASE("measures equal training's") {
+TEST_CASE("entropy and selected mass equal the values measured in training") {
   Bench bench;
   const auto rows = random_rows(3, 30);
   const Setting setting = settings_of(bench.model.source(), {.mode = "sparse"})[0];
@@ -80,7 +80,7 @@ TEST_CASE("every method and mode is measured, and the batch size does not matter
       CHECK(report.mean().selected_mass < 1);
       CHECK(report.mean().divergence > 0.01);
       CHECK(report.mean().entropy > 0);
-      // One block holds the whole sequence: sparse attention equals full attention.
+      // One block contains the whole sequence: sparse attention equals full attention.
       const AttentionReport whole = bench.measure(all, rows, 8, 33);
       for (const auto& layer : whole.heads)
         for (const AttentionMeasures& head : layer) {

@@ -1,4 +1,4 @@
-// Choosing tokens, and continuing prompts with a random model: the mechanism is tested, not the text.
+// Choosing tokens, and continuing prompts with a random model. Tests the mechanism, not the text.
 #include "ssa/eval/generate.h"
 
 #include <cmath>

@@ -1,4 +1,4 @@
-// The haystacks, and when an answer counts as right.
+// Haystacks, and the check of answers.
 #include "ssa/eval/needle.h"
 
 #include <nlohmann/json.hpp>

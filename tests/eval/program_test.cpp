@@ -121,7 +121,7 @@ TEST_CASE("ssa_eval: attention statistics of data and texts, on one and two rank
   const ProgramResult text =
       directory.run({"--text", "text.txt", "--tokenizer", "bytes", "--attention-stats", "--sink-tokens", "2"});
   CHECK(text.exit_code == kExitDone);
-  CHECK(text.out.find("1 rows of 64 tokens") != std::string::npos);
+  CHECK(text.out.find("1 sequences of 64 tokens") != std::string::npos);
   CHECK(text.out.find("first 2 tokens") != std::string::npos);
   check_fails(directory.run({"--tasks", "arc_easy", "--task-dir", ".", "--attention-stats"}), kExitUsage,
               {"--attention-stats needs --data or --text"});

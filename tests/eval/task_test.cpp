@@ -99,6 +99,24 @@ TEST_CASE("WikiText is split into pages and detokenized") {
         " = A =\n\nIt \"x\" (y, z) [q]'s' 1,000.5-a. B! C; d: e? the boys'toys N\u00b0\n/'[0-9]/ ==== x == {k}\n");
 }
 
+TEST_CASE("WikiText is also read as JSON lines with a page each") {
+  const TempDir dir;
+  const std::string first = " = Robert = \n \n = = Career = = \n He acts . \n", second = " = Du Fu = \n A poet .";
+  ssa::test::write_file(dir / "wikitext.jsonl", lines({{{"page", first}}, {{"page", second}}}));
+  ssa::test::write_file(dir / "pages.txt", lines({{{"page", first}}, {{"page", second}}}));
+  ssa::test::write_file(dir / "raw.txt", first + second);
+  const Task raw = load_task("wikitext", dir / "raw.txt", "");
+  for (const Task& task : {load_task("wikitext", "", dir.path()), load_task("wikitext", dir / "pages.txt", "")}) {
+    REQUIRE(task.documents.size() == 2);
+    CHECK(task.documents[0].target == first);
+    CHECK(task.documents[0].query == wikitext_detokenize(first));
+    CHECK(task.documents[1].target == raw.documents[1].target);
+    CHECK(task.documents[1].query == raw.documents[1].query);
+  }
+  ssa::test::write_file(dir / "bad.jsonl", lines({{{"page", first}}, {{"text", second}}}));
+  check_error(error_of([&] { load_task("wikitext", dir / "bad.jsonl", ""); }), "bad.jsonl: line 2", "no key page");
+}
+
 TEST_CASE("few-shot examples equal the harness's draws for the same seed") {
   const TempDir dir;
   const auto arc = [](int i) {

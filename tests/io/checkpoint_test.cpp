@@ -28,7 +28,7 @@ namespace {
 
 const std::vector<TensorSpec> kParameters{{"model.embed_tokens.weight", {7, 5}}, {"model.norm.weight", {5}}};
 
-/// Values that tell step, kind and place.
+/// Values that depend on step, kind and position.
 std::vector<float> values_of(const TensorSpec& p, std::int64_t step, int kind) {
   std::vector<float> values(static_cast<std::size_t>(count_of(p.shape)));
   std::iota(values.begin(), values.end(), static_cast<float>(1000 * step + 100 * kind));
@@ -43,10 +43,10 @@ void add_all(CheckpointWriter& writer, std::int64_t step, const std::vector<Tens
   }
 }
 
-fs::path save(const fs::path& run, std::int64_t step, std::int64_t limit = 0) {
+fs::path save(const fs::path& run, std::int64_t step, std::int64_t limit = 0, bool keep = false) {
   CheckpointWriter writer(run, step, kParameters);
   add_all(writer, step);
-  return writer.commit({{"step", step}}, R"({"output_dir": "run"})", limit);
+  return writer.commit({{"step", step}}, R"({"output_dir": "run"})", {.save_total_limit = limit, .keep = keep});
 }
 
 /// True if every value is the one saved at that step.
@@ -115,7 +115,7 @@ TEST_CASE("checkpoint: a flipped bit in any file is detected, and the file named
   const fs::path directory = save(run.path(), 1);
   for (const std::string& name : names_in(directory)) {
     const std::uint64_t bits = fs::file_size(directory / name) * 8;
-    // Every bit of the manifest, which nothing else vouches for; a spread of the others.
+    // Every bit of the manifest, which has no checksum elsewhere; a sample of the bits of the other files.
     const std::uint64_t stride = name == "manifest.json" ? 1 : 97;
     for (std::uint64_t bit = 0; bit < bits; bit += stride) {
       flip_bit(directory / name, bit);
@@ -159,6 +159,53 @@ TEST_CASE("checkpoint: missing, truncated and damaged checkpoints are skipped wi
               "manifest.json: step 1, the directory's name says 7");
 }
 
+TEST_CASE("checkpoint: a damaged checkpoint is neither counted by save_total_limit nor removed") {
+  const TempDir run;
+  const fs::path root = run.path() / "checkpoints";
+  save(run.path(), 4);
+  save(run.path(), 8);
+  flip_bit(root / "step-00000008" / "optimizer.safetensors", 8 * 300);
+  forget_known_checkpoints();
+  save(run.path(), 6, 2);
+  CHECK(names_in(root) == Names{"step-00000004", "step-00000006", "step-00000008"});
+  save(run.path(), 7, 2);
+  CHECK(names_in(root) == Names{"step-00000006", "step-00000007", "step-00000008"});
+  CHECK(!checkpoint_problem(root / "step-00000008", Verify::checksums).empty());
+}
+
+TEST_CASE("checkpoint: one that is kept for good is neither counted nor removed") {
+  const TempDir run;
+  for (std::int64_t step = 1; step <= 4; ++step) save(run.path(), step, 1, step % 2 == 1);
+  CHECK(names_in(run.path() / "checkpoints") == Names{"step-00000001", "step-00000003", "step-00000004"});
+  save(run.path(), 5, 1);
+  CHECK(names_in(run.path() / "checkpoints") == Names{"step-00000001", "step-00000003", "step-00000005"});
+}
+
+TEST_CASE("checkpoint: if none is complete, the error names each and its fault") {
+  const TempDir run;
+  save(run.path(), 1);
+  save(run.path(), 2);
+  fs::remove(run.path() / "checkpoints/step-00000001/manifest.json");
+  flip_bit(run.path() / "checkpoints/step-00000002/model.safetensors", 8 * 300);
+  std::vector<CheckpointInfo> skipped;
+  const std::string error = error_of([&] { newest_checkpoint(run.path(), skipped); });
+  check_error(error, "none of 2 checkpoints is complete", "step-00000001: manifest.json is missing",
+              "step-00000002: model.safetensors: checksum");
+}
+
+TEST_CASE("checkpoint: one that cannot be read is an error, even if an older one is complete") {
+  const TempDir run;
+  save(run.path(), 1);
+  save(run.path(), 2);
+  // Reading this file of the kernel at offset 0 fails with EIO.
+  const fs::path unreadable = run.path() / "checkpoints/step-00000002/manifest.json";
+  fs::remove(unreadable);
+  fs::create_symlink("/proc/self/mem", unreadable);
+  std::vector<CheckpointInfo> skipped;
+  check_error(error_of([&] { newest_checkpoint(run.path(), skipped); }), "step-00000002", "manifest.json",
+              "Input/output error", "may be intact");
+}
+
 TEST_CASE("checkpoint: a run without checkpoints has none") {
   const TempDir run;
   std::vector<CheckpointInfo> skipped;
@@ -178,7 +225,7 @@ TEST_CASE("checkpoint: a writer without commit leaves no files") {
   CHECK(names_in(run.path() / "checkpoints") == Names{"step-00000001"});
   {
     CheckpointWriter writer(run.path(), 2, kParameters);
-    check_error(error_of([&] { writer.commit({}, "", 0); }), "model.embed_tokens.weight has 0 of 140 bytes");
+    check_error(error_of([&] { writer.commit({}, "", {}); }), "model.embed_tokens.weight has 0 of 140 bytes");
     CHECK(names_in(run.path() / "checkpoints") == Names{"step-00000001"});
     check_error(error_of([&] { add_all(writer, 2); }), "step-00000002", "was already completed or abandoned");
   }
@@ -189,7 +236,7 @@ TEST_CASE("checkpoint: only the oldest complete ones are pruned") {
   const fs::path root = run.path() / "checkpoints";
   for (std::int64_t step = 1; step <= 4; ++step) save(run.path(), step, 2);
   CHECK(names_in(root) == Names{"step-00000003", "step-00000004"});
-  // A damaged one does not take the place of a good one.
+  // A damaged checkpoint does not count as one of the kept ones.
   fs::remove(root / "step-00000004" / "manifest.json");
   save(run.path(), 5, 2);
   CHECK(names_in(root) == Names{"step-00000003", "step-00000004", "step-00000005"});
@@ -209,7 +256,7 @@ TEST_CASE("checkpoint: saving a step again replaces it") {
   save(run.path(), 3);
   CheckpointWriter writer(run.path(), 3, kParameters);
   add_all(writer, 3);
-  writer.commit({{"step", 3}, {"again", true}}, "", 1);
+  writer.commit({{"step", 3}, {"again", true}}, "", {.save_total_limit = 1});
   CHECK(names_in(run.path() / "checkpoints") == Names{"step-00000003"});
   CHECK(CheckpointReader(run.path() / "checkpoints" / "step-00000003").trainer().at("again") == true);
 }
@@ -251,13 +298,13 @@ TEST_CASE("checkpoint: a writer killed at any moment leaves a newest complete ch
         send(std::to_string(step) + " ");
       }
     });
-    // Up to two saves and a half: the first replaces a step, the next ones add and prune.
+    // Up to two and a half saves: the first replaces a step, the next ones add and prune.
     std::this_thread::sleep_for(2.5 * random_uniform(7, RandomPurpose::test, 0, round) * one_save);
     child.kill(SIGKILL);
     std::istringstream reported(child.wait());
     std::int64_t committed = last, saves = 0;
     for (std::int64_t step; reported >> step; ++saves) committed = step;
-    REQUIRE(reported.eof());  // nothing but steps: the child failed at nothing
+    REQUIRE(reported.eof());  // only steps: no save failed in the child
     // On a busy machine a save takes longer than it did at the start.
     if (saves == 0) one_save *= 1.2;
     if (saves > 2) one_save /= 1.2;
@@ -271,13 +318,13 @@ TEST_CASE("checkpoint: a writer killed at any moment leaves a newest complete ch
       REQUIRE(info.complete());
       REQUIRE(holds(CheckpointReader(info.path), info.step));
     }
-    // What the child reported is there, or the save after it.
+    // The newest checkpoint is the one that the child reported, or the next one.
     REQUIRE(found[0].step >= committed);
     REQUIRE(found[0].step <= committed + 1);
     last = found[0].step;
   }
   INFO("leftovers seen: " << killed_while_saving << ", steps saved: " << last);
-  CHECK(killed_while_saving > 10);  // else the delays miss what they are for
+  CHECK(killed_while_saving > 10);  // enough kills happened during a save
   CHECK(last > 10);
   save(run.path(), last + 1, 2);
   CHECK(names_in(run.path() / "checkpoints").size() == 2);
@@ -285,7 +332,7 @@ TEST_CASE("checkpoint: a writer killed at any moment leaves a newest complete ch
 
 namespace {
 
-/// What a large save says, with what is left of `run`: in a child process, after `limit` restricted it.
+/// Saves a large checkpoint in a child process, after `limit` restricted it. Returns the error and the state of `run`.
 template <class Limit>
 std::string save_on_full_disk(const fs::path& run, Limit&& limit) {
   Forked child([&](auto send) {
@@ -298,7 +345,7 @@ std::string save_on_full_disk(const fs::path& run, Limit&& limit) {
     const std::string error = error_of([&] {
       CheckpointWriter writer(run, 2, large);
       add_all(writer, 2, large);
-      writer.commit({}, "", 1);
+      writer.commit({}, "", {.save_total_limit = 1});
     });
     const auto found = find_checkpoints(run);
     const bool intact = found.size() == 1 && found[0].complete() && holds(CheckpointReader(found[0].path), 1) &&
@@ -313,13 +360,13 @@ std::string save_on_full_disk(const fs::path& run, Limit&& limit) {
 TEST_CASE("checkpoint: a full disk is an error that leaves the last checkpoint and no partial one") {
   const TempDir run;
   const std::string said = save_on_full_disk(run.path(), [&] {
-    // A file system of 1 MiB that only the child sees: as root, or in a user namespace of its own.
+    // A file system of 1 MiB that only the child sees: as root, or in a new user namespace.
     return (::unshare(CLONE_NEWNS) == 0 || ::unshare(CLONE_NEWUSER | CLONE_NEWNS) == 0) &&
            ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0 &&
            ::mount("tmpfs", run.path().c_str(), "tmpfs", 0, "size=1m") == 0;
   });
   if (said == "not permitted") {
-    WARN("this machine lets the test mount nothing: only the file size limit is tested");
+    WARN("no permission to mount a file system: only the file size limit is tested");
     return;
   }
   check_error(said, "no space left on device: ", ".tmp-step-00000002/model.safetensors, ", " bytes written; intact");

@@ -1,5 +1,5 @@
-// The decoder against the forward pass over all tokens: the logits behind every token must be the same, whichever part
-// of the tokens came as the prompt.
+// The decoder against the forward pass over all tokens: the logits after every token must be the same, for every length
+// of the prompt.
 #include "ssa/model/decoder.h"
 
 #include <algorithm>
@@ -35,7 +35,7 @@ struct DecoderCase {
 
 ModelConfig config_of(const DecoderCase& c, DeviceKind kind) {
   ModelConfig config = small_model();
-  if (kind == DeviceKind::cuda) config.head_dim = 64;  // what the kernels serve
+  if (kind == DeviceKind::cuda) config.head_dim = 64;  // supported by the kernels
   config.block_size = c.block_size;
   config.block_counts = c.block_counts;
   config.window_size = c.window;
@@ -51,7 +51,7 @@ std::vector<std::int32_t> random_ids(std::int64_t count, std::uint64_t seed) {
   return ids;
 }
 
-/// A model, and what its forward pass says behind each of `tokens` tokens.
+/// A model, and the logits of its forward pass after each of `tokens` tokens.
 struct Reference {
   TestModel model;
   explicit Reference(const DecoderCase& c, std::int64_t tokens = kTokens, DeviceKind kind = DeviceKind::cpu)
@@ -134,8 +134,8 @@ TEST_CASE("decoder: a prompt and steps give the logits of the forward pass, in e
   }
 }
 
-TEST_CASE("decoder: block counts below all change the logits") {
-  // Else the comparison above would not see what is selected.
+TEST_CASE("decoder: the logits depend on block_counts below the number of blocks") {
+  // Otherwise the test above would not check the selection.
   const std::vector<std::int32_t> ids = random_ids(kTokens, 22);
   DecoderCase few{"", AttentionPath::selected, 16, 2}, more = few, all = few;
   more.block_counts = 4;
@@ -146,7 +146,7 @@ TEST_CASE("decoder: block counts below all change the logits") {
   CHECK(distance(at_4, kTokens - 1, at_all, kTokens - 1) > 100 * kTolerance);
 }
 
-TEST_CASE("decoder: rows of different lengths do not see each other, and may rest, end and start anew") {
+TEST_CASE("decoder: sequences of different lengths are independent, and may pause, end and restart") {
   for (const DecoderCase& c : kCases) {
     INFO(c.name);
     constexpr std::int64_t kCapacity = 70;
@@ -166,12 +166,12 @@ TEST_CASE("decoder: rows of different lengths do not see each other, and may res
     };
     for (const std::int64_t row : {1, 0, 2}) start(row, prompts[row]);
     for (std::int64_t step = 0; step < 60; ++step) {
-      if (step == 50) start(0, 11);  // after it was full and rested
+      if (step == 50) start(0, 11);  // after it was full and paused
       std::int32_t next[3];
       for (std::int64_t row = 0; row < 3; ++row) {
         const std::int64_t length = decoder.length(row);
-        const bool rests = length == kCapacity || (row == 1 && step % 3 == 0);
-        next[row] = rests ? -1 : ids[row][static_cast<std::size_t>(length)];
+        const bool pauses = length == kCapacity || (row == 1 && step % 3 == 0);
+        next[row] = pauses ? -1 : ids[row][static_cast<std::size_t>(length)];
       }
       const std::vector<float> got = decoder.step(next);
       for (std::int64_t row = 0; row < 3; ++row)
@@ -191,7 +191,7 @@ TEST_CASE("decoder: on CUDA a prompt and steps give the logits of the forward pa
     DecoderCase decoder;
     double tolerance;
   };
-  // Two roundings of 2^-9 a value through two layers. Where few blocks are selected, a near tie may fall either way.
+  // Two roundings of 2^-9 per value through two layers. With few selected blocks, near ties matter.
   for (const auto& [c, tolerance] :
        {Case{{"full", AttentionPath::full, 16, 4}, 0.05}, Case{{"all blocks", AttentionPath::selected, 16, 100}, 0.05},
         Case{{"4 blocks", AttentionPath::selected, 16, 4}, 0.3},
@@ -218,7 +218,7 @@ TEST_CASE("decoder: on CUDA a prompt and steps give the logits of the forward pa
   }
 }
 
-TEST_CASE("decoder: what does not fit is refused") {
+TEST_CASE("decoder: prompts, steps and shapes that do not fit are errors") {
   const DecoderCase c{"", AttentionPath::selected, 4, 3};
   Reference reference(c, 8);
   const std::vector<std::int32_t> ids = random_ids(8, 1);

@@ -1,5 +1,5 @@
-// The gradients of a step on a GPU against the CPU's, parameter by parameter. A wrong `accumulate`, a gap that is not
-// cleared or one bad layer shows here, where the norm of all gradients would hide it.
+// The gradients of a step on a GPU against the CPU's, parameter by parameter. Finds a wrong `accumulate`, a gap that is
+// not cleared or one bad layer, which the norm of all gradients can hide.
 #include <algorithm>
 #include <cmath>
 #include <string>
@@ -71,7 +71,7 @@ std::vector<Values> gradients_of(const MethodCase& method, Run run) {
   publish_weights(m.stream, comm, m.state);
   if (run == Run::rounded) {
     round_to_bf16(m.state.weights);
-    // Before an op reads them, the outputs of the op before are rounded as a GPU would have stored them.
+    // Before each op, rounds the outputs of the previous op as a GPU stores them.
     m.stream.on_op([tensors = act_tensors(m.state.activations)](const char*) {
       for (const Tensor& tensor : tensors) round_to_bf16(tensor);
     });
@@ -98,8 +98,8 @@ std::vector<Values> gradients_of(const MethodCase& method, Run run) {
 
 }  // namespace
 
-TEST_CASE("model: rounding weights and activations to bf16 moves every gradient a little") {
-  // What the comparison with CUDA below rests on: an error that is there, and small.
+TEST_CASE("model: rounding weights and activations to bf16 changes every gradient slightly") {
+  // The comparison with CUDA below uses this error: it must be small and not zero.
   for (const MethodCase& method : kMethodCases) {
     const ParamTable table(model_config(method));
     const std::vector<Values> exact = gradients_of(method, Run::f32);
@@ -113,7 +113,7 @@ TEST_CASE("model: rounding weights and activations to bf16 moves every gradient 
   }
 }
 
-TEST_CASE("model: on CUDA every parameter's gradient is the CPU's, to the precision of bf16") {
+TEST_CASE("model: on CUDA every parameter's gradient equals the CPU's within bf16 precision") {
   if (skip_without_gpu()) return;
   for (const MethodCase& method : kMethodCases) {
     const ParamTable table(model_config(method));

@@ -1,5 +1,5 @@
-// The whole model as a function of its tokens and weights: causality, rows, recomputation, derivatives. That it is the
-// right function is what tests/golden shows.
+// The whole model as a function of its tokens and weights: causality, independent sequences, recomputation,
+// derivatives. tests/golden compares its values with a reference.
 #include "ssa/model/llama.h"
 
 #include <cmath>
@@ -35,7 +35,7 @@ ModelConfig with_window(std::int64_t window) {
   return c;
 }
 
-/// A loss of each path with all its terms, each weighing alike.
+/// Scales that give all loss terms of a path about the same weight.
 PassScales scales_of(const ModelConfig& c, const PassShape& pass) {
   const double alignment = 1.0 / static_cast<double>(pass.rows * pass.tokens * c.q_width() * c.num_hidden_layers);
   return {.alignment = alignment,
@@ -43,7 +43,7 @@ PassScales scales_of(const ModelConfig& c, const PassShape& pass) {
           .alignment_gradient = static_cast<float>(10 * alignment)};
 }
 
-/// What a forward pass gives at each token: hidden states, losses, and in each layer the selected blocks.
+/// The results of a forward pass per token: hidden states, losses, and the selected blocks of each layer.
 struct PerToken {
   std::vector<float> hidden, losses;
   std::vector<std::vector<std::int32_t>> indices;
@@ -65,7 +65,7 @@ PerToken forward_tokens(TestModel& m, const HostBatch& batch) {
   return out;
 }
 
-/// Whether the values of tokens [begin, end) of the one row are the same to the bit.
+/// Whether the values of tokens [begin, end) of a single sequence are the same bit for bit.
 template <class T>
 bool same_tokens(const std::vector<T>& a, const std::vector<T>& b, std::int64_t tokens, std::int64_t begin,
                  std::int64_t end) {
@@ -76,8 +76,8 @@ bool same_tokens(const std::vector<T>& a, const std::vector<T>& b, std::int64_t 
 
 }  // namespace
 
-TEST_CASE("model: a token changes nothing before it, to the bit, in every method") {
-  constexpr std::int64_t kTokens = 30;  // the last block is cut short
+TEST_CASE("model: a token does not change any bit of earlier outputs, with every path") {
+  constexpr std::int64_t kTokens = 30;  // the last block is incomplete
   for (const PathCase& path : kPaths)
     for (const BlockSelection selection : {BlockSelection::exact, BlockSelection::reference}) {
       const ModelConfig config = with_window(path.window);
@@ -104,11 +104,11 @@ TEST_CASE("model: a token changes nothing before it, to the bit, in every method
           selection_changed |= !same_tokens(before.indices[layer], after.indices[layer], kTokens, t, kTokens);
         }
       }
-      CHECK(selection_changed);  // else the indices show nothing
+      CHECK(selection_changed);  // otherwise the comparison of indices checks nothing
     }
 }
 
-TEST_CASE("model: the rows of a micro-batch do not see each other, their streams included") {
+TEST_CASE("model: the sequences of a micro-batch and their full_stream values are independent") {
   constexpr std::int64_t kTokens = 22;
   const ModelConfig config = small_model();
   TestModel m(config, {.rows = 2, .tokens = kTokens, .path = AttentionPath::ssa});
@@ -125,7 +125,7 @@ TEST_CASE("model: the rows of a micro-batch do not see each other, their streams
   CHECK_FALSE(same_tokens(mixed, full, 2, 1, 2));
 }
 
-TEST_CASE("model: one stream of ssa alone computes what it computes beside the other, to the bit") {
+TEST_CASE("model: full or selected attention alone gives the bits that path ssa passes on") {
   constexpr std::int64_t kTokens = 30;
   const ModelConfig config = small_model();
   TestModel m(config, {.rows = 1, .tokens = kTokens, .path = AttentionPath::ssa});
@@ -135,7 +135,7 @@ TEST_CASE("model: one stream of ssa alone computes what it computes beside the o
   for (const bool full : {false, true}) {
     batch.full_stream = {full};
     const std::vector<float> both = forward_tokens(m, batch).hidden;
-    batch.full_stream = {!full};  // of no concern to a stream alone
+    batch.full_stream = {!full};  // ignored by a single path
     m.upload(batch);
     forward(m.stream, with_path(m.state.model(), full ? AttentionPath::full : AttentionPath::selected), m.state.batch,
             {}, {});
@@ -145,7 +145,7 @@ TEST_CASE("model: one stream of ssa alone computes what it computes beside the o
   CHECK_FALSE(same_tokens(of_stream[0], of_stream[1], 1, 0, 1));
 }
 
-TEST_CASE("model: gradient checkpointing changes no bit of losses and gradients") {
+TEST_CASE("model: gradient checkpointing does not change any bit of losses and gradients") {
   for (const PathCase& path : kPaths)
     for (const std::int64_t tokens : {1, 3, 30}) {
       const ModelConfig config = with_window(path.window);
@@ -174,7 +174,7 @@ TEST_CASE("model: gradient checkpointing changes no bit of losses and gradients"
     }
 }
 
-TEST_CASE("model: a step needs nothing of the gradients that were there, and gives those added to zero, to the bit") {
+TEST_CASE("model: overwriting gradients gives the same bits as adding to zero, whatever they contained") {
   constexpr std::int64_t kTokens = 13;
   for (const PathCase& path : kPaths)
     for (const bool tied : {false, true})
@@ -209,7 +209,7 @@ TEST_CASE("model: a step needs nothing of the gradients that were there, and giv
       }
 }
 
-TEST_CASE("model: a kept activation is each layer's own, a recomputed one is shared") {
+TEST_CASE("model: each layer has its own kept activations, and recomputed ones are shared") {
   const ModelConfig config = small_model();
   for (const GradientCheckpointing mode :
        {GradientCheckpointing::none, GradientCheckpointing::selective, GradientCheckpointing::full})
@@ -227,7 +227,7 @@ TEST_CASE("model: a kept activation is each layer's own, a recomputed one is sha
     }
 }
 
-TEST_CASE("model: another path needs the branches of the model's own") {
+TEST_CASE("model: with_path rejects a path with branches that the model lacks") {
   TestModel m(small_model(), {.rows = 1, .tokens = 8, .path = AttentionPath::selected});
   CHECK(with_path(m.state.model(), AttentionPath::selected).shape.path == AttentionPath::selected);
   check_error(error_of([&] { with_path(m.state.model(), AttentionPath::full); }), "lack a branch");
@@ -248,7 +248,7 @@ TEST_CASE("model: a measuring stream collects the largest scratch of a pass and 
   }
 }
 
-TEST_CASE("model: logits in chunks give the loss and gradients of all at once") {
+TEST_CASE("model: logits in chunks give the loss and gradients of a single chunk") {
   constexpr std::int64_t kTokens = 21;
   const ModelConfig config = small_model();
   const HostBatch batch = random_batch(2, kTokens, config.vocab_size, 9);
@@ -278,8 +278,8 @@ TEST_CASE("model: logits in chunks give the loss and gradients of all at once") 
 
 TEST_CASE("model: gradients are the derivative of the loss, parameter by parameter") {
   // Central differences along each parameter's own gradient, in f32. Every block is selected: a step that changes the
-  // selection is a jump, not a slope. The alignment loss has stop-gradients and thus no derivative to compare with, so
-  // it weighs nothing here; the goldens show its gradient.
+  // selection is a discontinuity. The alignment loss has stop-gradients and no derivative to compare with, so its
+  // weight is 0 here; the golden cases check its gradient.
   constexpr std::int64_t kTokens = 11;
   for (const PathCase& path : kPaths) {
     ModelConfig config = with_window(path.window);

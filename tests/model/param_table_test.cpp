@@ -17,7 +17,7 @@ using namespace ssa::test;
 
 namespace {
 
-/// Widths of which hardly any is a multiple of the alignment.
+/// Most widths are not a multiple of the alignment.
 ModelConfig odd_model(bool tied) {
   ModelConfig c;
   c.vocab_size = 19;
@@ -55,7 +55,7 @@ std::vector<std::pair<std::string, Shape>> published_names(bool tied) {
 
 }  // namespace
 
-TEST_CASE("param table: every published parameter once, in its place") {
+TEST_CASE("param table: every published parameter has its name, shape and a range of its own") {
   for (const bool tied : {true, false})
     for (const int shards : {1, 2, 3, 8}) {
       const ModelConfig config = odd_model(tied);
@@ -82,7 +82,7 @@ TEST_CASE("param table: every published parameter once, in its place") {
     }
 }
 
-TEST_CASE("param table: what one product reads is adjacent, and starts aligned") {
+TEST_CASE("param table: matrices that one product reads are adjacent and aligned") {
   const ParamTable table(odd_model(false));
   for (const std::string layer : {"model.layers.0.", "model.layers.1."}) {
     const auto adjacent = [&](const std::string& first, const std::string& second) {
@@ -101,12 +101,12 @@ TEST_CASE("param table: what one product reads is adjacent, and starts aligned")
     CHECK(table.find(name).offset % ParamTable::kAlignment == 0);
 }
 
-TEST_CASE("param table: buckets fill the buffer, hold whole parameters of one kind, and cut into equal slices") {
+TEST_CASE("param table: buckets cover the buffer, contain whole parameters of one kind, and divide into equal slices") {
   for (const bool tied : {true, false})
     for (const int shards : {1, 2, 3, 8}) {
       const ParamTable table(odd_model(tied), shards);
       INFO((tied ? "tied" : "untied") << ", " << shards << " shards");
-      CHECK(table.buckets().size() == (tied ? 4u : 5u));  // embedding, two blocks, head, norms
+      CHECK(table.buckets().size() == (tied ? 4u : 5u));  // embedding, two layers, head, norms
       std::int64_t end = 0;
       for (const Bucket& bucket : table.buckets()) {
         CHECK(bucket.range.begin == end);
@@ -133,7 +133,7 @@ TEST_CASE("param table: buckets fill the buffer, hold whole parameters of one ki
     }
 }
 
-TEST_CASE("param table: a tied head is the embedding itself, an untied one its own") {
+TEST_CASE("param table: a tied head is the embedding, an untied head a parameter of its own") {
   for (const bool tied : {true, false}) {
     const ModelConfig config = odd_model(tied);
     const ParamTable table(config);
@@ -149,7 +149,7 @@ TEST_CASE("param table: a tied head is the embedding itself, an untied one its o
   }
 }
 
-TEST_CASE("param table: the products' gradients and the added ones cover the buffer, each element once") {
+TEST_CASE("param table: overwritten and added gradients cover every element of the buffer once") {
   for (const bool tied : {true, false})
     for (const int shards : {1, 2, 3, 8}) {
       INFO((tied ? "tied" : "untied") << ", " << shards << " shards");

@@ -34,7 +34,7 @@ inline const std::vector<AppendKvCase> kAppendKvCases = {{1, 1, 1, 2, 1, {0}},
                                                          {3, 257, 3, 128, 64, {63, 254, 255}, true, false},
                                                          {1, 64, 8, 64, 16, {13, 14, 15, 16}}};
 
-/// Returns the four cache tensors, which hold random values before the call.
+/// Returns the four cache tensors, which have random values before the call.
 inline Outputs run_append_kv(OpRunner& run, const AppendKvCase& c) {
   const auto random = [&](Shape shape, std::uint64_t seed) {
     return run.act_input(random_values(shape.count(), seed), shape);

@@ -39,7 +39,7 @@ inline std::int64_t block_number(std::int64_t T, std::int64_t block_size) { retu
 /// With U keys per sequence.
 struct AttentionInputs {
   Values q, k, v, d_out;
-  Values d_q, d_k, d_v;  ///< what the gradients hold before a backward that accumulates
+  Values d_q, d_k, d_v;  ///< values of the gradients before a backward that accumulates
 
   AttentionInputs(const AttentionDims& dims, std::int64_t U)
       : q(random_values(dims.query_shape().count(), 1)),
@@ -51,7 +51,7 @@ struct AttentionInputs {
         d_v(random_values(dims.key_shape(U).count(), 6)) {}
 };
 
-/// What the backward needs from the forward: lse, and delta = sum over D of d_out * out.
+/// The results of the forward that the backward needs: lse, and delta = sum over D of d_out * out.
 struct AttentionSaved {
   Values lse, delta;
 

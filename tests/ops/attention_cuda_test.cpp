@@ -80,7 +80,7 @@ TEST_CASE("select_blocks over several chunks on CUDA agrees with the CPU") {
       CHECK(got == want);
       continue;
     }
-    // Near ties may go either way in f32. With random scores, far less than 1 % of tokens have gaps below 1e-5.
+    // Near ties may be decided differently in f32. With random scores, less than 1 % of tokens have gaps below 1e-5.
     std::int64_t different = 0;
     for (std::size_t i = 0; i < got.size(); i += static_cast<std::size_t>(c.slots()))
       different += !std::equal(got.begin() + static_cast<std::ptrdiff_t>(i),

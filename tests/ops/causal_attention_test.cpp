@@ -43,7 +43,7 @@ TEST_CASE("causal attention: a window as long as the sequence changes nothing") 
   }
 }
 
-TEST_CASE("causal attention attends no later token") {
+TEST_CASE("causal attention does not depend on later tokens") {
   for (const std::int64_t window : {0, 5}) {
     INFO("window " << window);
     const CausalAttentionCase c{{2, 21, 2, 3, 8}, window};

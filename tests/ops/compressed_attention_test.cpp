@@ -36,9 +36,9 @@ TEST_CASE("compressed attention is a dense softmax over complete blocks") {
 TEST_CASE("compressed attention in f32 agrees with f64") { check_attention_f32(kOp); }
 
 TEST_CASE(
-    "compressed attention: tokens before the first complete block get 0, and a block that no token attends gets "
+    "compressed attention: tokens before the first complete block get 0, and a block that no token attends to gets "
     "gradient 0") {
-  const CompressedAttentionCase c{{2, 10, 1, 2, 8}, 4};  // tokens 0 to 2 attend nothing; no token attends block 2
+  const CompressedAttentionCase c{{2, 10, 1, 2, 8}, 4};  // tokens 0 to 2 attend to nothing; no token attends to block 2
   const AttentionInputs in = inputs_of(c);
   OpRunner run(Precision::f32);
   const Outputs forward = run_compressed_attention_forward(run, c, in);
@@ -53,7 +53,7 @@ TEST_CASE(
 }
 
 // The means are recomputed from k and v after each change, so that they are checked too.
-TEST_CASE("compressed attention attends no later token") {
+TEST_CASE("compressed attention does not depend on later tokens") {
   const CompressedAttentionCase c{{2, 21, 2, 3, 8}, 4};
   OpRunner run(Precision::f32);
   check_attends_no_later_token(c.dims, AttentionInputs(c.dims, c.dims.T), [&](AttentionInputs at) {

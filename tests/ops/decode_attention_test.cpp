@@ -60,8 +60,7 @@ TEST_CASE("decode_attention names the tensor or option that does not fit") {
   p = good;
   p.window = 3;
   p.tokens_per_key = 4;
-  CHECK_THROWS_WITH(
-      validate(p), "decode_attention: window and indices are of keys that stand for one token, found tokens_per_key 4");
+  CHECK_THROWS_WITH(validate(p), "decode_attention: window and indices need one token per key, found tokens_per_key 4");
   p = good;
   p.indices = run.i32_output({2, 1, 2, 3});
   CHECK_THROWS_WITH(validate(p), "decode_attention: block_size 0, expected at least 1");

@@ -71,7 +71,7 @@ TEST_CASE("adamw writes the weight in bf16, rounded from the master") {
 TEST_CASE("cast rounds f32 to the nearest bf16, ties to even, and widens bf16 exactly") {
   OpRunner run(Precision::f32);
   constexpr double kInfinity = std::numeric_limits<double>::infinity();
-  // bf16 has 7 bits after the point: 1 + 2^-8 lies between 1 and 1 + 2^-7, 1 + 3 * 2^-8 between 1 + 2^-7 and 1 + 2^-6.
+  // bf16 has 7 bits after the point: 1 + 2^-8 is between 1 and 1 + 2^-7, 1 + 3 * 2^-8 between 1 + 2^-7 and 1 + 2^-6.
   const Values x = {0, -0.5, 1 + 0x1p-8, 1 + 3 * 0x1p-8, 1 + 0x1p-8 + 0x1p-20, kInfinity, -kInfinity, std::nan("")};
   const Values want = {0, -0.5, 1, 1 + 0x1p-6, 1 + 0x1p-7, kInfinity, -kInfinity};
   std::vector<bfloat16> stored(x.size());

@@ -131,7 +131,7 @@ TEST_CASE("select_blocks breaks ties by the lower index") {
 }
 
 TEST_CASE("select_blocks in reference mode takes half of its blocks from the own chunk, half from earlier chunks") {
-  // Chunks of 4 blocks. The last token has own block 9: earlier chunks hold blocks 0 to 7, its own chunk 8 and 9.
+  // Chunks of 4 blocks. The last token has own block 9: earlier chunks have blocks 0 to 7, its own chunk 8 and 9.
   const SelectBlocksCase c{{1, 40, 1, 2, 8}, 4, 3, BlockSelection::reference, Ties::all};
   REQUIRE(c.slots() == 4);
   OpRunner run(Precision::f32);

@@ -1,5 +1,5 @@
 // The checks that every attention op has to pass: backward is the derivative of forward, f32 agrees with f64, CUDA
-// agrees with the CPU, and no token attends a later one. A test file describes its op once, as an AttentionOp.
+// agrees with the CPU, and no token attends to a later one. A test file describes its op once, as an AttentionOp.
 #pragma once
 
 #include "support/dense_attention.h"

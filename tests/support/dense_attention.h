@@ -13,8 +13,8 @@ struct DenseAttention {
   Values probability;  ///< [B, T, HQ, U], 0 where masked
 };
 
-/// `mask(b, t, kv_head, u)`: whether token t of sequence b attends key u. A token that attends no key has out 0 and lse
-/// -infinity.
+/// `mask(b, t, kv_head, u)`: whether token t of sequence b attends to key u. A token that attends to no key has out 0
+/// and lse -infinity.
 template <class Mask>
 DenseAttention dense_attention(const AttentionDims& dims, std::int64_t U, const Values& q, const Values& k,
                                const Values& v, Mask&& mask) {

@@ -27,6 +27,8 @@ void write_indexed_dataset(const std::filesystem::path& prefix, const Documents&
     for (std::int32_t id : documents[d]) {
       if (type == TokenType::uint16)
         append(bin, static_cast<std::uint16_t>(id));
+      else if (type == TokenType::int64)
+        append(bin, static_cast<std::int64_t>(id));
       else
         append(bin, id);
     }

@@ -10,7 +10,7 @@
 namespace ssa::test {
 namespace {
 
-constexpr std::int32_t kPoison = -0x40000000;                  ///< i32 outputs hold it until they are written
+constexpr std::int32_t kPoison = -0x40000000;                  ///< value of i32 outputs before they are written
 constexpr std::size_t kScratchBytes = std::size_t{256} << 20;  ///< more than any test case needs
 
 /// The arithmetic type to convert a tensor element of type T with.

@@ -68,7 +68,7 @@ class OpRunner {
 
 /// Compares <gradient, u> with the central difference of `loss` at x along u, for `directions` random directions u.
 /// `loss` runs in f64: with a step of 1e-4 the truncation error is about 1e-8 times the third derivative and the
-/// rounding error about 1e-12, so 1e-6 of the larger side holds for every smooth op. `floor` replaces the larger side
+/// rounding error about 1e-12, so every smooth op is within 1e-6 of the larger side. `floor` replaces the larger side
 /// where both sides vanish.
 template <class Loss>
 void check_gradient(const std::string& name, Loss&& loss, const Values& x, const Values& gradient,
@@ -87,7 +87,7 @@ double weighted_sum(const Values& values, const Values& weights);
 /// |got - want| / |want| in the l2 norm; infinity if either has a NaN, or an infinity that the other lacks.
 double relative_error(const Values& got, const Values& want);
 
-/// What an op added to an accumulated output: after - before.
+/// The values that an op added to an accumulated output: after - before.
 Values added(Values after, const Values& before);
 
 /// Sum over D of a * b, for each head.

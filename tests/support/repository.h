@@ -1,4 +1,4 @@
-// The text files of the repository, for tests of what is written in them.
+// The text files of the repository, for tests of their contents.
 #pragma once
 
 #include <algorithm>

@@ -3,7 +3,7 @@
 
 Run by hand when a case is added; the tests need only what it wrote.
 Example: pip install tokenizers==0.23.3 pyarrow && python3 tests/tokenizer/make_vectors.py BOOK.txt
-BOOK.txt: any public-domain text to train the merges on (the stored ones come from Shakespeare's plays).
+BOOK.txt: any public-domain text to train the merges on (the stored byte-level ones come from Shakespeare's plays).
 """
 import json
 import pathlib
@@ -12,13 +12,13 @@ import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 HERE = pathlib.Path(__file__).parent
 LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
           r"|\s*[\r\n]+|\s+(?!\S)|\s+")
 QWEN2 = LLAMA3.replace("{1,3}", "")
-# A pattern of no known tokenizer, so that PCRE2 runs it: words by capital letter, numbers by two, the rest.
+# A pattern of no known tokenizer, which has no loop of its own: words by capital letter, numbers by two, the rest.
 OTHER = r"\p{Lu}?\p{Ll}+|\p{N}{2}|[\p{Lu}\p{M}]+|\s+"
 EXTRA = ("Größe naïve café œuvre Ångström señor. Привет, мир! Ελληνικά γράμματα. 日本語の文章です。中文句子。 한국어 문장 "
          "हिन्दी वाक्य العربية 🙂🙂👍🏽 1234567890 3.14159 def f(x):\n    return x + 1\n\n\tif (a[0] == 'b') {}\r\n") * 40
@@ -69,6 +69,37 @@ def tokenizers_of(vocab, merges):
     yield "other", make(split(OTHER), [end])
 
 
+def sentencepiece_tokenizers(text):
+    """SentencePiece's structure: characters, bytes where there is none, spaces as U+2581."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(split=True)
+    bytes_ = [f"<0x{b:02X}>" for b in range(256)]
+    trainer = trainers.BpeTrainer(vocab_size=900, special_tokens=["<unk>", "<s>", "</s>", *bytes_], show_progress=False)
+    tokenizer.train_from_iterator([text, "    deep  code" * 40], trainer)
+    model = json.loads(tokenizer.to_str())["model"]
+    vocab, merges = model["vocab"], [tuple(m) for m in model["merges"]]
+
+    def make(normalizer, pre_tokenizer, decoder, **options):
+        one = Tokenizer(models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True, **options))
+        if normalizer:
+            one.normalizer = normalizer
+        if pre_tokenizer:
+            one.pre_tokenizer = pre_tokenizer
+        one.decoder = decoder
+        one.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in ("<unk>", "<s>", "</s>")])
+        one.add_tokens([AddedToken("plain", normalized=True)])
+        return one
+
+    mark = "\u2581"
+    parts = [decoders.Replace(mark, " "), decoders.ByteFallback(), decoders.Fuse()]
+    strip = decoders.Sequence([*parts, decoders.Strip(" ", 1, 0)])
+    yield "llama2", make(normalizers.Sequence([normalizers.Prepend(mark), normalizers.Replace(" ", mark)]), None, strip)
+    yield "mistral", make(None, pre_tokenizers.Metaspace(mark, "first", False), strip)
+    yield "always", make(None, pre_tokenizers.Metaspace(mark, "always", True), strip, ignore_merges=True)
+    yield "gemma", make(normalizers.Replace(" ", mark), pre_tokenizers.Split(" ", "merged_with_previous"),
+                        decoders.Sequence(parts))
+
+
 def texts_of(rng):
     yield from ["", " ", "  ", "\n", "a", " a", "a ", "  a", "a  ", "\t", "\r\n", "a\r\n\r\n  b", "a\n \n b", "   \n\n   x  ",
                 "I'll we're IT'S don'T 'tis 'S '\u017f '\u017fo ''s '", "x'sy it's' 'll'", "1 12 123 1234 12345 1a2b",
@@ -107,6 +138,15 @@ def main():
                 content["model"]["merges"] = [" ".join(m) for m in content["model"]["merges"]]
             (HERE / f"{name}.tokenizer.json").write_text(json.dumps(content, separators=(",", ":")) + "\n")
         for item in texts:
+            ids = {name: tokenizer.encode(item, add_special_tokens=False).ids for name, tokenizer in made}
+            out.write(json.dumps({"text": item, **ids}, separators=(",", ":")) + "\n")
+
+    with open(HERE / "sentencepiece.jsonl", "w", encoding="ascii") as out:
+        made = list(sentencepiece_tokenizers(text[:200000] + EXTRA))
+        for name, tokenizer in made:
+            (HERE / f"{name}.tokenizer.json").write_text(
+                json.dumps(json.loads(tokenizer.to_str()), separators=(",", ":")) + "\n")
+        for item in [*texts, "<s>a b</s> c", " <s> a", "a<s>", "plain a plain", "\u2581a \u2581\u2581b", "a \u2581b", "<0x41>", "\0"]:
             ids = {name: tokenizer.encode(item, add_special_tokens=False).ids for name, tokenizer in made}
             out.write(json.dumps({"text": item, **ids}, separators=(",", ":")) + "\n")
 

@@ -1,4 +1,3 @@
-// What a user gets wrong, and what disks do: each ends a program with one line that names the culprit.
 #include <cstdlib>
 #include <cstring>
 #include <functional>
@@ -41,7 +40,7 @@ ProgramResult inspect(const RunDirectory& run, const std::string& path) {
 
 }  // namespace
 
-TEST_CASE("bad input: the command line") {
+TEST_CASE("bad input: a wrong command line is an error that names the option") {
   const RunDirectory run(kCase);
   const auto fails = [&](const Arguments& arguments, const Names& parts) {
     INFO(arguments.at(0) << " " << (arguments.size() > 1 ? arguments[1] : ""));
@@ -63,7 +62,7 @@ TEST_CASE("bad input: the command line") {
   fails({"ssa_export", "model", "exported", "--dtype", "f8"}, {"f8"});
 }
 
-TEST_CASE("bad input: keys of the config") {
+TEST_CASE("bad input: a wrong config key or value is an error that names the key") {
   const RunDirectory run(kCase);
   const auto set = [&](const std::string& override, const Names& parts) {
     INFO(override);
@@ -143,7 +142,7 @@ TEST_CASE("bad input: files that are missing or of the wrong kind") {
   check_fails(run.train("out", {}, {"--resume", "model"}), kExitFailed, {"model", "manifest.json"});
 }
 
-TEST_CASE("bad input: damaged shards") {
+TEST_CASE("bad input: a damaged shard is an error that names the file") {
   const RunDirectory run(kCase);
   const fs::path bin = run / "data/shard-00000.bin", idx = run / "data/shard-00000.idx";
   const std::string whole_bin = bytes_of(bin), whole_idx = bytes_of(idx);
@@ -168,7 +167,7 @@ TEST_CASE("bad input: damaged shards") {
   CHECK(inspect(run, "data").exit_code == kExitDone);
 }
 
-TEST_CASE("bad input: token ids and tokenizers that do not fit the model") {
+TEST_CASE("bad input: token ids and tokenizers that do not fit the model are errors that name the file") {
   const RunDirectory run(kCase);  // vocabulary 272, end of text 257
   Documents documents = random_documents(400, 60, 1, 257);
   const auto make = [&](const DatasetOptions& options) {
@@ -185,7 +184,7 @@ TEST_CASE("bad input: token ids and tokenizers that do not fit the model") {
   make({.vocab_size = 300, .eos_token_id = 257});
   check_fails(run.train("out", {"data.path=other"}), kExitFailed, {"other/dataset.json", "300", "272"});
 
-  // Without dataset.json only the id itself tells.
+  // Without dataset.json, only the token ids can be checked.
   documents.at(3).at(0) = 5000;
   make({.vocab_size = 272, .eos_token_id = 257, .json = false});
   const Names parts = {"other/shard-00000.bin", "document 3", "5000", "272"};
@@ -200,7 +199,7 @@ TEST_CASE("bad input: token ids and tokenizers that do not fit the model") {
   check_fails(inspect(run, "other"), kExitFailed, {"other/shard-00000.bin", "checksum"});
 }
 
-TEST_CASE("bad input: weights that are not the model's") {
+TEST_CASE("bad input: weights that do not fit the model are an error that names file and tensor") {
   const fs::path config = "model/config.json", weights = "model/model.safetensors";
   const auto fails = [&](const std::string& what, const Names& parts,
                          const std::function<void(const RunDirectory&)>& damage) {
@@ -234,12 +233,12 @@ TEST_CASE("bad input: weights that are not the model's") {
   });
   fails("a header that is no JSON", {"model/model.safetensors", "header"},
         [&](const RunDirectory& run) { flip_bit(run / weights, 8); });
-  fails("a file cut short", {"model/model.safetensors"},
+  fails("a truncated file", {"model/model.safetensors"},
         [&](const RunDirectory& run) { truncate(run / weights, fs::file_size(run / weights) - 4); });
   fails("an empty file", {"model/model.safetensors"}, [&](const RunDirectory& run) { truncate(run / weights, 0); });
 }
 
-TEST_CASE("bad input: a checkpoint with one flipped bit") {
+TEST_CASE("bad input: a checkpoint with one flipped bit is an error if named, and skipped by --resume auto") {
   const RunDirectory run(kCase);
   const Names saving = {"checkpoint.save_steps=4"};
   run.train_to_end("whole", saving);
@@ -270,21 +269,24 @@ TEST_CASE("bad input: a checkpoint with one flipped bit") {
   }
 }
 
-TEST_CASE("bad input: a checkpoint of another model") {
+TEST_CASE("bad input: resuming from a checkpoint of another model is an error that names the tensor") {
   const RunDirectory run(kCase);
   run.train_to_end("out", {"checkpoint.save_steps=4"});
   replace_text(run / "model/config.json", "\"intermediate_size\": 160", "\"intermediate_size\": 144");
-  check_fails(run.train("out"), kExitFailed,
+  check_fails(run.train("out"), kExitUsage,
+              {"cannot resume from out/checkpoints/step-00000008",
+               "model.intermediate_size: 160 in the checkpoint, 144 now", "--allow-change model.intermediate_size"});
+  check_fails(run.train("out", {}, {"--allow-change", "model"}), kExitFailed,
               {"out/checkpoints/step-00000008/model.safetensors", "mlp.gate_proj.weight", "[160, 64]", "[144, 64]"});
 }
 
-TEST_CASE("bad input: a run that already went further than it should") {
+TEST_CASE("bad input: a checkpoint after train.max_steps is an error") {
   const RunDirectory run(kCase);
   run.train_to_end("out");
   check_fails(run.train("out", {"train.max_steps=5"}), kExitFailed, {"out/checkpoints/step-00000008", "8", "5"});
 }
 
-TEST_CASE("bad input: an output_dir that cannot be written") {
+TEST_CASE("bad input: an output directory that cannot be written is an error that names the path") {
   const RunDirectory run(kCase);
   ssa::test::write_file(run / "file", "");
   check_fails(run.train("file/out"), kExitFailed, {"file/out", "Not a directory"});
@@ -292,6 +294,7 @@ TEST_CASE("bad input: an output_dir that cannot be written") {
   fs::create_directories(run / "half");
   ssa::test::write_file(run / "half/checkpoints", "");
   check_fails(run.train("half"), kExitFailed, {"half/checkpoints"});
+  CHECK(!fs::exists(run / "half/metrics.jsonl"));  // found before the first step
   fs::create_directories(run / "taken/metrics.jsonl");
   check_fails(run.train("taken"), kExitFailed, {"taken/metrics.jsonl"});
   run.train_to_end("out");
@@ -361,7 +364,7 @@ TEST_CASE("bad input: a limit on the address space that leaves no room for OpenB
 #endif
 }
 
-TEST_CASE("bad input: a model that the CUDA kernels do not serve is refused before anything is opened") {
+TEST_CASE("bad input: a model that the CUDA kernels do not support is refused before anything is opened") {
   const RunDirectory run(kCase);
   Config config = load_config(run / "config.json", {"model=" + (run / "model/config.json").string(),
                                                     "data.path=nowhere", "output_dir=" + (run / "out").string()});
@@ -390,7 +393,7 @@ TEST_CASE("bad input: a model that the CUDA kernels do not serve is refused befo
 
 namespace {
 
-/// Both ranks end with this exit code, and one line says why.
+/// Checks that both ranks end with this exit code and that one error line has these parts.
 void check_fails_once(const ProgramResult& result, int exit_code, const Names& parts) {
   INFO("exit code " << result.exit_code << ", " << result.seconds << " s\n" << result.out << result.err);
   CHECK(result.exit_code == exit_code);
@@ -404,7 +407,7 @@ void check_fails_once(const ProgramResult& result, int exit_code, const Names& p
 
 }  // namespace
 
-TEST_CASE("bad input: on two ranks an error is printed once and ends both") {
+TEST_CASE("bad input: an error on two ranks is printed once and ends both") {
   const RunDirectory run(kCase);
   const auto fails = [&](const Names& overrides, int exit_code, const Names& parts) {
     check_fails_once(run.train("out", overrides, {}, 2), exit_code, parts);
@@ -414,7 +417,7 @@ TEST_CASE("bad input: on two ranks an error is printed once and ends both") {
         {"train.global_batch_size: found 2", "2 rows per micro-batch on 2 ranks"});
   fails({"init_from=nowhere"}, kExitFailed, {"nowhere"});
 
-  // Only the second rank meets this one, in the rows of its own: 2 and 3 of 4.
+  // Only rank 1 reads this document: it has rows 2 and 3 of 4.
   Documents documents(40, Document(48, 7));
   for (Document& document : documents) document.back() = 257;
   documents.at(2).at(5) = 5000;
@@ -423,19 +426,67 @@ TEST_CASE("bad input: on two ranks an error is printed once and ends both") {
   fails({"data.path=other", "train.max_length=48"}, kExitFailed, {"rank 1", "other/shard-00000.bin", "document 2"});
 }
 
-TEST_CASE("bad input: ranks that do not hold the same config or weights end before the first step") {
+TEST_CASE("bad input: ranks that see different files under one path end before the first step") {
+  const RunDirectory run(kCase);
+  for (const char* directory : {"at-0", "at-1"}) {
+    fs::create_directories(run / directory);
+    for (const char* part : {"config.json", "model", "data"})
+      fs::copy(run / part, run / directory / part, fs::copy_options::recursive);
+  }
+  // Rank 2 of 3 sees what rank 0 sees.
+  const auto train = [&](const std::string& more = "") {
+    const std::string line = "cd at-$((OMPI_COMM_WORLD_RANK % 2)) && exec " +
+                             (ssa::test::binary_dir() / "ssa_train").string() +
+                             " --config config.json --device cpu --set train.global_batch_size=12 --set output_dir=" +
+                             (run / "out").string() + more;
+    return run_program({"/bin/sh", "-c", line}, {.directory = run.path(), .ranks = 3});
+  };
+  const fs::path bin = run / "at-1/data/shard-00000.bin";
+  flip_bit(bin, fs::file_size(bin) / 2);  // another token
+  check_fails_once(train(), kExitFailed,
+                   {"rank 1 differs from rank 0: found data.path: ", " documents, ",
+                    "on rank 1, expected data.path: ", "fingerprint", "do all ranks see the same files?"});
+  flip_bit(bin, fs::file_size(bin) / 2);
+
+  // A dataset with more rows.
+  Documents documents = random_documents(50, 40, 1, 257);
+  fs::create_directories(run / "at-0/more");
+  fs::create_directories(run / "at-1/more");
+  make_dataset(run / "at-0/more", {documents}, {.vocab_size = 272, .eos_token_id = 257});
+  const std::string evaluated = " --set data.eval_path=more";
+  make_dataset(run / "at-1/more", {documents}, {.vocab_size = 272, .eos_token_id = 257});
+  const ProgramResult same = train(evaluated);
+  INFO(same.out << same.err);
+  CHECK(same.exit_code == kExitDone);
+  documents.push_back(documents.front());
+  make_dataset(run / "at-1/more", {documents}, {.vocab_size = 272, .eos_token_id = 257});
+  check_fails_once(train(evaluated + " --resume none"), kExitFailed,
+                   {"found data.eval_path: 51 documents", "on rank 1, expected data.eval_path: 50 documents"});
+  check_fails_once(train(" --set data.path=more --resume none"), kExitFailed,
+                   {"found data.path: 51 documents", "on rank 1, expected data.path: 50 documents"});
+}
+
+TEST_CASE("bad input: ranks with different configs or weights end before the first step") {
   const RunDirectory run(kCase);
   const std::string train = (ssa::test::binary_dir() / "ssa_train --config config.json --device cpu").string();
-  // Open MPI's variable tells the ranks apart, as nothing else here does.
+  // The command is the same on both ranks; Open MPI's variable distinguishes them.
   const auto ranks = [&](const std::string& command) {
     return run_program({"/bin/sh", "-c", command}, {.directory = run.path(), .ranks = 2});
   };
-  check_fails_once(ranks("exec " + train + " --set train.learning_rate=0.0$((OMPI_COMM_WORLD_RANK + 1))"), kExitUsage,
-                   {"the config of rank 1 is not that of rank 0", "train.learning_rate = 0.02 on rank 1",
+  check_fails_once(ranks("exec " + train + " --set train.learning_rate=0.0$((OMPI_COMM_WORLD_RANK + 1))"), kExitFailed,
+                   {"rank 1 differs from rank 0", "found train.learning_rate = 0.02 on rank 1",
                     "expected train.learning_rate = 0.01"});
+  check_fails_once(ranks("[ $OMPI_COMM_WORLD_RANK = 1 ] && exec " + train + " --resume none; exec " + train),
+                   kExitFailed, {"found --resume none on rank 1, expected --resume auto"});
+  // A byte after the end changes no code.
+  const std::string newer =
+      "cp " + (ssa::test::binary_dir() / "ssa_train").string() + " newer && echo >> newer && exec ./newer";
+  check_fails_once(
+      ranks("[ $OMPI_COMM_WORLD_RANK = 1 ] && " + newer + " --config config.json --device cpu; exec " + train),
+      kExitFailed, {"rank 1 differs from rank 0", "found ssa_train binary: XXH3 "});
   CHECK(!fs::exists(run / "out"));
 
-  // The same config in two directories, with a bit of a weight between them.
+  // The same config in two directories, whose weights differ in one bit.
   for (const char* directory : {"at-0", "at-1"}) {
     fs::create_directories(run / directory);
     for (const char* part : {"config.json", "model", "data"})
@@ -446,5 +497,6 @@ TEST_CASE("bad input: ranks that do not hold the same config or weights end befo
   INFO(same.out << same.err);
   CHECK(same.exit_code == kExitDone);
   flip_bit(run / "at-1/model/model.safetensors", fs::file_size(run / "at-1/model/model.safetensors") - 4);
-  check_fails_once(ranks(apart + " --resume none"), kExitFailed, {"the weights of rank 1 are not those of rank 0"});
+  check_fails_once(ranks(apart + " --resume none"), kExitFailed,
+                   {"rank 1 differs from rank 0: found weights: XXH3 ", "do all ranks see the same init_from"});
 }

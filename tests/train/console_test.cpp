@@ -1,4 +1,4 @@
-// What a run shows on a terminal and elsewhere.
+// The console output of a run on a terminal and in a file.
 #include "src/train/console.h"
 
 #include <fcntl.h>
@@ -16,7 +16,7 @@ using namespace ssa::test;
 
 namespace {
 
-/// What `body` writes to stdout.
+/// The text that `body` writes to stdout.
 std::string stdout_of(const std::function<void()>& body) {
   const TempDir directory;
   const std::string file = directory / "stdout";

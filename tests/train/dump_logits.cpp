@@ -2,8 +2,8 @@
 //
 //   dump_logits MODEL sparse|full IDS LENGTH... > LOGITS
 //
-// IDS: a file of token ids, i32. For each LENGTH, a forward pass over the first so many ids on the CPU; its logits,
-// f32 [LENGTH, vocab_size], follow those of the LENGTH before.
+// IDS: a file of token ids, i32. For each LENGTH, runs a forward pass over the first LENGTH ids on the CPU and writes
+// its logits, f32 [LENGTH, vocab_size].
 #include <cstdio>
 #include <string>
 #include <vector>

@@ -67,7 +67,7 @@ TEST_CASE("SSA_FAULT: kill, anywhere") {
   }
 }
 
-TEST_CASE("SSA_FAULT: stop, and the run goes on where it is continued") {
+TEST_CASE("SSA_FAULT: stop, and the run continues after SIGCONT") {
   const RunDirectory run("ssa-sparse-stream");
   train_whole(run);
   Names all = kSaving;
@@ -135,7 +135,7 @@ TEST_CASE("SSA_FAULT: a NaN on one rank is found on that rank at every ZeRO stag
       INFO(result.out << result.err);
       CHECK(result.exit_code == 1);
       CHECK_THAT(result.err, has(std::string("step 5: loss or gradient is not finite on rank ") + rank) &&
-                                 has("first tensor with a bad gradient: model.embed_tokens.weight") &&
+                                 has("first tensor that is not finite: gradient of model.embed_tokens.weight") &&
                                  has("the last checkpoint is " + output + "/checkpoints/step-00000004"));
     }
 }

@@ -1,6 +1,6 @@
-// The figures here are worked out by hand for configs/ssa-1b.json in rows of 8192 tokens:
-//   a block's matrices 2048 x (2048 + 2 x 128 + 96) + 2048 x 2048 + 3 x 2048 x 8192 = 59 441 152, 16 blocks, and the
-//   head 128256 x 2048; attention of a key by 32 heads of 64 is 2 x 2048 = 4096 operations a product, 2 products
+// The expected numbers are calculated by hand for configs/ssa-1b.json with sequences of 8192 tokens:
+//   a layer's matrices 2048 x (2048 + 2 x 128 + 96) + 2048 x 2048 + 3 x 2048 x 8192 = 59 441 152, 16 layers, and the
+//   head 128256 x 2048; attention of one key by 32 heads of 64 is 2 x 2048 = 4096 operations per product, 2 products
 //   forward and 5 backward; causal keys 8193 / 2; selected keys (sum of 16 own + 8.5 over own < 16, then 496 x 248.5) /
 //   512 = 244.75; complete blocks 255.5 + 1/16; window of 512: (512 x 513 / 2 + 7680 x 512) / 8192 = 496.03125.
 #include "ssa/train/flops.h"
@@ -12,7 +12,7 @@
 
 using namespace ssa;
 
-TEST_CASE("flops: of a token of ssa-1b") {
+TEST_CASE("flops: parameters, model FLOPs and executed FLOPs per token of ssa-1b") {
   ModelConfig c = load_config((ssa::test::source_dir() / "configs/ssa-1b.json").string(), {}).model;
   c.window_size = 512;
   const auto executed = [&](Method method, GradientCheckpointing mode = GradientCheckpointing::none) {
@@ -24,7 +24,7 @@ TEST_CASE("flops: of a token of ssa-1b") {
   CHECK(executed(Method::ssa) == 7282360320.0 + 16 * (36610304.0 + 88908800.0));
   CHECK(executed(Method::moba) == 7282360320.0 + 16 * (3051776.0 + 5012480.0));
   CHECK(executed(Method::nsa) == 7282360320.0 + 16 * (9208832.0 + 20405120.0));
-  // All products of the forward pass again but down_proj's, 2048 x 8192.
+  // `full` repeats all products of the forward pass except down_proj's, 2048 x 8192.
   CHECK(executed(Method::ssa, GradientCheckpointing::selective) == executed(Method::ssa));
   CHECK(executed(Method::ssa, GradientCheckpointing::full) ==
         executed(Method::ssa) + 16 * (2 * 42663936.0 + 36610304.0));
@@ -33,8 +33,9 @@ TEST_CASE("flops: of a token of ssa-1b") {
   CHECK(matmul_parameters(c) == 1213726720);
 }
 
-TEST_CASE("flops: rows that end within a block, and fewer blocks than are selected") {
-  // Blocks of 4, one selected: tokens 0 to 5 attend 1, 2, 3, 4, 1, 2 keys and see 0, 0, 0, 1, 1, 1 complete blocks.
+TEST_CASE("flops: sequences that end inside a block, and with fewer blocks than block_counts") {
+  // Blocks of 4, one selected: tokens 0 to 5 attend to 1, 2, 3, 4, 1, 2 keys and have 0, 0, 0, 1, 1, 1 complete
+  // blocks.
   ModelConfig c;
   c.vocab_size = 8;
   c.hidden_size = 4;
@@ -46,7 +47,7 @@ TEST_CASE("flops: rows that end within a block, and fewer blocks than are select
   const double matrices = 6 * (4 * (2 + 2 + 2 + 3) + 4 * 2 + 3 * 4 * 2 + 8 * 4);
   const double flops = executed_flops_per_token(c, 6, Method::moba, GradientCheckpointing::none);
   CHECK_THAT(flops, Catch::Matchers::WithinRel(matrices + 4 * (7 * 13.0 / 6 + 0.5), 1e-14));
-  // With eight selected there are never more than the two: 1, 2, 3, 4, 5, 6 keys.
+  // With block_counts 8 both blocks are selected: 1, 2, 3, 4, 5, 6 keys.
   c.block_counts = 8;
   const double all = executed_flops_per_token(c, 6, Method::moba, GradientCheckpointing::none);
   CHECK_THAT(all, Catch::Matchers::WithinRel(matrices + 4 * (7 * 21.0 / 6 + 0.5), 1e-14));
@@ -59,7 +60,7 @@ TEST_CASE("flops: the peak of a GPU by its name, none for an unknown one") {
   CHECK(!peak_bf16_flops("NVIDIA GeForce RTX 4090"));
 }
 
-TEST_CASE("flops: the row length from which sparse attention alone pays, and the warning below it") {
+TEST_CASE("flops: the crossover length of sparse attention, and the warning below it") {
   Config config = load_config((ssa::test::source_dir() / "configs/moba-1b.json").string(), {});
   ModelConfig& m = config.model;
   m.window_size = 512;

@@ -12,13 +12,13 @@ using ssa::test::check_error;
 using ssa::test::error_of;
 using ssa::test::TempDir;
 
-TEST_CASE("metrics log: no step appears twice after a resume, torn lines go") {
+TEST_CASE("metrics log: a resumed run drops the lines of later steps and an incomplete last line") {
   const TempDir dir;
   const auto file = dir.path() / "metrics.jsonl";
   {
     MetricsLog log(file, 0);
     for (int step = 1; step <= 5; ++step) log.append(json{{"step", step}, {"loss", 1.0 / step}});
-    CHECK(read_file(file).ends_with("{\"loss\":0.2,\"step\":5}\n"));  // each line at once
+    CHECK(read_file(file).ends_with("{\"loss\":0.2,\"step\":5}\n"));  // every line is written immediately
   }
   replace_file(file, read_file(file) + R"({"step": 6, "lo)");
   CHECK(last_metrics(file).at("step") == 5);
@@ -35,7 +35,7 @@ TEST_CASE("metrics log: no step appears twice after a resume, torn lines go") {
   CHECK(last_metrics(file).is_null());
 }
 
-TEST_CASE("metrics log: a last line cut just before its end of line is whole") {
+TEST_CASE("metrics log: a last line without its newline is kept") {
   const TempDir dir;
   const auto file = dir.path() / "metrics.jsonl";
   replace_file(file, "{\"step\":1}\n{\"step\":2}");
@@ -43,7 +43,7 @@ TEST_CASE("metrics log: a last line cut just before its end of line is whole") {
   CHECK(read_file(file) == "{\"step\":1}\n{\"step\":2}\n{\"step\":3}\n");
 }
 
-TEST_CASE("metrics log: a file already right is not rewritten, lines of no step are dropped") {
+TEST_CASE("metrics log: a file without lines to drop is not rewritten, and lines without a step are dropped") {
   const TempDir dir;
   const auto file = dir.path() / "metrics.jsonl";
   replace_file(file, "{\"step\":1}\n");
@@ -55,7 +55,20 @@ TEST_CASE("metrics log: a file already right is not rewritten, lines of no step 
   CHECK(read_file(file) == "{\"step\":1}\n");
 }
 
-TEST_CASE("metrics log: a directory that is not there is named") {
+TEST_CASE("metrics log: the error for a missing directory names it") {
   check_error(error_of([] { MetricsLog log("/no/such/directory/metrics.jsonl", 0); }),
               "/no/such/directory/metrics.jsonl", "No such file or directory");
+}
+
+TEST_CASE("metrics log: keys are added to the last line, and later lines follow it") {
+  const TempDir dir;
+  const auto file = dir.path() / "metrics.jsonl";
+  for (const std::string before : {"", "{\"step\":1,\"loss\":0.5}\n"}) {
+    replace_file(file, before + "{\"step\":2,\"loss\":0.1}\n");
+    MetricsLog log(file, 2);
+    log.extend_last({{"eval_loss", 0.3333333333333333}});
+    CHECK(log.last().at("eval_loss") == 0.3333333333333333);
+    log.append(json{{"step", 3}});
+    CHECK(read_file(file) == before + "{\"step\":2,\"loss\":0.1,\"eval_loss\":0.3333333333333333}\n{\"step\":3}\n");
+  }
 }

@@ -10,18 +10,29 @@
 using namespace ssa;
 using namespace ssa::test;
 
-TEST_CASE("optimizer step: of several bad gradients, the one that the backward pass computes first is named") {
+TEST_CASE("optimizer step: first_nonfinite_tensor returns the first in the order of the computation") {
   TestModel m(small_model(), {.rows = 1, .tokens = 4, .path = AttentionPath::full});
   const auto spoil = [&](const std::string& name) {
     m.table.view(m.state.gradients, m.table.find(name)).as<float>()[0] = std::numeric_limits<float>::quiet_NaN();
-    return first_nonfinite_gradient(m.stream, m.state);
+    return first_nonfinite_tensor(m.stream, m.state);
   };
-  CHECK(first_nonfinite_gradient(m.stream, m.state).empty());
-  // Each is computed before those above it, whatever its place in the table.
+  CHECK(first_nonfinite_tensor(m.stream, m.state) == "none");
+  // The backward pass computes each of these gradients before the previous ones in this list.
   for (const std::string name :
        {"model.embed_tokens.weight", "model.layers.0.input_layernorm.weight", "model.layers.0.self_attn.k_proj.weight",
         "model.layers.0.mlp.down_proj.weight", "model.layers.1.self_attn.q_proj.weight",
         "model.layers.1.self_attn.o_proj.weight", "model.layers.1.post_attention_layernorm.weight",
         "model.layers.1.mlp.gate_proj.weight", "model.norm.weight"})
-    CHECK(spoil(name) == name);
+    CHECK(spoil(name) == "gradient of " + name);
+
+  // A weight comes before all gradients, and one that the forward pass uses earlier before others.
+  CHECK(weights_are_finite(m.stream, m.state));
+  const auto spoil_weight = [&](const std::string& name) {
+    m.table.view(m.state.weights, m.table.find(name)).as<float>()[1] = -std::numeric_limits<float>::infinity();
+    return first_nonfinite_tensor(m.stream, m.state);
+  };
+  for (const std::string name : {"model.norm.weight", "model.layers.1.mlp.down_proj.weight",
+                                 "model.layers.1.self_attn.q_proj.weight", "model.layers.0.mlp.gate_proj.weight"})
+    CHECK(spoil_weight(name) == "weight of " + name);
+  CHECK(!weights_are_finite(m.stream, m.state));
 }

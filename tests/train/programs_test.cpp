@@ -1,4 +1,4 @@
-// ssa_export and ssa_inspect as a user runs them, on a run with checkpoints of a real model's weights.
+// Runs ssa_export and ssa_inspect as programs, on a run whose checkpoints have the weights of a golden case.
 #include <iterator>
 #include <limits>
 #include <nlohmann/json.hpp>
@@ -29,7 +29,7 @@ struct Outcome {
   std::string output;  ///< stdout and stderr, without the last end of line
 };
 
-/// A program of the build by its command line, whose words hold no spaces.
+/// Runs a program of the build. The arguments of `line` are separated by spaces and contain none.
 Outcome run_line(const std::string& line) {
   std::istringstream words(line);
   const auto result = ssa::test::run_program({std::istream_iterator<std::string>(words), {}});
@@ -63,16 +63,16 @@ void save(const fs::path& run, std::int64_t step, bool poison = false) {
       {"attention", {{"method", "full"}}},
       {"data", {{"path", "data"}}},
       {"train", {{"max_length", 32}, {"per_device_train_batch_size", 1}, {"learning_rate", 1e-3}}}};
-  writer.commit({{"step", step}}, config_json(parse_config(config.dump(), "config.json")), 0);
+  writer.commit({{"step", step}}, config_json(parse_config(config.dump(), "config.json")), {});
 }
 
 }  // namespace
 
-TEST_CASE("ssa_export writes what the checkpoint holds") {
+TEST_CASE("ssa_export writes the checkpoint's config and weights, also in shards") {
   const TempDir dir;
   save(dir.path() / "run", 1);
   save(dir.path() / "run", 2);
-  // The newest is damaged: the one before it is exported, and the damage named.
+  // The newest checkpoint is damaged: the previous one is exported, with a message about the damage.
   fs::remove(dir.path() / "run" / "checkpoints" / "step-00000002" / "manifest.json");
   const std::string run = (dir.path() / "run").string(), out = (dir.path() / "out").string();
   const Outcome done = run_line("ssa_export " + run + " " + out + " --dtype f32");
@@ -112,7 +112,7 @@ TEST_CASE("ssa_export writes what the checkpoint holds") {
   CHECK(run_line("ssa_inspect --verify " + out + "16").output.find("BF16") != std::string::npos);
 }
 
-TEST_CASE("ssa_export puts the tokenizer beside the model, or says why not") {
+TEST_CASE("ssa_export writes the tokenizer next to the model, or the reason why not") {
   const TempDir dir;
   const std::string run = (dir.path() / "run").string();
   save(run, 1);  // a model with 272 ids, end of text 257, and data without a dataset.json
@@ -160,7 +160,7 @@ TEST_CASE("ssa_export puts the tokenizer beside the model, or says why not") {
   }
 }
 
-TEST_CASE("ssa_inspect knows what a path holds, and verifies it") {
+TEST_CASE("ssa_inspect recognizes a run, checkpoint, file, model and dataset, and verifies them") {
   const TempDir dir;
   const fs::path run = dir.path() / "run";
   save(run, 7);
@@ -198,7 +198,7 @@ TEST_CASE("ssa_inspect knows what a path holds, and verifies it") {
   fails(dir.path(), kExitUsage, "neither a dataset");
 }
 
-TEST_CASE("ssa_export and ssa_inspect explain themselves") {
+TEST_CASE("ssa_export and ssa_inspect have a help text and report wrong usage") {
   for (const std::string program : {"ssa_export", "ssa_inspect"}) {
     const Outcome help = run_line(program + " --help");
     CHECK(help.exit_code == kExitDone);

@@ -1,5 +1,5 @@
-// A run that was cut anywhere and gone on with is the run that never stopped: ssa_train as a program, on one rank and
-// on two, stopped by signals, kills and full disks.
+// A run that was interrupted and resumed equals one that never stopped. Runs ssa_train as a program, on one and on two
+// ranks, and interrupts it by signals, kills and full disks.
 #include <sched.h>
 #include <signal.h>
 #include <sys/mount.h>
@@ -23,8 +23,8 @@ namespace {
 
 struct MethodCase {
   const char* name;       ///< of the golden case
-  const char* cuda_name;  ///< of one that the CUDA kernels serve
-  Names overrides;        ///< all that draws at random is on
+  const char* cuda_name;  ///< of a golden case that the CUDA kernels support
+  Names overrides;        ///< enable everything that draws random numbers
 };
 
 const std::vector<MethodCase>& methods() {
@@ -44,7 +44,7 @@ Names with(Names overrides, const Names& more) {
   return overrides;
 }
 
-/// Losses of step after step within a tolerance.
+/// Checks that the losses of every step agree within a relative tolerance.
 void check_losses(const std::vector<nlohmann::json>& got, const std::vector<nlohmann::json>& want, double tolerance) {
   REQUIRE(got.size() == want.size());
   for (std::size_t i = 0; i < got.size(); ++i)
@@ -55,14 +55,14 @@ void check_losses(const std::vector<nlohmann::json>& got, const std::vector<nloh
     }
 }
 
-/// A copy of a run as it was when it had just saved step `step`, one step of `kept` further on in metrics.jsonl.
+/// Copies a run with only the checkpoint of step `step`; metrics.jsonl keeps the lines of later steps.
 void copy_run_at(const RunDirectory& run, const std::string& from, const std::string& to, int step) {
   fs::copy(run / from, run / to, fs::copy_options::recursive);
   for (const std::string& name : run.checkpoints(to))
     if (run / to / "checkpoints" / name != run.checkpoint(to, step)) fs::remove_all(run / to / "checkpoints" / name);
 }
 
-/// 8 steps at once, and as 4 and 4 more.
+/// Trains 8 steps in one run, and resumes it after 4 steps.
 void check_halves(const RunDirectory& run, const Names& overrides) {
   const Names saving = with(overrides, {"checkpoint.save_steps=4"});
   run.train_to_end("whole", saving);
@@ -70,27 +70,27 @@ void check_halves(const RunDirectory& run, const Names& overrides) {
   const auto whole = run.metrics("whole");
   REQUIRE(whole.size() == 8);
 
-  // Found by itself; the lines of steps 5 to 8 are in the way.
+  // --resume auto finds the checkpoint; the lines of steps 5 to 8 in metrics.jsonl are dropped.
   copy_run_at(run, "whole", "halves", 4);
   run.train_to_end("halves", saving);
   CHECK(run.metrics("halves") == whole);
   check_same_state(run.checkpoint("halves", 8), run.checkpoint("whole", 8));
 
-  // Named, into another directory, and written on another thread.
+  // --resume names the checkpoint; the run saves asynchronously to another directory.
   run.train_to_end("named", with(saving, {"checkpoint.async=true"}), {"--resume", run.checkpoint("whole", 4).string()});
   check_same_state(run.checkpoint("named", 8), run.checkpoint("whole", 8));
 }
 
 }  // namespace
 
-TEST_CASE("resume: 8 steps are 4 and 4 more, to the bit, for every method") {
+TEST_CASE("resume: a run resumed after 4 of 8 steps equals an uninterrupted run bit for bit, with every method") {
   for (const MethodCase& method : methods()) {
     INFO(method.name);
     check_halves(RunDirectory(method.name), method.overrides);
   }
 }
 
-TEST_CASE("resume: 8 steps are 4 and 4 more, to the bit, for every method on CUDA") {
+TEST_CASE("resume: a resumed run equals an uninterrupted run bit for bit on CUDA, with every method") {
   if (skip_without_gpu()) return;
   for (const MethodCase& method : methods()) {
     INFO(method.cuda_name);
@@ -98,7 +98,7 @@ TEST_CASE("resume: 8 steps are 4 and 4 more, to the bit, for every method on CUD
   }
 }
 
-TEST_CASE("resume: two ranks train as one, and one rank continues from the checkpoint of two") {
+TEST_CASE("resume: two ranks give the losses of one rank, and one rank resumes from a checkpoint of two") {
   for (const MethodCase& method : methods()) {
     const RunDirectory run(method.name);
     const Names saving =
@@ -108,7 +108,7 @@ TEST_CASE("resume: two ranks train as one, and one rank continues from the check
     REQUIRE(one.size() == 8);
     run.train_to_end("two", with(saving, {"distributed.zero_stage=1"}), {}, 2);
     INFO(method.name);
-    // f32 gradients summed in another order; 8 updates carry the difference on.
+    // f32 gradients are summed in another order, and 8 updates propagate the difference.
     check_losses(run.metrics("two"), one, 1e-5);
     copy_run_at(run, "two", "then-one", 4);
     run.train_to_end("then-one", saving);
@@ -116,7 +116,7 @@ TEST_CASE("resume: two ranks train as one, and one rank continues from the check
   }
 }
 
-TEST_CASE("resume: two ranks at every ZeRO stage, their streams drawn by row, resume to the bit") {
+TEST_CASE("resume: two ranks give the losses of one at every ZeRO stage, and resume bit for bit") {
   const RunDirectory run("ssa-sparse-stream");
   const Names saving = {"data.shuffle=true",         "attention.full_stream_probability=0.5",
                         "train.global_batch_size=4", "attention.stream_granularity=row",
@@ -137,6 +137,9 @@ TEST_CASE("resume: two ranks at every ZeRO stage, their streams drawn by row, re
         CHECK(std::abs(have - want) <= 1e-5 * want);
       }
     if (std::string(stage) != "1") continue;
+    run.train_to_end(output + "-async", with(staged, {"checkpoint.async=true", "checkpoint.save_steps=1"}), {}, 2);
+    CHECK(run.metrics(output + "-async") == two);
+    check_same_state(run.checkpoint(output + "-async", 8), run.checkpoint(output, 8));
     copy_run_at(run, output, halves, 4);
     run.train_to_end(halves, staged, {}, 2);
     CHECK(run.metrics(halves) == two);
@@ -151,21 +154,21 @@ TEST_CASE("resume: an exported f32 directory starts a run from the same weights"
       run_program({"ssa_export", "first", "exported", "--dtype", "f32"}, {.directory = run.path()});
   INFO(exported.err);
   REQUIRE(exported.exit_code == 0);
-  // The first step of a warm-up has rate 0: what it saves is what it started from.
+  // The first step of a warmup has learning rate 0, so the saved weights are the initial ones.
   run.train_to_end("second", {"model=exported/config.json", "init_from=exported", "train.max_steps=1"});
   CHECK((ssa::test::read_file(run.checkpoint("second", 1) / "model.safetensors") ==
          ssa::test::read_file(run.checkpoint("first", 8) / "model.safetensors")));
-  // And a resumed run does not start from them.
+  // A resumed run ignores init_from.
   const auto first = run.metrics("first");
-  run.train_to_end("first", {"init_from=exported"});
+  run.train_to_end("first", {"init_from=exported"}, {"--allow-change", "init_from"});
   CHECK(run.metrics("first") == first);
 }
 
-TEST_CASE("resume: only save_total_limit checkpoints stay") {
+TEST_CASE("resume: save_steps sets the saved steps, and save_total_limit the number of checkpoints kept") {
   const RunDirectory run("full");
   run.train_to_end("limited", {"checkpoint.save_steps=1", "checkpoint.save_total_limit=2"});
   CHECK(run.checkpoints("limited") == Names{"step-00000007", "step-00000008"});
-  // A run that has come to its end clears up all the same what one killed while clearing up left.
+  // A complete run that is started again removes what a run killed during cleanup left.
   fs::create_directories(run.checkpoint("limited", 6).parent_path() / ".trash-step-00000006");
   run.train_to_end("limited", {"checkpoint.save_steps=1", "checkpoint.save_total_limit=1"});
   CHECK(run.checkpoints("limited") == Names{"step-00000008"});
@@ -201,7 +204,7 @@ std::size_t stop_run(const RunDirectory& run, const std::string& output, const N
 
 }  // namespace
 
-TEST_CASE("resume: a signal stops the run with a checkpoint and exit code 75, and nothing is lost") {
+TEST_CASE("resume: a signal stops the run with a checkpoint and exit code 75, and it resumes bit for bit") {
   const RunDirectory run("ssa-sparse-stream");
   const Names overrides = {"data.shuffle=true", "attention.full_stream_probability=0.5", "train.max_steps=120",
                            "checkpoint.save_steps=0"};
@@ -214,16 +217,16 @@ TEST_CASE("resume: a signal stops the run with a checkpoint and exit code 75, an
   check_same_state(run.checkpoint("stopped", 120), run.checkpoint("whole", 120));
 }
 
-TEST_CASE("resume: two ranks stop together") {
+TEST_CASE("resume: a signal stops two ranks after the same step, and they resume") {
   const RunDirectory run("full");
   const Names overrides = {"train.max_steps=200", "checkpoint.save_steps=0", "distributed.zero_stage=1"};
-  // mpirun hands this one on to its ranks and takes SIGTERM for itself.
+  // mpirun forwards SIGUSR1 to its ranks; it handles SIGTERM itself.
   REQUIRE(stop_run(run, "stopped", overrides, SIGUSR1, 2) < 200);
   run.train_to_end("stopped", with(overrides, {"train.max_steps=200"}), {}, 2);
   CHECK(run.metrics("stopped").size() == 200);
 }
 
-TEST_CASE("resume: killed at 100 random moments while saving every step, it ends with the same weights") {
+TEST_CASE("resume: a run that saves every step and is killed at 100 random moments ends with the same weights") {
   const RunDirectory run("moba");
   const Names overrides = {"data.shuffle=true", "checkpoint.save_steps=1", "checkpoint.save_total_limit=2"};
   const ProgramResult undisturbed = run.train("whole", overrides);
@@ -235,9 +238,8 @@ TEST_CASE("resume: killed at 100 random moments while saving every step, it ends
     const std::string output = "killed-" + std::to_string(++rounds);
     for (;;) {
       RunningProgram program(run.command(output, overrides), {.directory = run.path()});
-      // From the start to well into what an undisturbed run takes: what is left of a resumed one is shorter. Once there
-      // were enough, never. Another moment for each start: one that is too late, because the undisturbed run had a
-      // slower machine, would stay so.
+      // Kill at a random moment within 0.7 of the time of an uninterrupted run, until there were 100 kills. Every start
+      // draws a new moment: on a machine that is faster now, a fixed one might always be too late.
       const double moment = random_uniform(13, RandomPurpose::test, 0, starts++);
       if (!program.ends_within(killed < 100 ? 0.005 + 0.7 * moment * undisturbed.seconds : 300)) program.kill(SIGKILL);
       const ProgramResult result = program.wait();
@@ -256,12 +258,12 @@ TEST_CASE("resume: killed at 100 random moments while saving every step, it ends
     fs::remove_all(run / output);
   }
   INFO(killed << " kills in " << rounds << " runs, " << killed_saving << " left something half-written");
-  CHECK(killed_saving > 10);  // else the moments miss what they are for
+  CHECK(killed_saving > 10);  // enough kills happened during a save
 }
 
 namespace {
 
-/// A file system of `bytes` that only this process and its children see.
+/// A file system of the given size that only this process and its children see.
 class SmallDisk {
  public:
   SmallDisk(const fs::path& directory, const std::string& size) : directory_(directory) {
@@ -287,19 +289,22 @@ class SmallDisk {
 
 }  // namespace
 
-TEST_CASE("resume: a full disk ends the run with its name, and the run continues when there is space") {
+TEST_CASE("resume: a full disk ends the run with an error, and the run resumes when there is space") {
   const RunDirectory run("full");
   const Names overrides = {"checkpoint.save_steps=1"};
   run.train_to_end("whole", overrides);
   SmallDisk disk(run / "small", "3m");  // two checkpoints of 1.3 MB and a part of a third
   if (!disk.mounted()) {
-    WARN("this machine lets the test mount nothing: only the file size limit is tested");
+    WARN("no permission to mount a file system: only the file size limit is tested");
     return;
   }
   for (const char* async : {"checkpoint.async=false", "checkpoint.async=true"}) {
     INFO(async);
     const Names both = with(overrides, {async});
-    check_fails(run.train("small/run", both), kExitFailed, {"no space left on device: ", ".tmp-step-00000003"});
+    const ProgramResult full = run.train("small/run", both);
+    check_fails(full, kExitFailed, {"no space left on device: ", ".tmp-step-00000003"});
+    CHECK_THAT(full.out, has("saved small/run/checkpoints/step-00000002"));
+    CHECK_THAT(full.out, !has("saved small/run/checkpoints/step-00000003"));
     CHECK(run.checkpoints("small/run") == Names{"step-00000001", "step-00000002"});
     disk.grow("64m");
     run.train_to_end("small/run", both);
@@ -310,7 +315,7 @@ TEST_CASE("resume: a full disk ends the run with its name, and the run continues
   }
 }
 
-TEST_CASE("resume: a limit on the size of files ends the run as a full disk does") {
+TEST_CASE("resume: a file size limit ends the run with an error, and the run resumes without the limit") {
   const RunDirectory run("full");
   const Names overrides = {"checkpoint.save_steps=1"};
   run.train_to_end("whole", overrides);
@@ -336,17 +341,17 @@ TEST_CASE("resume: a value that is not finite stops the run before the update an
   std::memcpy(&bytes[sizeof header + header + SafetensorsReader(file).at(tensor).begin], &nan, sizeof nan);
   write_file(file, bytes);
 
-  check_fails(run.train("bad"), kExitFailed,
-              {"step 1: ", "not finite on rank 0", "first tensor with a bad gradient: model.norm.weight",
-               "the last checkpoint is none"});
+  check_fails(run.train("bad"), kExitFailed, {"model: tensor " + tensor + ": element 0 is nan"});
   CHECK(run.checkpoints("bad").empty());
   CHECK(run.metrics("bad").empty());
   check_fails(run_program({"ssa_inspect", "model", "--verify"}, {.directory = run.path()}), kExitFailed,
               {"model.safetensors", tensor, "element 0 is nan"});
 
-  // A rate beyond all bounds: the weights overflow in the update of step 5, and step 6 stops.
+  // With this learning rate the weights overflow in the update of step 5, and step 6 stops.
   const ProgramResult blown = run.train("run", {"checkpoint.save_steps=4", "train.learning_rate=1e38",
                                                 "train.weight_decay=10", "train.warmup_steps=0", "train.min_lr=1e38"});
-  check_fails(blown, kExitFailed, {"step 6: ", "not finite on rank 0", "step-00000004"});
+  check_fails(blown, kExitFailed,
+              {"step 6: ", "not finite on rank 0", "first tensor that is not finite: gradient of model.norm.weight",
+               "step-00000004"});
   CHECK(run.checkpoints("run") == Names{"step-00000004"});
 }

@@ -1,4 +1,4 @@
-// A directory with all that a run of a golden case needs, and ssa_train running in it.
+// A directory with the files of a golden case, in which ssa_train runs.
 #pragma once
 
 #include <algorithm>
@@ -30,7 +30,7 @@ class RunDirectory {
   fs::path operator/(const fs::path& name) const { return directory_ / name; }
   const fs::path& path() const { return directory_.path(); }
 
-  /// ssa_train with output in `output`; `overrides` are those of --set.
+  /// The ssa_train command with output_dir `output`; `overrides` are the arguments of --set.
   Arguments command(const std::string& output, const Names& overrides = {}, const Names& more = {}) const {
     Arguments all = {"ssa_train", "--config", "config.json", "--device", device_, "--set", "output_dir=" + output};
     for (const std::string& set : overrides) all.insert(all.end(), {"--set", set});
@@ -41,7 +41,7 @@ class RunDirectory {
                       int ranks = 1) const {
     return run_program(command(output, overrides, more), {.directory = path(), .ranks = ranks});
   }
-  /// The same; the run must reach its end.
+  /// The same; the run must be complete.
   void train_to_end(const std::string& output, const Names& overrides = {}, const Names& more = {},
                     int ranks = 1) const {
     const ProgramResult result = train(output, overrides, more, ranks);
@@ -49,7 +49,7 @@ class RunDirectory {
     REQUIRE(result.exit_code == 0);
   }
 
-  /// metrics.jsonl without what a clock measured; the steps must be 1, 2, 3 and so on.
+  /// metrics.jsonl without measured times; checks that the steps are 1, 2, 3, ...
   std::vector<nlohmann::json> metrics(const std::string& output) const {
     std::vector<nlohmann::json> lines;
     std::ifstream stream(directory_ / output / "metrics.jsonl");
@@ -62,7 +62,7 @@ class RunDirectory {
     }
     return lines;
   }
-  /// The directories of checkpoints, what a writer left half-written included.
+  /// The names in checkpoints/, including temporary directories of a killed writer.
   Names checkpoints(const std::string& output) const { return names_in(directory_ / output / "checkpoints"); }
   fs::path checkpoint(const std::string& output, int step) const {
     const std::string digits = std::to_string(step);
@@ -82,7 +82,7 @@ class RunDirectory {
   std::string device_;
 };
 
-/// Weights and moments of two checkpoints, to the bit.
+/// Checks that two checkpoints have the same weights and moments bit for bit.
 inline void check_same_state(const fs::path& a, const fs::path& b) {
   INFO(a << " and " << b);
   for (const char* file : {"model.safetensors", "optimizer.safetensors"}) {

@@ -1,5 +1,7 @@
 #include "ssa/train/schedule.h"
 
+#include "ssa/train/run_plan.h"
+
 #include <cmath>
 #include <numbers>
 
@@ -11,7 +13,7 @@ using Catch::Matchers::WithinAbs;
 
 namespace {
 
-/// The same double formula, give or take the order of its roundings.
+/// Equal up to the rounding of a double formula.
 auto close(double expected) { return Catch::Matchers::WithinRel(expected, 1e-13); }
 
 TrainConfig schedule(LrScheduler type, std::int64_t warmup, double min_lr = 0.0) {
@@ -26,7 +28,7 @@ TrainConfig schedule(LrScheduler type, std::int64_t warmup, double min_lr = 0.0)
 
 }  // namespace
 
-TEST_CASE("schedule: cosine_with_min_lr gives the rates of the goldens") {
+TEST_CASE("schedule: cosine_with_min_lr gives the rates of the golden cases") {
   const double expected[] = {0.0,
                              0.005,
                              0.01,
@@ -40,7 +42,7 @@ TEST_CASE("schedule: cosine_with_min_lr gives the rates of the goldens") {
   CHECK_THAT(learning_rate(train, 8, 8), close(0.001));
 }
 
-TEST_CASE("schedule: the other courses") {
+TEST_CASE("schedule: cosine, linear, constant_with_warmup and warmup_stable_decay") {
   const TrainConfig cosine = schedule(LrScheduler::cosine, 10);
   CHECK(learning_rate(cosine, 0, 110) == 0.0);
   CHECK_THAT(learning_rate(cosine, 9, 110), close(0.009));
@@ -64,14 +66,14 @@ TEST_CASE("schedule: the other courses") {
   CHECK_THAT(learning_rate(wsd, 99, 100), close(0.0028));
 }
 
-TEST_CASE("schedule: without a warm-up the first step has the peak rate") {
+TEST_CASE("schedule: without a warmup the first step has the peak rate") {
   for (const LrScheduler type : {LrScheduler::cosine_with_min_lr, LrScheduler::cosine, LrScheduler::linear,
                                  LrScheduler::constant_with_warmup, LrScheduler::warmup_stable_decay}) {
     CHECK_THAT(learning_rate(schedule(type, 0), 0, 100), close(0.01));
   }
 }
 
-TEST_CASE("schedule: runs all of warm-up, of one step, and beyond their end stay in range") {
+TEST_CASE("schedule: rates stay in range for runs of one step, runs inside the warmup, and steps after the end") {
   for (const LrScheduler type : {LrScheduler::cosine_with_min_lr, LrScheduler::cosine, LrScheduler::linear,
                                  LrScheduler::constant_with_warmup, LrScheduler::warmup_stable_decay}) {
     for (const std::int64_t total : {1, 2, 5, 30}) {
@@ -86,7 +88,7 @@ TEST_CASE("schedule: runs all of warm-up, of one step, and beyond their end stay
   }
 }
 
-TEST_CASE("schedule: step counts") {
+TEST_CASE("schedule: warmup_steps, total_steps and save_interval round fractions up") {
   TrainConfig train;
   CHECK(warmup_steps(train, 250) == 3);  // ceil(0.01 * 250)
   CHECK(warmup_steps(train, 200) == 2);
@@ -94,10 +96,11 @@ TEST_CASE("schedule: step counts") {
   CHECK(warmup_steps(train, 250) == 7);
 
   train.num_train_epochs = 1.5;
-  CHECK(total_steps(train, 5) == 8);
+  const BatchPlan plan({.rows_per_epoch = 11, .global_rows = 2, .micro_rows = 1, .ranks = 1});
+  CHECK(total_steps(train, plan) == 8);
+  CHECK(total_steps(train, plan, 6, {1, 2}) == 8);
   train.max_steps = 3;
-  CHECK(total_steps(train, 5) == 3);
-  CHECK_THROWS_AS(total_steps(train, 0), UsageError);
+  CHECK(total_steps(train, plan) == 3);
 
   CheckpointConfig checkpoint;
   CHECK(save_interval(checkpoint, 25) == 3);  // ceil(0.1 * 25)

@@ -16,7 +16,7 @@ class Xxh3 {
  public:
   Xxh3();
   void update(const void* data, std::size_t bytes);
-  std::string hex() const;  ///< of all data so far
+  std::string hex() const;  ///< of all data added until now
 
  private:
   struct Free {

@@ -36,13 +36,13 @@ class CommandLine : public CLI::App {
   /// The parts of the help text.
   struct About {
     std::string program;
-    std::string usage;    ///< what follows the program's name on the usage line
+    std::string usage;    ///< text after the program's name on the usage line
     std::string summary;  ///< printed first
     std::string footer;   ///< printed last: examples, exit codes
   };
   explicit CommandLine(About about);
 
-  /// One of several names, each with the value it stands for. The help shows the current value as the default.
+  /// One of several names, each with its value. The help shows the current value as the default.
   template <class T>
   CLI::Option* add_choice(const std::string& name, T& to,
                           const std::vector<std::pair<std::string, std::type_identity_t<T>>>& choices,
@@ -56,7 +56,7 @@ class CommandLine : public CLI::App {
     const auto set = [&to, choices](std::size_t chosen) { to = choices[chosen].second; };
     return add_one_of(name, std::move(names), set, help)->default_str(current);
   }
-  /// Values separated by commas; they replace what `to` holds by default.
+  /// Values separated by commas; they replace the default value of `to`.
   CLI::Option* add_list(const std::string& name, Texts& to, const std::string& help);
   CLI::Option* add_list(const std::string& name, std::vector<std::int64_t>& to, const std::string& help,
                         std::int64_t min, std::int64_t max = kNoLimit);

@@ -1,5 +1,5 @@
-// Files as training needs them: every error names the path and the cause, data is on the disk when a call says so, and
-// reading and writing also give the checksum. Failures throw ssa::Error.
+// File access with durability and checksums: sync() returns when the data is on the device, and reading and writing can
+// return the checksum. Failures throw FileError with the path and the cause.
 #pragma once
 
 #include <cstddef>
@@ -11,8 +11,19 @@
 #include <vector>
 
 #include "ssa/base/checksum.h"
+#include "ssa/base/error.h"
 
 namespace ssa {
+
+/// The operating system failed to open, read or write a file.
+class FileError : public Error {
+ public:
+  FileError(const std::string& message, int cause) : Error(message), cause_(cause) {}
+  int cause() const { return cause_; }  ///< errno
+
+ private:
+  int cause_;
+};
 
 /// Size and XXH3-64 of a file's content.
 struct FileChecksum {
@@ -20,6 +31,9 @@ struct FileChecksum {
   std::string xxh3;  ///< 16 hexadecimal digits
   bool operator==(const FileChecksum&) const = default;
 };
+
+/// Size of a file that opens for reading, in bytes.
+std::uint64_t size_of_file(const std::filesystem::path& path);
 
 /// Reads the whole file.
 FileChecksum checksum_file(const std::filesystem::path& path);
@@ -30,7 +44,7 @@ std::string read_file(const std::filesystem::path& path);
 /// Reads from an open descriptor until `bytes` are read or the file ends; returns the bytes read. `path` is for errors.
 std::size_t read_fully(int descriptor, void* out, std::size_t bytes, const std::filesystem::path& path);
 
-/// Calls sink(data, bytes) for the content in pieces of kFilePieceBytes, of which only the last may be shorter.
+/// Calls sink(data, bytes) for each piece of the content: kFilePieceBytes, or fewer for the last one.
 void read_pieces(const std::filesystem::path& path, const std::function<void(const char*, std::size_t)>& sink);
 inline constexpr std::size_t kFilePieceBytes = std::size_t{1} << 20;
 
@@ -44,7 +58,7 @@ class FileWriter {
   /// Continues a file that an interrupted program left: keeps its first `keep` bytes, which count as written here, and
   /// removes the rest. A shorter file is an error.
   static FileWriter continue_at(std::filesystem::path path, std::uint64_t keep);
-  ~FileWriter();  ///< closes and drops what is still buffered: without finish() the file is incomplete anyway
+  ~FileWriter();  ///< closes and discards buffered data: without finish() the file is incomplete anyway
   FileWriter(FileWriter&& other) noexcept;
   FileWriter& operator=(FileWriter&&) = delete;
 
@@ -55,7 +69,7 @@ class FileWriter {
   /// sync(), closes, and returns checksum().
   FileChecksum finish();
 
-  /// Of everything written so far. In append mode, the earlier content is not included.
+  /// Of everything written until now. In append mode, the earlier content is not included.
   FileChecksum checksum() const { return {bytes_, hash_.hex()}; }
   const std::filesystem::path& path() const { return path_; }
 
@@ -85,8 +99,8 @@ void sync_directory(const std::filesystem::path& path);
 /// write would wait for a reader.
 void check_output_file(const std::filesystem::path& path);
 
-/// Replaces the content of a small file atomically: even after a power failure it holds the old or the new content. A
-/// symbolic link stays; the file that it names is replaced.
+/// Replaces the content of a small file atomically: even after a power failure the file has the old or the new content.
+/// A symbolic link stays; the file that it names is replaced.
 void replace_file(const std::filesystem::path& path, std::string_view content);
 
 }  // namespace ssa

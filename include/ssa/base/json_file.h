@@ -32,7 +32,7 @@ Json parse_json_object(std::string_view text, const std::string& name) {
   return value;
 }
 
-/// Throws Error unless the file can be read and holds a JSON object.
+/// Throws Error unless the file can be read and contains a JSON object.
 template <class Json = nlohmann::json>
 Json read_json_object(const std::filesystem::path& path) {
   return parse_json_object<Json>(read_file(path), path.string());

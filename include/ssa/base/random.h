@@ -8,7 +8,7 @@
 
 namespace ssa {
 
-/// What a random value is used for. Different uses get independent sequences.
+/// The use of a random value. Different uses get independent sequences.
 enum class RandomPurpose : std::uint32_t { init = 1, stream = 2, shuffle = 3, sample = 4, test = 5 };
 
 /// Philox-4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011), the two low words.

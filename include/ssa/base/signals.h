@@ -1,12 +1,19 @@
-// SIGTERM, SIGINT and SIGUSR1 ask a program to stop after its current step.
+// Signals. SIGTERM, SIGINT, SIGHUP and SIGUSR1 ask a program to stop at the next safe place. SIGPIPE and SIGXFSZ are
+// ignored: the write that caused them fails and is reported. SIGBUS, which a mapped file causes when it was truncated
+// or cannot be read, ends the process with one line that names the file.
 #pragma once
 
 namespace ssa {
 
-/// Installs the handlers. A second SIGINT (Ctrl-C) ends the process at once, as it would without handlers.
+/// Makes stop signals only set stop_signal(). A second SIGINT (Ctrl-C) ends the process immediately, as without a
+/// handler. Call it first in main: a launcher may forward a signal at any time.
 void catch_stop_signals();
 
-/// The last signal received since, or 0.
+/// The last stop signal received since then, or 0.
 int stop_signal();
+
+/// Installs the handlers of SIGPIPE, SIGXFSZ and SIGBUS. Call it after MPI has started, which looks at these signals
+/// too.
+void handle_io_signals();
 
 }  // namespace ssa

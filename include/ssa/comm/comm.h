@@ -3,8 +3,10 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
+#include "ssa/comm/watchdog.h"
 #include "ssa/runtime/stream.h"
 
 namespace ssa {
@@ -56,8 +58,11 @@ int launched_ranks();
 
 /// The communicator for tensors on devices of `kind`. If a launcher started several ranks: MPI for host memory and NCCL
 /// for device memory, with one rank per GPU. Otherwise SingleComm. May be called several times. Throws Error if MPI
-/// does not see all ranks that were started, or if this binary has no communicator for the device.
-std::unique_ptr<Comm> make_comm(DeviceKind kind = DeviceKind::cpu);
+/// does not see all ranks that were started, or if this binary has no communicator for the device. A rank that does not
+/// call this within the time-out of the start ends the job. With `watchdog`, the ranks are watched from here on until
+/// run_ranks returns (watchdog.h).
+std::unique_ptr<Comm> make_comm(DeviceKind kind = DeviceKind::cpu,
+                                const std::optional<PhaseTimeouts>& watchdog = std::nullopt);
 
 /// The same for values in host memory.
 double all_reduce(Comm& comm, double value, ReduceOp op);

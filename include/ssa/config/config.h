@@ -15,9 +15,22 @@
 
 #include "kernels/attention/select_blocks/select_blocks.h"
 #include "ssa/data/packing.h"
+#include "ssa/data/row_range.h"
 #include "ssa/model/model_config.h"
 
 namespace ssa {
+
+/// What happens at a step whose loss or gradient norm is far above those of the steps before it (spike_detector.h).
+enum class OnSpike { log, skip, stop };
+
+constexpr std::string_view name_of(OnSpike action) {
+  switch (action) {
+    case OnSpike::log: return "log";
+    case OnSpike::skip: return "skip";
+    case OnSpike::stop: return "stop";
+  }
+  return "?";
+}
 
 /// How often ssa draws which attention output, full or sparse, is passed on: per optimizer step, or per row (sequence).
 enum class StreamGranularity { step, row };
@@ -60,6 +73,7 @@ struct DataConfig {
   std::int64_t skip_train_samples = -1;
   std::int64_t max_train_samples = 0;
   std::optional<std::string> eval_path;
+  std::vector<RowRange> skip_ranges;
   bool operator==(const DataConfig&) const = default;
 };
 
@@ -87,18 +101,28 @@ struct TrainConfig {
   std::int64_t logging_steps = 1;
   std::int64_t eval_steps = 0;
   std::int64_t attention_stats_steps = 0;
+  OnSpike on_spike = OnSpike::log;
+  double spike_z_score = 6.0;
+  std::int64_t spike_window = 128;
+  std::int64_t max_skipped_updates = 10;
   bool operator==(const TrainConfig&) const = default;
 };
 
 struct CheckpointConfig {
   double save_steps = 0.1;
   std::int64_t save_total_limit = 0;
+  std::int64_t keep_every = 0;
+  std::int64_t export_every = 0;
   bool async = false;
   bool operator==(const CheckpointConfig&) const = default;
 };
 
 struct DistributedConfig {
   std::int64_t zero_stage = 0;
+  double timeout_seconds = 60;
+  double start_timeout_seconds = 600;
+  double save_timeout_seconds = 600;
+  double eval_timeout_seconds = 600;
   bool operator==(const DistributedConfig&) const = default;
 };
 
@@ -138,7 +162,26 @@ std::string config_json(const Config& config);
 /// One line "section.key = value" per key, for the log.
 std::vector<std::string> config_lines(const Config& config);
 
-/// docs/config.md's table of keys: key | type | default | meaning.
+/// What a run may do with a key when it resumes from a checkpoint that had another value.
+enum class AtResume {
+  free,      ///< no effect on the weights
+  recorded,  ///< the run continues with the new value
+  refused,   ///< the value decides what the weights or the data mean; only with --allow-change
+};
+
+/// A key whose values differ, as text for the log.
+struct ConfigChange {
+  std::string key, before, after;
+  AtResume at_resume;
+};
+
+/// The keys in which two configs differ, in the order of docs/config.md.
+std::vector<ConfigChange> config_changes(const Config& before, const Config& after);
+
+/// Whether `key` is a config key that has a value ("train.seed") or a section ("model").
+bool is_config_key(std::string_view key);
+
+/// docs/config.md's table of keys: key | type | default | at a resume | meaning.
 std::string config_keys_table();
 
 /// Micro-batches per rank and optimizer step. Throws UsageError unless global_batch_size is a multiple of the rows of

@@ -1,10 +1,11 @@
-// Dataset: the shards of a directory as one list of documents, each with its end-of-text token.
+// Dataset: the shards of a directory, or one shard, as one list of documents, each with its end-of-text token.
 //
 //   shard-00000.bin shard-00000.idx ...   indexed_dataset.h; any names if there is no dataset.json
 //   dataset.json                          optional: tokenizer, vocabulary, and per shard counts, sizes and checksums:
 //     {"format": "megatron-indexed", "tokenizer": {"name": "bytes", "sha256": "<hex>"}, "vocab_size": 257,
 //      "eos_token_id": 256, "dtype": "uint16", "shards": [{"name": "shard-00000", "documents": 1, "tokens": 2,
 //      "bin_bytes": 4, "idx_bytes": 54, "bin_xxh3": "<16 lower-case hex digits>", "idx_xxh3": "..."}]}
+//     The tokenizer may have "unicode": "16.0", the version of the tables that its patterns ran on.
 #pragma once
 
 #include <cstdint>
@@ -50,11 +51,16 @@ struct DatasetInfo {
 /// Throws Error with the file and the key that is missing or wrong.
 DatasetInfo read_dataset_info(const std::filesystem::path& json_file);
 
+/// PREFIX, if `path` is PREFIX, PREFIX.idx or PREFIX.bin of an existing PREFIX.idx and no directory.
+std::optional<std::filesystem::path> megatron_prefix(const std::filesystem::path& path);
+
 class Dataset {
  public:
-  /// Opens all shards, in the order of their names. Throws Error if there is no shard, or if a file is damaged or
-  /// differs from dataset.json in size, counts or element type. Does not read the tokens.
-  explicit Dataset(const std::filesystem::path& directory);
+  /// Opens all shards of a directory, in the order of their names, or the one of a Megatron prefix. Throws Error if
+  /// there is no shard, or if a file is damaged or differs from dataset.json in size, counts or element type, and
+  /// UsageError if the names in a directory without dataset.json are those of several splits (c4_train_document,
+  /// c4_valid_document). Does not read the tokens.
+  explicit Dataset(const std::filesystem::path& path);
 
   const std::filesystem::path& directory() const { return directory_; }
   const std::optional<DatasetInfo>& info() const { return info_; }  ///< from dataset.json, if there is one

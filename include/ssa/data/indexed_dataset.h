@@ -25,11 +25,15 @@
 
 namespace ssa {
 
-/// The supported element types, with Megatron's codes.
-enum class TokenType : std::uint8_t { int32 = 4, uint16 = 8 };
+/// The supported element types, with Megatron's codes. ssa_tokenize writes no int64.
+enum class TokenType : std::uint8_t { int32 = 4, int64 = 5, uint16 = 8 };
 
-constexpr std::size_t size_of(TokenType type) { return type == TokenType::uint16 ? 2 : 4; }
-constexpr std::string_view name_of(TokenType type) { return type == TokenType::uint16 ? "uint16" : "int32"; }
+constexpr std::size_t size_of(TokenType type) {
+  return type == TokenType::uint16 ? 2 : type == TokenType::int32 ? 4 : 8;
+}
+constexpr std::string_view name_of(TokenType type) {
+  return type == TokenType::uint16 ? "uint16" : type == TokenType::int32 ? "int32" : "int64";
+}
 /// The type in which ssa_tokenize writes a dataset with this vocabulary.
 constexpr TokenType token_type_for(std::int64_t vocab_size) {
   return vocab_size <= 65536 ? TokenType::uint16 : TokenType::int32;
@@ -52,6 +56,7 @@ class IndexedDataset {
 
   std::int64_t length(std::int64_t document) const;
   /// Tokens [offset, offset + out.size()) of a document, which must exist. The ids are not checked.
+  /// Throws Error at an int64 id that is no int32.
   void read(std::int64_t document, std::int64_t offset, std::span<std::int32_t> out) const;
 
   const MappedFile& idx() const { return idx_; }

@@ -35,7 +35,7 @@ struct RowOptions {
   std::int64_t vocab_size;               ///< the model's; all ids must be below it
 };
 
-/// The rows of an epoch. Thread-safe after construction. Holds 16 bytes per row. The dataset must outlive it.
+/// The rows of an epoch. Thread-safe after construction. Uses 16 bytes per row. The dataset must outlive it.
 class RowLoader {
  public:
   /// Throws Error if no rows remain, with the number of rows before skipping.

@@ -39,8 +39,8 @@ struct AttentionReport {
 AttentionReport measure_attention(Stream& stream, Comm& comm, const LoadedModel& loaded, const Setting& setting,
                                   const std::vector<TokenIds>& rows, std::int64_t batch, std::int64_t sink_tokens);
 
-/// Lays texts end to end and cuts them into at most `limit` rows of max_length tokens; a single shorter row when they
-/// do not fill one.
+/// Concatenates texts and cuts them into at most `limit` rows of max_length tokens; a single shorter row if they do not
+/// fill one.
 std::vector<TokenIds> rows_of(const std::vector<TokenIds>& texts, std::int64_t max_length, std::int64_t limit);
 
 }  // namespace ssa::eval

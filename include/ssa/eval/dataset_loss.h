@@ -21,7 +21,7 @@ class DatasetRows {
 
   const RowLoader& loader() const { return loader_; }
   const Dataset& dataset() const { return dataset_; }
-  /// The first `limit` rows of the documents laid end to end, without padding.
+  /// The first `limit` rows of the concatenated documents, without padding.
   std::vector<std::vector<std::int32_t>> filled(std::int64_t limit) const;
 
  private:

@@ -37,8 +37,8 @@ std::int32_t choose_token(std::span<const float> logits, const Sampling& samplin
 struct ContinueOptions {
   std::int64_t max_new_tokens;
   std::int32_t end_token;  ///< ends a sequence; not part of the returned text
-  std::int32_t
-      vocab_size;  ///< only lower ids are chosen: a model may have more embeddings than its tokenizer has tokens
+  /// Only ids below this are chosen: a model may have more embeddings than its tokenizer has tokens.
+  std::int32_t vocab_size;
   Sampling sampling = {};
 };
 

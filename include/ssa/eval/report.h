@@ -33,7 +33,7 @@ struct TaskResult {
   nlohmann::json samples = {};  ///< an array, or null
 };
 
-/// What applies to all results.
+/// The parameters that apply to all results.
 struct ReportHead {
   std::string model;  ///< path
   std::string method;

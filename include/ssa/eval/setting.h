@@ -26,7 +26,7 @@ struct Overrides {
 
 /// One attention configuration of a model.
 struct Setting {
-  AttentionPath path;  ///< full, selected or nsa
+  AttentionPath path;  ///< not an aligned path: its two outputs are two settings
   ModelConfig model;
   BlockSelection selection;
 

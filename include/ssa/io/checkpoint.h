@@ -3,7 +3,8 @@
 //   optimizer.safetensors  f32 first and second moments, m.NAME and v.NAME
 //   trainer.json           the rest of the trainer's state (step, tokens, seed, ...)
 //   config.json            the resolved config of the run
-//   manifest.json          format, step, sequence number; size and XXH3-64 of each file above; a checksum of itself
+//   manifest.json          format, step, sequence number, whether it is kept for good; size and XXH3-64 of each file
+//                          above; a checksum of itself
 // Tensors are stored whole, independent of the number of ranks. A rank may read a part of one.
 //
 // A directory step-* is complete at all times, even after a kill or a power failure: a checkpoint is written to
@@ -33,6 +34,12 @@ namespace ssa {
 /// The name of a checkpoint's directory in output_dir/checkpoints: "step-00001000".
 std::string checkpoint_name(std::int64_t step);
 
+/// Which checkpoints remain.
+struct Retention {
+  std::int64_t save_total_limit = 0;  ///< number of the newest; 0: all
+  bool keep = false;                  ///< the checkpoint being written is kept for good and not counted
+};
+
 class CheckpointWriter {
  public:
   /// Cleans up after a killed writer and creates the temporary directory. `parameters` are f32, in the order of the
@@ -51,9 +58,10 @@ class CheckpointWriter {
   void add_m(const std::string& name, std::span<const float> values);
   void add_v(const std::string& name, std::span<const float> values);
 
-  /// Completes the checkpoint and returns its directory. Then removes the oldest complete checkpoints, so that
-  /// `save_total_limit` remain (0: all). Incomplete ones are neither counted nor removed.
-  std::filesystem::path commit(const nlohmann::json& trainer, std::string_view config, std::int64_t save_total_limit);
+  /// Completes the checkpoint and returns its directory. Then removes the oldest checkpoints, so that save_total_limit
+  /// remain. Checksums are verified before a checkpoint is counted, once per process. A checkpoint
+  /// that does not verify, or is kept for good, is neither counted nor removed.
+  std::filesystem::path commit(const nlohmann::json& trainer, std::string_view config, Retention retention);
 
  private:
   template <class F>
@@ -71,7 +79,8 @@ enum class Verify { sizes, checksums };
 struct CheckpointInfo {
   std::filesystem::path path;
   std::int64_t step = 0;
-  std::string problem;  ///< what is wrong, with the file; empty for a complete checkpoint
+  std::string problem;      ///< what is wrong, with the file; empty for a complete checkpoint
+  bool unreadable = false;  ///< the problem is an I/O or permission error: the checkpoint may be intact
 
   bool complete() const { return problem.empty(); }
 };
@@ -79,18 +88,22 @@ struct CheckpointInfo {
 /// Why `directory` is not a complete checkpoint, or an empty string if it is one.
 std::string checkpoint_problem(const std::filesystem::path& directory, Verify verify);
 
+/// Makes this process verify checkpoints again that it has written or read. For tests.
+void forget_known_checkpoints();
+
 /// All checkpoints of a run, newest first. Those without a readable manifest come first, since their age is unknown.
 /// Changes nothing on disk.
 std::vector<CheckpointInfo> find_checkpoints(const std::filesystem::path& output_dir,
                                              Verify verify = Verify::checksums);
 
 /// The newest complete checkpoint, with all checksums verified. Newer ones that are not complete are appended to
-/// `skipped`.
+/// `skipped`. Throws Error if there are checkpoints and none is complete, and if one that may be intact cannot be read:
+/// a run that continued without it would lose its steps.
 std::optional<CheckpointInfo> newest_checkpoint(const std::filesystem::path& output_dir,
                                                 std::vector<CheckpointInfo>& skipped);
 
-/// Cleans up after a killed writer, and removes the oldest complete checkpoints so that `save_total_limit` remain (0:
-/// all). For a resumed run, which may have no checkpoint left to write.
+/// Cleans up after a killed writer, and removes the oldest checkpoints as commit() does. For a resumed run, which may
+/// write no further checkpoint.
 void tidy_checkpoints(const std::filesystem::path& output_dir, std::int64_t save_total_limit);
 
 class CheckpointReader {

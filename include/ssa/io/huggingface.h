@@ -43,7 +43,7 @@ class HuggingFaceWeights {
   const std::vector<SafetensorsReader>& shards() const { return shards_; }
 
  private:
-  std::filesystem::path source_;  ///< what errors call the weights
+  std::filesystem::path source_;  ///< name of the weights in errors
   std::vector<SafetensorsReader> shards_;
   std::map<std::string, std::size_t> shard_of_;
 };

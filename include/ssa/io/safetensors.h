@@ -75,7 +75,7 @@ class SafetensorsReader {
 };
 
 /// Writes the header first and then the data as it arrives: the tensors in the order given to the constructor, each in
-/// any number of pieces. Only one buffer is held in memory.
+/// any number of pieces. Only one buffer is kept in memory.
 class SafetensorsWriter {
  public:
   SafetensorsWriter(const std::filesystem::path& path, std::vector<TensorSpec> tensors);

@@ -1,5 +1,5 @@
-// The memory of a pass: its shape, the micro-batch it reads, and every activation, with the table that says which of
-// them each layer keeps for the backward and which are recomputed.
+// The memory of a pass: its shape, the micro-batch it reads, and every activation. src/model/activations.cpp has the
+// table of activations that each layer keeps for the backward and of those that are recomputed.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@ namespace ssa {
 /// The dtype of weights and activations, "act" in the shapes below.
 constexpr DType activation_dtype(DeviceKind kind) { return kind == DeviceKind::cuda ? DType::bf16 : DType::f32; }
 
-/// What a micro-batch looks like and how its passes run; fixes the size of every activation.
+/// The shape of a micro-batch and how its passes run. Determines the size of every activation.
 struct PassShape {
   std::int64_t rows;    ///< B: sequences
   std::int64_t tokens;  ///< T: tokens per sequence
@@ -44,7 +44,7 @@ struct MicroBatch {
 
 MicroBatch allocate_batch(Arena& arena, std::int64_t rows, std::int64_t tokens);
 
-/// What one layer's forward leaves for its backward.
+/// The outputs of one layer's forward that its backward reads.
 struct LayerActivations {
   Tensor x;                           ///< [M, H] input of the layer
   Tensor input_norm, input_rstd;      ///< [M, H], [M]
@@ -70,7 +70,7 @@ enum class Lifetime {
   recomputed_full,       ///< recomputed under `full`
 };
 
-/// What the table in activations.cpp says. The memory layout and the recomputation in llama.cpp both read it.
+/// The entry of the table in activations.cpp, which both the memory layout and the recomputation in llama.cpp read.
 Lifetime lifetime_of(Tensor LayerActivations::*activation);
 
 constexpr bool is_kept(Lifetime lifetime, GradientCheckpointing mode) {
@@ -110,8 +110,8 @@ struct KvPlacement {
   Tensor cos_sin;
 };
 
-/// Lays the activations out in `arena`; over a measuring arena this is the memory plan. What `placement` has is used
-/// from there and takes no memory.
+/// Allocates the activations in `arena`; with a measuring arena this is the memory plan. Tensors given in `placement`
+/// are used as they are and take no memory.
 Activations lay_out_activations(Arena& arena, const ModelConfig& config, const PassShape& shape, DeviceKind kind,
                                 const KvPlacement* placement = nullptr);
 

@@ -1,5 +1,5 @@
-// What attention computes in each layer. An attention path is one entry of `branches_of`; memory layout, forward and
-// backward, decoding, FLOP counts and the check of what the GPU supports all ask it.
+// The attention that each layer computes. An attention path is one entry of `branches_of`, which memory layout, forward
+// and backward, decoding, FLOP counts and the check of GPU support all use.
 #pragma once
 
 #include "ssa/base/error.h"

@@ -16,7 +16,7 @@ struct DecoderShape {
   std::int64_t rows = 1;  ///< sequences decoded together
   std::int64_t capacity;  ///< most tokens per sequence, prompt included
   std::int64_t prompt;    ///< tokens of the longest prompt
-  AttentionPath path;     ///< full, selected or nsa
+  AttentionPath path;     ///< any path but the aligned one, which has two outputs
   BlockSelection selection = BlockSelection::exact;
 };
 

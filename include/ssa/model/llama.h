@@ -19,7 +19,7 @@ struct LossSums {
   Tensor alignment;  ///< [1] f64: alignment loss, already scaled (aligned paths)
 };
 
-/// What the attention did, summed over positions, on the device. Each [L, HQ] f64, accumulated; an absent tensor is not
+/// Attention statistics, summed over positions, on the device. Each [L, HQ] f64, accumulated; an absent tensor is not
 /// measured. Only passes that compute both full and selected attention measure anything.
 struct AttentionSums {
   Tensor selected_mass = {}, entropy = {};     ///< attention_stats.h; both or neither
@@ -34,14 +34,13 @@ struct PassScales {
   float alignment_gradient = 0;  ///< alignment_weight x alignment
 };
 
-/// What a micro-batch does to the gradients: the first of a step overwrites them, whatever they hold, the others add to
-/// them.
+/// Whether a micro-batch overwrites the gradients (the first of a step) or adds to them (the others).
 enum class Gradients { overwrite, add };
 
 /// The gradient of every parameter.
 struct ModelGradients {
   ModelParams params;
-  std::vector<Tensor> added;  ///< param_table.h: what a step's first micro-batch has to clear
+  std::vector<Tensor> added;  ///< param_table.h: cleared before a step's first micro-batch
 };
 
 ModelGradients bind_gradients(const ParamTable& table, const ModelConfig& config, const Tensor& flat);
@@ -55,7 +54,7 @@ struct Llama {
   Activations acts;
 };
 
-/// Puts a model together, after checking that its parts fit each other.
+/// Builds a model from its parts, after checking that they fit each other.
 Llama bind_llama(const ModelConfig& config, const PassShape& shape, const ModelParams& weights, const Activations& acts,
                  const ModelGradients& gradients = {});
 
@@ -79,8 +78,7 @@ void evaluate(Stream& stream, const Llama& model, const MicroBatch& batch, const
 void forward_backward(Stream& stream, const Llama& model, const MicroBatch& batch, const PassScales& scales,
                       const LossSums& losses, Gradients gradients, const AttentionSums& attention = {});
 
-/// The most scratch that an op of a pass of this shape asks of its stream: the pass runs over a measuring stream, which
-/// touches no device.
+/// The largest scratch of any op in a pass of this shape. Runs the pass on a measuring stream, which touches no device.
 std::size_t pass_scratch_bytes(const ModelConfig& config, const PassShape& shape, DeviceKind kind);
 
 }  // namespace ssa

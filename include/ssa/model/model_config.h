@@ -68,7 +68,7 @@ struct ModelConfig {
   bool tie_word_embeddings = true;
   std::int64_t block_size = 16;
   std::int64_t block_counts = 16;
-  std::int64_t window_size = 0;  ///< of nsa's sliding-window branch; 0 = no such branch
+  std::int64_t window_size = 0;  ///< of the sliding-window branch; 0 = no such branch
   std::int64_t max_position_embeddings = 8192;
   std::int64_t bos_token_id = 0;
   std::int64_t eos_token_id = 0;

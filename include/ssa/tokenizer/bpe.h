@@ -1,4 +1,4 @@
-// Byte-pair encoding of one pre-token: starting from its bytes, the adjacent pair of lowest rank is merged, the
+// Byte-pair encoding of one pre-token: starting from its bytes or characters, the adjacent pair of lowest rank is merged, the
 // leftmost first, until no pair has a rank (Sennrich et al. 2016, as implemented by Hugging Face tokenizers and
 // tiktoken). Own code: both of those are Rust libraries, which this build does not need otherwise.
 #pragma once
@@ -61,9 +61,11 @@ class Bpe {
 
   struct Vocabulary {
     std::array<std::int32_t, 256> byte_ids = {};  // the token of each single byte; -1 = none
-    std::vector<BpeMerge> merges = {};            // the last one for a pair counts
-    std::int32_t unknown = -1;                    // the token of bytes without one; -1 = they are omitted
-    bool fuse_unknown = false;                    // one unknown for a run of such bytes
+    // Not empty: a piece starts as its characters, which have these tokens; one without starts as its bytes.
+    std::unordered_map<std::uint32_t, std::int32_t> characters = {};
+    std::vector<BpeMerge> merges = {};  // the last one for a pair counts
+    std::int32_t unknown = -1;          // the token of bytes without one; -1 = they are omitted
+    bool fuse_unknown = false;          // one unknown for a run of such bytes
     /// Pieces that are encoded as one token without merging.
     std::unordered_map<std::string, std::int32_t> whole = {};
   };
@@ -98,11 +100,13 @@ class Bpe {
   }
 
   std::size_t to_symbols(std::string_view piece, std::int32_t* ids) const;
+  std::size_t characters_to_symbols(std::string_view piece, std::int32_t* ids) const;
   void merge_short(std::int32_t* ids, std::size_t count, IdBuffer& out) const;
   void merge_long(std::size_t count, IdBuffer& out, Scratch& scratch) const;
 
   Vocabulary vocabulary_;
-  std::vector<Entry> table_;  // open addressing, at most half full
+  std::vector<std::int32_t> character_ids_;  // of code points below 65536, where vocabulary_ has characters
+  std::vector<Entry> table_;                 // open addressing, at most half full
   int shift_ = 0;
   Entry none_;
 };

@@ -1,4 +1,4 @@
-// A byte-level BPE tokenizer with the ids of Hugging Face tokenizers (without the tokens that the post-processor adds
+// A BPE tokenizer, byte-level or SentencePiece's with byte fallback, with the ids of Hugging Face tokenizers (without the tokens that the post-processor adds
 // around a text) and of tiktoken. Threads share one; each encodes with its own Encoder.
 #pragma once
 
@@ -10,6 +10,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "ssa/tokenizer/added_tokens.h"
@@ -19,8 +20,10 @@
 namespace ssa {
 
 struct TokenizerOptions {
-  std::string eos_token = {};      // the text of the end-of-text token; empty = the one that the files name
-  std::string pre_tokenizer = {};  // for a directory of vocab.json + merges.txt: gpt2 (default), smollm2, llama3, qwen2
+  std::string eos_token = {};  // the text of the end-of-text token; empty = the one that the files name
+  // For vocab.json + merges.txt (default: gpt2) and for rank files that are not published ones: a name as gpt2 or
+  // llama3, or regex:PATTERN.
+  std::string pre_tokenizer = {};
 };
 
 class Tokenizer {
@@ -30,7 +33,7 @@ class Tokenizer {
     std::vector<std::int32_t> before = {}, after = {};
   };
 
-  /// What the files of a tokenizer say.
+  /// The contents of a tokenizer's files.
   struct Parts {
     std::string name, sha256;
     std::vector<std::string> texts = {};  // by id: the bytes of the token
@@ -39,6 +42,10 @@ class Tokenizer {
     Splitter splitter = {};
     std::string pre_tokenizer = {};  // the splitter's name as in TokenizerOptions; empty: none, or a tokenizer.json's
     bool nfc = false;
+    // What becomes of a text between added tokens, after nfc: a prefix, and replacements.
+    std::string prepend = {};
+    std::vector<std::pair<std::string, std::string>> replace = {};
+    bool drop_first_space = false;  // of a decoded text
     std::int32_t eos_token_id = -1;
     // The text of the begin-of-text token; empty if the files next to the tokenizer name none, nullopt without files.
     std::optional<std::string> bos_token = {};
@@ -51,6 +58,8 @@ class Tokenizer {
   /// Of the content of the tokenizer's file or files: 64 hexadecimal digits.
   const std::string& sha256() const { return parts_.sha256; }
   std::int32_t vocab_size() const { return static_cast<std::int32_t>(parts_.texts.size()); }
+  /// Whether ids depend on properties of characters, in the version of unicode_version().
+  bool depends_on_unicode() const { return !parts_.splitter.empty() || parts_.nfc; }
   std::int32_t eos_token_id() const { return parts_.eos_token_id; }
   const std::optional<std::string>& bos_token() const { return parts_.bos_token; }
   const Template& text_template() const { return parts_.text_template; }
@@ -60,6 +69,10 @@ class Tokenizer {
 
  private:
   friend class Encoder;
+
+  bool normalizes() const { return parts_.nfc || !parts_.prepend.empty() || !parts_.replace.empty(); }
+  /// The normal form of `text`: a view of it, or of `buffer`.
+  std::string_view normalized(std::string_view text, std::string& buffer) const;
 
   Parts parts_;
   AddedTokens raw_, normalized_;
@@ -93,7 +106,7 @@ class Encoder {
   static_assert(sizeof(Slot) == 64);
   static constexpr std::size_t kSlots = 1 << 16;
 
-  void encode_gap(std::string_view text, IdBuffer& out);
+  void encode_gap(std::string_view text, IdBuffer& out, bool at_start);
   void encode_piece(std::string_view piece, IdBuffer& out);
 
   const Tokenizer& tokenizer_;

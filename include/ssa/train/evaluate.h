@@ -14,14 +14,17 @@ namespace ssa {
 struct EvalSums {
   double ce = 0;            ///< cross entropy, nats, summed over targets
   std::int64_t labels = 0;  ///< targets
+  bool stopped = false;     ///< `stop` ended the evaluation: the sums are incomplete
   double mean() const { return labels > 0 ? ce / static_cast<double>(labels) : 0.0; }
 };
 
 /// Runs every sequence of the loader's epoch 0 once through the model. `batch` and `sums`, which are cleared first, are
 /// device tensors of the model's shape. `on_batch` is called with the index of each of this rank's batches before it
-/// runs.
+/// runs. `stop`, a collective, is called by every rank after each round of batches, and ends the evaluation when it
+/// returns true.
 EvalSums evaluate_rows(Stream& stream, Comm& comm, const Llama& model, const MicroBatch& batch, const LossSums& sums,
                        BatchStaging& staging, const RowLoader& loader,
-                       const std::function<void(std::int64_t batch)>& on_batch = {});
+                       const std::function<void(std::int64_t batch)>& on_batch = {},
+                       const std::function<bool()>& stop = {});
 
 }  // namespace ssa

@@ -3,7 +3,7 @@
 //
 //   model     6 x (weights of all matrices, the LM head counted once even when it is the embedding; embedding lookups
 //             count as 0) + 3 x 4 x T/2 x HQ x D x L, full causal attention forward and twice that backward.
-//             The same for every method and checkpointing mode, so that speeds of methods compare.
+//             The same for every method and checkpointing mode, so that their speeds are comparable.
 //   executed  what the configured method computes: its own keys, its block scores, both streams of ssa, and what
 //             gradient_checkpointing recomputes. An attention backward is 5 products (scores again, dP, dV, dK, dQ);
 //             products that a kernel's schedule computes twice, and everything but products, are not counted.

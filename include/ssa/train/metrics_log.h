@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 
 #include "ssa/base/file.h"
@@ -21,10 +22,18 @@ class MetricsLog {
   void append(const nlohmann::json& line);
   void append(const nlohmann::ordered_json& line);
 
+  std::int64_t lines() const { return lines_; }  ///< in the file
+  void sync();                                   ///< waits until all lines are on the disk
+  /// The last line; null if there is none.
+  nlohmann::ordered_json last() const;
+  /// Adds keys to the last line; the file is replaced atomically.
+  void extend_last(const nlohmann::ordered_json& more);
+
  private:
   void append_text(std::string text);
 
-  FileWriter file_;
+  std::int64_t lines_ = 0;
+  std::optional<FileWriter> file_;
 };
 
 /// The last complete line of the file; null if there is none.

@@ -15,7 +15,7 @@ namespace ssa {
 
 class ModelSource {
  public:
-  /// Error naming what is missing in `path`.
+  /// Throws an Error that names what is missing from `path`.
   explicit ModelSource(const std::filesystem::path& path);
 
   const ModelConfig& config() const { return config_; }

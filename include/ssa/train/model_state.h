@@ -1,4 +1,4 @@
-// Everything a run has on its device, laid out once: parameters, gradients, optimizer state, activations, batches.
+// The device memory of a run: parameters, gradients, optimizer state, activations, batches.
 #pragma once
 
 #include <functional>
@@ -15,7 +15,7 @@
 
 namespace ssa {
 
-/// What decides the memory of a run.
+/// Determines the memory of a run.
 struct StateShape {
   ModelConfig model;
   PassShape pass;
@@ -37,7 +37,7 @@ struct StateTensors {
   Tensor checkpoint_staging;  ///< f32: where a checkpoint gathers the ranks' slices; absent at ZeRO stage 0
 };
 
-/// Bytes by category, known before the device is touched.
+/// Bytes by category, computed before anything is allocated.
 struct MemoryPlan {
   struct Category {
     std::string name;
@@ -61,7 +61,7 @@ std::int64_t largest_micro_batch(StateShape shape, const ParamTable& table, std:
 /// The tensors bound to device memory, and the model over them.
 class ModelState : public StateTensors {
  public:
-  /// check_supported, then allocates and clears. When the device is too small, the Error holds the plan and the largest
+  /// check_supported, then allocates and clears. When the device is too small, the Error has the plan and the largest
   /// micro-batch that fits.
   ModelState(Stream& stream, const StateShape& shape, const ParamTable& table, int rank = 0);
 

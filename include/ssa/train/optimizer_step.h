@@ -1,4 +1,4 @@
-// What happens to the gradients of a step: summed over the ranks, measured, clipped, applied.
+// The gradients of a step: sum over the ranks, norm, clipping, update of the weights.
 #pragma once
 
 #include <string>
@@ -26,9 +26,13 @@ void update_weights(Stream& stream, Comm& comm, const ModelState& state, const T
 /// Updates the weights every rank computes with from the master weights each owns.
 void publish_weights(Stream& stream, Comm& comm, const ModelState& state);
 
-/// The parameter whose gradient is the first that is not finite, in the order in which the backward pass computes them;
-/// empty if all are finite. What is computed later is often not finite only because this one is not.
-std::string first_nonfinite_gradient(Stream& stream, const ModelState& state);
+/// Whether all weights that this rank computes with are finite.
+bool weights_are_finite(Stream& stream, const ModelState& state);
+
+/// The first tensor that is not finite, in the order of the computation: the weights as the forward pass uses them,
+/// then the gradients as the backward pass computes them. What is computed later is often not finite only because this
+/// one is not. "weight of NAME", "gradient of NAME" or "none".
+std::string first_nonfinite_tensor(Stream& stream, const ModelState& state);
 
 /// Makes the first gradient NaN: what SSA_FAULT=nan does (ssa/base/fault.h).
 void spoil_gradient(Stream& stream, const ModelState& state);

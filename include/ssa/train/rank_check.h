@@ -1,16 +1,27 @@
-// Start-up check that all ranks have the same config and weights; a mismatch would train a wrong model silently.
+// Start-up checks that all ranks have the same program, config, data and weights. Without them, a rank that reads other
+// files would silently train a wrong model, or wait in a collective that no other rank calls.
+//
+// Each is a collective. If a rank differs from rank 0, it throws an Error on every rank. The message names the ranks
+// that differ, the first difference, its value on the first of them, and the value on rank 0.
 #pragma once
+
+#include <string>
+#include <vector>
 
 #include "ssa/comm/comm.h"
 #include "ssa/config/config.h"
 #include "ssa/train/model_state.h"
+#include "ssa/train/train.h"
 
 namespace ssa {
 
-/// UsageError on every rank, naming the ranks and the first key, when a config differs from rank 0's.
-void check_same_config(Comm& comm, const Config& config);
+/// Compares lines of text such as "rows per epoch: 480". `advice` ends the message.
+void check_same_lines(Comm& comm, const std::vector<std::string>& lines, const std::string& advice);
 
-/// Error on every rank, naming the ranks, when the weights the ops read differ from rank 0's in any bit.
+/// The binary, --resume, --allow-change and every key of the config. Before anything is opened.
+void check_same_command(Comm& comm, const Config& config, const TrainOptions& options);
+
+/// The weights that the ops read, to the bit.
 void check_same_weights(Stream& stream, Comm& comm, const ModelState& state);
 
 }  // namespace ssa

@@ -10,25 +10,33 @@
 
 #include "ssa/comm/comm.h"
 #include "ssa/config/config.h"
+#include "ssa/data/row_range.h"
 #include "ssa/train/metrics_log.h"
+#include "ssa/train/spike_detector.h"
 
 namespace ssa {
+
+/// Nats per token of data.eval_path, by key in metrics.jsonl.
+using EvalLosses = std::map<std::string, double>;
 
 /// The numbers of one step, under their keys in metrics.jsonl.
 struct StepReport {
   std::int64_t step = 0;  ///< updates done, this one included
   double epoch = 0;
   std::int64_t step_tokens = 0;  ///< of this step, padding included
-  std::int64_t tokens = 0;       ///< of the run so far
+  std::int64_t tokens = 0;       ///< of the run, up to this step
   double loss = 0, ce_loss = 0, alignment_loss = 0;
   double grad_norm = 0;  ///< before clipping
   double learning_rate = 0;
-  std::string stream;  ///< full, sparse, or mixed when drawn by row
+  std::string stream;                ///< full, sparse, or mixed when drawn by row
+  RowRange rows;                     ///< of the run, as data.skip_ranges counts them
+  SpikeScores spike;                 ///< standard deviations above the steps before
+  std::int64_t skipped_updates = 0;  ///< of the run, up to this step
   std::optional<double> selected_mass, entropy;
-  std::map<std::string, double> eval_losses;  ///< nats per token of data.eval_path
+  EvalLosses eval_losses;
 };
 
-/// From here on rank 0 logs to the console and to train.log in `output_dir`, which exists.
+/// Makes rank 0 log to the console and to train.log in `output_dir`, which exists.
 void start_logging(const std::string& output_dir, Comm& comm);
 
 /// The warning of a run on a GPU whose sequences are so short that its method, which has no full attention, is slower
@@ -37,19 +45,33 @@ std::string short_rows_warning(const Config& config);
 
 class RunLog {
  public:
-  /// `step`: where the run starts; later lines of metrics.jsonl are dropped.
-  RunLog(const Config& config, Comm& comm, Stream& stream, std::int64_t step, std::int64_t total_steps);
+  struct Start {
+    std::int64_t step;  ///< where the run starts; later lines of metrics.jsonl are dropped
+    std::int64_t total_steps;
+    std::string resumed_from;    ///< path of the checkpoint
+    std::int64_t metrics_lines;  ///< lines of metrics.jsonl when it was saved
+    bool fresh;                  ///< --resume none: an earlier metrics.jsonl is renamed
+  };
+  RunLog(const Config& config, Comm& comm, Stream& stream, const Start& start);
 
   void begin(std::int64_t parameters, std::int64_t rows, std::int64_t steps_per_epoch, std::int64_t dropped_rows);
   /// Logs a step. The speed it reports is the average since the step logged before.
   void step(const StepReport& report);
+  /// Whether the last line of metrics.jsonl belongs to the step where the run starts, and has no evaluation.
+  bool lacks_evaluation() const;
+  /// Adds the evaluation that the last line of metrics.jsonl lacks.
+  void add_evaluation(const EvalLosses& losses);
   /// Time until `resume_clock` (evaluation, saving) does not count in the speed.
   void pause_clock();
   void resume_clock();
   void say(const std::string& line);
+  /// Writes metrics.jsonl to the disk and returns the number of its lines. Rank 0 only; 0 elsewhere.
+  std::int64_t sync_metrics();
 
  private:
   using Clock = std::chrono::steady_clock;
+
+  void show_evaluation(std::int64_t step, const EvalLosses& losses) const;
 
   const Config& config_;
   bool speaks_;

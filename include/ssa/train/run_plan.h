@@ -1,9 +1,10 @@
-// What a config means for the parts of a run, in one place for training and for the dry run.
+// Derives the options of each part of a run from the config, for training and for the dry run.
 #pragma once
 
 #include <cstdint>
 #include <string>
 
+#include "ssa/comm/watchdog.h"
 #include "ssa/config/config.h"
 #include "ssa/data/batch_plan.h"
 #include "ssa/data/row_loader.h"
@@ -18,6 +19,14 @@ Dataset open_dataset(const std::string& path, const Config& config);
 
 /// `rows`: per epoch.
 BatchPlan plan_batches(const Config& config, std::int64_t rows, int ranks);
+
+/// The last optimizer step of a run that has done `step` steps and is at `position`: max_steps if set, else the end of
+/// num_train_epochs.
+std::int64_t total_steps(const TrainConfig& train, const BatchPlan& plan, std::int64_t step = 0,
+                         DataPosition position = {});
+
+/// The time-outs after which the watchdog ends the job.
+PhaseTimeouts phase_timeouts(const DistributedConfig& config);
 
 StateShape state_shape(const Config& config, DeviceKind device, int ranks);
 

@@ -1,50 +1,72 @@
 // Loads and saves a run's weights and optimizer state: random initialization, a Hugging Face directory, checkpoints.
 #pragma once
 
-#include <cstdint>
+#include <atomic>
+#include <exception>
+#include <filesystem>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "ssa/base/directory_lock.h"
 #include "ssa/comm/comm.h"
 #include "ssa/config/config.h"
 #include "ssa/train/model_state.h"
+#include "ssa/train/resume_check.h"
+#include "ssa/train/trainer_state.h"
 
 namespace ssa {
 
-/// What trainer.json records besides the step.
-struct TrainerRecord {
-  std::int64_t total_steps, tokens, global_rows, rows_per_epoch;
+struct RestoreOptions {
+  std::string resume;  ///< TrainOptions::resume
+  std::vector<std::string> allowed_changes;
+  ResumedRun run;
+};
+
+/// Options of a save.
+struct Saving {
+  bool keep = false;        ///< it is kept for good (checkpoint.keep_every)
+  bool export_too = false;  ///< to output_dir/exports (checkpoint.export_every)
 };
 
 class RunStore {
  public:
-  /// Makes output_dir; rank 0 writes the resolved config there when the run starts.
+  /// On rank 0, makes output_dir/checkpoints and checks that it can be written to.
   RunStore(const Config& config, Comm& comm);
   ~RunStore();
 
-  /// Fills the owned master weights and moments of `state` and returns the step they belong to: from the checkpoint
-  /// that `resume` (TrainOptions::resume) selects, else from init_from, else random. Damaged checkpoints that `auto`
-  /// skips are named in the log.
-  std::int64_t restore(Stream& stream, ModelState& state, const std::string& resume);
+  /// Fills the owned master weights and moments of `state`: from the checkpoint that options.resume selects, else from
+  /// init_from, else random. Returns the state of the run that the checkpoint was saved in, or of a new run; its
+  /// position is the first row if the data has changed. Logs every difference from that run, and damaged checkpoints
+  /// that `auto` skips. Throws Error for values that are not finite, if there are checkpoints of which none can be
+  /// used, and as check_resume() does.
+  TrainerState restore(Stream& stream, ModelState& state, SpikeDetector& spikes, const RestoreOptions& options);
 
-  /// Writes a checkpoint: rank 0 writes, the others send what they own. With checkpoint.async it returns after the copy
-  /// to host memory. Throws Error on rank 0, for example on a full disk; earlier checkpoints are untouched.
-  void save(Stream& stream, const ModelState& state, std::int64_t step, const TrainerRecord& record);
+  /// Writes a checkpoint and logs it: rank 0 writes, the others send what they own. With checkpoint.async it returns
+  /// after the copy to host memory. Throws Error on rank 0, for example on a full disk or for values that are not
+  /// finite; earlier checkpoints are untouched.
+  void save(Stream& stream, const ModelState& state, const TrainerState& trainer_state, const SpikeDetector& spikes,
+            Saving saving);
 
-  /// Waits for the checkpoint being written and rethrows its error.
+  /// Logs the checkpoint that was being written, once it is complete, or rethrows its error.
+  void poll();
+  /// Waits for the checkpoint being written, then does the same.
   void finish();
 
-  /// Path of the newest checkpoint of this run, or "none".
+  /// Path of the newest complete checkpoint of this run, or "none".
   const std::string& last_checkpoint() const { return last_checkpoint_; }
 
  private:
   std::string checkpoint_to_resume(const std::string& resume);
+  void export_to(const std::filesystem::path& directory) const;
 
   const Config& config_;
   Comm& comm_;
+  DirectoryLock lock_;
   std::string last_checkpoint_ = "none";
+  std::string being_saved_;  ///< path of the checkpoint being written; empty if there is none
   std::thread writer_;
+  std::atomic<bool> writing_ = false;  ///< by writer_
   std::exception_ptr writer_error_;
 };
 

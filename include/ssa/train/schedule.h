@@ -23,10 +23,6 @@ double learning_rate(const TrainConfig& train, std::int64_t step, std::int64_t t
 /// warmup_steps, or ceil(warmup_ratio * total_steps), or 0 without either.
 std::int64_t warmup_steps(const TrainConfig& train, std::int64_t total_steps);
 
-/// Optimizer steps of the run: max_steps if set, else ceil(num_train_epochs * steps_per_epoch).
-/// UsageError if an epoch has no step.
-std::int64_t total_steps(const TrainConfig& train, std::int64_t steps_per_epoch);
-
 /// Steps between two checkpoints: save_steps, or ceil(save_steps * total_steps) if it is a fraction; 0 = only at the
 /// end.
 std::int64_t save_interval(const CheckpointConfig& checkpoint, std::int64_t total_steps);

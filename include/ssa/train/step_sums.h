@@ -26,7 +26,7 @@ class StepSums {
     double ce, alignment, squared_norm, selected_mass, entropy;
   };
   Values read(Stream& stream) const;
-  /// Every number there is, to compare steps bit by bit.
+  /// Every sum, to compare steps bit by bit.
   std::vector<double> read_all(Stream& stream) const;
 
  private:

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "ssa/comm/comm.h"
 #include "ssa/config/config.h"
@@ -10,8 +11,10 @@
 namespace ssa {
 
 struct TrainOptions {
-  std::string resume =
-      "auto";  ///< auto (the newest complete checkpoint, or a fresh start), none, or a checkpoint's directory
+  /// "auto" (the newest complete checkpoint, or a fresh start), "none", or a checkpoint's directory.
+  std::string resume = "auto";
+  /// Keys that may differ from the checkpoint's config although they are AtResume::refused.
+  std::vector<std::string> allowed_changes = {};
   DeviceKind device = DeviceKind::cpu;
 };
 

@@ -10,7 +10,7 @@ void validate(const CompressedAttentionForward& p) {
   const std::int64_t N = block_number(op, dims.T, p.block_size);
   const DType act = dims.act;
   expect(op, "out", p.out, dims.query_shape(), act);
-  expect(op, "lse", p.lse, dims.row_shape(), real_of(act));
+  expect(op, "lse", p.lse, dims.lse_shape(), real_of(act));
   expect(op, "k_mean", p.k_mean, dims.key_shape(N), act);
   expect(op, "v_mean", p.v_mean, dims.key_shape(N), act);
 }
@@ -24,16 +24,14 @@ void validate(const CompressedAttentionBackward& p) {
   expect(op, "d_k_mean", p.d_k_mean, dims.key_shape(N), real);
   expect(op, "d_v_mean", p.d_v_mean, dims.key_shape(N), real);
   expect(op, "d_out", p.d_out, dims.query_shape(), act);
-  expect(op, "delta", p.delta, dims.row_shape(), real);
-  expect(op, "lse", p.lse, dims.row_shape(), real);
+  expect(op, "delta", p.delta, dims.lse_shape(), real);
+  expect(op, "lse", p.lse, dims.lse_shape(), real);
   expect(op, "k_mean", p.k_mean, dims.key_shape(N), act);
   expect(op, "v_mean", p.v_mean, dims.key_shape(N), act);
 }
 
-#if !SSA_WITH_CUDA
-std::size_t cuda::scratch_bytes(const CompressedAttentionBackward&) {
-  return 0;
-}  // only the CUDA sources know its layout
+#if !SSA_WITH_CUDA  // only the CUDA sources know its layout
+std::size_t cuda::scratch_bytes(const CompressedAttentionBackward&) { return 0; }
 #endif
 
 }  // namespace ssa

@@ -1,4 +1,4 @@
-// The dense attention kernels over block means, with the rule that a block is seen once it is complete.
+// The dense attention kernels over block means; a block is visible once it is complete.
 #include "compressed_attention.h"
 
 #include "kernels/attention/dense/dense.cuh"

@@ -1,6 +1,6 @@
 // Attention over the mean keys and values of complete blocks (the compressed branch of NSA, arXiv 2502.11089, eq. 7):
 //   out[t] = sum of softmax(scale * q[t] . k_mean[n]) v_mean[n] over the blocks n with (n + 1) block_size <= t + 1
-// A token that sees no complete block has out = 0 and lse = -infinity.
+// A token without a complete block has out = 0 and lse = -infinity.
 #pragma once
 
 #include "kernels/common/dispatch.h"
@@ -18,7 +18,7 @@ struct CompressedAttentionForward {
 };
 SSA_OP(compressed_attention_forward, CompressedAttentionForward);
 
-/// As in causal_attention.h. d_k_mean and d_v_mean are overwritten; blocks that no token sees get 0.
+/// As in causal_attention.h. d_k_mean and d_v_mean are overwritten; blocks that no token attends to get 0.
 struct CompressedAttentionBackward {
   Tensor d_q;       ///< [B, T, HQ, D] f32
   Tensor d_k_mean;  ///< [B, N, HK, D] f32

@@ -18,29 +18,26 @@ auto keys_of(std::int64_t block_size) {
 }  // namespace
 
 void compressed_attention_forward(Stream&, const CompressedAttentionForward& p) {
-  dispatch_real(p.q, [&]<class Real>() {
-    attention_forward<Real>({.out = p.out, .lse = p.lse, .q = p.q, .k = p.k_mean, .v = p.v_mean, .scale = p.scale},
-                            keys_of(p.block_size));
-  });
+  attention_forward(
+      AttentionForward{.out = p.out, .lse = p.lse, .q = p.q, .k = p.k_mean, .v = p.v_mean, .scale = p.scale},
+      keys_of(p.block_size));
 }
 
 void compressed_attention_backward(Stream& stream, const CompressedAttentionBackward& p) {
   if (!p.accumulate) stream.zero(p.d_q);
   stream.zero(p.d_k_mean);
   stream.zero(p.d_v_mean);
-  dispatch_real(p.q, [&]<class Real>() {
-    attention_backward<Real>({.d_q = p.d_q,
-                              .d_k = p.d_k_mean,
-                              .d_v = p.d_v_mean,
-                              .d_out = p.d_out,
-                              .delta = p.delta,
-                              .lse = p.lse,
-                              .q = p.q,
-                              .k = p.k_mean,
-                              .v = p.v_mean,
-                              .scale = p.scale},
-                             keys_of(p.block_size));
-  });
+  attention_backward(AttentionBackward{.d_q = p.d_q,
+                                       .d_k = p.d_k_mean,
+                                       .d_v = p.d_v_mean,
+                                       .d_out = p.d_out,
+                                       .delta = p.delta,
+                                       .lse = p.lse,
+                                       .q = p.q,
+                                       .k = p.k_mean,
+                                       .v = p.v_mean,
+                                       .scale = p.scale},
+                     keys_of(p.block_size));
 }
 
 }  // namespace ssa::cpu

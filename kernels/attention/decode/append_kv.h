@@ -1,8 +1,8 @@
 // Appends tokens to a key/value cache, and computes the mean of each block of keys (values) that they complete:
 //   k_cache[b, positions[b, t]] = k[b, t];   the same for v
 //   k_mean[b, n] = mean of k_cache[b, n * block_size .. (n + 1) * block_size), where a new token is the last of block n
-// Means are taken over the stored (rounded) keys, as in qkv_rope.h. Nothing else is written: an incomplete block keeps
-// whatever k_mean held.
+// Means are taken over the stored (rounded) keys, as in qkv_rope.h. Nothing else is written: k_mean of an
+// incomplete block is unchanged.
 //
 // One thread writes an element, in token order: a repeated run gives the same bits. A wrong shape or dtype throws
 // Error. Positions are not checked.

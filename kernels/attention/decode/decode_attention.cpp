@@ -14,7 +14,7 @@ void validate(const DecodeAttention& p) {
   expect(op, "positions", p.positions, {dims.B, dims.T}, DType::i32);
   SSA_CHECK(p.tokens_per_key > 0, op, ": tokens_per_key ", p.tokens_per_key, ", expected at least 1");
   SSA_CHECK(p.tokens_per_key == 1 || (p.window == 0 && !p.indices), op,
-            ": window and indices are of keys that stand for one token, found tokens_per_key ", p.tokens_per_key);
+            ": window and indices need one token per key, found tokens_per_key ", p.tokens_per_key);
   SSA_CHECK(p.window == 0 || !p.indices, op, ": window ", p.window, " and indices, expected one of them");
   if (!p.indices) return;
   expect_indices(op, p.indices, dims);

@@ -1,12 +1,12 @@
-// Attention of a few queries, each with its own position, over a key/value cache. The result is the one of causal,
-// sliding-window, sparse or compressed attention at that position; the tokens before it are not computed again.
+// Attention of a few queries, each with its own position, over a key/value cache. Gives the result of causal,
+// sliding-window, sparse or compressed attention at that position without recomputing the tokens before it.
 //   out = sum over u of softmax(scale * q . k[u]) v[u]
-// The query at `position` attends key u if
-//   - the key is complete: (u + 1) * tokens_per_key <= position + 1. A key stands for tokens_per_key tokens: 1 for a
-//     token, block_size for a block mean of compressed attention;
+// The query at `position` attends to key u if
+//   - the key is complete: (u + 1) * tokens_per_key <= position + 1. A key covers tokens_per_key tokens: 1 for the key
+//     of a token, block_size for a block mean of compressed attention;
 //   - window is 0, or u > position - window (only with tokens_per_key 1);
 //   - indices are absent, or u is in one of the query's blocks (only with tokens_per_key 1, and not with a window).
-// A query that attends no key has out = 0. Keys that no query attends are not read.
+// A query that attends to no key has out = 0. Keys that no query attends to are not read.
 //
 // out is overwritten and may not alias inputs. The sums have a fixed order: a repeated run gives the same bits. A wrong
 // shape or dtype or a combination of options excluded above throws Error, on CUDA also a head size, group or block size

@@ -46,8 +46,8 @@ __device__ __forceinline__ void add_query_rows(const DenseBackwardArgs& a, const
   }
 }
 
-/// The end of a task, for every thread of the CTA: calls write(add) when it is the task's turn to put its part of d_k
-/// and d_v in place. Chunks of a group's heads take turns in their order.
+/// The end of a task, called by every thread of the CTA: calls write(add) when it is the task's turn to write its part
+/// of d_k and d_v. Chunks of a group's heads take turns in order.
 template <class Write>
 __device__ __forceinline__ void end_task(const DenseBackwardArgs& a, const BwdMmaSyncTask& task, Write&& write) {
   int* kv_done = a.kv_done + static_cast<std::int64_t>(task.row_head) * a.kv_tiles + task.kv_tile;
@@ -123,7 +123,7 @@ __global__ void __launch_bounds__(C::kThreads, 1) bwd_mma_sync_kernel(const Dens
   int seen = 0;  // of the next kv tile's steps
   for (int step = 0; step < steps; ++step, stage ^= 1, now = task.after(now)) {
     cp_async_wait_group<0>();
-    __syncthreads();  // this stage is there; every warp has left the other one, d_scores, and its additions to d_q
+    __syncthreads();  // this stage has arrived; the other one, d_scores and the additions to d_q are free
     if (step + 1 < steps) load_queries<C>(shared, stage ^ 1, a, task, task.after(now), thread);
     cp_async_commit_group();
 

@@ -23,22 +23,22 @@ struct DenseBackwardArgs {
   int* kv_done = nullptr;     ///< [B, HK, kv_tiles] chunks added to the tile of d_k and d_v
 };
 
-/// What one CTA does: a kv tile, and some heads of its group.
+/// The work of one CTA: a kv tile, and some heads of its group.
 struct BwdMmaSyncTask {
   int kv_tile, chunk, row_head, row, kv_head, head_begin, heads;
   int u0;                        ///< the tile's first key
-  int tile_begin, tiles;         ///< q tiles that see the kv tile
+  int tile_begin, tiles;         ///< q tiles that attend to the kv tile
   int ahead_begin, ahead_tiles;  ///< the same of the next kv tile
 
-  /// Takes the next task for the whole CTA; `this` is in shared memory, because registers are scarce. Whatever a task
-  /// waits for has an earlier ticket.
+  /// Takes the next task for the whole CTA; `this` is in shared memory, because registers are scarce. A task only
+  /// waits for tasks with earlier tickets.
   template <class C, class Mask>
   __device__ __forceinline__ void take(const DenseBackwardArgs& a, const Mask& mask) {
     if (threadIdx.x == 0) assign<C>(a, mask, atomicAdd(a.ticket, 1));
     __syncthreads();
   }
 
-  /// Of (row, key or token, head), in vectors of D.
+  /// Index of (sequence, key or token, head), in vectors of D.
   __device__ __forceinline__ std::int64_t key_position(const DenseBackwardArgs& a, int u) const {
     return (static_cast<std::int64_t>(row) * a.U + u) * a.HK + kv_head;
   }
@@ -58,8 +58,8 @@ struct BwdMmaSyncTask {
   __device__ __forceinline__ int head(Step step) const { return head_begin + step.h; }
   __device__ __forceinline__ int q_tile(Step step) const { return tile_begin + step.i; }
 
-  /// A q tile's part of d_q comes from the last kv tile that it sees first, then from the one before, and so on:
-  /// how many steps the task of the next kv tile must have done before this task adds, or 0 if this one comes first.
+  /// The parts of a q tile's d_q are added in descending order of the kv tiles. Returns how many steps the task of the
+  /// next kv tile must have done before this task adds, or 0 if this task is the first to add.
   __device__ __forceinline__ int steps_ahead(Step step) const {
     const int i = q_tile(step) - ahead_begin;
     return ahead_tiles > 0 && i >= 0 ? i * heads + step.h + 1 : 0;
@@ -72,9 +72,9 @@ struct BwdMmaSyncTask {
  private:
   template <class C, class Mask>
   __device__ __forceinline__ void assign(const DenseBackwardArgs& a, const Mask& mask, int ticket) {
-    // Groups of (row, key/value head) pairs take turns at each kv tile, from the last kv tile to the first. A query
-    // tile then receives its own keys' part of d_q first, and a task follows one that started before it and has fewer
-    // q tiles. The groups are small enough for L2, and large enough that few CTAs of a wave wait for each other.
+    // Groups of (sequence, key/value head) pairs take turns at each kv tile, from the last kv tile to the first. So a q
+    // tile receives its own keys' part of d_q first, and a task follows one that started earlier and has fewer q tiles.
+    // The groups are small enough for L2, and large enough that few CTAs of a wave wait for each other.
     constexpr int kGroup = 8;
     const int pairs = a.B * a.HK, in_chunk = ticket % (a.kv_tiles * pairs);
     const int group = in_chunk / (a.kv_tiles * kGroup), members = min(kGroup, pairs - group * kGroup);
@@ -90,7 +90,7 @@ struct BwdMmaSyncTask {
     u0 = kv_tile * C::kBlockN;
     const auto see = [&](int tile, int* begin, int* count) {
       const int first_key = tile * C::kBlockN, last_key = min(a.U, first_key + C::kBlockN) - 1;
-      // Key tile 0 visits every q tile, so that d_q of tokens that see no key is written too.
+      // kv tile 0 visits every q tile, so that d_q of tokens without a visible key is written too.
       const int first = tile == 0 ? 0 : tile < a.kv_tiles ? mask.query_begin(first_key) : a.T;
       *begin = first / C::kBlockM;
       *count = first >= a.T ? 0 : (min(a.T, mask.query_end(last_key)) - 1) / C::kBlockM + 1 - *begin;

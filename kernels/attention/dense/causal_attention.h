@@ -13,7 +13,7 @@ struct CausalAttentionForward {
   Tensor k;    ///< [B, T, HK, D] act
   Tensor v;    ///< [B, T, HK, D] act
   float scale;
-  std::int64_t window = 0;  ///< tokens seen, the own one included; 0 = all
+  std::int64_t window = 0;  ///< tokens attended to, the query's own included; 0 = all
 };
 SSA_OP(causal_attention_forward, CausalAttentionForward);
 

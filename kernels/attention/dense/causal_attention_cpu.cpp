@@ -7,7 +7,7 @@
 namespace ssa::cpu {
 namespace {
 
-/// The tokens that token t attends: (t - window, t], or [0, t] without a window.
+/// The tokens that token t attends to: (t - window, t], or [0, t] without a window.
 auto keys_of(std::int64_t window) {
   return [window](std::int64_t, std::int64_t t, std::int64_t, Keys& keys) {
     const std::int64_t first = window > 0 ? std::max<std::int64_t>(0, t - window + 1) : 0;
@@ -18,29 +18,12 @@ auto keys_of(std::int64_t window) {
 
 }  // namespace
 
-void causal_attention_forward(Stream&, const CausalAttentionForward& p) {
-  dispatch_real(p.q, [&]<class Real>() {
-    attention_forward<Real>({.out = p.out, .lse = p.lse, .q = p.q, .k = p.k, .v = p.v, .scale = p.scale},
-                            keys_of(p.window));
-  });
-}
+void causal_attention_forward(Stream&, const CausalAttentionForward& p) { attention_forward(p, keys_of(p.window)); }
 
 void causal_attention_backward(Stream& stream, const CausalAttentionBackward& p) {
   if (!p.accumulate)
     for (const Tensor& gradient : {p.d_q, p.d_k, p.d_v}) stream.zero(gradient);
-  dispatch_real(p.q, [&]<class Real>() {
-    attention_backward<Real>({.d_q = p.d_q,
-                              .d_k = p.d_k,
-                              .d_v = p.d_v,
-                              .d_out = p.d_out,
-                              .delta = p.delta,
-                              .lse = p.lse,
-                              .q = p.q,
-                              .k = p.k,
-                              .v = p.v,
-                              .scale = p.scale},
-                             keys_of(p.window));
-  });
+  attention_backward(p, keys_of(p.window));
 }
 
 }  // namespace ssa::cpu

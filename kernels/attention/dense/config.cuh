@@ -70,7 +70,7 @@ struct BwdMmaSyncConfig {
   static constexpr int kWarps = 8, kThreads = kWarps * kWarpSize;
   static constexpr int kBlockN = 16 * kWarps;
   static constexpr int kBlockM = kD == 64 ? 128 : 64;
-  static constexpr int kQueriesAtOnce = 32;  ///< scores held in registers
+  static constexpr int kQueriesAtOnce = 32;  ///< scores in registers at a time
   static constexpr int kStages = 2;
   static constexpr bool kKeysInRegisters = kD == 64;
   // The product for d_q: four warps along the queries, two along D.

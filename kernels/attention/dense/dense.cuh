@@ -1,4 +1,4 @@
-// Launches of the dense attention kernels over a rule of mask.cuh.
+// Launches of the dense attention kernels with a mask of mask.cuh.
 #pragma once
 
 #include <algorithm>
@@ -50,7 +50,7 @@ void dense_forward(Stream& stream, const char* op, std::int64_t block_size, cons
            a, mask);
   };
   dispatch_head_dim(op, head_dim, a.HQ / a.HK, block_size, [&]<int kD>() {
-    // The tiles of the Hopper form are too large for block means, of which a token sees few.
+    // The tiles of the Hopper form are too large for block means, of which a token attends to few.
     if constexpr (!std::is_same_v<Mask, CompleteBlocks>) {
       if (has_wgmma(stream)) return fwd_hopper<kD>(stream, op, a, B, mask);
     }
@@ -59,8 +59,8 @@ void dense_forward(Stream& stream, const char* op, std::int64_t block_size, cons
   });
 }
 
-/// What the backward keeps in scratch memory: the counters that order its CTAs, for as many chunks as there can be,
-/// and for the Hopper form lse and delta by heads.
+/// The backward's scratch memory: the counters that order its CTAs, for the largest number of chunks, and for Hopper
+/// lse and delta by heads.
 struct DenseBackwardScratch {
   Tensor ticket, kv_done, steps_done, row_values;
 
@@ -77,7 +77,7 @@ struct DenseBackwardScratch {
   }
 };
 
-/// T tokens and U keys a row.
+/// T tokens and U keys per sequence.
 inline std::size_t dense_backward_scratch_bytes(std::int64_t B, std::int64_t T, std::int64_t U, std::int64_t HQ,
                                                 std::int64_t HK) {
   Arena measure;
@@ -94,7 +94,7 @@ inline int parts_for(std::int64_t tasks, std::int64_t wanted, int count) {
 }
 
 /// Heads per task of the Hopper backward, a power of two: as many as leave enough tasks that all SMs end together, and
-/// keep q, d_out and d_q of the heads under way in L2. `tasks` is their number with one head each.
+/// keep q, d_out and d_q of the heads in flight in L2. `tasks` is their number with one head each.
 template <class C>
 int bwd_heads_per_task(std::int64_t T, int kv_tiles, std::int64_t tasks, int G, const cudaDeviceProp& gpu) {
   constexpr std::int64_t kBytesPerToken = C::kD * (2 * sizeof(__nv_bfloat16) + sizeof(float)), kTasksPerSm = 7;
@@ -148,7 +148,7 @@ void bwd_hopper(Stream& stream, const char* op, const DenseBackwardArgs& a, cons
       h, mask);
 }
 
-/// `a` comes without its task shape and counters.
+/// Fills in the task shape and the counters of `a`.
 template <class Mask>
 void dense_backward(Stream& stream, const char* op, std::int64_t block_size, DenseBackwardArgs a, int head_dim,
                     const Mask& mask) {

@@ -1,18 +1,18 @@
-// Forward of dense attention with an online softmax (FlashAttention-2, arXiv 2307.08691), over any rule of
-// visibility.h.
+// Forward of dense attention with an online softmax (FlashAttention-2, arXiv 2307.08691), with any mask
+// of mask.cuh.
 #pragma once
 
 #include "config.cuh"
 
 namespace ssa::cuda {
 
-/// Block (h, i, b): the i-th q tile from the end (the longest rows start first) of head h of row b.
+/// CTA (h, i, b): the i-th q tile from the end (the longest tasks start first) of head h of sequence b.
 template <class C, class Mask>
 __global__ void __launch_bounds__(C::kThreads, C::kMinBlocks)
     fwd_mma_sync_kernel(const DenseForwardArgs a, const Mask mask) {
   extern __shared__ __align__(1024) unsigned char shared_bytes[];
   auto& shared = *reinterpret_cast<typename C::Shared*>(shared_bytes);
-  constexpr int kD = C::kD, kRowTiles = 2;  // of 16 rows a warp
+  constexpr int kD = C::kD, kRowTiles = 2;  // of 16 rows each, per warp
   const int thread = static_cast<int>(threadIdx.x), warp = thread / kWarpSize, lane = thread % kWarpSize;
   const int head = static_cast<int>(blockIdx.x), kv_head = head / (a.HQ / a.HK);
   const int t0 = static_cast<int>(gridDim.y - 1 - blockIdx.y) * C::kBlockM;
@@ -32,8 +32,8 @@ __global__ void __launch_bounds__(C::kThreads, C::kMinBlocks)
   };
 
   float out[kRowTiles][kD / 8][4] = {};
-  float row_max[kRowTiles][2],
-      row_sum[kRowTiles][2];  // of rows lane / 4 and lane / 4 + 8; the sum is this lane's part of the row
+  // Of rows lane / 4 and lane / 4 + 8; the sum is this lane's part of the row.
+  float row_max[kRowTiles][2], row_sum[kRowTiles][2];
 #pragma unroll
   for (int i = 0; i < kRowTiles; ++i)
 #pragma unroll
@@ -57,13 +57,13 @@ __global__ void __launch_bounds__(C::kThreads, C::kMinBlocks)
   int stage = 0;
   for (int tile = tile_end - 1; tile >= tile_first; --tile, stage ^= 1) {
     cp_async_wait_group<0>();
-    __syncthreads();  // this stage is there, and every warp has left the other one
+    __syncthreads();  // this stage has arrived, and every warp has finished with the other one
     if (tile > tile_first) load_keys(tile - 1, stage ^ 1);
     cp_async_commit_group();
 
     float scores[kRowTiles][C::kBlockN / 8][4] = {};
-    constexpr int kUnroll =
-        C::kQueriesInRegisters ? kD / 16 : 2;  // each unrolled step keeps its addresses in registers
+    // Each unrolled step keeps its addresses in registers.
+    constexpr int kUnroll = C::kQueriesInRegisters ? kD / 16 : 2;
 #pragma unroll(kUnroll)
     for (int kk = 0; kk < kD / 16; ++kk) {
       if constexpr (!C::kQueriesInRegisters) {
@@ -110,7 +110,7 @@ __global__ void __launch_bounds__(C::kThreads, C::kMinBlocks)
           row_max_new = fmaxf(row_max_new, fmaxf(scores[i][n][2 * half], scores[i][n][2 * half + 1]));
         row_max_new = quad_max(row_max_new);
         const float shift =
-            row_max_new == -kInfinity ? 0.0f : row_max_new * scale2;  // a row may see no key of this tile
+            row_max_new == -kInfinity ? 0.0f : row_max_new * scale2;  // a row may have no visible key in this tile
         const float rescale = exp2_fast(row_max[i][half] * scale2 - shift);
         row_max[i][half] = row_max_new;
         float tile_sum = 0;

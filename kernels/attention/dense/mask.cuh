@@ -1,5 +1,6 @@
-// Which keys a query token attends, for kernels that walk over dense ranges of keys. Each rule is monotone: the range
-// [key_begin(t), key_end(t)) moves up with t, and so does [query_begin(u), query_end(u)), the tokens that see key u.
+// Which keys a query token attends to, for kernels that process dense ranges of keys. Each mask is monotone: the range
+// [key_begin(t), key_end(t)) moves up with t, and so does [query_begin(u), query_end(u)), the tokens that attend to
+// key u.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -30,7 +31,7 @@ struct Windowed {
   __host__ __device__ int query_end(int u) const { return u > INT_MAX - window ? INT_MAX : u + window; }
 };
 
-/// Keys are means of blocks; the complete ones are seen.
+/// Keys are means of blocks; complete blocks are visible.
 struct CompleteBlocks {
   int block_size;
   __host__ __device__ bool is_visible(int t, int u) const { return (u + 1) * block_size <= t + 1; }

@@ -1,12 +1,12 @@
 // SSA's gate and alignment loss (arXiv 2511.20102, section 3): gates the outputs of full and of sparse attention with
-// the same gate, passes one of the two on, and adds a loss that pulls them towards each other.
+// the same gate, passes one of the two on, and adds a loss that pulls them toward each other.
 //   a_full = g_slc * full;   a_sparse = g_slc * sparse
 //   out = a_full for sequences whose full_stream is 1, else a_sparse
 //   alignment += alignment_scale * sum over all elements of
 //                [SmoothL1(a_full, stop(a_sparse)) + SmoothL1(stop(a_full), a_sparse)]
 // where stop() is a stop-gradient and SmoothL1(a, b) = 0.5 (a - b)^2 if |a - b| < 1, else |a - b| - 0.5. The two terms
 // have the same value and opposite gradients, so alignment grows by 2 * alignment_scale * sum SmoothL1(a_full,
-// a_sparse). gates [B, T, HQ, 3] holds g_cmp, g_slc, g_swa per head: SSA uses g_slc, component 1.
+// a_sparse). gates [B, T, HQ, 3] has g_cmp, g_slc, g_swa per head: SSA uses g_slc, component 1.
 //
 // Outputs may not alias inputs. The sums have a fixed order: a repeated run gives the same bits. A wrong shape or dtype
 // throws Error.

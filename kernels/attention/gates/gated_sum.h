@@ -1,6 +1,6 @@
 // Gated sum of attention branches, as in NSA (arXiv 2502.11089):
 //   out = g_slc * selected + g_cmp * compressed + g_swa * window
-// gates [B, T, HQ, 3] holds g_cmp, g_slc, g_swa per head. Absent branches count as 0: methods `full` and `moba` have
+// gates [B, T, HQ, 3] has g_cmp, g_slc, g_swa per head. Absent branches count as 0: methods `full` and `moba` have
 // `selected` alone.
 // Outputs are overwritten and may not alias inputs. The sums have a fixed order: a repeated run gives the same bits. A
 // wrong shape or dtype throws Error, and so does a branch that lacks one of its gradients.

@@ -15,7 +15,7 @@ struct SelectArgs {
   float scale;
 };
 
-/// The blocks chosen so far for one token, in ascending order, with their importance. Lies in shared memory.
+/// The blocks chosen so far for one token, in ascending order, with their importance. In shared memory.
 struct BlockList {
   float* importance;
   int* blocks;
@@ -34,7 +34,7 @@ struct SelectConfig {
   static constexpr int kCtaTokens = kWarps * kTokens;
   static constexpr int kColumns = kHeads / 8;       ///< accumulators of 16 blocks x 8 heads
   static constexpr int kTile = kD == 64 ? 64 : 32;  ///< block means per stage
-  static constexpr int kChunk = 512;                ///< blocks whose importance is held at once
+  static constexpr int kChunk = 512;                ///< blocks whose importance is in shared memory at a time
   static constexpr int kStages = 2;
   static_assert(kTokens >= 1 && kChunk % kTile == 0);
 

@@ -37,7 +37,7 @@ __device__ __forceinline__ void choose_from_chunk(typename C::Shared& shared, co
     if (task.cta_t0 + token >= a.T) break;
     const int own = (task.cta_t0 + token) >> a.block_shift;
     const bool split = a.reference && own >= a.block_size && a.block_counts > a.block_size / 2;
-    // Reference mode chooses separately from the newest aligned block_size blocks, which lie in one chunk.
+    // Reference mode chooses separately from the newest aligned block_size blocks, which are in one chunk.
     const int newest = split ? own >> a.block_shift << a.block_shift : own;
     const float* importance = shared.importance[token];
     int* candidates = shared.candidates[task.warp];

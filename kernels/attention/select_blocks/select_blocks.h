@@ -1,17 +1,17 @@
-// Chooses the blocks of keys that each (token, key/value head) attends: Native Sparse Attention (arXiv 2502.11089,
+// Chooses the blocks of keys that each (token, key/value head) attends to: Native Sparse Attention (arXiv 2502.11089,
 // section 3.3.2) with mean-pooled keys.
 //
 //   importance(t, n) = sum over the key/value head's G query heads of softmax over n of scale * q[t] . k_mean[n]
 //   where n runs over the complete blocks, those whose last token is <= t
 //
 // The token's own block t / block_size is always chosen, and the S - 1 most important of the earlier blocks. The
-// candidates are the blocks before the own one (all complete); later blocks are never chosen. Equal importance: the
+// candidates are the blocks before it, all complete; later blocks are never chosen. Equal importance: the
 // lower index wins. Heads are summed in f32 in a fixed order.
 //
 // BlockSelection::reference repeats the published Triton kernel where it differs from this definition, which is for
-// S > block_size / 2 and own block >= block_size. With c = own block rounded down to a multiple of block_size, it
-// chooses the block_size / 2 most important of the blocks before c, and block_size / 2 of the blocks from c to the own
-// block, the own block among them.
+// S > block_size / 2 and t / block_size >= block_size. With c = the token's own block t / block_size rounded down to a
+// multiple of block_size, it chooses the block_size / 2 most important of the blocks before c, and block_size / 2 of
+// the blocks from c to the own block, including the own block.
 //
 // indices is overwritten and may not alias inputs. There is no gradient: the backward of attention takes the indices as
 // constants. A repeated run on the same device gives the same indices.

@@ -59,7 +59,7 @@ struct Threshold {
 };
 
 /// The threshold that exactly `quota` entries of the list and the chunk together reach; they are more than `quota`.
-/// `candidates` holds kWarpSize entries for this warp's use.
+/// `candidates` has room for kWarpSize entries of this warp.
 template <int kChunk>
 __device__ __forceinline__ Threshold find_threshold(const BlockList& list, const ChunkKeys<kChunk>& keys, int quota,
                                                     int* candidates, int lane) {

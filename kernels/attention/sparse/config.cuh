@@ -78,7 +78,7 @@ struct ListsConfig {
   static constexpr int kRows = kD == 64 ? 32 : 16;  ///< query rows per step
   static constexpr int kStages = 2;
   static constexpr int kBlockSize = kTeam * kUnit;
-  static constexpr int kCtasPerSm = kD == 64 && kTeam == 1 ? 3 : 2;  ///< what the registers allow
+  static constexpr int kCtasPerSm = kD == 64 && kTeam == 1 ? 3 : 2;  ///< limited by registers
 
   struct TeamShared {
     Tile<kBlockSize, kD> v;  ///< k stays in registers, which have no room for both

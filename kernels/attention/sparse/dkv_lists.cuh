@@ -1,4 +1,4 @@
-// The schedule of d_k and d_v by lists: a warp holds 16 keys and streams the queries that selected them.
+// The schedule of d_k and d_v by lists: a warp keeps 16 keys in registers and streams the queries that selected them.
 #pragma once
 
 #include <climits>
@@ -40,8 +40,8 @@ __global__ void __launch_bounds__(C::kThreads, C::kCtasPerSm)
   const int rows = min(index.segment_tokens, token_begin[1] - first_token) * G;
   const int steps = (rows + kRows - 1) / kRows;
 
-  // The query row that this lane looks up: its token, and its index in [B, T, HQ]. 32 bits hold the index (the launcher
-  // checks), so only the address of an element takes 64.
+  // The query row that this lane looks up: its token, and its index in [B, T, HQ]. The index fits in 32 bits (the
+  // launcher checks), so only the address of an element takes 64.
   const int slot = lane % kRows;
   int next_token = 0, next_position = -1;
   const auto find = [&](int step) {

@@ -1,4 +1,4 @@
-// What the two kernels of d_k and d_v share: a warp holds 16 keys and adds up the queries that selected them.
+// Shared by the two kernels of d_k and d_v: a warp takes 16 keys and adds up the queries that selected them.
 #pragma once
 
 #include "config.cuh"

@@ -1,4 +1,4 @@
-// What the kernels of this directory do with one unit of keys or 16 query rows.
+// Operations on one unit of keys or 16 query rows, shared by the kernels of this directory.
 #pragma once
 
 #include "config.cuh"

@@ -14,14 +14,14 @@
 
 namespace ssa::cuda {
 
-/// What the copier tells a token about a stage.
+/// The copier's message to a token about a stage.
 struct StageWord {
   std::uint32_t bits;
 
   static constexpr int kCutShift = 4, kLastBit = 1 << 8, kLimitShift = 12;
   /// The stage's units that the token selected, a bit each.
   __device__ __forceinline__ unsigned units() const { return bits & 15u; }
-  /// The token lies within the unit: it sees the unit's keys up to limit().
+  /// The token is in the unit: it attends to the unit's keys up to limit().
   __device__ __forceinline__ bool is_cut(int unit) const { return bits >> (kCutShift + unit) & 1u; }
   __device__ __forceinline__ int limit() const { return static_cast<int>(bits >> kLimitShift); }
   /// The last stage of the tile.
@@ -238,7 +238,7 @@ class KeyStreamCopier {
       bits |= (plan.tokens[unit + i] >> lane_ & 1u) << i;
       highest = max(highest, first[i]);
     }
-    if (highest + kUnit - 1 > t - lane_) {  // some token does not see all of these keys
+    if (highest + kUnit - 1 > t - lane_) {  // some token does not attend to all of these keys
 #pragma unroll
       for (int i = 0; i < kUnits; ++i) {
         const int ahead = t - first[i];

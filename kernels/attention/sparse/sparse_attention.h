@@ -16,8 +16,8 @@ struct SparseAttentionForward {
   Tensor q;        ///< [B, T, HQ, D] act
   Tensor k;        ///< [B, T, HK, D] act
   Tensor v;        ///< [B, T, HK, D] act
-  Tensor indices;  ///< [B, T, HK, S'] i32, as from select_blocks: distinct blocks, ascending, the own block among
-                   ///< them, then -1. Not checked.
+  Tensor indices;  ///< [B, T, HK, S'] i32, as from select_blocks: distinct blocks, ascending, including the token's
+                   ///< own, then -1. Not checked.
   float scale;
   std::int64_t block_size;
 };

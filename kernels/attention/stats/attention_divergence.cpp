@@ -12,7 +12,7 @@ void validate(const AttentionDivergence& p) {
   expect(op, "full", p.full, dims.query_shape(), dims.act);
   expect(op, "sparse", p.sparse, dims.query_shape(), dims.act);
   expect(op, "k", p.k, dims.key_shape(dims.T), dims.act);
-  expect(op, "lse", p.lse, dims.row_shape(), real_of(dims.act));
+  expect(op, "lse", p.lse, dims.lse_shape(), real_of(dims.act));
   SSA_CHECK(p.sink_tokens > 0, op, ": sink_tokens ", p.sink_tokens, ", expected at least 1");
 }
 

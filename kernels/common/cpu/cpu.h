@@ -1,5 +1,4 @@
-// kernels/common/cpu: what the CPU ops share. They are templates over Real: float is the backend, double is for the
-// derivative tests.
+// Functions shared by the CPU ops, which are templates over Real: float is the backend, double is for derivative tests.
 #pragma once
 
 #include <bit>

@@ -41,7 +41,7 @@ __device__ __forceinline__ T warp_exclusive_sum(T value, int lane) {
   return warp_inclusive_sum(value, lane) - value;
 }
 
-/// Sum over the CTA; every thread gets it. `shared` holds kThreads / 32 values and may be reused after the next
+/// Sum over the CTA; every thread gets it. `shared` has kThreads / 32 values and may be reused after the next
 /// __syncthreads().
 template <int kThreads, class T>
 __device__ __forceinline__ T block_sum(T value, T* shared) {

@@ -1,4 +1,4 @@
-// Clusters: adjacent blocks of a grid that run at the same time and write to each other's shared memory (PTX ISA,
+// Clusters: adjacent CTAs of a grid that run at the same time and can write to each other's shared memory (PTX ISA,
 // "barrier.cluster", "mapa", "st.async"; compute capability 9.0 and later). LaunchShape::cluster makes them.
 #pragma once
 
@@ -21,16 +21,16 @@ bool knows_clusters(const char* op, void (*kernel)(Parameters...)) {
   return attributes.ptxVersion >= 90;
 }
 
-/// kCount values in shared memory, each of which one block of the cluster sends, once. Every block has one of these and
-/// gets all its values before it ends, so that no block writes to one that has ended; and since a value is counted
-/// where it arrives, no barrier of the cluster has to wait for writes to anywhere.
+/// Receives kCount values in shared memory, each sent once by one CTA of the cluster. Every CTA has a ClusterInbox and
+/// waits for all its values before it ends, so no CTA writes to the shared memory of one that has ended. Values are
+/// counted where they arrive, so no cluster-wide barrier is needed after the writes.
 template <int kCount>
 struct ClusterInbox {
   float2 values[kCount];
   Barrier arrived;
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-  /// By every thread, first.
+  /// Called by every thread, first.
   __device__ __forceinline__ void open() {
     if (threadIdx.x == 0) {
       arrived.init(1);
@@ -39,14 +39,14 @@ struct ClusterInbox {
     asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
   }
 
-  /// By every thread, before the first `send`.
+  /// Called by every thread, before the first `send`.
   __device__ __forceinline__ void wait_until_all_are_open() {
     asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
     // Bytes may arrive before they are expected: the phase waits for this arrival too.
     if (threadIdx.x == 0) arrived.arrive_expect_tx(sizeof values);
   }
 
-  /// Makes `value` values[index] of block `rank`.
+  /// Writes `value` to values[index] of CTA `rank`.
   __device__ __forceinline__ void send(int rank, int index, float2 value) {
     asm volatile(
         "{\n.reg .b32 to, counter;\n"
@@ -57,10 +57,10 @@ struct ClusterInbox {
         : "memory");
   }
 
-  /// By every thread, before it reads `values`.
+  /// Called by every thread, before it reads `values`.
   __device__ __forceinline__ void wait_for_values() { arrived.wait(0); }
 #else
-  // Kernels that use clusters compile for older GPUs too, and must not be started there.
+  // Kernels that use clusters also compile for older GPUs, but must not be launched there.
   __device__ __forceinline__ void open() { __trap(); }
   __device__ __forceinline__ void wait_until_all_are_open() { __trap(); }
   __device__ __forceinline__ void send(int, int, float2) { __trap(); }

@@ -1,6 +1,6 @@
-// Barriers in shared memory that threads arrive at and wait for apart (PTX ISA, "mbarrier"). A phase ends when the
-// expected number has arrived; the next begins at once. Phases are told apart by their parity, the first one has 0, and
-// waiting for parity 1 of a new barrier returns at once.
+// Barriers in shared memory with separate arrive and wait (PTX ISA, "mbarrier"). A phase completes when the expected
+// number of threads has arrived; the next phase then begins. Phases are identified by their parity: the first one has
+// parity 0, and waiting for parity 1 of a new barrier returns immediately.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -12,31 +12,31 @@
 
 namespace ssa::cuda {
 
-/// By one thread; a block barrier then makes it known to the others.
+/// Called by one thread; a __syncthreads() then makes the barrier visible to the others.
 __device__ __forceinline__ void mbarrier_init(std::uint32_t barrier, int arrivals) {
   asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
 }
 
-/// What this thread did before is visible to whoever waits for the phase.
+/// Earlier memory accesses of this thread are visible to threads that wait for the phase.
 __device__ __forceinline__ void mbarrier_arrive(std::uint32_t barrier) {
   asm volatile("{\n.reg .b64 state;\nmbarrier.arrive.shared.b64 state, [%0];\n}" ::"r"(barrier) : "memory");
 }
 
-/// Of a warp, at mbarrier_arrive_warp. racecheck does not see that __syncwarp orders what the other lanes did before
-/// one lane's arrival; a build for it has them all arrive.
+/// Arrivals per warp in mbarrier_arrive_warp. compute-sanitizer's racecheck does not know that __syncwarp orders the
+/// accesses of the other lanes before one lane's arrival; in a build for racecheck all lanes arrive.
 #ifdef SSA_RACECHECK
 constexpr int kArrivalsOfWarp = kWarpSize;
 #else
 constexpr int kArrivalsOfWarp = 1;
 #endif
 
-/// What all lanes did before is visible to whoever waits for the phase. All lanes call it.
+/// Earlier memory accesses of all lanes are visible to threads that wait for the phase. Called by all lanes.
 __device__ __forceinline__ void mbarrier_arrive_warp(std::uint32_t barrier, int lane) {
   __syncwarp();
   if (lane < kArrivalsOfWarp) mbarrier_arrive(barrier);
 }
 
-/// Arrives, as one of the expected, once all of this thread's cp.async so far have been done.
+/// Arrives, as one of the expected arrivals, when all earlier cp.async of this thread are complete.
 __device__ __forceinline__ void cp_async_mbarrier_arrive_noinc(std::uint32_t barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(barrier) : "memory");
 }
@@ -57,14 +57,14 @@ __device__ __forceinline__ void mbarrier_wait(std::uint32_t barrier, std::uint32
 #endif
 }
 
-/// What bytes are copied or sent to; compute capability 9.0 and later.
+/// An mbarrier that also counts the bytes of asynchronous copies; compute capability 9.0 and later.
 struct alignas(8) Barrier {
   std::uint64_t state;
 
   __device__ __forceinline__ std::uint32_t address() const { return shared_address(&state); }
   __device__ __forceinline__ void init(int arrivals) { mbarrier_init(address(), arrivals); }
   __device__ __forceinline__ void arrive_warp(int lane) { mbarrier_arrive_warp(address(), lane); }
-  /// Arrives, and makes the phase wait for that many bytes of copies.
+  /// Arrives, and makes the phase wait for this many bytes of copies.
   __device__ __forceinline__ void arrive_expect_tx(int bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(address()), "r"(bytes) : "memory");
   }
@@ -72,7 +72,7 @@ struct alignas(8) Barrier {
   __device__ __forceinline__ void wait(std::uint32_t parity) { mbarrier_wait(address(), parity); }
 };
 
-/// After the barriers' initialisation, by the thread that did it.
+/// Called after the initialization of barriers, by the thread that did it.
 __device__ __forceinline__ void fence_barrier_init() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }

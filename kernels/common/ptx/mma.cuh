@@ -28,7 +28,7 @@ __device__ __forceinline__ void cp_async_16(std::uint32_t to, const void* from, 
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0) : "memory");
 }
 
-/// The same through L1, for gathers that neighbouring warps repeat.
+/// The same through L1, for gathers that adjacent warps repeat.
 __device__ __forceinline__ void cp_async_16_l1(std::uint32_t to, const void* from, bool valid) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0) : "memory");
 }
@@ -39,7 +39,7 @@ __device__ __forceinline__ void cp_async_4(std::uint32_t to, const void* from, b
 
 __device__ __forceinline__ void cp_async_commit_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
-/// Waits until at most `kPending` of this thread's newest groups are still under way.
+/// Waits until at most `kPending` of this thread's newest groups are still in flight.
 template <int kPending>
 __device__ __forceinline__ void cp_async_wait_group() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
@@ -48,7 +48,7 @@ __device__ __forceinline__ void cp_async_wait_group() {
 // ---- shared-memory tiles ----
 
 /// kRows x kCols bf16. The 16-byte chunks of a row are permuted by the row's number modulo 8, so that the eight rows of
-/// an 8 x 8 matrix, which ldmatrix reads at once, lie in different banks.
+/// an 8 x 8 matrix, which ldmatrix reads at once, are in different banks.
 template <int kRows_, int kCols_>
 struct alignas(128) Tile {
   static constexpr int kRows = kRows_, kCols = kCols_, kChunks = kCols_ / 8;
@@ -112,14 +112,14 @@ __device__ __forceinline__ void load_a_transposed(std::uint32_t (&a)[4], const T
   ldmatrix_trans(a, tile.address(row0 + (lane & 7) + ((lane >> 4) << 3), col0 / 8 + ((lane >> 3) & 1)));
 }
 
-/// B of two neighbouring products, k = columns, n = rows of the tile: b[0..1] of rows row0 .. +8, b[2..3] of row0 + 8
+/// B of two adjacent products, k = columns, n = rows of the tile: b[0..1] of rows row0 .. +8, b[2..3] of row0 + 8
 /// ..
 template <class TileType>
 __device__ __forceinline__ void load_b(std::uint32_t (&b)[4], const TileType& tile, int row0, int k, int lane) {
   ldmatrix(b, tile.address(row0 + (lane & 7) + ((lane >> 4) << 3), 2 * k + ((lane >> 3) & 1)));
 }
 
-/// B of two neighbouring products, k = rows, n = columns of the tile: b[0..1] of columns col0 .. +8, b[2..3] of col0 +
+/// B of two adjacent products, k = rows, n = columns of the tile: b[0..1] of columns col0 .. +8, b[2..3] of col0 +
 /// 8 ..
 template <class TileType>
 __device__ __forceinline__ void load_b_transposed(std::uint32_t (&b)[4], const TileType& tile, int row0, int col0,
@@ -187,10 +187,10 @@ __device__ __forceinline__ void reduce_add(float4* p, float4 v) {
 #endif
 }
 
-// ---- counters in global memory that order the blocks of one grid ----
+// ---- counters in global memory that order the CTAs of a grid ----
 
-/// Spins until *counter has reached `value`, and returns what it then is; what its writers did before is visible
-/// afterwards to the whole block that the caller then synchronises.
+/// Spins until *counter has reached `value`, and returns the counter. Writes before the matching announce() are then
+/// visible to this thread, and to its CTA after the next __syncthreads().
 __device__ __forceinline__ int wait_for(const int* counter, int value) {
   int seen;
   do {
@@ -199,7 +199,7 @@ __device__ __forceinline__ int wait_for(const int* counter, int value) {
   return seen;
 }
 
-/// Sets *counter to `value` after everything this thread's block did before its last barrier.
+/// Sets *counter to `value`, ordered after all writes of this thread's CTA before its last __syncthreads().
 __device__ __forceinline__ void announce(int* counter, int value) {
   asm volatile("st.release.gpu.global.s32 [%0], %1;" ::"l"(counter), "r"(value) : "memory");
 }

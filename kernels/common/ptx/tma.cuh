@@ -1,5 +1,5 @@
-// Hopper's TMA, whose copies complete on the barriers of mbarrier.cuh, and what else kernels with a producer warpgroup
-// need. Kernels that use this compile for sm_90a only, as with wgmma.cuh.
+// Hopper's TMA, whose copies complete on the barriers of mbarrier.cuh, and other PTX for kernels with a producer
+// warpgroup. Kernels that use this file compile for sm_90a only, as with wgmma.cuh.
 //
 // A barrier's phases alternate in parity. A ring of stages has two barriers per stage: `full` completes when the copies
 // into the stage have landed, `empty` when its readers have released it. PipelineState walks over such a ring.
@@ -19,9 +19,9 @@ namespace ssa::cuda {
 
 inline constexpr int kBoxRows = 64;  ///< tokens of one copy: 64 rows of 64 columns, 8 KB
 
-/// Describes a tensor [rows, tokens, heads, 128 bytes] to TMA, in boxes of kBoxRows tokens of one head: 64
-/// columns of bf16 or 32 of float. A wider head counts as several. Tokens beyond a row's end read as 0 and are not
-/// written.
+/// The TMA descriptor of a tensor [rows, tokens, heads, 128 bytes] (rows: sequences of the batch), in boxes of kBoxRows
+/// tokens of one head: 64 columns of bf16 or 32 of float. A wider head counts as several. Tokens after the end of a
+/// sequence read as 0 and are not written.
 template <class T>
 CUtensorMap tensor_map(const char* op, const T* data, std::int64_t rows, std::int64_t tokens, std::int64_t heads) {
   static_assert(std::is_same_v<T, __nv_bfloat16> || std::is_same_v<T, float>);
@@ -60,7 +60,7 @@ CUtensorMap tensor_map(const char* op, const T* data, std::int64_t rows, std::in
 template <int kStages>
 struct PipelineState {
   static_assert((kStages & (kStages - 1)) == 0);
-  std::uint32_t passed = 0;  ///< since the start
+  std::uint32_t passed = 0;  ///< stages passed since the start
 
   __device__ __forceinline__ int stage() const { return static_cast<int>(passed % kStages); }
   __device__ __forceinline__ std::uint32_t parity() const { return passed / kStages & 1; }
@@ -69,7 +69,7 @@ struct PipelineState {
   __device__ __forceinline__ PipelineState previous() const { return {passed - 1}; }
 };
 
-/// Copies box (head, tokens from t on, row) to shared memory.
+/// Copies box (head, tokens from t on, sequence `row`) to shared memory.
 __device__ __forceinline__ void tma_load(void* to, const CUtensorMap& map, int head, int t, int row, Barrier& full) {
   asm volatile(
       "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5}], "
@@ -78,7 +78,7 @@ __device__ __forceinline__ void tma_load(void* to, const CUtensorMap& map, int h
       : "memory");
 }
 
-/// A multiple of 16 contiguous bytes.
+/// Copies contiguous bytes, a multiple of 16.
 __device__ __forceinline__ void bulk_load(void* to, const void* from, int bytes, Barrier& full) {
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
                    shared_address(to)),
@@ -86,8 +86,8 @@ __device__ __forceinline__ void bulk_load(void* to, const void* from, int bytes,
                : "memory");
 }
 
-/// Starts the copy of a box from shared memory, as one group; tma_store_wait_read() of the same thread lets it be
-/// written again.
+/// Starts the copy of a box from shared memory, as one group. The shared memory may be written again after
+/// tma_store_wait_read() of the same thread.
 __device__ __forceinline__ void tma_store(const CUtensorMap& map, const void* from, int head, int t, int row) {
   asm volatile(
       "cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group [%0, {%1, %2, %3, %4}], [%5];\n"
@@ -95,7 +95,7 @@ __device__ __forceinline__ void tma_store(const CUtensorMap& map, const void* fr
       "r"(0), "r"(head), "r"(t), "r"(row), "r"(shared_address(from))
       : "memory");
 }
-/// The same, adding to what is there: in L2, each element in one piece.
+/// The same, but adds to the destination: in L2, atomically per element.
 __device__ __forceinline__ void tma_reduce_add(const CUtensorMap& map, const void* from, int head, int t, int row) {
   asm volatile(
       "cp.reduce.async.bulk.tensor.4d.global.shared::cta.add.tile.bulk_group [%0, {%1, %2, %3, %4}], [%5];\n"
@@ -104,15 +104,15 @@ __device__ __forceinline__ void tma_reduce_add(const CUtensorMap& map, const voi
       : "memory");
 }
 __device__ __forceinline__ void tma_store_wait_read() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
-/// Waits until all groups but the last kPending are in place in global memory.
+/// Waits until all groups but the last kPending are complete in global memory.
 template <int kPending>
 __device__ __forceinline__ void tma_store_wait() {
   asm volatile("cp.async.bulk.wait_group %0;" ::"n"(kPending) : "memory");
 }
-/// Orders TMA's copies and ordinary accesses of this thread, to global memory and shared.
+/// Orders TMA copies and ordinary accesses of this thread, to global and shared memory.
 __device__ __forceinline__ void fence_proxy_async() { asm volatile("fence.proxy.async;" ::: "memory"); }
 
-/// Fetches the description itself ahead of its first use.
+/// Prefetches the descriptor before its first use.
 __device__ __forceinline__ void prefetch_tensormap(const CUtensorMap& map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 }
@@ -137,17 +137,17 @@ __device__ __forceinline__ void barrier_arrive(int id, int threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
-/// A value that is the same in all lanes of the warp, in a form in which the compiler knows that.
+/// A value that is the same in all lanes of the warp, in a form that tells the compiler so.
 __device__ __forceinline__ int uniform(int value) { return __shfl_sync(kFullMask, value, 0); }
 
-/// threadIdx.x as if it had just been read: what is computed from it is not kept in registers from before.
+/// Re-reads threadIdx.x behind an optimization barrier, so that values derived from it are not kept live in registers.
 __device__ __forceinline__ int fresh_thread() {
   int thread = static_cast<int>(threadIdx.x);
   asm volatile("" : "+r"(thread));
   return thread;
 }
 
-/// Keeps what comes before in the program before, and what comes after after, for these registers.
+/// Compiler fence on these registers: no access to them may be moved across it.
 template <int kTiles>
 __device__ __forceinline__ void warpgroup_fence_operand(float (&values)[kTiles][4]) {
 #pragma unroll
@@ -155,8 +155,8 @@ __device__ __forceinline__ void warpgroup_fence_operand(float (&values)[kTiles][
     asm volatile("" : "+f"(values[n][0]), "+f"(values[n][1]), "+f"(values[n][2]), "+f"(values[n][3])::"memory");
 }
 
-/// Ends the lifetime of these registers' values without an instruction. Products name their accumulators as inputs even
-/// where they overwrite them, and old values would take registers until then.
+/// Ends the lifetime of the values in these registers without an instruction. Accumulators are inputs of products even
+/// where the products overwrite them, and the old values would occupy registers until then.
 template <int kTiles>
 __device__ __forceinline__ void discard(float (&values)[kTiles][4]) {
 #pragma unroll

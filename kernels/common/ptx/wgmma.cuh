@@ -1,7 +1,7 @@
 // Typed wrappers over wgmma (sm_90a): products of 64 rows by one warpgroup, B from shared memory. Accumulators and A in
-// registers have the layout of mma.cuh, 16 rows a warp, so the two meet in one kernel.
+// registers have the layout of mma.cuh, 16 rows per warp, so one kernel can use both.
 //
-// Shared operands are tiles of 64 columns (128 bytes a row) at 1024-byte boundaries: mma.cuh's permutation of a row's
+// Shared operands are tiles of 64 columns (128 bytes per row) at 1024-byte boundaries: mma.cuh's permutation of a row's
 // chunks is then the 128-byte swizzle. "Along the row" means that the contiguous columns are the product's inner
 // dimension (K-major); "transposed" that they are its rows of A or columns of B (MN-major).
 #pragma once
@@ -23,22 +23,22 @@ inline bool has_wgmma(Stream& stream) { return SSA_CUDA_SM90A && stream.cuda().p
 
 inline constexpr int kWarpgroupThreads = 128, kWarpgroupRows = 64;
 
-/// 16 of the inner dimension further: columns of an operand along the row, rows of a transposed one.
+/// Descriptor steps of 16 in the inner dimension: columns of an operand along the row, rows of a transposed one.
 inline constexpr std::uint64_t kNextAlongRow = 32 >> 4, kNextTransposed = 16 * 128 >> 4;
 
-/// Of a tile of 64 columns, from `row` (a multiple of 8) on. For a transposed operand of more columns, which continue
-/// in the tiles after this one, kColumns says how many.
+/// The shared-memory descriptor of a tile of 64 columns, from `row` (a multiple of 8) on. A transposed operand may have
+/// more columns, kColumns, in the tiles after this one.
 template <int kColumns = 64, class TileType>
 __device__ __forceinline__ std::uint64_t wgmma_operand(const TileType& tile, int row) {
   static_assert(TileType::kCols == 64 && kColumns % 64 == 0);
   constexpr std::uint64_t kEightRows = 1024 >> 4, kSwizzle128 = 1;
-  constexpr std::uint64_t kNextColumns = kColumns == 64 ? kEightRows : sizeof(TileType) >> 4;  // without effect for 64
+  constexpr std::uint64_t kNextColumns = kColumns == 64 ? kEightRows : sizeof(TileType) >> 4;  // ignored for 64
   const std::uint64_t address = (shared_address(tile.data) + row * 128) & 0x3ffff;
   return address >> 4 | kNextColumns << 16 | kEightRows << 32 | kSwizzle128 << 62;
 }
 
 #if SSA_WGMMA_CODE
-/// Before the first product after registers or shared memory that it reads or adds to were written.
+/// Needed before the first product after a write to registers or shared memory that it reads or adds to.
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 template <int kPending>

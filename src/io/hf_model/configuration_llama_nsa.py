@@ -5,11 +5,12 @@ from transformers import PretrainedConfig
 class LlamaNSAConfig(PretrainedConfig):
     """The keys of a LLaMA config.json, and the following. All can be changed on a loaded model (model.config.KEY):
 
-    attention_method  ssa, full, moba or nsa: the method of training
-    inference_mode    sparse: each token attends to its selected blocks; full: to all tokens up to itself (not nsa)
+    attention_method  the method the model was trained with; modeling_llama_nsa.py lists them
+    inference_mode    sparse: each token attends to its selected blocks; full: to all tokens up to itself, where the
+                      method has full attention
     block_size        tokens per block
     block_counts      blocks a token attends to, including its own
-    window_size       tokens of nsa's sliding window; 0 = no window branch
+    window_size       tokens in the sliding window of methods that have one; 0 = no window branch
     selection         exact, or reference: the top-k of the kernel that trained the published checkpoints
     rope_scaling      null, or Llama 3's: rope_type llama3, factor, low_freq_factor, high_freq_factor,
                       original_max_position_embeddings

@@ -29,7 +29,8 @@ def check_config(c):
         if getattr(c, key) not in values:
             raise ValueError(f"config.{key} is {getattr(c, key)!r}, expected one of {', '.join(values)}")
     if c.attention_method == "nsa" and c.inference_mode == "full":
-        raise ValueError("config.inference_mode is 'full', but an nsa model has no full attention; expected 'sparse'")
+        raise ValueError(f"config.inference_mode is 'full', but method {c.attention_method} has no full attention; "
+                         "expected 'sparse'")
     for key in ("block_size", "block_counts"):
         if getattr(c, key) < 1:
             raise ValueError(f"config.{key} is {getattr(c, key)}, expected at least 1")

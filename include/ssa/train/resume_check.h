@@ -1,0 +1,32 @@
+// Compares a resumed run with the run that saved the checkpoint.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "ssa/config/config.h"
+#include "ssa/train/trainer_state.h"
+
+namespace ssa {
+
+/// One side of the comparison.
+struct ResumedRun {
+  const Config& config;
+  std::string dataset;  ///< dataset_fingerprint()
+  std::int64_t global_rows, ranks;
+};
+
+struct ResumeChanges {
+  std::vector<std::string> lines;  ///< for the log: every difference
+  bool data_changed = false;       ///< the rows or their order differ: the saved position in the data is not valid
+};
+
+/// Compares a run with the checkpoint that it resumes from. Throws UsageError that names every key that differs
+/// and is AtResume::refused, unless `allowed` names it or a section around it. `checkpoint` is its name in messages.
+ResumeChanges check_resume(const Config& saved_config, const TrainerState& saved, const ResumedRun& now,
+                           const std::vector<std::string>& allowed, const std::string& checkpoint);
+
+/// The keys of an argument of --allow-change. Throws UsageError for one that is not a config key.
+std::vector<std::string> parse_allowed_changes(const std::string& argument);
+
+}  // namespace ssa

@@ -1,0 +1,201 @@
+#include "start_guard.h"
+
+#include <fmt/format.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <cstddef>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <initializer_list>
+#include <sstream>
+#include <utility>
+
+#include "end_process.h"
+#include "heartbeat.h"
+#include "ssa/base/error.h"
+#include "ssa/base/file.h"
+#include "ssa/base/signals.h"
+
+namespace ssa {
+namespace {
+
+using std::chrono::milliseconds;
+
+constexpr milliseconds kSignalPoll(50), kAnswerTime(1000), kAnswerTimeAfterSignal(200), kOtherHostsTime(2000);
+
+const char* variable_of(std::initializer_list<const char*> names) {
+  for (const char* name : names)
+    if (const char* text = std::getenv(name)) return text;
+  return nullptr;
+}
+
+int number_of(std::initializer_list<const char*> names, int otherwise) {
+  const char* text = variable_of(names);
+  return text ? std::atoi(text) : otherwise;
+}
+
+/// Seconds since this process started; 0 if unknown.
+double process_age() {
+  try {
+    // /proc/self/stat: the 22nd field is the start in clock ticks after boot; the second, in parentheses, may have
+    // spaces.
+    const std::string stat = read_file("/proc/self/stat");
+    std::istringstream fields(stat.substr(stat.rfind(')') + 1));
+    std::string field;
+    for (int i = 3; i <= 22; ++i) fields >> field;
+    return std::stod(read_file("/proc/uptime")) - std::stod(field) / static_cast<double>(::sysconf(_SC_CLK_TCK));
+  } catch (const std::exception&) {
+    return 0;
+  }
+}
+
+/// What the ranks send each other.
+struct Message {
+  enum Kind : std::int32_t { question, answer, end, silence } kind;
+  std::int32_t rank;
+};
+
+}  // namespace
+
+// Open MPI, Hydra (MPICH, Intel MPI), srun.
+StartGuard::StartGuard(double seconds, std::string instead, int exit_code)
+    : seconds_(seconds),
+      instead_(std::move(instead)),
+      exit_code_(exit_code),
+      rank_(number_of({"OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"}, 0)),
+      ranks_(number_of({"OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"}, 0)),
+      answered_(static_cast<std::size_t>(std::max(ranks_, 0))) {
+  const char* step = variable_of({"SLURM_STEP_ID"});
+  const char* job = variable_of({"PMIX_NAMESPACE", "PMI_JOBID", "SLURM_JOB_ID"});
+  job_ = fmt::format("ssa-start.{}.{}.{}.", ::getuid(), job ? job : std::to_string(::getppid()), step ? step : "0");
+  socklen_t size = 0;
+  const sockaddr_un own = address(std::to_string(rank_), size);
+  socket_ = ::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  wake_ = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  SSA_CHECK(socket_ >= 0 && wake_ >= 0, "start of the ranks: no socket: ", std::strerror(errno));
+  // A second process of the same rank, which a wrapper script may start, is not found by the others.
+  static_cast<void>(::bind(socket_, reinterpret_cast<const sockaddr*>(&own), size));
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  thread_ = std::thread([this] { run(); });
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+StartGuard::~StartGuard() {
+  stop_ = true;
+  ::eventfd_write(wake_, 1);
+  thread_.join();
+  ::close(socket_);
+  ::close(wake_);
+}
+
+sockaddr_un StartGuard::address(const std::string& name, socklen_t& size) const {
+  sockaddr_un result{};
+  result.sun_family = AF_UNIX;  // sun_path[0] stays 0: the abstract namespace
+  const std::string full = (job_ + name).substr(0, sizeof result.sun_path - 1);
+  std::memcpy(result.sun_path + 1, full.data(), full.size());
+  size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + full.size());
+  return result;
+}
+
+void StartGuard::answer() {
+  Message message{};
+  sockaddr_un from{};
+  socklen_t size = sizeof from;
+  while (::recvfrom(socket_, &message, sizeof message, 0, reinterpret_cast<sockaddr*>(&from), &size) ==
+         static_cast<ssize_t>(sizeof message)) {
+    if (message.kind == Message::end) end_process(exit_code_);
+    if (message.kind == Message::silence) silent_ = true;
+    if (message.kind == Message::answer && message.rank >= 0 && message.rank < ranks_)
+      answered_[static_cast<std::size_t>(message.rank)] = true;
+    const Message reply{Message::answer, rank_};
+    if (message.kind == Message::question)
+      ::sendto(socket_, &reply, sizeof reply, 0, reinterpret_cast<const sockaddr*>(&from), size);
+    size = sizeof from;
+  }
+}
+
+void StartGuard::answer_until(Clock::time_point time) {
+  do {
+    answer();
+    pollfd files[] = {{socket_, POLLIN, 0}, {wake_, POLLIN, 0}};
+    const auto left = std::chrono::ceil<milliseconds>(time - Clock::now());
+    ::poll(files, std::size(files), static_cast<int>(std::max(left, milliseconds(0)).count()));
+  } while (!stop_ && Clock::now() < time);
+}
+
+void StartGuard::send_all(std::int32_t kind) const {
+  const Message message{static_cast<Message::Kind>(kind), rank_};
+  for (int rank = 0; rank < ranks_; ++rank) {
+    socklen_t size = 0;
+    const sockaddr_un to = address(std::to_string(rank), size);
+    if (rank != rank_) ::sendto(socket_, &message, sizeof message, 0, reinterpret_cast<const sockaddr*>(&to), size);
+  }
+}
+
+void StartGuard::silence_others() const { send_all(Message::silence); }
+
+std::vector<int> StartGuard::missing_ranks(milliseconds wait) {
+  std::fill(answered_.begin(), answered_.end(), false);
+  send_all(Message::question);
+  // The others may be asking too: they get their answers meanwhile.
+  answer_until(Clock::now() + wait);
+  std::vector<int> missing;
+  for (int rank = 0; rank < ranks_; ++rank)
+    if (rank != rank_ && !answered_[static_cast<std::size_t>(rank)]) missing.push_back(rank);
+  return missing;
+}
+
+void StartGuard::run() {
+  const auto end_time = Clock::now() + std::chrono::ceil<milliseconds>(std::chrono::duration<double>(seconds_));
+  bool asked = false;
+  while (Clock::now() < end_time) {
+    answer_until(std::min(end_time, Clock::now() + kSignalPoll));
+    if (stop_) return;
+    const int signal = stop_signal();
+    if (asked || (signal != SIGTERM && signal != SIGINT)) continue;
+    // The user stops the job, or the launcher ends it because a rank has ended; Open MPI then sends SIGKILL a second
+    // later. If every rank answers, MPI will start, and the run stops in its first step.
+    asked = true;
+    // This rank was suspended before this point: the others have named it and ended.
+    if (process_age() > seconds_) end_process(exit_code_);
+    const std::vector<int> missing = missing_ranks(kAnswerTimeAfterSignal);
+    if (!stop_ && !silent_ && !missing.empty()) end(missing, fmt::format("before signal {}", signal));
+  }
+  const std::vector<int> missing = missing_ranks(kAnswerTime);
+  // If no rank of this machine is missing, a machine with a missing rank prints first.
+  if (missing.empty()) answer_until(Clock::now() + kOtherHostsTime);
+  if (!stop_) end(missing, fmt::format("within {:g} s", seconds_));
+}
+
+void StartGuard::end(const std::vector<int>& missing, const std::string& when) {
+  // The rank that binds this name prints, tells the others to end, and keeps the name until it ends. A rank that binds
+  // it later has already received the order to end.
+  const int name = ::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  socklen_t size = 0;
+  const sockaddr_un speaker = address("speaker", size);
+  while (::bind(name, reinterpret_cast<const sockaddr*>(&speaker), size) != 0 && errno == EADDRINUSE)
+    answer_until(Clock::now() + kSignalPoll);
+  answer();
+  if (silent_) end_process(exit_code_);
+  std::string who;
+  for (const int rank : missing) who += fmt::format("{}local rank {}", who.empty() ? "" : ", ", rank);
+  if (who.empty()) who = "no rank";
+  print_error(!instead_.empty() ? instead_
+                                : fmt::format("the job ends: MPI did not start on all ranks {}; on {}, {} {} missing; "
+                                              "distributed.start_timeout_seconds is {:g}",
+                                              when, host_name(), who, missing.size() > 1 ? "are" : "is", seconds_));
+  send_all(Message::end);
+  end_process(exit_code_);
+}
+
+}  // namespace ssa

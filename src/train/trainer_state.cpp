@@ -1,0 +1,53 @@
+#include "ssa/train/trainer_state.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "ssa/base/error.h"
+#include "ssa/data/json_fields.h"
+
+namespace ssa {
+
+nlohmann::json to_json(const TrainerState& s, const SpikeDetector& spikes) {
+  return {{"step", s.step},
+          {"epoch", s.position.epoch},
+          {"epoch_row", s.position.row},
+          {"rows", s.rows},
+          {"tokens", s.tokens},
+          {"skipped_updates", s.skipped_updates},
+          {"total_steps", s.total_steps},
+          {"global_batch_rows", s.global_rows},
+          {"rows_per_epoch", s.rows_per_epoch},
+          {"ranks", s.ranks},
+          {"dataset_fingerprint", s.dataset},
+          {"metrics_lines", s.metrics_lines},
+          {"spike_window", spikes.state()}};
+}
+
+TrainerState trainer_state(const nlohmann::json& json, const std::string& where, SpikeDetector& spikes) {
+  const JsonFields fields(json, where);
+  TrainerState s;
+  s.step = fields.count("step");
+  s.tokens = fields.count("tokens");
+  s.total_steps = fields.count("total_steps");
+  s.global_rows = fields.count("global_batch_rows");
+  s.rows_per_epoch = fields.count("rows_per_epoch");
+  s.ranks = fields.count("ranks");
+  if (json.contains("epoch_row")) {
+    s.position = {fields.count("epoch"), fields.count("epoch_row")};
+    s.rows = fields.count("rows");
+    s.skipped_updates = fields.count("skipped_updates");
+    s.dataset = fields.text("dataset_fingerprint");
+    s.metrics_lines = fields.count("metrics_lines");
+    spikes.set_state(json.at("spike_window"));
+  } else {
+    SSA_CHECK(s.global_rows > 0 && s.rows_per_epoch >= s.global_rows, where, ": global_batch_rows is ", s.global_rows,
+              ", expected from 1 to rows_per_epoch ", s.rows_per_epoch);
+    const std::int64_t steps_per_epoch = s.rows_per_epoch / s.global_rows;
+    s.position = {s.step / steps_per_epoch, s.step % steps_per_epoch * s.global_rows};
+    s.rows = s.step * s.global_rows;
+  }
+  return s;
+}
+
+}  // namespace ssa

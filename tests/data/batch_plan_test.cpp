@@ -1,0 +1,82 @@
+#include "ssa/data/batch_plan.h"
+
+#include <algorithm>
+#include <set>
+
+#include "support/catch.h"
+
+using namespace ssa;
+
+namespace {
+
+using Rows = std::vector<std::int64_t>;
+
+BatchPlan plan_of(std::int64_t rows, std::int64_t batch, std::vector<RowRange> skipped = {}) {
+  return BatchPlan({.rows_per_epoch = rows, .global_rows = batch, .micro_rows = 1, .ranks = 1, .skip_ranges = skipped});
+}
+
+}  // namespace
+
+TEST_CASE("batch plan: a run that continues with another batch size uses every row of an epoch at most once") {
+  DataPosition position;
+  std::set<std::pair<std::int64_t, std::int64_t>> used;
+  std::pair<std::int64_t, std::int64_t> last{0, -1};
+  for (const std::int64_t batch_rows : {4, 6, 1, 5, 7}) {
+    const BatchPlan plan = plan_of(23, batch_rows);
+    for (int i = 0; i < 7; ++i) {
+      const GlobalBatch batch = plan.batch_at(position);
+      REQUIRE(std::ssize(batch.rows) == batch_rows);
+      for (const std::int64_t row : batch.rows) {
+        CHECK(used.emplace(batch.epoch, row).second);
+        CHECK(std::pair(batch.epoch, row) > last);
+        // The next row follows, or the epoch has too few rows left.
+        if (batch.epoch == last.first) CHECK(row == last.second + 1);
+        if (batch.epoch > last.first) CHECK(last.second + batch_rows >= 23);
+        last = {batch.epoch, row};
+      }
+      position = batch.next;
+    }
+  }
+}
+
+TEST_CASE("batch plan: skipped rows are in no batch, and the rows after them follow") {
+  const BatchPlan plan = plan_of(10, 4, {{13, 14}, {2, 3}, {3, 4}});
+  GlobalBatch batch = plan.batch_at({});
+  CHECK(batch.rows == Rows{0, 1, 5, 6});
+  CHECK(batch.next == DataPosition{0, 7});
+  batch = plan.batch_at(batch.next);  // 3 rows are left of epoch 0
+  CHECK(batch.epoch == 1);
+  CHECK(batch.rows == Rows{0, 1, 2, 5});
+  CHECK(plan.batch_at({2, 0}).rows == Rows{0, 1, 2, 3});
+  // A whole epoch and the begin of the next one.
+  batch = plan_of(10, 4, {{10, 20}}).batch_at({0, 8});
+  CHECK(batch.epoch == 2);
+  CHECK(batch.rows == Rows{1, 2, 3, 4});
+  batch = plan_of(10, 4, {{0, std::int64_t{1} << 53}}).batch_at({0, 0});
+  CHECK(batch.epoch * 10 + batch.rows[0] > std::int64_t{1} << 53);
+}
+
+TEST_CASE("batch plan: the number of batches that are left") {
+  const BatchPlan plan = plan_of(23, 4);
+  CHECK(plan.batches_until(1, {}) == 5);
+  CHECK(plan.batches_until(1.5, {}) == 8);  // ceil(7.5)
+  CHECK(plan.batches_until(3, {1, 8}) == 8);
+  CHECK(plan.batches_until(3, {1, 20}) == 5);  // 3 rows are dropped
+  CHECK(plan.batches_until(3, {3, 0}) == 0);
+  CHECK(plan.batches_until(1, {0, 10}) == 3);  // after a change of the batch size
+  CHECK(plan_of(23, 4, {{4, 8}}).batches_until(2, {}) == 9);
+  // What batch_at gives is as many.
+  for (const double epochs : {0.3, 1.0, 2.4}) {
+    const BatchPlan skipping = plan_of(23, 4, {{4, 8}, {30, 31}});
+    DataPosition position;
+    std::int64_t batches = 0;
+    for (GlobalBatch batch = skipping.batch_at(position); skipping.epochs_at(batch.next) <= epochs + 0.2;
+         batch = skipping.batch_at(position)) {
+      position = batch.next;
+      ++batches;
+    }
+    CHECK(std::abs(batches - skipping.batches_until(epochs, {})) <= 1);
+  }
+  CHECK(plan.epochs_at({1, 10}) == 1.5);
+  CHECK(plan.epochs_at({0, 23}) == 1.0);
+}
