@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Rehearses failures of training: runs a tiny job on the CPU again and again, each time with a random fault of SSA_FAULT
-# (a killed or stopped rank, a full disk, an I/O error, a flipped bit, a NaN, a slow disk), resumes it with --resume auto
-# until it completes, and compares its weights, moments and metrics, to the bit, with a job that nothing disturbed.
+# (a killed or stopped rank, a full disk, an I/O error, a flipped bit, a NaN, a slow disk), resumes it with --resume
+# auto until it completes, and compares its weights, moments and metrics, to the bit, with a job that nothing disturbed.
 #
 # Usage: scripts/fault_campaign.sh [--faults N] [--ranks "1 2 4"] [--seed S] [--jobs N] [--build DIR] [--directory DIR]
 #
@@ -16,7 +16,7 @@
 # Prints one line per kind of fault and number of ranks: the faults that happened, how many the job resumed from with
 # nothing lost, how many lost something (a completed checkpoint was passed over, the job could not be resumed, or its
 # result differs), how many made it hang. A job of one rank that is stopped (SIGSTOP) waits for ever; the script kills
-# it, and does not count it as hung. The files of a job that lost something are kept.
+# it, does not count it as hung, and says how many it killed. The files of a job that lost something are kept.
 # Exit code: 0 nothing lost and nothing hung, 1 otherwise, 2 wrong usage.
 set -euo pipefail
 
@@ -75,7 +75,7 @@ unset SSA_FAULT
 readonly steps=12 save_steps=3 eval_steps=4
 # The watchdog between ranks ends a job with a stopped rank; a build without it is helped like one rank.
 watchdog=false
-if "$build/bin/ssa_train" --print-config-keys | grep -q 'distributed.timeout_seconds'; then watchdog=true; fi
+if [[ $("$build/bin/ssa_train" --print-config-keys) = *distributed.timeout_seconds* ]]; then watchdog=true; fi
 
 # 1. The data: random letters in documents of 20 to 80 bytes, one byte per token.
 make_data() {  # NAME DOCUMENTS
@@ -252,10 +252,10 @@ run_job() {  # INDEX
     read_log "log-$launches"
     local fired=false
     if [ -n "$fault" ] && grep -q '^SSA_FAULT: rank' "log-$launches"; then fired=true; fi
-    if $fired; then happened+=("$kind $ranks $hung"); fi
+    if $fired; then happened+=("$kind $ranks $hung $helped"); fi
     if [ "$hung" = true ]; then
       lost="launch $launches hung"
-      if ! $fired; then happened+=("none $ranks true"); fi
+      if ! $fired; then happened+=("none $ranks true false"); fi
       break
     fi
     # A run that got as far as training must have started from the newest intact checkpoint.
@@ -290,11 +290,13 @@ run_job() {  # INDEX
   cd ..
   {
     for each in ${happened[@]+"${happened[@]}"}; do echo "$each $outcome $none"; done
-    if [ -n "$lost" ] && [ ${#happened[@]} = 0 ]; then echo "none $ranks false lost $none"; fi
+    if [ -n "$lost" ] && [ ${#happened[@]} = 0 ]; then echo "none $ranks false false lost $none"; fi
   } >"results/$index.new"
   if [ -n "$lost" ]; then
-    { echo "$directory/job-$index ($ranks ranks, zero_stage $stage, async $async): $lost"; cat "job-$index/launches"; } \
-      >"results/$index.lost"
+    {
+      echo "$directory/job-$index ($ranks ranks, zero_stage $stage, async $async): $lost"
+      cat "job-$index/launches"
+    } >"results/$index.lost"
   else
     rm -rf "job-$index"
   fi
@@ -320,8 +322,9 @@ seconds=$((SECONDS - begun))
 # 6. The table.
 cat results/*.lost >&2 2>/dev/null || true
 cat results/*.table | awk -v seconds=$seconds -v jobs=$index '
-  { key = $1 " " $2; ++faults[key]; if ($3 == "true") ++hung[key]; else if ($4 == "lost") ++lost[key]
-    else ++resumed[key]; if ($5 == "true") ++restarted }
+  { key = $1 " " $2; ++faults[key]; if ($3 == "true") ++hung[key]; else if ($5 == "lost") ++lost[key]
+    else ++resumed[key]; if ($6 == "true") ++restarted
+    if ($1 == "stop") { if ($4 == "true") ++killed; else ++ended } }
   function row(name, ranks, a, b, c, d) { printf "| %s | %s | %d | %d | %d | %d |\n", name, ranks, a, b, c, d }
   END {
     print "| kind | ranks | faults | resumed | lost | hung |\n|---|---|---|---|---|---|"
@@ -335,6 +338,7 @@ cat results/*.table | awk -v seconds=$seconds -v jobs=$index '
     row("all", "", f, s, l, h)
     printf "\n%d jobs in %d s; %d faults left no intact checkpoint, and the job started over with --resume none\n",
       jobs, seconds, restarted
+    printf "%d stopped jobs were killed by this script, %d were ended by the watchdog between ranks\n", killed, ended
     exit l + h > 0
   }' && status=0 || status=1
 if [ $status = 0 ]; then rm -rf "$directory"; else echo "the files are in $directory" >&2; fi

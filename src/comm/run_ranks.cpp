@@ -21,10 +21,11 @@ namespace {
 /// Seconds that a rank which failed before MPI started waits for the others.
 constexpr double kMeetSeconds = 30;
 
-bool launched_several() {
+/// False too if the launcher's variables make no sense, which is then the error to print.
+bool started_with_others() {
   try {
     return launched_ranks() > 1;
-  } catch (const UsageError&) {  // the error that is being reported
+  } catch (const Error&) {
     return false;
   }
 }
@@ -32,7 +33,7 @@ bool launched_several() {
 /// Prints the error, unless another rank does so first, and ends all ranks. Returns the exit code if there is only one.
 int end_all(const std::string& message, int exit_code) {
   wait_if_ending();
-  if (!launched_several()) {
+  if (!started_with_others()) {
     std::cerr << "error: " << message << std::endl;
     return exit_code;
   }

@@ -67,7 +67,7 @@ TEST_CASE("SSA_FAULT: kill, anywhere") {
   }
 }
 
-TEST_CASE("SSA_FAULT: stop, and the run continues where it is continued") {
+TEST_CASE("SSA_FAULT: stop, and the run continues after SIGCONT") {
   const RunDirectory run("ssa-sparse-stream");
   train_whole(run);
   Names all = kSaving;
