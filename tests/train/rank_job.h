@@ -42,6 +42,15 @@ class Job {
     stopped_.push_back(process_of(rank));
     ::kill(stopped_.back(), signal);
   }
+  /// Waits until a rank exists and handles SIGUSR1, which would end it before.
+  void wait_for_handler(int rank) {
+    wait_for("rank " + std::to_string(rank) + " to handle SIGUSR1", [&] {
+      const pid_t process = process_of(rank);
+      const std::string status = process > 0 ? read_proc("/proc/" + std::to_string(process) + "/status") : "";
+      const std::size_t at = status.find("SigCgt:");
+      return at != std::string::npos && (std::stoull(status.substr(at + 7), nullptr, 16) >> (SIGUSR1 - 1) & 1) != 0;
+    });
+  }
   void wait_for_line(const std::string& text) const {
     wait_for(text, [&] { return program_->out().find(text) != std::string::npos; });
   }

@@ -46,9 +46,8 @@ TEST_CASE("signals: SIGUSR1 to mpirun stops all ranks in a step of any length") 
 TEST_CASE("signals: SIGUSR1 to mpirun while the ranks start stops them after they have started") {
   const RunDirectory run("full");
   Job job(run, 2, {"checkpoint.save_steps=0"});
-  job.signal(0, 0);  // waits for the rank to exist
-  job.signal(1, 0);
-  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  job.wait_for_handler(0);
+  job.wait_for_handler(1);
   job.signal_launcher(SIGUSR1);
   check_stopped(run, job.output(), job.end());
   CHECK_THAT(job.out(), Contains("after step 0;"));
