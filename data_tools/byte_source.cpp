@@ -35,7 +35,7 @@ struct ByteSource::Decoder {
     } else {
       zstd = ZSTD_createDStream();
       SSA_CHECK(zstd, "zstd: cannot start");
-      // Files of `zstd --long=31`. The memory is that of the window which the file names.
+      // For files written with `zstd --long=31`. zstd allocates only the window size in the file's header.
       ZSTD_DCtx_setParameter(zstd, ZSTD_d_windowLogMax, ZSTD_dParam_getBounds(ZSTD_d_windowLogMax).upperBound);
     }
   }

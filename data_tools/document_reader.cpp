@@ -58,7 +58,8 @@ class PassedOver {
   std::size_t count_ = 0;
 };
 
-/// The bytes of a UTF-8 byte-order mark at the start of a file. Throws Error for that of another encoding.
+/// The length in bytes of a UTF-8 byte-order mark at the start of a file, or 0. Throws Error for the byte-order mark of
+/// another encoding.
 std::size_t byte_order_mark(std::string_view bytes) {
   using namespace std::string_view_literals;
   if (bytes.starts_with("\xef\xbb\xbf"sv)) return 3;

@@ -189,7 +189,7 @@ struct ParquetReader::Impl {
                      ", expected string or a list of strings or of structs with a string \"content\""));
   }
 
-  /// The array of `column` in that of the file's column.
+  /// The array of the field that `column` names, from the array of the top-level column that contains it.
   std::shared_ptr<arrow::Array> member_of(std::shared_ptr<arrow::Array> array) const {
     for (const std::string& member : members) {
       const int index = static_cast<const arrow::StructType&>(*array->type()).GetFieldIndex(member);

@@ -208,11 +208,13 @@ void visit_fields(Of<DistributedConfig>, Visit&& visit) {
   // ssa/comm/watchdog.h
   constexpr Range kSeconds = between(1, 1e6);
   visit(field("timeout_seconds", &C::timeout_seconds, kSeconds,
-              "the job ends when a rank has not answered for so long, or made no progress in a step; seconds"));
+              "seconds without an answer from a rank, or without progress in a step, after which the job ends"));
   visit(field("start_timeout_seconds", &C::start_timeout_seconds, kSeconds,
-              "the job ends when a rank makes no progress for so long before the end of the first step; seconds"));
-  visit(field("save_timeout_seconds", &C::save_timeout_seconds, kSeconds, "the same while a checkpoint is saved"));
-  visit(field("eval_timeout_seconds", &C::eval_timeout_seconds, kSeconds, "the same in an evaluation"));
+              "seconds without progress before the end of the first step, after which the job ends"));
+  visit(field("save_timeout_seconds", &C::save_timeout_seconds, kSeconds,
+              "seconds without progress in a save, after which the job ends"));
+  visit(field("eval_timeout_seconds", &C::eval_timeout_seconds, kSeconds,
+              "seconds without progress in an evaluation, after which the job ends"));
 }
 
 template <class Visit>

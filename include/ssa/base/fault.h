@@ -52,7 +52,7 @@ std::vector<Fault> parse_faults(std::string_view text);
 
 /// Reads SSA_FAULT for this rank; replaces what was armed before. Throws UsageError.
 void arm_faults(int rank);
-/// The faults of SSA_FAULT, those of other ranks included, as they were given.
+/// The text of each fault in SSA_FAULT, including the faults of other ranks.
 std::vector<std::string> armed_faults();
 
 /// True after arm_faults() found any.
