@@ -39,9 +39,7 @@ void verify_finite(const SafetensorsReader& file) {
     for (std::int64_t first = 0; first < count; first += static_cast<std::int64_t>(piece.size())) {
       const std::span<float> part(piece.data(), std::min(piece.size(), static_cast<std::size_t>(count - first)));
       file.read(tensor, part, first);
-      for (std::size_t i = 0; i < part.size(); ++i)
-        SSA_CHECK(std::isfinite(part[i]), file.path().string(), ": tensor ", tensor.name, ": element ",
-                  first + static_cast<std::int64_t>(i), " is ", part[i], ", expected a finite value");
+      check_finite(concat(file.path().string(), ": tensor ", tensor.name), part, first);
     }
   }
 }

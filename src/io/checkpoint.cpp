@@ -182,11 +182,15 @@ Found inspect(const fs::path& directory, std::int64_t step, Verify verify) {
   return found;
 }
 
-/// The text of a manifest, which changes with any file of its checkpoint; empty if it cannot be read.
-std::string manifest_text(const fs::path& directory) {
+/// Changes when a file of the checkpoint is written: the manifest and the times of the files. Empty if it cannot be
+/// read.
+std::string identity_of(const fs::path& directory) {
   try {
-    return read_file(directory / kManifestFile);
-  } catch (const Error&) {
+    std::string identity = read_file(directory / kManifestFile);
+    for (const char* file : kFiles)
+      identity += concat(" ", fs::last_write_time(directory / file).time_since_epoch().count());
+    return identity;
+  } catch (const std::exception&) {
     return {};
   }
 }
@@ -197,22 +201,18 @@ class KnownCheckpoints {
  public:
   void set(const fs::path& directory, bool verifies) {
     const std::lock_guard lock(mutex_);
-    known_[manifest_text(directory)] = verifies;
+    known_[identity_of(directory)] = verifies;
   }
   std::optional<bool> get(const fs::path& directory) {
     const std::lock_guard lock(mutex_);
-    const auto it = known_.find(manifest_text(directory));
+    const auto it = known_.find(identity_of(directory));
     if (it == known_.end()) return std::nullopt;
     return it->second;
-  }
-  void clear() {
-    const std::lock_guard lock(mutex_);
-    known_.clear();
   }
 
  private:
   std::mutex mutex_;
-  std::map<std::string, bool> known_;  ///< by the text of the manifest
+  std::map<std::string, bool> known_;  ///< by identity_of()
 } known_checkpoints;
 
 bool verifies(const fs::path& directory) {
@@ -373,8 +373,6 @@ fs::path CheckpointWriter::commit(const json& trainer, std::string_view config, 
   prune(root_, retention.save_total_limit);
   return target_;
 }
-
-void forget_known_checkpoints() { known_checkpoints.clear(); }
 
 std::string checkpoint_problem(const fs::path& directory, Verify verify) {
   return inspect(directory, 0, verify).info.problem;

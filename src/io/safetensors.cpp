@@ -6,6 +6,7 @@
 #include <array>
 #include <bit>
 #include <cerrno>
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <nlohmann/json.hpp>
@@ -99,6 +100,12 @@ std::int64_t count_of(const Dims& dims) {
   std::int64_t count = 1;
   for (std::int64_t d : dims) count *= d;
   return count;
+}
+
+void check_finite(const std::string& what, std::span<const float> values, std::int64_t first) {
+  for (std::size_t i = 0; i < values.size(); ++i)
+    if (!std::isfinite(values[i])) [[unlikely]]
+      fail(what, ": element ", first + static_cast<std::int64_t>(i), " is ", values[i], ", expected finite values");
 }
 
 Dims dims_of(const Shape& shape) {

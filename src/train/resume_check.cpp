@@ -31,6 +31,13 @@ ResumeChanges check_resume(const Config& saved_config, const TrainerState& saved
     changes.push_back({"data.path", fmt::format("a dataset with fingerprint {}", saved.dataset),
                        fmt::format("{} with fingerprint {}", now.config.data.path, now.dataset), AtResume::refused});
 
+  // A checkpoint without a fingerprint records at least the number of rows, which follows from the documents and
+  // `data`.
+  if (saved.dataset.empty() && saved.rows_per_epoch != now.rows_per_epoch &&
+      std::ranges::none_of(changes, [](const ConfigChange& change) { return decides_rows(change.key); }))
+    changes.push_back({"data.path", concat(saved.rows_per_epoch, " rows per epoch"),
+                       concat(now.rows_per_epoch, " rows per epoch"), AtResume::refused});
+
   ResumeChanges result;
   std::string refused, keys;
   for (const ConfigChange& change : changes) {

@@ -3,7 +3,6 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
-#include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -47,20 +46,6 @@ struct BucketCopy {
   std::vector<float> master, m, v;
 };
 
-std::optional<std::size_t> first_nonfinite(std::span<const float> values) {
-  const auto bad = std::ranges::find_if(values, [](float value) { return !std::isfinite(value); });
-  if (bad == values.end()) return std::nullopt;
-  return static_cast<std::size_t>(bad - values.begin());
-}
-
-/// Throws Error if a value that was read is not finite.
-void check_read(const std::string& source, const std::string& tensor, std::span<const float> values,
-                std::int64_t first) {
-  if (const auto bad = first_nonfinite(values))
-    fail(source, ": tensor ", tensor, ": element ", first + static_cast<std::int64_t>(*bad), " is ", values[*bad],
-         ", expected finite values");
-}
-
 /// Throws Error for a value that is not finite: such a checkpoint must not replace a good one.
 void write_bucket(CheckpointWriter& writer, const ParamTable& table, const BucketCopy& bucket) {
   for (const Param& p : table.params()) {
@@ -68,9 +53,7 @@ void write_bucket(CheckpointWriter& writer, const ParamTable& table, const Bucke
     const auto values = [&](const char* what, const std::vector<float>& from) {
       const std::span<const float> part(from.data() + (p.offset - bucket.range.begin),
                                         static_cast<std::size_t>(p.count()));
-      if (const auto bad = first_nonfinite(part))
-        fail("checkpoint not written: ", what, " of ", p.name, ": element ", *bad, " is ", part[*bad],
-             ", expected finite values");
+      check_finite(concat("checkpoint not written: ", what, " of ", p.name), part);
       return part;
     };
     writer.add_weight(p.name, values("weight", bucket.master));
@@ -138,7 +121,7 @@ TrainerState RunStore::restore(Stream& stream, ModelState& state, SpikeDetector&
     const auto load = [&](void (CheckpointReader::*read)(const TensorSpec&, std::span<float>, std::int64_t) const) {
       return [&reader, &specs, &checkpoint, read](std::size_t i, std::span<float> out, std::int64_t first) {
         (reader.*read)(specs[i], out, first);
-        check_read(checkpoint, specs[i].name, out, first);
+        check_finite(concat(checkpoint, ": tensor ", specs[i].name), out, first);
       };
     };
     load_master_weights(stream, state, load(&CheckpointReader::read_weight));
@@ -162,7 +145,7 @@ TrainerState RunStore::restore(Stream& stream, ModelState& state, SpikeDetector&
     const HuggingFaceWeights weights(*config_.init_from, specs, config_.model.tie_word_embeddings);
     load_master_weights(stream, state, [&](std::size_t i, std::span<float> out, std::int64_t first) {
       weights.read(specs[i], out, first);
-      check_read(*config_.init_from, specs[i].name, out, first);
+      check_finite(concat(*config_.init_from, ": tensor ", specs[i].name), out, first);
     });
     if (comm_.rank() == 0) spdlog::info("starting from the weights of {}", *config_.init_from);
     return {};

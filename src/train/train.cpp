@@ -39,6 +39,7 @@ struct Run {
         comm(comm_in),
         stream(options.device, comm_in.local_rank()),
         dataset(open_dataset(config.data.path, config)),
+        fingerprint(dataset_fingerprint(dataset)),
         loader(dataset, row_options(config)),
         plan(plan_batches(config, loader.rows(), comm.size())),
         table(config.model, comm.size()),
@@ -58,6 +59,7 @@ struct Run {
   Comm& comm;
   Stream stream;
   Dataset dataset;
+  std::string fingerprint;  ///< of the dataset
   RowLoader loader;
   BatchPlan plan;
   ParamTable table;
@@ -114,7 +116,7 @@ PassScales pass_scales(const Run& run, std::int64_t labels) {
           .alignment_gradient = static_cast<float>(run.config.attention.alignment_weight * alignment)};
 }
 
-/// "rows 128 to 255", as data.skip_ranges counts them.
+/// The first and last row of the step, as data.skip_ranges counts them.
 RowRange rows_of_step(const Run& run) {
   const std::int64_t offset = run.batch.epoch * run.plan.rows_per_epoch();
   return {offset + run.batch.rows.front(), offset + run.batch.rows.back()};
@@ -279,24 +281,30 @@ bool evaluation_due(const Run& run) {
 /// Ranks may see different files under one path.
 void check_same_data(Run& run) {
   if (run.comm.size() == 1) return;
-  const auto facts = [](const char* key, const Dataset& dataset) {
+  const auto facts = [](const char* key, const Dataset& dataset, const std::string& fingerprint) {
     return concat(key, ": ", dataset.documents(), " documents, ", dataset.tokens(), " tokens, fingerprint ",
-                  dataset_fingerprint(dataset));
+                  fingerprint);
   };
-  std::vector<std::string> lines = {facts("data.path", run.dataset), concat("rows per epoch: ", run.loader.rows())};
-  if (run.eval_dataset) lines.push_back(facts("data.eval_path", *run.eval_dataset));
+  std::vector<std::string> lines = {facts("data.path", run.dataset, run.fingerprint),
+                                    concat("rows per epoch: ", run.loader.rows())};
+  if (run.eval_dataset)
+    lines.push_back(facts("data.eval_path", *run.eval_dataset, dataset_fingerprint(*run.eval_dataset)));
   check_same_lines(run.comm, lines, "do all ranks see the same files?");
 }
 
 /// Sets the weights, new or from the checkpoint to resume from, and the number of steps.
 void start(Run& run, const TrainOptions& options) {
-  const ResumedRun now{run.config, dataset_fingerprint(run.dataset), run.plan.global_rows(), run.comm.size()};
+  const ResumedRun now{.config = run.config,
+                       .dataset = run.fingerprint,
+                       .global_rows = run.plan.global_rows(),
+                       .rows_per_epoch = run.loader.rows(),
+                       .ranks = run.comm.size()};
   run.at = run.store.restore(run.stream, run.state, run.spikes,
                              {.resume = options.resume, .allowed_changes = options.allowed_changes, .run = now});
   run.at.dataset = now.dataset;
   run.at.global_rows = now.global_rows;
   run.at.ranks = now.ranks;
-  run.at.rows_per_epoch = run.loader.rows();
+  run.at.rows_per_epoch = now.rows_per_epoch;
   run.total_steps = total_steps(run.config.train, run.plan, run.at.step, run.at.position);
   run.at.total_steps = run.total_steps;
   run.save_interval = save_interval(run.config.checkpoint, run.total_steps);

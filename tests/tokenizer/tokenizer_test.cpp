@@ -95,6 +95,18 @@ std::vector<std::int32_t> plain_bpe(const std::map<std::string, std::int32_t>& r
 
 }  // namespace
 
+namespace {
+
+/// The error of loading the tokenizer.json `good` with the value at `pointer` replaced.
+std::string error_of_changed(const json& good, const TempDir& directory, const char* pointer, const json& value) {
+  json file = good;
+  file[json::json_pointer(pointer)] = value;
+  write_file(directory / "tokenizer.json", file.dump());
+  return error_of([&] { ssa::load_tokenizer(directory.path().string()); });
+}
+
+}  // namespace
+
 TEST_CASE("tokenizer: ids are those of Hugging Face tokenizers") {
   const std::vector<json> cases = vectors();
   REQUIRE(cases.size() > 150);
@@ -145,10 +157,7 @@ TEST_CASE("tokenizer: what is no SentencePiece BPE with byte fallback is named")
   const TempDir directory;
   const json good = json::parse(ssa::test::read_file(file_of("llama2")));
   const auto error_with = [&](const char* pointer, const json& value) {
-    json file = good;
-    file[json::json_pointer(pointer)] = value;
-    write_file(directory / "tokenizer.json", file.dump());
-    return error_of([&] { ssa::load_tokenizer(directory.path().string()); });
+    return error_of_changed(good, directory, pointer, value);
   };
   CHECK(error_with("/truncation", nullptr).empty());
   check_error(error_with("/model/type", "Unigram"), "model Unigram is not supported, expected BPE");
@@ -398,10 +407,7 @@ TEST_CASE("tokenizer: an unsupported component is an error that names it") {
   const json good = json::parse(ssa::test::read_file(file_of("gpt2")));
   TempDir directory;
   const auto error_with = [&](const char* pointer, const json& value) {
-    json file = good;
-    file[json::json_pointer(pointer)] = value;
-    write_file(directory / "tokenizer.json", file.dump());
-    return error_of([&] { ssa::load_tokenizer(directory.path().string()); });
+    return error_of_changed(good, directory, pointer, value);
   };
   CHECK(error_with("/truncation", nullptr).empty());
   const std::string path = (directory / "tokenizer.json").string();

@@ -2,6 +2,8 @@
 #include <map>
 #include <set>
 
+#include "ssa/train/resume_check.h"
+#include "support/error_of.h"
 #include "support/make_dataset.h"
 #include "train/run_directory.h"
 
@@ -176,6 +178,21 @@ TEST_CASE("resume: other documents are refused under the same name, and the same
     CHECK(allowed.exit_code == 0);
     CHECK(rows_of(run.metrics("out"))[8] == std::pair<std::int64_t, std::int64_t>(0, 1));
   }
+}
+
+TEST_CASE("resume: a checkpoint that records no fingerprint is compared by its rows per epoch") {
+  const RunDirectory run("full");
+  const Config config = load_config(run / "config.json", {"model=" + (run / "model/config.json").string()});
+  TrainerState saved;
+  saved.rows_per_epoch = 73;
+  saved.global_rows = saved.ranks = 1;
+  const auto check = [&](std::int64_t rows, const Names& allowed) {
+    return check_resume(config, saved, {config, "0123456789abcdef", 1, rows, 1}, allowed, "step-00000004");
+  };
+  CHECK(check(73, {}).lines.empty());
+  CHECK_THAT(error_of([&] { check(74, {}); }),
+             has("data.path: 73 rows per epoch in the checkpoint, 74 rows per epoch now"));
+  CHECK(check(74, {"data.path"}).data_changed);
 }
 
 TEST_CASE("resume: auto stops if there are checkpoints and none can be used, and none starts over") {

@@ -88,9 +88,6 @@ struct CheckpointInfo {
 /// Why `directory` is not a complete checkpoint, or an empty string if it is one.
 std::string checkpoint_problem(const std::filesystem::path& directory, Verify verify);
 
-/// Makes this process verify checkpoints again that it has written or read. For tests.
-void forget_known_checkpoints();
-
 /// All checkpoints of a run, newest first. Those without a readable manifest come first, since their age is unknown.
 /// Changes nothing on disk.
 std::vector<CheckpointInfo> find_checkpoints(const std::filesystem::path& output_dir,

@@ -29,6 +29,10 @@ using Dims = std::vector<std::int64_t>;
 
 std::string to_string(const Dims& dims);  ///< "[4, 8]"
 std::int64_t count_of(const Dims& dims);  ///< product; 1 for a scalar
+
+/// Throws Error unless all values are finite: "WHAT: element N is VALUE, expected finite values". `first` is the index
+/// of values[0] in its tensor.
+void check_finite(const std::string& what, std::span<const float> values, std::int64_t first = 0);
 Dims dims_of(const Shape& shape);
 
 /// Name, shape and element type of a tensor of a file.

@@ -13,7 +13,7 @@ namespace ssa {
 struct ResumedRun {
   const Config& config;
   std::string dataset;  ///< dataset_fingerprint()
-  std::int64_t global_rows, ranks;
+  std::int64_t global_rows, rows_per_epoch, ranks;
 };
 
 struct ResumeChanges {
