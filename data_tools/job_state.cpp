@@ -12,15 +12,6 @@ namespace fs = std::filesystem;
 using json = nlohmann::ordered_json;
 namespace {
 
-const char* name_of(OnError on_error) {
-  switch (on_error) {
-    case OnError::skip: return "skip";
-    case OnError::quarantine: return "quarantine";
-    case OnError::fail: break;
-  }
-  return "fail";
-}
-
 /// Calls visit(key, value) for the counters that a continued job adds to.
 template <class Report, class Visit>
 void visit_counters(Report& report, const Visit& visit) {
@@ -76,13 +67,18 @@ json job_settings(const TokenizeOptions& options, const Tokenizer& tokenizer) {
           {"shard_tokens", options.shard_tokens},
           {"validation_fraction", options.validation_fraction},
           {"max_documents", options.max_documents},
-          {"on_error", name_of(options.on_error)},
           {"special_as_text", options.special_as_text}};
 }
 
 JobState read_job_state(const fs::path& path, const json& settings) {
+  constexpr const char* kAdvice = "; remove the directory to start again";
+  json file;
   try {
-    const auto file = read_json_object<json>(path);
+    file = read_json_object<json>(path);
+  } catch (const Error& error) {
+    fail(error.what(), kAdvice);
+  }
+  try {
     check_settings(path, file.at("settings"), settings);
     JobState state;
     const json& place = file.at("place");
@@ -93,8 +89,8 @@ JobState read_job_state(const fs::path& path, const json& settings) {
     if (settings.at("validation_fraction") > 0) state.validation = writer_state(file.at("validation"));
     state.quarantine_bytes = file.at("quarantine_bytes");
     return state;
-  } catch (const json::exception& error) {
-    fail(path.string(), ": not the state of a job: ", error.what(), "; remove the directory to start again");
+  } catch (const json::exception&) {
+    fail(path.string(), ": a value is missing or of another type, expected the state of a job", kAdvice);
   }
 }
 

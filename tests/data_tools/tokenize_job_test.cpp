@@ -280,6 +280,33 @@ TEST_CASE("tokenize: a bad record is reported with file and row under fail, skip
                                 {"record", "{\"text\": 5}"}});
 }
 
+TEST_CASE("tokenize: a job that a bad record ended continues with --on-error skip") {
+  TempDir directory;
+  write_file(directory / "a.jsonl", json_lines(0, 300, 100) + "{\"text\": 5}\n" + json_lines(300, 300, 100));
+  auto options = options_for({(directory / "a.jsonl").string()}, directory / "out");
+  check_error(error_of([&] { ssa::tokenize(options); }), "a.jsonl:301: field \"text\" is a number");
+  options.on_error = ssa::OnError::skip;
+  const ssa::TokenizeReport report = ssa::tokenize(options);
+  CHECK(report.documents == 600);
+  CHECK(report.skipped == 1);
+  options.output = directory / "at-once";
+  ssa::tokenize(options);
+  CHECK((files_in(directory / "out") == files_in(directory / "at-once")));
+}
+
+TEST_CASE("tokenize: a damaged job.json is an error that says how to start again") {
+  TempDir directory;
+  write_file(directory / "a.jsonl", json_lines(0, 30, 100) + "{\"text\": 5}\n");
+  auto options = options_for({(directory / "a.jsonl").string()}, directory / "out");
+  check_error(error_of([&] { ssa::tokenize(options); }), "a.jsonl:31");
+  const std::string state = ssa::test::read_file(directory / "out/job.json");
+  for (const std::string& damaged :
+       {state.substr(0, state.size() / 2), std::string("{\"settings\": {}}"), std::string()}) {
+    write_file(directory / "out/job.json", damaged);
+    check_error(error_of([&] { ssa::tokenize(options); }), "job.json: ", "; remove the directory to start again");
+  }
+}
+
 TEST_CASE("tokenize: a damaged compressed file keeps the documents before the damage") {
   TempDir directory;
   const std::string lines = json_lines(0, 2000, 200);
