@@ -30,7 +30,7 @@ std::string hugging_face_config_json(const ModelConfig& model, Method method, Bl
 }
 
 std::string hugging_face_generation_json(const ModelConfig& model) {
-  const OrderedJson object = {{"bos_token_id", model.bos_token_id},
+  const OrderedJson object = {{"bos_token_id", to_json(model.bos_token_id)},
                               {"eos_token_id", model.eos_token_id},
                               {"pad_token_id", model.eos_token_id},
                               {"do_sample", false}};
