@@ -5,6 +5,8 @@
 #include <cmath>
 
 #include "src/config/config_reader.h"
+#include "src/config/model_keys.h"
+#include "ssa/config/hugging_face_config.h"
 
 namespace ssa {
 namespace {
@@ -90,65 +92,6 @@ void settle_either_or(Json& root, const Origin& origin) {
   }
 }
 
-/// Checks keys of a Hugging Face config.json that would mean another architecture.
-void check_architecture(const Json& model, const Origin& origin) {
-  const auto expect = [&](const char* key, const Json& expected) {
-    if (model.contains(key) && model[key] != expected)
-      origin.fail(std::string(kModelPrefix) + key, "found ", quoted(model[key]), ", expected ", quoted(expected));
-  };
-  expect("hidden_act", "silu");
-  expect("attention_bias", false);
-  expect("mlp_bias", false);
-}
-
-/// Converts what different versions of transformers write about RoPE to rope_theta and rope_scaling.
-void settle_rope(Json& model, const Origin& origin) {
-  // transformers 5 saves rope_parameters, with or without the two keys.
-  if (const auto it = model.find("rope_parameters"); it != model.end() && it->is_object() && !it->empty()) {
-    const auto take = [&](const char* key, const Json& value) {
-      if (model.contains(key) && !model[key].is_null() && model[key] != value) {
-        origin.fail("model.rope_parameters", "has ", key, " ", value.dump(), ", the key of that name ",
-                    model[key].dump(), "; expected one of them, or the same");
-      }
-      model[key] = value;
-    };
-    Json scaling = *it;
-    if (scaling.contains("rope_theta")) take("rope_theta", scaling["rope_theta"]);
-    scaling.erase("rope_theta");
-    take("rope_scaling", scaling);
-  }
-  if (const auto it = model.find("rope_scaling"); it != model.end() && it->is_object()) {
-    if (it->contains("type")) {
-      if (!it->contains("rope_type")) (*it)["rope_type"] = (*it)["type"];
-      it->erase("type");
-    }
-    if (it->contains("rope_type") && (*it)["rope_type"] == "default") *it = nullptr;
-  }
-}
-
-/// Derives num_key_value_heads and head_dim, which a config.json may omit.
-void settle_heads(Json& model, const Origin& origin) {
-  const auto present = [&](const char* key) { return model.contains(key) && !model[key].is_null(); };
-  if (!present("num_attention_heads")) return;
-  if (!present("num_key_value_heads")) model["num_key_value_heads"] = model["num_attention_heads"];
-  if (!present("hidden_size") || present("head_dim")) return;
-  const Json &hidden = model["hidden_size"], &heads = model["num_attention_heads"];
-  if (!hidden.is_number_integer() || !heads.is_number_integer() || heads.get<std::int64_t>() <= 0) return;
-  if (hidden.get<std::int64_t>() % heads.get<std::int64_t>() != 0) {
-    origin.fail("model.head_dim", "missing, and hidden_size ", quoted(hidden),
-                " is not a multiple of num_attention_heads ", quoted(heads));
-  }
-  model["head_dim"] = hidden.get<std::int64_t>() / heads.get<std::int64_t>();
-}
-
-/// Converts a Hugging Face config.json to the keys of ModelConfig.
-void settle_model(Json& model, const Origin& origin) {
-  if (!model.is_object()) return;  // Reader reports it
-  check_architecture(model, origin);
-  settle_rope(model, origin);
-  settle_heads(model, origin);
-}
-
 /// Parameters, or activations of a micro-batch: far more than machines hold, far less than 64 bits count.
 constexpr double kMostElements = 1e15;
 
@@ -164,7 +107,7 @@ void check_model(const ModelConfig& model, const Origin& origin) {
                   model.vocab_size);
     }
   };
-  check_id("bos_token_id", model.bos_token_id);
+  if (model.bos_token_id) check_id("bos_token_id", *model.bos_token_id);
   check_id("eos_token_id", model.eos_token_id);
   const auto width = static_cast<double>(model.hidden_size), layers = static_cast<double>(model.num_hidden_layers);
   const auto attention = static_cast<double>(model.qkvg_width() + model.q_width());
@@ -201,6 +144,10 @@ void check_run(const Config& config, const Origin& origin) {
   if (train.max_steps == 0) origin.fail("train.max_steps", "found 0, expected -1 or an integer of at least 1");
   if (train.min_lr > train.learning_rate) {
     origin.fail("train.min_lr", "found ", train.min_lr, ", expected at most train.learning_rate ", train.learning_rate);
+  }
+  if (config.attention.dense_warmup_steps > 0 && config.attention.method != Method::ssa) {
+    origin.fail("attention.dense_warmup_steps", "found ", config.attention.dense_warmup_steps,
+                ", expected 0 with attention.method ", name_of(config.attention.method), ": only ssa has two outputs");
   }
   const bool ends_at_min_lr = train.lr_scheduler_type == LrScheduler::cosine_with_min_lr ||
                               train.lr_scheduler_type == LrScheduler::warmup_stable_decay;
@@ -247,7 +194,13 @@ Config parse_config(std::string_view text, const std::string& name, const std::v
       *it = read_model_file(config.model_source, name, origin);
     }
     for (Override& each : of_model) apply(std::move(each), root, origin);
-    settle_model(*it, origin);
+    const ModelKeys keys = settle_model(*it, origin);
+    config.model = keys.defaults;
+    config.model_notes = keys.notes;
+  }
+  if (const auto it = root.find("attention"); it != root.end()) {
+    config.method_given = it->contains("method");
+    config.selection_given = it->contains("selection");
   }
   settle_either_or(root, origin);
   Reader(origin).read(root, "", kAny, config);
@@ -262,16 +215,21 @@ Config load_config(const std::filesystem::path& file, const std::vector<std::str
   return parse_config(read_text(file, ""), file.string(), overrides);
 }
 
-ModelConfig load_model_config(const std::filesystem::path& file) {
+HuggingFaceConfig read_hugging_face_config(const std::filesystem::path& file) {
   Origin origin(file.string());
   origin.set_model_file(file.string());
   Json object = parse_json(read_text(file, ""), file.string());
-  settle_model(object, origin);
-  ModelConfig model;
-  Reader(origin).read(object, "model", kAny, model);
-  check_model(model, origin);
-  return model;
+  HuggingFaceConfig config;
+  const ModelKeys keys = settle_model(object, origin);
+  config.model = keys.defaults;
+  config.notes = keys.notes;
+  Reader(origin).read(object, "model", kAny, config.model);
+  check_model(config.model, origin);
+  read_attention(object, file, origin, config);
+  return config;
 }
+
+ModelConfig load_model_config(const std::filesystem::path& file) { return read_hugging_face_config(file).model; }
 
 std::int64_t accumulation_steps(const TrainConfig& train, std::int64_t ranks) {
   if (!train.global_batch_size) return train.gradient_accumulation_steps.value_or(1);

@@ -105,7 +105,8 @@ void visit_fields(Of<ModelConfig>, Visit&& visit) {
               "tokens in nsa's sliding window; 0 = no window branch; the other methods have none"));
   visit(field("max_position_embeddings", &C::max_position_embeddings, between(1, kMostTokens),
               "longest sequence the model is made for, tokens"));
-  visit(field("bos_token_id", &C::bos_token_id, between(0, kMostVocabulary), "token id that begins a text"));
+  visit(
+      field("bos_token_id", &C::bos_token_id, between(0, kMostVocabulary), "token id that begins a text; null = none"));
   visit(field("eos_token_id", &C::eos_token_id, between(0, kMostVocabulary), "token id that ends a text"));
 }
 
@@ -116,6 +117,9 @@ void visit_fields(Of<AttentionConfig>, Visit&& visit) {
   visit(field("alignment_weight", &C::alignment_weight, at_least(0), "weight of ssa's alignment loss"));
   visit(field("full_stream_probability", &C::full_stream_probability, between(0, 1),
               "probability that ssa passes the full-attention output on, and not the sparse one"));
+  visit(field("dense_warmup_steps", &C::dense_warmup_steps, between(0, kMostSteps),
+              "first steps of ssa in which every row passes the full-attention output on, for a start from a dense "
+              "model"));
   visit(field("stream_granularity", &C::stream_granularity, kAny,
               "whether ssa draws the output to pass on once per step or per row"));
   visit(field("selection", &C::selection, kAny,
@@ -221,7 +225,9 @@ template <class Visit>
 void visit_fields(Of<Config>, Visit&& visit) {
   using C = Config;
   visit(required("model", &C::model, kAny,
-                 "path of a Hugging Face style config.json, or the object itself; its other keys are ignored"));
+                 "path of a Hugging Face config.json of LLaMA, or the object itself; other keys in it are ignored "
+                 "unless they mean "
+                 "another architecture"));
   visit(field("init_from", &C::init_from, kAny,
               "Hugging Face directory whose weights to start from; null = random weights"));
   visit(required("output_dir", &C::output_dir, kAny, "directory of the run: config, log, metrics, checkpoints"));

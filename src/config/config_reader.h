@@ -40,6 +40,7 @@ class Origin {
   void set_model_file(std::string file) { model_file_ = std::move(file); }
   void add_override(const std::string& path, const std::string& argument) { overrides_[path] = argument; }
 
+  bool has_model_file() const { return !model_file_.empty(); }
   bool overridden(const std::string& path) const { return overrides_.count(path) > 0; }
 
   /// The key as written in its file: a model file has no "model." before its keys.

@@ -43,7 +43,7 @@ std::string find_tokenizer(const ModelSource& source) {
 TextEncoder::TextEncoder(const std::string& tokenizer, const ModelSource& source)
     : tokenizer_(load_tokenizer(tokenizer)),
       encoder_(tokenizer_),
-      prefix_token_(static_cast<std::int32_t>(source.config().bos_token_id)) {
+      prefix_token_(static_cast<std::int32_t>(source.config().bos_token_id.value_or(source.config().eos_token_id))) {
   const ModelConfig& model = source.config();
   const auto refuse = [&](const auto&... why) {
     fail("tokenizer ", tokenizer, " does not fit ", source.path().string(), ": ", concat(why...));

@@ -11,6 +11,7 @@
 #include "ssa/io/checkpoint.h"
 #include "ssa/io/huggingface.h"
 #include "ssa/train/export.h"
+#include "ssa/train/init_from.h"
 #include "ssa/train/resume_check.h"
 
 namespace ssa {
@@ -142,12 +143,15 @@ TrainerState RunStore::restore(Stream& stream, ModelState& state, SpikeDetector&
     return saved;
   }
   if (config_.init_from) {
-    const HuggingFaceWeights weights(*config_.init_from, specs, config_.model.tie_word_embeddings);
+    std::vector<std::string> notes;
+    const HuggingFaceWeights weights = open_init_from(config_, notes);
     load_master_weights(stream, state, [&](std::size_t i, std::span<float> out, std::int64_t first) {
       weights.read(specs[i], out, first);
       check_finite(concat(*config_.init_from, ": tensor ", specs[i].name), out, first);
     });
-    if (comm_.rank() == 0) spdlog::info("starting from the weights of {}", *config_.init_from);
+    if (comm_.rank() != 0) return {};
+    spdlog::info("starting from the weights of {}", *config_.init_from);
+    for (const std::string& note : notes) spdlog::warn(note);
     return {};
   }
   const auto seed = static_cast<std::uint64_t>(config_.train.seed);

@@ -82,6 +82,7 @@ bool stop_wanted(Comm& comm) { return all_reduce(comm, stop_signal() != 0 ? 1.0 
 /// Whether sequence `row` of the global batch passes the output of full attention on, and not the sparse one.
 bool draw_full_stream(const Run& run, std::int64_t row) {
   const AttentionConfig& a = run.config.attention;
+  if (run.at.step < a.dense_warmup_steps) return true;
   const auto seed = static_cast<std::uint64_t>(run.config.train.seed);
   const bool by_row = a.stream_granularity == StreamGranularity::row;
   const auto step = static_cast<std::uint64_t>(run.at.step), index = static_cast<std::uint64_t>(by_row ? row : 0);
@@ -233,7 +234,8 @@ std::optional<StepReport> train_step(Run& run) {
   }
   if (!run.branches().aligned)
     report.stream = run.branches().full ? "full" : "sparse";
-  else if (run.config.attention.stream_granularity == StreamGranularity::row)
+  else if (run.config.attention.stream_granularity == StreamGranularity::row &&
+           run.at.step >= run.config.attention.dense_warmup_steps)
     report.stream = "mixed";
   else
     report.stream = draw_full_stream(run, 0) ? "full" : "sparse";
@@ -350,6 +352,8 @@ int train(const Config& config, const TrainOptions& options, Comm& comm) {
   Run run(config, options, comm);
   check_same_data(run);
   start_logging(config.output_dir, comm);
+  if (comm.rank() == 0)
+    for (const std::string& note : config.model_notes) spdlog::warn("{}: {}", config.model_source, note);
   start(run, options);
   RunLog log(config, comm, run.stream,
              {.step = run.at.step,

@@ -114,7 +114,7 @@ std::vector<float> first_gradients(const Config& config, TestModel& m) {
                         .ranks = 1});
   const GlobalBatch batch = plan.batch_at({});
   const auto parameters = published_parameters(config.model);
-  const HuggingFaceWeights weights(*config.init_from, parameters, config.model.tie_word_embeddings);
+  const HuggingFaceWeights weights(*config.init_from, config.model);
   load_master_weights(m.stream, m.state, [&](std::size_t i, std::span<float> out, std::int64_t first) {
     weights.read(parameters[i], out, first);
   });

@@ -61,6 +61,7 @@ struct AttentionConfig {
   Method method = Method::ssa;
   double alignment_weight = 10.0;
   double full_stream_probability = 0.5;
+  std::int64_t dense_warmup_steps = 0;
   StreamGranularity stream_granularity = StreamGranularity::step;
   BlockSelection selection = BlockSelection::exact;
   bool operator==(const AttentionConfig&) const = default;
@@ -128,7 +129,10 @@ struct DistributedConfig {
 
 struct Config {
   ModelConfig model;
-  std::string model_source;  ///< the file `model` was read from; empty if the config contains the object
+  std::string model_source;              ///< the file `model` was read from; empty if the config contains the object
+  std::vector<std::string> model_notes;  ///< for the log: what that file leaves out, or says and has no effect
+  /// Whether the config has attention.method and attention.selection: init_from may need them.
+  bool method_given = false, selection_given = false;
   std::optional<std::string> init_from;
   std::string output_dir;
   AttentionConfig attention;
@@ -137,7 +141,7 @@ struct Config {
   CheckpointConfig checkpoint;
   DistributedConfig distributed;
 
-  /// Compares all members but model_source.
+  /// Compares the values of the keys.
   bool operator==(const Config& other) const;
 };
 
@@ -153,7 +157,7 @@ std::filesystem::path find_config(const std::filesystem::path& file);
 /// The same from text; `name` is what errors call it.
 Config parse_config(std::string_view text, const std::string& name, const std::vector<std::string>& overrides = {});
 
-/// Reads a Hugging Face config.json, as the key `model` does.
+/// Reads a Hugging Face config.json, as the key `model` does; hugging_face_config.h has what else it says.
 ModelConfig load_model_config(const std::filesystem::path& file);
 
 /// All keys and values as JSON text, from which parse_config makes an equal Config.
