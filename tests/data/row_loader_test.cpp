@@ -222,7 +222,7 @@ TEST_CASE("each row is used once per epoch, and global batch k is the same on 1,
   constexpr std::int64_t kGlobal = 12, kEpochs = 3;
   std::vector<std::vector<Row>> reference;
   for (const std::int64_t ranks : {1, 2, 3}) {
-    const BatchPlan plan({.rows_per_epoch = loader.rows(), .global_rows = kGlobal, .micro_rows = 2, .ranks = ranks});
+    const BatchPlan plan({.sources = {{loader.rows()}}, .global_rows = kGlobal, .micro_rows = 2, .ranks = ranks});
     REQUIRE(plan.batches_per_epoch() == loader.rows() / kGlobal);
     REQUIRE(plan.dropped_rows() == loader.rows() % kGlobal);
     REQUIRE(plan.micro_batches() == kGlobal / 2 / ranks);
@@ -234,8 +234,8 @@ TEST_CASE("each row is used once per epoch, and global batch k is the same on 1,
       std::vector<std::vector<Row>> slots(static_cast<std::size_t>(plan.micro_batches() * ranks));
       for (std::int64_t rank = 0; rank < ranks; ++rank)
         for (std::int64_t i = 0; i < plan.micro_batches(); ++i)
-          for (const std::int64_t row : plan.micro_batch(global, i, rank))
-            slots[static_cast<std::size_t>(i * ranks + rank)].push_back(load(loader, global.epoch, row));
+          for (const RowRef& row : plan.micro_batch(global, i, rank))
+            slots[static_cast<std::size_t>(i * ranks + rank)].push_back(load(loader, row.epoch, row.row));
       std::vector<Row> batch;
       for (const auto& slot : slots) batch.insert(batch.end(), slot.begin(), slot.end());
       if (ranks == 1)
@@ -273,9 +273,9 @@ TEST_CASE("a global batch that the ranks cannot share is a usage error with the 
     }
     return std::string("no error");
   };
-  CHECK(message({.rows_per_epoch = 12, .global_rows = 12, .micro_rows = 2, .ranks = 2}) == "no error");
-  CHECK(message({.rows_per_epoch = 11, .global_rows = 12, .micro_rows = 2, .ranks = 2}) ==
+  CHECK(message({.sources = {{12}}, .global_rows = 12, .micro_rows = 2, .ranks = 2}) == "no error");
+  CHECK(message({.sources = {{11}}, .global_rows = 12, .micro_rows = 2, .ranks = 2}) ==
         "zero steps in an epoch: the data makes 11 rows, expected at least one global batch of 12");
-  CHECK(message({.rows_per_epoch = 100, .global_rows = 12, .micro_rows = 2, .ranks = 4}) ==
+  CHECK(message({.sources = {{100}}, .global_rows = 12, .micro_rows = 2, .ranks = 4}) ==
         "global batch of 12 rows, expected a multiple of 4 ranks x 2 rows per micro-batch");
 }

@@ -43,6 +43,7 @@ class RowLoader {
 
   std::int64_t rows() const { return static_cast<std::int64_t>(starts_.size()); }  ///< per epoch
   std::int64_t max_length() const { return options_.max_length; }
+  void set_seed(std::uint64_t seed) { options_.seed = seed; }
 
   /// Row `index` in the order of `epoch`; each span has max_length elements. `targets[t]` is the token that position t
   /// must predict, that is, the label of token t + 1, or -100; it is -100 at the end of the row. Throws Error with
