@@ -217,6 +217,10 @@ void check_run(const Config& config, const Origin& origin) {
     origin.fail("checkpoint.save_steps", "found ", save_steps, ", expected whole steps or a fraction below 1");
   }
   const DataConfig& data = config.data;
+  constexpr std::int64_t kLongestBestFit = std::int64_t{1} << 24;  // its memory grows with the length of a row
+  if (data.packing == Packing::best_fit && train.max_length > kLongestBestFit)
+    origin.fail("data.packing", "found best_fit with train.max_length ", train.max_length, ", expected at most ",
+                kLongestBestFit, " tokens per row");
   if (!data.path && data.sources.empty())
     origin.fail("data.path", "missing, expected a path (directory of the tokenized dataset, or a Megatron prefix) or ",
                 "data.sources");

@@ -140,8 +140,10 @@ void visit_fields(Of<DataConfig>, Visit&& visit) {
       field("sources", &C::sources, kAny,
             "several datasets instead of `path`, mixed row by row in proportion to their weights; name: the last part "
             "of the path if not given"));
-  visit(field("packing", &C::packing, kAny,
-              "`greedy`: a piece that does not fit starts a new row; `concat`: documents end to end"));
+  visit(field(
+      "packing", &C::packing, kAny,
+      "`greedy`: a piece that does not fit starts a new row; `concat`: documents end to end; `best_fit`: each piece "
+      "into the row with the least room left"));
   visit(field("shuffle", &C::shuffle, kAny, "rows come in an order drawn from seed and epoch"));
   visit(field("skip_train_samples", &C::skip_train_samples, between(-1, kMostSamples),
               "rows skipped at the start of the dataset; -1 or 0 = none"));
@@ -280,7 +282,7 @@ inline constexpr auto kValues<OnSpike> = {OnSpike::log, OnSpike::skip, OnSpike::
 template <>
 inline constexpr auto kValues<BlockSelection> = {BlockSelection::exact, BlockSelection::reference};
 template <>
-inline constexpr auto kValues<Packing> = {Packing::greedy, Packing::concat};
+inline constexpr auto kValues<Packing> = {Packing::greedy, Packing::concat, Packing::best_fit};
 template <>
 inline constexpr auto kValues<GradientCheckpointing> = {GradientCheckpointing::none, GradientCheckpointing::selective,
                                                         GradientCheckpointing::full};

@@ -70,6 +70,7 @@ std::string describe_run(const Config& config, const std::vector<DeviceKind>& de
   if (data.mixed())
     for (const std::string& row : source_table(data, steps * plan.global_rows(), config.train.max_length))
       text += "  " + row + "\n";
+  for (const std::string& row : packing_comparison(data, config)) text += "  " + row + "\n";
   return text;
 }
 

@@ -115,11 +115,13 @@ void load_micro_batch(Run& run, std::int64_t micro) {
   run.staging.upload(run.state.batch);
 }
 
-/// Labels in the global batch. Every rank counts all of them, without reading tokens.
+/// Labels in the global batch. Every rank counts those of its rows, without reading tokens.
 std::int64_t count_labels(const Run& run) {
   std::int64_t labels = 0;
-  for (const RowRef& row : run.batch.rows) labels += run.loader_of(row).label_count(row.epoch, row.row);
-  return labels;
+  for (std::int64_t micro = 0; micro < run.plan.micro_batches(); ++micro)
+    for (const RowRef& row : run.plan.micro_batch(run.batch, micro, run.comm.rank()))
+      labels += run.loader_of(row).label_count(row.epoch, row.row);
+  return static_cast<std::int64_t>(all_reduce(run.comm, static_cast<double>(labels), ReduceOp::sum));
 }
 
 /// Scales that make losses and gradients independent of how the global batch is split into micro-batches.
@@ -359,6 +361,7 @@ std::vector<std::string> about_data(const Run& run) {
   if (const std::int64_t dropped = plan.dropped_rows())
     lines.push_back(fmt::format("the last {} dropped in each epoch, too few for a global batch",
                                 dropped == 1 ? "sequence is" : fmt::format("{} sequences are", dropped)));
+  for (const std::string& line : packing_lines(run.data, run.config)) lines.push_back(line);
   if (run.data.mixed())
     for (const std::string& line :
          source_table(run.data, run.total_steps * plan.global_rows(), run.config.train.max_length))

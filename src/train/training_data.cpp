@@ -18,6 +18,13 @@ std::uint64_t order_seed(std::uint64_t seed, const std::string& order) {
   return seed ^ std::stoull(xxh3_hex(order.data(), order.size()), nullptr, 16);
 }
 
+/// `name` is empty for data.path.
+std::string packing_line(const std::string& name, Packing packing, const PackingCost& cost, std::int64_t max_length) {
+  return fmt::format("{}{}packing {}: {} rows, {:.2f} % padding, {:.2f} % of documents cut", name,
+                     name.empty() ? "" : ", ", name_of(packing), cost.rows, 100 * cost.padding(max_length),
+                     100 * cost.cut());
+}
+
 }  // namespace
 
 TrainingSource::TrainingSource(const SourceConfig& source, const Config& config)
@@ -72,6 +79,27 @@ std::vector<SourceState> TrainingData::source_states() const {
 void TrainingData::set_orders(const std::vector<SourceState>& states) {
   SSA_CHECK(states.size() == sources_.size(), "training data: ", states.size(), " orders, expected ", sources_.size());
   for (std::size_t i = 0; i < states.size(); ++i) sources_[i].loader.set_seed(order_seed(seed_, states[i].order));
+}
+
+std::vector<std::string> packing_lines(const TrainingData& data, const Config& config) {
+  std::vector<std::string> lines;
+  for (const TrainingSource& source : data.sources())
+    lines.push_back(packing_line(source.name, config.data.packing, source.loader.cost(), config.train.max_length));
+  return lines;
+}
+
+std::vector<std::string> packing_comparison(const TrainingData& data, const Config& config) {
+  std::vector<std::string> lines;
+  RowOptions options = row_options(config);
+  options.skip_train_samples = options.max_train_samples = 0;
+  for (const TrainingSource& source : data.sources())
+    for (const Packing packing : kPackings) {
+      if (packing == Packing::concat && source.dataset.tokens() < options.max_length) continue;  // makes no row
+      options.packing = packing;
+      const PackingCost cost = RowLoader(source.dataset, options).cost();
+      lines.push_back(packing_line(source.name, packing, cost, options.max_length));
+    }
+  return lines;
 }
 
 std::vector<std::string> source_table(const TrainingData& data, std::int64_t rows, std::int64_t max_length) {

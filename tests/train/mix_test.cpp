@@ -241,3 +241,28 @@ TEST_CASE("evaluation sets: each has its own loss") {
   }
   check_fails(run.train("bad", {R"(data.eval_path={"first": "a", "second": "nowhere"})"}), kExitFailed, {"nowhere"});
 }
+
+TEST_CASE("packing: --dry-run states padding and cut documents of every packing, the log those of the run's") {
+  const ThreeSources run;
+  // In rows of 60 tokens: 30 | 40 | 30, 20; or 30, 30 of 40 | 10, 30, 20; or 40, 20 | 30, 30.
+  Documents documents = {Document(30, 1), Document(40, 2), Document(30, 3), Document(20, 4)};
+  for (Document& document : documents) document.back() = 257;
+  make_dataset(run / "d", {documents}, {.vocab_size = 258, .eos_token_id = 257});
+  const Names set = {"data.path=d", "train.max_length=60", "data.packing=best_fit", "train.max_steps=2",
+                     "train.per_device_train_batch_size=1"};
+  const ProgramResult dry = run.train("out", set, {"--dry-run"});
+  INFO(dry.out << dry.err);
+  REQUIRE(dry.exit_code == 0);
+  CHECK_THAT(dry.out, has("packing greedy: 3 rows, 33.33 % padding, 0.00 % of documents cut"));
+  CHECK_THAT(dry.out, has("packing concat: 2 rows, 0.00 % padding, 25.00 % of documents cut"));
+  CHECK_THAT(dry.out, has("packing best_fit: 2 rows, 0.00 % padding, 0.00 % of documents cut"));
+  run.train_to_end("out", set);
+  CHECK_THAT(ssa::test::read_file(run / "out/train.log"),
+             has("data: packing best_fit: 2 rows, 0.00 % padding, 0.00 % of documents cut"));
+  // Labels are counted by each rank for its own rows.
+  run.train_to_end("ranks", set, {}, 2);
+  run.train_to_end("one", {"data.path=d", "train.max_length=60", "data.packing=best_fit", "train.max_steps=2",
+                           "train.per_device_train_batch_size=1", "train.gradient_accumulation_steps=2"});
+  CHECK_THAT(run.metrics("ranks")[1].at("ce_loss").get<double>(),
+             Catch::Matchers::WithinRel(run.metrics("one")[1].at("ce_loss").get<double>(), 1e-5));
+}

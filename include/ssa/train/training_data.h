@@ -45,6 +45,11 @@ class TrainingData {
   std::deque<TrainingSource> sources_;
 };
 
+/// Padding and cut documents of each source, in percent, with the packing of the config.
+std::vector<std::string> packing_lines(const TrainingData& data, const Config& config);
+/// The same for every packing.
+std::vector<std::string> packing_comparison(const TrainingData& data, const Config& config);
+
 /// The table of a mix, with a line per source. `rows`: of the run, over all sources.
 std::vector<std::string> source_table(const TrainingData& data, std::int64_t rows, std::int64_t max_length);
 
