@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <tuple>
 
 #include "src/config/config_reader.h"
 #include "src/config/model_keys.h"
@@ -42,8 +43,8 @@ Override parse_override(const std::string& argument) {
     fail_usage("--set ", shown, ": ", one_line(path), ": unknown key; did you mean ", nearest_key(path), "?");
   }
   Json value = Json::parse(text, nullptr, false);
-  const bool json = !value.is_discarded() &&
-                    (!key->takes_text || value.is_string() || value.is_null() || (key->section && value.is_object()));
+  const bool json = !value.is_discarded() && (!key->takes_text || value.is_string() || value.is_null() ||
+                                              (key->takes_object && value.is_object()));
   if (!json) {
     value = text;
   } else if (value.is_structured()) {
@@ -66,29 +67,32 @@ Json read_model_file(const std::string& file, const std::string& name, Origin& o
   return model;
 }
 
-/// Mutually exclusive keys of the section train; the first one has a default.
+/// Mutually exclusive keys of a section; those of train have a default for the first one.
 struct EitherOr {
-  const char *usual, *instead;
+  const char *section, *usual, *instead;
 };
-constexpr EitherOr kEitherOr[] = {{"gradient_accumulation_steps", "global_batch_size"},
-                                  {"warmup_ratio", "warmup_steps"}};
+constexpr EitherOr kEitherOr[] = {{"train", "gradient_accumulation_steps", "global_batch_size"},
+                                  {"train", "warmup_ratio", "warmup_steps"},
+                                  {"data", "path", "sources"}};
 
 /// For mutually exclusive keys: a --set value overrides the other key, an explicit value overrides the other's default.
 void settle_either_or(Json& root, const Origin& origin) {
-  const auto it = root.find("train");
-  if (it == root.end() || !it->is_object()) return;  // Reader reports it
-  Json& train = *it;
-  const auto given = [&](const char* key) { return train.contains(key) && !train[key].is_null(); };
-  for (const auto& [usual, instead] : kEitherOr) {
-    const bool set_usual = origin.overridden(std::string("train.") + usual) && given(usual);
-    const bool set_instead = origin.overridden(std::string("train.") + instead) && given(instead);
-    if (set_usual && !set_instead) train[instead] = nullptr;
-    if (set_instead && !set_usual) train[usual] = nullptr;
+  for (const auto& [name, usual, instead] : kEitherOr) {
+    const auto it = root.find(name);
+    if (it == root.end() || !it->is_object()) continue;  // Reader reports it
+    Json& section = *it;
+    const std::string prefix = std::string(name) + ".";
+    // An empty list is no value either.
+    const auto given = [&](const char* key) { return section.contains(key) && !section[key].empty(); };
+    const bool set_usual = origin.overridden(prefix + usual) && given(usual);
+    const bool set_instead = origin.overridden(prefix + instead) && given(instead);
+    if (set_usual && !set_instead) section.erase(instead);
+    if (set_instead && !set_usual) section[usual] = nullptr;
     if (given(usual) && given(instead)) {
-      origin.fail(std::string("train.") + instead, "found ", quoted(train[instead]), " together with train.", usual,
-                  " ", quoted(train[usual]), ", expected only one of the two");
+      origin.fail(prefix + instead, "found ", quoted(section[instead]), " together with ", prefix, usual, " ",
+                  quoted(section[usual]), ", expected only one of the two");
     }
-    if (given(instead) && !train.contains(usual)) train[usual] = nullptr;
+    if (given(instead) && !section.contains(usual)) section[usual] = nullptr;
   }
 }
 
@@ -159,7 +163,19 @@ void check_run(const Config& config, const Origin& origin) {
   if (save_steps >= 1.0 && save_steps != std::floor(save_steps)) {
     origin.fail("checkpoint.save_steps", "found ", save_steps, ", expected whole steps or a fraction below 1");
   }
-  if (train.eval_steps > 0 && !config.data.eval_path) {
+  const DataConfig& data = config.data;
+  constexpr std::int64_t kLongestBestFit = std::int64_t{1} << 24;  // its memory grows with the length of a row
+  if (data.packing == Packing::best_fit && train.max_length > kLongestBestFit)
+    origin.fail("data.packing", "found best_fit with train.max_length ", train.max_length, ", expected at most ",
+                kLongestBestFit, " tokens per row");
+  if (!data.path && data.sources.empty())
+    origin.fail("data.path", "missing, expected a path (directory of the tokenized dataset, or a Megatron prefix) or ",
+                "data.sources");
+  for (const auto& [key, value, none] : {std::tuple{"data.skip_train_samples", data.skip_train_samples, "-1 or 0"},
+                                         {"data.max_train_samples", data.max_train_samples, "0"}})
+    if (!data.sources.empty() && value > 0)
+      origin.fail(key, "found ", value, ", expected ", none, " with data.sources");
+  if (train.eval_steps > 0 && data.eval_path.empty()) {
     origin.fail("train.eval_steps", "found ", train.eval_steps, ", expected 0 without data.eval_path");
   }
 }
@@ -230,6 +246,13 @@ HuggingFaceConfig read_hugging_face_config(const std::filesystem::path& file) {
 }
 
 ModelConfig load_model_config(const std::filesystem::path& file) { return read_hugging_face_config(file).model; }
+
+std::vector<std::string> training_paths(const DataConfig& data) {
+  if (data.path) return {*data.path};
+  std::vector<std::string> paths;
+  for (const SourceConfig& source : data.sources) paths.push_back(source.path);
+  return paths;
+}
 
 std::int64_t accumulation_steps(const TrainConfig& train, std::int64_t ranks) {
   if (!train.global_batch_size) return train.gradient_accumulation_steps.value_or(1);

@@ -19,7 +19,7 @@ std::optional<DatasetInfo> training_data(const ModelSource& source) {
   if (!fs::exists(source.path() / "manifest.json")) return std::nullopt;
   const fs::path config_file = source.path() / "config.json";
   const Config config = parse_config(ssa::read_file(config_file), config_file.string());
-  const fs::path info = fs::path(config.data.path) / "dataset.json";
+  const fs::path info = fs::path(training_paths(config.data).front()) / "dataset.json";  // a mix has one tokenizer
   if (!fs::exists(info)) return std::nullopt;
   return read_dataset_info(info);
 }

@@ -266,7 +266,7 @@ TEST_CASE("config: --set takes JSON or a bare string") {
   CHECK(parse(minimal(), {"output_dir=\"quoted\""}).output_dir == "quoted");
   CHECK(parse(minimal(), {"output_dir=a=b"}).output_dir == "a=b");
   CHECK(parse(minimal(), {"attention.method=moba"}).attention.method == Method::moba);
-  CHECK_FALSE(parse(minimal(), {"data.eval_path=x", "data.eval_path=null"}).data.eval_path);
+  CHECK_FALSE(parse(minimal(), {"data.eval_path=x", "data.eval_path=null"}).data.eval_path.size());
   CHECK(parse(minimal(), {R"(checkpoint={"save_steps": 3, "async": true})"}).checkpoint.save_steps == 3.0);
   CHECK(error_of(minimal(), {R"(checkpoint={"save_stps": 3})"}) ==
         R"(--set checkpoint={"save_stps": 3}: checkpoint.save_stps: unknown key; did you mean checkpoint.save_steps?)");
@@ -327,7 +327,9 @@ TEST_CASE("config: errors for bad values from --set and in the model") {
       {"checkpoint.async=1", "checkpoint.async: found 1, expected true or false"},
       {"output_dir=", "output_dir: found \"\", expected a path"},
       {"data=5", "data: found 5, expected an object"},
-      {"data={}", "data.path: missing, expected a path (directory of the tokenized dataset, or a Megatron prefix)"},
+      {"data={}",
+       "data.path: missing, expected a path (directory of the tokenized dataset, or a Megatron prefix) or "
+       "data.sources"},
       {"train.max_length=10000", "train.max_length: found 10000, expected at most model.max_position_embeddings 8192"},
       {"model.num_key_value_heads=3",
        "model.num_key_value_heads: found 3, expected a divisor of num_attention_heads 4"},
@@ -415,6 +417,49 @@ TEST_CASE("config: an error shows at most 300 characters of what was wrong") {
   const std::string deep(100000, '[');
   CHECK(error_of(deep).size() < 300);
   CHECK(error_of(minimal(), {"train=" + deep}).size() < 600);
+}
+
+TEST_CASE("config: data.sources instead of data.path, and evaluation sets with names") {
+  const std::string sources =
+      R"(data.sources=[{"path": "z/web/", "weight": 7}, {"path": "x", "weight": 3, "name": "a-b"}])";
+  const Config c = parse(minimal(), {sources, R"(data.eval_path={"web": "w", "code": "c"})"});
+  CHECK_FALSE(c.data.path);
+  CHECK(c.data.sources == std::vector<SourceConfig>{{"x", 3, "a-b"}, {"z/web/", 7, "web"}});
+  CHECK(c.data.eval_path == std::vector<EvalConfig>{{"code", "c"}, {"web", "w"}});
+  CHECK(parse(config_json(c)) == c);
+  CHECK(training_paths(c.data) == std::vector<std::string>{"x", "z/web/"});
+  CHECK(parse(config_json(c), {"data.path=p"}).data.sources.empty());
+  CHECK(parse(minimal(), {"data.eval_path=held"}).data.eval_path == std::vector<EvalConfig>{{"", "held"}});
+
+  const auto cases = std::vector<std::pair<std::string, std::string>>{
+      {R"(data.sources={"path": "x"})", "data.sources: found an object, expected a list of {path, weight, name}"},
+      {R"(data.sources=["x"])", "data.sources[0]: found \"x\", expected an object"},
+      {R"(data.sources=[{"path": "x"}])",
+       "data.sources[0].weight: missing, expected a number above 0, up to 1000000 (share of the rows, relative to the "
+       "other weights)"},
+      {R"(data.sources=[{"path": "x", "weight": 0}])",
+       "data.sources[0].weight: found 0, expected a number above 0, up to 1000000"},
+      {R"(data.sources=[{"path": "x", "weight": 1}, {"path": "y", "wieght": 1, "weight": 1}])",
+       "data.sources[1].wieght: unknown key, expected path, weight and name"},
+      {R"(data.sources=[{"path": "a/x", "weight": 1}, {"path": "b/x", "weight": 1}])",
+       "data.sources: found the name \"x\" twice, expected one each"},
+      {R"(data.sources=[{"path": "x", "weight": 1, "name": "a b"}])",
+       "data.sources[0].name: found the name \"a b\", expected 1 to 64 letters, digits, '.', '_' or '-'"},
+      {R"(data.eval_path={})", "data.eval_path: found an object, expected a path, an object {name: path, ...} or null"},
+      {R"(data.eval_path={"a": 1})",
+       "data.eval_path: found an object, expected a path, an object {name: path, ...} or null"},
+      {R"(data.eval_path={"a/b": "x"})",
+       "data.eval_path: found the name \"a/b\", expected 1 to 64 letters, digits, '.', '_' or '-'"},
+  };
+  for (const auto& [argument, expected] : cases) {
+    CAPTURE(argument);
+    const std::string error = error_of(minimal(), {argument});
+    CHECK_THAT(error, StartsWith("--set data.") && EndsWith(": " + expected));
+  }
+  CHECK(error_of(minimal(), {sources, "data.path=p"})
+            .ends_with("together with data.path \"p\", expected only one of the two"));
+  CHECK(error_of(minimal(), {sources, "data.max_train_samples=5"})
+            .ends_with("data.max_train_samples: found 5, expected 0 with data.sources"));
 }
 
 TEST_CASE("config: each missing required key is an error") {

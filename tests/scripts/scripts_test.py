@@ -80,6 +80,32 @@ def test_plots(directory):
     assert all(axis.get_xlabel() and axis.get_ylabel() for axis in axes.values())
 
 
+def test_plot_of_a_mix(directory):
+    need("matplotlib")
+    sys.path.insert(0, str(SCRIPTS))
+    import plot_run
+    import plotting
+
+    step = lambda n: {"step": n, "ce_loss": 5 - n, "loss": 5 - n,
+                      "sources": {"web": {"rows": n, "tokens": 9 * n, "epoch": 0.1 * n},
+                                  "code": {"rows": n, "tokens": 9 * n, "epoch": 0.2 * n}},
+                      "eval_loss_sparse/a": 4 - n, "eval_loss_full/a": 3.9 - n, "eval_loss_sparse/b": 3 - n,
+                      "eval_loss_full/b": 2.9 - n}
+    file = directory / "metrics.jsonl"
+    file.write_text("".join(json.dumps(step(n)) + "\n" for n in (1, 2)))
+    figures = []
+    plotting.save = lambda figure, output: figures.append(figure)
+    sys.argv = ["plot_run.py", str(file)]
+    plot_run.main()
+    axes = {axis.get_title(): axis for axis in figures[0].axes}
+    curves = lambda title: {line.get_label(): list(line.get_ydata()) for line in axes[title].get_lines()}
+    assert curves("Epochs of each source") == {"web": [0.1, 0.2], "code": [0.2, 0.4]}, curves("Epochs of each source")
+    assert list(curves("Validation loss")) == ["a, sparse attention", "b, sparse attention", "a, full attention",
+                                               "b, full attention"], curves("Validation loss")
+    colors = {line.get_label(): line.get_color() for line in axes["Validation loss"].get_lines()}
+    assert colors["a, sparse attention"] == colors["a, full attention"] != colors["b, full attention"], colors
+
+
 def test_eval_plots(directory):
     need("matplotlib")
     document = lambda mode, loss, **budget: {

@@ -67,13 +67,29 @@ struct AttentionConfig {
   bool operator==(const AttentionConfig&) const = default;
 };
 
-struct DataConfig {
+/// A dataset of a mix.
+struct SourceConfig {
   std::string path;
+  double weight = 0;  ///< its share of the rows is this over the sum of all weights
+  std::string name;
+  bool operator==(const SourceConfig&) const = default;
+};
+
+/// A dataset to evaluate on. The name is empty if data.eval_path is one path.
+struct EvalConfig {
+  std::string name, path;
+  bool operator==(const EvalConfig&) const = default;
+};
+
+struct DataConfig {
+  /// In a loaded config exactly one of these two is given.
+  std::optional<std::string> path;
+  std::vector<SourceConfig> sources;  ///< in the order of their names
   Packing packing = Packing::greedy;
   bool shuffle = true;
   std::int64_t skip_train_samples = -1;
   std::int64_t max_train_samples = 0;
-  std::optional<std::string> eval_path;
+  std::vector<EvalConfig> eval_path;  ///< in the order of their names
   std::vector<RowRange> skip_ranges;
   bool operator==(const DataConfig&) const = default;
 };
@@ -147,7 +163,8 @@ struct Config {
 
 /// Reads a config file. `overrides` are the arguments of --set, "section.key=value", applied in order. The value is
 /// JSON, or plain text where the key takes text or the value is not JSON. For mutually exclusive keys
-/// (gradient_accumulation_steps and global_batch_size, warmup_ratio and warmup_steps) the override replaces the file's.
+/// (gradient_accumulation_steps and global_batch_size, warmup_ratio and warmup_steps, path and sources) the override
+/// replaces the file's.
 Config load_config(const std::filesystem::path& file, const std::vector<std::string>& overrides = {});
 
 /// The config file that a command line means by `file`: that path if it exists, else a config of that name in
@@ -187,6 +204,9 @@ bool is_config_key(std::string_view key);
 
 /// docs/config.md's table of keys: key | type | default | at a resume | meaning.
 std::string config_keys_table();
+
+/// The datasets that a run reads: data.path, or the paths of data.sources.
+std::vector<std::string> training_paths(const DataConfig& data);
 
 /// Micro-batches per rank and optimizer step. Throws UsageError unless global_batch_size is a multiple of the rows of
 /// one micro-batch on all ranks.
