@@ -69,7 +69,7 @@ def evaluate(programs, model, data, output):
     """{mode: loss} of ssa_eval."""
     run(programs / "ssa_eval", "--model", model, "--data", data, "--device", "cpu", "--max-length", TOKENS,
         "--block-size", BLOCK_SIZE, "--block-counts", BLOCK_COUNTS, "--output", output)
-    return {document["config"]["model_args"]["mode"]: document["results"][Path(data).name]["loss,none"]
+    return {document["config"]["model_args"]["mode"]: next(iter(document["results"].values()))["loss,none"]
             for document in json.loads(output.read_text())}
 
 
