@@ -16,7 +16,7 @@ from pathlib import Path
 
 import plotting
 
-TOKENS, EVAL_ROWS, BATCH = 512, 64, 8
+TOKENS, EVAL_ROWS, BATCH = 256, 64, 8
 BLOCK_SIZE, BLOCK_COUNTS = 16, 2
 TOLERANCE = 1e-5  # nats; float32 in both
 
@@ -69,7 +69,7 @@ def evaluate(programs, model, data, output):
     """{mode: loss} of ssa_eval."""
     run(programs / "ssa_eval", "--model", model, "--data", data, "--device", "cpu", "--max-length", TOKENS,
         "--block-size", BLOCK_SIZE, "--block-counts", BLOCK_COUNTS, "--output", output)
-    return {document["config"]["model_args"]["mode"]: document["results"][Path(data).name]["loss,none"]
+    return {document["config"]["model_args"]["mode"]: next(iter(document["results"].values()))["loss,none"]
             for document in json.loads(output.read_text())}
 
 
@@ -102,7 +102,7 @@ def main():
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
     parser.add_argument("--output", default="runs/dense-to-sparse", type=Path, metavar="DIR")
     parser.add_argument("--build", default="build", type=Path, metavar="DIR")
-    parser.add_argument("--dense-steps", default=600, type=int, metavar="N")
+    parser.add_argument("--dense-steps", default=400, type=int, metavar="N")
     parser.add_argument("--steps", default=300, type=int, metavar="N")
     parser.add_argument("--warmup", default=50, type=int, metavar="N")
     args = parser.parse_args()

@@ -7,6 +7,7 @@
 
 #include "src/config/config_reader.h"
 #include "src/config/model_keys.h"
+#include "ssa/base/file.h"
 #include "ssa/config/hugging_face_config.h"
 
 namespace ssa {
@@ -234,7 +235,7 @@ Config load_config(const std::filesystem::path& file, const std::vector<std::str
 HuggingFaceConfig read_hugging_face_config(const std::filesystem::path& file) {
   Origin origin(file.string());
   origin.set_model_file(file.string());
-  Json object = parse_json(read_text(file, ""), file.string());
+  Json object = parse_json(read_file(file), file.string());
   HuggingFaceConfig config;
   const ModelKeys keys = settle_model(object, origin);
   config.model = keys.defaults;

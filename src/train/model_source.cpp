@@ -20,7 +20,12 @@ Value decide(const char* what, const char* option, const fs::path& path, const s
   if (known && known->stated && asked && *asked != known->value)
     fail_usage(option, " ", name_of(*asked), ": ", path.string(), " is a model of ", what, " ", name_of(known->value),
                " (", known->reason, "); expected ", name_of(known->value), ", or no ", option);
-  if (asked) return *asked;
+  if (asked) {
+    if (known && *asked != known->value)
+      notes.push_back(concat(what, " ", name_of(*asked), " as ", option, " says, not ", name_of(known->value), ": ",
+                             known->reason));
+    return *asked;
+  }
   if (!known)
     fail_usage(path.string(), ": config.json names no ", what, ", as in the published checkpoints; expected ", option);
   if (!known->stated) notes.push_back(concat(what, " ", name_of(known->value), ": ", known->reason));

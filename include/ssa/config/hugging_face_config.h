@@ -32,7 +32,7 @@ struct HuggingFaceConfig {
   std::vector<std::string> notes;  ///< for the log: keys with a default, and keys that have no effect here
 };
 
-/// UsageError if the file cannot be read or is not a config.json of LLaMA's architecture.
+/// Error if the file cannot be read, UsageError if it is not a config.json of LLaMA's architecture.
 HuggingFaceConfig read_hugging_face_config(const std::filesystem::path& file);
 
 /// config.json: the keys of `model`, model_type llama-nsa, the classes of the exported Python files, the method, the
