@@ -1,6 +1,8 @@
 #include "data_tools/job_state.h"
 
+#include <optional>
 #include <string>
+#include <type_traits>
 
 #include "data_tools/dataset_json.h"
 #include "ssa/base/error.h"
@@ -30,15 +32,24 @@ void visit_counters(Report& report, const Visit& visit) {
 json to_json(const WriterState& state) {
   return {{"shards", shards_json(state.shards)},
           {"open_documents", state.open_documents},
-          {"open_tokens", state.open_tokens}};
+          {"open_tokens", state.open_tokens},
+          {"open_text_bytes", state.open_text_bytes ? json(*state.open_text_bytes) : json(nullptr)}};
 }
 
 WriterState writer_state(const json& state) {
   WriterState out;
   for (const json& shard : state.at("shards"))
-    visit_fields(out.shards.emplace_back(), [&](const char* key, auto& value) { shard.at(key).get_to(value); });
+    visit_fields(out.shards.emplace_back(), [&](const char* key, auto& value) {
+      if constexpr (std::is_same_v<std::decay_t<decltype(value)>, std::optional<std::int64_t>>) {
+        if (shard.contains(key)) value = shard.at(key).get<std::int64_t>();
+      } else {
+        shard.at(key).get_to(value);
+      }
+    });
   out.open_documents = state.at("open_documents");
   out.open_tokens = state.at("open_tokens");
+  const json bytes = state.value("open_text_bytes", json(nullptr));  // earlier versions did not count them
+  out.open_text_bytes = bytes.is_null() ? std::nullopt : std::optional(bytes.get<std::int64_t>());
   return out;
 }
 

@@ -17,6 +17,8 @@ PANELS = [  # title, y axis, {key: whose curve it is}, logarithmic
     ("Training loss", "cross entropy (nats per token)", {"ce_loss": ""}, False),
     ("Validation loss", "cross entropy (nats per token)",
      {"eval_loss": "", "eval_loss_sparse": "sparse", "eval_loss_full": "full"}, False),
+    ("Validation loss by text", "bits per byte",
+     {"eval_bits_per_byte": "", "eval_bits_per_byte_sparse": "sparse", "eval_bits_per_byte_full": "full"}, False),
     ("Epochs of each source", "epochs read", {"sources/*/epoch": ""}, False),
     ("Alignment loss", "SmoothL1 (per element)", {"alignment_loss": ""}, True),
     ("Gradient norm", "L2 norm before clipping", {"grad_norm": ""}, True),

@@ -163,6 +163,10 @@ void inspect_dataset(const fs::path& path, const Wanted& wanted) {
               << info->vocab_size << ", end-of-text " << info->eos_token_id << "\n";
   else
     std::cout << "  no dataset.json: tokenizer and checksums unknown\n";
+  if (const auto bytes = dataset.text_bytes())
+    std::cout << "  " << with_unit(static_cast<std::uint64_t>(*bytes)) << " of text, "
+              << fmt::format("{:.2f}", static_cast<double>(*bytes) / static_cast<double>(dataset.tokens()))
+              << " bytes per token\n";
   if (wanted.unigram) std::cout << "  unigram entropy " << unigram_entropy(dataset) << " nats per token\n";
   if (wanted.verify) dataset.verify();
 }

@@ -286,17 +286,18 @@ EvalLosses evaluate(Run& run) {
   const ProfilerRange range("evaluate");
   enter_phase(Phase::evaluation, run.at.step);
   enter_fault_place(FaultPlace::eval);
-  std::vector<std::pair<std::string, AttentionPath>> paths = {{"eval_loss", run.state.shape().pass.path}};
-  if (run.branches().aligned)
-    paths = {{"eval_loss_sparse", AttentionPath::selected}, {"eval_loss_full", AttentionPath::full}};
+  std::vector<std::pair<std::string, AttentionPath>> paths = {{"", run.state.shape().pass.path}};
+  if (run.branches().aligned) paths = {{"_sparse", AttentionPath::selected}, {"_full", AttentionPath::full}};
   EvalLosses losses;
   for (const EvalSet& set : run.eval_sets)
-    for (const auto& [key, path] : paths) {
+    for (const auto& [attention, path] : paths) {
       const EvalSums sums =
           evaluate_rows(run.stream, run.comm, with_path(run.state.model(), path), run.state.batch,
                         run.state.sums.losses(), run.staging, set.loader, {}, [&] { return stop_wanted(run.comm); });
       if (sums.stopped) return {};
-      losses[set.name.empty() ? key : concat(key, "/", set.name)] = sums.mean();
+      const std::string end = concat(attention, set.name.empty() ? "" : "/", set.name);
+      losses["eval_loss" + end] = sums.mean();
+      if (const auto bits = bits_per_byte(set.dataset, sums.mean())) losses["eval_bits_per_byte" + end] = *bits;
     }
   return losses;
 }
@@ -363,6 +364,10 @@ std::vector<std::string> about_data(const Run& run) {
   if (const std::int64_t dropped = plan.dropped_rows())
     lines.push_back(fmt::format("the last {} dropped in each epoch, too few for a global batch",
                                 dropped == 1 ? "sequence is" : fmt::format("{} sequences are", dropped)));
+  for (const EvalSet& set : run.eval_sets)
+    if (!set.dataset.text_bytes())
+      lines.push_back(fmt::format("{} records no text_bytes: its loss is not given in bits per byte",
+                                  set.dataset.directory().string()));
   for (const std::string& line : packing_lines(run.data, run.config)) lines.push_back(line);
   if (run.data.mixed())
     for (const std::string& line :

@@ -116,6 +116,8 @@ TEST_CASE("tokenize: every kind of input gives its documents, in order") {
   CHECK(documents_in(out / "all") == expected);
   CHECK(report.documents == 8);
   CHECK(report.tokens == static_cast<std::int64_t>(report.text_bytes) + 8);
+  const auto info = ssa::read_dataset_info(out / "all/dataset.json");
+  CHECK(info.shards.at(0).text_bytes == static_cast<std::int64_t>(report.text_bytes));
   CHECK_FALSE(fs::exists(out / "all/job.json"));
 
   ssa::tokenize(options_for({(directory / "[cd].jsonl*").string(), (directory / "a.txt").string()}, out / "glob"));

@@ -90,7 +90,7 @@ def test_plot_of_a_mix(directory):
                       "sources": {"web": {"rows": n, "tokens": 9 * n, "epoch": 0.1 * n},
                                   "code": {"rows": n, "tokens": 9 * n, "epoch": 0.2 * n}},
                       "eval_loss_sparse/a": 4 - n, "eval_loss_full/a": 3.9 - n, "eval_loss_sparse/b": 3 - n,
-                      "eval_loss_full/b": 2.9 - n}
+                      "eval_loss_full/b": 2.9 - n, "eval_bits_per_byte_sparse/a": 1.5 - 0.1 * n}
     file = directory / "metrics.jsonl"
     file.write_text("".join(json.dumps(step(n)) + "\n" for n in (1, 2)))
     figures = []
@@ -102,6 +102,7 @@ def test_plot_of_a_mix(directory):
     assert curves("Epochs of each source") == {"web": [0.1, 0.2], "code": [0.2, 0.4]}, curves("Epochs of each source")
     assert list(curves("Validation loss")) == ["a, sparse attention", "b, sparse attention", "a, full attention",
                                                "b, full attention"], curves("Validation loss")
+    assert curves("Validation loss by text") == {"a, sparse attention": [1.4, 1.3]}, curves("Validation loss by text")
     colors = {line.get_label(): line.get_color() for line in axes["Validation loss"].get_lines()}
     assert colors["a, sparse attention"] == colors["a, full attention"] != colors["b, full attention"], colors
 

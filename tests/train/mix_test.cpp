@@ -236,9 +236,20 @@ TEST_CASE("evaluation sets: each has its own loss") {
   const auto both = run.metrics("out"), one = run.metrics("one");
   for (const std::size_t i : {1, 3}) {
     CHECK(both[i].at("eval_loss/second") == one[i].at("eval_loss"));
+    // 33 tokens of 32 bytes each.
+    CHECK_THAT(both[i].at("eval_bits_per_byte/second").get<double>(),
+               Catch::Matchers::WithinRel(one[i].at("eval_loss").get<double>() / std::log(2.0) * 33 / 32, 1e-12));
     CHECK(both[i].at("eval_loss/first") != both[i].at("eval_loss/second"));
     CHECK_FALSE(both[i].contains("eval_loss"));
   }
+  // Another tokenizer, whose dataset does not record its bytes: no such key, and a line says why.
+  std::string json = ssa::test::read_file(run / "b/dataset.json");
+  json.replace(json.find("\"bytes\""), 7, "\"other\"");
+  write_file(run / "b/dataset.json", json);
+  run.train_to_end("without", {"train.max_steps=2", "train.eval_steps=2", "data.path=c", "data.eval_path=b"});
+  CHECK(run.metrics("without")[1].contains("eval_loss"));
+  CHECK_FALSE(run.metrics("without")[1].contains("eval_bits_per_byte"));
+  CHECK_THAT(ssa::test::read_file(run / "without/train.log"), has("b records no text_bytes"));
   check_fails(run.train("bad", {R"(data.eval_path={"first": "a", "second": "nowhere"})"}), kExitFailed, {"nowhere"});
 }
 

@@ -17,7 +17,7 @@
 
 namespace ssa {
 
-/// Nats per token of data.eval_path, by key in metrics.jsonl.
+/// The losses of data.eval_path, in nats per token and in bits per byte, by key in metrics.jsonl.
 using EvalLosses = std::map<std::string, double>;
 
 /// What the run has read of a source of data.sources up to a step.
