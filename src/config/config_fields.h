@@ -170,6 +170,11 @@ void visit_fields(Of<TrainConfig>, Visit&& visit) {
   visit(field("seed", &C::seed, at_least(0), "seed of the initial weights, the row order and ssa's draws"));
   visit(field("gradient_checkpointing", &C::gradient_checkpointing, kAny,
               "activations recomputed in the backward pass to save memory"));
+  visit(field("fp8", &C::fp8, kAny,
+              "products in FP8: `linear`: of the linear layers; `all`: of the LM head too; evaluation is not in FP8"));
+  visit(field("fp8_exclude", &C::fp8_exclude, kAny,
+              "what fp8 leaves out: `lm_head`; `qkvg_proj`, `o_proj`, `gate_up_proj` or `down_proj` of every layer; "
+              "`layers.0`; `layers.0.o_proj`"));
   visit(field("logging_steps", &C::logging_steps, between(1, kMostSteps), "steps between two logged steps"));
   visit(field("eval_steps", &C::eval_steps, between(0, kMostSteps),
               "steps between two evaluations; 0 = only at the end"));
@@ -244,11 +249,12 @@ struct OptionalOf<std::optional<T>> : std::true_type {
 };
 
 using RowRanges = std::vector<RowRange>;
+using Names = std::vector<std::string>;
 
 /// A struct with a list of fields. Other types of fields are a string, an optional, a list, or not a class.
 template <class T>
-concept Section =
-    std::is_class_v<T> && !std::is_same_v<T, std::string> && !std::is_same_v<T, RowRanges> && !OptionalOf<T>::value;
+concept Section = std::is_class_v<T> && !std::is_same_v<T, std::string> && !std::is_same_v<T, RowRanges> &&
+                  !std::is_same_v<T, Names> && !OptionalOf<T>::value;
 
 /// The values of an enum, in the order of the documentation.
 template <class E>
@@ -267,6 +273,8 @@ template <>
 inline constexpr auto kValues<GradientCheckpointing> = {GradientCheckpointing::none, GradientCheckpointing::selective,
                                                         GradientCheckpointing::full};
 template <>
+inline constexpr auto kValues<Fp8Mode> = {Fp8Mode::none, Fp8Mode::linear, Fp8Mode::all};
+template <>
 inline constexpr auto kValues<RopeType> = {RopeType::llama3};
 template <>
 inline constexpr auto kValues<LrScheduler> = {LrScheduler::cosine_with_min_lr, LrScheduler::cosine, LrScheduler::linear,
@@ -283,6 +291,8 @@ std::string expectation(const Range& range) {
     return "a path";
   } else if constexpr (std::is_same_v<T, RowRanges>) {
     return "a list of [first_row, last_row]";
+  } else if constexpr (std::is_same_v<T, Names>) {
+    return "a list of names";
   } else if constexpr (std::is_same_v<T, ModelConfig>) {
     return "a path or an object";
   } else if constexpr (Section<T>) {
