@@ -1,40 +1,11 @@
 // Matrix products by cuBLASLt. The first product of a key makes a plan and chooses its algorithm; later ones use it.
-#include <map>
 #include <memory>
 
-#include "kernels/matmul/autotune.h"
-#include "kernels/matmul/plan.h"
+#include "kernels/matmul/plans.h"
 #include "matmul.h"
 #include "src/runtime/cuda_context.h"
 
 namespace ssa::cuda {
-
-/// The plans of one stream.
-class MatmulPlans {
- public:
-  /// The plan of products like `p`, with an algorithm chosen.
-  const MatmulPlan& plan_for(Stream& stream, const Matmul& p) {
-    const MatmulKey key(p);
-    auto found = plans_.find(key);
-    if (found != plans_.end() && found->second.choice.final) return found->second;
-    if (found == plans_.end()) found = plans_.try_emplace(key, key).first;
-    try {
-      choose_algorithm(stream, found->second, p);
-    } catch (...) {
-      plans_.erase(found);
-      throw;
-    }
-    return found->second;
-  }
-
-  const MatmulPlan* find(const Matmul& p) const {
-    const auto found = plans_.find(MatmulKey(p));
-    return found == plans_.end() ? nullptr : &found->second;
-  }
-
- private:
-  std::map<MatmulKey, MatmulPlan> plans_;
-};
 
 namespace {
 

@@ -129,6 +129,24 @@ void check_model(const ModelConfig& model, const Origin& origin) {
   }
 }
 
+void check_fp8(const Config& config, const Origin& origin) {
+  const TrainConfig& train = config.train;
+  for (const std::string& name : train.fp8_exclude)
+    if (!is_excludable(config.model, name))
+      origin.fail("train.fp8_exclude", "found ", quoted(name), ", expected ", excludable_names(config.model));
+  if (train.fp8 == Fp8Mode::none && !train.fp8_exclude.empty())
+    origin.fail("train.fp8_exclude", "found ", train.fp8_exclude.size(), " names, expected none with train.fp8 none");
+  const bool head = std::count(train.fp8_exclude.begin(), train.fp8_exclude.end(), "lm_head") == 0;
+  if (train.fp8 == Fp8Mode::all && head)
+    origin.fail("train.fp8", "found all, expected none or linear: the LM head has no FP8 products so far");
+  const Fp8Layers layers(config.model, train.fp8, train.fp8_exclude);
+  if (train.fp8 != Fp8Mode::none && !layers.any())
+    origin.fail("train.fp8_exclude", "found every linear layer, expected one that is left, or train.fp8 none");
+  const std::string reason =
+      why_unsupported(layers, config.model, train.per_device_train_batch_size * train.max_length);
+  if (!reason.empty()) origin.fail("train.fp8", reason);
+}
+
 void check_run(const Config& config, const Origin& origin) {
   const TrainConfig& train = config.train;
   if (train.max_length > config.model.max_position_embeddings) {
@@ -146,6 +164,7 @@ void check_run(const Config& config, const Origin& origin) {
                 train.per_device_train_batch_size, ": ", activations,
                 " activations in a micro-batch of this model, expected at most ", kMostElements);
   }
+  check_fp8(config, origin);
   if (train.max_steps == 0) origin.fail("train.max_steps", "found 0, expected -1 or an integer of at least 1");
   if (train.min_lr > train.learning_rate) {
     origin.fail("train.min_lr", "found ", train.min_lr, ", expected at most train.learning_rate ", train.learning_rate);

@@ -190,6 +190,11 @@ void visit_fields(Of<TrainConfig>, Visit&& visit) {
   visit(field("seed", &C::seed, at_least(0), "seed of the initial weights, the row order and ssa's draws"));
   visit(field("gradient_checkpointing", &C::gradient_checkpointing, kAny,
               "activations recomputed in the backward pass to save memory"));
+  visit(field("fp8", &C::fp8, kAny,
+              "products in FP8: `linear`: of the linear layers; `all`: of the LM head too; evaluation is not in FP8"));
+  visit(field("fp8_exclude", &C::fp8_exclude, kAny,
+              "what fp8 leaves out: `lm_head`; `qkvg_proj`, `o_proj`, `gate_up_proj` or `down_proj` of every layer; "
+              "`layers.0`; `layers.0.o_proj`"));
   visit(field("logging_steps", &C::logging_steps, between(1, kMostSteps), "steps between two logged steps"));
   visit(field("eval_steps", &C::eval_steps, between(0, kMostSteps),
               "steps between two evaluations; 0 = only at the end"));
@@ -266,11 +271,13 @@ struct OptionalOf<std::optional<T>> : std::true_type {
 };
 
 using RowRanges = std::vector<RowRange>;
+using Names = std::vector<std::string>;
 using Sources = std::vector<SourceConfig>;
 using EvalPaths = std::vector<EvalConfig>;
 
 template <class T>
-concept List = std::is_same_v<T, RowRanges> || std::is_same_v<T, Sources> || std::is_same_v<T, EvalPaths>;
+concept List = std::is_same_v<T, RowRanges> || std::is_same_v<T, Names> || std::is_same_v<T, Sources> ||
+    std::is_same_v<T, EvalPaths>;
 
 /// A struct with a list of fields. Other types of fields are a string, an optional, a list, or not a class.
 template <class T>
@@ -293,6 +300,8 @@ template <>
 inline constexpr auto kValues<GradientCheckpointing> = {GradientCheckpointing::none, GradientCheckpointing::selective,
                                                         GradientCheckpointing::full};
 template <>
+inline constexpr auto kValues<Fp8Mode> = {Fp8Mode::none, Fp8Mode::linear, Fp8Mode::all};
+template <>
 inline constexpr auto kValues<RopeType> = {RopeType::llama3};
 template <>
 inline constexpr auto kValues<LrScheduler> = {LrScheduler::cosine_with_min_lr, LrScheduler::cosine, LrScheduler::linear,
@@ -313,6 +322,8 @@ std::string expectation(const Range& range) {
     return "a list of {path, weight, name}";
   } else if constexpr (std::is_same_v<T, EvalPaths>) {
     return "a path, an object {name: path, ...} or null";
+  } else if constexpr (std::is_same_v<T, Names>) {
+    return "a list of names";
   } else if constexpr (std::is_same_v<T, ModelConfig>) {
     return "a path or an object";
   } else if constexpr (Section<T>) {

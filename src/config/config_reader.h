@@ -213,6 +213,16 @@ class Reader {
     return true;
   }
 
+  static bool convert(const Json& value, Range, Names& out) {
+    if (!value.is_array()) return false;
+    out.clear();
+    for (const Json& name : value) {
+      if (!name.is_string()) return false;
+      out.push_back(name.get<std::string>());
+    }
+    return true;
+  }
+
   template <class E>
   static bool convert(const Json& value, Range, E& out) {
     static_assert(std::is_enum_v<E>);

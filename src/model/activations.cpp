@@ -4,6 +4,8 @@
 #include <iterator>
 #include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 namespace ssa {
 namespace {
@@ -118,6 +120,30 @@ Lifetime lifetime_of(Tensor LayerActivations::*activation) {
   return row->lifetime;
 }
 
+/// Each buffer takes the largest matrix of any linear layer.
+Fp8Operands lay_out_fp8(Arena& arena, const ModelConfig& c, const PassShape& shape) {
+  const std::int64_t M = shape.rows * shape.tokens;
+  const auto allocate = [&](const char* name, const std::vector<std::pair<Shape, Fp8Blocks>>& matrices) {
+    std::int64_t values = 0, scales = 0;
+    for (const auto& [matrix, blocks] : matrices) {
+      values = std::max(values, matrix.count());
+      scales = std::max(scales, fp8_scales_shape(matrix[0], matrix[1], blocks).count());
+    }
+    return Fp8Buffer{.values = arena.allocate(concat("fp8 ", name), DType::u8, {values}),
+                     .scales = arena.allocate(concat("fp8 scales of ", name), DType::f32, {scales})};
+  };
+  std::vector<std::pair<Shape, Fp8Blocks>> x, w, d_y, d_y_t;
+  for (const LinearLayer which : kLinearLayers) {
+    if (!shape.fp8.has_in_any_layer(which)) continue;
+    const auto [inputs, outputs] = widths_of(which, c);
+    x.insert(x.end(), {{{M, inputs}, Fp8Blocks::row}, {{inputs, M}, Fp8Blocks::row}});
+    w.insert(w.end(), {{{outputs, inputs}, Fp8Blocks::square}, {{inputs, outputs}, Fp8Blocks::square}});
+    d_y.push_back({{M, outputs}, Fp8Blocks::row});
+    d_y_t.push_back({{outputs, M}, Fp8Blocks::square});
+  }
+  return {.x = allocate("x", x), .w = allocate("w", w), .d_y = allocate("d_y", d_y), .d_y_t = allocate("d_y^T", d_y_t)};
+}
+
 Activations lay_out_activations(Arena& arena, const ModelConfig& c, const PassShape& shape, DeviceKind kind,
                                 const KvPlacement* placement) {
   SSA_CHECK(!shape.measure || !shape.backward, "a pass that measures both attentions has no backward");
@@ -160,6 +186,7 @@ Activations lay_out_activations(Arena& arena, const ModelConfig& c, const PassSh
   a.cos_sin = placement ? placement->cos_sin : arena.allocate("rotary table", f32, {d.T, d.D / 2, 2});
   a.discarded = arena.allocate("discarded alignment", DType::f64, {1});
   if (!shape.backward) return a;
+  if (shape.fp8.any()) a.fp8 = lay_out_fp8(arena, c, shape);
 
   a.d_x = arena.allocate("d_x", act, hidden);
   a.d_norm = arena.allocate("d_norm", act, hidden);

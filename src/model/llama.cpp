@@ -36,6 +36,11 @@ bool is_recomputed(const Llama& m, Tensor LayerActivations::*activation) {
   return !is_kept(lifetime_of(activation), m.shape.checkpointing);
 }
 
+/// Null where the linear layer does not compute in FP8.
+const Fp8Operands* fp8_of(const Llama& m, std::int64_t layer, LinearLayer which) {
+  return m.shape.fp8.has(layer, which) ? &m.acts.fp8 : nullptr;
+}
+
 /// The gated output of the attention from its branches.
 void gate_forward(Stream& s, const Llama& m, const LayerActivations& l, const MicroBatch& batch, double alignment_scale,
                   const Tensor& alignment) {
@@ -87,7 +92,7 @@ void forward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch& 
 
   // 2) q, k, v and gates: projection, rotary embedding, block means
   if (runs(&L::q)) {
-    linear(s, {.y = a.qkvg, .x = l.input_norm, .w = w.qkvg_proj});
+    linear(s, {.y = a.qkvg, .x = l.input_norm, .w = w.qkvg_proj, .fp8 = fp8_of(m, i, LinearLayer::qkvg_proj)});
     qkv_rope_forward(s, {.q = l.q,
                          .k = l.k,
                          .v = l.v,
@@ -138,7 +143,7 @@ void forward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch& 
 
   // 5) Output projection, residual add and norm
   if (runs(&L::mid)) {
-    linear(s, {.y = a.residual_delta, .x = l.attention, .w = w.o_proj});
+    linear(s, {.y = a.residual_delta, .x = l.attention, .w = w.o_proj, .fp8 = fp8_of(m, i, LinearLayer::o_proj)});
     rmsnorm_forward(s, {.out = l.post_norm,
                         .rstd = l.post_rstd,
                         .residual = l.mid,
@@ -152,10 +157,11 @@ void forward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch& 
   }
 
   // 6) MLP. The backward's first op writes swiglu again, and nothing there needs the output.
-  if (runs(&L::gate_up)) linear(s, {.y = l.gate_up, .x = l.post_norm, .w = w.gate_up_proj});
+  if (runs(&L::gate_up))
+    linear(s, {.y = l.gate_up, .x = l.post_norm, .w = w.gate_up_proj, .fp8 = fp8_of(m, i, LinearLayer::gate_up_proj)});
   if (run == Run::recompute) return;
   swiglu_forward(s, {.out = l.swiglu, .gate_up = l.gate_up});
-  linear(s, {.y = a.residual_delta, .x = l.swiglu, .w = w.down_proj});
+  linear(s, {.y = a.residual_delta, .x = l.swiglu, .w = w.down_proj, .fp8 = fp8_of(m, i, LinearLayer::down_proj)});
 }
 
 /// Gradients of the attention's branches, gates, and of q, k, v (and their block means) through every branch.
@@ -258,14 +264,24 @@ void backward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch&
   const Activations& a = m.acts;
 
   // 6) MLP
-  linear_input_gradient(s, {.d_x = a.d_swiglu, .d_y = a.d_x, .w = w.down_proj});
+  linear_input_gradient(
+      s, {.d_x = a.d_swiglu, .d_y = a.d_x, .w = w.down_proj, .fp8 = fp8_of(m, i, LinearLayer::down_proj)});
   swiglu_backward(s, {.d_gate_up = a.d_gate_up,
                       .out = is_recomputed(m, &LayerActivations::swiglu) ? l.swiglu : Tensor(),
                       .d_out = a.d_swiglu,
                       .gate_up = l.gate_up});
-  linear_weight_gradient(s, {.d_w = g.down_proj, .d_y = a.d_x, .x = l.swiglu, .accumulate = accumulate});
-  linear_input_gradient(s, {.d_x = a.d_norm, .d_y = a.d_gate_up, .w = w.gate_up_proj});
-  linear_weight_gradient(s, {.d_w = g.gate_up_proj, .d_y = a.d_gate_up, .x = l.post_norm, .accumulate = accumulate});
+  linear_weight_gradient(s, {.d_w = g.down_proj,
+                             .d_y = a.d_x,
+                             .x = l.swiglu,
+                             .accumulate = accumulate,
+                             .fp8 = fp8_of(m, i, LinearLayer::down_proj)});
+  linear_input_gradient(
+      s, {.d_x = a.d_norm, .d_y = a.d_gate_up, .w = w.gate_up_proj, .fp8 = fp8_of(m, i, LinearLayer::gate_up_proj)});
+  linear_weight_gradient(s, {.d_w = g.gate_up_proj,
+                             .d_y = a.d_gate_up,
+                             .x = l.post_norm,
+                             .accumulate = accumulate,
+                             .fp8 = fp8_of(m, i, LinearLayer::gate_up_proj)});
 
   // 5) Norm, residual add and output projection
   rmsnorm_backward(s, {.d_residual = a.d_x,
@@ -274,8 +290,13 @@ void backward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch&
                        .residual = l.mid,
                        .rstd = l.post_rstd,
                        .weight = w.post_attention_norm});
-  linear_input_gradient(s, {.d_x = a.d_attention, .d_y = a.d_x, .w = w.o_proj});
-  linear_weight_gradient(s, {.d_w = g.o_proj, .d_y = a.d_x, .x = l.attention, .accumulate = accumulate});
+  linear_input_gradient(s,
+                        {.d_x = a.d_attention, .d_y = a.d_x, .w = w.o_proj, .fp8 = fp8_of(m, i, LinearLayer::o_proj)});
+  linear_weight_gradient(s, {.d_w = g.o_proj,
+                             .d_y = a.d_x,
+                             .x = l.attention,
+                             .accumulate = accumulate,
+                             .fp8 = fp8_of(m, i, LinearLayer::o_proj)});
 
   // 4) Gates and alignment, 3) attention branches
   attention_backward(s, m, l, batch, scales);
@@ -292,8 +313,13 @@ void backward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch&
                         .positions = batch.positions,
                         .cos_sin = a.cos_sin,
                         .block_size = m.config.block_size});
-  linear_input_gradient(s, {.d_x = a.d_norm, .d_y = a.d_qkvg, .w = w.qkvg_proj});
-  linear_weight_gradient(s, {.d_w = g.qkvg_proj, .d_y = a.d_qkvg, .x = l.input_norm, .accumulate = accumulate});
+  linear_input_gradient(
+      s, {.d_x = a.d_norm, .d_y = a.d_qkvg, .w = w.qkvg_proj, .fp8 = fp8_of(m, i, LinearLayer::qkvg_proj)});
+  linear_weight_gradient(s, {.d_w = g.qkvg_proj,
+                             .d_y = a.d_qkvg,
+                             .x = l.input_norm,
+                             .accumulate = accumulate,
+                             .fp8 = fp8_of(m, i, LinearLayer::qkvg_proj)});
 
   // 1) Norm
   rmsnorm_backward(s, {.d_residual = a.d_x,
@@ -385,7 +411,9 @@ void forward(Stream& s, const Llama& m, const MicroBatch& batch, const PassScale
 
 void evaluate(Stream& s, const Llama& m, const MicroBatch& batch, const LossSums& losses,
               const AttentionSums& attention, Tensor position_losses) {
-  forward(s, m, batch, {}, losses, attention);
+  Llama exact = m;
+  exact.shape.fp8 = {};
+  forward(s, exact, batch, {}, losses, attention);
   linear_cross_entropy(s, {.loss_sum = losses.ce,
                            .losses = position_losses,
                            .logits = m.acts.logits,

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "kernels/attention/cuda_support.h"
+#include "kernels/fp8_matmul/fp8_matmul.h"
 #include "kernels/optimizer/optimizer.h"
 
 namespace ssa {
@@ -89,6 +90,8 @@ std::string MemoryPlan::to_string() const {
 }
 
 void check_supported(const StateShape& shape) {
+  const std::string no_fp8 = why_unsupported(shape.pass.fp8, shape.model, shape.pass.rows * shape.pass.tokens);
+  if (!no_fp8.empty()) fail_usage("train.fp8: ", no_fp8);
   if (shape.kind != DeviceKind::cuda) return;
   const ModelConfig& c = shape.model;
   const bool selects = computed_branches(shape.pass, c).selected;
@@ -136,6 +139,8 @@ std::int64_t largest_micro_batch(StateShape shape, const ParamTable& table, std:
 ModelState::ModelState(Stream& stream, const StateShape& shape, const ParamTable& table, int rank)
     : shape_(shape), table_(table), rank_(rank) {
   check_supported(shape);
+  if (const std::string reason = why_no_fp8(stream); shape.pass.fp8.any() && !reason.empty())
+    fail_usage("train.fp8: ", reason);
   const MemoryPlan plan = plan_memory(shape, table);
   const MemoryInfo memory = stream.memory_info();
   if (plan.total() > memory.free_bytes)

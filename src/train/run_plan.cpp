@@ -48,7 +48,8 @@ StateShape state_shape(const Config& c, DeviceKind device, int ranks) {
                    .tokens = c.train.max_length,
                    .path = training_path(c.attention.method),
                    .selection = c.attention.selection,
-                   .checkpointing = c.train.gradient_checkpointing},
+                   .checkpointing = c.train.gradient_checkpointing,
+                   .fp8 = Fp8Layers(c.model, c.train.fp8, c.train.fp8_exclude)},
           .kind = device,
           .ranks = ranks,
           .zero_stage = static_cast<int>(c.distributed.zero_stage)};

@@ -114,13 +114,16 @@ void fill_batch(Stream& stream, const MicroBatch& batch, const ModelConfig& c, s
 /// A model with ssa-1b's shapes and a batch of random tokens.
 class Training {
  public:
-  Training(bench::Bench& bench, const bench::Shapes& shapes, Method method)
+  Training(bench::Bench& bench, const bench::Shapes& shapes, Method method, Fp8Mode fp8 = Fp8Mode::none)
       : stream_(bench.stream),
         config_(model_config(shapes, method)),
         table_(config_),
         state_(stream_,
                {.model = config_,
-                .pass = {.rows = shapes.rows, .tokens = shapes.tokens, .path = training_path(method)},
+                .pass = {.rows = shapes.rows,
+                         .tokens = shapes.tokens,
+                         .path = training_path(method),
+                         .fp8 = Fp8Layers(config_, fp8, {})},
                 .kind = DeviceKind::cuda},
                table_),
         tokens_(static_cast<double>(shapes.M())) {
@@ -170,11 +173,12 @@ class Training {
   std::int64_t steps_ = 0;
 };
 
-void measure_step(bench::Bench& bench, Method method) {
-  const std::string name = "training_step_" + std::string(name_of(method));
+void measure_step(bench::Bench& bench, Method method, Fp8Mode fp8) {
+  std::string name = "training_step_" + std::string(name_of(method));
+  if (fp8 != Fp8Mode::none) name += "_fp8_" + std::string(name_of(fp8));
   if (!bench.wanted(name)) return;
   Stream& stream = bench.stream;
-  Training training(bench, bench.shapes, method);
+  Training training(bench, bench.shapes, method, fp8);
   const double ms = training.median_ms(kSteps);
   std::printf("\n%s: %.1f ms, %.0f tokens/s, %.1f model TFLOP/s\n\n", name.c_str(), ms, training.tokens_per_second(ms),
               training.model_tflops(ms));
@@ -196,7 +200,8 @@ void measure_step(bench::Bench& bench, Method method) {
   }
   std::vector<std::pair<std::string, Total>> order(totals.begin(), totals.end());
   std::sort(order.begin(), order.end(), [](const auto& a, const auto& b) { return a.second.ms > b.second.ms; });
-  const auto work = step_work(bench.shapes, training.config(), method);
+  auto work = step_work(bench.shapes, training.config(), method);
+  if (fp8 != Fp8Mode::none) work.erase("matmul");  // most of it is in fp8_matmul, whose ceiling is another one
   std::printf("| op | calls | ms | of the step | rate | ceiling |\n|---|---|---|---|---|---|\n");
   for (const auto& [op, total] : order) {
     const auto known = work.find(op);
@@ -207,7 +212,8 @@ void measure_step(bench::Bench& bench, Method method) {
 }
 
 SSA_BENCH(training_step) {
-  for (const Method method : {Method::ssa, Method::full, Method::moba, Method::nsa}) measure_step(bench, method);
+  for (const Method method : {Method::ssa, Method::full, Method::moba, Method::nsa})
+    for (const Fp8Mode fp8 : {Fp8Mode::none, Fp8Mode::linear}) measure_step(bench, method, fp8);
 }
 
 SSA_BENCH(lengths_step) {

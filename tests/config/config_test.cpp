@@ -285,7 +285,7 @@ TEST_CASE("config: the error for a bad value states the file, what was found and
       {R"(, "method": "ssa")", "train.method: unknown key; did you mean attention.method?"},
       {R"(, "save_step": 5)", "train.save_step: unknown key; did you mean checkpoint.save_steps?"},
       {R"(, "sede": 1)", "train.sede: unknown key; did you mean train.seed?"},
-      {R"(, "a\nb": 1)", R"(train.a\nb: unknown key; did you mean data?)"},
+      {R"(, "a\nb": 1)", R"(train.a\nb: unknown key; did you mean train.fp8?)"},
       {R"(, "seed": 1.5)", "train.seed: found 1.5, expected an integer of at least 0"},
       {R"(, "seed": -1)", "train.seed: found -1, expected an integer of at least 0"},
       {R"(, "seed": 1e30)", "train.seed: found 1e+30, expected an integer of at least 0"},
@@ -693,6 +693,47 @@ TEST_CASE("config: an exported config.json reads back") {
        {R"("model_type": "llama-nsa")", R"("attention_method": "nsa")", R"("torch_dtype": "bfloat16")"}) {
     CHECK(text.find(line) != std::string::npos);
   }
+}
+
+TEST_CASE("config: train.fp8 and train.fp8_exclude are read, and what they cannot mean is refused") {
+  // 4 heads of 16, 2 of keys and values, and 12 gates: the projection has 140 rows.
+  constexpr const char* kExclude = R"(, "fp8": "linear", "fp8_exclude": ["qkvg_proj", "layers.1.o_proj"])";
+  const Config c = parse(minimal(kExclude));
+  CHECK(c.train.fp8 == Fp8Mode::linear);
+  CHECK(c.train.fp8_exclude == std::vector<std::string>{"qkvg_proj", "layers.1.o_proj"});
+  CHECK(parse(config_json(c)) == c);
+  CHECK(parse(minimal(), {"train.fp8=linear", R"(train.fp8_exclude=["qkvg_proj", "layers.1.o_proj"])"}) == c);
+  CHECK(parse(minimal()).train.fp8 == Fp8Mode::none);
+  CHECK(parse(minimal(R"(, "fp8": "all", "fp8_exclude": ["lm_head", "qkvg_proj"])")).train.fp8 == Fp8Mode::all);
+
+  const std::string names =
+      "expected lm_head, qkvg_proj, o_proj, gate_up_proj, down_proj, layers.N or layers.N.o_proj with N from 0 to 1";
+  const auto cases = std::vector<std::pair<std::string, std::string>>{
+      {R"(, "fp8": "e4m3")", "train.fp8: found \"e4m3\", expected none, linear or all"},
+      {R"(, "fp8": "all")", "train.fp8: found all, expected none or linear: the LM head has no FP8 products so far"},
+      {R"(, "fp8": "linear")",
+       "train.fp8: qkvg_proj has 64 inputs and 140 outputs, expected multiples of 16; train.fp8_exclude "
+       "[\"qkvg_proj\"] leaves it out"},
+      {R"(, "fp8": "linear", "fp8_exclude": "qkvg_proj")",
+       "train.fp8_exclude: found \"qkvg_proj\", expected a list of names"},
+      {R"(, "fp8": "linear", "fp8_exclude": [1])", "train.fp8_exclude: found a list, expected a list of names"},
+      {R"(, "fp8": "linear", "fp8_exclude": ["q_proj"])", "train.fp8_exclude: found \"q_proj\", " + names},
+      {R"(, "fp8": "linear", "fp8_exclude": ["layers.2"])", "train.fp8_exclude: found \"layers.2\", " + names},
+      {R"(, "fp8": "linear", "fp8_exclude": ["layers.0.lm_head"])",
+       "train.fp8_exclude: found \"layers.0.lm_head\", " + names},
+      {R"(, "fp8": "linear", "fp8_exclude": ["layers.-1"])", "train.fp8_exclude: found \"layers.-1\", " + names},
+      {R"(, "fp8": "linear", "fp8_exclude": ["layers."])", "train.fp8_exclude: found \"layers.\", " + names},
+      {R"(, "fp8": "linear", "fp8_exclude": [""])", "train.fp8_exclude: found \"\", " + names},
+      {R"(, "fp8_exclude": ["o_proj"])", "train.fp8_exclude: found 1 names, expected none with train.fp8 none"},
+      {R"(, "fp8": "linear", "fp8_exclude": ["layers.0", "layers.1"])",
+       "train.fp8_exclude: found every linear layer, expected one that is left, or train.fp8 none"},
+  };
+  for (const auto& [more, expected] : cases) {
+    CAPTURE(more);
+    CHECK(error_of(minimal(more)) == "c.json: " + expected);
+  }
+  CHECK(error_of(minimal(kExclude), {"train.max_length=12"}) ==
+        "c.json: train.fp8: a micro-batch has 24 tokens, expected a multiple of 16");
 }
 
 TEST_CASE("config: docs/config.md's table of keys equals the field lists") {

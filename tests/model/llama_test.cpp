@@ -9,6 +9,7 @@
 #include "ssa/train/optimizer_step.h"
 #include "support/catch.h"
 #include "support/error_of.h"
+#include "support/op_runner.h"
 #include "support/test_model.h"
 
 using namespace ssa;
@@ -143,6 +144,67 @@ TEST_CASE("model: full or selected attention alone gives the bits that path ssa 
     CHECK(same_tokens(of_stream[full], both, 1, 0, 1));
   }
   CHECK_FALSE(same_tokens(of_stream[0], of_stream[1], 1, 0, 1));
+}
+
+TEST_CASE("model: FP8 changes gradients by its rounding, in the chosen layers only, and leaves evaluation alone") {
+  ModelConfig config = small_model();
+  config.num_attention_heads = 16;  // 16 (2 + 3) + 2 * 2 * 8 rows of the projection
+  config.head_dim = 8;
+  config.hidden_size = 128;
+  config.intermediate_size = 64;
+  config.initializer_range = 0.05;
+  const PassShape plain{.rows = 2, .tokens = 40, .path = AttentionPath::full};
+  const HostBatch batch = random_batch(2, 40, config.vocab_size, 21);
+  struct Result {
+    std::vector<float> gradients;
+    double evaluated = 0, trained = 0;
+  };
+  const auto run = [&](Fp8Mode mode, const std::vector<std::string>& exclude,
+                       GradientCheckpointing checkpointing = GradientCheckpointing::none) {
+    PassShape pass = plain;
+    pass.checkpointing = checkpointing;
+    pass.fp8 = Fp8Layers(config, mode, exclude);
+    REQUIRE(why_unsupported(pass.fp8, config, 80).empty());
+    TestModel m(config, pass);
+    m.initialize(22);
+    Result result;
+    m.step(batch, scales_of(config, pass));
+    result.gradients = m.read<float>(m.state.gradients);
+    result.trained = m.state.sums.read(m.stream).ce;
+    m.state.sums.clear(m.stream);
+    evaluate(m.stream, m.state.model(), m.state.batch, m.state.sums.losses());
+    result.evaluated = m.state.sums.read(m.stream).ce;
+    return result;
+  };
+  const Result exact = run(Fp8Mode::none, {}), fp8 = run(Fp8Mode::linear, {});
+  CHECK(exact.evaluated == exact.trained);
+  CHECK(fp8.evaluated == exact.evaluated);
+  CHECK(fp8.trained != exact.trained);
+  CHECK(fp8.trained == Approx(exact.trained).epsilon(0.01));
+
+  // Of every parameter: how far the gradients are apart. Roundings of 2 to 3 % in each operand, through two layers.
+  const ParamTable table(config);
+  const auto apart = [&](const Result& a, const Result& b, const Param& param) {
+    const auto of = [&](const Result& r) {
+      const auto begin = r.gradients.begin() + param.offset;
+      return Values(begin, begin + param.count());
+    };
+    return relative_error(of(a), of(b));
+  };
+  for (const Param& param : table.params()) {
+    INFO(param.name << " differs by " << apart(fp8, exact, param));
+    CHECK(apart(fp8, exact, param) > 1e-3);
+    CHECK(apart(fp8, exact, param) < 0.3);
+  }
+  // Only o_proj of the last layer: its weight gradient sees the rounded d_y and x, later weight gradients little.
+  const Result one = run(Fp8Mode::linear, {"layers.0", "qkvg_proj", "gate_up_proj", "down_proj"});
+  CHECK(one.trained != exact.trained);
+  for (const Param& param : table.params())
+    if (param.name == "model.layers.1.self_attn.o_proj.weight") CHECK(apart(one, exact, param) > 0.01);
+
+  CHECK((run(Fp8Mode::linear, {}).gradients == fp8.gradients));
+  CHECK((run(Fp8Mode::linear, {}, GradientCheckpointing::selective).gradients == fp8.gradients));
+  CHECK((run(Fp8Mode::linear, {}, GradientCheckpointing::full).gradients == fp8.gradients));
 }
 
 TEST_CASE("model: gradient checkpointing does not change any bit of losses and gradients") {

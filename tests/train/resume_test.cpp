@@ -98,6 +98,24 @@ TEST_CASE("resume: a resumed run equals an uninterrupted run bit for bit on CUDA
   }
 }
 
+TEST_CASE(
+    "resume: a run in FP8 that resumes equals an uninterrupted run bit for bit; its checkpoint continues without FP8") {
+  const RunDirectory run("ssa-sparse-stream");
+  const Names fp8 = {"train.fp8=linear", R"(train.fp8_exclude=["qkvg_proj"])", "train.max_length=32"};
+  check_halves(run, with(fp8, {"train.attention_stats_steps=2", "train.eval_steps=3", "data.eval_path=data"}));
+  run.train_to_end("plain", {"train.max_length=32", "checkpoint.save_steps=4"});
+  CHECK(run.metrics("plain")[0].at("loss") != run.metrics("whole")[0].at("loss"));
+  copy_run_at(run, "whole", "without", 4);
+  run.train_to_end("without", {"train.max_length=32", "checkpoint.save_steps=4"});
+  CHECK(run.metrics("without").size() == 8);
+}
+
+TEST_CASE("resume: a run in FP8 that resumes equals an uninterrupted run bit for bit on CUDA") {
+  if (skip_without_gpu()) return;
+  const RunDirectory run("head64-ssa-sparse-stream", "cuda");
+  check_halves(run, {"train.fp8=linear", R"(train.fp8_exclude=["qkvg_proj"])", "train.max_length=96"});
+}
+
 TEST_CASE("resume: two ranks give the losses of one rank, and one rank resumes from a checkpoint of two") {
   for (const MethodCase& method : methods()) {
     const RunDirectory run(method.name);

@@ -16,6 +16,7 @@
 #include "kernels/attention/select_blocks/select_blocks.h"
 #include "ssa/data/packing.h"
 #include "ssa/data/row_range.h"
+#include "ssa/model/fp8_layers.h"
 #include "ssa/model/model_config.h"
 
 namespace ssa {
@@ -115,6 +116,8 @@ struct TrainConfig {
   double max_grad_norm = 1.0;
   std::int64_t seed = 42;
   GradientCheckpointing gradient_checkpointing = GradientCheckpointing::none;
+  Fp8Mode fp8 = Fp8Mode::none;
+  std::vector<std::string> fp8_exclude;
   std::int64_t logging_steps = 1;
   std::int64_t eval_steps = 0;
   std::int64_t attention_stats_steps = 0;

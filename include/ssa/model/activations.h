@@ -6,7 +6,9 @@
 #include <vector>
 
 #include "kernels/attention/select_blocks/select_blocks.h"
+#include "kernels/quantize_fp8/fp8_matrix.h"
 #include "ssa/model/attention_path.h"
+#include "ssa/model/fp8_layers.h"
 #include "ssa/model/model_config.h"
 #include "ssa/runtime/arena.h"
 #include "ssa/runtime/stream.h"
@@ -23,6 +25,7 @@ struct PassShape {
   AttentionPath path;
   BlockSelection selection = BlockSelection::exact;
   GradientCheckpointing checkpointing = GradientCheckpointing::none;
+  Fp8Layers fp8 = {};             ///< linear layers of passes with a backward
   bool backward = true;           ///< false: forward passes only, whose layers share their activations
   std::int64_t logits_chunk = 0;  ///< tokens whose logits exist at a time; 0 = logits_chunk_for(...)
   bool measure = false;  ///< compute full and selected attention, whatever the path, for AttentionSums; no backward
@@ -82,6 +85,25 @@ constexpr bool is_kept(Lifetime lifetime, GradientCheckpointing mode) {
   fail("unknown lifetime");
 }
 
+/// Memory for one FP8 matrix at a time.
+struct Fp8Buffer {
+  Tensor values, scales;  ///< u8, f32
+
+  Fp8Matrix matrix(std::int64_t rows, std::int64_t columns, Fp8Blocks blocks) const {
+    const Shape shape = fp8_scales_shape(rows, columns, blocks);
+    return {.values = values.rows(0, rows * columns).view({rows, columns}),
+            .scales = scales.rows(0, shape.count()).view(shape),
+            .blocks = blocks};
+  }
+};
+
+/// The operands of the FP8 products, one linear layer at a time; absent without FP8.
+struct Fp8Operands {
+  Fp8Buffer x;           ///< x in the forward, x^T in the backward
+  Fp8Buffer w;           ///< w in the forward, w^T in the backward
+  Fp8Buffer d_y, d_y_t;  ///< d_y and its transpose, for the input and the weight gradient
+};
+
 /// Every activation and working tensor of a pass.
 struct Activations {
   std::vector<LayerActivations> layers;
@@ -91,6 +113,8 @@ struct Activations {
   Tensor logits;                           ///< [chunk, V]
   Tensor cos_sin;                          ///< [T, D/2, 2] f32
   Tensor discarded;                        ///< [1] f64: receives the alignment loss when a layer is recomputed
+
+  Fp8Operands fp8;
 
   Tensor d_x, d_norm, d_qkvg, d_attention, d_gate_up, d_swiglu;  ///< gradients, one layer at a time
   Tensor d_q, d_k, d_v, d_k_mean, d_v_mean, d_gates;             ///< f32

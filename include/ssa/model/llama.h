@@ -69,7 +69,7 @@ void upload_rotary_table(Stream& stream, const Llama& model);
 void forward(Stream& stream, const Llama& model, const MicroBatch& batch, const PassScales& scales,
              const LossSums& losses, const AttentionSums& attention = {});
 
-/// forward, then the summed cross entropy into losses.ce, and, if given, the loss of every position into
+/// forward without FP8, then the summed cross entropy into losses.ce, and, if given, the loss of every position into
 /// `position_losses` [M] f32.
 void evaluate(Stream& stream, const Llama& model, const MicroBatch& batch, const LossSums& losses,
               const AttentionSums& attention = {}, Tensor position_losses = {});

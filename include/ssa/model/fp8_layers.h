@@ -1,0 +1,79 @@
+// Which linear layers of a training pass compute their products in FP8. docs/fp8.md says how.
+#pragma once
+
+#include <cstdint>
+#include <initializer_list>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "ssa/model/model_config.h"
+
+namespace ssa {
+
+enum class Fp8Mode {
+  none,
+  linear,  ///< the linear layers of every transformer layer
+  all,     ///< those and the LM head
+};
+
+constexpr std::string_view name_of(Fp8Mode mode) {
+  switch (mode) {
+    case Fp8Mode::none: return "none";
+    case Fp8Mode::linear: return "linear";
+    case Fp8Mode::all: return "all";
+  }
+  return "?";
+}
+
+/// The products of a layer, each with one weight of LayerParams.
+enum class LinearLayer { qkvg_proj, o_proj, gate_up_proj, down_proj };
+inline constexpr std::initializer_list<LinearLayer> kLinearLayers = {LinearLayer::qkvg_proj, LinearLayer::o_proj,
+                                                                     LinearLayer::gate_up_proj, LinearLayer::down_proj};
+
+constexpr std::string_view name_of(LinearLayer layer) {
+  switch (layer) {
+    case LinearLayer::qkvg_proj: return "qkvg_proj";
+    case LinearLayer::o_proj: return "o_proj";
+    case LinearLayer::gate_up_proj: return "gate_up_proj";
+    case LinearLayer::down_proj: return "down_proj";
+  }
+  return "?";
+}
+
+/// Columns and rows of a weight [outputs, inputs].
+struct LinearWidths {
+  std::int64_t inputs, outputs;
+};
+LinearWidths widths_of(LinearLayer layer, const ModelConfig& config);
+
+/// train.fp8 and train.fp8_exclude, applied to a model.
+class Fp8Layers {
+ public:
+  Fp8Layers() = default;  ///< none
+  /// `exclude`: names that is_excludable accepts. They do not compute in FP8.
+  Fp8Layers(const ModelConfig& config, Fp8Mode mode, const std::vector<std::string>& exclude);
+
+  bool any() const;
+  /// Whether the layer computes its products in FP8. Its weight gradient then does if has_fp8_weight_gradient.
+  bool has(std::int64_t layer, LinearLayer which) const;
+  bool has_in_any_layer(LinearLayer which) const;
+
+ private:
+  std::vector<bool> layers_;  ///< [L, 4]; empty: none
+};
+
+/// Whether train.fp8_exclude may have this name: "lm_head", "o_proj", "layers.3" or "layers.3.o_proj".
+bool is_excludable(const ModelConfig& config, const std::string& name);
+
+/// All such names in words, for errors.
+std::string excludable_names(const ModelConfig& config);
+
+/// Whether a layer that computes in FP8 computes its weight gradient so, too: cuBLASLt needs outputs in multiples of
+/// 128. Else that product stays in the dtype of the activations.
+bool has_fp8_weight_gradient(LinearLayer which, const ModelConfig& config);
+
+/// Why these layers do not compute in FP8 with passes of `tokens` tokens, on any device; empty if they do.
+std::string why_unsupported(const Fp8Layers& layers, const ModelConfig& config, std::int64_t tokens);
+
+}  // namespace ssa

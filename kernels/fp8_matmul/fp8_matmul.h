@@ -1,0 +1,34 @@
+// Product of FP8 matrices: out = a @ b^T, or out += a @ b^T, accumulated in f32. docs/fp8.md has the measurements that
+// led to blocks of 1 x 128 and 128 x 128.
+//
+// The three products of a linear layer y = x @ w^T, with x [M, K] and w [N, K]:
+//   y    = {.out = y,   .a = x (row blocks),      .b = w (square blocks)}
+//   d_x  = {.out = d_x, .a = d_y (row blocks),    .b = w^T (square blocks)}
+//   d_w += {.out = d_w, .a = d_y^T (square blocks), .b = x^T (row blocks), .accumulate = true}
+//
+// CUDA: cuBLASLt, on Hopper GPUs, from CUDA 12.9 on. The CPU multiplies value * scale in f32. Both round the result
+// once, to the dtype of `out`; a repeated product gives the same bits on the same device and library version.
+#pragma once
+
+#include <string>
+
+#include "kernels/common/dispatch.h"
+#include "kernels/quantize_fp8/fp8_matrix.h"
+
+namespace ssa {
+
+struct Fp8Matmul {
+  Tensor out;               ///< [M, N] act or f32, overwritten or accumulated
+  Fp8Matrix a;              ///< [M, K]; one of a and b has row blocks, the other one square blocks
+  Fp8Matrix b;              ///< [N, K]
+  bool accumulate = false;  ///< add to out, which then is f32, instead of overwriting it
+};
+SSA_OP(fp8_matmul, Fp8Matmul);
+
+/// Whether products with an f32 output of M rows run: cuBLASLt has them for multiples of 128 only.
+constexpr bool fp8_matmul_has_f32_rows(std::int64_t M) { return M % kFp8Block == 0; }
+
+/// Why FP8 products do not run on the stream's device; empty if they do. The CPU runs them everywhere.
+std::string why_no_fp8(Stream& stream);
+
+}  // namespace ssa

@@ -1,0 +1,140 @@
+// FP8 products by cuBLASLt. It has one algorithm per product with these scales, so nothing is chosen by measurement.
+#include <map>
+#include <memory>
+#include <tuple>
+
+#include "fp8_matmul.h"
+#include "kernels/matmul/plans.h"
+#include "src/runtime/cuda_context.h"
+
+namespace ssa::cuda {
+
+#if CUBLAS_VERSION >= 120900
+
+/// Everything that the choice of an algorithm depends on.
+using Fp8Key = std::tuple<std::int64_t, std::int64_t, std::int64_t, bool, bool>;  ///< M, N, K, a has row blocks, f32
+
+class Fp8Plan {
+ public:
+  Fp8Plan(CudaContext& context, const Fp8Matmul& p) {
+    const auto M = static_cast<std::uint64_t>(p.out.dim(0)), N = static_cast<std::uint64_t>(p.out.dim(1));
+    const auto K = static_cast<std::uint64_t>(p.a.values.dim(1));
+    cublasLtMatmulDesc_t operation = nullptr;
+    check(cublasLtMatmulDescCreate(&operation, CUBLAS_COMPUTE_32F, CUDA_R_32F), "fp8_matmul: descriptor");
+    operation_.reset(operation);
+    // cuBLASLt is column-major: its matrix A is our b, its B our a, and its D the transpose of our out.
+    set(CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
+    set(CUBLASLT_MATMUL_DESC_TRANSB, CUBLAS_OP_N);
+    set(CUBLASLT_MATMUL_DESC_A_SCALE_MODE, scale_mode(p.b));
+    set(CUBLASLT_MATMUL_DESC_B_SCALE_MODE, scale_mode(p.a));
+    set_scales(p);  // without scales there is no algorithm
+    a_ = make_layout(CUDA_R_8F_E4M3, K, N);
+    b_ = make_layout(CUDA_R_8F_E4M3, K, M);
+    out_ = make_layout(p.out.dtype() == DType::f32 ? CUDA_R_32F : CUDA_R_16BF, N, M);
+
+    cublasLtMatmulPreference_t created = nullptr;
+    check(cublasLtMatmulPreferenceCreate(&created), "fp8_matmul: preference");
+    const std::unique_ptr<cublasLtMatmulPreferenceOpaque_t, Destroy> preference(created);
+    const std::uint64_t workspace = context.blas_workspace_bytes;
+    const std::uint32_t no_split_k = CUBLASLT_REDUCTION_SCHEME_NONE;  // it sums in another order
+    check(cublasLtMatmulPreferenceSetAttribute(created, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace,
+                                               sizeof(workspace)),
+          "fp8_matmul: preference");
+    check(cublasLtMatmulPreferenceSetAttribute(created, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &no_split_k,
+                                               sizeof(no_split_k)),
+          "fp8_matmul: preference");
+    cublasLtMatmulHeuristicResult_t result{};
+    int count = 0;
+    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(context.blas, operation_.get(), a_.get(), b_.get(),
+                                                                 out_.get(), out_.get(), created, 1, &result, &count);
+    SSA_CHECK(status == CUBLAS_STATUS_SUCCESS && count == 1, "fp8_matmul: cuBLASLt has no algorithm for [", M, ", ", K,
+              "] @ [", N, ", ", K, "]^T with ", name_of(p.out.dtype()), " output: ", cublasLtGetStatusString(status));
+    algorithm_ = result.algo;
+  }
+
+  void start(const CudaContext& context, const Fp8Matmul& p) {
+    set_scales(p);
+    const float alpha = 1, beta = p.accumulate ? 1 : 0;
+    check(cublasLtMatmul(context.blas, operation_.get(), &alpha, p.b.values.data(), a_.get(), p.a.values.data(),
+                         b_.get(), &beta, p.out.data(), out_.get(), p.out.data(), out_.get(), &algorithm_,
+                         context.blas_workspace, context.blas_workspace_bytes, context.stream),
+          "fp8_matmul");
+    if (context.debug) check(cudaStreamSynchronize(context.stream), "fp8_matmul");
+  }
+
+ private:
+  struct Destroy {
+    void operator()(cublasLtMatmulDescOpaque_t* operation) const {
+      log_failure(cublasLtMatmulDescDestroy(operation), "fp8_matmul: descriptor");
+    }
+    void operator()(cublasLtMatrixLayoutOpaque_t* layout) const {
+      log_failure(cublasLtMatrixLayoutDestroy(layout), "fp8_matmul: layout");
+    }
+    void operator()(cublasLtMatmulPreferenceOpaque_t* preference) const {
+      log_failure(cublasLtMatmulPreferenceDestroy(preference), "fp8_matmul: preference");
+    }
+  };
+  using Layout = std::unique_ptr<cublasLtMatrixLayoutOpaque_t, Destroy>;
+
+  static Layout make_layout(cudaDataType_t type, std::uint64_t rows, std::uint64_t columns) {
+    cublasLtMatrixLayout_t layout = nullptr;
+    check(cublasLtMatrixLayoutCreate(&layout, type, rows, columns, static_cast<std::int64_t>(rows)),
+          "fp8_matmul: layout");
+    return Layout(layout);
+  }
+  static cublasLtMatmulMatrixScale_t scale_mode(const Fp8Matrix& m) {
+    return m.blocks == Fp8Blocks::row ? CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F
+                                      : CUBLASLT_MATMUL_MATRIX_SCALE_BLK128x128_32F;
+  }
+  void set_scales(const Fp8Matmul& p) {
+    set(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, static_cast<const void*>(p.b.scales.data()));
+    set(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, static_cast<const void*>(p.a.scales.data()));
+  }
+  template <class T>
+  void set(cublasLtMatmulDescAttributes_t attribute, T value) {
+    check(cublasLtMatmulDescSetAttribute(operation_.get(), attribute, &value, sizeof(value)), "fp8_matmul: descriptor");
+  }
+
+  std::unique_ptr<cublasLtMatmulDescOpaque_t, Destroy> operation_;
+  Layout a_, b_, out_;
+  cublasLtMatmulAlgo_t algorithm_{};
+};
+
+/// The plans of one stream.
+class Fp8Plans {
+ public:
+  Fp8Plan& plan_for(CudaContext& context, const Fp8Matmul& p) {
+    const Fp8Key key(p.out.dim(0), p.out.dim(1), p.a.values.dim(1), p.a.blocks == Fp8Blocks::row,
+                     p.out.dtype() == DType::f32);
+    const auto found = plans_.find(key);
+    return found != plans_.end() ? found->second : plans_.try_emplace(key, context, p).first->second;
+  }
+
+ private:
+  std::map<Fp8Key, Fp8Plan> plans_;
+};
+
+void fp8_matmul(Stream& stream, const Fp8Matmul& p) {
+  CudaContext& context = stream.cuda();
+  if (!context.matmul_plans) context.matmul_plans = std::make_shared<MatmulPlans>();
+  std::shared_ptr<Fp8Plans>& plans = context.matmul_plans->fp8;
+  if (!plans) plans = std::make_shared<Fp8Plans>();
+  plans->plan_for(context, p).start(context, p);
+}
+
+std::string why_no_fp8(Stream& stream) {
+  const cudaDeviceProp& gpu = stream.cuda().properties;
+  if (gpu.major == 9 && gpu.minor == 0) return {};
+  return concat("FP8 products with block scales need a Hopper GPU (compute capability 9.0); ", gpu.name, " has ",
+                gpu.major, ".", gpu.minor);
+}
+
+#else
+
+void fp8_matmul(Stream&, const Fp8Matmul&) { fail("fp8_matmul: this build's CUDA is older than 12.9"); }
+
+std::string why_no_fp8(Stream&) { return "FP8 products with block scales need a build with CUDA 12.9 or newer"; }
+
+#endif
+
+}  // namespace ssa::cuda

@@ -1,0 +1,44 @@
+// The plans of one stream, each with its algorithm.
+#pragma once
+
+#include <map>
+#include <memory>
+
+#include "kernels/matmul/autotune.h"
+#include "kernels/matmul/plan.h"
+
+namespace ssa::cuda {
+
+class Fp8Plans;  // fp8_matmul_cuda.cpp: those of FP8 products
+
+/// The plans of one stream.
+class MatmulPlans {
+ public:
+  /// The plan of products like `p`, with an algorithm chosen.
+  const MatmulPlan& plan_for(Stream& stream, const Matmul& p) {
+    const MatmulKey key(p);
+    auto found = plans_.find(key);
+    if (found != plans_.end() && found->second.choice.final) return found->second;
+    if (found == plans_.end()) found = plans_.try_emplace(key, key).first;
+    try {
+      choose_algorithm(stream, found->second, p);
+    } catch (...) {
+      plans_.erase(found);
+      throw;
+    }
+    return found->second;
+  }
+
+  /// Null if no such product was computed.
+  const MatmulPlan* find(const Matmul& p) const {
+    const auto found = plans_.find(MatmulKey(p));
+    return found == plans_.end() ? nullptr : &found->second;
+  }
+
+  std::shared_ptr<Fp8Plans> fp8;  ///< made by the first FP8 product
+
+ private:
+  std::map<MatmulKey, MatmulPlan> plans_;
+};
+
+}  // namespace ssa::cuda

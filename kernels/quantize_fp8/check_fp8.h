@@ -1,0 +1,11 @@
+// The check of FP8 matrices in `validate` functions, as kernels/common/check.h.
+#pragma once
+
+#include "kernels/quantize_fp8/fp8_matrix.h"
+
+namespace ssa {
+
+/// Throws unless `m` is present, [rows, columns] are multiples of 16, and its values and scales have their shapes.
+void expect_fp8(const char* op, const char* name, const Fp8Matrix& m, std::int64_t rows, std::int64_t columns);
+
+}  // namespace ssa

@@ -1,0 +1,196 @@
+// A CTA rounds a tile of 128 x 128 elements to FP8, as it is and transposed. Used by quantize_fp8 and by the ops that
+// write their output in FP8.
+//
+// 256 threads; thread (group g of 16, lane l of 16) has rows 8 g .. 8 g + 7 and columns 8 l .. 8 l + 7, as bf16 in 8
+// registers of 16 bytes. A row's 128 columns are in 16 adjacent lanes. For the transposed output the 8 rows of a column
+// are packed into 8 bytes and pass through shared memory; chunk g of a column's 16 chunks is stored at chunk g ^ l, so
+// that neither the stores nor the loads have bank conflicts.
+#pragma once
+
+#include <cuda_fp8.h>
+
+#include <cstdint>
+
+#include "kernels/common/device/reduce.cuh"
+#include "kernels/common/device/vector.cuh"
+#include "kernels/quantize_fp8/fp8_matrix.h"
+
+namespace ssa::cuda {
+
+inline constexpr int kFp8TileThreads = 256;
+inline constexpr int kFp8Tile = static_cast<int>(kFp8Block);
+
+/// An output of a tile kernel; null `values`: not written.
+struct Fp8Target {
+  std::uint8_t* values = nullptr;
+  float* scales = nullptr;
+  std::int64_t scale_stride = 0;  ///< row blocks: rows of the matrix; square blocks: columns of `scales`
+  bool square = false;
+
+  Fp8Target() = default;
+  explicit Fp8Target(const Fp8Matrix& m) {
+    if (!m) return;
+    values = m.values.as<std::uint8_t>();
+    scales = m.scales.as<float>();
+    scale_stride = m.scales.dim(1);
+    square = m.blocks == Fp8Blocks::square;
+  }
+};
+
+struct Fp8TileShared {
+  uint2 chunks[kFp8Tile][kFp8Tile / 8];  ///< [column][8 rows each]
+  unsigned column_max[kFp8TileThreads / kWarpSize][kFp8Tile];
+  float column_inverse[kFp8Tile];
+  unsigned tile_max[kFp8TileThreads / kWarpSize];
+};
+
+struct Fp8Scale {
+  float scale, inverse;
+  /// From the bits of the largest magnitude; fp8_matrix.h has the formula.
+  __device__ __forceinline__ explicit Fp8Scale(unsigned largest) {
+    const float amax = __uint_as_float(max(largest, 0x08800000u));  // 2^-110
+    scale = __fdiv_rn(amax, 448.0f);
+    inverse = __fdiv_rn(448.0f, amax);
+  }
+};
+
+/// Four floats rounded to nearest even, the first in the lowest byte. NaN stays NaN, also infinity * 0.
+__device__ __forceinline__ std::uint32_t pack_fp8(float a, float b, float c, float d) {
+  const auto low = __nv_cvt_float2_to_fp8x2(make_float2(a, b), __NV_SATFINITE, __NV_E4M3);
+  const auto high = __nv_cvt_float2_to_fp8x2(make_float2(c, d), __NV_SATFINITE, __NV_E4M3);
+  return low | static_cast<std::uint32_t>(high) << 16;
+}
+
+/// Of two columns or rows, packed as bits of bf16 magnitudes: the larger one as the bits of a float.
+__device__ __forceinline__ unsigned larger_half(unsigned pair) { return max(pair << 16, pair & 0xffff0000u); }
+
+/// Maxima over 16 adjacent lanes of 8 values per lane, as pairs of 16 bits: lane l gets that of value l / 2.
+__device__ __forceinline__ unsigned max_of_rows(unsigned (&value)[8], int lane) {
+#pragma unroll
+  for (int half = 4; half > 0; half /= 2) {
+    const bool upper = (lane & 2 * half) != 0;
+#pragma unroll
+    for (int i = 0; i < half; ++i) {
+      const unsigned sent = upper ? value[i] : value[i + half], kept = upper ? value[i + half] : value[i];
+      value[i] = __vmaxu2(kept, __shfl_xor_sync(kFullMask, sent, 2 * half));
+    }
+  }
+  return __vmaxu2(value[0], __shfl_xor_sync(kFullMask, value[0], 1));
+}
+
+/// `x[i]`: columns 8 l .. 8 l + 7 of row 8 g + i of the tile; zero outside the matrix [rows, columns]. All 256 threads
+/// call it. `shared` may be reused after the next __syncthreads().
+template <bool kPlain, bool kTransposed>
+__device__ __forceinline__ void quantize_tile(const Fp8Target& plain, const Fp8Target& transposed,
+                                              Fp8TileShared& shared, const uint4 (&x)[8], std::int64_t tile_row,
+                                              std::int64_t tile_column, std::int64_t rows, std::int64_t columns) {
+  const int thread = static_cast<int>(threadIdx.x), warp = thread / kWarpSize, lane = thread % kWarpSize;
+  const int g = thread / 16, l = thread % 16;
+  const std::int64_t first_row = tile_row * kFp8Tile + 8 * g, first_column = tile_column * kFp8Tile + 8 * l;
+  const bool of_rows = kPlain && !plain.square, of_columns = kTransposed && !transposed.square;
+  const bool of_tile = (kPlain && plain.square) || (kTransposed && transposed.square);
+
+  // 1) Largest magnitudes, as bits of bf16 in pairs. As unsigned numbers they are ordered, NaN last.
+  unsigned row_max[8], column_max[4] = {};  // column_max[j]: columns 2 j (lower half) and 2 j + 1
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    const unsigned m[4] = {x[i].x & 0x7fff7fffu, x[i].y & 0x7fff7fffu, x[i].z & 0x7fff7fffu, x[i].w & 0x7fff7fffu};
+#pragma unroll
+    for (int j = 0; j < 4; ++j) column_max[j] = __vmaxu2(column_max[j], m[j]);
+    row_max[i] = __vmaxu2(__vmaxu2(m[0], m[1]), __vmaxu2(m[2], m[3]));
+  }
+  if (of_tile) {
+    const unsigned largest =
+        warp_max(larger_half(__vmaxu2(__vmaxu2(column_max[0], column_max[1]), __vmaxu2(column_max[2], column_max[3]))));
+    if (lane == 0) shared.tile_max[warp] = largest;
+  }
+  if (of_columns) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      column_max[j] = __vmaxu2(column_max[j], __shfl_xor_sync(kFullMask, column_max[j], 16));
+      if (lane < 16) {
+        shared.column_max[warp][8 * l + 2 * j] = column_max[j] << 16;
+        shared.column_max[warp][8 * l + 2 * j + 1] = column_max[j] & 0xffff0000u;
+      }
+    }
+  }
+  __syncthreads();
+
+  // 2) Scales
+  float tile_inverse = 0, row_inverse = 0;
+  if (of_tile) {
+    unsigned largest = shared.tile_max[0];
+#pragma unroll
+    for (int w = 1; w < kFp8TileThreads / kWarpSize; ++w) largest = max(largest, shared.tile_max[w]);
+    const Fp8Scale scale(largest);
+    tile_inverse = scale.inverse;
+    if (thread == 0) {
+      if (kPlain && plain.square) plain.scales[tile_row * plain.scale_stride + tile_column] = scale.scale;
+      if (kTransposed && transposed.square)
+        transposed.scales[tile_column * transposed.scale_stride + tile_row] = scale.scale;
+    }
+  }
+  if (of_rows) {
+    const Fp8Scale scale(larger_half(max_of_rows(row_max, lane)));
+    row_inverse = scale.inverse;
+    const std::int64_t row = first_row + l / 2;
+    if (l % 2 == 0 && row < rows) plain.scales[tile_column * plain.scale_stride + row] = scale.scale;
+  }
+  if (of_columns) {
+    if (thread < kFp8Tile) {
+      unsigned largest = shared.column_max[0][thread];
+#pragma unroll
+      for (int w = 1; w < kFp8TileThreads / kWarpSize; ++w) largest = max(largest, shared.column_max[w][thread]);
+      const Fp8Scale scale(largest);
+      shared.column_inverse[thread] = scale.inverse;
+      const std::int64_t column = tile_column * kFp8Tile + thread;
+      if (column < columns) transposed.scales[tile_row * transposed.scale_stride + column] = scale.scale;
+    }
+    __syncthreads();
+  }
+
+  // 3) The tile as it is
+  if constexpr (kPlain) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const float inverse = of_rows ? __shfl_sync(kFullMask, row_inverse, 2 * i, 16) : tile_inverse;
+      float v[8];
+      unpack_bf16(x[i].x, v[0], v[1]);
+      unpack_bf16(x[i].y, v[2], v[3]);
+      unpack_bf16(x[i].z, v[4], v[5]);
+      unpack_bf16(x[i].w, v[6], v[7]);
+      if (first_row + i < rows && first_column < columns)
+        *reinterpret_cast<uint2*>(plain.values + (first_row + i) * columns + first_column) =
+            make_uint2(pack_fp8(v[0] * inverse, v[1] * inverse, v[2] * inverse, v[3] * inverse),
+                       pack_fp8(v[4] * inverse, v[5] * inverse, v[6] * inverse, v[7] * inverse));
+    }
+  }
+
+  // 4) The tile transposed
+  if constexpr (kTransposed) {
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      const float inverse = of_columns ? shared.column_inverse[8 * l + j] : tile_inverse;
+      float v[8];
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const unsigned pair = j < 2 ? x[i].x : j < 4 ? x[i].y : j < 6 ? x[i].z : x[i].w;
+        v[i] = __uint_as_float(j % 2 ? pair & 0xffff0000u : pair << 16) * inverse;
+      }
+      shared.chunks[8 * l + j][g ^ l] = make_uint2(pack_fp8(v[0], v[1], v[2], v[3]), pack_fp8(v[4], v[5], v[6], v[7]));
+    }
+    __syncthreads();
+    // 8 threads store a column of the tile, 16 rows each.
+#pragma unroll
+    for (int pass = 0; pass < 4; ++pass) {
+      const int column = pass * 32 + thread / 8, part = thread % 8, swizzle = column / 8;
+      const std::int64_t out_row = tile_column * kFp8Tile + column, out_column = tile_row * kFp8Tile + 16 * part;
+      const uint4 raw = *reinterpret_cast<const uint4*>(&shared.chunks[column][(2 * part ^ swizzle) & ~1]);
+      const uint4 ordered = swizzle % 2 ? make_uint4(raw.z, raw.w, raw.x, raw.y) : raw;
+      if (out_row < columns && out_column < rows)
+        *reinterpret_cast<uint4*>(transposed.values + out_row * rows + out_column) = ordered;
+    }
+  }
+}
+
+}  // namespace ssa::cuda

@@ -1,0 +1,24 @@
+#include "quantize_fp8.h"
+
+#include "kernels/common/check.h"
+#include "kernels/quantize_fp8/check_fp8.h"
+
+namespace ssa {
+
+void expect_fp8(const char* op, const char* name, const Fp8Matrix& m, std::int64_t rows, std::int64_t columns) {
+  SSA_CHECK(rows % kFp8Alignment == 0 && columns % kFp8Alignment == 0, op, ": ", name, " is [", rows, ", ", columns,
+            "], expected multiples of ", kFp8Alignment);
+  expect(op, name, m.values, {rows, columns}, DType::u8);
+  expect(op, concat(name, ".scales").c_str(), m.scales, fp8_scales_shape(rows, columns, m.blocks), DType::f32);
+}
+
+void validate(const QuantizeFp8& p) {
+  constexpr auto op = "quantize_fp8";
+  expect_rank(op, "x", p.x, 2, "[R, C]");
+  const std::int64_t R = p.x.dim(0), C = p.x.dim(1);
+  SSA_CHECK(p.plain || p.transposed, op, ": no output");
+  if (p.plain) expect_fp8(op, "plain", p.plain, R, C);
+  if (p.transposed) expect_fp8(op, "transposed", p.transposed, C, R);
+}
+
+}  // namespace ssa

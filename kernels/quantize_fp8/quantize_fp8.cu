@@ -1,0 +1,37 @@
+// One CTA per tile of 128 x 128 elements: every element is read once, and written once per output.
+#include "kernels/common/device/launch.cuh"
+#include "kernels/quantize_fp8/fp8_tile.cuh"
+#include "quantize_fp8.h"
+
+namespace ssa::cuda {
+namespace {
+
+template <bool kPlain, bool kTransposed>
+__global__ void __launch_bounds__(kFp8TileThreads)
+    quantize_fp8_kernel(Fp8Target plain, Fp8Target transposed, const __nv_bfloat16* x, std::int64_t rows,
+                        std::int64_t columns) {
+  __shared__ alignas(16) Fp8TileShared shared;
+  const std::int64_t row = static_cast<std::int64_t>(blockIdx.y) * kFp8Tile + threadIdx.x / 16 * 8;
+  const std::int64_t column = static_cast<std::int64_t>(blockIdx.x) * kFp8Tile + threadIdx.x % 16 * 8;
+  uint4 tile[8];
+#pragma unroll
+  for (int i = 0; i < 8; ++i)
+    tile[i] = row + i < rows && column < columns
+                  ? __ldg(reinterpret_cast<const uint4*>(x + (row + i) * columns + column))
+                  : uint4{};
+  quantize_tile<kPlain, kTransposed>(plain, transposed, shared, tile, blockIdx.y, blockIdx.x, rows, columns);
+}
+
+}  // namespace
+
+void quantize_fp8(Stream& stream, const QuantizeFp8& p) {
+  const std::int64_t R = p.x.dim(0), C = p.x.dim(1);
+  const auto kernel = p.plain && p.transposed ? quantize_fp8_kernel<true, true>
+                      : p.plain               ? quantize_fp8_kernel<true, false>
+                                              : quantize_fp8_kernel<false, true>;
+  launch(stream, "quantize_fp8", kernel,
+         {.grid = {ctas_for(C, kFp8Tile), ctas_for(R, kFp8Tile)}, .block = kFp8TileThreads}, Fp8Target(p.plain),
+         Fp8Target(p.transposed), bf16(p.x), R, C);
+}
+
+}  // namespace ssa::cuda

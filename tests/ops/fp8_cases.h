@@ -1,0 +1,136 @@
+// Test cases of the FP8 ops.
+#pragma once
+
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "kernels/fp8_matmul/fp8_matmul.h"
+#include "kernels/quantize_fp8/quantize_fp8.h"
+#include "support/op_runner.h"
+
+namespace ssa::test {
+
+struct Fp8Shape {
+  std::int64_t rows, columns;
+};
+
+/// Smaller than a block, whole blocks, the last blocks cut in one or both directions, ssa-1b's projection of q, k, v and
+/// gates.
+inline const std::vector<Fp8Shape> kFp8Shapes = {{16, 16}, {128, 128}, {384, 256}, {144, 48}, {272, 400}, {96, 2400}};
+
+/// Values that bf16 represents, so that every precision has the same ones. Rows and columns have very different sizes;
+/// some blocks are zero.
+inline Values fp8_values(std::int64_t rows, std::int64_t columns, std::uint64_t seed) {
+  Values x = random_values(rows * columns, seed);
+  for (std::int64_t r = 0; r < rows; ++r)
+    for (std::int64_t c = 0; c < columns; ++c) {
+      double& v = x[static_cast<std::size_t>(r * columns + c)];
+      v = std::ldexp(v, static_cast<int>(r * 7 % 11 - c * 5 % 13));
+      if (c / kFp8Block == 1 && r % 5 == 0) v = 0;
+      v = static_cast<float>(bfloat16(static_cast<float>(v)));
+    }
+  return x;
+}
+
+/// Filled with something that is no scale and no value.
+inline Fp8Matrix fp8_output(OpRunner& run, std::int64_t rows, std::int64_t columns, Fp8Blocks blocks) {
+  const Shape scales = fp8_scales_shape(rows, columns, blocks);
+  return {.values = Tensor(run.i32_output({rows * columns / 4}).data(), DType::u8, {rows, columns}),
+          .scales = Tensor(run.i32_output(scales).data(), DType::f32, scales),
+          .blocks = blocks};
+}
+
+/// The bits of an f32 or u8 tensor in any precision.
+template <class T>
+std::vector<T> read_bits(OpRunner& run, const Tensor& tensor) {
+  const auto words = run.read_i32({tensor.data(), DType::i32, {static_cast<std::int64_t>(tensor.bytes() / 4)}});
+  std::vector<T> values(tensor.bytes() / sizeof(T));
+  std::memcpy(static_cast<void*>(values.data()), words.data(), tensor.bytes());
+  return values;
+}
+
+inline Values read_values(OpRunner& run, const Fp8Matrix& m) {
+  Values values;
+  for (const float8_e4m3 x : read_bits<float8_e4m3>(run, m.values)) values.push_back(static_cast<float>(x));
+  return values;
+}
+
+inline Values read_scales(OpRunner& run, const Fp8Matrix& m) {
+  const std::vector<float> scales = read_bits<float>(run, m.scales);
+  return {scales.begin(), scales.end()};
+}
+
+/// x in FP8; with `transposed`, the transpose of x.
+inline Fp8Matrix fp8_input(OpRunner& run, const Values& x, std::int64_t rows, std::int64_t columns, Fp8Blocks blocks,
+                           bool transposed = false) {
+  const Fp8Matrix m = transposed ? fp8_output(run, columns, rows, blocks) : fp8_output(run, rows, columns, blocks);
+  quantize_fp8(run.stream(), {.plain = transposed ? Fp8Matrix{} : m,
+                              .transposed = transposed ? m : Fp8Matrix{},
+                              .x = run.act_input(x, {rows, columns})});
+  return m;
+}
+
+/// The scales that belong to elements, in the order of the blocks: rounding up the columns of square blocks adds none.
+inline Values used_scales(OpRunner& run, const Fp8Matrix& m) {
+  const Values all = read_scales(run, m);
+  Values used;
+  const std::int64_t height = m.blocks == Fp8Blocks::row ? 1 : kFp8Block;
+  for (std::int64_t r = 0; r < m.values.dim(0); r += height)
+    for (std::int64_t c = 0; c < m.values.dim(1); c += kFp8Block)
+      used.push_back(all[static_cast<std::size_t>(fp8_scale_index(m, r, c))]);
+  return used;
+}
+
+/// value * scale of every element.
+inline Values dequantized(OpRunner& run, const Fp8Matrix& m) {
+  const Values values = read_values(run, m), scales = read_scales(run, m);
+  const std::int64_t columns = m.values.dim(1);
+  Values x(values.size());
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const auto at = static_cast<std::int64_t>(i);
+    x[i] = values[i] * scales[static_cast<std::size_t>(fp8_scale_index(m, at / columns, at % columns))];
+  }
+  return x;
+}
+
+inline Values transpose(const Values& x, std::int64_t rows, std::int64_t columns) {
+  Values t(x.size());
+  for (std::int64_t r = 0; r < rows; ++r)
+    for (std::int64_t c = 0; c < columns; ++c)
+      t[static_cast<std::size_t>(c * rows + r)] = x[static_cast<std::size_t>(r * columns + c)];
+  return t;
+}
+
+struct Fp8MatmulCase {
+  std::int64_t M, N, K;
+  bool a_rows;  ///< a has row blocks, b square ones; else the other way around
+  bool f32;     ///< f32 output, accumulated
+};
+
+/// Forward and input gradients (bf16 output), weight gradients (f32 output).
+inline const std::vector<Fp8MatmulCase> kFp8MatmulCases = {
+    {128, 128, 128, true, false},  {256, 384, 512, true, false},  {48, 272, 144, true, false},
+    {512, 2400, 256, true, false}, {512, 256, 2400, true, false}, {16, 16, 16, true, false},
+    {128, 128, 128, false, true},  {384, 256, 512, false, true},  {256, 144, 272, false, true},
+    {128, 2048, 4096, false, true}};
+
+struct Fp8MatmulInputs {
+  Values a, b, out;
+
+  explicit Fp8MatmulInputs(const Fp8MatmulCase& c)
+      : a(fp8_values(c.M, c.K, 1)), b(fp8_values(c.N, c.K, 2)), out(random_values(c.M * c.N, 3)) {}
+};
+
+inline Outputs run_fp8_matmul(OpRunner& run, const Fp8MatmulCase& c, const Fp8MatmulInputs& in) {
+  const Tensor out = c.f32 ? run.f32_input(in.out, {c.M, c.N}) : run.act_output({c.M, c.N});
+  const Fp8Blocks blocks_a = c.a_rows ? Fp8Blocks::row : Fp8Blocks::square;
+  const Fp8Blocks blocks_b = c.a_rows ? Fp8Blocks::square : Fp8Blocks::row;
+  fp8_matmul(run.stream(), {.out = out,
+                            .a = fp8_input(run, in.a, c.M, c.K, blocks_a),
+                            .b = fp8_input(run, in.b, c.N, c.K, blocks_b),
+                            .accumulate = c.f32});
+  return {{"out", run.read(out)}};
+}
+
+}  // namespace ssa::test
