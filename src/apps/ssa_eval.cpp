@@ -109,6 +109,12 @@ bool parse(int argc, char** argv, Arguments& a) {
                   "training")
       ->option_text("F")
       ->check(number("a number above 0", [](double factor) { return factor > 0; }));
+  CLI::Option* positions =
+      line.add_option("--original-positions", a.overrides.original_positions,
+                      "for --rope-scaling: positions that the model was trained on (default: those of its own scaling, "
+                      "or else max_position_embeddings)")
+          ->option_text("N")
+          ->transform(integer(1));
   line.add_option("--max-length", a.max_length,
                   "longest input of the model in tokens (default: max_position_embeddings; with --data at most 2048)")
       ->option_text("N")
@@ -182,6 +188,7 @@ bool parse(int argc, char** argv, Arguments& a) {
   const auto given = [](const CLI::Option* option) { return option->count() > 0; };
   if (!given(data) && !given(text) && !given(tasks) && !given(needle) && !given(generate))
     line.fail("nothing to evaluate: --data, --text, --tasks, --needle or --generate is needed");
+  if (given(positions) && a.overrides.rope_scaling == 0) line.fail("--original-positions needs --rope-scaling");
   if (a.attention_stats && !given(data) && !given(text)) line.fail("--attention-stats needs --data or --text");
   a.needles.rows = a.rows;
   a.needles.seed = sampling.seed;

@@ -187,6 +187,7 @@ TEST_CASE("ssa_eval: bad input is a one-line error that names it") {
   fails({"--data", "data", "--mode", "dense"}, kExitUsage, {"--mode dense"});
   fails({"--data", "data", "--block-counts", "8,x"}, kExitUsage, {"--block-counts x"});
   fails({"--data", "data", "--rope-scaling", "-1"}, kExitUsage, {"--rope-scaling -1"});
+  fails({"--data", "data", "--original-positions", "64"}, kExitUsage, {"--original-positions needs --rope-scaling"});
   fails({"--data", "data", "--seeds", "1,-2"}, kExitUsage, {"--seeds -2"});
   fails({"--data", "data", "--frobnicate"}, kExitUsage, {"--frobnicate"});
   fails({"--data", "data", "--log-samples"}, kExitUsage, {"--log-samples requires --output"});
