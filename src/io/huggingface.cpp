@@ -4,7 +4,6 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
-#include <cstring>
 #include <set>
 
 #include "ssa/base/error.h"
@@ -19,6 +18,7 @@ using nlohmann::ordered_json;
 
 constexpr const char* kWeightsFile = "model.safetensors";
 constexpr const char* kIndexFile = "model.safetensors.index.json";
+constexpr const char* kAdapter = "adapter_model.safetensors";
 constexpr const char* kLmHead = "lm_head.weight";
 constexpr const char* kEmbedding = "model.embed_tokens.weight";
 
@@ -31,12 +31,16 @@ bool is_ignored(const std::string& name, bool tied) {
 
 /// A file with weights in a format that is not read; empty if there is none.
 fs::path foreign_weights(const fs::path& directory) {
-  for (const char* name : {"pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.00.pth", "tf_model.h5",
-                           "flax_model.msgpack", "adapter_model.safetensors"})
-    if (fs::exists(directory / name)) return directory / name;
+  if (fs::exists(directory / kAdapter)) return directory / kAdapter;
+  static const std::set<std::string> foreign = {".gguf", ".pth", ".pt", ".h5", ".msgpack", ".onnx"};
+  std::set<fs::path> found;
   std::error_code unreadable;
-  for (const auto& entry : fs::directory_iterator(directory, unreadable))
-    if (entry.path().extension() == ".gguf") return entry.path();
+  for (const auto& entry : fs::directory_iterator(directory, unreadable)) {
+    const fs::path& path = entry.path();
+    if (foreign.contains(path.extension().string()) || path.filename().string().starts_with("pytorch_model"))
+      found.insert(path);
+  }
+  if (!found.empty()) return *found.begin();
   return {};
 }
 
@@ -78,7 +82,7 @@ fs::path weights_file(const fs::path& directory) {
     if (fs::exists(directory / name)) return directory / name;
   const fs::path foreign = foreign_weights(directory);
   if (foreign.empty()) fail(directory.string(), ": neither ", kWeightsFile, " nor ", kIndexFile);
-  if (foreign.filename() == "adapter_model.safetensors")
+  if (foreign.filename() == kAdapter)
     fail(foreign.string(), ": an adapter, expected ", kWeightsFile, "; merge it into its model with peft");
   fail(foreign.string(),
        ": not a format that is read, expected model.safetensors; in Python, "

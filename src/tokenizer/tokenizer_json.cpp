@@ -14,7 +14,6 @@
 #include "src/tokenizer/special_tokens.h"
 #include "ssa/base/error.h"
 #include "ssa/base/file.h"
-#include "ssa/base/file_kind.h"
 #include "ssa/base/json_file.h"
 
 namespace ssa {
@@ -147,8 +146,6 @@ void read_post_processor(const json& post_processor, Tokenizer::Parts& parts) {
 
 Tokenizer::Parts read_tokenizer_json(const fs::path& path, const TokenizerOptions& options) {
   const std::string text = read_file(path);
-  const std::string kind = foreign_kind(text);
-  SSA_CHECK(kind.empty(), path.string(), ": ", kind, ", expected a tokenizer.json");
   const json file = parse_json_object(text, path.string());
   Tokenizer::Parts parts{.name = name_of(directory_of(path)), .sha256 = sha256_hex(text)};
   try {

@@ -275,7 +275,11 @@ TEST_CASE("huggingface: weights in another format are an error that says what th
   check_error(error_with("pytorch_model.bin", "x"), "pytorch_model.bin: not a format that is read",
               "expected model.safetensors", "save_pretrained");
   check_error(error_with("pytorch_model.bin.index.json", "{}"), "pytorch_model.bin.index.json: not a format");
+  check_error(error_with("pytorch_model-00001-of-00002.bin", "PK"), "pytorch_model-00001-of-00002.bin: not a format");
+  check_error(error_with("consolidated.00.pth", "PK"), "consolidated.00.pth: not a format");
   check_error(error_with("q4.gguf", "GGUF"), "q4.gguf: not a format");
+  check_error(error_with("model.safetensors.index.json", "version https://git-lfs.github.com/spec/v1\nsize 9\n"),
+              "model.safetensors.index.json: a Git LFS pointer", "expected a JSON object");
   check_error(error_with("adapter_model.safetensors", "x"), "adapter_model.safetensors: an adapter");
   const TempDir empty;
   CHECK(!has_weights(empty.path()));

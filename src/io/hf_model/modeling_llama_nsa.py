@@ -193,8 +193,8 @@ class LlamaNSAAttention(nn.Module):
         return out
 
     def forward(self, x, cos, sin, position, padding, cache, stream, weight):
-        """stream: full or sparse, the output passed on. weight: None, or of each token in the alignment loss,
-        [B or 1, T] that sums to 1; then both outputs are computed. Returns the output and the alignment loss or None."""
+        """stream: full or sparse, the output passed on. weight: None, or of each token in the alignment loss, [B, T] with
+        sum 1; then both outputs are computed. Returns the output, and the alignment loss or None."""
         c = self.config
         heads, groups = c.num_key_value_heads, c.num_attention_heads // c.num_key_value_heads
         q, k, v = (proj(x).unflatten(-1, (-1, c.head_dim)).transpose(1, 2)
@@ -289,8 +289,8 @@ class LlamaNSAModel(LlamaNSAPreTrainedModel):
     def forward(self, input_ids=None, attention_mask=None, position_ids=None, past_key_values=None, inputs_embeds=None,
                 use_cache=None, output_attentions=None, output_hidden_states=None, return_dict=None, cache=None,
                 **unknown):
-        """Of attention_mask [B, U] the leading zeros of a sequence are its padding; zeros at its end change nothing, and
-        others are refused. position_ids affect RoPE only and by default count from each sequence's first token."""
+        """Of attention_mask [B, U] the leading zeros of a sequence are its padding, zeros at its end change nothing,
+        and others are refused. position_ids affect RoPE only and by default count from each sequence's first token."""
         c = self.config
         check_config(c)
         cache = check_arguments(self, past_key_values, cache, output_attentions, unknown)
@@ -332,7 +332,7 @@ class LlamaNSAModel(LlamaNSAPreTrainedModel):
                             else layer(*inputs))
             alignments.append(alignment)
         x = self.norm(x)
-        self.alignment_loss = None if weight is None else torch.stack(alignments).mean()
+        self.alignment_loss = None if weight is None else torch.stack([a.to(x.device) for a in alignments]).mean()
         output = BaseModelOutputWithPast(last_hidden_state=x, hidden_states=(*hidden_states, x) if keep else None,
                                          **{CACHE: cache})
         return output if option(return_dict, c, "return_dict", "use_return_dict") is not False else output.to_tuple()
