@@ -3,6 +3,7 @@
 #include <map>
 
 #include "ssa/train/trainer_state.h"
+#include "support/error_of.h"
 #include "support/make_dataset.h"
 #include "train/run_directory.h"
 
@@ -276,4 +277,31 @@ TEST_CASE("packing: --dry-run states padding and cut documents of every packing,
                            "train.per_device_train_batch_size=1", "train.gradient_accumulation_steps=2"});
   CHECK_THAT(run.metrics("ranks")[1].at("ce_loss").get<double>(),
              Catch::Matchers::WithinRel(run.metrics("one")[1].at("ce_loss").get<double>(), 1e-5));
+}
+
+TEST_CASE("mix: trainer.json keeps the state of every source, and one of an earlier version has none") {
+  SpikeDetector spikes(10);
+  TrainerState state;
+  state.step = 3;
+  state.position = {.epoch = 0, .row = 12, .sources = {{0, 4, 4}, {2, 1, 8}}};
+  state.sources = {{"a", "a", "0123456789abcdef", 9, 4, 400}, {"b", "", "00", 3, 7, 700}};
+  state.former_sources = {{{"c", "c", "11", 50, 5, 500}, {1, 6, 0}}};
+  nlohmann::json json = to_json(state, spikes);
+  const TrainerState read = trainer_state(json, "t", spikes);
+  CHECK(read.position == state.position);
+  REQUIRE(read.sources.size() == 2);
+  CHECK(read.sources[1].name == "b");
+  CHECK(read.sources[1].order.empty());
+  CHECK(read.sources[1].rows == 7);
+  CHECK(read.sources[1].tokens == 700);
+  CHECK(read.sources[0].dataset == "0123456789abcdef");
+  REQUIRE(read.former_sources.size() == 1);
+  CHECK(read.former_sources[0].first.rows_per_epoch == 50);
+  CHECK(read.former_sources[0].second == SourcePosition{1, 6, 0});
+  json["sources"][0]["epoch_row"] = 9;
+  CHECK_THAT(error_of([&] { trainer_state(json, "t", spikes); }),
+             has("t: sources[0]: epoch_row is 9, expected below rows_per_epoch 9"));
+  json.erase("sources");
+  json.erase("former_sources");
+  CHECK(trainer_state(json, "t", spikes).sources.empty());
 }
