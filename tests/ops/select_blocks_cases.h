@@ -66,8 +66,8 @@ inline const std::vector<SelectBlocksCase> kSelectBlocksCases = {
     {{1, 600, 1, 2, 64}, 16, 16, BlockSelection::reference, Ties::all},
     {{1, 600, 1, 16, 64}, 16, 16, BlockSelection::exact, Ties::none, 28.0}};  // exponentials of at least 2^127
 
-/// Too long for the slow backends: every number of tiles of the kernel that keeps all scores in registers, with its group
-/// sizes, also with sums that get too large, and more blocks than it can keep.
+/// Too long for the slow backends: every number of tiles of the kernel that keeps all scores in registers, with its
+/// group sizes, also with sums that get too large, and more blocks than it can keep.
 inline const std::vector<SelectBlocksCase> kLongSelectBlocksCases = {
     {{1, 2500, 1, 16, 64}, 16, 16},
     {{2, 2100, 2, 2, 64}, 16, 16, BlockSelection::reference},
