@@ -23,29 +23,29 @@ fail() { echo "debian_corpus.sh: $1" >&2; exit "${2:-1}"; }
 books="debian-handbook debian-reference-en maint-guide developers-reference installation-guide-amd64 debian-policy
   debian-faq harden-doc aptitude-doc-en debmake-doc fortunes miscfiles mit-scheme-doc scheme48-doc lilypond-doc-html
   ada-reference-manual-2012 docutils-doc"
-guides="gnome-user-docs mate-user-guide libreoffice-help-en-us gnome-devel-docs apache2-doc lyx-common bacula-doc
-  git-doc libsvn-doc mercurial-common dar-docs exim4-doc-html postfix-doc nova-doc neutron-doc cinder-doc swift-doc
-  ironic-doc heat-doc keystone-doc octavia-doc buildbot-doc icinga2-doc krb5-doc bind9-doc corosync-doc
-  postgresql-doc-15|postgresql-doc-17 gnuplot-doc gnumeric-doc csound-doc imagemagick-6-doc|imagemagick-7-doc
-  asciidoctor-doc sphinx-doc kicad-doc-en zsh-doc"
+guides="gnome-user-docs libreoffice-help-en-us gnome-devel-docs apache2-doc bacula-doc git-doc libsvn-doc
+  mercurial-common dar-docs exim4-doc-html postfix-doc nova-doc neutron-doc cinder-doc swift-doc ironic-doc heat-doc
+  keystone-doc octavia-doc buildbot-doc icinga2-doc krb5-doc bind9-doc corosync-doc
+  postgresql-doc-15|postgresql-doc-17 gnuplot-doc csound-doc imagemagick-6-doc|imagemagick-7-doc asciidoctor-doc
+  sphinx-doc kicad-doc-en zsh-doc"
 reference="linux-doc-6.1|linux-doc-6.12 rust-doc python3.11-doc|python3.13-doc cppreference-doc-en-html
   llvm-19-doc|llvm-15-doc clang-19-doc|clang-15-doc cmake-doc sqlite3-doc python-django-doc python-sqlalchemy-doc
   erlang-doc racket-doc qtbase5-doc-html qtdeclarative5-doc-html libboost1.81-doc|libboost1.83-doc icu-doc twisted-doc
   gradle-doc ant-doc ffmpeg-doc db5.3-doc libglib2.0-doc dpdk-doc pylint-doc numba-doc nim-doc nodejs-doc pike8.0-doc
-  antlr4-doc sbcl-doc clisp-doc swi-prolog-doc derby-doc ruby3.1-doc|ruby3.3-doc xapian-doc libxcb-doc
-  python-tornado-doc python-pytest-doc python-hypothesis-doc python-aiohttp-doc python-cryptography-doc
-  python-werkzeug-doc python-flask-doc python-jinja2-doc autoconf-doc automake libssl-doc"
+  antlr4-doc sbcl-doc clisp-doc swi-prolog-doc derby-doc xapian-doc libxcb-doc python-tornado-doc python-pytest-doc
+  python-hypothesis-doc python-aiohttp-doc python-cryptography-doc python-werkzeug-doc python-flask-doc
+  python-jinja2-doc autoconf-doc libssl-doc"
 science="python-scipy-doc python-pandas-doc python-statsmodels-doc python-sklearn-doc python-sympy-doc
   python-astropy-doc python-dask-doc python-xarray-doc python-biopython-doc python-nibabel-doc python-ase-doc
-  sagemath-doc gap-doc pari-doc singular-doc giac-doc maxima-doc octave-doc scilab-doc petsc3.18-doc|petsc3.22-doc
-  rdkit-doc lammps-doc geographiclib-doc r-doc-html"
+  sagemath-doc gap-doc singular-doc giac-doc maxima-doc octave-doc petsc3.18-doc|petsc3.22-doc rdkit-doc
+  geographiclib-doc r-doc-html"
 manuals="manpages manpages-dev freebsd-manpages git-man perl-doc tcl8.6-doc tk8.6-doc libx11-doc netpbm groff systemd
   zsh-common openssh-client openssl util-linux iproute2 nfs-common lvm2 btrfs-progs xfsprogs samba-common-bin postfix
   podman libvirt-clients qemu-utils apt dpkg-dev debhelper devscripts lintian erlang-manpages allegro4-doc
   libcurl4-doc nmap slapd openmpi-doc mpich-doc nftables iptables smartmontools mdadm cryptsetup
-  postgresql-client-15|postgresql-client-17 gdal-bin coreutils slurm-client wireshark-common subversion libtiff-doc
-  libibverbs-dev glibc-doc"
-dictionaries="dict-gcide dict-wn dict-foldoc dict-jargon dict-devil dict-vera dict-elements"
+  postgresql-client-15|postgresql-client-17 gdal-bin coreutils slurm-client subversion libtiff-doc libibverbs-dev
+  glibc-doc"
+dictionaries="dict-gcide dict-wn dict-foldoc dict-jargon dict-devil dict-elements"
 
 directory="" chosen="books,guides,reference,science,manuals,dictionaries" keep=false
 while [[ $# -gt 0 ]]; do
