@@ -1,5 +1,6 @@
 # The CUDA backend: the kernels, the CUDA half of Stream, and NCCL where it is found.
-set(SSA_CUDA_ARCHITECTURES 90a-real CACHE STRING "GPU architectures to compile for, as in CMAKE_CUDA_ARCHITECTURES")
+# By default machine code for the A100 and Hopper, and PTX that the driver compiles for every other GPU from 8.0 on.
+set(SSA_CUDA_ARCHITECTURES 80 90a-real CACHE STRING "GPU architectures to compile for, as in CMAKE_CUDA_ARCHITECTURES")
 option(SSA_RACECHECK "Kernels whose order compute-sanitizer's racecheck can follow, slower" OFF)
 set(CMAKE_CUDA_ARCHITECTURES ${SSA_CUDA_ARCHITECTURES})  # before enable_language, which else picks its own default
 if(NOT CMAKE_CUDA_COMPILER)

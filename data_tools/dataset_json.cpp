@@ -1,5 +1,8 @@
 #include "data_tools/dataset_json.h"
 
+#include <optional>
+#include <type_traits>
+
 #include "ssa/base/file.h"
 
 namespace ssa {
@@ -9,7 +12,13 @@ json shards_json(const std::vector<ShardInfo>& shards) {
   json list = json::array();
   for (const ShardInfo& shard : shards) {
     json& fields = list.emplace_back();
-    visit_fields(shard, [&](const char* key, const auto& value) { fields[key] = value; });
+    visit_fields(shard, [&](const char* key, const auto& value) {
+      if constexpr (std::is_same_v<std::decay_t<decltype(value)>, std::optional<std::int64_t>>) {
+        if (value) fields[key] = *value;
+      } else {
+        fields[key] = value;
+      }
+    });
   }
   return list;
 }

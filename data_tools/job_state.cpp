@@ -1,6 +1,8 @@
 #include "data_tools/job_state.h"
 
+#include <optional>
 #include <string>
+#include <type_traits>
 
 #include "data_tools/dataset_json.h"
 #include "ssa/base/error.h"
@@ -11,15 +13,6 @@ namespace ssa {
 namespace fs = std::filesystem;
 using json = nlohmann::ordered_json;
 namespace {
-
-const char* name_of(OnError on_error) {
-  switch (on_error) {
-    case OnError::skip: return "skip";
-    case OnError::quarantine: return "quarantine";
-    case OnError::fail: break;
-  }
-  return "fail";
-}
 
 /// Calls visit(key, value) for the counters that a continued job adds to.
 template <class Report, class Visit>
@@ -39,15 +32,24 @@ void visit_counters(Report& report, const Visit& visit) {
 json to_json(const WriterState& state) {
   return {{"shards", shards_json(state.shards)},
           {"open_documents", state.open_documents},
-          {"open_tokens", state.open_tokens}};
+          {"open_tokens", state.open_tokens},
+          {"open_text_bytes", state.open_text_bytes ? json(*state.open_text_bytes) : json(nullptr)}};
 }
 
 WriterState writer_state(const json& state) {
   WriterState out;
   for (const json& shard : state.at("shards"))
-    visit_fields(out.shards.emplace_back(), [&](const char* key, auto& value) { shard.at(key).get_to(value); });
+    visit_fields(out.shards.emplace_back(), [&](const char* key, auto& value) {
+      if constexpr (std::is_same_v<std::decay_t<decltype(value)>, std::optional<std::int64_t>>) {
+        if (shard.contains(key)) value = shard.at(key).get<std::int64_t>();
+      } else {
+        shard.at(key).get_to(value);
+      }
+    });
   out.open_documents = state.at("open_documents");
   out.open_tokens = state.at("open_tokens");
+  const json bytes = state.value("open_text_bytes", json(nullptr));  // earlier versions did not count them
+  out.open_text_bytes = bytes.is_null() ? std::nullopt : std::optional(bytes.get<std::int64_t>());
   return out;
 }
 
@@ -76,13 +78,18 @@ json job_settings(const TokenizeOptions& options, const Tokenizer& tokenizer) {
           {"shard_tokens", options.shard_tokens},
           {"validation_fraction", options.validation_fraction},
           {"max_documents", options.max_documents},
-          {"on_error", name_of(options.on_error)},
           {"special_as_text", options.special_as_text}};
 }
 
 JobState read_job_state(const fs::path& path, const json& settings) {
+  constexpr const char* kAdvice = "; remove the directory to start again";
+  json file;
   try {
-    const auto file = read_json_object<json>(path);
+    file = read_json_object<json>(path);
+  } catch (const Error& error) {
+    fail(error.what(), kAdvice);
+  }
+  try {
     check_settings(path, file.at("settings"), settings);
     JobState state;
     const json& place = file.at("place");
@@ -93,8 +100,8 @@ JobState read_job_state(const fs::path& path, const json& settings) {
     if (settings.at("validation_fraction") > 0) state.validation = writer_state(file.at("validation"));
     state.quarantine_bytes = file.at("quarantine_bytes");
     return state;
-  } catch (const json::exception& error) {
-    fail(path.string(), ": not the state of a job: ", error.what(), "; remove the directory to start again");
+  } catch (const json::exception&) {
+    fail(path.string(), ": a value is missing or of another type, expected the state of a job", kAdvice);
   }
 }
 

@@ -13,7 +13,8 @@
 
 namespace ssa {
 
-/// Everything that the output depends on. The number of workers is not part of it.
+/// Everything that the output depends on, except --on-error, which may change when a job continues, and the number of
+/// workers.
 nlohmann::ordered_json job_settings(const TokenizeOptions& options, const Tokenizer& tokenizer);
 
 /// A place in the inputs, and how far every output had come there.

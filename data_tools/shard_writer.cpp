@@ -50,7 +50,7 @@ void ShardWriter::open() {
                                            static_cast<std::uint64_t>(state_.open_documents) * sizeof(std::int32_t)));
 }
 
-bool ShardWriter::add(std::span<const std::int32_t> ids) {
+bool ShardWriter::add(std::span<const std::int32_t> ids, std::int64_t text_bytes) {
   const bool full = bin_ && state_.open_tokens >= shard_tokens_;
   if (full) close();
   if (!bin_) open();
@@ -68,6 +68,7 @@ bool ShardWriter::add(std::span<const std::int32_t> ids) {
   lengths_->write(&length, sizeof length);
   state_.open_documents += 1;
   state_.open_tokens += static_cast<std::int64_t>(ids.size());
+  if (state_.open_text_bytes) *state_.open_text_bytes += text_bytes;
   return full;
 }
 
@@ -120,11 +121,13 @@ void ShardWriter::close() {
   state_.shards.push_back({.name = name_,
                            .documents = state_.open_documents,
                            .tokens = state_.open_tokens,
+                           .text_bytes = state_.open_text_bytes,
                            .bin_bytes = static_cast<std::int64_t>(bin.bytes),
                            .idx_bytes = static_cast<std::int64_t>(idx.bytes),
                            .bin_xxh3 = bin.xxh3,
                            .idx_xxh3 = idx.xxh3});
   state_.open_documents = state_.open_tokens = 0;
+  state_.open_text_bytes = 0;
 }
 
 void ShardWriter::clean() {

@@ -18,6 +18,8 @@ namespace ssa {
 struct WriterState {
   std::vector<ShardInfo> shards;
   std::int64_t open_documents = 0, open_tokens = 0;
+  std::optional<std::int64_t> open_text_bytes =
+      0;  ///< nullopt if they were not counted from the shard's first document
 };
 
 /// While a shard is open, its tokens are in NAME.bin.part and its document lengths in NAME.len.part, so that memory
@@ -30,8 +32,9 @@ class ShardWriter {
   ShardWriter(const ShardWriter&) = delete;
   ShardWriter& operator=(const ShardWriter&) = delete;
 
-  /// Appends one document, to a new shard if the open one has shard_tokens already. Returns whether a shard ended.
-  bool add(std::span<const std::int32_t> ids);
+  /// Appends one document, of `text_bytes` UTF-8 bytes, to a new shard if the open one has shard_tokens already. Returns
+  /// whether a shard ended.
+  bool add(std::span<const std::int32_t> ids, std::int64_t text_bytes);
 
   /// Makes everything added so far durable and returns the state that continues after it. The caller saves that state
   /// before the next call; until it is saved, the previous state still works.

@@ -196,7 +196,8 @@ class Job {
         case Outcome::document:
         case Outcome::validation: {
           const bool train = outcome.kind == Outcome::document;
-          shard_ended |= (train ? *train_ : *validation_).add({batch.ids.data() + begin, size});
+          shard_ended |= (train ? *train_ : *validation_)
+                             .add({batch.ids.data() + begin, size}, static_cast<std::int64_t>(outcome.text_bytes));
           (train ? report_.documents : report_.validation_documents) += 1;
           (train ? report_.tokens : report_.validation_tokens) += static_cast<std::int64_t>(size);
           report_.text_bytes += outcome.text_bytes;

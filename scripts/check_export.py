@@ -3,13 +3,20 @@
 models saved by transformers.
 
 Usage: scripts/check_export.py [--build DIR] [--lengths FIRST:LAST[:STEP]] [--case NAME...]
+                               [--versions VERSION,... [--packages DIR]]
 Trains small models of every method, with and without llama3 RoPE scaling, exports them, and loads the directories with
 trust_remote_code. Checks in each inference mode: logits for every length, generation with and without a cache, a
-left-padded batch, the loss, overrides of block_counts, block_size and rope_scaling, and sharded weights.
+left-padded batch and a batched pipeline, the loss, overrides of block_counts, block_size and rope_scaling, and sharded
+weights; and that arguments which are not supported are refused, that training has the losses and the gradient norm of
+ssa_train, and that gradient checkpointing changes nothing.
+With --versions it does so in each of these versions of transformers (newest: the newest on PyPI), which pip installs in
+DIR/VERSION unless they are there, and prints a table.
 Needs torch and transformers, and ssa_train, ssa_tokenize, ssa_export and dump_logits from the build. Exit code 77 when
 torch or transformers is missing.
 """
 import argparse
+import collections
+import importlib.util
 import json
 import math
 import os
@@ -43,10 +50,9 @@ def run(command, **options):
     return result.stdout
 
 
-def make_model(directory, case, build):
-    """A model trained for a few steps. Its initial weights are large, so that attention is far from uniform."""
+def make_config(case):
     method, rope_scaling, model, attention = CASES[case]
-    config = {
+    return {
         "model": {"vocab_size": 257, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
                   "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "rope_theta": 10000.0,
                   "rope_scaling": rope_scaling, "initializer_range": 0.12, "block_size": 4, "block_counts": 3,
@@ -57,22 +63,41 @@ def make_model(directory, case, build):
         "train": {"max_length": 128, "per_device_train_batch_size": 4, "learning_rate": 0.003, "warmup_steps": 1,
                   "max_steps": 10},
     }
-    (directory / f"{case}.json").write_text(json.dumps(config, indent=1))
+
+
+def make_model(directory, case, build):
+    """A model trained for a few steps. Its initial weights are large, so that attention is far from uniform."""
+    (directory / f"{case}.json").write_text(json.dumps(make_config(case), indent=1))
     run([build / "ssa_train", "--config", f"{case}.json", "--device", "cpu"], cwd=directory)
     run([build / "ssa_export", f"runs/{case}", f"exported/{case}", "--dtype", "f32"], cwd=directory)
     run([build / "ssa_export", f"runs/{case}", f"sharded/{case}", "--dtype", "f32", "--max-shard-size", "0.0001"],
         cwd=directory)
-    return directory / "runs" / case, directory / "exported" / case
+
+
+def make_models(directory, cases, build):
+    (directory / "text.txt").write_text("".join(f"{i} times {i} is {i * i}, and {i % 7} is left of it by 7.\n"
+                                                for i in range(600)))
+    run([build / "ssa_tokenize", "--tokenizer", "bytes", "--input", directory / "text.txt", "--output",
+         directory / "data"])
+    for case in cases:
+        make_model(directory, case, build)
+
+
+def cache_name():
+    """Of the argument of forward() and of its output, in this version of transformers."""
+    from transformers.modeling_outputs import CausalLMOutputWithPast
+
+    return "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
 
 
 class Check:
-    def __init__(self, build, directory, lengths):
-        self.build, self.directory, self.lengths = build, directory, lengths
-        self.failures = 0
+    def __init__(self, build, directory, models, lengths):
+        self.build, self.directory, self.models, self.lengths = build, directory, models, lengths
+        self.results = []  # [check, largest difference, limit]
 
     def report(self, name, worst, limit=TOLERANCE):
         good = worst <= limit  # false for NaN
-        self.failures += not good
+        self.results.append([name, worst, limit])
         print(f"{name:52} {worst:9.2e}  {'ok' if good else 'FAILED'}", flush=True)
 
     def ours(self, source, mode, ids, lengths):
@@ -86,13 +111,23 @@ class Check:
         return numpy.split(flat, numpy.cumsum(lengths)[:-1])
 
     def compare(self, name, model, source, mode, ids, lengths):
+        """Logits of both. Rounding may decide a near tie of two blocks' importance differently in float32; at such a
+        position, of which there may be a few, the model in float64 decides."""
+        import copy
+
         import torch
 
-        worst = 0.0
+        exact, worst, ties = None, 0.0, 0
         for length, ours in zip(lengths, self.ours(source, mode, ids, lengths)):
-            theirs = model(ids[None, :length]).logits[0]
-            worst = max(worst, (theirs - torch.from_numpy(ours.copy())).abs().max().item())
-        self.report(name, worst)
+            ours = torch.from_numpy(ours.copy())
+            difference = (model(ids[None, :length]).logits[0] - ours).abs().amax(-1)
+            far = difference > TOLERANCE
+            if far.any():
+                exact = exact or copy.deepcopy(model).double()
+                difference[far] = (exact(ids[None, :length]).logits[0] - ours).abs().amax(-1).float()[far]
+                ties += far.sum().item()
+            worst = max(worst, difference.max().item())
+        self.report(name, worst if ties <= 0.02 * sum(lengths) else math.nan)
 
     def generation(self, name, model, ids):
         """Greedy tokens with and without a cache, and the logits with a cache filled in chunks."""
@@ -105,8 +140,8 @@ class Check:
         whole = model(tokens[True]).logits
         cache, steps, at = None, [], 0
         for size in [7, 1, 5] + [1] * (tokens[True].shape[1] - 13):  # chunks that start and end within blocks
-            out = model(tokens[True][:, at:at + size], past_key_values=cache, use_cache=True)
-            cache, at = out.past_key_values, at + size
+            out = model(tokens[True][:, at:at + size], **{cache_name(): cache}, use_cache=True)
+            cache, at = out[cache_name()], at + size
             steps.append(out.logits)
         self.report(f"{name}: logits with cache", (torch.cat(steps, 1) - whole).abs().max().item())
 
@@ -173,17 +208,130 @@ class Check:
         """Weights split over several files are equal bit for bit."""
         from transformers import AutoModelForCausalLM
 
-        directory = self.directory / "sharded" / case
+        directory = self.models / "sharded" / case
         same = AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=True).state_dict()
         different = sum(not weight.equal(same[name]) for name, weight in model.state_dict().items())
         shards = len(list(directory.glob("model-*-of-*.safetensors")))
         self.report(f"{case}: weights from {shards} shards", different if shards > 1 else math.nan, 0)
 
+    def raises(self, name, kind, text, call):
+        """The call must fail, with an error of this kind that has this text."""
+        try:
+            call()
+            problem = "no error"
+        except kind as error:
+            problem = "" if text in str(error) else str(error)
+        if problem:
+            print(f"{name}: {problem}")
+        self.report(name, math.nan if problem else 0, 0)
+
+    def arguments(self, name, model, exported, ids):
+        """What is supported gives what it promises; what is not is refused."""
+        import torch
+        from transformers import AutoModelForCausalLM, StaticCache
+
+        row, other = ids[None, :40], cache_name()
+        plain = model(row)
+        for call in (model, model.model):
+            self.raises(f"{name}: unknown keyword argument", TypeError, "past_key_value'",
+                        lambda call=call: call(row, past_key_value=None))
+            self.raises(f"{name}: output_attentions", ValueError, "output_attentions is not supported",
+                        lambda call=call: call(row, output_attentions=True))
+        self.raises(f"{name}: unknown argument of generate()", (TypeError, ValueError), "past_key_value",
+                    lambda: model.generate(row, past_key_value=1, max_new_tokens=2))
+        mask = torch.ones_like(row)
+        mask[0, 10] = 0
+        self.raises(f"{name}: mask with a hole", ValueError, "padding on the left",
+                    lambda: model(row, attention_mask=mask))
+        self.raises(f"{name}: static cache", ValueError, "static cache",
+                    lambda: model(row, **{other: StaticCache(config=model.config, max_batch_size=1, max_cache_len=64)}))
+        self.raises(f"{name}: no input", ValueError, "input_ids or inputs_embeds", lambda: model())
+        mask = torch.ones_like(row)
+        mask[0, 30:] = 0  # padding on the right changes nothing before it
+        self.report(f"{name}: right-padded logits",
+                    (model(row, attention_mask=mask).logits[:, :30] - plain.logits[:, :30]).abs().max().item(), 0)
+        states = model(row, output_hidden_states=True).hidden_states
+        good = len(states) == 3 and torch.equal(states[0], model.model.embed_tokens(row)) and \
+            torch.equal(model.lm_head(states[-1]), plain.logits)
+        self.report(f"{name}: hidden states", 0 if good else math.nan, 0)
+        first = model(row, return_dict=False, use_cache=False)
+        self.report(f"{name}: return_dict=False", 0 if isinstance(first, tuple) and torch.equal(first[0], plain.logits)
+                    else math.nan, 0)
+        embeds = model(inputs_embeds=model.model.embed_tokens(row)).logits
+        self.report(f"{name}: inputs_embeds", (embeds - plain.logits).abs().max().item(), 0)
+        eager = AutoModelForCausalLM.from_pretrained(exported, trust_remote_code=True, attn_implementation="eager",
+                                                     inference_mode=model.config.inference_mode).eval()
+        self.report(f"{name}: attn_implementation eager", (eager(row).logits - plain.logits).abs().max().item())
+        for kind in ("flash_attention_2", "flex_attention"):
+            self.raises(f"{name}: attn_implementation {kind}", (ValueError, ImportError), "", lambda kind=kind: (
+                AutoModelForCausalLM.from_pretrained(exported, trust_remote_code=True, attn_implementation=kind)(row)))
+
+    def pipeline(self, name, model, tokenizer):
+        """Texts of several lengths in one batch are continued as alone."""
+        from transformers import pipeline
+
+        texts = ["def main():", "x", "import argparse and more words than the others have"]
+        one = pipeline("text-generation", model=model, tokenizer=tokenizer)
+        options = {"do_sample": False, "max_new_tokens": 12, "return_full_text": False}
+        alone = [one(text, **options)[0]["generated_text"] for text in texts]
+        batch = [made[0]["generated_text"] for made in one(texts, batch_size=3, **options)]
+        self.report(f"{name}: batched pipeline", sum(a != b for a, b in zip(alone, batch)), 0)
+
+    def training(self, case, exported):
+        """Losses and gradient norm of a training step, under either output, are those of ssa_train; with gradient
+        checkpointing too."""
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        method = CASES[case][0]
+        rows = [[(7 * i * i + 31 * i * r + r) % 251 for i in range(127)] + [256] for r in (1, 2)]
+        text = self.directory / "rows.jsonl"
+        data = self.directory / "rows"
+        if not data.exists():
+            text.write_text("".join(json.dumps({"text": "".join(chr(b % 95 + 32) for b in row[:-1])}) + "\n"
+                                    for row in rows))
+            run([self.build / "ssa_tokenize", "--tokenizer", "bytes", "--input", text, "--output", data])
+        ids = torch.tensor([[b % 95 + 32 for b in row[:-1]] + [256] for row in rows])
+        for stream in ("full", "sparse") if method == "ssa" else (None,):
+            probability = 1.0 if stream == "full" else 0.0
+            output = self.directory / "step" / case / str(stream)
+            run([self.build / "ssa_train", "--config", self.models / f"{case}.json", "--device", "cpu", *sum((
+                ["--set", text] for text in (
+                    f"init_from={exported}", f"output_dir={output}", f"data.path={data}", "data.shuffle=false",
+                    "train.per_device_train_batch_size=2", "train.max_steps=1",
+                    f"attention.full_stream_probability={probability}",
+                    f"attention.selection={CASES[case][3].get('selection', 'exact')}")), [])])
+            ours = json.loads((output / "metrics.jsonl").read_text().splitlines()[0])
+            gradients = []
+            for checkpointing in (None, True, False):  # None: off; else use_reentrant
+                keywords = {"alignment_weight": 10.0, "full_stream_probability": probability} if stream else {}
+                model = AutoModelForCausalLM.from_pretrained(exported, trust_remote_code=True, **keywords).train()
+                if checkpointing is not None:
+                    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": checkpointing})
+                with torch.enable_grad():
+                    out = model(ids, labels=ids)
+                    out.loss.backward()
+                # A branch without a gradient has zeros here: the gates of a method that does not use them.
+                gradients.append({name: weight.grad.clone() for name, weight in model.named_parameters()
+                                  if weight.grad is not None})
+                if checkpointing is not None:
+                    worst = max((gradients[0][n] - g).abs().max().item() for n, g in gradients[-1].items())
+                    same = gradients[0].keys() == gradients[-1].keys()
+                    self.report(f"{case} {stream or method}: gradient checkpointing", worst if same else math.nan, 1e-6)
+                    continue
+                norm = math.sqrt(sum(g.double().pow(2).sum().item() for g in gradients[0].values()))
+                name = f"{case} {stream or method}: training"
+                self.report(f"{name}: loss", abs(out.loss.item() / ours["loss"] - 1), 1e-5)
+                self.report(f"{name}: gradient norm", abs(norm / ours["grad_norm"] - 1), 1e-4)
+                if stream:
+                    self.report(f"{name}: alignment loss", abs(out.alignment_loss.item() / ours["alignment_loss"] - 1),
+                                1e-4)
+
     def case(self, case):
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        run_directory, exported = make_model(self.directory, case, self.build)
+        run_directory, exported = self.models / "runs" / case, self.models / "exported" / case
         tokenizer = AutoTokenizer.from_pretrained(exported, trust_remote_code=True)
         text = "Sparse attention, d\u00e9j\u00e0 vu \U0001f642\n\x00end"
         ids = tokenizer(text).input_ids
@@ -197,11 +345,65 @@ class Check:
             self.compare(f"{name}: logits, {len(self.lengths)} lengths", model, run_directory, mode, ids, self.lengths)
             self.generation(name, model, ids)
             self.padded_batch(name, model, ids)
+            self.pipeline(name, model, tokenizer)
             self.loss(name, model, ids)
+            self.arguments(name, model, exported, ids)
             if mode == "sparse":
                 self.overrides(case, model, exported, mode, ids)
                 self.saved_again(case, model, ids)
                 self.sharded(case, model)
+        self.training(case, exported)
+
+
+def check_version(build, models, lengths, cases, results_file):
+    """All checks in the transformers that Python finds. Returns the number of those that failed."""
+    import torch
+    import transformers
+
+    torch.set_grad_enabled(False)
+    torch.set_num_threads(1)  # the models are too small for several threads
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    print(f"torch {torch.__version__}, transformers {transformers.__version__}; the largest difference of each check")
+    with tempfile.TemporaryDirectory() as name:
+        os.environ["HF_MODULES_CACHE"] = str(Path(name) / "modules")
+        check = Check(build, Path(name), models, lengths)
+        for case in cases:
+            check.case(case)
+    if results_file:
+        Path(results_file).write_text(json.dumps({"version": transformers.__version__, "results": check.results}))
+    return sum(not worst <= limit for _, worst, limit in check.results)
+
+
+def install(version, packages):
+    """The directory of packages with this version of transformers."""
+    directory = Path(packages) / version
+    if not directory.exists() or version == "newest":
+        wanted = "transformers" if version == "newest" else f"transformers=={version}"
+        run([sys.executable, "-m", "pip", "install", "--quiet", "--upgrade", "--target", directory, wanted])
+    return directory
+
+
+def print_table(columns):
+    """A row per kind of check, a column per version: checks and largest difference, or those that failed."""
+    rows = collections.defaultdict(lambda: collections.defaultdict(list))
+    for column in columns:
+        for name, worst, limit in column["results"]:
+            kind = name.split(": ")[1]
+            kind = "overrides" if kind.startswith(("block_", "rope_scaling")) else kind.split(",")[0]
+            kind = "weights from shards" if kind.startswith("weights from") else kind
+            rows[kind][column["version"]].append((worst, limit))
+    versions = [column["version"] for column in columns]
+    print("| check | " + " | ".join(versions) + " |\n|---" + "|---" * len(versions) + "|")
+    for kind, by_version in rows.items():
+        cells = []
+        for version in versions:
+            checks = by_version[version]
+            failed = sum(not worst <= limit for worst, limit in checks)
+            worst = max((worst for worst, _ in checks), default=0)
+            text = "" if max((limit for _, limit in checks), default=0) == 0 else f", {worst:.1e}"
+            cells.append(f"{failed} of {len(checks)} FAILED" if failed else f"{len(checks)} ok{text}")
+        print(f"| {kind} | " + " | ".join(cells) + " |")
 
 
 def main():
@@ -209,32 +411,45 @@ def main():
     parser.add_argument("--build", default="build", metavar="DIR")
     parser.add_argument("--lengths", default="1:300", metavar="FIRST:LAST[:STEP]")
     parser.add_argument("--case", nargs="+", choices=CASES, default=list(CASES), metavar="NAME")
+    parser.add_argument("--versions", metavar="VERSION,...")
+    parser.add_argument("--packages", default="build/transformers", metavar="DIR")
+    parser.add_argument("--models", help=argparse.SUPPRESS)  # made by the call with --versions
+    parser.add_argument("--results", help=argparse.SUPPRESS)
     args = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    try:
-        import torch
-        import transformers
-    except ImportError as error:
-        print(f"check_export.py: skipped: {error}; needs torch and transformers")
+    needed = ["torch"] if args.versions else ["torch", "transformers"]
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if missing:
+        print(f"check_export.py: skipped: needs {' and '.join(missing)}")
         sys.exit(77)
     first, last, *step = map(int, args.lengths.split(":"))
     lengths = list(range(first, last + 1, *step))
-    torch.set_grad_enabled(False)
-    torch.set_num_threads(1)  # the models are too small for several threads
-    transformers.utils.logging.disable_progress_bar()
-    print(f"torch {torch.__version__}, transformers {transformers.__version__}; the largest difference of each check")
     build = Path(args.build).resolve() / "bin"
+    if args.models:
+        sys.exit(check_version(build, Path(args.models), lengths, args.case, args.results) > 0)
     with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        os.environ["HF_MODULES_CACHE"] = str(directory / "modules")
-        (directory / "text.txt").write_text(Path(__file__).read_text())
-        run([build / "ssa_tokenize", "--tokenizer", "bytes", "--input", directory / "text.txt", "--output",
-             directory / "data"])
-        check = Check(build, directory, lengths)
-        for case in args.case:
-            check.case(case)
-    if check.failures:
-        sys.exit(f"check_export.py: {check.failures} checks failed")
+        models = Path(name)
+        make_models(models, args.case, build)
+        if not args.versions:
+            failures = check_version(build, models, lengths, args.case, args.results)
+            if failures:
+                sys.exit(f"check_export.py: {failures} checks failed")
+            return
+        columns, failed = [], []
+        for version in args.versions.split(","):
+            packages = install(version, args.packages)
+            results = models / "results.json"
+            results.unlink(missing_ok=True)
+            code = subprocess.run([sys.executable, __file__, "--build", args.build, "--lengths", args.lengths,
+                                   "--models", models, "--results", results, "--case", *args.case],
+                                  env={**os.environ, "PYTHONPATH": str(packages)}).returncode
+            if results.exists():
+                columns.append(json.loads(results.read_text()))
+            if code:
+                failed.append(version)
+        print_table(columns)
+        if failed:
+            sys.exit(f"check_export.py: failed with transformers {', '.join(failed)}")
 
 
 if __name__ == "__main__":

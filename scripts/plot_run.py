@@ -17,6 +17,9 @@ PANELS = [  # title, y axis, {key: whose curve it is}, logarithmic
     ("Training loss", "cross entropy (nats per token)", {"ce_loss": ""}, False),
     ("Validation loss", "cross entropy (nats per token)",
      {"eval_loss": "", "eval_loss_sparse": "sparse", "eval_loss_full": "full"}, False),
+    ("Validation loss by text", "bits per byte",
+     {"eval_bits_per_byte": "", "eval_bits_per_byte_sparse": "sparse", "eval_bits_per_byte_full": "full"}, False),
+    ("Epochs of each source", "epochs read", {"sources/*/epoch": ""}, False),
     ("Alignment loss", "SmoothL1 (per element)", {"alignment_loss": ""}, True),
     ("Gradient norm", "L2 norm before clipping", {"grad_norm": ""}, True),
     ("Learning rate", "learning rate", {"learning_rate": ""}, False),
@@ -24,6 +27,21 @@ PANELS = [  # title, y axis, {key: whose curve it is}, logarithmic
     ("Attention inside the selected blocks", "probability (0 to 1)", {"selected_mass": ""}, False),
     ("Attention entropy", "entropy (nats)", {"entropy": ""}, False),
 ]
+
+
+def named_keys(runs, keys):
+    """[(key, set, attention)]: the keys that occur in the runs. An evaluation set's name follows its key, as in
+    eval_loss/web; a * stands for the names of sources."""
+    found = {key: None for lines in runs.values() for line in lines for key in line}
+    named = []
+    for key, attention in keys.items():
+        begin, star, end = key.partition("*")
+        for name in found:
+            if name == key or not star and name.startswith(key + "/"):
+                named.append((name, name[len(key) + 1:], attention))
+            elif star and name.startswith(begin) and name.endswith(end):
+                named.append((name, name[len(begin):-len(end)], attention))
+    return named
 
 
 def series(lines, key, log):
@@ -37,15 +55,17 @@ def series(lines, key, log):
 def curves_of(runs, keys, log):
     """[(label, style index, attention, steps, values)] of the curves that have values."""
     curves = []
-    for run_index, (name, lines) in enumerate(runs.items()):
-        for key, attention in keys.items():
+    named = named_keys(runs, keys)
+    sets = list(dict.fromkeys(name for _, name, _ in named))
+    for run_index, (run, lines) in enumerate(runs.items()):
+        for key, name, attention in named:
             points = series(lines, key, log)
             if not points:
                 continue
-            label = f"{name}, {attention}" if attention else name
-            if len(runs) == 1 and attention:
-                label = f"{attention} attention"
-            curves.append((label, run_index if len(runs) > 1 else len(curves), attention, *points))
+            parts = [run, name, attention] if len(runs) > 1 else [name, attention and f"{attention} attention"]
+            # One run: a color per curve, or per set where there are several. Several runs: a color per run and set.
+            index = run_index * len(sets) + sets.index(name) if len(runs) > 1 or len(sets) > 1 else len(curves)
+            curves.append((", ".join(filter(None, parts)) or run, index, attention, *points))
     return curves
 
 

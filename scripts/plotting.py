@@ -30,12 +30,23 @@ def metrics_file(run):
     return os.path.join(run, "metrics.jsonl") if os.path.isdir(run) else run
 
 
+def flat(line):
+    """A line of metrics.jsonl with the values of nested objects under keys such as sources/web/rows."""
+    values = {}
+    for key, value in line.items():
+        if isinstance(value, dict):
+            values.update({f"{key}/{inner}": each for inner, each in flat(value).items()})
+        else:
+            values[key] = value
+    return values
+
+
 def read_metrics(run):
-    """The lines of a run's metrics.jsonl; `run` is its output_dir or the file itself."""
+    """The lines of a run's metrics.jsonl, flat; `run` is its output_dir or the file itself."""
     path = metrics_file(run)
     try:
         with open(path) as file:
-            return [json.loads(line) for line in file if line.strip()]
+            return [flat(json.loads(line)) for line in file if line.strip()]
     except (OSError, json.JSONDecodeError) as error:
         sys.exit(f"{PROGRAM}: {path}: {error}")
 

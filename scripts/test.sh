@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs missing packages, builds, and runs every test: first under the address and undefined-behavior sanitizers,
-# except those of time-outs and signals to jobs, then as released. The builds are presets of CMakePresets.json, which
+# except those of time-outs, signals to jobs and finite differences, then as released. The builds are presets of CMakePresets.json, which
 # state every option, so that it does not matter how the build directories were configured before.
 #
 # Where nvcc is installed every CUDA kernel is compiled too (a register spill is an error, and so are serialized
@@ -54,5 +54,7 @@ for preset in sanitize release; do
   say "tests, preset $preset"
   cmake --preset $preset "${options[@]}"
   cmake --build --preset $preset
-  ctest --preset $preset --parallel "$(nproc)"
+  jobs=$(nproc)
+  [ $preset = release ] && jobs=$((2 * jobs))  # many of its tests wait for time-outs
+  ctest --preset $preset --parallel "$jobs"
 done

@@ -214,10 +214,11 @@ struct Choice {
 };
 
 template <bool kDifferentiate>
-Choice choose_kernel(const char* op, std::int64_t V) {
+Choice choose_kernel(Stream& stream, const char* op, std::int64_t V) {
   const auto fits = [V](int ctas) { return V % 8 == 0 && V <= std::int64_t{ctas} * InRegisters::kLogits; };
   if (fits(1)) return {row_in_registers_kernel<1, kDifferentiate>, 1, InRegisters::kThreads};
-  if (fits(kMaxCluster) && knows_clusters(op, row_in_registers_kernel<kMaxCluster, kDifferentiate>)) {
+  if (fits(kMaxCluster) && !stream.cuda().force_generic &&
+      knows_clusters(op, row_in_registers_kernel<kMaxCluster, kDifferentiate>)) {
     if (fits(2)) return {row_in_registers_kernel<2, kDifferentiate>, 2, InRegisters::kThreads};
     if (fits(4)) return {row_in_registers_kernel<4, kDifferentiate>, 4, InRegisters::kThreads};
     return {row_in_registers_kernel<kMaxCluster, kDifferentiate>, kMaxCluster, InRegisters::kThreads};
@@ -233,7 +234,7 @@ void linear_cross_entropy(Stream& stream, const LinearCrossEntropy& p) {
   const std::int64_t M = p.hidden.dim(0), V = p.weight.dim(0), chunk = p.logits.dim(0);
   const bool differentiate = static_cast<bool>(p.d_hidden);
   float* losses = p.losses ? p.losses.as<float>() : static_cast<float*>(stream.scratch(scratch_bytes(p)));
-  const Choice choice = differentiate ? choose_kernel<true>(op, V) : choose_kernel<false>(op, V);
+  const Choice choice = differentiate ? choose_kernel<true>(stream, op, V) : choose_kernel<false>(stream, op, V);
   for (std::int64_t begin = 0; begin < M; begin += chunk) {
     const std::int64_t end = std::min(M, begin + chunk);
     const Tensor logits = p.logits.rows(0, end - begin), hidden = p.hidden.rows(begin, end);

@@ -1,5 +1,6 @@
 // ssa_eval: evaluates a trained model under sparse and full attention. The command line; the work is in src/eval.
 #include <fmt/format.h>
+#include <spdlog/spdlog.h>
 
 #include <cstdio>
 #include <optional>
@@ -8,6 +9,7 @@
 
 #include "ssa/base/command_line.h"
 #include "ssa/comm/comm.h"
+#include "ssa/config/config.h"
 #include "ssa/eval/attention_report.h"
 #include "ssa/eval/dataset_loss.h"
 #include "ssa/eval/forward_pass.h"
@@ -34,6 +36,7 @@ Under mpirun the work is shared by the ranks.
 Exit code: 0 done, 1 failed, 2 wrong usage)";
 
 struct Arguments {
+  std::string method, selection;  ///< empty: as the model's files say
   std::string model, data, tokenizer, task_dir, output, device = "auto";
   std::vector<std::string> texts, tasks;
   eval::Overrides overrides;
@@ -57,6 +60,12 @@ bool parse(int argc, char** argv, Arguments& a) {
                   "a run's output_dir (its newest checkpoint is taken), a checkpoint, or a Hugging Face directory")
       ->option_text("DIR")
       ->required();
+
+  line.add_option("--method", a.method,
+                  "the attention method, of a Hugging Face directory that names none, as the published ones")
+      ->option_text("ssa|full|moba|nsa");
+  line.add_option("--selection", a.selection, "how its blocks are selected; the published checkpoints need reference")
+      ->option_text("exact|reference");
 
   line.option_defaults()->group("What to evaluate");
   CLI::Option* data = line.add_option("--data", a.data,
@@ -100,6 +109,12 @@ bool parse(int argc, char** argv, Arguments& a) {
                   "training")
       ->option_text("F")
       ->check(number("a number above 0", [](double factor) { return factor > 0; }));
+  CLI::Option* positions =
+      line.add_option("--original-positions", a.overrides.original_positions,
+                      "for --rope-scaling: positions that the model was trained on (default: those of its own scaling, "
+                      "or else max_position_embeddings)")
+          ->option_text("N")
+          ->transform(integer(1));
   line.add_option("--max-length", a.max_length,
                   "longest input of the model in tokens (default: max_position_embeddings; with --data at most 2048)")
       ->option_text("N")
@@ -173,10 +188,28 @@ bool parse(int argc, char** argv, Arguments& a) {
   const auto given = [](const CLI::Option* option) { return option->count() > 0; };
   if (!given(data) && !given(text) && !given(tasks) && !given(needle) && !given(generate))
     line.fail("nothing to evaluate: --data, --text, --tasks, --needle or --generate is needed");
+  if (given(positions) && a.overrides.rope_scaling == 0) line.fail("--original-positions needs --rope-scaling");
   if (a.attention_stats && !given(data) && !given(text)) line.fail("--attention-stats needs --data or --text");
   a.needles.rows = a.rows;
   a.needles.seed = sampling.seed;
   return true;
+}
+
+/// The value of `values` with this name; nullopt for no name.
+template <class Value>
+std::optional<Value> named(const char* option, const std::string& name, std::initializer_list<Value> values) {
+  if (name.empty()) return std::nullopt;
+  std::string names;
+  for (const Value value : values) {
+    if (name == name_of(value)) return value;
+    names += concat(names.empty() ? "" : ", ", name_of(value));
+  }
+  fail_usage(option, " ", name, ", expected one of ", names);
+}
+
+ModelOptions model_options(const Arguments& a) {
+  return {.method = named("--method", a.method, kMethods),
+          .selection = named("--selection", a.selection, {BlockSelection::exact, BlockSelection::reference})};
 }
 
 /// The documents of --tasks and --text.
@@ -220,7 +253,7 @@ int run(int argc, char** argv) {
   Arguments a;
   if (!parse(argc, argv, a)) return kExitDone;
   const DeviceKind device = parse_device(a.device);
-  const ModelSource source(a.model);
+  const ModelSource source(a.model, model_options(a));
   const std::vector<eval::Setting> settings = eval::settings_of(source, a.overrides);
   const std::vector<eval::Task> tasks = load_tasks(a);
   std::optional<eval::TextEncoder> encoder;
@@ -233,6 +266,8 @@ int run(int argc, char** argv) {
   if (!a.data.empty()) dataset.emplace(a.data, settings.front().model, a.max_length);
 
   const auto comm = make_comm(device);
+  if (comm->rank() == 0)
+    for (const std::string& note : source.notes()) spdlog::warn(note);
   Stream stream(device, comm->local_rank());
   stream.time_alternatives(false);  // most batches of texts have different lengths
   const eval::LoadedModel loaded(stream, source);

@@ -6,6 +6,7 @@
 #include <iostream>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -14,6 +15,7 @@
 #include "ssa/base/file.h"
 #include "ssa/base/program.h"
 #include "ssa/config/config.h"
+#include "ssa/config/hugging_face_config.h"
 #include "ssa/data/dataset.h"
 #include "ssa/io/checkpoint.h"
 #include "ssa/io/huggingface.h"
@@ -114,12 +116,22 @@ void inspect_run(const fs::path& path, const Wanted& wanted) {
 }
 
 void inspect_model(const fs::path& path, const Wanted& wanted) {
-  const HuggingFaceWeights weights(path);
+  HuggingFaceWeights weights(path);
   std::cout << path.string() << ": model directory\n";
   for (const SafetensorsReader& shard : weights.shards()) print_summary(shard);
-  const ModelConfig model = load_model_config(path / "config.json");
-  print_model(model);
-  weights.check(published_parameters(model), model.tie_word_embeddings);
+  const HuggingFaceConfig config = read_hugging_face_config(path / "config.json");
+  for (const std::string& note : config.notes) std::cout << "  config.json: " << note << "\n";
+  const auto print_known = [](const char* what, const auto& known) {
+    std::cout << "  " << what << ": ";
+    if (known)
+      std::cout << name_of(known->value) << " (" << known->reason << ")\n";
+    else
+      std::cout << "not named in config.json; ssa_eval --" << what << " needs it\n";
+  };
+  print_known("method", config.method);
+  print_known("selection", config.selection);
+  print_model(config.model);
+  weights.check(config.model, config.dense ? std::optional(AddedGates{}) : std::nullopt);
   if (wanted.verify)
     for (const SafetensorsReader& shard : weights.shards()) verify_finite(shard);
 }
@@ -151,6 +163,10 @@ void inspect_dataset(const fs::path& path, const Wanted& wanted) {
               << info->vocab_size << ", end-of-text " << info->eos_token_id << "\n";
   else
     std::cout << "  no dataset.json: tokenizer and checksums unknown\n";
+  if (const auto bytes = dataset.text_bytes())
+    std::cout << "  " << with_unit(static_cast<std::uint64_t>(*bytes)) << " of text, "
+              << fmt::format("{:.2f}", static_cast<double>(*bytes) / static_cast<double>(dataset.tokens()))
+              << " bytes per token\n";
   if (wanted.unigram) std::cout << "  unigram entropy " << unigram_entropy(dataset) << " nats per token\n";
   if (wanted.verify) dataset.verify();
 }
@@ -171,7 +187,7 @@ void inspect(const fs::path& path, const Wanted& wanted) {
   if (fs::exists(path / "manifest.json") || fs::exists(path / "optimizer.safetensors"))
     return inspect_checkpoint(path, wanted);
   if (fs::is_directory(path / "checkpoints") || fs::exists(path / "metrics.jsonl")) return inspect_run(path, wanted);
-  if (!weights_file(path).empty()) return inspect_model(path, wanted);
+  if (has_weights(path)) return inspect_model(path, wanted);
   const std::set<std::string> names = index_names(path);
   const bool ours =
       std::any_of(names.begin(), names.end(), [](const auto& name) { return name.starts_with("shard-"); });

@@ -57,8 +57,11 @@ void RankTable::note(const Heartbeat& heartbeat, Time now) {
   rank.last = heartbeat;
 }
 
-void RankTable::restart_timers(Time now) {
-  for (Rank& rank : ranks_) rank.heard = rank.advanced = now;
+void RankTable::leave_out(Time begin, Time end) {
+  for (Rank& rank : ranks_) {
+    rank.heard += end - begin;
+    rank.advanced += end - begin;
+  }
 }
 
 std::string RankTable::verdict(Time now) const {

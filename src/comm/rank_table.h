@@ -19,8 +19,8 @@ class RankTable {
   RankTable(int ranks, const PhaseTimeouts& timeouts) : timeouts_(timeouts), ranks_(static_cast<std::size_t>(ranks)) {}
 
   void note(const Heartbeat& heartbeat, Time now);
-  /// Restarts all timers at `now`.
-  void restart_timers(Time now);
+  /// The time from `begin` to `end` does not count.
+  void leave_out(Time begin, Time end);
 
   /// The line that ends the job: which ranks caused it, what each was last doing, for how long, the time-out and its
   /// config key. Empty if no time-out has passed. A rank without a first heartbeat is not watched.

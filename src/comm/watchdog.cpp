@@ -29,7 +29,8 @@ using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
 constexpr milliseconds kInterval(1000);
-/// A thread that has not run for so long was suspended, perhaps with all other ranks.
+/// A thread that has not run for so long was suspended, perhaps with all other ranks, or had no processor. That time
+/// does not count.
 constexpr milliseconds kSuspended(2000);
 /// To reach rank 0 at the start.
 constexpr milliseconds kConnectLimit(5000);
@@ -111,8 +112,9 @@ class Watchdog {
     pthread_setname_np(pthread_self(), "watchdog");  // for debuggers, top -H and perf
     Clock::time_point next = Clock::now(), last = next;
     while (!stop_) {
-      if (Clock::now() - last > kSuspended) restart_timers();
-      last = Clock::now();
+      const Clock::time_point now = Clock::now();
+      if (now - last > kSuspended) leave_out(last + kInterval, now);
+      last = now;
       Heartbeat heartbeat;
       sockaddr_in from{};
       while (socket_.receive(job_, heartbeat, from))
@@ -134,9 +136,10 @@ class Watchdog {
 
   Heartbeat own(Heartbeat::Kind kind) const { return current_heartbeat(job_, rank_, kind); }
 
-  void restart_timers() {
-    table_.restart_timers(Clock::now());
-    advanced_ = root_heard_ = Clock::now();
+  void leave_out(Clock::time_point begin, Clock::time_point end) {
+    table_.leave_out(begin, end);
+    advanced_ += end - begin;
+    root_heard_ += end - begin;
   }
 
   // Rank 0.

@@ -3,8 +3,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <tuple>
 
 #include "src/config/config_reader.h"
+#include "src/config/model_keys.h"
+#include "ssa/base/file.h"
+#include "ssa/config/hugging_face_config.h"
 
 namespace ssa {
 namespace {
@@ -40,8 +44,8 @@ Override parse_override(const std::string& argument) {
     fail_usage("--set ", shown, ": ", one_line(path), ": unknown key; did you mean ", nearest_key(path), "?");
   }
   Json value = Json::parse(text, nullptr, false);
-  const bool json = !value.is_discarded() &&
-                    (!key->takes_text || value.is_string() || value.is_null() || (key->section && value.is_object()));
+  const bool json = !value.is_discarded() && (!key->takes_text || value.is_string() || value.is_null() ||
+                                              (key->takes_object && value.is_object()));
   if (!json) {
     value = text;
   } else if (value.is_structured()) {
@@ -64,89 +68,33 @@ Json read_model_file(const std::string& file, const std::string& name, Origin& o
   return model;
 }
 
-/// Mutually exclusive keys of the section train; the first one has a default.
+/// Mutually exclusive keys of a section; those of train have a default for the first one.
 struct EitherOr {
-  const char *usual, *instead;
+  const char *section, *usual, *instead;
 };
-constexpr EitherOr kEitherOr[] = {{"gradient_accumulation_steps", "global_batch_size"},
-                                  {"warmup_ratio", "warmup_steps"}};
+constexpr EitherOr kEitherOr[] = {{"train", "gradient_accumulation_steps", "global_batch_size"},
+                                  {"train", "warmup_ratio", "warmup_steps"},
+                                  {"data", "path", "sources"}};
 
 /// For mutually exclusive keys: a --set value overrides the other key, an explicit value overrides the other's default.
 void settle_either_or(Json& root, const Origin& origin) {
-  const auto it = root.find("train");
-  if (it == root.end() || !it->is_object()) return;  // Reader reports it
-  Json& train = *it;
-  const auto given = [&](const char* key) { return train.contains(key) && !train[key].is_null(); };
-  for (const auto& [usual, instead] : kEitherOr) {
-    const bool set_usual = origin.overridden(std::string("train.") + usual) && given(usual);
-    const bool set_instead = origin.overridden(std::string("train.") + instead) && given(instead);
-    if (set_usual && !set_instead) train[instead] = nullptr;
-    if (set_instead && !set_usual) train[usual] = nullptr;
+  for (const auto& [name, usual, instead] : kEitherOr) {
+    const auto it = root.find(name);
+    if (it == root.end() || !it->is_object()) continue;  // Reader reports it
+    Json& section = *it;
+    const std::string prefix = std::string(name) + ".";
+    // An empty list is no value either.
+    const auto given = [&](const char* key) { return section.contains(key) && !section[key].empty(); };
+    const bool set_usual = origin.overridden(prefix + usual) && given(usual);
+    const bool set_instead = origin.overridden(prefix + instead) && given(instead);
+    if (set_usual && !set_instead) section.erase(instead);
+    if (set_instead && !set_usual) section[usual] = nullptr;
     if (given(usual) && given(instead)) {
-      origin.fail(std::string("train.") + instead, "found ", quoted(train[instead]), " together with train.", usual,
-                  " ", quoted(train[usual]), ", expected only one of the two");
+      origin.fail(prefix + instead, "found ", quoted(section[instead]), " together with ", prefix, usual, " ",
+                  quoted(section[usual]), ", expected only one of the two");
     }
-    if (given(instead) && !train.contains(usual)) train[usual] = nullptr;
+    if (given(instead) && !section.contains(usual)) section[usual] = nullptr;
   }
-}
-
-/// Checks keys of a Hugging Face config.json that would mean another architecture.
-void check_architecture(const Json& model, const Origin& origin) {
-  const auto expect = [&](const char* key, const Json& expected) {
-    if (model.contains(key) && model[key] != expected)
-      origin.fail(std::string(kModelPrefix) + key, "found ", quoted(model[key]), ", expected ", quoted(expected));
-  };
-  expect("hidden_act", "silu");
-  expect("attention_bias", false);
-  expect("mlp_bias", false);
-}
-
-/// Converts what different versions of transformers write about RoPE to rope_theta and rope_scaling.
-void settle_rope(Json& model, const Origin& origin) {
-  // transformers 5 saves rope_parameters, with or without the two keys.
-  if (const auto it = model.find("rope_parameters"); it != model.end() && it->is_object() && !it->empty()) {
-    const auto take = [&](const char* key, const Json& value) {
-      if (model.contains(key) && !model[key].is_null() && model[key] != value) {
-        origin.fail("model.rope_parameters", "has ", key, " ", value.dump(), ", the key of that name ",
-                    model[key].dump(), "; expected one of them, or the same");
-      }
-      model[key] = value;
-    };
-    Json scaling = *it;
-    if (scaling.contains("rope_theta")) take("rope_theta", scaling["rope_theta"]);
-    scaling.erase("rope_theta");
-    take("rope_scaling", scaling);
-  }
-  if (const auto it = model.find("rope_scaling"); it != model.end() && it->is_object()) {
-    if (it->contains("type")) {
-      if (!it->contains("rope_type")) (*it)["rope_type"] = (*it)["type"];
-      it->erase("type");
-    }
-    if (it->contains("rope_type") && (*it)["rope_type"] == "default") *it = nullptr;
-  }
-}
-
-/// Derives num_key_value_heads and head_dim, which a config.json may omit.
-void settle_heads(Json& model, const Origin& origin) {
-  const auto present = [&](const char* key) { return model.contains(key) && !model[key].is_null(); };
-  if (!present("num_attention_heads")) return;
-  if (!present("num_key_value_heads")) model["num_key_value_heads"] = model["num_attention_heads"];
-  if (!present("hidden_size") || present("head_dim")) return;
-  const Json &hidden = model["hidden_size"], &heads = model["num_attention_heads"];
-  if (!hidden.is_number_integer() || !heads.is_number_integer() || heads.get<std::int64_t>() <= 0) return;
-  if (hidden.get<std::int64_t>() % heads.get<std::int64_t>() != 0) {
-    origin.fail("model.head_dim", "missing, and hidden_size ", quoted(hidden),
-                " is not a multiple of num_attention_heads ", quoted(heads));
-  }
-  model["head_dim"] = hidden.get<std::int64_t>() / heads.get<std::int64_t>();
-}
-
-/// Converts a Hugging Face config.json to the keys of ModelConfig.
-void settle_model(Json& model, const Origin& origin) {
-  if (!model.is_object()) return;  // Reader reports it
-  check_architecture(model, origin);
-  settle_rope(model, origin);
-  settle_heads(model, origin);
 }
 
 /// Parameters, or activations of a micro-batch: far more than machines hold, far less than 64 bits count.
@@ -164,7 +112,7 @@ void check_model(const ModelConfig& model, const Origin& origin) {
                   model.vocab_size);
     }
   };
-  check_id("bos_token_id", model.bos_token_id);
+  if (model.bos_token_id) check_id("bos_token_id", *model.bos_token_id);
   check_id("eos_token_id", model.eos_token_id);
   const auto width = static_cast<double>(model.hidden_size), layers = static_cast<double>(model.num_hidden_layers);
   const auto attention = static_cast<double>(model.qkvg_width() + model.q_width());
@@ -221,6 +169,10 @@ void check_run(const Config& config, const Origin& origin) {
   if (train.min_lr > train.learning_rate) {
     origin.fail("train.min_lr", "found ", train.min_lr, ", expected at most train.learning_rate ", train.learning_rate);
   }
+  if (config.attention.dense_warmup_steps > 0 && config.attention.method != Method::ssa) {
+    origin.fail("attention.dense_warmup_steps", "found ", config.attention.dense_warmup_steps,
+                ", expected 0 with attention.method ", name_of(config.attention.method), ": only ssa has two outputs");
+  }
   const bool ends_at_min_lr = train.lr_scheduler_type == LrScheduler::cosine_with_min_lr ||
                               train.lr_scheduler_type == LrScheduler::warmup_stable_decay;
   if (train.min_lr > 0.0 && !ends_at_min_lr) {
@@ -231,7 +183,19 @@ void check_run(const Config& config, const Origin& origin) {
   if (save_steps >= 1.0 && save_steps != std::floor(save_steps)) {
     origin.fail("checkpoint.save_steps", "found ", save_steps, ", expected whole steps or a fraction below 1");
   }
-  if (train.eval_steps > 0 && !config.data.eval_path) {
+  const DataConfig& data = config.data;
+  constexpr std::int64_t kLongestBestFit = std::int64_t{1} << 24;  // its memory grows with the length of a row
+  if (data.packing == Packing::best_fit && train.max_length > kLongestBestFit)
+    origin.fail("data.packing", "found best_fit with train.max_length ", train.max_length, ", expected at most ",
+                kLongestBestFit, " tokens per row");
+  if (!data.path && data.sources.empty())
+    origin.fail("data.path", "missing, expected a path (directory of the tokenized dataset, or a Megatron prefix) or ",
+                "data.sources");
+  for (const auto& [key, value, none] : {std::tuple{"data.skip_train_samples", data.skip_train_samples, "-1 or 0"},
+                                         {"data.max_train_samples", data.max_train_samples, "0"}})
+    if (!data.sources.empty() && value > 0)
+      origin.fail(key, "found ", value, ", expected ", none, " with data.sources");
+  if (train.eval_steps > 0 && data.eval_path.empty()) {
     origin.fail("train.eval_steps", "found ", train.eval_steps, ", expected 0 without data.eval_path");
   }
 }
@@ -266,7 +230,13 @@ Config parse_config(std::string_view text, const std::string& name, const std::v
       *it = read_model_file(config.model_source, name, origin);
     }
     for (Override& each : of_model) apply(std::move(each), root, origin);
-    settle_model(*it, origin);
+    const ModelKeys keys = settle_model(*it, origin);
+    config.model = keys.defaults;
+    config.model_notes = keys.notes;
+  }
+  if (const auto it = root.find("attention"); it != root.end()) {
+    config.method_given = it->contains("method");
+    config.selection_given = it->contains("selection");
   }
   settle_either_or(root, origin);
   Reader(origin).read(root, "", kAny, config);
@@ -281,15 +251,27 @@ Config load_config(const std::filesystem::path& file, const std::vector<std::str
   return parse_config(read_text(file, ""), file.string(), overrides);
 }
 
-ModelConfig load_model_config(const std::filesystem::path& file) {
+HuggingFaceConfig read_hugging_face_config(const std::filesystem::path& file) {
   Origin origin(file.string());
   origin.set_model_file(file.string());
-  Json object = parse_json(read_text(file, ""), file.string());
-  settle_model(object, origin);
-  ModelConfig model;
-  Reader(origin).read(object, "model", kAny, model);
-  check_model(model, origin);
-  return model;
+  Json object = parse_json(read_file(file), file.string());
+  HuggingFaceConfig config;
+  const ModelKeys keys = settle_model(object, origin);
+  config.model = keys.defaults;
+  config.notes = keys.notes;
+  Reader(origin).read(object, "model", kAny, config.model);
+  check_model(config.model, origin);
+  read_attention(object, file, origin, config);
+  return config;
+}
+
+ModelConfig load_model_config(const std::filesystem::path& file) { return read_hugging_face_config(file).model; }
+
+std::vector<std::string> training_paths(const DataConfig& data) {
+  if (data.path) return {*data.path};
+  std::vector<std::string> paths;
+  for (const SourceConfig& source : data.sources) paths.push_back(source.path);
+  return paths;
 }
 
 std::int64_t accumulation_steps(const TrainConfig& train, std::int64_t ranks) {

@@ -105,7 +105,8 @@ void visit_fields(Of<ModelConfig>, Visit&& visit) {
               "tokens in nsa's sliding window; 0 = no window branch; the other methods have none"));
   visit(field("max_position_embeddings", &C::max_position_embeddings, between(1, kMostTokens),
               "longest sequence the model is made for, tokens"));
-  visit(field("bos_token_id", &C::bos_token_id, between(0, kMostVocabulary), "token id that begins a text"));
+  visit(
+      field("bos_token_id", &C::bos_token_id, between(0, kMostVocabulary), "token id that begins a text; null = none"));
   visit(field("eos_token_id", &C::eos_token_id, between(0, kMostVocabulary), "token id that ends a text"));
 }
 
@@ -116,6 +117,9 @@ void visit_fields(Of<AttentionConfig>, Visit&& visit) {
   visit(field("alignment_weight", &C::alignment_weight, at_least(0), "weight of ssa's alignment loss"));
   visit(field("full_stream_probability", &C::full_stream_probability, between(0, 1),
               "probability that ssa passes the full-attention output on, and not the sparse one"));
+  visit(field("dense_warmup_steps", &C::dense_warmup_steps, between(0, kMostSteps),
+              "first steps of ssa in which every row passes the full-attention output on, for a start from a dense "
+              "model"));
   visit(field("stream_granularity", &C::stream_granularity, kAny,
               "whether ssa draws the output to pass on once per step or per row"));
   visit(field("selection", &C::selection, kAny,
@@ -124,16 +128,32 @@ void visit_fields(Of<AttentionConfig>, Visit&& visit) {
 }
 
 template <class Visit>
+void visit_fields(Of<SourceConfig>, Visit&& visit) {
+  using C = SourceConfig;
+  visit(required("path", &C::path, kAny, "directory of the tokenized dataset, or a Megatron prefix"));
+  visit(required("weight", &C::weight, above_up_to(0, 1e6), "share of the rows, relative to the other weights"));
+  visit(field("name", &C::name, kAny, "name in the log, metrics and checkpoints", "the last part of the path"));
+}
+
+template <class Visit>
 void visit_fields(Of<DataConfig>, Visit&& visit) {
   using C = DataConfig;
-  visit(required("path", &C::path, kAny, "directory of the tokenized dataset, or a Megatron prefix"));
-  visit(field("packing", &C::packing, kAny,
-              "`greedy`: a piece that does not fit starts a new row; `concat`: documents end to end"));
+  visit(field("path", &C::path, kAny, "directory of the tokenized dataset, or a Megatron prefix",
+              "required, or sources"));
+  visit(
+      field("sources", &C::sources, kAny,
+            "several datasets instead of `path`, mixed row by row in proportion to their weights; name: the last part "
+            "of the path if not given"));
+  visit(field(
+      "packing", &C::packing, kAny,
+      "`greedy`: a piece that does not fit starts a new row; `concat`: documents end to end; `best_fit`: each piece "
+      "into the row with the least room left"));
   visit(field("shuffle", &C::shuffle, kAny, "rows come in an order drawn from seed and epoch"));
   visit(field("skip_train_samples", &C::skip_train_samples, between(-1, kMostSamples),
               "rows skipped at the start of the dataset; -1 or 0 = none"));
   visit(field("max_train_samples", &C::max_train_samples, between(0, kMostSamples), "rows used after those; 0 = all"));
-  visit(field("eval_path", &C::eval_path, kAny, "the tokenized evaluation dataset, in the same way"));
+  visit(
+      field("eval_path", &C::eval_path, kAny, "the tokenized evaluation dataset, in the same way; several have names"));
   visit(
       field("skip_ranges", &C::skip_ranges, kAny,
             "rows that are not trained on, counted from 0 over the whole run; the log and metrics.jsonl state the rows "
@@ -226,7 +246,9 @@ template <class Visit>
 void visit_fields(Of<Config>, Visit&& visit) {
   using C = Config;
   visit(required("model", &C::model, kAny,
-                 "path of a Hugging Face style config.json, or the object itself; its other keys are ignored"));
+                 "path of a Hugging Face config.json of LLaMA, or the object itself; other keys in it are ignored "
+                 "unless they mean "
+                 "another architecture"));
   visit(field("init_from", &C::init_from, kAny,
               "Hugging Face directory whose weights to start from; null = random weights"));
   visit(required("output_dir", &C::output_dir, kAny, "directory of the run: config, log, metrics, checkpoints"));
@@ -250,11 +272,16 @@ struct OptionalOf<std::optional<T>> : std::true_type {
 
 using RowRanges = std::vector<RowRange>;
 using Names = std::vector<std::string>;
+using Sources = std::vector<SourceConfig>;
+using EvalPaths = std::vector<EvalConfig>;
+
+template <class T>
+concept List = std::is_same_v<T, RowRanges> || std::is_same_v<T, Names> || std::is_same_v<T, Sources> ||
+    std::is_same_v<T, EvalPaths>;
 
 /// A struct with a list of fields. Other types of fields are a string, an optional, a list, or not a class.
 template <class T>
-concept Section = std::is_class_v<T> && !std::is_same_v<T, std::string> && !std::is_same_v<T, RowRanges> &&
-                  !std::is_same_v<T, Names> && !OptionalOf<T>::value;
+concept Section = std::is_class_v<T> && !std::is_same_v<T, std::string> && !List<T> && !OptionalOf<T>::value;
 
 /// The values of an enum, in the order of the documentation.
 template <class E>
@@ -268,7 +295,7 @@ inline constexpr auto kValues<OnSpike> = {OnSpike::log, OnSpike::skip, OnSpike::
 template <>
 inline constexpr auto kValues<BlockSelection> = {BlockSelection::exact, BlockSelection::reference};
 template <>
-inline constexpr auto kValues<Packing> = {Packing::greedy, Packing::concat};
+inline constexpr auto kValues<Packing> = {Packing::greedy, Packing::concat, Packing::best_fit};
 template <>
 inline constexpr auto kValues<GradientCheckpointing> = {GradientCheckpointing::none, GradientCheckpointing::selective,
                                                         GradientCheckpointing::full};
@@ -291,6 +318,10 @@ std::string expectation(const Range& range) {
     return "a path";
   } else if constexpr (std::is_same_v<T, RowRanges>) {
     return "a list of [first_row, last_row]";
+  } else if constexpr (std::is_same_v<T, Sources>) {
+    return "a list of {path, weight, name}";
+  } else if constexpr (std::is_same_v<T, EvalPaths>) {
+    return "a path, an object {name: path, ...} or null";
   } else if constexpr (std::is_same_v<T, Names>) {
     return "a list of names";
   } else if constexpr (std::is_same_v<T, ModelConfig>) {

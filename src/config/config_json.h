@@ -23,6 +23,16 @@ OrderedJson to_json(const T& value) {
     OrderedJson list = OrderedJson::array();
     for (const RowRange& range : value) list.push_back({range.first, range.last});
     return list;
+  } else if constexpr (std::is_same_v<T, Sources>) {
+    OrderedJson list = OrderedJson::array();
+    for (const SourceConfig& source : value) list.push_back(to_json(source));
+    return list;
+  } else if constexpr (std::is_same_v<T, EvalPaths>) {
+    if (value.empty()) return nullptr;
+    if (value[0].name.empty()) return value[0].path;
+    OrderedJson object = OrderedJson::object();
+    for (const EvalConfig& set : value) object[set.name] = set.path;
+    return object;
   } else if constexpr (std::is_enum_v<T>) {
     return std::string(name_of(value));
   } else {

@@ -18,6 +18,7 @@ constexpr std::pair<std::string_view, AtResume> kAtResume[] = {
     {"attention.method", AtResume::refused},
     {"attention.selection", AtResume::refused},
     {"data.path", AtResume::refused},
+    {"data.sources", AtResume::refused},
     {"data.packing", AtResume::refused},
     {"data.shuffle", AtResume::refused},
     {"data.skip_train_samples", AtResume::refused},
@@ -51,7 +52,9 @@ void append_keys(const std::string& prefix, std::vector<Key>& list) {
     key.path = prefix + std::string(field.key);
     key.type = expectation<Value>(field.range);
     key.meaning = field.meaning;
-    key.takes_text = std::is_same_v<Inner, std::string> || std::is_enum_v<Inner> || std::is_same_v<Inner, ModelConfig>;
+    key.takes_text = std::is_same_v<Inner, std::string> || std::is_enum_v<Inner> ||
+                     std::is_same_v<Inner, ModelConfig> || std::is_same_v<Inner, EvalPaths>;
+    key.takes_object = Section<Inner> || std::is_same_v<Inner, EvalPaths>;
     key.section = Section<Inner>;
     key.at_resume = at_resume_of(key.path);
     if (!field.required) {

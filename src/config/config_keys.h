@@ -14,8 +14,9 @@ struct Key {
   std::string type;
   std::string default_text;  ///< as JSON; empty if the key is required
   std::string meaning;
-  bool takes_text = false;  ///< text, an enum's name or a path
-  bool section = false;     ///< has keys of its own
+  bool takes_text = false;    ///< text, an enum's name or a path
+  bool takes_object = false;  ///< an object, perhaps one without keys of its own
+  bool section = false;       ///< has keys of its own
   AtResume at_resume = AtResume::recorded;
 };
 

@@ -6,6 +6,7 @@
 
 #include "src/config/config_json.h"
 #include "ssa/base/file.h"
+#include "ssa/base/file_kind.h"
 
 namespace ssa::config_fields {
 namespace {
@@ -82,6 +83,8 @@ Json parse_json(std::string_view text, const std::string& name) {
   try {
     return Json::parse(text.begin(), text.end(), watch);
   } catch (const Json::parse_error& error) {
+    const std::string kind = foreign_kind(text);
+    if (!kind.empty()) fail_usage(name, ": ", kind, ", expected JSON");
     fail_usage(name, ": ", place_of(text, error.byte), ": ", reason_of(text, error.byte));
   } catch (const Json::exception&) {
     fail_usage(name, ": not valid JSON: a number out of range");

@@ -1,6 +1,7 @@
 // Reading config values from JSON, with errors that name their origin: a file or an argument of --set.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <map>
@@ -40,6 +41,7 @@ class Origin {
   void set_model_file(std::string file) { model_file_ = std::move(file); }
   void add_override(const std::string& path, const std::string& argument) { overrides_[path] = argument; }
 
+  bool has_model_file() const { return !model_file_.empty(); }
   bool overridden(const std::string& path) const { return overrides_.count(path) > 0; }
 
   /// The key as written in its file: a model file has no "model." before its keys.
@@ -65,9 +67,9 @@ class Origin {
     for (;;) {
       if (of_model && path == "model" && !model_file_.empty()) return nullptr;
       if (const auto it = overrides_.find(path); it != overrides_.end()) return &it->second;
-      const std::size_t dot = path.rfind('.');
-      if (dot == std::string::npos) return nullptr;
-      path.resize(dot);
+      const std::size_t end = path.find_last_of(".[");  // data.sources[0].path
+      if (end == std::string::npos) return nullptr;
+      path.resize(end);
     }
   }
 
@@ -90,6 +92,14 @@ class Reader {
     } else if constexpr (Section<T>) {
       if (!value.is_object()) fail_mismatch<T>(value, path, range);
       read_section(value, path, out);
+    } else if constexpr (std::is_same_v<T, Sources>) {
+      if (!value.is_array()) fail_mismatch<T>(value, path, range);
+      out.clear();
+      for (std::size_t i = 0; i < value.size(); ++i)
+        read_source(value[i], concat(path, "[", i, "]"), out.emplace_back());
+      std::ranges::sort(out, {}, &SourceConfig::name);
+      const auto twice = std::ranges::adjacent_find(out, {}, &SourceConfig::name);
+      if (twice != out.end()) origin_.fail(path, "found the name ", quoted(twice->name), " twice, expected one each");
     } else {
       if (!convert(value, range, out)) fail_mismatch<T>(value, path, range);
     }
@@ -109,6 +119,53 @@ class Reader {
         origin_.fail(key, "missing, expected ", expectation<Value>(field.range), " (", field.meaning, ")");
       if constexpr (Section<Value>) read_section(Json::object(), key, out.*field.member);
     });
+  }
+
+  /// A name that is a part of keys in metrics.jsonl.
+  void check_name(const std::string& name, const std::string& path) const {
+    const auto good = [](char c) {
+      return ('a' <= c && c <= 'z') || ('A' <= c && c <= 'Z') || ('0' <= c && c <= '9') || c == '_' || c == '-' ||
+             c == '.';
+    };
+    constexpr std::size_t kLongestName = 64;
+    if (name.empty() || name.size() > kLongestName || !std::ranges::all_of(name, good))
+      origin_.fail(path, "found the name ", quoted(name), ", expected 1 to ", kLongestName,
+                   " letters, digits, '.', '_' or '-'");
+  }
+
+  void read_source(const Json& item, const std::string& path, SourceConfig& out) const {
+    if (!item.is_object()) origin_.fail(path, "found ", quoted(item), ", expected an object");
+    std::size_t known = 0;
+    visit_fields(Of<SourceConfig>{}, [&](const auto& field) {
+      using Value = typename std::decay_t<decltype(field)>::value_type;
+      const std::string key = path + "." + std::string(field.key);
+      const auto it = item.find(std::string(field.key));
+      known += it != item.end();
+      if (it != item.end()) return read(*it, key, field.range, out.*field.member);
+      if (field.required)
+        origin_.fail(key, "missing, expected ", expectation<Value>(field.range), " (", field.meaning, ")");
+    });
+    if (known != item.size())
+      for (const auto& [name, value] : item.items())
+        if (name != "path" && name != "weight" && name != "name")
+          origin_.fail(path + "." + name, "unknown key, expected path, weight and name");
+    if (!item.contains("name")) {
+      const std::filesystem::path file = std::filesystem::path(out.path).lexically_normal();
+      out.name = (file.has_filename() ? file : file.parent_path()).filename().string();
+    }
+    check_name(out.name, path + ".name");
+  }
+
+  bool convert(const Json& value, Range range, EvalPaths& out) const {
+    out.clear();
+    if (value.is_null()) return true;
+    if (value.is_string()) return convert(value, range, out.emplace_back().path);
+    if (!value.is_object() || value.empty()) return false;
+    for (const auto& [name, path] : value.items()) {
+      check_name(name, "data.eval_path");
+      if (!convert(path, range, out.emplace_back(EvalConfig{name, ""}).path)) return false;
+    }
+    return true;
   }
 
   // Each convert() returns false if `value` is not of the field's type or not within `range`.

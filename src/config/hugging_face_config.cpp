@@ -24,13 +24,13 @@ std::string hugging_face_config_json(const ModelConfig& model, Method method, Bl
   object["attention_bias"] = false;
   object["mlp_bias"] = false;
   object["torch_dtype"] = std::string(torch_dtype);
-  // The oldest version that the tests run. Without this key, 4.57 warns of a tokenizer bug that concerns Mistral only.
+  // A version that scripts/check_export.py ran with. Without this key, 4.57 warns of a tokenizer bug that concerns Mistral only.
   object["transformers_version"] = "4.57.0";
   return object.dump(2) + "\n";
 }
 
 std::string hugging_face_generation_json(const ModelConfig& model) {
-  const OrderedJson object = {{"bos_token_id", model.bos_token_id},
+  const OrderedJson object = {{"bos_token_id", to_json(model.bos_token_id)},
                               {"eos_token_id", model.eos_token_id},
                               {"pad_token_id", model.eos_token_id},
                               {"do_sample", false}};

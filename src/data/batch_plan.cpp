@@ -8,6 +8,9 @@
 namespace ssa {
 namespace {
 
+/// Which rows of its sources a mix skips is known only by going through them.
+constexpr std::int64_t kMostSkippedRows = 1'000'000'000;
+
 std::vector<RowRange> merged(std::vector<RowRange> ranges) {
   std::ranges::sort(ranges, {}, &RowRange::first);
   std::vector<RowRange> result;
@@ -22,17 +25,31 @@ std::vector<RowRange> merged(std::vector<RowRange> ranges) {
 }  // namespace
 
 BatchPlan::BatchPlan(const Options& options) : o_(options) {
+  SSA_CHECK(o_.mixed ? !o_.sources.empty() : o_.sources.size() == 1, "batch plan: ", o_.sources.size(), " sources");
+  std::vector<double> weights;
+  for (const Source& source : o_.sources) {
+    SSA_CHECK(source.rows_per_epoch > 0, "batch plan: a source of ", source.rows_per_epoch, " rows");
+    rows_per_epoch_ += source.rows_per_epoch;
+    weights.push_back(source.weight);
+  }
+  if (o_.mixed) mix_.emplace(weights);
   o_.skip_ranges = merged(o_.skip_ranges);
+  if (o_.mixed) {
+    std::int64_t skipped = 0;
+    for (const RowRange& range : o_.skip_ranges) skipped += std::min(kMostSkippedRows, range.last - range.first) + 1;
+    if (skipped > kMostSkippedRows)
+      fail_usage("data.skip_ranges: more than ", kMostSkippedRows, " rows, expected at most as many with data.sources");
+  }
   if (o_.micro_rows < 1 || o_.ranks < 1 || o_.global_rows < 1 || o_.global_rows % (o_.micro_rows * o_.ranks) != 0)
     fail_usage("global batch of ", o_.global_rows, " rows, expected a multiple of ", o_.ranks, " ranks x ",
                o_.micro_rows, " rows per micro-batch");
   if (batches_per_epoch() < 1)
-    fail_usage("zero steps in an epoch: the data makes ", o_.rows_per_epoch,
+    fail_usage("zero steps in an epoch: the data makes ", rows_per_epoch_,
                " rows, expected at least one global batch of ", o_.global_rows);
 }
 
 std::int64_t BatchPlan::usable_rows(std::int64_t epoch, std::int64_t begin, std::int64_t end) const {
-  const std::int64_t offset = epoch * o_.rows_per_epoch;
+  const std::int64_t offset = epoch * rows_per_epoch_;
   std::int64_t rows = std::max<std::int64_t>(0, end - begin);
   for (const RowRange& skipped : o_.skip_ranges) {
     const std::int64_t first = std::max(skipped.first, offset + begin), last = std::min(skipped.last, offset + end - 1);
@@ -41,16 +58,18 @@ std::int64_t BatchPlan::usable_rows(std::int64_t epoch, std::int64_t begin, std:
   return rows;
 }
 
-GlobalBatch BatchPlan::batch_at(DataPosition position) const {
-  while (usable_rows(position.epoch, position.row, o_.rows_per_epoch) < o_.global_rows) {
+GlobalBatch BatchPlan::batch_at(const DataPosition& from) const {
+  if (o_.mixed) return mixed_batch_at(from);
+  DataPosition position = from;
+  while (usable_rows(position.epoch, position.row, rows_per_epoch_) < o_.global_rows) {
     position = {position.epoch + 1, 0};
     // A range over many epochs is passed at once.
     for (const RowRange& skipped : o_.skip_ranges)
-      if (skipped.first <= position.epoch * o_.rows_per_epoch)
-        position.epoch = std::max(position.epoch, (skipped.last + 1) / o_.rows_per_epoch);
+      if (skipped.first <= position.epoch * rows_per_epoch_)
+        position.epoch = std::max(position.epoch, (skipped.last + 1) / rows_per_epoch_);
   }
-  GlobalBatch batch{.epoch = position.epoch, .rows = {}, .next = position};
-  const std::int64_t offset = position.epoch * o_.rows_per_epoch;
+  GlobalBatch batch{.rows = {}, .numbers = {}, .next = position};
+  const std::int64_t offset = position.epoch * rows_per_epoch_;
   auto skipped = o_.skip_ranges.begin();
   std::int64_t row = position.row;
   while (static_cast<std::int64_t>(batch.rows.size()) < o_.global_rows) {
@@ -58,27 +77,67 @@ GlobalBatch BatchPlan::batch_at(DataPosition position) const {
     if (skipped != o_.skip_ranges.end() && skipped->first <= offset + row)
       row = skipped->last + 1 - offset;
     else
-      batch.rows.push_back(row++);
+      batch.rows.push_back({.source = 0, .epoch = position.epoch, .row = row++});
   }
+  batch.numbers = {offset + batch.rows.front().row, offset + batch.rows.back().row};
   batch.next.row = row;
   return batch;
 }
 
-std::int64_t BatchPlan::batches_until(double epochs, DataPosition position) const {
+GlobalBatch BatchPlan::mixed_batch_at(const DataPosition& position) const {
+  GlobalBatch batch{.rows = {}, .numbers = {}, .next = position};
+  auto& [epoch, number, sources] = batch.next;
+  if (sources.empty()) sources.resize(o_.sources.size());
+  SSA_CHECK(epoch == 0 && sources.size() == o_.sources.size(), "batch plan: a position of ", sources.size(),
+            " sources, expected ", o_.sources.size());
+  std::vector<std::int64_t> given;
+  for (const SourcePosition& source : sources) given.push_back(source.given);
+  for (auto skipped = o_.skip_ranges.begin(); std::ssize(batch.rows) < o_.global_rows; ++number) {
+    const std::size_t source = mix_->next(given);
+    SourcePosition& at = sources[source];
+    const RowRef row{.source = static_cast<std::int64_t>(source), .epoch = at.epoch, .row = at.row};
+    at.given = ++given[source];
+    if (++at.row == o_.sources[source].rows_per_epoch) {
+      at.row = 0;
+      ++at.epoch;
+    }
+    while (skipped != o_.skip_ranges.end() && skipped->last < number) ++skipped;
+    if (skipped != o_.skip_ranges.end() && skipped->first <= number) continue;
+    if (batch.rows.empty()) batch.numbers.first = number;
+    batch.rows.push_back(row);
+    batch.numbers.last = number;
+  }
+  return batch;
+}
+
+std::int64_t BatchPlan::batches_until(double epochs, const DataPosition& from) const {
+  if (o_.mixed) {
+    const auto end_row = static_cast<std::int64_t>(epochs * static_cast<double>(rows_per_epoch_));
+    return usable_rows(0, from.row, end_row) / o_.global_rows;
+  }
+  DataPosition position = from;
   // Counted without skipped rows first, so that skipping leaves the last row of the run where it is.
   const auto end = static_cast<std::int64_t>(std::ceil(epochs * static_cast<double>(batches_per_epoch())));
   std::int64_t batches = 0;
   for (; position.epoch * batches_per_epoch() < end; position = {position.epoch + 1, 0}) {
     const std::int64_t in_epoch = std::min(batches_per_epoch(), end - position.epoch * batches_per_epoch());
-    const std::int64_t last_row = in_epoch == batches_per_epoch() ? o_.rows_per_epoch : in_epoch * o_.global_rows;
+    const std::int64_t last_row = in_epoch == batches_per_epoch() ? rows_per_epoch_ : in_epoch * o_.global_rows;
     batches += usable_rows(position.epoch, position.row, last_row) / o_.global_rows;
   }
   return batches;
 }
 
-double BatchPlan::epochs_at(DataPosition position) const {
+double BatchPlan::epochs_at(const DataPosition& position) const {
+  if (o_.mixed) return static_cast<double>(position.row) / static_cast<double>(rows_per_epoch_);
   const std::int64_t rows = batches_per_epoch() * o_.global_rows;
   return static_cast<double>(position.epoch * rows + std::min(position.row, rows)) / static_cast<double>(rows);
+}
+
+double BatchPlan::source_epochs_at(const DataPosition& position, std::size_t source) const {
+  if (position.sources.empty()) return 0;
+  const SourcePosition& at = position.sources.at(source);
+  const auto rows = static_cast<double>(o_.sources[source].rows_per_epoch);
+  return static_cast<double>(at.epoch) + static_cast<double>(at.row) / rows;
 }
 
 }  // namespace ssa

@@ -1,6 +1,7 @@
 #include "ssa/data/dataset.h"
 
 #include <algorithm>
+#include <numbers>
 #include <set>
 
 #include "ssa/base/checksum.h"
@@ -166,6 +167,23 @@ std::int64_t Dataset::tokens() const {
   std::int64_t sum = 0;
   for (const IndexedDataset& shard : shards_) sum += shard.tokens();
   return sum;
+}
+
+std::optional<std::int64_t> Dataset::text_bytes() const {
+  if (!info_) return std::nullopt;
+  if (info_->tokenizer_name == "bytes") return tokens() - documents();
+  std::int64_t sum = 0;
+  for (const ShardInfo& shard : info_->shards) {
+    if (!shard.text_bytes) return std::nullopt;
+    sum += *shard.text_bytes;
+  }
+  return sum;
+}
+
+std::optional<double> bits_per_byte(const Dataset& dataset, double nats_per_token) {
+  const std::optional<std::int64_t> bytes = dataset.text_bytes();
+  if (!bytes || *bytes <= 0) return std::nullopt;
+  return nats_per_token / std::numbers::ln2 * static_cast<double>(dataset.tokens()) / static_cast<double>(*bytes);
 }
 
 void Dataset::check_model(std::int64_t vocab_size, std::int64_t eos_token_id) const {

@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <bit>
+#include <iterator>
 
 #include "ssa/base/error.h"
 #include "ssa/base/random.h"
+#include "ssa/data/best_fit.h"
 
 namespace ssa {
 
@@ -27,31 +29,122 @@ std::int64_t permuted(std::int64_t place, std::int64_t rows, std::uint64_t seed,
   return static_cast<std::int64_t>(value);
 }
 
-RowLoader::RowLoader(const Dataset& dataset, const RowOptions& options) : dataset_(dataset), options_(options) {
+namespace {
+
+/// A row is found by walking from the stored place before it: at most this many rows.
+constexpr std::int64_t kStride = 32;
+
+/// A window ends after as many tokens as so many rows have, or after so many pieces.
+constexpr std::int64_t kWindowRows = 512, kWindowPieces = std::int64_t{1} << 16;
+
+}  // namespace
+
+/// The pieces of a window, packed.
+struct RowLoader::Packer {
+  explicit Packer(std::int64_t max_length) : fit(max_length) {}
+
+  std::int64_t window = -1;
+  std::int64_t rows = 0;
+  std::vector<Place> places;
+  std::vector<std::int32_t> lengths;
+  BestFit fit;
+};
+
+RowLoader::RowLoader(const Dataset& dataset, const RowOptions& options)
+    : dataset_(dataset), options_(options), skipped_(std::max<std::int64_t>(options.skip_train_samples, 0)) {
   SSA_CHECK(options.max_length > 0 && options.max_length <= INT32_MAX, "rows: max_length ", options.max_length,
             ", expected from 1 to ", INT32_MAX);
-  const std::int64_t skip = std::max<std::int64_t>(options.skip_train_samples, 0);
-  const std::int64_t keep = options.max_train_samples > 0 ? options.max_train_samples : INT64_MAX;
-  std::int64_t found = 0;
-  for (Place place{0, 0, 0}; rows() < keep && !at_end(place); ++found) {
-    std::int64_t filled = 0;
-    const Place next = walk(place, [&](const Place&, std::int64_t, std::int64_t count) { filled += count; });
-    if (filled == 0 || (options.packing == Packing::concat && filled < options.max_length)) break;
-    if (found >= skip) starts_.push_back(place);
-    place = next;
-  }
-  starts_.shrink_to_fit();
-  SSA_CHECK(!starts_.empty(), dataset.directory().string(), ": ", dataset.tokens(), " tokens make ", found, " rows of ",
-            options.max_length, " (packing ", name_of(options.packing), "), and ", skip,
+  if (options.packing == Packing::best_fit)
+    find_windows();
+  else
+    find_rows();
+  rows_ = std::max<std::int64_t>(0, cost_.rows - skipped_);
+  if (options.max_train_samples > 0) rows_ = std::min(rows_, options.max_train_samples);
+  SSA_CHECK(rows_ > 0, dataset.directory().string(), ": ", dataset.tokens(), " tokens make ", cost_.rows, " rows of ",
+            options.max_length, " (packing ", name_of(options.packing), "), and ", skipped_,
             " are skipped; expected at least one to be left");
+}
+
+RowLoader::~RowLoader() = default;
+
+bool RowLoader::enough() const {
+  return options_.max_train_samples > 0 && cost_.rows >= skipped_ + options_.max_train_samples;
 }
 
 bool RowLoader::at_end(const Place& place) const {
   return static_cast<std::size_t>(place.shard) == dataset_.shards().size();
 }
 
-/// The packing rule, used to find the starts of rows and to read them: calls visit(from, column, count) for each piece
-/// of the row that begins at `place`, and returns the start of the next row.
+/// Passes over tokens of the document, and to the next document at its end.
+void RowLoader::advance(Place& place, std::int64_t tokens) const {
+  const IndexedDataset& shard = dataset_.shards()[static_cast<std::size_t>(place.shard)];
+  place.offset += static_cast<std::int32_t>(tokens);
+  if (place.offset < shard.length(place.document)) return;
+  place.offset = 0;
+  if (++place.document == shard.documents()) place = {0, place.shard + 1, 0};
+}
+
+void RowLoader::find_rows() {
+  for (Place place{0, 0, 0}; !enough() && !at_end(place);) {
+    std::int64_t filled = 0, documents = 0, cut = 0;
+    const Place next = walk(place, [&](const Place& from, std::int64_t, std::int64_t count) {
+      filled += count;
+      if (from.offset > 0) return;
+      ++documents;
+      cut += count < dataset_.shards()[static_cast<std::size_t>(from.shard)].length(from.document);
+    });
+    if (filled == 0 || (options_.packing == Packing::concat && filled < options_.max_length)) break;
+    if (cost_.rows % kStride == 0) starts_.push_back(place);
+    ++cost_.rows;
+    cost_.tokens += filled;
+    cost_.documents += documents;
+    cost_.cut_documents += cut;
+    place = next;
+  }
+  starts_.shrink_to_fit();
+}
+
+void RowLoader::find_windows() {
+  packer_ = std::make_unique<Packer>(options_.max_length);
+  for (Place place{0, 0, 0}; !enough() && !at_end(place);) {
+    windows_.push_back({cost_.rows, place});
+    place = pack(place);
+    if (packer_->rows == 0) windows_.pop_back();  // empty documents only
+    cost_.rows += packer_->rows;
+    for (std::size_t i = 0; i < packer_->places.size(); ++i) {
+      const Place& from = packer_->places[i];
+      cost_.tokens += packer_->lengths[i];
+      if (from.offset > 0) continue;
+      ++cost_.documents;
+      cost_.cut_documents +=
+          packer_->lengths[i] < dataset_.shards()[static_cast<std::size_t>(from.shard)].length(from.document);
+    }
+  }
+  windows_.shrink_to_fit();
+}
+
+/// Packs the window that begins at `place`, and returns the place after it.
+RowLoader::Place RowLoader::pack(Place place) const {
+  Packer& p = *packer_;
+  p.places.clear();
+  p.lengths.clear();
+  for (std::int64_t tokens = 0;
+       tokens < kWindowRows * options_.max_length && std::ssize(p.places) < kWindowPieces && !at_end(place);) {
+    const IndexedDataset& shard = dataset_.shards()[static_cast<std::size_t>(place.shard)];
+    const std::int64_t piece = std::min(shard.length(place.document) - place.offset, options_.max_length);
+    if (piece > 0) {
+      p.places.push_back(place);
+      p.lengths.push_back(static_cast<std::int32_t>(piece));
+    }
+    tokens += piece;
+    advance(place, piece);
+  }
+  p.rows = p.fit.pack(p.lengths);
+  return place;
+}
+
+/// The packing rule of greedy and concat, used to find the starts of rows and to read them: calls visit(from, column,
+/// count) for each piece of the row that begins at `place`, and returns the start of the next row.
 template <class Visit>
 RowLoader::Place RowLoader::walk(Place place, Visit&& visit) const {
   std::int64_t column = 0;
@@ -62,20 +155,36 @@ RowLoader::Place RowLoader::walk(Place place, Visit&& visit) const {
     if (piece > room) break;
     if (piece > 0) visit(place, column, piece);
     column += piece;
-    if (piece < left) {
-      place.offset += static_cast<std::int32_t>(piece);
-    } else {
-      place.offset = 0;
-      if (++place.document == shard.documents()) place = {0, place.shard + 1, 0};
-    }
+    advance(place, piece);
   }
   return place;
 }
 
-const RowLoader::Place& RowLoader::start_of(std::int64_t epoch, std::int64_t index) const {
+/// Calls visit(from, column, count) for each piece of a row.
+template <class Visit>
+void RowLoader::visit_row(std::int64_t epoch, std::int64_t index, Visit&& visit) const {
   SSA_CHECK(0 <= index && index < rows() && epoch >= 0, "rows: row ", index, " of epoch ", epoch,
             ", expected a row below ", rows());
-  return starts_[static_cast<std::size_t>(options_.shuffle ? permuted(index, rows(), options_.seed, epoch) : index)];
+  const std::int64_t row = skipped_ + (options_.shuffle ? permuted(index, rows(), options_.seed, epoch) : index);
+  if (options_.packing != Packing::best_fit) {
+    Place place = starts_[static_cast<std::size_t>(row / kStride)];
+    for (std::int64_t i = 0; i < row % kStride; ++i) place = walk(place, [](auto&&...) {});
+    walk(place, visit);
+    return;
+  }
+  const std::lock_guard lock(packer_mutex_);
+  const auto window = std::prev(std::ranges::upper_bound(windows_, row, {}, &Window::first_row));
+  if (packer_->window != window - windows_.begin()) {
+    pack(window->begin);
+    packer_->window = window - windows_.begin();
+  }
+  std::int64_t column = 0;
+  for (const std::int32_t piece : packer_->fit.order()) {
+    const auto i = static_cast<std::size_t>(piece);
+    if (packer_->fit.rows()[i] != row - window->first_row) continue;
+    visit(packer_->places[i], column, packer_->lengths[i]);
+    column += packer_->lengths[i];
+  }
 }
 
 void RowLoader::load(std::int64_t epoch, std::int64_t index, std::span<std::int32_t> ids,
@@ -85,7 +194,7 @@ void RowLoader::load(std::int64_t epoch, std::int64_t index, std::span<std::int3
             targets.size(), " and ", positions.size(), " tokens, expected ", T);
   std::fill(targets.begin(), targets.end(), kIgnoredLabel);
   std::size_t filled = 0;
-  walk(start_of(epoch, index), [&](const Place& from, std::int64_t column, std::int64_t count) {
+  visit_row(epoch, index, [&](const Place& from, std::int64_t column, std::int64_t count) {
     const IndexedDataset& shard = dataset_.shards()[static_cast<std::size_t>(from.shard)];
     const auto begin = static_cast<std::size_t>(column), n = static_cast<std::size_t>(count);
     const auto piece = ids.subspan(begin, n);
@@ -103,7 +212,7 @@ void RowLoader::load(std::int64_t epoch, std::int64_t index, std::span<std::int3
 
 std::int64_t RowLoader::label_count(std::int64_t epoch, std::int64_t index) const {
   std::int64_t labels = 0;
-  walk(start_of(epoch, index), [&](const Place&, std::int64_t, std::int64_t count) { labels += count - 1; });
+  visit_row(epoch, index, [&](const Place&, std::int64_t, std::int64_t count) { labels += count - 1; });
   return labels;
 }
 

@@ -42,13 +42,16 @@ TaskResult dataset_loss(ForwardPass& pass, Comm& comm, const DatasetRows& data, 
   const EvalSums sums = pass.dataset_loss(comm, loader, per_batch, [&](std::int64_t batch) { progress.at(batch); });
   SSA_CHECK(sums.labels > 0, data.dataset().directory().string(), ": no token to predict, expected longer documents");
   const double loss = sums.mean();
-  return {.task = data.dataset().directory().string(),
-          .dataset = data.dataset().directory().string(),
-          .output_type = "loglikelihood_rolling",
-          .documents = data.dataset().documents(),
-          .evaluated = data.dataset().documents(),
-          .metrics = {{.name = "loss", .value = loss, .higher_is_better = false},
-                      {.name = "token_perplexity", .value = std::exp(loss), .higher_is_better = false}}};
+  TaskResult result = {.task = data.dataset().directory().string(),
+                       .dataset = data.dataset().directory().string(),
+                       .output_type = "loglikelihood_rolling",
+                       .documents = data.dataset().documents(),
+                       .evaluated = data.dataset().documents(),
+                       .metrics = {{.name = "loss", .value = loss, .higher_is_better = false},
+                                   {.name = "token_perplexity", .value = std::exp(loss), .higher_is_better = false}}};
+  if (const auto bits = bits_per_byte(data.dataset(), loss))
+    result.metrics.push_back({.name = "bits_per_byte", .value = *bits, .higher_is_better = false});
+  return result;
 }
 
 }  // namespace ssa::eval

@@ -12,6 +12,7 @@ ModelConfig overridden(ModelConfig model, const Overrides& overrides) {
     RopeScaling scaling =
         model.rope_scaling.value_or(RopeScaling{.original_max_position_embeddings = model.max_position_embeddings});
     scaling.factor = overrides.rope_scaling;
+    if (overrides.original_positions) scaling.original_max_position_embeddings = overrides.original_positions;
     model.rope_scaling = scaling;
     model.max_position_embeddings = std::max<std::int64_t>(
         std::llround(scaling.factor * static_cast<double>(scaling.original_max_position_embeddings)), 1);

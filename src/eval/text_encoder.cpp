@@ -19,7 +19,7 @@ std::optional<DatasetInfo> training_data(const ModelSource& source) {
   if (!fs::exists(source.path() / "manifest.json")) return std::nullopt;
   const fs::path config_file = source.path() / "config.json";
   const Config config = parse_config(ssa::read_file(config_file), config_file.string());
-  const fs::path info = fs::path(config.data.path) / "dataset.json";
+  const fs::path info = fs::path(training_paths(config.data).front()) / "dataset.json";  // a mix has one tokenizer
   if (!fs::exists(info)) return std::nullopt;
   return read_dataset_info(info);
 }
@@ -43,7 +43,7 @@ std::string find_tokenizer(const ModelSource& source) {
 TextEncoder::TextEncoder(const std::string& tokenizer, const ModelSource& source)
     : tokenizer_(load_tokenizer(tokenizer)),
       encoder_(tokenizer_),
-      prefix_token_(static_cast<std::int32_t>(source.config().bos_token_id)) {
+      prefix_token_(static_cast<std::int32_t>(source.config().bos_token_id.value_or(source.config().eos_token_id))) {
   const ModelConfig& model = source.config();
   const auto refuse = [&](const auto&... why) {
     fail("tokenizer ", tokenizer, " does not fit ", source.path().string(), ": ", concat(why...));

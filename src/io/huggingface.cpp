@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <set>
 
 #include "ssa/base/error.h"
@@ -17,10 +18,30 @@ using nlohmann::ordered_json;
 
 constexpr const char* kWeightsFile = "model.safetensors";
 constexpr const char* kIndexFile = "model.safetensors.index.json";
+constexpr const char* kAdapter = "adapter_model.safetensors";
 constexpr const char* kLmHead = "lm_head.weight";
+constexpr const char* kEmbedding = "model.embed_tokens.weight";
+
+bool is_gate(const std::string& name) { return name.ends_with(".self_attn.g_proj.weight"); }
+bool is_value(const std::string& name) { return name.ends_with(".self_attn.v_proj.weight"); }
 
 bool is_ignored(const std::string& name, bool tied) {
   return name.ends_with(".rotary_emb.inv_freq") || (tied && name == kLmHead);
+}
+
+/// A file with weights in a format that is not read; empty if there is none.
+fs::path foreign_weights(const fs::path& directory) {
+  if (fs::exists(directory / kAdapter)) return directory / kAdapter;
+  static const std::set<std::string> foreign = {".gguf", ".pth", ".pt", ".h5", ".msgpack", ".onnx"};
+  std::set<fs::path> found;
+  std::error_code unreadable;
+  for (const auto& entry : fs::directory_iterator(directory, unreadable)) {
+    const fs::path& path = entry.path();
+    if (foreign.contains(path.extension().string()) || path.filename().string().starts_with("pytorch_model"))
+      found.insert(path);
+  }
+  if (!found.empty()) return *found.begin();
+  return {};
 }
 
 /// The weight_map of an index: the file, in the same directory, of each tensor.
@@ -51,15 +72,26 @@ std::vector<TensorSpec> published_parameters(const ModelConfig& model, FileDType
   return specs;
 }
 
+bool has_weights(const fs::path& directory) {
+  return fs::exists(directory / kWeightsFile) || fs::exists(directory / kIndexFile) ||
+         !foreign_weights(directory).empty();
+}
+
 fs::path weights_file(const fs::path& directory) {
   for (const char* name : {kWeightsFile, kIndexFile})
     if (fs::exists(directory / name)) return directory / name;
-  return {};
+  const fs::path foreign = foreign_weights(directory);
+  if (foreign.empty()) fail(directory.string(), ": neither ", kWeightsFile, " nor ", kIndexFile);
+  if (foreign.filename() == kAdapter)
+    fail(foreign.string(), ": an adapter, expected ", kWeightsFile, "; merge it into its model with peft");
+  fail(foreign.string(),
+       ": not a format that is read, expected model.safetensors; in Python, "
+       "transformers' AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(NEW) converts it");
 }
 
-HuggingFaceWeights::HuggingFaceWeights(const fs::path& directory) : source_(weights_file(directory)) {
+HuggingFaceWeights::HuggingFaceWeights(const fs::path& directory) {
   SSA_CHECK(fs::is_directory(directory), directory.string(), ": no such directory");
-  SSA_CHECK(!source_.empty(), directory.string(), ": neither ", kWeightsFile, " nor ", kIndexFile);
+  source_ = weights_file(directory);
   if (source_.filename() == kWeightsFile) {
     shards_.emplace_back(source_);
     for (const auto& entry : shards_[0].tensors()) shard_of_[entry.name] = 0;
@@ -82,14 +114,17 @@ HuggingFaceWeights::HuggingFaceWeights(const fs::path& directory) : source_(weig
     }
 }
 
-HuggingFaceWeights::HuggingFaceWeights(const fs::path& directory, const std::vector<TensorSpec>& expected, bool tied)
+HuggingFaceWeights::HuggingFaceWeights(const fs::path& directory, const ModelConfig& model,
+                                       std::optional<AddedGates> gates)
     : HuggingFaceWeights(directory) {
-  check(expected, tied);
+  check(model, gates);
 }
 
-void HuggingFaceWeights::check(const std::vector<TensorSpec>& expected, bool tied) const {
-  std::set<std::string_view> names;
-  for (const TensorSpec& tensor : expected) {
+void HuggingFaceWeights::check(const ModelConfig& model, std::optional<AddedGates> gates) {
+  gates_ = gates;
+  std::set<std::string> names;
+  for (const TensorSpec& tensor : published_parameters(model)) {
+    if (gates && is_gate(tensor.name)) continue;
     const auto it = shard_of_.find(tensor.name);
     SSA_CHECK(it != shard_of_.end(), source_.string(), ": tensor ", tensor.name, " is missing, expected ",
               to_string(tensor.shape));
@@ -97,15 +132,39 @@ void HuggingFaceWeights::check(const std::vector<TensorSpec>& expected, bool tie
     names.insert(tensor.name);
   }
   for (const auto& [name, shard] : shard_of_)
-    SSA_CHECK(names.contains(name) || is_ignored(name, tied), shards_[shard].path().string(), ": unexpected tensor ",
-              name, " ", to_string(shards_[shard].at(name).shape));
+    SSA_CHECK(names.contains(name) || is_ignored(name, model.tie_word_embeddings), shards_[shard].path().string(),
+              ": unexpected tensor ", name, " ", to_string(shards_[shard].at(name).shape));
+  if (model.tie_word_embeddings) check_tied_head(model);
+}
+
+void HuggingFaceWeights::check_tied_head(const ModelConfig& model) const {
+  if (!shard_of_.contains(kLmHead)) return;
+  constexpr std::int64_t kPiece = std::int64_t{1} << 20;
+  const std::int64_t count = model.vocab_size * model.hidden_size;
+  std::vector<float> head, embedding;
+  for (std::int64_t first = 0; first < count; first += kPiece) {
+    head.resize(static_cast<std::size_t>(std::min(kPiece, count - first)));
+    embedding.resize(head.size());
+    read({kLmHead, {model.vocab_size, model.hidden_size}}, head, first);
+    read({kEmbedding, {model.vocab_size, model.hidden_size}}, embedding, first);
+    SSA_CHECK(
+        std::memcmp(head.data(), embedding.data(), head.size() * sizeof(float)) == 0, source_.string(),
+        ": lm_head.weight differs from model.embed_tokens.weight, and tie_word_embeddings is true; expected equal "
+        "weights, or tie_word_embeddings false in config.json");
+  }
 }
 
 void HuggingFaceWeights::read(const TensorSpec& tensor, std::span<float> out, std::int64_t first) const {
+  if (gates_ && is_gate(tensor.name)) {
+    std::fill(out.begin(), out.end(), 0.0f);
+    return;
+  }
   const auto it = shard_of_.find(tensor.name);
   SSA_CHECK(it != shard_of_.end(), source_.string(), ": tensor ", tensor.name, " is missing");
   const SafetensorsReader& shard = shards_[it->second];
   shard.read(shard.at(tensor.name, tensor.shape), out, first);
+  if (gates_ && is_value(tensor.name))
+    for (float& value : out) value = static_cast<float>(value * gates_->value_scale());
 }
 
 HuggingFaceWriter::HuggingFaceWriter(const fs::path& directory, const std::vector<TextFile>& files,

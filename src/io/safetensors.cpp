@@ -14,6 +14,7 @@
 
 #include "ssa/base/error.h"
 #include "ssa/base/fault.h"
+#include "ssa/base/file_kind.h"
 
 namespace ssa {
 namespace {
@@ -118,6 +119,10 @@ SafetensorsReader::SafetensorsReader(const std::filesystem::path& path) : path_(
   const auto bytes = file_.bytes();
   SSA_CHECK(bytes.size() >= kLengthBytes, path.string(), ": ", bytes.size(),
             " bytes, a safetensors file has at least 8");
+  if (bytes.size() <= kLengthBytes || bytes[kLengthBytes] != std::byte{'{'}) {
+    const std::string kind = foreign_kind({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+    SSA_CHECK(kind.empty(), path.string(), ": ", kind, ", expected a safetensors file");
+  }
   std::uint64_t length = 0;
   std::memcpy(&length, bytes.data(), kLengthBytes);
   SSA_CHECK(length <= kMaxHeaderBytes, path.string(), ": header of ", length, " bytes, expected at most ",
@@ -147,6 +152,7 @@ void SafetensorsReader::parse_header(std::string_view header) {
 
   for (const auto& [name, value] : root.items()) {
     if (name == kMetadataKey) {
+      if (value.is_null()) continue;
       SSA_CHECK(value.is_object(), file, ": ", kMetadataKey, " is a JSON ", value.type_name(), ", expected an object");
       for (const auto& [key, text] : value.items()) {
         SSA_CHECK(text.is_string(), file, ": ", kMetadataKey, ".", key, " is a JSON ", text.type_name(),

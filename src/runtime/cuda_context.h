@@ -45,6 +45,10 @@ struct CudaContext {
   std::shared_ptr<cuda::MatmulPlans> matmul_plans;
   /// Kernels whose dynamic shared memory limit was raised, and to what.
   std::unordered_map<const void*, std::size_t> shared_memory_limits;
+  /// SSA_FORCE_GENERIC=1: run the kernels of all GPUs also where there are special ones.
+  bool force_generic = false;
+  /// Whether kernels in wgmma and TMA run: this build has code for sm_90a, and the GPU is one.
+  bool hopper_kernels = false;
   /// SSA_CUDA_DEBUG=1: synchronize after every launch, so that an error names its op.
   bool debug = false;
 };

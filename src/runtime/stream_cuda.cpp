@@ -72,12 +72,19 @@ std::shared_ptr<CudaContext> make_context(int ordinal) {
   SSA_CHECK(blas_status == CUBLAS_STATUS_SUCCESS, "cuBLASLt: ", cublasLtGetStatusString(blas_status), " at start");
   check_memory(cudaMalloc(&context->blas_workspace, kBlasWorkspaceBytes), *context, kBlasWorkspaceBytes);
   context->blas_workspace_bytes = kBlasWorkspaceBytes;
+  const char* generic = std::getenv("SSA_FORCE_GENERIC");
+  SSA_CHECK(!generic || std::strcmp(generic, "0") == 0 || std::strcmp(generic, "1") == 0, "SSA_FORCE_GENERIC is ",
+            generic, ", expected 0 or 1");
+  context->force_generic = generic && std::strcmp(generic, "1") == 0;
+  context->hopper_kernels = SSA_CUDA_SM90A && properties.major == 9 && !context->force_generic;
   const char* debug = std::getenv("SSA_CUDA_DEBUG");
   context->debug = debug && std::strcmp(debug, "0") != 0;
   return context;
 }
 
-std::string device_name(CudaContext& context) { return context.properties.name; }
+std::string device_name(CudaContext& context) {
+  return concat(context.properties.name, " with ", context.hopper_kernels ? "Hopper" : "generic", " kernels");
+}
 
 MemoryInfo memory_info(CudaContext& context) {
   use(context);

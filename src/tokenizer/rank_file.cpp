@@ -17,6 +17,7 @@
 #include "src/tokenizer/special_tokens.h"
 #include "ssa/base/error.h"
 #include "ssa/base/file.h"
+#include "ssa/base/file_kind.h"
 
 namespace ssa {
 namespace fs = std::filesystem;
@@ -112,6 +113,9 @@ void complete(const fs::path& path, const TokenizerOptions& options, Tokenizer::
 
 Tokenizer::Parts read_rank_file(const fs::path& path, const TokenizerOptions& options) {
   const std::string file = read_file(path);
+  const std::string kind = foreign_kind(file);
+  SSA_CHECK(kind.empty(), path.string(), ": ", kind,
+            ", expected tiktoken ranks; a tokenizer.json of the same tokenizer may be supported");
   Tokenizer::Parts parts{.name = name_of(directory_of(path)), .sha256 = sha256_hex(file)};
   std::unordered_map<std::string, std::int32_t> ids;
   for (std::size_t start = 0, number = 1; start < file.size(); ++number) {

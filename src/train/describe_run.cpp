@@ -8,6 +8,7 @@
 
 #include "ssa/train/run_plan.h"
 #include "ssa/train/schedule.h"
+#include "ssa/train/training_data.h"
 
 namespace ssa {
 
@@ -48,18 +49,28 @@ std::string describe_run(const Config& config, const std::vector<DeviceKind>& de
   if (!one_device) text += "\n--device cpu or --device cuda shows only that device.\n";
 
   text += "\ndata\n";
-  if (!std::filesystem::exists(config.data.path) && !megatron_prefix(config.data.path))
-    return text + "  " + config.data.path + " does not exist yet\n";
-  const Dataset dataset = open_dataset(config.data.path, config);
-  const RowLoader loader(dataset, row_options(config));
-  const BatchPlan plan = plan_batches(config, loader.rows(), ranks);
+  std::string missing;
+  for (const std::string& path : training_paths(config.data))
+    if (!std::filesystem::exists(path) && !megatron_prefix(path)) missing += "  " + path + " does not exist yet\n";
+  if (!missing.empty()) return text + missing;
+  const TrainingData data(config);
+  std::int64_t documents = 0, tokens = 0;
+  for (const TrainingSource& source : data.sources()) {
+    documents += source.dataset.documents();
+    tokens += source.dataset.tokens();
+  }
+  const BatchPlan plan = plan_batches(config, data.plan_sources(), ranks);
   const std::int64_t steps = total_steps(config.train, plan);
   const std::int64_t step_tokens = plan.global_rows() * config.train.max_length;
-  text += concat("  documents                ", dataset.documents(), "\n  tokens                   ", dataset.tokens(),
-                 "\n  rows per epoch           ", loader.rows(), "\n  rows per global batch    ", plan.global_rows(),
-                 "\n  micro-batches per step   ", plan.micro_batches(), " on each of ", ranks, " ranks",
-                 "\n  steps per epoch          ", plan.batches_per_epoch(), "\n  steps                    ", steps,
-                 "\n  tokens of the run        ", steps * step_tokens, "\n");
+  text += concat("  documents                ", documents, "\n  tokens                   ", tokens,
+                 "\n  rows per epoch           ", data.rows_per_epoch(), "\n  rows per global batch    ",
+                 plan.global_rows(), "\n  micro-batches per step   ", plan.micro_batches(), " on each of ", ranks,
+                 " ranks", "\n  steps per epoch          ", plan.batches_per_epoch(), "\n  steps                    ",
+                 steps, "\n  tokens of the run        ", steps * step_tokens, "\n");
+  if (data.mixed())
+    for (const std::string& row : source_table(data, steps * plan.global_rows(), config.train.max_length))
+      text += "  " + row + "\n";
+  for (const std::string& row : packing_comparison(data, config)) text += "  " + row + "\n";
   return text;
 }
 

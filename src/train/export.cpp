@@ -22,7 +22,8 @@ constexpr std::size_t kPieceElements = std::size_t{1} << 22;  // 16 MiB of f32 a
 
 /// The contents of the run's dataset.json; nullopt, with the cause in `reason`, if it cannot be read.
 std::optional<DatasetInfo> dataset_info(const Config& config, std::string& reason) {
-  const fs::path file = fs::path(config.data.path) / "dataset.json";
+  // The datasets of a mix have one tokenizer.
+  const fs::path file = fs::path(training_paths(config.data).front()) / "dataset.json";
   try {
     if (fs::exists(file)) return read_dataset_info(file);
     reason = fmt::format("there is no {}", file.string());
@@ -42,7 +43,7 @@ std::map<std::string, std::string> tokenizer_files(std::string path, const Token
     if (info->tokenizer_name == "bytes")
       path = "bytes";
     else
-      reason = fmt::format("the dataset {} names {}", config.data.path, info->tokenizer_name);
+      reason = fmt::format("the dataset {} names {}", training_paths(config.data).front(), info->tokenizer_name);
   }
   if (path.empty()) {
     note = fmt::format("no tokenizer files: {}, and no --tokenizer was given", reason);
@@ -56,7 +57,7 @@ std::map<std::string, std::string> tokenizer_files(std::string path, const Token
                config.model.eos_token_id);
   if (info && info->tokenizer_sha256 != parts.sha256)
     note = fmt::format("--tokenizer {} is another file than the one that the dataset {} names, {}", path,
-                       config.data.path, info->tokenizer_name);
+                       training_paths(config.data).front(), info->tokenizer_name);
   return hugging_face_tokenizer(path, parts);
 }
 

@@ -5,29 +5,36 @@
 #include <optional>
 #include <vector>
 
-#include "ssa/base/json_file.h"
 #include "ssa/config/config.h"
+#include "ssa/config/hugging_face_config.h"
+#include "ssa/train/init_from.h"
 
 namespace ssa {
 namespace fs = std::filesystem;
 namespace {
 
-/// The value that a key of a Hugging Face directory's config.json names; the first of `values` when it is absent.
+/// The value that the files state, else that of the option, else what follows from the files.
 template <class Value>
-Value value_of(const fs::path& config_file, const char* key, std::initializer_list<Value> values) {
-  const auto json = read_json_object(config_file);
-  if (!json.contains(key)) return *values.begin();
-  std::string expected;
-  for (const Value value : values) {
-    if (json[key] == name_of(value)) return value;
-    expected += concat(expected.empty() ? "" : ", ", name_of(value));
+Value decide(const char* what, const char* option, const fs::path& path, const std::optional<Known<Value>>& known,
+             const std::optional<Value>& asked, std::vector<std::string>& notes) {
+  if (known && known->stated && asked && *asked != known->value)
+    fail_usage(option, " ", name_of(*asked), ": ", path.string(), " is a model of ", what, " ", name_of(known->value),
+               " (", known->reason, "); expected ", name_of(known->value), ", or no ", option);
+  if (asked) {
+    if (known && *asked != known->value)
+      notes.push_back(concat(what, " ", name_of(*asked), " as ", option, " says, not ", name_of(known->value), ": ",
+                             known->reason));
+    return *asked;
   }
-  fail(config_file.string(), ": ", key, " is ", json[key].dump(), ", expected one of ", expected);
+  if (!known)
+    fail_usage(path.string(), ": config.json names no ", what, ", as in the published checkpoints; expected ", option);
+  if (!known->stated) notes.push_back(concat(what, " ", name_of(known->value), ": ", known->reason));
+  return known->value;
 }
 
 }  // namespace
 
-ModelSource::ModelSource(const fs::path& path) : path_(path) {
+ModelSource::ModelSource(const fs::path& path, const ModelOptions& options) : path_(path) {
   SSA_CHECK(fs::is_directory(path), path.string(),
             ": no such directory, expected a run, a checkpoint or a Hugging Face directory");
   if (fs::is_directory(path / "checkpoints")) {
@@ -37,21 +44,31 @@ ModelSource::ModelSource(const fs::path& path) : path_(path) {
     SSA_CHECK(newest, path.string(), ": no complete checkpoint");
     path_ = newest->path;
   }
-  if (fs::exists(path_ / "manifest.json")) {
+  const fs::path file = path_ / "config.json";
+  HuggingFaceConfig known;
+  const bool checkpoint = fs::exists(path_ / "manifest.json");
+  if (checkpoint) {
     checkpoint_ = std::make_unique<CheckpointReader>(path_);
-    const Config config = parse_config(checkpoint_->config(), (path_ / "config.json").string());
-    config_ = config.model;
-    method_ = config.attention.method;
-    selection_ = config.attention.selection;
-    return;
+    const Config config = parse_config(checkpoint_->config(), file.string());
+    known.model = config.model;
+    known.method = {config.attention.method, concat("attention.method in ", file.string()), true};
+    known.selection = {config.attention.selection, concat("attention.selection in ", file.string()), true};
+  } else {
+    SSA_CHECK(has_weights(path_), path_.string(), ": neither a run, nor a checkpoint, nor a Hugging Face directory");
+    weights_ = std::make_unique<HuggingFaceWeights>(path_);
+    known = read_hugging_face_config(file);
   }
-  SSA_CHECK(!weights_file(path_).empty(), path_.string(),
-            ": neither a run, nor a checkpoint, nor a Hugging Face directory");
-  config_ = load_model_config(path_ / "config.json");
-  // The published checkpoints name neither.
-  method_ = value_of(path_ / "config.json", "attention_method", kMethods);
-  selection_ = value_of(path_ / "config.json", "selection", {BlockSelection::exact, BlockSelection::reference});
-  weights_ = std::make_unique<HuggingFaceWeights>(path_, published_parameters(config_), config_.tie_word_embeddings);
+  config_ = known.model;
+  for (const std::string& note : known.notes) notes_.push_back(concat(file.string(), ": ", note));
+  method_ = decide("attention method", "--method", path_, known.method, options.method, notes_);
+  selection_ = decide("selection", "--selection", path_, known.selection, options.selection, notes_);
+  if (checkpoint) return;
+  if (!known.method && method_ != Method::nsa && config_.window_size > 0)
+    notes_.push_back(
+        concat(file.string(), ": window_size ", config_.window_size, " has no effect: only nsa has a window"));
+  std::optional<AddedGates> gates;
+  if (known.dense) gates = gates_for_dense(path_, method_, config_, notes_);
+  weights_->check(config_, gates);
 }
 
 void ModelSource::read(const TensorSpec& parameter, std::span<float> out, std::int64_t first) const {
@@ -59,6 +76,7 @@ void ModelSource::read(const TensorSpec& parameter, std::span<float> out, std::i
     checkpoint_->read_weight(parameter, out, first);
   else
     weights_->read(parameter, out, first);
+  check_finite(concat(path_.string(), ": tensor ", parameter.name), out, first);
 }
 
 }  // namespace ssa

@@ -102,18 +102,13 @@ RunLog::RunLog(const Config& config, Comm& comm, Stream& stream, const Start& st
   replace_file(directory / "config.json", config_json(config));
 }
 
-void RunLog::begin(std::int64_t parameters, std::int64_t rows, std::int64_t steps_per_epoch,
-                   std::int64_t dropped_rows) {
+void RunLog::begin(std::int64_t parameters, const std::vector<std::string>& about_data) {
   if (!speaks_) return;
   for (const std::string& line : config_lines(config_)) spdlog::debug(line);
   spdlog::info("{}: {} parameters, {} on {} rank{} ({})", config_.output_dir,
                count_text(static_cast<double>(parameters)), name_of(config_.attention.method), ranks_,
                ranks_ == 1 ? "" : "s", device_);
-  spdlog::info("data: {} sequences of {} tokens per epoch, {} steps per epoch", rows, config_.train.max_length,
-               steps_per_epoch);
-  if (dropped_rows > 0)
-    spdlog::info("data: the last {} dropped in each epoch, too few for a global batch",
-                 dropped_rows == 1 ? "sequence is" : fmt::format("{} sequences are", dropped_rows));
+  for (const std::string& line : about_data) spdlog::info("data: {}", line);
   spdlog::info("steps {} to {}", first_step_ + 1, total_steps_);
   if (kind_ != DeviceKind::cuda) return;
   if (const std::string warning = short_rows_warning(config_); !warning.empty()) spdlog::warn(warning);
@@ -146,6 +141,8 @@ void RunLog::step(const StepReport& r) {
   if (r.selected_mass) line["selected_mass"] = *r.selected_mass;
   if (r.entropy) line["entropy"] = *r.entropy;
   line["rows"] = {r.rows.first, r.rows.last};
+  for (const SourceReport& source : r.sources)
+    line["sources"][source.name] = {{"rows", source.rows}, {"tokens", source.tokens}, {"epoch", source.epoch}};
   if (r.spike.loss) line["loss_z_score"] = *r.spike.loss;
   if (r.spike.grad_norm) line["grad_norm_z_score"] = *r.spike.grad_norm;
   if (r.skipped_updates > 0) line["skipped_updates"] = r.skipped_updates;

@@ -19,16 +19,18 @@ Dataset open_dataset(const std::string& path, const Config& c) {
   return dataset;
 }
 
-BatchPlan plan_batches(const Config& c, std::int64_t rows, int ranks) {
+BatchPlan plan_batches(const Config& c, const std::vector<BatchPlan::Source>& sources, int ranks) {
   const std::int64_t micro_rows = c.train.per_device_train_batch_size;
-  return BatchPlan({.rows_per_epoch = rows,
+  return BatchPlan({.sources = sources,
+                    .mixed = !c.data.path,
                     .global_rows = accumulation_steps(c.train, ranks) * micro_rows * ranks,
                     .micro_rows = micro_rows,
                     .ranks = ranks,
                     .skip_ranges = c.data.skip_ranges});
 }
 
-std::int64_t total_steps(const TrainConfig& train, const BatchPlan& plan, std::int64_t step, DataPosition position) {
+std::int64_t total_steps(const TrainConfig& train, const BatchPlan& plan, std::int64_t step,
+                         const DataPosition& position) {
   if (train.max_steps > 0) return train.max_steps;
   return step + plan.batches_until(train.num_train_epochs, position);
 }

@@ -11,6 +11,7 @@
 #include "ssa/io/checkpoint.h"
 #include "ssa/io/huggingface.h"
 #include "ssa/train/export.h"
+#include "ssa/train/init_from.h"
 #include "ssa/train/resume_check.h"
 
 namespace ssa {
@@ -133,28 +134,33 @@ TrainerState RunStore::restore(Stream& stream, ModelState& state, SpikeDetector&
     if (comm_.rank() == 0) {
       spdlog::info("resuming from {}", checkpoint);
       for (const std::string& line : changes.lines) spdlog::warn("resume: {}", line);
-      if (saved.dataset.empty())
+      if (saved.dataset.empty() && saved.sources.empty())
         spdlog::warn("resume: {} records no fingerprint of its dataset, so that data.path was not compared",
                      checkpoint);
-      if (changes.data_changed) spdlog::warn("resume: the rows have changed: data is read from its first row");
     }
-    if (changes.data_changed) saved.position = {};
+    for (const std::string& line : continue_data(saved, options.run, changes))
+      if (comm_.rank() == 0) spdlog::warn("resume: {}", line);
     return saved;
   }
+  TrainerState new_run;
+  continue_data(new_run, options.run, {});
   if (config_.init_from) {
-    const HuggingFaceWeights weights(*config_.init_from, specs, config_.model.tie_word_embeddings);
+    std::vector<std::string> notes;
+    const HuggingFaceWeights weights = open_init_from(config_, notes);
     load_master_weights(stream, state, [&](std::size_t i, std::span<float> out, std::int64_t first) {
       weights.read(specs[i], out, first);
       check_finite(concat(*config_.init_from, ": tensor ", specs[i].name), out, first);
     });
-    if (comm_.rank() == 0) spdlog::info("starting from the weights of {}", *config_.init_from);
-    return {};
+    if (comm_.rank() != 0) return new_run;
+    spdlog::info("starting from the weights of {}", *config_.init_from);
+    for (const std::string& note : notes) spdlog::warn(note);
+    return new_run;
   }
   const auto seed = static_cast<std::uint64_t>(config_.train.seed);
   load_master_weights(stream, state, [&](std::size_t i, std::span<float> out, std::int64_t first) {
     initialize_param(table, config_.model, i, seed, out, first);
   });
-  return {};
+  return new_run;
 }
 
 void RunStore::save(Stream& stream, const ModelState& state, const TrainerState& trainer_state,

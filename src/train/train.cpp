@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <deque>
 #include <optional>
 #include <span>
 
@@ -28,9 +29,28 @@
 #include "ssa/train/run_store.h"
 #include "ssa/train/schedule.h"
 #include "ssa/train/spike_detector.h"
+#include "ssa/train/training_data.h"
 
 namespace ssa {
 namespace {
+
+/// A dataset of data.eval_path.
+struct EvalSet {
+  EvalSet(const EvalConfig& set, const Config& config)
+      : name(set.name), dataset(open_dataset(set.path, config)), loader(dataset, options(config)) {}
+
+  /// Every row, in order.
+  static RowOptions options(const Config& config) {
+    RowOptions rows = row_options(config);
+    rows.shuffle = false;
+    rows.skip_train_samples = rows.max_train_samples = 0;
+    return rows;
+  }
+
+  std::string name;  ///< empty if there is only one
+  Dataset dataset;
+  RowLoader loader;
+};
 
 /// All parts of a run, built in this order.
 struct Run {
@@ -38,41 +58,36 @@ struct Run {
       : config(config_in),
         comm(comm_in),
         stream(options.device, comm_in.local_rank()),
-        dataset(open_dataset(config.data.path, config)),
-        fingerprint(dataset_fingerprint(dataset)),
-        loader(dataset, row_options(config)),
-        plan(plan_batches(config, loader.rows(), comm.size())),
+        data(config),
+        source_states(data.source_states()),
+        plan(plan_batches(config, data.plan_sources(), comm.size())),
         table(config.model, comm.size()),
         state(stream, state_shape(config, options.device, comm.size()), table, comm.rank()),
         staging(stream, state.shape().pass.rows, state.shape().pass.tokens),
         store(config, comm),
         spikes(config.train.spike_window) {
-    if (!config.data.eval_path) return;
-    eval_dataset.emplace(open_dataset(*config.data.eval_path, config));
-    RowOptions rows = row_options(config);
-    rows.shuffle = false;
-    rows.skip_train_samples = rows.max_train_samples = 0;
-    eval_loader.emplace(*eval_dataset, rows);
+    for (const EvalConfig& set : config.data.eval_path) eval_sets.emplace_back(set, config);
   }
 
   const Config& config;
   Comm& comm;
   Stream stream;
-  Dataset dataset;
-  std::string fingerprint;  ///< of the dataset
-  RowLoader loader;
+  TrainingData data;
+  std::vector<SourceState> source_states;  ///< of a run that starts now
   BatchPlan plan;
   ParamTable table;
   ModelState state;
   BatchStaging staging;
   RunStore store;
-  std::optional<Dataset> eval_dataset;
-  std::optional<RowLoader> eval_loader;
+  std::deque<EvalSet> eval_sets;
   SpikeDetector spikes;
   TrainerState at;    ///< trainer state other than weights, moments and spikes
   GlobalBatch batch;  ///< of the step being trained
   std::int64_t total_steps = 0, save_interval = 0;
 
+  const RowLoader& loader_of(const RowRef& row) const {
+    return data.sources()[static_cast<std::size_t>(row.source)].loader;
+  }
   Branches branches() const { return branches_of(state.shape().pass.path, config.model); }
 };
 
@@ -82,6 +97,7 @@ bool stop_wanted(Comm& comm) { return all_reduce(comm, stop_signal() != 0 ? 1.0 
 /// Whether sequence `row` of the global batch passes the output of full attention on, and not the sparse one.
 bool draw_full_stream(const Run& run, std::int64_t row) {
   const AttentionConfig& a = run.config.attention;
+  if (run.at.step < a.dense_warmup_steps) return true;
   const auto seed = static_cast<std::uint64_t>(run.config.train.seed);
   const bool by_row = a.stream_granularity == StreamGranularity::row;
   const auto step = static_cast<std::uint64_t>(run.at.step), index = static_cast<std::uint64_t>(by_row ? row : 0);
@@ -91,19 +107,22 @@ bool draw_full_stream(const Run& run, std::int64_t row) {
 /// Puts micro-batch `micro` of this rank on the device.
 void load_micro_batch(Run& run, std::int64_t micro) {
   const ProfilerRange range("load micro-batch");
-  const std::span<const std::int64_t> rows = run.plan.micro_batch(run.batch, micro, run.comm.rank());
+  const std::span<const RowRef> rows = run.plan.micro_batch(run.batch, micro, run.comm.rank());
   const std::int64_t first = rows.data() - run.batch.rows.data();
-  for (std::int64_t i = 0; i < std::ssize(rows); ++i)
-    run.staging.fill(i, run.loader, run.batch.epoch, rows[static_cast<std::size_t>(i)],
-                     draw_full_stream(run, first + i));
+  for (std::int64_t i = 0; i < std::ssize(rows); ++i) {
+    const RowRef& row = rows[static_cast<std::size_t>(i)];
+    run.staging.fill(i, run.loader_of(row), row.epoch, row.row, draw_full_stream(run, first + i));
+  }
   run.staging.upload(run.state.batch);
 }
 
-/// Labels in the global batch. Every rank counts all of them, without reading tokens.
+/// Labels in the global batch. Every rank counts those of its rows, without reading tokens.
 std::int64_t count_labels(const Run& run) {
   std::int64_t labels = 0;
-  for (const std::int64_t row : run.batch.rows) labels += run.loader.label_count(run.batch.epoch, row);
-  return labels;
+  for (std::int64_t micro = 0; micro < run.plan.micro_batches(); ++micro)
+    for (const RowRef& row : run.plan.micro_batch(run.batch, micro, run.comm.rank()))
+      labels += run.loader_of(row).label_count(row.epoch, row.row);
+  return static_cast<std::int64_t>(all_reduce(run.comm, static_cast<double>(labels), ReduceOp::sum));
 }
 
 /// Scales that make losses and gradients independent of how the global batch is split into micro-batches.
@@ -114,12 +133,6 @@ PassScales pass_scales(const Run& run, std::int64_t labels) {
   return {.alignment = alignment,
           .ce_gradient = labels > 0 ? static_cast<float>(1.0 / static_cast<double>(labels)) : 0.0f,
           .alignment_gradient = static_cast<float>(run.config.attention.alignment_weight * alignment)};
-}
-
-/// The first and last row of the step, as data.skip_ranges counts them.
-RowRange rows_of_step(const Run& run) {
-  const std::int64_t offset = run.batch.epoch * run.plan.rows_per_epoch();
-  return {offset + run.batch.rows.front(), offset + run.batch.rows.back()};
 }
 
 /// The first rank on which a loss or the gradient norm is not finite; nullopt if there is none.
@@ -138,7 +151,7 @@ std::optional<int> first_nonfinite_rank(Run& run, const StepSums::Values& local)
     what = concat("ce_loss sum ", local.ce, ", alignment_loss ", local.alignment,
                   ", first tensor that is not finite: ", first_nonfinite_tensor(run.stream, run.state));
   what = broadcast(run.comm, what, rank);
-  const RowRange rows = rows_of_step(run);
+  const RowRange rows = run.batch.numbers;
   fail("step ", run.at.step + 1, ": loss or gradient is not finite on rank ", rank, " (", what, ", rows ", rows.first,
        " to ", rows.last, "); the weights were not updated, the last checkpoint is ", run.store.last_checkpoint());
 }
@@ -146,7 +159,7 @@ std::optional<int> first_nonfinite_rank(Run& run, const StepSums::Values& local)
 /// Logs a spike. Returns whether the update is to be skipped. Throws if it stops the run.
 bool handle_spike(Run& run, const StepReport& report) {
   const TrainConfig& train = run.config.train;
-  const RowRange rows = rows_of_step(run);
+  const RowRange rows = run.batch.numbers;
   const auto z_score = [](const std::optional<double>& z) { return z ? fmt::format("{:.1f}", *z) : "none yet"; };
   const std::string what = fmt::format(
       "step {}: spike: loss {:.4g} (z-score {}), gradient norm {:.4g} (z-score {}), train.spike_z_score {}, "
@@ -170,6 +183,19 @@ bool handle_spike(Run& run, const StepReport& report) {
       return true;
   }
   fail("train.on_spike: unknown value ", static_cast<int>(train.on_spike));
+}
+
+/// Counts the rows of the step that is done, by source.
+void count_sources(Run& run, StepReport& report) {
+  for (const RowRef& row : run.batch.rows) {
+    SourceState& source = run.at.sources[static_cast<std::size_t>(row.source)];
+    ++source.rows;
+    source.tokens += run.config.train.max_length;
+  }
+  for (std::size_t i = 0; i < run.at.sources.size(); ++i) {
+    const SourceState& source = run.at.sources[i];
+    report.sources.push_back({source.name, source.rows, source.tokens, run.plan.source_epochs_at(run.at.position, i)});
+  }
 }
 
 /// One optimizer step; nullopt when a signal arrived, in which case no state has changed.
@@ -212,7 +238,7 @@ std::optional<StepReport> train_step(Run& run) {
   StepReport report;
   report.step = run.at.step + 1;
   report.epoch = run.plan.epochs_at(run.batch.next);
-  report.rows = rows_of_step(run);
+  report.rows = run.batch.numbers;
   report.step_tokens = run.plan.global_rows() * train.max_length;
   report.tokens = run.at.tokens + report.step_tokens;
   report.ce_loss = labels > 0 ? step.ce / static_cast<double>(labels) : 0.0;
@@ -233,7 +259,8 @@ std::optional<StepReport> train_step(Run& run) {
   }
   if (!run.branches().aligned)
     report.stream = run.branches().full ? "full" : "sparse";
-  else if (run.config.attention.stream_granularity == StreamGranularity::row)
+  else if (run.config.attention.stream_granularity == StreamGranularity::row &&
+           run.at.step >= run.config.attention.dense_warmup_steps)
     report.stream = "mixed";
   else
     report.stream = draw_full_stream(run, 0) ? "full" : "sparse";
@@ -249,32 +276,35 @@ std::optional<StepReport> train_step(Run& run) {
   run.at.position = run.batch.next;
   run.at.rows += run.plan.global_rows();
   run.at.tokens = report.tokens;
+  if (run.plan.mixed()) count_sources(run, report);
   return report;
 }
 
-/// Held-out loss: with selected and with full attention for ssa, else with the method's own attention. Empty when a
+/// Held-out losses: with selected and with full attention for ssa, else with the method's own attention. Empty when a
 /// signal arrived.
 EvalLosses evaluate(Run& run) {
   const ProfilerRange range("evaluate");
   enter_phase(Phase::evaluation, run.at.step);
   enter_fault_place(FaultPlace::eval);
-  std::vector<std::pair<std::string, AttentionPath>> paths = {{"eval_loss", run.state.shape().pass.path}};
-  if (run.branches().aligned)
-    paths = {{"eval_loss_sparse", AttentionPath::selected}, {"eval_loss_full", AttentionPath::full}};
+  std::vector<std::pair<std::string, AttentionPath>> paths = {{"", run.state.shape().pass.path}};
+  if (run.branches().aligned) paths = {{"_sparse", AttentionPath::selected}, {"_full", AttentionPath::full}};
   EvalLosses losses;
-  for (const auto& [name, path] : paths) {
-    const EvalSums sums = evaluate_rows(run.stream, run.comm, with_path(run.state.model(), path), run.state.batch,
-                                        run.state.sums.losses(), run.staging, *run.eval_loader, {},
-                                        [&] { return stop_wanted(run.comm); });
-    if (sums.stopped) return {};
-    losses[name] = sums.mean();
-  }
+  for (const EvalSet& set : run.eval_sets)
+    for (const auto& [attention, path] : paths) {
+      const EvalSums sums =
+          evaluate_rows(run.stream, run.comm, with_path(run.state.model(), path), run.state.batch,
+                        run.state.sums.losses(), run.staging, set.loader, {}, [&] { return stop_wanted(run.comm); });
+      if (sums.stopped) return {};
+      const std::string end = concat(attention, set.name.empty() ? "" : "/", set.name);
+      losses["eval_loss" + end] = sums.mean();
+      if (const auto bits = bits_per_byte(set.dataset, sums.mean())) losses["eval_bits_per_byte" + end] = *bits;
+    }
   return losses;
 }
 
 bool evaluation_due(const Run& run) {
   const std::int64_t interval = run.config.train.eval_steps;
-  return run.eval_loader && run.at.step > 0 &&
+  return !run.eval_sets.empty() && run.at.step > 0 &&
          (run.at.step == run.total_steps || (interval > 0 && run.at.step % interval == 0));
 }
 
@@ -285,26 +315,35 @@ void check_same_data(Run& run) {
     return concat(key, ": ", dataset.documents(), " documents, ", dataset.tokens(), " tokens, fingerprint ",
                   fingerprint);
   };
-  std::vector<std::string> lines = {facts("data.path", run.dataset, run.fingerprint),
-                                    concat("rows per epoch: ", run.loader.rows())};
-  if (run.eval_dataset)
-    lines.push_back(facts("data.eval_path", *run.eval_dataset, dataset_fingerprint(*run.eval_dataset)));
+  std::vector<std::string> lines;
+  for (std::size_t i = 0; i < run.source_states.size(); ++i) {
+    const SourceState& state = run.source_states[i];
+    const std::string key = state.name.empty() ? "data.path" : concat("data.sources ", state.name);
+    lines.push_back(facts(key.c_str(), run.data.sources()[i].dataset, state.dataset));
+    lines.push_back(concat(key, ", rows per epoch: ", state.rows_per_epoch));
+  }
+  for (const EvalSet& set : run.eval_sets)
+    lines.push_back(facts(concat("data.eval_path", set.name.empty() ? "" : " ", set.name).c_str(), set.dataset,
+                          dataset_fingerprint(set.dataset)));
   check_same_lines(run.comm, lines, "do all ranks see the same files?");
 }
 
 /// Sets the weights, new or from the checkpoint to resume from, and the number of steps.
 void start(Run& run, const TrainOptions& options) {
+  const bool mixed = run.data.mixed();
   const ResumedRun now{.config = run.config,
-                       .dataset = run.fingerprint,
+                       .dataset = mixed ? "" : run.source_states[0].dataset,
                        .global_rows = run.plan.global_rows(),
-                       .rows_per_epoch = run.loader.rows(),
-                       .ranks = run.comm.size()};
+                       .rows_per_epoch = run.data.rows_per_epoch(),
+                       .ranks = run.comm.size(),
+                       .sources = mixed ? run.source_states : std::vector<SourceState>()};
   run.at = run.store.restore(run.stream, run.state, run.spikes,
                              {.resume = options.resume, .allowed_changes = options.allowed_changes, .run = now});
   run.at.dataset = now.dataset;
   run.at.global_rows = now.global_rows;
   run.at.ranks = now.ranks;
   run.at.rows_per_epoch = now.rows_per_epoch;
+  if (mixed) run.data.set_orders(run.at.sources);
   run.total_steps = total_steps(run.config.train, run.plan, run.at.step, run.at.position);
   run.at.total_steps = run.total_steps;
   run.save_interval = save_interval(run.config.checkpoint, run.total_steps);
@@ -314,6 +353,27 @@ void start(Run& run, const TrainOptions& options) {
   check_same_weights(run.stream, run.comm, run.state);
   SSA_CHECK(run.at.step <= run.total_steps, run.store.last_checkpoint(), " is at step ", run.at.step,
             ", the run ends at ", run.total_steps);
+}
+
+/// What the log says of the data at the start.
+std::vector<std::string> about_data(const Run& run) {
+  const BatchPlan& plan = run.plan;
+  std::vector<std::string> lines = {fmt::format("{} sequences of {} tokens per epoch, {} steps per epoch",
+                                                plan.rows_per_epoch(), run.config.train.max_length,
+                                                plan.batches_per_epoch())};
+  if (const std::int64_t dropped = plan.dropped_rows())
+    lines.push_back(fmt::format("the last {} dropped in each epoch, too few for a global batch",
+                                dropped == 1 ? "sequence is" : fmt::format("{} sequences are", dropped)));
+  for (const EvalSet& set : run.eval_sets)
+    if (!set.dataset.text_bytes())
+      lines.push_back(fmt::format("{} records no text_bytes: its loss is not given in bits per byte",
+                                  set.dataset.directory().string()));
+  for (const std::string& line : packing_lines(run.data, run.config)) lines.push_back(line);
+  if (run.data.mixed())
+    for (const std::string& line :
+         source_table(run.data, run.total_steps * plan.global_rows(), run.config.train.max_length))
+      lines.push_back(line);
+  return lines;
 }
 
 void save(Run& run, RunLog& log) {
@@ -350,6 +410,8 @@ int train(const Config& config, const TrainOptions& options, Comm& comm) {
   Run run(config, options, comm);
   check_same_data(run);
   start_logging(config.output_dir, comm);
+  if (comm.rank() == 0)
+    for (const std::string& note : config.model_notes) spdlog::warn("{}: {}", config.model_source, note);
   start(run, options);
   RunLog log(config, comm, run.stream,
              {.step = run.at.step,
@@ -370,7 +432,7 @@ int train(const Config& config, const TrainOptions& options, Comm& comm) {
     log.say("  to start over, set another output_dir, or give --resume none");
     return kExitDone;
   }
-  log.begin(run.table.parameter_count(), run.loader.rows(), run.plan.batches_per_epoch(), run.plan.dropped_rows());
+  log.begin(run.table.parameter_count(), about_data(run));
 
   const auto due = [&](std::int64_t interval) { return interval > 0 && run.at.step % interval == 0; };
   const std::int64_t first_step = run.at.step;

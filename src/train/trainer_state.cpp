@@ -8,7 +8,40 @@
 
 namespace ssa {
 
+namespace {
+
+nlohmann::json to_json(const SourceState& s, const SourcePosition& at) {
+  return {{"name", s.name},
+          {"order", s.order},
+          {"epoch", at.epoch},
+          {"epoch_row", at.row},
+          {"rows", s.rows},
+          {"tokens", s.tokens},
+          {"mix_rows", at.given},
+          {"rows_per_epoch", s.rows_per_epoch},
+          {"dataset_fingerprint", s.dataset}};
+}
+
+std::pair<SourceState, SourcePosition> source_state(const JsonFields& fields) {
+  SourceState s{.name = fields.text("name"),
+                .order = fields.text("order"),
+                .dataset = fields.text("dataset_fingerprint"),
+                .rows_per_epoch = fields.count("rows_per_epoch"),
+                .rows = fields.count("rows"),
+                .tokens = fields.count("tokens")};
+  const SourcePosition at{
+      .epoch = fields.count("epoch"), .row = fields.count("epoch_row"), .given = fields.count("mix_rows")};
+  SSA_CHECK(at.row < s.rows_per_epoch, fields.where(), ": epoch_row is ", at.row, ", expected below rows_per_epoch ",
+            s.rows_per_epoch);
+  return {std::move(s), at};
+}
+
+}  // namespace
+
 nlohmann::json to_json(const TrainerState& s, const SpikeDetector& spikes) {
+  nlohmann::json sources = nlohmann::json::array(), former = nlohmann::json::array();
+  for (std::size_t i = 0; i < s.sources.size(); ++i) sources.push_back(to_json(s.sources[i], s.position.sources.at(i)));
+  for (const auto& [source, at] : s.former_sources) former.push_back(to_json(source, at));
   return {{"step", s.step},
           {"epoch", s.position.epoch},
           {"epoch_row", s.position.row},
@@ -20,6 +53,8 @@ nlohmann::json to_json(const TrainerState& s, const SpikeDetector& spikes) {
           {"rows_per_epoch", s.rows_per_epoch},
           {"ranks", s.ranks},
           {"dataset_fingerprint", s.dataset},
+          {"sources", sources},
+          {"former_sources", former},
           {"metrics_lines", s.metrics_lines},
           {"spike_window", spikes.state()}};
 }
@@ -40,6 +75,15 @@ TrainerState trainer_state(const nlohmann::json& json, const std::string& where,
     s.dataset = fields.text("dataset_fingerprint");
     s.metrics_lines = fields.count("metrics_lines");
     spikes.set_state(json.at("spike_window"));
+    if (fields.has("sources")) {
+      for (const JsonFields& source : fields.objects("sources")) {
+        const auto [state, at] = source_state(source);
+        s.sources.push_back(state);
+        s.position.sources.push_back(at);
+      }
+      for (const JsonFields& source : fields.objects("former_sources"))
+        s.former_sources.push_back(source_state(source));
+    }
   } else {
     SSA_CHECK(s.global_rows > 0 && s.rows_per_epoch >= s.global_rows, where, ": global_batch_rows is ", s.global_rows,
               ", expected from 1 to rows_per_epoch ", s.rows_per_epoch);

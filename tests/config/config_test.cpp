@@ -4,9 +4,12 @@
 #include "ssa/config/hugging_face_config.h"
 
 #include <algorithm>
+#include <array>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
+#include <tuple>
 
 #include "ssa/base/error.h"
 #include "support/catch.h"
@@ -174,10 +177,34 @@ TEST_CASE("config: the files of configs/ load, and the saved config loads as the
   CHECK(files == 10);
 }
 
-TEST_CASE("config: ssa-1b is the published size") {
-  const Config c = load_config(ssa::test::source_dir() / "configs/ssa-1b.json");
-  CHECK(parameters(c.model) == 1213794304);  // 1214M
-  CHECK(c.model.group() == 16);
+TEST_CASE("config: the four 1B models have the values of the published config.json files") {
+  for (const auto& [name, block_size, window_size] :
+       {std::tuple{"ssa", 16, 0}, {"fullattn", 64, 0}, {"moba", 16, 0}, {"nsa", 16, 128}}) {
+    const Config c = load_config(ssa::test::source_dir() / "configs" / (std::string(name) + "-1b.json"));
+    ModelConfig published;
+    published.vocab_size = 128256;
+    published.hidden_size = 2048;
+    published.intermediate_size = 8192;
+    published.num_hidden_layers = 16;
+    published.num_attention_heads = 32;
+    published.num_key_value_heads = 2;
+    published.head_dim = 64;
+    published.rms_norm_eps = 1e-5;
+    published.rope_theta = 500000.0;
+    published.initializer_range = 0.02;
+    published.tie_word_embeddings = true;
+    published.block_size = block_size;
+    published.block_counts = 16;
+    published.window_size = window_size;
+    published.max_position_embeddings = 131072;
+    published.bos_token_id = 128000;
+    published.eos_token_id = 128001;
+    INFO(name);
+    CHECK(c.model == published);
+    CHECK(c.train.max_length == 8192);
+    CHECK(parameters(c.model) == 1213794304);  // 1214M
+    CHECK(c.model.group() == 16);
+  }
 }
 
 TEST_CASE("config: every key survives saving and loading") {
@@ -239,7 +266,7 @@ TEST_CASE("config: --set takes JSON or a bare string") {
   CHECK(parse(minimal(), {"output_dir=\"quoted\""}).output_dir == "quoted");
   CHECK(parse(minimal(), {"output_dir=a=b"}).output_dir == "a=b");
   CHECK(parse(minimal(), {"attention.method=moba"}).attention.method == Method::moba);
-  CHECK_FALSE(parse(minimal(), {"data.eval_path=x", "data.eval_path=null"}).data.eval_path);
+  CHECK_FALSE(parse(minimal(), {"data.eval_path=x", "data.eval_path=null"}).data.eval_path.size());
   CHECK(parse(minimal(), {R"(checkpoint={"save_steps": 3, "async": true})"}).checkpoint.save_steps == 3.0);
   CHECK(error_of(minimal(), {R"(checkpoint={"save_stps": 3})"}) ==
         R"(--set checkpoint={"save_stps": 3}: checkpoint.save_stps: unknown key; did you mean checkpoint.save_steps?)");
@@ -300,7 +327,9 @@ TEST_CASE("config: errors for bad values from --set and in the model") {
       {"checkpoint.async=1", "checkpoint.async: found 1, expected true or false"},
       {"output_dir=", "output_dir: found \"\", expected a path"},
       {"data=5", "data: found 5, expected an object"},
-      {"data={}", "data.path: missing, expected a path (directory of the tokenized dataset, or a Megatron prefix)"},
+      {"data={}",
+       "data.path: missing, expected a path (directory of the tokenized dataset, or a Megatron prefix) or "
+       "data.sources"},
       {"train.max_length=10000", "train.max_length: found 10000, expected at most model.max_position_embeddings 8192"},
       {"model.num_key_value_heads=3",
        "model.num_key_value_heads: found 3, expected a divisor of num_attention_heads 4"},
@@ -390,6 +419,49 @@ TEST_CASE("config: an error shows at most 300 characters of what was wrong") {
   CHECK(error_of(minimal(), {"train=" + deep}).size() < 600);
 }
 
+TEST_CASE("config: data.sources instead of data.path, and evaluation sets with names") {
+  const std::string sources =
+      R"(data.sources=[{"path": "z/web/", "weight": 7}, {"path": "x", "weight": 3, "name": "a-b"}])";
+  const Config c = parse(minimal(), {sources, R"(data.eval_path={"web": "w", "code": "c"})"});
+  CHECK_FALSE(c.data.path);
+  CHECK(c.data.sources == std::vector<SourceConfig>{{"x", 3, "a-b"}, {"z/web/", 7, "web"}});
+  CHECK(c.data.eval_path == std::vector<EvalConfig>{{"code", "c"}, {"web", "w"}});
+  CHECK(parse(config_json(c)) == c);
+  CHECK(training_paths(c.data) == std::vector<std::string>{"x", "z/web/"});
+  CHECK(parse(config_json(c), {"data.path=p"}).data.sources.empty());
+  CHECK(parse(minimal(), {"data.eval_path=held"}).data.eval_path == std::vector<EvalConfig>{{"", "held"}});
+
+  const auto cases = std::vector<std::pair<std::string, std::string>>{
+      {R"(data.sources={"path": "x"})", "data.sources: found an object, expected a list of {path, weight, name}"},
+      {R"(data.sources=["x"])", "data.sources[0]: found \"x\", expected an object"},
+      {R"(data.sources=[{"path": "x"}])",
+       "data.sources[0].weight: missing, expected a number above 0, up to 1000000 (share of the rows, relative to the "
+       "other weights)"},
+      {R"(data.sources=[{"path": "x", "weight": 0}])",
+       "data.sources[0].weight: found 0, expected a number above 0, up to 1000000"},
+      {R"(data.sources=[{"path": "x", "weight": 1}, {"path": "y", "wieght": 1, "weight": 1}])",
+       "data.sources[1].wieght: unknown key, expected path, weight and name"},
+      {R"(data.sources=[{"path": "a/x", "weight": 1}, {"path": "b/x", "weight": 1}])",
+       "data.sources: found the name \"x\" twice, expected one each"},
+      {R"(data.sources=[{"path": "x", "weight": 1, "name": "a b"}])",
+       "data.sources[0].name: found the name \"a b\", expected 1 to 64 letters, digits, '.', '_' or '-'"},
+      {R"(data.eval_path={})", "data.eval_path: found an object, expected a path, an object {name: path, ...} or null"},
+      {R"(data.eval_path={"a": 1})",
+       "data.eval_path: found an object, expected a path, an object {name: path, ...} or null"},
+      {R"(data.eval_path={"a/b": "x"})",
+       "data.eval_path: found the name \"a/b\", expected 1 to 64 letters, digits, '.', '_' or '-'"},
+  };
+  for (const auto& [argument, expected] : cases) {
+    CAPTURE(argument);
+    const std::string error = error_of(minimal(), {argument});
+    CHECK_THAT(error, StartsWith("--set data.") && EndsWith(": " + expected));
+  }
+  CHECK(error_of(minimal(), {sources, "data.path=p"})
+            .ends_with("together with data.path \"p\", expected only one of the two"));
+  CHECK(error_of(minimal(), {sources, "data.max_train_samples=5"})
+            .ends_with("data.max_train_samples: found 5, expected 0 with data.sources"));
+}
+
 TEST_CASE("config: each missing required key is an error") {
   for (const std::string key : {"model", "output_dir", "data.path", "train.max_length",
                                 "train.per_device_train_batch_size", "train.learning_rate"}) {
@@ -446,6 +518,170 @@ TEST_CASE("config: rope_parameters of transformers 5 are read as rope_theta and 
                 "high_freq_factor": 4.0, "original_max_position_embeddings": 16})");
   CHECK(scaled.rope_theta == 10000.0);
   CHECK(scaled.rope_scaling == RopeScaling{8.0, 1.0, 4.0, 16});
+}
+
+namespace {
+
+/// A config.json of LLaMA with `more` at its end.
+std::string llama(const std::string& more) {
+  return R"({"model_type": "llama", "vocab_size": 272, "hidden_size": 64, "intermediate_size": 160,
+    "num_hidden_layers": 2, "num_attention_heads": 4)" +
+         more + "}";
+}
+
+}  // namespace
+
+TEST_CASE("config: a config.json has the defaults of transformers, an object in a run's config its own") {
+  const TemporaryDirectory directory;
+  const std::string file = directory.write("config.json", llama(""));
+  const HuggingFaceConfig from_file = read_hugging_face_config(file);
+  const ModelConfig& model = from_file.model;
+  CHECK(model.rope_theta == 10000.0);
+  CHECK(model.rms_norm_eps == 1e-6);
+  CHECK_FALSE(model.tie_word_embeddings);
+  CHECK(model.max_position_embeddings == 2048);
+  CHECK(model.bos_token_id == 1);
+  CHECK(model.eos_token_id == 2);
+  REQUIRE(from_file.notes.size() == 1);
+  CHECK(from_file.notes[0] ==
+        "missing, with transformers' defaults: rms_norm_eps 1e-06, rope_theta 10000.0, tie_word_embeddings false, "
+        "max_position_embeddings 2048, bos_token_id 1, eos_token_id 2");
+
+  const Config run = parse(minimal("", "\"" + file + "\""), {"model.block_size=8"});
+  CHECK(run.model.rope_theta == 10000.0);
+  CHECK(run.model.block_size == 8);
+  CHECK(run.model_notes == from_file.notes);
+  CHECK(parse(minimal("", llama(""))).model.rope_theta == 10000.0);
+  CHECK(parse(config_json(run)) == run);
+  CHECK(parse(minimal()).model.rope_theta == 500000.0);
+  CHECK(parse(minimal()).model_notes.empty());
+  CHECK(usage_error([&] { load_model_config(directory.write("c.json", llama(R"(, "rope_thetta": 5)"))); }) ==
+        (directory.path / "c.json: rope_thetta: unknown key; did you mean rope_theta?").string());
+}
+
+TEST_CASE("config: every way to write RoPE in a config.json") {
+  const TemporaryDirectory directory;
+  const auto read = [&](const std::string& more) {
+    return load_model_config(directory.write("config.json", llama(more)));
+  };
+  CHECK(read(R"(, "rope_scaling": {"rope_type": "default", "rope_theta": 5e5})").rope_theta == 5e5);
+  CHECK(read(R"(, "rope_scaling": {"type": "default"}, "rope_theta": 5e5)").rope_theta == 5e5);
+  CHECK(read(R"(, "rope_parameters": {"rope_type": "default", "rope_theta": 5e5, "partial_rotary_factor": 1.0})")
+            .rope_theta == 5e5);
+  CHECK(read(R"(, "partial_rotary_factor": 1.0)").rope_theta == 1e4);
+  const auto fails = [&](const std::string& more, const std::string& message) {
+    CHECK_THAT(usage_error([&] { read(more); }), Contains(message));
+  };
+  fails(R"(, "partial_rotary_factor": 0.5)", "config.json: partial_rotary_factor: found 0.5, expected 1");
+  fails(R"(, "rope_parameters": {"rope_theta": 5e5, "partial_rotary_factor": 0.25})",
+        "config.json: rope_parameters: partial_rotary_factor is 0.25, expected 1");
+  fails(R"(, "rope_scaling": {"rope_type": "default", "rope_theta": 5e5}, "rope_theta": 1e4)",
+        "config.json: rope_scaling: has rope_theta 500000.0, the key of that name 10000.0; expected one of them");
+  for (const char* kind : {"linear", "dynamic", "yarn", "longrope"})
+    fails(std::string(R"(, "rope_scaling": {"factor": 2.0, "rope_type": ")") + kind + "\"}", "expected llama3");
+}
+
+TEST_CASE("config: a config.json of another architecture is an error that names the key") {
+  const TemporaryDirectory directory;
+  const auto fails = [&](const std::string& text, const std::string& message) {
+    CHECK(usage_error([&] { load_model_config(directory.write("config.json", text)); }) ==
+          (directory.path / "config.json: ").string() + message);
+    CHECK_THAT(error_of(minimal("", text)), StartsWith("c.json: model." + message));
+  };
+  for (const std::string type : {"granite", "smollm3", "gemma2", "qwen3", "mistral", "qwen2", "phi3", "llama4"})
+    fails(R"({"model_type": ")" + type + "\"}", "model_type: found \"" + type +
+                                                    "\", expected \"llama\" or \"llama-nsa\": no other "
+                                                    "architecture is supported");
+  fails(R"({"architectures": ["LlamaForSequenceClassification"]})",
+        "architectures: found \"LlamaForSequenceClassification\", expected \"LlamaForCausalLM\" or "
+        "\"LlamaNSAForCausalLM\"");
+  for (const auto& [key, found, expected] :
+       std::vector<std::array<std::string, 3>>{{"hidden_act", "\"gelu\"", "\"silu\""},
+                                               {"attention_bias", "true", "false"},
+                                               {"mlp_bias", "true", "false"},
+                                               {"sliding_window", "4096", "null"},
+                                               {"embedding_multiplier", "12.0", "1"},
+                                               {"residual_multiplier", "0.22", "1"},
+                                               {"logits_scaling", "8.0", "1"},
+                                               {"attention_multiplier", "0.0078125", "null"},
+                                               {"final_logit_softcapping", "30.0", "null"},
+                                               {"attn_logit_softcapping", "50.0", "null"},
+                                               {"use_qk_norm", "true", "false"},
+                                               {"num_local_experts", "8", "0"}})
+    fails(llama(", \"" + key + "\": " + found), key + ": found " + found + ", expected " + expected);
+  fails(llama(R"(, "no_rope_layers": [1, 0])"), "no_rope_layers: found 0, expected 1 in every layer");
+  fails(llama(R"(, "layer_types": ["full_attention", "sliding_attention"])"),
+        "layer_types: found \"sliding_attention\", expected \"full_attention\" in every layer");
+  fails(llama(R"(, "quantization_config": {"bits": 4})"), "quantization_config: found an object, expected null");
+  // The neutral values are accepted.
+  CHECK_NOTHROW(load_model_config(
+      directory.write("config.json", llama(R"(, "sliding_window": null, "attention_bias": false, "logits_scaling": 1.0,
+        "layer_types": ["full_attention", "full_attention"], "architectures": ["LlamaForCausalLM"],
+        "pretraining_tp": 1, "attention_dropout": 0.0)"))));
+  CHECK(read_hugging_face_config(directory.write("config.json", llama(R"(, "attention_dropout": 0.1)"))).notes.at(1) ==
+        "attention_dropout 0.1 is not applied");
+}
+
+TEST_CASE("config: eos_token_id may be a list and bos_token_id null in a config.json") {
+  const TemporaryDirectory directory;
+  const auto read = [&](const std::string& more) {
+    return read_hugging_face_config(directory.write("config.json", llama(more)));
+  };
+  const HuggingFaceConfig config = read(R"(, "bos_token_id": null, "eos_token_id": [7, 8, 9])");
+  CHECK(config.model.eos_token_id == 7);
+  CHECK_FALSE(config.model.bos_token_id);
+  CHECK(config.notes.at(0) == "eos_token_id: the first of [7,8,9] ends a text; the others are ignored");
+  CHECK(read(R"(, "eos_token_id": [7])").notes.size() == 1);
+  CHECK_THAT(usage_error([&] { read(R"(, "eos_token_id": [])"); }), EndsWith("found an empty list, expected an id"));
+  CHECK_THAT(usage_error([&] { read(R"(, "eos_token_id": null)"); }), Contains("eos_token_id: found null"));
+  CHECK_THAT(usage_error([&] { read(R"(, "eos_token_id": [272])"); }), Contains("found 272, expected an id below"));
+  const std::string text = hugging_face_config_json(config.model, Method::ssa, BlockSelection::exact, "bfloat16");
+  CHECK(load_model_config(directory.write("again.json", text)) == config.model);
+}
+
+TEST_CASE("config: the attention method of a config.json is known from the file, or from the published code") {
+  const TemporaryDirectory directory;
+  const auto read = [&](std::string text) {
+    text.replace(text.find("\"llama\""), 7, "\"llama-nsa\"");
+    return read_hugging_face_config(directory.write("config.json", text));
+  };
+  const std::string blocks = R"(, "block_size": 16, "block_counts": 16, "window_size": 0)";
+  const HuggingFaceConfig published = read(llama(blocks));
+  CHECK_FALSE(published.dense);
+  CHECK_FALSE(published.method);
+  CHECK_FALSE(published.selection);
+  const HuggingFaceConfig exported = read(llama(R"(, "attention_method": "moba", "selection": "reference")"));
+  CHECK(exported.method->value == Method::moba);
+  CHECK(exported.method->stated);
+  CHECK(exported.selection->value == BlockSelection::reference);
+  CHECK(read(llama(R"(, "attention_method": "nsa")")).selection->value == BlockSelection::exact);
+  CHECK_THAT(usage_error([&] { read(llama(R"(, "attention_method": "dense")")); }),
+             EndsWith("attention_method: found \"dense\", expected ssa, full, moba or nsa"));
+  for (const char* key : {"block_size", "block_counts", "window_size"}) {
+    std::string without = blocks;
+    without.replace(without.find(key), std::strlen(key), "unrelated_number_of_things");
+    CHECK_THAT(usage_error([&] { read(llama(without)); }), Contains(std::string(key) + ": missing"));
+  }
+  directory.write("modeling_llama_nsa.py", "not the published file");
+  CHECK_FALSE(read(llama(blocks)).method);
+  const HuggingFaceConfig dense = read_hugging_face_config(directory.write("config.json", llama("")));
+  CHECK(dense.dense);
+  CHECK(dense.method->value == Method::full);
+  CHECK_FALSE(dense.method->stated);
+}
+
+TEST_CASE("config: a file that is not JSON is named for what it is") {
+  const TemporaryDirectory directory;
+  CHECK(usage_error([&] { load_model_config(directory.write("config.json", "<!doctype html><p>no")); }) ==
+        (directory.path / "config.json: an HTML page, not the file itself (was the download refused?), expected JSON")
+            .string());
+}
+
+TEST_CASE("config: attention.dense_warmup_steps is for ssa") {
+  CHECK(parse(minimal(), {"attention.dense_warmup_steps=5"}).attention.dense_warmup_steps == 5);
+  CHECK(error_of(minimal(), {"attention.dense_warmup_steps=5", "attention.method=moba"}) ==
+        "--set attention.dense_warmup_steps=5: attention.dense_warmup_steps: found 5, expected 0 with attention.method "
+        "moba: only ssa has two outputs");
 }
 
 TEST_CASE("config: an exported config.json reads back") {

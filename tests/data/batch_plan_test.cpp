@@ -9,10 +9,15 @@ using namespace ssa;
 
 namespace {
 
-using Rows = std::vector<std::int64_t>;
+/// Rows of one epoch of one dataset.
+std::vector<RowRef> rows_of(std::int64_t epoch, const std::vector<std::int64_t>& rows) {
+  std::vector<RowRef> all;
+  for (const std::int64_t row : rows) all.push_back({0, epoch, row});
+  return all;
+}
 
 BatchPlan plan_of(std::int64_t rows, std::int64_t batch, std::vector<RowRange> skipped = {}) {
-  return BatchPlan({.rows_per_epoch = rows, .global_rows = batch, .micro_rows = 1, .ranks = 1, .skip_ranges = skipped});
+  return BatchPlan({.sources = {{rows}}, .global_rows = batch, .micro_rows = 1, .ranks = 1, .skip_ranges = skipped});
 }
 
 }  // namespace
@@ -26,13 +31,14 @@ TEST_CASE("batch plan: a run that continues with another batch size uses every r
     for (int i = 0; i < 7; ++i) {
       const GlobalBatch batch = plan.batch_at(position);
       REQUIRE(std::ssize(batch.rows) == batch_rows);
-      for (const std::int64_t row : batch.rows) {
-        CHECK(used.emplace(batch.epoch, row).second);
-        CHECK(std::pair(batch.epoch, row) > last);
+      for (const auto& [source, epoch, row] : batch.rows) {
+        CHECK(source == 0);
+        CHECK(used.emplace(epoch, row).second);
+        CHECK(std::pair(epoch, row) > last);
         // The next row follows, or the epoch has too few rows left.
-        if (batch.epoch == last.first) CHECK(row == last.second + 1);
-        if (batch.epoch > last.first) CHECK(last.second + batch_rows >= 23);
-        last = {batch.epoch, row};
+        if (epoch == last.first) CHECK(row == last.second + 1);
+        if (epoch > last.first) CHECK(last.second + batch_rows >= 23);
+        last = {epoch, row};
       }
       position = batch.next;
     }
@@ -42,18 +48,16 @@ TEST_CASE("batch plan: a run that continues with another batch size uses every r
 TEST_CASE("batch plan: skipped rows are in no batch, and the rows after them follow") {
   const BatchPlan plan = plan_of(10, 4, {{13, 14}, {2, 3}, {3, 4}});
   GlobalBatch batch = plan.batch_at({});
-  CHECK(batch.rows == Rows{0, 1, 5, 6});
+  CHECK(batch.rows == rows_of(0, {0, 1, 5, 6}));
   CHECK(batch.next == DataPosition{0, 7});
   batch = plan.batch_at(batch.next);  // 3 rows are left of epoch 0
-  CHECK(batch.epoch == 1);
-  CHECK(batch.rows == Rows{0, 1, 2, 5});
-  CHECK(plan.batch_at({2, 0}).rows == Rows{0, 1, 2, 3});
+  CHECK(batch.rows == rows_of(1, {0, 1, 2, 5}));
+  CHECK(plan.batch_at({2, 0}).rows == rows_of(2, {0, 1, 2, 3}));
   // A whole epoch and the begin of the next one.
   batch = plan_of(10, 4, {{10, 20}}).batch_at({0, 8});
-  CHECK(batch.epoch == 2);
-  CHECK(batch.rows == Rows{1, 2, 3, 4});
+  CHECK(batch.rows == rows_of(2, {1, 2, 3, 4}));
   batch = plan_of(10, 4, {{0, std::int64_t{1} << 53}}).batch_at({0, 0});
-  CHECK(batch.epoch * 10 + batch.rows[0] > std::int64_t{1} << 53);
+  CHECK(batch.numbers.first > std::int64_t{1} << 53);
 }
 
 TEST_CASE("batch plan: the number of batches that are left") {

@@ -120,6 +120,24 @@ TEST_CASE("the splits of a corpus side by side are not read as one") {
   }
 }
 
+TEST_CASE("bits per byte: nats per token / ln 2 x tokens / bytes, where the bytes are recorded") {
+  TempDir dir;
+  make_dataset(dir.path(), {{{1, 2, 256}}, {{3, 4, 5, 256}, {6, 256}}});
+  CHECK(Dataset(dir.path()).text_bytes() == 6);  // the tokenizer is `bytes`
+  CHECK(*bits_per_byte(Dataset(dir.path()), std::log(2.0)) == Approx(9.0 / 6));
+  replace_text(dir / "dataset.json", "\"name\": \"bytes\"", "\"name\": \"other\"");
+  CHECK_FALSE(Dataset(dir.path()).text_bytes());
+  CHECK_FALSE(bits_per_byte(Dataset(dir.path()), 1.0));
+  replace_text(dir / "dataset.json", "\"tokens\": 3", "\"tokens\": 3, \"text_bytes\": 20");
+  CHECK_FALSE(Dataset(dir.path()).text_bytes());  // of one shard only
+  replace_text(dir / "dataset.json", "\"tokens\": 6", "\"tokens\": 6, \"text_bytes\": 16");
+  CHECK(Dataset(dir.path()).text_bytes() == 36);
+  CHECK(*bits_per_byte(Dataset(dir.path()), std::log(2.0)) == Approx(0.25));
+  replace_text(dir / "dataset.json", "\"text_bytes\": 16", "\"text_bytes\": \"16\"");
+  CHECK_THAT(error_of([&] { Dataset dataset(dir.path()); }),
+             has("shards[1]: text_bytes is \"16\", expected an integer of at least 0"));
+}
+
 TEST_CASE("dataset.json is read in full") {
   TempDir dir;
   make_dataset(dir.path(), {kTwo});

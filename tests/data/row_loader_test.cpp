@@ -3,7 +3,9 @@
 #include <numeric>
 #include <set>
 
+#include "ssa/base/random.h"
 #include "ssa/data/batch_plan.h"
+#include "ssa/data/best_fit.h"
 #include "support/catch.h"
 #include "support/make_dataset.h"
 #include "support/temp_dir.h"
@@ -29,13 +31,71 @@ Row load(const RowLoader& loader, std::int64_t epoch, std::int64_t index) {
 
 /// Packs token by token, as the contract describes: labels are the ids, -100 at each piece's first token and in
 /// padding, and are shifted at the end.
-std::vector<Row> naive_rows(const Documents& documents, std::int64_t max_length, Packing packing) {
+std::vector<Row> naive_rows(const Documents& documents, std::int64_t max_length, Packing packing, PackingCost& cost) {
   struct Token {
     std::int32_t id, label, position;
   };
   const auto T = static_cast<std::size_t>(max_length);
   std::vector<std::vector<Token>> rows(1);
-  if (packing == Packing::greedy) {
+  const auto count = [&] {
+    cost = {};
+    cost.rows = std::ssize(rows);
+    for (const auto& row : rows) cost.tokens += std::ssize(row);
+    std::int64_t begin = 0;
+    for (const Document& document : documents) {
+      const std::int64_t end = begin + std::ssize(document);
+      // The last row of concat may be dropped, and the documents that begin in it.
+      if (begin < end && (packing != Packing::concat || begin < cost.tokens)) {
+        ++cost.documents;
+        cost.cut_documents += packing == Packing::concat ? begin / max_length != (end - 1) / max_length
+                                                         : std::ssize(document) > max_length;
+      }
+      begin = end;
+    }
+  };
+  if (packing == Packing::best_fit) {
+    rows.clear();
+    std::vector<std::vector<Token>> pieces;
+    std::size_t tokens = 0, window = 0;  // `window`: the first row of the window
+    const auto pack = [&] {
+      std::ranges::stable_sort(pieces, [](const auto& a, const auto& b) { return a.size() > b.size(); });
+      std::vector<std::size_t> last_filled;  // of each row of the window: the piece that filled it last
+      for (std::size_t p = 0; p < pieces.size(); ++p) {
+        std::size_t best = rows.size();
+        for (std::size_t r = window; r < rows.size(); ++r) {
+          if (rows[r].size() + pieces[p].size() > T) continue;
+          const auto better = [&](std::size_t a, std::size_t b) {
+            if (rows[a].size() != rows[b].size()) return rows[a].size() > rows[b].size();
+            return last_filled[a - window] > last_filled[b - window];
+          };
+          if (best == rows.size() || better(r, best)) best = r;
+        }
+        if (best == rows.size()) {
+          rows.emplace_back();
+          last_filled.emplace_back();
+        }
+        rows[best].insert(rows[best].end(), pieces[p].begin(), pieces[p].end());
+        last_filled[best - window] = p;
+      }
+      pieces.clear();
+      tokens = 0;
+      window = rows.size();
+    };
+    for (const Document& document : documents)
+      for (std::size_t i = 0; i < document.size(); ++i) {
+        const auto position = static_cast<std::int32_t>(i % T);
+        if (position == 0) {
+          if (tokens >= 512 * T) pack();
+          pieces.emplace_back();
+        }
+        pieces.back().push_back({document[i], position == 0 ? -100 : document[i], position});
+        ++tokens;
+      }
+    pack();
+    count();
+    for (auto& row : rows)
+      for (std::int32_t p = 0; row.size() < T; ++p) row.push_back({kPad, -100, p});
+  } else if (packing == Packing::greedy) {
     for (const Document& document : documents) {
       std::vector<std::vector<Token>> pieces;
       for (std::size_t i = 0; i < document.size(); ++i) {
@@ -48,6 +108,7 @@ std::vector<Row> naive_rows(const Documents& documents, std::int64_t max_length,
         rows.back().insert(rows.back().end(), piece.begin(), piece.end());
       }
     }
+    count();
     for (auto& row : rows)
       for (std::int32_t p = 0; row.size() < T; ++p) row.push_back({kPad, -100, p});
   } else {
@@ -63,6 +124,7 @@ std::vector<Row> naive_rows(const Documents& documents, std::int64_t max_length,
       }
     }
     if (rows.back().size() < T) rows.pop_back();
+    count();
   }
   std::vector<Row> result;
   for (const auto& row : rows) {
@@ -105,23 +167,26 @@ TEST_CASE("packed rows equal the rows of a naive packer") {
   };
   // Documents much shorter than a row, about as long, and many rows long; a row of one token; all one-token documents.
   for (const Case c : {Case{20, 64}, {70, 64}, {1000, 64}, {30, 7}, {200, 33}, {9, 1}, {1, 5}, {300, 1000}})
-    for (const Packing packing : {Packing::greedy, Packing::concat})
+    for (const Packing packing : kPackings)
       for (std::uint64_t seed = 0; seed < 4; ++seed) {
         CAPTURE(c.longest, c.max_length, name_of(packing), seed);
         std::vector<Documents> shards;
-        for (const std::int64_t count : {13, 1, 40})
+        const std::int64_t times = c.max_length <= 7 ? 20 : 1;  // several windows of best_fit
+        for (const std::int64_t count : {13 * times, std::int64_t{1}, 40 * times})
           shards.push_back(random_documents(count, c.longest, seed * 10 + shards.size()));
         shards.back().push_back({});  // Megatron allows an empty sequence: it adds nothing, also as the last one
         TempDir dir;
         make_dataset(dir.path(), shards);
         const Dataset dataset(dir.path());
-        const std::vector<Row> want = naive_rows(joined(shards), c.max_length, packing);
+        PackingCost cost;
+        const std::vector<Row> want = naive_rows(joined(shards), c.max_length, packing, cost);
         if (want.empty()) {
           CHECK_THAT(error_of(dataset, options(c.max_length, packing)), has("make 0 rows"));
           continue;
         }
         const RowLoader loader(dataset, options(c.max_length, packing));
         REQUIRE(loader.rows() == static_cast<std::int64_t>(want.size()));
+        CHECK(loader.cost() == cost);
         for (std::int64_t i = 0; i < loader.rows(); ++i) {
           const Row row = load(loader, 0, i);
           const Row& expected = want[static_cast<std::size_t>(i)];
@@ -147,21 +212,83 @@ TEST_CASE("greedy packing of a few documents gives the expected rows") {
   CHECK(load(loader, 0, 3) == Row{{8, 9, kEos, kEos}, {9, kEos, -100, -100}, {0, 1, 2, 0}});
 }
 
+TEST_CASE("best_fit packing of a few documents gives the expected rows, and pads less than greedy packing") {
+  TempDir dir;
+  make_dataset(dir.path(), {{{1, 2, kEos}, {3, kEos}, {4, 5, 6, 7, 8, 9, kEos}}, {{kEos}, {10, kEos}}});
+  const Dataset dataset(dir.path());
+  const RowLoader loader(dataset, options(4, Packing::best_fit));
+  REQUIRE(loader.rows() == 4);
+  CHECK(load(loader, 0, 0) == Row{{4, 5, 6, 7}, {5, 6, 7, -100}, {0, 1, 2, 3}});
+  CHECK(load(loader, 0, 1) == Row{{1, 2, kEos, kEos}, {2, kEos, -100, -100}, {0, 1, 2, 0}});
+  CHECK(load(loader, 0, 2) == Row{{8, 9, kEos, kPad}, {9, kEos, -100, -100}, {0, 1, 2, 0}});
+  CHECK(load(loader, 0, 3) == Row{{3, kEos, 10, kEos}, {kEos, -100, kEos, -100}, {0, 1, 0, 1}});
+  CHECK(loader.cost().padding(4) == 1.0 / 16);
+  CHECK(loader.cost().cut() == 0.2);
+  CHECK(RowLoader(dataset, options(4, Packing::greedy)).cost().padding(4) == 5.0 / 20);
+}
+
+TEST_CASE("best fit: each piece goes into the row with the least room that it fits into") {
+  for (const std::int64_t length : {1, 2, 63, 64, 65, 4095, 4096, 5000, 300000}) {
+    BestFit fit(length);
+    for (std::uint64_t seed = 0; seed < 3; ++seed) {
+      std::vector<std::int32_t> pieces(500);
+      for (std::size_t i = 0; i < pieces.size(); ++i) {
+        const double x = random_uniform(seed, RandomPurpose::shuffle, 1, i);
+        pieces[i] = 1 + static_cast<std::int32_t>(x * x * static_cast<double>(length - (i % 9 > 0)));
+        pieces[i] = std::min(pieces[i], static_cast<std::int32_t>(length));
+      }
+      const std::int64_t rows = fit.pack(pieces);
+      CAPTURE(length, seed, rows);
+      REQUIRE(fit.order().size() == pieces.size());
+      std::vector<std::int64_t> rooms;
+      std::set<std::int32_t> seen;
+      std::int32_t before = static_cast<std::int32_t>(length), last = -1;
+      for (const std::int32_t piece : fit.order()) {
+        const std::int32_t size = pieces[static_cast<std::size_t>(piece)];
+        REQUIRE(size <= before);
+        if (size == before) REQUIRE(piece > last);
+        REQUIRE(seen.insert(piece).second);
+        before = size;
+        last = piece;
+        std::int64_t least = length + 1;
+        for (const std::int64_t room : rooms)
+          if (room >= size) least = std::min(least, room);
+        const auto row = static_cast<std::size_t>(fit.rows()[static_cast<std::size_t>(piece)]);
+        if (least > length) {
+          REQUIRE(row == rooms.size());
+          rooms.push_back(length);
+        } else {
+          REQUIRE(row < rooms.size());
+          REQUIRE(rooms[row] == least);
+        }
+        rooms[row] -= size;
+      }
+      REQUIRE(std::ssize(rooms) == rows);
+    }
+  }
+  CHECK_THROWS_AS(BestFit(4).pack(std::vector<std::int32_t>{5}), Error);
+  CHECK(BestFit(4).pack({}) == 0);
+}
+
 TEST_CASE("skipped and kept rows are counted in the unshuffled order") {
   TempDir dir;
   make_dataset(dir.path(), {random_documents(200, 90, 5)});
   const Dataset dataset(dir.path());
+  for (const Packing packing : kPackings) {
+    const RowLoader all(dataset, options(32, packing));
+    for (const std::int64_t skip : {-1, 0, 3, 40})
+      for (const std::int64_t keep : {0, 5, 50}) {
+        if (std::max<std::int64_t>(skip, 0) + keep > all.rows()) continue;
+        RowOptions o = options(32, packing);
+        o.skip_train_samples = skip;
+        o.max_train_samples = keep;
+        const RowLoader some(dataset, o);
+        const std::int64_t first = std::max<std::int64_t>(skip, 0);
+        REQUIRE(some.rows() == (keep ? keep : all.rows() - first));
+        for (std::int64_t i = 0; i < some.rows(); ++i) REQUIRE(load(some, 0, i) == load(all, 0, i + first));
+      }
+  }
   const RowLoader all(dataset, options(32, Packing::concat));
-  for (const std::int64_t skip : {-1, 0, 3})
-    for (const std::int64_t keep : {0, 5}) {
-      RowOptions o = options(32, Packing::concat);
-      o.skip_train_samples = skip;
-      o.max_train_samples = keep;
-      const RowLoader some(dataset, o);
-      const std::int64_t first = std::max<std::int64_t>(skip, 0);
-      REQUIRE(some.rows() == (keep ? keep : all.rows() - first));
-      for (std::int64_t i = 0; i < some.rows(); ++i) REQUIRE(load(some, 0, i) == load(all, 0, i + first));
-    }
   RowOptions none = options(32, Packing::concat);
   none.skip_train_samples = all.rows();
   CHECK_THAT(error_of(dataset, none), has("are skipped; expected at least one to be left"));
@@ -222,7 +349,7 @@ TEST_CASE("each row is used once per epoch, and global batch k is the same on 1,
   constexpr std::int64_t kGlobal = 12, kEpochs = 3;
   std::vector<std::vector<Row>> reference;
   for (const std::int64_t ranks : {1, 2, 3}) {
-    const BatchPlan plan({.rows_per_epoch = loader.rows(), .global_rows = kGlobal, .micro_rows = 2, .ranks = ranks});
+    const BatchPlan plan({.sources = {{loader.rows()}}, .global_rows = kGlobal, .micro_rows = 2, .ranks = ranks});
     REQUIRE(plan.batches_per_epoch() == loader.rows() / kGlobal);
     REQUIRE(plan.dropped_rows() == loader.rows() % kGlobal);
     REQUIRE(plan.micro_batches() == kGlobal / 2 / ranks);
@@ -234,8 +361,8 @@ TEST_CASE("each row is used once per epoch, and global batch k is the same on 1,
       std::vector<std::vector<Row>> slots(static_cast<std::size_t>(plan.micro_batches() * ranks));
       for (std::int64_t rank = 0; rank < ranks; ++rank)
         for (std::int64_t i = 0; i < plan.micro_batches(); ++i)
-          for (const std::int64_t row : plan.micro_batch(global, i, rank))
-            slots[static_cast<std::size_t>(i * ranks + rank)].push_back(load(loader, global.epoch, row));
+          for (const RowRef& row : plan.micro_batch(global, i, rank))
+            slots[static_cast<std::size_t>(i * ranks + rank)].push_back(load(loader, row.epoch, row.row));
       std::vector<Row> batch;
       for (const auto& slot : slots) batch.insert(batch.end(), slot.begin(), slot.end());
       if (ranks == 1)
@@ -273,9 +400,9 @@ TEST_CASE("a global batch that the ranks cannot share is a usage error with the 
     }
     return std::string("no error");
   };
-  CHECK(message({.rows_per_epoch = 12, .global_rows = 12, .micro_rows = 2, .ranks = 2}) == "no error");
-  CHECK(message({.rows_per_epoch = 11, .global_rows = 12, .micro_rows = 2, .ranks = 2}) ==
+  CHECK(message({.sources = {{12}}, .global_rows = 12, .micro_rows = 2, .ranks = 2}) == "no error");
+  CHECK(message({.sources = {{11}}, .global_rows = 12, .micro_rows = 2, .ranks = 2}) ==
         "zero steps in an epoch: the data makes 11 rows, expected at least one global batch of 12");
-  CHECK(message({.rows_per_epoch = 100, .global_rows = 12, .micro_rows = 2, .ranks = 4}) ==
+  CHECK(message({.sources = {{100}}, .global_rows = 12, .micro_rows = 2, .ranks = 4}) ==
         "global batch of 12 rows, expected a multiple of 4 ranks x 2 rows per micro-batch");
 }

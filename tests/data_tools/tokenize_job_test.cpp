@@ -116,6 +116,8 @@ TEST_CASE("tokenize: every kind of input gives its documents, in order") {
   CHECK(documents_in(out / "all") == expected);
   CHECK(report.documents == 8);
   CHECK(report.tokens == static_cast<std::int64_t>(report.text_bytes) + 8);
+  const auto info = ssa::read_dataset_info(out / "all/dataset.json");
+  CHECK(info.shards.at(0).text_bytes == static_cast<std::int64_t>(report.text_bytes));
   CHECK_FALSE(fs::exists(out / "all/job.json"));
 
   ssa::tokenize(options_for({(directory / "[cd].jsonl*").string(), (directory / "a.txt").string()}, out / "glob"));
@@ -278,6 +280,33 @@ TEST_CASE("tokenize: a bad record is reported with file and row under fail, skip
                                 {"row", 2},
                                 {"error", "field \"text\" is a number, expected a string"},
                                 {"record", "{\"text\": 5}"}});
+}
+
+TEST_CASE("tokenize: a job that a bad record ended continues with --on-error skip") {
+  TempDir directory;
+  write_file(directory / "a.jsonl", json_lines(0, 300, 100) + "{\"text\": 5}\n" + json_lines(300, 300, 100));
+  auto options = options_for({(directory / "a.jsonl").string()}, directory / "out");
+  check_error(error_of([&] { ssa::tokenize(options); }), "a.jsonl:301: field \"text\" is a number");
+  options.on_error = ssa::OnError::skip;
+  const ssa::TokenizeReport report = ssa::tokenize(options);
+  CHECK(report.documents == 600);
+  CHECK(report.skipped == 1);
+  options.output = directory / "at-once";
+  ssa::tokenize(options);
+  CHECK((files_in(directory / "out") == files_in(directory / "at-once")));
+}
+
+TEST_CASE("tokenize: a damaged job.json is an error that says how to start again") {
+  TempDir directory;
+  write_file(directory / "a.jsonl", json_lines(0, 30, 100) + "{\"text\": 5}\n");
+  auto options = options_for({(directory / "a.jsonl").string()}, directory / "out");
+  check_error(error_of([&] { ssa::tokenize(options); }), "a.jsonl:31");
+  const std::string state = ssa::test::read_file(directory / "out/job.json");
+  for (const std::string& damaged :
+       {state.substr(0, state.size() / 2), std::string("{\"settings\": {}}"), std::string()}) {
+    write_file(directory / "out/job.json", damaged);
+    check_error(error_of([&] { ssa::tokenize(options); }), "job.json: ", "; remove the directory to start again");
+  }
 }
 
 TEST_CASE("tokenize: a damaged compressed file keeps the documents before the damage") {

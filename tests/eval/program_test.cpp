@@ -1,5 +1,7 @@
 // ssa_eval as a program.
 #include <cmath>
+#include <cstring>
+#include <map>
 
 #include "eval/byte_model.h"
 #include "support/make_dataset.h"
@@ -127,6 +129,55 @@ TEST_CASE("ssa_eval: attention statistics of data and texts, on one and two rank
               {"--attention-stats needs --data or --text"});
 }
 
+TEST_CASE("ssa_eval: a model whose config.json names no method is evaluated as --method and --selection say") {
+  const EvalDirectory directory;
+  const auto config_file = directory.path() / "config.json";
+  json config = json::parse(ssa::test::read_file(config_file));
+  const auto loss = [&](const Arguments& more, const std::string& mode = "sparse") {
+    Arguments all = {"--data", "data", "--mode", mode};
+    all.insert(all.end(), more.begin(), more.end());
+    return directory.results(all)["results"]["data"]["loss,none"].get<double>();
+  };
+  config["block_counts"] = 4;  // above half a chunk of block_size blocks, where the selections differ
+  std::map<std::string, double> known;
+  for (const std::string method : {"ssa", "moba", "full", "nsa"})
+    for (const std::string selection : {"exact", "reference"}) {
+      config["attention_method"] = method;
+      config["selection"] = selection;
+      ssa::test::write_file(config_file, config.dump());
+      known[method + selection] = loss({});
+    }
+  CHECK(known["ssaexact"] != known["ssareference"]);
+  CHECK(known["ssaexact"] != known["nsaexact"]);
+  check_fails(directory.run({"--data", "data", "--method", "ssa"}), kExitUsage,
+              {"--method ssa", "attention method nsa", "expected nsa"});
+  check_fails(directory.run({"--data", "data", "--selection", "exact"}), kExitUsage, {"selection reference"});
+  check_fails(directory.run({"--data", "data", "--method", "dense"}), kExitUsage,
+              {"--method dense, expected one of ssa, full, moba, nsa"});
+
+  config.erase("attention_method");
+  config.erase("selection");
+  ssa::test::write_file(config_file, config.dump());
+  for (const std::string method : {"ssa", "moba", "full", "nsa"})
+    for (const std::string selection : {"exact", "reference"})
+      CHECK(loss({"--method", method, "--selection", selection}) == known[method + selection]);
+  check_fails(directory.run({"--data", "data", "--selection", "exact"}), kExitUsage,
+              {"model", "names no attention method", "--method"});
+  check_fails(directory.run({"--data", "data", "--method", "nsa"}), kExitUsage, {"names no selection", "--selection"});
+  check_fails(directory.run({"--data", "data"}), kExitUsage, {"names no attention method"});
+}
+
+TEST_CASE("ssa_eval: weights that are not finite are an error") {
+  const EvalDirectory directory;
+  const auto file = directory.path() / "model.safetensors";
+  std::string bytes = ssa::test::read_file(file);
+  const float nan = std::nanf("");
+  std::memcpy(bytes.data() + bytes.size() - sizeof nan, &nan, sizeof nan);
+  std::filesystem::remove(file);
+  ssa::test::write_file(file, bytes);
+  check_fails(directory.run({"--data", "data"}), kExitFailed, {"model: tensor ", "is nan, expected finite values"});
+}
+
 TEST_CASE("ssa_eval: bad input is a one-line error that names it") {
   const EvalDirectory directory;
   const auto fails = [&](const Arguments& arguments, int exit_code, const std::vector<std::string>& parts) {
@@ -136,6 +187,7 @@ TEST_CASE("ssa_eval: bad input is a one-line error that names it") {
   fails({"--data", "data", "--mode", "dense"}, kExitUsage, {"--mode dense"});
   fails({"--data", "data", "--block-counts", "8,x"}, kExitUsage, {"--block-counts x"});
   fails({"--data", "data", "--rope-scaling", "-1"}, kExitUsage, {"--rope-scaling -1"});
+  fails({"--data", "data", "--original-positions", "64"}, kExitUsage, {"--original-positions needs --rope-scaling"});
   fails({"--data", "data", "--seeds", "1,-2"}, kExitUsage, {"--seeds -2"});
   fails({"--data", "data", "--frobnicate"}, kExitUsage, {"--frobnicate"});
   fails({"--data", "data", "--log-samples"}, kExitUsage, {"--log-samples requires --output"});
@@ -154,4 +206,29 @@ TEST_CASE("ssa_eval: bad input is a one-line error that names it") {
   const EvalDirectory nsa("nsa");
   check_fails(nsa.run({"--data", "data", "--mode", "full"}), kExitUsage, {"nsa", "no full attention"});
   CHECK(directory.run({"--help"}).out.find("example") != std::string::npos);
+}
+
+TEST_CASE("ssa_eval: a published config.json, all methods and selections, against an independent implementation") {
+  // tests/golden/published.json: losses computed in float64 for 64 tokens, with block_counts 4 and nsa's window of 5.
+  const EvalDirectory directory;
+  const json expected = json::parse(ssa::test::read_file(ssa::test::source_dir() / "tests/golden/published.json"));
+  std::filesystem::remove_all(directory.directory() / "data");
+  make_dataset(directory.directory() / "data", {{expected["ids"].get<Document>()}}, {.json = false});
+  json config = json::parse(ssa::test::read_file(directory.path() / "config.json"));
+  config.erase("attention_method");
+  config["block_counts"] = 4;
+  std::size_t compared = 0;
+  for (const auto& [name, loss] : expected["losses"].items()) {
+    const std::string method = name.substr(0, name.find(' ')), selection = name.substr(name.rfind(' ') + 1);
+    const std::string mode = name.substr(method.size() + 1, name.rfind(' ') - method.size() - 1);
+    config["window_size"] = method == "nsa" ? 5 : 0;
+    ssa::test::write_file(directory.path() / "config.json", config.dump());
+    const json found =
+        directory.results({"--data", "data", "--method", method, "--selection", selection, "--mode", mode});
+    INFO(name);
+    CHECK(std::abs(found["results"]["data"]["loss,none"].get<double>() - loss.get<double>()) < 1e-6);
+    ++compared;
+  }
+  CHECK(compared == 10);
+  CHECK(expected["losses"]["ssa sparse reference"] != expected["losses"]["ssa sparse exact"]);
 }

@@ -42,6 +42,9 @@ TEST_CASE("a RoPE scaling factor replaces the model's own") {
         RopeScaling{.factor = 4, .low_freq_factor = 1, .high_freq_factor = 4, .original_max_position_embeddings = 64});
   CHECK(scaled.max_position_embeddings == 256);
   CHECK_FALSE(settings_of(model.source(), {})[0].model.rope_scaling.has_value());
+  const ModelConfig shorter = settings_of(model.source(), {.rope_scaling = 4, .original_positions = 16})[0].model;
+  CHECK(shorter.rope_scaling->original_max_position_embeddings == 16);
+  CHECK(shorter.max_position_embeddings == 64);
 
   nlohmann::json config = nlohmann::json::parse(ssa::test::read_file(model.path() / "config.json"));
   config["rope_scaling"] = {{"rope_type", "llama3"},

@@ -101,20 +101,20 @@ void check_steps(const std::string& name, DeviceKind device, const Tolerances& t
 
 /// The gradients of a case's first step, computed as the trainer does.
 std::vector<float> first_gradients(const Config& config, TestModel& m) {
-  const Dataset dataset(config.data.path);
+  const Dataset dataset(config.data.path.value());
   const RowLoader loader(dataset, {.max_length = config.train.max_length,
                                    .packing = config.data.packing,
                                    .shuffle = config.data.shuffle,
                                    .pad_id = static_cast<std::int32_t>(config.model.eos_token_id),
                                    .vocab_size = config.model.vocab_size});
   const std::int64_t rows = config.train.per_device_train_batch_size;
-  const BatchPlan plan({.rows_per_epoch = loader.rows(),
+  const BatchPlan plan({.sources = {{loader.rows()}},
                         .global_rows = rows * accumulation_steps(config.train, 1),
                         .micro_rows = rows,
                         .ranks = 1});
   const GlobalBatch batch = plan.batch_at({});
   const auto parameters = published_parameters(config.model);
-  const HuggingFaceWeights weights(*config.init_from, parameters, config.model.tie_word_embeddings);
+  const HuggingFaceWeights weights(*config.init_from, config.model);
   load_master_weights(m.stream, m.state, [&](std::size_t i, std::span<float> out, std::int64_t first) {
     weights.read(parameters[i], out, first);
   });
@@ -134,7 +134,7 @@ std::vector<float> first_gradients(const Config& config, TestModel& m) {
   m.state.sums.clear(m.stream);
   for (std::int64_t micro = 0; micro < plan.micro_batches(); ++micro) {
     for (std::int64_t i = 0; i < rows; ++i)
-      staging.fill(i, loader, 0, plan.micro_batch(batch, micro, 0)[static_cast<std::size_t>(i)], full_stream);
+      staging.fill(i, loader, 0, plan.micro_batch(batch, micro, 0)[static_cast<std::size_t>(i)].row, full_stream);
     staging.upload(m.state.batch);
     forward_backward(m.stream, m.state.model(), m.state.batch, scales, m.state.sums.losses(),
                      micro == 0 ? Gradients::overwrite : Gradients::add);

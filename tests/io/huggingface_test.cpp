@@ -89,7 +89,7 @@ TEST_CASE("huggingface: a directory reads back as written, whole and sharded, f3
   write_directory(dir.path() / "new" / "model", model, dtype, max_shard_bytes);
   const fs::path directory = dir.path() / "new" / "model";
   const auto tensors = published_parameters(model);
-  const HuggingFaceWeights weights(directory, tensors, tied);
+  const HuggingFaceWeights weights(directory, model);
   CHECK(holds_all(weights, tensors));
   CHECK(load_model_config(directory / "config.json") == model);
   CHECK((max_shard_bytes > 1000) == fs::exists(directory / "model.safetensors"));
@@ -141,7 +141,7 @@ TEST_CASE("huggingface: config.json has the keys that transformers needs") {
 TEST_CASE("huggingface: a missing, misshapen or unexpected tensor is named") {
   const TempDir dir;
   const auto expected = published_parameters(small_model(true));
-  const auto open = [&] { HuggingFaceWeights weights(dir.path(), expected, true); };
+  const auto open = [&] { HuggingFaceWeights weights(dir.path(), small_model(true)); };
   check_error(error_of(open), dir.path().string(), "neither model.safetensors nor model.safetensors.index.json");
 
   auto tensors = expected;
@@ -149,8 +149,6 @@ TEST_CASE("huggingface: a missing, misshapen or unexpected tensor is named") {
   tensors.push_back({"lm_head.weight", {19, 12}});
   write_zeros(dir.path(), tensors);
   CHECK(error_of(open).empty());
-  check_error(error_of([&] { HuggingFaceWeights weights(dir.path(), expected, false); }), "model.safetensors",
-              "unexpected tensor lm_head.weight [19, 12]");
   tensors.push_back({"model.layers.2.input_layernorm.weight", {12}});
   write_zeros(dir.path(), tensors);
   check_error(error_of(open), "model.safetensors", "unexpected tensor model.layers.2.input_layernorm.weight [12]");
@@ -210,11 +208,103 @@ TEST_CASE("huggingface: a directory with files is not changed, and a failed expo
   CHECK(fs::exists(dir.path() / "empty" / "model.safetensors"));
 }
 
+TEST_CASE("huggingface: tied embeddings with another lm_head.weight are an error") {
+  const TempDir dir;
+  auto tensors = published_parameters(small_model(true));
+  tensors.push_back({"lm_head.weight", {19, 12}});
+  for (const float last : {0.0f, 1e-6f}) {
+    SafetensorsWriter writer(dir.path() / "model.safetensors", tensors);
+    for (const TensorSpec& t : tensors) {
+      std::vector<float> values(static_cast<std::size_t>(count_of(t.shape)));
+      if (t.name == "lm_head.weight") values.back() = last;
+      writer.append(t.name, values);
+    }
+    writer.finish();
+    const std::string error = error_of([&] { HuggingFaceWeights weights(dir.path(), small_model(true)); });
+    if (last == 0.0f)
+      CHECK(error == "");
+    else
+      check_error(error, "model.safetensors: lm_head.weight differs from model.embed_tokens.weight",
+                  "tie_word_embeddings is true");
+  }
+}
+
+TEST_CASE("huggingface: gates are added to the weights of a dense model") {
+  const TempDir dir;
+  const ModelConfig model = small_model(false);
+  const auto all = published_parameters(model);
+  std::vector<TensorSpec> dense;
+  for (const TensorSpec& t : all)
+    if (t.name.find("g_proj") == std::string::npos) dense.push_back(t);
+  REQUIRE(dense.size() == all.size() - 2);
+  SafetensorsWriter writer(dir.path() / "model.safetensors", dense);
+  for (const TensorSpec& t : dense)
+    writer.append(t.name, std::vector<float>(static_cast<std::size_t>(count_of(t.shape)), 0.3f));
+  writer.finish();
+  check_error(error_of([&] { HuggingFaceWeights weights(dir.path(), model); }), "self_attn.g_proj.weight is missing");
+  for (const int outputs : {1, 3}) {
+    const HuggingFaceWeights weights(dir.path(), model, AddedGates{outputs});
+    for (const TensorSpec& t : all) {
+      std::vector<float> values(static_cast<std::size_t>(count_of(t.shape)), 7.0f);
+      weights.read(t, values);
+      const bool gate = t.name.find("g_proj") != std::string::npos;
+      const bool value = t.name.find("v_proj") != std::string::npos;
+      const float expected = gate ? 0.0f : value ? static_cast<float>(2.0 / outputs * 0.3f) : 0.3f;
+      CHECK(values == std::vector<float>(values.size(), expected));
+    }
+  }
+  // A file with gates is not a dense model's.
+  write_zeros(dir.path(), all);
+  check_error(error_of([&] { HuggingFaceWeights weights(dir.path(), model, AddedGates{}); }),
+              "unexpected tensor model.layers.0.self_attn.g_proj.weight");
+}
+
+TEST_CASE("huggingface: weights in another format are an error that says what they are") {
+  const auto error_with = [](const std::string& name, const std::string& bytes) {
+    const TempDir dir;
+    replace_file(dir.path() / name, bytes);
+    CHECK(has_weights(dir.path()));
+    return error_of([&] { HuggingFaceWeights weights(dir.path()); });
+  };
+  const std::string good = "model.safetensors";
+  check_error(error_with(good, "version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 5\n"),
+              good + ": a Git LFS pointer", "expected a safetensors file");
+  check_error(error_with(good, "\n <!DOCTYPE html>\n<html lang=en>"), good + ": an HTML page");
+  check_error(error_with(good, "<html><head><title>401</title>"), good + ": an HTML page");
+  check_error(error_with(good, std::string("PK\x03\x04\0\0\0\0\0\0\0\0", 12)), good + ": a ZIP archive");
+  check_error(error_with("pytorch_model.bin", "x"), "pytorch_model.bin: not a format that is read",
+              "expected model.safetensors", "save_pretrained");
+  check_error(error_with("pytorch_model.bin.index.json", "{}"), "pytorch_model.bin.index.json: not a format");
+  check_error(error_with("pytorch_model-00001-of-00002.bin", "PK"), "pytorch_model-00001-of-00002.bin: not a format");
+  check_error(error_with("consolidated.00.pth", "PK"), "consolidated.00.pth: not a format");
+  check_error(error_with("q4.gguf", "GGUF"), "q4.gguf: not a format");
+  check_error(error_with("model.safetensors.index.json", "version https://git-lfs.github.com/spec/v1\nsize 9\n"),
+              "model.safetensors.index.json: a Git LFS pointer", "expected a JSON object");
+  check_error(error_with("adapter_model.safetensors", "x"), "adapter_model.safetensors: an adapter");
+  const TempDir empty;
+  CHECK(!has_weights(empty.path()));
+}
+
+TEST_CASE("huggingface: a header whose length looks like another format, and null metadata, are read") {
+  const TempDir dir;
+  for (const std::size_t length : {std::size_t{0x280}, std::size_t{0x480}, std::size_t{0x8B1F}}) {
+    std::string header =
+        R"({"__metadata__":null,"model.norm.weight":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})";
+    header.resize(length, ' ');
+    std::string bytes(8, '\0');
+    for (std::size_t i = 0; i < 8; ++i) bytes[i] = static_cast<char>(length >> (8 * i) & 0xff);
+    replace_file(dir.path() / "model.safetensors", bytes + header + std::string(4, '\0'));
+    const SafetensorsReader reader(dir.path() / "model.safetensors");
+    CHECK(reader.tensors().size() == 1);
+    CHECK(reader.metadata().empty());
+  }
+}
+
 TEST_CASE("huggingface: weights written by another program load") {
   const fs::path directory =
       ssa::test::source_dir() / "tests" / "golden" / "cases" / "full-untied-llama3rope" / "model";
   const ModelConfig model = load_model_config(directory / "config.json");
-  const HuggingFaceWeights weights(directory, published_parameters(model), model.tie_word_embeddings);
+  const HuggingFaceWeights weights(directory, model);
   std::vector<float> norm(static_cast<std::size_t>(model.hidden_size));
   weights.read({"model.norm.weight", {model.hidden_size}}, norm);
   CHECK(norm == std::vector<float>(norm.size(), 1.0f));

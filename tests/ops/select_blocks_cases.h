@@ -66,6 +66,20 @@ inline const std::vector<SelectBlocksCase> kSelectBlocksCases = {
     {{1, 600, 1, 2, 64}, 16, 16, BlockSelection::reference, Ties::all},
     {{1, 600, 1, 16, 64}, 16, 16, BlockSelection::exact, Ties::none, 28.0}};  // exponentials of at least 2^127
 
+/// Too long for the slow backends: every number of tiles of the kernel that keeps all scores in registers, with its
+/// group sizes, also with sums that get too large, and more blocks than it can keep.
+inline const std::vector<SelectBlocksCase> kLongSelectBlocksCases = {
+    {{1, 2500, 1, 16, 64}, 16, 16},
+    {{2, 2100, 2, 2, 64}, 16, 16, BlockSelection::reference},
+    {{1, 6200, 1, 5, 64}, 16, 16, BlockSelection::exact, Ties::none, 12.0},
+    {{1, 2400, 1, 32, 64}, 16, 40},
+    {{1, 8192, 1, 3, 64}, 16, 16},
+    {{1, 8192, 1, 2, 64}, 16, 16, BlockSelection::exact, Ties::pairs},
+    {{1, 8192, 1, 1, 64}, 16, 16, BlockSelection::exact, Ties::none, 14.0},
+    {{1, 8192, 1, 1, 64}, 16, 16, BlockSelection::reference, Ties::all},
+    {{1, 4100, 1, 2, 128}, 16, 16},
+    {{1, 8300, 1, 2, 64}, 16, 16}};
+
 struct SelectBlocksInputs {
   Values q, k_mean;
 

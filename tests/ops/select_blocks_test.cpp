@@ -220,7 +220,9 @@ TEST_CASE("select_blocks validation names the wrong tensor or value") {
 
 TEST_CASE("select_blocks on CUDA agrees with the definition except for near ties") {
   if (skip_without_gpu()) return;
-  for (const SelectBlocksCase& c : kSelectBlocksCases) {
+  std::vector<SelectBlocksCase> cases = kSelectBlocksCases;
+  cases.insert(cases.end(), kLongSelectBlocksCases.begin(), kLongSelectBlocksCases.end());
+  for (const SelectBlocksCase& c : cases) {
     if (!cuda_supports(c)) continue;
     INFO(c.to_string());
     SelectBlocksInputs in(c);

@@ -3,9 +3,11 @@
 
 Exit code 77 (skipped) when a Python package of the case is missing.
 """
+import gzip
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -80,6 +82,33 @@ def test_plots(directory):
     assert all(axis.get_xlabel() and axis.get_ylabel() for axis in axes.values())
 
 
+def test_plot_of_a_mix(directory):
+    need("matplotlib")
+    sys.path.insert(0, str(SCRIPTS))
+    import plot_run
+    import plotting
+
+    step = lambda n: {"step": n, "ce_loss": 5 - n, "loss": 5 - n,
+                      "sources": {"web": {"rows": n, "tokens": 9 * n, "epoch": 0.1 * n},
+                                  "code": {"rows": n, "tokens": 9 * n, "epoch": 0.2 * n}},
+                      "eval_loss_sparse/a": 4 - n, "eval_loss_full/a": 3.9 - n, "eval_loss_sparse/b": 3 - n,
+                      "eval_loss_full/b": 2.9 - n, "eval_bits_per_byte_sparse/a": 1.5 - 0.1 * n}
+    file = directory / "metrics.jsonl"
+    file.write_text("".join(json.dumps(step(n)) + "\n" for n in (1, 2)))
+    figures = []
+    plotting.save = lambda figure, output: figures.append(figure)
+    sys.argv = ["plot_run.py", str(file)]
+    plot_run.main()
+    axes = {axis.get_title(): axis for axis in figures[0].axes}
+    curves = lambda title: {line.get_label(): list(line.get_ydata()) for line in axes[title].get_lines()}
+    assert curves("Epochs of each source") == {"web": [0.1, 0.2], "code": [0.2, 0.4]}, curves("Epochs of each source")
+    assert list(curves("Validation loss")) == ["a, sparse attention", "b, sparse attention", "a, full attention",
+                                               "b, full attention"], curves("Validation loss")
+    assert curves("Validation loss by text") == {"a, sparse attention": [1.4, 1.3]}, curves("Validation loss by text")
+    colors = {line.get_label(): line.get_color() for line in axes["Validation loss"].get_lines()}
+    assert colors["a, sparse attention"] == colors["a, full attention"] != colors["b, full attention"], colors
+
+
 def test_eval_plots(directory):
     need("matplotlib")
     document = lambda mode, loss, **budget: {
@@ -150,6 +179,60 @@ def test_download_tasks(directory):
     file.unlink()
     run("bash", script, target, "arc_easy", "--from", source, PYTHON=sys.executable)
     assert [json.loads(line) for line in (target / "arc_easy.jsonl").read_text(encoding="utf-8").splitlines()] == rows
+
+
+def make_package(directory, name, files):
+    """A .deb with these files, {path: text}."""
+    root = directory / f"{name}-root"
+    files = {"DEBIAN/control": f"Package: {name}\nVersion: 1.5\nArchitecture: all\nMaintainer: a <a@b.c>\n"
+                               "Description: test\n", **files}
+    for path, content in files.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(content if isinstance(content, bytes) else content.encode())
+    directory.mkdir(exist_ok=True)
+    run("dpkg-deb", "-b", root, directory / f"{name}_1.5_all.deb")
+    shutil.rmtree(root)
+
+
+def test_debian_corpus(directory):
+    if not shutil.which("dpkg-deb"):
+        print("skipped: there is no dpkg-deb")
+        sys.exit(77)
+    prose = "This is a paragraph of the {} that has most of the common words of English, and it is long enough to be " \
+            "kept as a part of a document, if it is not one that was in another of the files."
+    page = f"<html><head><title>no</title></head><body><nav>menu</nav><h1>Title &amp; more</h1>" \
+           f"<p>{prose.format('<b>page</b>')}</p><p>{prose.format('license')}</p><pre>int  a;\n  &lt;b&gt;</pre></body>"
+    manual = '.TH x 1\n.\\" comment\n.SH NAME\nx \\- a \\fBtool\\fR\n.PP\n' + prose.format("manual") + "\n.BR x (1)\n" \
+             f".PP\n{prose.format('license')}\n.nf\nkeep  this\n.fi\n{prose.format('end')}\n"
+    make_package(directory / "packages/books", "book", {
+        "usr/share/doc/book/a.html": page, "usr/share/doc/book/de/a.html": page.replace("page", "Seite"),
+        "usr/share/doc/book/changelog.txt": prose * 9, "usr/share/doc/book/short.txt": "short",
+        "usr/share/doc/book/numbers.txt": "1 2 3\n" * 900,
+        "usr/share/doc/book/copyright": "Format: x\nLicense: GPL-2+\n\nLicense: MIT\n"})
+    entries = ["first " + prose.format("entry"), "second " + prose.format("entry")]
+    digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    number = lambda n: digits[n // 64] + digits[n % 64]
+    index = f"a\t{number(0)}\t{number(len(entries[0]))}\nb\t{number(len(entries[0]))}\t{number(len(entries[1]))}\n"
+    make_package(directory / "packages/manuals", "tools", {
+        "usr/share/man/man1/x.1.gz": gzip.compress(manual.encode()), "usr/share/man/fr/man1/x.1": manual + "French",
+        "usr/share/dictd/d.dict.dz": gzip.compress("".join(entries).encode()), "usr/share/dictd/d.index": index})
+    out = run(sys.executable, SCRIPTS / "debian_text.py", directory / "packages", directory / "out")
+    assert "books: 1 documents" in out and "manuals: 2 documents" in out, out
+    read = lambda name: [json.loads(line) for line in (directory / "out" / name).read_text().splitlines()]
+    assert read("books.jsonl") == [{"text": "\n\n".join([
+        "Title & more", prose.format("page"), prose.format("license"), "int  a;\n  <b>"]), "package": "book",
+        "file": "/usr/share/doc/book/a.html"}], read("books.jsonl")
+    dictionary, page = read("manuals.jsonl")
+    assert dictionary["text"] == "\n\n".join(entries), dictionary
+    assert page["text"] == "\n\n".join(["NAME", "x - a tool", prose.format("manual") + " x(1)", "keep  this",
+                                        prose.format("end")]), page
+    table = [line.split("\t") for line in (directory / "out/licenses.tsv").read_text().splitlines()]
+    assert table[1][:3] == ["books", "book", "1.5"] and table[1][4] == "GPL-2+; MIT", table
+    assert table[2][4] == "not in the package", table
+    assert (directory / "out/copyright/book").read_text().startswith("Format: x")
+    script = SCRIPTS / "debian_corpus.sh"
+    assert "no source novels, expected books" in run("bash", script, directory / "new", "--sources", "novels", code=2)
+    assert "books.jsonl: exists already" in run("bash", script, directory / "out", "--sources", "books", code=1)
 
 
 def main():

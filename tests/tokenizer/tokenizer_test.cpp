@@ -397,6 +397,25 @@ TEST_CASE("tokenizer: a tiktoken rank file gives the ids of naive byte-pair enco
               "base64");
 }
 
+TEST_CASE("tokenizer: a file that is no tokenizer is named for what it is") {
+  const TempDir dir;
+  const auto fails = [&](const char* name, const std::string& bytes, const std::string& kind) {
+    write_file(dir.path() / name, bytes);
+    check_error(error_of([&] { ssa::load_tokenizer((dir.path() / name).string()); }), name, kind);
+  };
+  // The first pieces of a SentencePiece model: field 1 is a message of text, score and type.
+  std::string pieces;
+  for (const char* text : {"<unk>", "<s>", "</s>"}) {
+    const std::string piece(text);
+    pieces += std::string("\x0A") + static_cast<char>(piece.size() + 9) + "\x0A" + static_cast<char>(piece.size()) +
+              piece + std::string("\x15\0\0\0\0\x18\x02", 7);
+  }
+  fails("tokenizer.model", pieces, "a SentencePiece model, expected tiktoken ranks");
+  fails("tokenizer.model", "version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n", "a Git LFS pointer");
+  fails("tokenizer.json", "version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n", "a Git LFS pointer");
+  fails("tokenizer.json", "<!DOCTYPE html>\n<html>", "an HTML page");
+}
+
 TEST_CASE("tokenizer: a pre-token of one megabyte decodes to the same text") {
   const ssa::Tokenizer tokenizer = load("llama3");
   const std::string text(1 << 20, 'a');

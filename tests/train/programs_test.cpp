@@ -47,7 +47,7 @@ std::string last_line(const std::string& text) {
 void save(const fs::path& run, std::int64_t step, bool poison = false) {
   const ModelConfig model = load_model_config(kModel / "config.json");
   const auto parameters = published_parameters(model);
-  const HuggingFaceWeights weights(kModel, parameters, model.tie_word_embeddings);
+  const HuggingFaceWeights weights(kModel, model);
   CheckpointWriter writer(run, step, parameters);
   for (const TensorSpec& p : parameters) {
     std::vector<float> values(static_cast<std::size_t>(count_of(p.shape)));
@@ -89,7 +89,7 @@ TEST_CASE("ssa_export writes the checkpoint's config and weights, also in shards
   for (const TextFile& code : hugging_face_model_code()) CHECK(read_file(fs::path(out) / code.name) == code.text);
   const auto parameters = published_parameters(model);
   const auto holds_the_weights = [&](const fs::path& directory, std::size_t shards) {
-    const HuggingFaceWeights exported(directory, parameters, false), original(kModel, parameters, false);
+    const HuggingFaceWeights exported(directory, model), original(kModel, model);
     CHECK(exported.shards().size() == shards);
     bool same = true;
     for (const TensorSpec& p : parameters) {

@@ -96,7 +96,7 @@ TEST_CASE("schedule: warmup_steps, total_steps and save_interval round fractions
   CHECK(warmup_steps(train, 250) == 7);
 
   train.num_train_epochs = 1.5;
-  const BatchPlan plan({.rows_per_epoch = 11, .global_rows = 2, .micro_rows = 1, .ranks = 1});
+  const BatchPlan plan({.sources = {{11}}, .global_rows = 2, .micro_rows = 1, .ranks = 1});
   CHECK(total_steps(train, plan) == 8);
   CHECK(total_steps(train, plan, 6, {1, 2}) == 8);
   train.max_steps = 3;

@@ -9,6 +9,7 @@
 
 #include "ssa/base/error.h"
 #include "ssa/base/file.h"
+#include "ssa/base/file_kind.h"
 
 namespace ssa {
 
@@ -18,6 +19,7 @@ Json parse_json(std::string_view text, const std::string& name, std::string_view
   try {
     return Json::parse(text);
   } catch (const typename Json::parse_error& error) {
+    if (const std::string kind = foreign_kind(text); !kind.empty()) fail(name, ": ", kind, ", expected ", expected);
     fail(name, ": not valid JSON at byte ", error.byte, ", expected ", expected);
   } catch (const typename Json::exception&) {
     fail(name, ": not valid JSON: a number out of range, expected ", expected);

@@ -62,18 +62,35 @@ struct AttentionConfig {
   Method method = Method::ssa;
   double alignment_weight = 10.0;
   double full_stream_probability = 0.5;
+  std::int64_t dense_warmup_steps = 0;
   StreamGranularity stream_granularity = StreamGranularity::step;
   BlockSelection selection = BlockSelection::exact;
   bool operator==(const AttentionConfig&) const = default;
 };
 
-struct DataConfig {
+/// A dataset of a mix.
+struct SourceConfig {
   std::string path;
+  double weight = 0;  ///< its share of the rows is this over the sum of all weights
+  std::string name;
+  bool operator==(const SourceConfig&) const = default;
+};
+
+/// A dataset to evaluate on. The name is empty if data.eval_path is one path.
+struct EvalConfig {
+  std::string name, path;
+  bool operator==(const EvalConfig&) const = default;
+};
+
+struct DataConfig {
+  /// In a loaded config exactly one of these two is given.
+  std::optional<std::string> path;
+  std::vector<SourceConfig> sources;  ///< in the order of their names
   Packing packing = Packing::greedy;
   bool shuffle = true;
   std::int64_t skip_train_samples = -1;
   std::int64_t max_train_samples = 0;
-  std::optional<std::string> eval_path;
+  std::vector<EvalConfig> eval_path;  ///< in the order of their names
   std::vector<RowRange> skip_ranges;
   bool operator==(const DataConfig&) const = default;
 };
@@ -131,7 +148,10 @@ struct DistributedConfig {
 
 struct Config {
   ModelConfig model;
-  std::string model_source;  ///< the file `model` was read from; empty if the config contains the object
+  std::string model_source;              ///< the file `model` was read from; empty if the config contains the object
+  std::vector<std::string> model_notes;  ///< for the log: what that file leaves out, or says and has no effect
+  /// Whether the config has attention.method and attention.selection: init_from may need them.
+  bool method_given = false, selection_given = false;
   std::optional<std::string> init_from;
   std::string output_dir;
   AttentionConfig attention;
@@ -140,13 +160,14 @@ struct Config {
   CheckpointConfig checkpoint;
   DistributedConfig distributed;
 
-  /// Compares all members but model_source.
+  /// Compares the values of the keys.
   bool operator==(const Config& other) const;
 };
 
 /// Reads a config file. `overrides` are the arguments of --set, "section.key=value", applied in order. The value is
 /// JSON, or plain text where the key takes text or the value is not JSON. For mutually exclusive keys
-/// (gradient_accumulation_steps and global_batch_size, warmup_ratio and warmup_steps) the override replaces the file's.
+/// (gradient_accumulation_steps and global_batch_size, warmup_ratio and warmup_steps, path and sources) the override
+/// replaces the file's.
 Config load_config(const std::filesystem::path& file, const std::vector<std::string>& overrides = {});
 
 /// The config file that a command line means by `file`: that path if it exists, else a config of that name in
@@ -156,7 +177,7 @@ std::filesystem::path find_config(const std::filesystem::path& file);
 /// The same from text; `name` is what errors call it.
 Config parse_config(std::string_view text, const std::string& name, const std::vector<std::string>& overrides = {});
 
-/// Reads a Hugging Face config.json, as the key `model` does.
+/// Reads a Hugging Face config.json, as the key `model` does; hugging_face_config.h has what else it says.
 ModelConfig load_model_config(const std::filesystem::path& file);
 
 /// All keys and values as JSON text, from which parse_config makes an equal Config.
@@ -186,6 +207,9 @@ bool is_config_key(std::string_view key);
 
 /// docs/config.md's table of keys: key | type | default | at a resume | meaning.
 std::string config_keys_table();
+
+/// The datasets that a run reads: data.path, or the paths of data.sources.
+std::vector<std::string> training_paths(const DataConfig& data);
 
 /// Micro-batches per rank and optimizer step. Throws UsageError unless global_batch_size is a multiple of the rows of
 /// one micro-batch on all ranks.

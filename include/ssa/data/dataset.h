@@ -5,7 +5,7 @@
 //     {"format": "megatron-indexed", "tokenizer": {"name": "bytes", "sha256": "<hex>"}, "vocab_size": 257,
 //      "eos_token_id": 256, "dtype": "uint16", "shards": [{"name": "shard-00000", "documents": 1, "tokens": 2,
 //      "bin_bytes": 4, "idx_bytes": 54, "bin_xxh3": "<16 lower-case hex digits>", "idx_xxh3": "..."}]}
-//     The tokenizer may have "unicode": "16.0", the version of the tables that its patterns ran on.
+//     A shard may have "text_bytes": 1, the UTF-8 bytes of its documents' texts. The tokenizer may have "unicode": "16.0", the version of the tables that its patterns ran on.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +23,9 @@ inline constexpr const char* kDatasetFormat = "megatron-indexed";
 
 struct ShardInfo {
   std::string name;
-  std::int64_t documents = 0, tokens = 0, bin_bytes = 0, idx_bytes = 0;
+  std::int64_t documents = 0, tokens = 0;
+  std::optional<std::int64_t> text_bytes{};  ///< UTF-8 bytes of the documents' texts; datasets may not record them
+  std::int64_t bin_bytes = 0, idx_bytes = 0;
   std::string bin_xxh3, idx_xxh3;
 };
 
@@ -33,6 +35,7 @@ void visit_fields(Shard& shard, const Visit& visit) {
   visit("name", shard.name);
   visit("documents", shard.documents);
   visit("tokens", shard.tokens);
+  visit("text_bytes", shard.text_bytes);
   visit("bin_bytes", shard.bin_bytes);
   visit("idx_bytes", shard.idx_bytes);
   visit("bin_xxh3", shard.bin_xxh3);
@@ -67,6 +70,8 @@ class Dataset {
   const std::vector<IndexedDataset>& shards() const { return shards_; }
   std::int64_t documents() const;
   std::int64_t tokens() const;
+  /// UTF-8 bytes of the texts; nullopt if dataset.json does not record them. A token of the tokenizer `bytes` is one.
+  std::optional<std::int64_t> text_bytes() const;
 
   /// Throws Error if dataset.json states a larger vocabulary than the model's, or another end-of-text id: the dataset
   /// was then made with another tokenizer.
@@ -82,6 +87,10 @@ class Dataset {
   std::optional<DatasetInfo> info_;
   std::vector<IndexedDataset> shards_;
 };
+
+/// The loss of a dataset in bits per byte of its text, which compares models with different tokenizers: nats per token /
+/// ln 2 x tokens / bytes, end-of-text tokens included. nullopt if the dataset does not record its bytes.
+std::optional<double> bits_per_byte(const Dataset& dataset, double nats_per_token);
 
 /// Throws Error with shard and document if an id is outside [0, vocab_size). `ids` begins at token `offset` of the
 /// document.

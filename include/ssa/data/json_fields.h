@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -42,6 +43,9 @@ class JsonFields {
   }
   void read(const char* key, std::string& to) const { to = text(key); }
   void read(const char* key, std::int64_t& to) const { to = count(key); }
+  void read(const char* key, std::optional<std::int64_t>& to) const {
+    if (has(key)) to = count(key);
+  }
   JsonFields object(const char* key) const { return {member(key), where_ + ": " + key}; }
   /// An array of objects.
   std::vector<JsonFields> objects(const char* key) const {

@@ -6,9 +6,18 @@
 namespace ssa {
 
 /// greedy: a piece that does not fit starts a new row, and the rest of the row is padding. concat: documents are
-/// concatenated and cut every max_length tokens.
-enum class Packing { greedy, concat };
+/// concatenated and cut every max_length tokens. best_fit: each piece goes where the least room is left.
+enum class Packing { greedy, concat, best_fit };
 
-constexpr std::string_view name_of(Packing packing) { return packing == Packing::greedy ? "greedy" : "concat"; }
+inline constexpr Packing kPackings[] = {Packing::greedy, Packing::concat, Packing::best_fit};
+
+constexpr std::string_view name_of(Packing packing) {
+  switch (packing) {
+    case Packing::greedy: return "greedy";
+    case Packing::concat: return "concat";
+    case Packing::best_fit: return "best_fit";
+  }
+  return "?";
+}
 
 }  // namespace ssa

@@ -3,12 +3,17 @@
 //   greedy   Each document is cut every max_length tokens. A piece that does not fit into the rest of a row begins the
 //            next row; the rest of the row is padding.
 //   concat   The documents are concatenated and cut every max_length tokens. An incomplete last row is dropped.
+//   best_fit Each document is cut every max_length tokens. The pieces of a window, which has the documents of about 512
+//            rows, are packed longest first, each into the row with the least room left that it fits into (best_fit.h).
+//            The rest of each row is padding.
 //
 // Positions count from 0 in each piece, and in the padding after the last piece. The label of a piece's first token,
 // and of padding, is -100.
 #pragma once
 
 #include <cstdint>
+#include <memory>
+#include <mutex>
 #include <span>
 #include <vector>
 
@@ -35,14 +40,29 @@ struct RowOptions {
   std::int64_t vocab_size;               ///< the model's; all ids must be below it
 };
 
-/// The rows of an epoch. Thread-safe after construction. Uses 16 bytes per row. The dataset must outlive it.
+/// What packing costs, over all rows of the dataset, or up to the last one that is used.
+struct PackingCost {
+  std::int64_t rows = 0, tokens = 0, documents = 0;
+  std::int64_t cut_documents = 0;  ///< in more than one piece
+  double padding(std::int64_t max_length) const {
+    return rows ? 1 - static_cast<double>(tokens) / static_cast<double>(rows * max_length) : 0;
+  }
+  bool operator==(const PackingCost&) const = default;
+  double cut() const { return documents ? static_cast<double>(cut_documents) / static_cast<double>(documents) : 0; }
+};
+
+/// The rows of an epoch. Thread-safe after construction. Keeps half a byte per row: the place of every 32nd row, or of
+/// every window. The dataset must outlive it.
 class RowLoader {
  public:
   /// Throws Error if no rows remain, with the number of rows before skipping.
   RowLoader(const Dataset& dataset, const RowOptions& options);
+  ~RowLoader();
 
-  std::int64_t rows() const { return static_cast<std::int64_t>(starts_.size()); }  ///< per epoch
+  std::int64_t rows() const { return rows_; }  ///< per epoch
+  const PackingCost& cost() const { return cost_; }
   std::int64_t max_length() const { return options_.max_length; }
+  void set_seed(std::uint64_t seed) { options_.seed = seed; }
 
   /// Row `index` in the order of `epoch`; each span has max_length elements. `targets[t]` is the token that position t
   /// must predict, that is, the label of token t + 1, or -100; it is -100 at the end of the row. Throws Error with
@@ -59,14 +79,33 @@ class RowLoader {
     std::int32_t shard, offset;
   };
 
+  /// Documents that best_fit packs together.
+  struct Window {
+    std::int64_t first_row;
+    Place begin;
+  };
+  struct Packer;
+
   bool at_end(const Place& place) const;
+  void advance(Place& place, std::int64_t tokens) const;
+  void find_rows();
+  void find_windows();
+  Place pack(Place place) const;
+  /// Whether the rows are found that max_train_samples wants.
+  bool enough() const;
   template <class Visit>
   Place walk(Place place, Visit&& visit) const;
-  const Place& start_of(std::int64_t epoch, std::int64_t index) const;
+  template <class Visit>
+  void visit_row(std::int64_t epoch, std::int64_t index, Visit&& visit) const;
 
   const Dataset& dataset_;
   RowOptions options_;
-  std::vector<Place> starts_;
+  std::int64_t skipped_ = 0, rows_ = 0;
+  PackingCost cost_;
+  std::vector<Place> starts_;               ///< of every kStride-th row; greedy and concat
+  std::vector<Window> windows_;             ///< best_fit
+  mutable std::unique_ptr<Packer> packer_;  ///< the window that was packed last
+  mutable std::mutex packer_mutex_;
 };
 
 }  // namespace ssa

@@ -30,8 +30,8 @@ class DatasetRows {
   RowLoader loader_;
 };
 
-/// Runs every row, `rows` per batch, spread over the ranks. Metrics: loss (mean over all labels, nats per token) and
-/// token_perplexity.
+/// Runs every row, `rows` per batch, spread over the ranks. Metrics: loss (mean over all labels, nats per token),
+/// token_perplexity, and bits_per_byte where the dataset records its bytes.
 TaskResult dataset_loss(ForwardPass& pass, Comm& comm, const DatasetRows& data, std::int64_t rows);
 
 }  // namespace ssa::eval

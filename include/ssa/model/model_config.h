@@ -70,7 +70,7 @@ struct ModelConfig {
   std::int64_t block_counts = 16;
   std::int64_t window_size = 0;  ///< of the sliding-window branch; 0 = no such branch
   std::int64_t max_position_embeddings = 8192;
-  std::int64_t bos_token_id = 0;
+  std::optional<std::int64_t> bos_token_id = 0;  ///< nullopt: texts begin with no such token
   std::int64_t eos_token_id = 0;
 
   std::int64_t group() const { return num_attention_heads / num_key_value_heads; }

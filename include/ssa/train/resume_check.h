@@ -12,19 +12,26 @@ namespace ssa {
 /// One side of the comparison.
 struct ResumedRun {
   const Config& config;
-  std::string dataset;  ///< dataset_fingerprint()
+  std::string dataset;  ///< dataset_fingerprint() of data.path
   std::int64_t global_rows, rows_per_epoch, ranks;
+  std::vector<SourceState> sources{};  ///< of data.sources, as of a run that starts now
 };
 
 struct ResumeChanges {
   std::vector<std::string> lines;  ///< for the log: every difference
   bool data_changed = false;       ///< the rows or their order differ: the saved position in the data is not valid
+  bool mix_changed = false;        ///< other sources or weights: their shares count from here
 };
 
 /// Compares a run with the checkpoint that it resumes from. Throws UsageError that names every key that differs
 /// and is AtResume::refused, unless `allowed` names it or a section around it. `checkpoint` is its name in messages.
 ResumeChanges check_resume(const Config& saved_config, const TrainerState& saved, const ResumedRun& now,
                            const std::vector<std::string>& allowed, const std::string& checkpoint);
+
+/// Sets position, sources and former_sources of a saved state, or of a new run's, for the run that continues it. A source
+/// of the same name and documents continues where it was, also after it was out of the mix; so does data.path's dataset
+/// as one of data.sources. The others begin with their first row. Returns lines for the log that say which.
+std::vector<std::string> continue_data(TrainerState& state, const ResumedRun& now, const ResumeChanges& changes);
 
 /// The keys of an argument of --allow-change. Throws UsageError for one that is not a config key.
 std::vector<std::string> parse_allowed_changes(const std::string& argument);

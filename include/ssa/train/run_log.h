@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "ssa/comm/comm.h"
 #include "ssa/config/config.h"
@@ -16,8 +17,15 @@
 
 namespace ssa {
 
-/// Nats per token of data.eval_path, by key in metrics.jsonl.
+/// The losses of data.eval_path, in nats per token and in bits per byte, by key in metrics.jsonl.
 using EvalLosses = std::map<std::string, double>;
+
+/// What the run has read of a source of data.sources up to a step.
+struct SourceReport {
+  std::string name;
+  std::int64_t rows = 0, tokens = 0;
+  double epoch = 0;
+};
 
 /// The numbers of one step, under their keys in metrics.jsonl.
 struct StepReport {
@@ -33,6 +41,7 @@ struct StepReport {
   SpikeScores spike;                 ///< standard deviations above the steps before
   std::int64_t skipped_updates = 0;  ///< of the run, up to this step
   std::optional<double> selected_mass, entropy;
+  std::vector<SourceReport> sources;  ///< none with data.path
   EvalLosses eval_losses;
 };
 
@@ -54,7 +63,8 @@ class RunLog {
   };
   RunLog(const Config& config, Comm& comm, Stream& stream, const Start& start);
 
-  void begin(std::int64_t parameters, std::int64_t rows, std::int64_t steps_per_epoch, std::int64_t dropped_rows);
+  /// `about_data`: lines for the log.
+  void begin(std::int64_t parameters, const std::vector<std::string>& about_data);
   /// Logs a step. The speed it reports is the average since the step logged before.
   void step(const StepReport& report);
   /// Whether the last line of metrics.jsonl belongs to the step where the run starts, and has no evaluation.

@@ -17,13 +17,12 @@ RowOptions row_options(const Config& config);
 /// Opens a dataset and checks that its tokens fit the model.
 Dataset open_dataset(const std::string& path, const Config& config);
 
-/// `rows`: per epoch.
-BatchPlan plan_batches(const Config& config, std::int64_t rows, int ranks);
+BatchPlan plan_batches(const Config& config, const std::vector<BatchPlan::Source>& sources, int ranks);
 
 /// The last optimizer step of a run that has done `step` steps and is at `position`: max_steps if set, else the end of
 /// num_train_epochs.
 std::int64_t total_steps(const TrainConfig& train, const BatchPlan& plan, std::int64_t step = 0,
-                         DataPosition position = {});
+                         const DataPosition& position = {});
 
 /// The time-outs after which the watchdog ends the job.
 PhaseTimeouts phase_timeouts(const DistributedConfig& config);

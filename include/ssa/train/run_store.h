@@ -36,8 +36,8 @@ class RunStore {
   ~RunStore();
 
   /// Fills the owned master weights and moments of `state`: from the checkpoint that options.resume selects, else from
-  /// init_from, else random. Returns the state of the run that the checkpoint was saved in, or of a new run; its
-  /// position is the first row if the data has changed. Logs every difference from that run, and damaged checkpoints
+  /// init_from, else random. Returns the state of the run that the checkpoint was saved in, or of a new run, with
+  /// the data as continue_data() sets it. Logs every difference from that run, and damaged checkpoints
   /// that `auto` skips. Throws Error for values that are not finite, if there are checkpoints of which none can be
   /// used, and as check_resume() does.
   TrainerState restore(Stream& stream, ModelState& state, SpikeDetector& spikes, const RestoreOptions& options);

@@ -8,7 +8,7 @@ namespace ssa::cuda {
 struct SelectArgs {
   int* indices;                     ///< [B, T, HK, slots]
   const __nv_bfloat16 *q, *k_mean;  ///< [B, T, HQ, D], [B, N, HK, D]
-  int T, N, HQ, HK, slots, block_size, block_counts;
+  int B, T, N, HQ, HK, slots, block_size, block_counts;
   int block_shift;    ///< log2 of block_size: the loops must not divide
   int list_capacity;  ///< most blocks that a token can choose besides its own
   bool reference;     ///< BlockSelection::reference

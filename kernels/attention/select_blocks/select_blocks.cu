@@ -7,6 +7,7 @@
 #include "kernels/common/device/launch.cuh"
 #include "select_blocks.h"
 #include "select_blocks_decode.cuh"
+#include "select_blocks_hopper.cuh"
 
 namespace ssa::cuda {
 
@@ -16,6 +17,7 @@ void select_blocks(Stream& stream, const SelectBlocks& p) {
   const SelectArgs a = {.indices = p.indices.as<std::int32_t>(),
                         .q = bf16(p.q),
                         .k_mean = bf16(p.k_mean),
+                        .B = static_cast<int>(B),
                         .T = static_cast<int>(p.q.dim(1)),
                         .N = static_cast<int>(N),
                         .HQ = static_cast<int>(p.q.dim(2)),
@@ -38,6 +40,20 @@ void select_blocks(Stream& stream, const SelectBlocks& p) {
       return;
     }
     const auto run = [&]<int kHeads>() {
+      if constexpr (kD == 64) {
+        using H = SelectHopperConfig<kD, kHeads>;
+        if (has_wgmma(stream) && N <= H::kMaxBlocks) {
+          const SelectHopperArgs h = {.q = tensor_map_heads(op, a.q, B, a.T, a.HQ, kD, H::kHeads, H::kColumns),
+                                      .k_mean = tensor_map(op, a.k_mean, B, N, a.HK * H::kHalves),
+                                      .in = a};
+          launch(stream, op, select_blocks_hopper_kernel<H>,
+                 {.grid = ctas_for(a.T, H::kCtaTokens) * static_cast<unsigned>(a.HK * a.B),
+                  .block = H::kThreads,
+                  .shared_bytes = H::Shared::bytes(static_cast<std::size_t>(a.list_capacity))},
+                 h);
+          return;
+        }
+      }
       using C = SelectConfig<kD, kHeads>;
       launch(stream, op, select_blocks_kernel<C>,
              {.grid = dim3(ctas_for(a.T, C::kCtaTokens), static_cast<unsigned>(a.HK), static_cast<unsigned>(B)),

@@ -79,7 +79,7 @@ __device__ __forceinline__ void store_indices(typename C::Shared& shared, const 
 template <class C>
 __global__ void __launch_bounds__(C::kThreads, C::kCtasPerSm)
     select_blocks_kernel(const __grid_constant__ SelectArgs a) {
-  extern __shared__ __align__(128) unsigned char shared_bytes[];
+  extern __shared__ __align__(1024) unsigned char shared_bytes[];
   auto& shared = *reinterpret_cast<typename C::Shared*>(shared_bytes);
   const SelectTask<C> task(a);
   const float scale2 = a.scale * kLog2e;

@@ -169,4 +169,45 @@ __device__ __forceinline__ void keep_most_important(BlockList& list, const Chunk
   append_chunk(list, keys, range.first_block, threshold.key, ties, lane);
 }
 
+/// The `quota` most important of positions [begin, end), ascending, to `to`; returns how many there are. Equal
+/// importance: the lower position wins. `list` has room for them, and `candidates` for kWarpSize, of this warp.
+template <int kChunk>
+__device__ __forceinline__ int choose_blocks(int* to, const float* importance, int begin, int end, int quota,
+                                             BlockList list, int2* candidates, int lane) {
+  if (end - begin <= quota) {
+    for (int at = begin + lane; at < end; at += kWarpSize) to[at - begin] = at;
+    return max(end - begin, 0);
+  }
+  if (quota <= 0) return 0;
+  if (quota <= kWarpSize) {
+    // The quota-th highest of the lanes' highest keys is reached by few more entries than wanted: one per lane.
+    const ChunkKeys<kChunk> keys({importance, 0, begin, end}, lane);
+    int highest = -1, count = 0;
+    keys.for_each([&](int i) { highest = max(highest, keys.key[i]); });
+    const int low = max(0, __shfl_sync(kFullMask, sort_descending(highest, lane), quota - 1));
+    keys.for_each([&](int i) { count += keys.key[i] >= low; });
+    const int reached = warp_inclusive_sum(count, lane), all = __shfl_sync(kFullMask, reached, kWarpSize - 1);
+    if (all <= kWarpSize) {
+      int2* candidate = candidates + reached - count;
+      keys.for_each([&](int i) {
+        if (keys.key[i] >= low) *candidate++ = {keys.key[i], keys.first + i};
+      });
+      __syncwarp();
+      const int2 mine = lane < all ? candidates[lane] : int2{-1, 0};
+      __syncwarp();  // all lanes have read their candidates
+      const int threshold = __shfl_sync(kFullMask, sort_descending(mine.x, lane), quota - 1);
+      const unsigned lanes_before = (1u << lane) - 1, above = __ballot_sync(kFullMask, mine.x > threshold);
+      const unsigned ties = __ballot_sync(kFullMask, mine.x == threshold);
+      const int ties_before = __popc(ties & lanes_before), wanted_ties = quota - __popc(above);
+      if (mine.x > threshold || (mine.x == threshold && ties_before < wanted_ties))
+        to[__popc(above & lanes_before) + min(ties_before, wanted_ties)] = mine.y;
+      return quota;
+    }
+  }
+  keep_most_important<kChunk>(list, {importance, 0, begin, end}, quota, &candidates[0].x, lane);
+  for (int at = lane; at < list.length; at += kWarpSize) to[at] = list.blocks[at];
+  __syncwarp();  // all lanes have read the list
+  return list.length;
+}
+
 }  // namespace ssa::cuda

@@ -26,27 +26,29 @@ struct SparseArgs {
 /// Persistent CTAs, one per SM, take one tile of tokens after another, one warp per token. The ring of keys continues
 /// from tile to tile, so warps wait for each other only when they are a whole ring apart. With the two loading warps
 /// there are four warps per scheduler (D = 64) or two (D = 128): all registers are in use.
-template <int kD_, bool kWithValues_ = true>
+/// kTma: TMA fills the ring (Hopper, heads of 64).
+template <int kD_, bool kTma_, bool kWithValues_ = true>
 struct TokenConfig {
   static constexpr int kD = kD_;
-  static constexpr bool kWithValues = kWithValues_;
+  static constexpr bool kTma = kTma_, kWithValues = kWithValues_;
+  static_assert(!kTma || (kD == 64 && kWithValues));
   static constexpr int kTokens = kD == 64 ? 14 : 6;                ///< per tile, one warp each
   static constexpr int kPlanner = kTokens, kCopier = kTokens + 1;  ///< the loading warps
   static constexpr int kThreads = (kTokens + 2) * kWarpSize;
-  static constexpr int kStageUnits = kD == 64 ? 4 : 2;
-  static constexpr int kStages = 6;      ///< 96 KB of keys and values
-  static constexpr int kListSlots = 32;  ///< longer lists stay in global memory, which is slow
+  static constexpr int kStageUnits = kTma ? 8 : kD == 64 ? 4 : 2;
+  static constexpr int kStages = kTma ? 5 : 6;  ///< 96 KB of keys and values, or 160
+  static constexpr int kListSlots = 32;         ///< longer lists stay in global memory, which is slow
   static constexpr int kPlanUnits = 256;
 
   /// Units to load for a tile or a part of it, ascending.
   struct Plan {
     alignas(16) int first[kPlanUnits];             ///< first key
     alignas(16) std::uint32_t tokens[kPlanUnits];  ///< the tile's tokens that selected it, a bit each; 0 for padding
-    int units;                                     ///< a multiple of 4
+    int units;                                     ///< a multiple of kStageUnits
     bool last;                                     ///< the last part of the tile
   };
 
-  struct KeyShared {
+  struct alignas(kTma ? 1024 : 128) KeyShared {
     Tile<kUnit, kD> k[kStages][kStageUnits], v[kWithValues ? kStages : 1][kStageUnits];
     std::uint64_t full[kStages], empty[kStages];  ///< mbarriers of the ring
     std::uint64_t plan_full[2], plan_empty[2];    ///< mbarriers of the plans
@@ -78,7 +80,12 @@ struct ListsConfig {
   static constexpr int kRows = kD == 64 ? 32 : 16;  ///< query rows per step
   static constexpr int kStages = 2;
   static constexpr int kBlockSize = kTeam * kUnit;
-  static constexpr int kCtasPerSm = kD == 64 && kTeam == 1 ? 3 : 2;  ///< limited by registers
+  /// Limited by registers. With three, code for older GPUs spills.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+  static constexpr int kCtasPerSm = 2;
+#else
+  static constexpr int kCtasPerSm = kD == 64 && kTeam == 1 ? 3 : 2;
+#endif
 
   struct TeamShared {
     Tile<kBlockSize, kD> v;  ///< k stays in registers, which have no room for both

@@ -12,7 +12,7 @@ __global__ void __launch_bounds__(DenseGroupsConfig::kThreads, 1)
     sparse_dkv_dense_groups_kernel(const SparseKeyGradients out, const InverseIndex index, const __nv_bfloat16* d_out,
                                    const float* delta, const float* lse, const SparseArgs a) {
   using C = DenseGroupsConfig;
-  extern __shared__ __align__(128) unsigned char shared_bytes[];
+  extern __shared__ __align__(1024) unsigned char shared_bytes[];
   auto& shared = *reinterpret_cast<C::Shared*>(shared_bytes);
   auto* entries = shared.entries();
   constexpr int kD = C::kD, kChunks = kD / 8;

@@ -22,7 +22,7 @@ template <class C>
 __global__ void __launch_bounds__(C::kThreads, C::kCtasPerSm)
     sparse_dkv_lists_kernel(const SparseKeyGradients out, const InverseIndex index, const __nv_bfloat16* d_out,
                             const float* delta, const float* lse, const SparseArgs a) {
-  extern __shared__ __align__(128) unsigned char shared_bytes[];
+  extern __shared__ __align__(1024) unsigned char shared_bytes[];
   constexpr int kD = C::kD, kRows = C::kRows;
   const int warp = static_cast<int>(threadIdx.x) / kWarpSize, lane = static_cast<int>(threadIdx.x) % kWarpSize;
   const int team = warp / C::kTeam, member = warp % C::kTeam;

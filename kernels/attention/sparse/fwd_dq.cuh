@@ -65,14 +65,15 @@ struct ForwardState {
 template <class C>
 __global__ void __launch_bounds__(C::kThreads, 1)
     sparse_forward_kernel(__nv_bfloat16* out_, float* lse, const __grid_constant__ SparseArgs a,
-                          const __grid_constant__ TokenTiles tiles) {
-  extern __shared__ __align__(128) unsigned char shared_bytes[];
+                          const __grid_constant__ KeyMaps maps, const __grid_constant__ TokenTiles tiles) {
+  if constexpr (C::kTma && !SSA_WGMMA_CODE) return;
+  extern __shared__ __align__(1024) unsigned char shared_bytes[];
   auto& shared = *reinterpret_cast<ForwardShared<C>*>(shared_bytes);
   constexpr int kD = C::kD;
   const int warp = static_cast<int>(threadIdx.x) / kWarpSize, lane = static_cast<int>(threadIdx.x) % kWarpSize;
   init_key_stream<C>(shared);
   if (warp >= C::kTokens) {
-    load_key_stream<C>(shared, a, tiles);
+    load_key_stream<C>(shared, a, maps, tiles);
     return;
   }
   KeyStream<C> keys(shared, warp, lane);
@@ -138,15 +139,16 @@ __global__ void __launch_bounds__(C::kThreads, 1)
 template <class C>
 __global__ void __launch_bounds__(C::kThreads, 1)
     sparse_d_q_kernel(float* d_q_, const __nv_bfloat16* d_out, const float* delta_, const float* lse_,
-                      const __grid_constant__ SparseArgs a, const __grid_constant__ TokenTiles tiles,
-                      const bool accumulate) {
-  extern __shared__ __align__(128) unsigned char shared_bytes[];
+                      const __grid_constant__ SparseArgs a, const __grid_constant__ KeyMaps maps,
+                      const __grid_constant__ TokenTiles tiles, const bool accumulate) {
+  if constexpr (C::kTma && !SSA_WGMMA_CODE) return;
+  extern __shared__ __align__(1024) unsigned char shared_bytes[];
   auto& shared = *reinterpret_cast<QueryGradientShared<C>*>(shared_bytes);
   constexpr int kD = C::kD;
   const int warp = static_cast<int>(threadIdx.x) / kWarpSize, lane = static_cast<int>(threadIdx.x) % kWarpSize;
   init_key_stream<C>(shared);
   if (warp >= C::kTokens) {
-    load_key_stream<C>(shared, a, tiles);
+    load_key_stream<C>(shared, a, maps, tiles);
     return;
   }
   KeyStream<C> keys(shared, warp, lane);

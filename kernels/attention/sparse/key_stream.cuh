@@ -10,6 +10,7 @@
 #include "fragments.cuh"
 #include "kernels/common/device/launch.cuh"
 #include "kernels/common/ptx/mbarrier.cuh"
+#include "kernels/common/ptx/tma.cuh"
 #include "token_tiles.cuh"
 
 namespace ssa::cuda {
@@ -18,14 +19,27 @@ namespace ssa::cuda {
 struct StageWord {
   std::uint32_t bits;
 
-  static constexpr int kCutShift = 4, kLastBit = 1 << 8, kLimitShift = 12;
+  static constexpr int kCutShift = 8, kLastBit = 1 << 16, kLimitShift = 20;
   /// The stage's units that the token selected, a bit each.
-  __device__ __forceinline__ unsigned units() const { return bits & 15u; }
+  __device__ __forceinline__ unsigned units() const { return bits & 255u; }
   /// The token is in the unit: it attends to the unit's keys up to limit().
   __device__ __forceinline__ bool is_cut(int unit) const { return bits >> (kCutShift + unit) & 1u; }
   __device__ __forceinline__ int limit() const { return static_cast<int>(bits >> kLimitShift); }
   /// The last stage of the tile.
   __device__ __forceinline__ bool last() const { return bits & kLastBit; }
+};
+
+/// For C::kTma: boxes of kUnit keys.
+struct KeyMaps {
+  CUtensorMap k, v;
+
+  template <class C>
+  static KeyMaps make([[maybe_unused]] const char* op, [[maybe_unused]] const SparseArgs& a) {
+    if constexpr (C::kTma)
+      return {tensor_map(op, a.k, a.B, a.T, a.HK, kUnit), tensor_map(op, a.v, a.B, a.T, a.HK, kUnit)};
+    else
+      return {};
+  }
 };
 
 /// One CTA per SM.
@@ -47,13 +61,16 @@ __device__ __forceinline__ std::uint32_t kept_shared_address(const T& object) {
 template <class C>
 __device__ __forceinline__ void init_key_stream(typename C::KeyShared& shared) {
   if (threadIdx.x < C::kStages) {
-    mbarrier_init(shared_address(&shared.full[threadIdx.x]), kWarpSize + kArrivalsOfWarp);
+    mbarrier_init(shared_address(&shared.full[threadIdx.x]), (C::kTma ? 1 : kWarpSize) + kArrivalsOfWarp);
     mbarrier_init(shared_address(&shared.empty[threadIdx.x]), C::kTokens * kArrivalsOfWarp);
   }
   if (threadIdx.x < 2) {
     mbarrier_init(shared_address(&shared.plan_full[threadIdx.x]), kArrivalsOfWarp);
     mbarrier_init(shared_address(&shared.plan_empty[threadIdx.x]), kArrivalsOfWarp);
   }
+#if SSA_WGMMA_CODE
+  if constexpr (C::kTma) fence_barrier_init();
+#endif
   __syncthreads();
 }
 
@@ -167,7 +184,8 @@ class KeyStreamPlanner {
 
   __device__ __forceinline__ void open() { mbarrier_wait(shared_address(&shared_.plan_empty[buffer_]), parity_); }
   __device__ __forceinline__ void close(int units, bool last) {
-    const int filled = max((units + 3) & ~3, 4), at = units + lane_;
+    constexpr int kStage = C::kStageUnits;
+    const int filled = max((units + kStage - 1) / kStage * kStage, kStage), at = units + lane_;
     if (at < filled) shared_.plans[buffer_].first[at] = 0, shared_.plans[buffer_].tokens[at] = 0;
     if (lane_ == 0) shared_.plans[buffer_].units = filled, shared_.plans[buffer_].last = last;
     mbarrier_arrive_warp(shared_address(&shared_.plan_full[buffer_]), lane_);
@@ -182,14 +200,14 @@ class KeyStreamPlanner {
   std::uint32_t parity_ = 1;
 };
 
-/// The copier warp: fills the ring as planned, a stage at a time, without branches. Keys at and after T become 0: they
-/// are masked, but a probability of 0 times a NaN would be NaN.
+/// The copier warp: fills the ring as planned, a stage at a time, by TMA or with cp.async, without branches. Keys at and
+/// after T become 0: they are masked, but a probability of 0 times a NaN would be NaN.
 template <class C>
 class KeyStreamCopier {
  public:
-  __device__ __forceinline__ KeyStreamCopier(typename C::KeyShared& shared, const SparseArgs& a,
+  __device__ __forceinline__ KeyStreamCopier(typename C::KeyShared& shared, const SparseArgs& a, const KeyMaps& maps,
                                              const TokenTiles& tiles)
-      : shared_(shared), a_(a), tiles_(tiles), lane_(static_cast<int>(threadIdx.x) % kWarpSize) {
+      : shared_(shared), a_(a), maps_(maps), tiles_(tiles), lane_(static_cast<int>(threadIdx.x) % kWarpSize) {
     const int row = lane_ / kChunks, chunk = lane_ % kChunks;
     ring_ = kept_shared_address(shared.k);
     full_ = kept_shared_address(shared.full);
@@ -213,7 +231,7 @@ class KeyStreamCopier {
         last = plan.last;
 #pragma unroll 1
         for (int unit = 0; unit < units; unit += kUnits)
-          fill_stage(plan, unit, offset, task.t, last && unit + kUnits >= units);
+          fill_stage(plan, unit, offset, task, last && unit + kUnits >= units);
         mbarrier_arrive_warp(shared_address(&shared_.plan_empty[buffer]), lane_);
         buffer ^= 1;
         if (buffer == 0) parity ^= 1;
@@ -227,8 +245,10 @@ class KeyStreamCopier {
   static constexpr int kPlaces = 8 / kRowsAtOnce;  ///< the permutation of a tile's chunks repeats every 8 rows
   static constexpr int kEmpty = offsetof(typename C::KeyShared, empty) - offsetof(typename C::KeyShared, full);
 
-  __device__ __forceinline__ void fill_stage(const typename C::Plan& plan, int unit, std::int64_t base_offset, int t,
+  __device__ __forceinline__ void fill_stage(const typename C::Plan& plan, int unit,
+                                             [[maybe_unused]] std::int64_t base_offset, const TokenTask& task,
                                              bool last) {
+    const int t = task.t;
     int first[kUnits];
     std::uint32_t bits = 0;
     int highest = 0;
@@ -249,30 +269,45 @@ class KeyStreamCopier {
           bits |= 1u << (StageWord::kCutShift + i) | static_cast<std::uint32_t>(ahead) << StageWord::kLimitShift;
       }
     }
-    constexpr int kUnitBytes = sizeof(Tile<kUnit, kD>), kEightRows = 8 * kD * 2;
-    constexpr int kValues = offsetof(typename C::KeyShared, v) - offsetof(typename C::KeyShared, k);
-    const __nv_bfloat16 *k = a_.k + base_offset, *v = C::kWithValues ? a_.v + base_offset : nullptr;
-    const std::uint32_t stage = ring_ + stage_ * (kUnits * kUnitBytes);
     mbarrier_wait(full_ + kEmpty + stage_ * 8, parity_);
+    if constexpr (C::kTma) {
+#if SSA_WGMMA_CODE
+      if (lane_ == 0) {
+        auto& full = *reinterpret_cast<Barrier*>(&shared_.full[stage_]);
+        full.arrive_expect_tx(2 * sizeof(shared_.k[0]));
 #pragma unroll
-    for (int i = 0; i < kUnits; ++i) {
-      const int keys = lane_keys_ - first[i];  // from this lane's first key to the end of the sequence
-      int offset = first[i] * stride_;         // the launcher checks that it fits
-#pragma unroll
-      for (int r = 0; r < kUnit; r += kRowsAtOnce, offset += kRowsAtOnce * stride_) {
-        const std::uint32_t to = stage + places_[r / kRowsAtOnce % kPlaces] + i * kUnitBytes + r / 8 * kEightRows;
-        cp_async_16(to, k + offset, r < keys);
-        if constexpr (C::kWithValues) cp_async_16(to + kValues, v + offset, r < keys);
+        for (int i = 0; i < kUnits; ++i) {
+          tma_load(&shared_.k[stage_][i], maps_.k, task.kv_head, first[i], static_cast<int>(task.b), full);
+          tma_load(&shared_.v[stage_][i], maps_.v, task.kv_head, first[i], static_cast<int>(task.b), full);
+        }
       }
+#endif
+    } else {
+      constexpr int kUnitBytes = sizeof(Tile<kUnit, kD>), kEightRows = 8 * kD * 2;
+      constexpr int kValues = offsetof(typename C::KeyShared, v) - offsetof(typename C::KeyShared, k);
+      const __nv_bfloat16 *k = a_.k + base_offset, *v = C::kWithValues ? a_.v + base_offset : nullptr;
+      const std::uint32_t stage = ring_ + stage_ * (kUnits * kUnitBytes);
+#pragma unroll
+      for (int i = 0; i < kUnits; ++i) {
+        const int keys = lane_keys_ - first[i];  // from this lane's first key to the end of the sequence
+        int offset = first[i] * stride_;         // the launcher checks that it fits
+#pragma unroll
+        for (int r = 0; r < kUnit; r += kRowsAtOnce, offset += kRowsAtOnce * stride_) {
+          const std::uint32_t to = stage + places_[r / kRowsAtOnce % kPlaces] + i * kUnitBytes + r / 8 * kEightRows;
+          cp_async_16(to, k + offset, r < keys);
+          if constexpr (C::kWithValues) cp_async_16(to + kValues, v + offset, r < keys);
+        }
+      }
+      cp_async_mbarrier_arrive_noinc(full_ + stage_ * 8);
     }
     if (lane_ < C::kTokens) shared_.words[stage_][lane_] = bits | (last ? StageWord::kLastBit : 0);
-    cp_async_mbarrier_arrive_noinc(full_ + stage_ * 8);
     mbarrier_arrive_warp(full_ + stage_ * 8, lane_);
     if (++stage_ == C::kStages) stage_ = 0, parity_ ^= 1;
   }
 
   typename C::KeyShared& shared_;
   const SparseArgs& a_;
+  const KeyMaps& maps_;
   const TokenTiles& tiles_;
   int lane_, stage_ = 0, stride_, lane_offset_, lane_keys_;
   std::uint32_t parity_ = 1, ring_, full_, places_[kPlaces];
@@ -280,12 +315,12 @@ class KeyStreamCopier {
 
 /// The work of the two loading warps.
 template <class C>
-__device__ __forceinline__ void load_key_stream(typename C::KeyShared& shared, const SparseArgs& a,
+__device__ __forceinline__ void load_key_stream(typename C::KeyShared& shared, const SparseArgs& a, const KeyMaps& maps,
                                                 const TokenTiles& tiles) {
   if (static_cast<int>(threadIdx.x) / kWarpSize == C::kPlanner)
     KeyStreamPlanner<C>(shared, a, tiles).run();
   else
-    KeyStreamCopier<C>(shared, a, tiles).run();
+    KeyStreamCopier<C>(shared, a, maps, tiles).run();
 }
 
 /// A token warp's view of the ring.

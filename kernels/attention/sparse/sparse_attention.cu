@@ -29,6 +29,15 @@ SparseArgs args_of(const Params& p) {
           .scale = p.scale};
 }
 
+/// Calls f.operator()<C>() with the TokenConfig for the GPU.
+template <int kD, class F>
+void with_token_config(Stream& stream, F&& f) {
+  if constexpr (kD == 64) {
+    if (has_wgmma(stream)) return f.template operator()<TokenConfig<kD, true>>();
+  }
+  f.template operator()<TokenConfig<kD, false>>();
+}
+
 constexpr auto kForward = "sparse_attention_forward", kBackward = "sparse_attention_backward";
 
 /// d_k and d_v of heads [first, first + count); a head is a (batch, key/value head) pair.
@@ -94,10 +103,11 @@ void key_gradients(Stream& stream, const SparseAttentionBackward& p, const Spars
 void sparse_attention_forward(Stream& stream, const SparseAttentionForward& p) {
   const SparseArgs a = args_of(p);
   dispatch_head_dim(kForward, p.q.dim(3), a.HQ / a.HK, p.block_size, [&]<int kD>() {
-    using C = TokenConfig<kD>;
-    const TokenTiles tiles = TokenTiles::make<C>(kForward, a);
-    launch(stream, kForward, sparse_forward_kernel<C>, key_stream_launch<C>(stream, tiles, sizeof(ForwardShared<C>)),
-           bf16(p.out), p.lse.as<float>(), a, tiles);
+    with_token_config<kD>(stream, [&]<class C>() {
+      const TokenTiles tiles = TokenTiles::make<C>(kForward, a);
+      launch(stream, kForward, sparse_forward_kernel<C>, key_stream_launch<C>(stream, tiles, sizeof(ForwardShared<C>)),
+             bf16(p.out), p.lse.as<float>(), a, KeyMaps::make<C>(kForward, a), tiles);
+    });
   });
 }
 
@@ -107,10 +117,12 @@ void sparse_attention_backward(Stream& stream, const SparseAttentionBackward& p)
   SSA_CHECK(B * a.T * a.HQ <= INT_MAX, kBackward, ": ", B, " sequences x ", a.T, " tokens x ", a.HQ,
             " heads, expected at most ", INT_MAX, " in all");
   dispatch_head_dim(kBackward, D, a.HQ / a.HK, p.block_size, [&]<int kD>() {
-    using C = TokenConfig<kD>;
-    const TokenTiles tiles = TokenTiles::make<C>(kBackward, a);
-    launch(stream, kBackward, sparse_d_q_kernel<C>, key_stream_launch<C>(stream, tiles, sizeof(QueryGradientShared<C>)),
-           p.d_q.as<float>(), bf16(p.d_out), p.delta.as<float>(), p.lse.as<float>(), a, tiles, p.accumulate);
+    with_token_config<kD>(stream, [&]<class C>() {
+      const TokenTiles tiles = TokenTiles::make<C>(kBackward, a);
+      launch(stream, kBackward, sparse_d_q_kernel<C>,
+             key_stream_launch<C>(stream, tiles, sizeof(QueryGradientShared<C>)), p.d_q.as<float>(), bf16(p.d_out),
+             p.delta.as<float>(), p.lse.as<float>(), a, KeyMaps::make<C>(kBackward, a), tiles, p.accumulate);
+    });
     BackwardScratch scratch(B, a.T, a.HQ, a.HK, D, a.block_size, a.slots);
     Arena arena(stream.scratch(scratch.bytes), scratch.bytes);
     scratch.lay_out(arena, scratch.heads, a.T, D, a.block_size, a.slots);

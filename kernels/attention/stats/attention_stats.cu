@@ -100,7 +100,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   const int warp = static_cast<int>(threadIdx.x) / kWarpSize, lane = static_cast<int>(threadIdx.x) % kWarpSize;
   init_key_stream<C>(shared);
   if (warp >= C::kTokens) {
-    load_key_stream<C>(shared, a, tiles);
+    load_key_stream<C>(shared, a, {}, tiles);
     return;
   }
   KeyStream<C> keys(shared, warp, lane);
@@ -189,7 +189,7 @@ void attention_stats(Stream& stream, const AttentionStats& p) {
             .block = E::kThreads,
             .shared_bytes = sizeof(typename E::Shared)},
            a);
-    using C = TokenConfig<kD, false>;
+    using C = TokenConfig<kD, false, false>;
     const SparseArgs selected = {.q = a.q,
                                  .k = a.k,
                                  .v = nullptr,

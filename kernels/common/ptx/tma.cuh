@@ -54,29 +54,31 @@ CUtensorMap encode_tensor_map(const char* op, CUtensorMapDataType type, const vo
   return map;
 }
 
-/// Describes a tensor [rows, tokens, heads, 128 bytes] to TMA, in boxes of kBoxRows tokens of one head: 64 columns of
+/// Describes a tensor [rows, tokens, heads, 128 bytes] to TMA, in boxes of box_rows tokens of one head: 64 columns of
 /// bf16 or 32 of float. A wider head counts as several.
 template <class T>
-CUtensorMap tensor_map(const char* op, const T* data, std::int64_t rows, std::int64_t tokens, std::int64_t heads) {
+CUtensorMap tensor_map(const char* op, const T* data, std::int64_t rows, std::int64_t tokens, std::int64_t heads,
+                       int box_rows = kBoxRows) {
   static_assert(std::is_same_v<T, __nv_bfloat16> || std::is_same_v<T, float>);
   constexpr cuuint64_t kHeadBytes = 128, kColumns = kHeadBytes / sizeof(T);
   constexpr auto kType = std::is_same_v<T, float> ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
   const auto size = [](std::int64_t n) { return static_cast<cuuint64_t>(n); };
   const cuuint64_t token_bytes = kHeadBytes * size(heads);
   return encode_tensor_map<4>(op, kType, data, {kColumns, size(heads), size(tokens), size(rows)},
-                              {kHeadBytes, token_bytes, token_bytes * size(tokens)}, {kColumns, 1, kBoxRows, 1});
+                              {kHeadBytes, token_bytes, token_bytes * size(tokens)},
+                              {kColumns, 1, static_cast<cuuint32_t>(box_rows), 1});
 }
 
-/// Describes bf16 [rows, tokens, heads, head_dim] in boxes of kBoxRows rows of 64 columns: box_heads adjacent heads of
-/// kBoxRows / box_heads tokens, heads innermost. Coordinates: half of the head (64 columns), head, token, row.
+/// Describes bf16 [rows, tokens, heads, head_dim] in boxes of box_rows rows of 64 columns: box_heads adjacent heads of
+/// box_rows / box_heads tokens, heads innermost. Coordinates: half of the head (64 columns), head, token, row.
 inline CUtensorMap tensor_map_heads(const char* op, const __nv_bfloat16* data, std::int64_t rows, std::int64_t tokens,
-                                    std::int64_t heads, std::int64_t head_dim, int box_heads) {
+                                    std::int64_t heads, std::int64_t head_dim, int box_heads, int box_rows = kBoxRows) {
   const auto size = [](std::int64_t n) { return static_cast<cuuint64_t>(n); };
   const cuuint64_t head_bytes = size(head_dim) * sizeof(__nv_bfloat16), token_bytes = head_bytes * size(heads);
   return encode_tensor_map<5>(
       op, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, data, {64, size(head_dim / 64), size(heads), size(tokens), size(rows)},
       {128, head_bytes, token_bytes, token_bytes * size(tokens)},
-      {64, 1, static_cast<cuuint32_t>(box_heads), static_cast<cuuint32_t>(kBoxRows / box_heads), 1});
+      {64, 1, static_cast<cuuint32_t>(box_heads), static_cast<cuuint32_t>(box_rows / box_heads), 1});
 }
 
 #if SSA_WGMMA_CODE

@@ -18,8 +18,8 @@ namespace ssa::cuda {
 #define SSA_WGMMA_CODE 0
 #endif
 
-/// Whether this build has code for sm_90a (cmake/cuda.cmake says so) and the stream's GPU is one.
-inline bool has_wgmma(Stream& stream) { return SSA_CUDA_SM90A && stream.cuda().properties.major == 9; }
+/// Whether the stream runs kernels in wgmma. CudaContext says when.
+inline bool has_wgmma(Stream& stream) { return stream.cuda().hopper_kernels; }
 
 inline constexpr int kWarpgroupThreads = 128, kWarpgroupRows = 64;
 
@@ -55,6 +55,7 @@ __device__ __forceinline__ void fence_view_async_shared() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
+#define SSA_NAMES_16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
 #define SSA_FOUR(d, n) "+f"(d[n][0]), "+f"(d[n][1]), "+f"(d[n][2]), "+f"(d[n][3])
 #define SSA_THIRTY_TWO(d, n)                                                                                          \
   SSA_FOUR(d, n), SSA_FOUR(d, n + 1), SSA_FOUR(d, n + 2), SSA_FOUR(d, n + 3), SSA_FOUR(d, n + 4), SSA_FOUR(d, n + 5), \
@@ -109,8 +110,18 @@ __device__ __forceinline__ void wgmma(float (&d)[16][4], std::uint64_t a, std::u
       : "l"(a), "l"(b), "r"(static_cast<int>(add)), "n"(kTransposed ? 1 : 0));
 }
 
+/// d (64 x 32) with a in shared memory, both along the row.
+__device__ __forceinline__ void wgmma(float (&d)[4][4], std::uint64_t a, std::uint64_t b, bool add) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %18, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {" SSA_NAMES_16 "}, %16, %17, p, 1, 1, 0, 0;\n}"
+      : SSA_FOUR(d, 0), SSA_FOUR(d, 1), SSA_FOUR(d, 2), SSA_FOUR(d, 3)
+      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+}
+
 #undef SSA_FOUR
 #undef SSA_THIRTY_TWO
+#undef SSA_NAMES_16
 #undef SSA_NAMES_32
 #undef SSA_NAMES_64
 #endif

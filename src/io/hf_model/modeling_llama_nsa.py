@@ -1,26 +1,59 @@
-"""LLaMA with full attention, MoBA, NSA or SSA (Sparse Sparse Attention, arXiv 2511.20102), for inference in
-transformers, in plain PyTorch. The gates g_slc, g_cmp, g_swa are sigmoids of g_proj, one of each per query head.
+"""LLaMA with full attention, MoBA, NSA or SSA (Sparse Sparse Attention, arXiv 2511.20102), for transformers 4.54 and
+newer, in plain PyTorch. The gates g_slc, g_cmp, g_swa are sigmoids of g_proj, one of each per query head.
 
   attention_method  inference_mode  output of a head
   ssa, moba, full   sparse          g_slc * attention over the keys of the selected blocks
   ssa, moba, full   full            g_slc * attention over all keys
   nsa               sparse          g_slc * selected + g_cmp * compressed + g_swa * sliding window
 
+In training with config.alignment_weight above 0, ssa computes both outputs, passes one of them on (drawn once per
+forward pass) and adds its alignment loss: the mean over layers of SmoothL1(full, stop(sparse)) + SmoothL1(stop(full),
+sparse), each a mean over all elements.
+
 Shapes: B sequences, T tokens of this call, U tokens including the cache, HQ query heads, HK key/value heads,
 G = HQ / HK, D head size, N blocks of `block_size` tokens. A sequence starts at the first token that attention_mask does
 not hide: positions and blocks are counted from there, and no token attends to the padding before it.
 """
 import math
+from dataclasses import dataclass
+from typing import Optional
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import DynamicCache, GenerationMixin, PreTrainedModel
+from transformers import DynamicCache, GenerationMixin, PreTrainedModel, StaticCache
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from .configuration_llama_nsa import LlamaNSAConfig
 
 QUERIES_AT_A_TIME = 256  # bounds the memory of masks: B * HQ * 256 * U elements
+# transformers 5.24 renamed past_key_values, in the arguments of forward and in its output.
+CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
+IGNORED = {"cache_position"}  # generate() of older versions passes it; the length of the cache says the same
+
+
+@dataclass
+class LlamaNSAOutput(CausalLMOutputWithPast):
+    """loss = ce_loss + alignment_weight * alignment_loss when both are computed, else the cross entropy."""
+
+    ce_loss: Optional[torch.Tensor] = None
+    alignment_loss: Optional[torch.Tensor] = None
+
+
+def check_arguments(model, past_key_values, cache, output_attentions, unknown):
+    """Returns the cache, whichever of its names it has."""
+    for name in unknown.keys() - IGNORED:
+        raise TypeError(f"{type(model).__name__}.forward() got an unexpected keyword argument {name!r}")
+    if output_attentions or (output_attentions is None and model.config.output_attentions):
+        raise ValueError("output_attentions is not supported: the attention weights are not stored")
+    if past_key_values is not None and cache is not None:
+        raise ValueError("both cache and past_key_values are given, expected one of them")
+    return past_key_values if cache is None else cache
+
+
+def option(given, config, *names):
+    """The argument if it is given, else the first of these keys that this version's config has."""
+    return given if given is not None else next((getattr(config, n) for n in names if hasattr(config, n)), None)
 
 
 def check_config(c):
@@ -34,6 +67,11 @@ def check_config(c):
     for key in ("block_size", "block_counts"):
         if getattr(c, key) < 1:
             raise ValueError(f"config.{key} is {getattr(c, key)}, expected at least 1")
+    if c.alignment_weight < 0 or (c.alignment_weight > 0 and c.attention_method != "ssa"):
+        raise ValueError(f"config.alignment_weight is {c.alignment_weight}, expected 0 with method "
+                         f"{c.attention_method}, or a number above 0 with ssa")
+    if c._attn_implementation not in ("sdpa", "eager", None):
+        raise ValueError(f"attn_implementation is {c._attn_implementation!r}, expected sdpa or eager")
 
 
 def rope_cos_sin(c, position_ids):
@@ -60,12 +98,17 @@ def rotate(x, cos, sin):
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
 
 
-def attend(q, k, v, mask):
+def attend(q, k, v, mask, eager):
     """q [B,HK,G,T,D], k and v [B,HK,U,D], mask [B or 1, HK or 1, T, U] -> [B,HK,G,T,D]; 0 for a query without keys."""
     some = mask.any(-1, keepdim=True)
-    mask = (mask | ~some)[:, :, None].expand(-1, -1, q.shape[2], -1, -1).flatten(2, 3)
-    out = F.scaled_dot_product_attention(q.flatten(2, 3), k, v, attn_mask=mask)
-    return out.view_as(q) * some[:, :, None]
+    mask = (mask | ~some)[:, :, None]
+    if eager:
+        scores = torch.einsum("bhgtd,bhud->bhgtu", q, k).float() * q.shape[-1] ** -0.5
+        out = torch.einsum("bhgtu,bhud->bhgtd", scores.masked_fill(~mask, -torch.inf).softmax(-1).to(v.dtype), v)
+    else:
+        mask = mask.expand(-1, -1, q.shape[2], -1, -1).flatten(2, 3)
+        out = F.scaled_dot_product_attention(q.flatten(2, 3), k, v, attn_mask=mask).view_as(q)
+    return out * some[:, :, None]
 
 
 def block_mean(x, block_size):
@@ -126,33 +169,42 @@ class LlamaNSAAttention(nn.Module):
         self.g_proj = nn.Linear(c.hidden_size, c.num_attention_heads * 3, bias=False)
         self.o_proj = nn.Linear(c.num_attention_heads * c.head_dim, c.hidden_size, bias=False)
 
-    def branches(self, q, k, v, k_mean, v_mean, gates, position):
-        """The gated sum of the attention branches for queries at `position` [B or 1, T]: [B,HK,G,T,D]."""
-        c = self.config
+    def full(self, q, k, v, gates, position):
+        """Gated attention of queries at `position` [B or 1, T] over all keys up to themselves: [B,HK,G,T,D]."""
+        causal = torch.arange(k.shape[2], device=q.device) <= position[:, None, :, None]
+        return gates[..., 1, None] * attend(q, k, v, causal, self.config._attn_implementation == "eager")
+
+    def sparse(self, q, k, v, gates, position, k_mean, v_mean):
+        """The gated sum of the sparse branches for the same queries."""
+        c, eager = self.config, self.config._attn_implementation == "eager"
         g_cmp, g_slc, g_swa = gates.unbind(-1)
         position_of_key = torch.arange(k.shape[2], device=q.device)
         at = position[:, None, :, None]
         causal = position_of_key <= at
-        if c.inference_mode == "full":
-            return g_slc[..., None] * attend(q, k, v, causal)
         chosen = select_blocks(q, k_mean, position, c)
         chosen = chosen.repeat_interleave(c.block_size, dim=-1)[..., : k.shape[2]] & causal
-        out = g_slc[..., None] * attend(q, k, v, chosen)
+        out = g_slc[..., None] * attend(q, k, v, chosen, eager)
         if c.attention_method == "nsa":
             last_of_block = (torch.arange(k_mean.shape[2], device=q.device) + 1) * c.block_size - 1
-            out = out + g_cmp[..., None] * attend(q, k_mean, v_mean, last_of_block <= at)
+            out = out + g_cmp[..., None] * attend(q, k_mean, v_mean, last_of_block <= at, eager)
             if c.window_size > 0:
-                out = out + g_swa[..., None] * attend(q, k, v, causal & (position_of_key > at - c.window_size))
+                window = causal & (position_of_key > at - c.window_size)
+                out = out + g_swa[..., None] * attend(q, k, v, window, eager)
         return out
 
-    def forward(self, x, cos, sin, position, padding, cache):
+    def forward(self, x, cos, sin, position, padding, cache, stream, weight):
+        """stream: full or sparse, the output passed on. weight: None, or of each token in the alignment loss, [B, T] with
+        sum 1; then both outputs are computed. Returns the output, and the alignment loss or None."""
         c = self.config
         heads, groups = c.num_key_value_heads, c.num_attention_heads // c.num_key_value_heads
         q, k, v = (proj(x).unflatten(-1, (-1, c.head_dim)).transpose(1, 2)
                    for proj in (self.q_proj, self.k_proj, self.v_proj))
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         if cache is not None:
+            total = cache.get_seq_length(self.layer_idx) + k.shape[2]
             k, v = cache.update(k, v, self.layer_idx)
+            if k.shape[2] != total:
+                raise ValueError(f"the cache returned {k.shape[2]} keys for {total} tokens, expected all of them")
         if padding is not None:  # key j of a sequence becomes the j-th token after its padding
             tokens = k.shape[2]
             index = (torch.arange(tokens, device=x.device) + padding).clamp(max=tokens - 1)
@@ -160,12 +212,21 @@ class LlamaNSAAttention(nn.Module):
             k, v = k.gather(2, index), v.gather(2, index)
         q = q.unflatten(1, (heads, groups))
         gates = self.g_proj(x).sigmoid().unflatten(-1, (heads, groups, 3)).permute(0, 2, 3, 1, 4)  # [B,HK,G,T,3]
-        k_mean, v_mean = block_mean(k, c.block_size), block_mean(v, c.block_size)
-        parts = [self.branches(q_part, k, v, k_mean, v_mean, gates_part, position_part)
-                 for q_part, gates_part, position_part in zip(q.split(QUERIES_AT_A_TIME, 3),
-                                                              gates.split(QUERIES_AT_A_TIME, 3),
-                                                              position.split(QUERIES_AT_A_TIME, 1))]
-        return self.o_proj(torch.cat(parts, dim=3).permute(0, 3, 1, 2, 4).flatten(2))
+        means = (block_mean(k, c.block_size), block_mean(v, c.block_size))
+        parts = list(zip(q.split(QUERIES_AT_A_TIME, 3), gates.split(QUERIES_AT_A_TIME, 3),
+                         position.split(QUERIES_AT_A_TIME, 1)))
+        outputs = {}
+        if stream == "full" or weight is not None:
+            outputs["full"] = torch.cat([self.full(q, k, v, g, at) for q, g, at in parts], dim=3)
+        if stream == "sparse" or weight is not None:
+            outputs["sparse"] = torch.cat([self.sparse(q, k, v, g, at, *means) for q, g, at in parts], dim=3)
+        alignment = None
+        if weight is not None:
+            full, sparse = outputs["full"].float(), outputs["sparse"].float()
+            loss = (F.smooth_l1_loss(full, sparse.detach(), reduction="none") +
+                    F.smooth_l1_loss(full.detach(), sparse, reduction="none"))
+            alignment = (loss.mean((1, 2, 4)) * weight).sum()
+        return self.o_proj(outputs[stream].permute(0, 3, 1, 2, 4).flatten(2)), alignment
 
 
 class LlamaNSAMLP(nn.Module):
@@ -188,16 +249,19 @@ class LlamaNSADecoderLayer(nn.Module):
         self.mlp = LlamaNSAMLP(config)
 
     def forward(self, x, *attention_inputs):
-        x = x + self.self_attn(self.input_layernorm(x), *attention_inputs)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        out, alignment = self.self_attn(self.input_layernorm(x), *attention_inputs)
+        x = x + out
+        return x + self.mlp(self.post_attention_layernorm(x)), alignment
 
 
 class LlamaNSAPreTrainedModel(PreTrainedModel):
     config_class = LlamaNSAConfig
     base_model_prefix = "model"
     _no_split_modules = ["LlamaNSADecoderLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
-    _supports_sdpa = True  # there is no other implementation
+    _skip_keys_device_placement = ["past_key_values", "cache"]
+    _supports_sdpa = True  # and eager
+    _can_compile_fullgraph = False  # no static cache
+    supports_gradient_checkpointing = True
 
     def _init_weights(self, module):
         if isinstance(module, (nn.Linear, nn.Embedding)):
@@ -212,6 +276,8 @@ class LlamaNSAModel(LlamaNSAPreTrainedModel):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(LlamaNSADecoderLayer(config, i) for i in range(config.num_hidden_layers))
         self.norm = LlamaNSARMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.gradient_checkpointing = False
+        self.alignment_loss = None  # of the last forward pass, if it computed one
         self.post_init()
 
     def get_input_embeddings(self):
@@ -221,28 +287,55 @@ class LlamaNSAModel(LlamaNSAPreTrainedModel):
         self.embed_tokens = value
 
     def forward(self, input_ids=None, attention_mask=None, position_ids=None, past_key_values=None, inputs_embeds=None,
-                use_cache=None, **kwargs):
-        """Of attention_mask [B, U] only the leading zeros of a sequence count (left padding). position_ids affect
-        RoPE only and by default count from each sequence's first token."""
-        check_config(self.config)
+                use_cache=None, output_attentions=None, output_hidden_states=None, return_dict=None, cache=None,
+                **unknown):
+        """Of attention_mask [B, U] the leading zeros of a sequence are its padding, zeros at its end change nothing,
+        and others are refused. position_ids affect RoPE only and by default count from each sequence's first token."""
+        c = self.config
+        check_config(c)
+        cache = check_arguments(self, past_key_values, cache, output_attentions, unknown)
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("expected either input_ids or inputs_embeds")
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        use_cache = self.config.use_cache and not self.training if use_cache is None else use_cache
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache()
-        past = past_key_values.get_seq_length() if past_key_values is not None else 0
+        checkpointing = self.gradient_checkpointing and self.training
+        use_cache = c.use_cache and not self.training if use_cache is None else use_cache and not checkpointing
+        if isinstance(cache, StaticCache):
+            raise ValueError("a static cache is not supported, expected a DynamicCache")
+        if use_cache and cache is None:
+            cache = DynamicCache()
+        past = cache.get_seq_length() if cache is not None else 0
         total = past + x.shape[1]
         position, padding = torch.arange(past, total, device=x.device)[None], None
         if attention_mask is not None:
             if attention_mask.shape != (x.shape[0], total):
                 raise ValueError(f"attention_mask is {list(attention_mask.shape)}, expected {[x.shape[0], total]}: a "
                                  "column per token, cached tokens first (a static cache is not supported)")
-            padding = (attention_mask.cumsum(-1) == 0).sum(-1, keepdim=True)
+            seen = attention_mask != 0
+            padding = (seen.cumsum(-1) == 0).sum(-1, keepdim=True)
+            if (seen[:, 1:] & ~seen[:, :-1]).sum(-1).add(seen[:, 0]).max() > 1:
+                raise ValueError("attention_mask hides tokens between others, expected padding on the left")
             position = (position - padding).clamp(min=0)
             padding = padding if padding.any() else None
-        cos, sin = rope_cos_sin(self.config, position if position_ids is None else position_ids)
+        cos, sin = rope_cos_sin(c, position if position_ids is None else position_ids)
+
+        stream, weight = c.inference_mode, None
+        if self.training and c.alignment_weight > 0:
+            stream = "full" if torch.rand(()).item() < c.full_stream_probability else "sparse"
+            weight = torch.ones(x.shape[:2], device=x.device) if attention_mask is None else seen[:, past:].float()
+            weight = weight / weight.sum()
+        keep = option(output_hidden_states, c, "output_hidden_states")
+        hidden_states, alignments = [], []
         for layer in self.layers:
-            x = layer(x, cos, sin, position, padding, past_key_values)
-        return BaseModelOutputWithPast(last_hidden_state=self.norm(x), past_key_values=past_key_values)
+            hidden_states.append(x)
+            inputs = (x, cos, sin, position, padding, cache, stream, weight)
+            x, alignment = (self._gradient_checkpointing_func(layer.__call__, *inputs) if checkpointing
+                            else layer(*inputs))
+            alignments.append(alignment)
+        x = self.norm(x)
+        self.alignment_loss = None if weight is None else torch.stack([a.to(x.device) for a in alignments]).mean()
+        output = BaseModelOutputWithPast(last_hidden_state=x, hidden_states=(*hidden_states, x) if keep else None,
+                                         **{CACHE: cache})
+        return output if option(return_dict, c, "return_dict", "use_return_dict") is not False else output.to_tuple()
 
 
 class LlamaNSAForCausalLM(LlamaNSAPreTrainedModel, GenerationMixin):
@@ -268,12 +361,29 @@ class LlamaNSAForCausalLM(LlamaNSAPreTrainedModel, GenerationMixin):
         self.lm_head = value
 
     def forward(self, input_ids=None, attention_mask=None, position_ids=None, past_key_values=None, inputs_embeds=None,
-                labels=None, use_cache=None, logits_to_keep=0, **kwargs):
-        """labels [B, T]: the token itself, or -100 to ignore it; shifted here. The loss is the mean cross entropy."""
-        outputs = self.model(input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache)
+                labels=None, use_cache=None, output_attentions=None, output_hidden_states=None, return_dict=None,
+                logits_to_keep=0, cache=None, **unknown):
+        """labels [B, T]: the token itself, or -100 to ignore it; shifted here. The loss is the mean cross entropy; in
+        training with config.alignment_weight, plus that weight times the alignment loss."""
+        cache = check_arguments(self, past_key_values, cache, output_attentions, unknown)
+        outputs = self.model(input_ids, attention_mask, position_ids, inputs_embeds=inputs_embeds, use_cache=use_cache,
+                             output_attentions=output_attentions, output_hidden_states=output_hidden_states,
+                             return_dict=True, **{CACHE: cache})
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(outputs.last_hidden_state[:, keep])
-        loss = None
+        loss = ce_loss = None
         if labels is not None:
-            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten().to(logits.device))
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=outputs.past_key_values)
+            if logits.shape[1] != labels.shape[1]:
+                raise ValueError(f"labels have {labels.shape[1]} tokens, logits {logits.shape[1]}; expected "
+                                 "logits_to_keep 0 with labels")
+            loss = ce_loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(),
+                                             labels[:, 1:].flatten().to(logits.device))
+        alignment = self.model.alignment_loss
+        if loss is not None and alignment is not None:
+            loss = ce_loss + self.config.alignment_weight * alignment
+        output = LlamaNSAOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states,
+                                ce_loss=None if alignment is None else ce_loss, alignment_loss=alignment,
+                                **{CACHE: outputs[CACHE] if CACHE in outputs else None})
+        if option(return_dict, self.config, "return_dict", "use_return_dict") is not False:
+            return output
+        return output.to_tuple()

@@ -1,0 +1,56 @@
+// The datasets that a run trains on: data.path, or the mix of data.sources.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <string>
+#include <vector>
+
+#include "ssa/config/config.h"
+#include "ssa/data/batch_plan.h"
+#include "ssa/data/dataset.h"
+#include "ssa/data/row_loader.h"
+#include "ssa/train/trainer_state.h"
+
+namespace ssa {
+
+struct TrainingSource {
+  TrainingSource(const SourceConfig& source, const Config& config);
+
+  std::string name;  ///< empty for data.path
+  double weight;
+  Dataset dataset;
+  RowLoader loader;
+};
+
+class TrainingData {
+ public:
+  /// Opens every dataset. Throws Error as Dataset, Dataset::check_model() and RowLoader do, and UsageError for sources
+  /// that were made with different tokenizers.
+  explicit TrainingData(const Config& config);
+
+  bool mixed() const { return mixed_; }  ///< data.sources
+  const std::deque<TrainingSource>& sources() const { return sources_; }
+  std::int64_t rows_per_epoch() const;  ///< of all sources
+  std::vector<BatchPlan::Source> plan_sources() const;
+
+  /// What a checkpoint of a run that starts now records. Computes the fingerprints.
+  std::vector<SourceState> source_states() const;
+  /// Sets the row order of each source: what orders its rows is SourceState::order.
+  void set_orders(const std::vector<SourceState>& states);
+
+ private:
+  std::uint64_t seed_;
+  bool mixed_;
+  std::deque<TrainingSource> sources_;
+};
+
+/// Padding and cut documents of each source, in percent, with the packing of the config.
+std::vector<std::string> packing_lines(const TrainingData& data, const Config& config);
+/// The same for every packing.
+std::vector<std::string> packing_comparison(const TrainingData& data, const Config& config);
+
+/// The table of a mix, with a line per source. `rows`: of the run, over all sources.
+std::vector<std::string> source_table(const TrainingData& data, std::int64_t rows, std::int64_t max_length);
+
+}  // namespace ssa

@@ -1,0 +1,53 @@
+// Tiles and shared memory of select_blocks on Hopper.
+#pragma once
+
+#include "config.cuh"
+#include "kernels/common/ptx/mbarrier.cuh"
+
+namespace ssa::cuda {
+
+/// A team is a warpgroup that scores and a warpgroup that chooses. A step is the tokens whose heads fill 32 columns of
+/// a product; the rows are block means. All scores of a step are in the registers of the scoring warpgroup at once.
+/// kHeads: the group's heads rounded up to 8, 16 or 32.
+template <int kD_, int kHeads_>
+struct SelectHopperConfig {
+  static constexpr int kD = kD_, kHeads = kHeads_, kHalves = kD / 64;
+  static constexpr int kTeams = kD == 64 ? 1 : 2, kCtasPerSm = kD == 64 ? 2 : 1;  ///< the means fill shared memory
+  static constexpr int kThreads = kTeams * 256;
+  static constexpr int kScoringRegisters = 176, kChoosingRegisters = 80;
+  static constexpr int kColumns = 32, kTokens = kColumns / kHeads;  ///< of a step
+  static constexpr int kTile = 64, kTiles = 8, kMaxBlocks = kTile * kTiles;
+  static constexpr int kCtaTokens = 32;  ///< more CTAs, of more equal length at the end, for more loads of means
+  static constexpr int kQueryStages = 2;
+  static constexpr int kWarps = 4;                           ///< of a warpgroup
+  static constexpr int kSlots = kTokens == 4 ? 2 : kWarps;   ///< steps between scoring and choice
+  static constexpr int kSlotWarps = kWarps / kSlots;         ///< choosing warps of a slot
+  static constexpr int kImportanceStride = kMaxBlocks + 16;  ///< adjacent tokens in other banks
+
+  struct Team {
+    Tile<kColumns, 64> q[kQueryStages][kHalves];  ///< row = token * kHeads + head
+    float importance[kSlots][kTokens][kImportanceStride];
+    float sums[2][kWarps][kColumns];     ///< of each scoring warp
+    int2 candidates[kWarps][kWarpSize];  ///< of each choosing warp
+    Barrier q_full[kQueryStages];
+    Barrier scored[kSlots], chosen[kSlots];
+  };
+  /// Dynamic shared memory: this struct, then a list per choosing warp, whose capacity is known at launch.
+  struct alignas(1024) Shared {
+    Tile<kTile, 64> means[kTiles][kHalves];
+    Team team[kTeams];
+    Barrier means_full;
+
+    static std::size_t bytes(std::size_t list_capacity) {
+      return sizeof(Shared) + kTeams * kWarps * list_capacity * (sizeof(float) + sizeof(int));
+    }
+    /// The list of choosing warp `warp` of all teams.
+    __device__ __forceinline__ BlockList list(int warp, int capacity) {
+      auto* importance = reinterpret_cast<float*>(this + 1);
+      auto* blocks = reinterpret_cast<int*>(importance + kTeams * kWarps * capacity);
+      return {importance + warp * capacity, blocks + warp * capacity, 0};
+    }
+  };
+};
+
+}  // namespace ssa::cuda

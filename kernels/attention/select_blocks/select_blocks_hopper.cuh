@@ -1,0 +1,367 @@
+// select_blocks on Hopper, for at most 512 blocks: one pass over the block means. README.md explains it.
+#pragma once
+
+#include "config_hopper.cuh"
+#include "kernels/common/ptx/tma.cuh"
+#include "top_k.cuh"
+
+namespace ssa::cuda {
+
+struct SelectHopperArgs {
+  CUtensorMap q;       ///< boxes of C::kColumns rows: C::kHeads heads of C::kTokens tokens
+  CUtensorMap k_mean;  ///< boxes of 64 blocks
+  SelectArgs in;
+};
+
+#if SSA_WGMMA_CODE
+/// The tokens of one CTA and of the calling thread's team.
+template <class C>
+struct SelectHopperTask {
+  int team, thread, warp, lane;  ///< within the warpgroup
+  int kv_head, row;
+  int t0, steps;  ///< of the CTA; the teams take turns
+
+  /// The longest tasks start first: CTAs take the last C::kCtaTokens tokens of each sequence and key/value head, then
+  /// those before.
+  __device__ __forceinline__ explicit SelectHopperTask(const SelectArgs& a)
+      : thread(static_cast<int>(threadIdx.x) % kWarpgroupThreads),
+        warp(thread / kWarpSize),
+        lane(thread % kWarpSize),
+        kv_head(static_cast<int>(blockIdx.x) % a.HK),
+        row(static_cast<int>(blockIdx.x) / a.HK % a.B),
+        t0(((a.T - 1) / C::kCtaTokens - static_cast<int>(blockIdx.x) / a.HK / a.B) * C::kCtaTokens),
+        steps((min(C::kCtaTokens, a.T - t0) + C::kTokens - 1) / C::kTokens) {
+    team = static_cast<int>(threadIdx.x) / kWarpgroupThreads % C::kTeams;
+  }
+};
+
+/// Waits until at most `pending` batches of products are running; `pending` is known at compile time after unrolling.
+__device__ __forceinline__ void wgmma_wait_unrolled(int pending) {
+  switch (pending) {
+    case 0: wgmma_wait<0>(); break;
+    case 1: wgmma_wait<1>(); break;
+    case 2: wgmma_wait<2>(); break;
+    case 3: wgmma_wait<3>(); break;
+    case 4: wgmma_wait<4>(); break;
+    case 5: wgmma_wait<5>(); break;
+    case 6: wgmma_wait<6>(); break;
+    default: wgmma_wait<7>(); break;
+  }
+}
+
+/// A scoring warpgroup. In the products rows are blocks and columns the heads of the step's tokens; a warp owns 16
+/// blocks of each tile.
+template <class C>
+class SelectHopperScorer {
+ public:
+  __device__ __forceinline__ SelectHopperScorer(typename C::Shared& shared, const SelectHopperArgs& a,
+                                                const SelectHopperTask<C>& task)
+      : shared_(shared),
+        team_(shared.team[task.team]),
+        a_(a),
+        task_(task),
+        warp_(task.warp),
+        lane_(task.lane),
+        scale2_(a.in.scale * kLog2e) {}
+
+  __device__ __forceinline__ void run() {
+    if (task_.thread == 0) {
+      if (task_.team == 0) load_means();
+      for (int i = 0; i < C::kQueryStages; ++i) load_queries(i);
+    }
+    __syncwarp();
+    shared_.means_full.wait(0);
+#pragma unroll 1
+    for (int i = 0; task_.team + i * C::kTeams < task_.steps; ++i) {
+      const int t = task_.t0 + (task_.team + i * C::kTeams) * C::kTokens;
+      const int tiles = (((t + C::kTokens) >> a_.in.block_shift) + C::kTile - 1) / C::kTile;
+      team_.q_full[i % C::kQueryStages].wait(i / C::kQueryStages & 1);
+      bool done;
+      if (tiles <= 2)
+        done = score<2, false>(i, t, tiles);
+      else if (tiles <= 4)
+        done = score<4, false>(i, t, tiles);
+      else if (tiles <= 6)
+        done = score<6, false>(i, t, tiles);
+      else
+        done = score<8, false>(i, t, tiles);
+      if (!done) score<8, true>(i, t, tiles);
+      if (task_.thread == 0) load_queries(i + C::kQueryStages);
+      __syncwarp();
+    }
+  }
+
+ private:
+  static constexpr float kLargestSum = 0x1p60f;  ///< a sum above it or below its inverse is computed again
+
+  __device__ __forceinline__ void load_means() {
+    const int complete = min(a_.in.T, task_.t0 + C::kCtaTokens) >> a_.in.block_shift;
+    const int tiles = max(1, (complete + C::kTile - 1) / C::kTile);
+    shared_.means_full.arrive_expect_tx(tiles * static_cast<int>(sizeof(shared_.means[0])));
+    for (int tile = 0; tile < tiles; ++tile)
+      for (int half = 0; half < C::kHalves; ++half)
+        tma_load(shared_.means[tile][half].data, a_.k_mean, task_.kv_head * C::kHalves + half, tile * C::kTile,
+                 task_.row, shared_.means_full);
+  }
+
+  /// Of the team's i-th step.
+  __device__ __forceinline__ void load_queries(int i) {
+    const int step = task_.team + i * C::kTeams, stage = i % C::kQueryStages;
+    if (step >= task_.steps) return;
+    team_.q_full[stage].arrive_expect_tx(sizeof(team_.q[stage]));
+    for (int half = 0; half < C::kHalves; ++half)
+      tma_load(team_.q[stage][half].data, a_.q, half, task_.kv_head * (a_.in.HQ / a_.in.HK),
+               task_.t0 + step * C::kTokens, task_.row, team_.q_full[stage]);
+  }
+
+  /// Importance of the blocks of the first `tiles` tiles for the tokens from t on: kTiles or one less, or with kRowMax
+  /// any number. Returns false if the exponentials of the scores, which are not relative to anything, have a sum that
+  /// is too large or too small; with kRowMax, exponents are relative to the warp's maximum.
+  template <int kTiles, bool kRowMax>
+  __device__ __forceinline__ bool score(int i, int t, int tiles) {
+    float e[kTiles][4][4];
+    const int stage = i % C::kQueryStages;
+    wgmma_fence();
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+#pragma unroll
+      for (int half = 0; half < C::kHalves; ++half)
+#pragma unroll
+        for (int kk = 0; kk < 4; ++kk)
+          wgmma(e[tile], wgmma_operand(shared_.means[tile][half], 0) + kk * kNextAlongRow,
+                wgmma_operand(team_.q[stage][half], 0) + kk * kNextAlongRow, half + kk > 0);
+      wgmma_commit();
+    }
+
+    // From the lane's first row on. The tokens of a step differ by one block at most.
+    const int complete = ((t + 1) >> a_.in.block_shift) - warp_ * 16 - (lane_ >> 2);
+    const int one_more = a_.in.block_size - ((t + 1) & (a_.in.block_size - 1));  // the first token with one block more
+    const auto is_complete = [&](int tile, int n, int e) {
+      return tile * C::kTile + e / 2 * 8 < complete + (n * 8 / C::kHeads >= one_more);
+    };
+    [[maybe_unused]] float shift[4][2];
+    float sum[4][2] = {};
+    if constexpr (kRowMax) {
+      wgmma_wait<0>();
+#pragma unroll
+      for (int tile = 0; tile < kTiles; ++tile) warpgroup_fence_operand(e[tile]);
+#pragma unroll
+      for (int n = 0; n < 4; ++n)
+#pragma unroll
+        for (int c = 0; c < 2; ++c) {
+          float row_max = -kInfinity;
+#pragma unroll
+          for (int tile = 0; tile < kTiles; ++tile)
+#pragma unroll
+            for (int upper = 0; upper < 4; upper += 2)
+              if (is_complete(tile, n, upper)) row_max = fmaxf(row_max, e[tile][n][upper + c]);
+#pragma unroll
+          for (int offset = 4; offset < kWarpSize; offset *= 2)
+            row_max = fmaxf(row_max, __shfl_xor_sync(kFullMask, row_max, offset));
+          shift[n][c] = row_max == -kInfinity ? 0.0f : __fmul_rn(row_max, scale2_);
+        }
+    }
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+      if constexpr (!kRowMax) {
+        wgmma_wait_unrolled(kTiles - 1 - tile);
+        warpgroup_fence_operand(e[tile]);
+      }
+      if (kRowMax || tile < kTiles - 1 || tiles == kTiles)
+#pragma unroll
+        for (int n = 0; n < 4; ++n)
+#pragma unroll
+          for (int j = 0; j < 4; ++j) {
+            float value = exp2_fast(kRowMax ? e[tile][n][j] * scale2_ - shift[n][j & 1] : e[tile][n][j] * scale2_);
+            if ((kRowMax || tile >= kTiles - 2) && !is_complete(tile, n, j)) value = 0;
+            sum[n][j & 1] += value;
+            e[tile][n][j] = value;
+          }
+    }
+
+    float weight[4][2];
+    if constexpr (kRowMax)
+      find_weights(weight, shift, sum);
+    else if (!find_weights(weight, t, sum))
+      return false;
+
+    const int slot = i % C::kSlots;
+    team_.chosen[slot].wait(i / C::kSlots & 1 ^ 1);
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile)
+      if (kRowMax || tile < kTiles - 1 || tiles == kTiles)
+        store_importance(slot, tile * C::kTile + warp_ * 16 + (lane_ >> 2), e[tile], weight);
+    team_.scored[slot].arrive_warp(lane_);
+    return true;
+  }
+
+  /// Adds up the values of the lanes with the same columns: lane l gets the sum for column n c of its quad's columns,
+  /// with 2 n + c = l / 4.
+  __device__ __forceinline__ float sum_of_column(const float (&values)[4][2]) const {
+    float sums[8];
+#pragma unroll
+    for (int j = 0; j < 8; ++j) sums[j] = values[j / 2][j % 2];
+#pragma unroll
+    for (int half = 4; half > 0; half /= 2) {
+      const bool upper = lane_ & 4 * half;
+#pragma unroll
+      for (int j = 0; j < half; ++j) {
+        const float other = __shfl_xor_sync(kFullMask, upper ? sums[j] : sums[half + j], 4 * half);
+        sums[j] = (upper ? sums[half + j] : sums[j]) + other;
+      }
+    }
+    return sums[0];
+  }
+  /// The place of sum_of_column's column.
+  __device__ __forceinline__ int own_column() const { return (lane_ >> 3) * 8 + (lane_ & 3) * 2 + (lane_ >> 2 & 1); }
+  /// The column of a lane's n c-th values.
+  __device__ __forceinline__ int column(int n, int c) const { return n * 8 + (lane_ & 3) * 2 + c; }
+
+  /// What an exponential of a column has to be multiplied by to be the softmax: 0 for heads that the group does not
+  /// have. False if a sum over the warps is too large or too small. The lanes have sums over their own rows.
+  __device__ __forceinline__ bool find_weights(float (&weight)[4][2], int t, const float (&sum)[4][2]) {
+    auto& sums = team_.sums[exchanges_++ & 1];
+    sums[warp_][own_column()] = sum_of_column(sum);
+    barrier_sync(1 + task_.team, kWarpgroupThreads);
+    float total = 0;
+#pragma unroll
+    for (int w = 0; w < C::kWarps; ++w) total += sums[w][lane_];
+    const bool needed = lane_ % C::kHeads < a_.in.HQ / a_.in.HK && (t + lane_ / C::kHeads + 1) >> a_.in.block_shift > 0;
+    const float inverse = needed ? __fdividef(1.0f, total) : 0.0f;
+#pragma unroll
+    for (int n = 0; n < 4; ++n)
+#pragma unroll
+      for (int c = 0; c < 2; ++c) weight[n][c] = __shfl_sync(kFullMask, inverse, column(n, c));
+    return !__any_sync(kFullMask, !(total < kLargestSum) || (needed && total < 1 / kLargestSum));  // equal in all warps
+  }
+
+  /// The same for exponentials relative to `shift`, which differ by warp.
+  __device__ __forceinline__ void find_weights(float (&weight)[4][2], const float (&shift)[4][2],
+                                               const float (&sum)[4][2]) {
+    auto& log2_sums = team_.sums[exchanges_++ & 1];
+    float log2_sum[4][2];  // of the warp, in the first lane of those with the same column
+#pragma unroll
+    for (int n = 0; n < 4; ++n)
+#pragma unroll
+      for (int c = 0; c < 2; ++c) {
+        float all = sum[n][c];
+#pragma unroll
+        for (int offset = 4; offset < kWarpSize; offset *= 2) all += __shfl_xor_sync(kFullMask, all, offset);
+        log2_sum[n][c] = shift[n][c] + __log2f(all);
+        if (lane_ < 4) log2_sums[warp_][column(n, c)] = log2_sum[n][c];
+      }
+    barrier_sync(1 + task_.team, kWarpgroupThreads);
+    float highest = -kInfinity, total = 0;
+#pragma unroll
+    for (int w = 0; w < C::kWarps; ++w) highest = fmaxf(highest, log2_sums[w][lane_]);
+#pragma unroll
+    for (int w = 0; w < C::kWarps; ++w) total += exp2_fast(log2_sums[w][lane_] - highest);
+    const bool needed = lane_ % C::kHeads < a_.in.HQ / a_.in.HK && highest > -kInfinity;
+    const float log2_total = needed ? highest + __log2f(total) : kInfinity;
+#pragma unroll
+    for (int n = 0; n < 4; ++n)
+#pragma unroll
+      for (int c = 0; c < 2; ++c)
+        weight[n][c] = exp2_fast(shift[n][c] - __shfl_sync(kFullMask, log2_total, column(n, c)));
+  }
+
+  /// importance = sum over a token's heads of the softmax, in a fixed order, of rows `block` and block + 8.
+  __device__ __forceinline__ void store_importance(int slot, int block, const float (&e)[4][4],
+                                                   const float (&weight)[4][2]) {
+    float sums[C::kTokens][2] = {};
+#pragma unroll
+    for (int n = 0; n < 4; ++n)
+#pragma unroll
+      for (int j = 0; j < 4; ++j) sums[n * 8 / C::kHeads][j / 2] += e[n][j] * weight[n][j & 1];
+    // Over the quad: odd lanes get the lower rows, lanes 2 and 3 the second half of the tokens.
+    const bool odd = lane_ & 1, second = lane_ & 2;
+    float both[C::kTokens];
+#pragma unroll
+    for (int token = 0; token < C::kTokens; ++token)
+      both[token] = (odd ? sums[token][1] : sums[token][0]) +
+                    __shfl_xor_sync(kFullMask, odd ? sums[token][0] : sums[token][1], 1);
+    float* to = &team_.importance[slot][0][block + (odd ? 8 : 0)];
+    if constexpr (C::kTokens == 1) {
+      const float all = both[0] + __shfl_xor_sync(kFullMask, both[0], 2);
+      if (!second) to[0] = fmaxf(all, 0.0f);  // NaN becomes 0
+    } else {
+      constexpr int kHalf = C::kTokens / 2;
+      to += second ? kHalf * C::kImportanceStride : 0;
+#pragma unroll
+      for (int token = 0; token < kHalf; ++token) {
+        const float other = __shfl_xor_sync(kFullMask, second ? both[token] : both[kHalf + token], 2);
+        to[token * C::kImportanceStride] = fmaxf((second ? both[kHalf + token] : both[token]) + other, 0.0f);
+      }
+    }
+  }
+
+  typename C::Shared& shared_;
+  typename C::Team& team_;
+  const SelectHopperArgs& a_;
+  const SelectHopperTask<C>& task_;
+  const int warp_, lane_;
+  const float scale2_;
+  int exchanges_ = 0;
+};
+
+/// The calling warp's part of a choosing warpgroup: the tokens of one slot, or a part of them.
+template <class C>
+__device__ __forceinline__ void select_hopper_choose(typename C::Shared& shared, const SelectArgs& a,
+                                                     const SelectHopperTask<C>& task) {
+  typename C::Team& team = shared.team[task.team];
+  const int slot = task.warp % C::kSlots, lane = task.lane;
+  const BlockList list = shared.list(task.team * C::kWarps + task.warp, a.list_capacity);
+#pragma unroll 1
+  for (int i = slot; task.team + i * C::kTeams < task.steps; i += C::kSlots) {
+    team.scored[slot].wait(i / C::kSlots & 1);
+#pragma unroll 1
+    for (int token = task.warp / C::kSlots; token < C::kTokens; token += C::kSlotWarps) {
+      const int t = task.t0 + (task.team + i * C::kTeams) * C::kTokens + token, own = t >> a.block_shift;
+      if (t >= a.T) break;
+      const float* importance = team.importance[slot][token];
+      int* to = a.indices + ((static_cast<std::int64_t>(task.row) * a.T + t) * a.HK + task.kv_head) * a.slots;
+      const bool split = a.reference && own >= a.block_size && a.block_counts > a.block_size / 2;
+      // Reference mode chooses separately from the newest aligned block_size blocks.
+      const int newest = split ? own >> a.block_shift << a.block_shift : own;
+      const int quota = split ? a.block_size / 2 : a.block_counts - 1;
+      int length =
+          choose_blocks<C::kMaxBlocks>(to, importance, 0, newest, quota, list, team.candidates[task.warp], lane);
+      if (split)
+        length += choose_blocks<C::kMaxBlocks>(to + length, importance, newest, own, a.block_size / 2 - 1, list,
+                                               team.candidates[task.warp], lane);
+      for (int s = length + lane; s < a.slots; s += kWarpSize) to[s] = s == length ? own : -1;
+    }
+    team.chosen[slot].arrive_warp(lane);
+  }
+}
+#endif
+
+/// What a CTA does: see SelectHopperTask.
+template <class C>
+__global__ void __launch_bounds__(C::kThreads, C::kCtasPerSm)
+    select_blocks_hopper_kernel(const __grid_constant__ SelectHopperArgs a) {
+#if SSA_WGMMA_CODE
+  extern __shared__ __align__(1024) unsigned char shared_bytes[];
+  auto& shared = *reinterpret_cast<typename C::Shared*>(shared_bytes);
+  const SelectHopperTask<C> task(a.in);
+  if (threadIdx.x == 0) {
+    shared.means_full.init(1);
+    for (auto& team : shared.team) {
+      for (auto& barrier : team.q_full) barrier.init(1);
+      for (auto& barrier : team.scored) barrier.init(C::kWarps * kArrivalsOfWarp);
+      for (auto& barrier : team.chosen) barrier.init(C::kSlotWarps * kArrivalsOfWarp);
+    }
+    fence_barrier_init();
+  }
+  __syncthreads();
+  if (threadIdx.x < C::kTeams * kWarpgroupThreads) {
+    warpgroup_reg_alloc<C::kScoringRegisters>();
+    SelectHopperScorer<C>(shared, a, task).run();
+  } else {
+    warpgroup_reg_dealloc<C::kChoosingRegisters>();
+    select_hopper_choose<C>(shared, a.in, task);
+  }
+#endif
+}
+
+}  // namespace ssa::cuda
