@@ -31,6 +31,7 @@ target_compile_definitions(ssa_flags INTERFACE SSA_WITH_NCCL=$<BOOL:${SSA_WITH_N
 # Adds the CUDA sources of `directory` to the library of its floor. All flags are stated here once.
 function(ssa_cuda_sources name directory)
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${directory}/*.cu ${directory}/*_cuda.cpp)
+  list(FILTER sources EXCLUDE REGEX _bench\\.cu$)
   target_sources(${name} PRIVATE ${sources} ${ARGN})
   target_compile_definitions(${name} PRIVATE
     SSA_CUDA_MIN_CAPABILITY=${SSA_CUDA_MIN_CAPABILITY}
@@ -60,3 +61,12 @@ file(GLOB SSA_BENCH_SOURCES CONFIGURE_DEPENDS tests/bench/*.cpp)
 add_executable(ssa_bench ${SSA_BENCH_SOURCES})
 target_include_directories(ssa_bench PRIVATE tests)
 target_link_libraries(ssa_bench PRIVATE ssa_training)
+
+# ssa_fp8_bench: the scalings that cuBLASLt's FP8 products can have, compared; docs/fp8.md has the results.
+if(CUDAToolkit_VERSION VERSION_GREATER_EQUAL 12.9)
+  add_executable(ssa_fp8_bench kernels/fp8_matmul/fp8_scalings_bench.cu)
+  target_compile_options(ssa_fp8_bench PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-std=c++17>)
+  set_target_properties(ssa_fp8_bench PROPERTIES CUDA_ARCHITECTURES "${SSA_CUDA_ARCHITECTURES}"
+                        CUDA_STANDARD_REQUIRED OFF CUDA_RUNTIME_LIBRARY Static)
+  target_link_libraries(ssa_fp8_bench PRIVATE CUDA::cudart_static CUDA::cublasLt Threads::Threads)
+endif()

@@ -25,9 +25,6 @@ struct Fp8Matmul {
 };
 SSA_OP(fp8_matmul, Fp8Matmul);
 
-/// Whether products with an f32 output of M rows run: cuBLASLt has them for multiples of 128 only.
-constexpr bool fp8_matmul_has_f32_rows(std::int64_t M) { return M % kFp8Block == 0; }
-
 /// Why FP8 products do not run on the stream's device; empty if they do. The CPU runs them everywhere.
 std::string why_no_fp8(Stream& stream);
 

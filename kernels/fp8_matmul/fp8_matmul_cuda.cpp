@@ -1,4 +1,5 @@
 // FP8 products by cuBLASLt. It has one algorithm per product with these scales, so nothing is chosen by measurement.
+// That one may split a long sum; its parts are added in a fixed order.
 #include <map>
 #include <memory>
 #include <tuple>
@@ -36,12 +37,8 @@ class Fp8Plan {
     check(cublasLtMatmulPreferenceCreate(&created), "fp8_matmul: preference");
     const std::unique_ptr<cublasLtMatmulPreferenceOpaque_t, Destroy> preference(created);
     const std::uint64_t workspace = context.blas_workspace_bytes;
-    const std::uint32_t no_split_k = CUBLASLT_REDUCTION_SCHEME_NONE;  // it sums in another order
     check(cublasLtMatmulPreferenceSetAttribute(created, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace,
                                                sizeof(workspace)),
-          "fp8_matmul: preference");
-    check(cublasLtMatmulPreferenceSetAttribute(created, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &no_split_k,
-                                               sizeof(no_split_k)),
           "fp8_matmul: preference");
     cublasLtMatmulHeuristicResult_t result{};
     int count = 0;

@@ -61,6 +61,24 @@ __device__ __forceinline__ std::uint32_t pack_fp8(float a, float b, float c, flo
   return low | static_cast<std::uint32_t>(high) << 16;
 }
 
+/// Rounds 8 adjacent columns of a row, which 16 adjacent lanes continue to a row block: `y`, rounded to bf16 first, as
+/// quantize_fp8 finds it in memory. `columns` is a multiple of 128.
+__device__ __forceinline__ void store_row_block(const Fp8Target& to, Floats<8> y, std::int64_t row, std::int64_t column,
+                                                std::int64_t columns) {
+  const unsigned half = threadIdx.x % kWarpSize < 16 ? 0xffffu : 0xffff0000u;  // the other half may be past the row
+  y = round_bf16<8>(y);
+  unsigned largest = 0;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) largest = max(largest, __float_as_uint(fabsf(y[i])));
+#pragma unroll
+  for (int offset = 8; offset > 0; offset /= 2) largest = max(largest, __shfl_xor_sync(half, largest, offset));
+  const Fp8Scale scale(largest);
+  if (column % kFp8Tile == 0) to.scales[column / kFp8Tile * to.scale_stride + row] = scale.scale;
+  const float by = scale.inverse;
+  *reinterpret_cast<uint2*>(to.values + row * columns + column) = make_uint2(
+      pack_fp8(y[0] * by, y[1] * by, y[2] * by, y[3] * by), pack_fp8(y[4] * by, y[5] * by, y[6] * by, y[7] * by));
+}
+
 /// Of two columns or rows, packed as bits of bf16 magnitudes: the larger one as the bits of a float.
 __device__ __forceinline__ unsigned larger_half(unsigned pair) { return max(pair << 16, pair & 0xffff0000u); }
 
@@ -82,11 +100,11 @@ __device__ __forceinline__ unsigned max_of_rows(unsigned (&value)[8], int lane) 
 /// call it. `shared` may be reused after the next __syncthreads().
 template <bool kPlain, bool kTransposed>
 __device__ __forceinline__ void quantize_tile(const Fp8Target& plain, const Fp8Target& transposed,
-                                              Fp8TileShared& shared, const uint4 (&x)[8], std::int64_t tile_row,
-                                              std::int64_t tile_column, std::int64_t rows, std::int64_t columns) {
+                                              Fp8TileShared& shared, const uint4 (&x)[8], int tile_row, int tile_column,
+                                              int rows, int columns) {
   const int thread = static_cast<int>(threadIdx.x), warp = thread / kWarpSize, lane = thread % kWarpSize;
   const int g = thread / 16, l = thread % 16;
-  const std::int64_t first_row = tile_row * kFp8Tile + 8 * g, first_column = tile_column * kFp8Tile + 8 * l;
+  const int first_row = tile_row * kFp8Tile + 8 * g, first_column = tile_column * kFp8Tile + 8 * l;
   const bool of_rows = kPlain && !plain.square, of_columns = kTransposed && !transposed.square;
   const bool of_tile = (kPlain && plain.square) || (kTransposed && transposed.square);
 
@@ -133,7 +151,7 @@ __device__ __forceinline__ void quantize_tile(const Fp8Target& plain, const Fp8T
   if (of_rows) {
     const Fp8Scale scale(larger_half(max_of_rows(row_max, lane)));
     row_inverse = scale.inverse;
-    const std::int64_t row = first_row + l / 2;
+    const int row = first_row + l / 2;
     if (l % 2 == 0 && row < rows) plain.scales[tile_column * plain.scale_stride + row] = scale.scale;
   }
   if (of_columns) {
@@ -143,7 +161,7 @@ __device__ __forceinline__ void quantize_tile(const Fp8Target& plain, const Fp8T
       for (int w = 1; w < kFp8TileThreads / kWarpSize; ++w) largest = max(largest, shared.column_max[w][thread]);
       const Fp8Scale scale(largest);
       shared.column_inverse[thread] = scale.inverse;
-      const std::int64_t column = tile_column * kFp8Tile + thread;
+      const int column = tile_column * kFp8Tile + thread;
       if (column < columns) transposed.scales[tile_row * transposed.scale_stride + column] = scale.scale;
     }
     __syncthreads();
@@ -160,7 +178,7 @@ __device__ __forceinline__ void quantize_tile(const Fp8Target& plain, const Fp8T
       unpack_bf16(x[i].z, v[4], v[5]);
       unpack_bf16(x[i].w, v[6], v[7]);
       if (first_row + i < rows && first_column < columns)
-        *reinterpret_cast<uint2*>(plain.values + (first_row + i) * columns + first_column) =
+        *reinterpret_cast<uint2*>(plain.values + std::int64_t{first_row + i} * columns + first_column) =
             make_uint2(pack_fp8(v[0] * inverse, v[1] * inverse, v[2] * inverse, v[3] * inverse),
                        pack_fp8(v[4] * inverse, v[5] * inverse, v[6] * inverse, v[7] * inverse));
     }
@@ -184,11 +202,11 @@ __device__ __forceinline__ void quantize_tile(const Fp8Target& plain, const Fp8T
 #pragma unroll
     for (int pass = 0; pass < 4; ++pass) {
       const int column = pass * 32 + thread / 8, part = thread % 8, swizzle = column / 8;
-      const std::int64_t out_row = tile_column * kFp8Tile + column, out_column = tile_row * kFp8Tile + 16 * part;
+      const int out_row = tile_column * kFp8Tile + column, out_column = tile_row * kFp8Tile + 16 * part;
       const uint4 raw = *reinterpret_cast<const uint4*>(&shared.chunks[column][(2 * part ^ swizzle) & ~1]);
       const uint4 ordered = swizzle % 2 ? make_uint4(raw.z, raw.w, raw.x, raw.y) : raw;
       if (out_row < columns && out_column < rows)
-        *reinterpret_cast<uint4*>(transposed.values + out_row * rows + out_column) = ordered;
+        *reinterpret_cast<uint4*>(transposed.values + std::int64_t{out_row} * rows + out_column) = ordered;
     }
   }
 }

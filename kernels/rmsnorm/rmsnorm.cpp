@@ -1,6 +1,7 @@
 #include "rmsnorm.h"
 
 #include "kernels/common/check.h"
+#include "kernels/quantize_fp8/check_fp8.h"
 
 namespace ssa {
 
@@ -15,6 +16,10 @@ void validate(const RmsNormForward& p) {
   expect_if_given(op, "delta", p.delta, {M, H}, act);
   expect_if_given(op, "residual", p.residual, {M, H}, act);
   SSA_CHECK(static_cast<bool>(p.delta) == static_cast<bool>(p.residual), op, ": delta and residual come together");
+  if (!p.fp8) return;
+  SSA_CHECK(H % kFp8Block == 0 && p.fp8.blocks == Fp8Blocks::row, op, ": H is ", H,
+            ", expected a multiple of 128 with FP8, and row blocks");
+  expect_fp8(op, "fp8", p.fp8, M, H);
 }
 
 void validate(const RmsNormBackward& p) {

@@ -6,6 +6,7 @@
 #include "kernels/common/device/launch.cuh"
 #include "kernels/common/device/reduce.cuh"
 #include "kernels/common/device/vector.cuh"
+#include "kernels/quantize_fp8/fp8_tile.cuh"
 #include "rmsnorm.h"
 
 namespace ssa::cuda {
@@ -18,7 +19,8 @@ constexpr int kMaxThreads = 1024;
 template <int kVec, int kThreads, bool kOne>
 __global__ void __launch_bounds__(kThreads)
     rmsnorm_forward_kernel(__nv_bfloat16* out, float* rstd, __nv_bfloat16* residual, const __nv_bfloat16* x,
-                           const __nv_bfloat16* delta, const __nv_bfloat16* weight, int H, float inverse_H, float eps) {
+                           const __nv_bfloat16* delta, const __nv_bfloat16* weight, int H, float inverse_H, float eps,
+                           Fp8Target fp8) {
   __shared__ float shared[kThreads / kWarpSize];
   const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * H;
   const int first = static_cast<int>(threadIdx.x) * kVec;
@@ -46,6 +48,8 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
     for (int i = 0; i < kVec; ++i) y[i] = value[i] * r * w[i];
     store<kVec>(out + row + h, y);
+    if constexpr (kVec == 8)
+      if (fp8.values) store_row_block(fp8, y, blockIdx.x, h, H);
     if constexpr (kOne) break;
   }
 }
@@ -169,7 +173,7 @@ void rmsnorm_forward(Stream& stream, const RmsNormForward& p) {
   dispatch_width(H, [&]<int kVec, int kThreads, bool kOne>() {
     launch(stream, "rmsnorm_forward", rmsnorm_forward_kernel<kVec, kThreads, kOne>,
            {.grid = static_cast<unsigned>(M), .block = kThreads}, bf16(p.out), p.rstd.as<float>(), bf16(p.residual),
-           bf16(p.x), bf16(p.delta), bf16(p.weight), H, 1.0f / static_cast<float>(H), p.eps);
+           bf16(p.x), bf16(p.delta), bf16(p.weight), H, 1.0f / static_cast<float>(H), p.eps, Fp8Target(p.fp8));
   });
 }
 

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "kernels/common/dispatch.h"
+#include "kernels/quantize_fp8/fp8_matrix.h"
 
 namespace ssa {
 
@@ -18,6 +19,7 @@ struct RmsNormForward {
   Tensor delta = {};     ///< [M, H] act; absent = 0, and residual is x
   Tensor weight;         ///< [H] act
   float eps;
+  Fp8Matrix fp8 = {};  ///< [M, H] row blocks, overwritten: out as quantize_fp8 rounds it; optional, H a multiple of 128
 };
 SSA_OP(rmsnorm_forward, RmsNormForward);
 

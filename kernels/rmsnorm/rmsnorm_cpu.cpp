@@ -1,6 +1,7 @@
 #include <cmath>
 
 #include "kernels/common/cpu/cpu.h"
+#include "kernels/quantize_fp8/quantize_fp8.h"
 #include "rmsnorm.h"
 
 namespace ssa::cpu {
@@ -53,8 +54,9 @@ void backward(const RmsNormBackward& p) {
 
 }  // namespace
 
-void rmsnorm_forward(Stream&, const RmsNormForward& p) {
+void rmsnorm_forward(Stream& stream, const RmsNormForward& p) {
   dispatch_real(p.x, [&]<class Real>() { forward<Real>(p); });
+  if (p.fp8) cpu::quantize_fp8(stream, {.plain = p.fp8, .x = p.out});
 }
 
 void rmsnorm_backward(Stream&, const RmsNormBackward& p) {

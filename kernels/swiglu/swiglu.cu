@@ -1,7 +1,9 @@
-// One CTA per token. Streaming: every element is read once and written once.
+// One CTA per token, or, where the output is written transposed in FP8, per tile of 128 tokens and 128 columns.
+// Streaming: every element is read once and written once.
 #include "kernels/common/device/launch.cuh"
 #include "kernels/common/device/math.cuh"
 #include "kernels/common/device/vector.cuh"
+#include "kernels/quantize_fp8/fp8_tile.cuh"
 #include "swiglu.h"
 
 namespace ssa::cuda {
@@ -11,7 +13,7 @@ constexpr int kThreads = 256;
 
 template <int kVec>
 __global__ void __launch_bounds__(kThreads)
-    swiglu_forward_kernel(__nv_bfloat16* out, const __nv_bfloat16* gate_up, int F) {
+    swiglu_forward_kernel(__nv_bfloat16* out, Fp8Target fp8, const __nv_bfloat16* gate_up, int F) {
   const std::int64_t row = blockIdx.x;
   const __nv_bfloat16 *gate = gate_up + row * 2 * F, *up = gate + F;
   out += row * F;
@@ -22,6 +24,8 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
     for (int i = 0; i < kVec; ++i) y[i] = g[i] * sigmoid(g[i]) * u[i];
     store<kVec>(out + f, y);
+    if constexpr (kVec == 8)
+      if (fp8.values) store_row_block(fp8, y, row, f, F);
   }
 }
 
@@ -52,17 +56,62 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+/// Columns 8 l .. 8 l + 7 of the rows of thread (g, l) in a tile, as quantize_tile wants them.
+struct TilePlace {
+  int row = static_cast<int>(blockIdx.y * kFp8Tile + threadIdx.x / 16 * 8);
+  int column = static_cast<int>(blockIdx.x * kFp8Tile + threadIdx.x % 16 * 8);
+};
+
+__device__ __forceinline__ uint4 packed(const Floats<8>& v) {
+  return make_uint4(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7]));
+}
+
+__global__ void __launch_bounds__(kFp8TileThreads)
+    swiglu_backward_fp8_kernel(Fp8Target fp8, Fp8Target fp8_t, __nv_bfloat16* out, const __nv_bfloat16* d_out,
+                               const __nv_bfloat16* gate_up, int M, int F) {
+  __shared__ alignas(16) Fp8TileShared shared;
+  const TilePlace at;
+  uint4 d_gate[8], d_up[8];
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    d_gate[i] = {};
+    d_up[i] = {};
+    if (at.row + i >= M) continue;
+    const __nv_bfloat16* gate = gate_up + std::int64_t{at.row + i} * 2 * F + at.column;
+    Floats<8> g = load_constant<8>(gate), u = load_constant<8>(gate + F), y;
+    const Floats<8> d = load_constant<8>(d_out + std::int64_t{at.row + i} * F + at.column);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      const float s = sigmoid(g[j]), silu = g[j] * s;
+      y[j] = silu * u[j];
+      g[j] = d[j] * u[j] * (s + silu * (1.0f - s));
+      u[j] = d[j] * silu;
+    }
+    d_gate[i] = packed(g);
+    d_up[i] = packed(u);
+    if (out) *reinterpret_cast<uint4*>(out + std::int64_t{at.row + i} * F + at.column) = packed(y);
+  }
+  const int row = static_cast<int>(blockIdx.y), column = static_cast<int>(blockIdx.x);
+  quantize_tile<true, true>(fp8, fp8_t, shared, d_gate, row, column, M, 2 * F);
+  __syncthreads();
+  quantize_tile<true, true>(fp8, fp8_t, shared, d_up, row, static_cast<int>(gridDim.x) + column, M, 2 * F);
+}
+
 }  // namespace
 
 void swiglu_forward(Stream& stream, const SwigluForward& p) {
   const std::int64_t M = p.out.dim(0), F = p.out.dim(1);
   const auto kernel = F % 8 == 0 ? swiglu_forward_kernel<8> : swiglu_forward_kernel<1>;
   launch(stream, "swiglu_forward", kernel, {.grid = static_cast<unsigned>(M), .block = kThreads}, bf16(p.out),
-         bf16(p.gate_up), F);
+         Fp8Target(p.fp8), bf16(p.gate_up), F);
 }
 
 void swiglu_backward(Stream& stream, const SwigluBackward& p) {
   const std::int64_t M = p.d_out.dim(0), F = p.d_out.dim(1);
+  if (p.fp8)
+    return launch(stream, "swiglu_backward", swiglu_backward_fp8_kernel,
+                  {.grid = {ctas_for(F, kFp8Tile), ctas_for(M, kFp8Tile)}, .block = kFp8TileThreads}, Fp8Target(p.fp8),
+                  Fp8Target(p.fp8_t), bf16(p.out), bf16(p.d_out), bf16(p.gate_up), M, F);
   const auto kernel = F % 8 == 0 ? swiglu_backward_kernel<8> : swiglu_backward_kernel<1>;
   launch(stream, "swiglu_backward", kernel, {.grid = static_cast<unsigned>(M), .block = kThreads}, bf16(p.d_gate_up),
          bf16(p.out), bf16(p.d_out), bf16(p.gate_up), F);

@@ -4,12 +4,14 @@
 #pragma once
 
 #include "kernels/common/dispatch.h"
+#include "kernels/quantize_fp8/fp8_matrix.h"
 
 namespace ssa {
 
 struct SwigluForward {
-  Tensor out;      ///< [M, F] act, overwritten
-  Tensor gate_up;  ///< [M, 2 F] act: gate in the first F columns, up in the last
+  Tensor out;          ///< [M, F] act, overwritten
+  Fp8Matrix fp8 = {};  ///< [M, F] row blocks, overwritten: out as quantize_fp8 rounds it; optional, F a multiple of 128
+  Tensor gate_up;      ///< [M, 2 F] act: gate in the first F columns, up in the last
 };
 SSA_OP(swiglu_forward, SwigluForward);
 
@@ -17,10 +19,12 @@ SSA_OP(swiglu_forward, SwigluForward);
 ///   d_gate = d_out * up * (s + silu(gate) * (1 - s));   d_up = d_out * silu(gate)
 /// and, if `out` is given, out = silu(gate) * up again, for the weight gradient of the next linear layer.
 struct SwigluBackward {
-  Tensor d_gate_up;  ///< [M, 2 F] act, overwritten; may alias gate_up
-  Tensor out = {};   ///< [M, F] act, overwritten; optional
-  Tensor d_out;      ///< [M, F] act
-  Tensor gate_up;    ///< [M, 2 F] act
+  Tensor d_gate_up = {};  ///< [M, 2 F] act, overwritten; may alias gate_up; absent if the next two are given
+  Fp8Matrix fp8 = {};     ///< [M, 2 F], overwritten: d_gate_up as quantize_fp8 rounds it; F a multiple of 128
+  Fp8Matrix fp8_t = {};   ///< [2 F, M], overwritten: the same, transposed
+  Tensor out = {};        ///< [M, F] act, overwritten; optional
+  Tensor d_out;           ///< [M, F] act
+  Tensor gate_up;         ///< [M, 2 F] act
 };
 SSA_OP(swiglu_backward, SwigluBackward);
 

@@ -1,4 +1,7 @@
+#include <vector>
+
 #include "kernels/common/cpu/cpu.h"
+#include "kernels/quantize_fp8/quantize_fp8.h"
 #include "swiglu.h"
 
 namespace ssa::cpu {
@@ -44,12 +47,20 @@ void backward(const SwigluBackward& p) {
 
 }  // namespace
 
-void swiglu_forward(Stream&, const SwigluForward& p) {
+void swiglu_forward(Stream& stream, const SwigluForward& p) {
   dispatch_real(p.out, [&]<class Real>() { forward<Real>(p); });
+  if (p.fp8) cpu::quantize_fp8(stream, {.plain = p.fp8, .x = p.out});
 }
 
-void swiglu_backward(Stream&, const SwigluBackward& p) {
-  dispatch_real(p.d_out, [&]<class Real>() { backward<Real>(p); });
+void swiglu_backward(Stream& stream, const SwigluBackward& p) {
+  dispatch_real(p.d_out, [&]<class Real>() {
+    if (!p.fp8) return backward<Real>(p);
+    std::vector<Real> d_gate_up(static_cast<std::size_t>(p.gate_up.count()));
+    SwigluBackward in_memory = p;
+    in_memory.d_gate_up = Tensor(d_gate_up.data(), p.gate_up.dtype(), p.gate_up.shape());
+    backward<Real>(in_memory);
+    cpu::quantize_fp8(stream, {.plain = p.fp8, .transposed = p.fp8_t, .x = in_memory.d_gate_up});
+  });
 }
 
 }  // namespace ssa::cpu

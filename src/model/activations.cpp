@@ -124,6 +124,7 @@ Lifetime lifetime_of(Tensor LayerActivations::*activation) {
 Fp8Operands lay_out_fp8(Arena& arena, const ModelConfig& c, const PassShape& shape) {
   const std::int64_t M = shape.rows * shape.tokens;
   const auto allocate = [&](const char* name, const std::vector<std::pair<Shape, Fp8Blocks>>& matrices) {
+    if (matrices.empty()) return Fp8Buffer{};
     std::int64_t values = 0, scales = 0;
     for (const auto& [matrix, blocks] : matrices) {
       values = std::max(values, matrix.count());
@@ -132,16 +133,22 @@ Fp8Operands lay_out_fp8(Arena& arena, const ModelConfig& c, const PassShape& sha
     return Fp8Buffer{.values = arena.allocate(concat("fp8 ", name), DType::u8, {values}),
                      .scales = arena.allocate(concat("fp8 scales of ", name), DType::f32, {scales})};
   };
-  std::vector<std::pair<Shape, Fp8Blocks>> x, w, d_y, d_y_t;
+  std::vector<std::pair<Shape, Fp8Blocks>> x, w, d_y, d_y_t, d_gate_up, d_gate_up_t;
   for (const LinearLayer which : kLinearLayers) {
     if (!shape.fp8.has_in_any_layer(which)) continue;
     const auto [inputs, outputs] = widths_of(which, c);
     x.insert(x.end(), {{{M, inputs}, Fp8Blocks::row}, {{inputs, M}, Fp8Blocks::row}});
     w.insert(w.end(), {{{outputs, inputs}, Fp8Blocks::square}, {{inputs, outputs}, Fp8Blocks::square}});
-    d_y.push_back({{M, outputs}, Fp8Blocks::row});
-    d_y_t.push_back({{outputs, M}, Fp8Blocks::square});
+    const bool from_swiglu = which == LinearLayer::gate_up_proj && swiglu_writes_fp8(c);
+    (from_swiglu ? d_gate_up : d_y).push_back({{M, outputs}, Fp8Blocks::row});
+    (from_swiglu ? d_gate_up_t : d_y_t).push_back({{outputs, M}, Fp8Blocks::square});
   }
-  return {.x = allocate("x", x), .w = allocate("w", w), .d_y = allocate("d_y", d_y), .d_y_t = allocate("d_y^T", d_y_t)};
+  return {.x = allocate("x", x),
+          .w = allocate("w", w),
+          .d_y = allocate("d_y", d_y),
+          .d_y_t = allocate("d_y^T", d_y_t),
+          .d_gate_up = allocate("d_gate_up", d_gate_up),
+          .d_gate_up_t = allocate("d_gate_up^T", d_gate_up_t)};
 }
 
 Activations lay_out_activations(Arena& arena, const ModelConfig& c, const PassShape& shape, DeviceKind kind,
@@ -192,7 +199,8 @@ Activations lay_out_activations(Arena& arena, const ModelConfig& c, const PassSh
   a.d_norm = arena.allocate("d_norm", act, hidden);
   a.d_qkvg = arena.allocate("d_qkvg", act, {d.M, c.qkvg_width()});
   a.d_attention = arena.allocate("d_attention", act, kAttention(d));
-  a.d_gate_up = arena.allocate("d_gate_up", act, kGateUp(d));
+  if (!shape.fp8.has_in_every_layer(LinearLayer::gate_up_proj) || !swiglu_writes_fp8(c))
+    a.d_gate_up = arena.allocate("d_gate_up", act, kGateUp(d));
   a.d_swiglu = arena.allocate("d_swiglu", act, kMlp(d));
   a.d_q = arena.allocate("d_q", f32, queries);
   a.d_k = arena.allocate("d_k", f32, keys);

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <charconv>
 
-#include "kernels/fp8_matmul/fp8_matmul.h"
+#include "kernels/quantize_fp8/fp8_matrix.h"
 
 namespace ssa {
 namespace {
@@ -73,6 +73,12 @@ bool Fp8Layers::has_in_any_layer(LinearLayer which) const {
   return false;
 }
 
+bool Fp8Layers::has_in_every_layer(LinearLayer which) const {
+  for (std::size_t i = static_cast<std::size_t>(which); i < layers_.size(); i += kLinearLayers.size())
+    if (!layers_[i]) return false;
+  return !layers_.empty();
+}
+
 bool is_excludable(const ModelConfig& config, const std::string& name) {
   Excluded excluded;
   return name == kHead || parse(config, name, excluded);
@@ -82,10 +88,6 @@ std::string excludable_names(const ModelConfig& config) {
   std::string names(kHead);
   for (const LinearLayer layer : kLinearLayers) names += concat(", ", name_of(layer));
   return concat(names, ", layers.N or layers.N.o_proj with N from 0 to ", config.num_hidden_layers - 1);
-}
-
-bool has_fp8_weight_gradient(LinearLayer which, const ModelConfig& config) {
-  return fp8_matmul_has_f32_rows(widths_of(which, config).outputs);
 }
 
 std::string why_unsupported(const Fp8Layers& layers, const ModelConfig& config, std::int64_t tokens) {

@@ -41,6 +41,14 @@ const Fp8Operands* fp8_of(const Llama& m, std::int64_t layer, LinearLayer which)
   return m.shape.fp8.has(layer, which) ? &m.acts.fp8 : nullptr;
 }
 
+/// What a norm writes in FP8 for the linear layer that reads it; absent where the layer is not in FP8, or the norm
+/// has no whole blocks.
+Fp8Matrix norm_fp8(const Llama& m, std::int64_t layer, LinearLayer which) {
+  const std::int64_t H = m.config.hidden_size;
+  if (!m.shape.fp8.has(layer, which) || H % kFp8Block != 0) return {};
+  return fp8_x(m.acts.fp8, m.shape.rows * m.shape.tokens, H);
+}
+
 /// The gated output of the attention from its branches.
 void gate_forward(Stream& s, const Llama& m, const LayerActivations& l, const MicroBatch& batch, double alignment_scale,
                   const Tensor& alignment) {
@@ -78,6 +86,9 @@ void forward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch& 
   const float scale = attention_scale(c), eps = static_cast<float>(c.rms_norm_eps);
   const auto runs = [&](Tensor L::*output) { return run == Run::forward || is_recomputed(m, output); };
 
+  // Where q or gate_up is computed, the norm before it is, too.
+  const bool norm_in_fp8 = c.hidden_size % kFp8Block == 0;
+
   // 1) Residual add of the layer before, and norm
   if (run == Run::forward && i > 0)
     rmsnorm_forward(s, {.out = l.input_norm,
@@ -86,13 +97,23 @@ void forward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch& 
                         .x = a.layers[i - 1].mid,
                         .delta = a.residual_delta,
                         .weight = w.input_norm,
-                        .eps = eps});
+                        .eps = eps,
+                        .fp8 = norm_fp8(m, i, LinearLayer::qkvg_proj)});
   else if (runs(&L::input_norm))
-    rmsnorm_forward(s, {.out = l.input_norm, .rstd = l.input_rstd, .x = l.x, .weight = w.input_norm, .eps = eps});
+    rmsnorm_forward(s, {.out = l.input_norm,
+                        .rstd = l.input_rstd,
+                        .x = l.x,
+                        .weight = w.input_norm,
+                        .eps = eps,
+                        .fp8 = norm_fp8(m, i, LinearLayer::qkvg_proj)});
 
   // 2) q, k, v and gates: projection, rotary embedding, block means
   if (runs(&L::q)) {
-    linear(s, {.y = a.qkvg, .x = l.input_norm, .w = w.qkvg_proj, .fp8 = fp8_of(m, i, LinearLayer::qkvg_proj)});
+    linear(s, {.y = a.qkvg,
+               .x = l.input_norm,
+               .w = w.qkvg_proj,
+               .fp8 = fp8_of(m, i, LinearLayer::qkvg_proj),
+               .x_in_fp8 = norm_in_fp8});
     qkv_rope_forward(s, {.q = l.q,
                          .k = l.k,
                          .v = l.v,
@@ -150,18 +171,33 @@ void forward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch& 
                         .x = l.x,
                         .delta = a.residual_delta,
                         .weight = w.post_attention_norm,
-                        .eps = eps});
+                        .eps = eps,
+                        .fp8 = norm_fp8(m, i, LinearLayer::gate_up_proj)});
   } else if (runs(&L::post_norm)) {
-    rmsnorm_forward(s,
-                    {.out = l.post_norm, .rstd = l.post_rstd, .x = l.mid, .weight = w.post_attention_norm, .eps = eps});
+    rmsnorm_forward(s, {.out = l.post_norm,
+                        .rstd = l.post_rstd,
+                        .x = l.mid,
+                        .weight = w.post_attention_norm,
+                        .eps = eps,
+                        .fp8 = norm_fp8(m, i, LinearLayer::gate_up_proj)});
   }
 
   // 6) MLP. The backward's first op writes swiglu again, and nothing there needs the output.
   if (runs(&L::gate_up))
-    linear(s, {.y = l.gate_up, .x = l.post_norm, .w = w.gate_up_proj, .fp8 = fp8_of(m, i, LinearLayer::gate_up_proj)});
+    linear(s, {.y = l.gate_up,
+               .x = l.post_norm,
+               .w = w.gate_up_proj,
+               .fp8 = fp8_of(m, i, LinearLayer::gate_up_proj),
+               .x_in_fp8 = norm_in_fp8});
   if (run == Run::recompute) return;
-  swiglu_forward(s, {.out = l.swiglu, .gate_up = l.gate_up});
-  linear(s, {.y = a.residual_delta, .x = l.swiglu, .w = w.down_proj, .fp8 = fp8_of(m, i, LinearLayer::down_proj)});
+  const std::int64_t M = l.swiglu.dim(0), F = c.intermediate_size;
+  const bool in_fp8 = m.shape.fp8.has(i, LinearLayer::down_proj) && swiglu_writes_fp8(c);
+  swiglu_forward(s, {.out = l.swiglu, .fp8 = in_fp8 ? fp8_x(a.fp8, M, F) : Fp8Matrix(), .gate_up = l.gate_up});
+  linear(s, {.y = a.residual_delta,
+             .x = l.swiglu,
+             .w = w.down_proj,
+             .fp8 = fp8_of(m, i, LinearLayer::down_proj),
+             .x_in_fp8 = in_fp8});
 }
 
 /// Gradients of the attention's branches, gates, and of q, k, v (and their block means) through every branch.
@@ -266,7 +302,13 @@ void backward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch&
   // 6) MLP
   linear_input_gradient(
       s, {.d_x = a.d_swiglu, .d_y = a.d_x, .w = w.down_proj, .fp8 = fp8_of(m, i, LinearLayer::down_proj)});
-  swiglu_backward(s, {.d_gate_up = a.d_gate_up,
+  const bool in_fp8 = m.shape.fp8.has(i, LinearLayer::gate_up_proj) && swiglu_writes_fp8(m.config);
+  const Fp8Gradient d_gate_up =
+      in_fp8 ? fp8_gradient(a.fp8.d_gate_up, a.fp8.d_gate_up_t, l.swiglu.dim(0), 2 * m.config.intermediate_size)
+             : Fp8Gradient();
+  swiglu_backward(s, {.d_gate_up = in_fp8 ? Tensor() : a.d_gate_up,
+                      .fp8 = d_gate_up.d_y,
+                      .fp8_t = d_gate_up.d_y_t,
                       .out = is_recomputed(m, &LayerActivations::swiglu) ? l.swiglu : Tensor(),
                       .d_out = a.d_swiglu,
                       .gate_up = l.gate_up});
@@ -275,13 +317,17 @@ void backward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch&
                              .x = l.swiglu,
                              .accumulate = accumulate,
                              .fp8 = fp8_of(m, i, LinearLayer::down_proj)});
-  linear_input_gradient(
-      s, {.d_x = a.d_norm, .d_y = a.d_gate_up, .w = w.gate_up_proj, .fp8 = fp8_of(m, i, LinearLayer::gate_up_proj)});
+  linear_input_gradient(s, {.d_x = a.d_norm,
+                            .d_y = a.d_gate_up,
+                            .w = w.gate_up_proj,
+                            .fp8 = fp8_of(m, i, LinearLayer::gate_up_proj),
+                            .d_y_fp8 = in_fp8 ? &d_gate_up : nullptr});
   linear_weight_gradient(s, {.d_w = g.gate_up_proj,
                              .d_y = a.d_gate_up,
                              .x = l.post_norm,
                              .accumulate = accumulate,
-                             .fp8 = fp8_of(m, i, LinearLayer::gate_up_proj)});
+                             .fp8 = fp8_of(m, i, LinearLayer::gate_up_proj),
+                             .d_y_fp8 = in_fp8 ? &d_gate_up : nullptr});
 
   // 5) Norm, residual add and output projection
   rmsnorm_backward(s, {.d_residual = a.d_x,

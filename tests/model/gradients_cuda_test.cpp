@@ -62,9 +62,9 @@ void round_to_bf16(const Tensor& tensor) {
 enum class Run { f32, rounded, cuda };  ///< rounded: on the CPU, with weights and activations rounded to bf16
 
 /// The gradients of two micro-batches: the first overwrites, the second adds.
-std::vector<Values> gradients_of(const MethodCase& method, Run run) {
-  const ModelConfig config = model_config(method);
-  const PassShape pass{.rows = 2, .tokens = 90, .path = method.path};
+std::vector<Values> gradients_of(const MethodCase& method, Run run, const ModelConfig& config,
+                                 const Fp8Layers& fp8 = {}) {
+  const PassShape pass{.rows = 2, .tokens = fp8.any() ? 96 : 90, .path = method.path, .fp8 = fp8};
   TestModel m(config, pass, BlockSelection::exact, run == Run::cuda ? DeviceKind::cuda : DeviceKind::cpu);
   m.initialize(31);
   SingleComm comm;
@@ -102,8 +102,8 @@ TEST_CASE("model: rounding weights and activations to bf16 changes every gradien
   // The comparison with CUDA below uses this error: it must be small and not zero.
   for (const MethodCase& method : kMethodCases) {
     const ParamTable table(model_config(method));
-    const std::vector<Values> exact = gradients_of(method, Run::f32);
-    const std::vector<Values> rounded = gradients_of(method, Run::rounded);
+    const std::vector<Values> exact = gradients_of(method, Run::f32, model_config(method));
+    const std::vector<Values> rounded = gradients_of(method, Run::rounded, model_config(method));
     for (std::size_t i = 0; i < exact.size(); ++i) {
       const double error = relative_error(rounded[i], exact[i]);
       INFO(method.name << ", " << table.params()[i].name << ": relative error " << error);
@@ -117,9 +117,9 @@ TEST_CASE("model: on CUDA every parameter's gradient equals the CPU's within bf1
   if (skip_without_gpu()) return;
   for (const MethodCase& method : kMethodCases) {
     const ParamTable table(model_config(method));
-    const std::vector<Values> exact = gradients_of(method, Run::f32);
-    const std::vector<Values> rounded = gradients_of(method, Run::rounded);
-    const std::vector<Values> got = gradients_of(method, Run::cuda);
+    const std::vector<Values> exact = gradients_of(method, Run::f32, model_config(method));
+    const std::vector<Values> rounded = gradients_of(method, Run::rounded, model_config(method));
+    const std::vector<Values> got = gradients_of(method, Run::cuda, model_config(method));
     for (std::size_t i = 0; i < exact.size(); ++i) {
       // Twice the error of rounding what is stored, as for the ops; the rest is for what kernels round inside, such as
       // probabilities before their product with v.
@@ -129,4 +129,28 @@ TEST_CASE("model: on CUDA every parameter's gradient equals the CPU's within bf1
       CHECK(error <= allowed);
     }
   }
+}
+
+TEST_CASE("model: on CUDA every parameter's gradient in FP8 equals the CPU's, which rounds the same operands") {
+  if (skip_without_gpu()) return;
+  for (const MethodCase& method : kMethodCases)
+    for (const std::int64_t intermediate : {96, 128}) {  // with 128 SwiGLU writes FP8
+      ModelConfig config = model_config(method);
+      config.intermediate_size = intermediate;
+      config.initializer_range = 0.05;  // larger weights amplify the rounding from layer to layer
+      const Fp8Layers fp8(config, Fp8Mode::linear, {"qkvg_proj"});
+      const ParamTable table(config);
+      const std::vector<Values> exact = gradients_of(method, Run::f32, config, fp8);
+      const std::vector<Values> rounded = gradients_of(method, Run::rounded, config, fp8);
+      const std::vector<Values> got = gradients_of(method, Run::cuda, config, fp8);
+      for (std::size_t i = 0; i < exact.size(); ++i) {
+        // As above. A value near the middle of two FP8 numbers goes the other way after a bf16 rounding, in `rounded`
+        // as on the GPU.
+        const double allowed = 2 * relative_error(rounded[i], exact[i]) + 1e-3;
+        const double error = relative_error(got[i], exact[i]);
+        INFO(method.name << ", " << table.params()[i].name << ": relative error " << error << ", allowed " << allowed);
+        CHECK(error <= allowed);
+        CHECK(allowed < 0.3);
+      }
+    }
 }

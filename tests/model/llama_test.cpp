@@ -151,7 +151,7 @@ TEST_CASE("model: FP8 changes gradients by its rounding, in the chosen layers on
   config.num_attention_heads = 16;  // 16 (2 + 3) + 2 * 2 * 8 rows of the projection
   config.head_dim = 8;
   config.hidden_size = 128;
-  config.intermediate_size = 64;
+  config.intermediate_size = 128;  // SwiGLU writes FP8
   config.initializer_range = 0.05;
   const PassShape plain{.rows = 2, .tokens = 40, .path = AttentionPath::full};
   const HostBatch batch = random_batch(2, 40, config.vocab_size, 21);

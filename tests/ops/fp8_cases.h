@@ -15,8 +15,8 @@ struct Fp8Shape {
   std::int64_t rows, columns;
 };
 
-/// Smaller than a block, whole blocks, the last blocks cut in one or both directions, ssa-1b's projection of q, k, v and
-/// gates.
+/// Smaller than a block, whole blocks, the last blocks cut in one or both directions, ssa-1b's projection of q, k, v
+/// and gates.
 inline const std::vector<Fp8Shape> kFp8Shapes = {{16, 16}, {128, 128}, {384, 256}, {144, 48}, {272, 400}, {96, 2400}};
 
 /// Values that bf16 represents, so that every precision has the same ones. Rows and columns have very different sizes;
@@ -110,10 +110,10 @@ struct Fp8MatmulCase {
 
 /// Forward and input gradients (bf16 output), weight gradients (f32 output).
 inline const std::vector<Fp8MatmulCase> kFp8MatmulCases = {
-    {128, 128, 128, true, false},  {256, 384, 512, true, false},  {48, 272, 144, true, false},
-    {512, 2400, 256, true, false}, {512, 256, 2400, true, false}, {16, 16, 16, true, false},
-    {128, 128, 128, false, true},  {384, 256, 512, false, true},  {256, 144, 272, false, true},
-    {128, 2048, 4096, false, true}};
+    {128, 128, 128, true, false},   {256, 384, 512, true, false},  {48, 272, 144, true, false},
+    {512, 2400, 256, true, false},  {512, 256, 2400, true, false}, {16, 16, 16, true, false},
+    {128, 128, 128, false, true},   {384, 256, 512, false, true},  {256, 144, 272, false, true},
+    {128, 2048, 4096, false, true}, {144, 64, 8192, false, true},  {16, 32, 16384, false, true}};
 
 struct Fp8MatmulInputs {
   Values a, b, out;

@@ -99,9 +99,10 @@ struct Fp8Buffer {
 
 /// The operands of the FP8 products, one linear layer at a time; absent without FP8.
 struct Fp8Operands {
-  Fp8Buffer x;           ///< x in the forward, x^T in the backward
-  Fp8Buffer w;           ///< w in the forward, w^T in the backward
-  Fp8Buffer d_y, d_y_t;  ///< d_y and its transpose, for the input and the weight gradient
+  Fp8Buffer x;                       ///< x in the forward, x^T in the backward
+  Fp8Buffer w;                       ///< w in the forward, w^T in the backward
+  Fp8Buffer d_y, d_y_t;              ///< d_y and its transpose, for the input and the weight gradient
+  Fp8Buffer d_gate_up, d_gate_up_t;  ///< the same of gate_up_proj, where swiglu_backward writes them
 };
 
 /// Every activation and working tensor of a pass.

@@ -55,9 +55,10 @@ class Fp8Layers {
   Fp8Layers(const ModelConfig& config, Fp8Mode mode, const std::vector<std::string>& exclude);
 
   bool any() const;
-  /// Whether the layer computes its products in FP8. Its weight gradient then does if has_fp8_weight_gradient.
+  /// Whether the layer computes its products in FP8.
   bool has(std::int64_t layer, LinearLayer which) const;
   bool has_in_any_layer(LinearLayer which) const;
+  bool has_in_every_layer(LinearLayer which) const;
 
  private:
   std::vector<bool> layers_;  ///< [L, 4]; empty: none
@@ -69,9 +70,9 @@ bool is_excludable(const ModelConfig& config, const std::string& name);
 /// All such names in words, for errors.
 std::string excludable_names(const ModelConfig& config);
 
-/// Whether a layer that computes in FP8 computes its weight gradient so, too: cuBLASLt needs outputs in multiples of
-/// 128. Else that product stays in the dtype of the activations.
-bool has_fp8_weight_gradient(LinearLayer which, const ModelConfig& config);
+/// Whether SwiGLU and its backward write FP8 for the linear layer next to them: a block of 128 columns may not have
+/// columns of gate and of up.
+constexpr bool swiglu_writes_fp8(const ModelConfig& config) { return config.intermediate_size % 128 == 0; }
 
 /// Why these layers do not compute in FP8 with passes of `tokens` tokens, on any device; empty if they do.
 std::string why_unsupported(const Fp8Layers& layers, const ModelConfig& config, std::int64_t tokens);

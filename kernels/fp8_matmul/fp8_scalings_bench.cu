@@ -1,6 +1,6 @@
 // Compares the scalings of FP8 matrix products that cuBLASLt has on Hopper: TFLOP/s against bf16, and the error against
 // float64. The shapes are the linear layers of configs/ssa-1b.json at 4 x 8192 tokens: forward, input gradient, and the
-// weight gradient, which is added to a float32 gradient. docs/fp8.md has the results. Needs CUDA 12.9 and a Hopper GPU.
+// weight gradient, which is added to a float32 gradient. docs/fp8.md has the results. Needs a Hopper GPU.
 //
 // Both operands are K-major: out [M, N] = a [M, K] @ b [N, K]^T, as FP8 on Hopper requires. Data: "normal", and "heavy":
 // log-normal scales of channels and tokens, some channels and tokens much larger than the others.
