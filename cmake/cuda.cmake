@@ -11,6 +11,10 @@ if(NOT CMAKE_CUDA_COMPILER)
 endif()
 set(CMAKE_CUDA_STANDARD_REQUIRED OFF)
 enable_language(CUDA)
+# FindCUDAToolkit of CMake 3.25 sets a property of this target, whose library CUDA 13 no longer has. Nothing links it.
+if(NOT TARGET CUDA::nvToolsExt)
+  add_library(CUDA::nvToolsExt INTERFACE IMPORTED)
+endif()
 find_package(CUDAToolkit 12.4 REQUIRED)
 
 # The smallest compute capability that this build has code for, as major * 10 + minor.
