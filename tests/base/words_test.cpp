@@ -101,6 +101,22 @@ TEST_CASE("no file uses a word that has a better name") {
   }
 }
 
+TEST_CASE("no test has a semicolon in its name, where catch_discover_tests() would cut it") {
+  std::size_t tests = 0;
+  for (const std::string& file : repository_files({"tests"}, {"_test.cpp"})) {
+    const std::string text = read_file(source_dir() / file), begin = "TEST_CASE(";
+    for (std::size_t at = text.find(begin); at != std::string::npos; at = text.find(begin, at + 1)) {
+      const std::size_t quote = text.find_first_not_of(" \n", at + begin.size());
+      if (quote == std::string::npos || text[quote] != '"') continue;
+      const std::string name = text.substr(quote + 1, text.find('"', quote + 1) - quote - 1);
+      INFO(file << ": " << name);
+      CHECK(name.find(';') == std::string::npos);
+      ++tests;
+    }
+  }
+  CHECK(tests > 400);
+}
+
 TEST_CASE("the words test reports a word with its line") {
   using Lines = std::vector<std::string>;
   CHECK(offences("a.h", "int x;\n// Two Thread Blocks.\n") == Lines{"a.h:2: thread block, better: CTA"});

@@ -62,7 +62,8 @@ TEST_CASE("quantize_fp8: the transposed output is that of the transposed matrix,
       }
 }
 
-TEST_CASE("quantize_fp8: zeros, the smallest and the largest numbers stay finite; what is not finite stays visible") {
+TEST_CASE(
+    "quantize_fp8: zeros, the smallest and the largest numbers stay finite, and what is not finite stays visible") {
   OpRunner run(Precision::f32);
   Values x(16 * 16, 0.0);
   for (std::size_t c = 0; c < 16; ++c) {

@@ -99,7 +99,8 @@ TEST_CASE("resume: a resumed run equals an uninterrupted run bit for bit on CUDA
 }
 
 TEST_CASE(
-    "resume: a run in FP8 that resumes equals an uninterrupted run bit for bit; its checkpoint continues without FP8") {
+    "resume: a run in FP8 that resumes equals an uninterrupted run bit for bit, and its checkpoint continues without "
+    "FP8") {
   const RunDirectory run("ssa-sparse-stream");
   const Names fp8 = {"train.fp8=linear", R"(train.fp8_exclude=["qkvg_proj"])", "train.max_length=32"};
   check_halves(run, with(fp8, {"train.attention_stats_steps=2", "train.eval_steps=3", "data.eval_path=data"}));
