@@ -9,7 +9,7 @@
 
 namespace ssa::cuda {
 
-class Fp8Plans;  // fp8_matmul_cuda.cpp: those of FP8 products
+class Fp8Plans;  // the plans of FP8 products, in fp8_matmul_cuda.cpp
 
 /// The plans of one stream.
 class MatmulPlans {

@@ -82,7 +82,8 @@ __device__ __forceinline__ void store_row_block(const Fp8Target& to, Floats<8> y
 /// Of two columns or rows, packed as bits of bf16 magnitudes: the larger one as the bits of a float.
 __device__ __forceinline__ unsigned larger_half(unsigned pair) { return max(pair << 16, pair & 0xffff0000u); }
 
-/// Maxima over 16 adjacent lanes of 8 values per lane, as pairs of 16 bits: lane l gets that of value l / 2.
+/// Each lane passes 8 values, each a pair of 16-bit numbers. Lane l of 16 adjacent lanes gets the maxima, over these
+/// lanes, of the two numbers of value l / 2.
 __device__ __forceinline__ unsigned max_of_rows(unsigned (&value)[8], int lane) {
 #pragma unroll
   for (int half = 4; half > 0; half /= 2) {

@@ -24,7 +24,8 @@ std::string hugging_face_config_json(const ModelConfig& model, Method method, Bl
   object["attention_bias"] = false;
   object["mlp_bias"] = false;
   object["torch_dtype"] = std::string(torch_dtype);
-  // A version that scripts/check_export.py ran with. Without this key, 4.57 warns of a tokenizer bug that concerns Mistral only.
+  // A version that scripts/check_export.py ran with. Without this key, 4.57 warns of a tokenizer bug that concerns
+  // Mistral only.
   object["transformers_version"] = "4.57.0";
   return object.dump(2) + "\n";
 }

@@ -3,7 +3,8 @@
 // A thread of every rank sends rank 0 a heartbeat once a second: the phase and step it is in, its last communication
 // call and how many it has begun. Rank 0 answers each. Heartbeats are UDP datagrams: a hanging MPI or NCCL call does
 // not delay them. The job ends when
-//   - no heartbeat of a rank has arrived for PhaseTimeouts::step, in any phase: it was stopped, or its machine is down;
+//   - rank 0 has received no heartbeat from a rank for PhaseTimeouts::step, whatever its phase: the process is stopped,
+//     or its machine is down;
 //   - the rank that the others wait for sends heartbeats, but has made no progress (entered no phase, begun or ended no
 //     call) for the time-out of its phase.
 // Rank 0 then prints one line: the ranks that caused it, what each was last doing, and for how long. Every rank aborts

@@ -1,4 +1,4 @@
-// config.json of a Hugging Face directory: reading those of LLaMA models and of the published SSA code, and writing the
+// Reads config.json of a Hugging Face directory with a LLaMA model or a model of the published SSA code, and writes the
 // JSON files of an export.
 #pragma once
 

@@ -28,9 +28,9 @@ struct ResumeChanges {
 ResumeChanges check_resume(const Config& saved_config, const TrainerState& saved, const ResumedRun& now,
                            const std::vector<std::string>& allowed, const std::string& checkpoint);
 
-/// Sets position, sources and former_sources of a saved state, or of a new run's, for the run that continues it. A source
-/// of the same name and documents continues where it was, also after it was out of the mix; so does data.path's dataset
-/// as one of data.sources. The others begin with their first row. Returns lines for the log that say which.
+/// Sets position, sources and former_sources of a saved state, or of a new run's state, for the run that continues it.
+/// A source of the same name and documents continues where it was, even if it had left the mix; so does the dataset of
+/// data.path as one of data.sources. The others begin at their first row. Returns lines for the log that say which.
 std::vector<std::string> continue_data(TrainerState& state, const ResumedRun& now, const ResumeChanges& changes);
 
 /// The keys of an argument of --allow-change. Throws UsageError for one that is not a config key.

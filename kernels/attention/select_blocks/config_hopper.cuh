@@ -6,8 +6,9 @@
 
 namespace ssa::cuda {
 
-/// A team is a warpgroup that scores and a warpgroup that chooses. A step is the tokens whose heads fill 32 columns of
-/// a product; the rows are block means. All scores of a step are in the registers of the scoring warpgroup at once.
+/// A team consists of two warpgroups: one computes scores, the other chooses blocks. In the products of a step, the 32
+/// columns are query heads, kHeads for each of kTokens tokens, and the rows are block means. The scoring warpgroup has
+/// all scores of a step in registers.
 /// kHeads: the group's heads rounded up to 8, 16 or 32.
 template <int kD_, int kHeads_>
 struct SelectHopperConfig {
