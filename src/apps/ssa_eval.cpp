@@ -209,7 +209,7 @@ std::optional<Value> named(const char* option, const std::string& name, std::ini
 
 ModelOptions model_options(const Arguments& a) {
   return {.method = named("--method", a.method, kMethods),
-          .selection = named("--selection", a.selection, {BlockSelection::exact, BlockSelection::reference})};
+          .selection = named("--selection", a.selection, kBlockSelections)};
 }
 
 /// The documents of --tasks and --text.

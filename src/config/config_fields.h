@@ -293,9 +293,9 @@ inline constexpr auto kValues<StreamGranularity> = {StreamGranularity::step, Str
 template <>
 inline constexpr auto kValues<OnSpike> = {OnSpike::log, OnSpike::skip, OnSpike::stop};
 template <>
-inline constexpr auto kValues<BlockSelection> = {BlockSelection::exact, BlockSelection::reference};
+inline constexpr auto kValues<BlockSelection> = kBlockSelections;
 template <>
-inline constexpr auto kValues<Packing> = {Packing::greedy, Packing::concat, Packing::best_fit};
+inline constexpr auto kValues<Packing> = kPackings;
 template <>
 inline constexpr auto kValues<GradientCheckpointing> = {GradientCheckpointing::none, GradientCheckpointing::selective,
                                                         GradientCheckpointing::full};

@@ -95,7 +95,10 @@ void settle_rope(Json& model, const Origin& origin) {
     }
     model[key] = value;
   };
-  const auto take_scalars = [&](const char* from, Json& scaling) {
+  const auto is_object = [&](const char* key) { return model.contains(key) && model[key].is_object(); };
+  // The scaling that an object describes, after rope_theta was taken from it; null if it describes none.
+  const auto scaling_of = [&](const char* from) -> Json {
+    Json scaling = model[from];
     if (has(scaling, "partial_rotary_factor") && scaling["partial_rotary_factor"] != 1)
       origin.fail(model_key(from), "partial_rotary_factor is ", quoted(scaling["partial_rotary_factor"]),
                   ", expected 1");
@@ -106,20 +109,15 @@ void settle_rope(Json& model, const Origin& origin) {
       if (!scaling.contains("rope_type")) scaling["rope_type"] = scaling["type"];
       scaling.erase("type");
     }
+    if (scaling.empty() || (has(scaling, "rope_type") && scaling["rope_type"] == "default")) return nullptr;
+    return scaling;
   };
-  const auto settle_scaling = [&] {
-    const auto it = model.find("rope_scaling");
-    if (it == model.end() || !it->is_object()) return;
-    Json scaling = *it;
-    take_scalars("rope_scaling", scaling);
-    if (scaling.empty() || (has(scaling, "rope_type") && scaling["rope_type"] == "default")) scaling = nullptr;
+  if (is_object("rope_scaling")) {
+    Json scaling = scaling_of("rope_scaling");
     model["rope_scaling"] = std::move(scaling);
-  };
-  settle_scaling();
-  if (const auto it = model.find("rope_parameters"); it != model.end() && it->is_object() && !it->empty()) {
-    Json scaling = *it;
-    take_scalars("rope_parameters", scaling);
-    if (scaling.empty() || (has(scaling, "rope_type") && scaling["rope_type"] == "default")) scaling = nullptr;
+  }
+  if (is_object("rope_parameters") && !model["rope_parameters"].empty()) {
+    const Json scaling = scaling_of("rope_parameters");
     if (scaling.is_null() && has(model, "rope_scaling"))
       origin.fail(model_key("rope_parameters"), "has no scaling, rope_scaling has one; expected the same");
     take("rope_parameters", "rope_scaling", scaling);

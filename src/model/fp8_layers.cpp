@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <charconv>
 
-#include "kernels/quantize_fp8/fp8_matrix.h"
-
 namespace ssa {
 namespace {
 

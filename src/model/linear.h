@@ -74,4 +74,19 @@ inline void linear_weight_gradient(Stream& stream, const LinearWeightGradient& p
   fp8_matmul(stream, {.out = p.d_w, .a = rounded.d_y_t, .b = x_t, .accumulate = p.accumulate});
 }
 
+/// Both gradients.
+struct LinearBackward {
+  Tensor d_x, d_w;
+  Tensor d_y = {};  ///< may be absent with d_y_fp8
+  Tensor x, w;
+  bool accumulate;  ///< add to d_w instead of overwriting it
+  const Fp8Operands* fp8 = nullptr;
+  const Fp8Gradient* d_y_fp8 = nullptr;
+};
+inline void linear_backward(Stream& stream, const LinearBackward& p) {
+  linear_input_gradient(stream, {.d_x = p.d_x, .d_y = p.d_y, .w = p.w, .fp8 = p.fp8, .d_y_fp8 = p.d_y_fp8});
+  linear_weight_gradient(
+      stream, {.d_w = p.d_w, .d_y = p.d_y, .x = p.x, .accumulate = p.accumulate, .fp8 = p.fp8, .d_y_fp8 = p.d_y_fp8});
+}
+
 }  // namespace ssa

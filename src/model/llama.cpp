@@ -44,9 +44,8 @@ const Fp8Operands* fp8_of(const Llama& m, std::int64_t layer, LinearLayer which)
 /// What a norm writes in FP8 for the linear layer that reads it; absent where the layer is not in FP8, or the norm
 /// has no whole blocks.
 Fp8Matrix norm_fp8(const Llama& m, std::int64_t layer, LinearLayer which) {
-  const std::int64_t H = m.config.hidden_size;
-  if (!m.shape.fp8.has(layer, which) || H % kFp8Block != 0) return {};
-  return fp8_x(m.acts.fp8, m.shape.rows * m.shape.tokens, H);
+  if (!m.shape.fp8.has(layer, which) || !norm_writes_fp8(m.config)) return {};
+  return fp8_x(m.acts.fp8, m.shape.rows * m.shape.tokens, m.config.hidden_size);
 }
 
 /// The gated output of the attention from its branches.
@@ -87,7 +86,7 @@ void forward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch& 
   const auto runs = [&](Tensor L::*output) { return run == Run::forward || is_recomputed(m, output); };
 
   // Where q or gate_up is computed, the norm before it is, too.
-  const bool norm_in_fp8 = c.hidden_size % kFp8Block == 0;
+  const bool norm_in_fp8 = norm_writes_fp8(c);
 
   // 1) Residual add of the layer before, and norm
   if (run == Run::forward && i > 0)
@@ -317,17 +316,14 @@ void backward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch&
                              .x = l.swiglu,
                              .accumulate = accumulate,
                              .fp8 = fp8_of(m, i, LinearLayer::down_proj)});
-  linear_input_gradient(s, {.d_x = a.d_norm,
-                            .d_y = a.d_gate_up,
-                            .w = w.gate_up_proj,
-                            .fp8 = fp8_of(m, i, LinearLayer::gate_up_proj),
-                            .d_y_fp8 = in_fp8 ? &d_gate_up : nullptr});
-  linear_weight_gradient(s, {.d_w = g.gate_up_proj,
-                             .d_y = a.d_gate_up,
-                             .x = l.post_norm,
-                             .accumulate = accumulate,
-                             .fp8 = fp8_of(m, i, LinearLayer::gate_up_proj),
-                             .d_y_fp8 = in_fp8 ? &d_gate_up : nullptr});
+  linear_backward(s, {.d_x = a.d_norm,
+                      .d_w = g.gate_up_proj,
+                      .d_y = a.d_gate_up,
+                      .x = l.post_norm,
+                      .w = w.gate_up_proj,
+                      .accumulate = accumulate,
+                      .fp8 = fp8_of(m, i, LinearLayer::gate_up_proj),
+                      .d_y_fp8 = in_fp8 ? &d_gate_up : nullptr});
 
   // 5) Norm, residual add and output projection
   rmsnorm_backward(s, {.d_residual = a.d_x,
@@ -336,13 +332,13 @@ void backward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch&
                        .residual = l.mid,
                        .rstd = l.post_rstd,
                        .weight = w.post_attention_norm});
-  linear_input_gradient(s,
-                        {.d_x = a.d_attention, .d_y = a.d_x, .w = w.o_proj, .fp8 = fp8_of(m, i, LinearLayer::o_proj)});
-  linear_weight_gradient(s, {.d_w = g.o_proj,
-                             .d_y = a.d_x,
-                             .x = l.attention,
-                             .accumulate = accumulate,
-                             .fp8 = fp8_of(m, i, LinearLayer::o_proj)});
+  linear_backward(s, {.d_x = a.d_attention,
+                      .d_w = g.o_proj,
+                      .d_y = a.d_x,
+                      .x = l.attention,
+                      .w = w.o_proj,
+                      .accumulate = accumulate,
+                      .fp8 = fp8_of(m, i, LinearLayer::o_proj)});
 
   // 4) Gates and alignment, 3) attention branches
   attention_backward(s, m, l, batch, scales);
@@ -359,13 +355,13 @@ void backward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch&
                         .positions = batch.positions,
                         .cos_sin = a.cos_sin,
                         .block_size = m.config.block_size});
-  linear_input_gradient(
-      s, {.d_x = a.d_norm, .d_y = a.d_qkvg, .w = w.qkvg_proj, .fp8 = fp8_of(m, i, LinearLayer::qkvg_proj)});
-  linear_weight_gradient(s, {.d_w = g.qkvg_proj,
-                             .d_y = a.d_qkvg,
-                             .x = l.input_norm,
-                             .accumulate = accumulate,
-                             .fp8 = fp8_of(m, i, LinearLayer::qkvg_proj)});
+  linear_backward(s, {.d_x = a.d_norm,
+                      .d_w = g.qkvg_proj,
+                      .d_y = a.d_qkvg,
+                      .x = l.input_norm,
+                      .w = w.qkvg_proj,
+                      .accumulate = accumulate,
+                      .fp8 = fp8_of(m, i, LinearLayer::qkvg_proj)});
 
   // 1) Norm
   rmsnorm_backward(s, {.d_residual = a.d_x,

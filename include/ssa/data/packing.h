@@ -1,6 +1,7 @@
 // How documents are packed into rows (row_loader.h). A separate header, because the config does not need the loader.
 #pragma once
 
+#include <initializer_list>
 #include <string_view>
 
 namespace ssa {
@@ -9,7 +10,7 @@ namespace ssa {
 /// concatenated and cut every max_length tokens. best_fit: each piece goes where the least room is left.
 enum class Packing { greedy, concat, best_fit };
 
-inline constexpr Packing kPackings[] = {Packing::greedy, Packing::concat, Packing::best_fit};
+inline constexpr std::initializer_list<Packing> kPackings = {Packing::greedy, Packing::concat, Packing::best_fit};
 
 constexpr std::string_view name_of(Packing packing) {
   switch (packing) {

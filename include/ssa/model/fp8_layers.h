@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "kernels/quantize_fp8/fp8_matrix.h"
 #include "ssa/model/model_config.h"
 
 namespace ssa {
@@ -70,9 +71,11 @@ bool is_excludable(const ModelConfig& config, const std::string& name);
 /// All such names in words, for errors.
 std::string excludable_names(const ModelConfig& config);
 
-/// Whether SwiGLU and its backward write FP8 for the linear layer next to them: a block of 128 columns may not have
-/// columns of gate and of up.
-constexpr bool swiglu_writes_fp8(const ModelConfig& config) { return config.intermediate_size % 128 == 0; }
+/// Whether SwiGLU and its backward write FP8 for the linear layer next to them: a block may not have columns of gate and
+/// of up.
+constexpr bool swiglu_writes_fp8(const ModelConfig& config) { return config.intermediate_size % kFp8Block == 0; }
+/// Whether a norm writes FP8 for the linear layer after it: it writes whole blocks.
+constexpr bool norm_writes_fp8(const ModelConfig& config) { return config.hidden_size % kFp8Block == 0; }
 
 /// Why these layers do not compute in FP8 with passes of `tokens` tokens, on any device; empty if they do.
 std::string why_unsupported(const Fp8Layers& layers, const ModelConfig& config, std::int64_t tokens);

@@ -18,12 +18,15 @@
 #pragma once
 
 #include <algorithm>
+#include <initializer_list>
 
 #include "kernels/common/dispatch.h"
 
 namespace ssa {
 
 enum class BlockSelection { exact, reference };
+inline constexpr std::initializer_list<BlockSelection> kBlockSelections = {BlockSelection::exact,
+                                                                           BlockSelection::reference};
 
 struct SelectBlocks {
   Tensor indices;         ///< [B, T, HK, S'] i32: the chosen blocks, ascending, then -1; S' = selected_slots(...)
