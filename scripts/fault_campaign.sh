@@ -6,7 +6,7 @@
 # Usage: scripts/fault_campaign.sh [--faults N] [--ranks "1 2 4"] [--seed S] [--jobs N] [--build DIR] [--directory DIR]
 #
 #   --faults N       faults that must happen, 100
-#   --ranks LIST     numbers of ranks to draw from, "1 2 4"; more than one needs mpirun
+#   --ranks LIST     numbers of ranks to draw from, of 1, 2 and 4; more than one needs mpirun
 #   --seed S         of the random faults, 1
 #   --jobs N         jobs at the same time, 1
 #   --timeout S      seconds after which a job counts as hung, 60
@@ -48,6 +48,9 @@ for number in "$faults" "$seed" "$jobs" "$time_limit" $ranks_list; do
 done
 read -r -a ranks_choices <<<"$ranks_list"
 [ ${#ranks_choices[@]} -gt 0 ] || wrong_usage "--ranks names no number"
+for ranks in "${ranks_choices[@]}"; do
+  [[ $ranks = [124] ]] || wrong_usage "--ranks: found $ranks, expected 1, 2 or 4: the ranks share a global batch of 4 rows"
+done
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 [ -d "$build" ] || build=$root/$build

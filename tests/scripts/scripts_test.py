@@ -235,6 +235,15 @@ def test_debian_corpus(directory):
     assert "books.jsonl: exists already" in run("bash", script, directory / "out", "--sources", "books", code=1)
 
 
+def test_fault_campaign(directory):
+    """Wrong arguments are refused before any job runs."""
+    script = SCRIPTS / "fault_campaign.sh"
+    for arguments, message in [(["--ranks", "2 3"], "--ranks: found 3, expected 1, 2 or 4"),
+                               (["--faults", "0"], "found 0, expected an integer of at least 1"),
+                               (["--faults"], "--faults needs a value"), (["--fault", "9"], "unknown argument --fault")]:
+        assert message in run("bash", script, *arguments, code=2), arguments
+
+
 def main():
     case = globals()[f"test_{sys.argv[1]}"]
     with tempfile.TemporaryDirectory() as directory:
