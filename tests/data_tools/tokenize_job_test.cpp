@@ -54,10 +54,11 @@ std::vector<std::string> documents_in(const fs::path& directory) {
   return documents;
 }
 
+/// Contents by name, without the lock: it names its last process when that one was killed.
 std::map<std::string, std::string> files_in(const fs::path& directory) {
   std::map<std::string, std::string> files;
   for (const auto& entry : fs::recursive_directory_iterator(directory))
-    if (entry.is_regular_file())
+    if (entry.is_regular_file() && entry.path().filename() != ".lock")
       files[fs::relative(entry.path(), directory).string()] = ssa::test::read_file(entry.path());
   return files;
 }
