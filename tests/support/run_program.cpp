@@ -119,6 +119,7 @@ ProgramResult RunningProgram::wait(double limit) {
 }
 
 std::string RunningProgram::out() const { return content(out_); }
+std::string RunningProgram::err() const { return content(err_); }
 
 ProgramResult run_program(const Arguments& arguments, const ProgramOptions& options) {
   return RunningProgram(arguments, options).wait();

@@ -39,8 +39,9 @@ class RunningProgram {
   bool ends_within(double seconds);
   /// Waits for the program to end; throws an Error with its output after `limit` seconds.
   ProgramResult wait(double limit = 300);
-  /// Its stdout so far.
+  /// Its stdout and its stderr so far.
   std::string out() const;
+  std::string err() const;
 
  private:
   pid_t pid_ = -1;
