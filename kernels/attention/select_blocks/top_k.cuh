@@ -24,6 +24,15 @@ struct ChunkRange {
   int first_block, begin, end;
 };
 
+/// The highest key of every 32nd position of the range. Important blocks are often adjacent: this spreads them over the
+/// lanes, so that the n-th highest of the lanes' values is reached by few more than n keys.
+__device__ __forceinline__ int highest_key(const ChunkRange& range, int lane) {
+  int highest = -1;
+  for (int at = range.begin + lane; at < range.end; at += kWarpSize)
+    highest = max(highest, __float_as_int(range.importance[at]));
+  return highest;
+}
+
 /// Importance is not negative, so as an integer it has the same order: its key. The keys of a lane's positions, which
 /// are adjacent; an odd number of them, so that lanes read from different banks.
 template <int kChunk>
@@ -61,8 +70,9 @@ struct Threshold {
 /// The threshold that exactly `quota` entries of the list and the chunk together reach; they are more than `quota`.
 /// `candidates` has room for kWarpSize entries of this warp.
 template <int kChunk>
-__device__ __forceinline__ Threshold find_threshold(const BlockList& list, const ChunkKeys<kChunk>& keys, int quota,
-                                                    int* candidates, int lane) {
+__device__ __forceinline__ Threshold find_threshold(const BlockList& list, const ChunkRange& range,
+                                                    const ChunkKeys<kChunk>& keys, int quota, int* candidates,
+                                                    int lane) {
   const auto list_key = [&](int at) { return __float_as_int(list.importance[at]); };
   const auto lane_count_from = [&](int least) {
     int count = 0;
@@ -72,8 +82,7 @@ __device__ __forceinline__ Threshold find_threshold(const BlockList& list, const
   };
   const auto count_from = [&](int least) { return __reduce_add_sync(kFullMask, lane_count_from(least)); };
 
-  int highest = -1;
-  keys.for_each([&](int i) { highest = max(highest, keys.key[i]); });
+  int highest = highest_key(range, lane);
   for (int at = lane; at < list.length; at += kWarpSize) highest = max(highest, list_key(at));
   highest = sort_descending(highest, lane);
 
@@ -163,7 +172,8 @@ __device__ __forceinline__ void keep_most_important(BlockList& list, const Chunk
   if (range.end <= range.begin || quota <= 0) return;
   const ChunkKeys<kChunk> keys(range, lane);
   Threshold threshold = {-1, quota};  // all entries are above -1
-  if (list.length + range.end - range.begin > quota) threshold = find_threshold(list, keys, quota, candidates, lane);
+  if (list.length + range.end - range.begin > quota)
+    threshold = find_threshold(list, range, keys, quota, candidates, lane);
   int ties = quota - threshold.above;
   compact_list(list, threshold.key, ties, lane);
   append_chunk(list, keys, range.first_block, threshold.key, ties, lane);
@@ -181,9 +191,10 @@ __device__ __forceinline__ int choose_blocks(int* to, const float* importance, i
   if (quota <= 0) return 0;
   if (quota <= kWarpSize) {
     // The quota-th highest of the lanes' highest keys is reached by few more entries than wanted: one per lane.
-    const ChunkKeys<kChunk> keys({importance, 0, begin, end}, lane);
-    int highest = -1, count = 0;
-    keys.for_each([&](int i) { highest = max(highest, keys.key[i]); });
+    const ChunkRange range{importance, 0, begin, end};
+    const int highest = highest_key(range, lane);
+    const ChunkKeys<kChunk> keys(range, lane);
+    int count = 0;
     const int low = max(0, __shfl_sync(kFullMask, sort_descending(highest, lane), quota - 1));
     keys.for_each([&](int i) { count += keys.key[i] >= low; });
     const int reached = warp_inclusive_sum(count, lane), all = __shfl_sync(kFullMask, reached, kWarpSize - 1);
