@@ -141,7 +141,7 @@ launch() {  # LOG FAULT COMMAND...
   wait "$pid" 2>/dev/null || code=$?
 }
 
-metrics_of() { sed -E 's/"(tokens_per_second|step_ms)":[^,}]*,?//g' "$1/out/metrics.jsonl"; }
+metrics_of() { sed -E 's/"(tokens_per_second|step_ms|host_memory_gb)":[^,}]*,?//g' "$1/out/metrics.jsonl"; }
 last_step=$(printf 'step-%08d' $steps)
 
 # 3. Undisturbed jobs.

@@ -24,6 +24,7 @@ PANELS = [  # title, y axis, {key: whose curve it is}, logarithmic
     ("Gradient norm", "L2 norm before clipping", {"grad_norm": ""}, True),
     ("Learning rate", "learning rate", {"learning_rate": ""}, False),
     ("Throughput", "tokens per second", {"tokens_per_second": ""}, False),
+    ("Memory of rank 0's process on the host", "GB", {"host_memory_gb": ""}, False),
     ("Attention inside the selected blocks", "probability (0 to 1)", {"selected_mass": ""}, False),
     ("Attention entropy", "entropy (nats)", {"entropy": ""}, False),
 ]

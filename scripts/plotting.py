@@ -1,4 +1,4 @@
-"""What the plot_*.py scripts and metrics_to_tensorboard.py share: names of runs, metrics files, and plots for print."""
+"""What the plot_*.py scripts and log_to.py share: names of runs, metrics files, and plots for print."""
 import json
 import math
 import os

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <iostream>
 #include <map>
@@ -9,17 +10,20 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "ssa/base/command_line.h"
 #include "ssa/base/file.h"
 #include "ssa/base/program.h"
+#include "ssa/base/signals.h"
 #include "ssa/config/config.h"
 #include "ssa/config/hugging_face_config.h"
 #include "ssa/data/dataset.h"
 #include "ssa/io/checkpoint.h"
 #include "ssa/io/huggingface.h"
 #include "ssa/train/metrics_log.h"
+#include "ssa/train/run_report.h"
 
 namespace ssa {
 namespace {
@@ -171,6 +175,23 @@ void inspect_dataset(const fs::path& path, const Wanted& wanted) {
   if (wanted.verify) dataset.verify();
 }
 
+/// Writes the page; with `watch`, again whenever the run has logged more, until a signal arrives.
+void write_report(const fs::path& run, const fs::path& file, bool watch) {
+  constexpr int kSeconds = 10;
+  const fs::path metrics = run / "metrics.jsonl";
+  if (!fs::exists(metrics)) fail_usage(run.string(), ": no metrics.jsonl, expected a run's output_dir for --html");
+  if (watch) catch_stop_signals();
+  std::optional<std::uintmax_t> written;
+  do {
+    const std::uintmax_t size = fs::file_size(metrics);
+    if (size != written) replace_file(file, run_report(run, watch ? kSeconds : 0));
+    if (!written) std::cout << "wrote " << file.string() << (watch ? "; Ctrl-C ends --watch" : "") << std::endl;
+    written = size;
+    for (int second = 0; watch && second < kSeconds && !stop_signal(); ++second)
+      std::this_thread::sleep_for(std::chrono::seconds(1));
+  } while (watch && !stop_signal());
+}
+
 /// The names of the .idx files in a directory, without the suffix.
 std::set<std::string> index_names(const fs::path& directory) {
   std::set<std::string> names;
@@ -199,13 +220,15 @@ void inspect(const fs::path& path, const Wanted& wanted) {
 }
 
 int run(int argc, char** argv) {
-  std::string argument;
+  std::string argument, html;
+  bool watch = false;
   Wanted wanted;
   CommandLine line({.program = "ssa_inspect",
                     .usage = "PATH [options]",
                     .summary = "Describes a dataset, checkpoint, run, model directory or .safetensors file.",
                     .footer = "Example:\n"
-                              "  ssa_inspect runs/ssa-1b --verify\n\n"
+                              "  ssa_inspect runs/ssa-1b --verify\n"
+                              "  ssa_inspect runs/ssa-1b --html report.html --watch\n\n"
                               "Exit code: 0 done, 1 failed or found a fault, 2 wrong usage"});
   line.add_option("PATH", argument,
                   "a dataset or Megatron prefix, a checkpoint, a run (output_dir), a Hugging Face directory, or a "
@@ -217,10 +240,18 @@ int run(int argc, char** argv) {
   line.add_flag("--unigram", wanted.unigram,
                 "for a dataset: the entropy of its token frequencies, which is the loss of a model that has learned "
                 "nothing else");
+  line.add_option("--html", html,
+                  "for a run: writes its curves, warnings, checkpoints, log and config as one HTML page");
+  line.add_flag("--watch", watch, "with --html: writes the page again while the run goes on; the browser reloads it");
   if (!line.read(argc, argv)) return kExitDone;
+  if (watch && html.empty()) fail_usage("--watch: expected --html FILE with it");
   // "dir/" and "dir" name the same directory, and the output uses its last component.
   fs::path path = fs::path(argument).lexically_normal();
   if (!path.has_filename()) path = path.parent_path();
+  if (!html.empty()) {
+    write_report(path, html, watch);
+    return kExitDone;
+  }
   inspect(path, wanted);
   if (wanted.verify) std::cout << "verified\n";
   return kExitDone;

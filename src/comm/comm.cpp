@@ -70,9 +70,13 @@ std::unique_ptr<Comm> make_comm(DeviceKind kind, const std::optional<PhaseTimeou
 }
 
 double all_reduce(Comm& comm, double value, ReduceOp op) {
-  Stream host(DeviceKind::cpu);
-  comm.all_reduce(host, Tensor(&value, DType::f64, {1}), op);
+  all_reduce(comm, {&value, 1}, op);
   return value;
+}
+
+void all_reduce(Comm& comm, std::span<double> values, ReduceOp op) {
+  Stream host(DeviceKind::cpu);
+  comm.all_reduce(host, Tensor(values.data(), DType::f64, {std::ssize(values)}), op);
 }
 
 std::string broadcast(Comm& comm, const std::string& text, int root) {

@@ -32,11 +32,6 @@ Json json_of(const AttentionMeasures& m) {
   return {{"entropy", m.entropy}, {"selected_mass", m.selected_mass}, {"sink", m.sink}, {"divergence", m.divergence}};
 }
 
-void sum_over_ranks(Comm& comm, std::vector<double>& values) {
-  Stream host(DeviceKind::cpu);
-  comm.all_reduce(host, Tensor(values.data(), DType::f64, {static_cast<std::int64_t>(values.size())}));
-}
-
 }  // namespace
 
 AttentionMeasures AttentionReport::layer(std::size_t index) const { return mean_of(heads[index]); }
@@ -88,7 +83,7 @@ AttentionReport measure_attention(Stream& stream, Comm& comm, const LoadedModel&
   }
   ForwardPass::Measured sums = pass.measured();
   for (std::vector<double>* sum : {&sums.selected_mass, &sums.entropy, &sums.distance, &sums.norm, &sums.sink})
-    sum_over_ranks(comm, *sum);
+    all_reduce(comm, *sum, ReduceOp::sum);
 
   AttentionReport report{
       .rows = count, .tokens = static_cast<std::int64_t>(rows.front().size()), .sink_tokens = sink_tokens, .heads = {}};

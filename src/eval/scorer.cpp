@@ -48,10 +48,7 @@ std::vector<Score> score(ForwardPass& pass, Comm& comm, std::span<const Request>
       found[2 * i + 1] = pass.largest(static_cast<std::int64_t>(row), first, last) == requests[i].continuation;
     }
   }
-  if (!found.empty()) {
-    Stream host(DeviceKind::cpu);
-    comm.all_reduce(host, Tensor(found.data(), DType::f64, {static_cast<std::int64_t>(found.size())}));
-  }
+  if (!found.empty()) all_reduce(comm, found, ReduceOp::sum);
   std::vector<Score> scores(requests.size());
   for (std::size_t i = 0; i < scores.size(); ++i)
     scores[i] = {.log_likelihood = found[2 * i], .greedy = found[2 * i + 1] != 0};

@@ -3,10 +3,13 @@
 #include <fmt/chrono.h>
 #include <spdlog/sinks/basic_file_sink.h>
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <numeric>
+#include <sstream>
 
 #include "src/train/console.h"
 #include "ssa/base/fault.h"
@@ -21,6 +24,18 @@ std::string count_text(double count) {
   for (const auto& [unit, name] : {std::pair{1e12, "T"}, {1e9, "B"}, {1e6, "M"}, {1e3, "k"}})
     if (count >= unit) return fmt::format("{:.3g}{}", count / unit, name);
   return fmt::format("{:.0f}", count);
+}
+
+double mean(const std::vector<double>& values) {
+  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
+}
+
+/// Memory of this process, in GB of 1e9 bytes: on a GPU, that of the host.
+double host_memory_gb() {
+  std::istringstream pages(read_file("/proc/self/statm"));
+  double virtual_pages = 0, resident_pages = 0;
+  pages >> virtual_pages >> resident_pages;
+  return resident_pages * static_cast<double>(::sysconf(_SC_PAGESIZE)) / 1e9;
 }
 
 /// Renames a file to NAME-until-TIME.EXTENSION, so that a new one can be written.
@@ -133,13 +148,16 @@ void RunLog::step(const StepReport& r) {
                                  {"ce_loss", r.ce_loss},     {"alignment_loss", r.alignment_loss},
                                  {"grad_norm", r.grad_norm}, {"learning_rate", r.learning_rate},
                                  {"stream", r.stream},       {"tokens_per_second", tokens_per_second},
-                                 {"step_ms", seconds * 1e3}};
+                                 {"step_ms", seconds * 1e3}, {"host_memory_gb", host_memory_gb()}};
   std::optional<double> utilization;
   if (peak_flops_)
     line["model_flops_utilization"] = utilization.emplace(*model_flops_ * tokens_per_second / *peak_flops_);
   if (executed_flops_) line["executed_tflops"] = *executed_flops_ * tokens_per_second / ranks_ / 1e12;
-  if (r.selected_mass) line["selected_mass"] = *r.selected_mass;
-  if (r.entropy) line["entropy"] = *r.entropy;
+  for (const auto& [name, layers] : {std::pair("selected_mass", &r.selected_mass), {"entropy", &r.entropy}}) {
+    if (layers->empty()) continue;
+    line[name] = mean(*layers);
+    line[concat(name, "_by_layer")] = *layers;
+  }
   line["rows"] = {r.rows.first, r.rows.last};
   for (const SourceReport& source : r.sources)
     line["sources"][source.name] = {{"rows", source.rows}, {"tokens", source.tokens}, {"epoch", source.epoch}};
@@ -160,7 +178,7 @@ void RunLog::step(const StepReport& r) {
   std::string text = progress;
   if (ssa) text += fmt::format("  ce {:.4f}  align {:.2e}  stream {}", r.ce_loss, r.alignment_loss, r.stream);
   text += fmt::format("  norm {:.3f}  lr {:.2e}  {}", r.grad_norm, r.learning_rate, speed);
-  if (r.selected_mass) text += fmt::format("  mass {:.3f}  entropy {:.2f}", *r.selected_mass, *r.entropy);
+  if (!r.entropy.empty()) text += fmt::format("  mass {:.3f}  entropy {:.2f}", mean(r.selected_mass), mean(r.entropy));
   for (const auto& [name, loss] : r.eval_losses) text += fmt::format("  {} {:.4f}", name, loss);
   log_file->log({"", spdlog::level::info, text});
   log_file->flush();

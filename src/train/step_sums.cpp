@@ -29,12 +29,17 @@ Tensor StepSums::squared_norm() const { return all_.rows(kSquaredNorm, kSquaredN
 
 StepSums::Values StepSums::read(Stream& stream) const {
   const std::vector<double> all = read_all(stream);
-  const auto per_head = all.begin() + kScalars, middle = per_head + layers_ * heads_;
+  const auto by_layer = [&](auto per_head) {
+    std::vector<double> sums;
+    for (std::int64_t layer = 0; layer < layers_; ++layer, per_head += heads_)
+      sums.push_back(std::accumulate(per_head, per_head + heads_, 0.0));
+    return sums;
+  };
   return {.ce = all[kCe],
           .alignment = all[kAlignment],
           .squared_norm = all[kSquaredNorm],
-          .selected_mass = std::accumulate(per_head, middle, 0.0),
-          .entropy = std::accumulate(middle, all.end(), 0.0)};
+          .selected_mass = by_layer(all.begin() + kScalars),
+          .entropy = by_layer(all.begin() + kScalars + layers_ * heads_)};
 }
 
 std::vector<double> StepSums::read_all(Stream& stream) const {

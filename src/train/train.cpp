@@ -231,8 +231,9 @@ std::optional<StepReport> train_step(Run& run) {
     measure_gradients(run.stream, state);
     step.squared_norm = state.sums.read(run.stream).squared_norm;
     if (state.shape().zero_stage > 0) step.squared_norm = all_reduce(run.comm, step.squared_norm, ReduceOp::sum);
-    for (double* sum : {&step.ce, &step.alignment, &step.selected_mass, &step.entropy})
-      *sum = all_reduce(run.comm, *sum, ReduceOp::sum);
+    for (double* sum : {&step.ce, &step.alignment}) *sum = all_reduce(run.comm, *sum, ReduceOp::sum);
+    if (measure)
+      for (auto* layers : {&step.selected_mass, &step.entropy}) all_reduce(run.comm, *layers, ReduceOp::sum);
   }
 
   StepReport report;
@@ -252,10 +253,11 @@ std::optional<StepReport> train_step(Run& run) {
   report.learning_rate = learning_rate(train, run.at.step, run.total_steps);
   report.spike = run.spikes.scores(report.loss, report.grad_norm);
   if (measure) {
-    const auto positions = static_cast<double>(report.step_tokens * run.config.model.num_hidden_layers *
-                                               run.config.model.num_attention_heads);
-    report.selected_mass = step.selected_mass / positions;
-    report.entropy = step.entropy / positions;
+    const auto positions = static_cast<double>(report.step_tokens * run.config.model.num_attention_heads);
+    for (auto* layers : {&step.selected_mass, &step.entropy})
+      for (double& value : *layers) value /= positions;
+    report.selected_mass = std::move(step.selected_mass);
+    report.entropy = std::move(step.entropy);
   }
   if (!run.branches().aligned)
     report.stream = run.branches().full ? "full" : "sparse";

@@ -3,6 +3,7 @@
 
 Exit code 77 (skipped) when a Python package of the case is missing.
 """
+import argparse
 import gzip
 import importlib.util
 import json
@@ -126,20 +127,80 @@ def test_eval_plots(directory):
 
 def test_missing_package(directory):
     """A missing package is one line that says what to install, before the script reads its inputs."""
-    for package in ("matplotlib", "tensorboard", "tensorboardX"):
-        (directory / f"{package}.py").write_text("raise ImportError")
-    for script in ("plot_run.py", "plot_eval.py", "plot_needle.py", "metrics_to_tensorboard.py"):
+    (directory / "matplotlib.py").write_text("raise ImportError")
+    for script in ("plot_run.py", "plot_eval.py", "plot_needle.py"):
         out = run(sys.executable, SCRIPTS / script, "no-such-file", code=1, PYTHONPATH=str(directory))
-        package = "tensorboard" if "tensorboard" in script else "matplotlib"
-        assert out.count("\n") == 1 and f"{package}" in out and "install" in out, out
+        assert out.count("\n") == 1 and "matplotlib" in out and "install" in out, out
+    for package in ("tensorboard", "wandb", "trackio"):
+        if importlib.util.find_spec(package) is None:
+            out = run(sys.executable, SCRIPTS / "log_to.py", package, "no-such-file", code=1)
+            assert out.count("\n") == 1 and f"{package} is missing" in out and "install" in out, out
+
+
+class Recorder:
+    """Stands for a service of log_to.py; remembers what was sent to it, also by an earlier one of this run."""
+    sent, keeps_steps, where = [], True, "here"
+
+    def __init__(self, args, name, run):
+        pass
+
+    def send(self, step, values):
+        self.sent.append((step, values))
+
+    def flush(self):
+        pass
+
+    def close(self):
+        pass
+
+
+def test_log_to(directory):
+    """Lines are sent once: as they are written, after a restart, and after the run resumed from an earlier step."""
+    sys.path.insert(0, str(SCRIPTS))
+    import log_to
+
+    metrics = directory / "metrics.jsonl"
+    log_to.TARGETS["recorder"] = Recorder
+    args = argparse.Namespace(target="recorder")
+    sender = log_to.Sender(args, "x", str(directory))
+    assert sender.poll() == 0  # the run has not begun
+    line = lambda step, **more: json.dumps({"step": step, "loss": 9.5 - step, "stream": "full", **more}) + "\n"
+    metrics.write_text(line(1, mass_by_layer=[0.5, 0.25], sources={"web": {"epoch": 2}}, grad_norm=None) + line(2)[:9])
+    assert sender.poll() == 1 and sender.poll() == 0
+    assert Recorder.sent == [(1, {"loss": 8.5, "mass_by_layer/0": 0.5, "mass_by_layer/1": 0.25,
+                                  "sources/web/epoch": 2.0})], Recorder.sent
+    with open(metrics, "a") as file:
+        file.write(line(2)[9:] + line(3))
+    assert sender.poll() == 2
+    sender = log_to.Sender(args, "x", str(directory))  # a restart
+    assert sender.poll() == 0
+
+    def replace(text):
+        (directory / "new").write_text(text)
+        (directory / "new").replace(metrics)
+
+    replace(line(1) + line(2))  # the run resumes after step 2
+    assert sender.poll() == 0
+    with open(metrics, "a") as file:
+        file.write(line(3) + line(4))
+    assert sender.poll() == 1
+    replace(line(1) + line(2) + line(3) + line(4, eval_loss=3))  # the evaluation that a signal had ended
+    assert sender.poll() == 1 and Recorder.sent[-1] == (4, {"loss": 5.5, "eval_loss": 3.0})
+    assert [step for step, _ in Recorder.sent] == [1, 2, 3, 4, 4]
+    with open(metrics, "a") as file:
+        file.write("[5]\n")
+    try:
+        sender.poll()
+        assert False
+    except SystemExit as error:
+        assert f"{metrics}:5: expected an object with a step" in str(error)
 
 
 def test_tensorboard(directory):
-    if importlib.util.find_spec("tensorboardX") is None:
-        need("tensorboard")
-    out = run(sys.executable, SCRIPTS / "metrics_to_tensorboard.py", *make_runs(directory), "--output",
+    need("tensorboard")
+    out = run(sys.executable, SCRIPTS / "log_to.py", "tensorboard", *make_runs(directory), "--output",
               directory / "tb")
-    assert out.count("of 200 steps") == 2, out
+    assert out.count("200 steps sent") == 2, out
     for run_name in ("ssa/tiny", "moba/tiny"):
         assert len(list((directory / "tb" / run_name).glob("events.out.tfevents*"))) == 1, run_name
 

@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 
 #include "ssa/comm/watchdog.h"
@@ -66,6 +67,7 @@ std::unique_ptr<Comm> make_comm(DeviceKind kind = DeviceKind::cpu,
 
 /// The same for values in host memory.
 double all_reduce(Comm& comm, double value, ReduceOp op);
+void all_reduce(Comm& comm, std::span<double> values, ReduceOp op);
 std::string broadcast(Comm& comm, const std::string& text, int root = 0);
 
 /// Ends all ranks of the run immediately with this exit code.

@@ -40,7 +40,7 @@ struct StepReport {
   RowRange rows;                     ///< of the run, as data.skip_ranges counts them
   SpikeScores spike;                 ///< standard deviations above the steps before
   std::int64_t skipped_updates = 0;  ///< of the run, up to this step
-  std::optional<double> selected_mass, entropy;
+  std::vector<double> selected_mass, entropy;  ///< by layer; empty where they were not measured
   std::vector<SourceReport> sources;  ///< none with data.path
   EvalLosses eval_losses;
 };

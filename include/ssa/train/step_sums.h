@@ -21,9 +21,10 @@ class StepSums {
 
   void clear(Stream& stream) const { stream.zero(all_); }
 
-  /// The sums on the host; attention sums are added up over layers and heads.
+  /// The sums on the host; attention sums are added up over the heads of each layer.
   struct Values {
-    double ce, alignment, squared_norm, selected_mass, entropy;
+    double ce, alignment, squared_norm;
+    std::vector<double> selected_mass, entropy;  ///< by layer
   };
   Values read(Stream& stream) const;
   /// Every sum, to compare steps bit by bit.
