@@ -242,7 +242,7 @@ int run(int argc, char** argv) {
                 "nothing else");
   line.add_option("--html", html,
                   "for a run: writes its curves, warnings, checkpoints, log and config as one HTML page");
-  line.add_flag("--watch", watch, "with --html: writes the page again while the run goes on; the browser reloads it");
+  line.add_flag("--watch", watch, "with --html: writes the page again while the run continues; the browser reloads it");
   if (!line.read(argc, argv)) return kExitDone;
   if (watch && html.empty()) fail_usage("--watch: expected --html FILE with it");
   // "dir/" and "dir" name the same directory, and the output uses its last component.

@@ -124,7 +124,7 @@ TEST_CASE("run report: a directory without metrics and a damaged line are named"
                          {"no metrics.jsonl, expected a run's output_dir for --html"});
 }
 
-TEST_CASE("run report: --watch writes the page again when the run goes on, and ends at a signal") {
+TEST_CASE("run report: --watch writes the page again when the run continues, and ends at a signal") {
   const TempDir run;
   make_run(run.path(), 20);
   const fs::path page = run / "page.html";
