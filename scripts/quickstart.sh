@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From nothing to a trained model: installs missing packages, builds, tokenizes English text, trains the tiny SSA model
-# on it (on a GPU if there is one), evaluates it under sparse and under full attention, and draws the loss curves.
+# on it (on a GPU if there is one), evaluates it under sparse and under full attention, lets it write, and draws its curves.
 #
 # Usage: scripts/quickstart.sh [--with-parquet] [FILE...]
 #
@@ -196,7 +196,7 @@ else
 fi
 build/bin/ssa_inspect "$data/train"
 
-# 6. Training, evaluating, drawing.
+# 6. Training, evaluating, writing, drawing.
 if [ -e "$run" ]; then
   earlier=$(free_name "$run")
   mv "$run" "$earlier"
@@ -210,15 +210,8 @@ build/bin/ssa_eval --model "$run" --data "$data/eval" --mode both
 echo "for comparison, a model that knows only how frequent each token is:"
 build/bin/ssa_inspect "$data/eval" --unigram | tail -n 1
 
-say "drawing the loss curves"
-plotting_python() {
-  for python in "${PYTHON:-python3}" /usr/bin/python3; do
-    "$python" -c 'import matplotlib' 2>/dev/null && { echo "$python"; return; }
-  done
-  return 1
-}
-if python=$(plotting_python) || { scripts/install.sh python3-matplotlib && python=$(plotting_python); }; then
-  "$python" scripts/plot_run.py "$run" --output "$run/loss.png"
-else
-  echo "no matplotlib: install python3-matplotlib, then: python3 scripts/plot_run.py $run --output $run/loss.png"
-fi
+say "what the trained model writes after \"The function\""
+build/bin/ssa_eval --model "$run" --generate "The function" --max-new-tokens 200 --temperature 0.7 2>/dev/null
+
+say "the run as a page for a browser: losses, attention by layer, log and config"
+build/bin/ssa_inspect "$run" --html "$run/report.html"

@@ -12,7 +12,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-scripts/install.sh
+scripts/install.sh python3-matplotlib  # for the tests of the plots
 say() { printf '\n== %s\n' "$*"; }
 options=("-DSSA_WERROR=${SSA_WERROR:-OFF}")
 command -v ccache >/dev/null && options+=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache -DCMAKE_CUDA_COMPILER_LAUNCHER=ccache)

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <iostream>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -20,6 +19,7 @@
 #include "ssa/config/config.h"
 #include "ssa/config/hugging_face_config.h"
 #include "ssa/data/dataset.h"
+#include "ssa/data/unigram.h"
 #include "ssa/io/checkpoint.h"
 #include "ssa/io/huggingface.h"
 #include "ssa/train/metrics_log.h"
@@ -138,24 +138,6 @@ void inspect_model(const fs::path& path, const Wanted& wanted) {
   weights.check(config.model, config.dense ? std::optional(AddedGates{}) : std::nullopt);
   if (wanted.verify)
     for (const SafetensorsReader& shard : weights.shards()) verify_finite(shard);
-}
-
-/// Nats per token of the tokens' frequencies.
-double unigram_entropy(const Dataset& dataset) {
-  std::map<std::int32_t, std::int64_t> counts;
-  std::vector<std::int32_t> ids;
-  for (const IndexedDataset& shard : dataset.shards())
-    for (std::int64_t d = 0; d < shard.documents(); ++d) {
-      ids.resize(static_cast<std::size_t>(shard.length(d)));
-      shard.read(d, 0, ids);
-      for (const std::int32_t id : ids) ++counts[id];
-    }
-  double entropy = 0;
-  for (const auto& [id, count] : counts) {
-    const double p = static_cast<double>(count) / static_cast<double>(dataset.tokens());
-    entropy -= p * std::log(p);
-  }
-  return entropy;
 }
 
 void inspect_dataset(const fs::path& path, const Wanted& wanted) {

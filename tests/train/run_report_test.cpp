@@ -11,6 +11,7 @@
 #include "ssa/base/file.h"
 #include "support/catch.h"
 #include "support/error_of.h"
+#include "support/make_dataset.h"
 #include "support/run_program.h"
 #include "support/temp_dir.h"
 
@@ -90,6 +91,19 @@ TEST_CASE("run report: the page contains the run's curves, layers, warnings, log
   CHECK(data.at("config") == R"({"output_dir": "<!-- <script>"})");
   CHECK(data.at("checkpoints").empty());
   CHECK(data_of(run_report(run.path(), 10)).at("reload_seconds") == 10);
+}
+
+TEST_CASE("run report: the evaluation dataset gives the baseline, if it is there") {
+  const TempDir run;
+  make_run(run.path(), 20);
+  const auto baseline = [&](const json& eval_path) {
+    replace_file(run / "config.json", json{{"data", {{"eval_path", eval_path}}}}.dump());
+    return data_of(run_report(run.path())).at("unigram_entropy");
+  };
+  ssa::test::make_dataset(run / "eval", {{{1, 2, 1, 2}, {2, 1}}}, {.vocab_size = 16, .eos_token_id = 2});
+  CHECK(baseline((run / "eval").string()) == 0.693147);  // two tokens, equally frequent: log(2)
+  CHECK(baseline((run / "gone").string()) == nullptr);
+  CHECK(baseline(nullptr) == nullptr);
 }
 
 TEST_CASE("run report: the page of a long run stays small and shows every spike") {

@@ -16,6 +16,7 @@
 #include "src/train/report/run_report_page.h"
 #include "ssa/base/error.h"
 #include "ssa/base/file.h"
+#include "ssa/data/unigram.h"
 #include "ssa/io/checkpoint.h"
 
 namespace ssa {
@@ -131,6 +132,18 @@ LogLines read_log(const fs::path& file) {
   return lines;
 }
 
+/// The unigram entropy of the run's evaluation dataset, if the config names one that is here and not large.
+Json baseline_json(const fs::path& config_file) {
+  constexpr std::int64_t kMostTokens = 20'000'000;
+  const Json config = Json::parse(fs::exists(config_file) ? read_file(config_file) : "", nullptr, false);
+  const auto path = Json::json_pointer("/data/eval_path");
+  if (config.is_discarded() || !config.contains(path) || !config[path].is_string()) return nullptr;
+  const fs::path directory = config[path].get<std::string>();
+  if (!fs::exists(directory / "dataset.json")) return nullptr;
+  const Dataset dataset(directory);
+  return dataset.tokens() <= kMostTokens ? short_number(unigram_entropy(dataset)) : Json(nullptr);
+}
+
 Json checkpoints_json(const fs::path& directory) {
   Json list = Json::array();
   for (const CheckpointInfo& info : find_checkpoints(directory, Verify::sizes))
@@ -154,6 +167,7 @@ std::string run_report(const fs::path& directory, int reload_seconds) {
               {"reload_seconds", reload_seconds},
               {"curves", Json::object()},
               {"layers", Json::object()},
+              {"unigram_entropy", baseline_json(config)},
               {"log", log.all},
               {"warnings", log.warnings},
               {"config", fs::exists(config) ? read_file(config) : ""},
