@@ -12,10 +12,12 @@
 namespace ssa {
 namespace {
 
-// Up to this length, scanning for the lowest rank after each merge is faster than keeping the pairs sorted.
-constexpr std::size_t kShort = 64;
+// Up to this number of symbols, scanning for the lowest rank after each merge is faster than keeping the pairs sorted.
+constexpr std::size_t kShort = 240;
+constexpr std::uint32_t kIndexes = 256;  // of symbols of such a piece
 constexpr std::size_t kKeptSymbols = 1 << 16;
 constexpr std::uint32_t kEnd = UINT32_MAX;
+constexpr std::uint32_t kMostRank = UINT32_MAX / kIndexes - 1;  // a rank and the index of a symbol fit 32 bits
 
 }  // namespace
 
@@ -28,18 +30,43 @@ void IdBuffer::grow(std::size_t count) {
 }
 
 Bpe::Bpe(Vocabulary vocabulary) : vocabulary_(std::move(vocabulary)) {
-  if (!vocabulary_.characters.empty()) character_ids_.assign(1 << 16, -1);
+  if (!vocabulary_.characters.empty()) character_ids_.assign(kTableCharacters, -1);
   for (const auto& [c, id] : vocabulary_.characters)
     if (c < character_ids_.size()) character_ids_[c] = id;
-  const std::size_t slots = std::bit_ceil(std::max<std::size_t>(16, vocabulary_.merges.size() * 2));
+  fill_table();
+  if (has_merges() && character_ids_.empty()) find_early_characters();
+  if (has_merges()) drop_whole_that_merge();
+  for (const auto& [text, id] : vocabulary_.whole) longest_whole_ = std::max(longest_whole_, text.size());
+}
+
+void Bpe::fill_table() {
+  constexpr std::size_t kSlotsPerWord = 16;  // of the filter: 8 to 16 of its bits for a merge
+  const std::size_t slots = std::bit_ceil(std::max<std::size_t>(kSlotsPerWord * 2, vocabulary_.merges.size() * 2));
   table_.resize(slots);
-  shift_ = 64 - std::countr_zero(slots);
+  filter_.resize(slots / kSlotsPerWord);
+  table_shift_ = 64 - std::countr_zero(table_.size());
+  filter_shift_ = 64 - std::countr_zero(filter_.size());
   for (const BpeMerge& merge : vocabulary_.merges) {
-    const std::uint64_t pair = pair_of(merge.left, merge.right);
-    std::size_t slot = slot_of(pair);
+    SSA_CHECK(merge.rank <= kMostRank, "a merge of rank ", merge.rank, ", expected at most ", kMostRank);
+    const std::uint64_t pair = pair_of(merge.left, merge.right), hash = hash_of(pair);
+    filter_[hash >> filter_shift_] |= filter_bits(hash);
+    std::size_t slot = hash >> table_shift_;
     while (table_[slot].rank != kNoRank && table_[slot].pair != pair) slot = (slot + 1) & (slots - 1);
     table_[slot] = {pair, merge.rank, merge.result};
   }
+}
+
+/// Most whole pieces are what merging makes of them too, and no piece of valid UTF-8 is a part of a character. Without
+/// these, few pieces have to be looked up.
+void Bpe::drop_whole_that_merge() {
+  IdBuffer ids;
+  Scratch scratch;
+  std::erase_if(vocabulary_.whole, [&](const auto& entry) {
+    if (valid_utf8_prefix(entry.first) != entry.first.size()) return true;
+    ids.clear();
+    merge(entry.first, ids, scratch);
+    return ids.size() == 1 && ids[0] == entry.second;
+  });
 }
 
 std::size_t Bpe::characters_to_symbols(std::string_view piece, std::int32_t* ids) const {
@@ -63,7 +90,34 @@ std::size_t Bpe::characters_to_symbols(std::string_view piece, std::int32_t* ids
   return count;
 }
 
+std::size_t Bpe::early_to_symbols(std::string_view piece, std::int32_t* ids) const {
+  std::size_t count = 0;
+  const auto* const begin = reinterpret_cast<const unsigned char*>(piece.data());
+  const auto* const end = begin + piece.size();
+  const auto* p = begin;
+  const auto allowed = [&](const EarlyNeighbors& neighbors, const unsigned char* start, const unsigned char* stop) {
+    if (start != begin && !(start[-1] < 0x80 ? neighbors.before_ascii : neighbors.before >> (start[-1] & 63) & 1))
+      return false;
+    return stop == end || (*stop < 0x80 ? neighbors.after_ascii : neighbors.after >> (*stop & 63) & 1);
+  };
+  while (p != end) {
+    if (*p < 0x80) {
+      ids[count++] = vocabulary_.byte_ids[*p++];
+      continue;
+    }
+    const unsigned char* const start = p;
+    const std::uint32_t c = next_code_point(p);
+    const EarlyCharacter early = c < kTableCharacters ? early_[c] : EarlyCharacter();
+    if (early.id >= 0 && allowed(early_neighbors_[early.neighbors], start, p))
+      ids[count++] = early.id;
+    else
+      for (const unsigned char* byte = start; byte != p; ++byte) ids[count++] = vocabulary_.byte_ids[*byte];
+  }
+  return count;
+}
+
 std::size_t Bpe::to_symbols(std::string_view piece, std::int32_t* ids) const {
+  if (!early_.empty()) return early_to_symbols(piece, ids);
   if (!character_ids_.empty()) return characters_to_symbols(piece, ids);
   std::size_t count = 0;
   bool after_unknown = false;
@@ -81,46 +135,75 @@ std::size_t Bpe::to_symbols(std::string_view piece, std::int32_t* ids) const {
 }
 
 void Bpe::encode(std::string_view piece, IdBuffer& out, Scratch& scratch) const {
-  if (!vocabulary_.whole.empty()) {
+  if (piece.size() <= longest_whole_) {
     const auto it = vocabulary_.whole.find(std::string(piece));
     if (it != vocabulary_.whole.end()) return out.push_back(it->second);
   }
-  if (vocabulary_.merges.empty()) {
+  if (vocabulary_.merges.empty())
     out.advance(to_symbols(piece, out.reserve_more(piece.size())));
-  } else if (piece.size() <= kShort) {
-    std::int32_t ids[kShort];
-    merge_short(ids, to_symbols(piece, ids), out);
-  } else {
-    SSA_CHECK(piece.size() < kEnd, "a pre-token of ", piece.size(), " bytes, expected less than 4 GiB");
-    // The symbols go into the output first, which needs room for them anyway.
-    std::int32_t* ids = out.reserve_more(piece.size());
-    const std::size_t count = to_symbols(piece, ids);
-    scratch.symbols.resize(count);
-    for (std::size_t i = 0; i < count; ++i)
-      scratch.symbols[i] = {ids[i], static_cast<std::uint32_t>(i == 0 ? kEnd : i - 1),
-                            static_cast<std::uint32_t>(i + 1 == count ? kEnd : i + 1)};
-    merge_long(count, out, scratch);
-    if (count > kKeptSymbols) scratch = {};  // do not keep the memory of a giant piece
-  }
+  else
+    merge(piece, out, scratch);
 }
 
+void Bpe::merge(std::string_view piece, IdBuffer& out, Scratch& scratch) const {
+  SSA_CHECK(piece.size() < kEnd, "a pre-token of ", piece.size(), " bytes, expected less than 4 GiB");
+  // The symbols go into the output first, which needs room for them anyway.
+  std::int32_t* ids = out.reserve_more(piece.size());
+  const std::size_t count = to_symbols(piece, ids);
+  if (count <= kShort) return merge_short(ids, count, out);
+  scratch.symbols.resize(count);
+  for (std::size_t i = 0; i < count; ++i)
+    scratch.symbols[i] = {ids[i], static_cast<std::uint32_t>(i == 0 ? kEnd : i - 1),
+                          static_cast<std::uint32_t>(i + 1 == count ? kEnd : i + 1)};
+  merge_long(count, out, scratch);
+  if (count > kKeptSymbols) scratch = {};  // do not keep the memory of a giant piece
+}
+
+/// Merges the `count` symbols at `ids`, which is the end of `out`, and appends what remains of them.
 void Bpe::merge_short(std::int32_t* ids, std::size_t count, IdBuffer& out) const {
-  const Entry* pairs[kShort];  // pairs[i]: the merge of ids[i] and ids[i + 1]
-  for (std::size_t i = 0; i + 1 < count; ++i) pairs[i] = &find(ids[i], ids[i + 1]);
-  while (count > 1) {
-    std::size_t best = 0;
-    for (std::size_t i = 1; i + 1 < count; ++i)
-      if (pairs[i]->rank < pairs[best]->rank) best = i;
-    if (pairs[best]->rank == kNoRank) break;
-    ids[best] = pairs[best]->result;
-    --count;
-    for (std::size_t i = best + 1; i < count; ++i) ids[i] = ids[i + 1];
-    for (std::size_t i = best + 1; i + 1 < count; ++i) pairs[i] = pairs[i + 1];
-    if (best > 0) pairs[best - 1] = &find(ids[best - 1], ids[best]);
-    if (best + 1 < count) pairs[best] = &find(ids[best], ids[best + 1]);
+  // Of the merge of symbol i and the one after it: rank * kIndexes + i, so that the lowest is the leftmost of the lowest
+  // rank; UINT32_MAX where there is none.
+  std::uint32_t keys[kShort];
+  std::int32_t results[kShort];
+  std::uint8_t next[kShort], previous[kShort];
+  const auto look_up = [&](std::size_t left, std::size_t right) {
+    const Entry& entry = find(ids[left], ids[right]);
+    keys[left] = entry.rank == kNoRank ? kNoRank : entry.rank * kIndexes + static_cast<std::uint32_t>(left);
+    results[left] = entry.result;
+  };
+  for (std::size_t i = 0; i < count; ++i) {
+    next[i] = static_cast<std::uint8_t>(i + 1);
+    previous[i] = static_cast<std::uint8_t>(i - 1);
+    if (i + 1 < count) look_up(i, i + 1);
   }
-  std::memcpy(out.reserve_more(count), ids, count * sizeof(std::int32_t));
-  out.advance(count);
+  // keys[count - 1] and after it: the last symbol has no merge, and the loop below reads whole vectors.
+  constexpr std::size_t kStep = 8;
+  const std::size_t scanned = (count + kStep - 1) / kStep * kStep;
+  for (std::size_t i = count == 0 ? 0 : count - 1; i < scanned; ++i) keys[i] = kNoRank;
+  std::size_t left_over = count;
+  while (left_over > 1) {
+    std::uint32_t lowest[kStep];
+    std::memcpy(lowest, keys, sizeof lowest);
+    for (std::size_t i = kStep; i < scanned; i += kStep)
+      for (std::size_t j = 0; j < kStep; ++j) lowest[j] = std::min(lowest[j], keys[i + j]);
+    for (std::size_t half = kStep / 2; half > 0; half /= 2)
+      for (std::size_t j = 0; j < half; ++j) lowest[j] = std::min(lowest[j], lowest[j + half]);
+    const std::uint32_t key = lowest[0];
+    if (key == kNoRank) break;
+    const std::size_t at = key % kIndexes, gone = next[at], after = next[gone];
+    ids[at] = results[at];
+    next[at] = static_cast<std::uint8_t>(after);
+    keys[gone] = keys[at] = kNoRank;
+    if (after < count) {
+      previous[after] = static_cast<std::uint8_t>(at);
+      look_up(at, after);
+    }
+    if (at > 0) look_up(previous[at], at);
+    --left_over;
+  }
+  std::size_t kept = 0;
+  for (std::size_t i = 0; i < count; i = next[i]) ids[kept++] = ids[i];
+  out.advance(kept);
 }
 
 // The initial pairs are in a sorted run, the pairs that merges create in a heap; when the run is used up, the heap

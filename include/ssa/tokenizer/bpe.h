@@ -74,7 +74,7 @@ class Bpe {
 
   bool has_merges() const { return !vocabulary_.merges.empty(); }
 
-  /// Appends the ids of `piece`. Worst case: time O(n log n), memory about 40 bytes per byte of the piece.
+  /// Appends the ids of `piece`, which must be valid UTF-8. Worst case: time O(n log n), memory about 40 bytes per byte of the piece.
   void encode(std::string_view piece, IdBuffer& out, Scratch& scratch) const;
 
  private:
@@ -85,29 +85,59 @@ class Bpe {
     std::int32_t result = -1;
   };
 
+  /// A hash of two symbols: its high bits are well mixed.
+  static std::uint64_t hash_of(std::uint64_t pair) { return pair * 0x9e3779b97f4a7c15ull; }
   static std::uint64_t pair_of(std::int32_t left, std::int32_t right) {
     return static_cast<std::uint64_t>(static_cast<std::uint32_t>(left)) << 32 | static_cast<std::uint32_t>(right);
   }
-  std::size_t slot_of(std::uint64_t pair) const {
-    return static_cast<std::size_t>(pair * 0x9e3779b97f4a7c15ull >> shift_);
+  static std::uint64_t filter_bits(std::uint64_t hash) {
+    return std::uint64_t{1} << (hash >> 20 & 63) | std::uint64_t{1} << (hash >> 26 & 63);
   }
   /// The merge of two symbols; its rank is kNoRank if there is none.
   const Entry& find(std::int32_t left, std::int32_t right) const {
-    const std::uint64_t pair = pair_of(left, right);
-    std::size_t slot = slot_of(pair);
+    const std::uint64_t pair = pair_of(left, right), hash = hash_of(pair), bits = filter_bits(hash);
+    if ((filter_[hash >> filter_shift_] & bits) != bits) return none_;
+    std::size_t slot = hash >> table_shift_;
     while (table_[slot].pair != pair && table_[slot].rank != kNoRank) slot = (slot + 1) & (table_.size() - 1);
     return table_[slot].pair == pair ? table_[slot] : none_;
   }
 
+  /// A character that may be one symbol from the start, between some neighbors.
+  struct EarlyCharacter {
+    std::int32_t id = -1;  // -1: it starts as its bytes
+    std::uint32_t neighbors = 0;
+  };
+  /// Which may be the last byte of the character before and the first byte of the one after it: bit b stands for the
+  /// byte above 127 whose low six bits are b.
+  struct EarlyNeighbors {
+    std::uint64_t before = 0, after = 0;
+    bool before_ascii = true, after_ascii = true;
+  };
+  static constexpr std::uint32_t kTableCharacters = 1 << 16;  // of character_ids_ and early_
+
+  void fill_table();
+  void find_early_characters();
+  template <class Step>
+  std::int32_t merge_character(std::uint32_t c, Step&& step) const;
+  void drop_whole_that_merge();
+
   std::size_t to_symbols(std::string_view piece, std::int32_t* ids) const;
   std::size_t characters_to_symbols(std::string_view piece, std::int32_t* ids) const;
+  std::size_t early_to_symbols(std::string_view piece, std::int32_t* ids) const;
+  void merge(std::string_view piece, IdBuffer& out, Scratch& scratch) const;
   void merge_short(std::int32_t* ids, std::size_t count, IdBuffer& out) const;
   void merge_long(std::size_t count, IdBuffer& out, Scratch& scratch) const;
 
   Vocabulary vocabulary_;
+  std::size_t longest_whole_ = 0;
   std::vector<std::int32_t> character_ids_;  // of code points below 65536, where vocabulary_ has characters
-  std::vector<Entry> table_;                 // open addressing, at most half full
-  int shift_ = 0;
+  std::vector<EarlyCharacter> early_;        // the same for a byte-level BPE, where this is known
+  std::vector<EarlyNeighbors> early_neighbors_;
+  std::vector<Entry> table_;  // open addressing, at most half full
+  // Two bits per merge. Most pairs have no merge, which this tells without a look into the table: the table of a large
+  // vocabulary does not fit the second cache of a processor.
+  std::vector<std::uint64_t> filter_;
+  int table_shift_ = 0, filter_shift_ = 0;
   Entry none_;
 };
 
