@@ -12,26 +12,30 @@ namespace ssa {
 class StepSums {
  public:
   StepSums() = default;
-  StepSums(Arena& arena, const ModelConfig& config);
+  /// `buckets`: of the ParamTable.
+  StepSums(Arena& arena, const ModelConfig& config, std::size_t buckets);
 
   /// Where the ops add.
   LossSums losses() const;
   AttentionSums attention() const;  ///< selected_mass and entropy
-  Tensor squared_norm() const;      ///< [1] f64: of the gradients
+  /// [1] f64: of the gradients of a bucket that this rank owns, and of those that it computed, before they are reduced.
+  Tensor squared_norm(std::size_t bucket) const;
+  Tensor local_squared_norm(std::size_t bucket) const;
 
   void clear(Stream& stream) const { stream.zero(all_); }
 
   /// The sums on the host; attention sums are added up over layers and heads.
   struct Values {
-    double ce, alignment, squared_norm, selected_mass, entropy;
+    double ce, alignment, squared_norm, selected_mass, entropy;  ///< squared_norm: added up over the buckets
+    std::vector<double> local_squared_norms;                     ///< per bucket
   };
   Values read(Stream& stream) const;
   /// Every sum, to compare steps bit by bit.
   std::vector<double> read_all(Stream& stream) const;
 
  private:
-  std::int64_t layers_ = 0, heads_ = 0;
-  Tensor all_;  ///< f64: ce, alignment, squared norm, selected_mass [L, HQ], entropy [L, HQ]
+  std::int64_t layers_ = 0, heads_ = 0, buckets_ = 0;
+  Tensor all_;  ///< f64: ce, alignment, squared norms [buckets] twice, selected_mass [L, HQ], entropy [L, HQ]
 };
 
 }  // namespace ssa
