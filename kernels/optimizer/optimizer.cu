@@ -104,8 +104,9 @@ __global__ void __launch_bounds__(kThreads) accumulate_kernel(float* out, const 
 
 template <class From>
 void run_accumulate(Stream& stream, float* out, const From* x, std::int64_t n, bool wide) {
-  const int vec = wide ? 4 : 1;
-  const auto kernel = wide ? accumulate_kernel<4, From> : accumulate_kernel<1, From>;
+  constexpr int kWide = 16 / sizeof(From);
+  const int vec = wide ? kWide : 1;
+  const auto kernel = wide ? accumulate_kernel<kWide, From> : accumulate_kernel<1, From>;
   launch(stream, "accumulate", kernel, {.grid = ctas_for(n, kThreads * vec), .block = kThreads}, out, x, n);
 }
 
