@@ -244,6 +244,15 @@ def test_fault_campaign(directory):
         assert message in run("bash", script, *arguments, code=2), arguments
 
 
+def test_many_ranks(directory):
+    script = SCRIPTS / "many_ranks.sh"
+    for arguments, message in [(["--ranks", "0"], "--ranks: found 0, expected an integer from 1 to 9999"),
+                               (["--stage", "3"], "--stage: found 3, expected 0, 1 or 2"),
+                               (["--rank", "9"], "unknown argument --rank"), (["--stage"], "--stage needs a value")]:
+        assert message in run("bash", script, *arguments, code=2), arguments
+    assert "bin/ssa_train: no such program" in run("bash", script, "--build", directory, code=1)
+
+
 def test_slurm(directory):
     """The batch file requeues the job on exit code 75, and on no other; srun and scontrol record their arguments."""
     script = SCRIPTS / "slurm/ssa_train.sbatch"
