@@ -37,6 +37,14 @@ void validate(const Cast& p) {
   expect(op, "out", p.out, p.x.shape(), p.out.dtype());
 }
 
+void validate(const Accumulate& p) {
+  constexpr auto op = "accumulate";
+  expect_rank(op, "out", p.out, 1, "[n]");
+  const DType real = real_of(p.out.dtype());
+  expect(op, "out", p.out, p.out.shape(), real);
+  expect(op, "x", p.x, p.out.shape(), p.x.dtype() == DType::bf16 ? DType::bf16 : real);
+}
+
 /// One partial sum per CTA.
 std::size_t cuda::scratch_bytes(const SquaredNorm&) {
   return static_cast<std::size_t>(kSquaredNormPartials) * sizeof(double);

@@ -86,6 +86,30 @@ __global__ void __launch_bounds__(kThreads) cast_kernel(To* out, const From* x, 
   for (; i < n; ++i) store<1>(out + i, load<1>(x + i));
 }
 
+template <int kCount, class From>
+__device__ __forceinline__ void add_to(float* out, const From* x) {
+  Floats<kCount> sum = load<kCount>(out);
+  const Floats<kCount> more = load<kCount>(x);
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) sum[i] += more[i];
+  store<kCount>(out, sum);
+}
+
+template <int kVec, class From>
+__global__ void __launch_bounds__(kThreads) accumulate_kernel(float* out, const From* x, std::int64_t n) {
+  std::int64_t i = (static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kVec;
+  if (i + kVec <= n) return add_to<kVec>(out + i, x + i);
+  for (; i < n; ++i) add_to<1>(out + i, x + i);
+}
+
+template <class From>
+void run_accumulate(Stream& stream, float* out, const From* x, std::int64_t n, bool wide) {
+  constexpr int kWide = 16 / sizeof(From);
+  const int vec = wide ? kWide : 1;
+  const auto kernel = wide ? accumulate_kernel<kWide, From> : accumulate_kernel<1, From>;
+  launch(stream, "accumulate", kernel, {.grid = ctas_for(n, kThreads * vec), .block = kThreads}, out, x, n);
+}
+
 template <class To, class From>
 void run_cast(Stream& stream, To* out, const From* x, std::int64_t n, bool wide) {
   const int vec = wide ? 8 : 1;
@@ -131,6 +155,13 @@ void cast(Stream& stream, const Cast& p) {
   if (from_f32) return run_cast(stream, bf16(p.out), p.x.as<float>(), n, wide);
   if (to_f32) return run_cast(stream, p.out.as<float>(), bf16(p.x), n, wide);
   stream.copy(p.out.data(), p.x.data(), p.x.bytes());
+}
+
+void accumulate(Stream& stream, const Accumulate& p) {
+  const std::int64_t n = p.out.count();
+  const bool wide = aligned(p.out) && aligned(p.x);
+  if (p.x.dtype() == DType::f32) return run_accumulate(stream, p.out.as<float>(), p.x.as<float>(), n, wide);
+  run_accumulate(stream, p.out.as<float>(), static_cast<const __nv_bfloat16*>(bf16(p.x)), n, wide);
 }
 
 }  // namespace ssa::cuda

@@ -1,5 +1,5 @@
-// The optimizer's ops over flat ranges of parameters: squared norm, AdamW, cast. A range may start at any element.
-// A wrong shape or dtype throws Error.
+// The optimizer's ops over flat ranges of parameters: squared norm, AdamW, cast, accumulate. A range may start at any
+// element. A wrong shape or dtype throws Error.
 #pragma once
 
 #include "kernels/common/dispatch.h"
@@ -41,5 +41,12 @@ struct Cast {
   Tensor x;    ///< [n] f32 or act; may not overlap out
 };
 SSA_OP(cast, Cast);
+
+/// out += x: gradients of a micro-batch, reduced over the ranks, into the rank's shard.
+struct Accumulate {
+  Tensor out;  ///< [n] f32, accumulated
+  Tensor x;    ///< [n] f32 or bf16; may not overlap out
+};
+SSA_OP(accumulate, Accumulate);
 
 }  // namespace ssa

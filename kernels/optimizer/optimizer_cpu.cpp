@@ -71,6 +71,15 @@ void convert(const Tensor& out_tensor, const Tensor& x_tensor) {
   for (std::int64_t i = 0; i < n; ++i) out[i] = round_to<Out>(x[i]);
 }
 
+template <class Out, class In>
+void add(const Tensor& out_tensor, const Tensor& x_tensor) {
+  const std::int64_t n = x_tensor.count();
+  const In* x = x_tensor.as<In>();
+  Out* out = out_tensor.as<Out>();
+#pragma omp parallel for simd
+  for (std::int64_t i = 0; i < n; ++i) out[i] += static_cast<Out>(widen(x[i]));
+}
+
 /// Calls f.operator()<T>() with the C++ type of a floating-point dtype.
 template <class F>
 void visit(DType dtype, F&& f) {
@@ -95,6 +104,10 @@ void adamw(Stream& stream, const AdamW& p) {
 
 void cast(Stream&, const Cast& p) {
   visit(p.x.dtype(), [&]<class In>() { visit(p.out.dtype(), [&]<class Out>() { convert<Out, In>(p.out, p.x); }); });
+}
+
+void accumulate(Stream&, const Accumulate& p) {
+  dispatch_real(p.out, [&]<class Out>() { visit(p.x.dtype(), [&]<class In>() { add<Out, In>(p.out, p.x); }); });
 }
 
 }  // namespace ssa::cpu

@@ -4,6 +4,9 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <optional>
+#include <utility>
+#include <vector>
 
 #include "check.h"
 #include "cores.h"
@@ -32,18 +35,15 @@ MPI_Datatype datatype_of(DType dtype) {
   fail("MPI: unknown dtype");
 }
 
-MPI_Datatype reducible_datatype_of(DType dtype, const char* call) {
-  SSA_CHECK(dtype != DType::bf16, call, ": a bf16 tensor in host memory, expected f32, f64, i32 or u8");
+MPI_Datatype comparable_datatype_of(DType dtype) {
+  SSA_CHECK(dtype != DType::bf16,
+            "all_reduce: the largest or smallest of bf16 in host memory, expected f32, f64, i32 or ", "u8");
   return datatype_of(dtype);
 }
 
 MPI_Op op_of(ReduceOp op) {
-  switch (op) {
-    case ReduceOp::sum: return MPI_SUM;
-    case ReduceOp::max: return MPI_MAX;
-    case ReduceOp::min: return MPI_MIN;
-  }
-  fail("MPI: unknown reduction");
+  SSA_CHECK(op == ReduceOp::max || op == ReduceOp::min, "MPI: unknown reduction");
+  return op == ReduceOp::max ? MPI_MAX : MPI_MIN;
 }
 
 void check_host(Stream& stream, const char* call) {
@@ -51,18 +51,52 @@ void check_host(Stream& stream, const char* call) {
             ", expected host memory (MPI)");
 }
 
+/// Elements of a sum that a rank receives from the others at a time, all ranks together: 4 MiB of f32.
+constexpr std::int64_t kReceived = std::int64_t{1} << 20;
+/// Sums of at most so many elements take one message per rank.
+constexpr std::int64_t kSmall = 1024;
+
 char* element(const Tensor& tensor, std::int64_t index) {
   return static_cast<char*>(tensor.data()) + index * static_cast<std::int64_t>(size_of(tensor.dtype()));
 }
 
+/// out[i] = in[0][i] + in[1][i] + ..., from left to right, in Sum. `out` may be one of the inputs.
+template <class T, class Sum>
+void add_values(const std::vector<const void*>& in, void* out, std::int64_t count) {
+  T* result = static_cast<T*>(out);
+  for (std::int64_t i = 0; i < count; ++i) {
+    Sum sum = static_cast<Sum>(static_cast<const T*>(in[0])[i]);
+    for (std::size_t rank = 1; rank < in.size(); ++rank)
+      sum = static_cast<Sum>(sum + static_cast<Sum>(static_cast<const T*>(in[rank])[i]));
+    result[i] = static_cast<T>(sum);
+  }
+}
+
 }  // namespace
+
+struct MpiComm::Group {
+  MPI_Comm comm = MPI_COMM_WORLD;
+  /// The watchdog follows the calls of the main thread: it waits for those of the background.
+  bool watched = true;
+};
+
+/// A WatchedCall, unless the calls of the group are not followed.
+class MpiComm::Watched {
+ public:
+  Watched(const Group& group, const char* name) {
+    if (group.watched) call_.emplace(name);
+  }
+
+ private:
+  std::optional<WatchedCall> call_;
+};
 
 void mpi_start() {
   int initialized = 0;
   MPI_Initialized(&initialized);
   if (initialized) return;
   int provided = 0;
-  check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided), "MPI_Init_thread");
+  check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &provided), "MPI_Init_thread");
   MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
 }
 
@@ -90,7 +124,7 @@ void mpi_abort(int exit_code) {
   std::_Exit(exit_code);
 }
 
-MpiComm::MpiComm(std::int64_t max_count) : max_count_(max_count) {
+MpiComm::MpiComm(std::int64_t max_count) : group_(std::make_unique<Group>()), max_count_(max_count) {
   mpi_start();
   check(MPI_Comm_rank(MPI_COMM_WORLD, &rank_), "MPI_Comm_rank");
   check(MPI_Comm_size(MPI_COMM_WORLD, &size_), "MPI_Comm_size");
@@ -104,6 +138,28 @@ MpiComm::MpiComm(std::int64_t max_count) : max_count_(max_count) {
   if (local_size > 1) take_share_of_cores(local_rank_, local_size);
 }
 
+MpiComm::MpiComm(const MpiComm& other, std::unique_ptr<Group> group)
+    : group_(std::move(group)),
+      max_count_(other.max_count_),
+      rank_(other.rank_),
+      size_(other.size_),
+      local_rank_(other.local_rank_) {}
+
+// MPI_Comm_free would be a collective; the copy for the background lasts as long as MPI.
+MpiComm::~MpiComm() = default;
+
+Comm* MpiComm::background() {
+  if (background_) return background_.get();
+  int level = MPI_THREAD_SINGLE;
+  check(MPI_Query_thread(&level), "MPI_Query_thread");
+  if (level < MPI_THREAD_MULTIPLE) return nullptr;
+  auto group = std::make_unique<Group>();
+  group->watched = false;
+  check(MPI_Comm_dup(MPI_COMM_WORLD, &group->comm), "MPI_Comm_dup");
+  background_ = std::unique_ptr<MpiComm>(new MpiComm(*this, std::move(group)));
+  return background_.get();
+}
+
 /// Calls call(first, count) for consecutive ranges of at most max_count_ elements.
 template <class Call>
 void MpiComm::in_chunks(std::int64_t count, Call&& call) const {
@@ -112,54 +168,114 @@ void MpiComm::in_chunks(std::int64_t count, Call&& call) const {
 }
 
 void MpiComm::barrier() {
-  const WatchedCall call("barrier");
-  check(MPI_Barrier(MPI_COMM_WORLD), "barrier");
+  const Watched call(*group_, "barrier");
+  check(MPI_Barrier(group_->comm), "barrier");
+}
+
+void MpiComm::add_in_order(DType dtype, const std::vector<const void*>& in, void* out, std::int64_t count) const {
+  switch (dtype) {
+    case DType::f64: return add_values<double, double>(in, out, count);
+    case DType::f32: return add_values<float, float>(in, out, count);
+    case DType::bf16: return add_values<bfloat16, float>(in, out, count);
+    case DType::i32: return add_values<std::int32_t, std::int32_t>(in, out, count);
+    case DType::u8: return add_values<std::uint8_t, std::uint8_t>(in, out, count);
+  }
+  fail("MPI: unknown dtype");
+}
+
+/// Every rank receives the values of all and adds them.
+void MpiComm::sum_small(Tensor tensor) const {
+  std::vector<char> all(tensor.bytes() * static_cast<std::size_t>(size_));
+  const auto count = static_cast<int>(tensor.count());
+  const MPI_Datatype type = datatype_of(tensor.dtype());
+  check(MPI_Allgather(tensor.data(), count, type, all.data(), count, type, group_->comm), "all_reduce");
+  std::vector<const void*> of_rank;
+  for (std::size_t rank = 0; rank < static_cast<std::size_t>(size_); ++rank)
+    of_rank.push_back(all.data() + rank * tensor.bytes());
+  add_in_order(tensor.dtype(), of_rank, tensor.data(), tensor.count());
 }
 
 void MpiComm::all_reduce(Stream& stream, Tensor tensor, ReduceOp op) {
   check_host(stream, "all_reduce");
-  const WatchedCall call("all_reduce");
-  const MPI_Datatype type = reducible_datatype_of(tensor.dtype(), "all_reduce");
-  in_chunks(tensor.count(), [&](std::int64_t first, int count) {
-    check(MPI_Allreduce(MPI_IN_PLACE, element(tensor, first), count, type, op_of(op), MPI_COMM_WORLD), "all_reduce");
-  });
+  const Watched call(*group_, "all_reduce");
+  if (op != ReduceOp::sum) {
+    const MPI_Datatype type = comparable_datatype_of(tensor.dtype());
+    in_chunks(tensor.count(), [&](std::int64_t first, int count) {
+      check(MPI_Allreduce(MPI_IN_PLACE, element(tensor, first), count, type, op_of(op), group_->comm), "all_reduce");
+    });
+    return;
+  }
+  // The order of MPI_SUM is the library's, and another for another number of elements.
+  const Tensor flat = tensor.view({tensor.count()});
+  const std::int64_t each = flat.count() > kSmall ? flat.count() / size_ : 0, end = each * size_;
+  if (each > 0) {
+    const Tensor parts = flat.rows(0, end), own = flat.rows(rank_ * each, (rank_ + 1) * each);
+    sum_parts(parts, own);
+    gather_parts(own, parts);
+  }
+  if (end < flat.count()) sum_small(flat.rows(end, flat.count()));
 }
 
-// reduce_scatter and all_gather reduce to, or broadcast from, one rank after the other. That moves as many bytes as
-// MPI_Reduce_scatter and MPI_Allgather, and each part can be split into chunks in place.
+/// Every rank sends each other rank its part, and adds what it receives.
+void MpiComm::sum_parts(Tensor in, Tensor out) const {
+  const MPI_Datatype type = datatype_of(in.dtype());
+  const std::size_t width = size_of(in.dtype());
+  const std::int64_t most = std::min(max_count_, std::max(kReceived / size_, kSmall));
+  std::vector<char> received(static_cast<std::size_t>(size_ * std::min(most, out.count())) * width);
+  std::vector<const void*> of_rank(static_cast<std::size_t>(size_));
+  std::vector<MPI_Request> requests;
+  for (std::int64_t first = 0; first < out.count(); first += most) {
+    const std::int64_t count = std::min(most, out.count() - first);
+    requests.clear();
+    for (int other = 0; other < size_; ++other) {
+      void* from = received.data() + static_cast<std::size_t>(other * count) * width;
+      of_rank[static_cast<std::size_t>(other)] = other == rank_ ? element(in, rank_ * out.count() + first) : from;
+      if (other == rank_) continue;
+      check(MPI_Irecv(from, static_cast<int>(count), type, other, 0, group_->comm, &requests.emplace_back()),
+            "reduce_scatter");
+    }
+    for (int i = 1; i < size_; ++i) {
+      const int other = (rank_ + i) % size_;  // not all to the same rank at a time
+      check(MPI_Isend(element(in, other * out.count() + first), static_cast<int>(count), type, other, 0, group_->comm,
+                      &requests.emplace_back()),
+            "reduce_scatter");
+    }
+    check(MPI_Waitall(static_cast<int>(requests.size()), requests.data(), MPI_STATUSES_IGNORE), "reduce_scatter");
+    add_in_order(in.dtype(), of_rank, element(out, first), count);
+  }
+}
 
 void MpiComm::reduce_scatter(Stream& stream, Tensor in, Tensor out) {
   check_host(stream, "reduce_scatter");
-  const WatchedCall call("reduce_scatter");
+  const Watched call(*group_, "reduce_scatter");
   check_parts("reduce_scatter", out, in, size_);
-  const MPI_Datatype type = reducible_datatype_of(in.dtype(), "reduce_scatter");
-  const bool in_place = out.data() == element(in, rank_ * out.count());
+  sum_parts(in, out);
+}
+
+/// Broadcasts from one rank after the other. That moves as many bytes as MPI_Allgather, and each part can be split into
+/// chunks in place.
+void MpiComm::gather_parts(Tensor in, Tensor out) const {
   for (int root = 0; root < size_; ++root)
-    in_chunks(out.count(), [&](std::int64_t first, int count) {
-      const void* from = root == rank_ && in_place ? MPI_IN_PLACE : element(in, root * out.count() + first);
-      void* to = root == rank_ ? element(out, first) : nullptr;
-      check(MPI_Reduce(from, to, count, type, MPI_SUM, root, MPI_COMM_WORLD), "reduce_scatter");
+    in_chunks(in.count(), [&](std::int64_t first, int count) {
+      check(MPI_Bcast(element(out, root * in.count() + first), count, datatype_of(in.dtype()), root, group_->comm),
+            "all_gather");
     });
 }
 
 void MpiComm::all_gather(Stream& stream, Tensor in, Tensor out) {
   check_host(stream, "all_gather");
-  const WatchedCall call("all_gather");
+  const Watched call(*group_, "all_gather");
   check_parts("all_gather", in, out, size_);
   if (char* own = element(out, rank_ * in.count()); own != in.data()) stream.copy(own, in.data(), in.bytes());
-  for (int root = 0; root < size_; ++root)
-    in_chunks(in.count(), [&](std::int64_t first, int count) {
-      check(MPI_Bcast(element(out, root * in.count() + first), count, datatype_of(in.dtype()), root, MPI_COMM_WORLD),
-            "all_gather");
-    });
+  gather_parts(in, out);
 }
 
 void MpiComm::broadcast(Stream& stream, Tensor tensor, int root) {
   check_host(stream, "broadcast");
-  const WatchedCall call("broadcast");
+  const Watched call(*group_, "broadcast");
   check_root(root, size_);
   in_chunks(tensor.count(), [&](std::int64_t first, int count) {
-    check(MPI_Bcast(element(tensor, first), count, datatype_of(tensor.dtype()), root, MPI_COMM_WORLD), "broadcast");
+    check(MPI_Bcast(element(tensor, first), count, datatype_of(tensor.dtype()), root, group_->comm), "broadcast");
   });
 }
 

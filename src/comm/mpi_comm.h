@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
+#include <vector>
 
 #include "ssa/comm/comm.h"
 
@@ -15,10 +17,12 @@ class MpiComm : public Comm {
  public:
   /// Starts MPI if needed. Tests use a smaller `max_count`.
   explicit MpiComm(std::int64_t max_count = kMpiMaxCount);
+  ~MpiComm() override;
 
   int rank() const override { return rank_; }
   int size() const override { return size_; }
   int local_rank() const override { return local_rank_; }
+  Comm* background() override;
   void barrier() override;
   void all_reduce(Stream& stream, Tensor tensor, ReduceOp op) override;
   void reduce_scatter(Stream& stream, Tensor in, Tensor out) override;
@@ -26,9 +30,22 @@ class MpiComm : public Comm {
   void broadcast(Stream& stream, Tensor tensor, int root) override;
 
  private:
+  struct Group;
+  class Watched;
+  /// For background(): a copy of the communicator.
+  MpiComm(const MpiComm& other, std::unique_ptr<Group> group);
+
   template <class Call>
   void in_chunks(std::int64_t count, Call&& call) const;
 
+  /// out = the sum over the ranks of `count` elements each, in the order of the ranks; in[r] is rank r's.
+  void add_in_order(DType dtype, const std::vector<const void*>& in, void* out, std::int64_t count) const;
+  void sum_small(Tensor tensor) const;
+  void sum_parts(Tensor in, Tensor out) const;
+  void gather_parts(Tensor in, Tensor out) const;
+
+  std::unique_ptr<Group> group_;
+  std::unique_ptr<MpiComm> background_;
   std::int64_t max_count_;
   int rank_ = 0, size_ = 1, local_rank_ = 0;
 };

@@ -229,7 +229,10 @@ template <class Visit>
 void visit_fields(Of<DistributedConfig>, Visit&& visit) {
   using C = DistributedConfig;
   visit(field("zero_stage", &C::zero_stage, between(0, 2),
-              "what is sharded over the ranks: 0 nothing, 1 the optimizer state; 2 is the same as 1 so far"));
+              "what is sharded over the ranks: 0 nothing, 1 the optimizer state, 2 the gradients too"));
+  visit(field("overlap", &C::overlap, kAny,
+              "send gradients during the backward pass, and updated weights while the next step begins"));
+  visit(field("reduce_dtype", &C::reduce_dtype, kAny, "type in which gradients are sent and summed over the ranks"));
   // ssa/comm/watchdog.h
   constexpr Range kSeconds = between(1, 1e6);
   visit(field("timeout_seconds", &C::timeout_seconds, kSeconds,
@@ -292,6 +295,8 @@ template <>
 inline constexpr auto kValues<StreamGranularity> = {StreamGranularity::step, StreamGranularity::row};
 template <>
 inline constexpr auto kValues<OnSpike> = {OnSpike::log, OnSpike::skip, OnSpike::stop};
+template <>
+inline constexpr auto kValues<FloatType> = {FloatType::f32, FloatType::bf16};
 template <>
 inline constexpr auto kValues<BlockSelection> = kBlockSelections;
 template <>

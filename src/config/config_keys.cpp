@@ -31,6 +31,7 @@ constexpr std::pair<std::string_view, AtResume> kAtResume[] = {
     {"train.eval_steps", AtResume::free},
     {"train.attention_stats_steps", AtResume::free},
     {"checkpoint", AtResume::free},
+    {"distributed.overlap", AtResume::free},
 };
 
 AtResume at_resume_of(std::string_view path) {

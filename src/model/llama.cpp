@@ -403,7 +403,8 @@ void measure_attention(Stream& s, const Llama& m, std::int64_t i, const Attentio
 }  // namespace
 
 ModelGradients bind_gradients(const ParamTable& table, const ModelConfig& config, const Tensor& flat) {
-  return {bind_params(table, config, flat), added_gradients(table, config, flat)};
+  const std::vector<Tensor> buckets = split_by_bucket(table, flat);
+  return {bind_params(table, config, buckets), added_gradients(table, config, buckets)};
 }
 
 Llama bind_llama(const ModelConfig& config, const PassShape& shape, const ModelParams& weights, const Activations& acts,
@@ -433,12 +434,24 @@ void upload_rotary_table(Stream& stream, const Llama& model) {
   stream.synchronize();
 }
 
+namespace {
+
+void call(const PassHooks::Call& hook, std::size_t bucket) {
+  if (hook) hook(bucket);
+}
+
+}  // namespace
+
 void forward(Stream& s, const Llama& m, const MicroBatch& batch, const PassScales& scales, const LossSums& losses,
-             const AttentionSums& attention) {
+             const AttentionSums& attention, const PassHooks& hooks) {
   const ProfilerRange range("forward");
   const Activations& a = m.acts;
+  const BucketOrder buckets(m.config);
+  call(hooks.before_weights, buckets.norms);
+  call(hooks.before_weights, buckets.embedding);
   embedding_forward(s, {.out = a.layers[0].x, .ids = flat_tokens(batch.ids), .weight = m.weights.embedding});
   for (std::int64_t i = 0; i < m.config.num_hidden_layers; ++i) {
+    call(hooks.before_weights, buckets.layer(i));
     forward_layer(s, m, i, batch, scales.alignment, losses.alignment, Run::forward);
     measure_attention(s, m, i, attention);
   }
@@ -465,15 +478,20 @@ void evaluate(Stream& s, const Llama& m, const MicroBatch& batch, const LossSums
 }
 
 void forward_backward(Stream& s, const Llama& m, const MicroBatch& batch, const PassScales& scales,
-                      const LossSums& losses, Gradients gradients, const AttentionSums& attention) {
+                      const LossSums& losses, Gradients gradients, const AttentionSums& attention,
+                      const PassHooks& hooks) {
   const Activations& a = m.acts;
   const ModelParams& g = m.gradients.params;
-  const bool accumulate = gradients == Gradients::add;
-  if (!accumulate)
-    for (const Tensor& gradient : m.gradients.added) s.zero(gradient);
-  forward(s, m, batch, scales, losses, attention);
+  const bool accumulate = gradients == Gradients::add, tied = m.config.tie_word_embeddings;
+  const BucketOrder buckets(m.config);
+  forward(s, m, batch, scales, losses, attention, hooks);
 
   const ProfilerRange range("backward");
+  if (!tied) call(hooks.before_weights, buckets.head);
+  for (const std::size_t bucket : {buckets.norms, buckets.embedding}) call(hooks.before_gradients, bucket);
+  if (!tied) call(hooks.before_gradients, buckets.head);
+  if (!accumulate)
+    for (const Tensor& gradient : m.gradients.added) s.zero(gradient);
   linear_cross_entropy(s, {.loss_sum = losses.ce,
                            .d_hidden = a.d_norm,
                            .d_weight = g.lm_head,
@@ -483,6 +501,7 @@ void forward_backward(Stream& s, const Llama& m, const MicroBatch& batch, const 
                            .targets = flat_tokens(batch.targets),
                            .gradient_scale = scales.ce_gradient,
                            .accumulate = accumulate});
+  if (!tied) call(hooks.after_gradients, buckets.head);
   s.zero(a.d_x);
   rmsnorm_backward(s, {.d_residual = a.d_x,
                        .d_weight = g.final_norm,
@@ -493,10 +512,14 @@ void forward_backward(Stream& s, const Llama& m, const MicroBatch& batch, const 
   for (std::int64_t i = m.config.num_hidden_layers - 1; i >= 0; --i) {
     if (m.shape.checkpointing != GradientCheckpointing::none)
       forward_layer(s, m, i, batch, 0.0, a.discarded, Run::recompute);
+    call(hooks.before_gradients, buckets.layer(i));
     backward_layer(s, m, i, batch, scales, accumulate);
+    call(hooks.after_gradients, buckets.layer(i));
   }
+  call(hooks.after_gradients, buckets.norms);
   // A tied embedding already has the head's gradient.
   embedding_backward(s, {.d_weight = g.embedding, .d_out = a.d_x, .ids = flat_tokens(batch.ids)});
+  call(hooks.after_gradients, buckets.embedding);
 }
 
 std::size_t pass_scratch_bytes(const ModelConfig& c, const PassShape& shape, DeviceKind kind) {

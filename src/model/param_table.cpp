@@ -77,11 +77,36 @@ Tensor ParamTable::view(const Tensor& flat, const Param& p) const {
   return flat.rows(p.offset, p.offset + p.count()).view(p.shape);
 }
 
-ModelParams bind_params(const ParamTable& table, const ModelConfig& c, const Tensor& flat) {
+std::size_t ParamTable::bucket_of(const Param& p) const {
+  const auto it = std::ranges::find_if(buckets_, [&](const Bucket& bucket) { return p.offset < bucket.range.end; });
+  return static_cast<std::size_t>(it - buckets_.begin());
+}
+
+BucketOrder::BucketOrder(const ModelConfig& c)
+    : embedding(0),
+      first_layer(1),
+      head(c.tie_word_embeddings ? embedding : layer(c.num_hidden_layers)),
+      norms(layer(c.num_hidden_layers) + (c.tie_word_embeddings ? 0 : 1)) {}
+
+std::vector<std::size_t> BucketOrder::forward() const {
+  std::vector<std::size_t> order = {norms, embedding};
+  for (std::size_t bucket = first_layer; bucket < norms; ++bucket) order.push_back(bucket);  // an untied head is last
+  return order;
+}
+
+std::vector<Tensor> split_by_bucket(const ParamTable& table, const Tensor& flat) {
+  std::vector<Tensor> parts;
+  for (const Bucket& bucket : table.buckets()) parts.push_back(flat.rows(bucket.range.begin, bucket.range.end));
+  return parts;
+}
+
+ModelParams bind_params(const ParamTable& table, const ModelConfig& c, const std::vector<Tensor>& buckets) {
   const std::int64_t H = c.hidden_size, F = c.intermediate_size;
   const auto view = [&](const std::string& first, Shape shape) {
-    const std::int64_t begin = table.find(first).offset;
-    return flat.rows(begin, begin + shape.count()).view(shape);
+    const Param& param = table.find(first);
+    const std::size_t bucket = table.bucket_of(param);
+    const std::int64_t begin = param.offset - table.buckets()[bucket].range.begin;
+    return buckets[bucket].rows(begin, begin + shape.count()).view(shape);
   };
   ModelParams params;
   params.embedding = view(kEmbedding, {c.vocab_size, H});
@@ -99,19 +124,27 @@ ModelParams bind_params(const ParamTable& table, const ModelConfig& c, const Ten
   return params;
 }
 
-std::vector<Tensor> added_gradients(const ParamTable& table, const ModelConfig& c, const Tensor& flat) {
+ModelParams bind_params(const ParamTable& table, const ModelConfig& config, const Tensor& flat) {
+  return bind_params(table, config, split_by_bucket(table, flat));
+}
+
+std::vector<Tensor> added_gradients(const ParamTable& table, const ModelConfig& c, const std::vector<Tensor>& buckets) {
   std::vector<Tensor> gaps;
-  std::int64_t end = 0;  // of the last gradient that a product overwrites
-  const auto close_gap = [&](std::int64_t begin) {
-    if (begin > end) gaps.push_back(flat.rows(end, begin));
-  };
-  for (const Param& p : table.params()) {
-    const bool looked_up_only = p.name == kEmbedding && !c.tie_word_embeddings;
-    if (!p.decay || looked_up_only) continue;
-    close_gap(p.offset);
-    end = p.offset + p.count();
+  for (std::size_t i = 0; i < buckets.size(); ++i) {
+    if (!buckets[i]) continue;
+    const Range bucket = table.buckets()[i].range;
+    std::int64_t end = bucket.begin;  // of the last gradient that a product overwrites
+    const auto close_gap = [&](std::int64_t begin) {
+      if (begin > end) gaps.push_back(buckets[i].rows(end - bucket.begin, begin - bucket.begin));
+    };
+    for (const Param& p : table.params()) {
+      const bool looked_up_only = p.name == kEmbedding && !c.tie_word_embeddings;
+      if (p.offset < bucket.begin || p.offset >= bucket.end || !p.decay || looked_up_only) continue;
+      close_gap(p.offset);
+      end = p.offset + p.count();
+    }
+    close_gap(bucket.end);
   }
-  close_gap(table.size());
   return gaps;
 }
 

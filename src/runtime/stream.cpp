@@ -96,6 +96,10 @@ Stream::Stream(DeviceKind kind, int ordinal) : kind_(kind) {
   if (kind == DeviceKind::cuda) cuda_ = cuda::make_context(ordinal);
 }
 
+Stream::Stream(const Stream& other, Beside) : kind_(other.kind_) {
+  if (other.cuda_) cuda_ = cuda::make_context_beside(*other.cuda_);
+}
+
 Stream::~Stream() {
   if (scratch_) free(scratch_);
 }
@@ -171,6 +175,10 @@ std::shared_ptr<Stream::Event> Stream::record() {
 
 void Stream::host_wait(const Event& event) {
   if (cuda_) cuda::host_wait(*cuda_, event.cuda.get());
+}
+
+void Stream::wait(const Event& event) {
+  if (cuda_) cuda::wait(*cuda_, event.cuda.get());
 }
 
 double Stream::elapsed_ms(const Event& begin, const Event& end) {

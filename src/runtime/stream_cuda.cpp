@@ -82,6 +82,20 @@ std::shared_ptr<CudaContext> make_context(int ordinal) {
   return context;
 }
 
+std::shared_ptr<CudaContext> make_context_beside(const CudaContext& other) {
+  auto context = std::make_shared<CudaContext>();
+  context->device = other.device;
+  context->properties = other.properties;
+  context->force_generic = other.force_generic;
+  context->hopper_kernels = other.hopper_kernels;
+  context->debug = other.debug;
+  use(*context);
+  int least = 0, greatest = 0;
+  check(cudaDeviceGetStreamPriorityRange(&least, &greatest), "cudaDeviceGetStreamPriorityRange");
+  check(cudaStreamCreateWithPriority(&context->stream, cudaStreamNonBlocking, greatest), "cudaStreamCreate");
+  return context;
+}
+
 std::string device_name(CudaContext& context) {
   return concat(context.properties.name, " with ", context.hopper_kernels ? "Hopper" : "generic", " kernels");
 }
@@ -146,6 +160,11 @@ std::shared_ptr<void> record(CudaContext& context) {
 void host_wait(CudaContext& context, void* event) {
   use(context);
   check(cudaEventSynchronize(static_cast<cudaEvent_t>(event)), "cudaEventSynchronize");
+}
+
+void wait(CudaContext& context, void* event) {
+  use(context);
+  check(cudaStreamWaitEvent(context.stream, static_cast<cudaEvent_t>(event), 0), "cudaStreamWaitEvent");
 }
 
 double elapsed_ms(CudaContext& context, void* begin, void* end) {

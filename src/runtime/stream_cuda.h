@@ -11,6 +11,7 @@ namespace ssa::cuda {
 
 #if SSA_WITH_CUDA
 std::shared_ptr<CudaContext> make_context(int ordinal);
+std::shared_ptr<CudaContext> make_context_beside(const CudaContext& other);
 std::string device_name(CudaContext& context);
 MemoryInfo memory_info(CudaContext& context);
 void* allocate(CudaContext& context, std::size_t bytes);
@@ -22,10 +23,12 @@ void zero(CudaContext& context, void* memory, std::size_t bytes);
 void synchronize(CudaContext& context);
 std::shared_ptr<void> record(CudaContext& context);
 void host_wait(CudaContext& context, void* event);
+void wait(CudaContext& context, void* event);
 double elapsed_ms(CudaContext& context, void* begin, void* end);
 #else
 [[noreturn]] inline void missing() { fail("this binary was built without CUDA; build with -DSSA_CUDA=ON"); }
 inline std::shared_ptr<CudaContext> make_context(int) { missing(); }
+inline std::shared_ptr<CudaContext> make_context_beside(const CudaContext&) { missing(); }
 inline std::string device_name(CudaContext&) { missing(); }
 inline MemoryInfo memory_info(CudaContext&) { missing(); }
 inline void* allocate(CudaContext&, std::size_t) { missing(); }
@@ -37,6 +40,7 @@ inline void zero(CudaContext&, void*, std::size_t) { missing(); }
 inline void synchronize(CudaContext&) { missing(); }
 inline std::shared_ptr<void> record(CudaContext&) { missing(); }
 inline void host_wait(CudaContext&, void*) { missing(); }
+inline void wait(CudaContext&, void*) { missing(); }
 inline double elapsed_ms(CudaContext&, void*, void*) { missing(); }
 #endif
 

@@ -24,32 +24,78 @@ struct StateArenas {
   }
 };
 
-/// Elements that a checkpoint gathers at a time: a multiple of the ranks, at most 64 MiB and at most a bucket.
-std::int64_t staging_elements(const StateShape& shape, const ParamTable& table) {
+std::int64_t largest_bucket(const ParamTable& table) {
   std::int64_t largest = 0;
   for (const Bucket& bucket : table.buckets()) largest = std::max(largest, bucket.range.count());
+  return largest;
+}
+
+/// Elements that a checkpoint gathers at a time: a multiple of the ranks, at most 64 MiB and at most a bucket.
+std::int64_t staging_elements(const StateShape& shape, const ParamTable& table) {
+  const std::int64_t largest = largest_bucket(table);
   const std::int64_t unit = shape.ranks * ParamTable::kAlignment;
   return std::min(largest, std::max((std::int64_t{1} << 24) / unit, std::int64_t{1}) * unit);
+}
+
+/// Stage 2: while the gradients of a layer are reduced, the next layer's are computed into the other buffer.
+constexpr std::size_t kLayerBuffers = 2;
+
+/// Where a backward pass writes at ZeRO stage 2.
+std::vector<Tensor> lay_out_pass_gradients(Arena& arena, const ModelConfig& c, const ParamTable& table) {
+  const BucketOrder order(c);
+  std::vector<Tensor> buckets, layers;
+  for (std::size_t i = 0; i < table.buckets().size(); ++i) {
+    const bool in_layer = i >= order.first_layer && i < order.layer(c.num_hidden_layers);
+    const std::size_t layer = i - order.first_layer;
+    if (!in_layer || layer < kLayerBuffers) {
+      const std::string name = in_layer ? "layer gradients of a pass" : "other gradients of a pass";
+      buckets.push_back(arena.allocate(name, DType::f32, {table.buckets()[i].range.count()}));
+    } else {
+      buckets.push_back(buckets[i - kLayerBuffers]);
+    }
+  }
+  return buckets;
+}
+
+/// The gradients as the model's backward pass sees them.
+ModelGradients bind_pass_gradients(const ModelState& state) {
+  const ModelConfig& c = state.shape().model;
+  if (!state.shape().pass.backward) return {};
+  if (!state.shape().shards_gradients()) return bind_gradients(state.table(), c, state.gradients);
+  // All that a layer's products do not overwrite is padding, which is zero since the start. Clearing it in every pass
+  // would write to a buffer that another layer may be using.
+  std::vector<Tensor> cleared = state.pass_gradients;
+  const BucketOrder order(c);
+  for (std::int64_t i = 0; i < c.num_hidden_layers; ++i) cleared[order.layer(i)] = Tensor();
+  return {bind_params(state.table(), c, state.pass_gradients), added_gradients(state.table(), c, cleared)};
 }
 
 /// Runs twice: over measuring arenas, and over arenas bound to memory.
 StateTensors lay_out_state(StateArenas& arenas, const StateShape& shape, const ParamTable& table) {
   const ModelConfig& c = shape.model;
-  const std::int64_t size = table.size(), owned = shape.zero_stage > 0 ? size / shape.ranks : size;
+  const std::int64_t size = table.size(), owned = shape.shards_state() ? size / shape.ranks : size;
   const DType act = activation_dtype(shape.kind);
 
   StateTensors t;
   t.weights = arenas.weights.allocate("weights", act, {size});
   if (act != DType::f32) t.master = arenas.optimizer.allocate("master weights", DType::f32, {owned});
   if (shape.pass.backward) {
-    t.gradients = arenas.gradients.allocate("gradients", DType::f32, {size});
+    if (shape.shards_gradients()) {
+      t.gradients = arenas.gradients.allocate("shard of the gradients", DType::f32, {owned});
+      t.pass_gradients = lay_out_pass_gradients(arenas.gradients, c, table);
+    } else {
+      t.gradients = arenas.gradients.allocate("gradients", DType::f32, {size});
+      t.pass_gradients = split_by_bucket(table, t.gradients);
+    }
+    if (shape.ranks > 1 && shape.reduce_dtype == DType::bf16)
+      t.reduce_staging = arenas.gradients.allocate("bucket in bf16", DType::bf16, {largest_bucket(table)});
     t.m = arenas.optimizer.allocate("first moments", DType::f32, {owned});
     t.v = arenas.optimizer.allocate("second moments", DType::f32, {owned});
   }
   t.activations = lay_out_activations(arenas.activations, c, shape.pass, shape.kind);
   t.batch = allocate_batch(arenas.batches, shape.pass.rows, shape.pass.tokens);
-  t.sums = StepSums(arenas.batches, c);
-  if (shape.zero_stage > 0 && shape.ranks > 1)
+  t.sums = StepSums(arenas.batches, c, table.buckets().size());
+  if (shape.shards_state())
     t.checkpoint_staging = arenas.batches.allocate("checkpoint staging", DType::f32, {staging_elements(shape, table)});
   return t;
 }
@@ -136,6 +182,20 @@ std::int64_t largest_micro_batch(StateShape shape, const ParamTable& table, std:
   return fit;
 }
 
+namespace {
+
+/// What the ZeRO stages above the shape's would hold: ", with distributed.zero_stage=1: 3, =2: 5".
+std::string at_higher_stages(StateShape shape, const ParamTable& table, std::size_t bytes) {
+  std::string text;
+  if (shape.ranks == 1) return text;
+  while (++shape.zero_stage <= 2)
+    text += concat(text.empty() ? ", with distributed.zero_stage=" : ", =", shape.zero_stage, ": ",
+                   largest_micro_batch(shape, table, bytes));
+  return text;
+}
+
+}  // namespace
+
 ModelState::ModelState(Stream& stream, const StateShape& shape, const ParamTable& table, int rank)
     : shape_(shape), table_(table), rank_(rank) {
   check_supported(shape);
@@ -147,7 +207,7 @@ ModelState::ModelState(Stream& stream, const StateShape& shape, const ParamTable
     fail("out of memory: the plan needs ", plan.total(), " bytes, ", memory.free_bytes, " are free on ",
          stream.device_name(),
          "; largest per_device_train_batch_size that fits: ", largest_micro_batch(shape, table, memory.free_bytes),
-         "\n", plan.to_string().c_str());
+         at_higher_stages(shape, table, memory.free_bytes).c_str(), "\n", plan.to_string().c_str());
 
   StateArenas arenas;
   lay_out_state(arenas, shape, table);
@@ -157,21 +217,34 @@ ModelState::ModelState(Stream& stream, const StateShape& shape, const ParamTable
   }
   static_cast<StateTensors&>(*this) = lay_out_state(arenas, shape, table);
   for (const Tensor& tensor : {weights, master, gradients, m, v}) stream.zero(tensor);
+  for (const Tensor& tensor : pass_gradients) stream.zero(tensor);
   sums.clear(stream);
   stream.reserve_scratch(step_scratch_bytes(shape));
 
   model_ = bind_llama(shape.model, shape.pass, bind_params(table, shape.model, weights), activations,
-                      shape.pass.backward ? bind_gradients(table, shape.model, gradients) : ModelGradients{});
+                      bind_pass_gradients(*this));
   upload_rotary_table(stream, model_);
 }
 
 Range ModelState::owned(const Bucket& bucket) const {
-  return shape_.zero_stage > 0 ? table_.slice(bucket, rank_) : bucket.range;
+  return shape_.shards_state() ? table_.slice(bucket, rank_) : bucket.range;
 }
 
 Tensor ModelState::owned_view(const Tensor& tensor, const Bucket& bucket) const {
-  const std::int64_t shards = shape_.zero_stage > 0 ? shape_.ranks : 1;
+  const std::int64_t shards = shape_.shards_state() ? shape_.ranks : 1;
   return tensor.rows(bucket.range.begin / shards, bucket.range.end / shards);
+}
+
+Tensor ModelState::owned_gradients(const Bucket& bucket) const {
+  if (shape_.shards_gradients()) return owned_view(gradients, bucket);
+  const Range range = owned(bucket);
+  return gradients.rows(range.begin, range.end);
+}
+
+Tensor ModelState::gradient_slice(const Bucket& bucket) const {
+  if (shape_.shards_gradients()) return owned_gradients(bucket);
+  const Range range = table_.slice(bucket, rank_);
+  return gradients.rows(range.begin, range.end);
 }
 
 Tensor ModelState::owned_master(const Bucket& bucket) const {

@@ -18,50 +18,33 @@ Tensor rows(const Tensor& flat, Range range) { return flat.rows(range.begin, ran
 
 /// From stage 1 on, fetches the slices that the other ranks updated.
 void gather_weights(Stream& stream, Comm& comm, const ModelState& state) {
-  if (state.shape().zero_stage == 0 || comm.size() == 1) return;
+  if (!state.shape().shards_state()) return;
   for (const Bucket& bucket : state.table().buckets())
     comm.all_gather(stream, rows(state.weights, state.owned(bucket)), rows(state.weights, bucket.range));
 }
 
 }  // namespace
 
-void reduce_gradients(Stream& stream, Comm& comm, const ModelState& state) {
-  if (comm.size() == 1) return;
-  const ProfilerRange range("reduce gradients");
-  for (const Bucket& bucket : state.table().buckets()) {
-    const Tensor whole = rows(state.gradients, bucket.range);
-    if (state.shape().zero_stage == 0)
-      comm.all_reduce(stream, whole, ReduceOp::sum);
-    else
-      comm.reduce_scatter(stream, whole, rows(state.gradients, state.owned(bucket)));
+void measure_gradients(Stream& stream, const ModelState& state) {
+  const ProfilerRange range("measure gradients");
+  const std::vector<Bucket>& buckets = state.table().buckets();
+  for (std::size_t i = 0; i < buckets.size(); ++i) {
+    const Tensor norm = state.sums.squared_norm(i);
+    stream.zero(norm);
+    squared_norm(stream, {.out = norm, .x = state.gradient_slice(buckets[i])});
   }
 }
 
-void measure_gradients(Stream& stream, const ModelState& state) {
-  const ProfilerRange range("measure gradients");
-  const Tensor norm = state.sums.squared_norm();
-  stream.zero(norm);
-  for (const Bucket& bucket : state.table().buckets())
-    squared_norm(stream, {.out = norm, .x = rows(state.gradients, state.owned(bucket))});
-}
-
-void measure_local_gradients(Stream& stream, const ModelState& state) {
-  const ProfilerRange range("measure gradients");
-  const Tensor norm = state.sums.squared_norm();
-  stream.zero(norm);
-  for (const Bucket& bucket : state.table().buckets())
-    squared_norm(stream, {.out = norm, .x = rows(state.gradients, bucket.range)});
-}
-
-void update_weights(Stream& stream, Comm& comm, const ModelState& state, const TrainConfig& train, double learning_rate,
-                    double gradient_scale, std::int64_t step) {
+void update_weights(Stream& stream, StepExchange& exchange, const ModelState& state, const TrainConfig& train,
+                    double learning_rate, double gradient_scale, std::int64_t step) {
   const ProfilerRange range("update weights");
-  for (const Bucket& bucket : state.table().buckets())
+  for (const std::size_t i : BucketOrder(state.shape().model).forward()) {
+    const Bucket& bucket = state.table().buckets()[i];
     adamw(stream, {.master = state.owned_master(bucket),
                    .m = state.owned_view(state.m, bucket),
                    .v = state.owned_view(state.v, bucket),
                    .weight = state.master ? rows(state.weights, state.owned(bucket)) : Tensor(),
-                   .gradient = rows(state.gradients, state.owned(bucket)),
+                   .gradient = state.owned_gradients(bucket),
                    .gradient_scale = static_cast<float>(gradient_scale),
                    .learning_rate = learning_rate,
                    .beta1 = train.adam_beta1,
@@ -69,7 +52,8 @@ void update_weights(Stream& stream, Comm& comm, const ModelState& state, const T
                    .epsilon = train.adam_epsilon,
                    .weight_decay = bucket.decay ? train.weight_decay : 0.0,
                    .step = step});
-  gather_weights(stream, comm, state);
+    exchange.gather_weights(i);
+  }
 }
 
 void publish_weights(Stream& stream, Comm& comm, const ModelState& state) {
@@ -106,11 +90,28 @@ const Param* first_nonfinite(Stream& stream, const ParamTable& table, const Tens
 
 bool weights_are_finite(Stream& stream, const ModelState& state) { return all_finite(stream, state.weights); }
 
+namespace {
+
+/// The first bucket of which this rank computed a gradient that is not finite.
+std::string first_nonfinite_bucket(Stream& stream, const ModelState& state) {
+  const std::vector<double> norms = state.sums.read(stream).local_squared_norms;
+  const BucketOrder order(state.shape().model);
+  const auto bad = [&](std::size_t bucket) { return !std::isfinite(norms[bucket]); };
+  if (order.head != order.embedding && bad(order.head)) return "gradient of lm_head.weight";
+  for (std::int64_t i = state.shape().model.num_hidden_layers - 1; i >= 0; --i)
+    if (bad(order.layer(i))) return concat("gradient of a matrix of model.layers.", i);
+  if (bad(order.norms)) return "gradient of a norm's weight";
+  return bad(order.embedding) ? "gradient of model.embed_tokens.weight" : "none";
+}
+
+}  // namespace
+
 std::string first_nonfinite_tensor(Stream& stream, const ModelState& state) {
   const std::vector<const Param*> backward = backward_order(state.table(), state.shape().model);
   const std::vector<const Param*> forward(backward.rbegin(), backward.rend());
   if (const Param* param = first_nonfinite(stream, state.table(), state.weights, forward))
     return "weight of " + param->name;
+  if (state.shape().shards_gradients()) return first_nonfinite_bucket(stream, state);
   if (const Param* param = first_nonfinite(stream, state.table(), state.gradients, backward))
     return "gradient of " + param->name;
   return "none";
@@ -118,7 +119,7 @@ std::string first_nonfinite_tensor(Stream& stream, const ModelState& state) {
 
 void spoil_gradient(Stream& stream, const ModelState& state) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
-  stream.copy(state.gradients.data(), &nan, sizeof nan);
+  stream.copy(state.pass_gradients[BucketOrder(state.shape().model).embedding].data(), &nan, sizeof nan);
   stream.synchronize();
 }
 

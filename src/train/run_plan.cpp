@@ -52,7 +52,8 @@ StateShape state_shape(const Config& c, DeviceKind device, int ranks) {
                    .fp8 = Fp8Layers(c.model, c.train.fp8, c.train.fp8_exclude)},
           .kind = device,
           .ranks = ranks,
-          .zero_stage = static_cast<int>(c.distributed.zero_stage)};
+          .zero_stage = static_cast<int>(c.distributed.zero_stage),
+          .reduce_dtype = c.distributed.reduce_dtype == FloatType::bf16 ? DType::bf16 : DType::f32};
 }
 
 }  // namespace ssa

@@ -29,6 +29,7 @@
 #include "ssa/train/run_store.h"
 #include "ssa/train/schedule.h"
 #include "ssa/train/spike_detector.h"
+#include "ssa/train/step_exchange.h"
 #include "ssa/train/training_data.h"
 
 namespace ssa {
@@ -63,6 +64,7 @@ struct Run {
         plan(plan_batches(config, data.plan_sources(), comm.size())),
         table(config.model, comm.size()),
         state(stream, state_shape(config, options.device, comm.size()), table, comm.rank()),
+        exchange(stream, comm, state, config.distributed),
         staging(stream, state.shape().pass.rows, state.shape().pass.tokens),
         store(config, comm),
         spikes(config.train.spike_window) {
@@ -77,6 +79,7 @@ struct Run {
   BatchPlan plan;
   ParamTable table;
   ModelState state;
+  StepExchange exchange;
   BatchStaging staging;
   RunStore store;
   std::deque<EvalSet> eval_sets;
@@ -135,13 +138,27 @@ PassScales pass_scales(const Run& run, std::int64_t labels) {
           .alignment_gradient = static_cast<float>(run.config.attention.alignment_weight * alignment)};
 }
 
-/// The first rank on which a loss or the gradient norm is not finite; nullopt if there is none.
-std::optional<int> first_nonfinite_rank(Run& run, const StepSums::Values& local) {
-  const bool finite = std::isfinite(local.ce) && std::isfinite(local.alignment) && std::isfinite(local.squared_norm);
-  const double none = run.comm.size();
-  const double rank = all_reduce(run.comm, finite ? none : run.comm.rank(), ReduceOp::min);
-  if (rank == none) return std::nullopt;
-  return static_cast<int>(rank);
+/// Whether the losses and gradients that this rank computed are finite.
+bool is_finite(const Run& run, const StepSums::Values& local) {
+  const auto finite = [](double value) { return std::isfinite(value); };
+  return finite(local.ce) && finite(local.alignment) &&
+         (run.comm.size() == 1 ? finite(local.squared_norm) : std::ranges::all_of(local.local_squared_norms, finite));
+}
+
+/// Replaces the sums of this rank by those over all ranks, in one reduction. Returns the first rank on which a loss or
+/// a gradient is not finite; nullopt if there is none.
+std::optional<int> add_ranks(Run& run, StepSums::Values& step) {
+  const bool finite = is_finite(run, step);
+  if (run.comm.size() == 1) return finite ? std::nullopt : std::optional<int>(0);
+  std::vector<double*> sums = {&step.ce, &step.alignment, &step.squared_norm};
+  for (auto* layers : {&step.selected_mass, &step.entropy})
+    for (double& sum : *layers) sums.push_back(&sum);
+  std::vector<double> values = {finite ? 0.0 : 1.0};
+  for (const double* sum : sums) values.push_back(*sum);
+  all_reduce(run.comm, values, ReduceOp::sum);
+  for (std::size_t i = 0; i < sums.size(); ++i) *sums[i] = values[i + 1];
+  if (values[0] == 0) return std::nullopt;
+  return static_cast<int>(all_reduce(run.comm, finite ? run.comm.size() : run.comm.rank(), ReduceOp::min));
 }
 
 /// Stops before the update, naming the first tensor that is not finite in the order of the computation.
@@ -214,27 +231,22 @@ std::optional<StepReport> train_step(Run& run) {
   state.sums.clear(run.stream);
   for (std::int64_t micro = 0; micro < run.plan.micro_batches(); ++micro) {
     load_micro_batch(run, micro);
-    const Gradients gradients = micro == 0 ? Gradients::overwrite : Gradients::add;
-    forward_backward(run.stream, state.model(), state.batch, scales, state.sums.losses(), gradients, attention);
-    if (fault_hits(FaultOperation::gradient)) spoil_gradient(run.stream, state);
+    const PassHooks hooks = run.exchange.hooks(micro, run.plan.micro_batches(), [&] {
+      if (fault_hits(FaultOperation::gradient)) spoil_gradient(run.stream, state);
+    });
+    forward_backward(run.stream, state.model(), state.batch, scales, state.sums.losses(), run.exchange.gradients(micro),
+                     attention, hooks);
     if (stop_wanted(run.comm)) return std::nullopt;
   }
 
-  measure_local_gradients(run.stream, state);
-  StepSums::Values step = state.sums.read(run.stream);
+  run.exchange.finish_gradients();
+  measure_gradients(run.stream, state);
+  const StepSums::Values local = state.sums.read(run.stream);
+  StepSums::Values step = local;
   // With on_spike `skip`, a loss that is not finite is a spike, unless the weights are not finite either.
-  const std::optional<int> nonfinite = first_nonfinite_rank(run, step);
+  const std::optional<int> nonfinite = add_ranks(run, step);
   if (nonfinite && (train.on_spike != OnSpike::skip || !weights_are_finite(run.stream, state)))
-    fail_nonfinite(run, step, *nonfinite);
-  if (run.comm.size() > 1) {
-    reduce_gradients(run.stream, run.comm, state);
-    measure_gradients(run.stream, state);
-    step.squared_norm = state.sums.read(run.stream).squared_norm;
-    if (state.shape().zero_stage > 0) step.squared_norm = all_reduce(run.comm, step.squared_norm, ReduceOp::sum);
-    for (double* sum : {&step.ce, &step.alignment}) *sum = all_reduce(run.comm, *sum, ReduceOp::sum);
-    if (measure)
-      for (auto* layers : {&step.selected_mass, &step.entropy}) all_reduce(run.comm, *layers, ReduceOp::sum);
-  }
+    fail_nonfinite(run, local, *nonfinite);
 
   StepReport report;
   report.step = run.at.step + 1;
@@ -270,7 +282,7 @@ std::optional<StepReport> train_step(Run& run) {
   const bool skipped = report.spike.above(train.spike_z_score) && handle_spike(run, report);
   if (!skipped) {
     const double clip = train.max_grad_norm > 0 ? std::min(1.0, train.max_grad_norm / (report.grad_norm + 1e-6)) : 1.0;
-    update_weights(run.stream, run.comm, state, train, report.learning_rate, clip, report.step);
+    update_weights(run.stream, run.exchange, state, train, report.learning_rate, clip, report.step);
     run.spikes.add(report.loss, report.grad_norm);
   }
   report.skipped_updates = run.at.skipped_updates;
@@ -287,6 +299,7 @@ std::optional<StepReport> train_step(Run& run) {
 EvalLosses evaluate(Run& run) {
   const ProfilerRange range("evaluate");
   enter_phase(Phase::evaluation, run.at.step);
+  run.exchange.finish_weights();
   enter_fault_place(FaultPlace::eval);
   std::vector<std::pair<std::string, AttentionPath>> paths = {{"", run.state.shape().pass.path}};
   if (run.branches().aligned) paths = {{"_sparse", AttentionPath::selected}, {"_full", AttentionPath::full}};
@@ -381,6 +394,7 @@ std::vector<std::string> about_data(const Run& run) {
 void save(Run& run, RunLog& log) {
   const ProfilerRange range("save");
   enter_phase(Phase::save, run.at.step);
+  run.exchange.finish_weights();
   enter_fault_place(FaultPlace::save);
   run.at.metrics_lines = log.sync_metrics();
   // checkpoint.keep_every and export_every count the checkpoints made every save_steps.

@@ -141,7 +141,7 @@ class Training {
     state_.sums.clear(stream_);
     forward_backward(stream_, state_.model(), state_.batch, scales_, state_.sums.losses(), Gradients::overwrite);
     measure_gradients(stream_, state_);
-    update_weights(stream_, comm_, state_, TrainConfig(), 1e-5, 0.1, ++steps_);
+    update_weights(stream_, exchange_, state_, TrainConfig(), 1e-5, 0.1, ++steps_);
   }
 
   /// The median of `steps` steps, after one to warm up.
@@ -168,6 +168,7 @@ class Training {
   ModelConfig config_;
   ParamTable table_;
   ModelState state_;
+  StepExchange exchange_{stream_, comm_, state_};
   double tokens_;
   PassScales scales_;
   std::int64_t steps_ = 0;

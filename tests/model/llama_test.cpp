@@ -207,6 +207,47 @@ TEST_CASE("model: FP8 changes gradients by its rounding, in the chosen layers on
   CHECK((run(Fp8Mode::linear, {}, GradientCheckpointing::full).gradients == fp8.gradients));
 }
 
+TEST_CASE("model: the hooks of a pass name each bucket before its use and when its gradients are complete") {
+  for (const bool tied : {true, false}) {
+    ModelConfig config = small_model();
+    config.tie_word_embeddings = tied;
+    const PassShape pass{.rows = 1, .tokens = 8, .path = AttentionPath::full};
+    TestModel m(config, pass);
+    m.initialize(7);
+    m.upload(random_batch(1, 8, config.vocab_size, 8));
+    m.poison_gradients();
+    const BucketOrder order(config);
+    std::vector<std::size_t> read, written, complete;
+    std::vector<std::vector<float>> then;
+    const PassHooks hooks{.before_weights = [&](std::size_t bucket) { read.push_back(bucket); },
+                          .before_gradients =
+                              [&](std::size_t bucket) {
+                                written.push_back(bucket);
+                                // Nothing of it has been written yet, not even zeros.
+                                CHECK(std::isnan(m.read<float>(m.state.pass_gradients[bucket])[0]));
+                              },
+                          .after_gradients =
+                              [&](std::size_t bucket) {
+                                complete.push_back(bucket);
+                                then.push_back(m.read<float>(m.state.pass_gradients[bucket]));
+                              }};
+    forward_backward(m.stream, m.state.model(), m.state.batch, scales_of(config, pass), m.state.sums.losses(),
+                     Gradients::overwrite, {}, hooks);
+    CHECK(read == order.forward());
+    std::vector<std::size_t> want = {order.layer(1), order.layer(0), order.norms, order.embedding};
+    if (!tied) want.insert(want.begin(), order.head);
+    CHECK(complete == want);
+    for (std::size_t i = 0; i < complete.size(); ++i) {
+      CAPTURE(tied, i);
+      CHECK((then[i] == m.read<float>(m.state.pass_gradients[complete[i]])));
+      CHECK(std::ranges::none_of(then[i], [](float x) { return std::isnan(x); }));
+    }
+    std::ranges::sort(written);
+    std::ranges::sort(want);
+    CHECK(written == want);
+  }
+}
+
 TEST_CASE("model: gradient checkpointing does not change any bit of losses and gradients") {
   for (const PathCase& path : kPaths)
     for (const std::int64_t tokens : {1, 3, 30}) {

@@ -1,4 +1,4 @@
-// Test cases of squared_norm, adamw and cast.
+// Test cases of squared_norm, adamw, cast and accumulate.
 #pragma once
 
 #include <cmath>
@@ -71,6 +71,15 @@ inline Outputs run_cast(OpRunner& run, std::int64_t n) {
   cast(run.stream(), {.out = down, .x = run.f32_input(x, {n})});
   cast(run.stream(), {.out = up, .x = run.act_input(x, {n})});
   return {{"down", run.read(down)}, {"up", run.read(up)}};
+}
+
+/// f32 and act, added to f32.
+inline Outputs run_accumulate(OpRunner& run, std::int64_t n) {
+  const Values x = random_values(n, 1), before = random_values(n, 2);
+  const Tensor from_f32 = run.f32_input(before, {n}), from_act = run.f32_input(before, {n});
+  accumulate(run.stream(), {.out = from_f32, .x = run.f32_input(x, {n})});
+  accumulate(run.stream(), {.out = from_act, .x = run.act_input(x, {n})});
+  return {{"from_f32", run.read(from_f32)}, {"from_act", run.read(from_act)}};
 }
 
 }  // namespace ssa::test

@@ -85,11 +85,28 @@ TEST_CASE("cast rounds f32 to the nearest bf16, ties to even, and widens bf16 ex
   CHECK(back == want);
 }
 
+TEST_CASE("accumulate adds f32 and bf16 to f32, rounding once") {
+  OpRunner run(Precision::f32);
+  const Values x = {1, -0.5, 0x1p-8, 3};
+  std::vector<bfloat16> narrow;
+  for (const double value : x) narrow.emplace_back(static_cast<float>(value));
+  const Tensor out = run.f32_input({1, 0x1p-20, 1, -3}, {4});
+  accumulate(run.stream(), {.out = out, .x = run.f32_input(x, {4})});
+  CHECK(run.read(out) == Values{2, -0.5 + 0x1p-20, 1 + 0x1p-8, 0});
+  accumulate(run.stream(), {.out = out, .x = Tensor(narrow.data(), DType::bf16, {4})});
+  CHECK(run.read(out) == Values{3, -1 + 0x1p-20, 1 + 0x1p-7, 3});
+  CHECK_THROWS_WITH(accumulate(run.stream(), {.out = out, .x = run.f32_output({3})}),
+                    "accumulate: x is [3], expected [4]");
+  CHECK_THROWS_WITH(accumulate(run.stream(), {.out = run.i32_output({4}), .x = out}),
+                    "accumulate: out is i32, expected f32");
+}
+
 TEST_CASE("optimizer ops in f32 agree with f64 on any number of threads") {
   for (const std::int64_t n : kFlatSizes) {
     CAPTURE(n);
     check_f32([&](OpRunner& run) { return run_squared_norm(run, n); });
     check_f32([&](OpRunner& run) { return run_cast(run, n); });
+    check_f32([&](OpRunner& run) { return run_accumulate(run, n); });
   }
   for (const AdamWCase& c : kAdamWCases) {
     CAPTURE(c.n, c.steps);
@@ -124,6 +141,7 @@ TEST_CASE("optimizer ops on CUDA agree with the CPU") {
     CAPTURE(n);
     check_cuda([&](OpRunner& run) { return run_squared_norm(run, n); });
     check_cuda([&](OpRunner& run) { return run_cast(run, n); });
+    check_cuda([&](OpRunner& run) { return run_accumulate(run, n); });
   }
   for (const AdamWCase& c : kAdamWCases) {
     CAPTURE(c.n, c.steps);

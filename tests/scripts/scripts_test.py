@@ -305,6 +305,34 @@ def test_fault_campaign(directory):
         assert message in run("bash", script, *arguments, code=2), arguments
 
 
+def test_many_ranks(directory):
+    script = SCRIPTS / "many_ranks.sh"
+    for arguments, message in [(["--ranks", "0"], "--ranks: found 0, expected an integer from 1 to 9999"),
+                               (["--stage", "3"], "--stage: found 3, expected 0, 1 or 2"),
+                               (["--rank", "9"], "unknown argument --rank"), (["--stage"], "--stage needs a value")]:
+        assert message in run("bash", script, *arguments, code=2), arguments
+    assert "bin/ssa_train: no such program" in run("bash", script, "--build", directory, code=1)
+
+
+def test_slurm(directory):
+    """The batch file requeues the job on exit code 75, and on no other; srun and scontrol record their arguments."""
+    script = SCRIPTS / "slurm/ssa_train.sbatch"
+    for name, line in (("srun", "exit $CODE"), ("scontrol", "exit 0")):
+        tool = directory / name
+        tool.write_text(f'#!/bin/sh\necho {name} "$@" >> {directory}/calls\n{line}\n')
+        tool.chmod(0o755)
+    environment = {"PATH": f"{directory}:{os.environ['PATH']}", "SSA_TRAIN": "/opt/ssa_train", "SLURM_JOB_ID": "17"}
+    srun = "srun --mpi=pmix --kill-on-bad-exit=1 /opt/ssa_train --config a.json --set train.seed=1"
+    for code, end, calls in ((0, 0, [srun]), (75, 0, [srun, "scontrol requeue 17"]), (1, 1, [srun]), (137, 137, [srun])):
+        (directory / "calls").unlink(missing_ok=True)
+        run("bash", script, "a.json", "--set", "train.seed=1", code=end, CODE=str(code), **environment)
+        assert (directory / "calls").read_text().splitlines() == calls, (code, (directory / "calls").read_text())
+    assert "Usage: sbatch" in run("bash", script, "--help")
+    assert "Usage: sbatch" in run("bash", script, code=2)
+    text = script.read_text()
+    assert all(f"#SBATCH --{option}\n" in text for option in ("signal=USR1@600", "requeue", "open-mode=append"))
+
+
 def main():
     case = globals()[f"test_{sys.argv[1]}"]
     with tempfile.TemporaryDirectory() as directory:

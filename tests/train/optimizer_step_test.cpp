@@ -36,3 +36,24 @@ TEST_CASE("optimizer step: first_nonfinite_tensor returns the first in the order
     CHECK(spoil_weight(name) == "weight of " + name);
   CHECK(!weights_are_finite(m.stream, m.state));
 }
+
+TEST_CASE("optimizer step: at ZeRO stage 2 the first gradient that is not finite is found from the step's sums") {
+  const ModelConfig model = small_model();
+  const ParamTable table(model, 2);
+  Stream stream(DeviceKind::cpu);
+  const ModelState state(
+      stream,
+      {.model = model, .pass = {.rows = 1, .tokens = 4, .path = AttentionPath::full}, .ranks = 2, .zero_stage = 2},
+      table, 1);
+  CHECK(first_nonfinite_tensor(stream, state) == "none");
+  const BucketOrder order(model);
+  const auto spoil = [&](std::size_t bucket) {
+    *state.sums.local_squared_norm(bucket).as<double>() = std::numeric_limits<double>::infinity();
+    return first_nonfinite_tensor(stream, state);
+  };
+  // The backward pass computes each of these before the previous ones in this list.
+  CHECK(spoil(order.embedding) == "gradient of model.embed_tokens.weight");
+  CHECK(spoil(order.norms) == "gradient of a norm's weight");
+  CHECK(spoil(order.layer(0)) == "gradient of a matrix of model.layers.0");
+  CHECK(spoil(order.layer(1)) == "gradient of a matrix of model.layers.1");
+}

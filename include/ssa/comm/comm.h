@@ -18,9 +18,10 @@ enum class ReduceOp { sum, max, min };
 /// Tensors are in the memory of the stream's device; with a CPU stream every Comm works on host memory. A collective
 /// runs after the work already queued on the stream and before the work queued next.
 ///
-/// dtypes: f32, f64, i32 and u8; bf16 in device memory, and in host memory for all_gather and broadcast only. Throws
-/// Error if shapes or dtypes do not match. Results of reductions are bit-identical on all ranks, and between runs with
-/// the same number of ranks.
+/// dtypes: f32, f64, i32 and u8; bf16 too, but for max and min in host memory. Throws Error if shapes or dtypes do not
+/// match. Results of reductions are bit-identical on all ranks, and between runs with the same number of ranks. Sums in
+/// host memory add the ranks' values in the order of the ranks, bf16 in f32 and rounded once: all_reduce and
+/// reduce_scatter give the same bits, however the data is cut into calls. On device memory the order is NCCL's.
 class Comm {
  public:
   virtual ~Comm() = default;
@@ -28,6 +29,10 @@ class Comm {
   virtual int rank() const = 0;
   virtual int size() const = 0;
   virtual int local_rank() const = 0;  ///< index among the ranks of this machine, and of the GPU to use
+
+  /// The same ranks, for collectives of a BackgroundQueue on the same kind of device, which may run while this Comm's
+  /// do. A collective; owned by this Comm. nullptr if there is none, because MPI takes no calls from two threads.
+  virtual Comm* background() { return this; }
 
   virtual void barrier() = 0;
   /// In place: every rank gets the reduction of the ranks' values.

@@ -58,6 +58,10 @@ constexpr std::string_view name_of(LrScheduler scheduler) {
   return "?";
 }
 
+enum class FloatType { f32, bf16 };
+
+constexpr std::string_view name_of(FloatType type) { return type == FloatType::f32 ? "f32" : "bf16"; }
+
 struct AttentionConfig {
   Method method = Method::ssa;
   double alignment_weight = 10.0;
@@ -139,6 +143,8 @@ struct CheckpointConfig {
 
 struct DistributedConfig {
   std::int64_t zero_stage = 0;
+  bool overlap = true;
+  FloatType reduce_dtype = FloatType::f32;
   double timeout_seconds = 60;
   double start_timeout_seconds = 600;
   double save_timeout_seconds = 600;

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "ssa/model/activations.h"
@@ -45,6 +46,15 @@ struct ModelGradients {
 
 ModelGradients bind_gradients(const ParamTable& table, const ModelConfig& config, const Tensor& flat);
 
+/// Functions of the caller that a pass calls on the host while it queues its work, each with an index of
+/// ParamTable::buckets(): what they queue on the pass's stream runs at that point of the pass.
+struct PassHooks {
+  using Call = std::function<void(std::size_t bucket)>;
+  Call before_weights = {};    ///< the pass reads the bucket's weights from here on
+  Call before_gradients = {};  ///< the pass writes the bucket's gradients from here on
+  Call after_gradients = {};   ///< the bucket's gradients of this micro-batch are complete; layers from last to first
+};
+
 /// The model bound to its memory.
 struct Llama {
   ModelConfig config;
@@ -67,7 +77,7 @@ void upload_rotary_table(Stream& stream, const Llama& model);
 
 /// Runs the model over a micro-batch up to the normalized output of the last layer (acts.final_norm).
 void forward(Stream& stream, const Llama& model, const MicroBatch& batch, const PassScales& scales,
-             const LossSums& losses, const AttentionSums& attention = {});
+             const LossSums& losses, const AttentionSums& attention = {}, const PassHooks& hooks = {});
 
 /// forward without FP8, then the summed cross entropy into losses.ce, and, if given, the loss of every position into
 /// `position_losses` [M] f32.
@@ -76,7 +86,8 @@ void evaluate(Stream& stream, const Llama& model, const MicroBatch& batch, const
 
 /// forward, loss and backward: overwrites every gradient, or adds to it.
 void forward_backward(Stream& stream, const Llama& model, const MicroBatch& batch, const PassScales& scales,
-                      const LossSums& losses, Gradients gradients, const AttentionSums& attention = {});
+                      const LossSums& losses, Gradients gradients, const AttentionSums& attention = {},
+                      const PassHooks& hooks = {});
 
 /// The largest scratch of any op in a pass of this shape. Runs the pass on a measuring stream, which touches no device.
 std::size_t pass_scratch_bytes(const ModelConfig& config, const PassShape& shape, DeviceKind kind);

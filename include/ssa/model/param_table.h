@@ -53,6 +53,7 @@ class ParamTable {
   /// The slice of a bucket that shard `shard` of `shards` owns.
   Range slice(const Bucket& bucket, int shard) const;
   const Param& find(const std::string& name) const;
+  std::size_t bucket_of(const Param& param) const;  ///< index in buckets()
 
   /// The view of one parameter in a flat buffer.
   Tensor view(const Tensor& flat, const Param& param) const;
@@ -82,12 +83,28 @@ struct ModelParams {
   Tensor lm_head;     ///< [V, H]; the embedding itself when tied
 };
 
+/// Indices in ParamTable::buckets().
+struct BucketOrder {
+  explicit BucketOrder(const ModelConfig& config);
+  std::size_t embedding, first_layer, head, norms;  ///< `head` is `embedding` when tied
+  std::size_t layer(std::int64_t i) const { return first_layer + static_cast<std::size_t>(i); }
+  /// In the order in which a forward pass reads the weights, so that those it needs first can arrive first.
+  std::vector<std::size_t> forward() const;
+};
+
+/// The parts of a flat buffer, one per bucket.
+std::vector<Tensor> split_by_bucket(const ParamTable& table, const Tensor& flat);
+
+/// The views of a buffer per bucket. Buckets may share memory.
+ModelParams bind_params(const ParamTable& table, const ModelConfig& config, const std::vector<Tensor>& buckets);
+/// The same of a flat buffer.
 ModelParams bind_params(const ParamTable& table, const ModelConfig& config, const Tensor& flat);
 
-/// The parts of a flat gradient buffer that a backward pass adds to instead of overwriting them, one tensor per gap
-/// between the overwritten ones: the embedding, unless it is tied and the head's product overwrites it; the norms; and
-/// the padding, which the gradient norm reads too.
-std::vector<Tensor> added_gradients(const ParamTable& table, const ModelConfig& config, const Tensor& flat);
+/// The parts of the buckets' gradient buffers that a backward pass adds to instead of overwriting them, one tensor per
+/// gap between the overwritten ones: the embedding, unless it is tied and the head's product overwrites it; the norms;
+/// and the padding, which the gradient norm reads too. Nothing of a bucket whose tensor is absent.
+std::vector<Tensor> added_gradients(const ParamTable& table, const ModelConfig& config,
+                                    const std::vector<Tensor>& buckets);
 
 /// The parameters in the order in which a backward pass computes their gradients: final norm, an untied head, the
 /// layers from last to first, the embedding.

@@ -39,6 +39,9 @@ class Stream {
   /// A stream that touches no device and runs nothing. An op called on it only records the scratch it would ask for on
   /// a device of this kind; scratch_bytes() is then the largest amount. Its tensors need no memory.
   static Stream measuring(DeviceKind kind) { return Stream(kind, Measuring{}); }
+  /// Another queue on the device of `other`, without cuBLASLt. On CUDA its work goes before the other's where both wait
+  /// for room on the device. On the CPU it is like any stream: BackgroundQueue (background_queue.h) adds the thread.
+  static Stream beside(const Stream& other) { return Stream(other, Beside{}); }
   ~Stream();
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
@@ -59,7 +62,8 @@ class Stream {
   /// A point in the queue.
   struct Event;
   std::shared_ptr<Event> record();
-  void host_wait(const Event& event);                       ///< blocks the host until the device reaches the event
+  void host_wait(const Event& event);  ///< blocks the host until the device reaches the event
+  void wait(const Event& event);  ///< work queued from here on starts after the event, which another stream may record
   double elapsed_ms(const Event& begin, const Event& end);  ///< waits for `end`
 
   /// Working memory of one op, valid until the next op runs. `reserve_scratch` grows it and synchronizes; an op that
@@ -98,6 +102,8 @@ class Stream {
  private:
   struct Measuring {};
   Stream(DeviceKind kind, Measuring) : kind_(kind), measuring_(true) {}
+  struct Beside {};
+  Stream(const Stream& other, Beside);
 
   DeviceKind kind_;
   bool measuring_ = false;

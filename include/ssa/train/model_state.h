@@ -21,7 +21,11 @@ struct StateShape {
   PassShape pass;
   DeviceKind kind = DeviceKind::cpu;
   int ranks = 1;
-  int zero_stage = 0;  ///< from 1 on, master weights and moments are split over the ranks
+  int zero_stage = 0;               ///< 1: master weights and moments are split over the ranks; 2: gradients too
+  DType reduce_dtype = DType::f32;  ///< in which gradients are summed over the ranks: f32 or bf16
+
+  bool shards_state() const { return zero_stage >= 1 && ranks > 1; }
+  bool shards_gradients() const { return zero_stage >= 2 && ranks > 1; }
 };
 
 /// The tensors of a run. A rank owns the elements whose optimizer state it keeps: all at ZeRO stage 0, else its slice
@@ -29,8 +33,12 @@ struct StateShape {
 struct StateTensors {
   Tensor weights;  ///< act [size]: what the ops read
   Tensor master;   ///< f32 [owned]: what the optimizer updates; absent on the CPU, where the weights are f32 themselves
-  Tensor gradients;  ///< f32 [size]
-  Tensor m, v;       ///< f32 [owned]: AdamW's moments
+  Tensor gradients;  ///< f32 [size]; at ZeRO stage 2 [owned]: sums over the micro-batches and ranks so far
+  /// f32: where a backward pass writes the gradients of each bucket of the ParamTable: parts of `gradients`, or, at ZeRO
+  /// stage 2, buffers for one micro-batch, of which layers i and i + 2 share one.
+  std::vector<Tensor> pass_gradients;
+  Tensor reduce_staging;  ///< bf16 [largest bucket]: a bucket being reduced in bf16; absent with f32
+  Tensor m, v;            ///< f32 [owned]: AdamW's moments
   Activations activations;
   MicroBatch batch;
   StepSums sums;              ///< of the step so far
@@ -68,11 +76,16 @@ class ModelState : public StateTensors {
   const StateShape& shape() const { return shape_; }
   const ParamTable& table() const { return table_; }
   const Llama& model() const { return model_; }
+  int rank() const { return rank_; }
 
   /// The elements of `bucket` that this rank owns, as a range of the flat buffers.
   Range owned(const Bucket& bucket) const;
   /// The same elements in `master`, `m` or `v`.
   Tensor owned_view(const Tensor& tensor, const Bucket& bucket) const;
+  /// The gradients of the owned elements; before they are reduced, those of this rank, except at ZeRO stage 2.
+  Tensor owned_gradients(const Bucket& bucket) const;
+  /// The gradients of the bucket's slice of this rank, also where every rank owns all: the ranks' slices are the bucket.
+  Tensor gradient_slice(const Bucket& bucket) const;
   /// The owned master weights of a bucket: of `master`, or of the weights where they are f32.
   Tensor owned_master(const Bucket& bucket) const;
 

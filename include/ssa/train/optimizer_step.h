@@ -1,4 +1,4 @@
-// The gradients of a step: sum over the ranks, norm, clipping, update of the weights.
+// The gradients of a step: norm, clipping, update of the weights.
 #pragma once
 
 #include <string>
@@ -6,22 +6,18 @@
 #include "ssa/comm/comm.h"
 #include "ssa/config/config.h"
 #include "ssa/train/model_state.h"
+#include "ssa/train/step_exchange.h"
 
 namespace ssa {
 
-/// Sums the gradients over the ranks: every element at ZeRO stage 0, the owned ones from stage 1 on, after which the
-/// others are undefined.
-void reduce_gradients(Stream& stream, Comm& comm, const ModelState& state);
-
-/// state.sums.squared_norm() = squared norm of the gradients this rank owns; from stage 1 on, add the ranks' norms.
+/// state.sums.squared_norm of every bucket = squared norm of ModelState::gradient_slice. The sum over the buckets and
+/// ranks is that of all gradients, with the same bits at every ZeRO stage.
 void measure_gradients(Stream& stream, const ModelState& state);
 
-/// The same of every gradient this rank computed, before reduce_gradients.
-void measure_local_gradients(Stream& stream, const ModelState& state);
-
-/// One AdamW update of the owned elements, with gradients scaled by `gradient_scale`, then publish_weights.
-void update_weights(Stream& stream, Comm& comm, const ModelState& state, const TrainConfig& train, double learning_rate,
-                    double gradient_scale, std::int64_t step);
+/// One AdamW update of the owned elements, with gradients scaled by `gradient_scale`. The exchange sends the weights to
+/// the other ranks.
+void update_weights(Stream& stream, StepExchange& exchange, const ModelState& state, const TrainConfig& train,
+                    double learning_rate, double gradient_scale, std::int64_t step);
 
 /// Updates the weights every rank computes with from the master weights each owns.
 void publish_weights(Stream& stream, Comm& comm, const ModelState& state);
@@ -31,7 +27,8 @@ bool weights_are_finite(Stream& stream, const ModelState& state);
 
 /// The first tensor that is not finite, in the order of the computation: the weights as the forward pass uses them,
 /// then the gradients as the backward pass computes them. What is computed later is often not finite only because this
-/// one is not. "weight of NAME", "gradient of NAME" or "none".
+/// one is not. "weight of NAME", "gradient of NAME" or "none". At ZeRO stage 2, where a layer's gradients are
+/// overwritten, they are found from the sums of the step, without a name: "gradient of a matrix of model.layers.N".
 std::string first_nonfinite_tensor(Stream& stream, const ModelState& state);
 
 /// Makes the first gradient NaN: what SSA_FAULT=nan does (ssa/base/fault.h).
