@@ -6,9 +6,10 @@ Usage: scripts/check_export.py [--build DIR] [--lengths FIRST:LAST[:STEP]] [--ca
                                [--versions VERSION,... [--packages DIR]]
 Trains small models of every method, with and without llama3 RoPE scaling, exports them, and loads the directories with
 trust_remote_code. Checks in each inference mode: logits for every length, generation with and without a cache, a
-left-padded batch and a batched pipeline, the loss, overrides of block_counts, block_size and rope_scaling, and sharded
-weights; and that arguments which are not supported are refused, that training has the losses and the gradient norm of
-ssa_train, and that gradient checkpointing changes nothing.
+left-padded batch and a batched pipeline, packed documents, the loss, overrides of block_counts, block_size and
+rope_scaling, and sharded weights; and that arguments which are not supported are refused, that training has the losses
+and the gradient norm of
+ssa_train, also of packed documents with a document mask, and that gradient checkpointing changes nothing.
 With --versions it does so in each of these versions of transformers (newest: the newest on PyPI), which pip installs in
 DIR/VERSION unless they are there, and prints a table.
 Needs torch and transformers, and ssa_train, ssa_tokenize, ssa_export and dump_logits from the build. Exit code 77 when
@@ -166,6 +167,32 @@ class Check:
         self.report(f"{name}: left-padded logits", worst)
         self.report(f"{name}: left-padded tokens", float(different), 0)
 
+    def packed_documents(self, name, model, ids):
+        """Documents in one sequence, with position_ids that return to 0: each has the logits that it has alone."""
+        import torch
+
+        lengths = (1, 6, 4, 5, 47, 1, 16, 83)
+        documents = [ids[i:i + n] for i, n in enumerate(lengths)]
+        row = torch.cat(documents)[None]
+        positions = torch.cat([torch.arange(n) for n in lengths])[None]
+        alone = torch.cat([model(document[None]).logits[0] for document in documents])
+        self.report(f"{name}: logits of packed documents",
+                    (model(row, position_ids=positions).logits[0] - alone).abs().max().item())
+        one = model(row.flip(1)).logits[0]
+        both = model(torch.cat([row, row.flip(1)]),  # one document in the second sequence
+                     position_ids=torch.cat([positions, torch.arange(row.shape[1])[None]])).logits
+        self.report(f"{name}: logits of packed documents in a batch",
+                    max((both[0] - alone).abs().max().item(), (both[1] - one).abs().max().item()))
+        mask = torch.ones_like(row)
+        mask[0, :2] = 0
+        for what, keywords in (("padding on the left", {"attention_mask": mask}),
+                               ("a cache", {cache_name(): model(row[:, :1], use_cache=True)[cache_name()],
+                                            "attention_mask": torch.ones(1, row.shape[1] + 1)})):
+            self.raises(f"{name}: packed documents with {what}", ValueError, "several documents in a sequence",
+                        lambda keywords=keywords: model(row, position_ids=positions, **keywords))
+        self.raises(f"{name}: position_ids that go back", ValueError, "expected 0 where a document begins",
+                    lambda: model(row, position_ids=positions.clamp(min=1)))
+
     def loss(self, name, model, ids):
         import torch
 
@@ -277,30 +304,56 @@ class Check:
         batch = [made[0]["generated_text"] for made in one(texts, batch_size=3, **options)]
         self.report(f"{name}: batched pipeline", sum(a != b for a, b in zip(alone, batch)), 0)
 
-    def training(self, case, exported):
+    def rows(self):
+        """Two rows of one document, as (name, tokens, labels, positions, keys of ssa_train's config)."""
+        import torch
+
+        rows = torch.tensor([[(7 * i * i + 31 * i * r + r) % 251 % 95 + 32 for i in range(127)] + [256]
+                             for r in (1, 2)])
+        return "rows", [row[:-1] for row in rows.tolist()], rows, rows, None, []
+
+    def packed_rows(self):
+        """Two rows of several documents, packed as ssa_train does with a document mask: see rows()."""
+        import torch
+
+        lengths = ((4, 2, 26, 5, 13, 61), (90, 30))  # with the end-of-text token
+        documents, ids, labels, positions = [], [], [], []
+        for row in lengths:
+            at = len(ids) + 128  # the end of the row
+            for n in row:
+                documents.append([(7 * i * i + 31 * i * n + n) % 251 % 95 + 32 for i in range(n - 1)])
+                padding = -n % 4  # blocks of 4 tokens
+                ids += documents[-1] + [256] + [256] * padding
+                labels += [-100] + (documents[-1] + [256])[1:] + [-100] * padding
+                positions += range(n + padding)
+            for column in (ids, labels):
+                column += [256 if column is ids else -100] * (at - len(column))
+            positions += range(positions[-1] + 1, positions[-1] + 1 + at - len(positions))
+        tensors = (torch.tensor(column).view(2, 128) for column in (ids, labels, positions))
+        return "documents", documents, *tensors, ["data.document_mask=true"]
+
+    def training(self, case, exported, rows):
         """Losses and gradient norm of a training step, under either output, are those of ssa_train; with gradient
-        checkpointing too."""
+        checkpointing too. rows: as from rows()."""
         import torch
         from transformers import AutoModelForCausalLM
 
         method = CASES[case][0]
-        rows = [[(7 * i * i + 31 * i * r + r) % 251 for i in range(127)] + [256] for r in (1, 2)]
-        text = self.directory / "rows.jsonl"
-        data = self.directory / "rows"
+        what, documents, ids, labels, positions, keys = rows
+        text = self.directory / f"{what}.jsonl"
+        data = self.directory / what
         if not data.exists():
-            text.write_text("".join(json.dumps({"text": "".join(chr(b % 95 + 32) for b in row[:-1])}) + "\n"
-                                    for row in rows))
+            text.write_text("".join(json.dumps({"text": "".join(map(chr, document))}) + "\n" for document in documents))
             run([self.build / "ssa_tokenize", "--tokenizer", "bytes", "--input", text, "--output", data])
-        ids = torch.tensor([[b % 95 + 32 for b in row[:-1]] + [256] for row in rows])
         for stream in ("full", "sparse") if method == "ssa" else (None,):
             probability = 1.0 if stream == "full" else 0.0
-            output = self.directory / "step" / case / str(stream)
+            output = self.directory / "step" / case / what / str(stream)
             run([self.build / "ssa_train", "--config", self.models / f"{case}.json", "--device", "cpu", *sum((
                 ["--set", text] for text in (
                     f"init_from={exported}", f"output_dir={output}", f"data.path={data}", "data.shuffle=false",
                     "train.per_device_train_batch_size=2", "train.max_steps=1",
                     f"attention.full_stream_probability={probability}",
-                    f"attention.selection={CASES[case][3].get('selection', 'exact')}")), [])])
+                    f"attention.selection={CASES[case][3].get('selection', 'exact')}", *keys)), [])])
             ours = json.loads((output / "metrics.jsonl").read_text().splitlines()[0])
             gradients = []
             for checkpointing in (None, True, False):  # None: off; else use_reentrant
@@ -309,7 +362,7 @@ class Check:
                 if checkpointing is not None:
                     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": checkpointing})
                 with torch.enable_grad():
-                    out = model(ids, labels=ids)
+                    out = model(ids, labels=labels, position_ids=positions)
                     out.loss.backward()
                 # A branch without a gradient has zeros here: the gates of a method that does not use them.
                 gradients.append({name: weight.grad.clone() for name, weight in model.named_parameters()
@@ -317,10 +370,11 @@ class Check:
                 if checkpointing is not None:
                     worst = max((gradients[0][n] - g).abs().max().item() for n, g in gradients[-1].items())
                     same = gradients[0].keys() == gradients[-1].keys()
-                    self.report(f"{case} {stream or method}: gradient checkpointing", worst if same else math.nan, 1e-6)
+                    self.report(f"{case} {stream or method}: gradient checkpointing, {what}",
+                                worst if same else math.nan, 1e-6)
                     continue
                 norm = math.sqrt(sum(g.double().pow(2).sum().item() for g in gradients[0].values()))
-                name = f"{case} {stream or method}: training"
+                name = f"{case} {stream or method}: training, {what}"
                 self.report(f"{name}: loss", abs(out.loss.item() / ours["loss"] - 1), 1e-5)
                 self.report(f"{name}: gradient norm", abs(norm / ours["grad_norm"] - 1), 1e-4)
                 if stream:
@@ -345,6 +399,7 @@ class Check:
             self.compare(f"{name}: logits, {len(self.lengths)} lengths", model, run_directory, mode, ids, self.lengths)
             self.generation(name, model, ids)
             self.padded_batch(name, model, ids)
+            self.packed_documents(name, model, ids)
             self.pipeline(name, model, tokenizer)
             self.loss(name, model, ids)
             self.arguments(name, model, exported, ids)
@@ -352,7 +407,8 @@ class Check:
                 self.overrides(case, model, exported, mode, ids)
                 self.saved_again(case, model, ids)
                 self.sharded(case, model)
-        self.training(case, exported)
+        self.training(case, exported, self.rows())
+        self.training(case, exported, self.packed_rows())
 
 
 def check_version(build, models, lengths, cases, results_file):

@@ -8,11 +8,24 @@
 #include <limits>
 #include <vector>
 
+#include "kernels/attention/documents.h"
 #include "kernels/common/cpu/cpu.h"
 
 namespace ssa::cpu {
 
 using Keys = std::vector<std::int64_t>;
+
+/// The first token of the document piece that token t of sequence b is in; 0 without documents.
+class PieceBegin {
+ public:
+  explicit PieceBegin(const DocumentBounds& documents)
+      : begin_(documents.begin.as_or_null<std::int32_t>()), T_(documents ? documents.begin.dim(1) : 0) {}
+  std::int64_t operator()(std::int64_t b, std::int64_t t) const { return begin_ ? begin_[b * T_ + t] : 0; }
+
+ private:
+  const std::int32_t* begin_;
+  std::int64_t T_;
+};
 
 /// Replaces n scores by their softmax. Returns the log of the sum of their exponentials; -infinity if n is 0.
 template <class Real>

@@ -36,7 +36,7 @@ Under mpirun the work is shared by the ranks.
 Exit code: 0 done, 1 failed, 2 wrong usage)";
 
 struct Arguments {
-  std::string method, selection;  ///< empty: as the model's files say
+  std::string method, selection, document_mask;  ///< empty: as the model's files say
   std::string model, data, tokenizer, task_dir, output, device = "auto";
   std::vector<std::string> texts, tasks;
   eval::Overrides overrides;
@@ -72,6 +72,11 @@ bool parse(int argc, char** argv, Arguments& a) {
                                       "loss and perplexity per token of a dataset that ssa_tokenize wrote with the "
                                       "model's tokenizer")
                           ->option_text("DATASET");
+  CLI::Option* mask =
+      line.add_option("--document-mask", a.document_mask,
+                      "whether no token of --data attends to another document, as with data.document_mask (default: as "
+                      "the run was trained; off for a Hugging Face directory)")
+          ->option_text("on|off");
   CLI::Option* text =
       line.add_option("--text", a.texts, "word and byte perplexity and bits per byte of text files, one document each")
           ->option_text("FILE...");
@@ -188,6 +193,7 @@ bool parse(int argc, char** argv, Arguments& a) {
   const auto given = [](const CLI::Option* option) { return option->count() > 0; };
   if (!given(data) && !given(text) && !given(tasks) && !given(needle) && !given(generate))
     line.fail("nothing to evaluate: --data, --text, --tasks, --needle or --generate is needed");
+  if (given(mask) && !given(data)) line.fail("--document-mask needs --data");
   if (given(positions) && a.overrides.rope_scaling == 0) line.fail("--original-positions needs --rope-scaling");
   if (a.attention_stats && !given(data) && !given(text)) line.fail("--attention-stats needs --data or --text");
   a.needles.rows = a.rows;
@@ -210,6 +216,12 @@ std::optional<Value> named(const char* option, const std::string& name, std::ini
 ModelOptions model_options(const Arguments& a) {
   return {.method = named("--method", a.method, kMethods),
           .selection = named("--selection", a.selection, kBlockSelections)};
+}
+
+bool masks_documents(const Arguments& a, const ModelSource& source) {
+  if (!a.document_mask.empty() && a.document_mask != "on" && a.document_mask != "off")
+    fail_usage("--document-mask ", a.document_mask, ", expected on or off");
+  return a.document_mask.empty() ? source.document_mask() : a.document_mask == "on";
 }
 
 /// The documents of --tasks and --text.
@@ -263,7 +275,7 @@ int run(int argc, char** argv) {
   std::optional<eval::Setting> generating;
   if (a.prompt) generating = eval::generation_setting(source, a.overrides);
   std::optional<eval::DatasetRows> dataset;
-  if (!a.data.empty()) dataset.emplace(a.data, settings.front().model, a.max_length);
+  if (!a.data.empty()) dataset.emplace(a.data, settings.front().model, a.max_length, masks_documents(a, source));
 
   const auto comm = make_comm(device);
   if (comm->rank() == 0)

@@ -148,6 +148,10 @@ void visit_fields(Of<DataConfig>, Visit&& visit) {
       "packing", &C::packing, kAny,
       "`greedy`: a piece that does not fit starts a new row; `concat`: documents end to end; `best_fit`: each piece "
       "into the row with the least room left"));
+  visit(field(
+      "document_mask", &C::document_mask, kAny,
+      "no token attends to another document of its row; pieces begin at multiples of model.block_size, with padding "
+      "between them"));
   visit(field("shuffle", &C::shuffle, kAny, "rows come in an order drawn from seed and epoch"));
   visit(field("skip_train_samples", &C::skip_train_samples, between(-1, kMostSamples),
               "rows skipped at the start of the dataset; -1 or 0 = none"));

@@ -29,6 +29,17 @@ std::int64_t permuted(std::int64_t place, std::int64_t rows, std::uint64_t seed,
   return static_cast<std::int64_t>(value);
 }
 
+void find_pieces(std::span<const std::int32_t> positions, std::span<std::int32_t> begins,
+                 std::span<std::int32_t> ends) {
+  auto end = static_cast<std::int32_t>(positions.size());
+  for (std::int32_t t = end - 1; t >= 0; --t) {
+    const auto i = static_cast<std::size_t>(t);
+    begins[i] = t - positions[i];
+    ends[i] = end;
+    if (begins[i] == t) end = t;
+  }
+}
+
 namespace {
 
 /// A row is found by walking from the stored place before it: at most this many rows.
@@ -41,12 +52,13 @@ constexpr std::int64_t kWindowRows = 512, kWindowPieces = std::int64_t{1} << 16;
 
 /// The pieces of a window, packed.
 struct RowLoader::Packer {
-  explicit Packer(std::int64_t max_length) : fit(max_length) {}
+  explicit Packer(std::int64_t units_per_row) : fit(units_per_row) {}
 
   std::int64_t window = -1;
   std::int64_t rows = 0;
   std::vector<Place> places;
-  std::vector<std::int32_t> lengths;
+  std::vector<std::int32_t> lengths;  ///< in tokens
+  std::vector<std::int32_t> units;    ///< the same in units
   BestFit fit;
 };
 
@@ -54,6 +66,7 @@ RowLoader::RowLoader(const Dataset& dataset, const RowOptions& options)
     : dataset_(dataset), options_(options), skipped_(std::max<std::int64_t>(options.skip_train_samples, 0)) {
   SSA_CHECK(options.max_length > 0 && options.max_length <= INT32_MAX, "rows: max_length ", options.max_length,
             ", expected from 1 to ", INT32_MAX);
+  SSA_CHECK(options.mask_block_size >= 0, "rows: mask_block_size ", options.mask_block_size, ", expected 0 or more");
   if (options.packing == Packing::best_fit)
     find_windows();
   else
@@ -84,41 +97,41 @@ void RowLoader::advance(Place& place, std::int64_t tokens) const {
   if (++place.document == shard.documents()) place = {0, place.shard + 1, 0};
 }
 
+/// Adds a piece to the cost.
+void RowLoader::count(const Place& from, std::int64_t tokens, PackingCost& cost) const {
+  cost.tokens += tokens;
+  ++cost.pieces;
+  cost.piece_keys += static_cast<double>(tokens) * static_cast<double>(tokens + 1) / 2;
+  if (from.offset > 0) return;
+  ++cost.documents;
+  cost.cut_documents += tokens < dataset_.shards()[static_cast<std::size_t>(from.shard)].length(from.document);
+}
+
 void RowLoader::find_rows() {
   for (Place place{0, 0, 0}; !enough() && !at_end(place);) {
-    std::int64_t filled = 0, documents = 0, cut = 0;
-    const Place next = walk(place, [&](const Place& from, std::int64_t, std::int64_t count) {
-      filled += count;
-      if (from.offset > 0) return;
-      ++documents;
-      cut += count < dataset_.shards()[static_cast<std::size_t>(from.shard)].length(from.document);
+    PackingCost cost = cost_;
+    std::int64_t end = 0;
+    const Place next = walk(place, [&](const Place& from, std::int64_t column, std::int64_t tokens) {
+      count(from, tokens, cost);
+      end = next_begin(column + tokens);
     });
-    if (filled == 0 || (options_.packing == Packing::concat && filled < options_.max_length)) break;
+    if (end == 0 || (options_.packing == Packing::concat && end < options_.max_length)) break;
     if (cost_.rows % kStride == 0) starts_.push_back(place);
+    cost_ = cost;
     ++cost_.rows;
-    cost_.tokens += filled;
-    cost_.documents += documents;
-    cost_.cut_documents += cut;
     place = next;
   }
   starts_.shrink_to_fit();
 }
 
 void RowLoader::find_windows() {
-  packer_ = std::make_unique<Packer>(options_.max_length);
+  packer_ = std::make_unique<Packer>(units_per_row());
   for (Place place{0, 0, 0}; !enough() && !at_end(place);) {
     windows_.push_back({cost_.rows, place});
     place = pack(place);
     if (packer_->rows == 0) windows_.pop_back();  // empty documents only
     cost_.rows += packer_->rows;
-    for (std::size_t i = 0; i < packer_->places.size(); ++i) {
-      const Place& from = packer_->places[i];
-      cost_.tokens += packer_->lengths[i];
-      if (from.offset > 0) continue;
-      ++cost_.documents;
-      cost_.cut_documents +=
-          packer_->lengths[i] < dataset_.shards()[static_cast<std::size_t>(from.shard)].length(from.document);
-    }
+    for (std::size_t i = 0; i < packer_->places.size(); ++i) count(packer_->places[i], packer_->lengths[i], cost_);
   }
   windows_.shrink_to_fit();
 }
@@ -128,6 +141,7 @@ RowLoader::Place RowLoader::pack(Place place) const {
   Packer& p = *packer_;
   p.places.clear();
   p.lengths.clear();
+  p.units.clear();
   for (std::int64_t tokens = 0;
        tokens < kWindowRows * options_.max_length && std::ssize(p.places) < kWindowPieces && !at_end(place);) {
     const IndexedDataset& shard = dataset_.shards()[static_cast<std::size_t>(place.shard)];
@@ -135,11 +149,13 @@ RowLoader::Place RowLoader::pack(Place place) const {
     if (piece > 0) {
       p.places.push_back(place);
       p.lengths.push_back(static_cast<std::int32_t>(piece));
+      // A piece that is longer than all units of a row has the row to itself.
+      p.units.push_back(static_cast<std::int32_t>(std::min(next_begin(piece) / unit(), units_per_row())));
     }
     tokens += piece;
     advance(place, piece);
   }
-  p.rows = p.fit.pack(p.lengths);
+  p.rows = p.fit.pack(p.units);
   return place;
 }
 
@@ -154,7 +170,7 @@ RowLoader::Place RowLoader::walk(Place place, Visit&& visit) const {
     const std::int64_t piece = std::min(left, options_.packing == Packing::greedy ? options_.max_length : room);
     if (piece > room) break;
     if (piece > 0) visit(place, column, piece);
-    column += piece;
+    column = next_begin(column + piece);
     advance(place, piece);
   }
   return place;
@@ -183,7 +199,7 @@ void RowLoader::visit_row(std::int64_t epoch, std::int64_t index, Visit&& visit)
     const auto i = static_cast<std::size_t>(piece);
     if (packer_->fit.rows()[i] != row - window->first_row) continue;
     visit(packer_->places[i], column, packer_->lengths[i]);
-    column += packer_->lengths[i];
+    column += packer_->units[i] * unit();
   }
 }
 
@@ -193,21 +209,27 @@ void RowLoader::load(std::int64_t epoch, std::int64_t index, std::span<std::int3
   SSA_CHECK(ids.size() == T && targets.size() == T && positions.size() == T, "rows: buffers of ", ids.size(), ", ",
             targets.size(), " and ", positions.size(), " tokens, expected ", T);
   std::fill(targets.begin(), targets.end(), kIgnoredLabel);
-  std::size_t filled = 0;
+  std::size_t last_begin = 0, filled = 0;
+  const auto pad_to = [&](std::size_t end) {
+    const std::size_t zero = document_mask() ? last_begin : filled;  // where the positions of the padding count from
+    for (; filled < end; ++filled) {
+      ids[filled] = options_.pad_id;
+      positions[filled] = static_cast<std::int32_t>(filled - zero);
+    }
+  };
   visit_row(epoch, index, [&](const Place& from, std::int64_t column, std::int64_t count) {
     const IndexedDataset& shard = dataset_.shards()[static_cast<std::size_t>(from.shard)];
     const auto begin = static_cast<std::size_t>(column), n = static_cast<std::size_t>(count);
+    pad_to(begin);
     const auto piece = ids.subspan(begin, n);
     shard.read(from.document, from.offset, piece);
     check_token_ids(shard, from.document, from.offset, piece, options_.vocab_size);
     for (std::size_t i = 0; i < n; ++i) positions[begin + i] = static_cast<std::int32_t>(i);
     for (std::size_t i = 1; i < n; ++i) targets[begin + i - 1] = piece[i];
+    last_begin = begin;
     filled = begin + n;
   });
-  for (std::size_t t = filled; t < T; ++t) {
-    ids[t] = options_.pad_id;
-    positions[t] = static_cast<std::int32_t>(t - filled);
-  }
+  pad_to(T);
 }
 
 std::int64_t RowLoader::label_count(std::int64_t epoch, std::int64_t index) const {

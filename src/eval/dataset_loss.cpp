@@ -8,9 +8,10 @@
 namespace ssa::eval {
 namespace {
 
-RowOptions row_options(const Dataset& dataset, const ModelConfig& model, std::int64_t max_length) {
+RowOptions row_options(const Dataset& dataset, const ModelConfig& model, std::int64_t max_length, bool document_mask) {
   dataset.check_model(model.vocab_size, model.eos_token_id);
   return {.max_length = max_length ? max_length : std::min<std::int64_t>(model.max_position_embeddings, 2048),
+          .mask_block_size = document_mask ? model.block_size : 0,
           .shuffle = false,
           .pad_id = static_cast<std::int32_t>(model.eos_token_id),
           .vocab_size = model.vocab_size};
@@ -18,12 +19,16 @@ RowOptions row_options(const Dataset& dataset, const ModelConfig& model, std::in
 
 }  // namespace
 
-DatasetRows::DatasetRows(const std::filesystem::path& directory, const ModelConfig& model, std::int64_t max_length)
-    : dataset_(directory), options_(row_options(dataset_, model, max_length)), loader_(dataset_, options_) {}
+DatasetRows::DatasetRows(const std::filesystem::path& directory, const ModelConfig& model, std::int64_t max_length,
+                         bool document_mask)
+    : dataset_(directory),
+      options_(row_options(dataset_, model, max_length, document_mask)),
+      loader_(dataset_, options_) {}
 
 std::vector<std::vector<std::int32_t>> DatasetRows::filled(std::int64_t limit) const {
   RowOptions options = options_;
   options.packing = Packing::concat;
+  options.mask_block_size = 0;
   const RowLoader loader(dataset_, options);
   std::vector<std::int32_t> ids(static_cast<std::size_t>(options.max_length)), targets(ids), positions(ids);
   std::vector<std::vector<std::int32_t>> rows;
@@ -47,6 +52,7 @@ TaskResult dataset_loss(ForwardPass& pass, Comm& comm, const DatasetRows& data, 
                        .output_type = "loglikelihood_rolling",
                        .documents = data.dataset().documents(),
                        .evaluated = data.dataset().documents(),
+                       .document_mask = loader.document_mask(),
                        .metrics = {{.name = "loss", .value = loss, .higher_is_better = false},
                                    {.name = "token_perplexity", .value = std::exp(loss), .higher_is_better = false}}};
   if (const auto bits = bits_per_byte(data.dataset(), loss))

@@ -98,19 +98,23 @@ ForwardPass::Measured ForwardPass::measured() {
   return measured;
 }
 
-void ForwardPass::prepare_shape(std::int64_t rows, std::int64_t tokens) {
+void ForwardPass::prepare_shape(std::int64_t rows, std::int64_t tokens, bool document_mask) {
   const ModelConfig& config = setting_.model;
-  if (!model_.acts.layers.empty() && model_.shape.rows == rows && model_.shape.tokens == tokens) return;
+  if (!model_.acts.layers.empty() && model_.shape.rows == rows && model_.shape.tokens == tokens &&
+      model_.shape.document_mask == document_mask)
+    return;
   const PassShape shape{.rows = rows,
                         .tokens = tokens,
                         .path = setting_.path,
                         .selection = setting_.selection,
                         .backward = false,
+                        .document_mask = document_mask,
                         .measure = sink_tokens_ > 0};
+  check_supported({.model = config, .pass = shape, .kind = stream_.kind()});
   Activations activations;
   const auto lay_out = [&](Arena& arena) {
     activations = lay_out_activations(arena, config, shape, stream_.kind());
-    batch_ = allocate_batch(arena, rows, tokens);
+    batch_ = allocate_batch(arena, shape);
     sums_ = {.ce = arena.allocate("sum of losses", DType::f64, {1}),
              .alignment = arena.allocate("alignment", DType::f64, {1})};
     losses_ = arena.allocate("losses", DType::f32, {rows * tokens});
@@ -171,7 +175,7 @@ std::vector<std::vector<float>> ForwardPass::losses(const RowBatch& batch) {
 
 EvalSums ForwardPass::dataset_loss(Comm& comm, const RowLoader& loader, std::int64_t rows,
                                    const std::function<void(std::int64_t batch)>& on_batch) {
-  prepare_shape(rows, loader.max_length());
+  prepare_shape(rows, loader.max_length(), loader.document_mask());
   BatchStaging staging(stream_, rows, loader.max_length());
   return evaluate_rows(stream_, comm, model_, batch_, sums_, staging, loader, on_batch);
 }

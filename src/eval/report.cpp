@@ -93,6 +93,7 @@ Json Report::document(const Section& section) const {
                             {"num_fewshot", result.num_fewshot},
                             {"metric_list", metric_list},
                             {"metadata", {{"version", 1.0}}}};
+    if (result.document_mask) configs[result.task]["metadata"]["document_mask"] = true;
     versions[result.task] = 1.0;
     shots[result.task] = result.num_fewshot;
     directions[result.task] = higher;

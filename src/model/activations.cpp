@@ -106,11 +106,14 @@ std::int64_t logits_chunk_for(const ModelConfig& config, std::int64_t tokens, De
   return std::min(chunk, tokens);
 }
 
-MicroBatch allocate_batch(Arena& arena, std::int64_t rows, std::int64_t tokens) {
-  return {.ids = arena.allocate("token ids", DType::i32, {rows, tokens}),
-          .targets = arena.allocate("targets", DType::i32, {rows, tokens}),
-          .positions = arena.allocate("positions", DType::i32, {rows, tokens}),
-          .full_stream = arena.allocate("streams", DType::i32, {rows})};
+MicroBatch allocate_batch(Arena& arena, const PassShape& shape) {
+  const auto by_token = [&](const char* name) { return arena.allocate(name, DType::i32, {shape.rows, shape.tokens}); };
+  MicroBatch batch{.ids = by_token("token ids"),
+                   .targets = by_token("targets"),
+                   .positions = by_token("positions"),
+                   .full_stream = arena.allocate("streams", DType::i32, {shape.rows})};
+  if (shape.document_mask) batch.documents = {.begin = by_token("document begins"), .end = by_token("document ends")};
+  return batch;
 }
 
 Lifetime lifetime_of(Tensor LayerActivations::*activation) {

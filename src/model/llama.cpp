@@ -127,11 +127,14 @@ void forward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch& 
 
   // 3) Attention branches
   if (branches.full && runs(&L::full))
-    causal_attention_forward(s, {.out = l.full, .lse = l.full_lse, .q = l.q, .k = l.k, .v = l.v, .scale = scale});
+    causal_attention_forward(
+        s,
+        {.out = l.full, .lse = l.full_lse, .q = l.q, .k = l.k, .v = l.v, .documents = batch.documents, .scale = scale});
   if (branches.selected && runs(&L::sparse)) {
     select_blocks(s, {.indices = l.indices,
                       .q = l.q,
                       .k_mean = l.k_mean,
+                      .documents = batch.documents,
                       .scale = scale,
                       .block_size = c.block_size,
                       .block_counts = c.block_counts,
@@ -151,12 +154,18 @@ void forward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch& 
                                      .q = l.q,
                                      .k_mean = l.k_mean,
                                      .v_mean = l.v_mean,
+                                     .documents = batch.documents,
                                      .scale = scale,
                                      .block_size = c.block_size});
   if (branches.window && runs(&L::window))
-    causal_attention_forward(
-        s,
-        {.out = l.window, .lse = l.window_lse, .q = l.q, .k = l.k, .v = l.v, .scale = scale, .window = c.window_size});
+    causal_attention_forward(s, {.out = l.window,
+                                 .lse = l.window_lse,
+                                 .q = l.q,
+                                 .k = l.k,
+                                 .v = l.v,
+                                 .documents = batch.documents,
+                                 .scale = scale,
+                                 .window = c.window_size});
 
   // 4) Gates, and the alignment loss
   if (runs(&L::attention)) gate_forward(s, m, l, batch, alignment_scale, alignment);
@@ -258,6 +267,7 @@ void attention_backward(Stream& s, const Llama& m, const LayerActivations& l, co
                                   .q = l.q,
                                   .k = l.k,
                                   .v = l.v,
+                                  .documents = batch.documents,
                                   .scale = scale,
                                   .accumulate = branches.selected});
   if (branches.compressed)
@@ -270,6 +280,7 @@ void attention_backward(Stream& s, const Llama& m, const LayerActivations& l, co
                                       .q = l.q,
                                       .k_mean = l.k_mean,
                                       .v_mean = l.v_mean,
+                                      .documents = batch.documents,
                                       .scale = scale,
                                       .block_size = c.block_size,
                                       .accumulate = true});
@@ -283,6 +294,7 @@ void attention_backward(Stream& s, const Llama& m, const LayerActivations& l, co
                                   .q = l.q,
                                   .k = l.k,
                                   .v = l.v,
+                                  .documents = batch.documents,
                                   .scale = scale,
                                   .window = c.window_size,
                                   .accumulate = true});
@@ -373,7 +385,7 @@ void backward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch&
 }
 
 /// Adds the attention statistics of layer i to the sums that are given.
-void measure_attention(Stream& s, const Llama& m, std::int64_t i, const AttentionSums& sums) {
+void measure_attention(Stream& s, const Llama& m, std::int64_t i, const MicroBatch& batch, const AttentionSums& sums) {
   const LayerActivations& l = m.acts.layers[i];
   const Branches branches = computed_branches(m.shape, m.config);
   if (!branches.full || !branches.selected) return;
@@ -385,6 +397,7 @@ void measure_attention(Stream& s, const Llama& m, std::int64_t i, const Attentio
                         .k = l.k,
                         .lse = l.full_lse,
                         .indices = l.indices,
+                        .documents = batch.documents,
                         .scale = attention_scale(m.config),
                         .block_size = m.config.block_size});
   if (sums.distance)
@@ -396,6 +409,7 @@ void measure_attention(Stream& s, const Llama& m, std::int64_t i, const Attentio
                              .q = l.q,
                              .k = l.k,
                              .lse = l.full_lse,
+                             .documents = batch.documents,
                              .scale = attention_scale(m.config),
                              .sink_tokens = sums.sink_tokens});
 }
@@ -453,7 +467,7 @@ void forward(Stream& s, const Llama& m, const MicroBatch& batch, const PassScale
   for (std::int64_t i = 0; i < m.config.num_hidden_layers; ++i) {
     call(hooks.before_weights, buckets.layer(i));
     forward_layer(s, m, i, batch, scales.alignment, losses.alignment, Run::forward);
-    measure_attention(s, m, i, attention);
+    measure_attention(s, m, i, batch, attention);
   }
   rmsnorm_forward(s, {.out = a.final_norm,
                       .rstd = a.final_rstd,
@@ -529,7 +543,7 @@ std::size_t pass_scratch_bytes(const ModelConfig& c, const PassShape& shape, Dev
   const Tensor gradients = arena.allocate("gradients", DType::f32, {table.size()});
   const Llama model = bind_llama(c, shape, bind_params(table, c, weights), lay_out_activations(arena, c, shape, kind),
                                  shape.backward ? bind_gradients(table, c, gradients) : ModelGradients{});
-  const MicroBatch batch = allocate_batch(arena, shape.rows, shape.tokens);
+  const MicroBatch batch = allocate_batch(arena, shape);
   const auto sum = [&] { return arena.allocate("sum", DType::f64, {1}); };
   const auto per_head = [&] { return arena.allocate("sum", DType::f64, {c.num_hidden_layers, c.num_attention_heads}); };
   const LossSums losses{.ce = sum(), .alignment = sum()};

@@ -51,6 +51,7 @@ ModelSource::ModelSource(const fs::path& path, const ModelOptions& options) : pa
     checkpoint_ = std::make_unique<CheckpointReader>(path_);
     const Config config = parse_config(checkpoint_->config(), file.string());
     known.model = config.model;
+    document_mask_ = config.data.document_mask;
     known.method = {config.attention.method, concat("attention.method in ", file.string()), true};
     known.selection = {config.attention.selection, concat("attention.selection in ", file.string()), true};
   } else {

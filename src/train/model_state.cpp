@@ -93,7 +93,7 @@ StateTensors lay_out_state(StateArenas& arenas, const StateShape& shape, const P
     t.v = arenas.optimizer.allocate("second moments", DType::f32, {owned});
   }
   t.activations = lay_out_activations(arenas.activations, c, shape.pass, shape.kind);
-  t.batch = allocate_batch(arenas.batches, shape.pass.rows, shape.pass.tokens);
+  t.batch = allocate_batch(arenas.batches, shape.pass);
   t.sums = StepSums(arenas.batches, c, table.buckets().size());
   if (shape.shards_state())
     t.checkpoint_staging = arenas.batches.allocate("checkpoint staging", DType::f32, {staging_elements(shape, table)});
@@ -140,6 +140,9 @@ void check_supported(const StateShape& shape) {
   if (!no_fp8.empty()) fail_usage("train.fp8: ", no_fp8);
   if (shape.kind != DeviceKind::cuda) return;
   const ModelConfig& c = shape.model;
+  if (shape.pass.document_mask)
+    fail_usage(
+        "data.document_mask: the CUDA kernels of attention have no document mask, expected --device cpu, or false");
   const bool selects = computed_branches(shape.pass, c).selected;
   const std::string reason = why_unsupported(c.head_dim, c.group(), selects ? c.block_size : 0);
   if (!reason.empty()) fail_usage("this model does not run on a GPU: ", reason, "; --device cpu takes any shape");

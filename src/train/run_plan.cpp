@@ -5,6 +5,7 @@ namespace ssa {
 RowOptions row_options(const Config& c) {
   return {.max_length = c.train.max_length,
           .packing = c.data.packing,
+          .mask_block_size = c.data.document_mask ? c.model.block_size : 0,
           .shuffle = c.data.shuffle,
           .seed = static_cast<std::uint64_t>(c.train.seed),
           .skip_train_samples = c.data.skip_train_samples,
@@ -49,7 +50,8 @@ StateShape state_shape(const Config& c, DeviceKind device, int ranks) {
                    .path = training_path(c.attention.method),
                    .selection = c.attention.selection,
                    .checkpointing = c.train.gradient_checkpointing,
-                   .fp8 = Fp8Layers(c.model, c.train.fp8, c.train.fp8_exclude)},
+                   .fp8 = Fp8Layers(c.model, c.train.fp8, c.train.fp8_exclude),
+                   .document_mask = c.data.document_mask},
           .kind = device,
           .ranks = ranks,
           .zero_stage = static_cast<int>(c.distributed.zero_stage),

@@ -19,10 +19,16 @@ std::uint64_t order_seed(std::uint64_t seed, const std::string& order) {
 }
 
 /// `name` is empty for data.path.
-std::string packing_line(const std::string& name, Packing packing, const PackingCost& cost, std::int64_t max_length) {
-  return fmt::format("{}{}packing {}: {} rows, {:.2f} % padding, {:.2f} % of documents cut", name,
-                     name.empty() ? "" : ", ", name_of(packing), cost.rows, 100 * cost.padding(max_length),
-                     100 * cost.cut());
+std::string packing_line(const std::string& name, Packing packing, const RowLoader& loader) {
+  const PackingCost& cost = loader.cost();
+  std::string line = fmt::format("{}{}packing {}: {} rows, {:.2f} % padding, {:.2f} % of documents cut", name,
+                                 name.empty() ? "" : ", ", name_of(packing), cost.rows,
+                                 100 * cost.padding(loader.max_length()), 100 * cost.cut());
+  if (loader.document_mask())
+    line +=
+        fmt::format("; with the document mask a token attends to at most {:.1f} tokens on average, {:.1f} without it",
+                    cost.keys_per_token(), static_cast<double>(loader.max_length() + 1) / 2);
+  return line;
 }
 
 }  // namespace
@@ -84,7 +90,7 @@ void TrainingData::set_orders(const std::vector<SourceState>& states) {
 std::vector<std::string> packing_lines(const TrainingData& data, const Config& config) {
   std::vector<std::string> lines;
   for (const TrainingSource& source : data.sources())
-    lines.push_back(packing_line(source.name, config.data.packing, source.loader.cost(), config.train.max_length));
+    lines.push_back(packing_line(source.name, config.data.packing, source.loader));
   return lines;
 }
 
@@ -96,8 +102,7 @@ std::vector<std::string> packing_comparison(const TrainingData& data, const Conf
     for (const Packing packing : kPackings) {
       if (packing == Packing::concat && source.dataset.tokens() < options.max_length) continue;  // makes no row
       options.packing = packing;
-      const PackingCost cost = RowLoader(source.dataset, options).cost();
-      lines.push_back(packing_line(source.name, packing, cost, options.max_length));
+      lines.push_back(packing_line(source.name, packing, RowLoader(source.dataset, options)));
     }
   return lines;
 }

@@ -1,5 +1,7 @@
 #include "ssa/data/row_loader.h"
 
+#include <algorithm>
+#include <array>
 #include <numeric>
 #include <set>
 
@@ -29,110 +31,131 @@ Row load(const RowLoader& loader, std::int64_t epoch, std::int64_t index) {
   return row;
 }
 
-/// Packs token by token, as the contract describes: labels are the ids, -100 at each piece's first token and in
-/// padding, and are shifted at the end.
-std::vector<Row> naive_rows(const Documents& documents, std::int64_t max_length, Packing packing, PackingCost& cost) {
-  struct Token {
-    std::int32_t id, label, position;
-  };
-  const auto T = static_cast<std::size_t>(max_length);
-  std::vector<std::vector<Token>> rows(1);
-  const auto count = [&] {
-    cost = {};
-    cost.rows = std::ssize(rows);
-    for (const auto& row : rows) cost.tokens += std::ssize(row);
-    std::int64_t begin = 0;
-    for (const Document& document : documents) {
-      const std::int64_t end = begin + std::ssize(document);
-      // The last row of concat may be dropped, and the documents that begin in it.
-      if (begin < end && (packing != Packing::concat || begin < cost.tokens)) {
-        ++cost.documents;
-        cost.cut_documents += packing == Packing::concat ? begin / max_length != (end - 1) / max_length
-                                                         : std::ssize(document) > max_length;
-      }
-      begin = end;
+/// A token of a row, before labels are shifted: its label is its id, or -100 at each piece's first token and in padding.
+struct Token {
+  std::int32_t id, label, position;
+  std::int64_t document = -1, offset = -1;  ///< -1: padding
+};
+using Tokens = std::vector<Token>;
+
+/// Pads a row to the next multiple of `unit`, at most to T. `masked`: the positions of the padding count on.
+void pad(Tokens& row, std::size_t unit, std::size_t T, bool masked) {
+  const std::size_t end = std::min(T, (row.size() + unit - 1) / unit * unit);
+  for (std::int32_t p = masked && !row.empty() ? row.back().position + 1 : 0; row.size() < end; ++p)
+    row.push_back({kPad, kIgnoredLabel, p});
+}
+
+PackingCost naive_cost(const std::vector<Tokens>& rows, const Documents& documents) {
+  PackingCost cost;
+  cost.rows = std::ssize(rows);
+  for (const Tokens& row : rows)
+    for (std::size_t t = 0; t < row.size(); ++t) {
+      const Token& token = row[t];
+      if (token.document < 0) continue;
+      ++cost.tokens;
+      cost.pieces += token.position == 0;
+      cost.piece_keys += token.position + 1;
+      cost.documents += token.offset == 0;
+      const bool last_of_piece = t + 1 == row.size() || row[t + 1].document < 0 || row[t + 1].position == 0;
+      const bool last_of_document = token.offset + 1 == std::ssize(documents[static_cast<std::size_t>(token.document)]);
+      cost.cut_documents += last_of_piece && token.offset == token.position && !last_of_document;
     }
+  return cost;
+}
+
+/// Packs token by token, as the contract describes. `mask_block_size` as in RowOptions.
+std::vector<Row> naive_rows(const Documents& documents, std::int64_t max_length, Packing packing,
+                            std::int64_t mask_block_size, PackingCost& cost) {
+  const auto T = static_cast<std::size_t>(max_length);
+  const bool masked = mask_block_size > 0;
+  const auto unit = static_cast<std::size_t>(masked ? mask_block_size : 1);
+  std::vector<Tokens> rows(1);
+  /// Documents as pieces of at most T tokens.
+  const auto pieces_of = [&](std::size_t d) {
+    std::vector<Tokens> pieces;
+    for (std::size_t i = 0; i < documents[d].size(); ++i) {
+      const auto position = static_cast<std::int32_t>(i % T);
+      if (position == 0) pieces.emplace_back();
+      const std::int32_t id = documents[d][i];
+      pieces.back().push_back({id, position == 0 ? kIgnoredLabel : id, position, static_cast<std::int64_t>(d),
+                               static_cast<std::int64_t>(i)});
+    }
+    return pieces;
   };
   if (packing == Packing::best_fit) {
     rows.clear();
-    std::vector<std::vector<Token>> pieces;
+    const std::size_t units_per_row = std::max<std::size_t>(1, T / unit);
+    const auto units_of = [&](const Tokens& piece) {
+      return std::min((piece.size() + unit - 1) / unit, units_per_row);
+    };
+    std::vector<Tokens> pieces;
     std::size_t tokens = 0, window = 0;  // `window`: the first row of the window
     const auto pack = [&] {
-      std::ranges::stable_sort(pieces, [](const auto& a, const auto& b) { return a.size() > b.size(); });
-      std::vector<std::size_t> last_filled;  // of each row of the window: the piece that filled it last
+      std::ranges::stable_sort(pieces, [&](const auto& a, const auto& b) { return units_of(a) > units_of(b); });
+      std::vector<std::size_t> last_filled, used;  // of each row of the window: the last piece, and units
       for (std::size_t p = 0; p < pieces.size(); ++p) {
-        std::size_t best = rows.size();
-        for (std::size_t r = window; r < rows.size(); ++r) {
-          if (rows[r].size() + pieces[p].size() > T) continue;
-          const auto better = [&](std::size_t a, std::size_t b) {
-            if (rows[a].size() != rows[b].size()) return rows[a].size() > rows[b].size();
-            return last_filled[a - window] > last_filled[b - window];
-          };
-          if (best == rows.size() || better(r, best)) best = r;
+        std::size_t best = used.size();
+        for (std::size_t r = 0; r < used.size(); ++r) {
+          if (used[r] + units_of(pieces[p]) > units_per_row) continue;
+          if (best == used.size() || used[r] > used[best] ||
+              (used[r] == used[best] && last_filled[r] > last_filled[best]))
+            best = r;
         }
-        if (best == rows.size()) {
+        if (best == used.size()) {
           rows.emplace_back();
           last_filled.emplace_back();
+          used.emplace_back();
         }
-        rows[best].insert(rows[best].end(), pieces[p].begin(), pieces[p].end());
-        last_filled[best - window] = p;
+        Tokens& row = rows[window + best];
+        pad(row, unit, T, masked);
+        row.insert(row.end(), pieces[p].begin(), pieces[p].end());
+        last_filled[best] = p;
+        used[best] += units_of(pieces[p]);
       }
       pieces.clear();
       tokens = 0;
       window = rows.size();
     };
-    for (const Document& document : documents)
-      for (std::size_t i = 0; i < document.size(); ++i) {
-        const auto position = static_cast<std::int32_t>(i % T);
-        if (position == 0) {
-          if (tokens >= 512 * T) pack();
-          pieces.emplace_back();
-        }
-        pieces.back().push_back({document[i], position == 0 ? -100 : document[i], position});
-        ++tokens;
+    for (std::size_t d = 0; d < documents.size(); ++d)
+      for (Tokens& piece : pieces_of(d)) {
+        if (tokens >= 512 * T) pack();
+        tokens += piece.size();
+        pieces.push_back(std::move(piece));
       }
     pack();
-    count();
-    for (auto& row : rows)
-      for (std::int32_t p = 0; row.size() < T; ++p) row.push_back({kPad, -100, p});
   } else if (packing == Packing::greedy) {
-    for (const Document& document : documents) {
-      std::vector<std::vector<Token>> pieces;
-      for (std::size_t i = 0; i < document.size(); ++i) {
-        const auto position = static_cast<std::int32_t>(i % T);
-        if (position == 0) pieces.emplace_back();
-        pieces.back().push_back({document[i], position == 0 ? -100 : document[i], position});
-      }
-      for (const auto& piece : pieces) {
-        if (rows.back().size() + piece.size() > T) rows.emplace_back();
+    for (std::size_t d = 0; d < documents.size(); ++d)
+      for (const Tokens& piece : pieces_of(d)) {
+        if ((rows.back().size() + unit - 1) / unit * unit + piece.size() > T) rows.emplace_back();
+        pad(rows.back(), unit, T, masked);
         rows.back().insert(rows.back().end(), piece.begin(), piece.end());
       }
-    }
-    count();
-    for (auto& row : rows)
-      for (std::int32_t p = 0; row.size() < T; ++p) row.push_back({kPad, -100, p});
   } else {
-    for (const Document& document : documents) {
+    for (std::size_t d = 0; d < documents.size(); ++d) {
+      pad(rows.back(), unit, T, masked);
       std::int32_t position = 0;
-      for (const std::int32_t id : document) {
+      for (std::size_t i = 0; i < documents[d].size(); ++i, ++position) {
         if (rows.back().size() == T) {
           rows.emplace_back();
           position = 0;
         }
-        rows.back().push_back({id, position == 0 ? -100 : id, position});
-        ++position;
+        const std::int32_t id = documents[d][i];
+        rows.back().push_back({id, position == 0 ? kIgnoredLabel : id, position, static_cast<std::int64_t>(d),
+                               static_cast<std::int64_t>(i)});
       }
     }
+    pad(rows.back(), unit, T, masked);
     if (rows.back().size() < T) rows.pop_back();
-    count();
   }
+  cost = naive_cost(rows, documents);
   std::vector<Row> result;
-  for (const auto& row : rows) {
+  for (Tokens& row : rows) {
+    pad(row, T, T, masked);
     Row r;
     for (std::size_t t = 0; t < T; ++t) {
       r.ids.push_back(row[t].id);
       r.positions.push_back(row[t].position);
-      r.targets.push_back(t + 1 < T ? row[t + 1].label : -100);
+      r.targets.push_back(t + 1 < T ? row[t + 1].label : kIgnoredLabel);
     }
     result.push_back(r);
   }
@@ -161,15 +184,16 @@ std::string error_of(const Dataset& dataset, const RowOptions& o) {
 
 }  // namespace
 
-TEST_CASE("packed rows equal the rows of a naive packer") {
+TEST_CASE("packed rows equal the rows of a naive packer, with and without a document mask") {
   struct Case {
     std::int64_t longest, max_length;
   };
   // Documents much shorter than a row, about as long, and many rows long; a row of one token; all one-token documents.
   for (const Case c : {Case{20, 64}, {70, 64}, {1000, 64}, {30, 7}, {200, 33}, {9, 1}, {1, 5}, {300, 1000}})
     for (const Packing packing : kPackings)
-      for (std::uint64_t seed = 0; seed < 4; ++seed) {
-        CAPTURE(c.longest, c.max_length, name_of(packing), seed);
+      for (std::uint64_t seed = 0; seed < 8; ++seed) {
+        const std::int64_t block = std::array{0, 0, 0, 0, 1, 4, 8, 16}[seed];
+        CAPTURE(c.longest, c.max_length, name_of(packing), seed, block);
         std::vector<Documents> shards;
         const std::int64_t times = c.max_length <= 7 ? 20 : 1;  // several windows of best_fit
         for (const std::int64_t count : {13 * times, std::int64_t{1}, 40 * times})
@@ -179,12 +203,14 @@ TEST_CASE("packed rows equal the rows of a naive packer") {
         make_dataset(dir.path(), shards);
         const Dataset dataset(dir.path());
         PackingCost cost;
-        const std::vector<Row> want = naive_rows(joined(shards), c.max_length, packing, cost);
+        const std::vector<Row> want = naive_rows(joined(shards), c.max_length, packing, block, cost);
+        RowOptions o = options(c.max_length, packing);
+        o.mask_block_size = block;
         if (want.empty()) {
-          CHECK_THAT(error_of(dataset, options(c.max_length, packing)), has("make 0 rows"));
+          CHECK_THAT(error_of(dataset, o), has("make 0 rows"));
           continue;
         }
-        const RowLoader loader(dataset, options(c.max_length, packing));
+        const RowLoader loader(dataset, o);
         REQUIRE(loader.rows() == static_cast<std::int64_t>(want.size()));
         CHECK(loader.cost() == cost);
         for (std::int64_t i = 0; i < loader.rows(); ++i) {
@@ -210,6 +236,40 @@ TEST_CASE("greedy packing of a few documents gives the expected rows") {
   CHECK(load(loader, 0, 1) == Row{{3, kEos, kPad, kPad}, {kEos, -100, -100, -100}, {0, 1, 0, 1}});
   CHECK(load(loader, 0, 2) == Row{{4, 5, 6, 7}, {5, 6, 7, -100}, {0, 1, 2, 3}});
   CHECK(load(loader, 0, 3) == Row{{8, 9, kEos, kEos}, {9, kEos, -100, -100}, {0, 1, 2, 0}});
+}
+
+TEST_CASE("with a document mask, pieces begin at multiples of block_size, and padding belongs to the piece before") {
+  TempDir dir;
+  make_dataset(dir.path(), {{{1, 2, kEos}, {kEos}, {4, 5, 6, 7, 8, 9, kEos}}, {{3, kEos}}});
+  const Dataset dataset(dir.path());
+  const auto rows = [&](Packing packing) {
+    RowOptions o = options(7, packing);
+    o.mask_block_size = 2;
+    const RowLoader loader(dataset, o);
+    std::vector<Row> all;
+    for (std::int64_t i = 0; i < loader.rows(); ++i) all.push_back(load(loader, 0, i));
+    return all;
+  };
+  const Row both{{1, 2, kEos, kPad, kEos, kPad, kPad}, {2, kEos, -100, -100, -100, -100, -100}, {0, 1, 2, 3, 0, 1, 2}};
+  const Row third{{4, 5, 6, 7, 8, 9, kEos}, {5, 6, 7, 8, 9, kEos, -100}, {0, 1, 2, 3, 4, 5, 6}};
+  const Row last{
+      {3, kEos, kPad, kPad, kPad, kPad, kPad}, {kEos, -100, -100, -100, -100, -100, -100}, {0, 1, 2, 3, 4, 5, 6}};
+  CHECK(rows(Packing::greedy) == std::vector<Row>{both, third, last});
+  const Row cut{{1, 2, kEos, kPad, kEos, kPad, 4}, {2, kEos, -100, -100, -100, -100, -100}, {0, 1, 2, 3, 0, 1, 0}};
+  const Row rest{{5, 6, 7, 8, 9, kEos, 3}, {6, 7, 8, 9, kEos, -100, -100}, {0, 1, 2, 3, 4, 5, 0}};
+  CHECK(rows(Packing::concat) == std::vector<Row>{cut, rest});
+  // Rows of three blocks: a piece of 7 tokens has a row to itself.
+  const Row fitted{
+      {1, 2, kEos, kPad, kEos, kPad, kPad}, {2, kEos, -100, -100, -100, -100, -100}, {0, 1, 2, 3, 0, 1, 2}};
+  CHECK(rows(Packing::best_fit) == std::vector<Row>{third, fitted, last});
+
+  std::vector<std::int32_t> begins(7), ends(7);
+  find_pieces(both.positions, begins, ends);
+  CHECK(begins == std::vector<std::int32_t>{0, 0, 0, 0, 4, 4, 4});
+  CHECK(ends == std::vector<std::int32_t>{4, 4, 4, 4, 7, 7, 7});
+  find_pieces(cut.positions, begins, ends);
+  CHECK(begins == std::vector<std::int32_t>{0, 0, 0, 0, 4, 4, 6});
+  CHECK(ends == std::vector<std::int32_t>{4, 4, 4, 4, 6, 6, 7});
 }
 
 TEST_CASE("best_fit packing of a few documents gives the expected rows, and pads less than greedy packing") {

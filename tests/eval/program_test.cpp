@@ -108,6 +108,30 @@ TEST_CASE("ssa_eval: budgets, block size, scaling and limit reach the results") 
   CHECK(limited["config"]["fewshot_seed"] == json{1, 2, 3});
 }
 
+TEST_CASE("ssa_eval: --document-mask gives packed documents the loss that they have alone") {
+  const EvalDirectory directory;
+  std::vector<Documents> shards = {random_documents(20, 30, 4)};
+  for (Document& document : shards[0]) document.resize(static_cast<std::size_t>(31 + document.size() % 20), 7);
+  make_dataset(directory.directory() / "pieces", shards);
+  const auto run = [&](const std::string& length, const std::string& mask) {
+    return directory.results(
+        {"--data", "pieces", "--mode", "both", "--max-length", length, "--document-mask", mask, "--rows", "3"});
+  };
+  // In rows of 50 tokens every document is alone.
+  const json alone = run("50", "off"), masked = run("400", "on"), crossing = run("400", "off");
+  for (const std::size_t s : {0, 1}) {
+    const auto loss = [&](const json& documents) {
+      return documents[s]["results"]["pieces"]["loss,none"].get<double>();
+    };
+    CHECK(std::abs(loss(masked) / loss(alone) - 1) < 1e-6);  // f32 losses summed in another order
+    CHECK(std::abs(loss(crossing) / loss(alone) - 1) > 1e-4);
+    CHECK(masked[s]["configs"]["pieces"]["metadata"]["document_mask"] == true);
+    CHECK_FALSE(crossing[s]["configs"]["pieces"]["metadata"].contains("document_mask"));
+  }
+  CHECK(directory.results({"--data", "pieces", "--mode", "full", "--max-length", "400"})["results"] ==
+        crossing[1]["results"]);  // a Hugging Face directory records no mask
+}
+
 TEST_CASE("ssa_eval: attention statistics of data and texts, on one and two ranks") {
   const EvalDirectory directory;
   const Arguments arguments = {"--data", "data", "--attention-stats", "--max-length", "32", "--limit", "6",
@@ -187,6 +211,8 @@ TEST_CASE("ssa_eval: bad input is a one-line error that names it") {
   fails({"--data", "data", "--mode", "dense"}, kExitUsage, {"--mode dense"});
   fails({"--data", "data", "--block-counts", "8,x"}, kExitUsage, {"--block-counts x"});
   fails({"--data", "data", "--rope-scaling", "-1"}, kExitUsage, {"--rope-scaling -1"});
+  fails({"--data", "data", "--document-mask", "yes"}, kExitUsage, {"--document-mask yes, expected on or off"});
+  fails({"--text", "text.txt", "--document-mask", "on"}, kExitUsage, {"--document-mask needs --data"});
   fails({"--data", "data", "--original-positions", "64"}, kExitUsage, {"--original-positions needs --rope-scaling"});
   fails({"--data", "data", "--seeds", "1,-2"}, kExitUsage, {"--seeds -2"});
   fails({"--data", "data", "--frobnicate"}, kExitUsage, {"--frobnicate"});

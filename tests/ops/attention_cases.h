@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/attention/documents.h"
 #include "ssa/base/random.h"
 #include "support/op_runner.h"
 
@@ -75,6 +76,36 @@ inline Values block_means(const AttentionDims& dims, std::int64_t block_size, co
   return means;
 }
 
+/// Where document pieces begin, in addition to token 0, ascending. Sequence b has the pieces that begin at the b-th of
+/// them and later, so that the sequences differ. Empty: no document mask.
+using PieceBegins = std::vector<std::int64_t>;
+
+/// The first token of the piece that token t of sequence b is in.
+inline std::int64_t piece_begin(const PieceBegins& begins, std::int64_t b, std::int64_t t) {
+  std::int64_t begin = 0;
+  for (std::int64_t i = b; i < std::ssize(begins); ++i)
+    if (begins[static_cast<std::size_t>(i)] <= t) begin = begins[static_cast<std::size_t>(i)];
+  return begin;
+}
+
+inline DocumentBounds document_bounds(OpRunner& run, const AttentionDims& dims, const PieceBegins& begins) {
+  if (begins.empty()) return {};
+  std::vector<std::int32_t> begin(static_cast<std::size_t>(dims.B * dims.T)), end(begin);
+  for (std::int64_t i = dims.B * dims.T - 1; i >= 0; --i) {
+    const auto at = static_cast<std::size_t>(i);
+    const std::int64_t b = i / dims.T, t = i % dims.T;
+    begin[at] = static_cast<std::int32_t>(piece_begin(begins, b, t));
+    end[at] = t + 1 == dims.T || begin[at + 1] == t + 1 ? static_cast<std::int32_t>(t + 1) : end[at + 1];
+  }
+  return {.begin = run.i32_input(begin, {dims.B, dims.T}), .end = run.i32_input(end, {dims.B, dims.T})};
+}
+
+inline std::string to_string(const PieceBegins& begins) {
+  std::string text = begins.empty() ? "" : " pieces from";
+  for (const std::int64_t begin : begins) text += concat(" ", begin);
+  return text;
+}
+
 /// Which earlier blocks `make_selection` takes in addition to the own block.
 enum class Earlier {
   random,
@@ -83,19 +114,20 @@ enum class Earlier {
 
 /// A selection [B, T, HK, slots] in the format of select_blocks, not based on scores.
 inline std::vector<std::int32_t> make_selection(const AttentionDims& dims, std::int64_t block_size, std::int64_t slots,
-                                                Earlier earlier) {
+                                                Earlier earlier, const PieceBegins& begins = {}) {
   std::vector<std::int32_t> indices;
   for (std::int64_t row = 0; row < dims.B * dims.T * dims.HK; ++row) {
     const std::int64_t t = row / dims.HK % dims.T, own = t / block_size;
+    const std::int64_t first = piece_begin(begins, row / dims.HK / dims.T, t) / block_size;
     std::vector<std::pair<double, std::int32_t>> order;
-    for (std::int64_t n = 0; n < own; ++n)
+    for (std::int64_t n = first; n < own; ++n)
       order.emplace_back(
           earlier == Earlier::first
               ? static_cast<double>(n)
               : random_uniform(9, RandomPurpose::test, static_cast<std::uint64_t>(row), static_cast<std::uint64_t>(n)),
           static_cast<std::int32_t>(n));
     std::sort(order.begin(), order.end());
-    order.resize(static_cast<std::size_t>(std::min(own, slots - 1)));
+    order.resize(static_cast<std::size_t>(std::min(own - first, slots - 1)));
     std::vector<std::int32_t> chosen;
     for (const auto& [key, n] : order) chosen.push_back(n);
     std::sort(chosen.begin(), chosen.end());

@@ -9,13 +9,25 @@ namespace ssa::test {
 struct AttentionDivergenceCase {
   AttentionDims dims;
   std::int64_t sink_tokens;
+  PieceBegins begins = {};
 
-  std::string to_string() const { return concat(dims.to_string(), " sink_tokens ", sink_tokens); }
+  std::string to_string() const {
+    return concat(dims.to_string(), " sink_tokens ", sink_tokens, ssa::test::to_string(begins));
+  }
 };
 
-inline const std::vector<AttentionDivergenceCase> kAttentionDivergenceCases = {
-    {{1, 1, 1, 1, 8}, 1},   {{2, 3, 2, 3, 6}, 4},    {{1, 33, 2, 1, 8}, 1},    {{2, 26, 2, 2, 8}, 40},
-    {{2, 15, 1, 2, 64}, 4}, {{2, 17, 1, 8, 64}, 17}, {{1, 255, 2, 3, 128}, 4}, {{2, 300, 1, 32, 64}, 1}};
+inline bool cuda_supports(const AttentionDivergenceCase& c) { return c.begins.empty(); }
+
+inline const std::vector<AttentionDivergenceCase> kAttentionDivergenceCases = {{{1, 1, 1, 1, 8}, 1},
+                                                                               {{2, 3, 2, 3, 6}, 4},
+                                                                               {{1, 33, 2, 1, 8}, 1},
+                                                                               {{2, 26, 2, 2, 8}, 40},
+                                                                               {{2, 15, 1, 2, 64}, 4},
+                                                                               {{2, 17, 1, 8, 64}, 17},
+                                                                               {{1, 255, 2, 3, 128}, 4},
+                                                                               {{2, 300, 1, 32, 64}, 1},
+                                                                               {{2, 26, 2, 2, 8}, 3, {4, 8, 24}},
+                                                                               {{1, 273, 1, 16, 64}, 4, {16, 32, 144}}};
 
 struct AttentionDivergenceInputs {
   Values full, sparse, q, k, distance, norm, sink;
@@ -44,6 +56,7 @@ inline Outputs run_attention_divergence(OpRunner& run, const AttentionDivergence
                                       .q = run.act_input(in.q, d.query_shape()),
                                       .k = run.act_input(in.k, d.key_shape(d.T)),
                                       .lse = run.f32_input(lse, d.row_shape()),
+                                      .documents = document_bounds(run, d, c.begins),
                                       .scale = d.scale(),
                                       .sink_tokens = c.sink_tokens});
   return {{"distance", run.read(distance)}, {"norm", run.read(norm)}, {"sink", run.read(sink)}};

@@ -8,7 +8,8 @@ using namespace ssa::test;
 namespace {
 
 DenseAttention dense_causal(const AttentionStatsCase& c, const AttentionStatsInputs& in) {
-  return dense_attention(c.dims, c.dims.T, in.q, in.k, in.k, [](auto, auto t, auto, auto u) { return u <= t; });
+  return dense_attention(c.dims, c.dims.T, in.q, in.k, in.k,
+                         [&](auto b, auto t, auto, auto u) { return piece_begin(c.begins, b, t) <= u && u <= t; });
 }
 
 }  // namespace

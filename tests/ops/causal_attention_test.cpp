@@ -25,8 +25,8 @@ TEST_CASE("causal attention is a masked dense softmax") {
     const AttentionInputs in = inputs_of(c);
     OpRunner run(Precision::exact);
     check_dense(run_causal_attention_forward(run, c, in),
-                dense_attention(c.dims, c.dims.T, in.q, in.k, in.v, [&](auto, auto t, auto, auto u) {
-                  return u <= t && (c.window == 0 || t - u < c.window);
+                dense_attention(c.dims, c.dims.T, in.q, in.k, in.v, [&](auto b, auto t, auto, auto u) {
+                  return piece_begin(c.begins, b, t) <= u && u <= t && (c.window == 0 || t - u < c.window);
                 }));
   }
 }
@@ -78,6 +78,11 @@ TEST_CASE("causal attention names the tensor that does not fit") {
   CHECK_NOTHROW(validate(p));
   p.window = -1;
   CHECK_THROWS_WITH(validate(p), "causal_attention_forward: window -1, expected 0 or more");
+  p.window = 0;
+  p.documents.end = run.i32_output({1, 4});
+  CHECK_THROWS_WITH(validate(p), "causal_attention_forward: documents.begin is missing, expected [1, 4]");
+  p.documents.begin = run.i32_output({4, 1});
+  CHECK_THROWS_WITH(validate(p), "causal_attention_forward: documents.begin is [4, 1], expected [1, 4]");
   p.k = tensor({1, 4, 3, 8});
   CHECK_THROWS_WITH(validate(p), "causal_attention_forward: q has 4 heads, expected a multiple of the 3 of k");
 }

@@ -28,8 +28,9 @@ TEST_CASE("compressed attention is a dense softmax over complete blocks") {
     const AttentionInputs in = inputs_of(c);
     OpRunner run(Precision::exact);
     check_dense(run_compressed_attention_forward(run, c, in),
-                dense_attention(c.dims, c.blocks(), in.q, in.k, in.v,
-                                [&](auto, auto t, auto, auto n) { return (n + 1) * c.block_size <= t + 1; }));
+                dense_attention(c.dims, c.blocks(), in.q, in.k, in.v, [&](auto b, auto t, auto, auto n) {
+                  return piece_begin(c.begins, b, t) <= n * c.block_size && (n + 1) * c.block_size <= t + 1;
+                }));
   }
 }
 

@@ -18,18 +18,19 @@ struct SelectBlocksCase {
   BlockSelection mode = BlockSelection::exact;
   Ties ties = Ties::none;
   double query_size = 1.5;  ///< standard deviation of scores
+  PieceBegins begins = {};
 
   std::int64_t blocks() const { return block_number(dims.T, block_size); }
   std::int64_t slots() const { return selected_slots(block_size, block_counts, mode); }
   std::string to_string() const {
     return concat(dims.to_string(), " block_size ", block_size, " block_counts ", block_counts, " ",
                   mode == BlockSelection::exact ? "exact" : "reference", " ties ", static_cast<int>(ties),
-                  " query_size ", query_size);
+                  " query_size ", query_size, ssa::test::to_string(begins));
   }
 };
 
 inline bool cuda_supports(const SelectBlocksCase& c) {
-  return cuda_supports_head_dim(c.dims) && cuda_supports_block_size(c.block_size);
+  return cuda_supports_head_dim(c.dims) && cuda_supports_block_size(c.block_size) && c.begins.empty();
 }
 
 /// First small edge cases: less than a block, one block selected, block_counts above the number of blocks, an odd
@@ -64,7 +65,16 @@ inline const std::vector<SelectBlocksCase> kSelectBlocksCases = {
     {{1, 1100, 1, 2, 64}, 32, 32, BlockSelection::reference},
     {{1, 600, 1, 16, 64}, 16, 16, BlockSelection::exact, Ties::all},
     {{1, 600, 1, 2, 64}, 16, 16, BlockSelection::reference, Ties::all},
-    {{1, 600, 1, 16, 64}, 16, 16, BlockSelection::exact, Ties::none, 28.0}};  // exponentials of at least 2^127
+    {{1, 600, 1, 16, 64}, 16, 16, BlockSelection::exact, Ties::none, 28.0},  // exponentials of at least 2^127
+    // Documents: shorter than a block, as long as one, longer than a chunk of the reference mode.
+    {{2, 61, 2, 2, 8}, 4, 3, BlockSelection::exact, Ties::none, 1.5, {4, 8, 48}},
+    {{1, 50, 1, 3, 6}, 1, 2, BlockSelection::exact, Ties::none, 1.5, {1, 2, 30}},
+    {{2, 61, 1, 3, 8}, 4, 5, BlockSelection::exact, Ties::all, 1.5, {12, 60}},
+    {{2, 90, 2, 2, 8}, 4, 3, BlockSelection::reference, Ties::none, 1.5, {4, 12, 64}},
+    {{1, 90, 1, 2, 8}, 4, 4, BlockSelection::reference, Ties::all, 1.5, {12}},
+    {{1, 600, 1, 16, 64}, 16, 4, BlockSelection::exact, Ties::none, 1.5, {16, 32, 304}},
+    {{2, 600, 1, 3, 128}, 16, 16, BlockSelection::exact, Ties::pairs, 1.5, {32, 512}},
+    {{1, 600, 1, 2, 64}, 16, 16, BlockSelection::reference, Ties::none, 1.5, {48, 64}}};
 
 /// Too long for the slow backends: every number of tiles of the kernel that keeps all scores in registers, with its
 /// group sizes, also with sums that get too large, and more blocks than it can keep.
@@ -102,6 +112,7 @@ inline std::vector<std::int32_t> run_select_blocks(OpRunner& run, const SelectBl
   select_blocks(run.stream(), {.indices = indices,
                                .q = run.act_input(in.q, d.query_shape()),
                                .k_mean = run.act_input(in.k_mean, d.key_shape(c.blocks())),
+                               .documents = document_bounds(run, d, c.begins),
                                .scale = d.scale(),
                                .block_size = c.block_size,
                                .block_counts = c.block_counts,
@@ -109,7 +120,7 @@ inline std::vector<std::int32_t> run_select_blocks(OpRunner& run, const SelectBl
   return run.read_i32(indices);
 }
 
-/// The same, with queries in reverse order at given positions, and with more block means than the sequence needs. The
+/// The same for a case without documents, with queries in reverse order at given positions, and with more block means than the sequence needs. The
 /// unused means are NaN: they must not be read.
 inline std::vector<std::int32_t> run_select_blocks_at_positions(OpRunner& run, const SelectBlocksCase& c,
                                                                 const SelectBlocksInputs& in) {

@@ -12,19 +12,21 @@ namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-/// [B, T, HK, N]: the sum over a group's heads of the softmax over complete blocks; own block infinity, later ones
-/// -infinity.
+/// [B, T, HK, N]: the sum over a group's heads of the softmax over complete blocks; own block infinity, later ones and
+/// those of other pieces -infinity.
 Values importances(const SelectBlocksCase& c, const SelectBlocksInputs& in) {
   const AttentionDims& d = c.dims;
   const std::int64_t N = c.blocks();
-  const DenseAttention dense = dense_attention(
-      d, N, in.q, in.k_mean, in.k_mean, [&](auto, auto t, auto, auto n) { return (n + 1) * c.block_size <= t + 1; });
+  const DenseAttention dense = dense_attention(d, N, in.q, in.k_mean, in.k_mean, [&](auto b, auto t, auto, auto n) {
+    return piece_begin(c.begins, b, t) <= n * c.block_size && (n + 1) * c.block_size <= t + 1;
+  });
   Values importance(static_cast<std::size_t>(d.B * d.T * d.HK * N), 0.0);
   for (std::int64_t row = 0; row < d.B * d.T * d.HQ(); ++row)
     for (std::int64_t n = 0; n < N; ++n) importance[row / d.G * N + n] += dense.probability[row * N + n];
   for (std::int64_t row = 0; row < d.B * d.T * d.HK; ++row)
     for (std::int64_t n = 0; n < N; ++n) {
-      const std::int64_t own = row / d.HK % d.T / c.block_size;
+      const std::int64_t t = row / d.HK % d.T, own = t / c.block_size;
+      if (n * c.block_size < piece_begin(c.begins, row / d.HK / d.T, t)) importance[row * N + n] = -kInfinity;
       if (n >= own) importance[row * N + n] = n == own ? kInfinity : -kInfinity;
     }
   return importance;
@@ -40,30 +42,32 @@ std::vector<bool> most_important(const Values& importance, std::int64_t count) {
   return mask;
 }
 
-/// Mask of the blocks that one token selects, from the importance of all N blocks, by masks as in the definition.
-std::vector<bool> choose(const SelectBlocksCase& c, std::int64_t own, const Values& importance) {
+/// Mask of the blocks that one token selects, from the importance of all N blocks, by masks as in the definition. The
+/// blocks of its piece begin at `first`.
+std::vector<bool> choose(const SelectBlocksCase& c, std::int64_t first, std::int64_t own, const Values& importance) {
   const auto N = static_cast<std::int64_t>(importance.size());
   std::vector<bool> chosen = most_important(importance, c.block_counts);
-  if (c.mode == BlockSelection::reference && c.block_counts > c.block_size / 2 && own >= c.block_size) {
+  if (c.mode == BlockSelection::reference && c.block_counts > c.block_size / 2 && own - first >= c.block_size) {
     Values earlier = importance, later = importance;
-    const auto is_earlier = [&](std::int64_t n) { return n < own / c.block_size * c.block_size; };
+    const auto is_earlier = [&](std::int64_t n) { return n < first + (own - first) / c.block_size * c.block_size; };
     for (std::int64_t n = 0; n < N; ++n) (is_earlier(n) ? later : earlier)[n] = -kInfinity;
     const std::vector<bool> from_earlier = most_important(earlier, c.block_size / 2),
                             from_later = most_important(later, c.block_size / 2);
     for (std::int64_t n = 0; n < N; ++n) chosen[n] = is_earlier(n) ? from_earlier[n] : from_later[n];
   }
-  for (std::int64_t n = own + 1; n < N; ++n) chosen[n] = false;
+  for (std::int64_t n = 0; n < N; ++n) chosen[n] = chosen[n] && first <= n && n <= own;
   return chosen;
 }
 
-/// Calls visit(own block, importance of its N blocks, chosen slots) for every (sequence, token, key/value head).
+/// Calls visit(first block of the piece, own block, importance of its N blocks, chosen slots) for every (sequence, token, key/value head).
 template <class Visit>
 void for_each_choice(const SelectBlocksCase& c, const Values& importance, const std::vector<std::int32_t>& indices,
                      Visit&& visit) {
   const std::int64_t N = c.blocks(), slots = c.slots();
   REQUIRE(static_cast<std::int64_t>(indices.size()) == c.dims.B * c.dims.T * c.dims.HK * slots);
   for (std::int64_t row = 0; row < c.dims.B * c.dims.T * c.dims.HK; ++row)
-    visit(row / c.dims.HK % c.dims.T / c.block_size,
+    visit(piece_begin(c.begins, row / c.dims.HK / c.dims.T, row / c.dims.HK % c.dims.T) / c.block_size,
+          row / c.dims.HK % c.dims.T / c.block_size,
           Values(importance.begin() + row * N, importance.begin() + (row + 1) * N),
           std::vector<std::int32_t>(indices.begin() + row * slots, indices.begin() + (row + 1) * slots));
 }
@@ -85,22 +89,23 @@ constexpr double kNearTie = 1e-5;
 /// Checks that the choice is the same except for exchanged near ties; also the order, the padding and the own block.
 void check_choice(const SelectBlocksCase& c, const SelectBlocksInputs& in, const std::vector<std::int32_t>& indices) {
   std::int64_t wrong = 0;
-  for_each_choice(c, importances(c, in), indices, [&](std::int64_t own, const Values& importance, const auto& got) {
-    const std::vector<std::int32_t> want = slots_of(choose(c, own, importance), c.slots());
-    std::vector<bool> mask(importance.size(), false);
-    for (const std::int32_t n : got)
-      if (0 <= n && n <= own) mask[n] = true;
-    // Equal only if `got` is ascending, without repetition, within [0, own], then -1.
-    bool good = slots_of(mask, c.slots()) == got && mask[own] &&
-                std::count(got.begin(), got.end(), -1) == std::count(want.begin(), want.end(), -1);
-    std::vector<std::int32_t> added, missing;
-    std::set_difference(got.begin(), got.end(), want.begin(), want.end(), std::back_inserter(added));
-    std::set_difference(want.begin(), want.end(), got.begin(), got.end(), std::back_inserter(missing));
-    for (std::size_t i = 0; good && i < added.size(); ++i)
-      for (const std::int32_t m : missing)
-        good = good && importance[m] - importance[added[i]] <= kNearTie * importance[m];
-    wrong += !good;
-  });
+  for_each_choice(c, importances(c, in), indices,
+                  [&](std::int64_t first, std::int64_t own, const Values& importance, const auto& got) {
+                    const std::vector<std::int32_t> want = slots_of(choose(c, first, own, importance), c.slots());
+                    std::vector<bool> mask(importance.size(), false);
+                    for (const std::int32_t n : got)
+                      if (first <= n && n <= own) mask[n] = true;
+                    // Equal only if `got` is ascending, without repetition, within [first, own], then -1.
+                    bool good = slots_of(mask, c.slots()) == got && mask[own] &&
+                                std::count(got.begin(), got.end(), -1) == std::count(want.begin(), want.end(), -1);
+                    std::vector<std::int32_t> added, missing;
+                    std::set_difference(got.begin(), got.end(), want.begin(), want.end(), std::back_inserter(added));
+                    std::set_difference(want.begin(), want.end(), got.begin(), got.end(), std::back_inserter(missing));
+                    for (std::size_t i = 0; good && i < added.size(); ++i)
+                      for (const std::int32_t m : missing)
+                        good = good && importance[m] - importance[added[i]] <= kNearTie * importance[m];
+                    wrong += !good;
+                  });
   CHECK(wrong == 0);
 }
 
@@ -113,8 +118,8 @@ TEST_CASE("select_blocks in f64 chooses the blocks of the dense definition") {
     OpRunner run(Precision::exact);
     std::int64_t wrong = 0;
     for_each_choice(c, importances(c, in), run_select_blocks(run, c, in),
-                    [&](std::int64_t own, const Values& importance, const auto& got) {
-                      wrong += got != slots_of(choose(c, own, importance), c.slots());
+                    [&](std::int64_t first, std::int64_t own, const Values& importance, const auto& got) {
+                      wrong += got != slots_of(choose(c, first, own, importance), c.slots());
                     });
     CHECK(wrong == 0);
   }
@@ -158,6 +163,7 @@ TEST_CASE("select_blocks at given positions agrees with select_blocks over the w
     INFO(c.to_string());
     const SelectBlocksInputs in(c);
     OpRunner run(Precision::f32);
+    if (!c.begins.empty()) continue;
     CHECK(run_select_blocks_at_positions(run, c, in) == run_select_blocks(run, c, in));
   }
 }
@@ -214,6 +220,9 @@ TEST_CASE("select_blocks validation names the wrong tensor or value") {
   p.mode = BlockSelection::exact;
   p.positions = run.i32_output({9, 1});
   CHECK_THROWS_WITH(validate(p), "select_blocks: positions is [9, 1], expected [1, 9]");
+  p.positions = run.i32_output({1, 9});
+  p.documents = {.begin = run.i32_output({1, 9}), .end = run.i32_output({1, 9})};
+  CHECK_THROWS_WITH(validate(p), "select_blocks: both positions and documents, expected at most one of them");
   p.block_counts = 0;
   CHECK_THROWS_WITH(validate(p), "select_blocks: block_counts 0, expected at least 1");
 }
@@ -232,6 +241,7 @@ TEST_CASE("select_blocks on CUDA agrees with the definition except for near ties
     const std::vector<std::int32_t> got = run_select_blocks(cuda, c, in);
     check_choice(c, in, got);
     CHECK(got == run_select_blocks(again, c, in));
+    if (!c.begins.empty()) continue;
     const std::vector<std::int32_t> at_positions = run_select_blocks_at_positions(cuda, c, in);
     check_choice(c, in, at_positions);
     CHECK(at_positions == run_select_blocks_at_positions(again, c, in));

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "ssa/base/random.h"
+#include "ssa/data/row_loader.h"
 #include "ssa/train/model_state.h"
 
 namespace ssa::test {
@@ -65,6 +66,15 @@ class TestModel {
     stream.copy(to.targets.data(), batch.targets.data(), to.targets.bytes());
     stream.copy(to.positions.data(), batch.positions.data(), to.positions.bytes());
     stream.copy(to.full_stream.data(), batch.full_stream.data(), to.full_stream.bytes());
+    std::vector<std::int32_t> begins(batch.positions.size()), ends(begins);
+    if (to.documents) {
+      const auto tokens = static_cast<std::size_t>(to.ids.dim(1));
+      for (std::size_t at = 0; at < begins.size(); at += tokens)
+        find_pieces(std::span(batch.positions).subspan(at, tokens), std::span(begins).subspan(at, tokens),
+                    std::span(ends).subspan(at, tokens));
+      stream.copy(to.documents.begin.data(), begins.data(), to.documents.begin.bytes());
+      stream.copy(to.documents.end.data(), ends.data(), to.documents.end.bytes());
+    }
     stream.synchronize();
   }
 

@@ -91,6 +91,7 @@ struct DataConfig {
   std::optional<std::string> path;
   std::vector<SourceConfig> sources;  ///< in the order of their names
   Packing packing = Packing::greedy;
+  bool document_mask = false;
   bool shuffle = true;
   std::int64_t skip_train_samples = -1;
   std::int64_t max_train_samples = 0;

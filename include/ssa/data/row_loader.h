@@ -9,8 +9,13 @@
 //
 // Positions count from 0 in each piece, and in the padding after the last piece. The label of a piece's first token,
 // and of padding, is -100.
+//
+// With a document mask, each piece begins at a multiple of block_size, so that no block of keys is in two pieces. The
+// tokens before it are padding of the piece before, whose positions continue in it: token t is in the piece that begins
+// at t - positions[t]. best_fit then counts blocks instead of tokens, and at most max_length / block_size of them.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -32,6 +37,7 @@ std::int64_t permuted(std::int64_t place, std::int64_t rows, std::uint64_t seed,
 struct RowOptions {
   std::int64_t max_length;
   Packing packing = Packing::greedy;
+  std::int64_t mask_block_size = 0;  ///< data.document_mask: the model's block_size; 0 = no mask
   bool shuffle = true;
   std::uint64_t seed = 42;
   std::int64_t skip_train_samples = -1;  ///< rows skipped at the start of the unshuffled order; -1 or 0: none
@@ -44,12 +50,19 @@ struct RowOptions {
 struct PackingCost {
   std::int64_t rows = 0, tokens = 0, documents = 0;
   std::int64_t cut_documents = 0;  ///< in more than one piece
+  std::int64_t pieces = 0;
+  double piece_keys = 0;  ///< tokens of its piece up to itself, summed over all tokens
   double padding(std::int64_t max_length) const {
     return rows ? 1 - static_cast<double>(tokens) / static_cast<double>(rows * max_length) : 0;
   }
+  double keys_per_token() const { return tokens ? piece_keys / static_cast<double>(tokens) : 0; }
   bool operator==(const PackingCost&) const = default;
   double cut() const { return documents ? static_cast<double>(cut_documents) / static_cast<double>(documents) : 0; }
 };
+
+/// The piece that each token of a row with a document mask is in, from the positions of the row: its first token, and the
+/// token after its last one. All three have the same length.
+void find_pieces(std::span<const std::int32_t> positions, std::span<std::int32_t> begins, std::span<std::int32_t> ends);
 
 /// The rows of an epoch. Thread-safe after construction. Keeps half a byte per row: the place of every 32nd row, or of
 /// every window. The dataset must outlive it.
@@ -62,6 +75,7 @@ class RowLoader {
   std::int64_t rows() const { return rows_; }  ///< per epoch
   const PackingCost& cost() const { return cost_; }
   std::int64_t max_length() const { return options_.max_length; }
+  bool document_mask() const { return options_.mask_block_size > 0; }
   void set_seed(std::uint64_t seed) { options_.seed = seed; }
 
   /// Row `index` in the order of `epoch`; each span has max_length elements. `targets[t]` is the token that position t
@@ -87,10 +101,16 @@ class RowLoader {
   struct Packer;
 
   bool at_end(const Place& place) const;
+  /// Tokens from which on a piece may begin.
+  std::int64_t unit() const { return document_mask() ? options_.mask_block_size : 1; }
+  /// The first column from `column` on at which a piece may begin.
+  std::int64_t next_begin(std::int64_t column) const { return (column + unit() - 1) / unit() * unit(); }
+  std::int64_t units_per_row() const { return std::max<std::int64_t>(1, options_.max_length / unit()); }
   void advance(Place& place, std::int64_t tokens) const;
   void find_rows();
   void find_windows();
   Place pack(Place place) const;
+  void count(const Place& from, std::int64_t tokens, PackingCost& cost) const;
   /// Whether the rows are found that max_train_samples wants.
   bool enough() const;
   template <class Visit>

@@ -16,12 +16,14 @@ namespace ssa::eval {
 /// end-of-text token does not fit the model.
 class DatasetRows {
  public:
-  /// `max_length` 0 means the model's max_position_embeddings, at most 2048.
-  DatasetRows(const std::filesystem::path& directory, const ModelConfig& model, std::int64_t max_length);
+  /// `max_length` 0 means the model's max_position_embeddings, at most 2048. `document_mask` as data.document_mask, with
+  /// the model's block_size.
+  DatasetRows(const std::filesystem::path& directory, const ModelConfig& model, std::int64_t max_length,
+              bool document_mask = false);
 
   const RowLoader& loader() const { return loader_; }
   const Dataset& dataset() const { return dataset_; }
-  /// The first `limit` rows of the concatenated documents, without padding.
+  /// The first `limit` rows of the concatenated documents, without padding and without a document mask.
   std::vector<std::vector<std::int32_t>> filled(std::int64_t limit) const;
 
  private:

@@ -46,7 +46,7 @@ class ForwardPass {
   /// The loss of every target in nats, in the shape of the batch; 0 where there is no target.
   std::vector<std::vector<float>> losses(const RowBatch& batch);
 
-  /// The loss summed over a dataset (evaluate.h), `rows` rows per batch.
+  /// The loss summed over a dataset (evaluate.h), `rows` rows per batch, with the loader's document mask if it has one.
   EvalSums dataset_loss(Comm& comm, const RowLoader& loader, std::int64_t rows,
                         const std::function<void(std::int64_t batch)>& on_batch);
 
@@ -61,7 +61,7 @@ class ForwardPass {
 
  private:
   /// Allocates and binds the model for this shape, unless it is the current one.
-  void prepare_shape(std::int64_t rows, std::int64_t tokens);
+  void prepare_shape(std::int64_t rows, std::int64_t tokens, bool document_mask = false);
   void upload(const RowBatch& batch);
 
   Stream& stream_;

@@ -3,7 +3,8 @@
 // The JSON has one document per setting: the object itself for one setting, else an array of them. A document:
 //   results        {task: {name, alias, sample_len, "acc,none", "acc_stderr,none" (or "N/A"), ...}}; over several
 //                  seeds the values are means, and "acc_std,none" is their sample standard deviation
-//   configs        {task: {task, dataset_path, output_type, num_fewshot, metric_list}}
+//   configs        {task: {task, dataset_path, output_type, num_fewshot, metric_list, metadata: {version, and
+//                  document_mask: true if the rows of --data had one}}}
 //   versions, n-shot, higher_is_better, n-samples {task: {original, effective}}
 //   samples        {task: [document]}, with --log-samples
 //   attention      attention_report.h, with --attention-stats
@@ -29,6 +30,7 @@ struct TaskResult {
   std::string output_type;  ///< as the harness names it: multiple_choice, loglikelihood, loglikelihood_rolling
   std::int64_t num_fewshot = 0;
   std::int64_t documents = 0, evaluated = 0;  ///< in the file; evaluated after --limit
+  bool document_mask = false;                 ///< of a dataset's rows
   std::vector<Metric> metrics;
   nlohmann::json samples = {};  ///< an array, or null
 };

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/attention/documents.h"
 #include "kernels/attention/select_blocks/select_blocks.h"
 #include "kernels/quantize_fp8/fp8_matrix.h"
 #include "ssa/model/attention_path.h"
@@ -28,6 +29,7 @@ struct PassShape {
   Fp8Layers fp8 = {};             ///< linear layers of passes with a backward
   bool backward = true;           ///< false: forward passes only, whose layers share their activations
   std::int64_t logits_chunk = 0;  ///< tokens whose logits exist at a time; 0 = logits_chunk_for(...)
+  bool document_mask = false;     ///< micro-batches have MicroBatch::documents
   bool measure = false;  ///< compute full and selected attention, whatever the path, for AttentionSums; no backward
 };
 
@@ -43,9 +45,10 @@ struct MicroBatch {
   Tensor targets;      ///< [B, T] i32: the next token's id, or -100
   Tensor positions;    ///< [B, T] i32: from 0 in each document piece
   Tensor full_stream;  ///< [B] i32: 1 = full attention's output is passed on, 0 = selected attention's (path ssa)
+  DocumentBounds documents = {};  ///< with PassShape::document_mask: no token attends to another piece
 };
 
-MicroBatch allocate_batch(Arena& arena, std::int64_t rows, std::int64_t tokens);
+MicroBatch allocate_batch(Arena& arena, const PassShape& shape);
 
 /// The outputs of one layer's forward that its backward reads.
 struct LayerActivations {

@@ -20,7 +20,8 @@ class BatchStaging {
   void fill(std::int64_t row, const RowLoader& loader, std::int64_t epoch, std::int64_t index, bool full_stream);
   /// Leaves sequence `row` unused: token 0, no targets.
   void fill_empty(std::int64_t row);
-  /// Queues the copy of the filled micro-batch to the device.
+  /// Queues the copy of the filled micro-batch to the device. Error if it takes documents, and a row is of a loader that
+  /// has no document mask.
   void upload(const MicroBatch& to);
 
  private:
@@ -28,7 +29,8 @@ class BatchStaging {
     Buffer memory;
     std::shared_ptr<Stream::Event> copied;
   };
-  /// i32 of the half being filled: ids, targets, positions, each [rows, tokens], then full_stream [rows].
+  /// i32 of the half being filled: ids, targets, positions, begins and ends of documents, each [rows, tokens], then
+  /// full_stream [rows].
   std::int32_t* at(std::int64_t which, std::int64_t row);
   std::span<std::int32_t> row_of(std::int64_t which, std::int64_t row);
 
@@ -37,6 +39,7 @@ class BatchStaging {
   std::array<Half, 2> halves_;
   int filling_ = 0;
   bool waited_ = true;
+  bool masked_ = true;  ///< every row filled since the last upload has its documents
 };
 
 }  // namespace ssa

@@ -31,6 +31,7 @@ class ModelSource {
   const ModelConfig& config() const { return config_; }
   Method method() const { return method_; }
   BlockSelection selection() const { return selection_; }
+  bool document_mask() const { return document_mask_; }  ///< data.document_mask of a run; false of other directories
   /// The directory that is read: for a run, its checkpoint's.
   const std::filesystem::path& path() const { return path_; }
 
@@ -46,6 +47,7 @@ class ModelSource {
   ModelConfig config_;
   Method method_ = Method::ssa;
   BlockSelection selection_ = BlockSelection::exact;
+  bool document_mask_ = false;
   std::vector<std::string> notes_;
   std::unique_ptr<CheckpointReader> checkpoint_;
   std::unique_ptr<HuggingFaceWeights> weights_;

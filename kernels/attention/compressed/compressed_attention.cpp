@@ -13,6 +13,7 @@ void validate(const CompressedAttentionForward& p) {
   expect(op, "lse", p.lse, dims.lse_shape(), real_of(act));
   expect(op, "k_mean", p.k_mean, dims.key_shape(N), act);
   expect(op, "v_mean", p.v_mean, dims.key_shape(N), act);
+  expect_if_given(op, p.documents, dims.B, dims.T);
 }
 
 void validate(const CompressedAttentionBackward& p) {
@@ -28,6 +29,7 @@ void validate(const CompressedAttentionBackward& p) {
   expect(op, "lse", p.lse, dims.lse_shape(), real);
   expect(op, "k_mean", p.k_mean, dims.key_shape(N), act);
   expect(op, "v_mean", p.v_mean, dims.key_shape(N), act);
+  expect_if_given(op, p.documents, dims.B, dims.T);
 }
 
 #if !SSA_WITH_CUDA  // only the CUDA sources know its layout

@@ -6,6 +6,8 @@
 namespace ssa::cuda {
 
 void compressed_attention_forward(Stream& stream, const CompressedAttentionForward& p) {
+  constexpr auto op = "compressed_attention_forward";
+  SSA_CHECK(!p.documents, op, ": found documents, expected none: the CUDA kernels have no document mask");
   const DenseForwardArgs a = {.out = bf16(p.out),
                               .lse = p.lse.as<float>(),
                               .q = bf16(p.q),
@@ -16,11 +18,13 @@ void compressed_attention_forward(Stream& stream, const CompressedAttentionForwa
                               .HQ = static_cast<int>(p.q.dim(2)),
                               .HK = static_cast<int>(p.k_mean.dim(2)),
                               .scale = p.scale};
-  dense_forward(stream, "compressed_attention_forward", p.block_size, a, static_cast<int>(p.q.dim(0)),
-                static_cast<int>(p.q.dim(3)), CompleteBlocks{static_cast<int>(p.block_size)});
+  dense_forward(stream, op, p.block_size, a, static_cast<int>(p.q.dim(0)), static_cast<int>(p.q.dim(3)),
+                CompleteBlocks{static_cast<int>(p.block_size)});
 }
 
 void compressed_attention_backward(Stream& stream, const CompressedAttentionBackward& p) {
+  constexpr auto op = "compressed_attention_backward";
+  SSA_CHECK(!p.documents, op, ": found documents, expected none: the CUDA kernels have no document mask");
   const DenseBackwardArgs a = {.d_q = p.d_q.as<float>(),
                                .d_k = p.d_k_mean.as<float>(),
                                .d_v = p.d_v_mean.as<float>(),
@@ -38,7 +42,7 @@ void compressed_attention_backward(Stream& stream, const CompressedAttentionBack
                                .scale = p.scale,
                                .accumulate_q = p.accumulate,
                                .accumulate_kv = false};
-  dense_backward(stream, "compressed_attention_backward", p.block_size, a, static_cast<int>(p.q.dim(3)),
+  dense_backward(stream, op, p.block_size, a, static_cast<int>(p.q.dim(3)),
                  CompleteBlocks{static_cast<int>(p.block_size)});
 }
 

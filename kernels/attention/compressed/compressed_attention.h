@@ -1,8 +1,10 @@
 // Attention over the mean keys and values of complete blocks (the compressed branch of NSA, arXiv 2502.11089, eq. 7):
 //   out[t] = sum of softmax(scale * q[t] . k_mean[n]) v_mean[n] over the blocks n with (n + 1) block_size <= t + 1
-// A token without a complete block has out = 0 and lse = -infinity.
+// With `documents`, only the blocks that are in the document piece of t. A token without a complete block has out = 0
+// and lse = -infinity.
 #pragma once
 
+#include "kernels/attention/documents.h"
 #include "kernels/common/dispatch.h"
 
 namespace ssa {
@@ -13,6 +15,7 @@ struct CompressedAttentionForward {
   Tensor q;       ///< [B, T, HQ, D] act
   Tensor k_mean;  ///< [B, N, HK, D] act
   Tensor v_mean;  ///< [B, N, HK, D] act
+  DocumentBounds documents = {};
   float scale;
   std::int64_t block_size;
 };
@@ -29,6 +32,7 @@ struct CompressedAttentionBackward {
   Tensor q;         ///< [B, T, HQ, D] act
   Tensor k_mean;    ///< [B, N, HK, D] act
   Tensor v_mean;    ///< [B, N, HK, D] act
+  DocumentBounds documents = {};
   float scale;
   std::int64_t block_size;
   bool accumulate = false;  ///< add to d_q instead of overwriting it

@@ -7,11 +7,14 @@
 namespace ssa::cpu {
 namespace {
 
-/// The blocks whose last token is at or before t.
-auto keys_of(std::int64_t block_size) {
-  return [block_size](std::int64_t, std::int64_t t, std::int64_t, Keys& keys) {
-    keys.resize(static_cast<std::size_t>((t + 1) / block_size));
-    std::iota(keys.begin(), keys.end(), std::int64_t{0});
+/// The blocks of the document piece of t whose last token is at or before t.
+template <class Params>
+auto keys_of(const Params& p) {
+  return [block_size = p.block_size, begin_of = PieceBegin(p.documents)](std::int64_t b, std::int64_t t, std::int64_t,
+                                                                         Keys& keys) {
+    const std::int64_t first = begin_of(b, t) / block_size;
+    keys.resize(static_cast<std::size_t>((t + 1) / block_size - first));
+    std::iota(keys.begin(), keys.end(), first);
   };
 }
 
@@ -20,7 +23,7 @@ auto keys_of(std::int64_t block_size) {
 void compressed_attention_forward(Stream&, const CompressedAttentionForward& p) {
   attention_forward(
       AttentionForward{.out = p.out, .lse = p.lse, .q = p.q, .k = p.k_mean, .v = p.v_mean, .scale = p.scale},
-      keys_of(p.block_size));
+      keys_of(p));
 }
 
 void compressed_attention_backward(Stream& stream, const CompressedAttentionBackward& p) {
@@ -37,7 +40,7 @@ void compressed_attention_backward(Stream& stream, const CompressedAttentionBack
                                        .k = p.k_mean,
                                        .v = p.v_mean,
                                        .scale = p.scale},
-                     keys_of(p.block_size));
+                     keys_of(p));
 }
 
 }  // namespace ssa::cpu

@@ -6,13 +6,15 @@ namespace ssa {
 
 void validate(const CausalAttentionForward& p) {
   constexpr auto op = "causal_attention_forward";
-  expect_attention_forward(op, p);
+  const AttentionDims dims = expect_attention_forward(op, p);
+  expect_if_given(op, p.documents, dims.B, dims.T);
   SSA_CHECK(p.window >= 0, op, ": window ", p.window, ", expected 0 or more");
 }
 
 void validate(const CausalAttentionBackward& p) {
   constexpr auto op = "causal_attention_backward";
-  expect_attention_backward(op, p);
+  const AttentionDims dims = expect_attention_backward(op, p);
+  expect_if_given(op, p.documents, dims.B, dims.T);
   SSA_CHECK(p.window >= 0, op, ": window ", p.window, ", expected 0 or more");
 }
 

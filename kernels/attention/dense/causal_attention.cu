@@ -5,6 +5,7 @@ namespace ssa::cuda {
 
 void causal_attention_forward(Stream& stream, const CausalAttentionForward& p) {
   constexpr auto op = "causal_attention_forward";
+  SSA_CHECK(!p.documents, op, ": found documents, expected none: the CUDA kernels have no document mask");
   const int T = static_cast<int>(p.q.dim(1)), D = static_cast<int>(p.q.dim(3)), B = static_cast<int>(p.q.dim(0));
   const DenseForwardArgs a = {.out = bf16(p.out),
                               .lse = p.lse.as<float>(),
@@ -24,6 +25,7 @@ void causal_attention_forward(Stream& stream, const CausalAttentionForward& p) {
 
 void causal_attention_backward(Stream& stream, const CausalAttentionBackward& p) {
   constexpr auto op = "causal_attention_backward";
+  SSA_CHECK(!p.documents, op, ": found documents, expected none: the CUDA kernels have no document mask");
   const int T = static_cast<int>(p.q.dim(1)), D = static_cast<int>(p.q.dim(3));
   const DenseBackwardArgs a = {.d_q = p.d_q.as<float>(),
                                .d_k = p.d_k.as<float>(),

@@ -1,7 +1,9 @@
 // Full causal attention, or with window > 0 causal sliding-window attention; grouped query heads.
 //   out[t] = sum over u of softmax(scale * q[t] . k[u]) v[u],   u in (t - window, t], or [0, t] when window is 0
+// With `documents`, only the u that are in the document piece of t.
 #pragma once
 
+#include "kernels/attention/documents.h"
 #include "kernels/common/dispatch.h"
 
 namespace ssa {
@@ -12,6 +14,7 @@ struct CausalAttentionForward {
   Tensor q;    ///< [B, T, HQ, D] act
   Tensor k;    ///< [B, T, HK, D] act
   Tensor v;    ///< [B, T, HK, D] act
+  DocumentBounds documents = {};
   float scale;
   std::int64_t window = 0;  ///< tokens attended to, the query's own included; 0 = all
 };
@@ -30,6 +33,7 @@ struct CausalAttentionBackward {
   Tensor q;      ///< [B, T, HQ, D] act
   Tensor k;      ///< [B, T, HK, D] act
   Tensor v;      ///< [B, T, HK, D] act
+  DocumentBounds documents = {};
   float scale;
   std::int64_t window = 0;
   bool accumulate = false;  ///< add to d_q, d_k, d_v instead of overwriting them

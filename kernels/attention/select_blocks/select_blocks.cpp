@@ -16,6 +16,8 @@ void validate(const SelectBlocks& p) {
   expect(op, "indices", p.indices, {dims.B, dims.T, dims.HK, slots}, DType::i32);
   expect(op, "k_mean", p.k_mean, dims.key_shape(p.positions ? p.k_mean.dim(1) : N), dims.act);
   expect_if_given(op, "positions", p.positions, {dims.B, dims.T}, DType::i32);
+  expect_if_given(op, p.documents, dims.B, dims.T);
+  SSA_CHECK(!p.positions || !p.documents, op, ": both positions and documents, expected at most one of them");
 }
 
 }  // namespace ssa

@@ -13,6 +13,7 @@ namespace ssa::cuda {
 
 void select_blocks(Stream& stream, const SelectBlocks& p) {
   constexpr auto op = "select_blocks";
+  SSA_CHECK(!p.documents, op, ": found documents, expected none: the CUDA kernels have no document mask");
   const std::int64_t B = p.q.dim(0), D = p.q.dim(3), N = p.k_mean.dim(1), slots = p.indices.dim(3);
   const SelectArgs a = {.indices = p.indices.as<std::int32_t>(),
                         .q = bf16(p.q),

@@ -13,6 +13,9 @@
 // multiple of block_size, it chooses the block_size / 2 most important of the blocks before c, and block_size / 2 of
 // the blocks from c to the own block, including the own block.
 //
+// With `documents`, complete blocks and candidates are those of the token's document piece, and blocks are counted from
+// the piece's first one in what is said of reference mode. indices are counted from the sequence's first block.
+//
 // indices is overwritten and may not alias inputs. There is no gradient: the backward of attention takes the indices as
 // constants. A repeated run on the same device gives the same indices.
 #pragma once
@@ -20,6 +23,7 @@
 #include <algorithm>
 #include <initializer_list>
 
+#include "kernels/attention/documents.h"
 #include "kernels/common/dispatch.h"
 
 namespace ssa {
@@ -34,7 +38,8 @@ struct SelectBlocks {
   Tensor k_mean;          ///< [B, N, HK, D] act: mean key of each block
   Tensor positions = {};  ///< [B, T] i32: t of each query, for decoding; N may then exceed ceil(T / block_size).
                           ///< Absent = 0, 1, ... T - 1
-  float scale;            ///< D^-1/2
+  DocumentBounds documents = {};  ///< not with positions
+  float scale;                    ///< D^-1/2
   std::int64_t block_size;
   std::int64_t block_counts;
   BlockSelection mode = BlockSelection::exact;

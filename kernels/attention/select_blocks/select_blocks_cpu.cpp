@@ -26,6 +26,7 @@ void select(const SelectBlocks& p) {
   const Real scale = static_cast<Real>(p.scale);
   const Real *all_q = p.q.as<Real>(), *all_k = p.k_mean.as<Real>();
   const std::int32_t* positions = p.positions.as_or_null<std::int32_t>();
+  const PieceBegin begin_of(p.documents);
   std::int32_t* all_indices = p.indices.as<std::int32_t>();
 #pragma omp parallel
   {
@@ -36,12 +37,14 @@ void select(const SelectBlocks& p) {
       for (std::int64_t t = 0; t < T; ++t)
         for (std::int64_t kv_head = 0; kv_head < HK; ++kv_head) {
           const std::int64_t position = positions ? positions[b * T + t] : t;
-          const std::int64_t complete = (position + 1) / p.block_size, own = position / p.block_size;
+          // From here on, blocks are counted from the first one of the document piece.
+          const std::int64_t first = begin_of(b, t) / p.block_size;
+          const std::int64_t complete = (position + 1) / p.block_size - first, own = position / p.block_size - first;
+          const Real* k = all_k + ((b * N + first) * HK + kv_head) * D;
           std::fill(importance.begin(), importance.end(), Real{0});
           for (std::int64_t h = kv_head * G; h < (kv_head + 1) * G; ++h) {
             const Real* q = all_q + ((b * T + t) * HQ + h) * D;
-            for (std::int64_t n = 0; n < complete; ++n)
-              weights[n] = scale * dot(q, all_k + ((b * N + n) * HK + kv_head) * D, D);
+            for (std::int64_t n = 0; n < complete; ++n) weights[n] = scale * dot(q, k + n * HK * D, D);
             softmax(weights.data(), complete);
             for (std::int64_t n = 0; n < complete; ++n) importance[n] += weights[n];
           }
@@ -59,7 +62,7 @@ void select(const SelectBlocks& p) {
           std::int32_t* indices = all_indices + ((b * T + t) * HK + kv_head) * slots;
           std::int64_t used = 0;
           for (std::int64_t n = 0; n <= own; ++n)
-            if (chosen[n]) indices[used++] = static_cast<std::int32_t>(n);
+            if (chosen[n]) indices[used++] = static_cast<std::int32_t>(first + n);
           std::fill(indices + used, indices + slots, -1);
         }
   }

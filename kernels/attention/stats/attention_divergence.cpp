@@ -13,6 +13,7 @@ void validate(const AttentionDivergence& p) {
   expect(op, "sparse", p.sparse, dims.query_shape(), dims.act);
   expect(op, "k", p.k, dims.key_shape(dims.T), dims.act);
   expect(op, "lse", p.lse, dims.lse_shape(), real_of(dims.act));
+  expect_if_given(op, p.documents, dims.B, dims.T);
   SSA_CHECK(p.sink_tokens > 0, op, ": sink_tokens ", p.sink_tokens, ", expected at least 1");
 }
 

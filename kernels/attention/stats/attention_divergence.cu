@@ -71,6 +71,7 @@ __global__ void __launch_bounds__(kThreads)
 
 void attention_divergence(Stream& stream, const AttentionDivergence& p) {
   constexpr auto op = "attention_divergence";
+  SSA_CHECK(!p.documents, op, ": found documents, expected none: the CUDA kernels have no document mask");
   const std::int64_t B = p.q.dim(0), T = p.q.dim(1), HQ = p.q.dim(2), rows = B * T * HQ;
   auto* values = static_cast<float*>(stream.scratch(scratch_bytes(p)));
   const DivergenceArgs args = {.values = values,

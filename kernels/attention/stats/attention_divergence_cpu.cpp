@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kernels/common/cpu/cpu.h"
+#include "kernels/attention/attention_cpu.h"
 
 namespace ssa::cpu {
 namespace {
@@ -14,6 +14,7 @@ void divergence(const AttentionDivergence& p) {
   const Real scale = static_cast<Real>(p.scale);
   const Real *q = p.q.as<Real>(), *k = p.k.as<Real>(), *lse = p.lse.as<Real>();
   const Real *full = p.full.as<Real>(), *sparse = p.sparse.as<Real>();
+  const PieceBegin begin_of(p.documents);
   // One thread sums a head, so that the order of the sums does not depend on the number of threads.
 #pragma omp parallel for schedule(dynamic)
   for (std::int64_t h = 0; h < HQ; ++h) {
@@ -26,7 +27,8 @@ void divergence(const AttentionDivergence& p) {
           distance += difference * difference;
           norm += static_cast<double>(full[i]) * static_cast<double>(full[i]);
         }
-        for (std::int64_t u = 0; u <= std::min(t, p.sink_tokens - 1); ++u)
+        const std::int64_t begin = begin_of(b, t);
+        for (std::int64_t u = begin; u <= std::min(t, begin + p.sink_tokens - 1); ++u)
           sink += std::exp(scale * dot(q + row * D, k + ((b * T + u) * HK + h / G) * D, D) - lse[row]);
       }
     p.distance.as<double>()[h] += distance;

@@ -12,6 +12,7 @@ void validate(const AttentionStats& p) {
   expect(op, "k", p.k, dims.key_shape(dims.T), dims.act);
   expect(op, "lse", p.lse, dims.lse_shape(), real_of(dims.act));
   expect_indices(op, p.indices, dims);
+  expect_if_given(op, p.documents, dims.B, dims.T);
   block_number(op, dims.T, p.block_size);
 }
 

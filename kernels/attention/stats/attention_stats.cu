@@ -169,6 +169,7 @@ std::size_t scratch_bytes(const AttentionStats& p) {
 
 void attention_stats(Stream& stream, const AttentionStats& p) {
   constexpr auto op = "attention_stats";
+  SSA_CHECK(!p.documents, op, ": found documents, expected none: the CUDA kernels have no document mask");
   const std::int64_t B = p.q.dim(0), T = p.q.dim(1), HQ = p.q.dim(2), HK = p.k.dim(2);
   const std::size_t bytes = scratch_bytes(p);
   Arena arena(stream.scratch(bytes), bytes);

@@ -2,10 +2,12 @@
 // entropy in nats. With P[u] = exp(scale * q . k[u] - lse), u <= t, sums over B * T positions:
 //   selected_mass[h] += sum of P[u] over u in the blocks indices[t]
 //   entropy[h] += -sum over u of P[u] log P[u]
+// With `documents`, only the u that are in the document piece of t.
 // The sums have a fixed order: a repeated run gives the same bits. A wrong shape or dtype throws Error, on CUDA also a
 // head size, group or block size that the attention kernels do not support.
 #pragma once
 
+#include "kernels/attention/documents.h"
 #include "kernels/common/dispatch.h"
 
 namespace ssa {
@@ -17,6 +19,7 @@ struct AttentionStats {
   Tensor k;              ///< [B, T, HK, D] act
   Tensor lse;            ///< [B, T, HQ] f32, of full causal attention
   Tensor indices;        ///< [B, T, HK, S'] i32, from select_blocks
+  DocumentBounds documents = {};
   float scale;
   std::int64_t block_size;
 };

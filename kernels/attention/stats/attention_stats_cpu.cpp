@@ -4,7 +4,7 @@
 #include <cmath>
 #include <vector>
 
-#include "kernels/common/cpu/cpu.h"
+#include "kernels/attention/attention_cpu.h"
 
 namespace ssa::cpu {
 namespace {
@@ -17,6 +17,7 @@ void stats(const AttentionStats& p) {
   const Real scale = static_cast<Real>(p.scale);
   const Real *all_q = p.q.as<Real>(), *all_k = p.k.as<Real>(), *lse = p.lse.as<Real>();
   const std::int32_t* all_indices = p.indices.as<std::int32_t>();
+  const PieceBegin begin_of(p.documents);
   // One thread sums a head, so that the order of the sums does not depend on the number of threads.
 #pragma omp parallel for schedule(dynamic)
   for (std::int64_t h = 0; h < HQ; ++h) {
@@ -28,7 +29,7 @@ void stats(const AttentionStats& p) {
         const std::int32_t* indices = all_indices + ((b * T + t) * HK + kv_head) * slots;
         std::fill(selected.begin(), selected.end(), char{false});
         for (std::int64_t s = 0; s < slots && indices[s] >= 0; ++s) selected[indices[s]] = true;
-        for (std::int64_t u = 0; u <= t; ++u) {
+        for (std::int64_t u = begin_of(b, t); u <= t; ++u) {
           const Real log_p = scale * dot(all_q + row * D, all_k + ((b * T + u) * HK + kv_head) * D, D) - lse[row];
           const double probability = std::exp(log_p);
           if (selected[u / p.block_size]) mass += probability;

@@ -13,6 +13,9 @@ sparse), each a mean over all elements.
 Shapes: B sequences, T tokens of this call, U tokens including the cache, HQ query heads, HK key/value heads,
 G = HQ / HK, D head size, N blocks of `block_size` tokens. A sequence starts at the first token that attention_mask does
 not hide: positions and blocks are counted from there, and no token attends to the padding before it.
+
+Packed sequences: where position_ids return to 0, another document begins. Every document then computes what it would
+compute alone. For attention, keys are moved so that each document begins at a multiple of block_size; U counts places.
 """
 import math
 from dataclasses import dataclass
@@ -124,17 +127,19 @@ def top_k_mask(importance, count):
 
 
 @torch.no_grad()
-def select_blocks(q, k_mean, position, c):
-    """The selected blocks per query, a bool mask [B,HK,T,N]: its own and the most important complete ones, block_counts
-    in total. Importance is the softmax of q . mean(k) over the complete blocks, summed over the G query heads."""
-    block = torch.arange(k_mean.shape[2], device=q.device)
-    position = position[:, None, :, None]
+def select_blocks(q, k_mean, position, begin, c):
+    """The selected blocks per query, a bool mask [B,HK,T,N]: its own and the most important complete ones of its
+    document, block_counts in total. Importance is the softmax of q . mean(k) over the complete blocks, summed over the
+    G query heads."""
+    first = begin[:, None, :, None] // c.block_size
+    block = torch.arange(k_mean.shape[2], device=q.device) - first  # from here on counted from the document's first one
+    position = (position - begin)[:, None, :, None]
     own = position // c.block_size
-    complete = (block + 1) * c.block_size <= position + 1
+    complete = (0 <= block) & ((block + 1) * c.block_size <= position + 1)
     scores = torch.einsum("bhgtd,bhnd->bhgtn", q.float(), k_mean.float()) * q.shape[-1] ** -0.5
     weights = scores.masked_fill(~complete[:, :, None], -torch.inf).softmax(-1)
     importance = weights.nan_to_num(0.0).sum(2)  # NaN: no complete block yet
-    importance = importance.masked_fill(block == own, torch.inf).masked_fill(block > own, -torch.inf)
+    importance = importance.masked_fill(block == own, torch.inf).masked_fill((block < 0) | (block > own), -torch.inf)
     if c.selection == "reference" and c.block_counts > c.block_size // 2:
         # The published kernel processes chunks of block_size blocks: it takes the best block_size / 2 of the chunk with
         # the query's own block, and as many of all earlier chunks.
@@ -144,7 +149,29 @@ def select_blocks(q, k_mean, position, c):
         chosen = torch.where(own < c.block_size, top_k_mask(importance, c.block_counts), halves[0] | halves[1])
     else:
         chosen = top_k_mask(importance, c.block_counts)
-    return chosen & (block <= own)
+    return chosen & (0 <= block) & (block <= own)
+
+
+def find_documents(position_ids, seen):
+    """A bool mask [B or 1,T] of the first tokens of documents after the first one, or None if there are none. seen:
+    None, or bool [B,T], whether attention_mask shows the token."""
+    step = position_ids[:, 1:] - position_ids[:, :-1]
+    inside = torch.ones_like(step, dtype=torch.bool) if seen is None else seen[:, 1:] & seen[:, :-1]
+    if ((step < 1) & (position_ids[:, 1:] != 0) & inside).any():
+        raise ValueError("position_ids do not grow from one token to the next, expected 0 where a document begins")
+    starts = F.pad((position_ids[:, 1:] == 0) & inside, (1, 0))
+    return starts if starts.any() else None
+
+
+def place_documents(starts, block_size):
+    """The place of each token, and of its document's first token, [B or 1,T]: documents begin at multiples of
+    block_size. starts: from find_documents."""
+    token = torch.arange(starts.shape[1], device=starts.device)
+    first = (token * starts).cummax(-1).values
+    # Before each document, the places that complete the last block of the one before it.
+    tokens = first - F.pad(first, (1, 0))[:, :-1]  # of the document before, at a first token
+    shift = (starts * (-tokens % block_size)).cumsum(-1)
+    return token + shift, first + shift
 
 
 class LlamaNSARMSNorm(nn.Module):
@@ -169,32 +196,36 @@ class LlamaNSAAttention(nn.Module):
         self.g_proj = nn.Linear(c.hidden_size, c.num_attention_heads * 3, bias=False)
         self.o_proj = nn.Linear(c.num_attention_heads * c.head_dim, c.hidden_size, bias=False)
 
-    def full(self, q, k, v, gates, position):
-        """Gated attention of queries at `position` [B or 1, T] over all keys up to themselves: [B,HK,G,T,D]."""
-        causal = torch.arange(k.shape[2], device=q.device) <= position[:, None, :, None]
+    def full(self, q, k, v, gates, position, begin):
+        """Gated attention of queries at `position` [B or 1, T] over all keys from `begin`, the first of their document,
+        up to themselves: [B,HK,G,T,D]."""
+        key = torch.arange(k.shape[2], device=q.device)
+        causal = (begin[:, None, :, None] <= key) & (key <= position[:, None, :, None])
         return gates[..., 1, None] * attend(q, k, v, causal, self.config._attn_implementation == "eager")
 
-    def sparse(self, q, k, v, gates, position, k_mean, v_mean):
+    def sparse(self, q, k, v, gates, position, begin, k_mean, v_mean):
         """The gated sum of the sparse branches for the same queries."""
         c, eager = self.config, self.config._attn_implementation == "eager"
         g_cmp, g_slc, g_swa = gates.unbind(-1)
         position_of_key = torch.arange(k.shape[2], device=q.device)
-        at = position[:, None, :, None]
-        causal = position_of_key <= at
-        chosen = select_blocks(q, k_mean, position, c)
+        at, first = position[:, None, :, None], begin[:, None, :, None]
+        causal = (first <= position_of_key) & (position_of_key <= at)
+        chosen = select_blocks(q, k_mean, position, begin, c)
         chosen = chosen.repeat_interleave(c.block_size, dim=-1)[..., : k.shape[2]] & causal
         out = g_slc[..., None] * attend(q, k, v, chosen, eager)
         if c.attention_method == "nsa":
             last_of_block = (torch.arange(k_mean.shape[2], device=q.device) + 1) * c.block_size - 1
-            out = out + g_cmp[..., None] * attend(q, k_mean, v_mean, last_of_block <= at, eager)
+            complete = (first <= last_of_block) & (last_of_block <= at)
+            out = out + g_cmp[..., None] * attend(q, k_mean, v_mean, complete, eager)
             if c.window_size > 0:
                 window = causal & (position_of_key > at - c.window_size)
                 out = out + g_swa[..., None] * attend(q, k, v, window, eager)
         return out
 
-    def forward(self, x, cos, sin, position, padding, cache, stream, weight):
-        """stream: full or sparse, the output passed on. weight: None, or of each token in the alignment loss, [B, T] with
-        sum 1; then both outputs are computed. Returns the output, and the alignment loss or None."""
+    def forward(self, x, cos, sin, position, begin, padding, cache, stream, weight):
+        """position, begin: of each token and of its document's first one, [B or 1, T]. begin: None = 0; else the tokens
+        are the keys. stream: full or sparse, the output passed on. weight: None, or of each token in the alignment
+        loss, [B, T] with sum 1; then both outputs are computed. Returns the output, and the alignment loss or None."""
         c = self.config
         heads, groups = c.num_key_value_heads, c.num_attention_heads // c.num_key_value_heads
         q, k, v = (proj(x).unflatten(-1, (-1, c.head_dim)).transpose(1, 2)
@@ -210,16 +241,22 @@ class LlamaNSAAttention(nn.Module):
             index = (torch.arange(tokens, device=x.device) + padding).clamp(max=tokens - 1)
             index = index[:, None, :, None].expand_as(k)
             k, v = k.gather(2, index), v.gather(2, index)
+        if begin is None:
+            begin = torch.zeros_like(position)
+        else:
+            index = position[:, None, :, None].expand_as(k)
+            places = [len(x), heads, int(position.max()) + 1, c.head_dim]
+            k, v = k.new_zeros(places).scatter(2, index, k), v.new_zeros(places).scatter(2, index, v)
         q = q.unflatten(1, (heads, groups))
         gates = self.g_proj(x).sigmoid().unflatten(-1, (heads, groups, 3)).permute(0, 2, 3, 1, 4)  # [B,HK,G,T,3]
         means = (block_mean(k, c.block_size), block_mean(v, c.block_size))
         parts = list(zip(q.split(QUERIES_AT_A_TIME, 3), gates.split(QUERIES_AT_A_TIME, 3),
-                         position.split(QUERIES_AT_A_TIME, 1)))
+                         position.split(QUERIES_AT_A_TIME, 1), begin.split(QUERIES_AT_A_TIME, 1)))
         outputs = {}
         if stream == "full" or weight is not None:
-            outputs["full"] = torch.cat([self.full(q, k, v, g, at) for q, g, at in parts], dim=3)
+            outputs["full"] = torch.cat([self.full(q, k, v, *part) for q, *part in parts], dim=3)
         if stream == "sparse" or weight is not None:
-            outputs["sparse"] = torch.cat([self.sparse(q, k, v, g, at, *means) for q, g, at in parts], dim=3)
+            outputs["sparse"] = torch.cat([self.sparse(q, k, v, *part, *means) for q, *part in parts], dim=3)
         alignment = None
         if weight is not None:
             full, sparse = outputs["full"].float(), outputs["sparse"].float()
@@ -290,10 +327,11 @@ class LlamaNSAModel(LlamaNSAPreTrainedModel):
                 use_cache=None, output_attentions=None, output_hidden_states=None, return_dict=None, cache=None,
                 **unknown):
         """Of attention_mask [B, U] the leading zeros of a sequence are its padding, zeros at its end change nothing,
-        and others are refused. position_ids affect RoPE only and by default count from each sequence's first token."""
+        and others are refused. position_ids are RoPE's, and by default count from each sequence's first token. Where
+        they return to 0, another document begins; no cache is made then."""
         c = self.config
         check_config(c)
-        cache = check_arguments(self, past_key_values, cache, output_attentions, unknown)
+        cache = given = check_arguments(self, past_key_values, cache, output_attentions, unknown)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("expected either input_ids or inputs_embeds")
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
@@ -305,7 +343,7 @@ class LlamaNSAModel(LlamaNSAPreTrainedModel):
             cache = DynamicCache()
         past = cache.get_seq_length() if cache is not None else 0
         total = past + x.shape[1]
-        position, padding = torch.arange(past, total, device=x.device)[None], None
+        position, begin, padding, seen = torch.arange(past, total, device=x.device)[None], None, None, None
         if attention_mask is not None:
             if attention_mask.shape != (x.shape[0], total):
                 raise ValueError(f"attention_mask is {list(attention_mask.shape)}, expected {[x.shape[0], total]}: a "
@@ -317,17 +355,26 @@ class LlamaNSAModel(LlamaNSAPreTrainedModel):
             position = (position - padding).clamp(min=0)
             padding = padding if padding.any() else None
         cos, sin = rope_cos_sin(c, position if position_ids is None else position_ids)
+        starts = None
+        if position_ids is not None and x.shape[1] > 1:
+            starts = find_documents(position_ids, None if seen is None else seen[:, past:])
+        if starts is not None:
+            if padding is not None or given is not None:
+                raise ValueError("position_ids return to 0: expected no padding on the left and no cache with several "
+                                 "documents in a sequence")
+            cache = None
+            position, begin = place_documents(starts, c.block_size)
 
         stream, weight = c.inference_mode, None
         if self.training and c.alignment_weight > 0:
             stream = "full" if torch.rand(()).item() < c.full_stream_probability else "sparse"
-            weight = torch.ones(x.shape[:2], device=x.device) if attention_mask is None else seen[:, past:].float()
+            weight = torch.ones(x.shape[:2], device=x.device) if seen is None else seen[:, past:].float()
             weight = weight / weight.sum()
         keep = option(output_hidden_states, c, "output_hidden_states")
         hidden_states, alignments = [], []
         for layer in self.layers:
             hidden_states.append(x)
-            inputs = (x, cos, sin, position, padding, cache, stream, weight)
+            inputs = (x, cos, sin, position, begin, padding, cache, stream, weight)
             x, alignment = (self._gradient_checkpointing_func(layer.__call__, *inputs) if checkpointing
                             else layer(*inputs))
             alignments.append(alignment)
