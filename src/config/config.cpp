@@ -70,30 +70,38 @@ Json read_model_file(const std::string& file, const std::string& name, Origin& o
 
 /// Mutually exclusive keys of a section; those of train have a default for the first one.
 struct EitherOr {
-  const char *section, *usual, *instead;
+  const char* section;
+  std::vector<const char*> keys;
 };
-constexpr EitherOr kEitherOr[] = {{"train", "gradient_accumulation_steps", "global_batch_size"},
-                                  {"train", "warmup_ratio", "warmup_steps"},
-                                  {"data", "path", "sources"}};
+const EitherOr kEitherOr[] = {
+    {"train", {"gradient_accumulation_steps", "global_batch_size", "global_batch_size_schedule"}},
+    {"train", {"warmup_ratio", "warmup_steps"}},
+    {"train", {"decay_ratio", "decay_steps"}},
+    {"data", {"path", "sources"}}};
 
-/// For mutually exclusive keys: a --set value overrides the other key, an explicit value overrides the other's default.
+/// For mutually exclusive keys: a --set value overrides the other keys, an explicit value overrides the first one's
+/// default.
 void settle_either_or(Json& root, const Origin& origin) {
-  for (const auto& [name, usual, instead] : kEitherOr) {
+  for (const auto& [name, keys] : kEitherOr) {
     const auto it = root.find(name);
     if (it == root.end() || !it->is_object()) continue;  // Reader reports it
     Json& section = *it;
     const std::string prefix = std::string(name) + ".";
     // An empty list is no value either.
     const auto given = [&](const char* key) { return section.contains(key) && !section[key].empty(); };
-    const bool set_usual = origin.overridden(prefix + usual) && given(usual);
-    const bool set_instead = origin.overridden(prefix + instead) && given(instead);
-    if (set_usual && !set_instead) section.erase(instead);
-    if (set_instead && !set_usual) section[usual] = nullptr;
-    if (given(usual) && given(instead)) {
-      origin.fail(prefix + instead, "found ", quoted(section[instead]), " together with ", prefix, usual, " ",
-                  quoted(section[usual]), ", expected only one of the two");
+    const auto set = [&](const char* key) { return origin.overridden(prefix + key) && given(key); };
+    if (std::ranges::any_of(keys, set))
+      for (const char* key : keys)
+        if (!set(key)) section.erase(key);
+    const char* found = nullptr;
+    for (const char* key : keys) {
+      if (!given(key)) continue;
+      if (found)
+        origin.fail(prefix + key, "found ", quoted(section[key]), " together with ", prefix, found, " ",
+                    quoted(section[found]), ", expected only one of ", keys.size() == 2 ? "the two" : "the three");
+      found = key;
     }
-    if (given(instead) && !section.contains(usual)) section[usual] = nullptr;
+    if (found && found != keys[0] && !section.contains(keys[0])) section[keys[0]] = nullptr;
   }
 }
 
@@ -179,6 +187,19 @@ void check_run(const Config& config, const Origin& origin) {
     origin.fail("train.min_lr", "found ", train.min_lr, ", expected 0: train.lr_scheduler_type ",
                 name_of(train.lr_scheduler_type), " has no minimum; cosine_with_min_lr has");
   }
+  if (train.lr_scheduler_type != LrScheduler::warmup_stable_decay) {
+    const auto refuse = [&](const char* key, const auto& found, const char* expected) {
+      origin.fail(key, "found ", found, ", expected ", expected, ": train.lr_scheduler_type ",
+                  name_of(train.lr_scheduler_type), " has no decay phase; warmup_stable_decay has");
+    };
+    const TrainConfig usual;
+    if (train.decay_steps) refuse("train.decay_steps", *train.decay_steps, "null");
+    if (train.decay_ratio && train.decay_ratio != usual.decay_ratio)
+      refuse("train.decay_ratio", *train.decay_ratio, "no value");
+    if (train.decay_type != usual.decay_type) refuse("train.decay_type", name_of(train.decay_type), "no value");
+  }
+  if (config.init_state != InitState::weights && !config.init_from)
+    origin.fail("init_state", "found ", name_of(config.init_state), ", expected weights without init_from");
   const double save_steps = config.checkpoint.save_steps;
   if (save_steps >= 1.0 && save_steps != std::floor(save_steps)) {
     origin.fail("checkpoint.save_steps", "found ", save_steps, ", expected whole steps or a fraction below 1");
@@ -203,9 +224,9 @@ void check_run(const Config& config, const Origin& origin) {
 }  // namespace
 
 bool Config::operator==(const Config& other) const {
-  return model == other.model && init_from == other.init_from && output_dir == other.output_dir &&
-         attention == other.attention && data == other.data && train == other.train && checkpoint == other.checkpoint &&
-         distributed == other.distributed;
+  return model == other.model && init_from == other.init_from && init_state == other.init_state &&
+         output_dir == other.output_dir && attention == other.attention && data == other.data && train == other.train &&
+         checkpoint == other.checkpoint && distributed == other.distributed;
 }
 
 Config parse_config(std::string_view text, const std::string& name, const std::vector<std::string>& overrides) {
@@ -240,7 +261,8 @@ Config parse_config(std::string_view text, const std::string& name, const std::v
   }
   settle_either_or(root, origin);
   Reader(origin).read(root, "", kAny, config);
-  if (!config.train.gradient_accumulation_steps && !config.train.global_batch_size)
+  if (!config.train.gradient_accumulation_steps && !config.train.global_batch_size &&
+      config.train.global_batch_size_schedule.empty())
     config.train.gradient_accumulation_steps = TrainConfig{}.gradient_accumulation_steps;
   check_model(config.model, origin);
   check_run(config, origin);
@@ -274,14 +296,18 @@ std::vector<std::string> training_paths(const DataConfig& data) {
   return paths;
 }
 
-std::int64_t accumulation_steps(const TrainConfig& train, std::int64_t ranks) {
-  if (!train.global_batch_size) return train.gradient_accumulation_steps.value_or(1);
+BatchSizes batch_sizes(const TrainConfig& train, std::int64_t ranks) {
   const std::int64_t rows = train.per_device_train_batch_size * ranks;
-  if (*train.global_batch_size % rows != 0) {
-    fail_usage("train.global_batch_size: found ", *train.global_batch_size, ", expected a multiple of ", rows, " (",
-               train.per_device_train_batch_size, " rows per micro-batch on ", ranks, " ranks)");
-  }
-  return *train.global_batch_size / rows;
+  const auto check = [&](const char* key, std::int64_t found) {
+    if (found % rows != 0)
+      fail_usage(key, ": found ", found, ", expected a multiple of ", rows, " (", train.per_device_train_batch_size,
+                 " rows per micro-batch on ", ranks, " ranks)");
+  };
+  for (const BatchSize& size : train.global_batch_size_schedule) check("train.global_batch_size_schedule", size.rows);
+  if (!train.global_batch_size_schedule.empty()) return BatchSizes(train.global_batch_size_schedule);
+  if (!train.global_batch_size) return train.gradient_accumulation_steps.value_or(1) * rows;
+  check("train.global_batch_size", *train.global_batch_size);
+  return *train.global_batch_size;
 }
 
 }  // namespace ssa

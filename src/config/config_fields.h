@@ -174,6 +174,9 @@ void visit_fields(Of<TrainConfig>, Visit&& visit) {
               "micro-batches per rank and optimizer step", "1, or from global_batch_size"));
   visit(field("global_batch_size", &C::global_batch_size, between(1, kMostGlobalRows),
               "rows per optimizer step over all ranks, instead of gradient_accumulation_steps"));
+  visit(field(
+      "global_batch_size_schedule", &C::global_batch_size_schedule, between(1, kMostGlobalRows),
+      "the same from each of several steps on, instead of either: `[[0, 256], [2000, 512]]`; steps count from 0"));
   visit(field("num_train_epochs", &C::num_train_epochs, above_up_to(0, kMostEpochs),
               "passes over the data, when max_steps is -1"));
   visit(field("max_steps", &C::max_steps, between(-1, kMostSteps),
@@ -185,6 +188,12 @@ void visit_fields(Of<TrainConfig>, Visit&& visit) {
               "fraction of all steps in which the learning rate rises from 0", "0.01, or null with warmup_steps"));
   visit(field("warmup_steps", &C::warmup_steps, between(0, kMostSteps),
               "steps in which the learning rate rises from 0, instead of warmup_ratio"));
+  visit(field("decay_ratio", &C::decay_ratio, between(0, 1),
+              "fraction of all steps, at the end, in which warmup_stable_decay falls to min_lr; 0 = it stays stable",
+              "0.1, or null with decay_steps"));
+  visit(field("decay_steps", &C::decay_steps, between(0, kMostSteps),
+              "steps at the end in which warmup_stable_decay falls to min_lr, instead of decay_ratio"));
+  visit(field("decay_type", &C::decay_type, kAny, "how it falls"));
   visit(field("weight_decay", &C::weight_decay, at_least(0), "AdamW's decoupled decay; RMSNorm weights have none"));
   visit(field("adam_beta1", &C::adam_beta1, from_to_below(0, 1), "decay of the first moment"));
   visit(field("adam_beta2", &C::adam_beta2, from_to_below(0, 1), "decay of the second moment"));
@@ -256,8 +265,13 @@ void visit_fields(Of<Config>, Visit&& visit) {
                  "path of a Hugging Face config.json of LLaMA, or the object itself; other keys in it are ignored "
                  "unless they mean "
                  "another architecture"));
-  visit(field("init_from", &C::init_from, kAny,
-              "Hugging Face directory whose weights to start from; null = random weights"));
+  visit(
+      field("init_from", &C::init_from, kAny,
+            "Hugging Face directory, checkpoint or run (its newest checkpoint) to start from; null = random weights"));
+  visit(
+      field("init_state", &C::init_state, kAny,
+            "what is taken from init_from: `weights`; `optimizer`: of a checkpoint, also the moments; `run`: also the "
+            "step and the position in the data"));
   visit(required("output_dir", &C::output_dir, kAny, "directory of the run: config, log, metrics, checkpoints"));
   visit(field("attention", &C::attention, kAny, "the attention method"));
   visit(field("data", &C::data, kAny, "the tokenized text"));
@@ -278,13 +292,14 @@ struct OptionalOf<std::optional<T>> : std::true_type {
 };
 
 using RowRanges = std::vector<RowRange>;
+using BatchSchedule = std::vector<BatchSize>;
 using Names = std::vector<std::string>;
 using Sources = std::vector<SourceConfig>;
 using EvalPaths = std::vector<EvalConfig>;
 
 template <class T>
 concept List = std::is_same_v<T, RowRanges> || std::is_same_v<T, Names> || std::is_same_v<T, Sources> ||
-    std::is_same_v<T, EvalPaths>;
+    std::is_same_v<T, EvalPaths> || std::is_same_v<T, BatchSchedule>;
 
 /// A struct with a list of fields. Other types of fields are a string, an optional, a list, or not a class.
 template <class T>
@@ -309,6 +324,10 @@ template <>
 inline constexpr auto kValues<GradientCheckpointing> = {GradientCheckpointing::none, GradientCheckpointing::selective,
                                                         GradientCheckpointing::full};
 template <>
+inline constexpr auto kValues<DecayType> = {DecayType::linear, DecayType::cosine, DecayType::one_minus_sqrt};
+template <>
+inline constexpr auto kValues<InitState> = {InitState::weights, InitState::optimizer, InitState::run};
+template <>
 inline constexpr auto kValues<Fp8Mode> = {Fp8Mode::none, Fp8Mode::linear, Fp8Mode::all};
 template <>
 inline constexpr auto kValues<RopeType> = {RopeType::llama3};
@@ -327,6 +346,8 @@ std::string expectation(const Range& range) {
     return "a path";
   } else if constexpr (std::is_same_v<T, RowRanges>) {
     return "a list of [first_row, last_row]";
+  } else if constexpr (std::is_same_v<T, BatchSchedule>) {
+    return "a list of [first_step, rows] with steps that rise from 0";
   } else if constexpr (std::is_same_v<T, Sources>) {
     return "a list of {path, weight, name}";
   } else if constexpr (std::is_same_v<T, EvalPaths>) {

@@ -23,6 +23,10 @@ OrderedJson to_json(const T& value) {
     OrderedJson list = OrderedJson::array();
     for (const RowRange& range : value) list.push_back({range.first, range.last});
     return list;
+  } else if constexpr (std::is_same_v<T, BatchSchedule>) {
+    OrderedJson list = OrderedJson::array();
+    for (const BatchSize& size : value) list.push_back({size.first_step, size.rows});
+    return list;
   } else if constexpr (std::is_same_v<T, Sources>) {
     OrderedJson list = OrderedJson::array();
     for (const SourceConfig& source : value) list.push_back(to_json(source));

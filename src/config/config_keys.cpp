@@ -14,6 +14,7 @@ constexpr std::pair<std::string_view, AtResume> kAtResume[] = {
     {"model.initializer_range", AtResume::free},
     {"model.max_position_embeddings", AtResume::free},
     {"init_from", AtResume::refused},
+    {"init_state", AtResume::refused},
     {"output_dir", AtResume::free},
     {"attention.method", AtResume::refused},
     {"attention.selection", AtResume::refused},

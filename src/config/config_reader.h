@@ -213,6 +213,20 @@ class Reader {
     return true;
   }
 
+  static bool convert(const Json& value, Range range, BatchSchedule& out) {
+    if (!value.is_array()) return false;
+    out.clear();
+    for (const Json& pair : value) {
+      if (!pair.is_array() || pair.size() != 2) return false;
+      BatchSize size;
+      if (!convert(pair[0], between(0, kMostSteps), size.first_step) || !convert(pair[1], range, size.rows))
+        return false;
+      if (out.empty() ? size.first_step != 0 : size.first_step <= out.back().first_step) return false;
+      out.push_back(size);
+    }
+    return true;
+  }
+
   static bool convert(const Json& value, Range, Names& out) {
     if (!value.is_array()) return false;
     out.clear();

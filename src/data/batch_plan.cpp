@@ -40,12 +40,13 @@ BatchPlan::BatchPlan(const Options& options) : o_(options) {
     if (skipped > kMostSkippedRows)
       fail_usage("data.skip_ranges: more than ", kMostSkippedRows, " rows, expected at most as many with data.sources");
   }
-  if (o_.micro_rows < 1 || o_.ranks < 1 || o_.global_rows < 1 || o_.global_rows % (o_.micro_rows * o_.ranks) != 0)
-    fail_usage("global batch of ", o_.global_rows, " rows, expected a multiple of ", o_.ranks, " ranks x ",
-               o_.micro_rows, " rows per micro-batch");
-  if (batches_per_epoch() < 1)
+  for (const BatchSize& size : o_.global_rows.schedule())
+    if (o_.micro_rows < 1 || o_.ranks < 1 || size.rows % (o_.micro_rows * o_.ranks) != 0)
+      fail_usage("global batch of ", size.rows, " rows, expected a multiple of ", o_.ranks, " ranks x ", o_.micro_rows,
+                 " rows per micro-batch");
+  if (const std::int64_t largest = o_.global_rows.largest(); rows_per_epoch_ < largest)
     fail_usage("zero steps in an epoch: the data makes ", rows_per_epoch_,
-               " rows, expected at least one global batch of ", o_.global_rows);
+               " rows, expected at least one global batch of ", largest);
 }
 
 std::int64_t BatchPlan::usable_rows(std::int64_t epoch, std::int64_t begin, std::int64_t end) const {
@@ -58,10 +59,11 @@ std::int64_t BatchPlan::usable_rows(std::int64_t epoch, std::int64_t begin, std:
   return rows;
 }
 
-GlobalBatch BatchPlan::batch_at(const DataPosition& from) const {
-  if (o_.mixed) return mixed_batch_at(from);
+GlobalBatch BatchPlan::batch_at(const DataPosition& from, std::int64_t step) const {
+  const std::int64_t rows_wanted = global_rows(step);
+  if (o_.mixed) return mixed_batch_at(from, rows_wanted);
   DataPosition position = from;
-  while (usable_rows(position.epoch, position.row, rows_per_epoch_) < o_.global_rows) {
+  while (usable_rows(position.epoch, position.row, rows_per_epoch_) < rows_wanted) {
     position = {position.epoch + 1, 0};
     // A range over many epochs is passed at once.
     for (const RowRange& skipped : o_.skip_ranges)
@@ -72,7 +74,7 @@ GlobalBatch BatchPlan::batch_at(const DataPosition& from) const {
   const std::int64_t offset = position.epoch * rows_per_epoch_;
   auto skipped = o_.skip_ranges.begin();
   std::int64_t row = position.row;
-  while (static_cast<std::int64_t>(batch.rows.size()) < o_.global_rows) {
+  while (std::ssize(batch.rows) < rows_wanted) {
     while (skipped != o_.skip_ranges.end() && skipped->last < offset + row) ++skipped;
     if (skipped != o_.skip_ranges.end() && skipped->first <= offset + row)
       row = skipped->last + 1 - offset;
@@ -84,7 +86,7 @@ GlobalBatch BatchPlan::batch_at(const DataPosition& from) const {
   return batch;
 }
 
-GlobalBatch BatchPlan::mixed_batch_at(const DataPosition& position) const {
+GlobalBatch BatchPlan::mixed_batch_at(const DataPosition& position, std::int64_t global_rows) const {
   GlobalBatch batch{.rows = {}, .numbers = {}, .next = position};
   auto& [epoch, number, sources] = batch.next;
   if (sources.empty()) sources.resize(o_.sources.size());
@@ -92,7 +94,7 @@ GlobalBatch BatchPlan::mixed_batch_at(const DataPosition& position) const {
             " sources, expected ", o_.sources.size());
   std::vector<std::int64_t> given;
   for (const SourcePosition& source : sources) given.push_back(source.given);
-  for (auto skipped = o_.skip_ranges.begin(); std::ssize(batch.rows) < o_.global_rows; ++number) {
+  for (auto skipped = o_.skip_ranges.begin(); std::ssize(batch.rows) < global_rows; ++number) {
     const std::size_t source = mix_->next(given);
     SourcePosition& at = sources[source];
     const RowRef row{.source = static_cast<std::int64_t>(source), .epoch = at.epoch, .row = at.row};
@@ -110,26 +112,28 @@ GlobalBatch BatchPlan::mixed_batch_at(const DataPosition& position) const {
   return batch;
 }
 
-std::int64_t BatchPlan::batches_until(double epochs, const DataPosition& from) const {
+std::int64_t BatchPlan::batches_until(double epochs, const DataPosition& from, std::int64_t step) const {
   if (o_.mixed) {
     const auto end_row = static_cast<std::int64_t>(epochs * static_cast<double>(rows_per_epoch_));
-    return usable_rows(0, from.row, end_row) / o_.global_rows;
+    return o_.global_rows.steps_within(usable_rows(0, from.row, end_row), step);
   }
   DataPosition position = from;
-  // Counted without skipped rows first, so that skipping leaves the last row of the run where it is.
-  const auto end = static_cast<std::int64_t>(std::ceil(epochs * static_cast<double>(batches_per_epoch())));
   std::int64_t batches = 0;
-  for (; position.epoch * batches_per_epoch() < end; position = {position.epoch + 1, 0}) {
-    const std::int64_t in_epoch = std::min(batches_per_epoch(), end - position.epoch * batches_per_epoch());
-    const std::int64_t last_row = in_epoch == batches_per_epoch() ? rows_per_epoch_ : in_epoch * o_.global_rows;
-    batches += usable_rows(position.epoch, position.row, last_row) / o_.global_rows;
+  for (;; position = {position.epoch + 1, 0}) {
+    // Counted without skipped rows first, so that skipping leaves the last row of the run where it is. A part of an
+    // epoch is counted in batches of the size with which the epoch begins, or the run continues.
+    const std::int64_t size = global_rows(step + batches), per_epoch = rows_per_epoch_ / size;
+    const auto end = static_cast<std::int64_t>(std::ceil(epochs * static_cast<double>(per_epoch)));
+    const std::int64_t in_epoch = std::min(per_epoch, end - position.epoch * per_epoch);
+    if (in_epoch <= 0) return batches;
+    const std::int64_t last_row = in_epoch == per_epoch ? rows_per_epoch_ : in_epoch * size;
+    batches += o_.global_rows.steps_within(usable_rows(position.epoch, position.row, last_row), step + batches);
   }
-  return batches;
 }
 
-double BatchPlan::epochs_at(const DataPosition& position) const {
+double BatchPlan::epochs_at(const DataPosition& position, std::int64_t step) const {
   if (o_.mixed) return static_cast<double>(position.row) / static_cast<double>(rows_per_epoch_);
-  const std::int64_t rows = batches_per_epoch() * o_.global_rows;
+  const std::int64_t rows = batches_per_epoch(step) * global_rows(step);
   return static_cast<double>(position.epoch * rows + std::min(position.row, rows)) / static_cast<double>(rows);
 }
 

@@ -405,6 +405,16 @@ std::optional<CheckpointInfo> newest_checkpoint(const fs::path& output_dir, std:
        " is complete (", problems.c_str(), ")");
 }
 
+std::optional<fs::path> checkpoint_at(const fs::path& path, std::vector<CheckpointInfo>& skipped) {
+  if (fs::is_directory(path / "checkpoints")) {
+    const std::optional<CheckpointInfo> newest = newest_checkpoint(path, skipped);
+    SSA_CHECK(newest, path.string(), ": no complete checkpoint");
+    return newest->path;
+  }
+  if (fs::exists(path / "manifest.json")) return path;
+  return std::nullopt;
+}
+
 void tidy_checkpoints(const fs::path& output_dir, std::int64_t save_total_limit) {
   recover(checkpoints_of(output_dir));
   prune(checkpoints_of(output_dir), save_total_limit);

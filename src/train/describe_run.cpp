@@ -6,11 +6,37 @@
 #include <map>
 #include <string_view>
 
+#include "ssa/train/init_from.h"
 #include "ssa/train/run_plan.h"
 #include "ssa/train/schedule.h"
 #include "ssa/train/training_data.h"
 
 namespace ssa {
+namespace {
+
+/// The state of the checkpoint that the run continues (init_state run), or of a new run.
+TrainerState start_state(const Config& config) {
+  if (config.init_state != InitState::run) return {};
+  const std::filesystem::path checkpoint = *init_checkpoint(config);
+  SpikeDetector spikes(config.train.spike_window);
+  TrainerState state = trainer_state(CheckpointReader(checkpoint, Verify::sizes).trainer(),
+                                     (checkpoint / "trainer.json").string(), spikes);
+  if (state.sources.empty() == !config.data.path) state.position = {};  // the run will read its data in another way
+  return state;
+}
+
+/// What is taken from init_from.
+std::string init_line(const Config& config) {
+  if (!std::filesystem::exists(*config.init_from)) return *config.init_from + " does not exist yet";
+  const auto checkpoint = init_checkpoint(config);
+  if (!checkpoint) return *config.init_from + "; taken: weights of a Hugging Face directory";
+  SpikeDetector spikes(config.train.spike_window);
+  const TrainerState saved = trainer_state(CheckpointReader(*checkpoint, Verify::sizes).trainer(),
+                                           (*checkpoint / "trainer.json").string(), spikes);
+  return checkpoint->string() + "; " + what_is_taken(config.init_state, saved);
+}
+
+}  // namespace
 
 std::string describe_run(const Config& config, const std::vector<DeviceKind>& devices, int ranks) {
   const bool one_device = devices.size() == 1;
@@ -48,6 +74,8 @@ std::string describe_run(const Config& config, const std::vector<DeviceKind>& de
   }
   if (!one_device) text += "\n--device cpu or --device cuda shows only that device.\n";
 
+  if (config.init_from) text += "\ninit_from\n  " + init_line(config) + "\n";
+
   text += "\ndata\n";
   std::string missing;
   for (const std::string& path : training_paths(config.data))
@@ -60,16 +88,26 @@ std::string describe_run(const Config& config, const std::vector<DeviceKind>& de
     tokens += source.dataset.tokens();
   }
   const BatchPlan plan = plan_batches(config, data.plan_sources(), ranks);
-  const std::int64_t steps = total_steps(config.train, plan);
-  const std::int64_t step_tokens = plan.global_rows() * config.train.max_length;
+  const TrainerState start = start_state(config);
+  const std::int64_t steps = total_steps(config.train, plan, start.step, start.position);
+  check_schedule(config.train, steps);
+  if (start.step > 0) check_branch(config.train, start.step, steps);
+  const BatchSizes& sizes = plan.batch_sizes();
+  const std::int64_t rows = start.rows + sizes.rows_before(steps) - sizes.rows_before(start.step);
   text += concat("  documents                ", documents, "\n  tokens                   ", tokens,
-                 "\n  rows per epoch           ", data.rows_per_epoch(), "\n  rows per global batch    ",
-                 plan.global_rows(), "\n  micro-batches per step   ", plan.micro_batches(), " on each of ", ranks,
-                 " ranks", "\n  steps per epoch          ", plan.batches_per_epoch(), "\n  steps                    ",
-                 steps, "\n  tokens of the run        ", steps * step_tokens, "\n");
+                 "\n  rows per epoch           ", data.rows_per_epoch(), "\n");
+  if (sizes.constant())
+    text +=
+        concat("  rows per global batch    ", plan.global_rows(), "\n  micro-batches per step   ", plan.micro_batches(),
+               " on each of ", ranks, " ranks", "\n  steps per epoch          ", plan.batches_per_epoch(), "\n");
+  else
+    for (const std::string& row : batch_size_lines(plan, config.train.max_length)) text += "  " + row + "\n";
+  text += concat("  steps                    ", steps, "\n");
+  if (start.step > 0) text += concat("  of them by init_from     ", start.step, "\n");
+  text += concat("  tokens of the run        ", rows * config.train.max_length, "\n  ",
+                 schedule_line(config.train, steps), "\n");
   if (data.mixed())
-    for (const std::string& row : source_table(data, steps * plan.global_rows(), config.train.max_length))
-      text += "  " + row + "\n";
+    for (const std::string& row : source_table(data, rows, config.train.max_length)) text += "  " + row + "\n";
   for (const std::string& row : packing_comparison(data, config)) text += "  " + row + "\n";
   return text;
 }

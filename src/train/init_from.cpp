@@ -1,8 +1,7 @@
 #include "ssa/train/init_from.h"
 
-#include <optional>
+#include <spdlog/spdlog.h>
 
-#include "ssa/config/hugging_face_config.h"
 #include "ssa/model/attention_path.h"
 
 namespace ssa {
@@ -62,7 +61,62 @@ void compare_models(const fs::path& file, const HuggingFaceConfig& from, const M
   note("window_size", model.window_size, run.window_size);
 }
 
+void compare_attention(const fs::path& file, const HuggingFaceConfig& from, const Config& config,
+                       std::vector<std::string>& notes) {
+  const AttentionConfig& attention = config.attention;
+  compare(file, "attention method", "attention.method", from.method, attention.method, config.method_given, notes);
+  if (attention.method != Method::full)
+    compare(file, "selection", "attention.selection", from.selection, attention.selection, config.selection_given,
+            notes);
+}
+
 }  // namespace
+
+HuggingFaceConfig model_of(const CheckpointReader& checkpoint) {
+  const std::string file = (checkpoint.path() / "config.json").string();
+  const Config config = parse_config(checkpoint.config(), file);
+  HuggingFaceConfig known;
+  known.model = config.model;
+  known.method = {config.attention.method, concat("attention.method in ", file), true};
+  known.selection = {config.attention.selection, concat("attention.selection in ", file), true};
+  return known;
+}
+
+std::optional<fs::path> init_checkpoint(const Config& config) {
+  if (!config.init_from) return std::nullopt;
+  const fs::path path = *config.init_from;
+  if (!fs::is_directory(path))
+    fail_usage("init_from: ", path.string(),
+               " is no directory, expected a Hugging Face directory, a checkpoint or a run");
+  std::vector<CheckpointInfo> skipped;
+  const std::optional<fs::path> checkpoint = checkpoint_at(path, skipped);
+  for (const CheckpointInfo& bad : skipped) spdlog::warn("skipping {}: {}", bad.path.string(), bad.problem);
+  if (!checkpoint && config.init_state != InitState::weights)
+    fail_usage("init_state: found ", name_of(config.init_state), ", expected weights: init_from ", path.string(),
+               " is neither a checkpoint nor a run and has no optimizer state");
+  return checkpoint;
+}
+
+std::string what_is_taken(InitState state, const TrainerState& saved) {
+  const std::string moments = concat("moments of ", saved.earlier_steps + saved.step, " steps");
+  switch (state) {
+    case InitState::weights: return "taken: weights; new: moments, step and position in the data (init_state weights)";
+    case InitState::optimizer:
+      return concat("taken: weights and ", moments, "; new: step and position in the data (init_state optimizer)");
+    case InitState::run:
+      return concat("taken: weights, ", moments, ", step ", saved.step, " and position in the data after ", saved.rows,
+                    " rows (init_state run)");
+  }
+  fail("init_state: unknown value ", static_cast<int>(state));
+}
+
+void check_init_checkpoint(const Config& config, const CheckpointReader& checkpoint, std::vector<std::string>& notes) {
+  const fs::path file = checkpoint.path() / "config.json";
+  const HuggingFaceConfig from = model_of(checkpoint);
+  compare_attention(file, from, config, notes);
+  compare_models(file, from, config.model, notes);
+  checkpoint.check(published_parameters(config.model));
+}
 
 AddedGates gates_for_dense(const fs::path& directory, Method method, const ModelConfig& model,
                            std::vector<std::string>& notes) {
@@ -85,15 +139,10 @@ HuggingFaceWeights open_init_from(const Config& config, std::vector<std::string>
   if (fs::exists(file)) {
     const HuggingFaceConfig from = read_hugging_face_config(file);
     for (const std::string& note : from.notes) notes.push_back(concat("init_from ", file.string(), ": ", note));
-    const AttentionConfig& attention = config.attention;
-    if (from.dense) {
-      gates = gates_for_dense(directory, attention.method, config.model, notes);
-    } else {
-      compare(file, "attention method", "attention.method", from.method, attention.method, config.method_given, notes);
-      if (attention.method != Method::full)
-        compare(file, "selection", "attention.selection", from.selection, attention.selection, config.selection_given,
-                notes);
-    }
+    if (from.dense)
+      gates = gates_for_dense(directory, config.attention.method, config.model, notes);
+    else
+      compare_attention(file, from, config, notes);
     compare_models(file, from, config.model, notes);
   } else {
     notes.push_back(concat("init_from ", directory.string(), ": no config.json: nothing but the shapes was compared"));

@@ -37,23 +37,16 @@ Value decide(const char* what, const char* option, const fs::path& path, const s
 ModelSource::ModelSource(const fs::path& path, const ModelOptions& options) : path_(path) {
   SSA_CHECK(fs::is_directory(path), path.string(),
             ": no such directory, expected a run, a checkpoint or a Hugging Face directory");
-  if (fs::is_directory(path / "checkpoints")) {
-    std::vector<CheckpointInfo> skipped;
-    const std::optional<CheckpointInfo> newest = newest_checkpoint(path, skipped);
-    for (const CheckpointInfo& bad : skipped) spdlog::warn("skipping {}: {}", bad.path.string(), bad.problem);
-    SSA_CHECK(newest, path.string(), ": no complete checkpoint");
-    path_ = newest->path;
-  }
+  std::vector<CheckpointInfo> skipped;
+  const std::optional<fs::path> checkpoint = checkpoint_at(path, skipped);
+  for (const CheckpointInfo& bad : skipped) spdlog::warn("skipping {}: {}", bad.path.string(), bad.problem);
+  if (checkpoint) path_ = *checkpoint;
   const fs::path file = path_ / "config.json";
   HuggingFaceConfig known;
-  const bool checkpoint = fs::exists(path_ / "manifest.json");
   if (checkpoint) {
     checkpoint_ = std::make_unique<CheckpointReader>(path_);
-    const Config config = parse_config(checkpoint_->config(), file.string());
-    known.model = config.model;
-    document_mask_ = config.data.document_mask;
-    known.method = {config.attention.method, concat("attention.method in ", file.string()), true};
-    known.selection = {config.attention.selection, concat("attention.selection in ", file.string()), true};
+    known = model_of(*checkpoint_);
+    document_mask_ = parse_config(checkpoint_->config(), file.string()).data.document_mask;
   } else {
     SSA_CHECK(has_weights(path_), path_.string(), ": neither a run, nor a checkpoint, nor a Hugging Face directory");
     weights_ = std::make_unique<HuggingFaceWeights>(path_);

@@ -100,9 +100,8 @@ ResumeChanges check_resume(const Config& saved_config, const TrainerState& saved
                keys);
   if (saved.ranks != now.ranks)
     result.lines.push_back(fmt::format("ranks: {} in the checkpoint, {} now", saved.ranks, now.ranks));
-  if (saved.global_rows != now.global_rows)
-    result.lines.push_back(
-        fmt::format("rows per step: {} in the checkpoint, {} now", saved.global_rows, now.global_rows));
+  if (const std::int64_t rows = now.global_rows.rows_at(saved.step); saved.global_rows != rows)
+    result.lines.push_back(fmt::format("rows per step: {} in the checkpoint, {} now", saved.global_rows, rows));
   return result;
 }
 

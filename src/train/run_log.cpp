@@ -91,6 +91,7 @@ RunLog::RunLog(const Config& config, Comm& comm, Stream& stream, const Start& st
       total_steps_(start.total_steps),
       first_step_(start.step),
       last_logged_(start.step),
+      logged_tokens_(start.tokens),
       begun_(Clock::now()),
       running_since_(begun_),
       kind_(stream.kind()),
@@ -139,16 +140,24 @@ void RunLog::step(const StepReport& r) {
   resume_clock();
   const auto steps = static_cast<double>(r.step - last_logged_);
   const double seconds = running_seconds_ / steps;
-  const double tokens_per_second = static_cast<double>(r.step_tokens) / seconds;
+  const double tokens_per_second = static_cast<double>(r.tokens - logged_tokens_) / running_seconds_;
   running_seconds_ = 0;
   last_logged_ = r.step;
+  logged_tokens_ = r.tokens;
 
-  nlohmann::ordered_json line = {{"step", r.step},           {"epoch", r.epoch},
-                                 {"tokens", r.tokens},       {"loss", r.loss},
-                                 {"ce_loss", r.ce_loss},     {"alignment_loss", r.alignment_loss},
-                                 {"grad_norm", r.grad_norm}, {"learning_rate", r.learning_rate},
-                                 {"stream", r.stream},       {"tokens_per_second", tokens_per_second},
-                                 {"step_ms", seconds * 1e3}, {"host_memory_gb", host_memory_gb()}};
+  nlohmann::ordered_json line = {{"step", r.step},
+                                 {"epoch", r.epoch},
+                                 {"tokens", r.tokens},
+                                 {"step_tokens", r.step_tokens},
+                                 {"loss", r.loss},
+                                 {"ce_loss", r.ce_loss},
+                                 {"alignment_loss", r.alignment_loss},
+                                 {"grad_norm", r.grad_norm},
+                                 {"learning_rate", r.learning_rate},
+                                 {"stream", r.stream},
+                                 {"tokens_per_second", tokens_per_second},
+                                 {"step_ms", seconds * 1e3},
+                                 {"host_memory_gb", host_memory_gb()}};
   std::optional<double> utilization;
   if (peak_flops_)
     line["model_flops_utilization"] = utilization.emplace(*model_flops_ * tokens_per_second / *peak_flops_);

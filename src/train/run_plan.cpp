@@ -1,5 +1,7 @@
 #include "ssa/train/run_plan.h"
 
+#include <fmt/format.h>
+
 namespace ssa {
 
 RowOptions row_options(const Config& c) {
@@ -24,16 +26,24 @@ BatchPlan plan_batches(const Config& c, const std::vector<BatchPlan::Source>& so
   const std::int64_t micro_rows = c.train.per_device_train_batch_size;
   return BatchPlan({.sources = sources,
                     .mixed = !c.data.path,
-                    .global_rows = accumulation_steps(c.train, ranks) * micro_rows * ranks,
+                    .global_rows = batch_sizes(c.train, ranks),
                     .micro_rows = micro_rows,
                     .ranks = ranks,
                     .skip_ranges = c.data.skip_ranges});
 }
 
+std::vector<std::string> batch_size_lines(const BatchPlan& plan, std::int64_t max_length) {
+  std::vector<std::string> lines;
+  for (const auto& [step, rows] : plan.batch_sizes().schedule())
+    lines.push_back(fmt::format("from step {}: {} rows per global batch, {} micro-batches per rank, {} tokens per step",
+                                step, rows, plan.micro_batches(step), rows * max_length));
+  return lines;
+}
+
 std::int64_t total_steps(const TrainConfig& train, const BatchPlan& plan, std::int64_t step,
                          const DataPosition& position) {
   if (train.max_steps > 0) return train.max_steps;
-  return step + plan.batches_until(train.num_train_epochs, position);
+  return step + plan.batches_until(train.num_train_epochs, position, step);
 }
 
 PhaseTimeouts phase_timeouts(const DistributedConfig& c) {

@@ -63,6 +63,29 @@ void write_bucket(CheckpointWriter& writer, const ParamTable& table, const Bucke
   }
 }
 
+/// What reads a parameter's tensor of a checkpoint.
+auto reader_of(const CheckpointReader& reader, const ModelConfig& model,
+               void (CheckpointReader::*read)(const TensorSpec&, std::span<float>, std::int64_t) const) {
+  return [&reader, read, specs = published_parameters(model)](std::size_t i, std::span<float> out, std::int64_t first) {
+    (reader.*read)(specs[i], out, first);
+    check_finite(concat(reader.path().string(), ": tensor ", specs[i].name), out, first);
+  };
+}
+
+void load_weights(Stream& stream, ModelState& state, const CheckpointReader& reader) {
+  load_master_weights(stream, state, reader_of(reader, state.shape().model, &CheckpointReader::read_weight));
+}
+
+void load_moments(Stream& stream, ModelState& state, const CheckpointReader& reader) {
+  const ModelConfig& model = state.shape().model;
+  for (const Bucket& bucket : state.table().buckets()) {
+    load_owned(stream, state, bucket, state.owned_view(state.m, bucket),
+               reader_of(reader, model, &CheckpointReader::read_m));
+    load_owned(stream, state, bucket, state.owned_view(state.v, bucket),
+               reader_of(reader, model, &CheckpointReader::read_v));
+  }
+}
+
 }  // namespace
 
 RunStore::RunStore(const Config& config, Comm& comm) : config_(config), comm_(comm) {
@@ -105,46 +128,80 @@ std::string RunStore::checkpoint_to_resume(const std::string& resume) {
   return broadcast(comm_, path);
 }
 
+TrainerState RunStore::continue_from(Stream& stream, ModelState& state, SpikeDetector& spikes,
+                                     const RestoreOptions& options, const std::string& checkpoint,
+                                     Verify verify) const {
+  const CheckpointReader reader(checkpoint, verify);
+  TrainerState saved = trainer_state(reader.trainer(), checkpoint + "/trainer.json", spikes);
+  Config saved_config = parse_config(reader.config(), checkpoint + "/config.json");
+  if (continues_init_from_) {  // the other run came from elsewhere itself
+    saved_config.init_from = config_.init_from;
+    saved_config.init_state = config_.init_state;
+  }
+  const ResumeChanges changes = check_resume(saved_config, saved, options.run, options.allowed_changes, checkpoint);
+  reader.check(published_parameters(config_.model));
+  load_weights(stream, state, reader);
+  load_moments(stream, state, reader);
+  if (comm_.rank() == 0) {
+    if (continues_init_from_)
+      spdlog::info("starting from {}; {}", checkpoint, what_is_taken(InitState::run, saved));
+    else
+      spdlog::info("resuming from {}", checkpoint);
+    for (const std::string& line : changes.lines) spdlog::warn("resume: {}", line);
+    if (saved.dataset.empty() && saved.sources.empty())
+      spdlog::warn("resume: {} records no fingerprint of its dataset, so that data.path was not compared", checkpoint);
+  }
+  for (const std::string& line : continue_data(saved, options.run, changes))
+    if (comm_.rank() == 0) spdlog::warn("resume: {}", line);
+  return saved;
+}
+
+TrainerState RunStore::start_from_checkpoint(Stream& stream, ModelState& state, const RestoreOptions& options,
+                                             const std::string& checkpoint) const {
+  const CheckpointReader reader(checkpoint, comm_.rank() == 0 ? Verify::checksums : Verify::sizes);
+  std::vector<std::string> notes;
+  check_init_checkpoint(config_, reader, notes);
+  SpikeDetector of_the_other(config_.train.spike_window);
+  const TrainerState saved = trainer_state(reader.trainer(), checkpoint + "/trainer.json", of_the_other);
+  TrainerState new_run;
+  continue_data(new_run, options.run, {});
+  load_weights(stream, state, reader);
+  if (config_.init_state == InitState::optimizer) {
+    load_moments(stream, state, reader);
+    new_run.earlier_steps = saved.earlier_steps + saved.step;
+  }
+  if (comm_.rank() != 0) return new_run;
+  spdlog::info("starting from {}; {}", checkpoint, what_is_taken(config_.init_state, saved));
+  for (const std::string& note : notes) spdlog::warn(note);
+  return new_run;
+}
+
 TrainerState RunStore::restore(Stream& stream, ModelState& state, SpikeDetector& spikes,
                                const RestoreOptions& options) {
   const ParamTable& table = state.table();
-  const std::vector<TensorSpec> specs = published_parameters(config_.model);
   const std::string checkpoint = checkpoint_to_resume(options.resume);
   if (!checkpoint.empty()) {
     // `auto` verified every byte when it chose the checkpoint; a directory named by the user is verified now, by one
     // rank.
     const bool verify = options.resume != "auto" && comm_.rank() == 0;
-    const CheckpointReader reader(checkpoint, verify ? Verify::checksums : Verify::sizes);
-    TrainerState saved = trainer_state(reader.trainer(), checkpoint + "/trainer.json", spikes);
-    const ResumeChanges changes = check_resume(parse_config(reader.config(), checkpoint + "/config.json"), saved,
-                                               options.run, options.allowed_changes, checkpoint);
-    reader.check(specs);
-    const auto load = [&](void (CheckpointReader::*read)(const TensorSpec&, std::span<float>, std::int64_t) const) {
-      return [&reader, &specs, &checkpoint, read](std::size_t i, std::span<float> out, std::int64_t first) {
-        (reader.*read)(specs[i], out, first);
-        check_finite(concat(checkpoint, ": tensor ", specs[i].name), out, first);
-      };
-    };
-    load_master_weights(stream, state, load(&CheckpointReader::read_weight));
-    for (const Bucket& bucket : table.buckets()) {
-      load_owned(stream, state, bucket, state.owned_view(state.m, bucket), load(&CheckpointReader::read_m));
-      load_owned(stream, state, bucket, state.owned_view(state.v, bucket), load(&CheckpointReader::read_v));
-    }
+    TrainerState saved =
+        continue_from(stream, state, spikes, options, checkpoint, verify ? Verify::checksums : Verify::sizes);
     last_checkpoint_ = checkpoint;
-    if (comm_.rank() == 0) {
-      spdlog::info("resuming from {}", checkpoint);
-      for (const std::string& line : changes.lines) spdlog::warn("resume: {}", line);
-      if (saved.dataset.empty() && saved.sources.empty())
-        spdlog::warn("resume: {} records no fingerprint of its dataset, so that data.path was not compared",
-                     checkpoint);
-    }
-    for (const std::string& line : continue_data(saved, options.run, changes))
-      if (comm_.rank() == 0) spdlog::warn("resume: {}", line);
     return saved;
+  }
+  if (config_.init_from) {
+    // One rank chooses, as a run may be saving its next checkpoint.
+    const auto chosen = comm_.rank() == 0 ? init_checkpoint(config_) : std::nullopt;
+    const std::string from = broadcast(comm_, chosen ? chosen->string() : std::string());
+    continues_init_from_ = config_.init_state == InitState::run;
+    if (continues_init_from_)
+      return continue_from(stream, state, spikes, options, from, comm_.rank() == 0 ? Verify::checksums : Verify::sizes);
+    if (!from.empty()) return start_from_checkpoint(stream, state, options, from);
   }
   TrainerState new_run;
   continue_data(new_run, options.run, {});
   if (config_.init_from) {
+    const std::vector<TensorSpec> specs = published_parameters(config_.model);
     std::vector<std::string> notes;
     const HuggingFaceWeights weights = open_init_from(config_, notes);
     load_master_weights(stream, state, [&](std::size_t i, std::span<float> out, std::int64_t first) {

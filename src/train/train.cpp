@@ -122,7 +122,7 @@ void load_micro_batch(Run& run, std::int64_t micro) {
 /// Labels in the global batch. Every rank counts those of its rows, without reading tokens.
 std::int64_t count_labels(const Run& run) {
   std::int64_t labels = 0;
-  for (std::int64_t micro = 0; micro < run.plan.micro_batches(); ++micro)
+  for (std::int64_t micro = 0; micro < run.plan.micro_batches(run.at.step); ++micro)
     for (const RowRef& row : run.plan.micro_batch(run.batch, micro, run.comm.rank()))
       labels += run.loader_of(row).label_count(row.epoch, row.row);
   return static_cast<std::int64_t>(all_reduce(run.comm, static_cast<double>(labels), ReduceOp::sum));
@@ -131,7 +131,7 @@ std::int64_t count_labels(const Run& run) {
 /// Scales that make losses and gradients independent of how the global batch is split into micro-batches.
 PassScales pass_scales(const Run& run, std::int64_t labels) {
   const ModelConfig& m = run.config.model;
-  const double elements = static_cast<double>(run.plan.global_rows() * run.config.train.max_length * m.q_width());
+  const double elements = static_cast<double>(std::ssize(run.batch.rows) * run.config.train.max_length * m.q_width());
   const double alignment = 1.0 / (elements * static_cast<double>(m.num_hidden_layers));
   return {.alignment = alignment,
           .ce_gradient = labels > 0 ? static_cast<float>(1.0 / static_cast<double>(labels)) : 0.0f,
@@ -221,7 +221,7 @@ std::optional<StepReport> train_step(Run& run) {
   enter_fault_place(FaultPlace::step, run.at.step + 1);
   const TrainConfig& train = run.config.train;
   const ModelState& state = run.state;
-  run.batch = run.plan.batch_at(run.at.position);
+  run.batch = run.plan.batch_at(run.at.position, run.at.step);
   const std::int64_t labels = count_labels(run);
   const PassScales scales = pass_scales(run, labels);
   const bool measure =
@@ -229,9 +229,10 @@ std::optional<StepReport> train_step(Run& run) {
   const AttentionSums attention = measure ? state.sums.attention() : AttentionSums{};
 
   state.sums.clear(run.stream);
-  for (std::int64_t micro = 0; micro < run.plan.micro_batches(); ++micro) {
+  const std::int64_t micro_batches = run.plan.micro_batches(run.at.step);
+  for (std::int64_t micro = 0; micro < micro_batches; ++micro) {
     load_micro_batch(run, micro);
-    const PassHooks hooks = run.exchange.hooks(micro, run.plan.micro_batches(), [&] {
+    const PassHooks hooks = run.exchange.hooks(micro, micro_batches, [&] {
       if (fault_hits(FaultOperation::gradient)) spoil_gradient(run.stream, state);
     });
     forward_backward(run.stream, state.model(), state.batch, scales, state.sums.losses(), run.exchange.gradients(micro),
@@ -250,9 +251,9 @@ std::optional<StepReport> train_step(Run& run) {
 
   StepReport report;
   report.step = run.at.step + 1;
-  report.epoch = run.plan.epochs_at(run.batch.next);
+  report.epoch = run.plan.epochs_at(run.batch.next, run.at.step);
   report.rows = run.batch.numbers;
-  report.step_tokens = run.plan.global_rows() * train.max_length;
+  report.step_tokens = std::ssize(run.batch.rows) * train.max_length;
   report.tokens = run.at.tokens + report.step_tokens;
   report.ce_loss = labels > 0 ? step.ce / static_cast<double>(labels) : 0.0;
   report.alignment_loss = step.alignment;
@@ -282,13 +283,14 @@ std::optional<StepReport> train_step(Run& run) {
   const bool skipped = report.spike.above(train.spike_z_score) && handle_spike(run, report);
   if (!skipped) {
     const double clip = train.max_grad_norm > 0 ? std::min(1.0, train.max_grad_norm / (report.grad_norm + 1e-6)) : 1.0;
-    update_weights(run.stream, run.exchange, state, train, report.learning_rate, clip, report.step);
+    update_weights(run.stream, run.exchange, state, train, report.learning_rate, clip,
+                   run.at.earlier_steps + report.step);
     run.spikes.add(report.loss, report.grad_norm);
   }
   report.skipped_updates = run.at.skipped_updates;
   run.at.step = report.step;
   run.at.position = run.batch.next;
-  run.at.rows += run.plan.global_rows();
+  run.at.rows += std::ssize(run.batch.rows);
   run.at.tokens = report.tokens;
   if (run.plan.mixed()) count_sources(run, report);
   return report;
@@ -348,18 +350,19 @@ void start(Run& run, const TrainOptions& options) {
   const bool mixed = run.data.mixed();
   const ResumedRun now{.config = run.config,
                        .dataset = mixed ? "" : run.source_states[0].dataset,
-                       .global_rows = run.plan.global_rows(),
+                       .global_rows = run.plan.batch_sizes(),
                        .rows_per_epoch = run.data.rows_per_epoch(),
                        .ranks = run.comm.size(),
                        .sources = mixed ? run.source_states : std::vector<SourceState>()};
   run.at = run.store.restore(run.stream, run.state, run.spikes,
                              {.resume = options.resume, .allowed_changes = options.allowed_changes, .run = now});
   run.at.dataset = now.dataset;
-  run.at.global_rows = now.global_rows;
   run.at.ranks = now.ranks;
   run.at.rows_per_epoch = now.rows_per_epoch;
   if (mixed) run.data.set_orders(run.at.sources);
   run.total_steps = total_steps(run.config.train, run.plan, run.at.step, run.at.position);
+  check_schedule(run.config.train, run.total_steps);
+  if (run.store.continues_init_from()) check_branch(run.config.train, run.at.step, run.total_steps);
   run.at.total_steps = run.total_steps;
   run.save_interval = save_interval(run.config.checkpoint, run.total_steps);
   check_same_lines(run.comm, {concat("steps done: ", run.at.step), concat("steps of the run: ", run.total_steps)},
@@ -370,15 +373,25 @@ void start(Run& run, const TrainOptions& options) {
             ", the run ends at ", run.total_steps);
 }
 
-/// What the log says of the data at the start.
-std::vector<std::string> about_data(const Run& run) {
-  const BatchPlan& plan = run.plan;
-  std::vector<std::string> lines = {fmt::format("{} sequences of {} tokens per epoch, {} steps per epoch",
-                                                plan.rows_per_epoch(), run.config.train.max_length,
-                                                plan.batches_per_epoch())};
+/// Rows, steps and batch sizes, for the log.
+std::vector<std::string> epoch_lines(const BatchPlan& plan, std::int64_t max_length) {
+  const std::string rows = fmt::format("{} sequences of {} tokens per epoch", plan.rows_per_epoch(), max_length);
+  if (!plan.batch_sizes().constant()) {
+    std::vector<std::string> lines = {rows};
+    for (const std::string& line : batch_size_lines(plan, max_length)) lines.push_back(line);
+    return lines;
+  }
+  std::vector<std::string> lines = {fmt::format("{}, {} steps per epoch", rows, plan.batches_per_epoch())};
   if (const std::int64_t dropped = plan.dropped_rows())
     lines.push_back(fmt::format("the last {} dropped in each epoch, too few for a global batch",
                                 dropped == 1 ? "sequence is" : fmt::format("{} sequences are", dropped)));
+  return lines;
+}
+
+/// What the log says of the data at the start.
+std::vector<std::string> about_data(const Run& run) {
+  const BatchPlan& plan = run.plan;
+  std::vector<std::string> lines = epoch_lines(plan, run.config.train.max_length);
   for (const EvalSet& set : run.eval_sets)
     if (!set.dataset.text_bytes())
       lines.push_back(fmt::format("{} records no text_bytes: its loss is not given in bits per byte",
@@ -386,7 +399,7 @@ std::vector<std::string> about_data(const Run& run) {
   for (const std::string& line : packing_lines(run.data, run.config)) lines.push_back(line);
   if (run.data.mixed())
     for (const std::string& line :
-         source_table(run.data, run.total_steps * plan.global_rows(), run.config.train.max_length))
+         source_table(run.data, plan.batch_sizes().rows_before(run.total_steps), run.config.train.max_length))
       lines.push_back(line);
   return lines;
 }
@@ -397,6 +410,7 @@ void save(Run& run, RunLog& log) {
   run.exchange.finish_weights();
   enter_fault_place(FaultPlace::save);
   run.at.metrics_lines = log.sync_metrics();
+  run.at.global_rows = run.plan.global_rows(run.at.step);
   // checkpoint.keep_every and export_every count the checkpoints made every save_steps.
   const auto every = [&](std::int64_t n) {
     return n > 0 && run.save_interval > 0 && run.at.step % (n * run.save_interval) == 0;
@@ -431,6 +445,7 @@ int train(const Config& config, const TrainOptions& options, Comm& comm) {
   start(run, options);
   RunLog log(config, comm, run.stream,
              {.step = run.at.step,
+              .tokens = run.at.tokens,
               .total_steps = run.total_steps,
               .resumed_from = run.store.last_checkpoint(),
               .metrics_lines = run.at.metrics_lines,
@@ -449,6 +464,7 @@ int train(const Config& config, const TrainOptions& options, Comm& comm) {
     return kExitDone;
   }
   log.begin(run.table.parameter_count(), about_data(run));
+  log.say(schedule_line(config.train, run.total_steps));
 
   const auto due = [&](std::int64_t interval) { return interval > 0 && run.at.step % interval == 0; };
   const std::int64_t first_step = run.at.step;

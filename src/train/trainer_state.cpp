@@ -48,6 +48,7 @@ nlohmann::json to_json(const TrainerState& s, const SpikeDetector& spikes) {
           {"rows", s.rows},
           {"tokens", s.tokens},
           {"skipped_updates", s.skipped_updates},
+          {"earlier_steps", s.earlier_steps},
           {"total_steps", s.total_steps},
           {"global_batch_rows", s.global_rows},
           {"rows_per_epoch", s.rows_per_epoch},
@@ -72,6 +73,7 @@ TrainerState trainer_state(const nlohmann::json& json, const std::string& where,
     s.position = {fields.count("epoch"), fields.count("epoch_row")};
     s.rows = fields.count("rows");
     s.skipped_updates = fields.count("skipped_updates");
+    if (fields.has("earlier_steps")) s.earlier_steps = fields.count("earlier_steps");
     s.dataset = fields.text("dataset_fingerprint");
     s.metrics_lines = fields.count("metrics_lines");
     spikes.set_state(json.at("spike_window"));

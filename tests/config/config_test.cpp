@@ -306,7 +306,7 @@ TEST_CASE("config: the error for a bad value states the file, what was found and
        "train.min_lr: found 0.001, expected 0: train.lr_scheduler_type linear has no minimum; cosine_with_min_lr has"},
       {R"(, "gradient_accumulation_steps": 2, "global_batch_size": 4)",
        "train.global_batch_size: found 4 together with train.gradient_accumulation_steps 2, expected only one of the "
-       "two"},
+       "three"},
       {R"(, "warmup_ratio": 0.5, "warmup_steps": 4)",
        "train.warmup_steps: found 4 together with train.warmup_ratio 0.5, expected only one of the two"},
       {R"(, "eval_steps": 4)", "train.eval_steps: found 4, expected 0 without data.eval_path"},
@@ -488,17 +488,52 @@ TEST_CASE("config: each missing required key is an error") {
 TEST_CASE("config: --set replaces the file's value of a mutually exclusive key") {
   const Config batch = parse(minimal(R"(, "gradient_accumulation_steps": 4)"), {"train.global_batch_size=8"});
   CHECK_FALSE(batch.train.gradient_accumulation_steps);
-  CHECK(accumulation_steps(batch.train, 1) == 4);
-  CHECK(accumulation_steps(batch.train, 2) == 2);
-  CHECK(usage_error([&] { accumulation_steps(batch.train, 3); }) ==
+  CHECK(batch_sizes(batch.train, 1).rows_at(0) == 8);
+  CHECK(batch_sizes(batch.train, 2).rows_at(0) == 8);
+  CHECK(usage_error([&] { batch_sizes(batch.train, 3); }) ==
         "train.global_batch_size: found 8, expected a multiple of 6 (2 rows per micro-batch on 3 ranks)");
   const Config steps = parse(minimal(R"(, "global_batch_size": 8)"), {"train.gradient_accumulation_steps=3"});
   CHECK_FALSE(steps.train.global_batch_size);
-  CHECK(accumulation_steps(steps.train, 5) == 3);
+  CHECK(batch_sizes(steps.train, 5).rows_at(0) == 30);
   CHECK_THAT(error_of(minimal(), {"train.warmup_steps=3", "train.warmup_ratio=0.5"}),
              EndsWith("expected only one of the two"));
   const Config neither = parse(minimal(R"(, "gradient_accumulation_steps": null)"));
   CHECK(neither.train.gradient_accumulation_steps == 1);
+}
+
+TEST_CASE("config: the schedule of the batch size, and the decay") {
+  const std::string schedule = R"(, "global_batch_size_schedule": [[0, 4], [10, 8]])";
+  const Config c = parse(minimal(schedule));
+  CHECK_FALSE(c.train.gradient_accumulation_steps);
+  CHECK(batch_sizes(c.train, 2).schedule() == std::vector<BatchSize>{{0, 4}, {10, 8}});
+  CHECK(parse(config_json(c)) == c);
+  CHECK(usage_error([&] { batch_sizes(c.train, 4); }) ==
+        "train.global_batch_size_schedule: found 4, expected a multiple of 8 (2 rows per micro-batch on 4 ranks)");
+  CHECK(parse(minimal(schedule), {"train.global_batch_size=6"}).train.global_batch_size_schedule.empty());
+  CHECK(parse(minimal(R"(, "global_batch_size": 8)"), {"train.global_batch_size_schedule=[[0,2]]"}) ==
+        parse(minimal(R"(, "global_batch_size_schedule": [[0, 2]])")));
+  CHECK_THAT(
+      error_of(minimal(schedule + R"(, "global_batch_size": 8)")),
+      EndsWith("train.global_batch_size_schedule: found a list together with train.global_batch_size 8, expected "
+               "only one of the three"));
+  for (const char* bad : {"[[1, 4]]", "[[0, 4], [0, 8]]", "[[0, 0]]", "[[0]]", "[4]", "4"})
+    CHECK_THAT(error_of(minimal(concat(R"(, "global_batch_size_schedule": )", bad))),
+               EndsWith("expected a list of [first_step, rows] with steps that rise from 0"));
+
+  const std::string wsd = R"(, "lr_scheduler_type": "warmup_stable_decay", "decay_steps": 5, "decay_type": "1-sqrt")";
+  const Config decay = parse(minimal(wsd));
+  CHECK_FALSE(decay.train.decay_ratio);
+  CHECK(parse(config_json(decay)) == decay);
+  CHECK(parse(minimal(wsd), {"train.decay_ratio=0.5"}).train.decay_ratio == 0.5);
+  for (const auto& [set, expected] : std::vector<std::pair<std::string, std::string>>{
+           {"train.decay_steps=5", "train.decay_steps: found 5, expected null: "},
+           {"train.decay_ratio=0.2", "train.decay_ratio: found 0.2, expected no value: "},
+           {"train.decay_type=cosine", "train.decay_type: found cosine, expected no value: "}})
+    CHECK_THAT(error_of(minimal(), {set}),
+               EndsWith(expected + "train.lr_scheduler_type cosine_with_min_lr has no decay phase; "
+                                   "warmup_stable_decay has"));
+  CHECK_THAT(error_of(minimal(), {"init_state=run"}),
+             EndsWith("init_state: found run, expected weights without init_from"));
 }
 
 TEST_CASE("config: rope_parameters of transformers 5 are read as rope_theta and rope_scaling") {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 
+#include "ssa/base/error.h"
 #include "support/catch.h"
 
 using namespace ssa;
@@ -43,6 +44,49 @@ TEST_CASE("batch plan: a run that continues with another batch size uses every r
       position = batch.next;
     }
   }
+}
+
+TEST_CASE("batch plan: a schedule of the batch size") {
+  const BatchSizes sizes({{0, 2}, {3, 4}, {10, 8}});
+  std::int64_t rows = 0;
+  for (std::int64_t step = 0; step < 20; ++step) {
+    CHECK(sizes.rows_before(step) == rows);
+    CHECK(sizes.rows_at(step) == (step < 3 ? 2 : step < 10 ? 4 : 8));
+    for (const std::int64_t more : {0, 1, 7, 8, 33, 100}) {
+      std::int64_t steps = 0;
+      while (sizes.rows_before(step + steps + 1) - rows <= more) ++steps;
+      CAPTURE(step, more);
+      CHECK(sizes.steps_within(more, step) == steps);
+    }
+    rows += sizes.rows_at(step);
+  }
+  CHECK(sizes.largest() == 8);
+  CHECK_THROWS_AS(BatchSizes({{1, 2}}), Error);
+  CHECK_THROWS_AS(BatchSizes({{0, 2}, {0, 4}}), Error);
+
+  // The rows of one epoch follow each other, and what is too few for a batch at its end is dropped.
+  for (const std::int64_t ranks : {1, 2}) {
+    const BatchPlan plan({.sources = {{21}}, .global_rows = sizes, .micro_rows = 1, .ranks = ranks});
+    DataPosition position;
+    std::vector<std::int64_t> first;
+    for (std::int64_t step = 0; step < 11; ++step) {
+      const GlobalBatch batch = plan.batch_at(position, step);
+      REQUIRE(std::ssize(batch.rows) == sizes.rows_at(step));
+      CHECK(plan.micro_batches(step) * ranks == sizes.rows_at(step));
+      first.push_back(batch.numbers.first);
+      CHECK(batch.numbers.last == batch.numbers.first + sizes.rows_at(step) - 1);
+      position = batch.next;
+    }
+    CHECK(first == std::vector<std::int64_t>{0, 2, 4, 6, 10, 14, 21, 25, 29, 33, 42});
+    CHECK(plan.batches_until(1, {}) == 6);
+    CHECK(plan.batches_until(2, {}) == 10);
+    CHECK(plan.batches_until(3, {}) == 12);
+    CHECK(plan.batches_until(2, {1, 4}, 7) == 3);
+    CHECK(plan.epochs_at({1, 8}, 6) == 1 + 8.0 / 20);
+  }
+  const BatchPlan mixed(
+      {.sources = {{21, 1}, {40, 3}}, .mixed = true, .global_rows = sizes, .micro_rows = 2, .ranks = 1});
+  CHECK(mixed.batches_until(1, {}) == 10 + 3);  // 34 rows in ten steps, then 8 each
 }
 
 TEST_CASE("batch plan: skipped rows are in no batch, and the rows after them follow") {

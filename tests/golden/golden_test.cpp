@@ -110,7 +110,7 @@ std::vector<float> first_gradients(const Config& config, TestModel& m) {
                                    .vocab_size = config.model.vocab_size});
   const std::int64_t rows = config.train.per_device_train_batch_size;
   const BatchPlan plan({.sources = {{loader.rows()}},
-                        .global_rows = rows * accumulation_steps(config.train, 1),
+                        .global_rows = batch_sizes(config.train, 1),
                         .micro_rows = rows,
                         .ranks = 1});
   const GlobalBatch batch = plan.batch_at({});

@@ -7,9 +7,11 @@
 
 #include "ssa/base/error.h"
 #include "support/catch.h"
+#include "support/error_of.h"
 
 using namespace ssa;
 using Catch::Matchers::WithinAbs;
+using ssa::test::error_of;
 
 namespace {
 
@@ -64,6 +66,60 @@ TEST_CASE("schedule: cosine, linear, constant_with_warmup and warmup_stable_deca
   CHECK(learning_rate(wsd, 90, 100) == 0.01);
   CHECK_THAT(learning_rate(wsd, 95, 100), close(0.006));
   CHECK_THAT(learning_rate(wsd, 99, 100), close(0.0028));
+}
+
+TEST_CASE("schedule: the decay of warmup_stable_decay has its length and its form") {
+  // N = 100, W = 10, E = 40, r = 0.2: the values are those of the formulas in schedule.h, worked out apart from them.
+  TrainConfig train = schedule(LrScheduler::warmup_stable_decay, 10, 0.002);
+  train.decay_ratio.reset();
+  train.decay_steps = 40;
+  for (const DecayType type : {DecayType::linear, DecayType::cosine, DecayType::one_minus_sqrt}) {
+    train.decay_type = type;
+    CHECK_THAT(learning_rate(train, 5, 100), close(0.005));
+    for (const std::int64_t step : {10, 59, 60}) CHECK(learning_rate(train, step, 100) == 0.01);
+    CHECK_THAT(learning_rate(train, 100, 100), close(0.002));
+  }
+  const auto at_70_and_99 = [&](DecayType type) {
+    train.decay_type = type;
+    return std::pair(learning_rate(train, 70, 100), learning_rate(train, 99, 100));
+  };
+  const auto [linear_70, linear_99] = at_70_and_99(DecayType::linear);
+  CHECK_THAT(linear_70, close(0.008));   // 0.002 + 0.008 * 0.75
+  CHECK_THAT(linear_99, close(0.0022));  // 0.002 + 0.008 / 40
+  const auto [cosine_70, cosine_99] = at_70_and_99(DecayType::cosine);
+  CHECK_THAT(cosine_70, close(0.002 + 0.004 * (1 + std::numbers::sqrt2 / 2)));
+  CHECK_THAT(cosine_99, close(0.002 + 0.004 * (1 + std::cos(std::numbers::pi * 39 / 40))));
+  const auto [sqrt_70, sqrt_99] = at_70_and_99(DecayType::one_minus_sqrt);
+  CHECK_THAT(sqrt_70, close(0.006));  // 0.002 + 0.008 * (1 - 1 / 2)
+  CHECK_THAT(sqrt_99, close(0.002 + 0.008 * (1 - std::sqrt(39.0 / 40))));
+
+  train.decay_steps = 0;
+  for (const std::int64_t step : {10, 99, 100, 1000}) CHECK(learning_rate(train, step, 100) == 0.01);
+  train.decay_steps.reset();
+  train.decay_ratio = 0.25;
+  CHECK(decay_steps(train, 99) == 25);  // ceil(24.75)
+  CHECK(decay_steps(schedule(LrScheduler::cosine, 10), 99) == 0);
+}
+
+TEST_CASE("schedule: a decay that is longer than the run, or would have begun before a branch, is refused") {
+  TrainConfig train = schedule(LrScheduler::warmup_stable_decay, 10);
+  train.decay_ratio.reset();
+  train.decay_steps = 90;
+  check_schedule(train, 100);
+  train.decay_steps = 91;
+  CHECK(error_of([&] { check_schedule(train, 100); }) ==
+        "train.decay_steps: found 91, expected at most 90: the run has 100 steps, of which 10 are warm-up");
+  train.decay_steps = 30;
+  check_branch(train, 70, 100);
+  CHECK(
+      error_of([&] { check_branch(train, 71, 100); }) ==
+      "train.decay_steps: found a decay of 30 steps, expected at most 29: init_from has done 71 of 100 steps, and the "
+      "decay would have begun before");
+  CHECK(error_of([&] { check_branch(train, 100, 100); }) ==
+        "train.max_steps: found 100, expected more than 100, the steps that init_from has done (init_state run)");
+  CHECK(schedule_line(train, 100) ==
+        "learning rate: warmup_stable_decay, warm-up in steps 0 to 9, 0.01 at step 10, linear decay from step 70 on, "
+        "0.000333333 in the last step");
 }
 
 TEST_CASE("schedule: without a warmup the first step has the peak rate") {

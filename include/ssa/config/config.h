@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "kernels/attention/select_blocks/select_blocks.h"
+#include "ssa/data/batch_size.h"
 #include "ssa/data/packing.h"
 #include "ssa/data/row_range.h"
 #include "ssa/model/fp8_layers.h"
@@ -62,6 +63,34 @@ enum class FloatType { f32, bf16 };
 
 constexpr std::string_view name_of(FloatType type) { return type == FloatType::f32 ? "f32" : "bf16"; }
 
+/// How the learning rate falls in the last phase of warmup_stable_decay. Formulas: ssa/train/schedule.h.
+enum class DecayType { linear, cosine, one_minus_sqrt };
+
+constexpr std::string_view name_of(DecayType type) {
+  switch (type) {
+    case DecayType::linear: return "linear";
+    case DecayType::cosine: return "cosine";
+    case DecayType::one_minus_sqrt: return "1-sqrt";
+  }
+  return "?";
+}
+
+/// What a run takes from init_from, besides the weights.
+enum class InitState {
+  weights,    ///< nothing
+  optimizer,  ///< the moments and the number of updates in them
+  run,        ///< these, the step, and the position in the data: the run continues the other one
+};
+
+constexpr std::string_view name_of(InitState state) {
+  switch (state) {
+    case InitState::weights: return "weights";
+    case InitState::optimizer: return "optimizer";
+    case InitState::run: return "run";
+  }
+  return "?";
+}
+
 struct AttentionConfig {
   Method method = Method::ssa;
   double alignment_weight = 10.0;
@@ -103,9 +132,10 @@ struct DataConfig {
 struct TrainConfig {
   std::int64_t max_length = 0;
   std::int64_t per_device_train_batch_size = 0;
-  /// In a loaded config exactly one of these two has a value; see accumulation_steps().
+  /// In a loaded config exactly one of these three has a value; see batch_sizes().
   std::optional<std::int64_t> gradient_accumulation_steps = 1;
   std::optional<std::int64_t> global_batch_size;
+  std::vector<BatchSize> global_batch_size_schedule;
   double num_train_epochs = 1.0;
   std::int64_t max_steps = -1;
   double learning_rate = 0.0;
@@ -114,6 +144,10 @@ struct TrainConfig {
   /// In a loaded config at most one of these two has a value; see warmup_steps() in schedule.h.
   std::optional<double> warmup_ratio = 0.01;
   std::optional<std::int64_t> warmup_steps;
+  /// In a loaded config at most one of these two has a value; see decay_steps() in schedule.h.
+  std::optional<double> decay_ratio = 0.1;
+  std::optional<std::int64_t> decay_steps;
+  DecayType decay_type = DecayType::linear;
   double weight_decay = 0.1;
   double adam_beta1 = 0.9;
   double adam_beta2 = 0.95;
@@ -160,6 +194,7 @@ struct Config {
   /// Whether the config has attention.method and attention.selection: init_from may need them.
   bool method_given = false, selection_given = false;
   std::optional<std::string> init_from;
+  InitState init_state = InitState::weights;
   std::string output_dir;
   AttentionConfig attention;
   DataConfig data;
@@ -173,8 +208,8 @@ struct Config {
 
 /// Reads a config file. `overrides` are the arguments of --set, "section.key=value", applied in order. The value is
 /// JSON, or plain text where the key takes text or the value is not JSON. For mutually exclusive keys
-/// (gradient_accumulation_steps and global_batch_size, warmup_ratio and warmup_steps, path and sources) the override
-/// replaces the file's.
+/// (gradient_accumulation_steps, global_batch_size and global_batch_size_schedule; warmup_ratio and warmup_steps;
+/// decay_ratio and decay_steps; path and sources) the override replaces the file's.
 Config load_config(const std::filesystem::path& file, const std::vector<std::string>& overrides = {});
 
 /// The config file that a command line means by `file`: that path if it exists, else a config of that name in
@@ -218,8 +253,8 @@ std::string config_keys_table();
 /// The datasets that a run reads: data.path, or the paths of data.sources.
 std::vector<std::string> training_paths(const DataConfig& data);
 
-/// Micro-batches per rank and optimizer step. Throws UsageError unless global_batch_size is a multiple of the rows of
-/// one micro-batch on all ranks.
-std::int64_t accumulation_steps(const TrainConfig& train, std::int64_t ranks);
+/// Rows per optimizer step over all ranks. Throws UsageError unless global_batch_size, or each of
+/// global_batch_size_schedule, is a multiple of the rows of one micro-batch on all ranks.
+BatchSizes batch_sizes(const TrainConfig& train, std::int64_t ranks);
 
 }  // namespace ssa

@@ -18,6 +18,7 @@
 #include <span>
 #include <vector>
 
+#include "ssa/data/batch_size.h"
 #include "ssa/data/mix.h"
 #include "ssa/data/row_range.h"
 
@@ -58,27 +59,31 @@ class BatchPlan {
   };
   struct Options {
     std::vector<Source> sources;
-    bool mixed = false;        ///< false: one dataset
-    std::int64_t global_rows;  ///< rows per global batch, that is, per optimizer step
-    std::int64_t micro_rows;   ///< rows per micro-batch on one rank
+    bool mixed = false;       ///< false: one dataset
+    BatchSizes global_rows;   ///< rows per global batch, that is, per optimizer step
+    std::int64_t micro_rows;  ///< rows per micro-batch on one rank
     std::int64_t ranks;
     std::vector<RowRange> skip_ranges{};  ///< rows of the run that no batch uses; a mix takes them from its sources
   };
 
-  /// Throws UsageError if global_rows is not a multiple of micro_rows * ranks, if an epoch has no full global batch, or
-  /// if more than 1e9 rows of a mix are skipped.
+  /// Throws UsageError if global_rows is not a multiple of micro_rows * ranks, if an epoch has no full global batch of the
+  /// largest size, or if more than 1e9 rows of a mix are skipped.
   explicit BatchPlan(const Options& options);
 
   bool mixed() const { return o_.mixed; }
   std::int64_t rows_per_epoch() const { return rows_per_epoch_; }  ///< of all sources
-  std::int64_t global_rows() const { return o_.global_rows; }
-  std::int64_t micro_batches() const { return o_.global_rows / (o_.micro_rows * o_.ranks); }  ///< per rank and step
-  /// Of an epoch from which no row is skipped.
-  std::int64_t batches_per_epoch() const { return rows_per_epoch() / o_.global_rows; }
-  std::int64_t dropped_rows() const { return o_.mixed ? 0 : rows_per_epoch() % o_.global_rows; }
+  const BatchSizes& batch_sizes() const { return o_.global_rows; }
+  // In these, `step` is the number of steps done; it matters only if the batch size has a schedule.
+  std::int64_t global_rows(std::int64_t step = 0) const { return o_.global_rows.rows_at(step); }
+  std::int64_t micro_batches(std::int64_t step = 0) const {  ///< per rank
+    return global_rows(step) / (o_.micro_rows * o_.ranks);
+  }
+  /// Of an epoch from which no row is skipped, all with the batch size of `step`.
+  std::int64_t batches_per_epoch(std::int64_t step = 0) const { return rows_per_epoch() / global_rows(step); }
+  std::int64_t dropped_rows(std::int64_t step = 0) const { return o_.mixed ? 0 : rows_per_epoch() % global_rows(step); }
 
   /// The global batch that begins at `position`, or in the next epoch that has a full one.
-  GlobalBatch batch_at(const DataPosition& position) const;
+  GlobalBatch batch_at(const DataPosition& position, std::int64_t step = 0) const;
 
   /// The rows of one micro-batch of one rank: micro_rows elements of batch.rows.
   std::span<const RowRef> micro_batch(const GlobalBatch& batch, std::int64_t micro, std::int64_t rank) const {
@@ -88,15 +93,15 @@ class BatchPlan {
 
   /// Global batches from `position` to the end of `epochs` epochs. A fraction of an epoch is rounded up to a batch; in a
   /// mix, the end is rounded down to one.
-  std::int64_t batches_until(double epochs, const DataPosition& position) const;
+  std::int64_t batches_until(double epochs, const DataPosition& position, std::int64_t step = 0) const;
 
   /// Epochs done at `position`: 1.5 is in the middle of the second one.
-  double epochs_at(const DataPosition& position) const;
+  double epochs_at(const DataPosition& position, std::int64_t step = 0) const;
   /// The same of a source of a mix.
   double source_epochs_at(const DataPosition& position, std::size_t source) const;
 
  private:
-  GlobalBatch mixed_batch_at(const DataPosition& position) const;
+  GlobalBatch mixed_batch_at(const DataPosition& position, std::int64_t global_rows) const;
   /// Rows of [begin, end) of an epoch that are not skipped.
   std::int64_t usable_rows(std::int64_t epoch, std::int64_t begin, std::int64_t end) const;
 

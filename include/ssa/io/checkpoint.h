@@ -99,6 +99,11 @@ std::vector<CheckpointInfo> find_checkpoints(const std::filesystem::path& output
 std::optional<CheckpointInfo> newest_checkpoint(const std::filesystem::path& output_dir,
                                                 std::vector<CheckpointInfo>& skipped);
 
+/// The checkpoint that `path` names: itself, or the newest complete one of a run, found as newest_checkpoint() does.
+/// nullopt if `path` is neither a run nor a checkpoint. Throws Error for a run without a checkpoint.
+std::optional<std::filesystem::path> checkpoint_at(const std::filesystem::path& path,
+                                                   std::vector<CheckpointInfo>& skipped);
+
 /// Cleans up after a killed writer, and removes the oldest checkpoints as commit() does. For a resumed run, which may
 /// write no further checkpoint.
 void tidy_checkpoints(const std::filesystem::path& output_dir, std::int64_t save_total_limit);

@@ -13,7 +13,8 @@ namespace ssa {
 struct ResumedRun {
   const Config& config;
   std::string dataset;  ///< dataset_fingerprint() of data.path
-  std::int64_t global_rows, rows_per_epoch, ranks;
+  BatchSizes global_rows;
+  std::int64_t rows_per_epoch, ranks;
   std::vector<SourceState> sources{};  ///< of data.sources, as of a run that starts now
 };
 

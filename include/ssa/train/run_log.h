@@ -55,7 +55,8 @@ std::string short_rows_warning(const Config& config);
 class RunLog {
  public:
   struct Start {
-    std::int64_t step;  ///< where the run starts; later lines of metrics.jsonl are dropped
+    std::int64_t step;    ///< where the run starts; later lines of metrics.jsonl are dropped
+    std::int64_t tokens;  ///< of these steps
     std::int64_t total_steps;
     std::string resumed_from;    ///< path of the checkpoint
     std::int64_t metrics_lines;  ///< lines of metrics.jsonl when it was saved
@@ -85,7 +86,7 @@ class RunLog {
 
   const Config& config_;
   bool speaks_;
-  std::int64_t total_steps_, first_step_, last_logged_;
+  std::int64_t total_steps_, first_step_, last_logged_, logged_tokens_;
   Clock::time_point begun_, running_since_;
   double running_seconds_ = 0;  ///< of the steps since the last one logged, up to running_since_
   DeviceKind kind_;

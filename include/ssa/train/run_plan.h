@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "ssa/comm/watchdog.h"
 #include "ssa/config/config.h"
@@ -18,6 +19,9 @@ RowOptions row_options(const Config& config);
 Dataset open_dataset(const std::string& path, const Config& config);
 
 BatchPlan plan_batches(const Config& config, const std::vector<BatchPlan::Source>& sources, int ranks);
+
+/// A line per batch size: from which step on, rows, micro-batches per rank and tokens per step.
+std::vector<std::string> batch_size_lines(const BatchPlan& plan, std::int64_t max_length);
 
 /// The last optimizer step of a run that has done `step` steps and is at `position`: max_steps if set, else the end of
 /// num_train_epochs.

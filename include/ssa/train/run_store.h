@@ -1,4 +1,4 @@
-// Loads and saves a run's weights and optimizer state: random initialization, a Hugging Face directory, checkpoints.
+// Loads and saves a run's weights and optimizer state: random initialization, init_from, checkpoints.
 #pragma once
 
 #include <atomic>
@@ -11,6 +11,7 @@
 #include "ssa/base/directory_lock.h"
 #include "ssa/comm/comm.h"
 #include "ssa/config/config.h"
+#include "ssa/io/checkpoint.h"
 #include "ssa/train/model_state.h"
 #include "ssa/train/resume_check.h"
 #include "ssa/train/trainer_state.h"
@@ -37,9 +38,9 @@ class RunStore {
 
   /// Fills the owned master weights and moments of `state`: from the checkpoint that options.resume selects, else from
   /// init_from, else random. Returns the state of the run that the checkpoint was saved in, or of a new run, with
-  /// the data as continue_data() sets it. Logs every difference from that run, and damaged checkpoints
-  /// that `auto` skips. Throws Error for values that are not finite, if there are checkpoints of which none can be
-  /// used, and as check_resume() does.
+  /// the data as continue_data() sets it; with init_state `run`, init_from is such a checkpoint. Logs every difference
+  /// from that run, what is taken from init_from, and damaged checkpoints that `auto` skips. Throws Error for values
+  /// that are not finite, if there are checkpoints of which none can be used, and as check_resume() does.
   TrainerState restore(Stream& stream, ModelState& state, SpikeDetector& spikes, const RestoreOptions& options);
 
   /// Writes a checkpoint and logs it: rank 0 writes, the others send what they own. With checkpoint.async it returns
@@ -55,15 +56,22 @@ class RunStore {
 
   /// Path of the newest complete checkpoint of this run, or "none".
   const std::string& last_checkpoint() const { return last_checkpoint_; }
+  /// Whether restore() continued the run of init_from (init_state run).
+  bool continues_init_from() const { return continues_init_from_; }
 
  private:
   std::string checkpoint_to_resume(const std::string& resume);
+  TrainerState continue_from(Stream& stream, ModelState& state, SpikeDetector& spikes, const RestoreOptions& options,
+                             const std::string& checkpoint, Verify verify) const;
+  TrainerState start_from_checkpoint(Stream& stream, ModelState& state, const RestoreOptions& options,
+                                     const std::string& checkpoint) const;
   void export_to(const std::filesystem::path& directory) const;
 
   const Config& config_;
   Comm& comm_;
   DirectoryLock lock_;
   std::string last_checkpoint_ = "none";
+  bool continues_init_from_ = false;
   std::string being_saved_;  ///< path of the checkpoint being written; empty if there is none
   std::thread writer_;
   std::atomic<bool> writing_ = false;  ///< by writer_

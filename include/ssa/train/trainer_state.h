@@ -31,6 +31,7 @@ struct TrainerState {
   std::int64_t rows = 0;             ///< rows consumed
   std::int64_t tokens = 0;           ///< in these rows, padding included
   std::int64_t skipped_updates = 0;  ///< because of spikes
+  std::int64_t earlier_steps = 0;    ///< of runs that the moments were taken from (init_state optimizer)
 
   // Of the run that saved it, to be compared with the run that continues.
   std::int64_t total_steps = 0, global_rows = 0, rows_per_epoch = 0, ranks = 0;
