@@ -75,7 +75,7 @@ def split(pattern):
 
 def from_ranks(ranks, pre_tokenizer, **options):
     vocab = {"".join(TO_CHAR[b] for b in token): rank for token, rank in ranks.items()}
-    size = len(vocab)
+    size = max(vocab.values()) + 1
     return tokenizer_file(vocab, pre_tokenizer, {"<|endoftext|>": size, "<|im_start|>": size + 1, "<|im_end|>": size + 2},
                           **options)
 
@@ -96,7 +96,8 @@ def replace(to="\u2581"):
 def make_files(packages, out):
     out.mkdir(parents=True, exist_ok=True)
     find = lambda name: next(pathlib.Path(packages).rglob(name))  # noqa: E731
-    r50k = tiktoken_ranks(find("ec7223a39ce59f226a68acc30dc1af2788490e15"))
+    p50k = tiktoken_ranks(find("ec7223a39ce59f226a68acc30dc1af2788490e15"))
+    r50k = {token: rank for token, rank in p50k.items() if rank < 50256}  # p50k_base is r50k_base and more spaces
     cl100k = tiktoken_ranks(find("9b5ad71b2ce5302211f9c61530b329a4922fc6a4"))
     o200k = tiktoken_ranks(find("fb374d419588a4632f3f557e76b4b70aebbca790"))
     qwen = tiktoken_ranks(find("qwen.tiktoken"))
@@ -105,7 +106,7 @@ def make_files(packages, out):
     nfc = {"type": "NFC"}
     mark = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "first", "split": False}
     files = {
-        "gpt2": (from_ranks(r50k, byte_level(True)), "r50k_base of litellm 1.110"),
+        "gpt2": (from_ranks(r50k, byte_level(True)), "r50k_base, from p50k_base of litellm 1.110"),
         "smollm2": (from_ranks(r50k, sequence({"type": "Digits", "individual_digits": True}, byte_level(True))),
                     "structure of SmolLM2, r50k_base"),
         "llama3": (from_ranks(cl100k, split(LLAMA3), ignore_merges=True), "structure of Llama 3, cl100k_base of litellm"),
