@@ -21,7 +21,8 @@ struct InputOptions {
   InputKind stdin_kind = InputKind::jsonl;
   std::string field = "text";  // of JSONL and Parquet records
   FieldKind field_kind = FieldKind::text;
-  bool split_blank_lines = false;  // .txt: blank lines separate documents; otherwise a file is one
+  const ChatTemplate* chat = nullptr;  // renders conversations; null: their texts are joined
+  bool split_blank_lines = false;      // .txt: blank lines separate documents; otherwise a file is one
 };
 
 /// The kind of a file by its name: .txt, .jsonl .ndjson .json for JSON lines, .parquet; the text ones also with .gz or

@@ -55,9 +55,9 @@ WriterState writer_state(const json& state) {
 
 void check_settings(const fs::path& path, const json& saved, const json& settings) {
   for (const auto& [key, value] : settings.items())
-    if (saved.at(key) != value)
-      fail_usage(path.string(), ": the interrupted job has ", key, " ", saved.at(key).dump(), ", this one ",
-                 value.dump(), ": expected the same, or another --output");
+    if (const json before = saved.value(key, json(nullptr)); before != value)
+      fail_usage(path.string(), ": the interrupted job has ", key, " ", before.dump(), ", this one ", value.dump(),
+                 ": expected the same, or another --output");
 }
 
 }  // namespace
@@ -73,6 +73,7 @@ json job_settings(const TokenizeOptions& options, const Tokenizer& tokenizer) {
           {"inputs", files},
           {"field", options.input.field},
           {"conversations", options.input.field_kind == FieldKind::conversation},
+          {"chat_template", options.input.chat ? json(options.input.chat->name) : json(nullptr)},
           {"split_blank_lines", options.input.split_blank_lines},
           {"stdin_is_text", options.input.stdin_kind == InputKind::text},
           {"shard_tokens", options.shard_tokens},

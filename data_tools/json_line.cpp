@@ -14,7 +14,8 @@ bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
 class Parser {
  public:
-  explicit Parser(std::string_view line) : begin_(line.data()), p_(line.data()), end_(line.data() + line.size()) {}
+  Parser(std::string_view line, const ChatTemplate* chat)
+      : begin_(line.data()), p_(line.data()), end_(line.data() + line.size()), chat_(chat) {}
 
   const LineReport& report() const { return report_; }
 
@@ -244,11 +245,13 @@ class Parser {
     found_.clear();
     text_->clear();
     report_ = {};
-    if (*p_ == '"') return string(text_);
+    if (*p_ == '"' && !chat_) return string(text_);
     if (kind_ == FieldKind::text) {
       found_ = concat("is ", type_here(), ", expected a string");
     } else if (*p_ == '[') {
       return messages();
+    } else if (chat_ && *p_ != 'n') {
+      found_ = concat("is ", type_here(), ", expected a list of messages for chat template ", chat_->name);
     } else if (*p_ != 'n') {
       found_ = concat("is ", type_here(), ", expected a list of messages, a string or null");
     }
@@ -274,11 +277,11 @@ class Parser {
   void messages() {
     std::size_t number = 0;
     bool first = true;
-    MessageText content, share;
+    MessageText content, share, role;
     std::string key;
     list([&] {
       ++number;
-      content.type = share.type = '\0';
+      content.type = share.type = role.type = '\0';
       const char* used_key = "content";
       MessageText* used = &content;
       if (*p_ == '{') {
@@ -286,6 +289,7 @@ class Parser {
         object(
             [&](const std::string& name) {
               from = from || name == "from";
+              if (chat_ && (name == "role" || name == "from")) return message_text(role);
               if (name == "content") return message_text(content);
               if (name == "value") return message_text(share);
               value(3);
@@ -304,6 +308,7 @@ class Parser {
           found_ =
               concat("holds message ", number, ", which is ", content.type_name, ", expected an object or a string");
       }
+      if (chat_) return turn(number, role, *used);
       if (used->type != '"') {
         ++report_.messages_without_text;
         return;
@@ -314,9 +319,24 @@ class Parser {
     });
   }
 
+  /// Appends a message by the chat template.
+  void turn(std::size_t number, MessageText& role, const MessageText& content) {
+    if (!found_.empty()) return;
+    if (content.type != '"' || role.type != '"') {
+      found_ = concat("holds message ", number, " without a ", role.type != '"' ? "role" : "text",
+                      ", expected both for chat template ", chat_->name);
+      return;
+    }
+    if (role.text == "human") role.text = "user";
+    if (role.text == "gpt") role.text = "assistant";
+    const std::string wrong = chat_->add(number - 1, role.text, content.text, *text_);
+    if (!wrong.empty()) found_ = concat("holds message ", number, ", which ", wrong);
+  }
+
   const char* begin_;
   const char* p_;
   const char* end_;
+  const ChatTemplate* chat_;
   std::string_view field_;
   FieldKind kind_ = FieldKind::text;
   std::string* text_ = nullptr;
@@ -329,9 +349,10 @@ class Parser {
 
 }  // namespace
 
-LineReport parse_json_line(std::string_view line, std::string_view field, FieldKind kind, std::string& text) {
+LineReport parse_json_line(std::string_view line, std::string_view field, FieldKind kind, std::string& text,
+                           const ChatTemplate* chat) {
   text.clear();
-  Parser parser(line);
+  Parser parser(line, chat);
   parser.record(field, kind, text);
   return parser.report();
 }

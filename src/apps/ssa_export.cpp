@@ -48,10 +48,11 @@ int run(int argc, char** argv) {
                   "a directory step-*, or the output_dir of a run, whose newest complete checkpoint is taken")
       ->required();
   line.add_option("DIR", directory, "a new or empty directory")->required();
-  line.add_option("--tokenizer", options.tokenizer,
-                  "what the data was tokenized with: bytes, a tokenizer.json, a tiktoken rank file, or a directory "
-                  "with tokenizer.json, vocab.json and merges.txt, or tokenizer.model (default: bytes if the run's "
-                  "dataset names it; else no tokenizer is written)")
+  line.add_option(
+          "--tokenizer", options.tokenizer,
+          "what the data was tokenized with: bytes, a tokenizer.json, a tekken.json, a tiktoken rank file, or a "
+          "directory with one of them or with vocab.json and merges.txt (default: bytes if the run's "
+          "dataset names it; else no tokenizer is written)")
       ->option_text("T");
   line.add_option("--eos-token", options.tokenizer_options.eos_token,
                   "the end-of-text token (default: from the tokenizer's files)")

@@ -11,7 +11,7 @@
 
 namespace ssa {
 
-/// A Hugging Face tokenizer.json.
+/// A Hugging Face tokenizer.json, or Mistral's tekken.json.
 Tokenizer::Parts read_tokenizer_json(const std::filesystem::path& path, const TokenizerOptions& options);
 /// A directory with GPT-2's vocab.json and merges.txt.
 Tokenizer::Parts read_vocab_and_merges(const std::filesystem::path& directory, const TokenizerOptions& options);

@@ -94,7 +94,7 @@ std::map<std::string, std::string> hugging_face_tokenizer(const std::string& pat
   std::map<std::string, std::string> files;
   fs::path source(path);
   if (path != "bytes" && fs::exists(source / "tokenizer.json")) source /= "tokenizer.json";
-  if (source.extension() == ".json") {
+  if (source.extension() == ".json" && parts.pre_tokenizer.empty()) {
     files["tokenizer.json"] = read_file(source);
     for (const char* name : {"tokenizer_config.json", "special_tokens_map.json"})
       if (const fs::path side_file = source.parent_path() / name; fs::is_regular_file(side_file))

@@ -29,8 +29,10 @@ Tokenizer::Parts read_tokenizer(const std::string& path, const TokenizerOptions&
     if (fs::exists(given / "tokenizer.json")) return read_tokenizer_json(given / "tokenizer.json", options);
     if (fs::exists(given / "vocab.json") && fs::exists(given / "merges.txt"))
       return read_vocab_and_merges(given, options);
+    if (fs::exists(given / "tekken.json")) return read_tokenizer_json(given / "tekken.json", options);
     if (fs::exists(given / "tokenizer.model")) return read_rank_file(given / "tokenizer.model", options);
-    fail_usage(path, ": a directory without tokenizer.json, vocab.json and merges.txt, or tokenizer.model");
+    fail_usage(path,
+               ": a directory without tokenizer.json, vocab.json and merges.txt, tekken.json, or tokenizer.model");
   }
   if (!fs::is_regular_file(given))
     fail_usage("--tokenizer ", path, ": no such file or directory, expected one of them or \"bytes\"");

@@ -1,8 +1,5 @@
 // Reads a tiktoken rank file: a line per token, its bytes in base64 and its rank.
-#include <openssl/evp.h>
-
 #include <algorithm>
-#include <climits>
 #include <cstdint>
 #include <iterator>
 #include <string>
@@ -13,6 +10,7 @@
 
 #include "src/tokenizer/formats.h"
 #include "src/tokenizer/pre_tokenizer.h"
+#include "src/tokenizer/ranks.h"
 #include "src/tokenizer/sha256.h"
 #include "src/tokenizer/special_tokens.h"
 #include "ssa/base/error.h"
@@ -23,21 +21,9 @@ namespace ssa {
 namespace fs = std::filesystem;
 namespace {
 
-/// Padding may be missing. Empty for text that is not base64: EVP_DecodeBlock itself accepts '=' anywhere, and spaces.
-std::string base64_decode(std::string_view text) {
-  std::string digits(text.substr(0, text.find_last_not_of('=') + 1));
-  const std::size_t padding = (4 - digits.size() % 4) % 4;
-  constexpr const char* kDigits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  if (padding == 3 || digits.size() > INT_MAX - 3u || digits.find_first_not_of(kDigits) != digits.npos) return "";
-  digits.append(padding, '=');
-  std::string out(digits.size() / 4 * 3, '\0');
-  EVP_DecodeBlock(reinterpret_cast<unsigned char*>(out.data()), reinterpret_cast<const unsigned char*>(digits.data()),
-                  static_cast<int>(digits.size()));
-  out.resize(out.size() - padding);
-  return out;
-}
-
 void add_special(Tokenizer::Parts& parts, std::string content, std::size_t id) {
+  SSA_CHECK(id >= parts.texts.size() || parts.texts[id].empty(), "rank ", id, " is a token of the file, expected ",
+            content, " to have this id");
   add_token(parts, {.content = std::move(content), .id = static_cast<std::int32_t>(id), .special = true});
 }
 
@@ -84,11 +70,11 @@ const Published kPublished[] = {
     {"o200k_base", 199998, "o200k", {{"<|endoftext|>", 199999}, {"<|endofprompt|>", 200018}}},
     {"Qwen", 151643, "qwen2", {}, add_qwen_specials},
     {"gpt2", 50256, "gpt2", {{"<|endoftext|>", 50256}}},
+    {"p50k_base", 50280, "gpt2", {{"<|endoftext|>", 50256}}},  // the rank that its file leaves out
 };
 
 /// Adds the pre-tokenizer and the special tokens that do not stand in the files.
-void complete(const fs::path& path, const TokenizerOptions& options, Tokenizer::Parts& parts) {
-  const std::size_t ranks = parts.texts.size();
+void complete(const fs::path& path, std::size_t ranks, const TokenizerOptions& options, Tokenizer::Parts& parts) {
   std::string known;
   for (const Published& one : kPublished) {
     known += concat(known.empty() ? "" : ", ", one.name, " (", one.ranks, ")");
@@ -117,7 +103,8 @@ Tokenizer::Parts read_rank_file(const fs::path& path, const TokenizerOptions& op
   SSA_CHECK(kind.empty(), path.string(), ": ", kind,
             ", expected tiktoken ranks; a tokenizer.json of the same tokenizer may be supported");
   Tokenizer::Parts parts{.name = name_of(directory_of(path)), .sha256 = sha256_hex(file)};
-  std::unordered_map<std::string, std::int32_t> ids;
+  std::unordered_map<std::string, std::int32_t> ranks;
+  std::unordered_map<std::int32_t, std::size_t> lines;  // of each rank
   for (std::size_t start = 0, number = 1; start < file.size(); ++number) {
     std::size_t end = file.find('\n', start);
     if (end == file.npos) end = file.size();
@@ -125,36 +112,31 @@ Tokenizer::Parts read_rank_file(const fs::path& path, const TokenizerOptions& op
     start = end + 1;
     if (line.empty()) continue;
     const std::size_t space = line.find(' ');
-    std::string bytes = base64_decode(line.substr(0, space));
+    const std::string bytes = base64_decode(line.substr(0, space));
     const bool is_rank = space != line.npos && line.size() > space + 1 && line.size() < space + 10 &&
                          line.find_first_not_of("0123456789\r", space + 1) == line.npos;
     SSA_CHECK(!bytes.empty() && is_rank, path.string(), ":", number,
               ": expected a token in base64, a space and its rank");
-    const int id = std::stoi(std::string(line.substr(space + 1)));
-    SSA_CHECK(id == static_cast<int>(ids.size()) && ids.emplace(bytes, id).second, path.string(), ":", number,
-              ": rank ", id, ", expected ranks 0, 1, ... of different tokens");
-    parts.texts.push_back(std::move(bytes));
+    const int rank = std::stoi(std::string(line.substr(space + 1)));
+    SSA_CHECK(rank < kMaxVocabulary, path.string(), ":", number, ": rank ", rank, ", expected at most ",
+              kMaxVocabulary - 1);
+    const auto [it, is_new] = lines.emplace(rank, number);
+    SSA_CHECK(is_new, path.string(), ":", number, ": rank ", rank, " is also in line ", it->second,
+              ", expected different ranks");
+    const auto [token, first] = ranks.emplace(bytes, rank);
+    SSA_CHECK(first, path.string(), ":", number, ": the token of rank ", rank, " also has rank ", token->second,
+              ", expected different tokens");
   }
-  for (std::size_t b = 0; b < 256; ++b) {
-    const auto it = ids.find(std::string(1, static_cast<char>(b)));
-    SSA_CHECK(it != ids.end(), path.string(), ": no token for byte ", b, ", expected all 256");
-    parts.vocabulary.byte_ids[b] = it->second;
+  try {
+    set_ranks(parts, ranks);
+    complete(path, ranks.size(), options, parts);
+  } catch (const UsageError&) {
+    throw;
+  } catch (const Error& error) {
+    const std::string message = error.what();
+    if (message.rfind(path.parent_path().string(), 0) == 0) throw;  // it names the file, or one next to it
+    fail(path.string(), ": ", message);
   }
-  // tiktoken merges any two neighbors whose bytes together are a token, the lowest id first. So every split of a token
-  // into two others is a merge with the token's id as rank.
-  for (std::size_t id = 0; id < parts.texts.size(); ++id) {
-    const std::string& text = parts.texts[id];
-    for (std::size_t cut = 1; cut < text.size(); ++cut) {
-      const auto left = ids.find(text.substr(0, cut));
-      if (left == ids.end()) continue;
-      const auto right = ids.find(text.substr(cut));
-      if (right != ids.end())
-        parts.vocabulary.merges.push_back(
-            {left->second, right->second, static_cast<std::int32_t>(id), static_cast<std::uint32_t>(id)});
-    }
-  }
-  parts.vocabulary.whole = std::move(ids);
-  complete(path, options, parts);
   set_special_tokens(parts, path.parent_path(), options.eos_token);
   return parts;
 }

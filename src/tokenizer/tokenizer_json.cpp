@@ -1,4 +1,4 @@
-// Reads a Hugging Face tokenizer.json.
+// Reads a Hugging Face tokenizer.json, or a tekken.json.
 #include <algorithm>
 #include <cstdint>
 #include <nlohmann/json.hpp>
@@ -12,6 +12,7 @@
 #include "src/tokenizer/pre_tokenizer.h"
 #include "src/tokenizer/sha256.h"
 #include "src/tokenizer/special_tokens.h"
+#include "src/tokenizer/tekken.h"
 #include "ssa/base/error.h"
 #include "ssa/base/file.h"
 #include "ssa/base/json_file.h"
@@ -147,6 +148,7 @@ void read_post_processor(const json& post_processor, Tokenizer::Parts& parts) {
 Tokenizer::Parts read_tokenizer_json(const fs::path& path, const TokenizerOptions& options) {
   const std::string text = read_file(path);
   const json file = parse_json_object(text, path.string());
+  if (is_tekken(file)) return read_tekken(file, text, path, options);
   Tokenizer::Parts parts{.name = name_of(directory_of(path)), .sha256 = sha256_hex(text)};
   try {
     SSA_CHECK(file.contains("model") && file["model"].is_object(), "no \"model\", expected a tokenizer.json");

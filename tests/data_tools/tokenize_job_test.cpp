@@ -434,6 +434,40 @@ TEST_CASE("tokenize: the messages of a conversation are joined by a blank line")
   CHECK(report.empty == 1);
 }
 
+TEST_CASE("tokenize: a chat template needs its special tokens and JSON lines") {
+  TempDir directory;
+  write_file(directory / "a.jsonl",
+             R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]})");
+  auto tokenizer =
+      nlohmann::json::parse(ssa::test::read_file(ssa::test::source_dir() / "tests/tokenizer/qwen2.tokenizer.json"));
+  for (const auto& [content, id] : {std::pair{"<|im_start|>", 647}, std::pair{"<|im_end|>", 648}})
+    tokenizer["added_tokens"].push_back({{"content", content}, {"id", id}, {"special", true}});
+  write_file(directory / "tokenizer.json", tokenizer.dump());
+  auto options = options_for({(directory / "a.jsonl").string()}, directory / "out");
+  options.input.field = "messages";
+  options.input.field_kind = ssa::FieldKind::conversation;
+  options.input.chat = ssa::chat_template("chatml");
+  const auto error = [&] { return error_of([&] { ssa::tokenize(options); }); };
+  check_error(error(), "--chat-template chatml: tokenizer bytes has no token <|im_start|>");
+  options.tokenizer = (directory / "tokenizer.json").string();
+  options.special_as_text = true;
+  check_error(error(), "--chat-template chatml", "--special-tokens text");
+  options.special_as_text = false;
+  write_file(directory / "b.txt", "text");
+  options.input.files.push_back(directory / "b.txt");
+  check_error(error(), "--chat-template chatml", "b.txt is not supported, expected JSON lines");
+  CHECK(!fs::exists(directory / "out"));
+  options.input.files.pop_back();
+  ssa::tokenize(options);
+  const ssa::Dataset dataset(directory / "out");
+  std::vector<std::int32_t> ids(static_cast<std::size_t>(dataset.shards()[0].length(0)));
+  dataset.shards()[0].read(0, 0, ids);
+  CHECK(ids.front() == 647);
+  CHECK(std::count(ids.begin(), ids.end(), 647) == 2);
+  CHECK(std::count(ids.begin(), ids.end(), 648) == 2);
+  CHECK(ids.back() == 640);
+}
+
 TEST_CASE("tokenize: dataset.json records the Unicode version on which the ids depend") {
   TempDir directory;
   write_file(directory / "a.txt", "one");

@@ -344,6 +344,88 @@ TEST_CASE("tokenizer: a rank file of any size with a stated pattern") {
   CHECK(ssa::load_tokenizer(path, {.eos_token = "", .pre_tokenizer = "o200k"}).eos_token_id() == 300);
 }
 
+TEST_CASE("tokenizer: ranks may have gaps and any order, as for tiktoken") {
+  const TempDir directory;
+  std::string file = base64("ab") + " 300\n" + base64("abc") + " 260\n";
+  for (int b = 255; b >= 0; --b) file += base64(std::string(1, static_cast<char>(b))) + " " + std::to_string(b) + "\n";
+  const std::string path = (directory / "own.tiktoken").string();
+  const auto load_with = [&](const std::string& more) {
+    write_file(path, file + more);
+    return ssa::load_tokenizer(path, {.eos_token = "<|end|>", .pre_tokenizer = "gpt2"});
+  };
+  const ssa::Tokenizer tokenizer = load_with("");
+  CHECK(tokenizer.eos_token_id() == 301);
+  // The pair of "abc" has a lower rank than the pair of "ab", which it needs.
+  CHECK(encode(tokenizer, "ab abc xabc<|end|>") == std::vector<std::int32_t>{300, ' ', 260, ' ', 'x', 260, 301});
+  CHECK(encode(exported(path, {.eos_token = "<|end|>", .pre_tokenizer = "gpt2"}), "ab xabc<|end|>") ==
+        std::vector<std::int32_t>{300, ' ', 'x', 260, 301});
+  check_error(error_of([&] { load_with(base64("q") + " 400\n"); }), "own.tiktoken:259: the token of rank 400",
+              "also has rank 113", "expected different tokens");
+  check_error(error_of([&] { load_with(base64("qq") + " 300\n"); }), "own.tiktoken:259: rank 300", "line 1",
+              "expected different ranks");
+  check_error(error_of([&] { load_with(base64("qq") + " 4194304\n"); }), "own.tiktoken:259: rank 4194304",
+              "expected at most 4194303");
+  write_file(path, base64("ab") + " 300\n");
+  check_error(error_of([&] { ssa::load_tokenizer(path); }), "own.tiktoken: no token for byte 0");
+}
+
+TEST_CASE("tokenizer: Mistral's tekken.json") {
+  const TempDir directory;
+  const fs::path path = directory / "tekken.json";
+  json vocab = json::array();
+  const auto add = [&](const std::string& bytes) {
+    vocab.push_back({{"rank", vocab.size()}, {"token_bytes", base64(bytes)}, {"token_str", nullptr}});
+  };
+  for (int b = 0; b < 256; ++b) add(std::string(1, static_cast<char>(b)));
+  for (const char* token : {"ab", "abc", "aB", "beyond the vocabulary"}) add(token);
+  const json file = {{"config",
+                      {{"pattern", "[A-Z]|[a-z]+|\\s"},
+                       {"num_vocab_tokens", 260},
+                       {"default_vocab_size", 284},
+                       {"default_num_special_tokens", 25},
+                       {"version", "v3"}}},
+                     {"vocab", vocab}};
+  const auto load_file = [&](const json& content) {
+    write_file(path, content.dump());
+    return ssa::load_tokenizer(directory.path().string());
+  };
+  const ssa::Tokenizer tokenizer = load_file(file);
+  CHECK(tokenizer.vocab_size() == 284);
+  CHECK(tokenizer.eos_token_id() == 2);
+  const std::vector<std::int32_t> ids = {3, 282, 25 + ' ', 25 + 'a', 25 + 'B', 281, 4, 24, 2};
+  CHECK(encode(tokenizer, "[INST]abc aBab[/INST]<SPECIAL_24></s>") == ids);
+  CHECK(tokenizer.decode(ids) == "[INST]abc aBab[/INST]<SPECIAL_24></s>");
+  CHECK(encode(exported(directory.path().string()), "[INST]abc aBab[/INST]<SPECIAL_24></s>") == ids);
+
+  json changed = file;
+  changed["config"]["version"] = "v99";
+  check_error(error_of([&] { load_file(changed); }), "tekken.json: version v99", "expected v3, v7, v11, v13 or v15");
+  changed["config"]["version"] = "v13";
+  check_error(error_of([&] { load_file(changed); }), "version v13 without special_tokens");
+  changed["special_tokens"] = {{{"rank", 0}, {"token_str", "<s>"}, {"is_control", true}},
+                               {{"rank", 1}, {"token_str", "</s>"}, {"is_control", true}}};
+  CHECK(load_file(changed).eos_token_id() == 1);
+  changed["special_tokens"][1]["rank"] = 7;
+  check_error(error_of([&] { load_file(changed); }), "special token of rank 7");
+  changed["special_tokens"][1] = {{"rank", 1}, {"token_str", "<s>"}};
+  check_error(error_of([&] { load_file(changed); }), "special token <s> occurs twice");
+  changed = file;
+  changed["config"]["default_vocab_size"] = 300;
+  check_error(error_of([&] { load_file(changed); }), "a vocabulary of 260 tokens, expected 275");
+  changed = file;
+  changed["vocab"][3]["rank"] = 4;
+  check_error(error_of([&] { load_file(changed); }), "vocab[3]", "expected this rank");
+  changed = file;
+  changed["config"].erase("pattern");
+  check_error(error_of([&] { load_file(changed); }), "tekken.json: pattern is null, expected a string");
+  changed = file;
+  changed["config"]["default_num_special_tokens"] = 3;
+  check_error(error_of([&] { load_file(changed); }), "20 special tokens, expected at most");
+  changed = file;
+  changed["config"]["pattern"] = "(a";
+  check_error(error_of([&] { load_file(changed); }), "tekken.json: tokenizer pattern (a");
+}
+
 TEST_CASE("tokenizer: a tiktoken rank file gives the ids of naive byte-pair encoding") {
   // As many ranks as GPT-2 has: the bytes, then strings of a's and b's, then others that fill the file.
   std::vector<std::string> tokens;

@@ -79,8 +79,9 @@ class Tokenizer {
   Bpe bpe_;
 };
 
-/// Reads "bytes" (the 256 bytes and an end-of-text token), a Hugging Face tokenizer.json, a tiktoken rank file, or a
-/// directory with one of them (tokenizer.json, tokenizer.model) or with vocab.json and merges.txt. Throws Error naming
+/// Reads "bytes" (the 256 bytes and an end-of-text token), a Hugging Face tokenizer.json, Mistral's tekken.json, a
+/// tiktoken rank file, or a directory with one of them (tokenizer.json, tekken.json, tokenizer.model) or with vocab.json
+/// and merges.txt. Throws Error naming
 /// the file and the cause.
 Tokenizer::Parts read_tokenizer(const std::string& path, const TokenizerOptions& options = {});
 
