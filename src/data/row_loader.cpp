@@ -150,7 +150,8 @@ RowLoader::Place RowLoader::pack(Place place) const {
       p.places.push_back(place);
       p.lengths.push_back(static_cast<std::int32_t>(piece));
       // A piece that is longer than all units of a row has the row to itself.
-      p.units.push_back(static_cast<std::int32_t>(std::min(next_begin(piece) / unit(), units_per_row())));
+      const std::int64_t units = document_mask() ? std::min(next_begin(piece) / unit(), units_per_row()) : piece;
+      p.units.push_back(static_cast<std::int32_t>(units));
     }
     tokens += piece;
     advance(place, piece);

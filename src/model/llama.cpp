@@ -126,6 +126,9 @@ void forward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch& 
   }
 
   // 3) Attention branches
+  SSA_CHECK(static_cast<bool>(batch.documents) == m.shape.document_mask, "model: a micro-batch ",
+            batch.documents ? "with" : "without", " documents, expected one ",
+            m.shape.document_mask ? "with" : "without");
   if (branches.full && runs(&L::full))
     causal_attention_forward(
         s,

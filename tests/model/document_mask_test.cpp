@@ -6,9 +6,12 @@
 
 #include "ssa/config/config.h"
 #include "ssa/model/llama.h"
+#include "ssa/train/batch_staging.h"
 #include "support/catch.h"
 #include "support/error_of.h"
+#include "support/make_dataset.h"
 #include "support/op_runner.h"
+#include "support/temp_dir.h"
 #include "support/test_model.h"
 
 using namespace ssa;
@@ -178,6 +181,24 @@ TEST_CASE("document mask: losses and gradients of packed pieces are those of one
         const Sums crossing = train(false, {row}, true);
         CHECK(std::abs(crossing.ce - want.ce) > 1e-3 * want.ce);
       }
+}
+
+TEST_CASE("document mask: rows and micro-batches without one are refused where a mask is expected") {
+  const ModelConfig config = small_model();
+  TestModel m(config, {.rows = 1, .tokens = 8, .path = AttentionPath::full, .document_mask = true});
+  m.initialize(3);
+  MicroBatch batch = m.state.batch;
+  batch.documents = {};
+  check_error(error_of([&] { forward(m.stream, m.state.model(), batch, {}, {}); }),
+              "a micro-batch without documents, expected one with");
+
+  const TempDir directory;
+  make_dataset(directory.path(), {{{1, 2, 3, 4, 5, 6, 7, 0}}}, {.vocab_size = 61, .eos_token_id = 0});
+  const Dataset dataset(directory.path());
+  const RowLoader loader(dataset, {.max_length = 8, .pad_id = 0, .vocab_size = 61});
+  BatchStaging staging(m.stream, 1, 8);
+  staging.fill(0, loader, 0, 0, false);
+  check_error(error_of([&] { staging.upload(m.state.batch); }), "was filled from rows without one");
 }
 
 TEST_CASE("document mask: gradient checkpointing changes no bit, and a mask over one piece changes no bit") {

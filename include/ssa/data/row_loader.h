@@ -104,7 +104,9 @@ class RowLoader {
   /// Tokens from which on a piece may begin.
   std::int64_t unit() const { return document_mask() ? options_.mask_block_size : 1; }
   /// The first column from `column` on at which a piece may begin.
-  std::int64_t next_begin(std::int64_t column) const { return (column + unit() - 1) / unit() * unit(); }
+  std::int64_t next_begin(std::int64_t column) const {
+    return document_mask() ? (column + unit() - 1) / unit() * unit() : column;
+  }
   std::int64_t units_per_row() const { return std::max<std::int64_t>(1, options_.max_length / unit()); }
   void advance(Place& place, std::int64_t tokens) const;
   void find_rows();
