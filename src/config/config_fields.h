@@ -207,6 +207,17 @@ void visit_fields(Of<TrainConfig>, Visit&& visit) {
   visit(field("logging_steps", &C::logging_steps, between(1, kMostSteps), "steps between two logged steps"));
   visit(field("eval_steps", &C::eval_steps, between(0, kMostSteps),
               "steps between two evaluations; 0 = only at the end"));
+  visit(field("eval_tasks", &C::eval_tasks, kAny,
+              "tasks of lm-evaluation-harness to run during training, as in `{\"piqa\": \"tasks\"}`: a file, or the "
+              "directory that has it"));
+  visit(field("eval_tasks_steps", &C::eval_tasks_steps, between(0, kMostSteps),
+              "steps between two runs of eval_tasks, which also run at the end; 0 = eval_steps"));
+  visit(field("eval_tasks_limit", &C::eval_tasks_limit, between(0, kMostSamples),
+              "only the first so many documents of each task; 0 = all"));
+  visit(field("eval_tasks_num_fewshot", &C::eval_tasks_num_fewshot, between(0, 1000),
+              "examples before each question of eval_tasks"));
+  visit(field("eval_tokenizer", &C::eval_tokenizer, kAny,
+              "tokenizer for eval_tasks, as for ssa_tokenize; null = bytes, if the data was made with it"));
   visit(field("attention_stats_steps", &C::attention_stats_steps, between(0, kMostSteps),
               "steps between two measurements of ssa's selected mass and entropy; 0 = never"));
   visit(field("on_spike", &C::on_spike, kAny,
@@ -289,10 +300,11 @@ using BatchSchedule = std::vector<BatchSize>;
 using Names = std::vector<std::string>;
 using Sources = std::vector<SourceConfig>;
 using EvalPaths = std::vector<EvalConfig>;
+using TaskPaths = std::vector<TaskConfig>;
 
 template <class T>
 concept List = std::is_same_v<T, RowRanges> || std::is_same_v<T, Names> || std::is_same_v<T, Sources> ||
-    std::is_same_v<T, EvalPaths> || std::is_same_v<T, BatchSchedule>;
+    std::is_same_v<T, EvalPaths> || std::is_same_v<T, BatchSchedule> || std::is_same_v<T, TaskPaths>;
 
 /// A struct with a list of fields. Other types of fields are a string, an optional, a list, or not a class.
 template <class T>
@@ -343,6 +355,8 @@ std::string expectation(const Range& range) {
     return "a list of {path, weight, name}";
   } else if constexpr (std::is_same_v<T, EvalPaths>) {
     return "a path, an object {name: path, ...} or null";
+  } else if constexpr (std::is_same_v<T, TaskPaths>) {
+    return "an object {task: path, ...}";
   } else if constexpr (std::is_same_v<T, Names>) {
     return "a list of names";
   } else if constexpr (std::is_same_v<T, ModelConfig>) {

@@ -168,6 +168,14 @@ class Reader {
     return true;
   }
 
+  static bool convert(const Json& value, Range range, TaskPaths& out) {
+    out.clear();
+    if (!value.is_object()) return false;
+    for (const auto& [name, path] : value.items())
+      if (name.empty() || !convert(path, range, out.emplace_back(TaskConfig{name, ""}).path)) return false;
+    return true;
+  }
+
   // Each convert() returns false if `value` is not of the field's type or not within `range`.
 
   static bool convert(const Json& value, Range, bool& out) {

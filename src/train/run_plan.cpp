@@ -45,6 +45,12 @@ std::int64_t total_steps(const TrainConfig& train, const BatchPlan& plan, std::i
   return step + plan.batches_until(train.num_train_epochs, position, step);
 }
 
+std::vector<std::pair<std::string, AttentionPath>> evaluation_paths(const Config& config) {
+  const AttentionPath own = training_path(config.attention.method);
+  if (!branches_of(own, config.model).aligned) return {{"", own}};
+  return {{"_sparse", AttentionPath::selected}, {"_full", AttentionPath::full}};
+}
+
 PhaseTimeouts phase_timeouts(const DistributedConfig& c) {
   return {.start = c.start_timeout_seconds,
           .step = c.timeout_seconds,
@@ -53,6 +59,14 @@ PhaseTimeouts phase_timeouts(const DistributedConfig& c) {
 }
 
 StateShape state_shape(const Config& c, DeviceKind device, int ranks) {
+  std::vector<PassShape> tasks;
+  if (!c.train.eval_tasks.empty())
+    for (const auto& [attention, path] : evaluation_paths(c))
+      tasks.push_back({.rows = c.train.per_device_train_batch_size,
+                       .tokens = c.train.max_length,
+                       .path = path,
+                       .selection = c.attention.selection,
+                       .backward = false});
   return {.model = c.model,
           .pass = {.rows = c.train.per_device_train_batch_size,
                    .tokens = c.train.max_length,
@@ -62,7 +76,8 @@ StateShape state_shape(const Config& c, DeviceKind device, int ranks) {
                    .fp8 = Fp8Layers(c.model, c.train.fp8, c.train.fp8_exclude)},
           .kind = device,
           .ranks = ranks,
-          .zero_stage = static_cast<int>(c.distributed.zero_stage)};
+          .zero_stage = static_cast<int>(c.distributed.zero_stage),
+          .tasks = std::move(tasks)};
 }
 
 }  // namespace ssa

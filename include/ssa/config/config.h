@@ -111,6 +111,12 @@ struct EvalConfig {
   bool operator==(const EvalConfig&) const = default;
 };
 
+/// A task of lm-evaluation-harness, and its file or the directory that has it.
+struct TaskConfig {
+  std::string name, path;
+  bool operator==(const TaskConfig&) const = default;
+};
+
 struct DataConfig {
   /// In a loaded config exactly one of these two is given.
   std::optional<std::string> path;
@@ -154,6 +160,11 @@ struct TrainConfig {
   std::vector<std::string> fp8_exclude;
   std::int64_t logging_steps = 1;
   std::int64_t eval_steps = 0;
+  std::vector<TaskConfig> eval_tasks;  ///< in the order of their names
+  std::int64_t eval_tasks_steps = 0;
+  std::int64_t eval_tasks_limit = 0;
+  std::int64_t eval_tasks_num_fewshot = 0;
+  std::optional<std::string> eval_tokenizer;
   std::int64_t attention_stats_steps = 0;
   OnSpike on_spike = OnSpike::log;
   double spike_z_score = 6.0;

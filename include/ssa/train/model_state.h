@@ -22,6 +22,8 @@ struct StateShape {
   DeviceKind kind = DeviceKind::cpu;
   int ranks = 1;
   int zero_stage = 0;  ///< from 1 on, master weights and moments are split over the ranks
+  /// Forward passes of train.eval_tasks, at their largest. They have memory of their own while they run.
+  std::vector<PassShape> tasks = {};
 };
 
 /// The tensors of a run. A rank owns the elements whose optimizer state it keeps: all at ZeRO stage 0, else its slice
