@@ -297,6 +297,10 @@ HuggingFaceConfig read_hugging_face_config(const std::filesystem::path& file) {
 
 ModelConfig load_model_config(const std::filesystem::path& file) { return read_hugging_face_config(file).model; }
 
+std::int64_t min_document_tokens(const SourceConfig& source, const DataConfig& data) {
+  return source.min_document_tokens.value_or(data.min_document_tokens);
+}
+
 std::vector<std::string> training_paths(const DataConfig& data) {
   if (data.path) return {*data.path};
   std::vector<std::string> paths;

@@ -133,6 +133,8 @@ void visit_fields(Of<SourceConfig>, Visit&& visit) {
   visit(required("path", &C::path, kAny, "directory of the tokenized dataset, or a Megatron prefix"));
   visit(required("weight", &C::weight, above_up_to(0, 1e6), "share of the rows, relative to the other weights"));
   visit(field("name", &C::name, kAny, "name in the log, metrics and checkpoints", "the last part of the path"));
+  visit(field("min_document_tokens", &C::min_document_tokens, between(0, kMostTokens),
+              "shorter documents are left out, instead of data.min_document_tokens"));
 }
 
 template <class Visit>
@@ -143,11 +145,13 @@ void visit_fields(Of<DataConfig>, Visit&& visit) {
   visit(
       field("sources", &C::sources, kAny,
             "several datasets instead of `path`, mixed row by row in proportion to their weights; name: the last part "
-            "of the path if not given"));
+            "of the path if not given; a source may have its own min_document_tokens"));
   visit(field(
       "packing", &C::packing, kAny,
       "`greedy`: a piece that does not fit starts a new row; `concat`: documents end to end; `best_fit`: each piece "
       "into the row with the least room left"));
+  visit(field("min_document_tokens", &C::min_document_tokens, between(0, kMostTokens),
+              "shorter documents are left out, the end-of-text token counted; 0 = none; a source may have its own"));
   visit(field("shuffle", &C::shuffle, kAny, "rows come in an order drawn from seed and epoch"));
   visit(field("skip_train_samples", &C::skip_train_samples, between(-1, kMostSamples),
               "rows skipped at the start of the dataset; -1 or 0 = none"));
@@ -352,7 +356,7 @@ std::string expectation(const Range& range) {
   } else if constexpr (std::is_same_v<T, BatchSchedule>) {
     return "a list of [first_step, rows] with steps that rise from 0";
   } else if constexpr (std::is_same_v<T, Sources>) {
-    return "a list of {path, weight, name}";
+    return "a list of {path, weight, name, min_document_tokens}";
   } else if constexpr (std::is_same_v<T, EvalPaths>) {
     return "a path, an object {name: path, ...} or null";
   } else if constexpr (std::is_same_v<T, TaskPaths>) {

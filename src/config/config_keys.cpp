@@ -21,6 +21,7 @@ constexpr std::pair<std::string_view, AtResume> kAtResume[] = {
     {"data.path", AtResume::refused},
     {"data.sources", AtResume::refused},
     {"data.packing", AtResume::refused},
+    {"data.min_document_tokens", AtResume::refused},
     {"data.shuffle", AtResume::refused},
     {"data.skip_train_samples", AtResume::refused},
     {"data.max_train_samples", AtResume::refused},

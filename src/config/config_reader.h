@@ -147,8 +147,8 @@ class Reader {
     });
     if (known != item.size())
       for (const auto& [name, value] : item.items())
-        if (name != "path" && name != "weight" && name != "name")
-          origin_.fail(path + "." + name, "unknown key, expected path, weight and name");
+        if (name != "path" && name != "weight" && name != "name" && name != "min_document_tokens")
+          origin_.fail(path + "." + name, "unknown key, expected path, weight, name and min_document_tokens");
     if (!item.contains("name")) {
       const std::filesystem::path file = std::filesystem::path(out.path).lexically_normal();
       out.name = (file.has_filename() ? file : file.parent_path()).filename().string();

@@ -108,6 +108,7 @@ std::string describe_run(const Config& config, const std::vector<DeviceKind>& de
                  schedule_line(config.train, steps), "\n");
   if (data.mixed())
     for (const std::string& row : source_table(data, rows, config.train.max_length)) text += "  " + row + "\n";
+  for (const std::string& row : kept_lines(data)) text += "  " + row + "\n";
   for (const std::string& row : packing_comparison(data, config)) text += "  " + row + "\n";
   return text;
 }

@@ -4,13 +4,14 @@
 
 namespace ssa {
 
-RowOptions row_options(const Config& c) {
+RowOptions row_options(const Config& c, std::int64_t min_document_tokens) {
   return {.max_length = c.train.max_length,
           .packing = c.data.packing,
           .shuffle = c.data.shuffle,
           .seed = static_cast<std::uint64_t>(c.train.seed),
           .skip_train_samples = c.data.skip_train_samples,
           .max_train_samples = c.data.max_train_samples,
+          .min_document_tokens = min_document_tokens,
           .pad_id = static_cast<std::int32_t>(c.model.eos_token_id),
           .vocab_size = c.model.vocab_size};
 }

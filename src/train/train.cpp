@@ -39,9 +39,9 @@ struct EvalSet {
   EvalSet(const EvalConfig& set, const Config& config)
       : name(set.name), dataset(open_dataset(set.path, config)), loader(dataset, options(config)) {}
 
-  /// Every row, in order.
+  /// Every row of every document, in order.
   static RowOptions options(const Config& config) {
-    RowOptions rows = row_options(config);
+    RowOptions rows = row_options(config, /*min_document_tokens=*/0);
     rows.shuffle = false;
     rows.skip_train_samples = rows.max_train_samples = 0;
     return rows;
@@ -393,6 +393,7 @@ std::vector<std::string> about_data(const Run& run) {
     if (!set.dataset.text_bytes())
       lines.push_back(fmt::format("{} records no text_bytes: its loss is not given in bits per byte",
                                   set.dataset.directory().string()));
+  for (const std::string& line : kept_lines(run.data)) lines.push_back(line);
   for (const std::string& line : packing_lines(run.data, run.config)) lines.push_back(line);
   if (run.data.mixed())
     for (const std::string& line :

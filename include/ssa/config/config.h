@@ -102,6 +102,7 @@ struct SourceConfig {
   std::string path;
   double weight = 0;  ///< its share of the rows is this over the sum of all weights
   std::string name;
+  std::optional<std::int64_t> min_document_tokens{};  ///< instead of data.min_document_tokens
   bool operator==(const SourceConfig&) const = default;
 };
 
@@ -122,6 +123,7 @@ struct DataConfig {
   std::optional<std::string> path;
   std::vector<SourceConfig> sources;  ///< in the order of their names
   Packing packing = Packing::greedy;
+  std::int64_t min_document_tokens = 0;
   bool shuffle = true;
   std::int64_t skip_train_samples = -1;
   std::int64_t max_train_samples = 0;
@@ -253,6 +255,9 @@ bool is_config_key(std::string_view key);
 
 /// docs/config.md's table of keys: key | type | default | at a resume | meaning.
 std::string config_keys_table();
+
+/// The shortest documents that a source keeps, tokens.
+std::int64_t min_document_tokens(const SourceConfig& source, const DataConfig& data);
 
 /// The datasets that a run reads: data.path, or the paths of data.sources.
 std::vector<std::string> training_paths(const DataConfig& data);

@@ -14,7 +14,8 @@
 
 namespace ssa {
 
-RowOptions row_options(const Config& config);
+/// `min_document_tokens`: of the dataset.
+RowOptions row_options(const Config& config, std::int64_t min_document_tokens);
 
 /// Opens a dataset and checks that its tokens fit the model.
 Dataset open_dataset(const std::string& path, const Config& config);
