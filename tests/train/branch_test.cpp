@@ -125,7 +125,7 @@ TEST_CASE("branch: what cannot be taken is refused, and what differs is said") {
   };
   check_fails(start({"init_from=model", "init_state=optimizer"}), kExitUsage,
               {"init_state: found optimizer, expected weights: init_from model is neither a checkpoint nor a run"});
-  check_fails(start({"init_from=absent"}), kExitUsage, {"init_from: absent is no directory"});
+  check_fails(start({"init_from=absent"}), kExitFailed, {"init_from: absent is no directory"});
   check_fails(start({"init_state=run", "train.max_steps=4"}), kExitUsage,
               {"train.max_steps: found 4, expected more than 4"});
   check_fails(start({"init_state=run", "train.decay_steps=5"}), kExitUsage,
