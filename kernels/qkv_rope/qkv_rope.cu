@@ -8,6 +8,7 @@
 // * q: a thread takes one pair of kQueryHeads heads of one token.
 // The backward has no sums: a thread takes one pair, or one vector of gates, of one token.
 #include <algorithm>
+#include <climits>
 
 #include "kernels/common/device/divide.cuh"
 #include "kernels/common/device/launch.cuh"
@@ -261,6 +262,12 @@ void dispatch_head(const Heads& heads, F&& f) {
 
 constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
+/// Threads are numbered by ints, those of the last CTA included.
+void check_threads(const char* op, std::int64_t tokens, std::int64_t threads_per_token) {
+  SSA_CHECK(tokens * threads_per_token <= INT_MAX - kThreads, op, ": ", tokens, " tokens x ", threads_per_token,
+            " threads each, expected at most ", INT_MAX - kThreads, " in all");
+}
+
 }  // namespace
 
 void qkv_rope_forward(Stream& stream, const QkvRopeForward& p) {
@@ -285,6 +292,7 @@ void qkv_rope_forward(Stream& stream, const QkvRopeForward& p) {
     const int chunks = heads.D / 2 / kVec, kv_threads = 2 * heads.HK * chunks;
     const int gate_threads = ceil_div(kGates * heads.HQ, kVec);
     const int q_threads = ceil_div(heads.HQ, kQueryHeads) * chunks;
+    check_threads("qkv_rope_forward", B * T, std::max({kv_threads, gate_threads, q_threads}));
     arguments.kv_threads = Divisor(kv_threads);
     arguments.gate_threads = Divisor(gate_threads);
     arguments.q_threads = Divisor(q_threads);
@@ -317,6 +325,7 @@ void qkv_rope_backward(Stream& stream, const QkvRopeBackward& p) {
   dispatch_head(heads, [&]<int kVec, int kChunks>() {
     arguments.pairs = (heads.HQ + 2 * heads.HK) * (heads.D / 2 / kVec);
     const int threads = arguments.pairs + ceil_div(kGates * heads.HQ, kVec);
+    check_threads("qkv_rope_backward", B * T, threads);
     arguments.threads = Divisor(threads);
     launch(stream, "qkv_rope_backward", qkv_rope_backward_kernel<kVec, kChunks>,
            {.grid = ctas_for(B * T * threads, kThreads), .block = kThreads}, arguments);

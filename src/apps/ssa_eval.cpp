@@ -15,6 +15,7 @@
 #include "ssa/eval/forward_pass.h"
 #include "ssa/eval/generate.h"
 #include "ssa/eval/needle.h"
+#include "ssa/eval/position_loss.h"
 #include "ssa/eval/report.h"
 #include "ssa/eval/run_task.h"
 #include "ssa/eval/setting.h"
@@ -43,7 +44,8 @@ struct Arguments {
   std::int64_t max_length = 0, stride = 0, rows = 8, num_fewshot = 0;
   std::vector<std::int64_t> seeds = {1234};
   std::optional<std::int64_t> limit;
-  bool log_samples = false, attention_stats = false, needle = false;
+  std::int64_t min_document_tokens = 0;
+  bool log_samples = false, attention_stats = false, needle = false, loss_by_position = false;
   std::int64_t sink_tokens = 4;
   eval::NeedleOptions needles;
   std::optional<std::string> prompt;
@@ -77,6 +79,10 @@ bool parse(int argc, char** argv, Arguments& a) {
                       "whether no token of --data attends to another document, as with data.document_mask (default: as "
                       "the run was trained; off for a Hugging Face directory)")
           ->option_text("on|off");
+  line.add_flag("--loss-by-position", a.loss_by_position,
+                "the loss of --data also by the number of tokens of its document that a token has before it, in "
+                "ranges of powers of two")
+      ->needs(data);
   CLI::Option* text =
       line.add_option("--text", a.texts, "word and byte perplexity and bits per byte of text files, one document each")
           ->option_text("FILE...");
@@ -128,6 +134,11 @@ bool parse(int argc, char** argv, Arguments& a) {
                   "tokens by which the window over a long text moves (default: --max-length, windows without overlap)")
       ->option_text("N")
       ->transform(integer(1));
+  line.add_option("--min-document-tokens", a.min_document_tokens,
+                  "for --data: shorter documents are left out; their end-of-text token counts")
+      ->option_text("N")
+      ->transform(integer(0))
+      ->needs(data);
   line.add_option(
           "--tokenizer", a.tokenizer,
           "as for ssa_tokenize (default: the tokenizer of the Hugging Face directory, or bytes if the run was trained "
@@ -275,7 +286,8 @@ int run(int argc, char** argv) {
   std::optional<eval::Setting> generating;
   if (a.prompt) generating = eval::generation_setting(source, a.overrides);
   std::optional<eval::DatasetRows> dataset;
-  if (!a.data.empty()) dataset.emplace(a.data, settings.front().model, a.max_length, masks_documents(a, source));
+  if (!a.data.empty())
+    dataset.emplace(a.data, settings.front().model, a.max_length, masks_documents(a, source), a.min_document_tokens);
 
   const auto comm = make_comm(device);
   if (comm->rank() == 0)
@@ -292,12 +304,19 @@ int run(int argc, char** argv) {
                        .limit = a.limit});
   if (generating && comm->rank() == 0) eval::generate(stream, loaded, *generating, *encoder, *a.prompt, a.generation);
   if (a.data.empty() && tasks.empty() && !a.needle) return kExitDone;
-  std::string attention_tables;
+  std::string more_tables;
   for (const eval::Setting& setting : settings) {
     report.begin(setting);
     {  // frees its memory before the next allocations
       eval::ForwardPass pass(stream, loaded, setting);
-      if (dataset) report.add(eval::dataset_loss(pass, *comm, *dataset, a.rows));
+      if (dataset && a.loss_by_position) {
+        const eval::PositionLoss losses = eval::position_loss(pass, *comm, *dataset, a.rows);
+        report.add(eval::dataset_result(*dataset, losses.total()));
+        report.attach("loss_by_position", eval::to_json(losses));
+        more_tables += concat("\n", setting.name(), ", loss by position\n", eval::table(losses));
+      } else if (dataset) {
+        report.add(eval::dataset_loss(pass, *comm, *dataset, a.rows));
+      }
       for (const eval::Task& task : tasks)
         report.add(eval::run_task(pass, *comm, *encoder, task,
                                   {.rows = a.rows,
@@ -313,11 +332,11 @@ int run(int argc, char** argv) {
     const eval::AttentionReport attention = attention_report(
         a, stream, *comm, loaded, setting, dataset ? &*dataset : nullptr, encoder ? &*encoder : nullptr);
     report.attach("attention", attention.json());
-    attention_tables += fmt::format("\nattention, {}, {} sequences of {} tokens\n{}", setting.name(), attention.rows,
-                                    attention.tokens, attention.table());
+    more_tables += fmt::format("\nattention, {}, {} sequences of {} tokens\n{}", setting.name(), attention.rows,
+                               attention.tokens, attention.table());
   }
   if (comm->rank() != 0) return kExitDone;
-  std::fputs((report.table() + attention_tables).c_str(), stdout);
+  std::fputs((report.table() + more_tables).c_str(), stdout);
   if (!a.output.empty()) report.write(a.output);
   return kExitDone;
 }

@@ -109,6 +109,8 @@ void inspect_run(const fs::path& path, const Wanted& wanted) {
   if (fs::exists(path / "metrics.jsonl")) {
     const auto last = last_metrics(path / "metrics.jsonl");
     std::cout << "  last metrics: " << (last.is_null() ? "none" : last.dump()) << "\n";
+    const auto evaluation = last_evaluation(path / "metrics.jsonl");
+    if (!evaluation.is_null()) std::cout << "  last evaluation: " << evaluation.dump() << "\n";
   }
   if (!wanted.verify) return;
   SSA_CHECK(first_problem.empty(), first_problem);

@@ -7,6 +7,7 @@
 #include "ssa/base/signals.h"
 #include "ssa/comm/comm.h"
 #include "ssa/config/config.h"
+#include "ssa/eval/training_tasks.h"
 #include "ssa/train/describe_run.h"
 #include "ssa/train/resume_check.h"
 #include "ssa/train/run_plan.h"
@@ -68,10 +69,12 @@ int run(int argc, char** argv) {
   options.device = ssa::parse_device(device);
   for (const std::string& argument : allowed_changes)
     for (std::string& key : ssa::parse_allowed_changes(argument)) options.allowed_changes.push_back(std::move(key));
+  options.tasks = ssa::eval::training_tasks(config);
   if (dry_run) {
     std::vector<ssa::DeviceKind> devices = {options.device};
     if (device == "auto") devices = {ssa::DeviceKind::cpu, ssa::DeviceKind::cuda};
     std::fputs(ssa::describe_run(config, devices, ssa::launched_ranks()).c_str(), stdout);
+    for (const std::string& task : options.tasks.lines) std::printf("  eval_tasks: %s\n", task.c_str());
     return ssa::kExitDone;
   }
   const auto comm = ssa::make_comm(options.device, ssa::phase_timeouts(config.distributed));

@@ -216,9 +216,17 @@ void check_run(const Config& config, const Origin& origin) {
                                          {"data.max_train_samples", data.max_train_samples, "0"}})
     if (!data.sources.empty() && value > 0)
       origin.fail(key, "found ", value, ", expected ", none, " with data.sources");
-  if (train.eval_steps > 0 && data.eval_path.empty()) {
+  if (train.eval_steps > 0 && data.eval_path.empty() && train.eval_tasks.empty()) {
     origin.fail("train.eval_steps", "found ", train.eval_steps, ", expected 0 without data.eval_path");
   }
+  for (const auto& [key, value] : {std::pair{"train.eval_tasks_steps", train.eval_tasks_steps},
+                                   {"train.eval_tasks_limit", train.eval_tasks_limit},
+                                   {"train.eval_tasks_num_fewshot", train.eval_tasks_num_fewshot}})
+    if (value > 0 && train.eval_tasks.empty())
+      origin.fail(key, "found ", value, ", expected 0 without train.eval_tasks");
+  if (train.eval_tokenizer && train.eval_tasks.empty())
+    origin.fail("train.eval_tokenizer", "found ", quoted(*train.eval_tokenizer),
+                ", expected null without train.eval_tasks");
 }
 
 }  // namespace
@@ -288,6 +296,10 @@ HuggingFaceConfig read_hugging_face_config(const std::filesystem::path& file) {
 }
 
 ModelConfig load_model_config(const std::filesystem::path& file) { return read_hugging_face_config(file).model; }
+
+std::int64_t min_document_tokens(const SourceConfig& source, const DataConfig& data) {
+  return source.min_document_tokens.value_or(data.min_document_tokens);
+}
 
 std::vector<std::string> training_paths(const DataConfig& data) {
   if (data.path) return {*data.path};

@@ -133,6 +133,8 @@ void visit_fields(Of<SourceConfig>, Visit&& visit) {
   visit(required("path", &C::path, kAny, "directory of the tokenized dataset, or a Megatron prefix"));
   visit(required("weight", &C::weight, above_up_to(0, 1e6), "share of the rows, relative to the other weights"));
   visit(field("name", &C::name, kAny, "name in the log, metrics and checkpoints", "the last part of the path"));
+  visit(field("min_document_tokens", &C::min_document_tokens, between(0, kMostTokens),
+              "shorter documents are left out, instead of data.min_document_tokens"));
 }
 
 template <class Visit>
@@ -143,7 +145,7 @@ void visit_fields(Of<DataConfig>, Visit&& visit) {
   visit(
       field("sources", &C::sources, kAny,
             "several datasets instead of `path`, mixed row by row in proportion to their weights; name: the last part "
-            "of the path if not given"));
+            "of the path if not given; a source may have its own min_document_tokens"));
   visit(field(
       "packing", &C::packing, kAny,
       "`greedy`: a piece that does not fit starts a new row; `concat`: documents end to end; `best_fit`: each piece "
@@ -152,6 +154,8 @@ void visit_fields(Of<DataConfig>, Visit&& visit) {
       "document_mask", &C::document_mask, kAny,
       "no token attends to another document of its row; pieces begin at multiples of model.block_size, with padding "
       "between them"));
+  visit(field("min_document_tokens", &C::min_document_tokens, between(0, kMostTokens),
+              "shorter documents are left out, the end-of-text token counted; 0 = none; a source may have its own"));
   visit(field("shuffle", &C::shuffle, kAny, "rows come in an order drawn from seed and epoch"));
   visit(field("skip_train_samples", &C::skip_train_samples, between(-1, kMostSamples),
               "rows skipped at the start of the dataset; -1 or 0 = none"));
@@ -211,6 +215,17 @@ void visit_fields(Of<TrainConfig>, Visit&& visit) {
   visit(field("logging_steps", &C::logging_steps, between(1, kMostSteps), "steps between two logged steps"));
   visit(field("eval_steps", &C::eval_steps, between(0, kMostSteps),
               "steps between two evaluations; 0 = only at the end"));
+  visit(field("eval_tasks", &C::eval_tasks, kAny,
+              "tasks of lm-evaluation-harness to run during training, as in `{\"piqa\": \"tasks\"}`: a file, or the "
+              "directory that has it"));
+  visit(field("eval_tasks_steps", &C::eval_tasks_steps, between(0, kMostSteps),
+              "steps between two runs of eval_tasks, which also run at the end; 0 = eval_steps"));
+  visit(field("eval_tasks_limit", &C::eval_tasks_limit, between(0, kMostSamples),
+              "only the first so many documents of each task; 0 = all"));
+  visit(field("eval_tasks_num_fewshot", &C::eval_tasks_num_fewshot, between(0, 1000),
+              "examples before each question of eval_tasks"));
+  visit(field("eval_tokenizer", &C::eval_tokenizer, kAny,
+              "tokenizer for eval_tasks, as for ssa_tokenize; null = bytes, if the data was made with it"));
   visit(field("attention_stats_steps", &C::attention_stats_steps, between(0, kMostSteps),
               "steps between two measurements of ssa's selected mass and entropy; 0 = never"));
   visit(field("on_spike", &C::on_spike, kAny,
@@ -296,10 +311,11 @@ using BatchSchedule = std::vector<BatchSize>;
 using Names = std::vector<std::string>;
 using Sources = std::vector<SourceConfig>;
 using EvalPaths = std::vector<EvalConfig>;
+using TaskPaths = std::vector<TaskConfig>;
 
 template <class T>
 concept List = std::is_same_v<T, RowRanges> || std::is_same_v<T, Names> || std::is_same_v<T, Sources> ||
-    std::is_same_v<T, EvalPaths> || std::is_same_v<T, BatchSchedule>;
+    std::is_same_v<T, EvalPaths> || std::is_same_v<T, BatchSchedule> || std::is_same_v<T, TaskPaths>;
 
 /// A struct with a list of fields. Other types of fields are a string, an optional, a list, or not a class.
 template <class T>
@@ -349,9 +365,11 @@ std::string expectation(const Range& range) {
   } else if constexpr (std::is_same_v<T, BatchSchedule>) {
     return "a list of [first_step, rows] with steps that rise from 0";
   } else if constexpr (std::is_same_v<T, Sources>) {
-    return "a list of {path, weight, name}";
+    return "a list of {path, weight, name, min_document_tokens}";
   } else if constexpr (std::is_same_v<T, EvalPaths>) {
     return "a path, an object {name: path, ...} or null";
+  } else if constexpr (std::is_same_v<T, TaskPaths>) {
+    return "an object {task: path, ...}";
   } else if constexpr (std::is_same_v<T, Names>) {
     return "a list of names";
   } else if constexpr (std::is_same_v<T, ModelConfig>) {

@@ -31,6 +31,10 @@ OrderedJson to_json(const T& value) {
     OrderedJson list = OrderedJson::array();
     for (const SourceConfig& source : value) list.push_back(to_json(source));
     return list;
+  } else if constexpr (std::is_same_v<T, TaskPaths>) {
+    OrderedJson object = OrderedJson::object();
+    for (const TaskConfig& task : value) object[task.name] = task.path;
+    return object;
   } else if constexpr (std::is_same_v<T, EvalPaths>) {
     if (value.empty()) return nullptr;
     if (value[0].name.empty()) return value[0].path;

@@ -22,6 +22,7 @@ constexpr std::pair<std::string_view, AtResume> kAtResume[] = {
     {"data.sources", AtResume::refused},
     {"data.packing", AtResume::refused},
     {"data.document_mask", AtResume::refused},
+    {"data.min_document_tokens", AtResume::refused},
     {"data.shuffle", AtResume::refused},
     {"data.skip_train_samples", AtResume::refused},
     {"data.max_train_samples", AtResume::refused},
@@ -31,6 +32,11 @@ constexpr std::pair<std::string_view, AtResume> kAtResume[] = {
     {"train.gradient_checkpointing", AtResume::free},
     {"train.logging_steps", AtResume::free},
     {"train.eval_steps", AtResume::free},
+    {"train.eval_tasks", AtResume::free},
+    {"train.eval_tasks_steps", AtResume::free},
+    {"train.eval_tasks_limit", AtResume::free},
+    {"train.eval_tasks_num_fewshot", AtResume::free},
+    {"train.eval_tokenizer", AtResume::free},
     {"train.attention_stats_steps", AtResume::free},
     {"checkpoint", AtResume::free},
     {"distributed.overlap", AtResume::free},
@@ -57,7 +63,7 @@ void append_keys(const std::string& prefix, std::vector<Key>& list) {
     key.meaning = field.meaning;
     key.takes_text = std::is_same_v<Inner, std::string> || std::is_enum_v<Inner> ||
                      std::is_same_v<Inner, ModelConfig> || std::is_same_v<Inner, EvalPaths>;
-    key.takes_object = Section<Inner> || std::is_same_v<Inner, EvalPaths>;
+    key.takes_object = Section<Inner> || std::is_same_v<Inner, EvalPaths> || std::is_same_v<Inner, TaskPaths>;
     key.section = Section<Inner>;
     key.at_resume = at_resume_of(key.path);
     if (!field.required) {

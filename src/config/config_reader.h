@@ -147,8 +147,8 @@ class Reader {
     });
     if (known != item.size())
       for (const auto& [name, value] : item.items())
-        if (name != "path" && name != "weight" && name != "name")
-          origin_.fail(path + "." + name, "unknown key, expected path, weight and name");
+        if (name != "path" && name != "weight" && name != "name" && name != "min_document_tokens")
+          origin_.fail(path + "." + name, "unknown key, expected path, weight, name and min_document_tokens");
     if (!item.contains("name")) {
       const std::filesystem::path file = std::filesystem::path(out.path).lexically_normal();
       out.name = (file.has_filename() ? file : file.parent_path()).filename().string();
@@ -165,6 +165,14 @@ class Reader {
       check_name(name, "data.eval_path");
       if (!convert(path, range, out.emplace_back(EvalConfig{name, ""}).path)) return false;
     }
+    return true;
+  }
+
+  static bool convert(const Json& value, Range range, TaskPaths& out) {
+    out.clear();
+    if (!value.is_object()) return false;
+    for (const auto& [name, path] : value.items())
+      if (name.empty() || !convert(path, range, out.emplace_back(TaskConfig{name, ""}).path)) return false;
     return true;
   }
 

@@ -40,6 +40,18 @@ void find_pieces(std::span<const std::int32_t> positions, std::span<std::int32_t
   }
 }
 
+KeptDocuments kept_documents(const Dataset& dataset, std::int64_t min_document_tokens) {
+  if (min_document_tokens <= 0) return {dataset.documents(), dataset.tokens()};
+  KeptDocuments kept;
+  for (const IndexedDataset& shard : dataset.shards())
+    for (std::int64_t d = 0; d < shard.documents(); ++d)
+      if (const std::int64_t length = shard.length(d); length >= min_document_tokens) {
+        ++kept.documents;
+        kept.tokens += length;
+      }
+  return kept;
+}
+
 namespace {
 
 /// A row is found by walking from the stored place before it: at most this many rows.
@@ -73,9 +85,14 @@ RowLoader::RowLoader(const Dataset& dataset, const RowOptions& options)
     find_rows();
   rows_ = std::max<std::int64_t>(0, cost_.rows - skipped_);
   if (options.max_train_samples > 0) rows_ = std::min(rows_, options.max_train_samples);
-  SSA_CHECK(rows_ > 0, dataset.directory().string(), ": ", dataset.tokens(), " tokens make ", cost_.rows, " rows of ",
-            options.max_length, " (packing ", name_of(options.packing), "), and ", skipped_,
-            " are skipped; expected at least one to be left");
+  if (rows_ > 0) return;
+  const KeptDocuments kept = kept_documents(dataset, options.min_document_tokens);
+  const std::string which = options.min_document_tokens > 0 ? concat(" of ", kept.documents, " documents of at least ",
+                                                                     options.min_document_tokens, " tokens")
+                                                            : "";
+  fail(dataset.directory().string(), ": ", kept.tokens, " tokens", which, " make ", cost_.rows, " rows of ",
+       options.max_length, " (packing ", name_of(options.packing), "), and ", skipped_,
+       " are skipped; expected at least one to be left");
 }
 
 RowLoader::~RowLoader() = default;
@@ -95,6 +112,22 @@ void RowLoader::advance(Place& place, std::int64_t tokens) const {
   if (place.offset < shard.length(place.document)) return;
   place.offset = 0;
   if (++place.document == shard.documents()) place = {0, place.shard + 1, 0};
+  leave_out_short(place);
+}
+
+RowLoader::Place RowLoader::first_place() const {
+  Place place{0, 0, 0};
+  leave_out_short(place);
+  return place;
+}
+
+/// Passes over documents that are too short, from the begin of one on.
+void RowLoader::leave_out_short(Place& place) const {
+  while (options_.min_document_tokens > 0 && !at_end(place)) {
+    const IndexedDataset& shard = dataset_.shards()[static_cast<std::size_t>(place.shard)];
+    if (shard.length(place.document) >= options_.min_document_tokens) return;
+    if (++place.document == shard.documents()) place = {0, place.shard + 1, 0};
+  }
 }
 
 /// Adds a piece to the cost.
@@ -108,7 +141,7 @@ void RowLoader::count(const Place& from, std::int64_t tokens, PackingCost& cost)
 }
 
 void RowLoader::find_rows() {
-  for (Place place{0, 0, 0}; !enough() && !at_end(place);) {
+  for (Place place = first_place(); !enough() && !at_end(place);) {
     PackingCost cost = cost_;
     std::int64_t end = 0;
     const Place next = walk(place, [&](const Place& from, std::int64_t column, std::int64_t tokens) {
@@ -126,7 +159,7 @@ void RowLoader::find_rows() {
 
 void RowLoader::find_windows() {
   packer_ = std::make_unique<Packer>(units_per_row());
-  for (Place place{0, 0, 0}; !enough() && !at_end(place);) {
+  for (Place place = first_place(); !enough() && !at_end(place);) {
     windows_.push_back({cost_.rows, place});
     place = pack(place);
     if (packer_->rows == 0) windows_.pop_back();  // empty documents only

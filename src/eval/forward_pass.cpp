@@ -111,24 +111,19 @@ void ForwardPass::prepare_shape(std::int64_t rows, std::int64_t tokens, bool doc
                         .document_mask = document_mask,
                         .measure = sink_tokens_ > 0};
   check_supported({.model = config, .pass = shape, .kind = stream_.kind()});
-  Activations activations;
-  const auto lay_out = [&](Arena& arena) {
-    activations = lay_out_activations(arena, config, shape, stream_.kind());
-    batch_ = allocate_batch(arena, shape);
-    sums_ = {.ce = arena.allocate("sum of losses", DType::f64, {1}),
-             .alignment = arena.allocate("alignment", DType::f64, {1})};
-    losses_ = arena.allocate("losses", DType::f32, {rows * tokens});
-  };
   Arena measure;
-  lay_out(measure);
+  lay_out_forward(measure, config, shape, stream_.kind());
   if (measure.used() > memory_.bytes()) {
     memory_ = Buffer();
     memory_ = Buffer(stream_, measure.used());
   }
   Arena arena(memory_.data(), memory_.bytes());
-  lay_out(arena);
+  const ForwardTensors tensors = lay_out_forward(arena, config, shape, stream_.kind());
+  batch_ = tensors.batch;
+  sums_ = tensors.sums;
+  losses_ = tensors.losses;
   stream_.reserve_scratch(pass_scratch_bytes(config, shape, stream_.kind()));
-  model_ = bind_llama(config, shape, bind_params(loaded_.table(), config, loaded_.weights()), activations);
+  model_ = bind_llama(config, shape, bind_params(loaded_.table(), config, loaded_.weights()), tensors.activations);
   upload_rotary_table(stream_, model_);
 }
 

@@ -111,12 +111,15 @@ struct SeedResult {
 SeedResult run_seed(ForwardPass& pass, Comm& comm, TextEncoder& encoder, const Task& task, const TaskOptions& options,
                     std::size_t documents, std::int64_t seed) {
   const TaskRequests requests = make_requests(encoder, task, options, documents, seed);
-  const std::vector<Score> all_scores = score(pass, comm, requests.requests,
-                                              {.rows = options.rows,
-                                               .max_length = options.max_length,
-                                               .greedy = task.kind == TaskKind::loglikelihood,
-                                               .what = concat(task.name, ", ", pass.setting().name())});
+  const std::vector<Score> all_scores =
+      score(pass, comm, requests.requests,
+            {.rows = options.rows,
+             .max_length = options.max_length,
+             .greedy = task.kind == TaskKind::loglikelihood,
+             .what = options.quiet ? std::string() : concat(task.name, ", ", pass.setting().name()),
+             .stop = options.stop});
   SeedResult result;
+  if (all_scores.empty() && !requests.requests.empty()) return result;
   if (options.samples) result.samples = Json::array();
   std::vector<double> acc, acc_norm, log_likelihoods;
   RollingSums sums;
@@ -222,6 +225,7 @@ TaskResult run_task(ForwardPass& pass, Comm& comm, TextEncoder& encoder, const T
       continue;
     }
     SeedResult run = run_seed(pass, comm, encoder, task, options, documents, seed);
+    if (run.metrics.empty()) return result;
     if (runs.empty() && options.samples) result.samples = std::move(run.samples);
     runs.push_back(std::move(run.metrics));
   }

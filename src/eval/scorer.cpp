@@ -21,32 +21,45 @@ std::vector<std::vector<std::size_t>> batches_of(std::span<const Request> reques
   return batches;
 }
 
+namespace {
+
+/// Log-likelihood and greediness of request i go to found[2 i] and found[2 i + 1].
+void score_batch(ForwardPass& pass, std::span<const Request> requests, const std::vector<std::size_t>& indices,
+                 const ScoreOptions& options, std::vector<double>& found) {
+  RowBatch batch;
+  for (const std::size_t i : indices) {
+    const TokenIds& continuation = requests[i].continuation;
+    batch.ids.push_back(model_input(requests[i], options.max_length));
+    TokenIds targets(batch.ids.back().size() - continuation.size(), kIgnoredLabel);
+    targets.insert(targets.end(), continuation.begin(), continuation.end());
+    batch.targets.push_back(std::move(targets));
+  }
+  const auto losses = pass.losses(batch);
+  for (std::size_t row = 0; row < losses.size(); ++row) {
+    const std::size_t i = indices[row];
+    found[2 * i] = -std::accumulate(losses[row].begin(), losses[row].end(), 0.0);
+    if (!options.greedy) continue;
+    const auto last = static_cast<std::int64_t>(losses[row].size());
+    const auto first = last - static_cast<std::int64_t>(requests[i].continuation.size());
+    found[2 * i + 1] = pass.largest(static_cast<std::int64_t>(row), first, last) == requests[i].continuation;
+  }
+}
+
+}  // namespace
+
 std::vector<Score> score(ForwardPass& pass, Comm& comm, std::span<const Request> requests,
                          const ScoreOptions& options) {
   // Each rank fills in its own requests; the sum over the ranks then has all.
   std::vector<double> found(2 * requests.size(), 0.0);
   const auto batches = batches_of(requests, options.rows);
   Progress progress(comm, options.what, static_cast<std::int64_t>(batches.size()));
-  for (std::size_t b = 0; b < batches.size(); ++b) {
-    if (static_cast<int>(b % static_cast<std::size_t>(comm.size())) != comm.rank()) continue;
-    progress.at(static_cast<std::int64_t>(b));
-    RowBatch batch;
-    for (const std::size_t i : batches[b]) {
-      const TokenIds& continuation = requests[i].continuation;
-      batch.ids.push_back(model_input(requests[i], options.max_length));
-      TokenIds targets(batch.ids.back().size() - continuation.size(), kIgnoredLabel);
-      targets.insert(targets.end(), continuation.begin(), continuation.end());
-      batch.targets.push_back(std::move(targets));
+  const auto ranks = static_cast<std::size_t>(comm.size()), rank = static_cast<std::size_t>(comm.rank());
+  for (std::size_t round = 0; round < batches.size(); round += ranks) {
+    if (round + rank < batches.size()) {  // in the last round some ranks may have nothing to do
+      progress.at(static_cast<std::int64_t>(round));
+      score_batch(pass, requests, batches[round + rank], options, found);
     }
-    const auto losses = pass.losses(batch);
-    for (std::size_t row = 0; row < losses.size(); ++row) {
-      const std::size_t i = batches[b][row];
-      found[2 * i] = -std::accumulate(losses[row].begin(), losses[row].end(), 0.0);
-      if (!options.greedy) continue;
-      const auto last = static_cast<std::int64_t>(losses[row].size());
-      const auto first = last - static_cast<std::int64_t>(requests[i].continuation.size());
-      found[2 * i + 1] = pass.largest(static_cast<std::int64_t>(row), first, last) == requests[i].continuation;
-    }
+    if (options.stop && options.stop()) return {};
   }
   if (!found.empty()) all_reduce(comm, found, ReduceOp::sum);
   std::vector<Score> scores(requests.size());

@@ -48,7 +48,7 @@ const TaskRule& rule_of(const std::string& name) {
   const std::string known = name == "lambada" ? "lambada_openai" : name;
   for (const TaskRule& rule : task_rules())
     if (rule.name == known) return rule;
-  fail_usage("--tasks ", name, ": no such task, expected one of ", task_names());
+  fail_usage("task ", name, ": no such task, expected one of ", task_names());
 }
 
 /// An integer in [0, below), given as a number or as a string.

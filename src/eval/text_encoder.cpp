@@ -14,17 +14,26 @@ namespace {
 
 constexpr std::int64_t kBytesVocabulary = 257, kBytesEos = 256;
 
+/// Whether the model has exactly the vocabulary of the tokenizer `bytes`.
+bool fits_bytes(const ModelConfig& model) {
+  return model.vocab_size == kBytesVocabulary && model.eos_token_id == kBytesEos;
+}
+
 /// The dataset.json of the data that a checkpoint was trained on, if it is still at its path.
 std::optional<DatasetInfo> training_data(const ModelSource& source) {
   if (!fs::exists(source.path() / "manifest.json")) return std::nullopt;
   const fs::path config_file = source.path() / "config.json";
   const Config config = parse_config(ssa::read_file(config_file), config_file.string());
-  const fs::path info = fs::path(training_paths(config.data).front()) / "dataset.json";  // a mix has one tokenizer
-  if (!fs::exists(info)) return std::nullopt;
-  return read_dataset_info(info);
+  return ssa::eval::training_data(config.data);
 }
 
 }  // namespace
+
+std::optional<DatasetInfo> training_data(const DataConfig& data) {
+  const fs::path info = fs::path(training_paths(data).front()) / "dataset.json";
+  if (!fs::exists(info)) return std::nullopt;
+  return read_dataset_info(info);
+}
 
 std::string find_tokenizer(const ModelSource& source) {
   const ModelConfig& model = source.config();
@@ -35,24 +44,37 @@ std::string find_tokenizer(const ModelSource& source) {
   }
   for (const char* name : {"tokenizer.json", "vocab.json"})
     if (fs::exists(source.path() / name)) return source.path().string();
-  if (model.vocab_size == kBytesVocabulary && model.eos_token_id == kBytesEos) return "bytes";
+  if (fits_bytes(model)) return "bytes";
   fail_usage(source.path().string(), ": no tokenizer files, and a vocabulary of ", model.vocab_size,
              "; expected --tokenizer");
 }
 
+std::string training_tokenizer(const Config& config) {
+  if (config.train.eval_tokenizer) return *config.train.eval_tokenizer;
+  const auto data = training_data(config.data);
+  if (data ? data->tokenizer_name == "bytes" : fits_bytes(config.model)) return "bytes";
+  fail_usage("train.eval_tokenizer: missing, expected the tokenizer of the model, which train.eval_tasks needs: ",
+             data ? concat("the data was made with ", data->tokenizer_name)
+                  : concat("a vocabulary of ", config.model.vocab_size, " is not that of bytes"));
+}
+
 TextEncoder::TextEncoder(const std::string& tokenizer, const ModelSource& source)
+    : TextEncoder(tokenizer,
+                  {.name = source.path().string(), .model = source.config(), .data = training_data(source)}) {}
+
+TextEncoder::TextEncoder(const std::string& tokenizer, const EncodedModel& encoded)
     : tokenizer_(load_tokenizer(tokenizer)),
       encoder_(tokenizer_),
-      prefix_token_(static_cast<std::int32_t>(source.config().bos_token_id.value_or(source.config().eos_token_id))) {
-  const ModelConfig& model = source.config();
+      prefix_token_(static_cast<std::int32_t>(encoded.model.bos_token_id.value_or(encoded.model.eos_token_id))) {
+  const ModelConfig& model = encoded.model;
   const auto refuse = [&](const auto&... why) {
-    fail("tokenizer ", tokenizer, " does not fit ", source.path().string(), ": ", concat(why...));
+    fail("tokenizer ", tokenizer, " does not fit ", encoded.name, ": ", concat(why...));
   };
   if (tokenizer_.vocab_size() > model.vocab_size)
     refuse("its vocabulary is ", tokenizer_.vocab_size(), ", expected at most the model's ", model.vocab_size);
   if (tokenizer_.eos_token_id() != model.eos_token_id)
     refuse("its end-of-text id is ", tokenizer_.eos_token_id(), ", expected the model's ", model.eos_token_id);
-  if (const auto data = training_data(source); data && data->tokenizer_sha256 != tokenizer_.sha256())
+  if (const auto& data = encoded.data; data && data->tokenizer_sha256 != tokenizer_.sha256())
     refuse("sha256 ", tokenizer_.sha256(), ", expected ", data->tokenizer_sha256, " of ", data->tokenizer_name,
            ", which the run was trained with");
 

@@ -16,7 +16,7 @@ namespace {
 
 /// The state of the checkpoint that the run continues (init_state run), or of a new run.
 TrainerState start_state(const Config& config) {
-  if (config.init_state != InitState::run) return {};
+  if (config.init_state != InitState::run || !std::filesystem::exists(*config.init_from)) return {};
   const std::filesystem::path checkpoint = *init_checkpoint(config);
   SpikeDetector spikes(config.train.spike_window);
   TrainerState state = trainer_state(CheckpointReader(checkpoint, Verify::sizes).trainer(),
@@ -79,7 +79,9 @@ std::string describe_run(const Config& config, const std::vector<DeviceKind>& de
   text += "\ndata\n";
   std::string missing;
   for (const std::string& path : training_paths(config.data))
-    if (!std::filesystem::exists(path) && !megatron_prefix(path)) missing += "  " + path + " does not exist yet\n";
+    if (const std::string line = "  " + path + " does not exist yet\n";
+        !std::filesystem::exists(path) && !megatron_prefix(path) && missing.find(line) == std::string::npos)
+      missing += line;
   if (!missing.empty()) return text + missing;
   const TrainingData data(config);
   std::int64_t documents = 0, tokens = 0;
@@ -108,6 +110,7 @@ std::string describe_run(const Config& config, const std::vector<DeviceKind>& de
                  schedule_line(config.train, steps), "\n");
   if (data.mixed())
     for (const std::string& row : source_table(data, rows, config.train.max_length)) text += "  " + row + "\n";
+  for (const std::string& row : kept_lines(data)) text += "  " + row + "\n";
   for (const std::string& row : packing_comparison(data, config)) text += "  " + row + "\n";
   return text;
 }

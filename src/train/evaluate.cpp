@@ -2,6 +2,16 @@
 
 namespace ssa {
 
+ForwardTensors lay_out_forward(Arena& arena, const ModelConfig& model, const PassShape& shape, DeviceKind kind) {
+  ForwardTensors t;
+  t.activations = lay_out_activations(arena, model, shape, kind);
+  t.batch = allocate_batch(arena, shape);
+  t.sums = {.ce = arena.allocate("sum of losses", DType::f64, {1}),
+            .alignment = arena.allocate("alignment", DType::f64, {1})};
+  t.losses = arena.allocate("losses", DType::f32, {shape.rows * shape.tokens});
+  return t;
+}
+
 EvalSums evaluate_rows(Stream& stream, Comm& comm, const Llama& model, const MicroBatch& batch, const LossSums& sums,
                        BatchStaging& staging, const RowLoader& loader,
                        const std::function<void(std::int64_t batch)>& on_batch, const std::function<bool()>& stop) {

@@ -85,9 +85,8 @@ HuggingFaceConfig model_of(const CheckpointReader& checkpoint) {
 std::optional<fs::path> init_checkpoint(const Config& config) {
   if (!config.init_from) return std::nullopt;
   const fs::path path = *config.init_from;
-  if (!fs::is_directory(path))
-    fail_usage("init_from: ", path.string(),
-               " is no directory, expected a Hugging Face directory, a checkpoint or a run");
+  SSA_CHECK(fs::is_directory(path), "init_from: ", path.string(),
+            " is no directory, expected a Hugging Face directory, a checkpoint or a run");
   std::vector<CheckpointInfo> skipped;
   const std::optional<fs::path> checkpoint = checkpoint_at(path, skipped);
   for (const CheckpointInfo& bad : skipped) spdlog::warn("skipping {}: {}", bad.path.string(), bad.problem);

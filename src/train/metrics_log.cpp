@@ -83,4 +83,17 @@ ordered_json last_metrics(const std::filesystem::path& file) {
   return last;
 }
 
+ordered_json last_evaluation(const std::filesystem::path& file) {
+  ordered_json last;
+  for_each_line(read_file(file), [&](std::string_view line) {
+    const ordered_json parsed = parse_line(line);
+    if (parsed.is_null()) return;
+    ordered_json found = {{"step", parsed["step"]}};
+    for (const auto& [key, value] : parsed.items())
+      if (key.starts_with("eval_") || key.starts_with("task_")) found[key] = value;
+    if (found.size() > 1) last = std::move(found);
+  });
+  return last;
+}
+
 }  // namespace ssa

@@ -7,6 +7,7 @@
 #include "kernels/attention/cuda_support.h"
 #include "kernels/fp8_matmul/fp8_matmul.h"
 #include "kernels/optimizer/optimizer.h"
+#include "ssa/train/evaluate.h"
 
 namespace ssa {
 namespace {
@@ -106,6 +107,7 @@ std::size_t step_scratch_bytes(const StateShape& shape) {
   stream.measure_scratch(pass_scratch_bytes(shape.model, shape.pass, shape.kind));
   if (shape.pass.backward)
     squared_norm(stream, {.out = Tensor(nullptr, DType::f64, {1}), .x = Tensor(nullptr, DType::f32, {1})});
+  for (const PassShape& pass : shape.tasks) stream.measure_scratch(pass_scratch_bytes(shape.model, pass, shape.kind));
   return stream.scratch_bytes();
 }
 
@@ -164,6 +166,15 @@ MemoryPlan plan_memory(const StateShape& shape, const ParamTable& table) {
     }
     plan.categories.push_back(category);
   }
+  if (!shape.tasks.empty()) {
+    std::size_t most = 0;
+    for (const PassShape& pass : shape.tasks) {
+      Arena measure;
+      lay_out_forward(measure, shape.model, pass, shape.kind);
+      most = std::max(most, measure.used());
+    }
+    plan.categories.push_back({"eval_tasks, while they run", most, {}});
+  }
   plan.categories.push_back({"scratch of the ops", step_scratch_bytes(shape), {}});
   return plan;
 }
@@ -171,6 +182,7 @@ MemoryPlan plan_memory(const StateShape& shape, const ParamTable& table) {
 std::int64_t largest_micro_batch(StateShape shape, const ParamTable& table, std::size_t bytes) {
   const auto fits = [&](std::int64_t rows) {
     shape.pass.rows = rows;
+    for (PassShape& pass : shape.tasks) pass.rows = rows;
     return plan_memory(shape, table).total() <= bytes;
   };
   std::int64_t fit = 0, too_many = 1;

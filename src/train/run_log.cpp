@@ -213,12 +213,12 @@ std::int64_t RunLog::sync_metrics() {
   return metrics_->lines();
 }
 
-bool RunLog::lacks_evaluation() const {
+bool RunLog::lacks_evaluation(std::string_view prefix) const {
   if (!speaks_ || first_step_ == 0) return false;
   const nlohmann::ordered_json last = metrics_->last();
   if (last.is_null() || last["step"] != first_step_) return false;
   return std::none_of(last.items().begin(), last.items().end(),
-                      [](const auto& item) { return item.key().starts_with("eval_loss"); });
+                      [&](const auto& item) { return item.key().starts_with(prefix); });
 }
 
 void RunLog::add_evaluation(const EvalLosses& losses) {

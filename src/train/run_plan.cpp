@@ -4,7 +4,7 @@
 
 namespace ssa {
 
-RowOptions row_options(const Config& c) {
+RowOptions row_options(const Config& c, std::int64_t min_document_tokens) {
   return {.max_length = c.train.max_length,
           .packing = c.data.packing,
           .mask_block_size = c.data.document_mask ? c.model.block_size : 0,
@@ -12,6 +12,7 @@ RowOptions row_options(const Config& c) {
           .seed = static_cast<std::uint64_t>(c.train.seed),
           .skip_train_samples = c.data.skip_train_samples,
           .max_train_samples = c.data.max_train_samples,
+          .min_document_tokens = min_document_tokens,
           .pad_id = static_cast<std::int32_t>(c.model.eos_token_id),
           .vocab_size = c.model.vocab_size};
 }
@@ -46,6 +47,12 @@ std::int64_t total_steps(const TrainConfig& train, const BatchPlan& plan, std::i
   return step + plan.batches_until(train.num_train_epochs, position, step);
 }
 
+std::vector<std::pair<std::string, AttentionPath>> evaluation_paths(const Config& config) {
+  const AttentionPath own = training_path(config.attention.method);
+  if (!branches_of(own, config.model).aligned) return {{"", own}};
+  return {{"_sparse", AttentionPath::selected}, {"_full", AttentionPath::full}};
+}
+
 PhaseTimeouts phase_timeouts(const DistributedConfig& c) {
   return {.start = c.start_timeout_seconds,
           .step = c.timeout_seconds,
@@ -54,6 +61,14 @@ PhaseTimeouts phase_timeouts(const DistributedConfig& c) {
 }
 
 StateShape state_shape(const Config& c, DeviceKind device, int ranks) {
+  std::vector<PassShape> tasks;
+  if (!c.train.eval_tasks.empty())
+    for (const auto& [attention, path] : evaluation_paths(c))
+      tasks.push_back({.rows = c.train.per_device_train_batch_size,
+                       .tokens = c.train.max_length,
+                       .path = path,
+                       .selection = c.attention.selection,
+                       .backward = false});
   return {.model = c.model,
           .pass = {.rows = c.train.per_device_train_batch_size,
                    .tokens = c.train.max_length,
@@ -65,7 +80,8 @@ StateShape state_shape(const Config& c, DeviceKind device, int ranks) {
           .kind = device,
           .ranks = ranks,
           .zero_stage = static_cast<int>(c.distributed.zero_stage),
-          .reduce_dtype = c.distributed.reduce_dtype == FloatType::bf16 ? DType::bf16 : DType::f32};
+          .reduce_dtype = c.distributed.reduce_dtype == FloatType::bf16 ? DType::bf16 : DType::f32,
+          .tasks = std::move(tasks)};
 }
 
 }  // namespace ssa

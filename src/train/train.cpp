@@ -40,9 +40,9 @@ struct EvalSet {
   EvalSet(const EvalConfig& set, const Config& config)
       : name(set.name), dataset(open_dataset(set.path, config)), loader(dataset, options(config)) {}
 
-  /// Every row, in order.
+  /// Every row of every document, in order.
   static RowOptions options(const Config& config) {
-    RowOptions rows = row_options(config);
+    RowOptions rows = row_options(config, /*min_document_tokens=*/0);
     rows.shuffle = false;
     rows.skip_train_samples = rows.max_train_samples = 0;
     return rows;
@@ -58,6 +58,7 @@ struct Run {
   Run(const Config& config_in, const TrainOptions& options, Comm& comm_in)
       : config(config_in),
         comm(comm_in),
+        tasks(options.tasks),
         stream(options.device, comm_in.local_rank()),
         data(config),
         source_states(data.source_states()),
@@ -73,6 +74,7 @@ struct Run {
 
   const Config& config;
   Comm& comm;
+  const TaskEvaluation& tasks;
   Stream stream;
   TrainingData data;
   std::vector<SourceState> source_states;  ///< of a run that starts now
@@ -296,33 +298,44 @@ std::optional<StepReport> train_step(Run& run) {
   return report;
 }
 
-/// Held-out losses: with selected and with full attention for ssa, else with the method's own attention. Empty when a
-/// signal arrived.
+bool due(const Run& run, std::int64_t interval) {
+  return run.at.step > 0 && (run.at.step == run.total_steps || (interval > 0 && run.at.step % interval == 0));
+}
+
+bool losses_due(const Run& run) { return !run.eval_sets.empty() && due(run, run.config.train.eval_steps); }
+
+bool tasks_due(const Run& run) {
+  const TrainConfig& train = run.config.train;
+  return run.tasks.run && due(run, train.eval_tasks_steps > 0 ? train.eval_tasks_steps : train.eval_steps);
+}
+
+bool evaluation_due(const Run& run) { return losses_due(run) || tasks_due(run); }
+
+/// The held-out losses and scores of tasks that are due: with selected and with full attention for ssa, else with the
+/// method's own attention. Empty when a signal arrived.
 EvalLosses evaluate(Run& run) {
   const ProfilerRange range("evaluate");
   enter_phase(Phase::evaluation, run.at.step);
   run.exchange.finish_weights();
   enter_fault_place(FaultPlace::eval);
-  std::vector<std::pair<std::string, AttentionPath>> paths = {{"", run.state.shape().pass.path}};
-  if (run.branches().aligned) paths = {{"_sparse", AttentionPath::selected}, {"_full", AttentionPath::full}};
+  const auto stop = [&] { return stop_wanted(run.comm); };
   EvalLosses losses;
-  for (const EvalSet& set : run.eval_sets)
-    for (const auto& [attention, path] : paths) {
-      const EvalSums sums =
-          evaluate_rows(run.stream, run.comm, with_path(run.state.model(), path), run.state.batch,
-                        run.state.sums.losses(), run.staging, set.loader, {}, [&] { return stop_wanted(run.comm); });
+  for (const EvalSet& set : run.eval_sets) {
+    if (!losses_due(run)) break;
+    for (const auto& [attention, path] : evaluation_paths(run.config)) {
+      const EvalSums sums = evaluate_rows(run.stream, run.comm, with_path(run.state.model(), path), run.state.batch,
+                                          run.state.sums.losses(), run.staging, set.loader, {}, stop);
       if (sums.stopped) return {};
       const std::string end = concat(attention, set.name.empty() ? "" : "/", set.name);
       losses["eval_loss" + end] = sums.mean();
       if (const auto bits = bits_per_byte(set.dataset, sums.mean())) losses["eval_bits_per_byte" + end] = *bits;
     }
+  }
+  if (!tasks_due(run)) return losses;
+  const auto scores = run.tasks.run({run.stream, run.comm, run.table, run.state.weights}, stop);
+  if (!scores) return {};
+  losses.insert(scores->begin(), scores->end());
   return losses;
-}
-
-bool evaluation_due(const Run& run) {
-  const std::int64_t interval = run.config.train.eval_steps;
-  return !run.eval_sets.empty() && run.at.step > 0 &&
-         (run.at.step == run.total_steps || (interval > 0 && run.at.step % interval == 0));
 }
 
 /// Ranks may see different files under one path.
@@ -342,6 +355,7 @@ void check_same_data(Run& run) {
   for (const EvalSet& set : run.eval_sets)
     lines.push_back(facts(concat("data.eval_path", set.name.empty() ? "" : " ", set.name).c_str(), set.dataset,
                           dataset_fingerprint(set.dataset)));
+  for (const std::string& task : run.tasks.lines) lines.push_back("train.eval_tasks: " + task);
   check_same_lines(run.comm, lines, "do all ranks see the same files?");
 }
 
@@ -396,6 +410,7 @@ std::vector<std::string> about_data(const Run& run) {
     if (!set.dataset.text_bytes())
       lines.push_back(fmt::format("{} records no text_bytes: its loss is not given in bits per byte",
                                   set.dataset.directory().string()));
+  for (const std::string& line : kept_lines(run.data)) lines.push_back(line);
   for (const std::string& line : packing_lines(run.data, run.config)) lines.push_back(line);
   if (run.data.mixed())
     for (const std::string& line :
@@ -450,7 +465,9 @@ int train(const Config& config, const TrainOptions& options, Comm& comm) {
               .resumed_from = run.store.last_checkpoint(),
               .metrics_lines = run.at.metrics_lines,
               .fresh = options.resume == "none"});
-  if (evaluation_due(run) && all_reduce(comm, log.lacks_evaluation() ? 1.0 : 0.0, ReduceOp::max) > 0) {
+  const bool lacks =
+      (losses_due(run) && log.lacks_evaluation("eval_loss")) || (tasks_due(run) && log.lacks_evaluation("task_"));
+  if (all_reduce(comm, lacks ? 1.0 : 0.0, ReduceOp::max) > 0) {
     // A signal stopped the run in the evaluation after this step.
     const EvalLosses losses = evaluate(run);
     if (losses.empty()) return stop(run, log);
@@ -465,8 +482,9 @@ int train(const Config& config, const TrainOptions& options, Comm& comm) {
   }
   log.begin(run.table.parameter_count(), about_data(run));
   log.say(schedule_line(config.train, run.total_steps));
+  for (const std::string& task : options.tasks.lines) log.say("eval_tasks: " + task);
 
-  const auto due = [&](std::int64_t interval) { return interval > 0 && run.at.step % interval == 0; };
+  const auto every = [&](std::int64_t interval) { return interval > 0 && run.at.step % interval == 0; };
   const std::int64_t first_step = run.at.step;
   while (run.at.step < run.total_steps) {
     run.store.poll();
@@ -475,11 +493,11 @@ int train(const Config& config, const TrainOptions& options, Comm& comm) {
     if (!report) return stop(run, log);
     const bool last = run.at.step == run.total_steps;
     const bool evaluating = evaluation_due(run);
-    const bool saving = last || due(run.save_interval);
+    const bool saving = last || every(run.save_interval);
     log.pause_clock();
     if (evaluating) report->eval_losses = evaluate(run);
     log.resume_clock();
-    if (evaluating || last || due(config.train.logging_steps)) log.step(*report);
+    if (evaluating || last || every(config.train.logging_steps)) log.step(*report);
     if (evaluating && report->eval_losses.empty()) return stop(run, log);
     if (!saving) continue;
     log.pause_clock();

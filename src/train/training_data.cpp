@@ -31,18 +31,27 @@ std::string packing_line(const std::string& name, Packing packing, const RowLoad
   return line;
 }
 
+/// The documents of a source, and which of them it keeps. For data.path, the config says which.
+std::string fingerprint_of(const TrainingSource& source, bool mixed) {
+  const std::string documents = dataset_fingerprint(source.dataset);
+  if (!mixed || source.min_document_tokens == 0) return documents;
+  return fmt::format("{}, documents of at least {} tokens", documents, source.min_document_tokens);
+}
+
 }  // namespace
 
 TrainingSource::TrainingSource(const SourceConfig& source, const Config& config)
     : name(source.name),
       weight(source.weight),
+      min_document_tokens(ssa::min_document_tokens(source, config.data)),
       dataset(open_dataset(source.path, config)),
-      loader(dataset, row_options(config)) {}
+      loader(dataset, row_options(config, min_document_tokens)) {}
 
 TrainingData::TrainingData(const Config& config)
     : seed_(static_cast<std::uint64_t>(config.train.seed)), mixed_(!config.data.path) {
   if (!mixed_) {
-    sources_.emplace_back(SourceConfig{.path = *config.data.path, .weight = 1, .name = ""}, config);
+    sources_.emplace_back(SourceConfig{.path = *config.data.path, .weight = 1, .name = "", .min_document_tokens = {}},
+                          config);
     return;
   }
   for (const SourceConfig& source : config.data.sources) sources_.emplace_back(source, config);
@@ -77,7 +86,7 @@ std::vector<SourceState> TrainingData::source_states() const {
   for (const TrainingSource& source : sources_)
     states.push_back({.name = source.name,
                       .order = source.name,
-                      .dataset = dataset_fingerprint(source.dataset),
+                      .dataset = fingerprint_of(source, mixed_),
                       .rows_per_epoch = source.loader.rows()});
   return states;
 }
@@ -85,6 +94,19 @@ std::vector<SourceState> TrainingData::source_states() const {
 void TrainingData::set_orders(const std::vector<SourceState>& states) {
   SSA_CHECK(states.size() == sources_.size(), "training data: ", states.size(), " orders, expected ", sources_.size());
   for (std::size_t i = 0; i < states.size(); ++i) sources_[i].loader.set_seed(order_seed(seed_, states[i].order));
+}
+
+std::vector<std::string> kept_lines(const TrainingData& data) {
+  std::vector<std::string> lines;
+  for (const TrainingSource& source : data.sources()) {
+    if (source.min_document_tokens == 0) continue;
+    const KeptDocuments kept = kept_documents(source.dataset, source.min_document_tokens);
+    lines.push_back(fmt::format("{}{}{} of {} documents and {} of {} tokens are in documents of at least {} tokens",
+                                source.name, source.name.empty() ? "" : ", ", kept.documents,
+                                source.dataset.documents(), kept.tokens, source.dataset.tokens(),
+                                source.min_document_tokens));
+  }
+  return lines;
 }
 
 std::vector<std::string> packing_lines(const TrainingData& data, const Config& config) {
@@ -96,14 +118,16 @@ std::vector<std::string> packing_lines(const TrainingData& data, const Config& c
 
 std::vector<std::string> packing_comparison(const TrainingData& data, const Config& config) {
   std::vector<std::string> lines;
-  RowOptions options = row_options(config);
-  options.skip_train_samples = options.max_train_samples = 0;
-  for (const TrainingSource& source : data.sources())
+  for (const TrainingSource& source : data.sources()) {
+    RowOptions options = row_options(config, source.min_document_tokens);
+    options.skip_train_samples = options.max_train_samples = 0;
+    const std::int64_t tokens = kept_documents(source.dataset, source.min_document_tokens).tokens;
     for (const Packing packing : kPackings) {
-      if (packing == Packing::concat && source.dataset.tokens() < options.max_length) continue;  // makes no row
+      if (packing == Packing::concat && tokens < options.max_length) continue;  // makes no row
       options.packing = packing;
       lines.push_back(packing_line(source.name, packing, RowLoader(source.dataset, options)));
     }
+  }
   return lines;
 }
 

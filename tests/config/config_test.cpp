@@ -174,7 +174,7 @@ TEST_CASE("config: the files of configs/ load, and the saved config loads as the
       CHECK(method == (c.attention.method == Method::full ? "fullattn" : name_of(c.attention.method)));
     ++files;
   }
-  CHECK(files == 10);
+  CHECK(files == 11);
 }
 
 TEST_CASE("config: the four 1B models have the values of the published config.json files") {
@@ -205,6 +205,26 @@ TEST_CASE("config: the four 1B models have the values of the published config.js
     CHECK(parameters(c.model) == 1213794304);  // 1214M
     CHECK(c.model.group() == 16);
   }
+}
+
+TEST_CASE("config: ssa-1b-32k has the second stage of the paper: 10B tokens at 32k, rate 1e-5, factor 4") {
+  const fs::path configs = ssa::test::source_dir() / "configs";
+  const Config c = load_config(configs / "ssa-1b-32k.json"), first = load_config(configs / "ssa-1b.json");
+  CHECK(c.train.learning_rate == 1e-5);
+  CHECK(c.train.max_length == 32768);
+  CHECK(c.train.gradient_checkpointing == GradientCheckpointing::full);
+  const std::int64_t step_tokens = batch_sizes(c.train, 8).rows_at(0) * c.train.max_length;
+  CHECK(step_tokens == 3145728);  // the paper's batch of 3.15M tokens
+  CHECK(c.train.max_steps * step_tokens >= 10'000'000'000);
+  CHECK((c.train.max_steps - 1) * step_tokens < 10'000'000'000);
+  CHECK(c.init_from == first.output_dir);
+  CHECK(c.init_state == InitState::weights);
+  ModelConfig model = first.model;
+  model.rope_scaling = RopeScaling{.factor = 4, .original_max_position_embeddings = first.train.max_length};
+  CHECK(c.model == model);
+  CHECK(c.attention == first.attention);
+  CHECK(c.data.sources.at(1).min_document_tokens == first.train.max_length);
+  CHECK(min_document_tokens(c.data.sources.at(0), c.data) == 0);
 }
 
 TEST_CASE("config: every key survives saving and loading") {
@@ -432,7 +452,8 @@ TEST_CASE("config: data.sources instead of data.path, and evaluation sets with n
   CHECK(parse(minimal(), {"data.eval_path=held"}).data.eval_path == std::vector<EvalConfig>{{"", "held"}});
 
   const auto cases = std::vector<std::pair<std::string, std::string>>{
-      {R"(data.sources={"path": "x"})", "data.sources: found an object, expected a list of {path, weight, name}"},
+      {R"(data.sources={"path": "x"})",
+       "data.sources: found an object, expected a list of {path, weight, name, min_document_tokens}"},
       {R"(data.sources=["x"])", "data.sources[0]: found \"x\", expected an object"},
       {R"(data.sources=[{"path": "x"}])",
        "data.sources[0].weight: missing, expected a number above 0, up to 1000000 (share of the rows, relative to the "
@@ -440,7 +461,7 @@ TEST_CASE("config: data.sources instead of data.path, and evaluation sets with n
       {R"(data.sources=[{"path": "x", "weight": 0}])",
        "data.sources[0].weight: found 0, expected a number above 0, up to 1000000"},
       {R"(data.sources=[{"path": "x", "weight": 1}, {"path": "y", "wieght": 1, "weight": 1}])",
-       "data.sources[1].wieght: unknown key, expected path, weight and name"},
+       "data.sources[1].wieght: unknown key, expected path, weight, name and min_document_tokens"},
       {R"(data.sources=[{"path": "a/x", "weight": 1}, {"path": "b/x", "weight": 1}])",
        "data.sources: found the name \"x\" twice, expected one each"},
       {R"(data.sources=[{"path": "x", "weight": 1, "name": "a b"}])",

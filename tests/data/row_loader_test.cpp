@@ -354,6 +354,41 @@ TEST_CASE("skipped and kept rows are counted in the unshuffled order") {
   CHECK_THAT(error_of(dataset, none), has("are skipped; expected at least one to be left"));
 }
 
+TEST_CASE("min_document_tokens: the rows are those of a dataset without the short documents") {
+  const TempDir directory;
+  constexpr std::int64_t kMin = 9;
+  std::vector<Documents> shards(4), long_ones(1);
+  for (std::size_t s = 0; s < shards.size(); ++s) {
+    // The second shard has short documents only; the first one begins and the last one ends with one.
+    shards[s] = random_documents(120, s == 1 ? 8 : 60, s, kEos);
+    if (s == 0) shards[s].insert(shards[s].begin(), Document{1, kEos});
+    if (s == 3) shards[s].push_back({2, kEos});
+    for (const Document& document : shards[s])
+      if (std::ssize(document) >= kMin) long_ones[0].push_back(document);
+  }
+  make_dataset(directory / "all", shards);
+  make_dataset(directory / "long", long_ones);
+  const Dataset all(directory / "all"), only_long(directory / "long");
+  CHECK(kept_documents(all, kMin) == KeptDocuments{only_long.documents(), only_long.tokens()});
+  CHECK(kept_documents(all, 0) == KeptDocuments{all.documents(), all.tokens()});
+  for (const Packing packing : kPackings) {
+    RowOptions options{.max_length = 32, .packing = packing, .pad_id = kPad, .vocab_size = 257};
+    const RowLoader expected(only_long, options);
+    options.min_document_tokens = kMin;
+    const RowLoader found(all, options);
+    INFO(name_of(packing));
+    CHECK(found.cost() == expected.cost());
+    REQUIRE(found.rows() == expected.rows());
+    for (std::int64_t i = 0; i < found.rows(); ++i) {
+      REQUIRE(load(found, 1, i) == load(expected, 1, i));
+      CHECK(found.label_count(1, i) == expected.label_count(1, i));
+    }
+  }
+  RowOptions none{.max_length = 32, .pad_id = kPad, .vocab_size = 257};
+  none.min_document_tokens = 1000;
+  CHECK_THAT(error_of(all, none), has("0 tokens of 0 documents of at least 1000 tokens make 0 rows of 32"));
+}
+
 TEST_CASE("the error for a token id outside the vocabulary names shard and document") {
   TempDir dir;
   make_dataset(dir.path(), {{{1, kEos}}, {{2, kEos}, {3, 4, 300, kEos}}}, {.vocab_size = 400});

@@ -65,6 +65,20 @@ std::vector<Request> some_requests() {
 
 }  // namespace
 
+TEST_CASE("score: stop is asked after each batch and ends the work") {
+  const auto requests = some_requests();
+  Bench bench("ssa");
+  ForwardPass pass(bench.stream, bench.loaded, bench.setting("full"));
+  int asked = 0, last = 3;
+  const ScoreOptions options{.rows = 2, .max_length = 64, .stop = [&] { return ++asked == last; }};
+  CHECK(score(pass, bench.comm, requests, options).empty());
+  CHECK(asked == 3);
+  asked = 0;
+  last = 5;  // 7 requests are 4 batches
+  CHECK(score(pass, bench.comm, requests, options).size() == requests.size());
+  CHECK(asked == 4);
+}
+
 TEST_CASE("a log-likelihood does not depend on the other requests in its batch") {
   const auto requests = some_requests();
   for (const char* method : {"ssa", "nsa"}) {

@@ -93,7 +93,8 @@ def test_plot_of_a_mix(directory):
                       "sources": {"web": {"rows": n, "tokens": 9 * n, "epoch": 0.1 * n},
                                   "code": {"rows": n, "tokens": 9 * n, "epoch": 0.2 * n}},
                       "eval_loss_sparse/a": 4 - n, "eval_loss_full/a": 3.9 - n, "eval_loss_sparse/b": 3 - n,
-                      "eval_loss_full/b": 2.9 - n, "eval_bits_per_byte_sparse/a": 1.5 - 0.1 * n}
+                      "eval_loss_full/b": 2.9 - n, "eval_bits_per_byte_sparse/a": 1.5 - 0.1 * n,
+                      "task_acc_sparse/piqa": 0.25 * n, "task_acc_full/piqa": 0.5, "task_acc_norm_full/piqa": 0.1}
     file = directory / "metrics.jsonl"
     file.write_text("".join(json.dumps(step(n)) + "\n" for n in (1, 2)))
     figures = []
@@ -106,6 +107,8 @@ def test_plot_of_a_mix(directory):
     assert list(curves("Validation loss")) == ["a, sparse attention", "b, sparse attention", "a, full attention",
                                                "b, full attention"], curves("Validation loss")
     assert curves("Validation loss by text") == {"a, sparse attention": [1.4, 1.3]}, curves("Validation loss by text")
+    assert curves("Task accuracy") == {"piqa, sparse attention": [0.25, 0.5], "piqa, full attention": [0.5, 0.5]}
+    assert list(curves("Task accuracy by log-likelihood per character")) == ["piqa, full attention"]
     colors = {line.get_label(): line.get_color() for line in axes["Validation loss"].get_lines()}
     assert colors["a, sparse attention"] == colors["a, full attention"] != colors["b, full attention"], colors
 
@@ -125,10 +128,30 @@ def test_eval_plots(directory):
     assert all((directory / name).stat().st_size > 1000 for name in ("b.png", "n.png"))
 
 
+def test_position_plots(directory):
+    need("matplotlib")
+    document = lambda mode, *losses, **budget: {
+        "loss_by_position": [{"from": 2 ** k, "to": 2 ** (k + 1) - 1, "tokens": 5, "loss": loss}
+                             for k, loss in enumerate(losses)],
+        "config": {"model_args": {"pretrained": "runs/x", "method": "ssa", "mode": mode, **budget}}}
+    before, after = directory / "before.json", directory / "after.json"
+    before.write_text(json.dumps([document("sparse", 3.0, 2.5, 2.25, block_counts=2, block_size=16),
+                                  document("full", 3.0, 2.5, 2.0)]))
+    after.write_text(json.dumps(document("full", 2.75, None)))
+    out = run(sys.executable, SCRIPTS / "plot_positions.py", f"short={before}", after, "--table", "--output",
+              directory / "p.png")
+    lines = out.splitlines()
+    assert lines[0] == "| tokens before | short, sparse 2x16 | short, full | after, full |", out
+    assert lines[2] == "| 1 | 3.0000 | 3.0000 | 2.7500 |" and lines[4] == "| 4-7 | 2.2500 | 2.0000 |  |", out
+    assert (directory / "p.png").stat().st_size > 1000
+    before.write_text(json.dumps({"results": {}}))
+    assert "no losses by position" in run(sys.executable, SCRIPTS / "plot_positions.py", before, code=1)
+
+
 def test_missing_package(directory):
     """A missing package is one line that says what to install, before the script reads its inputs."""
     (directory / "matplotlib.py").write_text("raise ImportError")
-    for script in ("plot_run.py", "plot_eval.py", "plot_needle.py"):
+    for script in ("plot_run.py", "plot_eval.py", "plot_needle.py", "plot_positions.py"):
         out = run(sys.executable, SCRIPTS / script, "no-such-file", code=1, PYTHONPATH=str(directory))
         assert out.count("\n") == 1 and "matplotlib" in out and "install" in out, out
     for package in ("tensorboard", "wandb", "trackio"):

@@ -125,7 +125,7 @@ TEST_CASE("branch: what cannot be taken is refused, and what differs is said") {
   };
   check_fails(start({"init_from=model", "init_state=optimizer"}), kExitUsage,
               {"init_state: found optimizer, expected weights: init_from model is neither a checkpoint nor a run"});
-  check_fails(start({"init_from=absent"}), kExitUsage, {"init_from: absent is no directory"});
+  check_fails(start({"init_from=absent"}), kExitFailed, {"init_from: absent is no directory"});
   check_fails(start({"init_state=run", "train.max_steps=4"}), kExitUsage,
               {"train.max_steps: found 4, expected more than 4"});
   check_fails(start({"init_state=run", "train.decay_steps=5"}), kExitUsage,
@@ -183,6 +183,14 @@ TEST_CASE("batch schedule: the rows of each step, on any number of ranks and aft
     // float32 sums in another order.
     CHECK(std::abs(two[i].at("loss").get<double>() - whole[i].at("loss").get<double>()) < 1e-4);
   }
+  // A resume on two ranks in the middle of the schedule.
+  run.train_to_end("later", with(scheduled, {"train.per_device_train_batch_size=1"}),
+                   {"--resume", run.checkpoint("whole", 3).string()}, 2);
+  const auto later = lines_of(run / "later");
+  REQUIRE(later.size() == 4);
+  for (std::size_t i = 0; i < 4; ++i)
+    for (const char* key : {"step", "rows", "tokens", "step_tokens", "learning_rate"})
+      CHECK(later[i].at(key) == whole[3 + i].at(key));
   const ProgramResult refused = run.train("three", scheduled, {}, 2);
   CHECK(refused.exit_code == kExitUsage);
   CHECK_THAT(refused.err, has("train.global_batch_size_schedule: found 2, expected a multiple of 4"));

@@ -305,3 +305,63 @@ TEST_CASE("mix: trainer.json keeps the state of every source, and one of an earl
   json.erase("former_sources");
   CHECK(trainer_state(json, "t", spikes).sources.empty());
 }
+
+TEST_CASE("mix: a source that keeps long documents only, beside one with all of the same dataset") {
+  const RunDirectory run("full");
+  Documents documents;
+  for (std::int32_t i = 0; i < 90; ++i) {
+    const std::size_t length = i % 3 == 0 ? 33 : 10;  // a third are long
+    documents.emplace_back(length, 50 + i);
+    documents.back().back() = 257;
+  }
+  make_dataset(run / "both", {documents}, {.vocab_size = 258, .eos_token_id = 257});
+  const auto sources = [](const std::string& min) {
+    return R"(data.sources=[{"path": "both", "name": "long", "weight": 3)" + min +
+           R"(}, {"path": "both", "name": "all", "weight": 1}])";
+  };
+  const std::string with_min = sources(R"(, "min_document_tokens": 33)");
+  const ProgramResult dry = run.train("dry", {with_min}, {"--dry-run"});
+  INFO(dry.out << dry.err);
+  REQUIRE(dry.exit_code == kExitDone);
+  const std::string kept = "long, 30 of 90 documents and 990 of 1590 tokens are in documents of at least 33 tokens";
+  CHECK_THAT(dry.out, has(kept));
+  CHECK_THAT(dry.out, has("long, packing greedy: 30 rows, 0.00 % padding, 0.00 % of documents cut"));
+
+  const Names set = {with_min, "train.max_steps=6", "checkpoint.save_steps=3", "data.packing=greedy"};
+  const ProgramResult result = run.train("out", set);
+  INFO(result.out << result.err);
+  REQUIRE(result.exit_code == kExitDone);
+  CHECK_THAT(result.out, has("data: " + kept));
+  CHECK(last_of(run, "out", "rows") == Counts{{"all", 3}, {"long", 9}});
+  CHECK(saved_source(run.checkpoint("out", 6), "long").at("rows_per_epoch") == 30);
+
+  // Other documents of a source are another source, also if the number of rows is the same.
+  fs::remove_all(run.checkpoint("out", 6));
+  const Names other = {sources(R"(, "min_document_tokens": 32)"), "train.max_steps=6", "data.packing=greedy"};
+  check_fails(run.train("out", other), kExitUsage,
+              {"data.sources", "documents of at least 33 tokens", "documents of at least 32 tokens"});
+  const ProgramResult allowed = run.train("out", other, {"--allow-change", "data.sources"});
+  REQUIRE(allowed.exit_code == kExitDone);
+  CHECK_THAT(allowed.out, has("long is read from its first row"));
+}
+
+TEST_CASE("min_document_tokens of the whole data, and a resume with another one") {
+  const RunDirectory run("full");
+  Documents documents;
+  for (std::int32_t i = 0; i < 60; ++i) {
+    documents.emplace_back(i % 2 ? 33 : 12, i);
+    documents.back().back() = 257;
+  }
+  fs::remove_all(run / "data");
+  make_dataset(run / "data", {documents}, {.vocab_size = 258, .eos_token_id = 257});
+  const Names set = {"data.min_document_tokens=20", "train.max_steps=4", "data.packing=greedy"};
+  const ProgramResult result = run.train("out", set);
+  INFO(result.out << result.err);
+  REQUIRE(result.exit_code == kExitDone);
+  CHECK_THAT(result.out, has("data: 30 of 60 documents and 990 of 1350 tokens are in documents of at least 20 tokens"));
+  CHECK_THAT(result.out, has("30 sequences of 33 tokens per epoch"));
+  check_fails(run.train("out", {"data.min_document_tokens=10", "train.max_steps=6", "data.packing=greedy"}), kExitUsage,
+              {"data.min_document_tokens: 20 in the checkpoint, 10 now", "--allow-change data.min_document_tokens"});
+  check_fails(run.train("none", {"data.min_document_tokens=34"}), kExitFailed,
+              {"0 tokens of 0 documents of at least 34 tokens"});
+}

@@ -106,6 +106,7 @@ struct SourceConfig {
   std::string path;
   double weight = 0;  ///< its share of the rows is this over the sum of all weights
   std::string name;
+  std::optional<std::int64_t> min_document_tokens{};  ///< instead of data.min_document_tokens
   bool operator==(const SourceConfig&) const = default;
 };
 
@@ -115,12 +116,19 @@ struct EvalConfig {
   bool operator==(const EvalConfig&) const = default;
 };
 
+/// A task of lm-evaluation-harness, and its file or the directory that has it.
+struct TaskConfig {
+  std::string name, path;
+  bool operator==(const TaskConfig&) const = default;
+};
+
 struct DataConfig {
   /// In a loaded config exactly one of these two is given.
   std::optional<std::string> path;
   std::vector<SourceConfig> sources;  ///< in the order of their names
   Packing packing = Packing::greedy;
   bool document_mask = false;
+  std::int64_t min_document_tokens = 0;
   bool shuffle = true;
   std::int64_t skip_train_samples = -1;
   std::int64_t max_train_samples = 0;
@@ -159,6 +167,11 @@ struct TrainConfig {
   std::vector<std::string> fp8_exclude;
   std::int64_t logging_steps = 1;
   std::int64_t eval_steps = 0;
+  std::vector<TaskConfig> eval_tasks;  ///< in the order of their names
+  std::int64_t eval_tasks_steps = 0;
+  std::int64_t eval_tasks_limit = 0;
+  std::int64_t eval_tasks_num_fewshot = 0;
+  std::optional<std::string> eval_tokenizer;
   std::int64_t attention_stats_steps = 0;
   OnSpike on_spike = OnSpike::log;
   double spike_z_score = 6.0;
@@ -249,6 +262,9 @@ bool is_config_key(std::string_view key);
 
 /// docs/config.md's table of keys: key | type | default | at a resume | meaning.
 std::string config_keys_table();
+
+/// The shortest documents that a source keeps, tokens.
+std::int64_t min_document_tokens(const SourceConfig& source, const DataConfig& data);
 
 /// The datasets that a run reads: data.path, or the paths of data.sources.
 std::vector<std::string> training_paths(const DataConfig& data);

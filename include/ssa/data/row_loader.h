@@ -42,6 +42,7 @@ struct RowOptions {
   std::uint64_t seed = 42;
   std::int64_t skip_train_samples = -1;  ///< rows skipped at the start of the unshuffled order; -1 or 0: none
   std::int64_t max_train_samples = 0;    ///< rows used after the skipped ones; 0: all
+  std::int64_t min_document_tokens = 0;  ///< shorter documents, end-of-text token included, are left out
   std::int32_t pad_id;                   ///< the model's end-of-text id
   std::int64_t vocab_size;               ///< the model's; all ids must be below it
 };
@@ -63,6 +64,12 @@ struct PackingCost {
 /// The piece that each token of a row with a document mask is in, from the positions of the row: its first token, and the
 /// token after its last one. All three have the same length.
 void find_pieces(std::span<const std::int32_t> positions, std::span<std::int32_t> begins, std::span<std::int32_t> ends);
+/// The documents that min_document_tokens keeps.
+struct KeptDocuments {
+  std::int64_t documents = 0, tokens = 0;
+  bool operator==(const KeptDocuments&) const = default;
+};
+KeptDocuments kept_documents(const Dataset& dataset, std::int64_t min_document_tokens);
 
 /// The rows of an epoch. Thread-safe after construction. Keeps half a byte per row: the place of every 32nd row, or of
 /// every window. The dataset must outlive it.
@@ -108,6 +115,8 @@ class RowLoader {
     return document_mask() ? (column + unit() - 1) / unit() * unit() : column;
   }
   std::int64_t units_per_row() const { return std::max<std::int64_t>(1, options_.max_length / unit()); }
+  Place first_place() const;
+  void leave_out_short(Place& place) const;
   void advance(Place& place, std::int64_t tokens) const;
   void find_rows();
   void find_windows();

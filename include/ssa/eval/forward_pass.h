@@ -17,6 +17,8 @@ namespace ssa::eval {
 class LoadedModel {
  public:
   LoadedModel(Stream& stream, const ModelSource& source);
+  /// Weights that are on the device already, and outlive this.
+  LoadedModel(const ParamTable& table, const Tensor& weights) : table_(table), weights_(weights) {}
 
   const ParamTable& table() const { return table_; }
   const Tensor& weights() const { return weights_; }

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <vector>
 
@@ -20,10 +21,12 @@ struct TaskOptions {
   std::vector<std::int64_t> seeds = {1234};  ///< of the few-shot draws; the metrics are means over the seeds
   std::optional<std::int64_t> limit = {};    ///< only the first so many documents
   bool samples = false;                      ///< keep each document's requests and scores, for the first seed
+  bool quiet = false;                        ///< no progress lines
+  std::function<bool()> stop = {};           ///< ScoreOptions::stop
 };
 
 /// Metrics by the task's kind. multiple_choice: acc, acc_norm. loglikelihood: acc, perplexity. rolling:
-/// word_perplexity, byte_perplexity, bits_per_byte.
+/// word_perplexity, byte_perplexity, bits_per_byte. No metrics if options.stop ended the work.
 TaskResult run_task(ForwardPass& pass, Comm& comm, TextEncoder& encoder, const Task& task, const TaskOptions& options);
 
 /// A rolling task whose documents are whole text files, one per file.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -22,10 +23,12 @@ struct ScoreOptions {
   std::int64_t max_length;
   bool greedy = false;
   std::string what = {};  ///< names the work in progress lines (progress.h)
+  /// A collective that every rank calls after each round of batches; the work ends when it returns true.
+  std::function<bool()> stop = {};
 };
 
-/// One score per request, in the requests' order, the same on every rank. Batches are formed by length, longest first;
-/// batch b runs on rank b mod size.
+/// One score per request, in the requests' order, the same on every rank and for any number of ranks. Batches are formed
+/// by length, longest first; batch b runs on rank b mod size. Empty if options.stop ended the work.
 std::vector<Score> score(ForwardPass& pass, Comm& comm, std::span<const Request> requests, const ScoreOptions& options);
 
 /// The batches, as indices into `requests`.

@@ -3,10 +3,14 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "ssa/config/config.h"
+#include "ssa/data/dataset.h"
+#include "ssa/model/model_config.h"
 #include "ssa/tokenizer/tokenizer.h"
 #include "ssa/train/model_source.h"
 
@@ -14,15 +18,29 @@ namespace ssa::eval {
 
 using TokenIds = std::vector<std::int32_t>;
 
+/// What a tokenizer is compared with.
+struct EncodedModel {
+  std::string name;  ///< of the model, for messages
+  ModelConfig model;
+  std::optional<DatasetInfo> data;  ///< that it was trained on, if it is known and still there
+};
+
+/// The dataset.json of a run's data, if it is there. The sources of a mix have one tokenizer.
+std::optional<DatasetInfo> training_data(const DataConfig& data);
+
 /// The tokenizer of a model, as a value of --tokenizer: the model's directory if it has tokenizer files; "bytes" if the
 /// dataset.json of the run's data names it or the model has exactly that vocabulary. Otherwise throws UsageError.
 std::string find_tokenizer(const ModelSource& source);
+
+/// The tokenizer for train.eval_tasks: train.eval_tokenizer, or bytes for a run on bytes. Otherwise UsageError.
+std::string training_tokenizer(const Config& config);
 
 class TextEncoder {
  public:
   /// Throws Error unless the tokenizer fits the model: vocabulary size, end-of-text token and, if the dataset of the
   /// run is still there, the checksum.
   TextEncoder(const std::string& tokenizer, const ModelSource& source);
+  TextEncoder(const std::string& tokenizer, const EncodedModel& model);
 
   /// The ids of valid UTF-8, with the special tokens of the tokenizer's template around them.
   TokenIds encode(std::string_view text);

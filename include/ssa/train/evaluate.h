@@ -7,9 +7,20 @@
 #include "ssa/comm/comm.h"
 #include "ssa/data/row_loader.h"
 #include "ssa/model/llama.h"
+#include "ssa/runtime/arena.h"
 #include "ssa/train/batch_staging.h"
 
 namespace ssa {
+
+/// The tensors of forward passes alone, besides the weights.
+struct ForwardTensors {
+  Activations activations;
+  MicroBatch batch;
+  LossSums sums;
+  Tensor losses;  ///< f32 [M]: of every position
+};
+
+ForwardTensors lay_out_forward(Arena& arena, const ModelConfig& model, const PassShape& shape, DeviceKind kind);
 
 struct EvalSums {
   double ce = 0;            ///< cross entropy, nats, summed over targets

@@ -23,8 +23,8 @@ AddedGates gates_for_dense(const std::filesystem::path& directory, Method method
 HuggingFaceConfig model_of(const CheckpointReader& checkpoint);
 
 /// The checkpoint that config.init_from names; nullopt if it is a Hugging Face directory, or null. Logs damaged
-/// checkpoints of a run. Throws UsageError if it does not exist, or if init_state wants more than weights of a Hugging
-/// Face directory.
+/// checkpoints of a run. Throws Error if it does not exist, and UsageError if init_state wants more than weights of a
+/// Hugging Face directory.
 std::optional<std::filesystem::path> init_checkpoint(const Config& config);
 
 /// What is taken from a checkpoint and what is not, in one line.

@@ -39,4 +39,7 @@ class MetricsLog {
 /// The last complete line of the file; null if there is none.
 nlohmann::ordered_json last_metrics(const std::filesystem::path& file);
 
+/// The newest evaluation in the file: its step, and the keys that begin with eval_ or task_; null if there is none.
+nlohmann::ordered_json last_evaluation(const std::filesystem::path& file);
+
 }  // namespace ssa

@@ -23,6 +23,8 @@ struct StateShape {
   int ranks = 1;
   int zero_stage = 0;               ///< 1: master weights and moments are split over the ranks; 2: gradients too
   DType reduce_dtype = DType::f32;  ///< in which gradients are summed over the ranks: f32 or bf16
+  /// Forward passes of train.eval_tasks, at their largest. They have memory of their own while they run.
+  std::vector<PassShape> tasks = {};
 
   bool shards_state() const { return zero_stage >= 1 && ranks > 1; }
   bool shards_gradients() const { return zero_stage >= 2 && ranks > 1; }

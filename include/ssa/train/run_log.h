@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "ssa/comm/comm.h"
@@ -17,7 +18,8 @@
 
 namespace ssa {
 
-/// The losses of data.eval_path, in nats per token and in bits per byte, by key in metrics.jsonl.
+/// The losses of data.eval_path, in nats per token and in bits per byte, and the scores of train.eval_tasks, by key in
+/// metrics.jsonl.
 using EvalLosses = std::map<std::string, double>;
 
 /// What the run has read of a source of data.sources up to a step.
@@ -68,8 +70,9 @@ class RunLog {
   void begin(std::int64_t parameters, const std::vector<std::string>& about_data);
   /// Logs a step. The speed it reports is the average since the step logged before.
   void step(const StepReport& report);
-  /// Whether the last line of metrics.jsonl belongs to the step where the run starts, and has no evaluation.
-  bool lacks_evaluation() const;
+  /// Whether the last line of metrics.jsonl belongs to the step where the run starts, and has no key that begins with
+  /// `prefix`.
+  bool lacks_evaluation(std::string_view prefix) const;
   /// Adds the evaluation that the last line of metrics.jsonl lacks.
   void add_evaluation(const EvalLosses& losses);
   /// Time until `resume_clock` (evaluation, saving) does not count in the speed.

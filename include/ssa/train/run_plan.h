@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "ssa/comm/watchdog.h"
@@ -13,7 +14,8 @@
 
 namespace ssa {
 
-RowOptions row_options(const Config& config);
+/// `min_document_tokens`: of the dataset.
+RowOptions row_options(const Config& config, std::int64_t min_document_tokens);
 
 /// Opens a dataset and checks that its tokens fit the model.
 Dataset open_dataset(const std::string& path, const Config& config);
@@ -27,6 +29,10 @@ std::vector<std::string> batch_size_lines(const BatchPlan& plan, std::int64_t ma
 /// num_train_epochs.
 std::int64_t total_steps(const TrainConfig& train, const BatchPlan& plan, std::int64_t step = 0,
                          const DataPosition& position = {});
+
+/// The attention of held-out losses and tasks, with what their keys in metrics.jsonl have for it: for ssa "_sparse" and
+/// "_full", else "" and the method's own.
+std::vector<std::pair<std::string, AttentionPath>> evaluation_paths(const Config& config);
 
 /// The time-outs after which the watchdog ends the job.
 PhaseTimeouts phase_timeouts(const DistributedConfig& config);

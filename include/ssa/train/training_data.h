@@ -19,6 +19,7 @@ struct TrainingSource {
 
   std::string name;  ///< empty for data.path
   double weight;
+  std::int64_t min_document_tokens;
   Dataset dataset;
   RowLoader loader;
 };
@@ -44,6 +45,9 @@ class TrainingData {
   bool mixed_;
   std::deque<TrainingSource> sources_;
 };
+
+/// For each source that leaves out short documents: how many documents and tokens it keeps.
+std::vector<std::string> kept_lines(const TrainingData& data);
 
 /// Padding and cut documents of each source, in percent, with the packing of the config.
 std::vector<std::string> packing_lines(const TrainingData& data, const Config& config);

@@ -1,0 +1,86 @@
+#!/usr/bin/env python3
+"""Draws the loss against the number of tokens before a token, from the output of ssa_eval --loss-by-position.
+
+Usage: scripts/plot_positions.py [NAME=]FILE... [--output FILE] [--table]
+One curve per file and setting. NAME is the model's name in the legend (default: the file's name). Sparse attention is
+solid and full attention dashed. --table also prints the numbers as a Markdown table.
+Needs matplotlib (Debian, Ubuntu: python3-matplotlib).
+
+Example: build/bin/ssa_eval --model runs/short --data data/long/eval --max-length 1024 --loss-by-position --output a.json
+         build/bin/ssa_eval --model runs/long --data data/long/eval --max-length 1024 --loss-by-position --output b.json
+         scripts/plot_positions.py before=a.json after=b.json --output positions.png
+"""
+import argparse
+import json
+import os
+import sys
+
+import plotting
+
+
+def read_curves(argument):
+    """[(label, whether full attention, [bucket])]"""
+    name, _, path = argument.rpartition("=")
+    name = name or os.path.splitext(os.path.basename(path))[0]
+    try:
+        with open(path) as file:
+            documents = json.load(file)
+    except (OSError, json.JSONDecodeError) as error:
+        sys.exit(f"plot_positions.py: {path}: {error}")
+    curves = []
+    for document in documents if isinstance(documents, list) else [documents]:
+        if not isinstance(document, dict) or "loss_by_position" not in document:
+            sys.exit(f"plot_positions.py: {path}: no losses by position, expected the output of ssa_eval "
+                     "--loss-by-position")
+        model = document["config"]["model_args"]
+        mode = model["mode"]
+        if mode == "sparse":
+            mode += f" {model['block_counts']}x{model['block_size']}"
+        buckets = [bucket for bucket in document["loss_by_position"] if bucket["loss"] is not None]
+        curves.append((f"{name}, {mode}", model["mode"] == "full", buckets))
+    return curves
+
+
+def range_text(bucket):
+    return str(bucket["from"]) if bucket["from"] == bucket["to"] else f"{bucket['from']}-{bucket['to']}"
+
+
+def markdown(curves):
+    ranges = {bucket["from"]: range_text(bucket) for _, _, buckets in curves for bucket in buckets}
+    names = ["tokens before"] + [label for label, _, _ in curves]
+    lines = ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
+    for begin, text in sorted(ranges.items()):
+        losses = [{bucket["from"]: f"{bucket['loss']:.4f}" for bucket in buckets} for _, _, buckets in curves]
+        lines.append("| " + " | ".join([text] + [each.get(begin, "") for each in losses]) + " |")
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="+", metavar="[NAME=]FILE")
+    parser.add_argument("--output", default="positions.png", metavar="FILE")
+    parser.add_argument("--table", action="store_true")
+    args = parser.parse_args()
+    pyplot = plotting.load_pyplot()
+    curves = [curve for file in args.files for curve in read_curves(file)]
+    if args.table:
+        print(markdown(curves))
+
+    figure, axes = plotting.panel_axes(pyplot, 1, columns=1, width=6.4, height=4.4)
+    axis, lines, ticks = axes[0], [], {}
+    for index, (label, full, buckets) in enumerate(curves):
+        ticks.update({bucket["from"]: range_text(bucket) for bucket in buckets})
+        lines.append(axis.plot([bucket["from"] for bucket in buckets], [bucket["loss"] for bucket in buckets],
+                               label=label, **plotting.curve_style(index, full))[0])
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(sorted(ticks), [ticks[begin] for begin in sorted(ticks)], rotation=45, ha="right")
+    axis.minorticks_off()
+    axis.set_title("Loss by position")
+    axis.set_xlabel("tokens of the document before the token")
+    axis.set_ylabel("cross entropy (nats per token)")
+    axis.legend(handles=lines, frameon=False)
+    plotting.save(figure, args.output)
+
+
+if __name__ == "__main__":
+    main()
