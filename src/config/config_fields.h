@@ -185,6 +185,8 @@ void visit_fields(Of<TrainConfig>, Visit&& visit) {
   visit(field("adam_beta1", &C::adam_beta1, from_to_below(0, 1), "decay of the first moment"));
   visit(field("adam_beta2", &C::adam_beta2, from_to_below(0, 1), "decay of the second moment"));
   visit(field("adam_epsilon", &C::adam_epsilon, above(0), "added to the square root of the second moment"));
+  visit(field("moments_dtype", &C::moments_dtype, kAny,
+              "type of AdamW's moments in memory; bf16 is rounded at random, so that small changes add up"));
   visit(field("max_grad_norm", &C::max_grad_norm, at_least(0),
               "gradients are scaled down to at most this norm; 0 = never"));
   visit(field("seed", &C::seed, at_least(0), "seed of the initial weights, the row order and ssa's draws"));

@@ -89,8 +89,8 @@ StateTensors lay_out_state(StateArenas& arenas, const StateShape& shape, const P
     }
     if (shape.ranks > 1 && shape.reduce_dtype == DType::bf16)
       t.reduce_staging = arenas.gradients.allocate("bucket in bf16", DType::bf16, {largest_bucket(table)});
-    t.m = arenas.optimizer.allocate("first moments", DType::f32, {owned});
-    t.v = arenas.optimizer.allocate("second moments", DType::f32, {owned});
+    t.m = arenas.optimizer.allocate("first moments", shape.moments_dtype, {owned});
+    t.v = arenas.optimizer.allocate("second moments", shape.moments_dtype, {owned});
   }
   t.activations = lay_out_activations(arenas.activations, c, shape.pass, shape.kind);
   t.batch = allocate_batch(arenas.batches, shape.pass.rows, shape.pass.tokens);
@@ -265,7 +265,14 @@ void load_owned(Stream& stream, const ModelState& state, const Bucket& bucket, c
     const std::span<float> out(host.data() + (begin - owned.begin), static_cast<std::size_t>(end - begin));
     read(i, out, begin - params[i].offset);
   }
-  stream.copy(to.data(), host.data(), host.size() * sizeof(float));
+  std::vector<bfloat16> narrow;
+  if (to.dtype() == DType::bf16) {
+    narrow.reserve(host.size());
+    for (const float value : host) narrow.emplace_back(value);
+    stream.copy(to.data(), narrow.data(), to.bytes());
+  } else {
+    stream.copy(to.data(), host.data(), to.bytes());
+  }
   stream.synchronize();
 }
 

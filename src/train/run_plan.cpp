@@ -1,6 +1,11 @@
 #include "ssa/train/run_plan.h"
 
 namespace ssa {
+namespace {
+
+DType dtype_of(FloatType type) { return type == FloatType::bf16 ? DType::bf16 : DType::f32; }
+
+}  // namespace
 
 RowOptions row_options(const Config& c) {
   return {.max_length = c.train.max_length,
@@ -53,7 +58,8 @@ StateShape state_shape(const Config& c, DeviceKind device, int ranks) {
           .kind = device,
           .ranks = ranks,
           .zero_stage = static_cast<int>(c.distributed.zero_stage),
-          .reduce_dtype = c.distributed.reduce_dtype == FloatType::bf16 ? DType::bf16 : DType::f32};
+          .reduce_dtype = dtype_of(c.distributed.reduce_dtype),
+          .moments_dtype = dtype_of(c.train.moments_dtype)};
 }
 
 }  // namespace ssa

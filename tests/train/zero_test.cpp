@@ -129,6 +129,34 @@ TEST_CASE("zero: a run resumes at another stage and on another number of ranks")
   check_losses(run, "one-then");
 }
 
+TEST_CASE("moments_dtype bf16: a run resumes to the bit, at every stage and with the moments of an f32 run") {
+  const RunDirectory run("ssa-sparse-stream");
+  const auto narrow = [](int rows, const Names& more) {
+    Names all = with(rows, more);
+    all.push_back("train.moments_dtype=bf16");
+    return all;
+  };
+  const auto back_to_3 = [&](const std::string& from, const std::string& output) {
+    fs::copy(run / from, run / output, fs::copy_options::recursive);
+    fs::remove_all(run.checkpoint(output, kSteps));
+  };
+  run.train_to_end("one", with(8, {}));
+  run.train_to_end("narrow", narrow(4, stage(0)), {}, 2);
+  CHECK(run.metrics("narrow").back().at("loss") != run.metrics("one").back().at("loss"));
+  // A moment is rounded by at most 2^-7 of itself in a step, at random. The update is as far off for a step.
+  check_losses(run, "narrow", 5e-3);
+  back_to_3("narrow", "narrow-halves");
+  run.train_to_end("narrow-halves", narrow(4, stage(2)), {}, 2);
+  check_same(run, "narrow-halves", "narrow");
+  // Between bf16 and f32.
+  back_to_3("narrow", "then-f32");
+  run.train_to_end("then-f32", with(8, {}));
+  check_losses(run, "then-f32", 5e-3);
+  back_to_3("one", "then-narrow");
+  run.train_to_end("then-narrow", narrow(8, {}));
+  check_losses(run, "then-narrow", 5e-3);
+}
+
 TEST_CASE("zero: at stage 2 a killed rank ends the job, and the run resumes to the same bits") {
   const RunDirectory run("ssa-sparse-stream");
   const Names overrides = with(1, stage(2));
@@ -152,13 +180,15 @@ TEST_CASE("zero: the memory plan of each stage") {
   const ModelConfig model = small_model();
   constexpr int kRanks = 4;
   const ParamTable table(model, kRanks);
-  const auto bytes = [&](int zero_stage, DType reduce_dtype, const std::string& category) {
+  const auto bytes = [&](int zero_stage, DType reduce_dtype, const std::string& category,
+                         DType moments_dtype = DType::f32) {
     const MemoryPlan plan = plan_memory({.model = model,
                                          .pass = {.rows = 1, .tokens = 8, .path = AttentionPath::full},
                                          .kind = DeviceKind::cuda,
                                          .ranks = kRanks,
                                          .zero_stage = zero_stage,
-                                         .reduce_dtype = reduce_dtype},
+                                         .reduce_dtype = reduce_dtype,
+                                         .moments_dtype = moments_dtype},
                                         table);
     for (const MemoryPlan::Category& c : plan.categories)
       if (c.name == category) return static_cast<std::int64_t>(c.bytes);
@@ -177,6 +207,7 @@ TEST_CASE("zero: the memory plan of each stage") {
   std::int64_t pass = elements(order.embedding) + elements(order.norms) + 2 * elements(order.layer(0));
   if (order.head != order.embedding) pass += elements(order.head);
   CHECK(bytes(2, DType::f32, "gradients") == all / kRanks + 4 * pass);
+  CHECK(bytes(2, DType::f32, "optimizer state", DType::bf16) == 2 * all / kRanks);
   const std::int64_t largest = std::max(elements(order.embedding), elements(order.layer(0)));
   CHECK(bytes(1, DType::bf16, "gradients") == all + 2 * largest);
 }

@@ -117,6 +117,7 @@ struct TrainConfig {
   double adam_beta1 = 0.9;
   double adam_beta2 = 0.95;
   double adam_epsilon = 1e-8;
+  FloatType moments_dtype = FloatType::f32;
   double max_grad_norm = 1.0;
   std::int64_t seed = 42;
   GradientCheckpointing gradient_checkpointing = GradientCheckpointing::none;

@@ -21,8 +21,9 @@ struct StateShape {
   PassShape pass;
   DeviceKind kind = DeviceKind::cpu;
   int ranks = 1;
-  int zero_stage = 0;               ///< 1: master weights and moments are split over the ranks; 2: gradients too
-  DType reduce_dtype = DType::f32;  ///< in which gradients are summed over the ranks: f32 or bf16
+  int zero_stage = 0;                ///< 1: master weights and moments are split over the ranks; 2: gradients too
+  DType reduce_dtype = DType::f32;   ///< in which gradients are summed over the ranks: f32 or bf16
+  DType moments_dtype = DType::f32;  ///< f32 or bf16
 
   bool shards_state() const { return zero_stage >= 1 && ranks > 1; }
   bool shards_gradients() const { return zero_stage >= 2 && ranks > 1; }
@@ -38,7 +39,7 @@ struct StateTensors {
   /// stage 2, buffers for one micro-batch, of which layers i and i + 2 share one.
   std::vector<Tensor> pass_gradients;
   Tensor reduce_staging;  ///< bf16 [largest bucket]: a bucket being reduced in bf16; absent with f32
-  Tensor m, v;            ///< f32 [owned]: AdamW's moments
+  Tensor m, v;            ///< moments_dtype [owned]: AdamW's moments
   Activations activations;
   MicroBatch batch;
   StepSums sums;              ///< of the step so far
@@ -100,7 +101,7 @@ class ModelState : public StateTensors {
 /// Where values come from: elements [first, first + out.size()) of parameter `param` of the table.
 using ReadParam = std::function<void(std::size_t param, std::span<float> out, std::int64_t first)>;
 
-/// Fills `to`, the owned elements of `bucket`, with parameter values, and zeros between the parameters.
+/// Fills `to`, the owned elements of `bucket`, f32 or bf16, with parameter values, and zeros between the parameters.
 void load_owned(Stream& stream, const ModelState& state, const Bucket& bucket, const Tensor& to, const ReadParam& read);
 
 /// load_owned of every bucket's master weights. publish_weights (optimizer_step.h) then updates the ops' weights.
