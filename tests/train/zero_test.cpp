@@ -6,6 +6,7 @@
 #include <cstdlib>
 
 #include "ssa/train/model_state.h"
+#include "ssa/train/run_plan.h"
 #include "support/test_model.h"
 #include "train/run_directory.h"
 
@@ -210,6 +211,22 @@ TEST_CASE("zero: the memory plan of each stage") {
   CHECK(bytes(2, DType::f32, "optimizer state", DType::bf16) == 2 * all / kRanks);
   const std::int64_t largest = std::max(elements(order.embedding), elements(order.layer(0)));
   CHECK(bytes(1, DType::bf16, "gradients") == all + 2 * largest);
+}
+
+TEST_CASE("zero: ssa-8b fits four GPUs of 80 GB at stage 2 and not at stage 0") {
+  Config config = load_config(source_dir() / "configs/ssa-8b.json");
+  const ParamTable table(config.model, 4);
+  CHECK(table.parameter_count() == 8'042'844'160);
+  const auto bytes = [&](std::int64_t zero_stage) {
+    config.distributed.zero_stage = zero_stage;
+    const StateShape shape = state_shape(config, DeviceKind::cuda, 4);
+    check_supported(shape);
+    return static_cast<double>(plan_memory(shape, table).total());
+  };
+  CHECK(config.distributed.zero_stage == 2);
+  CHECK(bytes(2) < 70e9);  // 10 GB remain for the CUDA context, cuBLASLt and NCCL
+  CHECK(bytes(1) > 80e9);
+  CHECK(bytes(0) > 150e9);
 }
 
 TEST_CASE("zero: when memory is short, the message says what higher stages would hold") {
