@@ -48,6 +48,10 @@ PhaseTimeouts phase_timeouts(const DistributedConfig& c) {
 }
 
 StateShape state_shape(const Config& c, DeviceKind device, int ranks) {
+  const auto shard_size = static_cast<int>(c.distributed.shard_size);
+  if (shard_size > 0 && ranks % shard_size != 0)
+    fail_usage("distributed.shard_size: found ", shard_size, ", expected a divisor of the number of ranks, ", ranks,
+               ", or 0");
   return {.model = c.model,
           .pass = {.rows = c.train.per_device_train_batch_size,
                    .tokens = c.train.max_length,
@@ -59,7 +63,8 @@ StateShape state_shape(const Config& c, DeviceKind device, int ranks) {
           .ranks = ranks,
           .zero_stage = static_cast<int>(c.distributed.zero_stage),
           .reduce_dtype = dtype_of(c.distributed.reduce_dtype),
-          .moments_dtype = dtype_of(c.train.moments_dtype)};
+          .moments_dtype = dtype_of(c.train.moments_dtype),
+          .shard_size = shard_size};
 }
 
 }  // namespace ssa

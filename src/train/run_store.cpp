@@ -74,7 +74,7 @@ void write_bucket(CheckpointWriter& writer, const ParamTable& table, const Bucke
 
 }  // namespace
 
-RunStore::RunStore(const Config& config, Comm& comm) : config_(config), comm_(comm) {
+RunStore::RunStore(const Config& config, Comm& comm, Comm& shard) : config_(config), comm_(comm), shard_(shard) {
   if (comm.rank() != 0) return;
   make_directories(config.output_dir);
   lock_ = DirectoryLock(config.output_dir);
@@ -186,9 +186,9 @@ void RunStore::save(Stream& stream, const ModelState& state, const TrainerState&
   auto copies = std::make_shared<std::vector<BucketCopy>>();
   for (const Bucket& bucket : table.buckets()) {
     BucketCopy copy{bucket.range, {}, {}, {}};
-    gather_bucket(stream, comm_, state, bucket, state.owned_master(bucket), copy.master);
-    gather_bucket(stream, comm_, state, bucket, state.owned_view(state.m, bucket), copy.m);
-    gather_bucket(stream, comm_, state, bucket, state.owned_view(state.v, bucket), copy.v);
+    gather_bucket(stream, shard_, state, bucket, state.owned_master(bucket), copy.master);
+    gather_bucket(stream, shard_, state, bucket, state.owned_view(state.m, bucket), copy.m);
+    gather_bucket(stream, shard_, state, bucket, state.owned_view(state.v, bucket), copy.v);
     if (!writes) continue;
     if (async)
       copies->push_back(std::move(copy));

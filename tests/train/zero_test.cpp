@@ -130,6 +130,48 @@ TEST_CASE("zero: a run resumes at another stage and on another number of ranks")
   check_losses(run, "one-then");
 }
 
+TEST_CASE("zero: with shard_size all stages give the same bits without accumulation") {
+  const RunDirectory run("ssa-sparse-stream");
+  const auto grouped = [](const char* number, const Names& more) {
+    Names all = {std::string("distributed.zero_stage=") + number, "distributed.shard_size=2"};
+    all.insert(all.end(), more.begin(), more.end());
+    return with(2, all);
+  };
+  run.train_to_end("one", with(8, {}));
+  for (const char* number : {"0", "1", "2"}) run.train_to_end(number, grouped(number, {}), {}, 4);
+  check_losses(run, "2");
+  check_same(run, "0", "1");
+  check_same(run, "0", "2");
+}
+
+TEST_CASE("zero: shard_size with accumulation, bf16, without overlap, and at a resume") {
+  const RunDirectory run("ssa-sparse-stream");
+  const Names groups = {"distributed.zero_stage=2", "distributed.shard_size=2"};
+  const auto grouped = [&](int rows, const Names& more) {
+    Names all = groups;
+    all.insert(all.end(), more.begin(), more.end());
+    return with(rows, all);
+  };
+  run.train_to_end("one", with(8, {}));
+  run.train_to_end("groups", grouped(1, {}), {}, 4);
+  check_losses(run, "groups");
+  run.train_to_end("plain", grouped(1, {"distributed.overlap=false"}), {}, 4);
+  check_same(run, "groups", "plain");
+  fs::remove_all(run.checkpoint("plain", kSteps));
+  run.train_to_end("plain", with(4, stage(1)), {}, 2);  // continues after step 3
+  check_losses(run, "plain");
+  run.train_to_end("bf16-1", grouped(2, {"distributed.reduce_dtype=bf16", "distributed.zero_stage=1"}), {}, 4);
+  run.train_to_end("bf16-2", grouped(2, {"distributed.reduce_dtype=bf16"}), {}, 4);
+  check_same(run, "bf16-1", "bf16-2");
+}
+
+TEST_CASE("zero: a shard_size that does not divide the ranks is wrong usage") {
+  const RunDirectory run("full");
+  check_fails(run.train("out", with(4, {"distributed.shard_size=3"})), kExitUsage,
+              {"distributed.shard_size: found 3, expected a divisor of the number of ranks, 1, or 0"});
+  CHECK_FALSE(fs::exists(run / "out"));
+}
+
 TEST_CASE("moments_dtype bf16: a run resumes to the bit, at every stage and with the moments of an f32 run") {
   const RunDirectory run("ssa-sparse-stream");
   const auto narrow = [](int rows, const Names& more) {

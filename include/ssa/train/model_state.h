@@ -25,8 +25,11 @@ struct StateShape {
   DType reduce_dtype = DType::f32;   ///< in which gradients are summed over the ranks: f32 or bf16
   DType moments_dtype = DType::f32;  ///< f32 or bf16
 
-  bool shards_state() const { return zero_stage >= 1 && ranks > 1; }
-  bool shards_gradients() const { return zero_stage >= 2 && ranks > 1; }
+  int shard_size = 0;  ///< consecutive ranks that share a state; 0: all
+
+  int shards() const { return shard_size > 0 ? shard_size : ranks; }
+  bool shards_state() const { return zero_stage >= 1 && shards() > 1; }
+  bool shards_gradients() const { return zero_stage >= 2 && shards() > 1; }
 };
 
 /// The tensors of a run. A rank owns the elements whose optimizer state it keeps: all at ZeRO stage 0, else its slice
@@ -77,7 +80,7 @@ class ModelState : public StateTensors {
   const StateShape& shape() const { return shape_; }
   const ParamTable& table() const { return table_; }
   const Llama& model() const { return model_; }
-  int rank() const { return rank_; }
+  int rank() const { return rank_; }  ///< among the shards
 
   /// The elements of `bucket` that this rank owns, as a range of the flat buffers.
   Range owned(const Bucket& bucket) const;

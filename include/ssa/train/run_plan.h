@@ -27,6 +27,7 @@ std::int64_t total_steps(const TrainConfig& train, const BatchPlan& plan, std::i
 /// The time-outs after which the watchdog ends the job.
 PhaseTimeouts phase_timeouts(const DistributedConfig& config);
 
+/// UsageError if distributed.shard_size does not divide the number of ranks.
 StateShape state_shape(const Config& config, DeviceKind device, int ranks);
 
 }  // namespace ssa
