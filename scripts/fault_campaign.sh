@@ -146,8 +146,8 @@ last_step=$(printf 'step-%08d' $steps)
 
 # 3. Undisturbed jobs.
 for ranks in "${ranks_choices[@]}"; do
-  for stage in 0 1; do
-    if [ "$stage" = 1 ] && [ "$ranks" = 1 ]; then continue; fi
+  for stage in 0 1 2; do
+    if [ "$stage" != 0 ] && [ "$ranks" = 1 ]; then continue; fi
     reference=$directory/reference-$ranks-$stage
     mkdir -p "$reference"
     train_command "$ranks" "$stage" false auto
@@ -235,7 +235,7 @@ run_job() {  # INDEX
   cd "job-$index"
   pick "${ranks_choices[@]}"
   ranks=$picked
-  if [ "$ranks" -gt 1 ]; then below 2; stage=$drawn; fi
+  if [ "$ranks" -gt 1 ]; then below 3; stage=$drawn; fi
   pick false false true
   async=$picked
   below 4

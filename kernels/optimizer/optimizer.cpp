@@ -22,8 +22,9 @@ void validate(const AdamW& p) {
   const Shape shape = p.master.shape();
   const DType real = real_of(p.master.dtype());
   expect(op, "master", p.master, shape, real);
-  expect(op, "m", p.m, shape, real);
-  expect(op, "v", p.v, shape, real);
+  const DType moments = p.m.dtype() == DType::bf16 && real == DType::f32 ? DType::bf16 : real;
+  expect(op, "m", p.m, shape, moments);
+  expect(op, "v", p.v, shape, moments);
   expect(op, "gradient", p.gradient, shape, real);
   if (p.weight) expect(op, "weight", p.weight, shape, p.weight.dtype() == real ? real : DType::bf16);
   SSA_CHECK(p.step >= 1, op, ": step is ", p.step, ", expected at least 1");

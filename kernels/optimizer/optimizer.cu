@@ -8,6 +8,7 @@
 #include "kernels/common/device/sum.cuh"
 #include "kernels/common/device/vector.cuh"
 #include "optimizer.h"
+#include "stochastic_rounding.h"
 
 namespace ssa::cuda {
 namespace {
@@ -48,11 +49,30 @@ __global__ void __launch_bounds__(kThreads, 8) squared_norm_kernel(double* parti
 struct AdamWFactors {
   float gradient_scale, beta1, beta2, one_minus_beta1, one_minus_beta2, bias1, bias2, epsilon, learning_rate,
       weight_decay;
+  std::uint64_t seed, step, first_index;  ///< of the rounding of moments in bf16
 };
 
+/// Stores a moment of element `index` (0 is first_index); `shift` picks its bits of the random number.
 template <int kCount>
-__device__ __forceinline__ void adamw_update(float* master, float* m, float* v, __nv_bfloat16* weight,
-                                             const float* gradient, const AdamWFactors& f) {
+__device__ __forceinline__ void store_moment(float* to, const Floats<kCount>& x, const AdamWFactors&, std::int64_t,
+                                             int) {
+  store<kCount>(to, x);
+}
+template <int kCount>
+__device__ __forceinline__ void store_moment(__nv_bfloat16* to, const Floats<kCount>& x, const AdamWFactors& f,
+                                             std::int64_t index, int shift) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    const std::uint32_t random =
+        moment_rounding_bits(f.seed, f.step, f.first_index + static_cast<std::uint64_t>(index + i));
+    to[i] = __ushort_as_bfloat16(round_at_random(__float_as_uint(x[i]), random >> shift));
+  }
+}
+
+/// `index`: of the first of kCount elements.
+template <int kCount, class Moment>
+__device__ __forceinline__ void adamw_update(float* master, Moment* m, Moment* v, __nv_bfloat16* weight,
+                                             const float* gradient, const AdamWFactors& f, std::int64_t index) {
   Floats<kCount> w = load<kCount>(master), mean = load<kCount>(m), square = load<kCount>(v);
   const Floats<kCount> g = load<kCount>(gradient);
 #pragma unroll
@@ -63,20 +83,29 @@ __device__ __forceinline__ void adamw_update(float* master, float* m, float* v, 
     w[i] -= f.learning_rate * (mean[i] * f.bias1 / (sqrtf(square[i] * f.bias2) + f.epsilon) + f.weight_decay * w[i]);
   }
   store<kCount>(master, w);
-  store<kCount>(m, mean);
-  store<kCount>(v, square);
+  store_moment<kCount>(m, mean, f, index, 0);
+  store_moment<kCount>(v, square, f, index, 16);
   if (weight) store<kCount>(weight, w);
 }
 
 /// At most four values per thread, so that each access of a warp covers whole 32-byte sectors: with eight, every f32
 /// sector was read and written in two halves. Many threads keep enough accesses in flight.
-template <int kVec>
-__global__ void __launch_bounds__(kThreads, 6) adamw_kernel(float* master, float* m, float* v, __nv_bfloat16* weight,
-                                                            const float* gradient, std::int64_t n, AdamWFactors f) {
+template <int kVec, class Moment>
+__global__ void __launch_bounds__(kThreads, sizeof(Moment) == 2 ? 3 : 6)
+    adamw_kernel(float* master, Moment* m, Moment* v, __nv_bfloat16* weight, const float* gradient, std::int64_t n,
+                 AdamWFactors f) {
   std::int64_t i = (static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kVec;
   if (i + kVec <= n)
-    return adamw_update<kVec>(master + i, m + i, v + i, weight ? weight + i : nullptr, gradient + i, f);
-  for (; i < n; ++i) adamw_update<1>(master + i, m + i, v + i, weight ? weight + i : nullptr, gradient + i, f);
+    return adamw_update<kVec>(master + i, m + i, v + i, weight ? weight + i : nullptr, gradient + i, f, i);
+  for (; i < n; ++i) adamw_update<1>(master + i, m + i, v + i, weight ? weight + i : nullptr, gradient + i, f, i);
+}
+
+template <class Moment>
+void run_adamw(Stream& stream, const AdamW& p, Moment* m, Moment* v, int vec, const AdamWFactors& factors) {
+  const std::int64_t n = p.master.count();
+  const auto kernel = vec == 1 ? adamw_kernel<1, Moment> : adamw_kernel<16 / sizeof(Moment), Moment>;
+  launch(stream, "adamw", kernel, {.grid = ctas_for(n, kThreads * vec), .block = kThreads}, p.master.as<float>(), m, v,
+         bf16(p.weight), p.gradient.as<float>(), n, factors);
 }
 
 template <int kVec, class To, class From>
@@ -138,13 +167,13 @@ void adamw(Stream& stream, const AdamW& p) {
                              .bias2 = static_cast<float>(1 / (1 - std::pow(p.beta2, step))),
                              .epsilon = static_cast<float>(p.epsilon),
                              .learning_rate = static_cast<float>(p.learning_rate),
-                             .weight_decay = static_cast<float>(p.weight_decay)};
+                             .weight_decay = static_cast<float>(p.weight_decay),
+                             .seed = p.seed,
+                             .step = static_cast<std::uint64_t>(p.step),
+                             .first_index = static_cast<std::uint64_t>(p.first_index)};
   const bool wide = aligned(p.master) && aligned(p.m) && aligned(p.v) && aligned(p.weight) && aligned(p.gradient);
-  const std::int64_t n = p.master.count();
-  const int vec = wide ? 4 : 1;
-  launch(stream, "adamw", wide ? adamw_kernel<4> : adamw_kernel<1>,
-         {.grid = ctas_for(n, kThreads * vec), .block = kThreads}, p.master.as<float>(), p.m.as<float>(),
-         p.v.as<float>(), bf16(p.weight), p.gradient.as<float>(), n, factors);
+  if (p.m.dtype() == DType::bf16) return run_adamw(stream, p, bf16(p.m), bf16(p.v), wide ? 8 : 1, factors);
+  run_adamw(stream, p, p.m.as<float>(), p.v.as<float>(), wide ? 4 : 1, factors);
 }
 
 void cast(Stream& stream, const Cast& p) {

@@ -21,17 +21,23 @@ inline constexpr std::int64_t kSquaredNormPartials = 1024;
 ///   v = beta2 v + (1 - beta2) g^2
 ///   master -= learning_rate * (m / (1 - beta1^step) / (sqrt(v / (1 - beta2^step)) + epsilon) + weight_decay * master)
 ///   weight = master, rounded to nearest even
+/// Moments in bf16 are widened to f32 and used unrounded in the step that computes them; what is stored is rounded up or
+/// down at random (stochastic_rounding.h), so that its mean over many steps is the unrounded value. Rounding to nearest
+/// would leave a moment as it is when a step changes it by less than half of a bf16 step.
 /// Elements are independent. Tensors may not overlap. A step below 1 throws Error.
 struct AdamW {
   Tensor master;         ///< [n] f32, updated in place
-  Tensor m;              ///< [n] f32, updated in place
-  Tensor v;              ///< [n] f32, updated in place
+  Tensor m;              ///< [n] f32 or bf16, updated in place
+  Tensor v;              ///< [n] as m, updated in place
   Tensor weight = {};    ///< [n] bf16 or f32, overwritten; absent where master itself is the weight
   Tensor gradient;       ///< [n] f32
   float gradient_scale;  ///< the factor of gradient clipping
   double learning_rate;
   double beta1, beta2, epsilon, weight_decay;
   std::int64_t step;  ///< from 1
+  /// For moments in bf16: element i is rounded by the random number of (seed, step, first_index + i).
+  std::uint64_t seed = 0;
+  std::int64_t first_index = 0;
 };
 SSA_OP(adamw, AdamW);
 

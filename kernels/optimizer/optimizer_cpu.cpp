@@ -1,10 +1,12 @@
 #include "optimizer.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <vector>
 
 #include "kernels/common/cpu/cpu.h"
+#include "stochastic_rounding.h"
 
 namespace ssa::cpu {
 namespace {
@@ -46,6 +48,32 @@ void update(const AdamW& p) {
     m[i] = beta1 * m[i] + one_minus_beta1 * g;
     v[i] = beta2 * v[i] + one_minus_beta2 * g * g;
     master[i] -= learning_rate * (m_scale * m[i] / (std::sqrt(v_scale * v[i]) + epsilon) + weight_decay * master[i]);
+  }
+}
+
+/// The same in f32 with moments in bf16, rounded at random.
+void update_with_bf16_moments(const AdamW& p) {
+  const auto step = static_cast<double>(p.step);
+  const float beta1 = static_cast<float>(p.beta1), one_minus_beta1 = static_cast<float>(1 - p.beta1);
+  const float beta2 = static_cast<float>(p.beta2), one_minus_beta2 = static_cast<float>(1 - p.beta2);
+  const float m_scale = static_cast<float>(1 / (1 - std::pow(p.beta1, step)));
+  const float v_scale = static_cast<float>(1 / (1 - std::pow(p.beta2, step)));
+  const float learning_rate = static_cast<float>(p.learning_rate), weight_decay = static_cast<float>(p.weight_decay);
+  const float epsilon = static_cast<float>(p.epsilon);
+  float* master = p.master.as<float>();
+  bfloat16 *m = p.m.as<bfloat16>(), *v = p.v.as<bfloat16>();
+  const float* gradient = p.gradient.as<float>();
+  const std::int64_t n = p.master.count();
+#pragma omp parallel for
+  for (std::int64_t i = 0; i < n; ++i) {
+    const float g = p.gradient_scale * gradient[i];
+    const float mean = beta1 * static_cast<float>(m[i]) + one_minus_beta1 * g;
+    const float square = beta2 * static_cast<float>(v[i]) + one_minus_beta2 * g * g;
+    master[i] -= learning_rate * (m_scale * mean / (std::sqrt(v_scale * square) + epsilon) + weight_decay * master[i]);
+    const std::uint32_t random =
+        moment_rounding_bits(p.seed, static_cast<std::uint64_t>(p.step), static_cast<std::uint64_t>(p.first_index + i));
+    m[i].bits = round_at_random(std::bit_cast<std::uint32_t>(mean), random);
+    v[i].bits = round_at_random(std::bit_cast<std::uint32_t>(square), random >> 16);
   }
 }
 
@@ -98,7 +126,10 @@ void squared_norm(Stream&, const SquaredNorm& p) {
 }
 
 void adamw(Stream& stream, const AdamW& p) {
-  dispatch_real(p.master, [&]<class Real>() { update<Real>(p); });
+  if (p.m.dtype() == DType::bf16)
+    update_with_bf16_moments(p);
+  else
+    dispatch_real(p.master, [&]<class Real>() { update<Real>(p); });
   if (p.weight) cpu::cast(stream, {.out = p.weight, .x = p.master});
 }
 

@@ -50,7 +50,7 @@ class NcclComm : public Comm {
   explicit NcclComm(std::unique_ptr<MpiComm> mpi) : mpi_(std::move(mpi)) {}
   ~NcclComm() override {
     if (!nccl_) return;
-    set_abort_action({});
+    set_abort_action(this, {});
     // After an exception, the other ranks may never call a collective that this rank has queued.
     const ncclResult_t status = std::uncaught_exceptions() > 0 ? ncclCommAbort(nccl_) : ncclCommDestroy(nccl_);
     if (status != ncclSuccess)
@@ -62,6 +62,7 @@ class NcclComm : public Comm {
   int size() const override { return mpi_->size(); }
   int local_rank() const override { return mpi_->local_rank(); }
   void barrier() override { mpi_->barrier(); }
+  std::unique_ptr<Comm> split(int group) override { return std::make_unique<NcclComm>(mpi_->split_mpi(group)); }
 
   void all_reduce(Stream& stream, Tensor tensor, ReduceOp op) override {
     if (stream.kind() == DeviceKind::cpu) return mpi_->all_reduce(stream, tensor, op);
@@ -127,7 +128,7 @@ class NcclComm : public Comm {
     mpi_->broadcast(host, Tensor(id.internal, DType::u8, {static_cast<std::int64_t>(sizeof(id.internal))}), 0);
     cuda::check(cudaSetDevice(device), "cudaSetDevice");
     check(ncclCommInitRank(&nccl_, size(), id, rank()), "ncclCommInitRank");
-    set_abort_action([nccl = nccl_] { ncclCommAbort(nccl); });
+    set_abort_action(this, [nccl = nccl_] { ncclCommAbort(nccl); });
     device_ = device;
     return nccl_;
   }

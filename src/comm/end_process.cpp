@@ -5,6 +5,7 @@
 #include <atomic>
 #include <chrono>
 #include <future>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <system_error>
@@ -15,14 +16,17 @@ namespace ssa {
 namespace {
 
 std::mutex mutex;
-std::function<void()> abort_action;
+std::map<const void*, std::function<void()>> abort_actions;
 std::atomic<bool> ending{false};
 
 }  // namespace
 
-void set_abort_action(std::function<void()> action) {
+void set_abort_action(const void* owner, std::function<void()> action) {
   const std::lock_guard lock(mutex);
-  abort_action = std::move(action);
+  if (action)
+    abort_actions[owner] = std::move(action);
+  else
+    abort_actions.erase(owner);
 }
 
 void print_error(const std::string& line) {
@@ -37,7 +41,7 @@ void end_process(int exit_code) {
   try {
     std::thread([done] {
       const std::lock_guard lock(mutex);
-      if (abort_action) abort_action();
+      for (const auto& [owner, action] : abort_actions) action();
       done->set_value();
     }).detach();
     done->get_future().wait_for(std::chrono::seconds(3));

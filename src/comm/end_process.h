@@ -6,9 +6,9 @@
 
 namespace ssa {
 
-/// Sets the function that end_process calls, on any thread and for at most three seconds; empty for none. Returns when
-/// no earlier function is running.
-void set_abort_action(std::function<void()> action);
+/// Sets the function that end_process calls for `owner`, on any thread; empty for none. All of them have three seconds.
+/// Returns when no function is running.
+void set_abort_action(const void* owner, std::function<void()> action);
 
 /// Prints "error: " and the line on stderr in one write.
 void print_error(const std::string& line);

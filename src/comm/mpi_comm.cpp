@@ -3,8 +3,10 @@
 #include <mpi.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <optional>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -76,15 +78,29 @@ void add_values(const std::vector<const void*>& in, void* out, std::int64_t coun
 
 struct MpiComm::Group {
   MPI_Comm comm = MPI_COMM_WORLD;
-  /// The watchdog follows the calls of the main thread: it waits for those of the background.
-  bool watched = true;
+  /// Of a background thread. The watchdog follows the calls of the main thread, which waits for this one's.
+  bool background = false;
+
+  /// MPI_Waitall. A background thread sleeps instead of spinning: the main thread needs the core.
+  void wait(std::vector<MPI_Request>& requests, const char* call) const {
+    const auto count = static_cast<int>(requests.size());
+    if (!background) return check(MPI_Waitall(count, requests.data(), MPI_STATUSES_IGNORE), call);
+    constexpr std::chrono::microseconds kFirst(5), kLongest(200);
+    auto pause = kFirst;
+    for (int done = 0;;) {
+      check(MPI_Testall(count, requests.data(), &done, MPI_STATUSES_IGNORE), call);
+      if (done) return;
+      std::this_thread::sleep_for(pause);
+      pause = std::min(2 * pause, kLongest);
+    }
+  }
 };
 
 /// A WatchedCall, unless the calls of the group are not followed.
 class MpiComm::Watched {
  public:
   Watched(const Group& group, const char* name) {
-    if (group.watched) call_.emplace(name);
+    if (!group.background) call_.emplace(name);
   }
 
  private:
@@ -139,13 +155,12 @@ MpiComm::MpiComm(std::int64_t max_count) : group_(std::make_unique<Group>()), ma
 }
 
 MpiComm::MpiComm(const MpiComm& other, std::unique_ptr<Group> group)
-    : group_(std::move(group)),
-      max_count_(other.max_count_),
-      rank_(other.rank_),
-      size_(other.size_),
-      local_rank_(other.local_rank_) {}
+    : group_(std::move(group)), max_count_(other.max_count_), local_rank_(other.local_rank_) {
+  check(MPI_Comm_rank(group_->comm, &rank_), "MPI_Comm_rank");
+  check(MPI_Comm_size(group_->comm, &size_), "MPI_Comm_size");
+}
 
-// MPI_Comm_free would be a collective; the copy for the background lasts as long as MPI.
+// MPI_Comm_free would be a collective; communicators last as long as MPI.
 MpiComm::~MpiComm() = default;
 
 Comm* MpiComm::background() {
@@ -154,10 +169,16 @@ Comm* MpiComm::background() {
   check(MPI_Query_thread(&level), "MPI_Query_thread");
   if (level < MPI_THREAD_MULTIPLE) return nullptr;
   auto group = std::make_unique<Group>();
-  group->watched = false;
-  check(MPI_Comm_dup(MPI_COMM_WORLD, &group->comm), "MPI_Comm_dup");
+  group->background = true;
+  check(MPI_Comm_dup(group_->comm, &group->comm), "MPI_Comm_dup");
   background_ = std::unique_ptr<MpiComm>(new MpiComm(*this, std::move(group)));
   return background_.get();
+}
+
+std::unique_ptr<MpiComm> MpiComm::split_mpi(int group) {
+  auto part = std::make_unique<Group>();
+  check(MPI_Comm_split(group_->comm, group, rank_, &part->comm), "MPI_Comm_split");
+  return std::unique_ptr<MpiComm>(new MpiComm(*this, std::move(part)));
 }
 
 /// Calls call(first, count) for consecutive ranges of at most max_count_ elements.
@@ -188,7 +209,10 @@ void MpiComm::sum_small(Tensor tensor) const {
   std::vector<char> all(tensor.bytes() * static_cast<std::size_t>(size_));
   const auto count = static_cast<int>(tensor.count());
   const MPI_Datatype type = datatype_of(tensor.dtype());
-  check(MPI_Allgather(tensor.data(), count, type, all.data(), count, type, group_->comm), "all_reduce");
+  std::vector<MPI_Request> request(1);
+  check(MPI_Iallgather(tensor.data(), count, type, all.data(), count, type, group_->comm, request.data()),
+        "all_reduce");
+  group_->wait(request, "all_reduce");
   std::vector<const void*> of_rank;
   for (std::size_t rank = 0; rank < static_cast<std::size_t>(size_); ++rank)
     of_rank.push_back(all.data() + rank * tensor.bytes());
@@ -240,7 +264,7 @@ void MpiComm::sum_parts(Tensor in, Tensor out) const {
                       &requests.emplace_back()),
             "reduce_scatter");
     }
-    check(MPI_Waitall(static_cast<int>(requests.size()), requests.data(), MPI_STATUSES_IGNORE), "reduce_scatter");
+    group_->wait(requests, "reduce_scatter");
     add_in_order(in.dtype(), of_rank, element(out, first), count);
   }
 }
@@ -257,8 +281,11 @@ void MpiComm::reduce_scatter(Stream& stream, Tensor in, Tensor out) {
 void MpiComm::gather_parts(Tensor in, Tensor out) const {
   for (int root = 0; root < size_; ++root)
     in_chunks(in.count(), [&](std::int64_t first, int count) {
-      check(MPI_Bcast(element(out, root * in.count() + first), count, datatype_of(in.dtype()), root, group_->comm),
+      std::vector<MPI_Request> request(1);
+      check(MPI_Ibcast(element(out, root * in.count() + first), count, datatype_of(in.dtype()), root, group_->comm,
+                       request.data()),
             "all_gather");
+      group_->wait(request, "all_gather");
     });
 }
 

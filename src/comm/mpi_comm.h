@@ -23,6 +23,8 @@ class MpiComm : public Comm {
   int size() const override { return size_; }
   int local_rank() const override { return local_rank_; }
   Comm* background() override;
+  std::unique_ptr<Comm> split(int group) override { return split_mpi(group); }
+  std::unique_ptr<MpiComm> split_mpi(int group);
   void barrier() override;
   void all_reduce(Stream& stream, Tensor tensor, ReduceOp op) override;
   void reduce_scatter(Stream& stream, Tensor in, Tensor out) override;
@@ -32,7 +34,7 @@ class MpiComm : public Comm {
  private:
   struct Group;
   class Watched;
-  /// For background(): a copy of the communicator.
+  /// The same settings over another communicator.
   MpiComm(const MpiComm& other, std::unique_ptr<Group> group);
 
   template <class Call>

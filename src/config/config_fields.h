@@ -202,6 +202,8 @@ void visit_fields(Of<TrainConfig>, Visit&& visit) {
   visit(field("adam_beta1", &C::adam_beta1, from_to_below(0, 1), "decay of the first moment"));
   visit(field("adam_beta2", &C::adam_beta2, from_to_below(0, 1), "decay of the second moment"));
   visit(field("adam_epsilon", &C::adam_epsilon, above(0), "added to the square root of the second moment"));
+  visit(field("moments_dtype", &C::moments_dtype, kAny,
+              "type of AdamW's moments in memory; bf16 is rounded at random, so that small changes add up"));
   visit(field("max_grad_norm", &C::max_grad_norm, at_least(0),
               "gradients are scaled down to at most this norm; 0 = never"));
   visit(field("seed", &C::seed, at_least(0), "seed of the initial weights, the row order and ssa's draws"));
@@ -258,6 +260,9 @@ void visit_fields(Of<DistributedConfig>, Visit&& visit) {
   using C = DistributedConfig;
   visit(field("zero_stage", &C::zero_stage, between(0, 2),
               "what is sharded over the ranks: 0 nothing, 1 the optimizer state, 2 the gradients too"));
+  visit(field("shard_size", &C::shard_size, between(0, 1e6),
+              "consecutive ranks among which zero_stage shards, such as those of a machine; a divisor of the number of "
+              "ranks; 0 = all ranks"));
   visit(field("overlap", &C::overlap, kAny,
               "send gradients during the backward pass, and updated weights while the next step begins"));
   visit(field("reduce_dtype", &C::reduce_dtype, kAny, "type in which gradients are sent and summed over the ranks"));

@@ -41,7 +41,7 @@ std::string init_line(const Config& config) {
 std::string describe_run(const Config& config, const std::vector<DeviceKind>& devices, int ranks) {
   const bool one_device = devices.size() == 1;
   if (one_device) check_supported(state_shape(config, devices[0], ranks));
-  const ParamTable table(config.model, ranks);
+  const ParamTable table(config.model, state_shape(config, devices[0], ranks).shards());
   std::string text = "config\n";
   for (const std::string& line : config_lines(config)) text += "  " + line + "\n";
 

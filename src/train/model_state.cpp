@@ -34,7 +34,7 @@ std::int64_t largest_bucket(const ParamTable& table) {
 /// Elements that a checkpoint gathers at a time: a multiple of the ranks, at most 64 MiB and at most a bucket.
 std::int64_t staging_elements(const StateShape& shape, const ParamTable& table) {
   const std::int64_t largest = largest_bucket(table);
-  const std::int64_t unit = shape.ranks * ParamTable::kAlignment;
+  const std::int64_t unit = shape.shards() * ParamTable::kAlignment;
   return std::min(largest, std::max((std::int64_t{1} << 24) / unit, std::int64_t{1}) * unit);
 }
 
@@ -74,7 +74,7 @@ ModelGradients bind_pass_gradients(const ModelState& state) {
 /// Runs twice: over measuring arenas, and over arenas bound to memory.
 StateTensors lay_out_state(StateArenas& arenas, const StateShape& shape, const ParamTable& table) {
   const ModelConfig& c = shape.model;
-  const std::int64_t size = table.size(), owned = shape.shards_state() ? size / shape.ranks : size;
+  const std::int64_t size = table.size(), owned = shape.shards_state() ? size / shape.shards() : size;
   const DType act = activation_dtype(shape.kind);
 
   StateTensors t;
@@ -90,8 +90,8 @@ StateTensors lay_out_state(StateArenas& arenas, const StateShape& shape, const P
     }
     if (shape.ranks > 1 && shape.reduce_dtype == DType::bf16)
       t.reduce_staging = arenas.gradients.allocate("bucket in bf16", DType::bf16, {largest_bucket(table)});
-    t.m = arenas.optimizer.allocate("first moments", DType::f32, {owned});
-    t.v = arenas.optimizer.allocate("second moments", DType::f32, {owned});
+    t.m = arenas.optimizer.allocate("first moments", shape.moments_dtype, {owned});
+    t.v = arenas.optimizer.allocate("second moments", shape.moments_dtype, {owned});
   }
   t.activations = lay_out_activations(arenas.activations, c, shape.pass, shape.kind);
   t.batch = allocate_batch(arenas.batches, shape.pass);
@@ -202,7 +202,7 @@ namespace {
 /// What the ZeRO stages above the shape's would hold: ", with distributed.zero_stage=1: 3, =2: 5".
 std::string at_higher_stages(StateShape shape, const ParamTable& table, std::size_t bytes) {
   std::string text;
-  if (shape.ranks == 1) return text;
+  if (shape.shards() == 1) return text;
   while (++shape.zero_stage <= 2)
     text += concat(text.empty() ? ", with distributed.zero_stage=" : ", =", shape.zero_stage, ": ",
                    largest_micro_batch(shape, table, bytes));
@@ -246,7 +246,7 @@ Range ModelState::owned(const Bucket& bucket) const {
 }
 
 Tensor ModelState::owned_view(const Tensor& tensor, const Bucket& bucket) const {
-  const std::int64_t shards = shape_.shards_state() ? shape_.ranks : 1;
+  const std::int64_t shards = shape_.shards_state() ? shape_.shards() : 1;
   return tensor.rows(bucket.range.begin / shards, bucket.range.end / shards);
 }
 
@@ -280,7 +280,14 @@ void load_owned(Stream& stream, const ModelState& state, const Bucket& bucket, c
     const std::span<float> out(host.data() + (begin - owned.begin), static_cast<std::size_t>(end - begin));
     read(i, out, begin - params[i].offset);
   }
-  stream.copy(to.data(), host.data(), host.size() * sizeof(float));
+  std::vector<bfloat16> narrow;
+  if (to.dtype() == DType::bf16) {
+    narrow.reserve(host.size());
+    for (const float value : host) narrow.emplace_back(value);
+    stream.copy(to.data(), narrow.data(), to.bytes());
+  } else {
+    stream.copy(to.data(), host.data(), to.bytes());
+  }
   stream.synchronize();
 }
 

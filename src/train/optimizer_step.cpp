@@ -51,7 +51,9 @@ void update_weights(Stream& stream, StepExchange& exchange, const ModelState& st
                    .beta2 = train.adam_beta2,
                    .epsilon = train.adam_epsilon,
                    .weight_decay = bucket.decay ? train.weight_decay : 0.0,
-                   .step = step});
+                   .step = step,
+                   .seed = static_cast<std::uint64_t>(train.seed),
+                   .first_index = state.owned(bucket).begin});
     exchange.gather_weights(i);
   }
 }

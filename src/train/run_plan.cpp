@@ -3,6 +3,11 @@
 #include <fmt/format.h>
 
 namespace ssa {
+namespace {
+
+DType dtype_of(FloatType type) { return type == FloatType::bf16 ? DType::bf16 : DType::f32; }
+
+}  // namespace
 
 RowOptions row_options(const Config& c, std::int64_t min_document_tokens) {
   return {.max_length = c.train.max_length,
@@ -69,6 +74,10 @@ StateShape state_shape(const Config& c, DeviceKind device, int ranks) {
                        .path = path,
                        .selection = c.attention.selection,
                        .backward = false});
+  const auto shard_size = static_cast<int>(c.distributed.shard_size);
+  if (shard_size > 0 && ranks % shard_size != 0)
+    fail_usage("distributed.shard_size: found ", shard_size, ", expected a divisor of the number of ranks, ", ranks,
+               ", or 0");
   return {.model = c.model,
           .pass = {.rows = c.train.per_device_train_batch_size,
                    .tokens = c.train.max_length,
@@ -80,8 +89,10 @@ StateShape state_shape(const Config& c, DeviceKind device, int ranks) {
           .kind = device,
           .ranks = ranks,
           .zero_stage = static_cast<int>(c.distributed.zero_stage),
-          .reduce_dtype = c.distributed.reduce_dtype == FloatType::bf16 ? DType::bf16 : DType::f32,
-          .tasks = std::move(tasks)};
+          .reduce_dtype = dtype_of(c.distributed.reduce_dtype),
+          .moments_dtype = dtype_of(c.train.moments_dtype),
+          .tasks = std::move(tasks),
+          .shard_size = shard_size};
 }
 
 }  // namespace ssa

@@ -17,25 +17,34 @@
 namespace ssa {
 namespace {
 
-/// Copies a whole bucket to the host of every rank; each rank has its part `owned`. Where the ranks own slices, the
-/// staging buffer gathers them, a piece of every slice at a time.
+/// Copies a tensor of f32 or bf16 to the host, as f32. Call Stream::synchronize() for f32.
+void copy_to_host(Stream& stream, const Tensor& from, float* to) {
+  if (from.dtype() == DType::f32) return stream.copy(to, from.data(), from.bytes());
+  std::vector<bfloat16> narrow(static_cast<std::size_t>(from.count()));
+  stream.copy(narrow.data(), from.data(), from.bytes());
+  stream.synchronize();
+  for (const bfloat16 value : narrow) *to++ = static_cast<float>(value);
+}
+
+/// Copies a whole bucket to the host of every rank, as f32; each rank has its part `owned`. Where the ranks own slices,
+/// the staging buffer gathers them, a piece of every slice at a time.
 void gather_bucket(Stream& stream, Comm& comm, const ModelState& state, const Bucket& bucket, const Tensor& owned,
                    std::vector<float>& host) {
   const std::int64_t slice = owned.count();
   host.resize(static_cast<std::size_t>(bucket.range.count()));
   if (slice == bucket.range.count()) {
-    stream.copy(host.data(), owned.data(), owned.bytes());
+    copy_to_host(stream, owned, host.data());
     stream.synchronize();
     return;
   }
   const std::int64_t ranks = comm.size(), largest_piece = state.checkpoint_staging.count() / ranks;
   for (std::int64_t begin = 0; begin < slice; begin += largest_piece) {
     const std::int64_t piece = std::min(largest_piece, slice - begin);
-    const Tensor gathered = state.checkpoint_staging.rows(0, ranks * piece);
+    const Tensor gathered(state.checkpoint_staging.data(), owned.dtype(), {ranks * piece});
     comm.all_gather(stream, owned.rows(begin, begin + piece), gathered);
     for (std::int64_t rank = 0; rank < ranks; ++rank) {
       const Tensor from = gathered.rows(rank * piece, (rank + 1) * piece);
-      stream.copy(&host[static_cast<std::size_t>(rank * slice + begin)], from.data(), from.bytes());
+      copy_to_host(stream, from, &host[static_cast<std::size_t>(rank * slice + begin)]);
     }
   }
   stream.synchronize();
@@ -88,7 +97,7 @@ void load_moments(Stream& stream, ModelState& state, const CheckpointReader& rea
 
 }  // namespace
 
-RunStore::RunStore(const Config& config, Comm& comm) : config_(config), comm_(comm) {
+RunStore::RunStore(const Config& config, Comm& comm, Comm& shard) : config_(config), comm_(comm), shard_(shard) {
   if (comm.rank() != 0) return;
   make_directories(config.output_dir);
   lock_ = DirectoryLock(config.output_dir);
@@ -234,9 +243,9 @@ void RunStore::save(Stream& stream, const ModelState& state, const TrainerState&
   auto copies = std::make_shared<std::vector<BucketCopy>>();
   for (const Bucket& bucket : table.buckets()) {
     BucketCopy copy{bucket.range, {}, {}, {}};
-    gather_bucket(stream, comm_, state, bucket, state.owned_master(bucket), copy.master);
-    gather_bucket(stream, comm_, state, bucket, state.owned_view(state.m, bucket), copy.m);
-    gather_bucket(stream, comm_, state, bucket, state.owned_view(state.v, bucket), copy.v);
+    gather_bucket(stream, shard_, state, bucket, state.owned_master(bucket), copy.master);
+    gather_bucket(stream, shard_, state, bucket, state.owned_view(state.m, bucket), copy.m);
+    gather_bucket(stream, shard_, state, bucket, state.owned_view(state.v, bucket), copy.v);
     if (!writes) continue;
     if (async)
       copies->push_back(std::move(copy));

@@ -15,18 +15,47 @@ Tensor part_of(const Tensor& bucket, int rank, int ranks) {
   return bucket.rows(rank * each, (rank + 1) * each);
 }
 
+/// The sum over all ranks: over the shard group, of which each rank gets a part, that part over the groups, and back.
+void sum_in_steps(Stream& stream, Comm& shard, Comm& replicas, const Tensor& bucket) {
+  const Tensor part = part_of(bucket, shard.rank(), shard.size());
+  shard.reduce_scatter(stream, bucket, part);
+  replicas.all_reduce(stream, part, ReduceOp::sum);
+  shard.all_gather(stream, part, bucket);
+}
+
+/// The sum over `replicas`, sent in bf16 through `staging` where that is given.
+void sum_over_replicas(Stream& stream, Comm& replicas, const Tensor& gradients, const Tensor& staging) {
+  if (!staging) return replicas.all_reduce(stream, gradients, ReduceOp::sum);
+  const Tensor narrow = staging.rows(0, gradients.count());
+  cast(stream, {.out = narrow, .x = gradients});
+  replicas.all_reduce(stream, narrow, ReduceOp::sum);
+  cast(stream, {.out = gradients, .x = narrow});
+}
+
 }  // namespace
 
-StepExchange::StepExchange(Stream& stream, Comm& comm, const ModelState& state, const DistributedConfig& config)
+RankGroups::RankGroups(Comm& all, int shard_size) : all_(all) {
+  if (shard_size == 0 || shard_size == all.size()) return;
+  SSA_CHECK(all.size() % shard_size == 0, shard_size, " ranks in a shard group, expected a divisor of ", all.size());
+  shard_ = all.split(all.rank() / shard_size);
+  replicas_ = all.split(all.rank() % shard_size);
+}
+
+StepExchange::StepExchange(Stream& stream, const RankGroups& groups, const ModelState& state, bool overlap)
     : stream_(stream),
-      comm_(comm),
+      groups_(groups),
       state_(state),
-      background_comm_(comm.size() > 1 && config.overlap ? comm.background() : nullptr),
-      overlap_(background_comm_ != nullptr),
+      all_(&groups.all()),
+      shard_(&groups.shard()),
+      replicas_(groups.replicas()),
+      overlap_(overlap && groups.all().size() > 1 && groups.all().background()),
       queue_(stream, overlap_),
       reduced_(state.table().buckets().size()),
       gathered_(reduced_.size()) {
-  if (!overlap_) background_comm_ = &comm;
+  if (!overlap_) return;
+  all_ = all_->background();
+  shard_ = shard_->background();
+  if (replicas_) replicas_ = replicas_->background();
 }
 
 Gradients StepExchange::gradients(std::int64_t micro) const {
@@ -35,7 +64,7 @@ Gradients StepExchange::gradients(std::int64_t micro) const {
 
 PassHooks StepExchange::hooks(std::int64_t micro, std::int64_t count, std::function<void()> spoil) {
   const bool last = micro == count - 1, every = state_.shape().shards_gradients();
-  const bool alone = comm_.size() == 1;
+  const bool alone = groups_.all().size() == 1;
   const std::size_t embedding = BucketOrder(state_.shape().model).embedding;
   PassHooks hooks;
   if (!alone) {
@@ -52,40 +81,39 @@ PassHooks StepExchange::hooks(std::int64_t micro, std::int64_t count, std::funct
     if (spoil && bucket == embedding) spoil();
     if (alone || (!last && !every)) return;
     squared_norm(stream_, {.out = state_.sums.local_squared_norm(bucket), .x = state_.pass_gradients[bucket]});
-    if (overlap_ || every) reduce(bucket, micro == 0);
+    if (overlap_ || every) reduce(bucket, micro == 0, last);
   };
   return hooks;
 }
 
-void StepExchange::reduce(std::size_t bucket, bool first_of_step) {
+void StepExchange::reduce(std::size_t bucket, bool first_of_step, bool last_of_step) {
   const ProfilerRange range("reduce gradients");
-  const Tensor computed = state_.pass_gradients[bucket];
+  const Tensor computed = state_.pass_gradients[bucket], staging = state_.reduce_staging;
   const Tensor owned = state_.owned_gradients(state_.table().buckets()[bucket]);
-  const StateShape& shape = state_.shape();
-  const bool to_shard = shape.shards_gradients(), split = shape.shards_state();
-  const Tensor staged = state_.reduce_staging ? state_.reduce_staging.rows(0, computed.count()) : computed;
-  const Tensor staged_part = split ? part_of(staged, comm_.rank(), comm_.size()) : staged;
-  reduced_[bucket] = queue_.run([=, &comm = *background_comm_](Stream& stream) {
-    const bool narrow = staged.data() != computed.data();
-    if (narrow) cast(stream, {.out = staged, .x = computed});
-    if (!split) {
-      comm.all_reduce(stream, staged, ReduceOp::sum);
-    } else if (to_shard && first_of_step && !narrow) {
-      return comm.reduce_scatter(stream, staged, owned);
-    } else {
-      comm.reduce_scatter(stream, staged, staged_part);
-    }
+  const bool to_shard = state_.shape().shards_gradients(), split = state_.shape().shards_state();
+  const Tensor sent = staging ? staging.rows(0, computed.count()) : computed;
+  const Tensor part = split ? part_of(sent, shard_->rank(), shard_->size()) : sent;
+  reduced_[bucket] = queue_.run([=, this](Stream& stream) {
+    if (staging) cast(stream, {.out = sent, .x = computed});
+    const bool straight = to_shard && first_of_step && !staging;
+    if (split)
+      shard_->reduce_scatter(stream, sent, straight ? owned : part);
+    else if (replicas_)
+      sum_in_steps(stream, *shard_, *replicas_, sent);
+    else
+      all_->all_reduce(stream, sent, ReduceOp::sum);
     if (to_shard && !first_of_step)
-      accumulate(stream, {.out = owned, .x = staged_part});
-    else if (narrow)
-      cast(stream, {.out = owned, .x = staged_part});
+      accumulate(stream, {.out = owned, .x = part});
+    else if (staging)
+      cast(stream, {.out = owned, .x = part});
+    if (split && replicas_ && last_of_step) sum_over_replicas(stream, *replicas_, owned, staging);
   });
 }
 
 void StepExchange::finish_gradients() {
-  if (comm_.size() == 1) return;
+  if (groups_.all().size() == 1) return;
   for (std::size_t i = 0; i < reduced_.size(); ++i) {
-    if (!overlap_ && !state_.shape().shards_gradients()) reduce(i, true);
+    if (!overlap_ && !state_.shape().shards_gradients()) reduce(i, true, true);
     wait("reduce gradients", reduced_, i);
   }
 }
@@ -94,9 +122,8 @@ void StepExchange::gather_weights(std::size_t bucket) {
   if (!state_.shape().shards_state()) return;
   const Range range = state_.table().buckets()[bucket].range;
   const Tensor whole = state_.weights.rows(range.begin, range.end);
-  const Tensor own = part_of(whole, comm_.rank(), comm_.size());
-  gathered_[bucket] =
-      queue_.run([=, &comm = *background_comm_](Stream& stream) { comm.all_gather(stream, own, whole); });
+  const Tensor own = part_of(whole, shard_->rank(), shard_->size());
+  gathered_[bucket] = queue_.run([=, this](Stream& stream) { shard_->all_gather(stream, own, whole); });
 }
 
 void StepExchange::finish_weights() {

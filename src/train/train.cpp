@@ -63,11 +63,12 @@ struct Run {
         data(config),
         source_states(data.source_states()),
         plan(plan_batches(config, data.plan_sources(), comm.size())),
-        table(config.model, comm.size()),
-        state(stream, state_shape(config, options.device, comm.size()), table, comm.rank()),
-        exchange(stream, comm, state, config.distributed),
+        groups(comm, static_cast<int>(config.distributed.shard_size)),
+        table(config.model, groups.shard().size()),
+        state(stream, state_shape(config, options.device, comm.size()), table, groups.shard().rank()),
+        exchange(stream, groups, state, config.distributed.overlap),
         staging(stream, state.shape().pass.rows, state.shape().pass.tokens),
-        store(config, comm),
+        store(config, comm, groups.shard()),
         spikes(config.train.spike_window) {
     for (const EvalConfig& set : config.data.eval_path) eval_sets.emplace_back(set, config);
   }
@@ -79,6 +80,7 @@ struct Run {
   TrainingData data;
   std::vector<SourceState> source_states;  ///< of a run that starts now
   BatchPlan plan;
+  RankGroups groups;
   ParamTable table;
   ModelState state;
   StepExchange exchange;
@@ -152,6 +154,7 @@ bool is_finite(const Run& run, const StepSums::Values& local) {
 std::optional<int> add_ranks(Run& run, StepSums::Values& step) {
   const bool finite = is_finite(run, step);
   if (run.comm.size() == 1) return finite ? std::nullopt : std::optional<int>(0);
+  if (!run.groups.first()) step.squared_norm = 0;  // every group has all gradients
   std::vector<double*> sums = {&step.ce, &step.alignment, &step.squared_norm};
   for (auto* layers : {&step.selected_mass, &step.entropy})
     for (double& sum : *layers) sums.push_back(&sum);
@@ -381,7 +384,7 @@ void start(Run& run, const TrainOptions& options) {
   run.save_interval = save_interval(run.config.checkpoint, run.total_steps);
   check_same_lines(run.comm, {concat("steps done: ", run.at.step), concat("steps of the run: ", run.total_steps)},
                    "do all ranks see the same checkpoints?");
-  publish_weights(run.stream, run.comm, run.state);
+  publish_weights(run.stream, run.groups.shard(), run.state);
   check_same_weights(run.stream, run.comm, run.state);
   SSA_CHECK(run.at.step <= run.total_steps, run.store.last_checkpoint(), " is at step ", run.at.step,
             ", the run ends at ", run.total_steps);

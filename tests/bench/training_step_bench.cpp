@@ -168,7 +168,8 @@ class Training {
   ModelConfig config_;
   ParamTable table_;
   ModelState state_;
-  StepExchange exchange_{stream_, comm_, state_};
+  RankGroups groups_{comm_, 0};
+  StepExchange exchange_{stream_, groups_, state_};
   double tokens_;
   PassScales scales_;
   std::int64_t steps_ = 0;

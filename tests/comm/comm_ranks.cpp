@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <iostream>
+#include <memory>
 #include <thread>
 #include <vector>
 
@@ -163,6 +164,15 @@ void check_collectives(Comm& comm) {
   if (comm.size() > 1) {
     bfloat16 half(1.0f);
     expect_error("bf16 max", [&] { comm.all_reduce(stream, Tensor(&half, DType::bf16, {1}), ReduceOp::max); });
+  }
+  // Groups of every other rank, each with a background of its own.
+  const std::unique_ptr<Comm> group = comm.split(comm.rank() % 2);
+  SSA_CHECK(group->rank() == comm.rank() / 2 && group->size() == (comm.size() + 1 - comm.rank() % 2) / 2,
+            "split: rank ", group->rank(), " of ", group->size());
+  for (Comm* part : {group.get(), group->background()}) {
+    double want = 0;
+    for (int rank = comm.rank() % 2; rank < comm.size(); rank += 2) want += rank;
+    SSA_CHECK(all_reduce(*part, comm.rank(), ReduceOp::sum) == want, "split: sum of a group");
   }
   std::vector<float> five(5), two(2);
   expect_error("parts", [&] {

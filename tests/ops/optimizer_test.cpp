@@ -1,6 +1,12 @@
 #include "ops/optimizer_cases.h"
 
+#include <algorithm>
+#include <bit>
+#include <cmath>
 #include <limits>
+#include <vector>
+
+#include "kernels/optimizer/stochastic_rounding.h"
 
 using namespace ssa;
 using namespace ssa::test;
@@ -68,6 +74,91 @@ TEST_CASE("adamw writes the weight in bf16, rounded from the master") {
   for (std::size_t i = 0; i < 3; ++i) CHECK(stored[i].bits == bfloat16(static_cast<float>(after[i])).bits);
 }
 
+TEST_CASE("round_at_random gives one of the two neighbors, with the mean of the exact value") {
+  constexpr int kDraws = 1 << 16;
+  // bf16 has 7 bits after the point: 1 + 0.3 x 2^-7 is between 1 and 1 + 2^-7; small, negative and subnormal numbers.
+  for (const float exact : {1 + 0.3f * 0x1p-7f, -3 - 0.9f * 0x1p-6f, 1e-12f, 0.3f * 0x1p-133f}) {
+    CAPTURE(exact);
+    const auto bits = std::bit_cast<std::uint32_t>(exact);
+    const auto value = [](std::uint32_t upper) { return static_cast<double>(std::bit_cast<float>(upper << 16)); };
+    double sum = 0;
+    for (int i = 0; i < kDraws; ++i) {
+      const std::uint16_t drawn = round_at_random(bits, moment_rounding_bits(1, 2, static_cast<std::uint64_t>(i)));
+      const std::uint32_t down = bits >> 16;
+      REQUIRE((drawn == down || drawn == down + 1));
+      sum += value(drawn);
+    }
+    // Five standard deviations of the mean of draws that are a step apart.
+    const double step = std::abs(value((bits >> 16) + 1) - value(bits >> 16));
+    CHECK(std::abs(sum / kDraws - static_cast<double>(exact)) < 5 * 0.5 * step / std::sqrt(kDraws));
+  }
+  // What is exact stays; so do infinities; a NaN stays a NaN.
+  for (const float same : {0.0f, -0.0f, 1.5f, std::numeric_limits<float>::infinity()})
+    CHECK(round_at_random(std::bit_cast<std::uint32_t>(same), 0xffffu) == bfloat16(same).bits);
+  const std::uint16_t nan = round_at_random(0x7f800001u, 0xffffu);
+  CHECK((nan & 0x7fc0u) == 0x7fc0u);
+}
+
+namespace {
+
+/// Steps of adamw with a constant gradient and moments in bf16, of elements [first, first + n) of a larger range.
+struct NarrowMoments {
+  std::vector<bfloat16> m, v;
+  Values master;
+
+  NarrowMoments(std::int64_t n, std::int64_t first, int steps, std::uint64_t seed)
+      : m(static_cast<std::size_t>(n)), v(static_cast<std::size_t>(n)) {
+    OpRunner run(Precision::f32);
+    const Tensor weights = run.f32_input(Values(m.size(), 1.0), {n});
+    for (int step = 1; step <= steps; ++step)
+      adamw(run.stream(), {.master = weights,
+                           .m = Tensor(m.data(), DType::bf16, {n}),
+                           .v = Tensor(v.data(), DType::bf16, {n}),
+                           .gradient = run.f32_input(Values(m.size(), 0.3), {n}),
+                           .gradient_scale = 1,
+                           .learning_rate = 1e-3,
+                           .beta1 = 0.9,
+                           .beta2 = 0.999,
+                           .epsilon = 1e-8,
+                           .weight_decay = 0,
+                           .step = step,
+                           .seed = seed,
+                           .first_index = first});
+    master = run.read(weights);
+  }
+  static double mean(const std::vector<bfloat16>& values) {
+    double sum = 0;
+    for (const bfloat16 value : values) sum += static_cast<double>(static_cast<float>(value));
+    return sum / static_cast<double>(values.size());
+  }
+};
+
+}  // namespace
+
+TEST_CASE("adamw with moments in bf16: their means follow f32, where rounding to nearest does not") {
+  constexpr int kSteps = 300;
+  constexpr std::int64_t kCount = 4096;
+  const NarrowMoments narrow(kCount, 0, kSteps, 1);
+  const double square = 0.09 * (1 - std::pow(0.999, kSteps));
+  // An element's v ends some steps of 2^-8 of it away from the exact value; the mean of 4096 independent ones is closer.
+  CHECK(NarrowMoments::mean(narrow.v) == Approx(square).epsilon(2e-3));
+  CHECK(NarrowMoments::mean(narrow.m) == Approx(0.3).epsilon(1e-3));
+  // Rounded to nearest, each step adds a whole bf16 step to v or nothing.
+  bfloat16 nearest;
+  for (int step = 0; step < kSteps; ++step) nearest = bfloat16(0.999f * static_cast<float>(nearest) + 0.001f * 0.09f);
+  CHECK(std::abs(static_cast<double>(static_cast<float>(nearest)) - square) > 0.1 * square);
+}
+
+TEST_CASE("adamw with moments in bf16: the random numbers belong to seed, step and index, however a range is cut") {
+  const auto same = [](const bfloat16& a, const bfloat16& b) { return a.bits == b.bits; };
+  const NarrowMoments whole(1000, 0, 3, 1), again(1000, 0, 3, 1), part(300, 700, 3, 1), other(1000, 0, 3, 2);
+  CHECK(std::ranges::equal(whole.v, again.v, same));
+  CHECK(std::equal(part.v.begin(), part.v.end(), whole.v.begin() + 700, same));
+  CHECK(std::equal(part.m.begin(), part.m.end(), whole.m.begin() + 700, same));
+  CHECK(std::equal(part.master.begin(), part.master.end(), whole.master.begin() + 700));
+  CHECK_FALSE(std::ranges::equal(whole.v, other.v, same));
+}
+
 TEST_CASE("cast rounds f32 to the nearest bf16, ties to even, and widens bf16 exactly") {
   OpRunner run(Precision::f32);
   constexpr double kInfinity = std::numeric_limits<double>::infinity();
@@ -133,6 +224,48 @@ TEST_CASE("optimizer ops refuse tensors that do not fit") {
                                          .weight_decay = 0,
                                          .step = 1}),
                     "adamw: v is [5], expected [4]");
+}
+
+TEST_CASE("adamw with moments in bf16 on CUDA rounds as on the CPU") {
+  if (skip_without_gpu()) return;
+  Stream cpu(DeviceKind::cpu), cuda(DeviceKind::cuda);
+  // Sizes and offsets with and without vectors. From zero moments, m and v are one product each: the same bits.
+  for (const auto& [n, offset] : {std::pair<std::int64_t, std::int64_t>{4099, 0}, {1000, 3}}) {
+    CAPTURE(n, offset);
+    std::vector<float> gradient, master(static_cast<std::size_t>(n + offset), 1.0f);
+    for (const double value : random_values(n + offset, 1)) gradient.push_back(static_cast<float>(value));
+    const auto step = [&](Stream& stream) {
+      const std::size_t wide = master.size() * 4, narrow = master.size() * 2;
+      Buffer on_device(stream, 2 * wide + 2 * narrow);
+      char* at = static_cast<char*>(on_device.data());
+      const std::int64_t all = n + offset;
+      const Tensor w(at, DType::f32, {all}), g(at + wide, DType::f32, {all}), m(at + 2 * wide, DType::bf16, {all}),
+          v(at + 2 * wide + narrow, DType::bf16, {all});
+      stream.copy(w.data(), master.data(), wide);
+      stream.copy(g.data(), gradient.data(), wide);
+      stream.zero(m);
+      stream.zero(v);
+      const auto part = [&](const Tensor& tensor) { return tensor.rows(offset, all); };
+      adamw(stream, {.master = part(w),
+                     .m = part(m),
+                     .v = part(v),
+                     .gradient = part(g),
+                     .gradient_scale = 1,
+                     .learning_rate = 1e-3,
+                     .beta1 = 0.875,
+                     .beta2 = 0.96875,
+                     .epsilon = 1e-8,
+                     .weight_decay = 0,
+                     .step = 1,
+                     .seed = 5,
+                     .first_index = 11});
+      std::vector<std::uint16_t> moments(2 * master.size());
+      stream.copy(moments.data(), m.data(), 2 * narrow);
+      stream.synchronize();
+      return moments;
+    };
+    CHECK(step(cuda) == step(cpu));
+  }
 }
 
 TEST_CASE("optimizer ops on CUDA agree with the CPU") {

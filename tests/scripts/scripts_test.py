@@ -337,6 +337,21 @@ def test_many_ranks(directory):
     assert "bin/ssa_train: no such program" in run("bash", script, "--build", directory, code=1)
 
 
+def test_scale_model(_):
+    """The table in the docs is the script's; one GPU has no communication, and more bandwidth is never slower."""
+    script = SCRIPTS / "scale_model.py"
+    table = run(sys.executable, script)
+    assert table in (SCRIPTS.parent / "docs/multi-gpu.md").read_text(), table
+    number = lambda out, column: int(out.splitlines()[-1].split("|")[column].replace(",", ""))
+    assert number(run(sys.executable, script, "--gpus", "1"), 2) == round(32768 / 0.5638), "one GPU"
+    for stage in (0, 1, 2):
+        slow, fast = (number(run(sys.executable, script, "--gpus", "64", "--bandwidth", b), 2 + 2 * stage) for b in (25, 100))
+        assert slow < fast < 64 * 32768 / 0.5539, (stage, slow, fast)
+    # At stage 2 every micro-batch is reduced.
+    few = run(sys.executable, script, "--gpus", "8", "--bandwidth", "5", "--accumulation", "8")
+    assert number(few, 6) < number(few, 4), few
+
+
 def test_slurm(directory):
     """The batch file requeues the job on exit code 75, and on no other; srun and scontrol record their arguments."""
     script = SCRIPTS / "slurm/ssa_train.sbatch"

@@ -6,6 +6,7 @@
 #include <cstdlib>
 
 #include "ssa/train/model_state.h"
+#include "ssa/train/run_plan.h"
 #include "support/test_model.h"
 #include "train/run_directory.h"
 
@@ -129,6 +130,76 @@ TEST_CASE("zero: a run resumes at another stage and on another number of ranks")
   check_losses(run, "one-then");
 }
 
+TEST_CASE("zero: with shard_size all stages give the same bits without accumulation") {
+  const RunDirectory run("ssa-sparse-stream");
+  const auto grouped = [](const char* number, const Names& more) {
+    Names all = {std::string("distributed.zero_stage=") + number, "distributed.shard_size=2"};
+    all.insert(all.end(), more.begin(), more.end());
+    return with(2, all);
+  };
+  run.train_to_end("one", with(8, {}));
+  for (const char* number : {"0", "1", "2"}) run.train_to_end(number, grouped(number, {}), {}, 4);
+  check_losses(run, "2");
+  check_same(run, "0", "1");
+  check_same(run, "0", "2");
+}
+
+TEST_CASE("zero: shard_size with accumulation, bf16, without overlap, and at a resume") {
+  const RunDirectory run("ssa-sparse-stream");
+  const Names groups = {"distributed.zero_stage=2", "distributed.shard_size=2"};
+  const auto grouped = [&](int rows, const Names& more) {
+    Names all = groups;
+    all.insert(all.end(), more.begin(), more.end());
+    return with(rows, all);
+  };
+  run.train_to_end("one", with(8, {}));
+  run.train_to_end("groups", grouped(1, {}), {}, 4);
+  check_losses(run, "groups");
+  run.train_to_end("plain", grouped(1, {"distributed.overlap=false"}), {}, 4);
+  check_same(run, "groups", "plain");
+  fs::remove_all(run.checkpoint("plain", kSteps));
+  run.train_to_end("plain", with(4, stage(1)), {}, 2);  // continues after step 3
+  check_losses(run, "plain");
+  run.train_to_end("bf16-1", grouped(2, {"distributed.reduce_dtype=bf16", "distributed.zero_stage=1"}), {}, 4);
+  run.train_to_end("bf16-2", grouped(2, {"distributed.reduce_dtype=bf16"}), {}, 4);
+  check_same(run, "bf16-1", "bf16-2");
+}
+
+TEST_CASE("zero: a shard_size that does not divide the ranks is wrong usage") {
+  const RunDirectory run("full");
+  check_fails(run.train("out", with(4, {"distributed.shard_size=3"})), kExitUsage,
+              {"distributed.shard_size: found 3, expected a divisor of the number of ranks, 1, or 0"});
+  CHECK_FALSE(fs::exists(run / "out"));
+}
+
+TEST_CASE("moments_dtype bf16: a run resumes to the bit, at every stage and with the moments of an f32 run") {
+  const RunDirectory run("ssa-sparse-stream");
+  const auto narrow = [](int rows, const Names& more) {
+    Names all = with(rows, more);
+    all.push_back("train.moments_dtype=bf16");
+    return all;
+  };
+  const auto back_to_3 = [&](const std::string& from, const std::string& output) {
+    fs::copy(run / from, run / output, fs::copy_options::recursive);
+    fs::remove_all(run.checkpoint(output, kSteps));
+  };
+  run.train_to_end("one", with(8, {}));
+  run.train_to_end("narrow", narrow(4, stage(0)), {}, 2);
+  CHECK(run.metrics("narrow").back().at("loss") != run.metrics("one").back().at("loss"));
+  // A moment is rounded by at most 2^-7 of itself in a step, at random. The update is as far off for a step.
+  check_losses(run, "narrow", 5e-3);
+  back_to_3("narrow", "narrow-halves");
+  run.train_to_end("narrow-halves", narrow(4, stage(2)), {}, 2);
+  check_same(run, "narrow-halves", "narrow");
+  // Between bf16 and f32.
+  back_to_3("narrow", "then-f32");
+  run.train_to_end("then-f32", with(8, {}));
+  check_losses(run, "then-f32", 5e-3);
+  back_to_3("one", "then-narrow");
+  run.train_to_end("then-narrow", narrow(8, {}));
+  check_losses(run, "then-narrow", 5e-3);
+}
+
 TEST_CASE("zero: at stage 2 a killed rank ends the job, and the run resumes to the same bits") {
   const RunDirectory run("ssa-sparse-stream");
   const Names overrides = with(1, stage(2));
@@ -152,13 +223,15 @@ TEST_CASE("zero: the memory plan of each stage") {
   const ModelConfig model = small_model();
   constexpr int kRanks = 4;
   const ParamTable table(model, kRanks);
-  const auto bytes = [&](int zero_stage, DType reduce_dtype, const std::string& category) {
+  const auto bytes = [&](int zero_stage, DType reduce_dtype, const std::string& category,
+                         DType moments_dtype = DType::f32) {
     const MemoryPlan plan = plan_memory({.model = model,
                                          .pass = {.rows = 1, .tokens = 8, .path = AttentionPath::full},
                                          .kind = DeviceKind::cuda,
                                          .ranks = kRanks,
                                          .zero_stage = zero_stage,
-                                         .reduce_dtype = reduce_dtype},
+                                         .reduce_dtype = reduce_dtype,
+                                         .moments_dtype = moments_dtype},
                                         table);
     for (const MemoryPlan::Category& c : plan.categories)
       if (c.name == category) return static_cast<std::int64_t>(c.bytes);
@@ -177,8 +250,25 @@ TEST_CASE("zero: the memory plan of each stage") {
   std::int64_t pass = elements(order.embedding) + elements(order.norms) + 2 * elements(order.layer(0));
   if (order.head != order.embedding) pass += elements(order.head);
   CHECK(bytes(2, DType::f32, "gradients") == all / kRanks + 4 * pass);
+  CHECK(bytes(2, DType::f32, "optimizer state", DType::bf16) == 2 * all / kRanks);
   const std::int64_t largest = std::max(elements(order.embedding), elements(order.layer(0)));
   CHECK(bytes(1, DType::bf16, "gradients") == all + 2 * largest);
+}
+
+TEST_CASE("zero: ssa-8b fits four GPUs of 80 GB at stage 2 and not at stage 0") {
+  Config config = load_config(source_dir() / "configs/ssa-8b.json");
+  const ParamTable table(config.model, 4);
+  CHECK(table.parameter_count() == 8'042'844'160);
+  const auto bytes = [&](std::int64_t zero_stage) {
+    config.distributed.zero_stage = zero_stage;
+    const StateShape shape = state_shape(config, DeviceKind::cuda, 4);
+    check_supported(shape);
+    return static_cast<double>(plan_memory(shape, table).total());
+  };
+  CHECK(config.distributed.zero_stage == 2);
+  CHECK(bytes(2) < 70e9);  // 10 GB remain for the CUDA context, cuBLASLt and NCCL
+  CHECK(bytes(1) > 80e9);
+  CHECK(bytes(0) > 150e9);
 }
 
 TEST_CASE("zero: when memory is short, the message says what higher stages would hold") {

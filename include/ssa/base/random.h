@@ -9,7 +9,7 @@
 namespace ssa {
 
 /// The use of a random value. Different uses get independent sequences.
-enum class RandomPurpose : std::uint32_t { init = 1, stream = 2, shuffle = 3, sample = 4, test = 5 };
+enum class RandomPurpose : std::uint32_t { init = 1, stream = 2, shuffle = 3, sample = 4, test = 5, moments = 6 };
 
 /// Philox-4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011), the two low words.
 constexpr std::uint64_t philox(std::uint64_t key, std::uint64_t counter_hi, std::uint64_t counter_lo) {

@@ -34,6 +34,9 @@ class Comm {
   /// do. A collective; owned by this Comm. nullptr if there is none, because MPI takes no calls from two threads.
   virtual Comm* background() { return this; }
 
+  /// The ranks that give the same `group`, in their order here. A collective of all ranks.
+  virtual std::unique_ptr<Comm> split(int group) = 0;
+
   virtual void barrier() = 0;
   /// In place: every rank gets the reduction of the ranks' values.
   virtual void all_reduce(Stream& stream, Tensor tensor, ReduceOp op = ReduceOp::sum) = 0;
@@ -52,6 +55,7 @@ class SingleComm : public Comm {
   int rank() const override { return 0; }
   int size() const override { return 1; }
   int local_rank() const override { return 0; }
+  std::unique_ptr<Comm> split(int) override { return std::make_unique<SingleComm>(); }
   void barrier() override {}
   void all_reduce(Stream& stream, Tensor tensor, ReduceOp op) override;
   void reduce_scatter(Stream& stream, Tensor in, Tensor out) override;

@@ -160,6 +160,7 @@ struct TrainConfig {
   double adam_beta1 = 0.9;
   double adam_beta2 = 0.95;
   double adam_epsilon = 1e-8;
+  FloatType moments_dtype = FloatType::f32;
   double max_grad_norm = 1.0;
   std::int64_t seed = 42;
   GradientCheckpointing gradient_checkpointing = GradientCheckpointing::none;
@@ -191,6 +192,7 @@ struct CheckpointConfig {
 
 struct DistributedConfig {
   std::int64_t zero_stage = 0;
+  std::int64_t shard_size = 0;
   bool overlap = true;
   FloatType reduce_dtype = FloatType::f32;
   double timeout_seconds = 60;

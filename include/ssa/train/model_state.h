@@ -21,13 +21,17 @@ struct StateShape {
   PassShape pass;
   DeviceKind kind = DeviceKind::cpu;
   int ranks = 1;
-  int zero_stage = 0;               ///< 1: master weights and moments are split over the ranks; 2: gradients too
-  DType reduce_dtype = DType::f32;  ///< in which gradients are summed over the ranks: f32 or bf16
+  int zero_stage = 0;                ///< 1: master weights and moments are split over the ranks; 2: gradients too
+  DType reduce_dtype = DType::f32;   ///< in which gradients are summed over the ranks: f32 or bf16
+  DType moments_dtype = DType::f32;  ///< f32 or bf16
   /// Forward passes of train.eval_tasks, at their largest. They have memory of their own while they run.
   std::vector<PassShape> tasks = {};
 
-  bool shards_state() const { return zero_stage >= 1 && ranks > 1; }
-  bool shards_gradients() const { return zero_stage >= 2 && ranks > 1; }
+  int shard_size = 0;  ///< consecutive ranks that share a state; 0: all
+
+  int shards() const { return shard_size > 0 ? shard_size : ranks; }
+  bool shards_state() const { return zero_stage >= 1 && shards() > 1; }
+  bool shards_gradients() const { return zero_stage >= 2 && shards() > 1; }
 };
 
 /// The tensors of a run. A rank owns the elements whose optimizer state it keeps: all at ZeRO stage 0, else its slice
@@ -40,7 +44,7 @@ struct StateTensors {
   /// stage 2, buffers for one micro-batch, of which layers i and i + 2 share one.
   std::vector<Tensor> pass_gradients;
   Tensor reduce_staging;  ///< bf16 [largest bucket]: a bucket being reduced in bf16; absent with f32
-  Tensor m, v;            ///< f32 [owned]: AdamW's moments
+  Tensor m, v;            ///< moments_dtype [owned]: AdamW's moments
   Activations activations;
   MicroBatch batch;
   StepSums sums;              ///< of the step so far
@@ -78,7 +82,7 @@ class ModelState : public StateTensors {
   const StateShape& shape() const { return shape_; }
   const ParamTable& table() const { return table_; }
   const Llama& model() const { return model_; }
-  int rank() const { return rank_; }
+  int rank() const { return rank_; }  ///< among the shards
 
   /// The elements of `bucket` that this rank owns, as a range of the flat buffers.
   Range owned(const Bucket& bucket) const;
@@ -102,7 +106,7 @@ class ModelState : public StateTensors {
 /// Where values come from: elements [first, first + out.size()) of parameter `param` of the table.
 using ReadParam = std::function<void(std::size_t param, std::span<float> out, std::int64_t first)>;
 
-/// Fills `to`, the owned elements of `bucket`, with parameter values, and zeros between the parameters.
+/// Fills `to`, the owned elements of `bucket`, f32 or bf16, with parameter values, and zeros between the parameters.
 void load_owned(Stream& stream, const ModelState& state, const Bucket& bucket, const Tensor& to, const ReadParam& read);
 
 /// load_owned of every bucket's master weights. publish_weights (optimizer_step.h) then updates the ops' weights.

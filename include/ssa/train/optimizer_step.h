@@ -19,7 +19,8 @@ void measure_gradients(Stream& stream, const ModelState& state);
 void update_weights(Stream& stream, StepExchange& exchange, const ModelState& state, const TrainConfig& train,
                     double learning_rate, double gradient_scale, std::int64_t step);
 
-/// Updates the weights every rank computes with from the master weights each owns.
+/// Updates the weights every rank computes with from the master weights each owns. `comm`: the ranks that share a
+/// state.
 void publish_weights(Stream& stream, Comm& comm, const ModelState& state);
 
 /// Whether all weights that this rank computes with are finite.

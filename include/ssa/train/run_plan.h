@@ -37,6 +37,7 @@ std::vector<std::pair<std::string, AttentionPath>> evaluation_paths(const Config
 /// The time-outs after which the watchdog ends the job.
 PhaseTimeouts phase_timeouts(const DistributedConfig& config);
 
+/// UsageError if distributed.shard_size does not divide the number of ranks.
 StateShape state_shape(const Config& config, DeviceKind device, int ranks);
 
 }  // namespace ssa

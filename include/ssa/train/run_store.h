@@ -32,8 +32,9 @@ struct Saving {
 
 class RunStore {
  public:
-  /// On rank 0, makes output_dir/checkpoints and checks that it can be written to.
-  RunStore(const Config& config, Comm& comm);
+  /// On rank 0, makes output_dir/checkpoints and checks that it can be written to. `shard`: the ranks of `comm` that
+  /// share a state with this one.
+  RunStore(const Config& config, Comm& comm, Comm& shard);
   ~RunStore();
 
   /// Fills the owned master weights and moments of `state`: from the checkpoint that options.resume selects, else from
@@ -68,7 +69,7 @@ class RunStore {
   void export_to(const std::filesystem::path& directory) const;
 
   const Config& config_;
-  Comm& comm_;
+  Comm &comm_, &shard_;
   DirectoryLock lock_;
   std::string last_checkpoint_ = "none";
   bool continues_init_from_ = false;

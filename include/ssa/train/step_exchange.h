@@ -5,6 +5,11 @@
 //   zero_stage 1   the last micro-batch: reduce_scatter; after the update: all_gather of the weights
 //   zero_stage 2   every micro-batch: reduce_scatter, added to the rank's shard; after the update: all_gather
 //
+// With distributed.shard_size s, states are sharded over groups of s consecutive ranks, and every group has all of them.
+// Gradients are then reduced in two steps, at every stage: over the ranks of a group, of which each gets a part, and that
+// part over the groups; at stage 2 the second step happens in the last micro-batch only. Weights are gathered within a
+// group.
+//
 // With distributed.overlap, a bucket is reduced once its gradients are complete, from the last layer to the first and
 // the embedding at the end, and the weights are gathered in the order in which a forward pass reads them. Without it, and
 // without zero_stage 2, gradients are reduced after the last backward pass. The bits are the same: buckets are
@@ -14,19 +19,36 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <vector>
 
 #include "ssa/comm/comm.h"
-#include "ssa/config/config.h"
 #include "ssa/runtime/background_queue.h"
 #include "ssa/train/model_state.h"
 
 namespace ssa {
 
+/// The communicators of a run.
+class RankGroups {
+ public:
+  /// A collective. `shard_size` divides the number of ranks; 0: one group of all.
+  RankGroups(Comm& all, int shard_size);
+
+  Comm& all() const { return all_; }
+  Comm& shard() const { return shard_ ? *shard_ : all_; }  ///< the ranks that share a state with this one
+  Comm* replicas() const { return replicas_.get(); }       ///< the ranks with the same part; nullptr: only this one
+  /// Whether this rank's group is the one of which sums over all shards count.
+  bool first() const { return all_.rank() < shard().size(); }
+
+ private:
+  Comm& all_;
+  std::unique_ptr<Comm> shard_, replicas_;
+};
+
 class StepExchange {
  public:
   /// A collective.
-  StepExchange(Stream& stream, Comm& comm, const ModelState& state, const DistributedConfig& config = {});
+  StepExchange(Stream& stream, const RankGroups& groups, const ModelState& state, bool overlap = true);
 
   /// For forward_backward of micro-batch `micro` of `count`, which must have Gradients::overwrite if gradients() says so.
   /// With several ranks, the local norms of state.sums are measured. `spoil` is called when all gradients are computed,
@@ -44,13 +66,13 @@ class StepExchange {
   void finish_weights();
 
  private:
-  void reduce(std::size_t bucket, bool first_of_step);
+  void reduce(std::size_t bucket, bool first_of_step, bool last_of_step);
   void wait(const char* what, std::vector<BackgroundQueue::Ticket>& tickets, std::size_t bucket);
 
   Stream& stream_;
-  Comm& comm_;
+  const RankGroups& groups_;
   const ModelState& state_;
-  Comm* background_comm_;  ///< of queue_
+  Comm *all_, *shard_, *replicas_;  ///< of queue_
   bool overlap_;
   BackgroundQueue queue_;
   std::vector<BackgroundQueue::Ticket> reduced_, gathered_;  ///< per bucket, the last one

@@ -1,0 +1,62 @@
+#!/usr/bin/env python3
+"""Predicts the tokens/s of a training run on many GPUs from measured parts. Every number that it prints is a prediction.
+
+Usage: scale_model.py [options]; the defaults are ssa-1b with 4 sequences of 8192 tokens on an H200, from
+kernels/BENCHMARKS.md. --bandwidth and --latency are assumptions until they are measured (nccl-tests) on your machines.
+docs/multi-gpu.md states the formula.
+"""
+import argparse
+
+
+def prediction(n, stage, o):
+    """Milliseconds of a step on n GPUs."""
+    part = (n - 1) / n
+    bandwidth = o.bandwidth * 1e9 / 1e3  # bytes per ms
+    ring = (n - 1) * o.latency / 1e3  # ms: the steps of a ring
+    optimizer = o.adamw_ms / (n if stage > 0 else 1) + o.norm_ms * (1 / n + (1 if n > 1 else 0))
+    if n == 1:
+        return o.accumulation * o.pass_ms + optimizer
+    twice = 2 if stage == 0 else 1  # all_reduce = reduce_scatter and all_gather
+    reduce = twice * (4 * o.parameters * part / bandwidth + o.buckets * ring)
+    reduce_last = twice * (4 * o.embedding * part / bandwidth + ring)
+    gather = 2 * o.parameters * part / bandwidth + o.buckets * ring if stage > 0 else 0
+    gather_first = 2 * o.embedding * part / bandwidth + 2 * ring if stage > 0 else 0
+    forward = o.pass_ms * o.forward_share
+    backward = o.pass_ms - forward
+    exposed = max(0, reduce - reduce_last - backward) + reduce_last  # of the last micro-batch
+    if stage == 2:  # of the others, which have the next forward pass as well
+        exposed += (o.accumulation - 1) * max(0, reduce - o.pass_ms)
+    exposed += gather_first + max(0, gather - gather_first - forward)
+    return o.accumulation * o.pass_ms + optimizer + exposed
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = lambda name, kind, default, text: parser.add_argument(name, type=kind, default=default,
+                                                                help=f"{text}; {default}")
+    add("--pass-ms", float, 553.9, "forward and backward pass of a micro-batch: a step without adamw and squared_norm")
+    add("--adamw-ms", float, 8.7, "update of all parameters")
+    add("--norm-ms", float, 1.2, "squared_norm of all gradients")
+    add("--forward-share", float, 1 / 3, "the forward pass as a share of both")
+    add("--tokens", int, 32768, "tokens of a micro-batch on one GPU")
+    add("--accumulation", int, 1, "micro-batches per step")
+    add("--parameters", int, 1_213_794_304, "parameters")
+    add("--embedding", int, 262_668_288, "parameters of the embedding, whose gradients are reduced last")
+    add("--buckets", int, 18, "buckets: layers, embedding, norms, an untied LM head")
+    add("--bandwidth", float, 50, "GB/s that a GPU sends while it receives as much, within a collective")
+    add("--latency", float, 5, "microseconds of a step of a ring")
+    parser.add_argument("--gpus", default="1,2,4,8,64,512,4096", help="numbers of GPUs; 1,2,4,8,64,512,4096")
+    o = parser.parse_args()
+    print("| GPUs | stage 0 | of n x one GPU | stage 1 | of n x one GPU | stage 2 | of n x one GPU |")
+    print("|---|---|---|---|---|---|---|")
+    one = prediction(1, 0, o)
+    for n in (int(text) for text in o.gpus.split(",")):
+        cells = []
+        for stage in (0, 1, 2):
+            ms = prediction(n, stage, o)
+            cells += [f"{n * o.tokens * o.accumulation / ms * 1e3:,.0f}", f"{100 * one / ms:.1f} %"]
+        print(f"| {n} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()
