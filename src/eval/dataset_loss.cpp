@@ -59,7 +59,7 @@ TaskResult dataset_result(const DatasetRows& data, const EvalSums& sums) {
                        .output_type = "loglikelihood_rolling",
                        .documents = data.dataset().documents(),
                        .evaluated = data.kept().documents,
-                       .document_mask = loader.document_mask(),
+                       .document_mask = data.loader().document_mask(),
                        .metrics = {{.name = "loss", .value = loss, .higher_is_better = false},
                                    {.name = "token_perplexity", .value = std::exp(loss), .higher_is_better = false}}};
   const bool all = data.kept().documents == data.dataset().documents();

@@ -79,9 +79,9 @@ std::string describe_run(const Config& config, const std::vector<DeviceKind>& de
   text += "\ndata\n";
   std::string missing;
   for (const std::string& path : training_paths(config.data))
-    if (const std::string line = "  " + path + " does not exist yet\n";
-        !std::filesystem::exists(path) && !megatron_prefix(path) && missing.find(line) == std::string::npos)
-      missing += line;
+    if (const std::string absent = "  " + path + " does not exist yet\n";
+        !std::filesystem::exists(path) && !megatron_prefix(path) && missing.find(absent) == std::string::npos)
+      missing += absent;
   if (!missing.empty()) return text + missing;
   const TrainingData data(config);
   std::int64_t documents = 0, tokens = 0;
