@@ -54,10 +54,13 @@ WriterState writer_state(const json& state) {
 }
 
 void check_settings(const fs::path& path, const json& saved, const json& settings) {
-  for (const auto& [key, value] : settings.items())
-    if (const json before = saved.value(key, json(nullptr)); before != value)
+  for (const auto& [key, value] : settings.items()) {
+    // Earlier versions had no chat templates.
+    const json before = key == "chat_template" ? saved.value(key, json(nullptr)) : saved.at(key);
+    if (before != value)
       fail_usage(path.string(), ": the interrupted job has ", key, " ", before.dump(), ", this one ", value.dump(),
                  ": expected the same, or another --output");
+  }
 }
 
 }  // namespace

@@ -466,6 +466,13 @@ TEST_CASE("tokenize: a chat template needs its special tokens and JSON lines") {
   CHECK(std::count(ids.begin(), ids.end(), 647) == 2);
   CHECK(std::count(ids.begin(), ids.end(), 648) == 2);
   CHECK(ids.back() == 640);
+
+  // A job continues with the same template only.
+  write_file(directory / "a.jsonl", ssa::test::read_file(directory / "a.jsonl") + "\n{\"messages\": 5}\n");
+  options.output = directory / "interrupted";
+  check_error(error(), "a.jsonl:2: field \"messages\" is a number, expected a list of messages");
+  options.input.chat = nullptr;
+  check_error(error(), "job.json: the interrupted job has chat_template \"chatml\", this one null");
 }
 
 TEST_CASE("tokenize: dataset.json records the Unicode version on which the ids depend") {
