@@ -109,10 +109,8 @@ std::vector<float> first_gradients(const Config& config, TestModel& m) {
                                    .pad_id = static_cast<std::int32_t>(config.model.eos_token_id),
                                    .vocab_size = config.model.vocab_size});
   const std::int64_t rows = config.train.per_device_train_batch_size;
-  const BatchPlan plan({.sources = {{loader.rows()}},
-                        .global_rows = batch_sizes(config.train, 1),
-                        .micro_rows = rows,
-                        .ranks = 1});
+  const BatchPlan plan(
+      {.sources = {{loader.rows()}}, .global_rows = batch_sizes(config.train, 1), .micro_rows = rows, .ranks = 1});
   const GlobalBatch batch = plan.batch_at({});
   const auto parameters = published_parameters(config.model);
   const HuggingFaceWeights weights(*config.init_from, config.model);
