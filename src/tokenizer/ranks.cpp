@@ -38,8 +38,8 @@ void set_ranks(Tokenizer::Parts& parts, const std::unordered_map<std::string, st
   for (const auto& [text, rank] : ranks) order.emplace_back(rank, text);
   std::sort(order.begin(), order.end());
   parts.texts.resize(static_cast<std::size_t>(order.back().first + first_id) + 1);
-  // tiktoken merges any two neighbors whose bytes together are a token, the lowest rank first. So every split of a token
-  // into two others is a merge with the token's rank.
+  // tiktoken merges any two neighbors whose bytes together are a token, the lowest rank first. So every split of a
+  // token into two others is a merge with the token's rank.
   for (const auto& [rank, view] : order) {
     const std::string text(view);
     for (std::size_t cut = 1; cut < text.size(); ++cut) {
