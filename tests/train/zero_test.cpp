@@ -17,12 +17,13 @@ namespace {
 
 constexpr int kSteps = 6;
 
-/// Eight sequences per step in micro-batches of `rows` per rank.
+/// Eight sequences per step in micro-batches of `rows` per rank; with overlap, unless `more` says otherwise.
 Names with(int rows, const Names& more) {
   Names all = {"train.global_batch_size=8", "train.per_device_train_batch_size=" + std::to_string(rows),
                "train.max_steps=6",         "train.num_train_epochs=99",
                "checkpoint.save_steps=3",   "data.shuffle=true",
-               "train.eval_steps=3",        "data.eval_path=data"};
+               "train.eval_steps=3",        "data.eval_path=data",
+               "distributed.overlap=true"};
   all.insert(all.end(), more.begin(), more.end());
   return all;
 }

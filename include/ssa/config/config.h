@@ -193,7 +193,7 @@ struct CheckpointConfig {
 struct DistributedConfig {
   std::int64_t zero_stage = 0;
   std::int64_t shard_size = 0;
-  bool overlap = true;
+  bool overlap = false;
   FloatType reduce_dtype = FloatType::f32;
   double timeout_seconds = 60;
   double start_timeout_seconds = 600;
