@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 
 SCRIPTS = Path(__file__).resolve().parent.parent.parent / "scripts"
@@ -229,6 +230,14 @@ def test_download_tasks(directory):
     out = run("bash", script, target, "piqa", "--from", source, code=1, PYTHON=sys.executable)
     assert "row 1 has no sol2, expected goal, sol1, sol2, label" in out, out
     assert "no .parquet file of Rowan/hellaswag" in run("bash", script, target, "hellaswag", "--from", source, code=2)
+    assert "longbench/data.zip: no such file" in run("bash", script, target, "longbench", "--from", source, code=2)
+    (source / "longbench").mkdir()
+    with zipfile.ZipFile(source / "longbench/data.zip", "w") as archive:
+        for name in ("hotpotqa", "lcc_e", "vcsum"):
+            archive.writestr(f"data/{name}.jsonl", '{"input": "é"}\n{"input": "\u2028"}\n')
+    out = run("bash", script, target, "longbench", "--from", source, PYTHON=sys.executable)
+    assert "longbench_hotpotqa.jsonl: 2 documents" in out and "vcsum" not in out, out
+    assert (target / "longbench_lcc_e.jsonl").read_bytes() == '{"input": "é"}\n{"input": "\u2028"}\n'.encode()
     if importlib.util.find_spec("pyarrow") is None:
         return
     import pyarrow
