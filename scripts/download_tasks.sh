@@ -153,6 +153,7 @@ if not names:
 for name in names:
     file, text = target / f"longbench_{pathlib.Path(name).name}", archive.read(name)
     file.write_bytes(text)
-    print(f"{file}: {len(text.strip().split(b"\n"))} documents")
+    documents = text.strip().count(b"\n") + 1
+    print(f"{file}: {documents} documents")
 PYTHON
 fi

@@ -38,7 +38,7 @@ def main():
         import numpy
         from lm_eval.tasks import TaskManager
     except ImportError as error:
-        sys.exit(f"make_ruler.py: {error.name} is missing: pip install lm_eval[hf,ruler]")
+        sys.exit(f"make_ruler.py: {error}; expected pip install lm_eval[hf,ruler]")
 
     random.seed(args.seed)
     numpy.random.seed(args.seed)

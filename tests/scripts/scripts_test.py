@@ -251,6 +251,41 @@ def test_download_tasks(directory):
     assert [json.loads(line) for line in (target / "arc_easy.jsonl").read_text(encoding="utf-8").splitlines()] == rows
 
 
+def test_make_ruler(directory):
+    script, target = SCRIPTS / "make_ruler.py", directory / "tasks"
+    arguments = [sys.executable, script, target, "--tokenizer", "model"]
+    assert "ruler_vx: no such task, expected one of niah_single_1" in run(*arguments, "ruler_vx", code=2)
+    assert "--lengths 4k, expected numbers" in run(*arguments, "--lengths", "4k", code=2)
+    (directory / "numpy.py").write_text("class random:\n    seed = print\n")
+    (directory / "lm_eval.py").write_text("raise ImportError('no lm_eval')\n")
+    out = run(*arguments, code=1, PYTHONPATH=str(directory))
+    assert "no lm_eval; expected pip install" in out and not target.exists(), out
+    (directory / "lm_eval.py").unlink()
+    (directory / "lm_eval").mkdir()
+    (directory / "lm_eval/__init__.py").touch()
+    (directory / "lm_eval/tasks.py").write_text('''
+class Documents(list):
+    def to_json(self, file, force_ascii):
+        open(file, "w").write(f"{self[0]}\\n")
+
+class Task:
+    pass
+
+class TaskManager:
+    def __init__(self, metadata):
+        self.metadata = metadata
+
+    def load(self, names):
+        task = Task()
+        task.eval_docs = Documents([self.metadata])
+        return {"tasks": {names[0]: task}}
+''')
+    out = run(*arguments, "--lengths", "4096,8192", "niah_single_2", "ruler_vt", PYTHONPATH=str(directory))
+    assert "niah_single_2.jsonl: 1 documents" in out, out
+    assert sorted(path.name for path in target.iterdir()) == ["niah_single_2.jsonl", "ruler_vt.jsonl"]
+    assert (target / "ruler_vt.jsonl").read_text() == "{'tokenizer': 'model', 'max_seq_lengths': [4096, 8192]}\n"
+
+
 def make_package(directory, name, files):
     """A .deb with these files, {path: text}."""
     root = directory / f"{name}-root"
