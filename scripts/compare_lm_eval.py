@@ -6,13 +6,12 @@ with sparse and with full attention. Prints the largest differences; they are re
 log-likelihoods of whole pages above 1. Exit code 1 when a difference is above --tolerance, or any prompt or generated
 answer differs.
 
-Needs `pip install lm_eval[hf]`, and lm_eval[hf,ruler,longbench] for ruler and longbench, which --tasks takes as names
-of their tasks, or all of them. Without --task-dir it writes a few documents per task itself; their texts are short, so
---max-length should be about 2000 for a model of bytes.
+Needs `pip install lm_eval[hf]`, and lm_eval[hf,ruler,longbench] for RULER and LongBench, whose --max-length must be above
+the 512 tokens of a summary. Without --task-dir it writes a few documents per task itself.
 
 Examples:
   python scripts/compare_lm_eval.py runs/tiny --num-fewshot 2
-  python scripts/compare_lm_eval.py runs/tiny --tasks ruler,longbench,longbench_e --max-length 2000
+  python scripts/compare_lm_eval.py runs/tiny --tasks ruler,longbench,longbench_e --max-length 1000
 """
 import argparse
 import json

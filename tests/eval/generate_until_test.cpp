@@ -8,6 +8,7 @@
 #include "ssa/eval/generate.h"
 #include "support/catch.h"
 #include "support/error_of.h"
+#include "support/paths.h"
 #include "support/run_program.h"
 
 using namespace ssa;
@@ -60,6 +61,17 @@ TEST_CASE("a text is cut before the first of its stops") {
   CHECK(cut_at("\n", until).empty());
   CHECK(cut_at("some", until) == "some");
   CHECK(cut_at("some", {}) == "some");
+}
+
+TEST_CASE("the texts of special tokens are left out of an answer, those of other added tokens are not") {
+  const Tokenizer llama3 = load_tokenizer((source_dir() / "tests/tokenizer/llama3.tokenizer.json").string());
+  CHECK(llama3.is_special(640));  // <|begin_of_text|>
+  CHECK(llama3.is_special(llama3.eos_token_id()));
+  CHECK_FALSE(llama3.is_special(0));
+  const Tokenizer neox = load_tokenizer((source_dir() / "tests/tokenizer/neox.tokenizer.json").string());
+  CHECK(neox.is_special(640));        // <|endoftext|>
+  CHECK_FALSE(neox.is_special(641));  // eight spaces
+  CHECK(load_tokenizer("bytes").is_special(256));
 }
 
 TEST_CASE("answers are the greedy continuations of the cut prompts, up to a stop") {
