@@ -76,16 +76,17 @@ Json sample_of(std::size_t index, const Document& document, const GenerationRule
           {"filter", "none"}};
 }
 
-/// The mean of each metric. The harness has no standard error for RULER's.
-std::vector<Metric> means(const std::map<std::string, std::vector<double>>& values, bool errors) {
+/// The mean of each metric: lengths in their order, or `score` before the task's own name.
+std::vector<Metric> means(const GenerationRule& rule, const std::map<std::string, std::vector<double>>& values) {
   std::vector<Metric> metrics;
   for (const auto& [name, scores] : values)
-    metrics.push_back({.name = name,
-                       .value = mean(scores),
-                       .standard_error = errors ? mean_stderr(scores) : std::optional<double>()});
-  // Lengths in their order, `score` before the task's own name.
-  std::stable_sort(metrics.begin(), metrics.end(), [errors](const Metric& a, const Metric& b) {
-    return errors ? a.name == "score" && b.name != "score" : std::stoll(a.name) < std::stoll(b.name);
+    metrics.push_back(
+        {.name = name,
+         .value = mean(scores),
+         .standard_error = has_standard_error(rule, name) ? mean_stderr(scores) : std::optional<double>()});
+  const bool lengths = rule.score == AnswerScore::string_match;
+  std::stable_sort(metrics.begin(), metrics.end(), [lengths](const Metric& a, const Metric& b) {
+    return lengths ? std::stoll(a.name) < std::stoll(b.name) : a.name == "score" && b.name != "score";
   });
   return metrics;
 }
@@ -193,8 +194,7 @@ TaskResult run_generation_task(Stream& stream, Comm& comm, const LoadedModel& lo
       if (options.samples) result.samples.back()[name] = score;
     }
   }
-  result.metrics =
-      over_seeds(std::vector(options.seeds.size(), means(values, rule->score != AnswerScore::string_match)));
+  result.metrics = over_seeds(std::vector(options.seeds.size(), means(*rule, values)));
   return result;
 }
 

@@ -335,4 +335,9 @@ std::vector<std::string> metric_names(const GenerationRule& rule, const Document
   return {std::to_string(document.length)};
 }
 
+bool has_standard_error(const GenerationRule& rule, const std::string& metric) {
+  return rule.score != AnswerScore::string_match ||
+         std::none_of(kLengths.begin(), kLengths.end(), [&](auto length) { return metric == std::to_string(length); });
+}
+
 }  // namespace ssa::eval

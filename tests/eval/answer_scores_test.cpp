@@ -80,6 +80,10 @@ TEST_CASE("a document of RULER counts for its max_length, or for the length that
   CHECK(length({{"length", 4096}}) == 4096);
   CHECK(length({{"length", 4097}}) == 8192);
   CHECK(length({{"length", 131072}}) == 131072);
+  const GenerationRule& rule = *find_generation_rule("niah_single_2");
+  CHECK_FALSE(has_standard_error(rule, "4096"));
+  CHECK(has_standard_error(rule, "2000"));
+  CHECK(has_standard_error(*find_generation_rule("longbench_lcc"), "score"));
   check_error(error_of([&] { length({{"length", 131073}}); }), "case: length is 131073", "131072", "max_length");
 }
 

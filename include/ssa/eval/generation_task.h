@@ -55,4 +55,7 @@ double answer_score(const GenerationRule& rule, const Document& document, std::s
 /// The names of the metrics that a document's score counts for.
 std::vector<std::string> metric_names(const GenerationRule& rule, const Document& document);
 
+/// Whether the harness reports a standard error of this metric: not for the lengths 4096, 8192 ... 131072 of RULER.
+bool has_standard_error(const GenerationRule& rule, const std::string& metric);
+
 }  // namespace ssa::eval
