@@ -3,11 +3,15 @@
 
 Exports the model (ssa_export --dtype f32) and runs the harness's `hf` model and ssa_eval on the exported directory,
 with sparse and with full attention. Prints the largest differences; they are relative for perplexities and
-log-likelihoods of whole pages above 1. Exit code 1 when a difference is above --tolerance, or any prompt differs.
+log-likelihoods of whole pages above 1. Exit code 1 when a difference is above --tolerance, or any prompt or generated
+answer differs.
 
-Needs `pip install lm_eval[hf]`. Without --task-dir it writes a few documents per task itself.
+Needs `pip install lm_eval[hf]`, and lm_eval[hf,ruler,longbench] for RULER and LongBench, whose --max-length must be above
+the 512 tokens of a summary. Without --task-dir it writes a few documents per task itself.
 
-Example: python scripts/compare_lm_eval.py runs/tiny --num-fewshot 2
+Examples:
+  python scripts/compare_lm_eval.py runs/tiny --num-fewshot 2
+  python scripts/compare_lm_eval.py runs/tiny --tasks ruler,longbench,longbench_e --max-length 1000
 """
 import argparse
 import json
@@ -28,6 +32,22 @@ YAML = {
     "lambada_openai": "lambada/lambada_openai.yaml",
     "wikitext": "wikitext/wikitext.yaml",
 }
+RULER = {  # the yaml file of each task
+    **{f"niah_{kind}": f"niah_{kind}" for kind in (
+        "single_1", "single_2", "single_3", "multikey_1", "multikey_2", "multikey_3", "multivalue", "multiquery")},
+    "ruler_vt": "vt", "ruler_cwe": "cwe", "ruler_fwe": "fwe", "ruler_qa_squad": "qa_squad", "ruler_qa_hotpot": "qa_hotpot",
+}
+LONGBENCH = ["narrativeqa", "qasper", "multifieldqa_en", "hotpotqa", "2wikimqa", "musique", "gov_report", "qmsum",
+             "multi_news", "trec", "triviaqa", "samsum", "passage_count", "passage_retrieval_en", "lcc", "repobench-p"]
+GROUPS = {
+    "ruler": list(RULER),
+    "longbench": [f"longbench_{name}" for name in LONGBENCH],
+    "longbench_e": [f"longbench_{name}_e" for name in LONGBENCH if name not in ("narrativeqa", "musique", "qmsum")],
+}
+YAML.update({name: f"ruler/{file}.yaml" for name, file in RULER.items()})
+YAML.update({name: f"longbench/{name[len('longbench_'):]}.yaml"
+             for group in ("longbench", "longbench_e") for name in GROUPS[group]})
+GENERATED = {name for names in GROUPS.values() for name in names}
 COMPARED = ["acc", "acc_norm", "perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte"]
 
 
@@ -86,6 +106,50 @@ def make_tasks(directory):
     (directory / "wikitext.txt").write_text("".join(pages), encoding="utf-8")
 
 
+def make_long_tasks(directory):
+    """A few documents per task of RULER and LongBench, in all layouts of their files."""
+    import random
+
+    draw = random.Random(7)
+    words = ("the river a stone an old mill café green and under fern rust it grew by of light salt while Anna sang "
+             "naïve owls 17 copper wheels over there").split()
+
+    def text(count):
+        out = [draw.choice(words) + draw.choice(["", "", "", ".", ",", ".\n"]) for _ in range(count)]
+        return " ".join(out)
+
+    for task in GROUPS["ruler"]:
+        documents = []
+        for i in range(4):
+            number, key = str(draw.randrange(10**6, 10**7)), draw.choice(words)
+            question = f"What are all the special magic numbers for {key} mentioned in the provided text?"
+            document = {"index": i, "input": f"{text(60 + 250 * (i == 3))} One of the special magic numbers for {key} is: "
+                                             f"{number}. {text(40)}\n{question}",
+                        "outputs": [number, key, "e", "É"][: 1 + i], "length": 600 + i}
+            if i % 2:  # NVIDIA's layout
+                document["answer_prefix"] = f" The special magic numbers for {key} mentioned in the provided text are"
+                document["length"] = 4000 + 300 * i
+            else:
+                document |= {"max_length": 4096 << (i // 2), "gen_prefix": "Answer: The numbers are"}
+            documents.append(document)
+        documents.append({"index": 4, "input": text(20) + " ", "outputs": ["a"], "length": 1, "max_length": 4096,
+                          "gen_prefix": "Answer:"})
+        write_lines(directory / f"{task}.jsonl", documents)
+    for task in GROUPS["longbench"] + GROUPS["longbench_e"]:
+        documents = []
+        for i in range(3):
+            answers = [" ".join(draw.choice(words) for _ in range(3)), "The e. an, é"][: 1 + i]
+            document = {"context": text(80 + 250 * (i == 2)), "answers": answers, "length": 100, "all_classes": None,
+                        "input" if i % 2 else "question": text(8), "language": "en", "_id": str(i), "dataset": task}
+            if "trec" in task:
+                classes = ["a", "e", "the", "river", "old mill"]
+                document |= {"all_classes": classes, "answers": [draw.choice(classes)]}
+            if "passage" in task:
+                document["answers"] = [f"Paragraph {i + 1}"] if "retrieval" in task else [str(i + 1)]
+            documents.append(document)
+        write_lines(directory / f"{task}.jsonl", documents)
+
+
 def wikitext_pages(text):
     pages, page = [], []
     for line in text.split("\n"):
@@ -107,6 +171,8 @@ def write_yaml(task, directory, yaml_directory):
     import lm_eval
 
     own = Path(lm_eval.__file__).parent / "tasks" / YAML[task]
+    if task in GENERATED:
+        return write_generated_yaml(task, own, directory, yaml_directory)
     documents = find(directory, f"{task}.jsonl", f"{task}_test.jsonl")
     train = find(directory, f"{task}_train.jsonl")
     lines = [f"include: {own}", f"task: local_{task}", "dataset_path: json", "dataset_name: null"]
@@ -128,6 +194,26 @@ def write_yaml(task, directory, yaml_directory):
     lines.append("dataset_kwargs:\n  data_files:")
     lines += [f"    {split}: {path}" for split, path in files.items()]
     (yaml_directory / f"local_{task}.yaml").write_text("\n".join(lines) + "\n")
+
+
+def write_generated_yaml(task, own, directory, yaml_directory):
+    """RULER and LongBench: the documents in the fields that the harness's own generators and data set have."""
+    documents = []
+    lines = find(directory, f"{task}.jsonl", f"{task.removeprefix('longbench_')}.jsonl").read_text(encoding="utf-8")
+    for document in map(json.loads, lines.splitlines()):
+        if task in RULER:
+            length = document.get("max_length") or next(
+                n for n in (4096, 8192, 16384, 32768, 65536, 131072) if document["length"] <= n)
+            documents.append({"input": document["input"], "outputs": document["outputs"], "max_length": length,
+                              "gen_prefix": document.get("gen_prefix") or document.get("answer_prefix", "")})
+        else:
+            documents.append({"context": document["context"], "answers": document["answers"],
+                              "question": document.get("question", document.get("input")),
+                              "all_classes": document.get("all_classes") or ["none"]})
+    write_lines(yaml_directory / f"{task}_documents.jsonl", documents)
+    (yaml_directory / f"local_{task}.yaml").write_text(
+        f"include: {own}\ntask: local_{task}\ndataset_path: json\ndataset_name: null\ncustom_dataset: null\n"
+        f"dataset_kwargs:\n  data_files:\n    test: {yaml_directory}/{task}_documents.jsonl\n")
 
 
 def run_harness(directory, tasks, yaml_directory, args):
@@ -161,6 +247,25 @@ def likelihoods(responses):
     return [float(r[0] if isinstance(r, (list, tuple)) else r) for r in responses]
 
 
+def compare_generated(ours, theirs):
+    """(largest score difference, {metric: (ours, theirs)}, number of different prompts and of different answers)"""
+    (our_results, our_samples), (their_results, their_samples) = ours, theirs
+    prompts = answers = 0
+    item = 0.0
+    for a, b in zip(our_samples, their_samples, strict=True):
+        (our_prompt, our_kwargs), = a["arguments"]
+        (their_prompt, their_kwargs), = b["arguments"]
+        prompts += our_prompt != their_prompt or any(our_kwargs[k] != their_kwargs[k] for k in ("until", "max_gen_toks"))
+        answers += a["filtered_resps"] != b["filtered_resps"]
+        for name in a.keys() & b.keys() - {"doc_id", "target", "arguments", "filtered_resps", "filter"}:
+            item = max(item, abs(a[name] - b[name]))
+    metrics = {}
+    for key, value in their_results.items():  # the harness reports -1 for a length without documents
+        if isinstance(value, float) and key.endswith(",none") and value != -1:
+            metrics[key] = (our_results[key], value)
+    return item, metrics, prompts, answers
+
+
 def compare(task, ours, theirs):
     """(largest log-likelihood difference, {metric: (ours, theirs)}, number of different prompts)"""
     (our_results, our_samples), (their_results, their_samples) = ours, theirs
@@ -182,7 +287,7 @@ def compare(task, ours, theirs):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a run, a checkpoint, or a directory written by ssa_export --dtype f32")
-    parser.add_argument("--tasks", default=",".join(TASKS))
+    parser.add_argument("--tasks", default=",".join(TASKS), help="names, or the groups ruler, longbench, longbench_e")
     parser.add_argument("--task-dir", type=Path,
                         help="directory of NAME.jsonl, NAME_train.jsonl and wikitext.txt, see docs/tasks.md")
     parser.add_argument("--modes", default="sparse,full")
@@ -196,7 +301,7 @@ def main():
     os.environ.setdefault("DISABLE_MULTIPROC", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")
     logging.disable(logging.WARNING)
-    tasks, worst = args.tasks.split(","), 0.0
+    tasks, worst = [task for name in args.tasks.split(",") for task in GROUPS.get(name, [name])], 0.0
     with tempfile.TemporaryDirectory() as temporary:
         temporary = Path(temporary)
         os.environ["HF_HOME"] = str(temporary / "hf")
@@ -207,6 +312,7 @@ def main():
         task_dir = args.task_dir or temporary
         if not args.task_dir:
             make_tasks(temporary)
+            make_long_tasks(temporary)
         for task in tasks:
             write_yaml(task, task_dir, temporary)
         for mode in args.modes.split(","):
@@ -216,10 +322,15 @@ def main():
             ours = run_ssa_eval(directory, mode, tasks, task_dir, args, temporary / "out.json")
             theirs = run_harness(directory, tasks, temporary, args)
             for task in tasks:
-                item, metrics, prompts = compare(task, ours[task], theirs[task])
+                if task in GENERATED:
+                    item, metrics, prompts, answers = compare_generated(ours[task], theirs[task])
+                    what = f"different prompts {prompts}, answers {answers}  largest score difference {item:.2e}"
+                    prompts += answers
+                else:
+                    item, metrics, prompts = compare(task, ours[task], theirs[task])
+                    what = f"different prompts {prompts}  largest log-likelihood difference {item:.2e}"
                 worst = max(worst, item, 1e9 * prompts)
-                print(f"{mode:7} {task:15} documents {len(ours[task][1]):5}  different prompts {prompts}  "
-                      f"largest log-likelihood difference {item:.2e}")
+                print(f"{mode:7} {task:15} documents {len(ours[task][1]):5}  {what}")
                 for key, (x, y) in metrics.items():
                     off = abs(x - y) / (max(1.0, abs(y)) if "perplexity" in key else 1.0)
                     worst = max(worst, off)

@@ -7,7 +7,7 @@ usage() {
 Usage: scripts/download_tasks.sh DIR [TASK...] [--from DOWNLOADS]
 
 Writes DIR/TASK.jsonl, and DIR/TASK_train.jsonl where few-shot examples come from another split; for wikitext
-DIR/wikitext.txt. Without TASK, all of them:
+DIR/wikitext.txt. Without TASK, all of them except longbench:
 
   task              data set on Hugging Face               configuration       fields
   arc_easy          allenai/ai2_arc                        ARC-Easy            question, choices, answerKey
@@ -18,10 +18,14 @@ DIR/wikitext.txt. Without TASK, all of them:
   lambada_openai    EleutherAI/lambada_openai              default             text
   lambada_standard  cimec/lambada                          any                 text
   wikitext          EleutherAI/wikitext_document_level     wikitext-2-raw-v1   page
+  longbench         zai-org/LongBench                      data.zip            all; DIR/longbench_NAME.jsonl for its
+                                                                               English and code tasks, also NAME_e
+
+RULER's documents depend on the tokenizer: scripts/make_ruler.py writes them.
 
 Downloads go through the Hugging Face command line, from each data set's Parquet branch, to DIR/downloads; existing files
 are not downloaded again. --from takes files that were downloaded before, for example on a machine without network:
-DOWNLOADS/TASK/CONFIGURATION/SPLIT/*.parquet (or .jsonl). Needs pip install huggingface_hub pyarrow. HF_TOKEN is used if
+DOWNLOADS/TASK/CONFIGURATION/SPLIT/*.parquet (or .jsonl), DOWNLOADS/longbench/data.zip. Needs pip install huggingface_hub pyarrow. HF_TOKEN is used if
 it is set; PYTHON is the Python to convert with (default: python3).
 
 Examples:
@@ -40,7 +44,8 @@ hellaswag Rowan/hellaswag * validation train activity_label,ctx_a,ctx_b,endings,
 lambada_openai EleutherAI/lambada_openai default test - text
 lambada_standard cimec/lambada * test validation text
 wikitext EleutherAI/wikitext_document_level wikitext-2-raw-v1 test - page"
-known=$(awk '{print $1}' <<<"$tasks")
+converted=$(awk '{print $1}' <<<"$tasks")
+known=$converted$'\n'longbench
 
 target="" downloads="" wanted=()
 while [ $# -gt 0 ]; do
@@ -61,7 +66,7 @@ while [ $# -gt 0 ]; do
   shift
 done
 [ -n "$target" ] || { usage >&2; exit 2; }
-[ ${#wanted[@]} -gt 0 ] || mapfile -t wanted <<<"$known"
+[ ${#wanted[@]} -gt 0 ] || mapfile -t wanted <<<"$converted"
 
 python=${PYTHON:-python3}
 client=()
@@ -129,3 +134,26 @@ while read -r task repository configuration split examples fields; do
     convert "$target/$name" "$fields" "${files[@]}"
   done
 done <<<"$tasks"
+
+if [[ " ${wanted[*]} " == *" longbench "* ]]; then
+  if [ ${#client[@]} -gt 0 ]; then
+    "${client[@]}" zai-org/LongBench --repo-type dataset --include data.zip --local-dir "$downloads/longbench" </dev/null
+  fi
+  [ -f "$downloads/longbench/data.zip" ] || fail "$downloads/longbench/data.zip: no such file, expected zai-org/LongBench's"
+  "$python" - "$downloads/longbench/data.zip" "$target" <<'PYTHON'
+import pathlib
+import sys
+import zipfile
+
+chinese = {"dureader", "lsht", "multifieldqa_zh", "passage_retrieval_zh", "vcsum"}
+archive, target = zipfile.ZipFile(sys.argv[1]), pathlib.Path(sys.argv[2])
+names = [name for name in archive.namelist() if name.endswith(".jsonl") and pathlib.Path(name).stem not in chinese]
+if not names:
+    sys.exit(f"download_tasks.sh: {sys.argv[1]}: no .jsonl files of English and code tasks")
+for name in names:
+    file, text = target / f"longbench_{pathlib.Path(name).name}", archive.read(name)
+    file.write_bytes(text)
+    documents = text.strip().count(b"\n") + 1
+    print(f"{file}: {documents} documents")
+PYTHON
+fi

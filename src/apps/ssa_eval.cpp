@@ -14,6 +14,8 @@
 #include "ssa/eval/dataset_loss.h"
 #include "ssa/eval/forward_pass.h"
 #include "ssa/eval/generate.h"
+#include "ssa/eval/generate_until.h"
+#include "ssa/eval/generation_task.h"
 #include "ssa/eval/needle.h"
 #include "ssa/eval/position_loss.h"
 #include "ssa/eval/report.h"
@@ -50,6 +52,7 @@ struct Arguments {
   eval::NeedleOptions needles;
   std::optional<std::string> prompt;
   eval::GenerateOptions generation;
+  std::string truncation = "left";
 };
 
 /// False when help was printed.
@@ -84,13 +87,17 @@ bool parse(int argc, char** argv, Arguments& a) {
                 "ranges of powers of two")
       ->needs(data);
   CLI::Option* text =
-      line.add_option("--text", a.texts, "word and byte perplexity and bits per byte of text files, one document each")
+      line.add_option("--text", a.texts,
+                      "word and byte perplexity and bits per byte of text files, one document each; of .jsonl files, "
+                      "the field text of each line; a directory stands for its .txt and .jsonl files")
           ->option_text("FILE...");
   CLI::Option* tasks =
       line.add_list("--tasks", a.tasks,
                     "tasks of lm-evaluation-harness, with its prompts and scores: arc_easy, arc_challenge, piqa, "
-                    "hellaswag, lambada_openai, lambada_standard, wikitext; each as NAME, with its file in "
-                    "--task-dir, or as NAME=FILE; separated by commas")
+                    "hellaswag, lambada_openai, lambada_standard, wikitext; the long-context tasks of RULER "
+                    "(niah_single_1 ..., or ruler for all 13) and LongBench (longbench_hotpotqa ..., or longbench for "
+                    "the 16 English and code tasks); each as NAME, with its file in --task-dir, or as NAME=FILE; "
+                    "separated by commas")
           ->option_text("LIST");
   line.add_flag(
       "--attention-stats", a.attention_stats,
@@ -139,6 +146,11 @@ bool parse(int argc, char** argv, Arguments& a) {
       ->option_text("N")
       ->transform(integer(0))
       ->needs(data);
+  line.add_option("--truncation", a.truncation,
+                  "what a task of generated answers loses of a prompt that does not fit --max-length: left as "
+                  "lm-evaluation-harness, or middle as LongBench's own program")
+      ->option_text("left|middle")
+      ->capture_default_str();
   line.add_option(
           "--tokenizer", a.tokenizer,
           "as for ssa_tokenize (default: the tokenizer of the Hugging Face directory, or bytes if the run was trained "
@@ -235,23 +247,44 @@ bool masks_documents(const Arguments& a, const ModelSource& source) {
   return a.document_mask.empty() ? source.document_mask() : a.document_mask == "on";
 }
 
+bool generates(const eval::Task& task) { return task.kind == eval::TaskKind::generation; }
+
+eval::Truncation parse_truncation(const std::string& name) {
+  if (name == "left") return eval::Truncation::left;
+  if (name == "middle") return eval::Truncation::middle;
+  fail_usage("--truncation ", name, ", expected left or middle");
+}
+
 /// The documents of --tasks and --text.
 std::vector<eval::Task> load_tasks(const Arguments& a) {
   std::vector<eval::Task> tasks;
-  for (const std::string& task : a.tasks) {
-    const std::size_t equals = task.find('=');
-    const std::string name = task.substr(0, equals);
-    const std::string file = equals == std::string::npos ? "" : task.substr(equals + 1);
-    if (file.empty() && a.task_dir.empty())
-      fail_usage("--tasks ", task, ": no file, expected ", name, "=FILE or --task-dir");
-    tasks.push_back(eval::load_task(name, file, a.task_dir));
-  }
+  for (const std::string& listed : a.tasks)
+    for (const std::string& task : eval::tasks_of(listed)) {
+      const std::size_t equals = task.find('=');
+      const std::string name = task.substr(0, equals);
+      const std::string file = equals == std::string::npos ? "" : task.substr(equals + 1);
+      if (file.empty() && a.task_dir.empty())
+        fail_usage("--tasks ", task, ": no file, expected ", name, "=FILE or --task-dir");
+      tasks.push_back(eval::load_task(name, file, a.task_dir));
+      if (generates(tasks.back()) && a.num_fewshot > 0)
+        fail_usage("--num-fewshot ", a.num_fewshot, ": ", name, " has its examples in the prompt, expected 0");
+    }
   if (!a.texts.empty()) tasks.push_back(eval::text_task(a.texts));
   return tasks;
 }
 
 std::int64_t max_length_of(const Arguments& a, const eval::Setting& setting) {
   return a.max_length ? a.max_length : setting.model.max_position_embeddings;
+}
+
+eval::TaskOptions task_options(const Arguments& a, const eval::Setting& setting) {
+  return {.rows = a.rows,
+          .max_length = max_length_of(a, setting),
+          .stride = a.stride,
+          .num_fewshot = a.num_fewshot,
+          .seeds = a.seeds,
+          .limit = a.limit,
+          .samples = a.log_samples};
 }
 
 /// --attention-stats
@@ -279,6 +312,7 @@ int run(int argc, char** argv) {
   const ModelSource source(a.model, model_options(a));
   const std::vector<eval::Setting> settings = eval::settings_of(source, a.overrides);
   const std::vector<eval::Task> tasks = load_tasks(a);
+  const eval::Truncation truncation = parse_truncation(a.truncation);
   std::optional<eval::TextEncoder> encoder;
   if (!tasks.empty() || a.needle || a.prompt)
     encoder.emplace(a.tokenizer.empty() ? eval::find_tokenizer(source) : a.tokenizer, source);
@@ -318,15 +352,12 @@ int run(int argc, char** argv) {
         report.add(eval::dataset_loss(pass, *comm, *dataset, a.rows));
       }
       for (const eval::Task& task : tasks)
-        report.add(eval::run_task(pass, *comm, *encoder, task,
-                                  {.rows = a.rows,
-                                   .max_length = max_length_of(a, setting),
-                                   .stride = a.stride,
-                                   .num_fewshot = a.num_fewshot,
-                                   .seeds = a.seeds,
-                                   .limit = a.limit,
-                                   .samples = a.log_samples}));
+        if (!generates(task)) report.add(eval::run_task(pass, *comm, *encoder, task, task_options(a, setting)));
     }
+    for (const eval::Task& task : tasks)
+      if (generates(task))
+        report.add(eval::run_generation_task(stream, *comm, loaded, setting, *encoder, task, task_options(a, setting),
+                                             truncation));
     if (a.needle) report.attach("needle", eval::needle(stream, *comm, loaded, setting, *encoder, a.needles));
     if (!a.attention_stats) continue;
     const eval::AttentionReport attention = attention_report(

@@ -72,6 +72,7 @@ std::vector<TokenIds> continue_prompts(Decoder& decoder, std::span<const TokenId
     if (id == options.end_token) return;
     texts[row].push_back(id);
     if (on_token) on_token(row, id);
+    if (options.stops && options.stops(texts[row])) return;
     if (static_cast<std::int64_t>(texts[row].size()) < options.max_new_tokens &&
         decoder.length(static_cast<std::int64_t>(row)) < decoder.shape().capacity)
       next[row] = id;

@@ -97,6 +97,24 @@ std::string replace_all(std::string_view text, std::string_view from, std::strin
   return out += text.substr(at);
 }
 
+std::vector<std::string> split_words(std::string_view text) {
+  std::vector<std::string> words;
+  bool in_word = false;
+  each_code_point(text, [&](std::uint32_t c, std::string_view bytes) {
+    const bool space = is_space(c);
+    if (!space && !in_word) words.emplace_back();
+    if (!space) words.back() += bytes;
+    in_word = !space;
+  });
+  return words;
+}
+
+std::string lower(std::string_view text) {
+  std::string out;
+  each_code_point(text, [&](std::uint32_t c, std::string_view) { append_mapped(out, c, kLower, kLowerLonger); });
+  return out;
+}
+
 std::string capitalize(std::string_view text) {
   std::string out;
   bool first = true;

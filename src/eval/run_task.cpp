@@ -5,9 +5,8 @@
 #include <numbers>
 #include <numeric>
 
-#include "ssa/base/file.h"
 #include "ssa/eval/python_text.h"
-#include "ssa/tokenizer/utf8.h"
+#include "ssa/eval/text_files.h"
 
 namespace ssa::eval {
 namespace {
@@ -157,6 +156,7 @@ SeedResult run_seed(ForwardPass& pass, Comm& comm, TextEncoder& encoder, const T
                   {"byte_perplexity", {total.log_likelihood, bytes}}};
         break;
       }
+      case TaskKind::generation: break;
     }
     if (!options.samples) continue;
     result.samples.push_back(sample_of(task, i, group, scores));
@@ -172,6 +172,7 @@ SeedResult run_seed(ForwardPass& pass, Comm& comm, TextEncoder& encoder, const T
                          .higher_is_better = false}};
       break;
     case TaskKind::rolling: result.metrics = sums.metrics(); break;
+    case TaskKind::generation: break;
   }
   return result;
 }
@@ -181,6 +182,7 @@ constexpr const char* output_type(TaskKind kind) {
     case TaskKind::multiple_choice: return "multiple_choice";
     case TaskKind::loglikelihood: return "loglikelihood";
     case TaskKind::rolling: return "loglikelihood_rolling";
+    case TaskKind::generation: return "generate_until";
   }
   return "?";
 }
@@ -196,17 +198,14 @@ Choice choose(const std::vector<double>& log_likelihoods, const std::vector<std:
 
 Task text_task(const std::vector<std::string>& files) {
   Task task{.name = "text", .kind = TaskKind::rolling, .file = files.front(), .documents = {}, .pool = {}};
-  for (const std::string& file : files) {
-    const std::string text = ssa::read_file(file);
-    const std::size_t valid = valid_utf8_prefix(text);
-    SSA_CHECK(valid == text.size(), file, ": not UTF-8 at byte ", valid);
-    SSA_CHECK(!text.empty(), file, ": empty, expected some text");
-    task.documents.push_back({.query = text, .choices = {}, .gold = 0, .target = text, .source = file});
-  }
+  for (const std::string& file : files)
+    for (Document& document : text_documents(file)) task.documents.push_back(std::move(document));
   return task;
 }
 
 TaskResult run_task(ForwardPass& pass, Comm& comm, TextEncoder& encoder, const Task& task, const TaskOptions& options) {
+  SSA_CHECK(task.kind != TaskKind::generation, task.name,
+            ": its answers are generated, expected a task of likelihoods");
   std::size_t documents = task.documents.size();
   if (options.limit) documents = std::min(documents, static_cast<std::size_t>(*options.limit));
   const bool shots = task.kind != TaskKind::rolling && options.num_fewshot > 0;

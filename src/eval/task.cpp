@@ -7,6 +7,7 @@
 #include "ssa/base/file.h"
 #include "ssa/base/json_file.h"
 #include "ssa/data/json_fields.h"
+#include "ssa/eval/generation_task.h"
 #include "ssa/eval/python_text.h"
 #include "ssa/tokenizer/utf8.h"
 
@@ -28,7 +29,7 @@ struct TaskRule {
 
 const std::vector<TaskRule>& task_rules() {
   constexpr auto choice = TaskKind::multiple_choice;
-  static const std::vector<TaskRule> rules = {
+  static const std::vector<TaskRule> likelihoods = {
       {"arc_easy", choice, {"ARC-Easy-Test.jsonl"}, {"ARC-Easy-Train.jsonl"}, false},
       {"arc_challenge", choice, {"ARC-Challenge-Test.jsonl"}, {"ARC-Challenge-Train.jsonl"}, false},
       {"piqa", choice, {"piqa_valid.jsonl"}, {}, true},
@@ -41,6 +42,12 @@ const std::vector<TaskRule>& task_rules() {
       {"lambada_standard", TaskKind::loglikelihood, {"lambada_test.jsonl"}, {"lambada_validation.jsonl"}, false},
       {"wikitext", TaskKind::rolling, {"wikitext.txt", "wiki.test.raw", "wiki.test.tokens"}, {}, false},
   };
+  static const std::vector<TaskRule> rules = [] {
+    std::vector<TaskRule> all = likelihoods;
+    for (const GenerationRule& rule : generation_rules())
+      all.push_back({rule.name, TaskKind::generation, rule.files, {}, false});
+    return all;
+  }();
   return rules;
 }
 
@@ -48,6 +55,7 @@ const TaskRule& rule_of(const std::string& name) {
   const std::string known = name == "lambada" ? "lambada_openai" : name;
   for (const TaskRule& rule : task_rules())
     if (rule.name == known) return rule;
+  find_generation_rule(name);  // says why a Chinese task is not supported
   fail_usage("task ", name, ": no such task, expected one of ", task_names());
 }
 
@@ -175,6 +183,7 @@ bool holds_json(const fs::path& file, std::string_view text) {
 
 Document make_document(const TaskRule& rule, const Json& json, const std::string& where) {
   const JsonFields fields(json, where);
+  if (rule.kind == TaskKind::generation) return generation_document(*find_generation_rule(rule.name), fields);
   Document document;
   if (rule.kind == TaskKind::rolling)
     document = page_document(fields.text("page"));
@@ -230,8 +239,9 @@ std::string tighten(std::string_view text, char open, char close) {
 
 std::string task_names() {
   std::string names;
-  for (const TaskRule& rule : task_rules()) names += (names.empty() ? "" : ", ") + rule.name;
-  return names;
+  for (const TaskRule& rule : task_rules())
+    if (rule.kind != TaskKind::generation) names += rule.name + ", ";
+  return names + "ruler, longbench, longbench_e, or a task of these, which docs/tasks.md lists";
 }
 
 std::vector<Document> read_documents(const std::string& task, const fs::path& file) {
@@ -344,6 +354,7 @@ Task load_task(const std::string& name, const fs::path& file, const fs::path& di
     return task;
   }
   task.documents = read_documents(rule.name, task.file);
+  if (rule.kind == TaskKind::generation) return task;
   Names pools = {rule.name + "_train.jsonl"};
   pools.insert(pools.end(), rule.pool_files.begin(), rule.pool_files.end());
   const auto pool = rule.name == "lambada_openai" ? std::nullopt : first_of(task.file.parent_path(), pools);

@@ -45,7 +45,11 @@ Task load(const TaskConfig& task) {
     fail_usage(task.path, ": no such file or directory, expected the documents of ", task.name,
                ", or a directory with ", task.name, ".jsonl or ", task.name, "_test.jsonl");
   const bool directory = fs::is_directory(task.path);
-  return load_task(task.name, directory ? "" : task.path, directory ? task.path : "");
+  Task loaded = load_task(task.name, directory ? "" : task.path, directory ? task.path : "");
+  if (loaded.kind == TaskKind::generation)
+    fail_usage("task ", task.name, ": its answers are generated, which only ssa_eval --tasks does; expected a task of ",
+               "choices or likelihoods");
+  return loaded;
 }
 
 std::unique_ptr<TextEncoder> load_encoder(const Config& config) {

@@ -98,6 +98,12 @@ std::string Tokenizer::decode(std::span<const std::int32_t> ids) const {
   return text;
 }
 
+bool Tokenizer::is_special(std::int32_t id) const {
+  return id == parts_.eos_token_id ||
+         std::any_of(parts_.added.begin(), parts_.added.end(),
+                     [id](const AddedToken& token) { return token.special && token.id == id; });
+}
+
 Encoder::Encoder(const Tokenizer& tokenizer) : tokenizer_(tokenizer), cached_(tokenizer.bpe_.has_merges()) {
   if (cached_) cache_.resize(kSlots);
 }

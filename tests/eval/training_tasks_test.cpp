@@ -146,6 +146,7 @@ TEST_CASE("eval_tasks: a run that is killed or stopped in an evaluation resumes 
 
 TEST_CASE("eval_tasks: what is missing is named at the start and by --dry-run") {
   const TaskRun run("full");
+  replace_file(run / "niah.jsonl", R"({"input": "a", "outputs": ["b"], "length": 128})");
   for (const Names& mode : {Names{}, Names{"--dry-run"}}) {
     const auto fails = [&](const Names& more, int code, const std::vector<std::string>& parts) {
       check_fails(run.train("out", run.overrides(more), mode), code, parts);
@@ -156,6 +157,8 @@ TEST_CASE("eval_tasks: what is missing is named at the start and by --dry-run") 
     fails({R"(train.eval_tasks={"arc_easy": "tasks"})"}, kExitUsage,
           {"train.eval_tasks: tasks: no file of the task arc_easy, expected arc_easy.jsonl"});
     fails({R"(train.eval_tasks={"arc": "tasks"})"}, kExitUsage, {"train.eval_tasks: task arc: no such task", "piqa"});
+    fails({R"(train.eval_tasks={"niah_single_1": "niah.jsonl"})"}, kExitUsage,
+          {"train.eval_tasks: task niah_single_1: its answers are generated, which only ssa_eval --tasks does"});
     fails({R"(train.eval_tasks={"piqa": "tasks/wiki.txt"})"}, kExitFailed,
           {"train.eval_tasks: tasks/wiki.txt: line 1"});
     fails({"train.eval_tokenizer=absent"}, kExitUsage, {"train.eval_tokenizer: ", "absent: no such file"});

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 
 SCRIPTS = Path(__file__).resolve().parent.parent.parent / "scripts"
@@ -252,6 +253,14 @@ def test_download_tasks(directory):
     out = run("bash", script, target, "piqa", "--from", source, code=1, PYTHON=sys.executable)
     assert "row 1 has no sol2, expected goal, sol1, sol2, label" in out, out
     assert "no .parquet file of Rowan/hellaswag" in run("bash", script, target, "hellaswag", "--from", source, code=2)
+    assert "longbench/data.zip: no such file" in run("bash", script, target, "longbench", "--from", source, code=2)
+    (source / "longbench").mkdir()
+    with zipfile.ZipFile(source / "longbench/data.zip", "w") as archive:
+        for name in ("hotpotqa", "lcc_e", "vcsum"):
+            archive.writestr(f"data/{name}.jsonl", '{"input": "é"}\n{"input": "\u2028"}\n')
+    out = run("bash", script, target, "longbench", "--from", source, PYTHON=sys.executable)
+    assert "longbench_hotpotqa.jsonl: 2 documents" in out and "vcsum" not in out, out
+    assert (target / "longbench_lcc_e.jsonl").read_bytes() == '{"input": "é"}\n{"input": "\u2028"}\n'.encode()
     if importlib.util.find_spec("pyarrow") is None:
         return
     import pyarrow
@@ -263,6 +272,41 @@ def test_download_tasks(directory):
     file.unlink()
     run("bash", script, target, "arc_easy", "--from", source, PYTHON=sys.executable)
     assert [json.loads(line) for line in (target / "arc_easy.jsonl").read_text(encoding="utf-8").splitlines()] == rows
+
+
+def test_make_ruler(directory):
+    script, target = SCRIPTS / "make_ruler.py", directory / "tasks"
+    arguments = [sys.executable, script, target, "--tokenizer", "model"]
+    assert "ruler_vx: no such task, expected one of niah_single_1" in run(*arguments, "ruler_vx", code=2)
+    assert "--lengths 4k, expected numbers" in run(*arguments, "--lengths", "4k", code=2)
+    (directory / "numpy.py").write_text("class random:\n    seed = print\n")
+    (directory / "lm_eval.py").write_text("raise ImportError('no lm_eval')\n")
+    out = run(*arguments, code=1, PYTHONPATH=str(directory))
+    assert "no lm_eval; expected pip install" in out and not target.exists(), out
+    (directory / "lm_eval.py").unlink()
+    (directory / "lm_eval").mkdir()
+    (directory / "lm_eval/__init__.py").touch()
+    (directory / "lm_eval/tasks.py").write_text('''
+class Documents(list):
+    def to_json(self, file, force_ascii):
+        open(file, "w").write(f"{self[0]}\\n")
+
+class Task:
+    pass
+
+class TaskManager:
+    def __init__(self, metadata):
+        self.metadata = metadata
+
+    def load(self, names):
+        task = Task()
+        task.eval_docs = Documents([self.metadata])
+        return {"tasks": {names[0]: task}}
+''')
+    out = run(*arguments, "--lengths", "4096,8192", "niah_single_2", "ruler_vt", PYTHONPATH=str(directory))
+    assert "niah_single_2.jsonl: 1 documents" in out, out
+    assert sorted(path.name for path in target.iterdir()) == ["niah_single_2.jsonl", "ruler_vt.jsonl"]
+    assert (target / "ruler_vt.jsonl").read_text() == "{'tokenizer': 'model', 'max_seq_lengths': [4096, 8192]}\n"
 
 
 def make_package(directory, name, files):

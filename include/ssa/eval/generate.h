@@ -40,10 +40,12 @@ struct ContinueOptions {
   /// Only ids below this are chosen: a model may have more embeddings than its tokenizer has tokens.
   std::int32_t vocab_size;
   Sampling sampling = {};
+  /// Ends a sequence after a token: true when its text so far is complete. Empty: never.
+  std::function<bool(const TokenIds& text)> stops = {};
 };
 
 /// Continues prompts in one batch, at most as many as the decoder has rows. Each stops at its end token, at
-/// max_new_tokens or when its cache is full. `sequences` is the `sequence` of choose_token per prompt; empty = 0, 1,
+/// max_new_tokens, when options.stops says so or when its cache is full. `sequences` is the `sequence` of choose_token per prompt; empty = 0, 1,
 /// ... `on_token` is called with every token as it is chosen.
 std::vector<TokenIds> continue_prompts(Decoder& decoder, std::span<const TokenIds> prompts,
                                        const ContinueOptions& options, std::span<const std::uint64_t> sequences = {},

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace ssa::eval {
 
@@ -22,8 +23,13 @@ std::int64_t count_words(std::string_view text);
 /// text.replace(from, to)
 std::string replace_all(std::string_view text, std::string_view from, std::string_view to);
 
-/// text.capitalize(): the first character in title case, the others in lower case. The one mapping that depends on
-/// neighboring characters is left out: a Greek capital sigma at the end of a word becomes a medial sigma.
+/// text.split(): the words between white space, without empty ones.
+std::vector<std::string> split_words(std::string_view text);
+
+/// text.lower(), and text.capitalize(): the first character in title case, the others in lower case. The one mapping
+/// that depends on neighboring characters is left out: a Greek capital sigma at the end of a word becomes a medial
+/// sigma.
+std::string lower(std::string_view text);
 std::string capitalize(std::string_view text);
 
 }  // namespace ssa::eval

@@ -25,11 +25,11 @@ struct TaskOptions {
   std::function<bool()> stop = {};           ///< ScoreOptions::stop
 };
 
-/// Metrics by the task's kind. multiple_choice: acc, acc_norm. loglikelihood: acc, perplexity. rolling:
-/// word_perplexity, byte_perplexity, bits_per_byte. No metrics if options.stop ended the work.
+/// Metrics by the task's kind, any but generation (generate_until.h). multiple_choice: acc, acc_norm. loglikelihood:
+/// acc, perplexity. rolling: word_perplexity, byte_perplexity, bits_per_byte. No metrics if options.stop ended the work.
 TaskResult run_task(ForwardPass& pass, Comm& comm, TextEncoder& encoder, const Task& task, const TaskOptions& options);
 
-/// A rolling task whose documents are whole text files, one per file.
+/// A rolling task over the documents of these files and directories (text_files.h).
 Task text_task(const std::vector<std::string>& files);
 
 /// The model's choice: the one with the highest log-likelihood (best), and the one with the highest log-likelihood per

@@ -8,6 +8,7 @@
 //                                                                                            ctx_b, endings, label
 //   lambada_openai (lambada), _standard   all words but the last + " {last word}"            text
 //   wikitext                              each page of a text file                           (WikiText's raw text)
+//   RULER's and LongBench's               generation_task.h
 //
 // A file of documents is JSON Lines or one JSON array, with the fields of the data sets on Hugging Face. ARC's original
 // files (question {stem, choices}) are read too. Any multiple-choice task also takes the rendered form query, choices,
@@ -30,6 +31,7 @@ enum class TaskKind {
   multiple_choice,  ///< the most likely of several choices
   loglikelihood,    ///< the log-likelihood of one target, and whether greedy decoding gives it
   rolling,          ///< the log-likelihood of the whole text
+  generation,       ///< the score of a generated answer (generation_task.h)
 };
 
 struct Document {
@@ -38,7 +40,10 @@ struct Document {
   std::size_t gold = 0;              ///< index of the right choice
   std::string target;  ///< loglikelihood: with the leading space; rolling: the original text, whose words and bytes
                        ///< are counted
-  std::string source;  ///< the document as JSON with sorted keys, to compare documents
+  std::string source;  ///< the document as JSON with sorted keys, to compare documents; generation: empty
+  std::vector<std::string> answers = {};  ///< generation: the right ones
+  std::vector<std::string> classes = {};  ///< generation: of a classification
+  std::int64_t length = 0;                ///< RULER: the length that the document counts for
 
   bool operator==(const Document&) const = default;
 };

@@ -66,6 +66,8 @@ class Tokenizer {
 
   /// The bytes of the ids, added tokens included. Throws Error for an id outside the vocabulary.
   std::string decode(std::span<const std::int32_t> ids) const;
+  /// Whether the id is an added token that its file calls special, or the end-of-text token.
+  bool is_special(std::int32_t id) const;
 
  private:
   friend class Encoder;

@@ -1,0 +1,65 @@
+#include "ssa/eval/text_files.h"
+
+#include <algorithm>
+
+#include "ssa/base/error.h"
+#include "ssa/base/file.h"
+#include "ssa/base/json_file.h"
+#include "ssa/data/json_fields.h"
+#include "ssa/eval/python_text.h"
+#include "ssa/tokenizer/utf8.h"
+
+namespace ssa::eval {
+namespace fs = std::filesystem;
+namespace {
+
+using Json = nlohmann::json;
+
+bool is_json_lines(const fs::path& file) { return file.extension() == ".jsonl"; }
+
+Document text_document(const std::string& text, const std::string& where) {
+  SSA_CHECK(!text.empty(), where, ": empty, expected some text");
+  return {.query = text, .choices = {}, .gold = 0, .target = text, .source = where};
+}
+
+std::vector<fs::path> text_files(const fs::path& directory) {
+  std::vector<fs::path> files;
+  for (const auto& entry : fs::directory_iterator(directory))
+    if (entry.is_regular_file() && (entry.path().extension() == ".txt" || is_json_lines(entry.path())))
+      files.push_back(entry.path());
+  SSA_CHECK(!files.empty(), directory.string(), ": no .txt and no .jsonl file");
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+std::vector<Document> documents_of_file(const fs::path& file) {
+  const std::string text = ssa::read_file(file);
+  const std::size_t valid = valid_utf8_prefix(text);
+  SSA_CHECK(valid == text.size(), file.string(), ": not UTF-8 at byte ", valid);
+  if (!is_json_lines(file)) return {text_document(text, file.string())};
+  std::vector<Document> documents;
+  std::size_t line = 0;
+  for (std::size_t begin = 0; begin < text.size();) {
+    const std::size_t end = std::min(text.find('\n', begin), text.size());
+    const std::string_view one = std::string_view(text).substr(begin, end - begin);
+    begin = end + 1;
+    const std::string where = concat(file.string(), ": line ", ++line);
+    if (strip(one).empty()) continue;
+    const Json json = parse_json<Json>(one, where);
+    documents.push_back(text_document(JsonFields(json, where).text("text"), where));
+  }
+  SSA_CHECK(!documents.empty(), file.string(), ": no documents");
+  return documents;
+}
+
+}  // namespace
+
+std::vector<Document> text_documents(const fs::path& path) {
+  if (!fs::is_directory(path)) return documents_of_file(path);
+  std::vector<Document> documents;
+  for (const fs::path& file : text_files(path))
+    for (Document& document : documents_of_file(file)) documents.push_back(std::move(document));
+  return documents;
+}
+
+}  // namespace ssa::eval

@@ -1,0 +1,51 @@
+#include "ssa/eval/text_files.h"
+
+#include "support/catch.h"
+#include "support/error_of.h"
+#include "support/temp_dir.h"
+
+using namespace ssa;
+using namespace ssa::eval;
+using namespace ssa::test;
+
+namespace {
+
+std::vector<std::string> texts(const std::filesystem::path& path) {
+  std::vector<std::string> all;
+  for (const Document& document : text_documents(path)) {
+    CHECK(document.query == document.target);
+    all.push_back(document.query);
+  }
+  return all;
+}
+
+}  // namespace
+
+TEST_CASE("--text reads text files, JSON Lines and directories of both") {
+  const TempDir dir;
+  std::filesystem::create_directories(dir / "books/more");
+  ssa::test::write_file(dir / "books/b.txt", "{\"text\": \"as it is\"}\n");
+  ssa::test::write_file(dir / "books/a.jsonl", "{\"text\": \"one\\n\", \"title\": 1}\n\n{\"text\": \"two\"}\n");
+  ssa::test::write_file(dir / "books/c.md", "not read");
+  ssa::test::write_file(dir / "books/more/d.txt", "not read");
+  CHECK(texts(dir / "books/b.txt") == std::vector<std::string>{"{\"text\": \"as it is\"}\n"});
+  CHECK(texts(dir / "books/c.md") == std::vector<std::string>{"not read"});
+  CHECK(texts(dir / "books") == std::vector<std::string>{"one\n", "two", "{\"text\": \"as it is\"}\n"});
+  CHECK(text_documents(dir / "books").at(1).source == (dir / "books/a.jsonl").string() + ": line 3");
+}
+
+TEST_CASE("--text: malformed files are errors that name file and line") {
+  const TempDir dir;
+  const auto complaint = [&](const char* file, const std::string& content) {
+    ssa::test::write_file(dir / file, content);
+    return error_of([&] { text_documents(dir / file); });
+  };
+  check_error(complaint("a.jsonl", "{\"text\": \"x\"}\n{\"body\": \"x\"}\n"), "a.jsonl: line 2", "no key text");
+  check_error(complaint("b.jsonl", "{\"text\": \"\"}\n"), "b.jsonl: line 1", "empty");
+  check_error(complaint("c.jsonl", "{\"text\""), "c.jsonl: line 1", "not valid JSON");
+  check_error(complaint("d.jsonl", "\n"), "d.jsonl", "no documents");
+  check_error(complaint("e.txt", "a\xff"), "e.txt", "not UTF-8 at byte 1");
+  check_error(complaint("f.txt", ""), "f.txt", "empty");
+  std::filesystem::create_directories(dir / "none");
+  check_error(error_of([&] { text_documents(dir / "none"); }), "none", "no .txt and no .jsonl");
+}
