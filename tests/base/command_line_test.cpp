@@ -149,7 +149,7 @@ TEST_CASE("a program's own usage error names its --help") {
         "--model DIR is missing, of 2; see ssa_paint --help");
 }
 
-TEST_CASE("--help takes precedence over unknown and missing options, and its lines fit 80 columns") {
+TEST_CASE("command line: --help takes precedence over unknown and missing options, and its lines fit 80 columns") {
   for (const char* help : {"--help", "-h"}) {
     std::string model;
     std::int64_t rows = 8;

@@ -101,7 +101,7 @@ TEST_CASE("no file uses a word that has a better name") {
   }
 }
 
-TEST_CASE("no test has a semicolon in its name, where catch_discover_tests() would cut it") {
+TEST_CASE("no test has a name that catch_discover_tests() would cut or Catch would take for an option") {
   std::size_t tests = 0;
   for (const std::string& file : repository_files({"tests"}, {"_test.cpp"})) {
     const std::string text = read_file(source_dir() / file), begin = "\nTEST_CASE(";
@@ -111,6 +111,7 @@ TEST_CASE("no test has a semicolon in its name, where catch_discover_tests() wou
       const std::string name = text.substr(quote + 1, text.find('"', quote + 1) - quote - 1);
       INFO(file << ": " << name);
       CHECK(name.find(';') == std::string::npos);
+      CHECK_FALSE(name.starts_with("-"));
       ++tests;
     }
   }

@@ -21,7 +21,7 @@ std::vector<std::string> texts(const std::filesystem::path& path) {
 
 }  // namespace
 
-TEST_CASE("--text reads text files, JSON Lines and directories of both") {
+TEST_CASE("text files: --text reads text files, JSON Lines and directories of both") {
   const TempDir dir;
   std::filesystem::create_directories(dir / "books/more");
   ssa::test::write_file(dir / "books/b.txt", "{\"text\": \"as it is\"}\n");
@@ -34,7 +34,7 @@ TEST_CASE("--text reads text files, JSON Lines and directories of both") {
   CHECK(text_documents(dir / "books").at(1).source == (dir / "books/a.jsonl").string() + ": line 3");
 }
 
-TEST_CASE("--text: malformed files are errors that name file and line") {
+TEST_CASE("text files: malformed files are errors that name file and line") {
   const TempDir dir;
   const auto complaint = [&](const char* file, const std::string& content) {
     ssa::test::write_file(dir / file, content);

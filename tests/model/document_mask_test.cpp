@@ -188,6 +188,7 @@ TEST_CASE("document mask: rows and micro-batches without one are refused where a
   TestModel m(config, {.rows = 1, .tokens = 8, .path = AttentionPath::full, .document_mask = true});
   m.initialize(3);
   MicroBatch batch = m.state.batch;
+  for (const Tensor& tensor : {batch.ids, batch.targets, batch.positions}) m.stream.zero(tensor);
   batch.documents = {};
   check_error(error_of([&] { forward(m.stream, m.state.model(), batch, {}, {}); }),
               "a micro-batch without documents, expected one with");
