@@ -38,12 +38,12 @@ struct StepReport {
   double loss = 0, ce_loss = 0, alignment_loss = 0;
   double grad_norm = 0;  ///< before clipping
   double learning_rate = 0;
-  std::string stream;                ///< full, sparse, or mixed when drawn by row
-  RowRange rows;                     ///< of the run, as data.skip_ranges counts them
-  SpikeScores spike;                 ///< standard deviations above the steps before
-  std::int64_t skipped_updates = 0;  ///< of the run, up to this step
+  std::string stream;                          ///< full, sparse, or mixed when drawn by row
+  RowRange rows;                               ///< of the run, as data.skip_ranges counts them
+  SpikeScores spike;                           ///< standard deviations above the steps before
+  std::int64_t skipped_updates = 0;            ///< of the run, up to this step
   std::vector<double> selected_mass, entropy;  ///< by layer; empty where they were not measured
-  std::vector<SourceReport> sources;  ///< none with data.path
+  std::vector<SourceReport> sources;           ///< none with data.path
   EvalLosses eval_losses;
 };
 
