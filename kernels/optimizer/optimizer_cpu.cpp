@@ -30,8 +30,14 @@ double squared_sum(const Tensor& tensor) {
   return total;
 }
 
-template <class Real>
-void update(const AdamW& p) {
+/// An element in an arithmetic type.
+float widen(bfloat16 x) { return static_cast<float>(x); }
+float widen(float x) { return x; }
+double widen(double x) { return x; }
+
+/// store(i, mean, square) keeps the new moments of element i.
+template <class Real, class Moment, class Store>
+void update(const AdamW& p, Store&& store) {
   const auto step = static_cast<double>(p.step);
   const Real beta1 = static_cast<Real>(p.beta1), one_minus_beta1 = static_cast<Real>(1 - p.beta1);
   const Real beta2 = static_cast<Real>(p.beta2), one_minus_beta2 = static_cast<Real>(1 - p.beta2);
@@ -39,48 +45,39 @@ void update(const AdamW& p) {
   const Real v_scale = static_cast<Real>(1 / (1 - std::pow(p.beta2, step)));
   const Real learning_rate = static_cast<Real>(p.learning_rate), weight_decay = static_cast<Real>(p.weight_decay);
   const Real epsilon = static_cast<Real>(p.epsilon), gradient_scale = static_cast<Real>(p.gradient_scale);
-  Real *master = p.master.as<Real>(), *m = p.m.as<Real>(), *v = p.v.as<Real>();
+  Real* master = p.master.as<Real>();
+  const Moment *m = p.m.as<Moment>(), *v = p.v.as<Moment>();
   const Real* gradient = p.gradient.as<Real>();
   const std::int64_t n = p.master.count();
 #pragma omp parallel for simd
   for (std::int64_t i = 0; i < n; ++i) {
     const Real g = gradient_scale * gradient[i];
-    m[i] = beta1 * m[i] + one_minus_beta1 * g;
-    v[i] = beta2 * v[i] + one_minus_beta2 * g * g;
-    master[i] -= learning_rate * (m_scale * m[i] / (std::sqrt(v_scale * v[i]) + epsilon) + weight_decay * master[i]);
+    const Real mean = beta1 * widen(m[i]) + one_minus_beta1 * g;
+    const Real square = beta2 * widen(v[i]) + one_minus_beta2 * g * g;
+    master[i] -= learning_rate * (m_scale * mean / (std::sqrt(v_scale * square) + epsilon) + weight_decay * master[i]);
+    store(i, mean, square);
   }
 }
 
-/// The same in f32 with moments in bf16, rounded at random.
+template <class Real>
+void update(const AdamW& p) {
+  Real *m = p.m.as<Real>(), *v = p.v.as<Real>();
+  update<Real, Real>(p, [=](std::int64_t i, Real mean, Real square) {
+    m[i] = mean;
+    v[i] = square;
+  });
+}
+
+/// Moments in bf16 are rounded at random.
 void update_with_bf16_moments(const AdamW& p) {
-  const auto step = static_cast<double>(p.step);
-  const float beta1 = static_cast<float>(p.beta1), one_minus_beta1 = static_cast<float>(1 - p.beta1);
-  const float beta2 = static_cast<float>(p.beta2), one_minus_beta2 = static_cast<float>(1 - p.beta2);
-  const float m_scale = static_cast<float>(1 / (1 - std::pow(p.beta1, step)));
-  const float v_scale = static_cast<float>(1 / (1 - std::pow(p.beta2, step)));
-  const float learning_rate = static_cast<float>(p.learning_rate), weight_decay = static_cast<float>(p.weight_decay);
-  const float epsilon = static_cast<float>(p.epsilon);
-  float* master = p.master.as<float>();
   bfloat16 *m = p.m.as<bfloat16>(), *v = p.v.as<bfloat16>();
-  const float* gradient = p.gradient.as<float>();
-  const std::int64_t n = p.master.count();
-#pragma omp parallel for
-  for (std::int64_t i = 0; i < n; ++i) {
-    const float g = p.gradient_scale * gradient[i];
-    const float mean = beta1 * static_cast<float>(m[i]) + one_minus_beta1 * g;
-    const float square = beta2 * static_cast<float>(v[i]) + one_minus_beta2 * g * g;
-    master[i] -= learning_rate * (m_scale * mean / (std::sqrt(v_scale * square) + epsilon) + weight_decay * master[i]);
+  update<float, bfloat16>(p, [=, &p](std::int64_t i, float mean, float square) {
     const std::uint32_t random =
         moment_rounding_bits(p.seed, static_cast<std::uint64_t>(p.step), static_cast<std::uint64_t>(p.first_index + i));
     m[i].bits = round_at_random(std::bit_cast<std::uint32_t>(mean), random);
     v[i].bits = round_at_random(std::bit_cast<std::uint32_t>(square), random >> 16);
-  }
+  });
 }
-
-/// An element in an arithmetic type.
-float widen(bfloat16 x) { return static_cast<float>(x); }
-float widen(float x) { return x; }
-double widen(double x) { return x; }
 
 template <class Out, class In>
 Out round_to(In x) {

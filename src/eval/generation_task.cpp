@@ -194,19 +194,6 @@ std::vector<GenerationRule> make_rules() {
   return rules;
 }
 
-/// An array of strings with at least one.
-Names texts_of(const JsonFields& fields, const char* key) {
-  const Json& value = fields.member(key);
-  SSA_CHECK(value.is_array() && !value.empty(), fields.where(), ": ", key, " is ", value.dump(),
-            ", expected an array of strings");
-  Names texts;
-  for (const Json& item : value) {
-    SSA_CHECK(item.is_string(), fields.where(), ": ", key, " contains a ", item.type_name(), ", expected strings");
-    texts.push_back(item.get<std::string>());
-  }
-  return texts;
-}
-
 /// The length that a document of RULER counts for.
 std::int64_t ruler_length(const JsonFields& fields) {
   if (fields.has("max_length")) return fields.count("max_length");
@@ -232,7 +219,7 @@ Document ruler_document(const GenerationRule& rule, const JsonFields& fields) {
   const bool touch =
       !document.query.empty() && !prefix.empty() && !ends_with_space(document.query) && !starts_with_space(prefix);
   document.query += (touch ? rule.delimiter : "") + prefix;
-  document.answers = texts_of(fields, "outputs");
+  document.answers = fields.texts("outputs");
   document.length = ruler_length(fields);
   return document;
 }
@@ -260,8 +247,8 @@ Document long_bench_document(const GenerationRule& rule, const JsonFields& field
   const bool asks = rule.prompt.find("{question}") != std::string::npos;
   document.query = rendered(rule.prompt, fields.text("context"),
                             asks ? fields.text(fields.has("question") ? "question" : "input") : "");
-  document.answers = texts_of(fields, "answers");
-  if (rule.score == AnswerScore::classification) document.classes = texts_of(fields, "all_classes");
+  document.answers = fields.texts("answers");
+  if (rule.score == AnswerScore::classification) document.classes = fields.texts("all_classes");
   if (rule.score == AnswerScore::retrieval)
     for (const std::string& answer : document.answers)
       SSA_CHECK(!paragraph_number(answer).empty(), fields.where(), ": answers contains \"", answer,

@@ -67,8 +67,7 @@ PositionLoss position_loss(ForwardPass& pass, Comm& comm, const DatasetRows& dat
     const RowBatch batch = load_rows(loader, b * per_batch, std::min(loader.rows(), (b + 1) * per_batch));
     add_batch(batch, pass.losses(batch), sums);
   }
-  Stream host(DeviceKind::cpu);
-  comm.all_reduce(host, Tensor(sums.data(), DType::f64, {static_cast<std::int64_t>(sums.size())}));
+  all_reduce(comm, sums, ReduceOp::sum);
   while (!sums.empty() && sums.back() == 0) sums.resize(sums.size() - 2);
   PositionLoss losses;
   for (std::size_t i = 0; i < sums.size(); i += 2)

@@ -74,19 +74,6 @@ std::size_t index_of(const JsonFields& fields, const char* key, std::size_t belo
   return static_cast<std::size_t>(number);
 }
 
-/// A non-empty array of strings.
-Names texts_of(const JsonFields& fields, const char* key) {
-  const Json& value = fields.member(key);
-  SSA_CHECK(value.is_array() && !value.empty(), fields.where(), ": ", key, " is ", value.dump(),
-            ", expected an array of strings");
-  Names texts;
-  for (const Json& item : value) {
-    SSA_CHECK(item.is_string(), fields.where(), ": ", key, " contains a ", item.type_name(), ", expected strings");
-    texts.push_back(item.get<std::string>());
-  }
-  return texts;
-}
-
 Document arc_document(const JsonFields& fields) {
   Document document;
   Names labels;
@@ -100,8 +87,8 @@ Document arc_document(const JsonFields& fields) {
   } else {
     document.query = fields.text("question");
     const JsonFields choices = fields.object("choices");
-    document.choices = texts_of(choices, "text");
-    labels = texts_of(choices, "label");
+    document.choices = choices.texts("text");
+    labels = choices.texts("label");
     SSA_CHECK(labels.size() == document.choices.size(), fields.where(), ": ", labels.size(), " labels for ",
               document.choices.size(), " choices");
   }
@@ -146,7 +133,7 @@ Document hellaswag_document(const JsonFields& fields) {
   Document document;
   document.query = hellaswag_text(fields.text("activity_label") + ": " + fields.text("ctx_a") + " " +
                                   capitalize(fields.text("ctx_b")));
-  for (const std::string& ending : texts_of(fields, "endings")) document.choices.push_back(hellaswag_text(ending));
+  for (const std::string& ending : fields.texts("endings")) document.choices.push_back(hellaswag_text(ending));
   document.gold = index_of(fields, "label", document.choices.size());
   return document;
 }
@@ -164,7 +151,7 @@ Document lambada_document(const JsonFields& fields) {
 
 Document rendered_document(const JsonFields& fields) {
   Document document{
-      .query = fields.text("query"), .choices = texts_of(fields, "choices"), .gold = 0, .target = {}, .source = {}};
+      .query = fields.text("query"), .choices = fields.texts("choices"), .gold = 0, .target = {}, .source = {}};
   document.gold = index_of(fields, "gold", document.choices.size());
   return document;
 }

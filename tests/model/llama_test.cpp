@@ -17,18 +17,7 @@ using namespace ssa::test;
 
 namespace {
 
-struct PathCase {
-  const char* name;
-  AttentionPath path;
-  std::int64_t window;
-  std::int32_t full_stream;
-};
-constexpr PathCase kPaths[] = {{"full", AttentionPath::full, 0, 0},
-                               {"moba", AttentionPath::selected, 0, 0},
-                               {"nsa", AttentionPath::nsa, 0, 0},
-                               {"nsa with a window", AttentionPath::nsa, 5, 0},
-                               {"ssa, sparse stream", AttentionPath::ssa, 0, 0},
-                               {"ssa, full stream", AttentionPath::ssa, 0, 1}};
+const std::vector<PathCase> kPaths = path_cases(/*window=*/5);
 
 ModelConfig with_window(std::int64_t window) {
   ModelConfig c = small_model();

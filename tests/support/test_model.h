@@ -28,6 +28,23 @@ inline ModelConfig small_model(std::int64_t vocab_size = 61) {
   return c;
 }
 
+/// A path of each attention method, and what nsa has with a window and ssa with the other stream.
+struct PathCase {
+  const char* name;
+  AttentionPath path;
+  std::int64_t window;
+  std::int32_t full_stream;
+};
+
+inline std::vector<PathCase> path_cases(std::int64_t window) {
+  return {{"full", AttentionPath::full, 0, 0},
+          {"moba", AttentionPath::selected, 0, 0},
+          {"nsa", AttentionPath::nsa, 0, 0},
+          {"nsa with a window", AttentionPath::nsa, window, 0},
+          {"ssa, sparse stream", AttentionPath::ssa, 0, 0},
+          {"ssa, full stream", AttentionPath::ssa, 0, 1}};
+}
+
 /// One micro-batch on the host; each token's target is the next token of its document.
 struct HostBatch {
   std::vector<std::int32_t> ids, targets, positions, full_stream;

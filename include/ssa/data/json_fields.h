@@ -34,6 +34,18 @@ class JsonFields {
     SSA_CHECK(value.is_string(), where_, ": ", key, " is a ", value.type_name(), ", expected a string");
     return value.get<std::string>();
   }
+  /// An array of strings, at least one.
+  std::vector<std::string> texts(const char* key) const {
+    const Json& value = member(key);
+    SSA_CHECK(value.is_array() && !value.empty(), where_, ": ", key, " is ", value.dump(),
+              ", expected an array of strings");
+    std::vector<std::string> all;
+    for (const Json& item : value) {
+      SSA_CHECK(item.is_string(), where_, ": ", key, " contains a ", item.type_name(), ", expected strings");
+      all.push_back(item.get<std::string>());
+    }
+    return all;
+  }
   /// An integer of at least 0.
   std::int64_t count(const char* key) const {
     const Json& value = member(key);
