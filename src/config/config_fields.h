@@ -260,9 +260,10 @@ void visit_fields(Of<DistributedConfig>, Visit&& visit) {
   using C = DistributedConfig;
   visit(field("zero_stage", &C::zero_stage, between(0, 2),
               "what is sharded over the ranks: 0 nothing, 1 the optimizer state, 2 the gradients too"));
-  visit(field("shard_size", &C::shard_size, between(0, 1e6),
-              "consecutive ranks among which zero_stage shards, such as those of a machine; a divisor of the number of "
-              "ranks; 0 = all ranks"));
+  visit(
+      field("shard_size", &C::shard_size, between(0, 1e6),
+            "size of the groups of consecutive ranks that zero_stage shards over, such as the ranks of a machine; must "
+            "divide the number of ranks; 0 = one group of all ranks"));
   visit(field("overlap", &C::overlap, kAny,
               "send gradients during the backward pass, and updated weights while the next step begins"));
   visit(field("reduce_dtype", &C::reduce_dtype, kAny, "type in which gradients are sent and summed over the ranks"));

@@ -21,8 +21,8 @@ inline bool cuda_supports(const CompressedAttentionCase& c) {
   return cuda_supports_head_dim(c.dims) && cuda_supports_block_size(c.block_size) && c.begins.empty();
 }
 
-/// First the small and ugly: no complete block, an incomplete last block, blocks of one token. The last ones have documents,
-/// of which some have no complete block.
+/// First the small and ugly: no complete block, an incomplete last block, blocks of one token. The last ones have
+/// documents, of which some have no complete block.
 inline const std::vector<CompressedAttentionCase> kCompressedAttentionCases = {
     {{1, 1, 1, 1, 8}, 4},
     {{2, 3, 2, 3, 6}, 4},

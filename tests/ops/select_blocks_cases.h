@@ -120,8 +120,8 @@ inline std::vector<std::int32_t> run_select_blocks(OpRunner& run, const SelectBl
   return run.read_i32(indices);
 }
 
-/// The same for a case without documents, with queries in reverse order at given positions, and with more block means than the sequence needs. The
-/// unused means are NaN: they must not be read.
+/// The same for a case without documents, with queries in reverse order at given positions, and with more block means
+/// than the sequence needs. The unused means are NaN: they must not be read.
 inline std::vector<std::int32_t> run_select_blocks_at_positions(OpRunner& run, const SelectBlocksCase& c,
                                                                 const SelectBlocksInputs& in) {
   constexpr std::int64_t kSpare = 3;

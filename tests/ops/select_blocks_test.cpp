@@ -59,7 +59,8 @@ std::vector<bool> choose(const SelectBlocksCase& c, std::int64_t first, std::int
   return chosen;
 }
 
-/// Calls visit(first block of the piece, own block, importance of its N blocks, chosen slots) for every (sequence, token, key/value head).
+/// Calls visit(first block of the piece, own block, importance of its N blocks, chosen slots) for every (sequence,
+/// token, key/value head).
 template <class Visit>
 void for_each_choice(const SelectBlocksCase& c, const Values& importance, const std::vector<std::int32_t>& indices,
                      Visit&& visit) {

@@ -66,8 +66,8 @@ class BatchPlan {
     std::vector<RowRange> skip_ranges{};  ///< rows of the run that no batch uses; a mix takes them from its sources
   };
 
-  /// Throws UsageError if global_rows is not a multiple of micro_rows * ranks, if an epoch has no full global batch of the
-  /// largest size, or if more than 1e9 rows of a mix are skipped.
+  /// Throws UsageError if global_rows is not a multiple of micro_rows * ranks, if an epoch has no full global batch of
+  /// the largest size, or if more than 1e9 rows of a mix are skipped.
   explicit BatchPlan(const Options& options);
 
   bool mixed() const { return o_.mixed; }

@@ -45,8 +45,8 @@ struct ContinueOptions {
 };
 
 /// Continues prompts in one batch, at most as many as the decoder has rows. Each stops at its end token, at
-/// max_new_tokens, when options.stops says so or when its cache is full. `sequences` is the `sequence` of choose_token per prompt; empty = 0, 1,
-/// ... `on_token` is called with every token as it is chosen.
+/// max_new_tokens, when options.stops says so or when its cache is full. `sequences` is the `sequence` of choose_token
+/// per prompt; empty = 0, 1, ... `on_token` is called with every token as it is chosen.
 std::vector<TokenIds> continue_prompts(Decoder& decoder, std::span<const TokenIds> prompts,
                                        const ContinueOptions& options, std::span<const std::uint64_t> sequences = {},
                                        const std::function<void(std::size_t prompt, std::int32_t id)>& on_token = {});

@@ -1,4 +1,4 @@
-// BackgroundQueue: work in parallel to a stream, on the same device: communication, for example, while the stream computes.
+// BackgroundQueue: work in parallel to a stream on the same device, such as communication while the stream computes.
 #pragma once
 
 #include <cstdint>

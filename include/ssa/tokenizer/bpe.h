@@ -1,5 +1,5 @@
-// Byte-pair encoding of one pre-token: starting from its bytes or characters, the adjacent pair of lowest rank is merged, the
-// leftmost first, until no pair has a rank (Sennrich et al. 2016, as implemented by Hugging Face tokenizers and
+// Byte-pair encoding of one pre-token: starting from its bytes or characters, the adjacent pair of lowest rank is
+// merged, the leftmost first, until no pair has a rank (Sennrich et al. 2016, as implemented by Hugging Face tokenizers and
 // tiktoken). Own code: both of those are Rust libraries, which this build does not need otherwise.
 #pragma once
 
@@ -74,7 +74,8 @@ class Bpe {
 
   bool has_merges() const { return !vocabulary_.merges.empty(); }
 
-  /// Appends the ids of `piece`, which must be valid UTF-8. Worst case: time O(n log n), memory about 40 bytes per byte of the piece.
+  /// Appends the ids of `piece`, which must be valid UTF-8. Worst case: time O(n log n), memory about 40 bytes per byte
+  /// of the piece.
   void encode(std::string_view piece, IdBuffer& out, Scratch& scratch) const;
 
  private:

@@ -1,5 +1,5 @@
-// A BPE tokenizer, byte-level or SentencePiece's with byte fallback, with the ids of Hugging Face tokenizers (without the tokens that the post-processor adds
-// around a text) and of tiktoken. Threads share one; each encodes with its own Encoder.
+// A BPE tokenizer, byte-level or SentencePiece's with byte fallback, with the ids of Hugging Face tokenizers (without
+// the tokens that the post-processor adds around a text) and of tiktoken. Threads share one; each encodes with its own Encoder.
 #pragma once
 
 #include <array>

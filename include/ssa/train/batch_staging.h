@@ -20,8 +20,8 @@ class BatchStaging {
   void fill(std::int64_t row, const RowLoader& loader, std::int64_t epoch, std::int64_t index, bool full_stream);
   /// Leaves sequence `row` unused: token 0, no targets.
   void fill_empty(std::int64_t row);
-  /// Queues the copy of the filled micro-batch to the device. Error if it takes documents, and a row is of a loader that
-  /// has no document mask.
+  /// Queues the copy of the filled micro-batch to the device. Error if `to` has documents and a row was
+  /// loaded without a document mask.
   void upload(const MicroBatch& to);
 
  private:

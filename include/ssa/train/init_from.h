@@ -34,8 +34,8 @@ std::string what_is_taken(InitState state, const TrainerState& saved);
 /// the model's.
 void check_init_checkpoint(const Config& config, const CheckpointReader& checkpoint, std::vector<std::string>& notes);
 
-/// Opens config.init_from, a Hugging Face directory, and compares its config.json with the run's config. Appends to `notes`, for the log, what
-/// differs and is used as the run's config says. UsageError if the heads differ, if init_from is another architecture,
+/// Opens config.init_from, a Hugging Face directory, and compares its config.json with the run's config. Appends to
+/// `notes`, for the log, what differs and is used as the run's config says. UsageError if the heads differ, if init_from is another architecture,
 /// and if its files name no method or selection, or others than the defaults, while the config has no attention.method
 /// or attention.selection. Throws Error for tensors that are not the model's.
 HuggingFaceWeights open_init_from(const Config& config, std::vector<std::string>& notes);

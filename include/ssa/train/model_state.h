@@ -88,7 +88,8 @@ class ModelState : public StateTensors {
   Range owned(const Bucket& bucket) const;
   /// The same elements in `master`, `m` or `v`.
   Tensor owned_view(const Tensor& tensor, const Bucket& bucket) const;
-  /// The gradients of the owned elements; before they are reduced, those of this rank, except at ZeRO stage 2.
+  /// The gradients of the owned elements. Until they are reduced they have only this rank's part of the sum; at ZeRO
+  /// stage 2 they are always sums over the ranks.
   Tensor owned_gradients(const Bucket& bucket) const;
   /// The gradients of the bucket's slice of this rank, also where every rank owns all: the ranks' slices are the bucket.
   Tensor gradient_slice(const Bucket& bucket) const;
