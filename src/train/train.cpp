@@ -418,6 +418,7 @@ int train(const Config& config, const TrainOptions& options, Comm& comm) {
               .total_steps = run.total_steps,
               .resumed_from = run.store.last_checkpoint(),
               .metrics_lines = run.at.metrics_lines,
+              .attended_length = attended_length(run.data, config),
               .fresh = options.resume == "none"});
   if (evaluation_due(run) && all_reduce(comm, log.lacks_evaluation() ? 1.0 : 0.0, ReduceOp::max) > 0) {
     // A signal stopped the run in the evaluation after this step.

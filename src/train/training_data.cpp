@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "ssa/base/checksum.h"
 #include "ssa/data/mix.h"
@@ -85,6 +86,16 @@ std::vector<SourceState> TrainingData::source_states() const {
 void TrainingData::set_orders(const std::vector<SourceState>& states) {
   SSA_CHECK(states.size() == sources_.size(), "training data: ", states.size(), " orders, expected ", sources_.size());
   for (std::size_t i = 0; i < states.size(); ++i) sources_[i].loader.set_seed(order_seed(seed_, states[i].order));
+}
+
+std::int64_t attended_length(const TrainingData& data, const Config& config) {
+  if (!config.data.document_mask) return config.train.max_length;
+  double keys = 0, weights = 0;
+  for (const TrainingSource& source : data.sources()) {
+    keys += source.weight * source.loader.cost().keys_per_token();
+    weights += source.weight;
+  }
+  return std::max<std::int64_t>(1, std::llround(2 * keys / weights - 1));
 }
 
 std::vector<std::string> packing_lines(const TrainingData& data, const Config& config) {
