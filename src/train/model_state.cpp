@@ -142,9 +142,6 @@ void check_supported(const StateShape& shape) {
   if (!no_fp8.empty()) fail_usage("train.fp8: ", no_fp8);
   if (shape.kind != DeviceKind::cuda) return;
   const ModelConfig& c = shape.model;
-  if (shape.pass.document_mask)
-    fail_usage(
-        "data.document_mask: the CUDA kernels of attention have no document mask, expected --device cpu, or false");
   const bool selects = computed_branches(shape.pass, c).selected;
   const std::string reason = why_unsupported(c.head_dim, c.group(), selects ? c.block_size : 0);
   if (!reason.empty()) fail_usage("this model does not run on a GPU: ", reason, "; --device cpu takes any shape");

@@ -99,7 +99,7 @@ RunLog::RunLog(const Config& config, Comm& comm, Stream& stream, const Start& st
       ranks_(comm.size()) {
   if (!speaks_) return;
   if (kind_ == DeviceKind::cuda) {
-    const std::int64_t tokens = config.train.max_length;
+    const std::int64_t tokens = start.attended_length;
     model_flops_ = model_flops_per_token(config.model, tokens);
     executed_flops_ =
         executed_flops_per_token(config.model, tokens, config.attention.method, config.train.gradient_checkpointing);

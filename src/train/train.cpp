@@ -467,6 +467,7 @@ int train(const Config& config, const TrainOptions& options, Comm& comm) {
               .total_steps = run.total_steps,
               .resumed_from = run.store.last_checkpoint(),
               .metrics_lines = run.at.metrics_lines,
+              .attended_length = attended_length(run.data, config),
               .fresh = options.resume == "none"});
   const bool lacks =
       (losses_due(run) && log.lacks_evaluation("eval_loss")) || (tasks_due(run) && log.lacks_evaluation("task_"));

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "ssa/base/checksum.h"
 #include "ssa/data/mix.h"
@@ -107,6 +108,16 @@ std::vector<std::string> kept_lines(const TrainingData& data) {
                                 source.min_document_tokens));
   }
   return lines;
+}
+
+std::int64_t attended_length(const TrainingData& data, const Config& config) {
+  if (!config.data.document_mask) return config.train.max_length;
+  double keys = 0, weights = 0;
+  for (const TrainingSource& source : data.sources()) {
+    keys += source.weight * source.loader.cost().keys_per_token();
+    weights += source.weight;
+  }
+  return std::max<std::int64_t>(1, std::llround(2 * keys / weights - 1));
 }
 
 std::vector<std::string> packing_lines(const TrainingData& data, const Config& config) {

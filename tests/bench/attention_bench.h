@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "bench/bench.h"
+#include "kernels/attention/documents.h"
 #include "ssa/base/random.h"
 
 namespace ssa::bench {
@@ -62,11 +63,12 @@ inline double selected_pairs(const Shapes& s, const std::vector<std::int32_t>& i
   return pairs;
 }
 
-/// (query, key) pairs over all sequences and key/value heads, if token t attends to keys_of(t) keys.
+/// (query, key) pairs over all sequences and key/value heads, if token t of a document attends to keys_of(t) keys.
 template <class KeysOf>
 double pairs_of(const Shapes& s, const KeysOf& keys_of) {
+  const std::int64_t document = s.document_tokens ? s.document_tokens : s.tokens;
   std::int64_t keys = 0;
-  for (std::int64_t t = 0; t < s.tokens; ++t) keys += keys_of(t);
+  for (std::int64_t t = 0; t < s.tokens; ++t) keys += keys_of(t % document);
   return static_cast<double>(s.rows * s.key_value_heads * keys);
 }
 
@@ -88,10 +90,22 @@ inline double product_flops(const Shapes& s, double pairs) {
   return 2 * pairs * static_cast<double>(s.query_heads / s.key_value_heads * s.head_dim);
 }
 
+/// Sequences of documents of s.document_tokens tokens.
+inline DocumentBounds documents_of(Bench& bench, const Shapes& s) {
+  if (s.document_tokens == 0) return {};
+  const auto begin = [s](std::int64_t i) { return i % s.tokens / s.document_tokens * s.document_tokens; };
+  const auto end = [=](std::int64_t i) { return std::min(s.tokens, begin(i) + s.document_tokens); };
+  const auto tensor = [&](const auto& value) {
+    return bench.integers({s.rows, s.tokens}, [=](std::int64_t i) { return static_cast<std::int32_t>(value(i)); });
+  };
+  return {.begin = tensor(begin), .end = tensor(end)};
+}
+
 /// The tensors that all attention ops take.
 struct AttentionTensors {
   Shape query, key, row;
   Tensor q, k, v;
+  DocumentBounds documents;
 
   AttentionTensors(Bench& bench, std::int64_t keys) : AttentionTensors(bench, bench.shapes, keys) {}
   AttentionTensors(Bench& bench, const Shapes& s, std::int64_t keys)
@@ -100,7 +114,8 @@ struct AttentionTensors {
         row{s.rows, s.tokens, s.query_heads},
         q(bench.random(DType::bf16, query)),
         k(bench.random(DType::bf16, key)),
-        v(bench.random(DType::bf16, key)) {}
+        v(bench.random(DType::bf16, key)),
+        documents(documents_of(bench, s)) {}
 };
 
 }  // namespace ssa::bench

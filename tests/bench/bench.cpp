@@ -197,10 +197,12 @@ int main(int argc, char** argv) {
                       .usage = "[options]",
                       .summary = "Times every kernel on GPU 0 at the shapes of ssa-1b: ms, rate, and percent of the "
                                  "ceiling\nmeasured in the same run.",
-                      .footer = "lengths_attention, lengths_step and lengths_step_moba time attention and the training "
-                                "step\nby sequence length, groups_attention sparse attention by group, block and head "
-                                "size. They take a\nminute and run only if --only begins their name.\n\nExamples:\n  "
-                                "ssa_bench --rows 4 --only rmsnorm\n  ssa_bench --only lengths"});
+                      .footer =
+                          "lengths_attention, lengths_step and lengths_step_moba time attention and the training "
+                          "step\nby sequence length, groups_attention sparse attention by group, block and head size, "
+                          "documents_attention\nattention with a document mask. They take a minute and run only if "
+                          "--only begins their name.\n\nExamples:\n  ssa_bench --rows 4 --only rmsnorm\n  ssa_bench "
+                          "--only lengths"});
     line.add_option("--rows", shapes.rows, "sequences per batch")
         ->option_text("B")
         ->capture_default_str()

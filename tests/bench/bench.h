@@ -29,6 +29,8 @@ struct Shapes {
   std::int64_t rows = 4, tokens = 8192;
   std::int64_t hidden_size = 2048, intermediate_size = 8192, vocab_size = 128256;
   std::int64_t query_heads = 32, key_value_heads = 2, head_dim = 64, block_size = 16, block_counts = 16;
+  /// Tokens per document of a sequence, for the ops that take documents; 0 = no document mask.
+  std::int64_t document_tokens = 0;
 
   std::int64_t M() const { return rows * tokens; }
   std::int64_t blocks() const { return (tokens + block_size - 1) / block_size; }

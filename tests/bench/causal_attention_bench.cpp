@@ -20,15 +20,27 @@ void measure_attention(Bench& bench, const Shapes& s, const std::string& size) {
       const AttentionTensors x(bench, s, s.tokens);
       const Tensor out = bench.empty(DType::bf16, x.query), lse = bench.empty(DType::f32, x.row);
       return [=](Stream& stream) {
-        causal_attention_forward(
-            stream, {.out = out, .lse = lse, .q = x.q, .k = x.k, .v = x.v, .scale = scale, .window = window});
+        causal_attention_forward(stream, {.out = out,
+                                          .lse = lse,
+                                          .q = x.q,
+                                          .k = x.k,
+                                          .v = x.v,
+                                          .documents = x.documents,
+                                          .scale = scale,
+                                          .window = window});
       };
     });
     bench.measure(name + "_backward", {.bytes = bytes, .flops = 5 * product_flops(s, pairs)}, [&]() -> Call {
       const AttentionTensors x(bench, s, s.tokens);
       const Tensor out = bench.empty(DType::bf16, x.query), lse = bench.empty(DType::f32, x.row);
-      causal_attention_forward(
-          bench.stream, {.out = out, .lse = lse, .q = x.q, .k = x.k, .v = x.v, .scale = scale, .window = window});
+      causal_attention_forward(bench.stream, {.out = out,
+                                              .lse = lse,
+                                              .q = x.q,
+                                              .k = x.k,
+                                              .v = x.v,
+                                              .documents = x.documents,
+                                              .scale = scale,
+                                              .window = window});
       const Tensor d_q = bench.empty(DType::f32, x.query), d_k = bench.empty(DType::f32, x.key),
                    d_v = bench.empty(DType::f32, x.key);
       const Tensor d_out = bench.random(DType::bf16, x.query), delta = bench.random(DType::f32, x.row);
@@ -42,6 +54,7 @@ void measure_attention(Bench& bench, const Shapes& s, const std::string& size) {
                                            .q = x.q,
                                            .k = x.k,
                                            .v = x.v,
+                                           .documents = x.documents,
                                            .scale = scale,
                                            .window = window});
       };

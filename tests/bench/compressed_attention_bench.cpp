@@ -13,17 +13,27 @@ SSA_BENCH(compressed_attention) {
     const AttentionTensors x(bench, s.blocks());
     const Tensor out = bench.empty(DType::bf16, x.query), lse = bench.empty(DType::f32, x.row);
     return [=, block_size = s.block_size](Stream& stream) {
-      compressed_attention_forward(
-          stream,
-          {.out = out, .lse = lse, .q = x.q, .k_mean = x.k, .v_mean = x.v, .scale = scale, .block_size = block_size});
+      compressed_attention_forward(stream, {.out = out,
+                                            .lse = lse,
+                                            .q = x.q,
+                                            .k_mean = x.k,
+                                            .v_mean = x.v,
+                                            .documents = x.documents,
+                                            .scale = scale,
+                                            .block_size = block_size});
     };
   });
   bench.measure("compressed_attention_backward", {.bytes = bytes, .flops = 5 * product_flops(s, pairs)}, [&]() -> Call {
     const AttentionTensors x(bench, s.blocks());
     const Tensor out = bench.empty(DType::bf16, x.query), lse = bench.empty(DType::f32, x.row);
-    compressed_attention_forward(
-        bench.stream,
-        {.out = out, .lse = lse, .q = x.q, .k_mean = x.k, .v_mean = x.v, .scale = scale, .block_size = s.block_size});
+    compressed_attention_forward(bench.stream, {.out = out,
+                                                .lse = lse,
+                                                .q = x.q,
+                                                .k_mean = x.k,
+                                                .v_mean = x.v,
+                                                .documents = x.documents,
+                                                .scale = scale,
+                                                .block_size = s.block_size});
     const Tensor d_q = bench.empty(DType::f32, x.query), d_k = bench.empty(DType::f32, x.key),
                  d_v = bench.empty(DType::f32, x.key);
     const Tensor d_out = bench.random(DType::bf16, x.query), delta = bench.random(DType::f32, x.row);
@@ -37,6 +47,7 @@ SSA_BENCH(compressed_attention) {
                                              .q = x.q,
                                              .k_mean = x.k,
                                              .v_mean = x.v,
+                                             .documents = x.documents,
                                              .scale = scale,
                                              .block_size = block_size});
     };

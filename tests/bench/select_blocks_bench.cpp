@@ -18,6 +18,7 @@ SSA_BENCH(select_blocks) {
                       select_blocks(stream, {.indices = indices,
                                              .q = x.q,
                                              .k_mean = x.k,
+                                             .documents = x.documents,
                                              .scale = 0.125f,
                                              .block_size = block_size,
                                              .block_counts = counts,

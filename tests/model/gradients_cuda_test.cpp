@@ -22,11 +22,14 @@ struct MethodCase {
   AttentionPath path;
   std::int64_t window;
   bool tied;
+  bool document_mask = false;  ///< of two documents in each sequence
 };
 constexpr MethodCase kMethodCases[] = {{"ssa", AttentionPath::ssa, 0, true},
                                        {"full", AttentionPath::full, 0, false},
                                        {"moba", AttentionPath::selected, 0, true},
-                                       {"nsa", AttentionPath::nsa, 24, false}};
+                                       {"nsa", AttentionPath::nsa, 24, false},
+                                       {"ssa with a document mask", AttentionPath::ssa, 0, true, true},
+                                       {"nsa with a document mask", AttentionPath::nsa, 24, false, true}};
 
 /// A shape that the CUDA kernels support. Every block is selected: where a near tie decides, bf16 may select another
 /// block than f32, and gradients would differ by more than rounding. The ops' tests cover the selection.
@@ -64,7 +67,12 @@ enum class Run { f32, rounded, cuda };  ///< rounded: on the CPU, with weights a
 /// The gradients of two micro-batches: the first overwrites, the second adds.
 std::vector<Values> gradients_of(const MethodCase& method, Run run, const ModelConfig& config,
                                  const Fp8Layers& fp8 = {}) {
-  const PassShape pass{.rows = 2, .tokens = fp8.any() ? 96 : 90, .path = method.path, .fp8 = fp8};
+  // 96: the second document begins with a block.
+  const PassShape pass{.rows = 2,
+                       .tokens = fp8.any() || method.document_mask ? 96 : 90,
+                       .path = method.path,
+                       .fp8 = fp8,
+                       .document_mask = method.document_mask};
   TestModel m(config, pass, BlockSelection::exact, run == Run::cuda ? DeviceKind::cuda : DeviceKind::cpu);
   m.initialize(31);
   SingleComm comm;

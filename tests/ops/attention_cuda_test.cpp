@@ -45,6 +45,9 @@ TEST_CASE("attention over long sequences on CUDA agrees with the CPU") {
            {{2, 600, 2, 16, 64}},  // more query tiles than SMs: a CTA of the forward takes several
            {{1, 600, 1, 32, 128}},
            {{2, 520, 1, 16, 128}, 200},
+           {{1, 2100, 1, 16, 64}, 0, {512, 528, 1040, 2096}},
+           {{2, 1111, 2, 1, 128}, 0, {16, 640, 1104}},
+           {{1, 1500, 1, 5, 64}, 300, {144, 160, 1024}},
            {{8, 130, 9, 16, 64}}}) {  // more (batch, key/value head) pairs than one group of the backward has
     INFO(c.to_string());
     const AttentionInputs in(c.dims, c.dims.T);
@@ -53,8 +56,12 @@ TEST_CASE("attention over long sequences on CUDA agrees with the CPU") {
     const AttentionSaved saved(c.dims, run_causal_attention_forward(exact, c, in), in.d_out);
     check_cuda([&](OpRunner& run) { return run_causal_attention_backward(run, c, in, saved, true); });
   }
-  for (const CompressedAttentionCase& c : std::vector<CompressedAttentionCase>{
-           {{1, 4500, 1, 2, 64}, 16}, {{1, 2600, 1, 1, 128}, 16}, {{1, 4500, 1, 2, 128}, 16}}) {
+  for (const CompressedAttentionCase& c :
+       std::vector<CompressedAttentionCase>{{{1, 4500, 1, 2, 64}, 16},
+                                            {{1, 2600, 1, 1, 128}, 16},
+                                            {{1, 4500, 1, 2, 128}, 16},
+                                            {{1, 4500, 1, 2, 64}, 16, {2048, 2064, 4496}},
+                                            {{2, 2600, 1, 1, 128}, 32, {1024, 2592}}}) {
     INFO(c.to_string());
     const AttentionInputs in(c.dims, c.blocks());
     check_cuda([&](OpRunner& run) { return run_compressed_attention_forward(run, c, in); });

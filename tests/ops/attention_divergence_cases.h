@@ -16,8 +16,6 @@ struct AttentionDivergenceCase {
   }
 };
 
-inline bool cuda_supports(const AttentionDivergenceCase& c) { return c.begins.empty(); }
-
 inline const std::vector<AttentionDivergenceCase> kAttentionDivergenceCases = {{{1, 1, 1, 1, 8}, 1},
                                                                                {{2, 3, 2, 3, 6}, 4},
                                                                                {{1, 33, 2, 1, 8}, 1},

@@ -18,7 +18,7 @@ struct CompressedAttentionCase {
 };
 
 inline bool cuda_supports(const CompressedAttentionCase& c) {
-  return cuda_supports_head_dim(c.dims) && cuda_supports_block_size(c.block_size) && c.begins.empty();
+  return cuda_supports_head_dim(c.dims) && cuda_supports_block_size(c.block_size);
 }
 
 /// First the small and ugly: no complete block, an incomplete last block, blocks of one token. The last ones have

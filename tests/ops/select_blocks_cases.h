@@ -30,7 +30,7 @@ struct SelectBlocksCase {
 };
 
 inline bool cuda_supports(const SelectBlocksCase& c) {
-  return cuda_supports_head_dim(c.dims) && cuda_supports_block_size(c.block_size) && c.begins.empty();
+  return cuda_supports_head_dim(c.dims) && cuda_supports_block_size(c.block_size);
 }
 
 /// First small edge cases: less than a block, one block selected, block_counts above the number of blocks, an odd
@@ -88,7 +88,11 @@ inline const std::vector<SelectBlocksCase> kLongSelectBlocksCases = {
     {{1, 8192, 1, 1, 64}, 16, 16, BlockSelection::exact, Ties::none, 14.0},
     {{1, 8192, 1, 1, 64}, 16, 16, BlockSelection::reference, Ties::all},
     {{1, 4100, 1, 2, 128}, 16, 16},
-    {{1, 8300, 1, 2, 64}, 16, 16}};
+    {{1, 8300, 1, 2, 64}, 16, 16},
+    {{2, 2500, 1, 16, 64}, 16, 16, BlockSelection::exact, Ties::none, 1.5, {16, 48, 1040, 2480}},
+    {{1, 8192, 2, 3, 64}, 16, 16, BlockSelection::exact, Ties::none, 14.0, {512, 528, 8176}},
+    {{1, 4100, 1, 2, 128}, 16, 16, BlockSelection::exact, Ties::none, 1.5, {2048, 4080}},
+    {{1, 8300, 1, 2, 64}, 16, 16, BlockSelection::reference, Ties::none, 1.5, {48, 4112}}};
 
 struct SelectBlocksInputs {
   Values q, k_mean;

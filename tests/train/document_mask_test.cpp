@@ -2,9 +2,7 @@
 // that training does.
 #include <cmath>
 
-#include "ssa/train/describe_run.h"
-#include "ssa/train/train.h"
-#include "support/error_of.h"
+#include "ssa/data/packing.h"
 #include "support/make_dataset.h"
 #include "train/run_directory.h"
 
@@ -70,23 +68,4 @@ TEST_CASE("document mask: --dry-run and the log state the padding and the tokens
   CHECK_THAT(dry.out, has("data.document_mask = true"));
   run.train_to_end("out", set);
   CHECK_THAT(ssa::test::read_file(run / "out/train.log"), has("data: " + greedy));
-}
-
-TEST_CASE("document mask: a GPU is refused before anything is opened") {
-  const RunDirectory run("head64-full");
-  const Config config =
-      load_config(run / "config.json", {"model=" + (run / "model/config.json").string(), "data.path=nowhere",
-                                        "output_dir=" + (run / "out").string(), "data.document_mask=true"});
-  const auto start = [&] {
-    SingleComm comm;
-    train(config, {.device = DeviceKind::cuda}, comm);
-  };
-  const auto describe = [&] { describe_run(config, {DeviceKind::cuda}, 1); };
-  const std::string reason = "data.document_mask: the CUDA kernels of attention have no document mask";
-  check_error(error_of(start), reason, "--device cpu");
-  check_error(error_of(describe), reason, "--device cpu");
-  CHECK_THROWS_AS(start(), UsageError);
-  CHECK_THROWS_AS(describe(), UsageError);
-  CHECK_THAT(describe_run(config, {DeviceKind::cpu, DeviceKind::cuda}, 1), has(reason));
-  CHECK(!fs::exists(run / "out"));
 }

@@ -60,9 +60,10 @@ class RunLog {
     std::int64_t step;    ///< where the run starts; later lines of metrics.jsonl are dropped
     std::int64_t tokens;  ///< of these steps
     std::int64_t total_steps;
-    std::string resumed_from;    ///< path of the checkpoint
-    std::int64_t metrics_lines;  ///< lines of metrics.jsonl when it was saved
-    bool fresh;                  ///< --resume none: an earlier metrics.jsonl is renamed
+    std::string resumed_from;      ///< path of the checkpoint
+    std::int64_t metrics_lines;    ///< lines of metrics.jsonl when it was saved
+    std::int64_t attended_length;  ///< training_data.h
+    bool fresh;                    ///< --resume none: an earlier metrics.jsonl is renamed
   };
   RunLog(const Config& config, Comm& comm, Stream& stream, const Start& start);
 

@@ -49,6 +49,10 @@ class TrainingData {
 /// For each source that leaves out short documents: how many documents and tokens it keeps.
 std::vector<std::string> kept_lines(const TrainingData& data);
 
+/// train.max_length; with a document mask, the length of one document per row in which a token attends to as many tokens
+/// on average as in the rows of the run. FLOPs are counted for it.
+std::int64_t attended_length(const TrainingData& data, const Config& config);
+
 /// Padding and cut documents of each source, in percent, with the packing of the config.
 std::vector<std::string> packing_lines(const TrainingData& data, const Config& config);
 /// The same for every packing.

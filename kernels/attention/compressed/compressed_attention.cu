@@ -7,7 +7,6 @@ namespace ssa::cuda {
 
 void compressed_attention_forward(Stream& stream, const CompressedAttentionForward& p) {
   constexpr auto op = "compressed_attention_forward";
-  SSA_CHECK(!p.documents, op, ": found documents, expected none: the CUDA kernels have no document mask");
   const DenseForwardArgs a = {.out = bf16(p.out),
                               .lse = p.lse.as<float>(),
                               .q = bf16(p.q),
@@ -18,13 +17,15 @@ void compressed_attention_forward(Stream& stream, const CompressedAttentionForwa
                               .HQ = static_cast<int>(p.q.dim(2)),
                               .HK = static_cast<int>(p.k_mean.dim(2)),
                               .scale = p.scale};
-  dense_forward(stream, op, p.block_size, a, static_cast<int>(p.q.dim(0)), static_cast<int>(p.q.dim(3)),
-                CompleteBlocks{static_cast<int>(p.block_size)});
+  const CompleteBlocks complete{static_cast<int>(p.block_size)};
+  const auto run = [&](const auto& mask) {
+    dense_forward(stream, op, p.block_size, a, static_cast<int>(p.q.dim(0)), static_cast<int>(p.q.dim(3)), mask);
+  };
+  p.documents ? run(in_documents(complete, p.documents)) : run(complete);
 }
 
 void compressed_attention_backward(Stream& stream, const CompressedAttentionBackward& p) {
   constexpr auto op = "compressed_attention_backward";
-  SSA_CHECK(!p.documents, op, ": found documents, expected none: the CUDA kernels have no document mask");
   const DenseBackwardArgs a = {.d_q = p.d_q.as<float>(),
                                .d_k = p.d_k_mean.as<float>(),
                                .d_v = p.d_v_mean.as<float>(),
@@ -40,10 +41,15 @@ void compressed_attention_backward(Stream& stream, const CompressedAttentionBack
                                .HQ = static_cast<int>(p.q.dim(2)),
                                .HK = static_cast<int>(p.k_mean.dim(2)),
                                .scale = p.scale,
-                               .accumulate_q = p.accumulate,
+                               .accumulate_q = p.accumulate || p.documents,
                                .accumulate_kv = false};
-  dense_backward(stream, op, p.block_size, a, static_cast<int>(p.q.dim(3)),
-                 CompleteBlocks{static_cast<int>(p.block_size)});
+  const CompleteBlocks complete{static_cast<int>(p.block_size)};
+  const auto run = [&](const auto& mask) {
+    dense_backward(stream, op, p.block_size, a, static_cast<int>(p.q.dim(3)), mask);
+  };
+  // The last tokens of a sequence may be a piece without a complete block. No task visits them then.
+  if (p.documents && !p.accumulate) stream.zero(p.d_q);
+  p.documents ? run(in_documents(complete, p.documents)) : run(complete);
 }
 
 std::size_t scratch_bytes(const CompressedAttentionBackward& p) {

@@ -5,6 +5,7 @@
 
 #include "config.cuh"
 #include "kernels/common/ptx/tma.cuh"
+#include "mask.cuh"
 
 namespace ssa::cuda {
 
@@ -106,6 +107,17 @@ __device__ __forceinline__ void apply_mask(float (&p)[kTiles][4], const Mask& ma
     for (int e = 0; e < 4; ++e)
       if (!mask.is_visible(t0 + n * 8 + (lane & 3) * 2 + (e & 1), u + (e & 2) * 4)) p[n][e] = 0;
 }
+/// Makes 0 what queries after the document pieces of this thread's keys do not see; query_end: of the CTA's keys.
+template <int kTiles>
+__device__ __forceinline__ void apply_query_end(float (&p)[kTiles][4], const int* query_end, int t0, int lane) {
+  const int* end = query_end + fresh_thread() / kWarpSize * 16 + (lane >> 2);
+  const int queries[2] = {end[0] - t0 - (lane & 3) * 2, end[8] - t0 - (lane & 3) * 2};
+#pragma unroll
+  for (int n = 0; n < kTiles; ++n)
+#pragma unroll
+    for (int e = 0; e < 4; ++e)
+      if (n * 8 + (e & 1) >= queries[e / 2]) p[n][e] = 0;
+}
 
 /// A warpgroup's part of d_q, 64 x 64 with columns in the order of permute_columns(), to two boxes of 32 columns, whose
 /// chunks of 16 bytes are swizzled by the row.
@@ -123,14 +135,20 @@ __device__ __forceinline__ void stage_d_q(float (*boxes)[64 * 32], const float (
 /// All steps of shared.task, of which there is at least one, added to d_k and d_v, this warpgroup's 64 keys x D. Their
 /// parts of d_q are handed to the warps that add them.
 template <class C, class Mask>
-__device__ __forceinline__ void bwd_steps(typename C::Shared& shared, const BwdHopperArgs& a, const Mask& mask,
+__device__ __forceinline__ void bwd_steps(typename C::Shared& shared, const BwdHopperArgs& a, const Mask& masks,
                                           int warpgroup, float (&d_k)[C::kD / 8][4], float (&d_v)[C::kD / 8][4]) {
   using Ring = PipelineState<C::kStages>;
   using DsRing = PipelineState<C::kDsStages>;
   using DqRing = PipelineState<C::kDqStages>;
   constexpr int kM = C::kBlockM, kSlices = C::kHalfD / 16;
   const auto lane = [] { return fresh_thread() % kWarpSize; };  // not kept in a register
+  constexpr bool kDocuments = kIsInDocuments<Mask>;
   const int steps = uniform(shared.task.steps);
+  if constexpr (kDocuments) {  // each warp for its own keys
+    const int own = static_cast<int>(threadIdx.x) / kWarpSize * 16 + lane() % 16;
+    shared.query_end[own] = of_sequence(masks, shared.task.batch).query_end(shared.task.kv_tile * C::kBlockN + own);
+    __syncwarp();
+  }
   float scores[kM / 8][4], d_p[kM / 8][4], d_q[8][4];
   std::uint32_t p[kM / 16][4], d_s[kM / 16][4];
   [[maybe_unused]] std::uint32_t k[C::kKInRegisters ? kSlices : 1][4];
@@ -234,8 +252,12 @@ __device__ __forceinline__ void bwd_steps(typename C::Shared& shared, const BwdH
     const int stage = Ring::at(i).stage();
     start_d_p(stage);
     exponentials(scores, shared.values[stage][0], a.scale_log2, lane());
-    if (uniform(shared.masked[stage]) >> warpgroup & 1)
-      apply_mask(scores, mask, shared.t_first[stage], shared.task.kv_tile * C::kBlockN, lane());
+    const int masked = uniform(shared.masked[stage]);
+    if (masked >> warpgroup & 1)
+      apply_mask(scores, base_of(masks), shared.t_first[stage], shared.task.kv_tile * C::kBlockN, lane());
+    if constexpr (kDocuments)
+      if (masked >> (C::kWarpgroups + warpgroup) & 1)
+        apply_query_end(scores, shared.query_end, shared.t_first[stage], lane());
     // A wait that ends a basic block: the compiler would move the exponentials behind the wait for the products.
     warpgroup_fence_operand(scores);
     const DsRing at = DsRing::at(i);
@@ -303,7 +325,7 @@ __device__ __forceinline__ void store_or_add(float* to, const float4& values, bo
 /// One CTA per task.
 template <class C, class Mask>
 __global__ void __launch_bounds__(C::kThreads, 1)
-    bwd_hopper_kernel(const __grid_constant__ BwdHopperArgs a, const Mask mask) {
+    bwd_hopper_kernel(const __grid_constant__ BwdHopperArgs a, const Mask masks) {
 #if SSA_WGMMA_CODE
   extern __shared__ __align__(1024) unsigned char shared_bytes[];
   auto& shared = *reinterpret_cast<typename C::Shared*>(shared_bytes);
@@ -329,7 +351,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
         shared.d_q_empty[i][part].init(1);
       }
     fence_barrier_init();
-    shared.task.take(a, mask, atomicAdd(a.ticket, 1));
+    shared.task.take(a, masks, atomicAdd(a.ticket, 1));
   }
   __syncthreads();
   const BwdHopperTask<C>& task = shared.task;  // in shared memory, because registers are scarce
@@ -361,8 +383,11 @@ __global__ void __launch_bounds__(C::kThreads, 1)
 #pragma unroll
         for (int i = 0; i < C::kWarpgroups; ++i) {
           const int u_first = u0 + i * kWarpgroupRows;
-          if (t0 < mask.query_begin(u_first + kWarpgroupRows - 1) || t0 + kM > mask.query_end(u_first))
+          const auto& base = base_of(masks);
+          if (t0 < base.query_begin(u_first + kWarpgroupRows - 1) || t0 + kM > base.query_end(u_first))
             masked |= 1 << i;
+          if constexpr (kIsInDocuments<Mask>)
+            if (t0 + kM > task.query_end[i]) masked |= 1 << (C::kWarpgroups + i);
         }
         shared.t_first[stage] = t0, shared.masked[stage] = masked;
         full.arrive_expect_tx(sizeof(shared.q[stage]) + sizeof(shared.d_out[stage]) + sizeof(shared.values[stage]));
@@ -388,7 +413,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       int seen = 0;
       DqRing ring;
       for (int i = 0; i < task.steps; ++i, ring.advance()) {
-        const int stage = ring.stage(), wanted = task.steps_before(a, mask, q_tile, h);
+        const int stage = ring.stage(), wanted = task.steps_before(a, base_of(masks), q_tile, h);
         shared.d_q_full[stage][part].wait(ring.parity());
         if (seen < wanted) {
           seen = wait_for(done + C::kWarpgroups, wanted);
@@ -413,7 +438,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   } else {
     warpgroup_reg_alloc<C::kRegisters>();
     float d_k[C::kD / 8][4] = {}, d_v[C::kD / 8][4] = {};
-    if (task.steps > 0) bwd_steps<C>(shared, a, mask, warpgroup, d_k, d_v);
+    if (task.steps > 0) bwd_steps<C>(shared, a, masks, warpgroup, d_k, d_v);
 
     // Chunks of a group's heads add to the same keys in their order.
     const int id = fresh_thread();

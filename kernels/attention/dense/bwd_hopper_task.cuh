@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/common/ptx/tma.cuh"
+#include "mask.cuh"
 
 namespace ssa::cuda {
 
@@ -28,14 +29,16 @@ struct BwdHopperArgs {
 template <class C>
 struct BwdHopperTask {
   int batch, kv_head, chunk, kv_tile, head_begin, heads;
-  int q_tile_begin;       ///< the first of the q tiles that the task visits
-  int next_q_tile_begin;  ///< the same for the next kv tile
-  int steps;              ///< heads times q tiles
+  int q_tile_begin;               ///< the first of the q tiles that the task visits
+  int next_q_tile_begin;          ///< the same for the next kv tile
+  int steps;                      ///< heads times q tiles
+  int query_end[C::kWarpgroups];  ///< with documents: of each warpgroup's first key. The loading warp has no registers
+                                  ///< to read it from global memory.
 
   /// Tasks of one (sequence, key/value head, chunk) are handed out together, from the last kv tile, which has the
   /// fewest queries, to the first one. What the running CTAs share, q, d_out and d_q of a few heads, then stays in L2.
   template <class Mask>
-  __device__ __forceinline__ void take(const BwdHopperArgs& a, const Mask& mask, int ticket) {
+  __device__ __forceinline__ void take(const BwdHopperArgs& a, const Mask& masks, int ticket) {
     const int unit = ticket / a.kv_tiles, G = a.HQ / a.HK;
     kv_tile = a.kv_tiles - 1 - ticket % a.kv_tiles;
     chunk = unit % a.chunks;
@@ -43,10 +46,13 @@ struct BwdHopperTask {
     kv_head = unit / a.chunks % a.HK;
     head_begin = kv_head * G + chunk * a.heads_per_chunk;
     heads = min(G - chunk * a.heads_per_chunk, a.heads_per_chunk);
+    const auto& mask = of_sequence(masks, batch);
     int q_tiles;
     see(a, mask, kv_tile, &q_tile_begin, &q_tiles);
     steps = q_tiles * heads;
     see(a, mask, kv_tile + 1, &next_q_tile_begin, &q_tiles);
+    if constexpr (kIsInDocuments<Mask>)
+      for (int i = 0; i < C::kWarpgroups; ++i) query_end[i] = mask.query_end(kv_tile * C::kBlockN + i * kWarpgroupRows);
   }
   /// The parts of a q tile's d_q are added from the last kv tile that it sees to the first: how many steps the task of
   /// the next kv tile must have done before this one adds its part for a q tile and the h-th head, or 0 if this one

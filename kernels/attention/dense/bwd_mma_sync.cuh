@@ -89,13 +89,14 @@ __device__ __forceinline__ void write_keys(const DenseBackwardArgs& a, const Bwd
 
 /// One CTA per task.
 template <class C, class Mask>
-__global__ void __launch_bounds__(C::kThreads, 1) bwd_mma_sync_kernel(const DenseBackwardArgs a, const Mask mask) {
+__global__ void __launch_bounds__(C::kThreads, 1) bwd_mma_sync_kernel(const DenseBackwardArgs a, const Mask masks) {
   extern __shared__ __align__(1024) unsigned char shared_bytes[];
   auto& shared = *reinterpret_cast<typename C::Shared*>(shared_bytes);
   constexpr int kD = C::kD, kSlices = kD / 16, kQ = C::kQueriesAtOnce;
   const int thread = static_cast<int>(threadIdx.x), warp = thread / kWarpSize, lane = thread % kWarpSize;
   BwdMmaSyncTask& task = shared.task;
-  task.take<C>(a, mask);
+  task.take<C>(a, masks);
+  const auto& mask = of_sequence(masks, task.row);
   const int u0 = task.u0, steps = task.steps();
 
   const std::int64_t key_offset = task.key_position(a, u0) * C::kD, key_stride = a.HK * C::kD;
@@ -167,7 +168,7 @@ __global__ void __launch_bounds__(C::kThreads, 1) bwd_mma_sync_kernel(const Dens
 #pragma unroll
           for (int e = 0; e < 4; ++e) {
             const int t = t0 + i + (e & 1), u = u0 + warp * 16 + (lane >> 2) + (e & 2) * 4;
-            if (!mask.is_visible(t, u)) p[n][e] = 0;  // also where lse is -infinity
+            if (!queries_of(mask, u).contains(t)) p[n][e] = 0;  // also where lse is -infinity
           }
         }
 #pragma unroll

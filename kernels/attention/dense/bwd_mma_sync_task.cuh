@@ -33,8 +33,8 @@ struct BwdMmaSyncTask {
   /// Takes the next task for the whole CTA; `this` is in shared memory, because registers are scarce. A task only
   /// waits for tasks with earlier tickets.
   template <class C, class Mask>
-  __device__ __forceinline__ void take(const DenseBackwardArgs& a, const Mask& mask) {
-    if (threadIdx.x == 0) assign<C>(a, mask, atomicAdd(a.ticket, 1));
+  __device__ __forceinline__ void take(const DenseBackwardArgs& a, const Mask& masks) {
+    if (threadIdx.x == 0) assign<C>(a, masks, atomicAdd(a.ticket, 1));
     __syncthreads();
   }
 
@@ -71,7 +71,7 @@ struct BwdMmaSyncTask {
 
  private:
   template <class C, class Mask>
-  __device__ __forceinline__ void assign(const DenseBackwardArgs& a, const Mask& mask, int ticket) {
+  __device__ __forceinline__ void assign(const DenseBackwardArgs& a, const Mask& masks, int ticket) {
     // Groups of (sequence, key/value head) pairs take turns at each kv tile, from the last kv tile to the first. So a q
     // tile receives its own keys' part of d_q first, and a task follows one that started earlier and has fewer q tiles.
     // The groups are small enough for L2, and large enough that few CTAs of a wave wait for each other.
@@ -88,6 +88,7 @@ struct BwdMmaSyncTask {
     heads = min(G - chunk * a.heads_per_chunk, a.heads_per_chunk);
 
     u0 = kv_tile * C::kBlockN;
+    const auto& mask = of_sequence(masks, row);
     const auto see = [&](int tile, int* begin, int* count) {
       const int first_key = tile * C::kBlockN, last_key = min(a.U, first_key + C::kBlockN) - 1;
       // kv tile 0 visits every q tile, so that d_q of tokens without a visible key is written too.

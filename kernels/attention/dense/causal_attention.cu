@@ -2,10 +2,27 @@
 #include "dense.cuh"
 
 namespace ssa::cuda {
+namespace {
+
+/// Calls run(mask) with the mask of the op.
+template <class Params, class Run>
+void with_mask(const Params& p, Run&& run) {
+  const auto of_documents = [&](const auto& base) {
+    if (p.documents)
+      run(in_documents(base, p.documents));
+    else
+      run(base);
+  };
+  if (p.window > 0 && p.window < p.q.dim(1))
+    of_documents(Windowed{static_cast<int>(p.window)});
+  else
+    of_documents(Causal{});
+}
+
+}  // namespace
 
 void causal_attention_forward(Stream& stream, const CausalAttentionForward& p) {
   constexpr auto op = "causal_attention_forward";
-  SSA_CHECK(!p.documents, op, ": found documents, expected none: the CUDA kernels have no document mask");
   const int T = static_cast<int>(p.q.dim(1)), D = static_cast<int>(p.q.dim(3)), B = static_cast<int>(p.q.dim(0));
   const DenseForwardArgs a = {.out = bf16(p.out),
                               .lse = p.lse.as<float>(),
@@ -17,15 +34,11 @@ void causal_attention_forward(Stream& stream, const CausalAttentionForward& p) {
                               .HQ = static_cast<int>(p.q.dim(2)),
                               .HK = static_cast<int>(p.k.dim(2)),
                               .scale = p.scale};
-  if (p.window > 0 && p.window < T)
-    dense_forward(stream, op, 0, a, B, D, Windowed{static_cast<int>(p.window)});
-  else
-    dense_forward(stream, op, 0, a, B, D, Causal{});
+  with_mask(p, [&](const auto& mask) { dense_forward(stream, op, 0, a, B, D, mask); });
 }
 
 void causal_attention_backward(Stream& stream, const CausalAttentionBackward& p) {
   constexpr auto op = "causal_attention_backward";
-  SSA_CHECK(!p.documents, op, ": found documents, expected none: the CUDA kernels have no document mask");
   const int T = static_cast<int>(p.q.dim(1)), D = static_cast<int>(p.q.dim(3));
   const DenseBackwardArgs a = {.d_q = p.d_q.as<float>(),
                                .d_k = p.d_k.as<float>(),
@@ -44,10 +57,7 @@ void causal_attention_backward(Stream& stream, const CausalAttentionBackward& p)
                                .scale = p.scale,
                                .accumulate_q = p.accumulate,
                                .accumulate_kv = p.accumulate};
-  if (p.window > 0 && p.window < T)
-    dense_backward(stream, op, 0, a, D, Windowed{static_cast<int>(p.window)});
-  else
-    dense_backward(stream, op, 0, a, D, Causal{});
+  with_mask(p, [&](const auto& mask) { dense_backward(stream, op, 0, a, D, mask); });
 }
 
 std::size_t scratch_bytes(const CausalAttentionBackward& p) {

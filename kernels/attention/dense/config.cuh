@@ -129,11 +129,13 @@ struct BwdHopperConfig {
     Tile<kBlockM, kHalfD> q[kStages][kHalves], d_out[kStages][kHalves];
     float d_q[kDqStages][kWarpgroups][2][64 * 32];  ///< boxes of 32 columns, swizzled
     alignas(128) float values[kStages][2][kBlockM];
-    int t_first[kStages], masked[kStages];  ///< a stage's first query; a bit per warpgroup, whether the mask cuts it
+    /// A stage's first query. A bit per warpgroup, whether the mask cuts it, and then one each, whether documents end.
+    int t_first[kStages], masked[kStages];
     Barrier kv_full, q_full[kStages], q_empty[kStages];
     Barrier d_s_full[kDsStages], d_s_empty[kDsStages];
     Barrier d_q_full[kDqStages][kWarpgroups], d_q_empty[kDqStages][kWarpgroups];
     BwdHopperTask<BwdHopperConfig> task;
+    int query_end[kBlockN];  ///< of the keys, with documents
 
     /// K with permuted columns.
     __device__ __forceinline__ auto& k_columns(int half) { return k[kKInRegisters ? half : kHalves + half]; }

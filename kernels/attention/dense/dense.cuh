@@ -9,6 +9,7 @@
 #include "fwd_hopper.cuh"
 #include "fwd_mma_sync.cuh"
 #include "kernels/attention/dispatch.cuh"
+#include "kernels/attention/documents.h"
 #include "kernels/common/device/launch.cuh"
 #include "mask.cuh"
 #include "ssa/runtime/arena.h"
@@ -41,6 +42,15 @@ FwdHopperArgs fwd_hopper_args(const char* op, const DenseForwardArgs& a, int B, 
           .tasks = q_tiles * groups};
 }
 
+/// `documents` must be given.
+template <class Base>
+InDocuments<Base> in_documents(const Base& base, const DocumentBounds& documents) {
+  return {.base = base,
+          .begin = documents.begin.as<std::int32_t>(),
+          .end = documents.end.as<std::int32_t>(),
+          .T = static_cast<int>(documents.begin.dim(1))};
+}
+
 template <int kD, class Mask>
 void fwd_hopper(Stream& stream, const char* op, const DenseForwardArgs& a, int B, const Mask& mask) {
   using C = FwdHopperConfig<kD>;
@@ -65,7 +75,7 @@ void dense_forward(Stream& stream, const char* op, std::int64_t block_size, cons
   };
   dispatch_head_dim(op, head_dim, a.HQ / a.HK, block_size, [&]<int kD>() {
     // The tiles of the Hopper form are too large for block means, of which a token attends to few.
-    if constexpr (!std::is_same_v<Mask, CompleteBlocks>) {
+    if constexpr (!Mask::kBlockMeans) {
       if (has_wgmma(stream)) return fwd_hopper<kD>(stream, op, a, B, mask);
     }
     using C = FwdMmaSyncConfig<kD>;

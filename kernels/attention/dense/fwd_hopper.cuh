@@ -24,7 +24,7 @@ struct FwdHopperArgs {
 /// The rank-th task. Within a section the longest come first, or last in every second section, so that the tasks of one
 /// round are about equally long. The last section ends with the shortest.
 template <class C, class Mask>
-__device__ __forceinline__ FwdHopperTask fwd_hopper_task(const FwdHopperArgs& a, const Mask& mask, int rank) {
+__device__ __forceinline__ FwdHopperTask fwd_hopper_task(const FwdHopperArgs& a, const Mask& masks, int rank) {
   const int section_tasks = a.section_groups * a.q_tiles, section = rank / section_tasks;
   const int first_group = section * a.section_groups, groups = min(a.section_groups, a.groups - first_group);
   const int in_section = rank - section * section_tasks, group = first_group + in_section % groups;
@@ -32,6 +32,7 @@ __device__ __forceinline__ FwdHopperTask fwd_hopper_task(const FwdHopperArgs& a,
   const int groups_per_row = a.in.HQ >> a.log2_heads, tokens = C::kBlockM >> a.log2_heads;
   FwdHopperTask task;
   task.row = group / groups_per_row;
+  const auto& mask = of_sequence(masks, task.row);
   task.head = group % groups_per_row << a.log2_heads;
   task.t0 = tile * tokens;
   const int tile_first = mask.key_begin(task.t0) / C::kBlockN;
@@ -56,7 +57,7 @@ __device__ __forceinline__ void load_head(TileType (&halves)[kHalves], const CUt
 
 template <class C, class Mask>
 __global__ void __launch_bounds__(C::kThreads, 1)
-    fwd_hopper_kernel(const __grid_constant__ FwdHopperArgs a, const Mask mask) {
+    fwd_hopper_kernel(const __grid_constant__ FwdHopperArgs a, const Mask masks) {
 #if SSA_WGMMA_CODE
   extern __shared__ __align__(1024) unsigned char shared_bytes[];
   auto& shared = *reinterpret_cast<typename C::Shared*>(shared_bytes);
@@ -97,7 +98,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       const auto load_task = [&](int n, bool again) {
         const int rank = n * ctas + (n % 2 == 0 ? cta : ctas - 1 - cta);
         if (rank >= a.tasks) return;
-        FwdHopperTask task = fwd_hopper_task<C>(a, mask, rank);
+        FwdHopperTask task = fwd_hopper_task<C>(a, masks, rank);
         task.number = n, task.again = again;
         const int stage = queries.stage();
         shared.q_empty[stage].wait(queries.parity() ^ 1);
@@ -155,6 +156,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       if (task.tiles == 0) break;
       task.row = uniform(task.row), task.head = uniform(task.head);
       task.t0 = uniform(task.t0), task.u_last = uniform(task.u_last);
+      const auto& mask = of_sequence(masks, task.row);
       const bool again = uniform(task.again) != 0;
       const int t_first = task.t0 + warpgroup * warpgroup_tokens, t_last = t_first + warpgroup_tokens - 1;
       const std::uint64_t q = wgmma_operand(static_cast<std::uint32_t>(uniform(
@@ -189,10 +191,10 @@ __global__ void __launch_bounds__(C::kThreads, 1)
         const int row = fresh_thread() % kWarpgroupThreads / kWarpSize * 16 + lane / 4;
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-          const int t = t_first + ((row + (e & 2) * 4) >> a.log2_heads);
+          const auto visible = keys_of(mask, t_first + ((row + (e & 2) * 4) >> a.log2_heads));
 #pragma unroll
           for (int j = 0; j < kN / 8; ++j)
-            if (!mask.is_visible(t, u0 + j * 8 + (lane & 3) * 2 + (e & 1))) scores[j][e] = -kInfinity;
+            if (!visible.contains(u0 + j * 8 + (lane & 3) * 2 + (e & 1))) scores[j][e] = -kInfinity;
         }
       };
 
@@ -269,7 +271,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       int i = 1;
       for (; i < uniform(masked); ++i) step.template operator()<false, true>(i);
       for (; i < uniform(whole); ++i) step.template operator()<false, false>(i);
-      if constexpr (!std::is_same_v<Mask, Causal>)
+      if constexpr (Mask::kLowerBound)
         for (; i < task.tiles; ++i) step.template operator()<false, true>(i);
       start_output(keys.previous(), task.tiles > 1);
       wgmma_wait<0>();

@@ -9,7 +9,7 @@ namespace ssa::cuda {
 /// CTA (h, i, b): the i-th q tile from the end (the longest tasks start first) of head h of sequence b.
 template <class C, class Mask>
 __global__ void __launch_bounds__(C::kThreads, C::kMinBlocks)
-    fwd_mma_sync_kernel(const DenseForwardArgs a, const Mask mask) {
+    fwd_mma_sync_kernel(const DenseForwardArgs a, const Mask masks) {
   extern __shared__ __align__(1024) unsigned char shared_bytes[];
   auto& shared = *reinterpret_cast<typename C::Shared*>(shared_bytes);
   constexpr int kD = C::kD, kRowTiles = 2;  // of 16 rows each, per warp
@@ -18,6 +18,7 @@ __global__ void __launch_bounds__(C::kThreads, C::kMinBlocks)
   const int t0 = static_cast<int>(gridDim.y - 1 - blockIdx.y) * C::kBlockM;
   const int t_last = min(a.T, t0 + C::kBlockM) - 1;
   const std::int64_t row = blockIdx.z;
+  const auto& mask = of_sequence(masks, row);
 
   const std::int64_t q_stride = static_cast<std::int64_t>(a.HQ) * kD, k_stride = static_cast<std::int64_t>(a.HK) * kD;
   const __nv_bfloat16* q = a.q + (row * a.T + t0) * q_stride + head * kD;
@@ -89,13 +90,13 @@ __global__ void __launch_bounds__(C::kThreads, C::kMinBlocks)
       for (int i = 0; i < kRowTiles; ++i)
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          const int t = t0 + warp * 32 + i * 16 + half * 8 + (lane >> 2);
+          const auto keys = keys_of(mask, t0 + warp * 32 + i * 16 + half * 8 + (lane >> 2));
 #pragma unroll
           for (int n = 0; n < C::kBlockN / 8; ++n)
 #pragma unroll
             for (int c = 0; c < 2; ++c) {
               const int u = u0 + n * 8 + (lane & 3) * 2 + c;
-              if (!mask.is_visible(t, u)) scores[i][n][2 * half + c] = -kInfinity;
+              if (!keys.contains(u)) scores[i][n][2 * half + c] = -kInfinity;
             }
         }
     }

@@ -13,6 +13,12 @@ struct SelectArgs {
   int list_capacity;  ///< most blocks that a token can choose besides its own
   bool reference;     ///< BlockSelection::reference
   float scale;
+  const int* begin;  ///< [B, T]: DocumentBounds::begin; null without documents
+
+  /// The first block of the document piece of a token.
+  __device__ __forceinline__ int first_block(std::int64_t b, int t) const {
+    return __ldg(begin + b * T + t) >> block_shift;
+  }
 };
 
 /// The blocks chosen so far for one token, in ascending order, with their importance. In shared memory.
@@ -24,14 +30,17 @@ struct BlockList {
 
 /// kHeads: the group's heads rounded up to 8, 16 or 32, the columns of the products. Each warp keeps the queries of its
 /// tokens in registers, so that a block mean is read from shared memory once for all of them.
-template <int kD_, int kHeads_>
+/// kDocuments: SelectArgs::begin is given.
+template <int kD_, int kHeads_, bool kDocuments_>
 struct SelectConfig {
   static constexpr int kD = kD_, kHeads = kHeads_;
+  static constexpr bool kDocuments = kDocuments_;
   static constexpr int kWarps = 4, kThreads = kWarps * kWarpSize;
   static constexpr int kQueryRegisters = kD * kHeads == 4096 ? 64 : 32;  ///< 64: what a single token needs
   static constexpr int kCtasPerSm = kQueryRegisters == 64 ? 3 : 4;
   static constexpr int kTokens = kQueryRegisters * 64 / (kD * kHeads);  ///< per warp
   static constexpr int kCtaTokens = kWarps * kTokens;
+  static_assert(16 % kCtaTokens == 0);              // of one document piece, which begins at a multiple of 16 tokens
   static constexpr int kColumns = kHeads / 8;       ///< accumulators of 16 blocks x 8 heads
   static constexpr int kTile = kD == 64 ? 64 : 32;  ///< block means per stage
   static constexpr int kChunk = 512;                ///< blocks whose importance is in shared memory at a time

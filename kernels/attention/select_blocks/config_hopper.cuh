@@ -10,9 +10,11 @@ namespace ssa::cuda {
 /// columns are query heads, kHeads for each of kTokens tokens, and the rows are block means. The scoring warpgroup has
 /// all scores of a step in registers.
 /// kHeads: the group's heads rounded up to 8, 16 or 32.
-template <int kD_, int kHeads_>
+/// kDocuments: SelectArgs::begin is given.
+template <int kD_, int kHeads_, bool kDocuments_>
 struct SelectHopperConfig {
   static constexpr int kD = kD_, kHeads = kHeads_, kHalves = kD / 64;
+  static constexpr bool kDocuments = kDocuments_;
   static constexpr int kTeams = kD == 64 ? 1 : 2, kCtasPerSm = kD == 64 ? 2 : 1;  ///< the means fill shared memory
   static constexpr int kThreads = kTeams * 256;
   static constexpr int kScoringRegisters = 176, kChoosingRegisters = 80;

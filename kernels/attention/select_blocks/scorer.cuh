@@ -12,6 +12,7 @@ struct SelectTask {
   int kv_head, G;  ///< G query heads per key/value head
   std::int64_t b;  ///< batch index
   int cta_t0, t0;  ///< first token of the CTA, of the warp
+  int first;       ///< first block of the document piece, from which on blocks are counted below
 
   /// CTA (i, kv_head, b) takes the i-th C::kCtaTokens tokens from the end: the longest tasks start first.
   __device__ __forceinline__ explicit SelectTask(const SelectArgs& a)
@@ -22,7 +23,13 @@ struct SelectTask {
         G(a.HQ / a.HK),
         b(blockIdx.z),
         cta_t0(static_cast<int>(gridDim.x - 1 - blockIdx.x) * C::kCtaTokens),
-        t0(cta_t0 + warp * C::kTokens) {}
+        t0(cta_t0 + warp * C::kTokens),
+        first(C::kDocuments ? a.first_block(b, cta_t0) : 0) {}
+
+  /// Complete blocks of the piece at token t.
+  __device__ __forceinline__ int complete(const SelectArgs& a, int t) const {
+    return ((t + 1) >> a.block_shift) - (C::kDocuments ? first : 0);
+  }
 };
 
 /// Scores of 16 blocks: rows are blocks, columns the group's heads. Not scaled.
@@ -36,10 +43,10 @@ class BlockScorer {
       : shared_(shared),
         a_(a),
         task_(task),
-        complete_(min(a.T, task.cta_t0 + C::kCtaTokens) >> a.block_shift),
+        complete_(task.complete(a, min(a.T, task.cta_t0 + C::kCtaTokens) - 1)),
         tiles_((complete_ + C::kTile - 1) / C::kTile),
         stride_(static_cast<std::int64_t>(a.HK) * kD),
-        means_(a.k_mean + task.b * a.N * stride_ + task.kv_head * kD) {
+        means_(a.k_mean + (task.b * a.N + (C::kDocuments ? task.first : 0)) * stride_ + task.kv_head * kD) {
     load_queries();
   }
 
@@ -63,7 +70,7 @@ class BlockScorer {
 #pragma unroll 1
       for (int part = 0; part < parts; ++part) {
         const int first = tile * C::kTile + part * 16;
-        if (kSplitInterior && first > 0 && first + 16 <= (task_.t0 + 1) >> a_.block_shift)
+        if (kSplitInterior && first > 0 && first + 16 <= task_.complete(a_, task_.t0))
           score(means, part, first, true, visit);
         else
           score(means, part, first, false, visit);
@@ -76,7 +83,7 @@ class BlockScorer {
 
   /// Sets the scores of blocks that are not complete for token i to -infinity.
   __device__ __forceinline__ void apply_mask(int i, int first, ScoreTile<C>& scores) const {
-    const int complete = (task_.t0 + i + 1) >> a_.block_shift, block = first + (task_.lane >> 2);
+    const int complete = task_.complete(a_, task_.t0 + i), block = first + (task_.lane >> 2);
     if (first + 16 <= complete) return;
 #pragma unroll
     for (int n = 0; n < C::kColumns; ++n)
@@ -111,7 +118,7 @@ class BlockScorer {
 
   __device__ __forceinline__ void load_means(int tile, int stage) {
     load_rows<C::kThreads>(shared_.means[stage], means_ + static_cast<std::int64_t>(tile) * C::kTile * stride_, stride_,
-                           a_.N - tile * C::kTile, task_.thread);
+                           a_.N - (C::kDocuments ? task_.first : 0) - tile * C::kTile, task_.thread);
   }
 
   template <class Visit>

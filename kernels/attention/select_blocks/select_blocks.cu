@@ -13,7 +13,6 @@ namespace ssa::cuda {
 
 void select_blocks(Stream& stream, const SelectBlocks& p) {
   constexpr auto op = "select_blocks";
-  SSA_CHECK(!p.documents, op, ": found documents, expected none: the CUDA kernels have no document mask");
   const std::int64_t B = p.q.dim(0), D = p.q.dim(3), N = p.k_mean.dim(1), slots = p.indices.dim(3);
   const SelectArgs a = {.indices = p.indices.as<std::int32_t>(),
                         .q = bf16(p.q),
@@ -29,7 +28,8 @@ void select_blocks(Stream& stream, const SelectBlocks& p) {
                         .block_shift = std::countr_zero(static_cast<unsigned>(p.block_size)),
                         .list_capacity = static_cast<int>(std::min(slots, N)),
                         .reference = p.mode == BlockSelection::reference,
-                        .scale = p.scale};
+                        .scale = p.scale,
+                        .begin = p.documents.begin.as_or_null<std::int32_t>()};
   const int G = a.HQ / a.HK;
   dispatch_head_dim(op, D, G, p.block_size, [&]<int kD>() {
     if (p.positions) {
@@ -40,9 +40,9 @@ void select_blocks(Stream& stream, const SelectBlocks& p) {
              a, p.positions.as<std::int32_t>());
       return;
     }
-    const auto run = [&]<int kHeads>() {
+    const auto run_form = [&]<int kHeads, bool kDocuments>() {
       if constexpr (kD == 64) {
-        using H = SelectHopperConfig<kD, kHeads>;
+        using H = SelectHopperConfig<kD, kHeads, kDocuments>;
         if (has_wgmma(stream) && N <= H::kMaxBlocks) {
           const SelectHopperArgs h = {.q = tensor_map_heads(op, a.q, B, a.T, a.HQ, kD, H::kHeads, H::kColumns),
                                       .k_mean = tensor_map(op, a.k_mean, B, N, a.HK * H::kHalves),
@@ -55,12 +55,15 @@ void select_blocks(Stream& stream, const SelectBlocks& p) {
           return;
         }
       }
-      using C = SelectConfig<kD, kHeads>;
+      using C = SelectConfig<kD, kHeads, kDocuments>;
       launch(stream, op, select_blocks_kernel<C>,
              {.grid = dim3(ctas_for(a.T, C::kCtaTokens), static_cast<unsigned>(a.HK), static_cast<unsigned>(B)),
               .block = C::kThreads,
               .shared_bytes = C::Shared::bytes(static_cast<std::size_t>(a.list_capacity))},
              a);
+    };
+    const auto run = [&]<int kHeads>() {
+      a.begin ? run_form.template operator()<kHeads, true>() : run_form.template operator()<kHeads, false>();
     };
     if (G <= 8)
       run.template operator()<8>();

@@ -35,7 +35,7 @@ __device__ __forceinline__ void choose_from_chunk(typename C::Shared& shared, co
 #pragma unroll 1
   for (int token = task.warp * C::kTokens; token < (task.warp + 1) * C::kTokens; ++token) {
     if (task.cta_t0 + token >= a.T) break;
-    const int own = (task.cta_t0 + token) >> a.block_shift;
+    const int own = ((task.cta_t0 + token) >> a.block_shift) - (C::kDocuments ? task.first : 0);
     const bool split = a.reference && own >= a.block_size && a.block_counts > a.block_size / 2;
     // Reference mode chooses separately from the newest aligned block_size blocks, which are in one chunk.
     const int newest = split ? own >> a.block_shift << a.block_shift : own;
@@ -71,7 +71,7 @@ __device__ __forceinline__ void store_indices(typename C::Shared& shared, const 
     const int* blocks = shared.list(token, a.list_capacity).blocks;
     int* to = a.indices + ((task.b * a.T + t) * a.HK + task.kv_head) * a.slots;
     for (int s = task.lane; s < a.slots; s += kWarpSize)
-      to[s] = s < length ? blocks[s] : s == length ? t >> a.block_shift : -1;
+      to[s] = s < length ? blocks[s] + (C::kDocuments ? task.first : 0) : s == length ? t >> a.block_shift : -1;
   }
 }
 

@@ -66,15 +66,28 @@ class SelectHopperScorer {
 
   __device__ __forceinline__ void run() {
     if (task_.thread == 0) {
-      if (task_.team == 0) load_means();
+      if (task_.team == 0) load_means(C::kDocuments ? a_.in.first_block(task_.row, task_.t0) : 0);
       for (int i = 0; i < C::kQueryStages; ++i) load_queries(i);
     }
     __syncwarp();
     shared_.means_full.wait(0);
+    [[maybe_unused]] int first = C::kDocuments ? a_.in.first_block(task_.row, task_.t0) : 0, loads = 1;
 #pragma unroll 1
     for (int i = 0; task_.team + i * C::kTeams < task_.steps; ++i) {
       const int t = task_.t0 + (task_.team + i * C::kTeams) * C::kTokens;
-      const int tiles = (((t + C::kTokens) >> a_.in.block_shift) + C::kTile - 1) / C::kTile;
+      if constexpr (C::kDocuments) {
+        static_assert(C::kTeams == 1 && 16 % C::kTokens == 0);  // the tokens of a step are in one piece
+        const int first_now = a_.in.first_block(task_.row, min(t, a_.in.T - 1));
+        if (first_now != first) {  // another piece: its means replace those of the one before
+          first = first_now;
+          barrier_sync(1 + task_.team, kWarpgroupThreads);  // no warp has products of the others left
+          if (task_.thread == 0) load_means(first);
+          __syncwarp();
+          shared_.means_full.wait(loads++ & 1);
+        }
+      }
+      first_ = first;
+      const int tiles = (((t + C::kTokens) >> a_.in.block_shift) - first + C::kTile - 1) / C::kTile;
       team_.q_full[i % C::kQueryStages].wait(i / C::kQueryStages & 1);
       bool done;
       if (tiles <= 2)
@@ -94,13 +107,14 @@ class SelectHopperScorer {
  private:
   static constexpr float kLargestSum = 0x1p60f;  ///< a sum above it or below its inverse is computed again
 
-  __device__ __forceinline__ void load_means() {
-    const int complete = min(a_.in.T, task_.t0 + C::kCtaTokens) >> a_.in.block_shift;
+  /// The means of the blocks from `first` on.
+  __device__ __forceinline__ void load_means(int first) {
+    const int complete = (min(a_.in.T, task_.t0 + C::kCtaTokens) >> a_.in.block_shift) - first;
     const int tiles = max(1, (complete + C::kTile - 1) / C::kTile);
     shared_.means_full.arrive_expect_tx(tiles * static_cast<int>(sizeof(shared_.means[0])));
     for (int tile = 0; tile < tiles; ++tile)
       for (int half = 0; half < C::kHalves; ++half)
-        tma_load(shared_.means[tile][half].data, a_.k_mean, task_.kv_head * C::kHalves + half, tile * C::kTile,
+        tma_load(shared_.means[tile][half].data, a_.k_mean, task_.kv_head * C::kHalves + half, first + tile * C::kTile,
                  task_.row, shared_.means_full);
   }
 
@@ -134,7 +148,7 @@ class SelectHopperScorer {
     }
 
     // From the lane's first row on. The tokens of a step differ by one block at most.
-    const int complete = ((t + 1) >> a_.in.block_shift) - warp_ * 16 - (lane_ >> 2);
+    const int complete = ((t + 1) >> a_.in.block_shift) - (C::kDocuments ? first_ : 0) - warp_ * 16 - (lane_ >> 2);
     const int one_more = a_.in.block_size - ((t + 1) & (a_.in.block_size - 1));  // the first token with one block more
     const auto is_complete = [&](int tile, int n, int e) {
       return tile * C::kTile + e / 2 * 8 < complete + (n * 8 / C::kHeads >= one_more);
@@ -226,7 +240,8 @@ class SelectHopperScorer {
     float total = 0;
 #pragma unroll
     for (int w = 0; w < C::kWarps; ++w) total += sums[w][lane_];
-    const bool needed = lane_ % C::kHeads < a_.in.HQ / a_.in.HK && (t + lane_ / C::kHeads + 1) >> a_.in.block_shift > 0;
+    const bool needed = lane_ % C::kHeads < a_.in.HQ / a_.in.HK &&
+                        (t + lane_ / C::kHeads + 1) >> a_.in.block_shift > (C::kDocuments ? first_ : 0);
     const float inverse = needed ? __fdividef(1.0f, total) : 0.0f;
 #pragma unroll
     for (int n = 0; n < 4; ++n)
@@ -302,6 +317,7 @@ class SelectHopperScorer {
   const int warp_, lane_;
   const float scale2_;
   int exchanges_ = 0;
+  int first_ = 0;  ///< first block of the document piece, from which on blocks are counted
 };
 
 /// The calling warp's part of a choosing warpgroup: the tokens of one slot, or a part of them.
@@ -316,8 +332,9 @@ __device__ __forceinline__ void select_hopper_choose(typename C::Shared& shared,
     team.scored[slot].wait(i / C::kSlots & 1);
 #pragma unroll 1
     for (int token = task.warp / C::kSlots; token < C::kTokens; token += C::kSlotWarps) {
-      const int t = task.t0 + (task.team + i * C::kTeams) * C::kTokens + token, own = t >> a.block_shift;
+      const int t = task.t0 + (task.team + i * C::kTeams) * C::kTokens + token;
       if (t >= a.T) break;
+      const int first = C::kDocuments ? a.first_block(task.row, t) : 0, own = (t >> a.block_shift) - first;
       const float* importance = team.importance[slot][token];
       int* to = a.indices + ((static_cast<std::int64_t>(task.row) * a.T + t) * a.HK + task.kv_head) * a.slots;
       const bool split = a.reference && own >= a.block_size && a.block_counts > a.block_size / 2;
@@ -325,11 +342,11 @@ __device__ __forceinline__ void select_hopper_choose(typename C::Shared& shared,
       const int newest = split ? own >> a.block_shift << a.block_shift : own;
       const int quota = split ? a.block_size / 2 : a.block_counts - 1;
       int length =
-          choose_blocks<C::kMaxBlocks>(to, importance, 0, newest, quota, list, team.candidates[task.warp], lane);
+          choose_blocks<C::kMaxBlocks>(to, importance, 0, newest, quota, list, team.candidates[task.warp], lane, first);
       if (split)
         length += choose_blocks<C::kMaxBlocks>(to + length, importance, newest, own, a.block_size / 2 - 1, list,
-                                               team.candidates[task.warp], lane);
-      for (int s = length + lane; s < a.slots; s += kWarpSize) to[s] = s == length ? own : -1;
+                                               team.candidates[task.warp], lane, first);
+      for (int s = length + lane; s < a.slots; s += kWarpSize) to[s] = s == length ? first + own : -1;
     }
     team.chosen[slot].arrive_warp(lane);
   }

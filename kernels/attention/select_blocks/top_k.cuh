@@ -179,13 +179,13 @@ __device__ __forceinline__ void keep_most_important(BlockList& list, const Chunk
   append_chunk(list, keys, range.first_block, threshold.key, ties, lane);
 }
 
-/// The `quota` most important of positions [begin, end), ascending, to `to`; returns how many there are. Equal
-/// importance: the lower position wins. `list` has room for them, and `candidates` for kWarpSize, of this warp.
+/// The `quota` most important of positions [begin, end), ascending and plus `first`, to `to`; returns how many there are.
+/// Equal importance: the lower position wins. `list` has room for them, and `candidates` for kWarpSize, of this warp.
 template <int kChunk>
 __device__ __forceinline__ int choose_blocks(int* to, const float* importance, int begin, int end, int quota,
-                                             BlockList list, int2* candidates, int lane) {
+                                             BlockList list, int2* candidates, int lane, int first) {
   if (end - begin <= quota) {
-    for (int at = begin + lane; at < end; at += kWarpSize) to[at - begin] = at;
+    for (int at = begin + lane; at < end; at += kWarpSize) to[at - begin] = first + at;
     return max(end - begin, 0);
   }
   if (quota <= 0) return 0;
@@ -211,12 +211,12 @@ __device__ __forceinline__ int choose_blocks(int* to, const float* importance, i
       const unsigned ties = __ballot_sync(kFullMask, mine.x == threshold);
       const int ties_before = __popc(ties & lanes_before), wanted_ties = quota - __popc(above);
       if (mine.x > threshold || (mine.x == threshold && ties_before < wanted_ties))
-        to[__popc(above & lanes_before) + min(ties_before, wanted_ties)] = mine.y;
+        to[__popc(above & lanes_before) + min(ties_before, wanted_ties)] = first + mine.y;
       return quota;
     }
   }
   keep_most_important<kChunk>(list, {importance, 0, begin, end}, quota, &candidates[0].x, lane);
-  for (int at = lane; at < list.length; at += kWarpSize) to[at] = list.blocks[at];
+  for (int at = lane; at < list.length; at += kWarpSize) to[at] = first + list.blocks[at];
   __syncwarp();  // all lanes have read the list
   return list.length;
 }

@@ -15,6 +15,7 @@ struct DivergenceArgs {
   float* values;  ///< [3, B * T * HQ]: distance, norm, sink
   const __nv_bfloat16 *full, *sparse, *q, *k;
   const float* lse;
+  const int* begin;   ///< [B, T]: DocumentBounds::begin; null without documents
   std::int64_t rows;  ///< B * T * HQ
   int T, HQ, HK, D, sink_tokens;
   float scale;
@@ -34,7 +35,8 @@ __global__ void __launch_bounds__(kThreads) attention_divergence_kernel(const Di
     norm += full * full;
   }
   const float lse = a.lse[row];
-  for (int u = 0; u <= min(t, a.sink_tokens - 1); ++u) {
+  const int begin = a.begin ? __ldg(a.begin + position) : 0;
+  for (int u = begin; u <= min(t, begin + a.sink_tokens - 1); ++u) {
     const __nv_bfloat16* key = a.k + ((batch * a.T + u) * a.HK + kv_head) * a.D;
     float score = 0;
     for (int d = lane; d < a.D; d += kWarpSize)
@@ -71,7 +73,6 @@ __global__ void __launch_bounds__(kThreads)
 
 void attention_divergence(Stream& stream, const AttentionDivergence& p) {
   constexpr auto op = "attention_divergence";
-  SSA_CHECK(!p.documents, op, ": found documents, expected none: the CUDA kernels have no document mask");
   const std::int64_t B = p.q.dim(0), T = p.q.dim(1), HQ = p.q.dim(2), rows = B * T * HQ;
   auto* values = static_cast<float*>(stream.scratch(scratch_bytes(p)));
   const DivergenceArgs args = {.values = values,
@@ -80,6 +81,7 @@ void attention_divergence(Stream& stream, const AttentionDivergence& p) {
                                .q = bf16(p.q),
                                .k = bf16(p.k),
                                .lse = p.lse.as<float>(),
+                               .begin = p.documents.begin.as_or_null<std::int32_t>(),
                                .rows = rows,
                                .T = static_cast<int>(T),
                                .HQ = static_cast<int>(HQ),

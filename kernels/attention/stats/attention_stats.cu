@@ -14,6 +14,7 @@ struct StatsArgs {
   float *mass, *entropy;  ///< [B, T, HQ]
   const __nv_bfloat16 *q, *k;
   const float* lse;
+  const int* begin;  ///< [B, T]: DocumentBounds::begin; null without documents
   int T, HQ, HK;
   float scale;
 };
@@ -44,17 +45,20 @@ __global__ void __launch_bounds__(C::kThreads, 2) attention_entropy_kernel(const
     load_rows<C::kThreads>(shared.k[stage], k + static_cast<std::int64_t>(tile) * C::kKeys * k_stride, k_stride,
                            a.T - tile * C::kKeys, thread);
   };
+  const auto first_key = [&](int t) { return a.begin ? __ldg(a.begin + b * a.T + min(t, a.T - 1)) : 0; };
+  const int tile_begin = first_key(t0) / C::kKeys;
   load_rows<C::kThreads>(shared.q, a.q + ((b * a.T + t0) * a.HQ + head) * kD, q_stride, a.T - t0, thread);
-  load_keys(0, 0);
+  load_keys(tile_begin, tile_begin & 1);
   cp_async_commit_group();
 
   const int t[2] = {t0 + warp * 16 + (lane >> 2), t0 + warp * 16 + (lane >> 2) + 8};
+  const int begin[2] = {first_key(t[0]), first_key(t[1])};
   float lse[2] = {}, entropy[2] = {};
 #pragma unroll
   for (int half = 0; half < 2; ++half)
     if (t[half] < a.T) lse[half] = a.lse[(b * a.T + t[half]) * a.HQ + head];
   const int tiles = (min(a.T, t0 + C::kQueries) - 1) / C::kKeys + 1;
-  for (int tile = 0; tile < tiles; ++tile) {
+  for (int tile = tile_begin; tile < tiles; ++tile) {
     const int stage = tile & 1;
     cp_async_wait_group<0>();
     __syncthreads();
@@ -79,7 +83,7 @@ __global__ void __launch_bounds__(C::kThreads, 2) attention_entropy_kernel(const
       for (int e = 0; e < 4; ++e) {
         const int u = tile * C::kKeys + n * 8 + (lane & 3) * 2 + (e & 1);
         const float minus_log_p = lse[e / 2] - scores[n][e] * a.scale;
-        if (u <= t[e / 2]) entropy[e / 2] += exp2_fast(-minus_log_p * kLog2e) * minus_log_p;
+        if (begin[e / 2] <= u && u <= t[e / 2]) entropy[e / 2] += exp2_fast(-minus_log_p * kLog2e) * minus_log_p;
       }
   }
 #pragma unroll
@@ -169,7 +173,6 @@ std::size_t scratch_bytes(const AttentionStats& p) {
 
 void attention_stats(Stream& stream, const AttentionStats& p) {
   constexpr auto op = "attention_stats";
-  SSA_CHECK(!p.documents, op, ": found documents, expected none: the CUDA kernels have no document mask");
   const std::int64_t B = p.q.dim(0), T = p.q.dim(1), HQ = p.q.dim(2), HK = p.k.dim(2);
   const std::size_t bytes = scratch_bytes(p);
   Arena arena(stream.scratch(bytes), bytes);
@@ -179,6 +182,7 @@ void attention_stats(Stream& stream, const AttentionStats& p) {
                        .q = bf16(p.q),
                        .k = bf16(p.k),
                        .lse = p.lse.as<float>(),
+                       .begin = p.documents.begin.as_or_null<std::int32_t>(),
                        .T = static_cast<int>(T),
                        .HQ = static_cast<int>(HQ),
                        .HK = static_cast<int>(HK),
