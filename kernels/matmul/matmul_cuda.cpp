@@ -1,6 +1,8 @@
 // Matrix products by cuBLASLt. The first product of a key makes a plan and chooses its algorithm; later ones use it.
+// Products of a few rows have a kernel of their own.
 #include <memory>
 
+#include "kernels/matmul/narrow_matmul.h"
 #include "kernels/matmul/plans.h"
 #include "matmul.h"
 #include "src/runtime/cuda_context.h"
@@ -30,6 +32,7 @@ void matmul(Stream& stream, const Matmul& p) {
     if (!p.accumulate) stream.zero(p.out);
     return;
   }
+  if (is_narrow(p)) return narrow_matmul(stream, p);
   CudaContext& context = stream.cuda();
   if (!context.matmul_plans) context.matmul_plans = std::make_shared<MatmulPlans>();
   const MatmulPlan& plan = context.matmul_plans->plan_for(stream, p);

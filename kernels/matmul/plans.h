@@ -14,11 +14,12 @@ class Fp8Plans;  // the plans of FP8 products, in fp8_matmul_cuda.cpp
 /// The plans of one stream.
 class MatmulPlans {
  public:
-  /// The plan of products like `p`, with an algorithm chosen.
+  /// The plan of products like `p`, with an algorithm chosen. While the stream records, the choice of an earlier product
+  /// remains.
   const MatmulPlan& plan_for(Stream& stream, const Matmul& p) {
     const MatmulKey key(p);
     auto found = plans_.find(key);
-    if (found != plans_.end() && found->second.choice.final) return found->second;
+    if (found != plans_.end() && (found->second.choice.final || stream.is_recording())) return found->second;
     if (found == plans_.end()) found = plans_.try_emplace(key, key).first;
     try {
       choose_algorithm(stream, found->second, p);

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <limits>
 #include <numeric>
 
 #include "ssa/base/random.h"
@@ -16,7 +17,11 @@ namespace ssa::eval {
 namespace {
 
 std::int32_t largest(std::span<const float> logits) {
-  return static_cast<std::int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+  float top = -std::numeric_limits<float>::infinity();
+#pragma omp simd reduction(max : top)
+  for (const float x : logits) top = std::max(top, x);
+  const auto found = std::find(logits.begin(), logits.end(), top);
+  return found == logits.end() ? 0 : static_cast<std::int32_t>(found - logits.begin());  // none: all are NaN
 }
 
 double seconds_since(std::chrono::steady_clock::time_point begin) {
@@ -78,14 +83,13 @@ std::vector<TokenIds> continue_prompts(Decoder& decoder, std::span<const TokenId
       next[row] = id;
   };
   for (std::size_t row = 0; row < prompts.size(); ++row) {
-    const std::vector<float> logits = decoder.prefill(static_cast<std::int64_t>(row), prompts[row]);
-    choose(row, logits);
+    choose(row, decoder.prefill(static_cast<std::int64_t>(row), prompts[row]));
   }
   const auto width = static_cast<std::size_t>(decoder.config().vocab_size);
   while (std::any_of(next.begin(), next.end(), [](std::int32_t id) { return id >= 0; })) {
-    const std::vector<float> logits = decoder.step(next);
+    const std::span<const float> logits = decoder.step(next);
     for (std::size_t row = 0; row < rows; ++row)
-      if (next[row] >= 0) choose(row, std::span(logits).subspan(row * width, width));
+      if (next[row] >= 0) choose(row, logits.subspan(row * width, width));
   }
   return texts;
 }

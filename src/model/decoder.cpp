@@ -55,7 +55,11 @@ Decoder::Decoder(Stream& stream, const ModelConfig& config, const ModelParams& w
   Arena measure_prompt;
   lay_out_activations(measure_prompt, config, longest, stream.kind(), &placement);
   prompt_memory_ = Buffer(stream, measure_prompt.used());
-  stream.reserve_scratch(pass_scratch_bytes(config, longest, stream.kind()));
+  Stream measured_step = Stream::measuring(stream.kind());
+  run_step(measured_step);
+  stream.reserve_scratch(std::max(pass_scratch_bytes(config, longest, stream.kind()), measured_step.scratch_bytes()));
+  host_tokens_ = Buffer(stream, step_.ids.bytes() + step_.positions.bytes(), Buffer::Place::host);
+  host_logits_ = Buffer(stream, step_.logits.bytes(), Buffer::Place::host);
 
   const std::vector<float> table = rope_table(config, shape.capacity);
   std::vector<std::int32_t> positions(static_cast<std::size_t>(shape.prompt));
@@ -122,16 +126,11 @@ KvPlacement Decoder::prompt_placement(std::int64_t row, std::int64_t tokens) con
   return placement;
 }
 
-std::vector<float> Decoder::logits(const Tensor& hidden) {
-  const Tensor out = step_.logits.rows(0, hidden.dim(0));
-  linear(stream_, {.y = out, .x = hidden, .w = weights_.lm_head});
-  std::vector<float> host(static_cast<std::size_t>(out.count()));
-  stream_.copy(host.data(), out.data(), out.bytes());
-  stream_.synchronize();
-  return host;
+std::span<const float> Decoder::host_logits(std::int64_t rows) const {
+  return {static_cast<const float*>(host_logits_.data()), static_cast<std::size_t>(rows * config_.vocab_size)};
 }
 
-std::vector<float> Decoder::prefill(std::int64_t row, std::span<const std::int32_t> ids) {
+std::span<const float> Decoder::prefill(std::int64_t row, std::span<const std::int32_t> ids) {
   const auto tokens = static_cast<std::int64_t>(ids.size());
   SSA_CHECK(0 <= row && row < shape_.rows, "decoder: row ", row, " of ", shape_.rows);
   SSA_CHECK(0 < tokens && tokens <= shape_.prompt, "decoder: a prompt of ", tokens, " tokens, expected 1 to ",
@@ -149,16 +148,19 @@ std::vector<float> Decoder::prefill(std::int64_t row, std::span<const std::int32
                          .full_stream = {}};
   forward(stream_, model, batch, {}, {});
   lengths_[static_cast<std::size_t>(row)] = tokens;
-  return logits(model.acts.final_norm.rows(tokens - 1, tokens));
+  const Tensor logits = step_.logits.rows(0, 1);
+  linear(stream_, {.y = logits, .x = model.acts.final_norm.rows(tokens - 1, tokens), .w = weights_.lm_head});
+  stream_.copy(host_logits_.data(), logits.data(), logits.bytes());
+  stream_.synchronize();
+  return host_logits(1);
 }
 
 /// step_.norm comes in as the layer's normalized input; the layer's output is step_.x + step_.residual_delta.
-void Decoder::step_layer(const LayerParams& w, const KeyValues& cache) {
+void Decoder::step_layer(Stream& s, const LayerParams& w, const KeyValues& cache) const {
   const ModelConfig& c = config_;
   const StepActivations& a = step_;
   const Branches branches = branches_of(shape_.path, c);
   const float scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
-  Stream& s = stream_;
 
   linear(s, {.y = a.qkvg, .x = a.norm, .w = w.qkvg_proj});
   qkv_rope_forward(s, {.q = a.q,
@@ -227,26 +229,9 @@ void Decoder::step_layer(const LayerParams& w, const KeyValues& cache) {
   linear(s, {.y = a.residual_delta, .x = a.swiglu, .w = w.down_proj});
 }
 
-std::vector<float> Decoder::step(std::span<const std::int32_t> ids) {
-  const auto rows = static_cast<std::size_t>(shape_.rows);
-  SSA_CHECK(ids.size() == rows, "decoder: ", ids.size(), " tokens for ", rows, " rows");
-  // A sequence without a token computes values at its next position, which are overwritten before anything reads them.
-  std::vector<std::int32_t> tokens(rows), positions(rows);
-  for (std::size_t row = 0; row < rows; ++row) {
-    const bool active = ids[row] >= 0;
-    SSA_CHECK(!active || lengths_[row] > 0, "decoder: row ", row, " has no prompt");
-    SSA_CHECK(!active || lengths_[row] < shape_.capacity, "decoder: row ", row, " is full with ", lengths_[row],
-              " tokens");
-    tokens[row] = active ? ids[row] : 0;
-    positions[row] = static_cast<std::int32_t>(std::min(lengths_[row], shape_.capacity - 1));
-    if (active) ++lengths_[row];
-  }
-  Stream& s = stream_;
+void Decoder::run_step(Stream& s) const {
   const StepActivations& a = step_;
   const float eps = static_cast<float>(config_.rms_norm_eps);
-  s.copy(a.ids.data(), tokens.data(), a.ids.bytes());
-  s.copy(a.positions.data(), positions.data(), a.positions.bytes());
-
   embedding_forward(s, {.out = a.x, .ids = a.ids, .weight = weights_.embedding});
   for (std::size_t i = 0; i < cache_.size(); ++i) {
     const Tensor& norm = weights_.layers[i].input_norm;
@@ -260,7 +245,7 @@ std::vector<float> Decoder::step(std::span<const std::int32_t> ids) {
                           .delta = a.residual_delta,
                           .weight = norm,
                           .eps = eps});
-    step_layer(weights_.layers[i], cache_[i]);
+    step_layer(s, weights_.layers[i], cache_[i]);
   }
   rmsnorm_forward(s, {.out = a.norm,
                       .rstd = a.rstd,
@@ -269,7 +254,41 @@ std::vector<float> Decoder::step(std::span<const std::int32_t> ids) {
                       .delta = a.residual_delta,
                       .weight = weights_.final_norm,
                       .eps = eps});
-  return logits(a.norm);
+  linear(s, {.y = a.logits, .x = a.norm, .w = weights_.lm_head});
+}
+
+/// The step with its copies from and to host memory.
+void Decoder::queue_step() {
+  const StepActivations& a = step_;
+  const auto* tokens = static_cast<const std::int32_t*>(host_tokens_.data());
+  stream_.copy(a.ids.data(), tokens, a.ids.bytes());
+  stream_.copy(a.positions.data(), tokens + shape_.rows, a.positions.bytes());
+  run_step(stream_);
+  stream_.copy(host_logits_.data(), a.logits.data(), a.logits.bytes());
+}
+
+std::span<const float> Decoder::step(std::span<const std::int32_t> ids) {
+  const auto rows = static_cast<std::size_t>(shape_.rows);
+  SSA_CHECK(ids.size() == rows, "decoder: ", ids.size(), " tokens for ", rows, " rows");
+  // A sequence without a token computes values at its next position, which are overwritten before anything reads them.
+  const std::span tokens(static_cast<std::int32_t*>(host_tokens_.data()), rows), positions(tokens.data() + rows, rows);
+  for (std::size_t row = 0; row < rows; ++row) {
+    const bool active = ids[row] >= 0;
+    SSA_CHECK(!active || lengths_[row] > 0, "decoder: row ", row, " has no prompt");
+    SSA_CHECK(!active || lengths_[row] < shape_.capacity, "decoder: row ", row, " is full with ", lengths_[row],
+              " tokens");
+    tokens[row] = active ? ids[row] : 0;
+    positions[row] = static_cast<std::int32_t>(std::min(lengths_[row], shape_.capacity - 1));
+    if (active) ++lengths_[row];
+  }
+  if (stepped_ && !recorded_step_) recorded_step_ = stream_.record_work([this] { queue_step(); });
+  if (recorded_step_)
+    stream_.replay(*recorded_step_);
+  else
+    queue_step();
+  stepped_ = true;
+  stream_.synchronize();
+  return host_logits(shape_.rows);
 }
 
 }  // namespace ssa

@@ -22,6 +22,12 @@ struct Stream::Event {
   std::shared_ptr<void> cuda;  ///< a cudaEvent_t, see stream_cuda.h
 };
 
+struct Stream::Recording {
+  std::function<void()> work;
+  std::shared_ptr<void> graph;  ///< a cudaGraphExec_t; null where `work` is to be called
+  void* scratch = nullptr;      ///< that the graph uses
+};
+
 namespace {
 
 constexpr std::size_t kAlignment = 256;
@@ -184,6 +190,30 @@ void Stream::wait(const Event& event) {
 double Stream::elapsed_ms(const Event& begin, const Event& end) {
   if (cuda_) return cuda::elapsed_ms(*cuda_, begin.cuda.get(), end.cuda.get());
   return std::chrono::duration<double, std::milli>(end.host - begin.host).count();
+}
+
+std::shared_ptr<Stream::Recording> Stream::record_work(std::function<void()> work) {
+  auto recording = std::make_shared<Recording>();
+  recording->work = std::move(work);
+  record(*recording);
+  return recording;
+}
+
+void Stream::record(Recording& recording) {
+  if (!cuda_) return;
+  struct Scope {
+    bool& on;
+    explicit Scope(bool& flag) : on(flag) { on = true; }
+    ~Scope() { on = false; }
+  } scope(recording_);
+  recording.graph = cuda::record_graph(*cuda_, recording.work);
+  recording.scratch = scratch_;
+}
+
+void Stream::replay(Recording& recording) {
+  if (!recording.graph || on_op_) return recording.work();
+  if (recording.scratch != scratch_) record(recording);
+  cuda::launch_graph(*cuda_, recording.graph.get());
 }
 
 void Stream::reserve_scratch(std::size_t bytes) {

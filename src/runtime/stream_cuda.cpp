@@ -175,5 +175,33 @@ double elapsed_ms(CudaContext& context, void* begin, void* end) {
   return ms;
 }
 
+std::shared_ptr<void> record_graph(CudaContext& context, const std::function<void()>& work) {
+  if (context.debug) return nullptr;
+  use(context);
+  constexpr auto what = "recording of work";
+  check(cudaStreamBeginCapture(context.stream, cudaStreamCaptureModeThreadLocal), what);
+  cudaGraph_t graph = nullptr;
+  try {
+    work();
+  } catch (...) {  // the capture has to end; its own error would hide the first one
+    static_cast<void>(cudaStreamEndCapture(context.stream, &graph));
+    if (graph) log_failure(cudaGraphDestroy(graph), "cudaGraphDestroy");
+    static_cast<void>(cudaGetLastError());
+    throw;
+  }
+  check(cudaStreamEndCapture(context.stream, &graph), what);
+  cudaGraphExec_t runnable = nullptr;
+  const cudaError_t status = cudaGraphInstantiate(&runnable, graph, 0);
+  log_failure(cudaGraphDestroy(graph), "cudaGraphDestroy");
+  check(status, what);
+  return {runnable,
+          [](void* g) { log_failure(cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(g)), "cudaGraphExecDestroy"); }};
+}
+
+void launch_graph(CudaContext& context, void* graph) {
+  use(context);
+  check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph), context.stream), "cudaGraphLaunch");
+}
+
 }  // namespace cuda
 }  // namespace ssa

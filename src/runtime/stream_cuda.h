@@ -2,6 +2,7 @@
 // cannot be made.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -25,6 +26,9 @@ std::shared_ptr<void> record(CudaContext& context);
 void host_wait(CudaContext& context, void* event);
 void wait(CudaContext& context, void* event);
 double elapsed_ms(CudaContext& context, void* begin, void* end);
+/// Null with SSA_CUDA_DEBUG, which synchronizes after each launch.
+std::shared_ptr<void> record_graph(CudaContext& context, const std::function<void()>& work);
+void launch_graph(CudaContext& context, void* graph);
 #else
 [[noreturn]] inline void missing() { fail("this binary was built without CUDA; build with -DSSA_CUDA=ON"); }
 inline std::shared_ptr<CudaContext> make_context(int) { missing(); }
@@ -42,6 +46,8 @@ inline std::shared_ptr<void> record(CudaContext&) { missing(); }
 inline void host_wait(CudaContext&, void*) { missing(); }
 inline void wait(CudaContext&, void*) { missing(); }
 inline double elapsed_ms(CudaContext&, void*, void*) { missing(); }
+inline std::shared_ptr<void> record_graph(CudaContext&, const std::function<void()>&) { missing(); }
+inline void launch_graph(CudaContext&, void*) { missing(); }
 #endif
 
 }  // namespace ssa::cuda

@@ -54,7 +54,8 @@ struct Loaded {
   std::vector<float> logits_after(const TokenIds& ids) {
     Decoder fresh = make_decoder(stream, loaded, setting, 1, static_cast<std::int64_t>(ids.size()),
                                  static_cast<std::int64_t>(ids.size()));
-    return fresh.prefill(0, ids);
+    const std::span<const float> logits = fresh.prefill(0, ids);
+    return {logits.begin(), logits.end()};
   }
 };
 

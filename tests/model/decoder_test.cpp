@@ -85,12 +85,12 @@ struct Reference {
 };
 
 /// The largest distance of row `row` of `got` [.., V] from row `want_row` of `want`; infinity for NaN.
-float distance(const std::vector<float>& got, std::int64_t row, const std::vector<float>& want, std::int64_t want_row) {
+float distance(std::span<const float> got, std::int64_t row, std::span<const float> want, std::int64_t want_row) {
   constexpr std::int64_t V = 61;
   float largest = 0;
   for (std::int64_t i = 0; i < V; ++i) {
     const float d =
-        std::abs(got.at(static_cast<std::size_t>(row * V + i)) - want.at(static_cast<std::size_t>(want_row * V + i)));
+        std::abs(got[static_cast<std::size_t>(row * V + i)] - want[static_cast<std::size_t>(want_row * V + i)]);
     if (!(d <= largest)) largest = std::isnan(d) ? INFINITY : d;
   }
   return largest;
@@ -173,7 +173,7 @@ TEST_CASE("decoder: sequences of different lengths are independent, and may paus
         const bool pauses = length == kCapacity || (row == 1 && step % 3 == 0);
         next[row] = pauses ? -1 : ids[row][static_cast<std::size_t>(length)];
       }
-      const std::vector<float> got = decoder.step(next);
+      const std::span<const float> got = decoder.step(next);
       for (std::int64_t row = 0; row < 3; ++row)
         if (next[row] >= 0) largest = std::max(largest, distance(got, row, want[row], decoder.length(row) - 1));
     }
@@ -204,7 +204,7 @@ TEST_CASE("decoder: on CUDA a prompt and steps give the logits of the forward pa
       Decoder decoder = reference.decoder(c, 1, kTokens, kTokens);
       const std::span<const std::int32_t> all(ids);
       Values got, wanted;
-      const auto compare = [&](const std::vector<float>& logits, std::int64_t t) {
+      const auto compare = [&](std::span<const float> logits, std::int64_t t) {
         got.insert(got.end(), logits.begin(), logits.end());
         wanted.insert(wanted.end(), want.begin() + t * 61, want.begin() + (t + 1) * 61);
       };

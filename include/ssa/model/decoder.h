@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -35,13 +36,16 @@ class Decoder {
  public:
   /// `weights` must outlive the decoder. Throws Error when the device has too little memory.
   Decoder(Stream& stream, const ModelConfig& config, const ModelParams& weights, const DecoderShape& shape);
+  Decoder(const Decoder&) = delete;
+  Decoder& operator=(const Decoder&) = delete;
 
-  /// Restarts sequence `row` with these tokens, at least one. Returns the logits after the last of them, [V].
-  std::vector<float> prefill(std::int64_t row, std::span<const std::int32_t> ids);
+  /// Restarts sequence `row` with these tokens, at least one. Returns the logits after the last of them, [V], valid until
+  /// the next call.
+  std::span<const float> prefill(std::int64_t row, std::span<const std::int32_t> ids);
 
   /// Appends one token to each sequence, except where the id is -1. Returns the logits after it, [rows, V],
-  /// which are undefined for a sequence with -1. A sequence must have a prompt, and room.
-  std::vector<float> step(std::span<const std::int32_t> ids);
+  /// which are undefined for a sequence with -1, and valid until the next call. A sequence must have a prompt, and room.
+  std::span<const float> step(std::span<const std::int32_t> ids);
 
   /// Tokens in sequence `row`.
   std::int64_t length(std::int64_t row) const { return lengths_.at(static_cast<std::size_t>(row)); }
@@ -50,9 +54,12 @@ class Decoder {
 
  private:
   void lay_out(Arena& arena);
-  void step_layer(const LayerParams& weights, const KeyValues& cache);
+  /// Appends the tokens of step_.ids at step_.positions and leaves the logits in step_.logits.
+  void run_step(Stream& stream) const;
+  void step_layer(Stream& stream, const LayerParams& weights, const KeyValues& cache) const;
   KvPlacement prompt_placement(std::int64_t row, std::int64_t tokens) const;
-  std::vector<float> logits(const Tensor& hidden);
+  void queue_step();
+  std::span<const float> host_logits(std::int64_t rows) const;
 
   Stream& stream_;
   ModelConfig config_;
@@ -60,6 +67,9 @@ class Decoder {
   DecoderShape shape_;
   std::vector<std::int64_t> lengths_;
   Buffer memory_, prompt_memory_;
+  Buffer host_tokens_, host_logits_;                  ///< [2, rows] i32: ids and positions of a step; [rows, V] f32
+  std::shared_ptr<Stream::Recording> recorded_step_;  ///< made by the second step
+  bool stepped_ = false;
   std::vector<KeyValues> cache_;  ///< per layer, [B, C, HK, D] and [B, N, HK, D]; C = capacity, N = its blocks
   StepActivations step_;
   Tensor prompt_ids_, prompt_positions_;  ///< [prompt] i32; [prompt] i32: 0, 1, 2 ...

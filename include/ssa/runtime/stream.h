@@ -66,6 +66,15 @@ class Stream {
   void wait(const Event& event);  ///< work queued from here on starts after the event, which another stream may record
   double elapsed_ms(const Event& begin, const Event& end);  ///< waits for `end`
 
+  /// Work to run several times. On CUDA a recording is a graph: it runs without a call per kernel. `work` may queue ops
+  /// and copies, which do not run while they are recorded, and has run once before, so that nothing is chosen or loaded;
+  /// its shapes and addresses, host memory of copies too, are the same whenever it runs. On the CPU a recording is the
+  /// function itself.
+  struct Recording;
+  std::shared_ptr<Recording> record_work(std::function<void()> work);
+  void replay(Recording& recording);
+  bool is_recording() const { return recording_; }
+
   /// Working memory of one op, valid until the next op runs. `reserve_scratch` grows it and synchronizes; an op that
   /// asks for more than was reserved throws.
   void reserve_scratch(std::size_t bytes);
@@ -105,8 +114,10 @@ class Stream {
   struct Beside {};
   Stream(const Stream& other, Beside);
 
+  void record(Recording& recording);
+
   DeviceKind kind_;
-  bool measuring_ = false;
+  bool measuring_ = false, recording_ = false;
   void* scratch_ = nullptr;
   std::size_t scratch_bytes_ = 0;
   std::shared_ptr<CudaContext> cuda_;

@@ -21,4 +21,8 @@ void validate(const DecodeAttention& p) {
   block_number(op, p.k.dim(1), p.block_size);
 }
 
+#if !SSA_WITH_CUDA  // only the CUDA sources know its layout
+std::size_t cuda::scratch_bytes(const DecodeAttention&) { return 0; }
+#endif
+
 }  // namespace ssa

@@ -1,8 +1,11 @@
-// A CTA takes one query head of one query. Its warps take every eighth key, with the D elements of a key spread over
-// the lanes. Each warp runs an online softmax; the results of the warps are combined at the end. Every query head reads
-// its keys: the heads of a group find them in L2.
-#include "decode_attention.h"
+// A CTA takes one query head of one query and a part of its keys: all of them, or one of `splits` ranges when there are
+// many, whose results a second kernel combines. A key's D elements are spread over D / 8 lanes, 16 bytes each, so that a
+// warp takes 2 or 4 keys at a time; it loads kUnroll times as many before it uses them. Each group of lanes runs an
+// online softmax; the results of groups and warps are combined at the end. Every query head reads its keys: the heads of
+// a group find them in L2.
+#include <algorithm>
 
+#include "decode_attention.h"
 #include "kernels/attention/dispatch.cuh"
 #include "kernels/common/device/launch.cuh"
 #include "kernels/common/device/math.cuh"
@@ -12,80 +15,165 @@ namespace ssa::cuda {
 namespace {
 
 constexpr int kWarps = 8, kThreads = kWarps * kWarpSize;
+constexpr int kVector = 8;  ///< elements in 16 bytes
+constexpr int kUnroll = 4;
+constexpr std::int64_t kSplitKeys = 1024;  ///< least keys of a range
+constexpr std::int64_t kMostSplits = 32;
 
 struct DecodeArgs {
   __nv_bfloat16* out;
+  float* partials;  ///< [B, T, HQ, splits, 2 + D]: maximum, sum, output before division; null with one range
   const __nv_bfloat16 *q, *k, *v;
   const std::int32_t *positions, *indices;  ///< indices: null without a selection
   std::int64_t C;
-  int T, HQ, HK, slots, tokens_per_key, block_size, window;
+  int T, HQ, HK, slots, tokens_per_key, block_size, window, splits;
   float scale;
 };
 
-/// CTA (query head, t, sequence).
+/// kVector values in f32.
+struct Vector {
+  float at[kVector];
+};
+
+__device__ __forceinline__ Vector to_float(const uint4& x) {
+  Vector out;
+  const unsigned words[] = {x.x, x.y, x.z, x.w};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    out.at[2 * i] = __uint_as_float(words[i] << 16);
+    out.at[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
+  }
+  return out;
+}
+
+/// The softmax over some keys, relative to their maximum, and the sum of their values. Scores are in units of log2 e.
+struct Partial {
+  float max = -INFINITY, sum = 0;
+  Vector out{};
+
+  __device__ __forceinline__ void add(float score, const Vector& v) {
+    const float new_max = fmaxf(max, score), rescale = exp2_fast(max - new_max), weight = exp2_fast(score - new_max);
+    max = new_max;
+    sum = sum * rescale + weight;
+#pragma unroll
+    for (int e = 0; e < kVector; ++e) out.at[e] = out.at[e] * rescale + weight * v.at[e];
+  }
+};
+
+/// The factor of a partial result with maximum `max` in one with `all_max`, at least as high; 0 for one without keys.
+__device__ __forceinline__ float rescale_of(float max, float all_max) {
+  return max == -INFINITY ? 0.0f : exp2_fast(max - all_max);
+}
+
+/// CTA (query head, t and range, sequence).
 template <int kD>
 __global__ void __launch_bounds__(kThreads) decode_attention_kernel(const DecodeArgs a) {
-  constexpr int kEach = kD / kWarpSize;  ///< elements per lane
-  __shared__ float warp_max_scores[kWarps], warp_sums[kWarps], warp_outs[kWarps][kD];
-  const int warp = static_cast<int>(threadIdx.x) / kWarpSize, lane = static_cast<int>(threadIdx.x) % kWarpSize;
+  constexpr int kLanes = kD / kVector, kKeys = kWarpSize / kLanes;  ///< lanes per key, keys per warp
+  __shared__ float max_of[kWarps * kKeys], sum_of[kWarps * kKeys], out_of[kWarps * kKeys][kD];
+  const int group = static_cast<int>(threadIdx.x) / kLanes, lane = static_cast<int>(threadIdx.x) % kLanes;
   const int head = static_cast<int>(blockIdx.x), kv_head = head / (a.HQ / a.HK);
-  const std::int64_t query = static_cast<std::int64_t>(blockIdx.z) * a.T + blockIdx.y;
+  const int t = static_cast<int>(blockIdx.y) / a.splits, split = static_cast<int>(blockIdx.y) % a.splits;
+  const std::int64_t query = static_cast<std::int64_t>(blockIdx.z) * a.T + t;
   const int position = a.positions[query], end = (position + 1) / a.tokens_per_key;
   const std::int32_t* blocks = a.indices ? a.indices + (query * a.HK + kv_head) * a.slots : nullptr;
   const int first = a.window > 0 ? max(0, position - a.window + 1) : 0;
   const int count = blocks ? a.slots * a.block_size : end - first;
-  const std::int64_t stride = static_cast<std::int64_t>(a.HK) * kD;
-  const std::int64_t from = static_cast<std::int64_t>(blockIdx.z) * a.C * stride + kv_head * kD + lane * kEach;
+  const int range = (count + a.splits - 1) / a.splits, range_end = min(count, (split + 1) * range);
+  const std::int64_t stride = static_cast<std::int64_t>(a.HK) * kLanes;
+  const std::int64_t from = static_cast<std::int64_t>(blockIdx.z) * a.C * stride + kv_head * kLanes + lane;
+  const uint4 *keys = reinterpret_cast<const uint4*>(a.k) + from, *values = reinterpret_cast<const uint4*>(a.v) + from;
 
-  float q[kEach], out[kEach] = {}, row_max = -INFINITY, row_sum = 0;
+  Vector q = to_float(reinterpret_cast<const uint4*>(a.q)[(query * a.HQ + head) * kLanes + lane]);
 #pragma unroll
-  for (int e = 0; e < kEach; ++e)
-    q[e] = __bfloat162float(a.q[(query * a.HQ + head) * kD + lane * kEach + e]) * a.scale * kLog2e;
-  for (int i = warp; i < count; i += kWarps) {
-    int u = first + i;
-    if (blocks) {
-      const int block = blocks[i / a.block_size];
-      if (block < 0) break;  // the end of the list
-      u = block * a.block_size + i % a.block_size;
-      if (u >= end) continue;
+  for (int e = 0; e < kVector; ++e) q.at[e] *= a.scale * kLog2e;
+  /// The key of place i in the list of keys; -1 if there is none.
+  const auto key_at = [&](int i) {
+    if (i >= range_end) return -1;
+    if (!blocks) return first + i;
+    const int block = blocks[i / a.block_size], u = block * a.block_size + i % a.block_size;
+    return block >= 0 && u < end ? u : -1;
+  };
+
+  Partial own;
+  for (int base = split * range; base < range_end; base += kUnroll * kWarps * kKeys) {
+    int key[kUnroll];
+    uint4 k[kUnroll] = {}, v[kUnroll] = {};
+#pragma unroll
+    for (int j = 0; j < kUnroll; ++j) {
+      key[j] = key_at(base + group + j * kWarps * kKeys);
+      if (key[j] < 0) continue;
+      k[j] = keys[key[j] * stride];
+      v[j] = values[key[j] * stride];
     }
-    const __nv_bfloat16 *k = a.k + from + u * stride, *v = a.v + from + u * stride;
-    float score = 0;
 #pragma unroll
-    for (int e = 0; e < kEach; ++e) score += q[e] * __bfloat162float(k[e]);
-    score = warp_sum(score);
-    const float row_max_new = fmaxf(row_max, score), rescale = exp2_fast(row_max - row_max_new);
-    const float weight = exp2_fast(score - row_max_new);
-    row_max = row_max_new;
-    row_sum = row_sum * rescale + weight;
+    for (int j = 0; j < kUnroll; ++j) {
+      const Vector x = to_float(k[j]);
+      float score = 0;
 #pragma unroll
-    for (int e = 0; e < kEach; ++e) out[e] = out[e] * rescale + weight * __bfloat162float(v[e]);
+      for (int e = 0; e < kVector; ++e) score += q.at[e] * x.at[e];
+      score = warp_sum<kLanes>(score);
+      if (key[j] >= 0) own.add(score, to_float(v[j]));
+    }
   }
 
-  if (lane == 0) warp_max_scores[warp] = row_max, warp_sums[warp] = row_sum;
+  if (lane == 0) max_of[group] = own.max, sum_of[group] = own.sum;
 #pragma unroll
-  for (int e = 0; e < kEach; ++e) warp_outs[warp][lane * kEach + e] = out[e];
+  for (int e = 0; e < kVector; ++e) out_of[group][lane * kVector + e] = own.out.at[e];
   __syncthreads();
   if (threadIdx.x >= kD) return;
   float all_max = -INFINITY, total = 0, value = 0;
 #pragma unroll
-  for (int w = 0; w < kWarps; ++w) all_max = fmaxf(all_max, warp_max_scores[w]);
+  for (int g = 0; g < kWarps * kKeys; ++g) all_max = fmaxf(all_max, max_of[g]);
 #pragma unroll
-  for (int w = 0; w < kWarps; ++w) {
-    if (warp_sums[w] == 0) continue;  // a warp without keys: its maximum is -infinity
-    const float rescale = exp2_fast(warp_max_scores[w] - all_max);
-    total += rescale * warp_sums[w];
-    value += rescale * warp_outs[w][threadIdx.x];
+  for (int g = 0; g < kWarps * kKeys; ++g) {
+    const float rescale = rescale_of(max_of[g], all_max);
+    total += rescale * sum_of[g];
+    value += rescale * out_of[g][threadIdx.x];
+  }
+  if (a.partials) {
+    float* partial = a.partials + ((query * a.HQ + head) * a.splits + split) * (2 + kD);
+    if (threadIdx.x == 0) partial[0] = all_max, partial[1] = total;
+    partial[2 + threadIdx.x] = value;
+    return;
   }
   a.out[(query * a.HQ + head) * kD + threadIdx.x] = __float2bfloat16_rn(total > 0 ? value / total : 0.0f);
 }
 
+/// CTA (query head of a query), a thread per element.
+template <int kD>
+__global__ void __launch_bounds__(kD) decode_attention_combine_kernel(const DecodeArgs a) {
+  const float* partials = a.partials + static_cast<std::int64_t>(blockIdx.x) * a.splits * (2 + kD);
+  float all_max = -INFINITY, total = 0, value = 0;
+  for (int s = 0; s < a.splits; ++s) all_max = fmaxf(all_max, partials[s * (2 + kD)]);
+  for (int s = 0; s < a.splits; ++s) {
+    const float* partial = partials + s * (2 + kD);
+    const float rescale = rescale_of(partial[0], all_max);
+    total += rescale * partial[1];
+    value += rescale * partial[2 + threadIdx.x];
+  }
+  a.out[static_cast<std::int64_t>(blockIdx.x) * kD + threadIdx.x] =
+      __float2bfloat16_rn(total > 0 ? value / total : 0.0f);
+}
+
+/// Ranges of keys per query head. They depend on shapes alone, so that the order of the sums does.
+std::int64_t splits_of(const DecodeAttention& p) {
+  if (p.indices) return 1;
+  const std::int64_t keys = p.window > 0 ? std::min(p.window, p.k.dim(1)) : p.k.dim(1);
+  return std::clamp<std::int64_t>(keys / kSplitKeys, 1, kMostSplits);
+}
+
 }  // namespace
+
+std::size_t scratch_bytes(const DecodeAttention& p) {
+  const std::int64_t splits = splits_of(p), queries = p.q.dim(0) * p.q.dim(1) * p.q.dim(2);
+  return splits == 1 ? 0 : static_cast<std::size_t>(queries * splits * (2 + p.q.dim(3))) * sizeof(float);
+}
 
 void decode_attention(Stream& stream, const DecodeAttention& p) {
   constexpr auto op = "decode_attention";
-  const std::int64_t B = p.q.dim(0), T = p.q.dim(1), HQ = p.q.dim(2), HK = p.k.dim(2);
+  const std::int64_t B = p.q.dim(0), T = p.q.dim(1), HQ = p.q.dim(2), HK = p.k.dim(2), splits = splits_of(p);
   const DecodeArgs a = {.out = bf16(p.out),
+                        .partials = splits > 1 ? static_cast<float*>(stream.scratch(scratch_bytes(p))) : nullptr,
                         .q = bf16(p.q),
                         .k = bf16(p.k),
                         .v = bf16(p.v),
@@ -99,12 +187,16 @@ void decode_attention(Stream& stream, const DecodeAttention& p) {
                         .tokens_per_key = static_cast<int>(p.tokens_per_key),
                         .block_size = static_cast<int>(p.block_size),
                         .window = static_cast<int>(p.window),
+                        .splits = static_cast<int>(splits),
                         .scale = p.scale};
   dispatch_head_dim(op, p.q.dim(3), HQ / HK, p.block_size, [&]<int kD>() {
     launch(stream, op, decode_attention_kernel<kD>,
-           {.grid = dim3(static_cast<unsigned>(HQ), static_cast<unsigned>(T), static_cast<unsigned>(B)),
+           {.grid = dim3(static_cast<unsigned>(HQ), static_cast<unsigned>(T * splits), static_cast<unsigned>(B)),
             .block = kThreads},
            a);
+    if (splits > 1)
+      launch(stream, op, decode_attention_combine_kernel<kD>, {.grid = static_cast<unsigned>(B * T * HQ), .block = kD},
+             a);
   });
 }
 

@@ -29,6 +29,6 @@ struct DecodeAttention {
   std::int64_t block_size = 0;  ///< tokens per block of indices
   std::int64_t window = 0;      ///< tokens attended, the query's own included; 0 = all
 };
-SSA_OP(decode_attention, DecodeAttention);
+SSA_OP_WITH_SCRATCH(decode_attention, DecodeAttention);
 
 }  // namespace ssa

@@ -20,4 +20,8 @@ void validate(const SelectBlocks& p) {
   SSA_CHECK(!p.positions || !p.documents, op, ": both positions and documents, expected at most one of them");
 }
 
+#if !SSA_WITH_CUDA  // only the CUDA sources know its layout
+std::size_t cuda::scratch_bytes(const SelectBlocks&) { return 0; }
+#endif
+
 }  // namespace ssa

@@ -10,9 +10,47 @@
 #include "select_blocks_hopper.cuh"
 
 namespace ssa::cuda {
+namespace {
+
+constexpr auto op = "select_blocks";
+
+/// Bytes of DecodeScores' tensors. The tiles come first: they have the larger alignment.
+struct DecodeScratch {
+  std::size_t tiles, scores;
+
+  explicit DecodeScratch(const SelectBlocks& p) {
+    const std::int64_t heads = p.q.dim(0) * p.q.dim(1) * p.q.dim(2), N = p.k_mean.dim(1);
+    tiles = static_cast<std::size_t>(heads * SelectDecodeConfig<64>::tiles(N)) * sizeof(float2);
+    scores = static_cast<std::size_t>(heads * N) * sizeof(float);
+  }
+};
+
+template <int kD>
+void select_at_positions(Stream& stream, const SelectBlocks& p, const SelectArgs& a) {
+  using C = SelectDecodeConfig<kD>;
+  const DecodeScratch bytes(p);
+  auto* memory = static_cast<char*>(stream.scratch(bytes.tiles + bytes.scores));
+  const DecodeScores scores = {.scores = reinterpret_cast<float*>(memory + bytes.tiles),
+                               .tiles = reinterpret_cast<float2*>(memory)};
+  const auto* positions = p.positions.as<std::int32_t>();
+  const auto T = static_cast<unsigned>(a.T), B = static_cast<unsigned>(a.B), HK = static_cast<unsigned>(a.HK);
+  const auto tiles = static_cast<unsigned>(C::tiles(a.N));
+  launch(stream, op, score_blocks_decode_kernel<kD>, {.grid = dim3(tiles, HK * T, B), .block = C::kScoreThreads}, a,
+         positions, scores);
+  launch(stream, op, choose_blocks_decode_kernel<kD>,
+         {.grid = dim3(HK, T, B), .block = C::kChooseThreads, .shared_bytes = choose_shared_bytes(a.N)}, a, positions,
+         scores, tiles);
+}
+
+}  // namespace
+
+std::size_t scratch_bytes(const SelectBlocks& p) {
+  if (!p.positions) return 0;
+  const DecodeScratch bytes(p);
+  return bytes.tiles + bytes.scores;
+}
 
 void select_blocks(Stream& stream, const SelectBlocks& p) {
-  constexpr auto op = "select_blocks";
   const std::int64_t B = p.q.dim(0), D = p.q.dim(3), N = p.k_mean.dim(1), slots = p.indices.dim(3);
   const SelectArgs a = {.indices = p.indices.as<std::int32_t>(),
                         .q = bf16(p.q),
@@ -32,14 +70,7 @@ void select_blocks(Stream& stream, const SelectBlocks& p) {
                         .begin = p.documents.begin.as_or_null<std::int32_t>()};
   const int G = a.HQ / a.HK;
   dispatch_head_dim(op, D, G, p.block_size, [&]<int kD>() {
-    if (p.positions) {
-      launch(stream, op, select_blocks_decode_kernel<kD>,
-             {.grid = dim3(static_cast<unsigned>(a.HK), static_cast<unsigned>(a.T), static_cast<unsigned>(B)),
-              .block = kDecodeThreads,
-              .shared_bytes = decode_shared_bytes(N)},
-             a, p.positions.as<std::int32_t>());
-      return;
-    }
+    if (p.positions) return select_at_positions<kD>(stream, p, a);
     const auto run_form = [&]<int kHeads, bool kDocuments>() {
       if constexpr (kD == 64) {
         using H = SelectHopperConfig<kD, kHeads, kDocuments>;

@@ -44,7 +44,7 @@ struct SelectBlocks {
   std::int64_t block_counts;
   BlockSelection mode = BlockSelection::exact;
 };
-SSA_OP(select_blocks, SelectBlocks);
+SSA_OP_WITH_SCRATCH(select_blocks, SelectBlocks);
 
 /// S': the most blocks one token can select. block_counts, or block_size / 2 * 2 if that is more in reference mode.
 inline std::int64_t selected_slots(std::int64_t block_size, std::int64_t block_counts, BlockSelection mode) {

@@ -1,0 +1,66 @@
+// Decoding with ssa-1b's shapes and random weights: tokens per second of 1 to 64 sequences together, each after a prompt
+// of almost 32768 tokens, under sparse and full attention.
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <vector>
+
+#include "bench/bench.h"
+#include "ssa/model/decoder.h"
+#include "ssa/model/param_table.h"
+
+using namespace ssa;
+using namespace ssa::bench;
+
+namespace {
+
+constexpr std::int64_t kCapacity = 32768, kLayers = 16, kPrompt = kCapacity - 256;
+constexpr int kSteps = 64;
+
+ModelConfig model_config(const Shapes& s) {
+  ModelConfig c;
+  c.vocab_size = s.vocab_size;
+  c.hidden_size = s.hidden_size;
+  c.intermediate_size = s.intermediate_size;
+  c.num_hidden_layers = kLayers;
+  c.num_attention_heads = s.query_heads;
+  c.num_key_value_heads = s.key_value_heads;
+  c.head_dim = s.head_dim;
+  c.block_size = s.block_size;
+  c.block_counts = s.block_counts;
+  c.max_position_embeddings = kCapacity;
+  return c;
+}
+
+SSA_BENCH(decoding) {
+  if (!bench.asked_for("decoding")) return;
+  const ModelConfig config = model_config(bench.shapes);
+  const ParamTable table(config);
+  Stream& stream = bench.stream;
+  std::vector<std::int32_t> prompt;
+  for (std::int64_t i = 0; i < kPrompt; ++i) prompt.push_back(static_cast<std::int32_t>(i * 7919 % config.vocab_size));
+  std::printf(
+      "\nDecoding after %lld tokens, %.2f GB of weights\n\n| attention | sequences | ms per step | tokens/s "
+      "|\n|---|---|---|---|\n",
+      static_cast<long long>(kPrompt), 2e-9 * static_cast<double>(table.size()));
+  for (const AttentionPath path : {AttentionPath::selected, AttentionPath::full})
+    for (const std::int64_t rows : {1, 4, 16, 64}) {
+      const Tensor weights = bench.random(DType::bf16, {table.size()}, config.initializer_range);
+      {
+        Decoder decoder(stream, config, bind_params(table, config, weights),
+                        {.rows = rows, .capacity = kCapacity, .prompt = kPrompt, .path = path});
+        for (std::int64_t row = 0; row < rows; ++row) decoder.prefill(row, prompt);
+        const std::vector<std::int32_t> next(static_cast<std::size_t>(rows), 1);
+        for (int i = 0; i < 4; ++i) decoder.step(next);
+        const auto begin = std::chrono::steady_clock::now();
+        for (int i = 0; i < kSteps; ++i) decoder.step(next);
+        const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count() / kSteps;
+        std::printf("| %s | %9lld | %11.3f | %8.0f |\n", path == AttentionPath::full ? "full  " : "sparse",
+                    static_cast<long long>(rows), 1e3 * seconds, static_cast<double>(rows) / seconds);
+        std::fflush(stdout);
+      }
+      bench.release();
+    }
+}
+
+}  // namespace
