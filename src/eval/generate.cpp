@@ -19,7 +19,7 @@ namespace {
 std::int32_t largest(std::span<const float> logits) {
   float top = -std::numeric_limits<float>::infinity();
 #pragma omp simd reduction(max : top)
-  for (const float x : logits) top = std::max(top, x);
+  for (std::size_t i = 0; i < logits.size(); ++i) top = std::max(top, logits[i]);
   const auto found = std::find(logits.begin(), logits.end(), top);
   return found == logits.end() ? 0 : static_cast<std::int32_t>(found - logits.begin());  // none: all are NaN
 }

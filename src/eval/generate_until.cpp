@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <map>
+#include <memory>
 #include <numeric>
 #include <optional>
 
@@ -125,7 +126,7 @@ Answers generate_until(Stream& stream, Comm& comm, const LoadedModel& loaded, co
       .stops = options.until.empty() ? std::function<bool(const TokenIds&)>() : stops};
 
   std::vector<TokenIds> found(inputs.size());
-  std::optional<Decoder> decoder;  // of the same shape on every rank, so that no result depends on the ranks
+  std::unique_ptr<Decoder> decoder;  // of the same shape on every rank, so that no result depends on the ranks
   const std::size_t batches = (order.size() + rows - 1) / rows;
   Progress progress(comm, options.what, static_cast<std::int64_t>(batches));
   for (std::size_t b = 0; b < batches; ++b) {
@@ -133,8 +134,9 @@ Answers generate_until(Stream& stream, Comm& comm, const LoadedModel& loaded, co
     progress.at(static_cast<std::int64_t>(b));
     if (!decoder) {
       const auto longest = static_cast<std::int64_t>(inputs[order[0]].size());
-      decoder.emplace(make_decoder(stream, loaded, setting, static_cast<std::int64_t>(std::min(rows, order.size())),
-                                   longest + options.max_new_tokens, longest));
+      decoder.reset(
+          new Decoder(make_decoder(stream, loaded, setting, static_cast<std::int64_t>(std::min(rows, order.size())),
+                                   longest + options.max_new_tokens, longest)));
     }
     const std::span<const std::size_t> items =
         std::span(order).subspan(b * rows, std::min(rows, order.size() - b * rows));

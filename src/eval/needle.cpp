@@ -7,7 +7,7 @@
 #include <cctype>
 #include <cstdio>
 #include <cstdlib>
-#include <optional>
+#include <memory>
 
 #include "ssa/base/random.h"
 
@@ -149,14 +149,14 @@ nlohmann::json needle(Stream& stream, Comm& comm, const LoadedModel& loaded, con
   const ContinueOptions answer_options{.max_new_tokens = kAnswerTokens,
                                        .end_token = static_cast<std::int32_t>(setting.model.eos_token_id),
                                        .vocab_size = encoder.tokenizer().vocab_size()};
-  std::optional<Decoder> decoder;
+  std::unique_ptr<Decoder> decoder;
   const NeedleGrid grid = find_needles(comm, encoder, options, [&](std::span<const TokenIds> prompts) {
     const auto length = static_cast<std::int64_t>(prompts[0].size());
     if (!decoder || decoder->shape().prompt != length) {
       decoder.reset();
       const std::int64_t rows =
           std::min(options.rows, static_cast<std::int64_t>(options.depths.size()) * options.samples);
-      decoder.emplace(make_decoder(stream, loaded, setting, rows, length + kAnswerTokens, length));
+      decoder.reset(new Decoder(make_decoder(stream, loaded, setting, rows, length + kAnswerTokens, length)));
     }
     return continue_prompts(*decoder, prompts, answer_options);
   });

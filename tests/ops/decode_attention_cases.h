@@ -58,6 +58,12 @@ inline const std::vector<DecodeAttentionCase> kDecodeAttentionCases = {
     {{2, 255, 1, 16, 64}, DecodeKeys::blocks, 16},
     {{1, 273, 2, 3, 128}, DecodeKeys::blocks, 32}};
 
+/// Too long for the slow backends: keys in several ranges, also where the first ranges have no key in the window.
+inline const std::vector<DecodeAttentionCase> kLongDecodeAttentionCases = {
+    {{1, 2100, 1, 2, 64}, DecodeKeys::tokens},
+    {{1, 2300, 1, 1, 128}, DecodeKeys::tokens, 0, 0, 2060},
+    {{1, 3200, 1, 1, 64}, DecodeKeys::tokens}};
+
 struct DecodeAttentionInputs : AttentionInputs {
   std::vector<std::int32_t> indices;  ///< of sparse attention
 

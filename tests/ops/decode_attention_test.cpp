@@ -72,7 +72,9 @@ TEST_CASE("decode_attention names the tensor or option that does not fit") {
 
 TEST_CASE("decode_attention on CUDA agrees with the CPU") {
   if (skip_without_gpu()) return;
-  for (const DecodeAttentionCase& c : kDecodeAttentionCases) {
+  std::vector<DecodeAttentionCase> cases = kDecodeAttentionCases;
+  cases.insert(cases.end(), kLongDecodeAttentionCases.begin(), kLongDecodeAttentionCases.end());
+  for (const DecodeAttentionCase& c : cases) {
     if (!cuda_supports(c)) continue;
     INFO(c.to_string());
     const DecodeAttentionInputs in(c);

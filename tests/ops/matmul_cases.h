@@ -14,10 +14,11 @@ struct MatmulMode {
 };
 
 /// One element, one row, one column, one term, odd sizes, the tiny and ssa-1b widths (qkvg projection, odd vocabulary),
-/// a long sum.
-inline const std::vector<MatmulShape> kMatmulShapes = {{1, 1, 1},       {1, 64, 64},   {7, 1, 5},       {3, 5, 1},
-                                                       {13, 17, 19},    {33, 65, 130}, {128, 257, 128}, {1, 2240, 2048},
-                                                       {3, 1003, 2048}, {130, 9, 4099}};
+/// a long sum; then few rows whose lengths are multiples of 8, with and without a rest of the kernel's steps.
+inline const std::vector<MatmulShape> kMatmulShapes = {
+    {1, 1, 1},       {1, 64, 64},     {7, 1, 5},       {3, 5, 1},      {13, 17, 19}, {33, 65, 130},
+    {128, 257, 128}, {1, 2240, 2048}, {3, 1003, 2048}, {130, 9, 4099}, {1, 3, 8},    {2, 33, 264},
+    {4, 7, 1024},    {5, 2, 40},      {7, 12, 2056},   {8, 129, 1288}, {9, 16, 64}};
 
 inline std::vector<MatmulMode> matmul_modes() {
   std::vector<MatmulMode> modes;
