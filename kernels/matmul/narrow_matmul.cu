@@ -1,94 +1,92 @@
-// A warp takes kColumns adjacent rows of b, each a column of the result, with all rows of a: every element of b is read
-// once, and those of a come from L1. Lanes take vectors of 8 elements in turn.
-#include <utility>
+// A CTA takes kColumns rows of b, each a column of the result, with all rows of a; its warps take a quarter of K each. In
+// the products (m16n8k16) rows of b are the rows of A, and rows of a the columns of B. Lane t of a quad loads 16
+// adjacent bytes of a row; they are the operands of two products, in which K is permuted the same way for a and b.
+#include <algorithm>
 
 #include "kernels/common/device/launch.cuh"
-#include "kernels/common/device/reduce.cuh"
+#include "kernels/common/ptx/mma.cuh"
 #include "kernels/matmul/narrow_matmul.h"
 
 namespace ssa::cuda {
 namespace {
 
 constexpr int kWarps = 4, kThreads = kWarps * kWarpSize;
-constexpr int kColumns = 2;  ///< per warp
-constexpr int kVector = 8;   ///< elements in 16 bytes
-constexpr int kUnroll = 4;   ///< vectors of each column that a lane loads before it uses them
-
-/// The two bf16 values of a word.
-__device__ __forceinline__ float2 values_of(unsigned word) {
-  return {__uint_as_float(word << 16), __uint_as_float(word & 0xffff0000u)};
-}
-
-__device__ __forceinline__ float dot(const uint4& x, const uint4& w, float sum) {
-  const unsigned xs[] = {x.x, x.y, x.z, x.w}, ws[] = {w.x, w.y, w.z, w.w};
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const float2 a = values_of(xs[i]), b = values_of(ws[i]);
-    sum = fmaf(a.x, b.x, sum);
-    sum = fmaf(a.y, b.y, sum);
-  }
-  return sum;
-}
+constexpr int kColumns = 16;  ///< per CTA
+constexpr int kVector = 8;    ///< elements in 16 bytes
+constexpr int kQuad = 4;      ///< vectors of a row that a warp loads at a time: K elements of a step are 32
+constexpr int kUnroll = 8;    ///< steps whose part of b is in flight together
 
 __device__ __forceinline__ void store(float* to, float value) { *to = value; }
 __device__ __forceinline__ void store(__nv_bfloat16* to, float value) { *to = __float2bfloat16_rn(value); }
 
-template <int kRows, class Out>
+/// kTiles: rows of a divided by 8. `vectors`: of a row.
+template <int kTiles, class Out>
 __global__ void __launch_bounds__(kThreads)
-    narrow_matmul_kernel(Out* out, const uint4* a, const uint4* b, std::int64_t N, int vectors) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarpSize, warp = static_cast<int>(threadIdx.x) / kWarpSize;
-  const std::int64_t first = (static_cast<std::int64_t>(blockIdx.x) * kWarps + warp) * kColumns;
-  if (first >= N) return;
-  const uint4* columns[kColumns];
-#pragma unroll
-  for (int c = 0; c < kColumns; ++c) columns[c] = b + min(first + c, N - 1) * vectors;
+    narrow_matmul_kernel(Out* out, const uint4* a, const uint4* b, int rows, std::int64_t N, int vectors) {
+  __shared__ float partial[kWarps][kTiles * 8][kColumns + 1];
+  const int warp = static_cast<int>(threadIdx.x) / kWarpSize, lane = static_cast<int>(threadIdx.x) % kWarpSize;
+  const int g = lane / kQuad, t = lane % kQuad;
+  const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * kColumns;
+  const uint4 *upper = b + min(first + g, N - 1) * vectors + t, *lower = b + min(first + g + 8, N - 1) * vectors + t;
+  const int steps = (vectors + kQuad - 1) / kQuad, share = (steps + kWarps - 1) / kWarps;
+  const int begin = warp * share, end = min(steps, begin + share);
 
-  float sums[kRows][kColumns] = {};
-  const auto add = [&](int i, const uint4(&w)[kColumns]) {
+  uint4 w[kUnroll][2];
+  const auto load_b = [&](int from) {
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      const uint4 x = __ldg(a + static_cast<std::int64_t>(r) * vectors + i);
-#pragma unroll
-      for (int c = 0; c < kColumns; ++c) sums[r][c] = dot(x, w[c], sums[r][c]);
+    for (int u = 0; u < kUnroll; ++u) {
+      const int i = (from + u) * kQuad;
+      const bool valid = from + u < end && i + t < vectors;
+      w[u][0] = valid ? __ldcs(upper + i) : uint4{};
+      w[u][1] = valid ? __ldcs(lower + i) : uint4{};
     }
   };
-  int i = lane;
-  for (; i + (kUnroll - 1) * kWarpSize < vectors; i += kUnroll * kWarpSize) {
-    uint4 w[kUnroll][kColumns];
+  load_b(begin);  // weights, which no kernel of a recording writes
+  wait_for_previous_kernel();
+
+  float sums[kTiles][4] = {};
+  for (int step = begin; step < end; step += kUnroll) {
+    if (step > begin) load_b(step);
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u)
+    for (int u = 0; u < kUnroll; ++u) {
+      const std::uint32_t left[] = {w[u][0].x, w[u][1].x, w[u][0].y, w[u][1].y};
+      const std::uint32_t right[] = {w[u][0].z, w[u][1].z, w[u][0].w, w[u][1].w};
+      const int i = (step + u) * kQuad + t;
 #pragma unroll
-      for (int c = 0; c < kColumns; ++c) w[u][c] = __ldcs(columns[c] + i + u * kWarpSize);
-#pragma unroll
-    for (int u = 0; u < kUnroll; ++u) add(i + u * kWarpSize, w[u]);
-  }
-  for (; i < vectors; i += kWarpSize) {
-    uint4 w[kColumns];
-#pragma unroll
-    for (int c = 0; c < kColumns; ++c) w[c] = __ldcs(columns[c] + i);
-    add(i, w);
-  }
-#pragma unroll
-  for (int r = 0; r < kRows; ++r)
-#pragma unroll
-    for (int c = 0; c < kColumns; ++c) {
-      const float sum = warp_sum(sums[r][c]);
-      if (lane == 0 && first + c < N) store(out + r * N + first + c, sum);
+      for (int tile = 0; tile < kTiles; ++tile) {
+        const int row = tile * 8 + g;
+        const bool valid = row < rows && step + u < end && i < vectors;
+        const uint4 x = valid ? a[static_cast<std::int64_t>(row) * vectors + i] : uint4{};
+        mma(sums[tile], left, x.x, x.y);
+        mma(sums[tile], right, x.z, x.w);
+      }
     }
+  }
+#pragma unroll
+  for (int tile = 0; tile < kTiles; ++tile)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) partial[warp][tile * 8 + 2 * t + i % 2][g + i / 2 * 8] = sums[tile][i];
+  __syncthreads();
+  for (int i = static_cast<int>(threadIdx.x); i < rows * kColumns; i += kThreads) {
+    const int row = i / kColumns, column = i % kColumns;
+    float sum = 0;
+#pragma unroll
+    for (int part = 0; part < kWarps; ++part) sum += partial[part][row][column];
+    if (first + column < N) store(out + row * N + first + column, sum);
+  }
 }
 
 template <class Out>
 void run(Stream& stream, const Matmul& p, Out* out) {
-  const std::int64_t M = p.a.dim(0), K = p.a.dim(1), N = p.b.dim(0);
-  const auto rows = [&]<int kRows>() {
-    launch(stream, "matmul", narrow_matmul_kernel<kRows, Out>,
-           {.grid = ctas_for(N, kWarps * kColumns), .block = kThreads}, out, reinterpret_cast<const uint4*>(bf16(p.a)),
-           reinterpret_cast<const uint4*>(bf16(p.b)), N, static_cast<int>(K / kVector));
-  };
-  [&]<int... kRows>(std::integer_sequence<int, kRows...>) {
-    static_cast<void>(((M == kRows + 1 && (rows.template operator()<kRows + 1>(), true)) || ...));
+  constexpr std::int64_t kMostRows = 16;  ///< of a launch; more would not find a in L1
+  const std::int64_t M = p.a.dim(0), K = p.a.dim(1), N = p.b.dim(0), vectors = K / kVector;
+  for (std::int64_t row = 0; row < M; row += kMostRows) {
+    const std::int64_t rows = std::min(kMostRows, M - row);
+    launch(stream, "matmul", rows <= 8 ? narrow_matmul_kernel<1, Out> : narrow_matmul_kernel<2, Out>,
+           {.grid = ctas_for(N, kColumns), .block = kThreads, .waits = true}, out + row * N,
+           reinterpret_cast<const uint4*>(bf16(p.a)) + row * vectors, reinterpret_cast<const uint4*>(bf16(p.b)),
+           static_cast<int>(rows), N, static_cast<int>(vectors));
   }
-  (std::make_integer_sequence<int, static_cast<int>(kNarrowRows)>());
 }
 
 bool aligned(const Tensor& tensor) { return reinterpret_cast<std::uintptr_t>(tensor.data()) % sizeof(uint4) == 0; }

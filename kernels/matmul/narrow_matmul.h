@@ -1,12 +1,12 @@
 // Products of a few rows, as in decoding, where the time is that of reading b once: out = a @ b^T with up to kNarrowRows
-// rows. cuBLASLt's tiles of at least 16 rows leave most of the memory's rate unused there.
+// rows. cuBLASLt leaves most of the memory's rate unused there.
 #pragma once
 
 #include "kernels/matmul/matmul.h"
 
 namespace ssa::cuda {
 
-inline constexpr std::int64_t kNarrowRows = 8;
+inline constexpr std::int64_t kNarrowRows = 32;
 
 /// Whether narrow_matmul computes `p`: b is transposed, nothing is accumulated, and rows are multiples of 16 bytes.
 bool is_narrow(const Matmul& p);

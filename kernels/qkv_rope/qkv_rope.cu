@@ -186,6 +186,7 @@ __device__ __forceinline__ void forward_q(const Forward& p, int thread) {
 
 template <int kVec, int kChunks>
 __global__ void __launch_bounds__(kThreads, 4) qkv_rope_forward_kernel(const __grid_constant__ Forward p) {
+  wait_for_previous_kernel();
   const auto thread_from = [](unsigned first_cta) {
     return static_cast<int>((blockIdx.x - first_cta) * kThreads + threadIdx.x);
   };
@@ -300,7 +301,8 @@ void qkv_rope_forward(Stream& stream, const QkvRopeForward& p) {
     arguments.q_begin =
         arguments.gates_begin + ctas_for((B * T + kGateTokens - 1) / kGateTokens * gate_threads, kThreads);
     launch(stream, "qkv_rope_forward", qkv_rope_forward_kernel<kVec, kChunks>,
-           {.grid = arguments.q_begin + ctas_for(B * T * q_threads, kThreads), .block = kThreads}, arguments);
+           {.grid = arguments.q_begin + ctas_for(B * T * q_threads, kThreads), .block = kThreads, .waits = true},
+           arguments);
   });
 }
 

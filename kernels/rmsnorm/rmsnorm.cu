@@ -22,6 +22,7 @@ __global__ void __launch_bounds__(kThreads)
                            const __nv_bfloat16* delta, const __nv_bfloat16* weight, int H, float inverse_H, float eps,
                            Fp8Target fp8) {
   __shared__ float shared[kThreads / kWarpSize];
+  wait_for_previous_kernel();
   const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * H;
   const int first = static_cast<int>(threadIdx.x) * kVec;
   constexpr int kStride = kThreads * kVec;
@@ -172,8 +173,9 @@ void rmsnorm_forward(Stream& stream, const RmsNormForward& p) {
   const std::int64_t M = p.x.dim(0), H = p.x.dim(1);
   dispatch_width(H, [&]<int kVec, int kThreads, bool kOne>() {
     launch(stream, "rmsnorm_forward", rmsnorm_forward_kernel<kVec, kThreads, kOne>,
-           {.grid = static_cast<unsigned>(M), .block = kThreads}, bf16(p.out), p.rstd.as<float>(), bf16(p.residual),
-           bf16(p.x), bf16(p.delta), bf16(p.weight), H, 1.0f / static_cast<float>(H), p.eps, Fp8Target(p.fp8));
+           {.grid = static_cast<unsigned>(M), .block = kThreads, .waits = true}, bf16(p.out), p.rstd.as<float>(),
+           bf16(p.residual), bf16(p.x), bf16(p.delta), bf16(p.weight), H, 1.0f / static_cast<float>(H), p.eps,
+           Fp8Target(p.fp8));
   });
 }
 

@@ -14,6 +14,7 @@ constexpr int kThreads = 256;
 template <int kVec>
 __global__ void __launch_bounds__(kThreads)
     swiglu_forward_kernel(__nv_bfloat16* out, Fp8Target fp8, const __nv_bfloat16* gate_up, int F) {
+  wait_for_previous_kernel();
   const std::int64_t row = blockIdx.x;
   const __nv_bfloat16 *gate = gate_up + row * 2 * F, *up = gate + F;
   out += row * F;
@@ -102,8 +103,8 @@ __global__ void __launch_bounds__(kFp8TileThreads)
 void swiglu_forward(Stream& stream, const SwigluForward& p) {
   const std::int64_t M = p.out.dim(0), F = p.out.dim(1);
   const auto kernel = F % 8 == 0 ? swiglu_forward_kernel<8> : swiglu_forward_kernel<1>;
-  launch(stream, "swiglu_forward", kernel, {.grid = static_cast<unsigned>(M), .block = kThreads}, bf16(p.out),
-         Fp8Target(p.fp8), bf16(p.gate_up), F);
+  launch(stream, "swiglu_forward", kernel, {.grid = static_cast<unsigned>(M), .block = kThreads, .waits = true},
+         bf16(p.out), Fp8Target(p.fp8), bf16(p.gate_up), F);
 }
 
 void swiglu_backward(Stream& stream, const SwigluBackward& p) {

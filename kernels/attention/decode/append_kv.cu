@@ -17,6 +17,7 @@ struct AppendArgs {
 
 /// CTA (part of the columns, sequence, k or v).
 __global__ void __launch_bounds__(kThreads) append_kv_kernel(const AppendArgs k, const AppendArgs v) {
+  wait_for_previous_kernel();
   const AppendArgs& a = blockIdx.z == 0 ? k : v;
   const int column = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x);
   if (column >= a.width) return;
@@ -47,9 +48,10 @@ void append_kv(Stream& stream, const AppendKv& p) {
                       .T = static_cast<int>(p.k.dim(1)),
                       .width = static_cast<int>(width)};
   };
-  launch(stream, "append_kv", append_kv_kernel,
-         {.grid = dim3(ctas_for(width, kThreads), static_cast<unsigned>(p.k.dim(0)), 2), .block = kThreads},
-         args(p.k_cache, p.k_mean, p.k), args(p.v_cache, p.v_mean, p.v));
+  launch(
+      stream, "append_kv", append_kv_kernel,
+      {.grid = dim3(ctas_for(width, kThreads), static_cast<unsigned>(p.k.dim(0)), 2), .block = kThreads, .waits = true},
+      args(p.k_cache, p.k_mean, p.k), args(p.v_cache, p.v_mean, p.v));
 }
 
 }  // namespace ssa::cuda

@@ -68,6 +68,7 @@ __device__ __forceinline__ float rescale_of(float max, float all_max) {
 /// CTA (query head, t and range, sequence).
 template <int kD>
 __global__ void __launch_bounds__(kThreads) decode_attention_kernel(const DecodeArgs a) {
+  wait_for_previous_kernel();
   constexpr int kLanes = kD / kVector, kKeys = kWarpSize / kLanes;  ///< lanes per key, keys per warp
   __shared__ float max_of[kWarps * kKeys], sum_of[kWarps * kKeys], out_of[kWarps * kKeys][kD];
   const int group = static_cast<int>(threadIdx.x) / kLanes, lane = static_cast<int>(threadIdx.x) % kLanes;
@@ -142,6 +143,7 @@ __global__ void __launch_bounds__(kThreads) decode_attention_kernel(const Decode
 /// CTA (query head of a query), a thread per element.
 template <int kD>
 __global__ void __launch_bounds__(kD) decode_attention_combine_kernel(const DecodeArgs a) {
+  wait_for_previous_kernel();
   const float* partials = a.partials + static_cast<std::int64_t>(blockIdx.x) * a.splits * (2 + kD);
   float all_max = -INFINITY, total = 0, value = 0;
   for (int s = 0; s < a.splits; ++s) all_max = fmaxf(all_max, partials[s * (2 + kD)]);
@@ -192,11 +194,12 @@ void decode_attention(Stream& stream, const DecodeAttention& p) {
   dispatch_head_dim(op, p.q.dim(3), HQ / HK, p.block_size, [&]<int kD>() {
     launch(stream, op, decode_attention_kernel<kD>,
            {.grid = dim3(static_cast<unsigned>(HQ), static_cast<unsigned>(T * splits), static_cast<unsigned>(B)),
-            .block = kThreads},
+            .block = kThreads,
+            .waits = true},
            a);
     if (splits > 1)
-      launch(stream, op, decode_attention_combine_kernel<kD>, {.grid = static_cast<unsigned>(B * T * HQ), .block = kD},
-             a);
+      launch(stream, op, decode_attention_combine_kernel<kD>,
+             {.grid = static_cast<unsigned>(B * T * HQ), .block = kD, .waits = true}, a);
   });
 }
 

@@ -22,13 +22,13 @@ struct DenseForwardArgs {
 
 /// The forward in mma.sync. Each warp owns 32 query rows: with 16, the reads of K and V from shared memory would take
 /// twice as long as the products.
-template <int kD_>
+template <int kD_, bool kDocuments>
 struct FwdMmaSyncConfig {
   static constexpr int kD = kD_;
   static constexpr int kWarps = 4, kThreads = kWarps * kWarpSize;
   static constexpr int kBlockM = 128;
-  static constexpr int kBlockN =
-      kD == 64 ? 64 : 32;  ///< with D = 128 the output takes 128 registers, and 64 keys would spill
+  /// With D = 128 the output takes 128 registers: 64 keys would spill, and 32 with the bounds of documents.
+  static constexpr int kBlockN = kD == 64 ? 64 : kDocuments ? 16 : 32;
   static constexpr int kStages = 2;
   static constexpr bool kQueriesInRegisters = kD == 64;
   static constexpr int kMinBlocks = kD == 64 ? 2 : 1;

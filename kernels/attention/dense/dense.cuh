@@ -78,7 +78,7 @@ void dense_forward(Stream& stream, const char* op, std::int64_t block_size, cons
     if constexpr (!Mask::kBlockMeans) {
       if (has_wgmma(stream)) return fwd_hopper<kD>(stream, op, a, B, mask);
     }
-    using C = FwdMmaSyncConfig<kD>;
+    using C = FwdMmaSyncConfig<kD, kIsInDocuments<Mask>>;
     run.template operator()<C>(fwd_mma_sync_kernel<C, Mask>);
   });
 }

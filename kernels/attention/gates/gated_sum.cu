@@ -21,6 +21,7 @@ template <int kVec, int kLanes>
 __global__ void __launch_bounds__(kThreads)
     gated_sum_forward_kernel(__nv_bfloat16* out, const float* gates, Branches<const __nv_bfloat16> branches,
                              std::int64_t heads, int D) {
+  wait_for_previous_kernel();
   const std::int64_t head = static_cast<std::int64_t>(blockIdx.x) * (kThreads / kLanes) + threadIdx.x / kLanes;
   if (head >= heads) return;
   for (int d = static_cast<int>(threadIdx.x % kLanes) * kVec; d < D; d += kLanes * kVec) {
@@ -107,8 +108,8 @@ void gated_sum_forward(Stream& stream, const GatedSumForward& p) {
   const std::int64_t D = p.out.dim(3), heads = p.out.count() / D;
   dispatch_head(D, [&]<int kVec, int kLanes>() {
     launch(stream, "gated_sum_forward", gated_sum_forward_kernel<kVec, kLanes>,
-           {.grid = ctas_for(heads, kThreads / kLanes), .block = kThreads}, bf16(p.out), p.gates.as<float>(),
-           inputs(p.compressed, p.selected, p.window), heads, D);
+           {.grid = ctas_for(heads, kThreads / kLanes), .block = kThreads, .waits = true}, bf16(p.out),
+           p.gates.as<float>(), inputs(p.compressed, p.selected, p.window), heads, D);
   });
 }
 

@@ -35,11 +35,11 @@ void select_at_positions(Stream& stream, const SelectBlocks& p, const SelectArgs
   const auto* positions = p.positions.as<std::int32_t>();
   const auto T = static_cast<unsigned>(a.T), B = static_cast<unsigned>(a.B), HK = static_cast<unsigned>(a.HK);
   const auto tiles = static_cast<unsigned>(C::tiles(a.N));
-  launch(stream, op, score_blocks_decode_kernel<kD>, {.grid = dim3(tiles, HK * T, B), .block = C::kScoreThreads}, a,
-         positions, scores);
+  launch(stream, op, score_blocks_decode_kernel<kD>,
+         {.grid = dim3(tiles, HK * T, B), .block = C::kScoreThreads, .waits = true}, a, positions, scores);
   launch(stream, op, choose_blocks_decode_kernel<kD>,
-         {.grid = dim3(HK, T, B), .block = C::kChooseThreads, .shared_bytes = choose_shared_bytes(a.N)}, a, positions,
-         scores, tiles);
+         {.grid = dim3(HK, T, B), .block = C::kChooseThreads, .shared_bytes = choose_shared_bytes(a.N), .waits = true},
+         a, positions, scores, tiles);
 }
 
 }  // namespace

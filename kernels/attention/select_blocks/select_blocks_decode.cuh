@@ -4,6 +4,7 @@
 #pragma once
 
 #include "config.cuh"
+#include "kernels/common/device/launch.cuh"
 
 namespace ssa::cuda {
 
@@ -31,6 +32,7 @@ inline std::size_t choose_shared_bytes(std::int64_t N) { return static_cast<std:
 template <int kD>
 __global__ void __launch_bounds__(SelectDecodeConfig<kD>::kScoreThreads)
     score_blocks_decode_kernel(const SelectArgs a, const std::int32_t* positions, const DecodeScores to) {
+  wait_for_previous_kernel();
   using C = SelectDecodeConfig<kD>;
   constexpr int kVector = 8;  ///< elements in 16 bytes
   __shared__ float q[C::kMostHeads][kD], scores[C::kMostHeads][C::kTile];
@@ -76,6 +78,7 @@ template <int kD>
 __global__ void __launch_bounds__(SelectDecodeConfig<kD>::kChooseThreads)
     choose_blocks_decode_kernel(const SelectArgs a, const std::int32_t* positions, const DecodeScores from,
                                 const int tiles) {
+  wait_for_previous_kernel();
   using C = SelectDecodeConfig<kD>;
   constexpr int kThreads = C::kChooseThreads, kWarps = kThreads / kWarpSize;
   extern __shared__ float importance[];
@@ -101,7 +104,7 @@ __global__ void __launch_bounds__(SelectDecodeConfig<kD>::kChooseThreads)
   for (int n = thread; n <= own; n += kThreads) {
     float sum = 0;
     if (n < complete) {
-#pragma unroll 8
+#pragma unroll 4
       for (int g = 0; g < G; ++g) sum += exp2_fast(from.scores[(heads + g) * a.N + n] - softmax[g].x) * softmax[g].y;
     }
     importance[n] = sum;

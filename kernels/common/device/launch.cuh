@@ -17,7 +17,18 @@ struct LaunchShape {
   dim3 block;
   std::size_t shared_bytes = 0;  ///< dynamic shared memory
   unsigned cluster = 1;          ///< CTAs per cluster, adjacent in x; divides grid.x
+  bool waits = false;            ///< the kernel calls wait_for_previous_kernel
 };
+
+/// To be called before a kernel touches memory that kernels before it write or read. In recorded work such a kernel
+/// starts while the one before it is still ending, and does until here what depends on nothing. Elsewhere it returns
+/// at once.
+__device__ __forceinline__ void wait_for_previous_kernel() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
 
 /// Kernel arguments are converted to the kernel's parameter types. An empty grid launches nothing.
 template <class... Parameters, class... Arguments>
@@ -42,11 +53,18 @@ void launch(Stream& stream, const char* op, void (*kernel)(Parameters...), const
   config.blockDim = shape.block;
   config.dynamicSmemBytes = shape.shared_bytes;
   config.stream = context.stream;
-  cudaLaunchAttribute cluster{};
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim = {shape.cluster, 1, 1};
-  config.attrs = &cluster;
-  config.numAttrs = shape.cluster > 1 ? 1 : 0;
+  cudaLaunchAttribute attributes[2] = {};
+  config.attrs = attributes;
+  if (shape.cluster > 1) {
+    cudaLaunchAttribute& cluster = attributes[config.numAttrs++];
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim = {shape.cluster, 1, 1};
+  }
+  if (shape.waits && stream.is_recording() && context.properties.major >= 9) {
+    cudaLaunchAttribute& early = attributes[config.numAttrs++];
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+  }
   check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(std::forward<Arguments>(arguments))...), op);
   if (context.debug) check(cudaStreamSynchronize(context.stream), op);
 }
