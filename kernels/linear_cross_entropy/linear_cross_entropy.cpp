@@ -1,8 +1,29 @@
 #include "linear_cross_entropy.h"
 
+#include <algorithm>
+
 #include "kernels/common/check.h"
+#include "kernels/quantize_fp8/check_fp8.h"
 
 namespace ssa {
+namespace {
+
+void validate_fp8(const LinearCrossEntropy& p) {
+  constexpr auto op = "linear_cross_entropy";
+  SSA_CHECK(p.d_hidden, op, ": fp8 without d_hidden");
+  const std::int64_t M = p.hidden.dim(0), H = p.hidden.dim(1), V = p.weight.dim(0);
+  const std::int64_t chunk = std::min(M, p.logits.dim(0));
+  SSA_CHECK(M % kFp8Alignment == 0 && chunk % kFp8Alignment == 0, op, ": ", M, " tokens in chunks of ", chunk,
+            ", expected multiples of ", kFp8Alignment, " with FP8");
+  expect_fp8_buffer(op, "fp8.hidden", p.fp8->hidden, chunk, H, Fp8Blocks::row);
+  expect_fp8_buffer(op, "fp8.hidden_t", p.fp8->hidden_t, H, chunk, Fp8Blocks::square);
+  expect_fp8_buffer(op, "fp8.weight", p.fp8->weight, V, H, Fp8Blocks::square);
+  expect_fp8_buffer(op, "fp8.weight_t", p.fp8->weight_t, H, V, Fp8Blocks::square);
+  expect_fp8_buffer(op, "fp8.d_logits", p.fp8->d_logits, chunk, V, Fp8Blocks::row);
+  expect_fp8_buffer(op, "fp8.d_logits_t", p.fp8->d_logits_t, V, chunk, Fp8Blocks::row);
+}
+
+}  // namespace
 
 void validate(const LinearCrossEntropy& p) {
   constexpr auto op = "linear_cross_entropy";
@@ -22,11 +43,13 @@ void validate(const LinearCrossEntropy& p) {
   expect_if_given(op, "d_weight", p.d_weight, {V, H}, real_of(act));
   SSA_CHECK(static_cast<bool>(p.d_hidden) == static_cast<bool>(p.d_weight), op,
             ": d_hidden and d_weight come together");
+  if (p.fp8) validate_fp8(p);
 }
 
-/// The losses, when the caller does not want them.
+/// The losses, when the caller does not want them, and two f32 per token of a chunk in FP8.
 std::size_t cuda::scratch_bytes(const LinearCrossEntropy& p) {
-  return p.losses ? 0 : static_cast<std::size_t>(p.hidden.dim(0)) * sizeof(float);
+  const std::int64_t losses = p.losses ? 0 : p.hidden.dim(0), sums = p.fp8 ? 2 * p.logits.dim(0) : 0;
+  return static_cast<std::size_t>(losses + sums) * sizeof(float);
 }
 
 }  // namespace ssa

@@ -3,6 +3,7 @@
 // * row_in_registers_kernel: a row of logits stays in the registers of a cluster of 1, 2, 4 or 8 CTAs between the
 //   log-sum-exp and the gradients. For V divisible by 8, up to 131072 (up to 16384 on GPUs without clusters).
 // * row_read_twice_kernel: one CTA per row, any V.
+// With products in FP8 this kernel leaves the logits as they are, and d_logits_fp8_kernel reads them again in tiles.
 #include <algorithm>
 
 #include "kernels/common/device/launch.cuh"
@@ -11,7 +12,8 @@
 #include "kernels/common/device/sum.cuh"
 #include "kernels/common/device/vector.cuh"
 #include "kernels/common/ptx/cluster.cuh"
-#include "kernels/matmul/matmul.h"
+#include "kernels/linear_cross_entropy/head_products.h"
+#include "kernels/quantize_fp8/fp8_tile.cuh"
 #include "linear_cross_entropy.h"
 
 namespace ssa::cuda {
@@ -20,8 +22,13 @@ namespace {
 constexpr std::int32_t kIgnored = -100;
 
 // With kDifferentiate, both kernels overwrite logits[m] with gradient_scale * (softmax(logits[m]) -
-// onehot(targets[m])). The maximum is subtracted before the scaling to base 2: the loss of a certain prediction is then
-// exactly 0.
+// onehot(targets[m])). Without, they write (row_max, log2_sum) to sums[m] if `sums` is given. The maximum is subtracted
+// before the scaling to base 2: the loss of a certain prediction is then exactly 0.
+
+/// The probability of a logit in its row.
+__device__ __forceinline__ float probability(float logit, float row_max, float log2_sum) {
+  return exp2_fast(fmaf(logit - row_max, kLog2e, -log2_sum));
+}
 
 /// Four CTAs share an SM: while one computes, the others load or store. The bound is on registers, not on CTAs, because
 /// some GPUs have room for three, for which the compiler rejects a bound of four.
@@ -55,8 +62,8 @@ __device__ __forceinline__ Floats<8> unpack_by_bytes(const uint4& raw) {
 /// combines the received pairs in the same order, so that all compute the same row_max and row_sum.
 template <int kCtas, bool kDifferentiate>
 __global__ void __maxnreg__(InRegisters::kRegisters)
-    row_in_registers_kernel(float* losses, __nv_bfloat16* logits, const std::int32_t* targets, std::int64_t V,
-                            float gradient_scale) {
+    row_in_registers_kernel(float* losses, float2* sums, __nv_bfloat16* logits, const std::int32_t* targets,
+                            std::int64_t V, float gradient_scale) {
   constexpr int kStride = InRegisters::kThreads * 8, kPartials = kCtas * InRegisters::kWarps;
   constexpr int kLine = 64;                               // logits per cache line, which two CTAs should not share
   constexpr std::uint32_t kMinusInfinities = 0xff80ff80;  // two bf16 -infinity
@@ -131,7 +138,6 @@ __global__ void __maxnreg__(InRegisters::kRegisters)
   row_sum = warp_sum(row_sum);
   const float log2_sum = log2f(row_sum);
 
-  const auto probability = [&](float logit) { return exp2_fast(fmaf(logit - row_max, kLog2e, -log2_sum)); };
   const int target_index = target - rank * share;
   const bool owner =
       0 <= target_index && target_index < count && target_index % kStride / 8 == static_cast<int>(threadIdx.x);
@@ -141,14 +147,16 @@ __global__ void __maxnreg__(InRegisters::kRegisters)
     for (int i = 0; i < InRegisters::kVectors; ++i) {
       Floats<8> values = unpack_by_bytes(x[i]);
 #pragma unroll
-      for (int j = 0; j < 8; ++j) values[j] = gradient_scale * probability(values[j]);
+      for (int j = 0; j < 8; ++j) values[j] = gradient_scale * probability(values[j], row_max, log2_sum);
       if (first + i * kStride < count) store<8>(part + first + i * kStride, values);
     }
   }
   if (owner) {
     losses[m] = (row_max - target_logit) + log2_sum * kLn2;
     if constexpr (kDifferentiate)
-      part[target_index] = __float2bfloat16_rn(gradient_scale * (probability(target_logit) - 1.0f));
+      part[target_index] = __float2bfloat16_rn(gradient_scale * (probability(target_logit, row_max, log2_sum) - 1.0f));
+    else if (sums)
+      sums[m] = make_float2(row_max, log2_sum);
   }
 }
 
@@ -157,8 +165,8 @@ constexpr int kThreads = 1024;
 /// One CTA per row, of any length.
 template <int kVec, bool kDifferentiate>
 __global__ void __launch_bounds__(kThreads)
-    row_read_twice_kernel(float* losses, __nv_bfloat16* logits, const std::int32_t* targets, std::int64_t V,
-                          float gradient_scale) {
+    row_read_twice_kernel(float* losses, float2* sums, __nv_bfloat16* logits, const std::int32_t* targets,
+                          std::int64_t V, float gradient_scale) {
   __shared__ float shared[2][kThreads / kWarpSize];
   constexpr std::int64_t kStride = kThreads * kVec;
   const std::int64_t first = static_cast<std::int64_t>(threadIdx.x) * kVec;
@@ -199,16 +207,44 @@ __global__ void __launch_bounds__(kThreads)
       Floats<kVec> x = load<kVec>(row + v);
 #pragma unroll
       for (int i = 0; i < kVec; ++i) {
-        const float p = exp2_fast(fmaf(x[i] - row_max, kLog2e, -log2_sum));
+        const float p = probability(x[i], row_max, log2_sum);
         x[i] = gradient_scale * (v + i == target ? p - 1.0f : p);
       }
       store<kVec>(row + v, x);
     }
+  } else {
+    if (sums && threadIdx.x == 0) sums[blockIdx.x] = make_float2(row_max, log2_sum);
   }
 }
 
+/// d_logits of a tile of 128 tokens and 128 ids, in FP8, plain and transposed. Rounded to bf16 first, as quantize_fp8
+/// would find them in memory.
+__global__ void __launch_bounds__(kFp8TileThreads)
+    d_logits_fp8_kernel(Fp8Target plain, Fp8Target transposed, const __nv_bfloat16* logits, const std::int32_t* targets,
+                        const float2* sums, int tokens, int V, float gradient_scale) {
+  __shared__ alignas(16) Fp8TileShared shared;
+  const Fp8TilePlace at;
+  uint4 tile[8];
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    tile[i] = {};
+    if (at.row + i >= tokens || at.column >= V) continue;
+    const std::int32_t target = __ldg(targets + at.row + i);
+    if (target == kIgnored) continue;
+    const float2 sum = __ldg(sums + at.row + i);
+    Floats<8> x = load_constant<8>(logits + std::int64_t{at.row + i} * V + at.column);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      const float p = probability(x[j], sum.x, sum.y);
+      x[j] = gradient_scale * (at.column + j == target ? p - 1.0f : p);
+    }
+    tile[i] = pack_bf16(x);
+  }
+  quantize_tile<true, true>(plain, transposed, shared, tile, at.tile_row, at.tile_column, tokens, V);
+}
+
 struct Choice {
-  void (*kernel)(float*, __nv_bfloat16*, const std::int32_t*, std::int64_t, float);
+  void (*kernel)(float*, float2*, __nv_bfloat16*, const std::int32_t*, std::int64_t, float);
   unsigned ctas;  ///< per row
   unsigned threads;
 };
@@ -232,21 +268,27 @@ Choice choose_kernel(Stream& stream, const char* op, std::int64_t V) {
 void linear_cross_entropy(Stream& stream, const LinearCrossEntropy& p) {
   constexpr auto op = "linear_cross_entropy";
   const std::int64_t M = p.hidden.dim(0), V = p.weight.dim(0), chunk = p.logits.dim(0);
-  const bool differentiate = static_cast<bool>(p.d_hidden);
-  float* losses = p.losses ? p.losses.as<float>() : static_cast<float*>(stream.scratch(scratch_bytes(p)));
-  const Choice choice = differentiate ? choose_kernel<true>(stream, op, V) : choose_kernel<false>(stream, op, V);
+  const bool in_place = p.d_hidden && !p.fp8;
+  auto* sums = p.fp8 ? static_cast<float2*>(stream.scratch(scratch_bytes(p))) : nullptr;
+  float* losses = p.losses ? p.losses.as<float>()
+                  : p.fp8  ? reinterpret_cast<float*>(sums + chunk)
+                           : static_cast<float*>(stream.scratch(scratch_bytes(p)));
+  const Choice choice = in_place ? choose_kernel<true>(stream, op, V) : choose_kernel<false>(stream, op, V);
+  prepare_head(stream, p);
   for (std::int64_t begin = 0; begin < M; begin += chunk) {
-    const std::int64_t end = std::min(M, begin + chunk);
-    const Tensor logits = p.logits.rows(0, end - begin), hidden = p.hidden.rows(begin, end);
-    ssa::matmul(stream, {.out = logits, .a = hidden, .b = p.weight, .transpose_b = true});
-    const auto rows = static_cast<unsigned>(end - begin);
-    launch(stream, op, choice.kernel, {.grid = rows * choice.ctas, .block = choice.threads, .cluster = choice.ctas},
-           losses + begin, bf16(logits), p.targets.as<std::int32_t>() + begin, V, p.gradient_scale);
-    if (!differentiate) continue;
-    ssa::matmul(stream, {.out = p.d_hidden.rows(begin, end), .a = logits, .b = p.weight});
-    ssa::matmul(
-        stream,
-        {.out = p.d_weight, .a = logits, .b = hidden, .transpose_a = true, .accumulate = p.accumulate || begin > 0});
+    const HeadChunk part(p, begin, std::min(M, begin + chunk));
+    const std::int64_t tokens = part.end - begin;
+    const std::int32_t* targets = p.targets.as<std::int32_t>() + begin;
+    head_logits(stream, p, part);
+    launch(stream, op, choice.kernel,
+           {.grid = static_cast<unsigned>(tokens) * choice.ctas, .block = choice.threads, .cluster = choice.ctas},
+           losses + begin, sums, bf16(part.logits), targets, V, p.gradient_scale);
+    if (p.fp8)
+      launch(stream, op, d_logits_fp8_kernel,
+             {.grid = {ctas_for(V, kFp8Tile), ctas_for(tokens, kFp8Tile)}, .block = kFp8TileThreads},
+             Fp8Target(part.d_logits_fp8), Fp8Target(part.d_logits_t_fp8), bf16(part.logits), targets, sums, tokens, V,
+             p.gradient_scale);
+    if (p.d_hidden) head_gradients(stream, p, part);
   }
   add_sum(stream, op, p.loss_sum.as<double>(), losses, M);
 }

@@ -8,13 +8,28 @@
 //   d_hidden = d_logits @ weight
 //   d_weight = d_logits^T @ hidden, or += with `accumulate`
 // The loss is PyTorch's cross_entropy with ignore_index -100 and reduction "sum".
+// With `fp8` the three products are in FP8 (fp8_matmul.h), with these operands per chunk:
+//   logits   = {hidden, row blocks} @ {weight, square blocks}^T
+//   d_hidden = {d_logits, row blocks} @ {weight^T, square blocks}^T
+//   d_weight = {d_logits^T, row blocks} @ {hidden^T, square blocks}^T
+// Logits, losses and d_logits are computed as without; d_logits are rounded from act, as quantize_fp8 does. In
+// d_logits^T every id has scales of its own: the gradients of an id that is no target nearby are probabilities, orders of
+// magnitude smaller than those of targets, and would be rounded to zero beside them.
 // The chunk size changes d_weight only by rounding. With the same chunk size a repeated run gives the same bits.
 // A wrong shape or dtype throws Error. Targets are not checked: each is -100 or in [0, V).
 #pragma once
 
 #include "kernels/common/dispatch.h"
+#include "kernels/quantize_fp8/fp8_matrix.h"
 
 namespace ssa {
+
+/// Memory for the operands of the FP8 products, overwritten. All dimensions are multiples of 16.
+struct LinearCrossEntropyFp8 {
+  Fp8Buffer hidden, hidden_t;      ///< [chunk, H] row blocks, [H, chunk] square blocks
+  Fp8Buffer weight, weight_t;      ///< [V, H], [H, V], square blocks
+  Fp8Buffer d_logits, d_logits_t;  ///< [chunk, V], [V, chunk], row blocks
+};
 
 struct LinearCrossEntropy {
   Tensor loss_sum;       ///< [1] f64, accumulated
@@ -26,7 +41,8 @@ struct LinearCrossEntropy {
   Tensor weight;         ///< [V, H] act
   Tensor targets;        ///< [M] i32: the next token id, or -100
   float gradient_scale = 0;
-  bool accumulate = false;  ///< add to d_weight instead of overwriting it
+  bool accumulate = false;                     ///< add to d_weight instead of overwriting it
+  const LinearCrossEntropyFp8* fp8 = nullptr;  ///< given with d_hidden only; null: products in act
 };
 SSA_OP_WITH_SCRATCH(linear_cross_entropy, LinearCrossEntropy);
 

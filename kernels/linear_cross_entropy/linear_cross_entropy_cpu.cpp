@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "kernels/common/cpu/cpu.h"
-#include "kernels/matmul/matmul.h"
+#include "kernels/linear_cross_entropy/head_products.h"
 
 namespace ssa::cpu {
 namespace {
@@ -43,10 +43,11 @@ void forward_and_backward(Stream& stream, const LinearCrossEntropy& p) {
   Real *all_logits = p.logits.as<Real>(), *losses = p.losses.as_or_null<Real>();
   std::vector<Real> chunk_losses(static_cast<std::size_t>(std::min(chunk, M)));
   double loss_sum = 0;
+  prepare_head(stream, p);
   for (std::int64_t begin = 0; begin < M; begin += chunk) {
     const std::int64_t end = std::min(begin + chunk, M);
-    const Tensor logits = p.logits.rows(0, end - begin), hidden = p.hidden.rows(begin, end);
-    cpu::matmul(stream, {.out = logits, .a = hidden, .b = p.weight, .transpose_b = true});
+    const HeadChunk part(p, begin, end);
+    head_logits(stream, p, part);
 #pragma omp parallel for
     for (std::int64_t m = begin; m < end; ++m)
       chunk_losses[static_cast<std::size_t>(m - begin)] =
@@ -54,12 +55,10 @@ void forward_and_backward(Stream& stream, const LinearCrossEntropy& p) {
     for (std::int64_t m = begin; m < end; ++m)
       loss_sum += static_cast<double>(chunk_losses[static_cast<std::size_t>(m - begin)]);
     if (losses) std::copy_n(chunk_losses.data(), end - begin, losses + begin);
-    if (p.d_hidden) {
-      cpu::matmul(stream, {.out = p.d_hidden.rows(begin, end), .a = logits, .b = p.weight});
-      cpu::matmul(
-          stream,
-          {.out = p.d_weight, .a = logits, .b = hidden, .transpose_a = true, .accumulate = p.accumulate || begin > 0});
-    }
+    if (!p.d_hidden) continue;
+    if (p.fp8)
+      cpu::quantize_fp8(stream, {.plain = part.d_logits_fp8, .transposed = part.d_logits_t_fp8, .x = part.logits});
+    head_gradients(stream, p, part);
   }
   *p.loss_sum.as<double>() += loss_sum;
 }

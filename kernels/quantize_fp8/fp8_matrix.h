@@ -41,6 +41,18 @@ inline Shape fp8_scales_shape(std::int64_t rows, std::int64_t columns, Fp8Blocks
   return {fp8_blocks_of(rows), (fp8_blocks_of(columns) + 3) / 4 * 4};
 }
 
+/// Memory for one FP8 matrix at a time.
+struct Fp8Buffer {
+  Tensor values = {}, scales = {};  ///< [at least R C] u8, [at least the elements of fp8_scales_shape] f32
+
+  Fp8Matrix matrix(std::int64_t rows, std::int64_t columns, Fp8Blocks blocks) const {
+    const Shape shape = fp8_scales_shape(rows, columns, blocks);
+    return {.values = values.rows(0, rows * columns).view({rows, columns}),
+            .scales = scales.rows(0, shape.count()).view(shape),
+            .blocks = blocks};
+  }
+};
+
 /// Where the scale of element (r, c) is, in elements of `scales`.
 inline std::int64_t fp8_scale_index(const Fp8Matrix& m, std::int64_t r, std::int64_t c) {
   if (m.blocks == Fp8Blocks::row) return c / kFp8Block * m.values.dim(0) + r;

@@ -44,6 +44,13 @@ struct Fp8TileShared {
   unsigned tile_max[kFp8TileThreads / kWarpSize];
 };
 
+/// The tile of this CTA in a grid of [columns / 128, rows / 128], and where this thread's 8 x 8 elements begin.
+struct Fp8TilePlace {
+  int tile_row = static_cast<int>(blockIdx.y), tile_column = static_cast<int>(blockIdx.x);
+  int row = tile_row * kFp8Tile + static_cast<int>(threadIdx.x) / 16 * 8;
+  int column = tile_column * kFp8Tile + static_cast<int>(threadIdx.x) % 16 * 8;
+};
+
 struct Fp8Scale {
   float scale, inverse;
   /// From the bits of the largest magnitude; fp8_matrix.h has the formula.

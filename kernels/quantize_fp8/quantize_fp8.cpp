@@ -12,6 +12,15 @@ void expect_fp8(const char* op, const char* name, const Fp8Matrix& m, std::int64
   expect(op, concat(name, ".scales").c_str(), m.scales, fp8_scales_shape(rows, columns, m.blocks), DType::f32);
 }
 
+void expect_fp8_buffer(const char* op, const char* name, const Fp8Buffer& buffer, std::int64_t rows,
+                       std::int64_t columns, Fp8Blocks blocks) {
+  const std::int64_t values = rows * columns, scales = fp8_scales_shape(rows, columns, blocks).count();
+  SSA_CHECK(buffer.values.count() >= values && buffer.scales.count() >= scales, op, ": ", name, " has room for ",
+            buffer.values.count(), " values and ", buffer.scales.count(), " scales, expected at least ", values,
+            " and ", scales);
+  expect_fp8(op, name, buffer.matrix(rows, columns, blocks), rows, columns);
+}
+
 void validate(const QuantizeFp8& p) {
   constexpr auto op = "quantize_fp8";
   expect_rank(op, "x", p.x, 2, "[R, C]");

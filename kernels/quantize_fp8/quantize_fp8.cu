@@ -10,16 +10,14 @@ template <bool kPlain, bool kTransposed>
 __global__ void __launch_bounds__(kFp8TileThreads)
     quantize_fp8_kernel(Fp8Target plain, Fp8Target transposed, const __nv_bfloat16* x, int rows, int columns) {
   __shared__ alignas(16) Fp8TileShared shared;
-  const int row = static_cast<int>(blockIdx.y * kFp8Tile + threadIdx.x / 16 * 8);
-  const int column = static_cast<int>(blockIdx.x * kFp8Tile + threadIdx.x % 16 * 8);
+  const Fp8TilePlace at;
   uint4 tile[8];
 #pragma unroll
   for (int i = 0; i < 8; ++i)
-    tile[i] = row + i < rows && column < columns
-                  ? __ldg(reinterpret_cast<const uint4*>(x + std::int64_t{row + i} * columns + column))
+    tile[i] = at.row + i < rows && at.column < columns
+                  ? __ldg(reinterpret_cast<const uint4*>(x + std::int64_t{at.row + i} * columns + at.column))
                   : uint4{};
-  quantize_tile<kPlain, kTransposed>(plain, transposed, shared, tile, static_cast<int>(blockIdx.y),
-                                     static_cast<int>(blockIdx.x), rows, columns);
+  quantize_tile<kPlain, kTransposed>(plain, transposed, shared, tile, at.tile_row, at.tile_column, rows, columns);
 }
 
 }  // namespace

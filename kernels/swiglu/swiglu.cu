@@ -57,21 +57,11 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-/// Columns 8 l .. 8 l + 7 of the rows of thread (g, l) in a tile, as quantize_tile wants them.
-struct TilePlace {
-  int row = static_cast<int>(blockIdx.y * kFp8Tile + threadIdx.x / 16 * 8);
-  int column = static_cast<int>(blockIdx.x * kFp8Tile + threadIdx.x % 16 * 8);
-};
-
-__device__ __forceinline__ uint4 packed(const Floats<8>& v) {
-  return make_uint4(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7]));
-}
-
 __global__ void __launch_bounds__(kFp8TileThreads)
     swiglu_backward_fp8_kernel(Fp8Target fp8, Fp8Target fp8_t, __nv_bfloat16* out, const __nv_bfloat16* d_out,
                                const __nv_bfloat16* gate_up, int M, int F) {
   __shared__ alignas(16) Fp8TileShared shared;
-  const TilePlace at;
+  const Fp8TilePlace at;
   uint4 d_gate[8], d_up[8];
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
@@ -88,14 +78,14 @@ __global__ void __launch_bounds__(kFp8TileThreads)
       g[j] = d[j] * u[j] * (s + silu * (1.0f - s));
       u[j] = d[j] * silu;
     }
-    d_gate[i] = packed(g);
-    d_up[i] = packed(u);
-    if (out) *reinterpret_cast<uint4*>(out + std::int64_t{at.row + i} * F + at.column) = packed(y);
+    d_gate[i] = pack_bf16(g);
+    d_up[i] = pack_bf16(u);
+    if (out) *reinterpret_cast<uint4*>(out + std::int64_t{at.row + i} * F + at.column) = pack_bf16(y);
   }
-  const int row = static_cast<int>(blockIdx.y), column = static_cast<int>(blockIdx.x);
-  quantize_tile<true, true>(fp8, fp8_t, shared, d_gate, row, column, M, 2 * F);
+  quantize_tile<true, true>(fp8, fp8_t, shared, d_gate, at.tile_row, at.tile_column, M, 2 * F);
   __syncthreads();
-  quantize_tile<true, true>(fp8, fp8_t, shared, d_up, row, static_cast<int>(gridDim.x) + column, M, 2 * F);
+  quantize_tile<true, true>(fp8, fp8_t, shared, d_up, at.tile_row, static_cast<int>(gridDim.x) + at.tile_column, M,
+                            2 * F);
 }
 
 }  // namespace

@@ -144,9 +144,6 @@ void check_fp8(const Config& config, const Origin& origin) {
       origin.fail("train.fp8_exclude", "found ", quoted(name), ", expected ", excludable_names(config.model));
   if (train.fp8 == Fp8Mode::none && !train.fp8_exclude.empty())
     origin.fail("train.fp8_exclude", "found ", train.fp8_exclude.size(), " names, expected none with train.fp8 none");
-  const bool head = std::count(train.fp8_exclude.begin(), train.fp8_exclude.end(), "lm_head") == 0;
-  if (train.fp8 == Fp8Mode::all && head)
-    origin.fail("train.fp8", "found all, expected none or linear: the LM head has no FP8 products so far");
   const Fp8Layers layers(config.model, train.fp8, train.fp8_exclude);
   if (train.fp8 != Fp8Mode::none && !layers.any())
     origin.fail("train.fp8_exclude", "found every linear layer, expected one that is left, or train.fp8 none");

@@ -101,8 +101,9 @@ Branches computed_branches(const PassShape& shape, const ModelConfig& config) {
 std::int64_t logits_chunk_for(const ModelConfig& config, std::int64_t tokens, DeviceKind kind) {
   const std::int64_t budget = kind == DeviceKind::cuda ? std::int64_t{2} << 30 : std::int64_t{64} << 20;
   const std::int64_t token_bytes = config.vocab_size * static_cast<std::int64_t>(size_of(activation_dtype(kind)));
-  std::int64_t chunk = std::max<std::int64_t>(budget / token_bytes, 1);
-  if (chunk > 256) chunk = chunk / 256 * 256;  // whole tiles for the matrix products
+  std::int64_t chunk = std::max(budget / token_bytes, kFp8Alignment);
+  const std::int64_t multiple = chunk > 256 ? 256 : kFp8Alignment;  // whole tiles for the products
+  chunk = chunk / multiple * multiple;
   return std::min(chunk, tokens);
 }
 
@@ -123,20 +124,40 @@ Lifetime lifetime_of(Tensor LayerActivations::*activation) {
   return row->lifetime;
 }
 
-/// Each buffer takes the largest matrix of any linear layer.
-Fp8Operands lay_out_fp8(Arena& arena, const ModelConfig& c, const PassShape& shape) {
-  const std::int64_t M = shape.rows * shape.tokens;
-  const auto allocate = [&](const char* name, const std::vector<std::pair<Shape, Fp8Blocks>>& matrices) {
-    if (matrices.empty()) return Fp8Buffer{};
-    std::int64_t values = 0, scales = 0;
-    for (const auto& [matrix, blocks] : matrices) {
-      values = std::max(values, matrix.count());
-      scales = std::max(scales, fp8_scales_shape(matrix[0], matrix[1], blocks).count());
-    }
-    return Fp8Buffer{.values = arena.allocate(concat("fp8 ", name), DType::u8, {values}),
-                     .scales = arena.allocate(concat("fp8 scales of ", name), DType::f32, {scales})};
+using Fp8Matrices = std::vector<std::pair<Shape, Fp8Blocks>>;
+
+/// Memory for the largest of some matrices; absent if there are none.
+Fp8Buffer allocate_fp8(Arena& arena, const std::string& name, const Fp8Matrices& matrices) {
+  if (matrices.empty()) return {};
+  std::int64_t values = 0, scales = 0;
+  for (const auto& [matrix, blocks] : matrices) {
+    values = std::max(values, matrix.count());
+    scales = std::max(scales, fp8_scales_shape(matrix[0], matrix[1], blocks).count());
+  }
+  return {.values = arena.allocate("fp8 " + name, DType::u8, {values}),
+          .scales = arena.allocate("fp8 scales of " + name, DType::f32, {scales})};
+}
+
+LinearCrossEntropyFp8 lay_out_fp8_head(Arena& arena, const ModelConfig& c, std::int64_t chunk) {
+  const std::int64_t H = c.hidden_size, V = c.vocab_size;
+  const auto allocate = [&](const std::string& name, std::int64_t rows, std::int64_t columns, Fp8Blocks blocks) {
+    return allocate_fp8(arena, "lm_head " + name, {{{rows, columns}, blocks}});
   };
-  std::vector<std::pair<Shape, Fp8Blocks>> x, w, d_y, d_y_t, d_gate_up, d_gate_up_t;
+  return {.hidden = allocate("x", chunk, H, Fp8Blocks::row),
+          .hidden_t = allocate("x^T", H, chunk, Fp8Blocks::square),
+          .weight = allocate("w", V, H, Fp8Blocks::square),
+          .weight_t = allocate("w^T", H, V, Fp8Blocks::square),
+          .d_logits = allocate("d_logits", chunk, V, Fp8Blocks::row),
+          .d_logits_t = allocate("d_logits^T", V, chunk, Fp8Blocks::row)};
+}
+
+/// Each buffer of the linear layers takes the largest matrix of any of them.
+Fp8Operands lay_out_fp8(Arena& arena, const ModelConfig& c, const PassShape& shape, std::int64_t chunk) {
+  const std::int64_t M = shape.rows * shape.tokens;
+  const auto allocate = [&](const char* name, const Fp8Matrices& matrices) {
+    return allocate_fp8(arena, name, matrices);
+  };
+  Fp8Matrices x, w, d_y, d_y_t, d_gate_up, d_gate_up_t;
   for (const LinearLayer which : kLinearLayers) {
     if (!shape.fp8.has_in_any_layer(which)) continue;
     const auto [inputs, outputs] = widths_of(which, c);
@@ -151,7 +172,8 @@ Fp8Operands lay_out_fp8(Arena& arena, const ModelConfig& c, const PassShape& sha
           .d_y = allocate("d_y", d_y),
           .d_y_t = allocate("d_y^T", d_y_t),
           .d_gate_up = allocate("d_gate_up", d_gate_up),
-          .d_gate_up_t = allocate("d_gate_up^T", d_gate_up_t)};
+          .d_gate_up_t = allocate("d_gate_up^T", d_gate_up_t),
+          .lm_head = shape.fp8.has_lm_head() ? lay_out_fp8_head(arena, c, chunk) : LinearCrossEntropyFp8{}};
 }
 
 Activations lay_out_activations(Arena& arena, const ModelConfig& c, const PassShape& shape, DeviceKind kind,
@@ -196,7 +218,7 @@ Activations lay_out_activations(Arena& arena, const ModelConfig& c, const PassSh
   a.cos_sin = placement ? placement->cos_sin : arena.allocate("rotary table", f32, {d.T, d.D / 2, 2});
   a.discarded = arena.allocate("discarded alignment", DType::f64, {1});
   if (!shape.backward) return a;
-  if (shape.fp8.any()) a.fp8 = lay_out_fp8(arena, c, shape);
+  if (shape.fp8.any()) a.fp8 = lay_out_fp8(arena, c, shape, chunk);
 
   a.d_x = arena.allocate("d_x", act, hidden);
   a.d_norm = arena.allocate("d_norm", act, hidden);

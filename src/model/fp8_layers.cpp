@@ -29,6 +29,13 @@ bool parse(const ModelConfig& config, std::string_view name, Excluded& out) {
   return std::any_of(kLinearLayers.begin(), kLinearLayers.end(), [&](LinearLayer l) { return name == name_of(l); });
 }
 
+/// Empty if products with these widths exist.
+std::string why_unsupported(std::string_view name, const LinearWidths& widths) {
+  if (widths.inputs % kFp8Alignment == 0 && widths.outputs % kFp8Alignment == 0) return {};
+  return concat(name, " has ", widths.inputs, " inputs and ", widths.outputs, " outputs, expected multiples of ",
+                kFp8Alignment, "; train.fp8_exclude [\"", name, "\"] leaves it out");
+}
+
 }  // namespace
 
 LinearWidths widths_of(LinearLayer layer, const ModelConfig& c) {
@@ -44,8 +51,12 @@ LinearWidths widths_of(LinearLayer layer, const ModelConfig& c) {
 Fp8Layers::Fp8Layers(const ModelConfig& config, Fp8Mode mode, const std::vector<std::string>& exclude) {
   if (mode == Fp8Mode::none) return;
   layers_.assign(static_cast<std::size_t>(config.num_hidden_layers) * kLinearLayers.size(), true);
+  lm_head_ = mode == Fp8Mode::all;
   for (const std::string& name : exclude) {
-    if (name == kHead) continue;
+    if (name == kHead) {
+      lm_head_ = false;
+      continue;
+    }
     Excluded excluded;
     SSA_CHECK(parse(config, name, excluded), "fp8_exclude: found ", name, ", expected ", excludable_names(config));
     for (std::size_t i = 0; i < layers_.size(); ++i) {
@@ -58,7 +69,7 @@ Fp8Layers::Fp8Layers(const ModelConfig& config, Fp8Mode mode, const std::vector<
   }
 }
 
-bool Fp8Layers::any() const { return std::find(layers_.begin(), layers_.end(), true) != layers_.end(); }
+bool Fp8Layers::any() const { return lm_head_ || std::find(layers_.begin(), layers_.end(), true) != layers_.end(); }
 
 bool Fp8Layers::has(std::int64_t layer, LinearLayer which) const {
   return !layers_.empty() &&
@@ -94,12 +105,10 @@ std::string why_unsupported(const Fp8Layers& layers, const ModelConfig& config, 
     return concat("a micro-batch has ", tokens, " tokens, expected a multiple of ", kFp8Alignment);
   for (const LinearLayer which : kLinearLayers) {
     if (!layers.has_in_any_layer(which)) continue;
-    const LinearWidths widths = widths_of(which, config);
-    if (widths.inputs % kFp8Alignment != 0 || widths.outputs % kFp8Alignment != 0)
-      return concat(name_of(which), " has ", widths.inputs, " inputs and ", widths.outputs,
-                    " outputs, expected multiples of ", kFp8Alignment, "; train.fp8_exclude [\"", name_of(which),
-                    "\"] leaves it out");
+    const std::string reason = why_unsupported(name_of(which), widths_of(which, config));
+    if (!reason.empty()) return reason;
   }
+  if (layers.has_lm_head()) return why_unsupported(kHead, {.inputs = config.hidden_size, .outputs = config.vocab_size});
   return {};
 }
 

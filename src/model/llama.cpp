@@ -517,7 +517,8 @@ void forward_backward(Stream& s, const Llama& m, const MicroBatch& batch, const 
                            .weight = m.weights.lm_head,
                            .targets = flat_tokens(batch.targets),
                            .gradient_scale = scales.ce_gradient,
-                           .accumulate = accumulate});
+                           .accumulate = accumulate,
+                           .fp8 = m.shape.fp8.has_lm_head() ? &a.fp8.lm_head : nullptr});
   if (!tied) call(hooks.after_gradients, buckets.head);
   s.zero(a.d_x);
   rmsnorm_backward(s, {.d_residual = a.d_x,

@@ -761,12 +761,18 @@ TEST_CASE("config: train.fp8 and train.fp8_exclude are read, and what they canno
   CHECK(parse(minimal(), {"train.fp8=linear", R"(train.fp8_exclude=["qkvg_proj", "layers.1.o_proj"])"}) == c);
   CHECK(parse(minimal()).train.fp8 == Fp8Mode::none);
   CHECK(parse(minimal(R"(, "fp8": "all", "fp8_exclude": ["lm_head", "qkvg_proj"])")).train.fp8 == Fp8Mode::all);
+  CHECK(parse(minimal(R"(, "fp8": "all", "fp8_exclude": ["qkvg_proj"])")).train.fp8 == Fp8Mode::all);
+  CHECK(parse(minimal(R"(, "fp8": "all", "fp8_exclude": ["layers.0", "layers.1"])")).train.fp8 == Fp8Mode::all);
 
   const std::string names =
       "expected lm_head, qkvg_proj, o_proj, gate_up_proj, down_proj, layers.N or layers.N.o_proj with N from 0 to 1";
   const auto cases = std::vector<std::pair<std::string, std::string>>{
       {R"(, "fp8": "e4m3")", "train.fp8: found \"e4m3\", expected none, linear or all"},
-      {R"(, "fp8": "all")", "train.fp8: found all, expected none or linear: the LM head has no FP8 products so far"},
+      {R"(, "fp8": "all")",
+       "train.fp8: qkvg_proj has 64 inputs and 140 outputs, expected multiples of 16; train.fp8_exclude "
+       "[\"qkvg_proj\"] leaves it out"},
+      {R"(, "fp8": "all", "fp8_exclude": ["lm_head", "layers.0", "layers.1"])",
+       "train.fp8_exclude: found every linear layer, expected one that is left, or train.fp8 none"},
       {R"(, "fp8": "linear")",
        "train.fp8: qkvg_proj has 64 inputs and 140 outputs, expected multiples of 16; train.fp8_exclude "
        "[\"qkvg_proj\"] leaves it out"},
@@ -790,6 +796,9 @@ TEST_CASE("config: train.fp8 and train.fp8_exclude are read, and what they canno
   }
   CHECK(error_of(minimal(kExclude), {"train.max_length=12"}) ==
         "c.json: train.fp8: a micro-batch has 24 tokens, expected a multiple of 16");
+  CHECK(error_of(minimal(R"(, "fp8": "all", "fp8_exclude": ["qkvg_proj"])"), {"model.vocab_size=257"}) ==
+        "c.json: train.fp8: lm_head has 64 inputs and 257 outputs, expected multiples of 16; train.fp8_exclude "
+        "[\"lm_head\"] leaves it out");
 }
 
 TEST_CASE("config: docs/config.md's table of keys equals the field lists") {

@@ -146,7 +146,7 @@ TEST_CASE("model: on CUDA every parameter's gradient in FP8 equals the CPU's, wh
       ModelConfig config = model_config(method);
       config.intermediate_size = intermediate;
       config.initializer_range = 0.05;  // larger weights amplify the rounding from layer to layer
-      const Fp8Layers fp8(config, Fp8Mode::linear, {"qkvg_proj"});
+      const Fp8Layers fp8(config, Fp8Mode::all, {"qkvg_proj"});
       const ParamTable table(config);
       const std::vector<Values> exact = gradients_of(method, Run::f32, config, fp8);
       const std::vector<Values> rounded = gradients_of(method, Run::rounded, config, fp8);

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <map>
 #include <string>
 
 #include "ssa/train/optimizer_step.h"
@@ -135,13 +136,23 @@ TEST_CASE("model: full or selected attention alone gives the bits that path ssa 
   CHECK_FALSE(same_tokens(of_stream[0], of_stream[1], 1, 0, 1));
 }
 
-TEST_CASE("model: FP8 changes gradients by its rounding, in the chosen layers only, and leaves evaluation alone") {
-  ModelConfig config = small_model();
+namespace {
+
+/// Widths that FP8 supports; SwiGLU writes FP8.
+ModelConfig fp8_model() {
+  ModelConfig config = small_model(64);
   config.num_attention_heads = 16;  // 16 (2 + 3) + 2 * 2 * 8 rows of the projection
   config.head_dim = 8;
   config.hidden_size = 128;
-  config.intermediate_size = 128;  // SwiGLU writes FP8
+  config.intermediate_size = 128;
   config.initializer_range = 0.05;
+  return config;
+}
+
+}  // namespace
+
+TEST_CASE("model: FP8 changes gradients by its rounding, in the chosen layers only, and leaves evaluation alone") {
+  const ModelConfig config = fp8_model();
   const PassShape plain{.rows = 2, .tokens = 40, .path = AttentionPath::full};
   const HostBatch batch = random_batch(2, 40, config.vocab_size, 21);
   struct Result {
@@ -191,9 +202,73 @@ TEST_CASE("model: FP8 changes gradients by its rounding, in the chosen layers on
   for (const Param& param : table.params())
     if (param.name == "model.layers.1.self_attn.o_proj.weight") CHECK(apart(one, exact, param) > 0.01);
 
+  // Only the head: its input is exact, so that its loss and its weight gradient have the rounding of one product each.
+  const Result all = run(Fp8Mode::all, {}), head = run(Fp8Mode::all, {"layers.0", "layers.1"});
+  CHECK(head.evaluated == exact.evaluated);
+  CHECK(head.trained == Approx(exact.trained).epsilon(0.01));
+  CHECK(all.trained == Approx(exact.trained).epsilon(0.01));
+  CHECK(all.trained != fp8.trained);
+  for (const Param& param : table.params()) {
+    INFO(param.name << " differs by " << apart(head, exact, param) << " and " << apart(all, exact, param));
+    CHECK(apart(head, exact, param) > 1e-3);
+    CHECK(apart(head, exact, param) < 0.1);
+    CHECK(apart(all, exact, param) > 1e-3);
+    CHECK(apart(all, exact, param) < 0.3);
+  }
+  CHECK((run(Fp8Mode::all, {"lm_head"}).gradients == fp8.gradients));
+  CHECK((run(Fp8Mode::all, {}, GradientCheckpointing::full).gradients == all.gradients));
+
   CHECK((run(Fp8Mode::linear, {}).gradients == fp8.gradients));
   CHECK((run(Fp8Mode::linear, {}, GradientCheckpointing::selective).gradients == fp8.gradients));
   CHECK((run(Fp8Mode::linear, {}, GradientCheckpointing::full).gradients == fp8.gradients));
+}
+
+TEST_CASE("model: the head in FP8 has the gradients of untied and of tied embeddings, in chunks") {
+  const HostBatch batch = random_batch(2, 40, 64, 23);
+  for (const bool tied : {false, true}) {
+    ModelConfig config = fp8_model();
+    config.tie_word_embeddings = tied;
+    const auto gradients = [&](Fp8Mode mode, std::int64_t chunk) {
+      PassShape pass{.rows = 2, .tokens = 40, .path = AttentionPath::ssa, .logits_chunk = chunk};
+      pass.fp8 = Fp8Layers(config, mode, {"layers.0", "layers.1"});
+      TestModel m(config, pass);
+      m.initialize(24);
+      m.step(batch, scales_of(config, pass));
+      m.add_micro_batch(batch, scales_of(config, pass), Gradients::add);
+      const std::vector<float> values = m.read<float>(m.state.gradients);
+      return Values(values.begin(), values.end());
+    };
+    const Values exact = gradients(Fp8Mode::linear, 0), whole = gradients(Fp8Mode::all, 80);
+    CAPTURE(tied);
+    CHECK(relative_error(whole, exact) > 0.005);
+    CHECK(relative_error(whole, exact) < 0.08);  // two roundings of 2.6 % in each product, and more through the layers
+    // The blocks of hidden^T and d_logits^T end with the chunk, so that their rounding differs.
+    CHECK(relative_error(gradients(Fp8Mode::all, 32), exact) < 0.08);
+    CHECK(relative_error(gradients(Fp8Mode::all, 32), whole) < 0.05);
+  }
+}
+
+TEST_CASE("model: the memory plan names the operands of the head in FP8") {
+  const ModelConfig config = fp8_model();
+  const auto planned = [&](Fp8Mode mode, const std::vector<std::string>& exclude) {
+    const PassShape pass{.rows = 2, .tokens = 40, .path = AttentionPath::full, .fp8 = Fp8Layers(config, mode, exclude)};
+    std::map<std::string, std::size_t> bytes;
+    for (const MemoryPlan::Category& c : plan_memory({.model = config, .pass = pass}, ParamTable(config)).categories)
+      for (const Arena::Entry& entry : c.entries) bytes[entry.name] += entry.bytes;
+    return bytes;
+  };
+  const auto all = planned(Fp8Mode::all, {});
+  CHECK(all.at("fp8 lm_head x") == 80 * 128);
+  CHECK(all.at("fp8 lm_head x^T") == 80 * 128);
+  CHECK(all.at("fp8 lm_head w") == 64 * 128);
+  CHECK(all.at("fp8 lm_head w^T") == 64 * 128);
+  CHECK(all.at("fp8 lm_head d_logits") == 80 * 64);
+  CHECK(all.at("fp8 lm_head d_logits^T") == 80 * 64);
+  CHECK(all.at("fp8 scales of lm_head d_logits") == 512);  // 80 scales of 4 bytes, in units of 256
+  CHECK(all.contains("fp8 d_gate_up"));
+  CHECK_FALSE(planned(Fp8Mode::linear, {}).contains("fp8 lm_head w"));
+  CHECK_FALSE(planned(Fp8Mode::all, {"lm_head"}).contains("fp8 lm_head w"));
+  CHECK_FALSE(planned(Fp8Mode::all, {"layers.0", "layers.1"}).contains("fp8 d_gate_up"));
 }
 
 TEST_CASE("model: the hooks of a pass name each bucket before its use and when its gradients are complete") {

@@ -108,12 +108,13 @@ struct Fp8MatmulCase {
   bool f32;     ///< f32 output, accumulated
 };
 
-/// Forward and input gradients (bf16 output), weight gradients (f32 output).
+/// Forward and input gradients (bf16 output), weight gradients (f32 output), those of the LM head last.
 inline const std::vector<Fp8MatmulCase> kFp8MatmulCases = {
     {128, 128, 128, true, false},   {256, 384, 512, true, false},  {48, 272, 144, true, false},
     {512, 2400, 256, true, false},  {512, 256, 2400, true, false}, {16, 16, 16, true, false},
     {128, 128, 128, false, true},   {384, 256, 512, false, true},  {256, 144, 272, false, true},
-    {128, 2048, 4096, false, true}, {144, 64, 8192, false, true},  {16, 32, 16384, false, true}};
+    {128, 2048, 4096, false, true}, {144, 64, 8192, false, true},  {16, 32, 16384, false, true},
+    {272, 48, 144, true, true},     {2048, 256, 384, true, true},  {16, 16, 8192, true, true}};
 
 struct Fp8MatmulInputs {
   Values a, b, out;

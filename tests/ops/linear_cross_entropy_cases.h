@@ -45,8 +45,10 @@ struct LinearCrossEntropyInputs {
   }
 };
 
+/// `logits`: working memory whose contents the caller reads afterwards.
 inline Outputs run_linear_cross_entropy(OpRunner& run, const LinearCrossEntropyCase& c,
-                                        const LinearCrossEntropyInputs& in, bool accumulate) {
+                                        const LinearCrossEntropyInputs& in, bool accumulate,
+                                        const LinearCrossEntropyFp8* fp8 = nullptr, Tensor logits = {}) {
   const Tensor loss_sum = run.f64_input({in.loss_sum}, {1}), losses = run.f32_output({c.M});
   const Tensor d_hidden = c.gradients ? run.act_output({c.M, c.H}) : Tensor();
   const Tensor d_weight = !c.gradients ? Tensor()
@@ -56,12 +58,13 @@ inline Outputs run_linear_cross_entropy(OpRunner& run, const LinearCrossEntropyC
                                       .losses = losses,
                                       .d_hidden = d_hidden,
                                       .d_weight = d_weight,
-                                      .logits = run.act_output({c.chunk, c.V}),
+                                      .logits = logits ? logits : run.act_output({c.chunk, c.V}),
                                       .hidden = run.act_input(in.hidden, {c.M, c.H}),
                                       .weight = run.act_input(in.weight, {c.V, c.H}),
                                       .targets = run.i32_input(in.targets, {c.M}),
                                       .gradient_scale = in.gradient_scale,
-                                      .accumulate = accumulate});
+                                      .accumulate = accumulate,
+                                      .fp8 = fp8});
   Outputs outputs = {{"loss_sum", run.read(loss_sum)}, {"losses", run.read(losses)}};
   if (c.gradients) {
     outputs.push_back({"d_hidden", run.read(d_hidden)});

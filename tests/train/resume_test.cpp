@@ -111,10 +111,25 @@ TEST_CASE(
   CHECK(run.metrics("without").size() == 8);
 }
 
+TEST_CASE("resume: a run with the LM head in FP8 that resumes equals an uninterrupted run bit for bit") {
+  const RunDirectory run("full-untied-llama3rope");
+  const Names fp8 = {"train.fp8=all", R"(train.fp8_exclude=["qkvg_proj"])", "train.max_length=32"};
+  check_halves(run, fp8);
+  run.train_to_end("plain", {"train.max_length=32"});
+  // Both start at a loss of 5.6 and have the same data. FP8's rounding is 1 % of it at most.
+  const auto got = run.metrics("whole"), want = run.metrics("plain");
+  REQUIRE(got.size() == want.size());
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    CAPTURE(i);
+    CHECK(got[i].at("loss") != want[i].at("loss"));
+    CHECK(got[i].at("loss").get<double>() == Approx(want[i].at("loss").get<double>()).epsilon(0.01));
+  }
+}
+
 TEST_CASE("resume: a run in FP8 that resumes equals an uninterrupted run bit for bit on CUDA") {
   if (skip_without_gpu()) return;
   const RunDirectory run("head64-ssa-sparse-stream", "cuda");
-  check_halves(run, {"train.fp8=linear", R"(train.fp8_exclude=["qkvg_proj"])", "train.max_length=96"});
+  check_halves(run, {"train.fp8=all", R"(train.fp8_exclude=["qkvg_proj"])", "train.max_length=96"});
 }
 
 TEST_CASE("resume: two ranks give the losses of one rank, and one rank resumes from a checkpoint of two") {

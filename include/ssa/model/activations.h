@@ -7,6 +7,7 @@
 
 #include "kernels/attention/documents.h"
 #include "kernels/attention/select_blocks/select_blocks.h"
+#include "kernels/linear_cross_entropy/linear_cross_entropy.h"
 #include "kernels/quantize_fp8/fp8_matrix.h"
 #include "ssa/model/attention_path.h"
 #include "ssa/model/fp8_layers.h"
@@ -26,7 +27,7 @@ struct PassShape {
   AttentionPath path;
   BlockSelection selection = BlockSelection::exact;
   GradientCheckpointing checkpointing = GradientCheckpointing::none;
-  Fp8Layers fp8 = {};             ///< linear layers of passes with a backward
+  Fp8Layers fp8 = {};             ///< linear layers and head of passes with a backward
   bool backward = true;           ///< false: forward passes only, whose layers share their activations
   std::int64_t logits_chunk = 0;  ///< tokens whose logits exist at a time; 0 = logits_chunk_for(...)
   bool document_mask = false;     ///< micro-batches have MicroBatch::documents
@@ -36,7 +37,7 @@ struct PassShape {
 /// The branches a pass computes: branches_of its path, plus full and selected attention if it measures both.
 Branches computed_branches(const PassShape& shape, const ModelConfig& config);
 
-/// Tokens whose logits take less than about 2 GiB on CUDA, 64 MiB on the CPU.
+/// Tokens whose logits take less than about 2 GiB on CUDA, 64 MiB on the CPU; a multiple of 16, or all tokens.
 std::int64_t logits_chunk_for(const ModelConfig& config, std::int64_t tokens, DeviceKind kind);
 
 /// One micro-batch on the device.
@@ -88,24 +89,13 @@ constexpr bool is_kept(Lifetime lifetime, GradientCheckpointing mode) {
   fail("unknown lifetime");
 }
 
-/// Memory for one FP8 matrix at a time.
-struct Fp8Buffer {
-  Tensor values, scales;  ///< u8, f32
-
-  Fp8Matrix matrix(std::int64_t rows, std::int64_t columns, Fp8Blocks blocks) const {
-    const Shape shape = fp8_scales_shape(rows, columns, blocks);
-    return {.values = values.rows(0, rows * columns).view({rows, columns}),
-            .scales = scales.rows(0, shape.count()).view(shape),
-            .blocks = blocks};
-  }
-};
-
 /// The operands of the FP8 products, one linear layer at a time; absent without FP8.
 struct Fp8Operands {
   Fp8Buffer x;                       ///< x in the forward, x^T in the backward
   Fp8Buffer w;                       ///< w in the forward, w^T in the backward
   Fp8Buffer d_y, d_y_t;              ///< d_y and its transpose, for the input and the weight gradient
   Fp8Buffer d_gate_up, d_gate_up_t;  ///< the same of gate_up_proj, where swiglu_backward writes them
+  LinearCrossEntropyFp8 lm_head;     ///< of the LM head
 };
 
 /// Every activation and working tensor of a pass.

@@ -1,4 +1,4 @@
-// Which linear layers of a training pass compute their products in FP8. docs/fp8.md says how.
+// Which linear layers of a training pass compute their products in FP8, and whether the LM head does. docs/fp8.md says how.
 #pragma once
 
 #include <cstdint>
@@ -55,14 +55,16 @@ class Fp8Layers {
   /// `exclude`: names that is_excludable accepts. They do not compute in FP8.
   Fp8Layers(const ModelConfig& config, Fp8Mode mode, const std::vector<std::string>& exclude);
 
-  bool any() const;
+  bool any() const;  ///< a linear layer or the head
   /// Whether the layer computes its products in FP8.
   bool has(std::int64_t layer, LinearLayer which) const;
   bool has_in_any_layer(LinearLayer which) const;
   bool has_in_every_layer(LinearLayer which) const;
+  bool has_lm_head() const { return lm_head_; }
 
  private:
   std::vector<bool> layers_;  ///< [L, 4]; empty: none
+  bool lm_head_ = false;
 };
 
 /// Whether train.fp8_exclude may have this name: "lm_head", "o_proj", "layers.3" or "layers.3.o_proj".
