@@ -36,6 +36,8 @@ void take_share_of_cores(int rank, int ranks) {
   const std::vector<int> bound = cores_of_this_thread();
   std::vector<int> all;
   for (int core = 0; core < CPU_SETSIZE; ++core) all.push_back(core);
+  constexpr std::size_t kThreadsOfCore = 2;
+  if (ranks == 1 && bound.size() > kThreadsOfCore) return;
   if (bound.empty() || !run_on(all)) return;
   const std::vector<int> allowed = cores_of_this_thread();  // the system drops cores that are absent or not allowed
   const std::vector<int> share = share_of_cores(allowed, rank, ranks);

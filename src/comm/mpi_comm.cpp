@@ -151,7 +151,7 @@ MpiComm::MpiComm(std::int64_t max_count) : group_(std::make_unique<Group>()), ma
   check(MPI_Comm_rank(machine, &local_rank_), "MPI_Comm_rank");
   check(MPI_Comm_size(machine, &local_size), "MPI_Comm_size");
   MPI_Comm_free(&machine);
-  if (local_size > 1) take_share_of_cores(local_rank_, local_size);
+  take_share_of_cores(local_rank_, local_size);
 }
 
 MpiComm::MpiComm(const MpiComm& other, std::unique_ptr<Group> group)

@@ -72,6 +72,16 @@ void write_bucket(CheckpointWriter& writer, const ParamTable& table, const Bucke
   }
 }
 
+/// load_master_weights, in which a bucket that every rank of `comm` holds is made by one of them and sent to the others.
+void share_master_weights(Stream& stream, Comm& comm, const ModelState& state, const ReadParam& read) {
+  if (state.shape().shards_state() || comm.size() == 1) return load_master_weights(stream, state, read);
+  const std::vector<Bucket>& buckets = state.table().buckets();
+  const auto maker = [&](std::size_t i) { return static_cast<int>(i % static_cast<std::size_t>(comm.size())); };
+  for (std::size_t i = 0; i < buckets.size(); ++i)
+    if (maker(i) == comm.rank()) load_owned(stream, state, buckets[i], state.owned_master(buckets[i]), read);
+  for (std::size_t i = 0; i < buckets.size(); ++i) comm.broadcast(stream, state.owned_master(buckets[i]), maker(i));
+}
+
 /// What reads a parameter's tensor of a checkpoint.
 auto reader_of(const CheckpointReader& reader, const ModelConfig& model,
                void (CheckpointReader::*read)(const TensorSpec&, std::span<float>, std::int64_t) const) {
@@ -213,7 +223,7 @@ TrainerState RunStore::restore(Stream& stream, ModelState& state, SpikeDetector&
     const std::vector<TensorSpec> specs = published_parameters(config_.model);
     std::vector<std::string> notes;
     const HuggingFaceWeights weights = open_init_from(config_, notes);
-    load_master_weights(stream, state, [&](std::size_t i, std::span<float> out, std::int64_t first) {
+    share_master_weights(stream, comm_, state, [&](std::size_t i, std::span<float> out, std::int64_t first) {
       weights.read(specs[i], out, first);
       check_finite(concat(*config_.init_from, ": tensor ", specs[i].name), out, first);
     });
@@ -223,7 +233,7 @@ TrainerState RunStore::restore(Stream& stream, ModelState& state, SpikeDetector&
     return new_run;
   }
   const auto seed = static_cast<std::uint64_t>(config_.train.seed);
-  load_master_weights(stream, state, [&](std::size_t i, std::span<float> out, std::int64_t first) {
+  share_master_weights(stream, comm_, state, [&](std::size_t i, std::span<float> out, std::int64_t first) {
     initialize_param(table, config_.model, i, seed, out, first);
   });
   return new_run;

@@ -58,6 +58,29 @@ TEST_CASE("a rank bound to one core takes its share of the cores, and a rank wit
       .join();
 }
 
+TEST_CASE("an only rank that mpirun has bound to one core takes all cores; a binding to several is kept") {
+  std::thread([] {
+    cpu_set_t all;
+    std::fill_n(reinterpret_cast<unsigned char*>(&all), sizeof(all), 0xff);
+    REQUIRE(sched_setaffinity(0, sizeof(all), &all) == 0);
+    all = cores_of_this_thread();
+    cpu_set_t bound;
+    CPU_ZERO(&bound);
+    int core = 0;
+    const auto bind_to = [&](int count) {
+      for (; CPU_COUNT(&bound) < std::min(count, CPU_COUNT(&all)); ++core)
+        if (CPU_ISSET(core, &all)) CPU_SET(core, &bound);
+      REQUIRE(sched_setaffinity(0, sizeof(bound), &bound) == 0);
+      take_share_of_cores(0, 1);
+      return cores_of_this_thread();
+    };
+    cpu_set_t taken = bind_to(1);
+    CHECK(CPU_EQUAL(&taken, &all));
+    taken = bind_to(3);
+    CHECK(CPU_EQUAL(&taken, &bound));
+  }).join();
+}
+
 TEST_CASE("a rank runs as many threads as its share of the cores, with any binding") {
   if (std::getenv("OMP_NUM_THREADS")) {
     WARN("OMP_NUM_THREADS is set: it says how many threads there are");
