@@ -116,7 +116,8 @@ class Runner:
         del self.active[what]
         if code != 0:
             lines = log.read_text(errors="replace").strip().splitlines()
-            raise StudyError(f"{what} failed with exit code {code}: {lines[-1] if lines else ''} ({log})")
+            how = f"failed with exit code {code}" if code > 0 else f"was ended by signal {-code}"
+            raise StudyError(f"{what} {how}: {lines[-1] if lines else 'no output'} ({log})")
 
     def train(self, name, seed, place):
         done, directory = self.study.results(name, seed) / "trained.json", self.study.run_directory(name, seed)
