@@ -96,7 +96,7 @@ class Study:
     """A directory with study.json: "fixed" decides what each number means and never changes; "runs" may grow."""
 
     def __init__(self, directory):
-        self.directory = Path(directory)
+        self.directory = Path(directory).resolve()
         self.file = self.directory / "study.json"
         saved = read_json(self.file) if self.file.exists() else {}
         self.fixed, self.runs, self.commands = (saved.get(key, none) for key, none in

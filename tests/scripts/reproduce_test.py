@@ -160,12 +160,65 @@ def test_page(directory):
     assert abs(next(iter(drawn[0]["results"].values()))["loss_stderr,none"] - 0.125) < 1e-12, drawn[0]
 
 
+FAKE_TRAIN = r'''#!PYTHON
+import os, sys, time
+settings = dict(each.split("=", 1) for option, each in zip(sys.argv, sys.argv[1:]) if option == "--set")
+device, place = sys.argv[sys.argv.index("--device") + 1], os.environ.get("CUDA_VISIBLE_DEVICES")
+active = f"DIRECTORY/active-{place}"
+os.close(os.open(active, os.O_CREAT | os.O_EXCL))  # one run at a time on a GPU
+with open("DIRECTORY/calls", "a") as file:
+    file.write(f"{device} {place} {settings['attention.method']} {settings['train.seed']}\n")
+os.makedirs(settings["output_dir"])
+with open(settings["output_dir"] + "/metrics.jsonl", "w") as file:
+    file.write('{"step": 1, "ce_loss": 5.5}\n')
+time.sleep(0.05)
+os.unlink(active)
+'''
+FAKE_EVAL = r'''#!PYTHON
+import json, sys
+option = lambda name: sys.argv[sys.argv.index(name) + 1]
+layer = {"selected_mass": 0.5, "entropy": 2, "sink": 0.125, "divergence": 0.25}
+document = lambda mode, **budget: {
+    "results": {"data": {"loss,none": 3.5}}, "n-samples": {"data": {"effective": 7}},
+    "loss_by_position": [{"from": 1, "to": 1, "tokens": 9, "loss": 4}],
+    "attention": {"rows": 3, "tokens": 4096, "sink_tokens": 4, "mean": layer,
+                  "layers": [{"layer": n, **layer} for n in range(12)]},
+    "config": {"model_args": {"mode": mode, **budget}}}
+counts = [int(n) for n in option("--block-counts").split(",")] if "--block-counts" in sys.argv else [16]
+documents = [document("sparse", block_counts=n, block_size=16) for n in counts] + [document("full")]
+with open(option("--output"), "w") as file:
+    json.dump(documents, file)
+'''
+
+
+def test_gpus(directory):
+    """hour on data and programs that are there: each GPU has one run at a time, and every run is made once."""
+    programs, data, out = directory / "bin", directory / "data", directory / "out"
+    programs.mkdir()
+    for name, text in (("ssa_train", FAKE_TRAIN), ("ssa_eval", FAKE_EVAL)):
+        (programs / name).write_text(text.replace("PYTHON", sys.executable).replace("DIRECTORY", str(directory)))
+        (programs / name).chmod(0o755)
+    write_dataset(data / "train", [5000] * 3)
+    write_dataset(data / "validation", [5000])
+    command = ["bash", RUN, "hour", "--data", data, "--bin", programs, "--methods", "ssa,full,moba,nsa", "--gpus", "4",
+               "--tokens", "1M", "--out", out, "--seeds", "7,8"]
+    text = run(*command, CUDA_VISIBLE_DEVICES="0,3,5,6,7")
+    assert "10 runs of 8 steps, 4 at a time" in text, text
+    calls = [line.split() for line in (directory / "calls").read_text().splitlines()]
+    assert {call[0] for call in calls} == {"cuda"} and {call[1] for call in calls} == {"0", "3", "5", "6"}, calls
+    assert sorted(call[2] + call[3] for call in calls) == sorted(
+        method + seed for method in ("ssa", "full", "moba", "nsa", "nsa") for seed in "78"), calls
+    assert "no held-out document has 8192 tokens" in (out / "report.md").read_text()
+    run(*command, CUDA_VISIBLE_DEVICES="0,3,5,6,7")
+    assert len((directory / "calls").read_text().splitlines()) == 10
+
+
 def test_end_to_end(directory, binaries):
     """From text to the page; a run that is killed fails the call, and the next call resumes it from its checkpoint."""
     random.seed(1)
     words = [str(n) for n in range(50)]
-    corpus = directory / "corpus.jsonl"
-    corpus.write_text("".join(json.dumps({"text": " ".join(random.choices(words, k=500))}) + "\n" for _ in range(60)))
+    corpus = directory / "corpus.jsonl"  # its documents are longer than 1024 bytes, four times the training's length
+    corpus.write_text("".join(json.dumps({"text": " ".join(random.choices(words, k=400))}) + "\n" for _ in range(40)))
     out = directory / "out"
     command = ["bash", RUN, "minute", "--out", out, "--bin", binaries, "--corpus", corpus, "--tokens", "8192",
                "--methods", "ssa,nsa-32"]
