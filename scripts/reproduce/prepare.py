@@ -29,13 +29,15 @@ def call(what, *command, log=None):
 
 
 def programs(directory, parquet, log):
-    """The directory of the programs: `directory` if it has them, else a build in build/."""
+    """The directory of the programs: `directory`, or those installed with these scripts, or else a build in build/."""
+    if not directory and not (ROOT / "CMakeLists.txt").exists():
+        directory = ROOT.parent.parent / "bin"
     if directory:
-        for program in (*PROGRAMS,):
+        for program in PROGRAMS:
             if not os.access(Path(directory) / program, os.X_OK):
                 raise wrong_usage(f"--bin {directory}: there is no program {program}")
         return Path(directory).resolve()
-    say("building (log: " + str(log) + ")")
+    say(f"building (log: {log})")
     call("installing packages", ROOT / "scripts/install.sh", *(["python3-venv"] if parquet else []))
     options = ["-DBUILD_TESTING=OFF"]
     if shutil.which("ccache"):

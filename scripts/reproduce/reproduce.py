@@ -161,7 +161,7 @@ def run(args):
         raise wrong_usage(f"--jobs {args.jobs}: expected at least 1")
     device, places = places_of(args, size)
     fixed, wanted, seeds = fixed_of(args, size, device), runs_of(args, size), seeds_of(args, size)
-    study = Study(args.out or ROOT / "runs" / f"study-{args.size}")
+    study = Study(args.out or f"runs/study-{args.size}")
     if args.data:
         for split in ("train", "validation"):
             name = split_name(args.data, split)

@@ -4,6 +4,7 @@
 BIN is the directory of the programs, for the case that runs them.
 """
 import array
+import functools
 import json
 import random
 import struct
@@ -11,6 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import scripts_test
 from scripts_test import SCRIPTS, run
 
 RUN = SCRIPTS / "reproduce/run.sh"
@@ -222,6 +224,7 @@ def test_end_to_end(directory, binaries):
     out = directory / "out"
     command = ["bash", RUN, "minute", "--out", out, "--bin", binaries, "--corpus", corpus, "--tokens", "8192",
                "--methods", "ssa,nsa-32"]
+    run = functools.partial(scripts_test.run, timeout=280)
     text = run(*command, code=1, SSA_FAULT="kill@step:3")
     assert "2 of 2 runs failed; the first: training ssa, seed 42 was ended by signal 9" in text, text
     assert "ssa seed 42, nsa-32 seed 42" in (out / "report.md").read_text()
