@@ -10,8 +10,8 @@ from plan import ROOT, StudyError, write_json, write_text
 from prepare import dataset
 from results import Results, loss_of
 
-NO_MATPLOTLIB = ("Pictures are left out: no Python with matplotlib was found. Install python3-matplotlib, or name a Python in "
-                 "PYTHON, and run the same command again.")
+NO_MATPLOTLIB = ("Pictures are left out: no Python with matplotlib was found. Install python3-matplotlib, or name a Python "
+                 "in PYTHON, and run the same command again.")
 
 
 def cell(values, digits=3):
@@ -38,7 +38,8 @@ class Page:
     def write(self):
         parts = [self.heading()]
         if self.results.found:
-            parts += [self.losses(), self.budgets(), self.attention(), self.positions(), self.lengths(), self.training()]
+            parts += [self.losses(), self.budgets(), self.attention(), self.positions(), self.lengths(),
+                      self.training()]
         parts.append(self.commands())
         file = self.study.directory / "report.md"
         write_text(file, "\n".join(part for part in parts if part))
@@ -47,15 +48,14 @@ class Page:
     def heading(self):
         fixed, data = self.study.fixed, {split: dataset(self.study.data(split)) for split in ("train", "validation")}
         tokens = {split: sum(shard["tokens"] for shard in each["shards"]) for split, each in data.items()}
-        model = fixed["config"]["model"]
+        model, tokenizer = fixed["config"]["model"], data["train"].get("tokenizer", {}).get("name", "?")
         text = (f"# Study: {fixed['size']}\n\n"
                 f"{datetime.date.today().isoformat()}. Every run was trained on {fixed['tokens']:,} tokens "
-                f"({fixed['steps']} steps), {fixed['tokens'] / tokens['train']:.2f} times the {tokens['train']:,} tokens of "
-                f"training text; runs of the same seed read the same sequences in the same order with the same learning "
+                f"({fixed['steps']} steps), {fixed['tokens'] / tokens['train']:.2f} times the {tokens['train']:,} tokens "
+                f"of training text; runs of the same seed read the same sequences in the same order with the same learning "
                 f"rate. Sequences have {self.length} tokens, sparse attention {self.own} blocks of {self.block_size}. The "
                 f"model has {model['num_hidden_layers']} layers of width {model['hidden_size']} and "
-                f"{data['train']['vocab_size']} token ids (tokenizer {data['train'].get('tokenizer', {}).get('name', '?')}). "
-                f"The held-out text has {tokens['validation']:,} tokens. Device: {fixed['device']}.\n\n"
+                f"{data['train']['vocab_size']} token ids (tokenizer: {tokenizer}). The held-out text has {tokens['validation']:,} tokens. Device: {fixed['device']}.\n\n"
                 "Numbers are means over the seeds, ± their standard deviation; losses are nats per token.\n")
         if self.results.missing:
             text += ("\nNot complete, and not in the tables: " +

@@ -38,6 +38,9 @@ constexpr const char* kFooter =
 Under mpirun the work is shared by the ranks.
 Exit code: 0 done, 1 failed, 2 wrong usage)";
 
+/// Short texts run in batches of as many tokens as --rows sequences of this length, the longest of --data by default.
+constexpr std::int64_t kRowTokens = 2048;
+
 struct Arguments {
   std::string method, selection, document_mask;  ///< empty: as the model's files say
   std::string model, data, tokenizer, task_dir, output, device = "auto";
@@ -204,7 +207,9 @@ bool parse(int argc, char** argv, Arguments& a) {
       ->option_text("N")
       ->capture_default_str()
       ->transform(integer(0));
-  line.add_option("--rows", a.rows, "sequences computed at a time")
+  line.add_option("--rows", a.rows,
+                  "sequences computed at a time; of the likelihoods of texts and tasks, also more while they have at most "
+                  "2048 x N tokens")
       ->option_text("N")
       ->capture_default_str()
       ->transform(integer(1));
@@ -279,6 +284,7 @@ std::int64_t max_length_of(const Arguments& a, const eval::Setting& setting) {
 
 eval::TaskOptions task_options(const Arguments& a, const eval::Setting& setting) {
   return {.rows = a.rows,
+          .batch_tokens = a.rows * kRowTokens,
           .max_length = max_length_of(a, setting),
           .stride = a.stride,
           .num_fewshot = a.num_fewshot,
@@ -343,6 +349,7 @@ int run(int argc, char** argv) {
     report.begin(setting);
     {  // frees its memory before the next allocations
       eval::ForwardPass pass(stream, loaded, setting);
+      stream.time_alternatives(true);  // all batches of --data have one shape
       if (dataset && a.loss_by_position) {
         const eval::PositionLoss losses = eval::position_loss(pass, *comm, *dataset, a.rows);
         report.add(eval::dataset_result(*dataset, losses.total()));
@@ -351,6 +358,7 @@ int run(int argc, char** argv) {
       } else if (dataset) {
         report.add(eval::dataset_loss(pass, *comm, *dataset, a.rows));
       }
+      stream.time_alternatives(false);
       for (const eval::Task& task : tasks)
         if (!generates(task)) report.add(eval::run_task(pass, *comm, *encoder, task, task_options(a, setting)));
     }

@@ -31,9 +31,10 @@ struct Bench : LoadedByteModel {
     return settings_of(model.source(), overrides).at(0);
   }
   std::vector<Score> scores(const Setting& setting, const std::vector<Request>& requests, std::int64_t rows,
-                            bool greedy = false) {
+                            bool greedy = false, std::int64_t batch_tokens = 0) {
     ForwardPass pass(stream, loaded, setting);
-    return score(pass, comm, requests, {.rows = rows, .max_length = 64, .greedy = greedy});
+    return score(pass, comm, requests,
+                 {.rows = rows, .batch_tokens = batch_tokens, .max_length = 64, .greedy = greedy});
   }
 };
 
@@ -93,6 +94,9 @@ TEST_CASE("a log-likelihood does not depend on the other requests in its batch")
           CHECK(std::abs(scores[i].log_likelihood - trained_score(bench, setting, requests[i])) <
                 2e-4);  // f32, up to 63 terms of 5
       }
+      const auto scores = bench.scores(setting, requests, 1, false, 300);
+      for (std::size_t i = 0; i < requests.size(); ++i)
+        CHECK(std::abs(scores[i].log_likelihood - trained_score(bench, setting, requests[i])) < 2e-4);
     }
   }
 }
@@ -129,10 +133,14 @@ TEST_CASE("sparse attention equals full attention when every block is selected, 
 
 TEST_CASE("batches take the longest requests first and contain each once") {
   const auto requests = some_requests();
-  const auto batches = batches_of(requests, 3);
-  REQUIRE(batches.size() == 3);
-  CHECK(batches[0] == std::vector<std::size_t>{4, 3, 6});  // 84, 65 and 65 tokens
-  CHECK(batches[2] == std::vector<std::size_t>{0});
+  using Batches = std::vector<std::vector<std::size_t>>;
+  // Inputs of 1, 33, 13, 64, 64 (83 before it is cut), 7 and 64 tokens.
+  CHECK(batches_of(requests, {.rows = 3, .max_length = 64}) == Batches{{4, 3, 6}, {1, 2, 5}, {0}});
+  // 128 tokens are two of 64 tokens, three of 33 and all that are left.
+  CHECK(batches_of(requests, {.rows = 1, .batch_tokens = 128, .max_length = 64}) == Batches{{4, 3}, {6, 1}, {2, 5, 0}});
+  CHECK(batches_of(requests, {.rows = 3, .batch_tokens = 80, .max_length = 64}) == Batches{{4, 3, 6}, {1, 2, 5}, {0}});
+  CHECK(batches_of(requests, {.rows = 1, .batch_tokens = 63, .max_length = 64}).size() == 6);
+  CHECK(batches_of({}, {.rows = 1, .max_length = 64}).empty());
 }
 
 TEST_CASE("a continuation is normalized by its code points") {
