@@ -49,14 +49,15 @@ class Page:
         fixed, data = self.study.fixed, {split: dataset(self.study.data(split)) for split in ("train", "validation")}
         tokens = {split: sum(shard["tokens"] for shard in each["shards"]) for split, each in data.items()}
         model, tokenizer = fixed["config"]["model"], data["train"].get("tokenizer", {}).get("name", "?")
-        text = (f"# Study: {fixed['size']}\n\n"
-                f"{datetime.date.today().isoformat()}. Every run was trained on {fixed['tokens']:,} tokens "
-                f"({fixed['steps']} steps), {fixed['tokens'] / tokens['train']:.2f} times the {tokens['train']:,} tokens "
-                f"of training text; runs of the same seed read the same sequences in the same order with the same learning "
-                f"rate. Sequences have {self.length} tokens, sparse attention {self.own} blocks of {self.block_size}. The "
-                f"model has {model['num_hidden_layers']} layers of width {model['hidden_size']} and "
-                f"{data['train']['vocab_size']} token ids (tokenizer: {tokenizer}). The held-out text has {tokens['validation']:,} tokens. Device: {fixed['device']}.\n\n"
-                "Numbers are means over the seeds, ± their standard deviation; losses are nats per token.\n")
+        text = (
+            f"# Study: {fixed['size']}\n\n{datetime.date.today().isoformat()}. Every run was trained on "
+            f"{fixed['tokens']:,} tokens ({fixed['steps']} steps), {fixed['tokens'] / tokens['train']:.2f} times the "
+            f"{tokens['train']:,} tokens of training text. Runs of the same seed read the same sequences in the same "
+            f"order with the same learning rate. Sequences have {self.length} tokens, sparse attention {self.own} blocks "
+            f"of {self.block_size}. The model has {model['num_hidden_layers']} layers of width {model['hidden_size']} and "
+            f"{data['train']['vocab_size']} token ids (tokenizer: {tokenizer}). The held-out text has "
+            f"{tokens['validation']:,} tokens. Device: {fixed['device']}.\n\n"
+            "Numbers are means over the seeds, ± their standard deviation; losses are nats per token.\n")
         if self.results.missing:
             text += ("\nNot complete, and not in the tables: " +
                      ", ".join(f"{name} seed {seed}" for name, seed in self.results.missing) + ".\n")
@@ -87,6 +88,13 @@ class Page:
     def by_name(self, *evaluations):
         return {name: self.results.mean_documents(name, *evaluations) for name in self.results.found}
 
+    def settings(self):
+        """[(setting, name of the attention, runs that have it)]"""
+        both = [(setting, attention, [name for name in self.results.found
+                                      if self.results.documents(name, "own", setting)])
+                for setting, attention in ((self.own, "sparse"), ("full", "full"))]
+        return [each for each in both if each[2]]
+
     def losses(self):
         perplexity = lambda document: math.exp(loss_of(document))
         rows = []
@@ -96,10 +104,9 @@ class Page:
                          values("full", loss_of), values("full", perplexity)])
         text = "## Held-out loss\n\n" + table(["run", "seeds", "loss, sparse attention", "perplexity, sparse",
                                                "loss, full attention", "perplexity, full"], rows)
-        for setting, attention in ((self.own, "sparse"), ("full", "full")):
-            means = {name: statistics.fmean(values) for name in self.results.found
-                     if (values := self.results.values(name, "own", setting, loss_of))}
-            text += f"\nUnder {attention} attention, lowest loss first: {', '.join(sorted(means, key=means.get))}.\n"
+        for setting, attention, names in self.settings():
+            order = sorted(names, key=lambda name: statistics.fmean(self.results.values(name, "own", setting, loss_of)))
+            text += f"\nUnder {attention} attention, lowest loss first: {', '.join(order)}.\n"
         return text
 
     def budgets(self):
@@ -111,8 +118,8 @@ class Page:
             values = lambda n: self.results.values(name, "own" if n == self.own else "budgets", n, loss_of)
             rows.append([name, *(cell(values(n)) for n in counts),
                          cell(self.results.values(name, "own", "full", loss_of))])
-        text = ("## Loss against budget\n\nThe budget of sparse attention is the number of blocks that a query attends to. All "
-                f"were trained with {self.own}.\n\n")
+        text = ("## Loss against budget\n\nThe budget of sparse attention is the number of blocks that a query attends "
+                f"to. All were trained with {self.own}.\n\n")
         text += table(["run", *(f"{n} blocks" for n in counts), "full attention"], rows)
         return text + self.picture("budgets", "plot_eval.py", self.by_name("own", "budgets"), "loss against budget")
 
@@ -120,17 +127,17 @@ class Page:
         document = self.results.documents(next(iter(self.results.found)), "own", self.own)[0]["attention"]
         measures = ("selected_mass", "entropy", "sink", "divergence")
         rows = []
-        for name in self.results.found:
-            for setting, attention in ((self.own, "sparse"), ("full", "full")):
+        for setting, attention, names in self.settings():
+            for name in names:
                 values = [self.results.values(name, "own", setting, lambda each: each["attention"]["mean"][measure])
                           for measure in measures]
-                if values[0]:
-                    rows.append([name, attention, *map(cell, values)])
+                rows.append([name, attention, *map(cell, values)])
         text = (f"## Attention\n\nMeans over layers and heads, on {document['rows']} held-out sequences of "
                 f"{document['tokens']} tokens, of the full attention's probabilities: the share inside the {self.own} "
                 f"selected blocks, the entropy in nats, and the share on the first {document['sink_tokens']} tokens. "
-                "The distance is that of the sparse attention's output from the full attention's, relative to the latter. "
-                "\"Passed on\" is the attention whose output the next layer gets; for nsa it is the sum of its branches.\n\n")
+                "The distance is that of the sparse attention's output from the full attention's, relative to the "
+                "latter. \"Passed on\" is the attention whose output the next layer gets; for nsa it is the sum of its "
+                "branches.\n\n")
         text += table(["run", "passed on", "selected mass", "entropy", "sink share", "distance"], rows)
         for measure, title in (("selected_mass", "Selected mass"), ("entropy", "Entropy"), ("sink", "Sink share")):
             text += f"\n{title} by layer, sparse attention passed on:\n\n" + self.by_layer(measure)
@@ -144,14 +151,13 @@ class Page:
             for name in self.results.found])
 
     def positions(self):
-        text = ("## Loss by position\n\nBy the number of tokens of its document that a token has before it in the sequence.\n")
-        for setting, attention in ((self.own, "sparse"), ("full", "full")):
-            names = [name for name in self.results.found if self.results.documents(name, "own", setting)]
+        text = "## Loss by position\n\nBy the number of tokens of its document that a token has before it in the sequence.\n"
+        for setting, attention, names in self.settings():
             text += f"\nUnder {attention} attention:\n\n" + self.position_table("own", setting, names)
         return text + self.picture("positions", "plot_positions.py", self.by_name("own"), "loss by position")
 
     def position_table(self, evaluation, setting, names):
-        buckets = {name: [document["loss_by_position"] for document in self.results.documents(name, evaluation, setting)]
+        buckets = {name: self.results.values(name, evaluation, setting, lambda document: document["loss_by_position"])
                    for name in names}
         ranges = max((seeds[0] for seeds in buckets.values()), key=len, default=[])
         rows = []
@@ -169,13 +175,12 @@ class Page:
         first = next(iter(self.results.found))
         measured = self.results.documents(first, names[0], self.own)[0]["n-samples"]
         documents = next(iter(measured.values()))["effective"]
-        text = heading + (f"The {documents} held-out documents of at least {longest * self.length} tokens, in sequences of "
-                          f"{self.length} tokens and of multiples of it. Scaled: the rotary frequencies are scaled as llama3 "
-                          "does (`--rope-scaling`), by the same factor.\n")
+        text = heading + (f"The {documents} held-out documents of at least {longest * self.length} tokens, in sequences "
+                          f"of {self.length} tokens and of multiples of it. Scaled: the rotary frequencies are scaled as "
+                          "llama3 does (`--rope-scaling`), by the same factor.\n")
         columns = [f"{int(name.split('-')[1]) * self.length} tokens" + (", scaled" if "scaled" in name else "")
                    for name in names]
-        for setting, attention in ((self.own, "sparse"), ("full", "full")):
-            runs = [name for name in self.results.found if self.results.documents(name, names[0], setting)]
+        for setting, attention, runs in self.settings():
             text += f"\nLoss under {attention} attention:\n\n" + table(["run", *columns], [
                 [name, *(cell(self.results.values(name, each, setting, loss_of)) for each in names)] for name in runs])
         for scaled in ("", "-scaled"):
@@ -191,8 +196,8 @@ class Page:
             for seed, values in sorted(self.results.training[name].items()):
                 speed = values["tokens_per_second"]
                 rows.append([name, seed, f"{values['seconds']:.0f}", f"{speed:,.0f}" if speed else ""])
-        text = "## Training\n\nSeconds include loading, evaluation during the training, and checkpoints, of the last start of "
-        text += "the run; tokens per second are the median over its steps.\n\n"
+        text = ("## Training\n\nSeconds include loading, evaluation during the training, and checkpoints, of the last "
+                "start of the run; tokens per second are the median over its steps.\n\n")
         text += table(["run", "seed", "seconds", "tokens/s"], rows)
         if self.python:
             seed = min(min(self.results.seeds(name)) for name in self.results.found)
@@ -202,7 +207,7 @@ class Page:
         return text
 
     def commands(self):
-        text = "## Commands\n\n```\n" + "\n".join(self.study.commands) + "\n```\n\nThe runs differ in these config keys:\n\n"
+        text = "## Commands\n\n```\n" + "\n".join(self.study.commands) + "\n```\n\nThe runs differ in these keys:\n\n"
         text += table(["run", "seeds", "keys"], [
             [name, ", ".join(map(str, run["seeds"])), " ".join(f"`{each}`" for each in run["settings"])]
             for name, run in self.study.runs.items()])

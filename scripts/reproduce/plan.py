@@ -1,4 +1,4 @@
-"""What a study computes: its sizes, its runs, and the file that keeps both while the study is interrupted and continued."""
+"""What a study computes: its sizes, its runs, and the file that keeps both while the study is interrupted."""
 import json
 import os
 import re
@@ -106,8 +106,8 @@ class Study:
         """Adds runs; a StudyError if the directory holds a study of other arguments."""
         for key, value in fixed.items():
             if self.fixed.get(key, value) != value:
-                raise StudyError(f"{self.file}: made with {key} {shown(self.fixed[key])}, found {shown(value)}; expected "
-                                 "the same, or another --out", 2)
+                raise StudyError(f"{self.file}: made with {key} {shown(self.fixed[key])}, found {shown(value)}; "
+                                 "expected the same, or another --out", 2)
         for name, settings in runs.items():
             run = self.runs.get(name, {"settings": settings, "seeds": []})
             if run["settings"] != settings:

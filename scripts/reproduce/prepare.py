@@ -8,6 +8,7 @@ from pathlib import Path
 from plan import ROOT, StudyError, read_json, wrong_usage
 
 PROGRAMS = ("ssa_train", "ssa_eval")
+HELD_OUT_BYTES = 8000  # of a manual: a minute's study evaluates them 16 times per run
 
 
 def say(text):
@@ -25,7 +26,12 @@ def call(what, *command, log=None):
         if output:
             output.close()
     if code != 0:
-        raise StudyError(f"{what} failed with exit code {code}{f'; the log is {log}' if log else ''}")
+        raise StudyError(f"{what} failed with exit code {code}{f': {last_line(log)} ({log})' if log else ''}")
+
+
+def last_line(file):
+    lines = Path(file).read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "no output"
 
 
 def programs(directory, parquet, log):
@@ -38,7 +44,7 @@ def programs(directory, parquet, log):
                 raise wrong_usage(f"--bin {directory}: there is no program {program}")
         return Path(directory).resolve()
     say(f"building (log: {log})")
-    call("installing packages", ROOT / "scripts/install.sh", *(["python3-venv"] if parquet else []))
+    call("installing packages", ROOT / "scripts/install.sh", *(["python3-venv"] if parquet else []), log=log)
     options = ["-DBUILD_TESTING=OFF"]
     if shutil.which("ccache"):
         options += ["-DCMAKE_CXX_COMPILER_LAUNCHER=ccache", "-DCMAKE_CUDA_COMPILER_LAUNCHER=ccache"]
@@ -53,7 +59,7 @@ def programs(directory, parquet, log):
     return ROOT / "build/bin"
 
 
-def make_corpus(kind, directory):
+def make_corpus(kind, directory, log):
     """Text of the distribution's packages in `directory`, whole or not at all."""
     if directory.exists():
         return
@@ -61,7 +67,7 @@ def make_corpus(kind, directory):
     if kind == "perl":
         shutil.rmtree(new, ignore_errors=True)
         say("fetching the Perl manuals (package perl-doc)")
-        call("fetching the Perl manuals", ROOT / "scripts/perl_manuals.sh", new)
+        call("fetching the Perl manuals", ROOT / "scripts/perl_manuals.sh", new, HELD_OUT_BYTES, log=log)
     else:
         for file in new.glob("*.jsonl"):  # of an interrupted call, whose packages are kept
             file.unlink()
@@ -87,7 +93,7 @@ def tokenize(study, binaries):
         raise wrong_usage(f"{program}: no such program, expected it in --bin, or tokenized data in --data")
     text = study.directory / "corpus"
     if corpus in ("perl", "debian"):
-        make_corpus(corpus, text)
+        make_corpus(corpus, text, study.directory / "corpus.log")
     say("tokenizing")
     command = [program, "--tokenizer", study.fixed["tokenizer"], "--input"]
     if corpus == "perl":
@@ -99,8 +105,8 @@ def tokenize(study, binaries):
         call("tokenizing", *command, *inputs, "--output", data, "--validation-fraction", study.fixed["held_out"])
     for split in ("train", "validation"):
         if sum(shard["documents"] for shard in dataset(data / split)["shards"]) == 0:
-            raise StudyError(f"{data / split}: no document, expected more documents in the corpus (a text file or a line "
-                             "of JSON is one)")
+            raise StudyError(f"{data / split}: no document, expected more documents in the corpus (a text file or a "
+                             "line of JSON is one)")
 
 
 def dataset(directory):

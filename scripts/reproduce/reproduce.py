@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Trains the attention methods on the same tokens in the same order, evaluates them under sparse and full attention, and
-writes one page with tables and pictures, OUT/report.md.
+"""Trains the attention methods on the same tokens in the same order, evaluates them under sparse and full attention,
+and writes one page with tables and pictures, OUT/report.md.
 
 Usage: scripts/reproduce/run.sh minute|hour|night [options]
 
@@ -16,6 +16,7 @@ import fcntl
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -48,8 +49,9 @@ def parse(arguments):
     add("--tokens", metavar="N", help="tokens to train each run on, as in 300M, rounded up to whole steps")
     add("--gpus", metavar="N", type=int, help="GPUs to use; 0 is the CPU (default: all there are; minute: 0)")
     add("--jobs", metavar="N", type=int, help="runs at the same time (default: one per GPU; one on a CPU)")
-    add("--corpus", metavar="PATH", nargs="+", help="text to train on: files and directories, as for ssa_tokenize --input "
-        "(default: documentation packages of the distribution, 1.1 GB; minute: package perl-doc, 9 MB)")
+    add("--corpus", metavar="PATH", nargs="+",
+        help="text to train on: files and directories, as for ssa_tokenize --input (default: documentation packages of "
+        "the distribution, 1.1 GB; minute: package perl-doc, 9 MB)")
     add("--smollm", metavar="DIR", help="a directory of Parquet files to train on (scripts/download_smollm.sh)")
     add("--tokenizer", metavar="T", help="as for ssa_tokenize (default: bytes)")
     add("--data", metavar="DIR", help="tokenized data instead of a corpus: train/ and validation/, or train/ and eval/")
@@ -75,7 +77,7 @@ def places_of(args, size):
         return "cpu", [None] * (args.jobs or 1)
     gpus = number_of_gpus()
     if not gpus:
-        raise wrong_usage(f"{args.size}: no GPU here; expected --gpus 0 for the CPU, which takes weeks for hour and night")
+        raise wrong_usage(f"{args.size}: no GPU here; expected one, or --gpus 0 for the CPU")
     if args.gpus is not None and not 0 < args.gpus <= len(gpus):
         raise wrong_usage(f"--gpus {args.gpus}: there are {len(gpus)} GPUs")
     gpus = gpus[:args.gpus]
@@ -166,8 +168,8 @@ def run(args):
         for split in ("train", "validation"):
             name = split_name(args.data, split)
             if not (Path(args.data) / name / "dataset.json").exists():
-                raise wrong_usage(f"--data {args.data}: there is no {name}/dataset.json, expected tokenized data in train/ "
-                                  "and in validation/ or eval/")
+                raise wrong_usage(f"--data {args.data}: there is no {name}/dataset.json, expected tokenized data in "
+                                  "train/ and in validation/ or eval/")
     try:
         study.directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -185,9 +187,17 @@ def run(args):
     held.close()
 
 
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
 def main():
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         run(parse(sys.argv[1:]))
+    except KeyboardInterrupt:
+        print("run.sh: stopped by a signal; the same command continues", file=sys.stderr)
+        return runs.STOPPED
     except StudyError as error:
         print(f"run.sh: {error}", file=sys.stderr)
         return error.code

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from plan import LENGTHS, StudyError, read_json, write_json
-from prepare import dataset, document_lengths
+from prepare import dataset, document_lengths, last_line
 
 STOPPED = 75  # the exit code of a run that saved a checkpoint after a signal
 STATUS_SECONDS = 30
@@ -24,9 +24,10 @@ def study_config(study):
     config["model"].update(vocab_size=data["vocab_size"], bos_token_id=end, eos_token_id=end)
     config["data"].update(path=str(study.data("train").resolve()),
                           eval_path=str(study.data("validation").resolve()) if fixed["evaluations"] else None)
-    steps = fixed["steps"]
-    config["train"].update(max_steps=steps, eval_steps=max(1, steps // fixed["evaluations"]) if fixed["evaluations"] else 0,
-                           attention_stats_steps=max(1, steps // 20))
+    steps, evaluations_in_training = fixed["steps"], fixed["evaluations"]
+    config["train"].update(
+        max_steps=steps, attention_stats_steps=max(1, steps // 20),
+        eval_steps=max(1, steps // evaluations_in_training) if evaluations_in_training else 0)
     return config
 
 
@@ -74,7 +75,8 @@ class Runner:
                 shown = time.monotonic()
                 self.show_status()
         if self.failed:
-            raise StudyError(f"{len(self.failed)} of {len(self.study.names())} runs failed; the first: {self.failed[0]}")
+            runs = len(self.study.names())
+            raise StudyError(f"{len(self.failed)} of {runs} runs failed; the first: {self.failed[0]}")
         if self.stopping:
             raise StudyError("stopped by a signal; the same command continues", STOPPED)
 
@@ -115,9 +117,8 @@ class Runner:
         code = process.wait()
         del self.active[what]
         if code != 0:
-            lines = log.read_text(errors="replace").strip().splitlines()
             how = f"failed with exit code {code}" if code > 0 else f"was ended by signal {-code}"
-            raise StudyError(f"{what} {how}: {lines[-1] if lines else 'no output'} ({log})")
+            raise StudyError(f"{what} {how}: {last_line(log)} ({log})")
 
     def train(self, name, seed, place):
         done, directory = self.study.results(name, seed) / "trained.json", self.study.run_directory(name, seed)
@@ -126,8 +127,8 @@ class Runner:
         what, start = f"training {name}, seed {seed}", time.monotonic()
         print(what + (f" on GPU {place}" if place is not None else ""), flush=True)
         settings = [f"output_dir={directory}", f"train.seed={seed}", *self.study.runs[name]["settings"]]
-        self.call(what, place, Path(f"{directory}.log"), self.binaries / "ssa_train", "--config", self.config, "--device",
-                  self.device, *[part for each in settings for part in ("--set", each)])
+        self.call(what, place, Path(f"{directory}.log"), self.binaries / "ssa_train", "--config", self.config,
+                  "--device", self.device, *[part for each in settings for part in ("--set", each)])
         seconds = time.monotonic() - start
         speeds = [line["tokens_per_second"] for line in metrics(directory) if line.get("tokens_per_second")]
         write_json(done, {"seconds": seconds, "tokens_per_second": statistics.median(speeds) if speeds else None})
@@ -140,8 +141,8 @@ class Runner:
         what = f"evaluating {name}, seed {seed}: {evaluation}"
         print(what, flush=True)
         self.call(what, place, output.with_suffix(".log"), self.binaries / "ssa_eval", "--model",
-                  self.study.run_directory(name, seed), "--data", self.study.data("validation"), "--device", self.device,
-                  *options, "--output", output)
+                  self.study.run_directory(name, seed), "--data", self.study.data("validation"), "--device",
+                  self.device, *options, "--output", output)
 
     def show_status(self):
         for what in sorted(self.active):

@@ -119,7 +119,7 @@ def make_results(study, name, seed, losses, full=True):
 
 
 def test_page(directory):
-    """The tables have means and deviations over the seeds of complete runs; a picture for each where there is matplotlib."""
+    """The tables have means and deviations over the seeds of complete runs, with pictures where there is matplotlib."""
     import page
     from plan import SIZES, Study
     from reproduce import fixed_of, parse
