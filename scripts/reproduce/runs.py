@@ -82,7 +82,7 @@ class Runner:
 
     def stop(self, *_):
         """A signal: the runs save a checkpoint and end. A second one ends them at once."""
-        number = signal.SIGKILL if self.stopping else signal.SIGINT
+        number = signal.SIGKILL if self.stopping else signal.SIGTERM
         self.stopping = True
         for process in list(self.active.values()):
             process.send_signal(number)

@@ -38,9 +38,6 @@ constexpr const char* kFooter =
 Under mpirun the work is shared by the ranks.
 Exit code: 0 done, 1 failed, 2 wrong usage)";
 
-/// Short texts run in batches of as many tokens as --rows sequences of this length, the longest of --data by default.
-constexpr std::int64_t kRowTokens = 2048;
-
 struct Arguments {
   std::string method, selection, document_mask;  ///< empty: as the model's files say
   std::string model, data, tokenizer, task_dir, output, device = "auto";
@@ -208,8 +205,9 @@ bool parse(int argc, char** argv, Arguments& a) {
       ->capture_default_str()
       ->transform(integer(0));
   line.add_option("--rows", a.rows,
-                  "sequences computed at a time; of the likelihoods of texts and tasks, also more while they have at most "
-                  "2048 x N tokens")
+                  "sequences computed at a time; more of short texts and of the choices of tasks, up to the tokens of "
+                  "N sequences "
+                  "of 2048")
       ->option_text("N")
       ->capture_default_str()
       ->transform(integer(1));
@@ -284,7 +282,6 @@ std::int64_t max_length_of(const Arguments& a, const eval::Setting& setting) {
 
 eval::TaskOptions task_options(const Arguments& a, const eval::Setting& setting) {
   return {.rows = a.rows,
-          .batch_tokens = a.rows * kRowTokens,
           .max_length = max_length_of(a, setting),
           .stride = a.stride,
           .num_fewshot = a.num_fewshot,

@@ -6,7 +6,6 @@
 #include <bit>
 #include <nlohmann/json.hpp>
 
-
 namespace ssa::eval {
 namespace {
 

@@ -11,12 +11,12 @@ namespace {
 /// 29300 is "29,300".
 std::string grouped(std::int64_t number) {
   std::string text = std::to_string(number);
-  for (std::size_t at = text.size(); at > 3; at -= 3) text.insert(at - 3, ",");
+  for (std::size_t at = text.size(); at > 3; at -= 3) text.insert(at - 3, 1, ',');
   return text;
 }
 
 std::string rate_text(std::int64_t tokens, double seconds) {
-  return grouped(std::llround(static_cast<double>(tokens) / seconds)) + " tokens/s";
+  return fmt::format("{} tokens/s", grouped(std::llround(static_cast<double>(tokens) / seconds)));
 }
 
 }  // namespace
@@ -24,10 +24,10 @@ std::string rate_text(std::int64_t tokens, double seconds) {
 std::string progress_text(const std::string& what, std::int64_t batch, std::int64_t batches, std::int64_t tokens,
                           std::int64_t done, std::int64_t total, double seconds) {
   std::string text = fmt::format("{}: batch {} of {}", what, batch, batches);
-  if (tokens > 0 && seconds > 0) text += ", " + rate_text(tokens, seconds);
+  if (tokens > 0 && seconds > 0) text += fmt::format(", {}", rate_text(tokens, seconds));
   if (done > 0)
-    text += fmt::format(", {} left",
-                        clock_text(seconds * static_cast<double>(total - done) / static_cast<double>(done)));
+    text +=
+        fmt::format(", {} left", clock_text(seconds * static_cast<double>(total - done) / static_cast<double>(done)));
   return text;
 }
 

@@ -113,7 +113,6 @@ SeedResult run_seed(ForwardPass& pass, Comm& comm, TextEncoder& encoder, const T
   const std::vector<Score> all_scores =
       score(pass, comm, requests.requests,
             {.rows = options.rows,
-             .batch_tokens = options.batch_tokens,
              .max_length = options.max_length,
              .greedy = task.kind == TaskKind::loglikelihood,
              .what = options.quiet ? std::string() : concat(task.name, ", ", pass.setting().name()),

@@ -10,6 +10,9 @@ namespace ssa::eval {
 
 namespace {
 
+constexpr std::int64_t kLongRow = 2048;       ///< tokens; of so many, a few sequences occupy a GPU
+constexpr std::int64_t kMostRequests = 1024;  ///< per batch
+
 /// Tokens of a request's input if nothing is cut.
 std::int64_t uncut_length(const Request& request) {
   return static_cast<std::int64_t>(request.context.size() + request.continuation.size()) - 1;
@@ -23,9 +26,11 @@ std::vector<std::vector<std::size_t>> batches_of(std::span<const Request> reques
   std::stable_sort(order.begin(), order.end(),
                    [&](auto a, auto b) { return uncut_length(requests[a]) > uncut_length(requests[b]); });
   std::vector<std::vector<std::size_t>> batches;
+  const std::int64_t tokens = options.rows * std::min(options.max_length, kLongRow);
   for (auto first = order.begin(); first != order.end();) {
     const std::int64_t longest = std::min(uncut_length(requests[*first]), options.max_length);
-    const std::int64_t count = std::min(std::max(options.rows, options.batch_tokens / longest), order.end() - first);
+    const std::int64_t fit = std::min(tokens / longest, kMostRequests);
+    const std::int64_t count = std::min<std::int64_t>(std::max(options.rows, fit), order.end() - first);
     batches.emplace_back(first, first + count);
     first += count;
   }
