@@ -2,8 +2,9 @@
 """Draws the loss against the number of tokens before a token, from the output of ssa_eval --loss-by-position.
 
 Usage: scripts/plot_positions.py [NAME=]FILE... [--output FILE] [--table]
-One curve per file and setting. NAME is the model's name in the legend (default: the file's name). Sparse attention is
-solid and full attention dashed. --table also prints the numbers as a Markdown table.
+One curve per file and setting, in the file's color; a second budget of sparse attention in a file has another color. NAME
+is the model's name in the legend (default: the file's name). Sparse attention is solid and full attention dashed. --table
+also prints the numbers as a Markdown table.
 Needs matplotlib (Debian, Ubuntu: python3-matplotlib).
 
 Example: build/bin/ssa_eval --model runs/short --data data/long/eval --max-length 1024 --loss-by-position --output a.json
@@ -41,6 +42,17 @@ def read_curves(argument):
     return curves
 
 
+def styles_of(files):
+    """A style per curve of [curves of a file]: full attention has the color of the file's first sparse curve."""
+    styles, colors = [], 0
+    for curves in files:
+        sparse = sum(not full for _, full, _ in curves)
+        places = iter(range(colors, colors + sparse))
+        styles += [plotting.curve_style(colors if full else next(places), full) for _, full, _ in curves]
+        colors += max(1, sparse)
+    return styles
+
+
 def range_text(bucket):
     return str(bucket["from"]) if bucket["from"] == bucket["to"] else f"{bucket['from']}-{bucket['to']}"
 
@@ -62,23 +74,24 @@ def main():
     parser.add_argument("--table", action="store_true")
     args = parser.parse_args()
     pyplot = plotting.load_pyplot()
-    curves = [curve for file in args.files for curve in read_curves(file)]
+    files = [read_curves(file) for file in args.files]
+    curves = [curve for file in files for curve in file]
     if args.table:
         print(markdown(curves))
 
-    figure, axes = plotting.panel_axes(pyplot, 1, columns=1, width=6.4, height=4.4)
+    figure, axes = plotting.panel_axes(pyplot, 1, columns=1, width=6.4, height=5.2)
     axis, lines, ticks = axes[0], [], {}
-    for index, (label, full, buckets) in enumerate(curves):
+    for (label, _, buckets), style in zip(curves, styles_of(files)):
         ticks.update({bucket["from"]: range_text(bucket) for bucket in buckets})
         lines.append(axis.plot([bucket["from"] for bucket in buckets], [bucket["loss"] for bucket in buckets],
-                               label=label, **plotting.curve_style(index, full))[0])
+                               label=label, **style)[0])
     axis.set_xscale("log", base=2)
     axis.set_xticks(sorted(ticks), [ticks[begin] for begin in sorted(ticks)], rotation=45, ha="right")
     axis.minorticks_off()
     axis.set_title("Loss by position")
     axis.set_xlabel("tokens of the document before the token")
     axis.set_ylabel("cross entropy (nats per token)")
-    axis.legend(handles=lines, frameon=False)
+    axis.legend(handles=lines, loc="upper center", bbox_to_anchor=(0.5, -0.28), ncol=2, frameon=False)
     plotting.save(figure, args.output)
 
 

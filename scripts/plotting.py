@@ -22,7 +22,8 @@ def load_pyplot():
     from matplotlib import pyplot
 
     pyplot.rcParams.update({"font.size": 9, "axes.titlesize": 10, "legend.fontsize": 8, "axes.grid": True,
-                            "grid.alpha": 0.3, "savefig.dpi": 160})
+                            "grid.alpha": 0.3, "savefig.dpi": 160, "savefig.facecolor": "white",
+                            "savefig.transparent": False})  # a page in dark mode shows a white picture
     return pyplot
 
 

@@ -114,16 +114,7 @@ elif [ ${#files[@]} -gt 0 ]; then
   [ -n "$(ls "$new/text/eval")" ] || fail "nothing is left to hold out: expected a second record in one of the files"
 else
   say "fetching the Perl manuals (package perl-doc)"
-  (cd "$new" && apt-get download -qq perl-doc 2>/dev/null && dpkg-deb -x perl-doc_*.deb package) ||
-    fail "apt-get could not download perl-doc; name text files of your own instead"
-  n=0
-  for pod in $(find "$new/package" -name '*.pod' | LC_ALL=C sort); do
-    split=train
-    [ $((n % 20)) -eq 10 ] && split=eval
-    if [ $split = train ]; then bytes=100000000; else bytes=16000; fi  # only the start of each held-out manual
-    head -c $bytes "$pod" >"$new/text/$split/$(basename "$pod" .pod).txt"
-    n=$((n + 1))
-  done
+  scripts/perl_manuals.sh "$new/text"
 fi
 
 # 4. Building: a line that updates on a terminal, one per tenth of the build elsewhere.

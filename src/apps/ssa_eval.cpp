@@ -204,7 +204,10 @@ bool parse(int argc, char** argv, Arguments& a) {
       ->option_text("N")
       ->capture_default_str()
       ->transform(integer(0));
-  line.add_option("--rows", a.rows, "sequences computed at a time")
+  line.add_option("--rows", a.rows,
+                  "sequences computed at a time; more of short texts and of the choices of tasks, up to the tokens of "
+                  "N sequences "
+                  "of 2048")
       ->option_text("N")
       ->capture_default_str()
       ->transform(integer(1));
@@ -343,6 +346,7 @@ int run(int argc, char** argv) {
     report.begin(setting);
     {  // frees its memory before the next allocations
       eval::ForwardPass pass(stream, loaded, setting);
+      stream.time_alternatives(true);  // all batches of --data have one shape
       if (dataset && a.loss_by_position) {
         const eval::PositionLoss losses = eval::position_loss(pass, *comm, *dataset, a.rows);
         report.add(eval::dataset_result(*dataset, losses.total()));
@@ -351,6 +355,7 @@ int run(int argc, char** argv) {
       } else if (dataset) {
         report.add(eval::dataset_loss(pass, *comm, *dataset, a.rows));
       }
+      stream.time_alternatives(false);
       for (const eval::Task& task : tasks)
         if (!generates(task)) report.add(eval::run_task(pass, *comm, *encoder, task, task_options(a, setting)));
     }

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "ssa/eval/progress.h"
-
 namespace ssa::eval {
 namespace {
 
@@ -42,13 +40,21 @@ std::vector<std::vector<std::int32_t>> DatasetRows::filled(std::int64_t limit) c
   return rows;
 }
 
+Progress dataset_progress(const ForwardPass& pass, const Comm& comm, const DatasetRows& data, std::int64_t per_batch) {
+  const RowLoader& loader = data.loader();
+  return Progress(comm, concat(data.dataset().directory().string(), ", ", pass.setting().name()),
+                  (loader.rows() + per_batch - 1) / per_batch, loader.rows() * loader.max_length());
+}
+
 TaskResult dataset_loss(ForwardPass& pass, Comm& comm, const DatasetRows& data, std::int64_t rows) {
   const RowLoader& loader = data.loader();
   const std::int64_t per_batch = std::min(rows, loader.rows());
-  Progress progress(comm, concat(data.dataset().directory().string(), ", ", pass.setting().name()),
-                    (loader.rows() + per_batch - 1) / per_batch);
-  return dataset_result(data,
-                        pass.dataset_loss(comm, loader, per_batch, [&](std::int64_t batch) { progress.at(batch); }));
+  Progress progress = dataset_progress(pass, comm, data, per_batch);
+  const EvalSums sums = pass.dataset_loss(comm, loader, per_batch, [&](std::int64_t batch) {
+    progress.at(batch, batch * per_batch * loader.max_length());
+  });
+  progress.done();
+  return dataset_result(data, sums);
 }
 
 TaskResult dataset_result(const DatasetRows& data, const EvalSums& sums) {

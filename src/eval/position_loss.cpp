@@ -6,8 +6,6 @@
 #include <bit>
 #include <nlohmann/json.hpp>
 
-#include "ssa/eval/progress.h"
-
 namespace ssa::eval {
 namespace {
 
@@ -60,14 +58,15 @@ EvalSums PositionLoss::total() const {
 PositionLoss position_loss(ForwardPass& pass, Comm& comm, const DatasetRows& data, std::int64_t rows) {
   const RowLoader& loader = data.loader();
   const std::int64_t per_batch = std::min(rows, loader.rows()), batches = (loader.rows() + per_batch - 1) / per_batch;
-  Progress progress(comm, concat(data.dataset().directory().string(), ", ", pass.setting().name()), batches);
+  Progress progress = dataset_progress(pass, comm, data, per_batch);
   std::vector<double> sums(2 * (bucket_of(loader.max_length()) + 1), 0.0);
   for (std::int64_t b = comm.rank(); b < batches; b += comm.size()) {
-    progress.at(b);
+    progress.at(b, b * per_batch * loader.max_length());
     const RowBatch batch = load_rows(loader, b * per_batch, std::min(loader.rows(), (b + 1) * per_batch));
     add_batch(batch, pass.losses(batch), sums);
   }
   all_reduce(comm, sums, ReduceOp::sum);
+  progress.done();
   while (!sums.empty() && sums.back() == 0) sums.resize(sums.size() - 2);
   PositionLoss losses;
   for (std::size_t i = 0; i < sums.size(); i += 2)

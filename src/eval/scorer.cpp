@@ -8,16 +8,32 @@
 
 namespace ssa::eval {
 
-std::vector<std::vector<std::size_t>> batches_of(std::span<const Request> requests, std::int64_t rows) {
+namespace {
+
+constexpr std::int64_t kLongRow = 2048;       ///< tokens; of so many, a few sequences occupy a GPU
+constexpr std::int64_t kMostRequests = 1024;  ///< per batch
+
+/// Tokens of a request's input if nothing is cut.
+std::int64_t uncut_length(const Request& request) {
+  return static_cast<std::int64_t>(request.context.size() + request.continuation.size()) - 1;
+}
+
+}  // namespace
+
+std::vector<std::vector<std::size_t>> batches_of(std::span<const Request> requests, const ScoreOptions& options) {
   std::vector<std::size_t> order(requests.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
-  const auto length = [&](std::size_t i) { return requests[i].context.size() + requests[i].continuation.size(); };
-  std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return length(a) > length(b); });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](auto a, auto b) { return uncut_length(requests[a]) > uncut_length(requests[b]); });
   std::vector<std::vector<std::size_t>> batches;
-  for (std::size_t first = 0; first < order.size(); first += static_cast<std::size_t>(rows))
-    batches.emplace_back(
-        order.begin() + static_cast<std::ptrdiff_t>(first),
-        order.begin() + static_cast<std::ptrdiff_t>(std::min(order.size(), first + static_cast<std::size_t>(rows))));
+  const std::int64_t tokens = options.rows * std::min(options.max_length, kLongRow);
+  for (auto first = order.begin(); first != order.end();) {
+    const std::int64_t longest = std::min(uncut_length(requests[*first]), options.max_length);
+    const std::int64_t fit = std::min(tokens / longest, kMostRequests);
+    const std::int64_t count = std::min<std::int64_t>(std::max(options.rows, fit), order.end() - first);
+    batches.emplace_back(first, first + count);
+    first += count;
+  }
   return batches;
 }
 
@@ -51,17 +67,23 @@ std::vector<Score> score(ForwardPass& pass, Comm& comm, std::span<const Request>
                          const ScoreOptions& options) {
   // Each rank fills in its own requests; the sum over the ranks then has all.
   std::vector<double> found(2 * requests.size(), 0.0);
-  const auto batches = batches_of(requests, options.rows);
-  Progress progress(comm, options.what, static_cast<std::int64_t>(batches.size()));
+  const auto batches = batches_of(requests, options);
+  std::vector<std::int64_t> tokens_before = {0};  // of each batch, and of all of them
+  for (const auto& batch : batches) {
+    tokens_before.push_back(tokens_before.back());
+    for (const std::size_t i : batch) tokens_before.back() += std::min(uncut_length(requests[i]), options.max_length);
+  }
+  Progress progress(comm, options.what, static_cast<std::int64_t>(batches.size()), tokens_before.back());
   const auto ranks = static_cast<std::size_t>(comm.size()), rank = static_cast<std::size_t>(comm.rank());
   for (std::size_t round = 0; round < batches.size(); round += ranks) {
     if (round + rank < batches.size()) {  // in the last round some ranks may have nothing to do
-      progress.at(static_cast<std::int64_t>(round));
+      progress.at(static_cast<std::int64_t>(round), tokens_before[round]);
       score_batch(pass, requests, batches[round + rank], options, found);
     }
     if (options.stop && options.stop()) return {};
   }
   if (!found.empty()) all_reduce(comm, found, ReduceOp::sum);
+  progress.done();
   std::vector<Score> scores(requests.size());
   for (std::size_t i = 0; i < scores.size(); ++i)
     scores[i] = {.log_likelihood = found[2 * i], .greedy = found[2 * i + 1] != 0};

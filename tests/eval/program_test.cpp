@@ -73,6 +73,24 @@ TEST_CASE("ssa_eval: data, text and tasks in one run, with sparse and full atten
   CHECK(documents[1]["config"]["model_args"]["mode"] == "full");
 }
 
+TEST_CASE("ssa_eval: states the speed of each evaluation and setting") {
+  const EvalDirectory directory;
+  const std::string err = directory
+                              .run({"--tokenizer", "bytes", "--data", "data", "--text", "text.txt", "--tasks",
+                                    "arc_easy,lambada", "--task-dir", "."})
+                              .err;
+  INFO(err);
+  for (const char* what : {"data", "text", "arc_easy", "lambada_openai"})
+    for (const char* setting : {"sparse 3x4", "full"}) {
+      const std::string begin = concat(what, ", ", setting, ": ");
+      const std::size_t at = err.find(begin);
+      REQUIRE(at != std::string::npos);
+      const std::string line = err.substr(at, err.find('\n', at) - at);
+      CHECK(line.find(" tokens in ") != std::string::npos);
+      CHECK(line.ends_with(" tokens/s"));
+    }
+}
+
 TEST_CASE("ssa_eval: two ranks give the results of one") {
   const EvalDirectory directory;
   const json one = directory.results(kEverything), two = directory.results(kEverything, 2);

@@ -23,9 +23,9 @@ NO_HELP = {  # without a --help of their own
 }
 
 
-def run(*command, code=0, **environment):
+def run(*command, code=0, timeout=120, **environment):
     result = subprocess.run([str(part) for part in command], capture_output=True, text=True,
-                            env={**os.environ, **environment}, timeout=120)
+                            env={**os.environ, **environment}, timeout=timeout)
     assert result.returncode == code, f"{command}: exit code {result.returncode}, expected {code}: {result.stderr}"
     return result.stdout + result.stderr
 

@@ -8,6 +8,7 @@
 #include "ssa/comm/comm.h"
 #include "ssa/data/row_loader.h"
 #include "ssa/eval/forward_pass.h"
+#include "ssa/eval/progress.h"
 #include "ssa/eval/report.h"
 
 namespace ssa::eval {
@@ -34,6 +35,8 @@ class DatasetRows {
   KeptDocuments kept_;
 };
 
+/// The progress of running every row, `per_batch` rows per batch. Its tokens include padding, as in training.
+Progress dataset_progress(const ForwardPass& pass, const Comm& comm, const DatasetRows& data, std::int64_t per_batch);
 /// Runs every row, `rows` per batch, spread over the ranks. Metrics: loss (mean over all labels, nats per token),
 /// token_perplexity, and bits_per_byte where the dataset records its bytes and all documents are kept.
 TaskResult dataset_loss(ForwardPass& pass, Comm& comm, const DatasetRows& data, std::int64_t rows);

@@ -14,7 +14,7 @@
 namespace ssa::eval {
 
 struct TaskOptions {
-  std::int64_t rows = 8;  ///< per batch
+  std::int64_t rows = 8;  ///< per batch; ScoreOptions::rows
   std::int64_t max_length;
   std::int64_t stride = 0;  ///< of rolling windows; 0 = max_length
   std::int64_t num_fewshot = 0;

@@ -19,7 +19,7 @@ struct Score {
 };
 
 struct ScoreOptions {
-  std::int64_t rows = 8;  ///< requests per batch
+  std::int64_t rows = 8;  ///< requests per batch; more of short ones, see batches_of
   std::int64_t max_length;
   bool greedy = false;
   std::string what = {};  ///< names the work in progress lines (progress.h)
@@ -31,7 +31,8 @@ struct ScoreOptions {
 /// by length, longest first; batch b runs on rank b mod size. Empty if options.stop ended the work.
 std::vector<Score> score(ForwardPass& pass, Comm& comm, std::span<const Request> requests, const ScoreOptions& options);
 
-/// The batches, as indices into `requests`.
-std::vector<std::vector<std::size_t>> batches_of(std::span<const Request> requests, std::int64_t rows);
+/// The batches, as indices into `requests`. A batch has options.rows requests, or more (up to 1024) while it has at most
+/// options.rows x min(options.max_length, 2048) tokens, padding included: short ones then run as fast as long ones.
+std::vector<std::vector<std::size_t>> batches_of(std::span<const Request> requests, const ScoreOptions& options);
 
 }  // namespace ssa::eval
