@@ -33,11 +33,6 @@ std::vector<json> lines_of(const fs::path& directory) {
 const Names kStable = {"train.lr_scheduler_type=warmup_stable_decay", "train.warmup_steps=2", "train.decay_steps=0",
                        "train.min_lr=0.001", "checkpoint.save_steps=2"};
 
-Names with(Names names, const Names& more) {
-  names.insert(names.end(), more.begin(), more.end());
-  return names;
-}
-
 }  // namespace
 
 TEST_CASE("branch: a decay from a checkpoint of a stable run equals a run that was planned with it, bit for bit") {

@@ -39,11 +39,6 @@ const std::vector<MethodCase>& methods() {
   return cases;
 }
 
-Names with(Names overrides, const Names& more) {
-  overrides.insert(overrides.end(), more.begin(), more.end());
-  return overrides;
-}
-
 /// Checks that the losses of every step agree within a relative tolerance.
 void check_losses(const std::vector<nlohmann::json>& got, const std::vector<nlohmann::json>& want, double tolerance) {
   REQUIRE(got.size() == want.size());

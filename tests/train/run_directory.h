@@ -18,6 +18,12 @@ namespace ssa::test {
 namespace fs = std::filesystem;
 using Names = std::vector<std::string>;
 
+/// `names`, and then `more`.
+inline Names with(Names names, const Names& more) {
+  names.insert(names.end(), more.begin(), more.end());
+  return names;
+}
+
 class RunDirectory {
  public:
   /// config.json, model/ and data/ of tests/golden/cases/NAME: a model of two layers, 8 steps.
