@@ -16,7 +16,11 @@ cd "$(dirname "$0")/.."
 scripts/install.sh python3-matplotlib  # for the tests of the plots
 say() { printf '\n== %s\n' "$*"; }
 options=("-DSSA_WERROR=${SSA_WERROR:-OFF}")
-command -v ccache >/dev/null && options+=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache -DCMAKE_CUDA_COMPILER_LAUNCHER=ccache)
+if command -v ccache >/dev/null; then
+  options+=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache -DCMAKE_CUDA_COMPILER_LAUNCHER=ccache)
+else
+  options+=(-DSSA_UNITY_TESTS=ON)
+fi
 
 say "formatting"
 format=

@@ -20,11 +20,11 @@ bool fits_bytes(const ModelConfig& model) {
 }
 
 /// The dataset.json of the data that a checkpoint was trained on, if it is still at its path.
-std::optional<DatasetInfo> training_data(const ModelSource& source) {
+std::optional<DatasetInfo> checkpoint_data(const ModelSource& source) {
   if (!fs::exists(source.path() / "manifest.json")) return std::nullopt;
   const fs::path config_file = source.path() / "config.json";
   const Config config = parse_config(ssa::read_file(config_file), config_file.string());
-  return ssa::eval::training_data(config.data);
+  return training_data(config.data);
 }
 
 }  // namespace
@@ -37,7 +37,7 @@ std::optional<DatasetInfo> training_data(const DataConfig& data) {
 
 std::string find_tokenizer(const ModelSource& source) {
   const ModelConfig& model = source.config();
-  if (const auto data = training_data(source)) {
+  if (const auto data = checkpoint_data(source)) {
     if (data->tokenizer_name == "bytes") return "bytes";
     fail_usage(source.path().string(), ": trained with the tokenizer ", data->tokenizer_name,
                ", whose files are not in the run; expected --tokenizer");
@@ -60,7 +60,7 @@ std::string training_tokenizer(const Config& config) {
 
 TextEncoder::TextEncoder(const std::string& tokenizer, const ModelSource& source)
     : TextEncoder(tokenizer,
-                  {.name = source.path().string(), .model = source.config(), .data = training_data(source)}) {}
+                  {.name = source.path().string(), .model = source.config(), .data = checkpoint_data(source)}) {}
 
 TextEncoder::TextEncoder(const std::string& tokenizer, const EncodedModel& encoded)
     : tokenizer_(load_tokenizer(tokenizer)),

@@ -16,7 +16,7 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::ordered_json;
 
-constexpr const char* kWeightsFile = "model.safetensors";
+constexpr const char* kModelFile = "model.safetensors";
 constexpr const char* kIndexFile = "model.safetensors.index.json";
 constexpr const char* kAdapter = "adapter_model.safetensors";
 constexpr const char* kLmHead = "lm_head.weight";
@@ -73,17 +73,17 @@ std::vector<TensorSpec> published_parameters(const ModelConfig& model, FileDType
 }
 
 bool has_weights(const fs::path& directory) {
-  return fs::exists(directory / kWeightsFile) || fs::exists(directory / kIndexFile) ||
+  return fs::exists(directory / kModelFile) || fs::exists(directory / kIndexFile) ||
          !foreign_weights(directory).empty();
 }
 
 fs::path weights_file(const fs::path& directory) {
-  for (const char* name : {kWeightsFile, kIndexFile})
+  for (const char* name : {kModelFile, kIndexFile})
     if (fs::exists(directory / name)) return directory / name;
   const fs::path foreign = foreign_weights(directory);
-  if (foreign.empty()) fail(directory.string(), ": neither ", kWeightsFile, " nor ", kIndexFile);
+  if (foreign.empty()) fail(directory.string(), ": neither ", kModelFile, " nor ", kIndexFile);
   if (foreign.filename() == kAdapter)
-    fail(foreign.string(), ": an adapter, expected ", kWeightsFile, "; merge it into its model with peft");
+    fail(foreign.string(), ": an adapter, expected ", kModelFile, "; merge it into its model with peft");
   fail(foreign.string(),
        ": not a format that is read, expected model.safetensors; in Python, "
        "transformers' AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(NEW) converts it");
@@ -92,7 +92,7 @@ fs::path weights_file(const fs::path& directory) {
 HuggingFaceWeights::HuggingFaceWeights(const fs::path& directory) {
   SSA_CHECK(fs::is_directory(directory), directory.string(), ": no such directory");
   source_ = weights_file(directory);
-  if (source_.filename() == kWeightsFile) {
+  if (source_.filename() == kModelFile) {
     shards_.emplace_back(source_);
     for (const auto& entry : shards_[0].tensors()) shard_of_[entry.name] = 0;
     return;
@@ -184,7 +184,7 @@ HuggingFaceWriter::HuggingFaceWriter(const fs::path& directory, const std::vecto
     shards_.back().tensors.push_back(spec);
   }
   SSA_CHECK(!shards_.empty(), directory.string(), ": no tensors to write");
-  shards_[0].file = kWeightsFile;
+  shards_[0].file = kModelFile;
   if (shards_.size() > 1)
     for (std::size_t i = 0; i < shards_.size(); ++i)
       shards_[i].file = fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, shards_.size());

@@ -21,6 +21,8 @@
 namespace ssa {
 namespace {
 
+using L = LayerActivations;
+
 float attention_scale(const ModelConfig& config) { return 1.0f / std::sqrt(static_cast<float>(config.head_dim)); }
 
 Tensor flat_tokens(const Tensor& ids) { return ids.view({ids.count()}); }
@@ -76,7 +78,6 @@ enum class Run { forward, recompute };
 /// becomes l.x. Its output is l.mid + residual_delta. A recompute run skips every op whose output was kept.
 void forward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch& batch, double alignment_scale,
                    const Tensor& alignment, Run run) {
-  using L = LayerActivations;
   const ModelConfig& c = m.config;
   const LayerParams& w = m.weights.layers[i];
   const L& l = m.acts.layers[i];

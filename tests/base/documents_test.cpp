@@ -13,6 +13,7 @@
 #include "support/temp_dir.h"
 
 using namespace ssa::test;
+using ssa::read_file;
 namespace fs = std::filesystem;
 
 namespace {

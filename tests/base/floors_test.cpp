@@ -96,7 +96,7 @@ std::string objection(const std::string& path, const std::string& name, bool quo
 }
 
 /// "path:line: what: why" for each include of a file that the floors forbid.
-std::vector<std::string> offences(const std::string& path, const std::string& text) {
+std::vector<std::string> broken_rules(const std::string& path, const std::string& text) {
   std::vector<std::string> found;
   std::istringstream lines(text);
   int number = 0;
@@ -111,7 +111,7 @@ std::vector<std::string> offences(const std::string& path, const std::string& te
   return found;
 }
 
-bool allowed(const std::string& path, const std::string& line) { return offences(path, line).empty(); }
+bool allowed(const std::string& path, const std::string& line) { return broken_rules(path, line).empty(); }
 
 }  // namespace
 
@@ -127,7 +127,7 @@ TEST_CASE("no file of the tree includes what its floor forbids") {
       std::ifstream file(entry.path());
       std::ostringstream text;
       text << file.rdbuf();
-      for (const std::string& offence : offences(fs::relative(entry.path(), root).generic_string(), text.str()))
+      for (const std::string& offence : broken_rules(fs::relative(entry.path(), root).generic_string(), text.str()))
         found.push_back(offence);
       ++files;
     }
@@ -137,9 +137,10 @@ TEST_CASE("no file of the tree includes what its floor forbids") {
 }
 
 TEST_CASE("the floors test reports an offence with its line") {
-  CHECK(offences("src/base/error.cpp", "// one\n\n#include \"ssa/base/error.h\"\n#include \"ssa/train/train.h\"\n") ==
-        std::vector<std::string>{"src/base/error.cpp:4: ssa/train/train.h: base may not include train"});
-  CHECK(offences("src/model/llama.cpp", "#  include <mpi.h>  // why not\n") ==
+  CHECK(
+      broken_rules("src/base/error.cpp", "// one\n\n#include \"ssa/base/error.h\"\n#include \"ssa/train/train.h\"\n") ==
+      std::vector<std::string>{"src/base/error.cpp:4: ssa/train/train.h: base may not include train"});
+  CHECK(broken_rules("src/model/llama.cpp", "#  include <mpi.h>  // why not\n") ==
         std::vector<std::string>{"src/model/llama.cpp:1: mpi.h: MPI belongs in src/comm"});
 }
 

@@ -10,6 +10,7 @@
 #include "support/temp_dir.h"
 
 using namespace ssa::test;
+using ssa::read_file;
 
 namespace {
 

@@ -8,10 +8,10 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <sstream>
 #include <tuple>
 
 #include "ssa/base/error.h"
+#include "ssa/base/file.h"
 #include "support/catch.h"
 #include "support/paths.h"
 
@@ -53,13 +53,6 @@ std::string error_of(const std::string& text, const std::vector<std::string>& ov
 
 Config parse(const std::string& text, const std::vector<std::string>& overrides = {}) {
   return parse_config(text, "c.json", overrides);
-}
-
-std::string read_file(const fs::path& file) {
-  std::ifstream in(file);
-  std::ostringstream text;
-  text << in.rdbuf();
-  return text.str();
 }
 
 /// A temporary directory for one test case.

@@ -14,8 +14,8 @@ using namespace ssa;
 namespace {
 
 /// The batches of a run of three sources of 7, 1000 and 20000 rows.
-BatchPlan plan_of(std::int64_t batch, std::int64_t ranks, std::vector<RowRange> skipped = {},
-                  std::vector<double> weights = {0.001, 0.299, 0.7}) {
+BatchPlan mix_plan(std::int64_t batch, std::int64_t ranks, std::vector<RowRange> skipped = {},
+                   std::vector<double> weights = {0.001, 0.299, 0.7}) {
   return BatchPlan({.sources = {{7, weights[0]}, {1000, weights[1]}, {20000, weights[2]}},
                     .mixed = true,
                     .global_rows = batch,
@@ -95,7 +95,7 @@ TEST_CASE("mix: the shares stay exact far into a run") {
 }
 
 TEST_CASE("batch plan: a mix has the same rows for every batch size, number of ranks and resume") {
-  const std::vector<RowRef> expected = rows_of(plan_of(1, 1), 100002);
+  const std::vector<RowRef> expected = rows_of(mix_plan(1, 1), 100002);
   std::vector<std::set<std::pair<std::int64_t, std::int64_t>>> used(3);
   std::vector<RowRef> last(3, RowRef{0, 0, -1});
   for (const RowRef& row : expected) {
@@ -110,13 +110,13 @@ TEST_CASE("batch plan: a mix has the same rows for every batch size, number of r
   CHECK(last[1].epoch == 29);
   CHECK(last[2].epoch == 3);
   for (const std::int64_t ranks : {1, 2, 3}) {
-    std::vector<RowRef> rows = rows_of(plan_of(6, ranks), 100002);
+    std::vector<RowRef> rows = rows_of(mix_plan(6, ranks), 100002);
     CHECK((rows == expected));
     // Another batch size after 5004 rows, 30 and then 12 per step.
     DataPosition position;
-    rows = rows_of(plan_of(12, ranks), 5004, position);
+    rows = rows_of(mix_plan(12, ranks), 5004, position);
     for (const auto& [batch, count] : {std::pair{30, 30000}, {12, 64998}}) {
-      const std::vector<RowRef> more = rows_of(plan_of(batch, ranks), count, position);
+      const std::vector<RowRef> more = rows_of(mix_plan(batch, ranks), count, position);
       rows.insert(rows.end(), more.begin(), more.end());
     }
     rows.resize(expected.size());
@@ -125,8 +125,8 @@ TEST_CASE("batch plan: a mix has the same rows for every batch size, number of r
 }
 
 TEST_CASE("batch plan: a mix without its skipped rows is the same mix") {
-  const std::vector<RowRef> all = rows_of(plan_of(1, 1), 200);
-  const BatchPlan plan = plan_of(4, 2, {{100, 102}, {3, 5}, {5, 7}});
+  const std::vector<RowRef> all = rows_of(mix_plan(1, 1), 200);
+  const BatchPlan plan = mix_plan(4, 2, {{100, 102}, {3, 5}, {5, 7}});
   std::vector<RowRef> expected;
   for (std::size_t i = 0; i < all.size(); ++i)
     if (!(3 <= i && i <= 7) && !(100 <= i && i <= 102)) expected.push_back(all[i]);
@@ -135,11 +135,11 @@ TEST_CASE("batch plan: a mix without its skipped rows is the same mix") {
   CHECK(batch.numbers == RowRange{0, 8});
   CHECK(batch.next.row == 9);
   CHECK(plan.batch_at(batch.next).numbers == RowRange{9, 12});
-  CHECK_THROWS_AS(plan_of(4, 2, {{0, std::int64_t{1} << 53}}), UsageError);
+  CHECK_THROWS_AS(mix_plan(4, 2, {{0, std::int64_t{1} << 53}}), UsageError);
 }
 
 TEST_CASE("batch plan: the length and the epochs of a mix") {
-  const BatchPlan plan = plan_of(4, 1);
+  const BatchPlan plan = mix_plan(4, 1);
   CHECK(plan.rows_per_epoch() == 21007);
   CHECK(plan.dropped_rows() == 0);
   CHECK(plan.batches_until(1, {}) == 21007 / 4);
@@ -147,7 +147,7 @@ TEST_CASE("batch plan: the length and the epochs of a mix") {
   DataPosition position;
   rows_of(plan, 10000, position);
   CHECK(plan.batches_until(1, position) == 11007 / 4);
-  CHECK(plan_of(4, 1, {{0, 9}, {20000, 20009}}).batches_until(1, position) == 10997 / 4);
+  CHECK(mix_plan(4, 1, {{0, 9}, {20000, 20009}}).batches_until(1, position) == 10997 / 4);
   CHECK(plan.epochs_at(position) == 10000.0 / 21007);
   CHECK(std::abs(plan.source_epochs_at(position, 0) - 10.0 / 7) < 1.0 / 7);
   CHECK(std::abs(plan.source_epochs_at(position, 1) - 2.99) < 1e-3);

@@ -361,9 +361,9 @@ TEST_CASE("min_document_tokens: the rows are those of a dataset without the shor
   for (std::size_t s = 0; s < shards.size(); ++s) {
     // The second shard has short documents only; the first one begins and the last one ends with one.
     shards[s] = random_documents(120, s == 1 ? 8 : 60, s, kEos);
-    if (s == 0) shards[s].insert(shards[s].begin(), Document{1, kEos});
+    if (s == 0) shards[s].insert(shards[s].begin(), TokenIds{1, kEos});
     if (s == 3) shards[s].push_back({2, kEos});
-    for (const Document& document : shards[s])
+    for (const TokenIds& document : shards[s])
       if (std::ssize(document) >= kMin) long_ones[0].push_back(document);
   }
   make_dataset(directory / "all", shards);

@@ -59,7 +59,7 @@ std::map<std::string, std::string> files_in(const fs::path& directory) {
   std::map<std::string, std::string> files;
   for (const auto& entry : fs::recursive_directory_iterator(directory))
     if (entry.is_regular_file() && entry.path().filename() != ".lock")
-      files[fs::relative(entry.path(), directory).string()] = ssa::test::read_file(entry.path());
+      files[fs::relative(entry.path(), directory).string()] = ssa::read_file(entry.path());
   return files;
 }
 
@@ -274,7 +274,7 @@ TEST_CASE("tokenize: a bad record is reported with file and row under fail, skip
   options.on_error = ssa::OnError::quarantine;
   ssa::tokenize(options);
   CHECK(documents_in(directory / "quarantine") == documents_in(directory / "skip"));
-  const std::string kept = ssa::test::read_file(directory / "quarantine/quarantine.jsonl");
+  const std::string kept = ssa::read_file(directory / "quarantine/quarantine.jsonl");
   CHECK(std::count(kept.begin(), kept.end(), '\n') == 4);
   const auto first = nlohmann::json::parse(kept.substr(0, kept.find('\n')));
   CHECK(first == nlohmann::json{{"file", path},
@@ -302,7 +302,7 @@ TEST_CASE("tokenize: a damaged job.json is an error that says how to start again
   write_file(directory / "a.jsonl", json_lines(0, 30, 100) + "{\"text\": 5}\n");
   auto options = options_for({(directory / "a.jsonl").string()}, directory / "out");
   check_error(error_of([&] { ssa::tokenize(options); }), "a.jsonl:31");
-  const std::string state = ssa::test::read_file(directory / "out/job.json");
+  const std::string state = ssa::read_file(directory / "out/job.json");
   for (const std::string& damaged :
        {state.substr(0, state.size() / 2), std::string("{\"settings\": {}}"), std::string()}) {
     write_file(directory / "out/job.json", damaged);
@@ -439,7 +439,7 @@ TEST_CASE("tokenize: a chat template needs its special tokens and JSON lines") {
   write_file(directory / "a.jsonl",
              R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]})");
   auto tokenizer =
-      nlohmann::json::parse(ssa::test::read_file(ssa::test::source_dir() / "tests/tokenizer/qwen2.tokenizer.json"));
+      nlohmann::json::parse(ssa::read_file(ssa::test::source_dir() / "tests/tokenizer/qwen2.tokenizer.json"));
   for (const auto& [content, id] : {std::pair{"<|im_start|>", 647}, std::pair{"<|im_end|>", 648}})
     tokenizer["added_tokens"].push_back({{"content", content}, {"id", id}, {"special", true}});
   write_file(directory / "tokenizer.json", tokenizer.dump());
@@ -468,7 +468,7 @@ TEST_CASE("tokenize: a chat template needs its special tokens and JSON lines") {
   CHECK(ids.back() == 640);
 
   // A job continues with the same template only.
-  write_file(directory / "a.jsonl", ssa::test::read_file(directory / "a.jsonl") + "\n{\"messages\": 5}\n");
+  write_file(directory / "a.jsonl", ssa::read_file(directory / "a.jsonl") + "\n{\"messages\": 5}\n");
   options.output = directory / "interrupted";
   check_error(error(), "a.jsonl:2: field \"messages\" is a number, expected a list of messages");
   options.input.chat = nullptr;
@@ -482,7 +482,7 @@ TEST_CASE("tokenize: dataset.json records the Unicode version on which the ids d
     auto options = options_for({(directory / "a.txt").string()}, directory / (bytes ? "bytes" : "gpt2"));
     if (!bytes) options.tokenizer = (ssa::test::source_dir() / "tests/tokenizer/gpt2.tokenizer.json").string();
     ssa::tokenize(options);
-    const auto file = nlohmann::json::parse(ssa::test::read_file(options.output / "dataset.json"));
+    const auto file = nlohmann::json::parse(ssa::read_file(options.output / "dataset.json"));
     CHECK(file["tokenizer"].value("unicode", "none") == (bytes ? "none" : "16.0"));
   }
 }
@@ -539,7 +539,7 @@ TEST_CASE("tokenize: Parquet rows are documents, and a damaged row group is skip
   check_error(error_of([&] { ssa::tokenize(options); }), "\"id\" is int64, expected string");
 
   // One flipped bit in the pages of the second row group: its 15 rows are lost, the others are not.
-  std::string bytes = ssa::test::read_file(table);
+  std::string bytes = ssa::read_file(table);
   const std::size_t at = bytes.find("Document 20.");
   REQUIRE(at != std::string::npos);
   bytes[at] = static_cast<char>(bytes[at] ^ 1);

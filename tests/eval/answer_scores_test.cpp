@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 #include <set>
+#include <sstream>
 
 #include "ssa/data/json_fields.h"
 #include "ssa/eval/generation_task.h"
@@ -22,7 +23,7 @@ using Json = nlohmann::json;
 
 std::vector<Json> cases_with(const char* key) {
   std::vector<Json> cases;
-  std::istringstream lines(ssa::test::read_file(source_dir() / "tests/eval/answer_cases.jsonl"));
+  std::istringstream lines(ssa::read_file(source_dir() / "tests/eval/answer_cases.jsonl"));
   for (std::string line; std::getline(lines, line);)
     if (Json one = Json::parse(line); one.contains(key)) cases.push_back(std::move(one));
   return cases;

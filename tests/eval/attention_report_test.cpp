@@ -20,7 +20,7 @@ std::vector<TokenIds> random_rows(std::int64_t rows, std::int64_t tokens) {
   return result;
 }
 
-struct Bench : LoadedByteModel {
+struct ReportBench : LoadedByteModel {
   using LoadedByteModel::LoadedByteModel;
 
   AttentionReport measure(const Overrides& overrides, const std::vector<TokenIds>& rows, std::int64_t batch = 8,
@@ -40,7 +40,7 @@ void check_close(const AttentionMeasures& a, const AttentionMeasures& b, double 
 }  // namespace
 
 TEST_CASE("entropy and selected mass equal the values measured in training") {
-  Bench bench;
+  ReportBench bench;
   const auto rows = random_rows(3, 30);
   const Setting setting = settings_of(bench.model.source(), {.mode = "sparse"})[0];
   const AttentionReport report = bench.measure({.mode = "sparse"}, rows);
@@ -73,7 +73,7 @@ TEST_CASE("every method and mode is measured, and the batch size does not matter
     for (const std::string mode : {"sparse", "full"}) {
       if (std::string(method) == "nsa" && mode == "full") continue;
       INFO(method << " " << mode);
-      Bench bench(method);
+      ReportBench bench(method);
       const Overrides some{.mode = mode}, all{.mode = mode, .block_size = 64};
       const AttentionReport report = bench.measure(some, rows), cut = bench.measure(some, rows, 2);
       check_close(report.mean(), cut.mean(), 1e-6);

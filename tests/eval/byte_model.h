@@ -21,7 +21,7 @@ class ByteModel {
   /// With a vocabulary size other than the golden case's 272, every weight is the same small number.
   explicit ByteModel(std::int64_t vocab_size = 272, std::int64_t eos = 256, const std::string& method = "ssa") {
     const std::filesystem::path golden = ssa::test::source_dir() / "tests/golden/cases/ssa-sparse-stream/model";
-    nlohmann::json config = nlohmann::json::parse(ssa::test::read_file(golden / "config.json"));
+    nlohmann::json config = nlohmann::json::parse(ssa::read_file(golden / "config.json"));
     config["vocab_size"] = vocab_size;
     config["bos_token_id"] = eos;
     config["eos_token_id"] = eos;

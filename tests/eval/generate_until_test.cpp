@@ -124,7 +124,7 @@ TEST_CASE("ssa_eval: RULER and LongBench give the same results on one and two ra
     REQUIRE(result.exit_code == kExitDone);
     CHECK(result.out.find("2 of 7 prompts cut on the left to 72 tokens, --max-length 200 less the 128 of") !=
           std::string::npos);
-    return json::parse(ssa::test::read_file(model.directory() / "out.json"));
+    return json::parse(ssa::read_file(model.directory() / "out.json"));
   };
   const json one = results({}, 1), two = results({}, 2);
   REQUIRE(one.size() == 2);  // sparse and full attention

@@ -142,9 +142,7 @@ TEST_CASE("ssa_eval --needle prints one table per setting and writes JSON, on an
                            "needle, full:", "depth           160      200", "100 %           0.0      0.0"})
     CHECK_THAT(one.out, has(text));
   CHECK(one.out == two.out);
-  const auto read = [&](const char* name) {
-    return nlohmann::json::parse(ssa::test::read_file(directory.path() / name));
-  };
+  const auto read = [&](const char* name) { return nlohmann::json::parse(ssa::read_file(directory.path() / name)); };
   const nlohmann::json documents = read("one.json"), of_two_ranks = read("two.json");
   REQUIRE(documents.size() == 3);
   for (std::size_t i = 0; i < 3; ++i) {

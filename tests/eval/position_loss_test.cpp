@@ -39,7 +39,7 @@ TEST_CASE("position loss: each token is counted in the bucket of the tokens befo
 
   // Document by document: every token but the first of each piece of 32.
   std::vector<std::int64_t> tokens(5, 0);
-  for (const Document& document : some_documents())
+  for (const TokenIds& document : some_documents())
     for (std::int64_t t = 0; t < std::ssize(document); ++t)
       if (t % 32 > 0) ++tokens[static_cast<std::size_t>(std::floor(std::log2(t % 32)))];
   for (std::size_t k = 0; k < 5; ++k) CHECK(found.buckets[k].tokens == tokens[k]);
@@ -65,7 +65,7 @@ TEST_CASE("ssa_eval: loss by position, of long documents only, on several ranks"
     INFO(result.err);
     REQUIRE(result.exit_code == 0);
     CHECK_THAT(result.out, has("loss by position"));
-    return json::parse(ssa::test::read_file(model.directory() / "results.json"));
+    return json::parse(ssa::read_file(model.directory() / "results.json"));
   };
   const json one = run({}, 1), two = run({}, 2), only_long = run({"--min-document-tokens", "33"}, 1);
   REQUIRE(one["loss_by_position"].size() == 6);

@@ -44,7 +44,7 @@ class EvalDirectory : public ByteModel {
     const ProgramResult result = run(arguments, ranks);
     INFO(result.out << result.err);
     REQUIRE(result.exit_code == kExitDone);
-    return json::parse(ssa::test::read_file(directory() / "out/results.json"));
+    return json::parse(ssa::read_file(directory() / "out/results.json"));
   }
 };
 
@@ -129,7 +129,7 @@ TEST_CASE("ssa_eval: budgets, block size, scaling and limit reach the results") 
 TEST_CASE("ssa_eval: --document-mask gives packed documents the loss that they have alone") {
   const EvalDirectory directory;
   std::vector<Documents> shards = {random_documents(20, 30, 4)};
-  for (Document& document : shards[0]) document.resize(static_cast<std::size_t>(31 + document.size() % 20), 7);
+  for (TokenIds& document : shards[0]) document.resize(static_cast<std::size_t>(31 + document.size() % 20), 7);
   make_dataset(directory.directory() / "pieces", shards);
   const auto run = [&](const std::string& length, const std::string& mask) {
     return directory.results(
@@ -174,7 +174,7 @@ TEST_CASE("ssa_eval: attention statistics of data and texts, on one and two rank
 TEST_CASE("ssa_eval: a model whose config.json names no method is evaluated as --method and --selection say") {
   const EvalDirectory directory;
   const auto config_file = directory.path() / "config.json";
-  json config = json::parse(ssa::test::read_file(config_file));
+  json config = json::parse(ssa::read_file(config_file));
   const auto loss = [&](const Arguments& more, const std::string& mode = "sparse") {
     Arguments all = {"--data", "data", "--mode", mode};
     all.insert(all.end(), more.begin(), more.end());
@@ -212,7 +212,7 @@ TEST_CASE("ssa_eval: a model whose config.json names no method is evaluated as -
 TEST_CASE("ssa_eval: weights that are not finite are an error") {
   const EvalDirectory directory;
   const auto file = directory.path() / "model.safetensors";
-  std::string bytes = ssa::test::read_file(file);
+  std::string bytes = ssa::read_file(file);
   const float nan = std::nanf("");
   std::memcpy(bytes.data() + bytes.size() - sizeof nan, &nan, sizeof nan);
   std::filesystem::remove(file);
@@ -255,10 +255,10 @@ TEST_CASE("ssa_eval: bad input is a one-line error that names it") {
 TEST_CASE("ssa_eval: a published config.json, all methods and selections, against an independent implementation") {
   // tests/golden/published.json: losses computed in float64 for 64 tokens, with block_counts 4 and nsa's window of 5.
   const EvalDirectory directory;
-  const json expected = json::parse(ssa::test::read_file(ssa::test::source_dir() / "tests/golden/published.json"));
+  const json expected = json::parse(ssa::read_file(ssa::test::source_dir() / "tests/golden/published.json"));
   std::filesystem::remove_all(directory.directory() / "data");
-  make_dataset(directory.directory() / "data", {{expected["ids"].get<Document>()}}, {.json = false});
-  json config = json::parse(ssa::test::read_file(directory.path() / "config.json"));
+  make_dataset(directory.directory() / "data", {{expected["ids"].get<TokenIds>()}}, {.json = false});
+  json config = json::parse(ssa::read_file(directory.path() / "config.json"));
   config.erase("attention_method");
   config["block_counts"] = 4;
   std::size_t compared = 0;

@@ -80,8 +80,8 @@ TEST_CASE("context and continuation are encoded as one text and split where the 
 
 TEST_CASE("a tokenizer template's special tokens are added once") {
   const TempDir directory;
-  nlohmann::json tokenizer = nlohmann::json::parse(
-      ssa::test::read_file((ssa::test::source_dir() / "tests/tokenizer/gpt2.tokenizer.json").string()));
+  nlohmann::json tokenizer =
+      nlohmann::json::parse(ssa::read_file((ssa::test::source_dir() / "tests/tokenizer/gpt2.tokenizer.json").string()));
   tokenizer["post_processor"] = {
       {"type", "Sequence"},
       {"processors",

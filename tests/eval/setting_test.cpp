@@ -46,7 +46,7 @@ TEST_CASE("a RoPE scaling factor replaces the model's own") {
   CHECK(shorter.rope_scaling->original_max_position_embeddings == 16);
   CHECK(shorter.max_position_embeddings == 64);
 
-  nlohmann::json config = nlohmann::json::parse(ssa::test::read_file(model.path() / "config.json"));
+  nlohmann::json config = nlohmann::json::parse(ssa::read_file(model.path() / "config.json"));
   config["rope_scaling"] = {{"rope_type", "llama3"},
                             {"factor", 8.0},
                             {"low_freq_factor", 2.0},

@@ -56,7 +56,7 @@ struct TaskRun : RunDirectory {
     INFO(result.err);
     REQUIRE(result.exit_code == kExitDone);
     std::map<std::string, double> values;
-    const json document = json::parse(ssa::test::read_file(*this / "results.json"));
+    const json document = json::parse(ssa::read_file(*this / "results.json"));
     for (const auto& [task, metrics] : document["results"].items())
       for (const auto& [name, value] : metrics.items())
         if (const std::size_t comma = name.find(",none");

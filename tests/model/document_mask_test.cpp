@@ -19,7 +19,7 @@ using namespace ssa::test;
 
 namespace {
 
-const std::vector<PathCase> kPaths = path_cases(/*window=*/6);
+const std::vector<PathCase> kMaskedPaths = path_cases(/*window=*/6);
 
 /// A document piece with random tokens; the last one has no target.
 struct Piece {
@@ -94,9 +94,9 @@ Sums train_on(const ModelConfig& config, const PathCase& path, BlockSelection se
 /// Both sides are f32 with sums in different orders. d_q and d_k are differences of much larger terms: P (dP - delta). So
 /// the gradients of their projections have the largest rounding errors, relative to their own size.
 void check_same(const ModelConfig& config, const Sums& got, const Sums& want) {
-  constexpr double kTolerance = 1e-6, kToleranceOfOne = 4e-6;
-  CHECK(std::abs(got.ce - want.ce) <= kTolerance * want.ce);
-  CHECK(std::abs(got.alignment - want.alignment) <= kTolerance * want.alignment);
+  constexpr double kRelativeError = 1e-6, kRelativeErrorOfOne = 4e-6;
+  CHECK(std::abs(got.ce - want.ce) <= kRelativeError * want.ce);
+  CHECK(std::abs(got.alignment - want.alignment) <= kRelativeError * want.alignment);
   const auto error = [&](std::int64_t first, std::int64_t count) {
     const auto of = [&](const Sums& sums) {
       return Values(sums.gradients.begin() + first, sums.gradients.begin() + first + count);
@@ -106,11 +106,11 @@ void check_same(const ModelConfig& config, const Sums& got, const Sums& want) {
   const ParamTable table(config);
   for (const Param& param : table.params()) {
     INFO(param.name << ": relative error " << error(param.offset, param.count()));
-    CHECK(error(param.offset, param.count()) <= kToleranceOfOne);
+    CHECK(error(param.offset, param.count()) <= kRelativeErrorOfOne);
   }
   const double of_all = error(0, std::ssize(want.gradients));
   INFO("relative error of all gradients " << of_all);
-  CHECK(of_all <= kTolerance);
+  CHECK(of_all <= kRelativeError);
 }
 
 ModelConfig config_of(const PathCase& path, std::int64_t key_heads = 2) {
@@ -140,7 +140,7 @@ PassScales scales_of(const ModelConfig& config, std::int64_t tokens, bool aligne
 }  // namespace
 
 TEST_CASE("document mask: losses and gradients of packed pieces are those of one piece per sequence, with every path") {
-  for (const PathCase& path : kPaths)
+  for (const PathCase& path : kMaskedPaths)
     for (const std::int64_t key_heads : {1, 2, 4})
       for (const BlockSelection selection : {BlockSelection::exact, BlockSelection::reference}) {
         if (selection == BlockSelection::reference && key_heads != 2) continue;
@@ -192,7 +192,7 @@ TEST_CASE("document mask: rows and micro-batches without one are refused where a
 }
 
 TEST_CASE("document mask: gradient checkpointing changes no bit, and a mask over one piece changes no bit") {
-  for (const PathCase& path : kPaths) {
+  for (const PathCase& path : kMaskedPaths) {
     const ModelConfig config = config_of(path);
     const std::vector<Piece> pieces = pieces_of(config);
     const auto run = [&](const HostBatch& batch, GradientCheckpointing checkpointing, bool mask) {
@@ -217,7 +217,7 @@ TEST_CASE("document mask: gradient checkpointing changes no bit, and a mask over
 }
 
 TEST_CASE("document mask: a token changes no bit of another piece, and later bits of its own") {
-  for (const PathCase& path : kPaths) {
+  for (const PathCase& path : kMaskedPaths) {
     const ModelConfig config = config_of(path);
     const std::vector<Piece> pieces = pieces_of(config);
     HostBatch batch = packed(pieces, config.block_size, 0, path.full_stream);

@@ -9,14 +9,14 @@ namespace {
 
 AttentionInputs inputs_of(const CausalAttentionCase& c) { return AttentionInputs(c.dims, c.dims.T); }
 
-const AttentionOp<CausalAttentionCase> kOp{.cases = kCausalAttentionCases,
-                                           .inputs = inputs_of,
-                                           .forward = run_causal_attention_forward,
-                                           .backward = run_causal_attention_backward};
+const AttentionOp<CausalAttentionCase> kCausal{.cases = kCausalAttentionCases,
+                                               .inputs = inputs_of,
+                                               .forward = run_causal_attention_forward,
+                                               .backward = run_causal_attention_backward};
 
 }  // namespace
 
-TEST_CASE("causal attention backward is the derivative of forward") { check_attention_derivative(kOp); }
+TEST_CASE("causal attention backward is the derivative of forward") { check_attention_derivative(kCausal); }
 
 TEST_CASE("causal attention is a masked dense softmax") {
   for (const CausalAttentionCase& c : kCausalAttentionCases) {
@@ -31,7 +31,7 @@ TEST_CASE("causal attention is a masked dense softmax") {
   }
 }
 
-TEST_CASE("causal attention in f32 agrees with f64") { check_attention_f32(kOp); }
+TEST_CASE("causal attention in f32 agrees with f64") { check_attention_f32(kCausal); }
 
 TEST_CASE("causal attention: a window as long as the sequence changes nothing") {
   for (const std::int64_t window : {21, 22, 1000}) {
@@ -87,4 +87,4 @@ TEST_CASE("causal attention names the tensor that does not fit") {
   CHECK_THROWS_WITH(validate(p), "causal_attention_forward: q has 4 heads, expected a multiple of the 3 of k");
 }
 
-TEST_CASE("causal attention on CUDA agrees with the CPU") { check_attention_cuda(kOp); }
+TEST_CASE("causal attention on CUDA agrees with the CPU") { check_attention_cuda(kCausal); }

@@ -9,17 +9,17 @@ namespace {
 
 AttentionInputs inputs_of(const CompressedAttentionCase& c) { return AttentionInputs(c.dims, c.blocks()); }
 
-const AttentionOp<CompressedAttentionCase> kOp{.cases = kCompressedAttentionCases,
-                                               .inputs = inputs_of,
-                                               .forward = run_compressed_attention_forward,
-                                               .backward = run_compressed_attention_backward,
-                                               .d_k = "d_k_mean",
-                                               .d_v = "d_v_mean",
-                                               .accumulates_keys = false};
+const AttentionOp<CompressedAttentionCase> kCompressed{.cases = kCompressedAttentionCases,
+                                                       .inputs = inputs_of,
+                                                       .forward = run_compressed_attention_forward,
+                                                       .backward = run_compressed_attention_backward,
+                                                       .d_k = "d_k_mean",
+                                                       .d_v = "d_v_mean",
+                                                       .accumulates_keys = false};
 
 }  // namespace
 
-TEST_CASE("compressed attention backward is the derivative of forward") { check_attention_derivative(kOp); }
+TEST_CASE("compressed attention backward is the derivative of forward") { check_attention_derivative(kCompressed); }
 
 TEST_CASE("compressed attention is a dense softmax over complete blocks") {
   for (const CompressedAttentionCase& c : kCompressedAttentionCases) {
@@ -34,7 +34,7 @@ TEST_CASE("compressed attention is a dense softmax over complete blocks") {
   }
 }
 
-TEST_CASE("compressed attention in f32 agrees with f64") { check_attention_f32(kOp); }
+TEST_CASE("compressed attention in f32 agrees with f64") { check_attention_f32(kCompressed); }
 
 TEST_CASE(
     "compressed attention: tokens before the first complete block get 0, and a block that no token attends to gets "
@@ -79,4 +79,4 @@ TEST_CASE("compressed attention names the tensor that does not fit") {
   CHECK_NOTHROW(validate(p));
 }
 
-TEST_CASE("compressed attention on CUDA agrees with the CPU") { check_attention_cuda(kOp); }
+TEST_CASE("compressed attention on CUDA agrees with the CPU") { check_attention_cuda(kCompressed); }

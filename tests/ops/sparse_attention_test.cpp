@@ -11,14 +11,14 @@ namespace {
 
 SparseAttentionInputs inputs_of(const SparseAttentionCase& c) { return SparseAttentionInputs(c); }
 
-const AttentionOp<SparseAttentionCase, SparseAttentionInputs> kOp{.cases = kSparseAttentionCases,
-                                                                  .inputs = inputs_of,
-                                                                  .forward = run_sparse_attention_forward,
-                                                                  .backward = run_sparse_attention_backward};
+const AttentionOp<SparseAttentionCase, SparseAttentionInputs> kSparse{.cases = kSparseAttentionCases,
+                                                                      .inputs = inputs_of,
+                                                                      .forward = run_sparse_attention_forward,
+                                                                      .backward = run_sparse_attention_backward};
 
 }  // namespace
 
-TEST_CASE("sparse attention backward is the derivative of forward") { check_attention_derivative(kOp); }
+TEST_CASE("sparse attention backward is the derivative of forward") { check_attention_derivative(kSparse); }
 
 TEST_CASE("sparse attention equals dense attention masked by the selection") {
   for (const SparseAttentionCase& c : kSparseAttentionCases) {
@@ -31,7 +31,7 @@ TEST_CASE("sparse attention equals dense attention masked by the selection") {
   }
 }
 
-TEST_CASE("sparse attention in f32 agrees with f64") { check_attention_f32(kOp); }
+TEST_CASE("sparse attention in f32 agrees with f64") { check_attention_f32(kSparse); }
 
 TEST_CASE("sparse attention over all blocks equals causal attention") {
   const SparseAttentionCase c{{2, 33, 2, 3, 8}, 4, 12};
@@ -83,4 +83,4 @@ TEST_CASE("sparse attention validation names the wrong tensor or value") {
   CHECK_THROWS_WITH(validate(p), "sparse_attention_forward: block_size 0, expected at least 1");
 }
 
-TEST_CASE("sparse attention on CUDA agrees with the CPU") { check_attention_cuda(kOp); }
+TEST_CASE("sparse attention on CUDA agrees with the CPU") { check_attention_cuda(kSparse); }

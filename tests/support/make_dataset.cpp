@@ -52,7 +52,7 @@ void make_dataset(const std::filesystem::path& directory, const std::vector<Docu
     const std::string name = fmt::format("shard-{:05}", s);
     write_indexed_dataset(directory / name, shards[s], options.type);
     std::size_t tokens = 0;
-    for (const Document& document : shards[s]) tokens += document.size();
+    for (const TokenIds& document : shards[s]) tokens += document.size();
     const std::string bin = read_file(directory / (std::string(name) + ".bin"));
     const std::string idx = read_file(directory / (std::string(name) + ".idx"));
     list += concat(s ? ",\n" : "", "  {\"name\": \"", name, "\", \"documents\": ", shards[s].size(),

@@ -9,8 +9,8 @@
 
 namespace ssa::test {
 
-using Document = std::vector<std::int32_t>;  ///< token ids, end-of-text included
-using Documents = std::vector<Document>;
+using TokenIds = std::vector<std::int32_t>;  ///< token ids, end-of-text included
+using Documents = std::vector<TokenIds>;
 
 /// Writes PREFIX.bin and PREFIX.idx.
 void write_indexed_dataset(const std::filesystem::path& prefix, const Documents& documents,

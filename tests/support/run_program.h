@@ -19,6 +19,8 @@ struct ProgramResult {
   double seconds = 0;
 };
 
+inline std::string log_of(const ProgramResult& result) { return result.out + result.err; }
+
 struct ProgramOptions {
   std::filesystem::path directory = {};  ///< working directory; empty: the current one
   int ranks = 1;                         ///< with more than one, the program runs under mpirun

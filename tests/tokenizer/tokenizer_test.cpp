@@ -155,7 +155,7 @@ TEST_CASE("tokenizer: SentencePiece BPE with byte fallback has the ids of Huggin
 
 TEST_CASE("tokenizer: what is no SentencePiece BPE with byte fallback is named") {
   const TempDir directory;
-  const json good = json::parse(ssa::test::read_file(file_of("llama2")));
+  const json good = json::parse(ssa::read_file(file_of("llama2")));
   const auto error_with = [&](const char* pointer, const json& value) {
     return error_of_changed(good, directory, pointer, value);
   };
@@ -217,7 +217,7 @@ TEST_CASE("tokenizer: export copies a tokenizer.json and completes tokenizer_con
   for (const char* name : {"gpt2", "llama3", "qwen2"}) {
     const std::string path = file_of(name).string();
     const auto files = ssa::hugging_face_tokenizer(path, ssa::read_tokenizer(path));
-    CHECK(files.at("tokenizer.json") == ssa::test::read_file(path));
+    CHECK(files.at("tokenizer.json") == ssa::read_file(path));
     CHECK(json::parse(files.at("tokenizer_config.json")).at("tokenizer_class") == "PreTrainedTokenizerFast");
   }
   // The files next to it are copied too, completed where transformers would fail without.
@@ -247,7 +247,7 @@ TEST_CASE("tokenizer: the id of the bytes tokenizer is the value of the byte") {
 }
 
 TEST_CASE("tokenizer: in vocab.json and merges.txt the tokens that no merge makes are special") {
-  const json file = json::parse(ssa::test::read_file(file_of("smollm2")));
+  const json file = json::parse(ssa::read_file(file_of("smollm2")));
   TempDir directory;
   json vocab = file["model"]["vocab"];
   for (const json& token : file["added_tokens"]) vocab[token["content"].get<std::string>()] = token["id"];
@@ -272,7 +272,7 @@ TEST_CASE("tokenizer: in vocab.json and merges.txt the tokens that no merge make
 }
 
 TEST_CASE("tokenizer: the files next to vocab.json and merges.txt name special tokens that it lacks") {
-  const json file = json::parse(ssa::test::read_file(file_of("qwen2")));
+  const json file = json::parse(ssa::read_file(file_of("qwen2")));
   const TempDir directory;
   std::string merges = "#version: 0.2\n";
   for (const json& merge : file["model"]["merges"])
@@ -505,7 +505,7 @@ TEST_CASE("tokenizer: a pre-token of one megabyte decodes to the same text") {
 }
 
 TEST_CASE("tokenizer: an unsupported component is an error that names it") {
-  const json good = json::parse(ssa::test::read_file(file_of("gpt2")));
+  const json good = json::parse(ssa::read_file(file_of("gpt2")));
   TempDir directory;
   const auto error_with = [&](const char* pointer, const json& value) {
     return error_of_changed(good, directory, pointer, value);
@@ -544,7 +544,7 @@ TEST_CASE("tokenizer: an unsupported component is an error that names it") {
 
 TEST_CASE("tokenizer: begin and end of text are the tokens that the files next to it name") {
   TempDir directory;
-  write_file(directory / "tokenizer.json", ssa::test::read_file(file_of("llama3")));
+  write_file(directory / "tokenizer.json", ssa::read_file(file_of("llama3")));
   CHECK(ssa::load_tokenizer(directory.path().string()).bos_token() == std::nullopt);
   write_file(directory / "special_tokens_map.json", R"({"bos_token": "<|begin_of_text|>"})");
   write_file(directory / "tokenizer_config.json", R"({"eos_token": {"content": "<|begin_of_text|>"}})");
@@ -562,7 +562,7 @@ TEST_CASE("tokenizer: begin and end of text are the tokens that the files next t
 
 TEST_CASE("tokenizer: a special token of the wrong JSON type is an error that names file and key") {
   TempDir directory;
-  write_file(directory / "tokenizer.json", ssa::test::read_file(file_of("llama3")));
+  write_file(directory / "tokenizer.json", ssa::read_file(file_of("llama3")));
   const auto fails = [&](const char* file, const char* text, const char* key) {
     write_file(directory / file, text);
     INFO(file << ": " << text);
@@ -581,7 +581,7 @@ TEST_CASE("tokenizer: a special token of the wrong JSON type is an error that na
 
 TEST_CASE("tokenizer: a post-processor's template is read, and not applied by encode") {
   TempDir directory;
-  json file = json::parse(ssa::test::read_file(file_of("llama3")));
+  json file = json::parse(ssa::read_file(file_of("llama3")));
   file["post_processor"] = {
       {"type", "TemplateProcessing"},
       {"single",

@@ -16,7 +16,7 @@ namespace {
 
 constexpr const char* kCase = "ssa-sparse-stream";
 
-std::string bytes_of(const fs::path& file) { return ssa::test::read_file(file); }
+std::string bytes_of(const fs::path& file) { return ssa::read_file(file); }
 
 void truncate(const fs::path& file, std::size_t bytes) { fs::resize_file(file, bytes); }
 
@@ -303,18 +303,6 @@ TEST_CASE("bad input: an output directory that cannot be written is an error tha
               {"/file: cannot create the directory: Not a directory"});
 }
 
-namespace {
-
-/// Runs a line of bash in the directory of the run; $TRAIN is the command of ssa_train with output in `out`.
-ProgramResult run_bash(const RunDirectory& run, const std::string& line) {
-  std::string train = (ssa::test::binary_dir() / "ssa_train").string();
-  const Arguments command = run.command("out");
-  for (std::size_t i = 1; i < command.size(); ++i) train += " " + command[i];
-  return run_program({"/bin/bash", "-c", "TRAIN='" + train + "'; " + line}, {.directory = run.path()});
-}
-
-}  // namespace
-
 TEST_CASE("bad input: closed standard files do not put messages into a file of the run") {
   const RunDirectory run(kCase);
   run.train_to_end("open");
@@ -418,8 +406,8 @@ TEST_CASE("bad input: an error on two ranks is printed once and ends both") {
   fails({"init_from=nowhere"}, kExitFailed, {"nowhere"});
 
   // Only rank 1 reads this document: it has rows 2 and 3 of 4.
-  Documents documents(40, Document(48, 7));
-  for (Document& document : documents) document.back() = 257;
+  Documents documents(40, TokenIds(48, 7));
+  for (TokenIds& document : documents) document.back() = 257;
   documents.at(2).at(5) = 5000;
   fs::create_directories(run / "other");
   make_dataset(run / "other", {documents}, {.vocab_size = 272, .eos_token_id = 257, .json = false});

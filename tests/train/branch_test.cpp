@@ -30,15 +30,8 @@ std::vector<json> lines_of(const fs::path& directory) {
   return lines;
 }
 
-std::string log_of(const ProgramResult& result) { return result.out + result.err; }
-
 const Names kStable = {"train.lr_scheduler_type=warmup_stable_decay", "train.warmup_steps=2", "train.decay_steps=0",
                        "train.min_lr=0.001", "checkpoint.save_steps=2"};
-
-Names with(Names names, const Names& more) {
-  names.insert(names.end(), more.begin(), more.end());
-  return names;
-}
 
 }  // namespace
 

@@ -23,25 +23,25 @@ std::vector<std::pair<std::int64_t, std::int64_t>> rows_of(const std::vector<nlo
 std::map<fs::path, std::string> files_of(const fs::path& directory) {
   std::map<fs::path, std::string> files;
   for (const auto& entry : fs::recursive_directory_iterator(directory))
-    if (entry.is_regular_file()) files[entry.path()] = ssa::test::read_file(entry.path());
+    if (entry.is_regular_file()) files[entry.path()] = ssa::read_file(entry.path());
   return files;
 }
 
 void flip_bit(const fs::path& file) {
-  std::string bytes = ssa::test::read_file(file);
+  std::string bytes = ssa::read_file(file);
   bytes[bytes.size() / 2] ^= 4;
   write_file(file, bytes);
 }
 
 /// 60 documents, of one row each.
-void write_documents(const fs::path& directory, std::uint64_t seed, bool json = true) {
+void write_documents(const fs::path& directory, std::uint64_t seed, bool with_json = true) {
   Documents documents = random_documents(60, 2, seed, 257);
   for (std::size_t i = 0; i < documents.size(); ++i) {
     documents[i].assign(33, static_cast<std::int32_t>((seed + i) % 200));
     documents[i].back() = 257;
   }
   fs::remove_all(directory);
-  make_dataset(directory, {documents}, {.vocab_size = 258, .eos_token_id = 257, .json = json});
+  make_dataset(directory, {documents}, {.vocab_size = 258, .eos_token_id = 257, .json = with_json});
 }
 
 }  // namespace
@@ -160,13 +160,13 @@ TEST_CASE("resume: --allow-change names keys that may change, and the new rows b
 }
 
 TEST_CASE("resume: other documents are refused under the same name, and the same ones accepted under another") {
-  for (const bool json : {true, false}) {
-    INFO("dataset.json " << json);
+  for (const bool with_json : {true, false}) {
+    INFO("dataset.json " << with_json);
     const RunDirectory run("full");
-    write_documents(run / "data", 1, json);
+    write_documents(run / "data", 1, with_json);
     run.train_to_end("out", {"checkpoint.save_steps=4", "train.max_steps=4"});
     fs::copy(run / "data", run / "moved", fs::copy_options::recursive);
-    write_documents(run / "data", 2, json);
+    write_documents(run / "data", 2, with_json);
     check_fails(run.train("out"), kExitUsage, {"data.path: a dataset with fingerprint", "--allow-change data.path"});
     const ProgramResult moved = run.train("out", {"data.path=moved"});
     INFO(moved.out << moved.err);
@@ -198,7 +198,7 @@ TEST_CASE("resume: a checkpoint that records no fingerprint is compared by its r
 TEST_CASE("resume: auto stops if there are checkpoints and none can be used, and none starts over") {
   const RunDirectory run("full");
   run.train_to_end("out", {"checkpoint.save_steps=8"});
-  const std::string metrics = ssa::test::read_file(run / "out/metrics.jsonl");
+  const std::string metrics = ssa::read_file(run / "out/metrics.jsonl");
   flip_bit(run.checkpoint("out", 8) / "model.safetensors");
   const auto before = files_of(run / "out");
   check_fails(run.train("out"), kExitFailed,
@@ -211,8 +211,7 @@ TEST_CASE("resume: auto stops if there are checkpoints and none can be used, and
   CHECK(run.metrics("out").size() == 8);
   int kept = 0;
   for (const auto& entry : fs::directory_iterator(run / "out"))
-    if (entry.path().filename().string().starts_with("metrics-until-"))
-      kept += ssa::test::read_file(entry.path()) == metrics;
+    if (entry.path().filename().string().starts_with("metrics-until-")) kept += ssa::read_file(entry.path()) == metrics;
   CHECK(kept == 1);
 }
 
@@ -233,7 +232,7 @@ TEST_CASE("resume: a checkpoint that cannot be read stops the run, although an o
 TEST_CASE("resume: lines that metrics.jsonl has lost are reported") {
   const RunDirectory run("full");
   run.train_to_end("out", {"checkpoint.save_steps=4", "train.max_steps=4"});
-  const std::string metrics = ssa::test::read_file(run / "out/metrics.jsonl");
+  const std::string metrics = ssa::read_file(run / "out/metrics.jsonl");
   write_file(run / "out/metrics.jsonl", metrics.substr(0, metrics.find('\n') + 1));
   const ProgramResult result = run.train("out");
   INFO(result.out << result.err);
@@ -255,8 +254,8 @@ TEST_CASE("checkpoints: keep_every keeps every n-th permanently, export_every wr
         run_program({"ssa_export", run.checkpoint(output, 8).string(), output + "-by-hand"}, {.directory = run.path()});
     REQUIRE(exported.exit_code == 0);
     for (const std::string& name : RunDirectory::names_in(run / (output + "-by-hand")))
-      CHECK((ssa::test::read_file(run / output / "exports/step-00000008" / name) ==
-             ssa::test::read_file(run / (output + "-by-hand") / name)));
+      CHECK((ssa::read_file(run / output / "exports/step-00000008" / name) ==
+             ssa::read_file(run / (output + "-by-hand") / name)));
   }
 }
 

@@ -51,7 +51,7 @@ TEST_CASE("dataset fingerprint: any change to a small dataset changes it") {
 }
 
 TEST_CASE("dataset fingerprint: a large dataset is sampled in all shards") {
-  const Documents documents(2000, Document(1000, 7));  // 4 MB
+  const Documents documents(2000, TokenIds(1000, 7));  // 4 MB
   const DatasetOptions bare = {.json = false};
   const std::string before = fingerprint({documents, documents}, bare);
   for (const std::size_t shard : {0, 1}) {

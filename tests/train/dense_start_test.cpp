@@ -21,9 +21,9 @@ struct DenseRun : RunDirectory {
 
   DenseRun() : RunDirectory("ssa-sparse-stream") {
     fs::copy(kDense, *this / "dense");
-    const json file = json::parse(ssa::test::read_file(kDense / "expected.json"));
+    const json file = json::parse(ssa::read_file(kDense / "expected.json"));
     for (const double loss : file["losses"]) expected += loss / static_cast<double>(file["losses"].size());
-    const Documents documents(40, file["ids"].get<Document>());
+    const Documents documents(40, file["ids"].get<TokenIds>());
     fs::remove_all(*this / "data");
     make_dataset(*this / "data", {documents}, {.vocab_size = 64, .eos_token_id = 0, .json = false});
   }
@@ -37,8 +37,6 @@ struct DenseRun : RunDirectory {
     return all;
   }
 };
-
-std::string log_of(const ProgramResult& result) { return result.out + result.err; }
 
 }  // namespace
 
@@ -92,7 +90,7 @@ TEST_CASE("dense start: evaluated as it is") {
     INFO(log_of(result));
     REQUIRE(result.exit_code == kExitDone);
     CHECK(log_of(result).find("a dense LLaMA without gates") != std::string::npos);
-    return json::parse(ssa::test::read_file(run / "results.json"))["results"]["data"]["loss,none"].get<double>();
+    return json::parse(ssa::read_file(run / "results.json"))["results"]["data"]["loss,none"].get<double>();
   };
   CHECK(std::abs(loss({}) - run.expected) < 1e-5);
   CHECK(loss({"--method", "ssa"}) == loss({}));
@@ -100,7 +98,7 @@ TEST_CASE("dense start: evaluated as it is") {
 
 TEST_CASE("init_from: files that name no method or selection, or others than the run's") {
   const RunDirectory run("ssa-sparse-stream");  // its model is published as the 1B set: neither is named
-  const json config = json::parse(ssa::test::read_file(run / "config.json"));
+  const json config = json::parse(ssa::read_file(run / "config.json"));
   const auto train = [&](const char* absent, const Names& overrides) {
     json with = config;
     if (absent) with["attention"].erase(absent);
@@ -117,7 +115,7 @@ TEST_CASE("init_from: files that name no method or selection, or others than the
   CHECK(log_of(given).find("names no attention method; this run has attention.method ssa") != std::string::npos);
   CHECK(log_of(given).find("names no selection; this run has attention.selection exact") != std::string::npos);
 
-  json model = json::parse(ssa::test::read_file(run / "model/config.json"));
+  json model = json::parse(ssa::read_file(run / "model/config.json"));
   model["attention_method"] = "moba";
   model["selection"] = "reference";
   model["rope_theta"] = 10000.0;

@@ -23,14 +23,6 @@ void wait_for_steps(const RunningProgram& program) {
   REQUIRE(program.out().find("step 3/") != std::string::npos);
 }
 
-/// Runs a line of bash in the directory of the run; $TRAIN is the command of ssa_train with output in `out`.
-ProgramResult run_bash(const RunDirectory& run, const std::string& line, const Names& overrides = {}) {
-  std::string train;
-  for (const std::string& word : run.command("out", overrides))
-    train += (train.empty() ? (binary_dir() / word).string() : word) + " ";
-  return run_program({"/bin/bash", "-c", "TRAIN='" + train + "'; " + line}, {.directory = run.path()});
-}
-
 }  // namespace
 
 TEST_CASE("disturbance: a second run in the same output_dir is refused and names the first, which continues") {

@@ -52,8 +52,8 @@ TEST_CASE("document mask: a run resumes bit for bit, and two ranks give the loss
 TEST_CASE("document mask: --dry-run and the log state the padding and the tokens attended to") {
   const RunDirectory run("ssa-document-mask");
   // Blocks of 4 tokens, rows of 60. Documents of 29 and 13 tokens: 32 + 13. Of 40: alone.
-  Documents documents = {Document(29, 1), Document(13, 2), Document(40, 3)};
-  for (Document& document : documents) document.back() = 257;
+  Documents documents = {TokenIds(29, 1), TokenIds(13, 2), TokenIds(40, 3)};
+  for (TokenIds& document : documents) document.back() = 257;
   make_dataset(run / "d", {documents}, {.vocab_size = 258, .eos_token_id = 257});
   const Names set = {"data.path=d", "train.max_length=60", "train.max_steps=1", "train.per_device_train_batch_size=1",
                      "train.gradient_accumulation_steps=1"};
@@ -67,5 +67,5 @@ TEST_CASE("document mask: --dry-run and the log state the padding and the tokens
   CHECK_THAT(dry.out, has(greedy));
   CHECK_THAT(dry.out, has("data.document_mask = true"));
   run.train_to_end("out", set);
-  CHECK_THAT(ssa::test::read_file(run / "out/train.log"), has("data: " + greedy));
+  CHECK_THAT(ssa::read_file(run / "out/train.log"), has("data: " + greedy));
 }

@@ -1,6 +1,7 @@
 // Runs on a mix of datasets, and on several evaluation sets.
 #include <cmath>
 #include <map>
+#include <sstream>
 
 #include "ssa/train/trainer_state.h"
 #include "support/error_of.h"
@@ -48,7 +49,7 @@ std::map<std::string, nlohmann::json> last_of(const RunDirectory& run, const std
 
 /// The source of that name in trainer.json.
 nlohmann::json saved_source(const fs::path& checkpoint, const std::string& name, const char* list = "sources") {
-  const auto trainer = nlohmann::json::parse(ssa::test::read_file(checkpoint / "trainer.json"));
+  const auto trainer = nlohmann::json::parse(ssa::read_file(checkpoint / "trainer.json"));
   for (const auto& source : trainer.at(list))
     if (source.at("name") == name) return source;
   FAIL("no source " << name);
@@ -107,7 +108,7 @@ TEST_CASE("mix: a run that stops and resumes equals one that does not, and anoth
   fs::copy(run.checkpoint("whole", 5), run.checkpoint("parts", 5), fs::copy_options::recursive);
   run.train_to_end("parts", with("train.max_steps=10"));
   check_same_state(run.checkpoint("whole", 10), run.checkpoint("parts", 10));
-  CHECK(ssa::test::read_file(run.checkpoint("whole", 10) / "trainer.json").size() > 0);
+  CHECK(ssa::read_file(run.checkpoint("whole", 10) / "trainer.json").size() > 0);
   CHECK(saved_source(run.checkpoint("whole", 10), "a") == saved_source(run.checkpoint("parts", 10), "a"));
 
   // 10 rows, then 15 steps of 6 rows on 3 ranks; against 100 rows at once.
@@ -221,10 +222,10 @@ TEST_CASE("mix: --dry-run prints the table, and sources of different tokenizers 
   CHECK(table == std::vector<std::vector<std::string>>{{"a", "0.1000", "3", "99", "3", "10", "330", "3.333"},
                                                        {"bee", "0.3000", "20", "660", "20", "30", "990", "1.500"},
                                                        {"c", "0.6000", "50", "1650", "50", "60", "1980", "1.200"}});
-  std::string json = ssa::test::read_file(run / "b/dataset.json");
-  const std::size_t at = json.find("\"sha256\": \"") + 11;
-  json[at] = json[at] == '0' ? '1' : '0';
-  write_file(run / "b/dataset.json", json);
+  std::string info = ssa::read_file(run / "b/dataset.json");
+  const std::size_t at = info.find("\"sha256\": \"") + 11;
+  info[at] = info[at] == '0' ? '1' : '0';
+  write_file(run / "b/dataset.json", info);
   check_fails(run.train("out", {kThree}), kExitUsage, {"data.sources: bee was made with the tokenizer", "one of a"});
   check_fails(run.train("out", {kThree, "data.path=data"}), kExitUsage, {"data.sources", "only one of the two"});
 }
@@ -244,21 +245,21 @@ TEST_CASE("evaluation sets: each has its own loss") {
     CHECK_FALSE(both[i].contains("eval_loss"));
   }
   // Another tokenizer, whose dataset does not record its bytes: no such key, and a line says why.
-  std::string json = ssa::test::read_file(run / "b/dataset.json");
-  json.replace(json.find("\"bytes\""), 7, "\"other\"");
-  write_file(run / "b/dataset.json", json);
+  std::string info = ssa::read_file(run / "b/dataset.json");
+  info.replace(info.find("\"bytes\""), 7, "\"other\"");
+  write_file(run / "b/dataset.json", info);
   run.train_to_end("without", {"train.max_steps=2", "train.eval_steps=2", "data.path=c", "data.eval_path=b"});
   CHECK(run.metrics("without")[1].contains("eval_loss"));
   CHECK_FALSE(run.metrics("without")[1].contains("eval_bits_per_byte"));
-  CHECK_THAT(ssa::test::read_file(run / "without/train.log"), has("b records no text_bytes"));
+  CHECK_THAT(ssa::read_file(run / "without/train.log"), has("b records no text_bytes"));
   check_fails(run.train("bad", {R"(data.eval_path={"first": "a", "second": "nowhere"})"}), kExitFailed, {"nowhere"});
 }
 
 TEST_CASE("packing: --dry-run states padding and cut documents of every packing, the log those of the run's") {
   const ThreeSources run;
   // In rows of 60 tokens: 30 | 40 | 30, 20; or 30, 30 of 40 | 10, 30, 20; or 40, 20 | 30, 30.
-  Documents documents = {Document(30, 1), Document(40, 2), Document(30, 3), Document(20, 4)};
-  for (Document& document : documents) document.back() = 257;
+  Documents documents = {TokenIds(30, 1), TokenIds(40, 2), TokenIds(30, 3), TokenIds(20, 4)};
+  for (TokenIds& document : documents) document.back() = 257;
   make_dataset(run / "d", {documents}, {.vocab_size = 258, .eos_token_id = 257});
   const Names set = {"data.path=d", "train.max_length=60", "data.packing=best_fit", "train.max_steps=2",
                      "train.per_device_train_batch_size=1"};
@@ -269,7 +270,7 @@ TEST_CASE("packing: --dry-run states padding and cut documents of every packing,
   CHECK_THAT(dry.out, has("packing concat: 2 rows, 0.00 % padding, 25.00 % of documents cut"));
   CHECK_THAT(dry.out, has("packing best_fit: 2 rows, 0.00 % padding, 0.00 % of documents cut"));
   run.train_to_end("out", set);
-  CHECK_THAT(ssa::test::read_file(run / "out/train.log"),
+  CHECK_THAT(ssa::read_file(run / "out/train.log"),
              has("data: packing best_fit: 2 rows, 0.00 % padding, 0.00 % of documents cut"));
   // Labels are counted by each rank for its own rows.
   run.train_to_end("ranks", set, {}, 2);
@@ -286,8 +287,8 @@ TEST_CASE("mix: trainer.json keeps the state of every source, and one of an earl
   state.position = {.epoch = 0, .row = 12, .sources = {{0, 4, 4}, {2, 1, 8}}};
   state.sources = {{"a", "a", "0123456789abcdef", 9, 4, 400}, {"b", "", "00", 3, 7, 700}};
   state.former_sources = {{{"c", "c", "11", 50, 5, 500}, {1, 6, 0}}};
-  nlohmann::json json = to_json(state, spikes);
-  const TrainerState read = trainer_state(json, "t", spikes);
+  nlohmann::json saved = to_json(state, spikes);
+  const TrainerState read = trainer_state(saved, "t", spikes);
   CHECK(read.position == state.position);
   REQUIRE(read.sources.size() == 2);
   CHECK(read.sources[1].name == "b");
@@ -298,12 +299,12 @@ TEST_CASE("mix: trainer.json keeps the state of every source, and one of an earl
   REQUIRE(read.former_sources.size() == 1);
   CHECK(read.former_sources[0].first.rows_per_epoch == 50);
   CHECK(read.former_sources[0].second == SourcePosition{1, 6, 0});
-  json["sources"][0]["epoch_row"] = 9;
-  CHECK_THAT(error_of([&] { trainer_state(json, "t", spikes); }),
+  saved["sources"][0]["epoch_row"] = 9;
+  CHECK_THAT(error_of([&] { trainer_state(saved, "t", spikes); }),
              has("t: sources[0]: epoch_row is 9, expected below rows_per_epoch 9"));
-  json.erase("sources");
-  json.erase("former_sources");
-  CHECK(trainer_state(json, "t", spikes).sources.empty());
+  saved.erase("sources");
+  saved.erase("former_sources");
+  CHECK(trainer_state(saved, "t", spikes).sources.empty());
 }
 
 TEST_CASE("mix: a source that keeps long documents only, beside one with all of the same dataset") {

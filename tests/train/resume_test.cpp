@@ -39,11 +39,6 @@ const std::vector<MethodCase>& methods() {
   return cases;
 }
 
-Names with(Names overrides, const Names& more) {
-  overrides.insert(overrides.end(), more.begin(), more.end());
-  return overrides;
-}
-
 /// Checks that the losses of every step agree within a relative tolerance.
 void check_losses(const std::vector<nlohmann::json>& got, const std::vector<nlohmann::json>& want, double tolerance) {
   REQUIRE(got.size() == want.size());
@@ -190,8 +185,8 @@ TEST_CASE("resume: an exported f32 directory starts a run from the same weights"
   REQUIRE(exported.exit_code == 0);
   // The first step of a warmup has learning rate 0, so the saved weights are the initial ones.
   run.train_to_end("second", {"model=exported/config.json", "init_from=exported", "train.max_steps=1"});
-  CHECK((ssa::test::read_file(run.checkpoint("second", 1) / "model.safetensors") ==
-         ssa::test::read_file(run.checkpoint("first", 8) / "model.safetensors")));
+  CHECK((ssa::read_file(run.checkpoint("second", 1) / "model.safetensors") ==
+         ssa::read_file(run.checkpoint("first", 8) / "model.safetensors")));
   // A resumed run ignores init_from.
   const auto first = run.metrics("first");
   run.train_to_end("first", {"init_from=exported"}, {"--allow-change", "init_from"});
@@ -368,7 +363,7 @@ TEST_CASE("resume: a value that is not finite stops the run before the update an
   run.train_to_end("run", {"checkpoint.save_steps=4", "train.max_steps=4"});
   const std::string tensor = "model.layers.1.self_attn.o_proj.weight";
   const fs::path file = run / "model/model.safetensors";
-  std::string bytes = ssa::test::read_file(file);
+  std::string bytes = ssa::read_file(file);
   std::uint64_t header = 0;
   std::memcpy(&header, bytes.data(), sizeof header);
   const float nan = std::numeric_limits<float>::quiet_NaN();

@@ -18,6 +18,12 @@ namespace ssa::test {
 namespace fs = std::filesystem;
 using Names = std::vector<std::string>;
 
+/// `names`, and then `more`.
+inline Names with(Names names, const Names& more) {
+  names.insert(names.end(), more.begin(), more.end());
+  return names;
+}
+
 class RunDirectory {
  public:
   /// config.json, model/ and data/ of tests/golden/cases/NAME: a model of two layers, 8 steps.
@@ -82,12 +88,20 @@ class RunDirectory {
   std::string device_;
 };
 
+/// Runs a line of bash in the directory of the run; $TRAIN is the command of ssa_train with output in `out`.
+inline ProgramResult run_bash(const RunDirectory& run, const std::string& line, const Names& overrides = {}) {
+  std::string train;
+  for (const std::string& word : run.command("out", overrides))
+    train += (train.empty() ? (binary_dir() / word).string() : word) + " ";
+  return run_program({"/bin/bash", "-c", "TRAIN='" + train + "'; " + line}, {.directory = run.path()});
+}
+
 /// Checks that two checkpoints have the same weights and moments bit for bit.
 inline void check_same_state(const fs::path& a, const fs::path& b) {
   INFO(a << " and " << b);
   for (const char* file : {"model.safetensors", "optimizer.safetensors"}) {
     INFO(file);
-    CHECK((ssa::test::read_file(a / file) == ssa::test::read_file(b / file)));
+    CHECK((ssa::read_file(a / file) == ssa::read_file(b / file)));
   }
 }
 

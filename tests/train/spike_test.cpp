@@ -43,7 +43,7 @@ constexpr std::int64_t kBadStep = 31;  // its two rows are 60 and 61
 void write_data(const fs::path& directory) {
   Documents documents;
   for (std::int64_t i = 0; i < 80; ++i) {
-    Document& document = documents.emplace_back();
+    TokenIds& document = documents.emplace_back();
     const bool bad = i / 2 + 1 == kBadStep;
     for (std::int64_t t = 0; t < 32; ++t)
       document.push_back(static_cast<std::int32_t>(bad ? (i * 7919 + t * t * 31) % 250 : (t + i) % 3));

@@ -9,7 +9,7 @@ namespace {
 
 /// The blocks of the document piece of t whose last token is at or before t.
 template <class Params>
-auto keys_of(const Params& p) {
+auto blocks_of(const Params& p) {
   return [block_size = p.block_size, begin_of = PieceBegin(p.documents)](std::int64_t b, std::int64_t t, std::int64_t,
                                                                          Keys& keys) {
     const std::int64_t first = begin_of(b, t) / block_size;
@@ -23,7 +23,7 @@ auto keys_of(const Params& p) {
 void compressed_attention_forward(Stream&, const CompressedAttentionForward& p) {
   attention_forward(
       AttentionForward{.out = p.out, .lse = p.lse, .q = p.q, .k = p.k_mean, .v = p.v_mean, .scale = p.scale},
-      keys_of(p));
+      blocks_of(p));
 }
 
 void compressed_attention_backward(Stream& stream, const CompressedAttentionBackward& p) {
@@ -40,7 +40,7 @@ void compressed_attention_backward(Stream& stream, const CompressedAttentionBack
                                        .k = p.k_mean,
                                        .v = p.v_mean,
                                        .scale = p.scale},
-                     keys_of(p));
+                     blocks_of(p));
 }
 
 }  // namespace ssa::cpu

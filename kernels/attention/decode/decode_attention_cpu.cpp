@@ -6,7 +6,7 @@ namespace ssa::cpu {
 namespace {
 
 /// The keys that query (b, t) attends to.
-auto keys_of(const DecodeAttention& p) {
+auto cached_keys_of(const DecodeAttention& p) {
   const std::int64_t HK = p.k.dim(2), slots = p.indices ? p.indices.dim(3) : 0;
   return [&p, T = p.q.dim(1), HK, slots, positions = p.positions.as<std::int32_t>(),
           indices = p.indices.as_or_null<std::int32_t>()](std::int64_t b, std::int64_t t, std::int64_t kv_head,
@@ -23,7 +23,7 @@ auto keys_of(const DecodeAttention& p) {
 
 void decode_attention(Stream&, const DecodeAttention& p) {
   attention_forward(AttentionForward{.out = p.out, .lse = {}, .q = p.q, .k = p.k, .v = p.v, .scale = p.scale},
-                    keys_of(p));
+                    cached_keys_of(p));
 }
 
 }  // namespace ssa::cpu

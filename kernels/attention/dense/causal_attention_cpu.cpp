@@ -9,7 +9,7 @@ namespace {
 
 /// The tokens that token t attends to: (t - window, t], or [0, t] without a window, in the document piece of t.
 template <class Params>
-auto keys_of(const Params& p) {
+auto window_keys_of(const Params& p) {
   return [window = p.window, begin_of = PieceBegin(p.documents)](std::int64_t b, std::int64_t t, std::int64_t,
                                                                  Keys& keys) {
     const std::int64_t begin = begin_of(b, t), first = window > 0 ? std::max(begin, t - window + 1) : begin;
@@ -20,12 +20,12 @@ auto keys_of(const Params& p) {
 
 }  // namespace
 
-void causal_attention_forward(Stream&, const CausalAttentionForward& p) { attention_forward(p, keys_of(p)); }
+void causal_attention_forward(Stream&, const CausalAttentionForward& p) { attention_forward(p, window_keys_of(p)); }
 
 void causal_attention_backward(Stream& stream, const CausalAttentionBackward& p) {
   if (!p.accumulate)
     for (const Tensor& gradient : {p.d_q, p.d_k, p.d_v}) stream.zero(gradient);
-  attention_backward(p, keys_of(p));
+  attention_backward(p, window_keys_of(p));
 }
 
 }  // namespace ssa::cpu
