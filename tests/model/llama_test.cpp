@@ -248,7 +248,7 @@ TEST_CASE("model: the head in FP8 has the gradients of untied and of tied embedd
   }
 }
 
-TEST_CASE("model: the memory plan names the operands of the head in FP8") {
+TEST_CASE("model: the memory plan has the inputs that layers keep in FP8, and the operands of the head") {
   const ModelConfig config = fp8_model();
   const auto planned = [&](Fp8Mode mode, const std::vector<std::string>& exclude) {
     const PassShape pass{.rows = 2, .tokens = 40, .path = AttentionPath::full, .fp8 = Fp8Layers(config, mode, exclude)};
@@ -257,7 +257,15 @@ TEST_CASE("model: the memory plan names the operands of the head in FP8") {
       for (const Arena::Entry& entry : c.entries) bytes[entry.name] += entry.bytes;
     return bytes;
   };
-  const auto all = planned(Fp8Mode::all, {});
+  const auto all = planned(Fp8Mode::all, {}), some = planned(Fp8Mode::linear, {"layers.0"});
+  // Two layers keep the transposed inputs of their linear layers in FP8, and one of f32 exists for evaluation.
+  CHECK(all.at("fp8 swiglu^T") == 2 * 80 * 128);
+  CHECK(all.at("fp8 scales of swiglu^T") == 2 * 128 * 4);
+  CHECK(all.at("fp8 norm outputs^T") == 2 * 80 * 128);
+  CHECK(all.at("swiglu") == 4 * 80 * 128);
+  CHECK(planned(Fp8Mode::none, {}).at("swiglu") == 2 * 4 * 80 * 128);
+  CHECK(some.at("swiglu") == 2 * 4 * 80 * 128);
+  CHECK(some.at("fp8 swiglu^T") == 80 * 128);
   CHECK(all.at("fp8 lm_head x") == 80 * 128);
   CHECK(all.at("fp8 lm_head x^T") == 80 * 128);
   CHECK(all.at("fp8 lm_head w") == 64 * 128);
