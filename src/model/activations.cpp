@@ -249,7 +249,8 @@ Activations lay_out_activations(Arena& arena, const ModelConfig& c, const PassSh
 
   a.d_x = arena.allocate("d_x", act, hidden);
   a.d_norm = arena.allocate("d_norm", act, hidden);
-  a.d_qkvg = arena.allocate("d_qkvg", act, {d.M, c.qkvg_width()});
+  if (!shape.fp8.has_in_every_layer(LinearLayer::qkvg_proj) || !rope_writes_fp8(c))
+    a.d_qkvg = arena.allocate("d_qkvg", act, {d.M, c.qkvg_width()});
   a.d_attention = arena.allocate("d_attention", act, kAttention(d));
   if (!shape.fp8.has_in_every_layer(LinearLayer::gate_up_proj) || !swiglu_writes_fp8(c))
     a.d_gate_up = arena.allocate("d_gate_up", act, kGateUp(d));

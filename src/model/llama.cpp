@@ -402,7 +402,12 @@ void backward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch&
   attention_backward(s, m, l, batch, scales);
 
   // 2) q, k, v and gates
-  qkv_rope_backward(s, {.d_qkvg = a.d_qkvg,
+  const bool qkvg_in_fp8 = m.shape.fp8.has(i, LinearLayer::qkvg_proj) && rope_writes_fp8(m.config);
+  const Fp8Gradient d_qkvg =
+      qkvg_in_fp8 ? fp8_gradient(a.fp8.d_y, a.fp8.d_y_t, l.input_norm.dim(0), m.config.qkvg_width()) : Fp8Gradient();
+  qkv_rope_backward(s, {.d_qkvg = qkvg_in_fp8 ? Tensor() : a.d_qkvg,
+                        .fp8 = d_qkvg.d_y,
+                        .fp8_t = d_qkvg.d_y_t,
                         .d_q = a.d_q,
                         .d_k = a.d_k,
                         .d_v = a.d_v,
@@ -420,6 +425,7 @@ void backward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch&
                       .w = w.qkvg_proj,
                       .accumulate = accumulate,
                       .fp8 = fp8_of(m, i, LinearLayer::qkvg_proj),
+                      .d_y_fp8 = qkvg_in_fp8 ? &d_qkvg : nullptr,
                       .x_t_fp8 = l.input_norm_t});
 
   // 1) Norm

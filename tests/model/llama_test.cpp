@@ -141,8 +141,8 @@ namespace {
 /// Widths that FP8 supports; SwiGLU writes FP8.
 ModelConfig fp8_model() {
   ModelConfig config = small_model(64);
-  config.num_attention_heads = 16;  // 16 (2 + 3) + 2 * 2 * 8 rows of the projection
-  config.head_dim = 8;
+  config.num_attention_heads = 16;  // 16 * (16 + 3) + 2 * 2 * 16 rows of the projection
+  config.head_dim = 16;
   config.hidden_size = 128;
   config.intermediate_size = 128;
   config.initializer_range = 0.05;
@@ -274,6 +274,8 @@ TEST_CASE("model: the memory plan has the inputs that layers keep in FP8, and th
   CHECK(all.at("fp8 lm_head d_logits^T") == 80 * 64);
   CHECK(all.at("fp8 scales of lm_head d_logits") == 512);  // 80 scales of 4 bytes, in units of 256
   CHECK(all.contains("fp8 d_gate_up"));
+  CHECK_FALSE(all.contains("d_qkvg"));
+  CHECK(some.contains("d_qkvg"));
   CHECK_FALSE(planned(Fp8Mode::linear, {}).contains("fp8 lm_head w"));
   CHECK_FALSE(planned(Fp8Mode::all, {"lm_head"}).contains("fp8 lm_head w"));
   CHECK_FALSE(planned(Fp8Mode::all, {"layers.0", "layers.1"}).contains("fp8 d_gate_up"));
