@@ -6,7 +6,7 @@
 //   longest and therefore come first.
 // * gates: a thread takes one vector of gate logits of kGateTokens tokens.
 // * q: a thread takes one pair of kQueryHeads heads of one token.
-// The backward has no sums: a thread takes one pair, or one vector of gates, of one token.
+// The backward has no sums: a thread takes one pair, or one vector of gates, of one token. In FP8 a CTA takes a tile.
 #include <algorithm>
 #include <climits>
 
@@ -265,8 +265,8 @@ __global__ void __launch_bounds__(kThreads, 4) qkv_rope_backward_kernel(const __
   store_pair<kVec>(to + head * D + d, D / 2, pair_gradient<kVec>(p, m, head, d));
 }
 
-/// In FP8: a CTA takes a tile of 128 tokens and 128 columns. A thread's eight columns are in one half of a head, and the
-/// thread that has the other half loads the same pairs.
+/// In FP8: a CTA takes a tile of 128 tokens and 128 columns. A thread's eight columns are in one half of a head, and
+/// the thread that has the other half loads the same pairs.
 __global__ void __launch_bounds__(kFp8TileThreads)
     qkv_rope_backward_fp8_kernel(const __grid_constant__ Backward p, Fp8Target fp8, Fp8Target fp8_t) {
   __shared__ alignas(16) Fp8TileShared shared;

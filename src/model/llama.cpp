@@ -41,8 +41,8 @@ const Fp8Operands* fp8_of(const Llama& m, std::int64_t layer, LinearLayer which)
   return m.shape.fp8.has(layer, which) ? &m.acts.fp8 : nullptr;
 }
 
-/// What a norm writes for the linear layer that reads it. In FP8 it writes the transpose, too, where it is kept, and then
-/// nothing else.
+/// What a norm writes for the linear layer that reads it. In FP8 it writes the transpose, too, where it is kept, and
+/// then nothing else.
 struct NormOutput {
   Tensor out;
   Fp8Matrix fp8, fp8_t;

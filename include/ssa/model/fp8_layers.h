@@ -1,4 +1,5 @@
-// Which linear layers of a training pass compute their products in FP8, and whether the LM head does. docs/fp8.md says how.
+// Which linear layers of a training pass compute their products in FP8, and whether the LM head does. docs/fp8.md says
+// how.
 #pragma once
 
 #include <cstdint>
