@@ -1,6 +1,6 @@
-// One CTA per token, one 16-byte vector per thread where H allows it: each element is read once and written once. Where
-// the output is written transposed in FP8, that kernel writes residual and rstd only, and a second one writes the output
-// in tiles of 128 tokens and 128 columns.
+// One CTA per token, one 16-byte vector per thread where H allows it: each element is read once and written once.
+// Where the output is written transposed in FP8, that kernel writes residual and rstd only, and a second one writes the
+// output in tiles of 128 tokens and 128 columns.
 // A CTA of the backward takes many tokens and keeps its partial sum of d_weight in registers; a second kernel adds the
 // partial sums of all CTAs in a fixed order.
 #include <algorithm>

@@ -74,8 +74,8 @@ bool is_excludable(const ModelConfig& config, const std::string& name);
 /// All such names in words, for errors.
 std::string excludable_names(const ModelConfig& config);
 
-/// Whether SwiGLU and its backward write FP8 for the linear layer next to them: a block may not have columns of gate and
-/// of up.
+/// Whether SwiGLU and its backward write FP8 for the linear layer next to them: a block may not have columns of gate
+/// and of up.
 constexpr bool swiglu_writes_fp8(const ModelConfig& config) { return config.intermediate_size % kFp8Block == 0; }
 /// Whether the gated output of the attention is written in FP8, plain and transposed: a head has whole vectors.
 constexpr bool gates_write_fp8(const ModelConfig& config) { return config.head_dim % 8 == 0; }
