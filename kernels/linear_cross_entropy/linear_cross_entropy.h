@@ -12,9 +12,9 @@
 //   logits   = {hidden, row blocks} @ {weight, square blocks}^T
 //   d_hidden = {d_logits, row blocks} @ {weight^T, square blocks}^T
 //   d_weight = {d_logits^T, row blocks} @ {hidden^T, square blocks}^T
-// Logits, losses and d_logits are computed as without; d_logits are rounded from act, as quantize_fp8 does. In
-// d_logits^T every id has scales of its own: the gradients of an id that is no target nearby are probabilities, orders of
-// magnitude smaller than those of targets, and would be rounded to zero beside them.
+// Losses and d_logits are computed from the logits as without; d_logits are rounded from act, as quantize_fp8 does.
+// In d_logits^T every id has scales of its own: the gradients of an id that is no target nearby are probabilities,
+// orders of magnitude smaller than those of targets, and would be rounded to zero next to them.
 // The chunk size changes d_weight only by rounding. With the same chunk size a repeated run gives the same bits.
 // A wrong shape or dtype throws Error. Targets are not checked: each is -100 or in [0, V).
 #pragma once

@@ -1,6 +1,7 @@
 #include "qkv_rope.h"
 
 #include "kernels/common/check.h"
+#include "kernels/quantize_fp8/check_fp8.h"
 
 namespace ssa {
 namespace {
@@ -41,8 +42,16 @@ void validate(const QkvRopeForward& p) {
 void validate(const QkvRopeBackward& p) {
   constexpr auto op = "qkv_rope_backward";
   const Sizes s = check_sizes(op, p.d_q, "d_q", p.d_k, "d_k", p.positions, p.cos_sin, p.block_size);
-  const DType act = p.d_qkvg.dtype(), real = real_of(act);
-  expect(op, "d_qkvg", p.d_qkvg, {s.B * s.T, s.columns()}, act);
+  const bool in_fp8 = p.fp8 || p.fp8_t;
+  const DType act = in_fp8 ? p.d_q.dtype() : p.d_qkvg.dtype(), real = real_of(act);
+  if (in_fp8) {
+    SSA_CHECK(!p.d_qkvg, op, ": d_qkvg and fp8 are given, expected one of them");
+    SSA_CHECK(s.D % 16 == 0, op, ": D is ", s.D, ", expected a multiple of 16 with FP8");
+    expect_fp8(op, "fp8", p.fp8, s.B * s.T, s.columns());
+    expect_fp8(op, "fp8_t", p.fp8_t, s.columns(), s.B * s.T);
+  } else {
+    expect(op, "d_qkvg", p.d_qkvg, {s.B * s.T, s.columns()}, act);
+  }
   expect(op, "d_q", p.d_q, {s.B, s.T, s.HQ, s.D}, real);
   expect(op, "d_k", p.d_k, {s.B, s.T, s.HK, s.D}, real);
   expect(op, "d_v", p.d_v, {s.B, s.T, s.HK, s.D}, real);

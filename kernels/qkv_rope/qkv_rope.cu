@@ -6,7 +6,7 @@
 //   longest and therefore come first.
 // * gates: a thread takes one vector of gate logits of kGateTokens tokens.
 // * q: a thread takes one pair of kQueryHeads heads of one token.
-// The backward has no sums: a thread takes one pair, or one vector of gates, of one token.
+// The backward has no sums: a thread takes one pair, or one vector of gates, of one token. In FP8 a CTA takes a tile.
 #include <algorithm>
 #include <climits>
 
@@ -14,6 +14,7 @@
 #include "kernels/common/device/launch.cuh"
 #include "kernels/common/device/math.cuh"
 #include "kernels/common/device/vector.cuh"
+#include "kernels/quantize_fp8/fp8_tile.cuh"
 #include "qkv_rope.h"
 
 namespace ssa::cuda {
@@ -218,24 +219,22 @@ __device__ __forceinline__ void add_scaled(Floats<kVec>& to, const float* from, 
   for (int i = 0; i < kVec; ++i) to[i] += scale * x[i];
 }
 
-template <int kVec, int kChunks>
-__global__ void __launch_bounds__(kThreads, 4) qkv_rope_backward_kernel(const __grid_constant__ Backward p) {
-  const auto [token, item] = p.threads.divide(static_cast<int>(blockIdx.x * kThreads + threadIdx.x));
-  if (token >= p.M) return;
-  const auto [HQ, HK, D] = p.heads;
-  const std::int64_t m = token;
-  const int half = D / 2;
-  __nv_bfloat16* to = p.d_qkvg + m * p.heads.width();
-  if (item >= p.pairs) {
-    const int i = (item - p.pairs) * kVec;
-    const std::int64_t at = m * kGates * HQ + i;
-    Floats<kVec> d_logit = load_constant<kVec>(p.d_gates + at);
-    const Floats<kVec> gate = load_constant<kVec>(p.gates + at);
+/// The gradients of gate logits [i, i + kVec) of token m.
+template <int kVec>
+__device__ __forceinline__ Floats<kVec> gate_gradient(const Backward& p, std::int64_t m, int i) {
+  const std::int64_t at = m * kGates * p.heads.HQ + i;
+  Floats<kVec> d_logit = load_constant<kVec>(p.d_gates + at);
+  const Floats<kVec> gate = load_constant<kVec>(p.gates + at);
 #pragma unroll
-    for (int j = 0; j < kVec; ++j) d_logit[j] *= gate[j] * (1.0f - gate[j]);
-    return store<kVec>(to + (HQ + 2 * HK) * D + i, d_logit);
-  }
-  const auto [head, d] = pair_index<kVec, kChunks>(item, D);
+  for (int j = 0; j < kVec; ++j) d_logit[j] *= gate[j] * (1.0f - gate[j]);
+  return d_logit;
+}
+
+/// The gradients of columns d and d + D/2 of a head of q, k or v of token m.
+template <int kVec>
+__device__ __forceinline__ Pair<kVec> pair_gradient(const Backward& p, std::int64_t m, int head, int d) {
+  const auto [HQ, HK, D] = p.heads;
+  const int half = D / 2;
   const bool is_q = head < HQ, is_v = head >= HQ + HK;
   const int kv_head = is_v ? head - HQ - HK : head - HQ;
   const float* from = is_q ? p.d_q + (m * HQ + head) * D : (is_v ? p.d_v : p.d_k) + (m * HK + kv_head) * D;
@@ -249,7 +248,50 @@ __global__ void __launch_bounds__(kThreads, 4) qkv_rope_backward_kernel(const __
     add_scaled(x.high, mean + half, share);
   }
   if (!is_v) x = rotate<-1>(x, load_angles<kVec>(p.cos_sin + static_cast<std::int64_t>(__ldg(p.positions + m)) * D, d));
-  store_pair<kVec>(to + head * D + d, half, x);
+  return x;
+}
+
+template <int kVec, int kChunks>
+__global__ void __launch_bounds__(kThreads, 4) qkv_rope_backward_kernel(const __grid_constant__ Backward p) {
+  const auto [token, item] = p.threads.divide(static_cast<int>(blockIdx.x * kThreads + threadIdx.x));
+  if (token >= p.M) return;
+  const auto [HQ, HK, D] = p.heads;
+  const std::int64_t m = token;
+  __nv_bfloat16* to = p.d_qkvg + m * p.heads.width();
+  if (item >= p.pairs) {
+    const int i = (item - p.pairs) * kVec;
+    return store<kVec>(to + (HQ + 2 * HK) * D + i, gate_gradient<kVec>(p, m, i));
+  }
+  const auto [head, d] = pair_index<kVec, kChunks>(item, D);
+  store_pair<kVec>(to + head * D + d, D / 2, pair_gradient<kVec>(p, m, head, d));
+}
+
+/// In FP8: a CTA takes a tile of 128 tokens and 128 columns. A thread's eight columns are in one half of a head, and
+/// the thread that has the other half loads the same pairs.
+__global__ void __launch_bounds__(kFp8TileThreads)
+    qkv_rope_backward_fp8_kernel(const __grid_constant__ Backward p, Fp8Target fp8, Fp8Target fp8_t) {
+  __shared__ alignas(16) Fp8TileShared shared;
+  const Fp8TilePlace at;
+  const auto [HQ, HK, D] = p.heads;
+  const int M = static_cast<int>(p.M), width = p.heads.width(), gates_begin = (HQ + 2 * HK) * D, half = D / 2;
+  const int head = at.column / D, d = at.column - head * D;
+  const bool upper = d >= half;
+  uint4 tile[8];
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    tile[i] = {};
+    if (at.row >= M || at.column >= width) continue;
+    if (at.column >= gates_begin) {
+      tile[i] = pack_bf16(gate_gradient<8>(p, at.row + i, at.column - gates_begin));
+    } else {
+      const Pair<8> pair = pair_gradient<8>(p, at.row + i, head, upper ? d - half : d);
+      Floats<8> y;
+#pragma unroll
+      for (int j = 0; j < 8; ++j) y[j] = upper ? pair.high[j] : pair.low[j];
+      tile[i] = pack_bf16(y);
+    }
+  }
+  quantize_tile<true, true>(fp8, fp8_t, shared, tile, at.tile_row, at.tile_column, M, width);
 }
 
 /// Calls f.operator()<vector width, vectors per half head>(). Vectors need every part of qkvg aligned to 16 bytes.
@@ -324,6 +366,10 @@ void qkv_rope_backward(Stream& stream, const QkvRopeBackward& p) {
                      .M = B * T,
                      .block_size = static_cast<int>(p.block_size),
                      .heads = heads};
+  if (p.fp8)
+    return launch(stream, "qkv_rope_backward", qkv_rope_backward_fp8_kernel,
+                  {.grid = {ctas_for(heads.width(), kFp8Tile), ctas_for(B * T, kFp8Tile)}, .block = kFp8TileThreads},
+                  arguments, Fp8Target(p.fp8), Fp8Target(p.fp8_t));
   dispatch_head(heads, [&]<int kVec, int kChunks>() {
     arguments.pairs = (heads.HQ + 2 * heads.HK) * (heads.D / 2 / kVec);
     const int threads = arguments.pairs + ceil_div(kGates * heads.HQ, kVec);

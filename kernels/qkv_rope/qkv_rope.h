@@ -14,6 +14,7 @@
 #pragma once
 
 #include "kernels/common/dispatch.h"
+#include "kernels/quantize_fp8/fp8_matrix.h"
 
 namespace ssa {
 
@@ -36,7 +37,9 @@ SSA_OP(qkv_rope_forward, QkvRopeForward);
 ///   k columns: rotate^-1(d_k + d_k_mean[n] / tokens);   v columns: d_v + d_v_mean[n] / tokens
 ///   gate logits: d_gate * gate * (1 - gate)
 struct QkvRopeBackward {
-  Tensor d_qkvg;         ///< [M, (HQ + 2 HK) D + 3 HQ] act, overwritten
+  Tensor d_qkvg = {};    ///< [M, (HQ + 2 HK) D + 3 HQ] act, overwritten; absent if the next two are given
+  Fp8Matrix fp8 = {};    ///< overwritten: d_qkvg as quantize_fp8 rounds it; D a multiple of 16
+  Fp8Matrix fp8_t = {};  ///< overwritten: the same, transposed
   Tensor d_q;            ///< [B, T, HQ, D] f32
   Tensor d_k;            ///< [B, T, HK, D] f32
   Tensor d_v;            ///< [B, T, HK, D] f32

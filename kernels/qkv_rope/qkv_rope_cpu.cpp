@@ -1,6 +1,8 @@
 #include <algorithm>
+#include <vector>
 
 #include "kernels/common/cpu/cpu.h"
+#include "kernels/quantize_fp8/quantize_fp8.h"
 #include "qkv_rope.h"
 
 namespace ssa::cpu {
@@ -54,14 +56,13 @@ void forward(const QkvRopeForward& p) {
 }
 
 template <class Real>
-void backward(const QkvRopeBackward& p) {
+void backward(const QkvRopeBackward& p, Real* d_qkvg) {
   const std::int64_t B = p.d_q.dim(0), T = p.d_q.dim(1), HQ = p.d_q.dim(2), HK = p.d_k.dim(2), D = p.d_q.dim(3);
-  const std::int64_t N = (T + p.block_size - 1) / p.block_size, columns = p.d_qkvg.dim(1);
+  const std::int64_t N = (T + p.block_size - 1) / p.block_size, columns = (HQ + 2 * HK) * D + 3 * HQ;
   const Real *d_q = p.d_q.as<Real>(), *d_k = p.d_k.as<Real>(), *d_v = p.d_v.as<Real>();
   const Real *d_k_mean = p.d_k_mean.as_or_null<Real>(), *d_v_mean = p.d_v_mean.as_or_null<Real>();
   const Real *d_gates = p.d_gates.as<Real>(), *gates = p.gates.as<Real>(), *all_cos_sin = p.cos_sin.as<Real>();
   const std::int32_t* positions = p.positions.as<std::int32_t>();
-  Real* d_qkvg = p.d_qkvg.as<Real>();
 #pragma omp parallel for
   for (std::int64_t m = 0; m < B * T; ++m) {
     Real *q_out = d_qkvg + m * columns, *k_out = q_out + HQ * D, *v_out = k_out + HK * D, *d_logits = v_out + HK * D;
@@ -89,8 +90,14 @@ void qkv_rope_forward(Stream&, const QkvRopeForward& p) {
   dispatch_real(p.qkvg, [&]<class Real>() { forward<Real>(p); });
 }
 
-void qkv_rope_backward(Stream&, const QkvRopeBackward& p) {
-  dispatch_real(p.d_qkvg, [&]<class Real>() { backward<Real>(p); });
+void qkv_rope_backward(Stream& stream, const QkvRopeBackward& p) {
+  dispatch_real(p.d_q, [&]<class Real>() {
+    if (p.d_qkvg) return backward<Real>(p, p.d_qkvg.as<Real>());
+    std::vector<Real> d_qkvg(static_cast<std::size_t>(p.fp8.values.count()));
+    backward<Real>(p, d_qkvg.data());
+    const Tensor x(d_qkvg.data(), p.d_q.dtype(), {p.fp8.values.dim(0), p.fp8.values.dim(1)});
+    cpu::quantize_fp8(stream, {.plain = p.fp8, .transposed = p.fp8_t, .x = x});
+  });
 }
 
 }  // namespace ssa::cpu

@@ -10,16 +10,20 @@ void validate(const RmsNormForward& p) {
   expect_rank(op, "x", p.x, 2, "[M, H]");
   const std::int64_t M = p.x.dim(0), H = p.x.dim(1);
   const DType act = p.x.dtype();
-  expect(op, "out", p.out, {M, H}, act);
+  if (p.fp8_t)
+    expect_if_given(op, "out", p.out, {M, H}, act);
+  else
+    expect(op, "out", p.out, {M, H}, act);
   expect(op, "rstd", p.rstd, {M}, real_of(act));
   expect(op, "weight", p.weight, {H}, act);
   expect_if_given(op, "delta", p.delta, {M, H}, act);
   expect_if_given(op, "residual", p.residual, {M, H}, act);
   SSA_CHECK(static_cast<bool>(p.delta) == static_cast<bool>(p.residual), op, ": delta and residual come together");
-  if (!p.fp8) return;
+  if (!p.fp8 && !p.fp8_t) return;
   SSA_CHECK(H % kFp8Block == 0 && p.fp8.blocks == Fp8Blocks::row, op, ": H is ", H,
             ", expected a multiple of 128 with FP8, and row blocks");
   expect_fp8(op, "fp8", p.fp8, M, H);
+  if (p.fp8_t) expect_fp8(op, "fp8_t", p.fp8_t, H, M);
 }
 
 void validate(const RmsNormBackward& p) {

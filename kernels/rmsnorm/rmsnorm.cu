@@ -1,4 +1,6 @@
 // One CTA per token, one 16-byte vector per thread where H allows it: each element is read once and written once.
+// Where the output is written transposed in FP8, that kernel writes residual and rstd only, and a second one writes the
+// output in tiles of 128 tokens and 128 columns.
 // A CTA of the backward takes many tokens and keeps its partial sum of d_weight in registers; a second kernel adds the
 // partial sums of all CTAs in a fixed order.
 #include <algorithm>
@@ -42,6 +44,7 @@ __global__ void __launch_bounds__(kThreads)
   }
   const float r = rsqrtf(block_sum<kThreads>(sum, shared) * inverse_H + eps);
   if (threadIdx.x == 0) rstd[blockIdx.x] = r;
+  if (!out) return;
   for (int h = first; h < H; h += kStride) {
     if constexpr (!kOne) value = load<kVec>((delta ? residual : x) + row + h);  // this thread wrote it
     const Floats<kVec> w = load<kVec>(weight + h);
@@ -53,6 +56,29 @@ __global__ void __launch_bounds__(kThreads)
       if (fp8.values) store_row_block(fp8, y, blockIdx.x, h, H);
     if constexpr (kOne) break;
   }
+}
+
+/// The normalized tokens in FP8, plain and transposed, and in bf16 if `out` is given.
+__global__ void __launch_bounds__(kFp8TileThreads)
+    rmsnorm_forward_fp8_kernel(Fp8Target fp8, Fp8Target fp8_t, __nv_bfloat16* out, const __nv_bfloat16* residual,
+                               const float* rstd, const __nv_bfloat16* weight, int M, int H) {
+  __shared__ alignas(16) Fp8TileShared shared;
+  const Fp8TilePlace at;
+  const Floats<8> w = load_constant<8>(weight + at.column);
+  uint4 tile[8];
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    tile[i] = {};
+    if (at.row >= M) continue;
+    const std::int64_t first = std::int64_t{at.row + i} * H + at.column;
+    const float r = __ldg(rstd + at.row + i);
+    Floats<8> y = load_constant<8>(residual + first);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) y[j] = y[j] * r * w[j];
+    tile[i] = pack_bf16(y);
+    if (out) *reinterpret_cast<uint4*>(out + first) = tile[i];
+  }
+  quantize_tile<true, true>(fp8, fp8_t, shared, tile, at.tile_row, at.tile_column, M, H);
 }
 
 /// CTAs of the backward that run on an SM at a time, which bounds the registers per thread.
@@ -173,10 +199,14 @@ void rmsnorm_forward(Stream& stream, const RmsNormForward& p) {
   const std::int64_t M = p.x.dim(0), H = p.x.dim(1);
   dispatch_width(H, [&]<int kVec, int kThreads, bool kOne>() {
     launch(stream, "rmsnorm_forward", rmsnorm_forward_kernel<kVec, kThreads, kOne>,
-           {.grid = static_cast<unsigned>(M), .block = kThreads, .waits = true}, bf16(p.out), p.rstd.as<float>(),
-           bf16(p.residual), bf16(p.x), bf16(p.delta), bf16(p.weight), H, 1.0f / static_cast<float>(H), p.eps,
-           Fp8Target(p.fp8));
+           {.grid = static_cast<unsigned>(M), .block = kThreads, .waits = true}, p.fp8_t ? nullptr : bf16(p.out),
+           p.rstd.as<float>(), bf16(p.residual), bf16(p.x), bf16(p.delta), bf16(p.weight), H,
+           1.0f / static_cast<float>(H), p.eps, Fp8Target(p.fp8));
   });
+  if (p.fp8_t)
+    launch(stream, "rmsnorm_forward", rmsnorm_forward_fp8_kernel,
+           {.grid = {ctas_for(H, kFp8Tile), ctas_for(M, kFp8Tile)}, .block = kFp8TileThreads}, Fp8Target(p.fp8),
+           Fp8Target(p.fp8_t), bf16(p.out), bf16(p.delta ? p.residual : p.x), p.rstd.as<float>(), bf16(p.weight), M, H);
 }
 
 void rmsnorm_backward(Stream& stream, const RmsNormBackward& p) {

@@ -12,7 +12,7 @@
 namespace ssa {
 
 struct RmsNormForward {
-  Tensor out;            ///< [M, H] act, overwritten
+  Tensor out = {};       ///< [M, H] act, overwritten; optional if fp8_t is given
   Tensor rstd;           ///< [M] f32, overwritten; the backward needs it
   Tensor residual = {};  ///< [M, H] act, overwritten; present if delta is; may alias x; the norm reads it rounded
   Tensor x;              ///< [M, H] act
@@ -20,6 +20,7 @@ struct RmsNormForward {
   Tensor weight;         ///< [H] act
   float eps;
   Fp8Matrix fp8 = {};  ///< [M, H] row blocks, overwritten: out as quantize_fp8 rounds it; optional, H a multiple of 128
+  Fp8Matrix fp8_t = {};  ///< [H, M], overwritten: the same, transposed; optional, given with fp8
 };
 SSA_OP(rmsnorm_forward, RmsNormForward);
 

@@ -1,4 +1,5 @@
 #include <cmath>
+#include <vector>
 
 #include "kernels/common/cpu/cpu.h"
 #include "kernels/quantize_fp8/quantize_fp8.h"
@@ -8,7 +9,7 @@ namespace ssa::cpu {
 namespace {
 
 template <class Real>
-void forward(const RmsNormForward& p) {
+void forward(const RmsNormForward& p, Real* all_out) {
   const std::int64_t M = p.x.dim(0), H = p.x.dim(1);
   const Real* weight = p.weight.as<Real>();
 #pragma omp parallel for
@@ -21,7 +22,7 @@ void forward(const RmsNormForward& p) {
       x = residual;
     }
     const Real rstd = 1 / std::sqrt(dot(x, x, H) / static_cast<Real>(H) + static_cast<Real>(p.eps));
-    Real* out = p.out.as<Real>() + m * H;
+    Real* out = all_out + m * H;
     for (std::int64_t h = 0; h < H; ++h) out[h] = x[h] * rstd * weight[h];
     p.rstd.as<Real>()[m] = rstd;
   }
@@ -55,8 +56,12 @@ void backward(const RmsNormBackward& p) {
 }  // namespace
 
 void rmsnorm_forward(Stream& stream, const RmsNormForward& p) {
-  dispatch_real(p.x, [&]<class Real>() { forward<Real>(p); });
-  if (p.fp8) cpu::quantize_fp8(stream, {.plain = p.fp8, .x = p.out});
+  dispatch_real(p.x, [&]<class Real>() {
+    std::vector<Real> in_memory(static_cast<std::size_t>(p.out ? 0 : p.x.count()));
+    const Tensor out = p.out ? p.out : Tensor(in_memory.data(), p.x.dtype(), p.x.shape());
+    forward<Real>(p, out.as<Real>());
+    if (p.fp8) cpu::quantize_fp8(stream, {.plain = p.fp8, .transposed = p.fp8_t, .x = out});
+  });
 }
 
 void rmsnorm_backward(Stream&, const RmsNormBackward& p) {

@@ -15,12 +15,16 @@ void expect_whole_blocks(const char* op, std::int64_t F) {
 
 void validate(const SwigluForward& p) {
   constexpr auto op = "swiglu_forward";
-  expect_rank(op, "out", p.out, 2, "[M, F]");
-  const std::int64_t M = p.out.dim(0), F = p.out.dim(1);
-  expect(op, "gate_up", p.gate_up, {M, 2 * F}, p.out.dtype());
-  if (!p.fp8) return;
+  expect_rank(op, "gate_up", p.gate_up, 2, "[M, 2 F]");
+  if (p.out) expect_rank(op, "out", p.out, 2, "[M, F]");
+  const std::int64_t M = p.gate_up.dim(0), F = p.out ? p.out.dim(1) : p.gate_up.dim(1) / 2;
+  expect(op, "gate_up", p.gate_up, {M, 2 * F}, p.gate_up.dtype());
+  expect_if_given(op, "out", p.out, {M, F}, p.gate_up.dtype());
+  SSA_CHECK(p.out || p.fp8 || p.fp8_t, op, ": no output");
+  if (!p.fp8 && !p.fp8_t) return;
   expect_whole_blocks(op, F);
-  expect_fp8(op, "fp8", p.fp8, M, F);
+  if (p.fp8) expect_fp8(op, "fp8", p.fp8, M, F);
+  if (p.fp8_t) expect_fp8(op, "fp8_t", p.fp8_t, F, M);
 }
 
 void validate(const SwigluBackward& p) {

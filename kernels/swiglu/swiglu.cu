@@ -17,17 +17,38 @@ __global__ void __launch_bounds__(kThreads)
   wait_for_previous_kernel();
   const std::int64_t row = blockIdx.x;
   const __nv_bfloat16 *gate = gate_up + row * 2 * F, *up = gate + F;
-  out += row * F;
 #pragma unroll 4
   for (int f = static_cast<int>(threadIdx.x) * kVec; f < F; f += kThreads * kVec) {
     const Floats<kVec> g = load<kVec>(gate + f), u = load<kVec>(up + f);
     Floats<kVec> y;
 #pragma unroll
     for (int i = 0; i < kVec; ++i) y[i] = g[i] * sigmoid(g[i]) * u[i];
-    store<kVec>(out + f, y);
+    if (out) store<kVec>(out + row * F + f, y);
     if constexpr (kVec == 8)
       if (fp8.values) store_row_block(fp8, y, row, f, F);
   }
+}
+
+template <bool kPlain>
+__global__ void __launch_bounds__(kFp8TileThreads)
+    swiglu_forward_fp8_kernel(Fp8Target fp8, Fp8Target fp8_t, __nv_bfloat16* out, const __nv_bfloat16* gate_up, int M,
+                              int F) {
+  __shared__ alignas(16) Fp8TileShared shared;
+  const Fp8TilePlace at;
+  uint4 tile[8];
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    tile[i] = {};
+    if (at.row + i >= M) continue;
+    const __nv_bfloat16* gate = gate_up + std::int64_t{at.row + i} * 2 * F + at.column;
+    const Floats<8> g = load_constant<8>(gate), u = load_constant<8>(gate + F);
+    Floats<8> y;
+#pragma unroll
+    for (int j = 0; j < 8; ++j) y[j] = g[j] * sigmoid(g[j]) * u[j];
+    tile[i] = pack_bf16(y);
+    if (out) *reinterpret_cast<uint4*>(out + std::int64_t{at.row + i} * F + at.column) = tile[i];
+  }
+  quantize_tile<kPlain, true>(fp8, fp8_t, shared, tile, at.tile_row, at.tile_column, M, F);
 }
 
 /// d_gate_up may alias gate_up: a thread reads elements before it overwrites them.
@@ -57,20 +78,34 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-__global__ void __launch_bounds__(kFp8TileThreads)
+/// d_up waits in shared memory while d_gate is rounded: with both in registers, only two CTAs would run on an SM.
+struct BackwardShared {
+  Fp8TileShared tile;
+  uint4 d_up[8][kFp8TileThreads];  ///< [i][thread], read only by the thread that wrote it
+};
+
+template <bool kOut>
+__global__ void __launch_bounds__(kFp8TileThreads, kOut ? 2 : 3)
     swiglu_backward_fp8_kernel(Fp8Target fp8, Fp8Target fp8_t, __nv_bfloat16* out, const __nv_bfloat16* d_out,
                                const __nv_bfloat16* gate_up, int M, int F) {
-  __shared__ alignas(16) Fp8TileShared shared;
+  extern __shared__ uint4 dynamic_shared[];
+  auto& shared = *reinterpret_cast<BackwardShared*>(dynamic_shared);
   const Fp8TilePlace at;
-  uint4 d_gate[8], d_up[8];
+  const std::int64_t first = std::int64_t{at.row} * F + at.column;
+  gate_up += first + std::int64_t{at.row} * F;
+  d_out += first;
+  if constexpr (kOut) out += first;
+  uint4 tile[8];
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
-    d_gate[i] = {};
-    d_up[i] = {};
-    if (at.row + i >= M) continue;
-    const __nv_bfloat16* gate = gate_up + std::int64_t{at.row + i} * 2 * F + at.column;
-    Floats<8> g = load_constant<8>(gate), u = load_constant<8>(gate + F), y;
-    const Floats<8> d = load_constant<8>(d_out + std::int64_t{at.row + i} * F + at.column);
+    if (at.row >= M) {  // M is a multiple of 16: all eight rows are outside
+      tile[i] = shared.d_up[i][threadIdx.x] = {};
+      continue;
+    }
+    Floats<8> g = load_constant<8>(gate_up), u = load_constant<8>(gate_up + F), y;
+    const Floats<8> d = load_constant<8>(d_out);
+    gate_up += 2 * F;
+    d_out += F;
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
       const float s = sigmoid(g[j]), silu = g[j] * s;
@@ -78,20 +113,32 @@ __global__ void __launch_bounds__(kFp8TileThreads)
       g[j] = d[j] * u[j] * (s + silu * (1.0f - s));
       u[j] = d[j] * silu;
     }
-    d_gate[i] = pack_bf16(g);
-    d_up[i] = pack_bf16(u);
-    if (out) *reinterpret_cast<uint4*>(out + std::int64_t{at.row + i} * F + at.column) = pack_bf16(y);
+    tile[i] = pack_bf16(g);
+    shared.d_up[i][threadIdx.x] = pack_bf16(u);
+    if constexpr (kOut) *reinterpret_cast<uint4*>(out + i * F) = pack_bf16(y);
   }
-  quantize_tile<true, true>(fp8, fp8_t, shared, d_gate, at.tile_row, at.tile_column, M, 2 * F);
-  __syncthreads();
-  quantize_tile<true, true>(fp8, fp8_t, shared, d_up, at.tile_row, static_cast<int>(gridDim.x) + at.tile_column, M,
-                            2 * F);
+  // A loop, so that nothing of d_up's rounding is computed early and keeps registers.
+#pragma unroll 1
+  for (int part = 0;; ++part) {
+    quantize_tile<true, true>(fp8, fp8_t, shared.tile, tile, at.tile_row,
+                              part * static_cast<int>(gridDim.x) + at.tile_column, M, 2 * F);
+    if (part == 1) return;
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < 8; ++i) tile[i] = shared.d_up[i][threadIdx.x];
+  }
 }
 
 }  // namespace
 
 void swiglu_forward(Stream& stream, const SwigluForward& p) {
-  const std::int64_t M = p.out.dim(0), F = p.out.dim(1);
+  const std::int64_t M = p.gate_up.dim(0), F = p.gate_up.dim(1) / 2;
+  if (p.fp8_t) {
+    const auto kernel = p.fp8 ? swiglu_forward_fp8_kernel<true> : swiglu_forward_fp8_kernel<false>;
+    return launch(stream, "swiglu_forward", kernel,
+                  {.grid = {ctas_for(F, kFp8Tile), ctas_for(M, kFp8Tile)}, .block = kFp8TileThreads}, Fp8Target(p.fp8),
+                  Fp8Target(p.fp8_t), bf16(p.out), bf16(p.gate_up), M, F);
+  }
   const auto kernel = F % 8 == 0 ? swiglu_forward_kernel<8> : swiglu_forward_kernel<1>;
   launch(stream, "swiglu_forward", kernel, {.grid = static_cast<unsigned>(M), .block = kThreads, .waits = true},
          bf16(p.out), Fp8Target(p.fp8), bf16(p.gate_up), F);
@@ -100,9 +147,12 @@ void swiglu_forward(Stream& stream, const SwigluForward& p) {
 void swiglu_backward(Stream& stream, const SwigluBackward& p) {
   const std::int64_t M = p.d_out.dim(0), F = p.d_out.dim(1);
   if (p.fp8)
-    return launch(stream, "swiglu_backward", swiglu_backward_fp8_kernel,
-                  {.grid = {ctas_for(F, kFp8Tile), ctas_for(M, kFp8Tile)}, .block = kFp8TileThreads}, Fp8Target(p.fp8),
-                  Fp8Target(p.fp8_t), bf16(p.out), bf16(p.d_out), bf16(p.gate_up), M, F);
+    return launch(stream, "swiglu_backward",
+                  p.out ? swiglu_backward_fp8_kernel<true> : swiglu_backward_fp8_kernel<false>,
+                  {.grid = {ctas_for(F, kFp8Tile), ctas_for(M, kFp8Tile)},
+                   .block = kFp8TileThreads,
+                   .shared_bytes = sizeof(BackwardShared)},
+                  Fp8Target(p.fp8), Fp8Target(p.fp8_t), bf16(p.out), bf16(p.d_out), bf16(p.gate_up), M, F);
   const auto kernel = F % 8 == 0 ? swiglu_backward_kernel<8> : swiglu_backward_kernel<1>;
   launch(stream, "swiglu_backward", kernel, {.grid = static_cast<unsigned>(M), .block = kThreads}, bf16(p.d_gate_up),
          bf16(p.out), bf16(p.d_out), bf16(p.gate_up), F);

@@ -8,10 +8,10 @@ namespace ssa::cpu {
 namespace {
 
 template <class Real>
-void forward(const SwigluForward& p) {
-  const std::int64_t M = p.out.dim(0), F = p.out.dim(1);
-  const Real* gate_up = p.gate_up.as<Real>();
-  Real* all_out = p.out.as<Real>();
+void forward(const Tensor& to, const Tensor& from) {
+  const std::int64_t M = to.dim(0), F = to.dim(1);
+  const Real* gate_up = from.as<Real>();
+  Real* all_out = to.as<Real>();
 #pragma omp parallel for
   for (std::int64_t m = 0; m < M; ++m) {
     const Real *gate = gate_up + m * 2 * F, *up = gate + F;
@@ -48,8 +48,13 @@ void backward(const SwigluBackward& p) {
 }  // namespace
 
 void swiglu_forward(Stream& stream, const SwigluForward& p) {
-  dispatch_real(p.out, [&]<class Real>() { forward<Real>(p); });
-  if (p.fp8) cpu::quantize_fp8(stream, {.plain = p.fp8, .x = p.out});
+  dispatch_real(p.gate_up, [&]<class Real>() {
+    std::vector<Real> in_memory(static_cast<std::size_t>(p.out ? 0 : p.gate_up.count() / 2));
+    const Shape shape{p.gate_up.dim(0), p.gate_up.dim(1) / 2};
+    const Tensor out = p.out ? p.out : Tensor(in_memory.data(), p.gate_up.dtype(), shape);
+    forward<Real>(out, p.gate_up);
+    if (p.fp8 || p.fp8_t) cpu::quantize_fp8(stream, {.plain = p.fp8, .transposed = p.fp8_t, .x = out});
+  });
 }
 
 void swiglu_backward(Stream& stream, const SwigluBackward& p) {

@@ -86,6 +86,38 @@ constexpr LayerTensor kLayerTensors[] = {
     {"swiglu", &L::swiglu, kSelective, kAlways, kAct, kMlp},
 };
 
+using Fp8Matrices = std::vector<std::pair<Shape, Fp8Blocks>>;
+
+/// Memory for the largest of some matrices; absent if there are none.
+Fp8Buffer allocate_fp8(Arena& arena, const std::string& name, const Fp8Matrices& matrices) {
+  if (matrices.empty()) return {};
+  std::int64_t values = 0, scales = 0;
+  for (const auto& [matrix, blocks] : matrices) {
+    values = std::max(values, matrix.count());
+    scales = std::max(scales, fp8_scales_shape(matrix[0], matrix[1], blocks).count());
+  }
+  return {.values = arena.allocate("fp8 " + name, DType::u8, {values}),
+          .scales = arena.allocate("fp8 scales of " + name, DType::f32, {scales})};
+}
+
+/// What a linear layer reads, and where it is kept in FP8 instead.
+struct LinearInput {
+  LinearLayer which;
+  const char* name;  ///< in the memory plan
+  Tensor LayerActivations::*x;
+  Fp8Matrix LayerActivations::*x_t;
+};
+constexpr LinearInput kLinearInputs[] = {
+    {LinearLayer::qkvg_proj, "norm outputs^T", &L::input_norm, &L::input_norm_t},
+    {LinearLayer::o_proj, "gated attention^T", &L::attention, &L::attention_t},
+    {LinearLayer::gate_up_proj, "post-attention norm outputs^T", &L::post_norm, &L::post_norm_t},
+    {LinearLayer::down_proj, "swiglu^T", &L::swiglu, &L::swiglu_t}};
+
+/// Whether layer i keeps the transposed input of this linear layer in FP8.
+bool keeps_fp8(const PassShape& shape, std::int64_t i, const LinearInput& input) {
+  return shape.backward && shape.fp8.has(i, input.which) && is_kept(lifetime_of(input.x), shape.checkpointing);
+}
+
 bool is_key_value(Tensor LayerActivations::*activation) {
   return activation == &L::k || activation == &L::v || activation == &L::k_mean || activation == &L::v_mean;
 }
@@ -122,20 +154,6 @@ Lifetime lifetime_of(Tensor LayerActivations::*activation) {
                                 [&](const LayerTensor& t) { return t.activation == activation; });
   SSA_CHECK(row != std::end(kLayerTensors), "a layer activation is missing in the table of activations.cpp");
   return row->lifetime;
-}
-
-using Fp8Matrices = std::vector<std::pair<Shape, Fp8Blocks>>;
-
-/// Memory for the largest of some matrices; absent if there are none.
-Fp8Buffer allocate_fp8(Arena& arena, const std::string& name, const Fp8Matrices& matrices) {
-  if (matrices.empty()) return {};
-  std::int64_t values = 0, scales = 0;
-  for (const auto& [matrix, blocks] : matrices) {
-    values = std::max(values, matrix.count());
-    scales = std::max(scales, fp8_scales_shape(matrix[0], matrix[1], blocks).count());
-  }
-  return {.values = arena.allocate("fp8 " + name, DType::u8, {values}),
-          .scales = arena.allocate("fp8 scales of " + name, DType::f32, {scales})};
 }
 
 LinearCrossEntropyFp8 lay_out_fp8_head(Arena& arena, const ModelConfig& c, std::int64_t chunk) {
@@ -192,12 +210,21 @@ Activations lay_out_activations(Arena& arena, const ModelConfig& c, const PassSh
       if (t.branch && !(branches.*t.branch)) continue;
       if (placement && is_key_value(t.activation)) continue;
       const auto allocate = [&] { return arena.allocate(t.name, t.dtype.value_or(act), t.shape(d)); };
-      if (shape.backward && is_kept(t.lifetime, shape.checkpointing)) {
+      const bool in_fp8 =
+          std::any_of(std::begin(kLinearInputs), std::end(kLinearInputs),
+                      [&](const LinearInput& input) { return input.x == t.activation && keeps_fp8(shape, i, input); });
+      if (shape.backward && is_kept(t.lifetime, shape.checkpointing) && !in_fp8) {
         layer.*t.activation = allocate();
       } else {
         if (!shared[j]) shared[j] = allocate();
         layer.*t.activation = shared[j];
       }
+    }
+    for (const LinearInput& input : kLinearInputs) {
+      if (!keeps_fp8(shape, i, input)) continue;
+      const Tensor& x = layer.*input.x;
+      layer.*input.x_t = allocate_fp8(arena, input.name, {{{x.dim(1), x.dim(0)}, Fp8Blocks::row}})
+                             .matrix(x.dim(1), x.dim(0), Fp8Blocks::row);
     }
     if (placement) {
       const KeyValues& placed = placement->layers[static_cast<std::size_t>(i)];
@@ -222,7 +249,8 @@ Activations lay_out_activations(Arena& arena, const ModelConfig& c, const PassSh
 
   a.d_x = arena.allocate("d_x", act, hidden);
   a.d_norm = arena.allocate("d_norm", act, hidden);
-  a.d_qkvg = arena.allocate("d_qkvg", act, {d.M, c.qkvg_width()});
+  if (!shape.fp8.has_in_every_layer(LinearLayer::qkvg_proj) || !rope_writes_fp8(c))
+    a.d_qkvg = arena.allocate("d_qkvg", act, {d.M, c.qkvg_width()});
   a.d_attention = arena.allocate("d_attention", act, kAttention(d));
   if (!shape.fp8.has_in_every_layer(LinearLayer::gate_up_proj) || !swiglu_writes_fp8(c))
     a.d_gate_up = arena.allocate("d_gate_up", act, kGateUp(d));

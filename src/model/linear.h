@@ -26,12 +26,15 @@ struct Linear {
   Tensor y, x, w;
   const Fp8Operands* fp8 = nullptr;
   bool x_in_fp8 = false;  ///< fp8_x has x already
+  Fp8Matrix keep_x_t =
+      {};  ///< where x^T in FP8 is kept for the weight gradient; absent: it is not, or is there already
 };
 inline void linear(Stream& stream, const Linear& p) {
   if (!p.fp8) return matmul(stream, {.out = p.y, .a = p.x, .b = p.w, .transpose_b = true});
   const Fp8Matrix x = fp8_x(*p.fp8, p.x.dim(0), p.x.dim(1));
   const Fp8Matrix w = p.fp8->w.matrix(p.w.dim(0), p.w.dim(1), Fp8Blocks::square);
-  if (!p.x_in_fp8) quantize_fp8(stream, {.plain = x, .x = p.x});
+  if (!p.x_in_fp8 || p.keep_x_t)
+    quantize_fp8(stream, {.plain = p.x_in_fp8 ? Fp8Matrix() : x, .transposed = p.keep_x_t, .x = p.x});
   quantize_fp8(stream, {.plain = w, .x = p.w});
   fp8_matmul(stream, {.out = p.y, .a = x, .b = w});
 }
@@ -59,18 +62,19 @@ inline void linear_input_gradient(Stream& stream, const LinearInputGradient& p) 
 struct LinearWeightGradient {
   Tensor d_w;
   Tensor d_y = {};  ///< may be absent with d_y_fp8
-  Tensor x;
+  Tensor x;         ///< not read with x_t_fp8
   bool accumulate;  ///< add to d_w instead of overwriting it
   const Fp8Operands* fp8 = nullptr;
   const Fp8Gradient* d_y_fp8 = nullptr;
+  Fp8Matrix x_t_fp8 = {};  ///< x^T as the forward kept it; absent: x is rounded
 };
 inline void linear_weight_gradient(Stream& stream, const LinearWeightGradient& p) {
   const std::int64_t M = p.x.dim(0), N = p.d_w.dim(0), K = p.d_w.dim(1);
   if (!p.fp8)
     return matmul(stream, {.out = p.d_w, .a = p.d_y, .b = p.x, .transpose_a = true, .accumulate = p.accumulate});
   const Fp8Gradient rounded = p.d_y_fp8 ? *p.d_y_fp8 : fp8_gradient(p.fp8->d_y, p.fp8->d_y_t, M, N);
-  const Fp8Matrix x_t = p.fp8->x.matrix(K, M, Fp8Blocks::row);
-  quantize_fp8(stream, {.transposed = x_t, .x = p.x});
+  const Fp8Matrix x_t = p.x_t_fp8 ? p.x_t_fp8 : p.fp8->x.matrix(K, M, Fp8Blocks::row);
+  if (!p.x_t_fp8) quantize_fp8(stream, {.transposed = x_t, .x = p.x});
   fp8_matmul(stream, {.out = p.d_w, .a = rounded.d_y_t, .b = x_t, .accumulate = p.accumulate});
 }
 
@@ -82,11 +86,17 @@ struct LinearBackward {
   bool accumulate;  ///< add to d_w instead of overwriting it
   const Fp8Operands* fp8 = nullptr;
   const Fp8Gradient* d_y_fp8 = nullptr;
+  Fp8Matrix x_t_fp8 = {};
 };
 inline void linear_backward(Stream& stream, const LinearBackward& p) {
   linear_input_gradient(stream, {.d_x = p.d_x, .d_y = p.d_y, .w = p.w, .fp8 = p.fp8, .d_y_fp8 = p.d_y_fp8});
-  linear_weight_gradient(
-      stream, {.d_w = p.d_w, .d_y = p.d_y, .x = p.x, .accumulate = p.accumulate, .fp8 = p.fp8, .d_y_fp8 = p.d_y_fp8});
+  linear_weight_gradient(stream, {.d_w = p.d_w,
+                                  .d_y = p.d_y,
+                                  .x = p.x,
+                                  .accumulate = p.accumulate,
+                                  .fp8 = p.fp8,
+                                  .d_y_fp8 = p.d_y_fp8,
+                                  .x_t_fp8 = p.x_t_fp8});
 }
 
 }  // namespace ssa

@@ -43,20 +43,42 @@ const Fp8Operands* fp8_of(const Llama& m, std::int64_t layer, LinearLayer which)
   return m.shape.fp8.has(layer, which) ? &m.acts.fp8 : nullptr;
 }
 
-/// What a norm writes in FP8 for the linear layer that reads it; absent where the layer is not in FP8, or the norm
-/// has no whole blocks.
-Fp8Matrix norm_fp8(const Llama& m, std::int64_t layer, LinearLayer which) {
-  if (!m.shape.fp8.has(layer, which) || !norm_writes_fp8(m.config)) return {};
-  return fp8_x(m.acts.fp8, m.shape.rows * m.shape.tokens, m.config.hidden_size);
+/// What a norm writes for the linear layer that reads it. In FP8 it writes the transpose, too, where it is kept, and
+/// then nothing else.
+struct NormOutput {
+  Tensor out;
+  Fp8Matrix fp8, fp8_t;
+};
+NormOutput norm_output(const Llama& m, std::int64_t layer, LinearLayer which, const Tensor& out,
+                       const Fp8Matrix& kept) {
+  if (!m.shape.fp8.has(layer, which) || !norm_writes_fp8(m.config)) return {.out = out, .fp8 = {}, .fp8_t = {}};
+  const Fp8Matrix fp8 = fp8_x(m.acts.fp8, m.shape.rows * m.shape.tokens, m.config.hidden_size);
+  return {.out = kept ? Tensor() : out, .fp8 = fp8, .fp8_t = kept};
 }
 
-/// The gated output of the attention from its branches.
-void gate_forward(Stream& s, const Llama& m, const LayerActivations& l, const MicroBatch& batch, double alignment_scale,
+/// Whether layer i's SwiGLU writes what its down_proj reads, in FP8 and nowhere else.
+bool swiglu_in_fp8(const Llama& m, std::int64_t i) {
+  return m.shape.fp8.has(i, LinearLayer::down_proj) && swiglu_writes_fp8(m.config);
+}
+
+/// Whether layer i's gates write what its o_proj reads, in FP8 and nowhere else.
+bool gates_in_fp8(const Llama& m, std::int64_t i) {
+  return m.shape.fp8.has(i, LinearLayer::o_proj) && m.acts.layers[i].attention_t && gates_write_fp8(m.config);
+}
+
+/// The gated output of layer i's attention from its branches.
+void gate_forward(Stream& s, const Llama& m, std::int64_t i, const MicroBatch& batch, double alignment_scale,
                   const Tensor& alignment) {
+  const LayerActivations& l = m.acts.layers[i];
   const Branches branches = branches_of(m.shape.path, m.config);
-  const Tensor out = by_head(l.attention, l.q);
+  const bool in_fp8 = gates_in_fp8(m, i);
+  const Tensor out = in_fp8 ? Tensor() : by_head(l.attention, l.q);
+  const Fp8Matrix fp8 = in_fp8 ? fp8_x(m.acts.fp8, l.attention.dim(0), l.attention.dim(1)) : Fp8Matrix();
+  const Fp8Matrix fp8_t = in_fp8 ? l.attention_t : Fp8Matrix();
   if (branches.aligned)
     gate_alignment_forward(s, {.out = out,
+                               .fp8 = fp8,
+                               .fp8_t = fp8_t,
                                .alignment = alignment,
                                .gates = l.gates,
                                .full = l.full,
@@ -65,6 +87,8 @@ void gate_forward(Stream& s, const Llama& m, const LayerActivations& l, const Mi
                                .alignment_scale = alignment_scale});
   else
     gated_sum_forward(s, {.out = out,
+                          .fp8 = fp8,
+                          .fp8_t = fp8_t,
                           .gates = l.gates,
                           .selected = branches.full ? l.full : l.sparse,
                           .compressed = of_branch(branches.compressed, l.compressed),
@@ -87,25 +111,28 @@ void forward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch& 
   const auto runs = [&](Tensor L::*output) { return run == Run::forward || is_recomputed(m, output); };
 
   // Where q or gate_up is computed, the norm before it is, too.
-  const bool norm_in_fp8 = norm_writes_fp8(c);
+  const NormOutput input_norm = norm_output(m, i, LinearLayer::qkvg_proj, l.input_norm, l.input_norm_t);
+  const NormOutput post_norm = norm_output(m, i, LinearLayer::gate_up_proj, l.post_norm, l.post_norm_t);
 
   // 1) Residual add of the layer before, and norm
   if (run == Run::forward && i > 0)
-    rmsnorm_forward(s, {.out = l.input_norm,
+    rmsnorm_forward(s, {.out = input_norm.out,
                         .rstd = l.input_rstd,
                         .residual = l.x,
                         .x = a.layers[i - 1].mid,
                         .delta = a.residual_delta,
                         .weight = w.input_norm,
                         .eps = eps,
-                        .fp8 = norm_fp8(m, i, LinearLayer::qkvg_proj)});
+                        .fp8 = input_norm.fp8,
+                        .fp8_t = input_norm.fp8_t});
   else if (runs(&L::input_norm))
-    rmsnorm_forward(s, {.out = l.input_norm,
+    rmsnorm_forward(s, {.out = input_norm.out,
                         .rstd = l.input_rstd,
                         .x = l.x,
                         .weight = w.input_norm,
                         .eps = eps,
-                        .fp8 = norm_fp8(m, i, LinearLayer::qkvg_proj)});
+                        .fp8 = input_norm.fp8,
+                        .fp8_t = input_norm.fp8_t});
 
   // 2) q, k, v and gates: projection, rotary embedding, block means
   if (runs(&L::q)) {
@@ -113,7 +140,8 @@ void forward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch& 
                .x = l.input_norm,
                .w = w.qkvg_proj,
                .fp8 = fp8_of(m, i, LinearLayer::qkvg_proj),
-               .x_in_fp8 = norm_in_fp8});
+               .x_in_fp8 = static_cast<bool>(input_norm.fp8),
+               .keep_x_t = input_norm.fp8_t ? Fp8Matrix() : l.input_norm_t});
     qkv_rope_forward(s, {.q = l.q,
                          .k = l.k,
                          .v = l.v,
@@ -172,26 +200,33 @@ void forward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch& 
                                  .window = c.window_size});
 
   // 4) Gates, and the alignment loss
-  if (runs(&L::attention)) gate_forward(s, m, l, batch, alignment_scale, alignment);
+  if (runs(&L::attention)) gate_forward(s, m, i, batch, alignment_scale, alignment);
 
   // 5) Output projection, residual add and norm
   if (runs(&L::mid)) {
-    linear(s, {.y = a.residual_delta, .x = l.attention, .w = w.o_proj, .fp8 = fp8_of(m, i, LinearLayer::o_proj)});
-    rmsnorm_forward(s, {.out = l.post_norm,
+    linear(s, {.y = a.residual_delta,
+               .x = l.attention,
+               .w = w.o_proj,
+               .fp8 = fp8_of(m, i, LinearLayer::o_proj),
+               .x_in_fp8 = gates_in_fp8(m, i),
+               .keep_x_t = gates_in_fp8(m, i) ? Fp8Matrix() : l.attention_t});
+    rmsnorm_forward(s, {.out = post_norm.out,
                         .rstd = l.post_rstd,
                         .residual = l.mid,
                         .x = l.x,
                         .delta = a.residual_delta,
                         .weight = w.post_attention_norm,
                         .eps = eps,
-                        .fp8 = norm_fp8(m, i, LinearLayer::gate_up_proj)});
+                        .fp8 = post_norm.fp8,
+                        .fp8_t = post_norm.fp8_t});
   } else if (runs(&L::post_norm)) {
-    rmsnorm_forward(s, {.out = l.post_norm,
+    rmsnorm_forward(s, {.out = post_norm.out,
                         .rstd = l.post_rstd,
                         .x = l.mid,
                         .weight = w.post_attention_norm,
                         .eps = eps,
-                        .fp8 = norm_fp8(m, i, LinearLayer::gate_up_proj)});
+                        .fp8 = post_norm.fp8,
+                        .fp8_t = post_norm.fp8_t});
   }
 
   // 6) MLP. The backward's first op writes swiglu again, and nothing there needs the output.
@@ -200,16 +235,21 @@ void forward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch& 
                .x = l.post_norm,
                .w = w.gate_up_proj,
                .fp8 = fp8_of(m, i, LinearLayer::gate_up_proj),
-               .x_in_fp8 = norm_in_fp8});
+               .x_in_fp8 = static_cast<bool>(post_norm.fp8),
+               .keep_x_t = post_norm.fp8_t ? Fp8Matrix() : l.post_norm_t});
   if (run == Run::recompute) return;
   const std::int64_t M = l.swiglu.dim(0), F = c.intermediate_size;
-  const bool in_fp8 = m.shape.fp8.has(i, LinearLayer::down_proj) && swiglu_writes_fp8(c);
-  swiglu_forward(s, {.out = l.swiglu, .fp8 = in_fp8 ? fp8_x(a.fp8, M, F) : Fp8Matrix(), .gate_up = l.gate_up});
+  const bool in_fp8 = swiglu_in_fp8(m, i);
+  swiglu_forward(s, {.out = in_fp8 ? Tensor() : l.swiglu,
+                     .fp8 = in_fp8 ? fp8_x(a.fp8, M, F) : Fp8Matrix(),
+                     .fp8_t = in_fp8 ? l.swiglu_t : Fp8Matrix(),
+                     .gate_up = l.gate_up});
   linear(s, {.y = a.residual_delta,
              .x = l.swiglu,
              .w = w.down_proj,
              .fp8 = fp8_of(m, i, LinearLayer::down_proj),
-             .x_in_fp8 = in_fp8});
+             .x_in_fp8 = in_fp8,
+             .keep_x_t = in_fp8 ? Fp8Matrix() : l.swiglu_t});
 }
 
 /// Gradients of the attention's branches, gates, and of q, k, v (and their block means) through every branch.
@@ -331,7 +371,8 @@ void backward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch&
                              .d_y = a.d_x,
                              .x = l.swiglu,
                              .accumulate = accumulate,
-                             .fp8 = fp8_of(m, i, LinearLayer::down_proj)});
+                             .fp8 = fp8_of(m, i, LinearLayer::down_proj),
+                             .x_t_fp8 = l.swiglu_t});
   linear_backward(s, {.d_x = a.d_norm,
                       .d_w = g.gate_up_proj,
                       .d_y = a.d_gate_up,
@@ -339,7 +380,8 @@ void backward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch&
                       .w = w.gate_up_proj,
                       .accumulate = accumulate,
                       .fp8 = fp8_of(m, i, LinearLayer::gate_up_proj),
-                      .d_y_fp8 = in_fp8 ? &d_gate_up : nullptr});
+                      .d_y_fp8 = in_fp8 ? &d_gate_up : nullptr,
+                      .x_t_fp8 = l.post_norm_t});
 
   // 5) Norm, residual add and output projection
   rmsnorm_backward(s, {.d_residual = a.d_x,
@@ -354,13 +396,19 @@ void backward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch&
                       .x = l.attention,
                       .w = w.o_proj,
                       .accumulate = accumulate,
-                      .fp8 = fp8_of(m, i, LinearLayer::o_proj)});
+                      .fp8 = fp8_of(m, i, LinearLayer::o_proj),
+                      .x_t_fp8 = l.attention_t});
 
   // 4) Gates and alignment, 3) attention branches
   attention_backward(s, m, l, batch, scales);
 
   // 2) q, k, v and gates
-  qkv_rope_backward(s, {.d_qkvg = a.d_qkvg,
+  const bool qkvg_in_fp8 = m.shape.fp8.has(i, LinearLayer::qkvg_proj) && rope_writes_fp8(m.config);
+  const Fp8Gradient d_qkvg =
+      qkvg_in_fp8 ? fp8_gradient(a.fp8.d_y, a.fp8.d_y_t, l.input_norm.dim(0), m.config.qkvg_width()) : Fp8Gradient();
+  qkv_rope_backward(s, {.d_qkvg = qkvg_in_fp8 ? Tensor() : a.d_qkvg,
+                        .fp8 = d_qkvg.d_y,
+                        .fp8_t = d_qkvg.d_y_t,
                         .d_q = a.d_q,
                         .d_k = a.d_k,
                         .d_v = a.d_v,
@@ -377,7 +425,9 @@ void backward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch&
                       .x = l.input_norm,
                       .w = w.qkvg_proj,
                       .accumulate = accumulate,
-                      .fp8 = fp8_of(m, i, LinearLayer::qkvg_proj)});
+                      .fp8 = fp8_of(m, i, LinearLayer::qkvg_proj),
+                      .d_y_fp8 = qkvg_in_fp8 ? &d_qkvg : nullptr,
+                      .x_t_fp8 = l.input_norm_t});
 
   // 1) Norm
   rmsnorm_backward(s, {.d_residual = a.d_x,

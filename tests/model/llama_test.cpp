@@ -141,8 +141,8 @@ namespace {
 /// Widths that FP8 supports; SwiGLU writes FP8.
 ModelConfig fp8_model() {
   ModelConfig config = small_model(64);
-  config.num_attention_heads = 16;  // 16 (2 + 3) + 2 * 2 * 8 rows of the projection
-  config.head_dim = 8;
+  config.num_attention_heads = 16;  // 16 * (16 + 3) + 2 * 2 * 16 rows of the projection
+  config.head_dim = 16;
   config.hidden_size = 128;
   config.intermediate_size = 128;
   config.initializer_range = 0.05;
@@ -248,7 +248,7 @@ TEST_CASE("model: the head in FP8 has the gradients of untied and of tied embedd
   }
 }
 
-TEST_CASE("model: the memory plan names the operands of the head in FP8") {
+TEST_CASE("model: the memory plan has the inputs that layers keep in FP8, and the operands of the head") {
   const ModelConfig config = fp8_model();
   const auto planned = [&](Fp8Mode mode, const std::vector<std::string>& exclude) {
     const PassShape pass{.rows = 2, .tokens = 40, .path = AttentionPath::full, .fp8 = Fp8Layers(config, mode, exclude)};
@@ -257,7 +257,15 @@ TEST_CASE("model: the memory plan names the operands of the head in FP8") {
       for (const Arena::Entry& entry : c.entries) bytes[entry.name] += entry.bytes;
     return bytes;
   };
-  const auto all = planned(Fp8Mode::all, {});
+  const auto all = planned(Fp8Mode::all, {}), some = planned(Fp8Mode::linear, {"layers.0"});
+  // Two layers keep the transposed inputs of their linear layers in FP8, and one of f32 exists for evaluation.
+  CHECK(all.at("fp8 swiglu^T") == 2 * 80 * 128);
+  CHECK(all.at("fp8 scales of swiglu^T") == 2 * 128 * 4);
+  CHECK(all.at("fp8 norm outputs^T") == 2 * 80 * 128);
+  CHECK(all.at("swiglu") == 4 * 80 * 128);
+  CHECK(planned(Fp8Mode::none, {}).at("swiglu") == 2 * 4 * 80 * 128);
+  CHECK(some.at("swiglu") == 2 * 4 * 80 * 128);
+  CHECK(some.at("fp8 swiglu^T") == 80 * 128);
   CHECK(all.at("fp8 lm_head x") == 80 * 128);
   CHECK(all.at("fp8 lm_head x^T") == 80 * 128);
   CHECK(all.at("fp8 lm_head w") == 64 * 128);
@@ -266,6 +274,8 @@ TEST_CASE("model: the memory plan names the operands of the head in FP8") {
   CHECK(all.at("fp8 lm_head d_logits^T") == 80 * 64);
   CHECK(all.at("fp8 scales of lm_head d_logits") == 512);  // 80 scales of 4 bytes, in units of 256
   CHECK(all.contains("fp8 d_gate_up"));
+  CHECK_FALSE(all.contains("d_qkvg"));
+  CHECK(some.contains("d_qkvg"));
   CHECK_FALSE(planned(Fp8Mode::linear, {}).contains("fp8 lm_head w"));
   CHECK_FALSE(planned(Fp8Mode::all, {"lm_head"}).contains("fp8 lm_head w"));
   CHECK_FALSE(planned(Fp8Mode::all, {"layers.0", "layers.1"}).contains("fp8 d_gate_up"));

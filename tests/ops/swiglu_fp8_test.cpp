@@ -26,14 +26,29 @@ BothWays both_ways(Precision precision, const Fp8Shape& shape, bool write_out) {
   };
 
   const Tensor out = run.act_output({M, F}), out_fp8 = run.act_output({M, F});
-  const Fp8Matrix fp8 = fp8_output(run, M, F, Fp8Blocks::row), want = fp8_output(run, M, F, Fp8Blocks::row);
+  const Fp8Matrix want = fp8_output(run, M, F, Fp8Blocks::row), want_t = fp8_output(run, F, M, Fp8Blocks::row);
   swiglu_forward(run.stream(), {.out = out, .gate_up = gate_up});
-  quantize_fp8(run.stream(), {.plain = want, .x = out});
-  swiglu_forward(run.stream(), {.out = out_fp8, .fp8 = fp8, .gate_up = gate_up});
-  both.written = {run.read(out_fp8)};
-  both.rounded = {run.read(out)};
-  add(both.written, values(fp8));
-  add(both.rounded, values(want));
+  quantize_fp8(run.stream(), {.plain = want, .transposed = want_t, .x = out});
+  for (const bool plain : {true, false})
+    for (const bool transposed : {true, false}) {
+      if (!plain && !transposed) continue;
+      const Fp8Matrix fp8 = plain ? fp8_output(run, M, F, Fp8Blocks::row) : Fp8Matrix();
+      const Fp8Matrix fp8_t = transposed ? fp8_output(run, F, M, Fp8Blocks::row) : Fp8Matrix();
+      const Tensor to = write_out ? out_fp8 : Tensor();
+      swiglu_forward(run.stream(), {.out = to, .fp8 = fp8, .fp8_t = fp8_t, .gate_up = gate_up});
+      if (write_out) {
+        both.written.push_back(run.read(out_fp8));
+        both.rounded.push_back(run.read(out));
+      }
+      if (plain) {
+        add(both.written, values(fp8));
+        add(both.rounded, values(want));
+      }
+      if (transposed) {
+        add(both.written, values(fp8_t));
+        add(both.rounded, values(want_t));
+      }
+    }
 
   const Tensor d_gate_up = run.act_output({M, 2 * F}), again = run.act_output({M, F}),
                again_fp8 = run.act_output({M, F});
@@ -81,6 +96,10 @@ TEST_CASE("swiglu refuses FP8 outputs that do not fit") {
                                                   .fp8 = fp8_output(run, 16, 64, Fp8Blocks::row),
                                                   .gate_up = run.act_output({16, 128})}),
                     "swiglu_forward: F is 64, expected a multiple of 128 with FP8");
+  CHECK_THROWS_WITH(swiglu_forward(run.stream(), {.gate_up = run.act_output({16, 128})}), "swiglu_forward: no output");
+  CHECK_THROWS_WITH(swiglu_forward(run.stream(), {.fp8_t = fp8_output(run, 16, 128, Fp8Blocks::row),
+                                                  .gate_up = run.act_output({16, 256})}),
+                    "swiglu_forward: fp8_t is [16, 128], expected [128, 16]");
   CHECK_THROWS_WITH(swiglu_backward(run.stream(), {.fp8 = fp8_output(run, 16, 256, Fp8Blocks::row),
                                                    .d_out = run.act_output({16, 128}),
                                                    .gate_up = run.act_output({16, 256})}),

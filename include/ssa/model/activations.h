@@ -67,10 +67,12 @@ struct LayerActivations {
   Tensor post_norm, post_rstd;        ///< [M, H], [M]
   Tensor gate_up;                     ///< [M, 2 F]
   Tensor swiglu;                      ///< [M, F]
+  /// The inputs of linear layers in FP8, transposed, where a layer keeps them for their weight gradients.
+  Fp8Matrix input_norm_t, attention_t, post_norm_t, swiglu_t;
 };
 
 /// From which gradient_checkpointing mode on the backward recomputes an activation. Until then every layer keeps its
-/// own; a recomputed one exists once, for all layers.
+/// own, in FP8 if it is the input of a linear layer in FP8; a recomputed one exists once, for all layers.
 enum class Lifetime {
   kept_per_layer,        ///< kept in every mode
   recomputed_selective,  ///< recomputed under `selective` and `full`
@@ -91,7 +93,7 @@ constexpr bool is_kept(Lifetime lifetime, GradientCheckpointing mode) {
 
 /// The operands of the FP8 products, one linear layer at a time; absent without FP8.
 struct Fp8Operands {
-  Fp8Buffer x;                       ///< x in the forward, x^T in the backward
+  Fp8Buffer x;                       ///< x in the forward; x^T in the backward, where the forward did not keep it
   Fp8Buffer w;                       ///< w in the forward, w^T in the backward
   Fp8Buffer d_y, d_y_t;              ///< d_y and its transpose, for the input and the weight gradient
   Fp8Buffer d_gate_up, d_gate_up_t;  ///< the same of gate_up_proj, where swiglu_backward writes them

@@ -5,6 +5,7 @@
 #include "kernels/common/device/reduce.cuh"
 #include "kernels/common/device/sum.cuh"
 #include "kernels/common/device/vector.cuh"
+#include "kernels/quantize_fp8/fp8_tile.cuh"
 
 namespace ssa::cuda {
 namespace {
@@ -12,6 +13,11 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kGates = 3, kSelected = 1;  ///< gates per head, and the index of g_slc
 constexpr int kHeadsPerCta = kGateAlignmentHeadsPerCta;
+
+/// SmoothL1 of two values at this distance.
+__device__ __forceinline__ float smooth_l1(float distance) {
+  return distance < 1.0f ? 0.5f * distance * distance : distance - 0.5f;
+}
 
 /// CTA (x, b) takes kHeadsPerCta heads of sequence b and writes its sum of SmoothL1 to partials[b * gridDim.x + x]. A
 /// thread has only two vectors in flight: many CTAs per SM, at different stages, provide the bandwidth. f32 is enough
@@ -38,8 +44,7 @@ __global__ void __launch_bounds__(kThreads, 6)
       Floats<kVec> y = passes_full ? a : b;
 #pragma unroll
       for (int j = 0; j < kVec; ++j) {
-        const float distance = fabsf((a[j] - b[j]) * gate);
-        sum += distance < 1.0f ? 0.5f * distance * distance : distance - 0.5f;
+        sum += smooth_l1(fabsf((a[j] - b[j]) * gate));
         y[j] *= gate;
       }
       store<kVec, WholeWrite>(out + head * D + d, y);
@@ -47,6 +52,39 @@ __global__ void __launch_bounds__(kThreads, 6)
   }
   sum = block_sum<kThreads>(sum, shared);
   if (threadIdx.x == 0) partials[static_cast<std::int64_t>(blockIdx.y) * gridDim.x + blockIdx.x] = sum;
+}
+
+/// The same in FP8: one CTA per tile of 128 tokens and 128 columns. A head's columns are a multiple of 8, so a thread's
+/// belong to one head.
+__global__ void __launch_bounds__(kFp8TileThreads, 3)
+    gate_alignment_forward_fp8_kernel(Fp8Target fp8, Fp8Target fp8_t, float* partials, const float* gates,
+                                      const __nv_bfloat16* full, const __nv_bfloat16* sparse,
+                                      const std::int32_t* full_stream, int M, int T, int HQ, int D) {
+  __shared__ alignas(16) Fp8TileShared shared;
+  __shared__ float sums[kFp8TileThreads / kWarpSize];
+  const Fp8TilePlace at;
+  const int columns = HQ * D, head = at.column / D;
+  uint4 tile[8];
+  float sum = 0;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    tile[i] = {};
+    if (at.row >= M || at.column >= columns) continue;
+    const std::int64_t row = at.row + i, first = row * columns + at.column;
+    const bool passes_full = __ldg(full_stream + (at.row + i) / T) == 1;
+    const float gate = __ldg(gates + (row * HQ + head) * kGates + kSelected);
+    const Floats<8> a = load_constant<8>(full + first), b = load_constant<8>(sparse + first);
+    Floats<8> y = passes_full ? a : b;
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      sum += smooth_l1(fabsf((a[j] - b[j]) * gate));
+      y[j] *= gate;
+    }
+    tile[i] = pack_bf16(y);
+  }
+  sum = block_sum<kFp8TileThreads>(sum, sums);
+  if (threadIdx.x == 0) partials[static_cast<std::int64_t>(blockIdx.y) * gridDim.x + blockIdx.x] = sum;
+  quantize_tile<true, true>(fp8, fp8_t, shared, tile, at.tile_row, at.tile_column, M, columns);
 }
 
 template <int kVec, int kLanes>
@@ -104,8 +142,16 @@ void dispatch_head(std::int64_t D, F&& f) {
 
 void gate_alignment_forward(Stream& stream, const GateAlignmentForward& p) {
   constexpr auto op = "gate_alignment_forward";
-  const std::int64_t B = p.out.dim(0), D = p.out.dim(3), heads_per_sequence = p.out.dim(1) * p.out.dim(2);
+  const Shape& shape = p.full.shape();
+  const std::int64_t B = shape[0], T = shape[1], HQ = shape[2], D = shape[3], heads_per_sequence = T * HQ;
   auto* partials = static_cast<float*>(stream.scratch(scratch_bytes(p)));
+  if (p.fp8) {
+    const unsigned columns = ctas_for(HQ * D, kFp8Tile), rows = ctas_for(B * T, kFp8Tile);
+    launch(stream, op, gate_alignment_forward_fp8_kernel, {.grid = {columns, rows}, .block = kFp8TileThreads},
+           Fp8Target(p.fp8), Fp8Target(p.fp8_t), partials, p.gates.as<float>(), bf16(p.full), bf16(p.sparse),
+           p.full_stream.as<std::int32_t>(), B * T, T, HQ, D);
+    return add_sum(stream, op, p.alignment.as<double>(), partials, std::int64_t{columns} * rows, 2 * p.alignment_scale);
+  }
   dispatch_head(D, [&]<int kVec, int kLanes>() {
     const unsigned ctas = ctas_for(heads_per_sequence, kHeadsPerCta);
     launch(stream, op, gate_alignment_forward_kernel<kVec, kLanes>,

@@ -13,16 +13,19 @@
 #pragma once
 
 #include "kernels/common/dispatch.h"
+#include "kernels/quantize_fp8/fp8_matrix.h"
 
 namespace ssa {
 
 struct GateAlignmentForward {
-  Tensor out;          ///< [B, T, HQ, D] act, overwritten
-  Tensor alignment;    ///< [1] f64, accumulated
-  Tensor gates;        ///< [B, T, HQ, 3] f32
-  Tensor full;         ///< [B, T, HQ, D] act
-  Tensor sparse;       ///< [B, T, HQ, D] act
-  Tensor full_stream;  ///< [B] i32: 1 = a_full is passed on, 0 = a_sparse
+  Tensor out = {};       ///< [B, T, HQ, D] act, overwritten; absent if the next two are given
+  Fp8Matrix fp8 = {};    ///< [B T, HQ D], overwritten: out as quantize_fp8 rounds it; D a multiple of 8
+  Fp8Matrix fp8_t = {};  ///< [HQ D, B T], overwritten: the same, transposed
+  Tensor alignment;      ///< [1] f64, accumulated
+  Tensor gates;          ///< [B, T, HQ, 3] f32
+  Tensor full;           ///< [B, T, HQ, D] act
+  Tensor sparse;         ///< [B, T, HQ, D] act
+  Tensor full_stream;    ///< [B] i32: 1 = a_full is passed on, 0 = a_sparse
   double alignment_scale;
 };
 SSA_OP_WITH_SCRATCH(gate_alignment_forward, GateAlignmentForward);

@@ -5,16 +5,17 @@
 
 #include "gate_alignment.h"
 #include "kernels/common/cpu/cpu.h"
+#include "kernels/quantize_fp8/quantize_fp8.h"
 
 namespace ssa::cpu {
 namespace {
 
 template <class Real>
-void forward(const GateAlignmentForward& p) {
-  const std::int64_t M = p.out.dim(0) * p.out.dim(1), T = p.out.dim(1), HQ = p.out.dim(2), D = p.out.dim(3);
+void forward(const GateAlignmentForward& p, Real* out) {
+  const Shape& shape = p.full.shape();
+  const std::int64_t T = shape[1], M = shape[0] * T, HQ = shape[2], D = shape[3];
   const Real *gates = p.gates.as<Real>(), *full = p.full.as<Real>(), *sparse = p.sparse.as<Real>();
   const std::int32_t* full_stream = p.full_stream.as<std::int32_t>();
-  Real* out = p.out.as<Real>();
   // One sum per token, added in token order: the result does not depend on the number of threads.
   std::vector<double> sums(static_cast<std::size_t>(M));
 #pragma omp parallel for
@@ -72,8 +73,14 @@ void backward(const GateAlignmentBackward& p) {
 
 }  // namespace
 
-void gate_alignment_forward(Stream&, const GateAlignmentForward& p) {
-  dispatch_real(p.out, [&]<class Real>() { forward<Real>(p); });
+void gate_alignment_forward(Stream& stream, const GateAlignmentForward& p) {
+  dispatch_real(p.full, [&]<class Real>() {
+    if (p.out) return forward<Real>(p, p.out.as<Real>());
+    std::vector<Real> out(static_cast<std::size_t>(p.full.count()));
+    forward<Real>(p, out.data());
+    const Tensor x(out.data(), p.full.dtype(), {p.fp8.values.dim(0), p.fp8.values.dim(1)});
+    cpu::quantize_fp8(stream, {.plain = p.fp8, .transposed = p.fp8_t, .x = x});
+  });
 }
 
 void gate_alignment_backward(Stream&, const GateAlignmentBackward& p) {

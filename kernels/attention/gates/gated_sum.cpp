@@ -1,16 +1,17 @@
 #include "gated_sum.h"
 
+#include "kernels/attention/gates/check_gated_output.h"
 #include "kernels/common/check.h"
 
 namespace ssa {
 
 void validate(const GatedSumForward& p) {
   constexpr auto op = "gated_sum_forward";
-  expect_rank(op, "out", p.out, 4, "[B, T, HQ, D]");
-  const Shape heads = p.out.shape();
-  const DType act = p.out.dtype();
+  expect_rank(op, "selected", p.selected, 4, "[B, T, HQ, D]");
+  const Shape heads = p.selected.shape();
+  const DType act = p.selected.dtype();
+  expect_gated_output(op, p.out, p.fp8, p.fp8_t, heads, act);
   expect(op, "gates", p.gates, {heads[0], heads[1], heads[2], 3}, real_of(act));
-  expect(op, "selected", p.selected, heads, act);
   expect_if_given(op, "compressed", p.compressed, heads, act);
   expect_if_given(op, "window", p.window, heads, act);
 }

@@ -5,6 +5,7 @@
 #include "kernels/common/device/launch.cuh"
 #include "kernels/common/device/reduce.cuh"
 #include "kernels/common/device/vector.cuh"
+#include "kernels/quantize_fp8/fp8_tile.cuh"
 
 namespace ssa::cuda {
 namespace {
@@ -36,6 +37,34 @@ __global__ void __launch_bounds__(kThreads)
     }
     store<kVec>(out + head * D + d, sum);
   }
+}
+
+/// The same in FP8: one CTA per tile of 128 tokens and 128 columns. A head's columns are a multiple of 8, so a thread's
+/// belong to one head.
+__global__ void __launch_bounds__(kFp8TileThreads)
+    gated_sum_forward_fp8_kernel(Fp8Target fp8, Fp8Target fp8_t, const float* gates,
+                                 Branches<const __nv_bfloat16> branches, int M, int HQ, int D) {
+  __shared__ alignas(16) Fp8TileShared shared;
+  const Fp8TilePlace at;
+  const int columns = HQ * D, head = at.column / D;
+  uint4 tile[8];
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    tile[i] = {};
+    if (at.row >= M || at.column >= columns) continue;
+    const std::int64_t row = at.row + i;
+    Floats<8> sum{};
+#pragma unroll
+    for (int branch = 0; branch < kBranches; ++branch) {
+      if (!branches.of[branch]) continue;
+      const float gate = __ldg(gates + (row * HQ + head) * kBranches + branch);
+      const Floats<8> x = load_constant<8>(branches.of[branch] + row * columns + at.column);
+#pragma unroll
+      for (int j = 0; j < 8; ++j) sum[j] += gate * x[j];
+    }
+    tile[i] = pack_bf16(sum);
+  }
+  quantize_tile<true, true>(fp8, fp8_t, shared, tile, at.tile_row, at.tile_column, M, columns);
 }
 
 /// The branches are template parameters, so that the loads of all of them are in flight together and absent ones cost
@@ -105,7 +134,14 @@ Branches<const __nv_bfloat16> inputs(const Tensor& compressed, const Tensor& sel
 }  // namespace
 
 void gated_sum_forward(Stream& stream, const GatedSumForward& p) {
-  const std::int64_t D = p.out.dim(3), heads = p.out.count() / D;
+  const std::int64_t D = p.selected.dim(3), heads = p.selected.count() / D;
+  if (p.fp8) {
+    const std::int64_t M = p.fp8.values.dim(0), columns = p.fp8.values.dim(1);
+    return launch(stream, "gated_sum_forward", gated_sum_forward_fp8_kernel,
+                  {.grid = {ctas_for(columns, kFp8Tile), ctas_for(M, kFp8Tile)}, .block = kFp8TileThreads},
+                  Fp8Target(p.fp8), Fp8Target(p.fp8_t), p.gates.as<float>(), inputs(p.compressed, p.selected, p.window),
+                  M, columns / D, D);
+  }
   dispatch_head(D, [&]<int kVec, int kLanes>() {
     launch(stream, "gated_sum_forward", gated_sum_forward_kernel<kVec, kLanes>,
            {.grid = ctas_for(heads, kThreads / kLanes), .block = kThreads, .waits = true}, bf16(p.out),

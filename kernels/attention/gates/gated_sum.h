@@ -7,11 +7,14 @@
 #pragma once
 
 #include "kernels/common/dispatch.h"
+#include "kernels/quantize_fp8/fp8_matrix.h"
 
 namespace ssa {
 
 struct GatedSumForward {
-  Tensor out;              ///< [B, T, HQ, D] act, overwritten
+  Tensor out = {};         ///< [B, T, HQ, D] act, overwritten; absent if the next two are given
+  Fp8Matrix fp8 = {};      ///< [B T, HQ D], overwritten: out as quantize_fp8 rounds it; D a multiple of 8
+  Fp8Matrix fp8_t = {};    ///< [HQ D, B T], overwritten: the same, transposed
   Tensor gates;            ///< [B, T, HQ, 3] f32
   Tensor selected;         ///< [B, T, HQ, D] act
   Tensor compressed = {};  ///< [B, T, HQ, D] act; optional

@@ -1,15 +1,15 @@
 #include "gated_sum.h"
 #include "kernels/common/cpu/cpu.h"
+#include "kernels/quantize_fp8/quantize_fp8.h"
 
 namespace ssa::cpu {
 namespace {
 
 template <class Real>
-void forward(const GatedSumForward& p) {
-  const std::int64_t heads = p.out.dim(0) * p.out.dim(1) * p.out.dim(2), D = p.out.dim(3);
+void forward(const GatedSumForward& p, Real* all_out) {
+  const std::int64_t D = p.selected.dim(3), heads = p.selected.count() / D;
   const Real *gates = p.gates.as<Real>(), *selected = p.selected.as<Real>();
   const Real *compressed = p.compressed.as_or_null<Real>(), *window = p.window.as_or_null<Real>();
-  Real* all_out = p.out.as<Real>();
 #pragma omp parallel for
   for (std::int64_t h = 0; h < heads; ++h) {
     const Real g_cmp = gates[3 * h], g_slc = gates[3 * h + 1], g_swa = gates[3 * h + 2];
@@ -52,8 +52,14 @@ void backward(const GatedSumBackward& p) {
 
 }  // namespace
 
-void gated_sum_forward(Stream&, const GatedSumForward& p) {
-  dispatch_real(p.out, [&]<class Real>() { forward<Real>(p); });
+void gated_sum_forward(Stream& stream, const GatedSumForward& p) {
+  dispatch_real(p.selected, [&]<class Real>() {
+    if (p.out) return forward<Real>(p, p.out.as<Real>());
+    std::vector<Real> out(static_cast<std::size_t>(p.selected.count()));
+    forward<Real>(p, out.data());
+    const Tensor x(out.data(), p.selected.dtype(), {p.fp8.values.dim(0), p.fp8.values.dim(1)});
+    cpu::quantize_fp8(stream, {.plain = p.fp8, .transposed = p.fp8_t, .x = x});
+  });
 }
 
 void gated_sum_backward(Stream&, const GatedSumBackward& p) {
