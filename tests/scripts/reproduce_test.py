@@ -6,10 +6,14 @@ BIN is the directory of the programs, for the case that runs them.
 import array
 import functools
 import json
+import os
 import random
+import signal
 import struct
+import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import scripts_test
@@ -193,13 +197,20 @@ with open(option("--output"), "w") as file:
 '''
 
 
+def make_programs(directory, **programs):
+    """directory/bin with these Python programs."""
+    (directory / "bin").mkdir()
+    for name, text in programs.items():
+        file = directory / "bin" / name
+        file.write_text(text.replace("PYTHON", sys.executable).replace("DIRECTORY", str(directory)))
+        file.chmod(0o755)
+    return directory / "bin"
+
+
 def test_gpus(directory):
     """hour on data and programs that are there: each GPU has one run at a time, and every run is made once."""
-    programs, data, out = directory / "bin", directory / "data", directory / "out"
-    programs.mkdir()
-    for name, text in (("ssa_train", FAKE_TRAIN), ("ssa_eval", FAKE_EVAL)):
-        (programs / name).write_text(text.replace("PYTHON", sys.executable).replace("DIRECTORY", str(directory)))
-        (programs / name).chmod(0o755)
+    data, out = directory / "data", directory / "out"
+    programs = make_programs(directory, ssa_train=FAKE_TRAIN, ssa_eval=FAKE_EVAL)
     write_dataset(data / "train", [5000] * 3)
     write_dataset(data / "validation", [5000])
     command = ["bash", RUN, "hour", "--data", data, "--bin", programs, "--methods", "ssa,full,moba,nsa", "--gpus", "4",
@@ -213,6 +224,38 @@ def test_gpus(directory):
     assert "no held-out document has 8192 tokens" in (out / "report.md").read_text()
     run(*command, CUDA_VISIBLE_DEVICES="0,3,5,6,7")
     assert len((directory / "calls").read_text().splitlines()) == 10
+
+
+def test_stop(directory):
+    """A signal reaches the runs, which save; the call ends with exit code 75. Two calls at once are refused."""
+    wait = "#!PYTHON\nimport os, signal\nsignal.signal(signal.SIGTERM, lambda *_: os._exit(75))\n" \
+           "os.mkfifo('DIRECTORY/at-work')\nsignal.pause()\n"
+    programs = make_programs(directory, ssa_train=wait, ssa_eval=wait)
+    for split in ("train", "eval"):
+        write_dataset(directory / "data" / split, [500])
+    command = ["bash", str(RUN), "minute", "--data", str(directory / "data"), "--bin", str(programs), "--out",
+               str(directory / "out")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while not (directory / "at-work").exists():
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.02)
+    assert "another run.sh is at work on it" in run(*command, code=2)
+    process.send_signal(signal.SIGTERM)
+    text = process.communicate(timeout=100)[0]
+    assert process.returncode == 75 and "run.sh: stopped by a signal; the same command continues" in text, text
+    assert "failed" not in text and text.count("training ") == 2, text  # the heading, and the one that was at work
+
+
+def test_corpus(directory):
+    """A corpus that cannot be fetched is one line."""
+    programs = make_programs(directory, ssa_train="", ssa_eval="", ssa_tokenize="",
+                             **{"apt-get": "#!/bin/sh\necho 'E: no network' >&2\nexit 100\n"})
+    out = run("bash", RUN, "minute", "--bin", programs, "--out", directory / "out", code=1,
+              PATH=f"{programs}:{os.environ['PATH']}")
+    last = out.splitlines()[-1]
+    assert last.startswith("run.sh: fetching the Perl manuals failed with exit code 1: perl_manuals.sh: apt-get could not "
+                           "download perl-doc; name text files of your own instead"), out
+    assert not (directory / "out/corpus").exists()
 
 
 def test_end_to_end(directory, binaries):
