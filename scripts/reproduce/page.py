@@ -219,9 +219,9 @@ def range_text(bucket):
 
 
 def python_with_matplotlib():
-    for candidate in (os.environ.get("PYTHON"), sys.executable, "/usr/bin/python3"):
-        if candidate is None:
-            continue
+    """The Python that PYTHON names, or else this one or the distribution's; None where there is no matplotlib."""
+    named = os.environ.get("PYTHON")
+    for candidate in [named] if named else [sys.executable, "/usr/bin/python3"]:
         try:
             if subprocess.run([candidate, "-c", "import matplotlib"], capture_output=True).returncode == 0:
                 return candidate
