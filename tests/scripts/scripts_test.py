@@ -74,6 +74,7 @@ def test_plots(directory):
     assert legend("Training loss") == ["ssa/tiny", "moba/tiny"], legend("Training loss")
     assert legend("Alignment loss") == ["ssa/tiny"], legend("Alignment loss")
     assert legend("Validation loss") == ["ssa/tiny, sparse", "ssa/tiny, full", "moba/tiny"], legend("Validation loss")
+    assert sys.modules["matplotlib"].rcParams["savefig.facecolor"] == "white"  # readable on a dark page
     styles = [(line.get_color(), line.get_linestyle(), line.get_markerfacecolor()) for line in
               axes["Validation loss"].get_lines()]
     assert len(set(styles)) == 3, styles
@@ -104,6 +105,8 @@ def test_plot_of_a_mix(directory):
     plot_run.main()
     axes = {axis.get_title(): axis for axis in figures[0].axes}
     curves = lambda title: {line.get_label(): list(line.get_ydata()) for line in axes[title].get_lines()}
+    steps = axes["Training loss"].get_xticks()
+    assert all(step == int(step) for step in steps), steps  # two steps, and none between them
     assert curves("Epochs of each source") == {"web": [0.1, 0.2], "code": [0.2, 0.4]}, curves("Epochs of each source")
     assert list(curves("Validation loss")) == ["a, sparse attention", "b, sparse attention", "a, full attention",
                                                "b, full attention"], curves("Validation loss")
