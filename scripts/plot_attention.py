@@ -53,8 +53,6 @@ def main():
     parser.add_argument("--output", default="attention.png", metavar="FILE")
     args = parser.parse_args()
     pyplot = plotting.load_pyplot()
-    from matplotlib.ticker import MaxNLocator
-
     models = [read_curves(file) for file in args.files]
     figure, axes = plotting.panel_axes(pyplot, len(PANELS), columns=2, width=4.8, height=4.2)
     for axis, (key, title, unit) in zip(axes, PANELS):
@@ -67,7 +65,7 @@ def main():
         axis.set_title(title.format(sink_tokens=models[0][0][2]["sink_tokens"]))
         axis.set_xlabel("layer (0 is next to the embedding)")
         axis.set_ylabel(unit)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        plotting.integers_x(axis)
         plotting.legend_below(axis, lines)
     plotting.save(figure, args.output)
 

@@ -96,6 +96,7 @@ def main():
                  for label, index, attention, steps, values in curves]
         axis.set_title(title)
         axis.set_xlabel("optimizer step")
+        plotting.integers_x(axis)
         axis.set_ylabel(unit)
         if log:
             plotting.log_scale_y(axis)

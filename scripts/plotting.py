@@ -86,6 +86,13 @@ def legend_below(axis, curves, columns=2):
                 frameon=False)
 
 
+def integers_x(axis):
+    """An x axis whose labels are whole numbers, also when it shows few of them."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+
+
 def log_scale_y(axis):
     """A logarithmic y axis with several labels, whatever its range."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter

@@ -59,14 +59,14 @@ class Page:
             f"{tokens['validation']:,} tokens. Device: {fixed['device']}.\n\n"
             "Numbers are means over the seeds, ± their standard deviation; losses are nats per token.\n")
         if self.results.missing:
-            text += ("\nNot complete, and not in the tables: " +
-                     ", ".join(f"{name} seed {seed}" for name, seed in self.results.missing) + ".\n")
+            text += f"\nNot complete, and not in the tables: {', '.join(self.results.missing)}.\n"
         if self.results.found and not self.python:
             text += f"\n{NO_MATPLOTLIB}\n"
         return text
 
     def picture(self, name, script, files, alt, *options):
         """Draws means over the seeds: {name of a curve: documents}."""
+        files = {label: documents for label, documents in files.items() if documents}
         if not self.python or not files:
             return ""
         arguments = []
@@ -159,7 +159,7 @@ class Page:
     def position_table(self, evaluation, setting, names):
         buckets = {name: self.results.values(name, evaluation, setting, lambda document: document["loss_by_position"])
                    for name in names}
-        ranges = max((seeds[0] for seeds in buckets.values()), key=len, default=[])
+        ranges = max((seed for seeds in buckets.values() for seed in seeds), key=len, default=[])
         rows = []
         for k, bucket in enumerate(ranges):
             values = lambda name: [seed[k]["loss"] for seed in buckets[name] if seed[k]["loss"] is not None]
@@ -172,10 +172,7 @@ class Page:
         if not names:
             return heading + f"Not measured: no held-out document has {2 * self.length} tokens.\n"
         longest = max(int(name.split("-")[1]) for name in names)
-        first = next(iter(self.results.found))
-        measured = self.results.documents(first, names[0], self.own)[0]["n-samples"]
-        documents = next(iter(measured.values()))["effective"]
-        text = heading + (f"The {documents} held-out documents of at least {longest * self.length} tokens, in sequences "
+        text = heading + (f"Held-out documents of at least {longest * self.length} tokens, in sequences "
                           f"of {self.length} tokens and of multiples of it. Scaled: the rotary frequencies are scaled as "
                           "llama3 does (`--rope-scaling`), by the same factor.\n")
         columns = [f"{int(name.split('-')[1]) * self.length} tokens" + (", scaled" if "scaled" in name else "")
@@ -219,9 +216,9 @@ def range_text(bucket):
 
 
 def python_with_matplotlib():
-    for candidate in (os.environ.get("PYTHON"), sys.executable, "/usr/bin/python3"):
-        if candidate is None:
-            continue
+    """The Python that PYTHON names, or else this one or the distribution's; None where there is no matplotlib."""
+    named = os.environ.get("PYTHON")
+    for candidate in [named] if named else [sys.executable, "/usr/bin/python3"]:
         try:
             if subprocess.run([candidate, "-c", "import matplotlib"], capture_output=True).returncode == 0:
                 return candidate

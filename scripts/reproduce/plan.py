@@ -34,8 +34,8 @@ class Size:
 
 SIZES = {
     "minute": Size("tiny.json", 614_400, (42,), (32, 128), (1, 2, 4, 8, 16), "perl", 0.05, False),
-    "hour": Size("study-110m.json", 131_072_000, (42,), (128, 512), (4, 8, 16, 32, 64), "debian", 0.01, True),
-    "night": Size("study-110m.json", 301_989_888, (42, 43, 44), (128, 512), (4, 8, 16, 32, 64), "debian", 0.01, True),
+    "hour": Size("ssa-110m.json", 131_072_000, (42,), (128, 512), (4, 8, 16, 32, 64), "debian", 0.01, True),
+    "night": Size("ssa-110m.json", 301_989_888, (42, 43, 44), (128, 512), (4, 8, 16, 32, 64), "debian", 0.01, True),
 }
 METHODS = ("ssa", "moba", "nsa", "full")
 LENGTHS = (1, 2, 4)  # times the length of training

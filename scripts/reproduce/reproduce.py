@@ -28,6 +28,9 @@ from plan import (ROOT, SIZES, Study, StudyError, read_json, settings_of_method,
                   wrong_usage)
 
 
+HELD_OUT_OF_SMOLLM = 0.0005  # as scripts/prepare_smollm.sh: of a corpus that is much larger than the others
+
+
 class Parser(argparse.ArgumentParser):
     def error(self, message):
         raise wrong_usage(message)
@@ -126,7 +129,7 @@ def fixed_of(args, size, device):
     steps = -(-tokens // per_step)
     return {"size": args.size, "tokens": steps * per_step, "steps": steps, "device": device,
             "corpus": text_of(args, size), "tokenizer": tokenizer_of(args),
-            "data": str(Path(args.data).resolve()) if args.data else None, "held_out": size.held_out,
+            "data": str(Path(args.data).resolve()) if args.data else None, "held_out": HELD_OUT_OF_SMOLLM if args.smollm else size.held_out,
             "block_counts": list(size.block_counts), "evaluations": 10 if size.on_gpu else 0, "config": config}
 
 

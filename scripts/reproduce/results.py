@@ -23,20 +23,22 @@ def loss_of(document):
 
 
 class Results:
-    """found[name][seed][evaluation] is {setting: document of ssa_eval}; complete runs only."""
+    """found[name][seed][evaluation] is {setting: document of ssa_eval}, of the trained runs that have the evaluation "own".
+    missing has what is not there: a run, or a run and an evaluation."""
 
     def __init__(self, study):
         self.names = [name for name, _ in evaluations(study)]
         self.found, self.training, self.missing = {}, {}, []
         for name, seed in study.names():
             files = {each: study.results(name, seed) / f"{each}.json" for each in self.names}
-            if not trained(study, name, seed) or not all(file.exists() for file in files.values()):
-                self.missing.append((name, seed))
+            if not trained(study, name, seed) or not files["own"].exists():
+                self.missing.append(f"{name} seed {seed}")
                 continue
+            self.missing += [f"{name} seed {seed} {each}" for each, file in files.items() if not file.exists()]
             self.training.setdefault(name, {})[seed] = trained(study, name, seed)
             self.found.setdefault(name, {})[seed] = {
                 each: {setting_of(document): document for document in documents_of(file)}
-                for each, file in files.items()}
+                for each, file in files.items() if file.exists()}
         # The runs in the order in which they were asked for.
         self.found = {name: self.found[name] for name in study.runs if name in self.found}
 
@@ -44,8 +46,8 @@ class Results:
         return sorted(self.found[name])
 
     def documents(self, name, evaluation, setting):
-        """One document per seed; [] if the method does not have the setting."""
-        runs = [run[evaluation] for _, run in sorted(self.found[name].items())]
+        """One document per seed that has the evaluation; [] if the method does not have the setting."""
+        runs = [run[evaluation] for _, run in sorted(self.found[name].items()) if evaluation in run]
         return [run[setting] for run in runs if setting in run]
 
     def values(self, name, evaluation, setting, value_of):
@@ -53,7 +55,8 @@ class Results:
 
     def mean_documents(self, name, *names):
         """The documents of evaluations, each averaged over the seeds, as one file for the plot scripts."""
-        settings = [(each, setting) for each in names for setting in next(iter(self.found[name].values()))[each]]
+        settings = {(each, setting): None for each in names for run in self.found[name].values()
+                    for setting in run.get(each, {})}  # a dict keeps the order
         return [mean_document(self.documents(name, each, setting)) for each, setting in settings]
 
 

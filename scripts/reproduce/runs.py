@@ -75,8 +75,7 @@ class Runner:
                 shown = time.monotonic()
                 self.show_status()
         if self.failed:
-            runs = len(self.study.names())
-            raise StudyError(f"{len(self.failed)} of {runs} runs failed; the first: {self.failed[0]}")
+            raise StudyError(f"{len(self.failed)} failures; the first: {self.failed[0]}")
         if self.stopping:
             raise StudyError("stopped by a signal; the same command continues", STOPPED)
 
@@ -93,14 +92,20 @@ class Runner:
                 if self.stopping or not self.waiting:
                     return
                 name, seed = self.waiting.pop(0)
-            try:
-                self.train(name, seed, place)
+            if self.attempt(self.train, name, seed, place):
                 for evaluation, options in self.evaluations:
-                    self.evaluate(name, seed, place, evaluation, options)
-            except StudyError as error:
-                if not self.stopping:
-                    self.failed.append(str(error))
-                    print(error, flush=True)
+                    self.attempt(self.evaluate, name, seed, place, evaluation, options)
+
+    def attempt(self, work, *arguments):
+        """Whether it succeeded. A failure does not end the other work."""
+        try:
+            work(*arguments)
+            return True
+        except StudyError as error:
+            if not self.stopping:
+                self.failed.append(str(error))
+                print(error, flush=True)
+            return False
 
     def call(self, what, place, log, *command):
         environment = dict(os.environ, OMP_NUM_THREADS=str(self.threads))

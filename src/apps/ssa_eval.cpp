@@ -205,9 +205,8 @@ bool parse(int argc, char** argv, Arguments& a) {
       ->capture_default_str()
       ->transform(integer(0));
   line.add_option("--rows", a.rows,
-                  "sequences computed at a time; more of short texts and of the choices of tasks, up to the tokens of "
-                  "N sequences "
-                  "of 2048")
+                  "sequences computed at a time; on a GPU more of short texts and of the choices of tasks, up to the "
+                  "tokens of N sequences of 2048")
       ->option_text("N")
       ->capture_default_str()
       ->transform(integer(1));

@@ -20,13 +20,17 @@ std::int64_t uncut_length(const Request& request) {
 
 }  // namespace
 
-std::vector<std::vector<std::size_t>> batches_of(std::span<const Request> requests, const ScoreOptions& options) {
+std::int64_t batch_tokens(const ScoreOptions& options, DeviceKind device) {
+  return device == DeviceKind::cpu ? 0 : options.rows * std::min(options.max_length, kLongRow);
+}
+
+std::vector<std::vector<std::size_t>> batches_of(std::span<const Request> requests, const ScoreOptions& options,
+                                                 std::int64_t tokens) {
   std::vector<std::size_t> order(requests.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
   std::stable_sort(order.begin(), order.end(),
                    [&](auto a, auto b) { return uncut_length(requests[a]) > uncut_length(requests[b]); });
   std::vector<std::vector<std::size_t>> batches;
-  const std::int64_t tokens = options.rows * std::min(options.max_length, kLongRow);
   for (auto first = order.begin(); first != order.end();) {
     const std::int64_t longest = std::min(uncut_length(requests[*first]), options.max_length);
     const std::int64_t fit = std::min(tokens / longest, kMostRequests);
@@ -67,7 +71,7 @@ std::vector<Score> score(ForwardPass& pass, Comm& comm, std::span<const Request>
                          const ScoreOptions& options) {
   // Each rank fills in its own requests; the sum over the ranks then has all.
   std::vector<double> found(2 * requests.size(), 0.0);
-  const auto batches = batches_of(requests, options);
+  const auto batches = batches_of(requests, options, batch_tokens(options, pass.device()));
   std::vector<std::int64_t> tokens_before = {0};  // of each batch, and of all of them
   for (const auto& batch : batches) {
     tokens_before.push_back(tokens_before.back());

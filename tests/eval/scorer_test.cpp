@@ -69,14 +69,14 @@ TEST_CASE("score: stop is asked after each batch and ends the work") {
   const auto requests = some_requests();
   Bench bench("ssa");
   ForwardPass pass(bench.stream, bench.loaded, bench.setting("full"));
-  int asked = 0, last = 2;
+  int asked = 0, last = 3;
   const ScoreOptions options{.rows = 2, .max_length = 64, .stop = [&] { return ++asked == last; }};
   CHECK(score(pass, bench.comm, requests, options).empty());
-  CHECK(asked == 2);
-  asked = 0;
-  last = 5;  // 7 requests are 3 batches
-  CHECK(score(pass, bench.comm, requests, options).size() == requests.size());
   CHECK(asked == 3);
+  asked = 0;
+  last = 5;  // 7 requests are 4 batches
+  CHECK(score(pass, bench.comm, requests, options).size() == requests.size());
+  CHECK(asked == 4);
 }
 
 TEST_CASE("a log-likelihood does not depend on the other requests in its batch") {
@@ -131,14 +131,19 @@ TEST_CASE("batches take the longest requests first and contain each once") {
   const auto requests = some_requests();
   using Batches = std::vector<std::vector<std::size_t>>;
   // Inputs of 1, 33, 13, 64, 64 (83 before it is cut), 7 and 64 tokens.
-  CHECK(batches_of(requests, {.rows = 1, .max_length = 64}) == Batches{{4}, {3}, {6}, {1}, {2, 5, 0}});
-  CHECK(batches_of(requests, {.rows = 2, .max_length = 64}) == Batches{{4, 3}, {6, 1}, {2, 5, 0}});
-  CHECK(batches_of(requests, {.rows = 3, .max_length = 20}) == Batches{{4, 3, 6}, {1, 2, 5}, {0}});
-  CHECK(batches_of({}, {.rows = 1, .max_length = 64}).empty());
+  const ScoreOptions one{.rows = 1, .max_length = 64}, three{.rows = 3, .max_length = 64};
+  CHECK(batches_of(requests, three, 0) == Batches{{4, 3, 6}, {1, 2, 5}, {0}});
+  CHECK(batches_of(requests, three, 100) == Batches{{4, 3, 6}, {1, 2, 5}, {0}});
+  CHECK(batches_of(requests, one, 64) == Batches{{4}, {3}, {6}, {1}, {2, 5, 0}});
+  CHECK(batches_of(requests, one, 128) == Batches{{4, 3}, {6, 1}, {2, 5, 0}});
+  CHECK(batches_of({}, one, 64).empty());
   const std::vector<Request> short_ones(3000, {.context = {1}, .continuation = {2}});
-  const auto batches = batches_of(short_ones, {.rows = 8, .max_length = 131072});
+  const auto batches = batches_of(short_ones, one, 16384);
   REQUIRE(batches.size() == 3);
   CHECK((batches[0].size() == 1024 && batches[1].size() == 1024 && batches[2].size() == 952));
+  CHECK(batch_tokens({.rows = 8, .max_length = 131072}, DeviceKind::cuda) == 16384);
+  CHECK(batch_tokens({.rows = 8, .max_length = 100}, DeviceKind::cuda) == 800);
+  CHECK(batch_tokens({.rows = 8, .max_length = 131072}, DeviceKind::cpu) == 0);
 }
 
 TEST_CASE("a continuation is normalized by its code points") {

@@ -6,10 +6,14 @@ BIN is the directory of the programs, for the case that runs them.
 import array
 import functools
 import json
+import os
 import random
+import signal
 import struct
+import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import scripts_test
@@ -148,7 +152,7 @@ def test_page(directory):
                  "| nsa-32 | sparse | 0.300 | 1.500 | 0.125 | 0.250 |",
                  "| 1 | 9 | 3.125 ± 0.177 | 4.000 |", "| 2-3 | 0 |  |  |",
                  "| run | 256 tokens | 512 tokens | 512 tokens, scaled |",
-                 "The 7 held-out documents of at least 512 tokens", "| ssa | 2 | 61 | 1,234 |", "run.sh minute"):
+                 "Held-out documents of at least 512 tokens", "| ssa | 2 | 61 | 1,234 |", "run.sh minute"):
         assert line in text, f"{line!r} is not in\n{text}"
     if page.python_with_matplotlib() is None:
         assert "Pictures are left out" in text, text
@@ -157,6 +161,11 @@ def test_page(directory):
     for name in pictures:
         assert f"](figures/{name}.png)" in text, name
         assert (directory / f"out/figures/{name}.png").stat().st_size > 1000, name
+    (study.results("ssa", 2) / "length-2.json").unlink()
+    page.write(study)
+    text = (directory / "out/report.md").read_text()
+    assert "not in the tables: ssa seed 2 length-2, nsa-32 seed 2." in text, text
+    assert "| ssa | 2.125 ± 0.177 | 2.000 | 2.125 ± 0.177 |" in text, text
     drawn = json.loads((directory / "out/figures/data/budgets-ssa.json").read_text())
     assert [next(iter(each["results"].values()))["loss,none"] for each in drawn][:2] == [2.125, 1.625], drawn
     assert abs(next(iter(drawn[0]["results"].values()))["loss_stderr,none"] - 0.125) < 1e-12, drawn[0]
@@ -177,8 +186,10 @@ time.sleep(0.05)
 os.unlink(active)
 '''
 FAKE_EVAL = r'''#!PYTHON
-import json, sys
+import json, os, sys
 option = lambda name: sys.argv[sys.argv.index(name) + 1]
+if os.environ.get("FAIL", "nothing") in option("--output"):
+    sys.exit("out of memory")
 layer = {"selected_mass": 0.5, "entropy": 2, "sink": 0.125, "divergence": 0.25}
 document = lambda mode, **budget: {
     "results": {"data": {"loss,none": 3.5}}, "n-samples": {"data": {"effective": 7}},
@@ -193,26 +204,72 @@ with open(option("--output"), "w") as file:
 '''
 
 
+def make_programs(directory, **programs):
+    """directory/bin with these Python programs."""
+    (directory / "bin").mkdir()
+    for name, text in programs.items():
+        file = directory / "bin" / name
+        file.write_text(text.replace("PYTHON", sys.executable).replace("DIRECTORY", str(directory)))
+        file.chmod(0o755)
+    return directory / "bin"
+
+
 def test_gpus(directory):
-    """hour on data and programs that are there: each GPU has one run at a time, and every run is made once."""
-    programs, data, out = directory / "bin", directory / "data", directory / "out"
-    programs.mkdir()
-    for name, text in (("ssa_train", FAKE_TRAIN), ("ssa_eval", FAKE_EVAL)):
-        (programs / name).write_text(text.replace("PYTHON", sys.executable).replace("DIRECTORY", str(directory)))
-        (programs / name).chmod(0o755)
+    """hour on data and programs that are there: each GPU has one run at a time, and every run is made once. An evaluation
+    that fails does not end the others, and is made by the next call."""
+    data, out = directory / "data", directory / "out"
+    programs = make_programs(directory, ssa_train=FAKE_TRAIN, ssa_eval=FAKE_EVAL)
     write_dataset(data / "train", [5000] * 3)
     write_dataset(data / "validation", [5000])
     command = ["bash", RUN, "hour", "--data", data, "--bin", programs, "--methods", "ssa,full,moba,nsa", "--gpus", "4",
                "--tokens", "1M", "--out", out, "--seeds", "7,8"]
-    text = run(*command, CUDA_VISIBLE_DEVICES="0,3,5,6,7")
+    environment = {"CUDA_VISIBLE_DEVICES": "0,3,5,6,7", "PYTHON": "none"}
+    text = run(*command, code=1, FAIL="budgets", **environment)
     assert "10 runs of 8 steps, 4 at a time" in text, text
+    assert "run.sh: 10 failures; the first: evaluating " in text and ": budgets failed with exit code 1: out of memory" in text
+    page = (out / "report.md").read_text()
+    assert "not in the tables: ssa seed 7 budgets, full seed 7 budgets" in page and "| moba | 2 | 3.500 ± 0.000 |" in page
     calls = [line.split() for line in (directory / "calls").read_text().splitlines()]
     assert {call[0] for call in calls} == {"cuda"} and {call[1] for call in calls} == {"0", "3", "5", "6"}, calls
     assert sorted(call[2] + call[3] for call in calls) == sorted(
         method + seed for method in ("ssa", "full", "moba", "nsa", "nsa") for seed in "78"), calls
-    assert "no held-out document has 8192 tokens" in (out / "report.md").read_text()
-    run(*command, CUDA_VISIBLE_DEVICES="0,3,5,6,7")
+    page = (out / "report.md").read_text()
+    assert "no held-out document has 8192 tokens" in page and "Pictures are left out" in page, page
+    run(*command, **environment)
+    assert "Not complete" not in (out / "report.md").read_text()
     assert len((directory / "calls").read_text().splitlines()) == 10
+
+
+def test_stop(directory):
+    """A signal reaches the runs, which save; the call ends with exit code 75. Two calls at once are refused."""
+    wait = "#!PYTHON\nimport os, signal\nsignal.signal(signal.SIGTERM, lambda *_: os._exit(75))\n" \
+           "os.mkfifo('DIRECTORY/at-work')\nsignal.pause()\n"
+    programs = make_programs(directory, ssa_train=wait, ssa_eval=wait)
+    for split in ("train", "eval"):
+        write_dataset(directory / "data" / split, [500])
+    command = ["bash", str(RUN), "minute", "--data", str(directory / "data"), "--bin", str(programs), "--out",
+               str(directory / "out")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while not (directory / "at-work").exists():
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.02)
+    assert "another run.sh is at work on it" in run(*command, code=2)
+    process.send_signal(signal.SIGTERM)
+    text = process.communicate(timeout=100)[0]
+    assert process.returncode == 75 and "run.sh: stopped by a signal; the same command continues" in text, text
+    assert "failed" not in text and text.count("training ") == 2, text  # the heading, and the one that was at work
+
+
+def test_corpus(directory):
+    """A corpus that cannot be fetched is one line."""
+    programs = make_programs(directory, ssa_train="", ssa_eval="", ssa_tokenize="",
+                             **{"apt-get": "#!/bin/sh\necho 'E: no network' >&2\nexit 100\n"})
+    out = run("bash", RUN, "minute", "--bin", programs, "--out", directory / "out", code=1,
+              PATH=f"{programs}:{os.environ['PATH']}")
+    last = out.splitlines()[-1]
+    assert last.startswith("run.sh: fetching the Perl manuals failed with exit code 1: perl_manuals.sh: apt-get could not "
+                           "download perl-doc; name text files of your own instead"), out
+    assert not (directory / "out/corpus").exists()
 
 
 def test_end_to_end(directory, binaries):
@@ -226,10 +283,10 @@ def test_end_to_end(directory, binaries):
                "--methods", "ssa,nsa-32"]
     run = functools.partial(scripts_test.run, timeout=280)
     text = run(*command, code=1, SSA_FAULT="kill@step:3")
-    assert "2 of 2 runs failed; the first: training ssa, seed 42 was ended by signal 9" in text, text
+    assert "2 failures; the first: training ssa, seed 42 was ended by signal 9" in text, text
     assert "ssa seed 42, nsa-32 seed 42" in (out / "report.md").read_text()
     assert "made with tokens 8192, found 10240; expected the same" in run(*command, "--tokens", "9k", code=2)
-    run(*command)
+    run(*command, PYTHON="none")
     for name in ("ssa", "nsa-32"):
         log = (out / "runs" / f"{name}-seed42" / "train.log").read_text()
         assert "resum" in log.lower(), log
@@ -245,7 +302,7 @@ def test_end_to_end(directory, binaries):
     text = run(*command)
     assert text.count("evaluating ") == 2 and "training ssa" not in text, text  # the heading, and the missing one
     assert all(file.stat().st_mtime_ns == time for file, time in times.items() if file != missing)
-    tables = lambda text: text[text.index("## Held-out loss"):]
+    tables = lambda text: [line for line in text.splitlines() if line.startswith("| ")]
     assert tables((out / "report.md").read_text()) == tables(page)
 
 

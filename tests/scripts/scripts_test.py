@@ -74,6 +74,7 @@ def test_plots(directory):
     assert legend("Training loss") == ["ssa/tiny", "moba/tiny"], legend("Training loss")
     assert legend("Alignment loss") == ["ssa/tiny"], legend("Alignment loss")
     assert legend("Validation loss") == ["ssa/tiny, sparse", "ssa/tiny, full", "moba/tiny"], legend("Validation loss")
+    assert sys.modules["matplotlib"].rcParams["savefig.facecolor"] == "white"  # readable on a dark page
     styles = [(line.get_color(), line.get_linestyle(), line.get_markerfacecolor()) for line in
               axes["Validation loss"].get_lines()]
     assert len(set(styles)) == 3, styles
@@ -104,6 +105,8 @@ def test_plot_of_a_mix(directory):
     plot_run.main()
     axes = {axis.get_title(): axis for axis in figures[0].axes}
     curves = lambda title: {line.get_label(): list(line.get_ydata()) for line in axes[title].get_lines()}
+    steps = axes["Training loss"].get_xticks()
+    assert all(step == int(step) for step in steps), steps  # two steps, and none between them
     assert curves("Epochs of each source") == {"web": [0.1, 0.2], "code": [0.2, 0.4]}, curves("Epochs of each source")
     assert list(curves("Validation loss")) == ["a, sparse attention", "b, sparse attention", "a, full attention",
                                                "b, full attention"], curves("Validation loss")
@@ -145,14 +148,51 @@ def test_position_plots(directory):
     assert lines[0] == "| tokens before | short, sparse 2x16 | short, full | after, full |", out
     assert lines[2] == "| 1 | 3.0000 | 3.0000 | 2.7500 |" and lines[4] == "| 4-7 | 2.2500 | 2.0000 |  |", out
     assert (directory / "p.png").stat().st_size > 1000
+    sys.path.insert(0, str(SCRIPTS))
+    import plot_positions
+    styles = plot_positions.styles_of([plot_positions.read_curves(str(file)) for file in (before, after, before)])
+    colors = [style["color"] for style in styles]  # of each file, sparse and full
+    assert colors[0] == colors[1] and colors[3] == colors[4] and len(set(colors)) == 3, colors
     before.write_text(json.dumps({"results": {}}))
     assert "no losses by position" in run(sys.executable, SCRIPTS / "plot_positions.py", before, code=1)
+
+
+def test_attention_plots(directory):
+    """A panel per statistic with units; sparse and full attention of a model have one color, models different ones."""
+    need("matplotlib")
+    sys.path.insert(0, str(SCRIPTS))
+    import plot_attention
+    import plotting
+
+    def document(mode, shift):
+        layers = [{"layer": n, "selected_mass": 0.5 + shift, "entropy": 1 + shift, "sink": shift, "divergence": n}
+                  for n in range(3)]
+        return {"attention": {"sink_tokens": 4, "layers": layers},
+                "config": {"model_args": {"mode": mode, "block_counts": 4, "block_size": 16}}}
+
+    for name, modes in (("ssa", ("sparse", "full")), ("nsa", ("sparse",))):
+        (directory / f"{name}.json").write_text(json.dumps([document(mode, 0.25 * k) for k, mode in enumerate(modes)]))
+    figures = []
+    plotting.save = lambda figure, output: figures.append(figure)
+    sys.argv = ["plot_attention.py", *(str(directory / f"{name}.json") for name in ("ssa", "nsa"))]
+    plot_attention.main()
+    axes = {axis.get_title(): axis for axis in figures[0].axes}
+    assert list(axes) == ["Attention inside the selected blocks", "Entropy of full attention",
+                          "Attention on the first 4 tokens", "Distance of the sparse from the full output"], list(axes)
+    lines = axes["Entropy of full attention"].get_lines()
+    assert [line.get_label() for line in lines] == ["ssa, sparse 4x16", "ssa, full", "nsa, sparse 4x16"], lines
+    assert [list(line.get_ydata()) for line in lines] == [[1] * 3, [1.25] * 3, [1] * 3]
+    colors = [line.get_color() for line in lines]
+    assert colors[0] == colors[1] != colors[2] and lines[1].is_dashed() and not lines[0].is_dashed(), colors
+    assert all(axis.get_xlabel() and axis.get_ylabel() for axis in axes.values())
+    (directory / "none.json").write_text("{}")
+    assert "no attention statistics" in run(sys.executable, SCRIPTS / "plot_attention.py", directory / "none.json", code=1)
 
 
 def test_missing_package(directory):
     """A missing package is one line that says what to install, before the script reads its inputs."""
     (directory / "matplotlib.py").write_text("raise ImportError")
-    for script in ("plot_run.py", "plot_eval.py", "plot_needle.py", "plot_positions.py"):
+    for script in ("plot_run.py", "plot_eval.py", "plot_needle.py", "plot_positions.py", "plot_attention.py"):
         out = run(sys.executable, SCRIPTS / script, "no-such-file", code=1, PYTHONPATH=str(directory))
         assert out.count("\n") == 1 and "matplotlib" in out and "install" in out, out
     for package in ("tensorboard", "wandb", "trackio"):

@@ -44,6 +44,7 @@ class ForwardPass {
   ForwardPass(Stream& stream, const LoadedModel& loaded, const Setting& setting, std::int64_t sink_tokens = 0);
 
   const Setting& setting() const { return setting_; }
+  DeviceKind device() const { return stream_.kind(); }
 
   /// The loss of every target in nats, in the shape of the batch; 0 where there is no target.
   std::vector<std::vector<float>> losses(const RowBatch& batch);

@@ -19,7 +19,7 @@ struct Score {
 };
 
 struct ScoreOptions {
-  std::int64_t rows = 8;  ///< requests per batch; more of short ones, see batches_of
+  std::int64_t rows = 8;  ///< requests per batch; more of short ones on a GPU, see batch_tokens
   std::int64_t max_length;
   bool greedy = false;
   std::string what = {};  ///< names the work in progress lines (progress.h)
@@ -31,8 +31,13 @@ struct ScoreOptions {
 /// by length, longest first; batch b runs on rank b mod size. Empty if options.stop ended the work.
 std::vector<Score> score(ForwardPass& pass, Comm& comm, std::span<const Request> requests, const ScoreOptions& options);
 
+/// The tokens up to which a batch on this device has more than options.rows requests. On a GPU those of options.rows long
+/// sequences, because few tokens do not occupy it; 0 on a CPU.
+std::int64_t batch_tokens(const ScoreOptions& options, DeviceKind device);
+
 /// The batches, as indices into `requests`. A batch has options.rows requests, or more (up to 1024) while it has at most
-/// options.rows x min(options.max_length, 2048) tokens, padding included: short ones then run as fast as long ones.
-std::vector<std::vector<std::size_t>> batches_of(std::span<const Request> requests, const ScoreOptions& options);
+/// `tokens` tokens, padding included.
+std::vector<std::vector<std::size_t>> batches_of(std::span<const Request> requests, const ScoreOptions& options,
+                                                 std::int64_t tokens);
 
 }  // namespace ssa::eval
