@@ -15,6 +15,7 @@ import collections
 import json
 import pathlib
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,7 @@ from check_tokenizers import TO_CHAR, byte_level, tokenizer_file
 SPECIAL = ("<|endoftext|> <|im_start|> <|im_end|> <|begin_of_text|> <|start_header_id|> <|end_header_id|> <|eot_id|> <bos> "
            "<start_of_turn> <end_of_turn> <s> </s> [INST] [/INST] <\uff5cbegin\u2581of\u2581sentence\uff5c> "
            "<\uff5cUser\uff5c> <\uff5cAssistant\uff5c> <\uff5cend\u2581of\u2581sentence\uff5c>").split()
+END = "<|end_of_document|>"  # no template writes it
 TOKENS = [("<|start_header_id|>", "<|begin_of_text|>", "<|eot_id|>"), ("<start_of_turn>", "<bos>", "<eos>"),
           ("[INST]", "<s>", "</s>"), (SPECIAL[-3], SPECIAL[-4], SPECIAL[-1])]  # what a template holds; its bos, its eos
 SPACES = " \t\n\r\v\f\x1c\x1d\x1e\x1f\x85\xa0\u1680\u2000\u2009\u2028\u2029\u202f\u205f\u3000\u200b\ufeff\u180e"
@@ -59,13 +61,13 @@ def conversation(rng):
 def ours(binary, template, conversations, directory):
     """The text of each conversation, "" if it was omitted, None if it was refused; and the reasons of the refusals."""
     vocab = {TO_CHAR[b]: b for b in range(256)}
-    tokenizer = tokenizer_file(vocab, byte_level(True), {text: 256 + i for i, text in enumerate(SPECIAL)})
+    tokenizer = tokenizer_file(vocab, byte_level(True), {text: 256 + i for i, text in enumerate([*SPECIAL, END])})
     directory = pathlib.Path(directory)
     (directory / "tokenizer.json").write_text(json.dumps(tokenizer))
     with open(directory / "chats.jsonl", "w", encoding="ascii") as file:
         for messages in conversations:
             file.write(json.dumps({"messages": messages}) + "\n")
-    common = [binary, "--tokenizer", directory / "tokenizer.json", "--eos-token", SPECIAL[0]]
+    common = [binary, "--tokenizer", directory / "tokenizer.json", "--eos-token", END]
     result = subprocess.run([*common, "--quiet", "--input", directory / "chats.jsonl", "--conversations-field", "messages",
                              "--chat-template", template, "--on-error", "quarantine", "--output", directory / "out"],
                             capture_output=True, text=True)
@@ -116,7 +118,7 @@ def main():
                 "ours" if mine is None else "different"
             counts[kind] += 1
             if kind == "ours":
-                kinds[" ".join(word for word in reasons[row].split() if not word.isdigit())] += 1
+                kinds[re.sub('message \\d+|role "\\w+"', lambda match: match[0].split()[0], reasons[row])] += 1
             if kind == "different":
                 first = first or (conversations[row - 1], mine, expected)
         print(f"| {path.name} | {len(conversations)} | {counts['equal']} | {counts['both']} | {counts['ours']} | "
