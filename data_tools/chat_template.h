@@ -1,29 +1,37 @@
 // Chat templates: how a conversation becomes one text, as the template in a tokenizer's files says.
 #pragma once
 
-#include <cstddef>
+#include <filesystem>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 namespace ssa {
 
-struct ChatTemplate {
-  std::string_view name;
-  std::string_view begin;                        // of the conversation
-  std::string_view before, after_role, after;    // of a message: before, its role, after_role, its content, after
-  bool trims = false;                            // white space around the content is left out
-  bool two_roles = false;                        // user and assistant in turn, and no other
-  std::string_view assistant = "assistant";      // what is written for that role
-  std::vector<std::string_view> special_tokens;  // of the texts above
-
-  /// Appends message `number`, counted from 0. Empty, or what is wrong with its role.
-  std::string add(std::size_t number, const std::string& role, std::string_view content, std::string& text) const;
+struct ChatMessage {
+  std::string role, content;
 };
 
-inline constexpr const char* kChatTemplateNames = "chatml, llama3 or gemma";
+struct ChatTemplate {
+  std::string_view name;
+  std::string_view bos, eos;                     // the bos_token and eos_token that it writes; empty: it writes none
+  std::vector<std::string_view> special_tokens;  // that it writes
+
+  /// Appends the text of a conversation, as apply_chat_template of transformers renders the published template, without
+  /// a generation prompt. Returns what is wrong with the conversation ("message 2, which has ..."), or nothing.
+  std::string (*render)(std::span<const ChatMessage> messages, std::string& text);
+};
+
+/// The names, separated by commas.
+std::string chat_template_names();
 
 /// Null for an unknown name.
 const ChatTemplate* chat_template(std::string_view name);
+
+/// The template in `path`: a chat_template.jinja, a tokenizer_config.json with "chat_template", or a directory with one
+/// of them. It is recognized by its text, which must be a published one. Throws Error for another text, and for a
+/// tokenizer_config.json (next to a chat_template.jinja too) whose bos_token or eos_token is not the template's.
+const ChatTemplate& read_chat_template(const std::filesystem::path& path);
 
 }  // namespace ssa

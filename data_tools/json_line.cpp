@@ -1,6 +1,8 @@
 #include "data_tools/json_line.h"
 
 #include <cstdint>
+#include <utility>
+#include <vector>
 
 #include "ssa/base/error.h"
 #include "ssa/tokenizer/utf8.h"
@@ -275,6 +277,7 @@ class Parser {
 
   /// Reads the list of messages at p_.
   void messages() {
+    turns_.clear();
     std::size_t number = 0;
     bool first = true;
     MessageText content, share, role;
@@ -289,6 +292,9 @@ class Parser {
         object(
             [&](const std::string& name) {
               from = from || name == "from";
+              if (chat_ && holds_more_than_text(name))
+                found_ = concat("holds message ", number, " with \"", name,
+                                "\", which is not supported for chat template ", chat_->name);
               if (chat_ && (name == "role" || name == "from")) return message_text(role);
               if (name == "content") return message_text(content);
               if (name == "value") return message_text(share);
@@ -317,10 +323,22 @@ class Parser {
       first = false;
       *text_ += used->text;
     });
+    if (chat_) render();
   }
 
-  /// Appends a message by the chat template.
-  void turn(std::size_t number, MessageText& role, const MessageText& content) {
+  /// Whether the value at p_ of a message's key `name` is a part of the message that only its own template can render.
+  bool holds_more_than_text(std::string_view name) const {
+    if (name != "tool_calls" && name != "function_call" && name != "reasoning_content") return false;
+    const std::string_view rest(p_, static_cast<std::size_t>(end_ - p_));
+    if (rest.starts_with('[')) {
+      const std::size_t next = rest.find_first_not_of(" \t", 1);
+      return next == rest.npos || rest[next] != ']';
+    }
+    return !rest.starts_with("null") && !rest.starts_with("\"\"");
+  }
+
+  /// Adds a message to those that the chat template renders.
+  void turn(std::size_t number, MessageText& role, MessageText& content) {
     if (!found_.empty()) return;
     if (content.type != '"' || role.type != '"') {
       found_ = concat("holds message ", number, " without a ", role.type != '"' ? "role" : "text",
@@ -329,8 +347,13 @@ class Parser {
     }
     if (role.text == "human") role.text = "user";
     if (role.text == "gpt") role.text = "assistant";
-    const std::string wrong = chat_->add(number - 1, role.text, content.text, *text_);
-    if (!wrong.empty()) found_ = concat("holds message ", number, ", which ", wrong);
+    turns_.push_back({std::move(role.text), std::move(content.text)});
+  }
+
+  void render() {
+    if (!found_.empty() || turns_.empty()) return;
+    const std::string wrong = chat_->render(turns_, *text_);
+    if (!wrong.empty()) found_ = concat("holds ", wrong, " for chat template ", chat_->name);
   }
 
   const char* begin_;
@@ -341,6 +364,7 @@ class Parser {
   FieldKind kind_ = FieldKind::text;
   std::string* text_ = nullptr;
   LineReport report_;
+  std::vector<ChatMessage> turns_;          // of the conversation, for the chat template
   bool seen_ = false, whole_name_ = false;  // whether the field was met; at the top, under its whole name
   std::string found_;                       // what the field is, if it is no document
   const char* not_object_ = nullptr;        // the type of a part of the field's path that is no object

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <cstdio>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -102,13 +103,21 @@ int run(int argc, char** argv) {
       "the field that holds a list of messages, whose texts (\"content\", or \"value\" next to \"from\") are joined by "
       "a blank line");
   conversations_field->excludes(text_field);
-  const auto set_chat = [&options](const std::string& name) {
-    options.input.chat = ssa::chat_template(name);
-    if (!options.input.chat) ssa::fail_usage("--chat-template ", name, ": unknown, expected ", ssa::kChatTemplateNames);
+  const auto set_chat = [&options](const std::string& value) {
+    options.input.chat = ssa::chat_template(value);
+    if (options.input.chat) return;
+    if (!std::filesystem::exists(value))
+      ssa::fail_usage("--chat-template ", value, ": unknown, expected ", ssa::chat_template_names(),
+                      ", a chat_template.jinja or a tokenizer_config.json");
+    options.input.chat = &ssa::read_chat_template(value);
   };
-  line.add_option_function<std::string>("--chat-template", set_chat,
-                                        "render each conversation with this template instead: chatml, llama3, gemma")
-      ->option_text("NAME")
+  line.add_option_function<std::string>(
+          "--chat-template", set_chat,
+          ssa::concat(
+              "render each conversation with a published template instead: the one in this chat_template.jinja, "
+              "tokenizer_config.json or directory, or ",
+              ssa::chat_template_names()))
+      ->option_text("T")
       ->needs(conversations_field);
   line.add_choice("--split-documents", options.input.split_blank_lines, {{"none", false}, {"blank-line", true}},
                   "whether a blank line ends a document of a .txt file; with none, a file is a document");

@@ -87,7 +87,8 @@ void TokenizeWorker::encode(RawRecord::Kind kind, std::string_view content, Outc
     ids.truncate(start);
     throw;
   }
-  ids.push_back(eos_);
+  // Some chat templates write the end of text themselves.
+  if (!options_.input.chat || ids.size() == start || ids[ids.size() - 1] != eos_) ids.push_back(eos_);
   outcome.kind = is_validation(text, options_.validation_fraction) ? Outcome::validation : Outcome::document;
 }
 

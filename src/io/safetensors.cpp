@@ -67,6 +67,9 @@ std::optional<std::uint64_t> checked_bytes(const Dims& shape, FileDType dtype) {
 static_assert(std::endian::native == std::endian::little,
               "safetensors files are little endian and read without conversion");
 
+/// Whether a byte is one of an ASCII text.
+bool is_text(char c) { return (c >= ' ' && c <= '~') || c == '\n' || c == '\r' || c == '\t'; }
+
 }  // namespace
 
 std::size_t size_of(FileDType dtype) {
@@ -125,6 +128,10 @@ SafetensorsReader::SafetensorsReader(const std::filesystem::path& path) : path_(
   }
   std::uint64_t length = 0;
   std::memcpy(&length, bytes.data(), kLengthBytes);
+  const std::string_view start(reinterpret_cast<const char*>(bytes.data()), kLengthBytes);
+  SSA_CHECK(length <= kMaxHeaderBytes || !std::all_of(start.begin(), start.end(), is_text), path.string(),
+            ": a text that begins with ", nlohmann::json(start).dump(),
+            ", not the file itself (was the download refused?), expected a safetensors file");
   SSA_CHECK(length <= kMaxHeaderBytes, path.string(), ": header of ", length, " bytes, expected at most ",
             kMaxHeaderBytes);
   SSA_CHECK(length <= bytes.size() - kLengthBytes, path.string(), ": header of ", length, " bytes, the file has ",

@@ -1,13 +1,9 @@
 #include "data_tools/json_line.h"
 
-#include <fstream>
-#include <nlohmann/json.hpp>
 #include <string>
 
 #include "ssa/base/error.h"
 #include "support/catch.h"
-#include "support/error_of.h"
-#include "support/paths.h"
 
 using ssa::FieldKind;
 
@@ -86,44 +82,6 @@ TEST_CASE("json line: what is no conversation is named") {
         "field \"text\" holds message 1, whose \"content\" is a list, expected a string or null");
   CHECK(error(R"([{"from":"gpt","value":1}])") ==
         "field \"text\" holds message 1, whose \"value\" is a number, expected a string or null");
-}
-
-TEST_CASE("json line: a chat template renders a conversation as transformers does") {
-  const auto rendered = [](const char* name, const std::string& messages) {
-    std::string text;
-    ssa::parse_json_line("{\"text\": " + messages + "}", "text", FieldKind::conversation, text,
-                         ssa::chat_template(name));
-    return text;
-  };
-  // tests/data_tools/make_chats.py writes these lines with apply_chat_template.
-  std::ifstream lines(ssa::test::source_dir() / "tests/data_tools/chats.jsonl");
-  int count = 0;
-  for (std::string line; std::getline(lines, line); ++count) {
-    const auto chat = nlohmann::json::parse(line);
-    CHECK(rendered(chat["template"].get<std::string>().c_str(), chat["messages"].dump()) == chat["text"]);
-  }
-  CHECK(count == 13);
-  CHECK(rendered("chatml", R"([{"value":"a","from":"human"},{"from":"gpt","value":"b"}])") ==
-        "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n");
-  CHECK(rendered("chatml", "null").empty());
-  CHECK(rendered("llama3", "[{\"role\":\"user\",\"content\":\"\xff \"}]").find("\n\n\xff<|eot_id|>") !=
-        std::string::npos);
-
-  const auto error = [&](const char* name, const std::string& messages) {
-    return ssa::test::error_of([&] { rendered(name, messages); });
-  };
-  CHECK(error("chatml", R"([{"role":"user","content":"a"},{"content":"b"}])") ==
-        "field \"text\" holds message 2 without a role, expected both for chat template chatml");
-  CHECK(error("chatml", R"([{"role":"assistant","content":null}])") ==
-        "field \"text\" holds message 1 without a text, expected both for chat template chatml");
-  CHECK(error("llama3", R"(["a"])") ==
-        "field \"text\" holds message 1 without a role, expected both for chat template llama3");
-  CHECK(error("llama3", R"("a")") ==
-        "field \"text\" is a string, expected a list of messages for chat template llama3");
-  CHECK(error("gemma", R"([{"role":"system","content":"a"}])") ==
-        "field \"text\" holds message 1, which has role \"system\", expected user and assistant in turn for chat "
-        "template gemma");
-  CHECK(ssa::chat_template("mistral") == nullptr);
 }
 
 TEST_CASE("json line: a field of nested objects is named with dots") {

@@ -475,6 +475,34 @@ TEST_CASE("tokenize: a chat template needs its special tokens and JSON lines") {
   check_error(error(), "job.json: the interrupted job has chat_template \"chatml\", this one null");
 }
 
+TEST_CASE("tokenize: a chat template that writes the end of text gets no second one") {
+  TempDir directory;
+  write_file(directory / "a.jsonl",
+             "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}]}\n"
+             "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}, "
+             "{\"role\": \"assistant\", \"content\": \"b\"}]}\n");
+  auto tokenizer =
+      nlohmann::json::parse(ssa::test::read_file(ssa::test::source_dir() / "tests/tokenizer/qwen2.tokenizer.json"));
+  int id = 700;
+  for (const char* content : {"<s>", "[INST]", "[/INST]", "</s>"})
+    tokenizer["added_tokens"].push_back({{"content", content}, {"id", id++}, {"special", true}});
+  write_file(directory / "tokenizer.json", tokenizer.dump());
+  auto options = options_for({(directory / "a.jsonl").string()}, directory / "out");
+  options.tokenizer = (directory / "tokenizer.json").string();
+  options.tokenizer_options.eos_token = "</s>";
+  options.input.field = "messages";
+  options.input.field_kind = ssa::FieldKind::conversation;
+  options.input.chat = ssa::chat_template("mistral-v3-tekken");
+  ssa::tokenize(options);
+  const ssa::Dataset dataset(directory / "out");
+  for (const std::int64_t document : {0, 1}) {
+    std::vector<std::int32_t> ids(static_cast<std::size_t>(dataset.shards()[0].length(document)));
+    dataset.shards()[0].read(document, 0, ids);
+    CHECK(ids.back() == 703);
+    CHECK(std::count(ids.begin(), ids.end(), 703) == 1);
+  }
+}
+
 TEST_CASE("tokenize: dataset.json records the Unicode version on which the ids depend") {
   TempDir directory;
   write_file(directory / "a.txt", "one");

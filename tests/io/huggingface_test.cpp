@@ -271,6 +271,11 @@ TEST_CASE("huggingface: weights in another format are an error that says what th
               good + ": a Git LFS pointer", "expected a safetensors file");
   check_error(error_with(good, "\n <!DOCTYPE html>\n<html lang=en>"), good + ": an HTML page");
   check_error(error_with(good, "<html><head><title>401</title>"), good + ": an HTML page");
+  check_error(error_with(good, "<?xml version=\"1.0\"?>\n<Error>"), good + ": an XML page");
+  check_error(error_with(good, "{\"error\": \"Repository not found\"}"),
+              good + ": a text that begins with \"{\\\"error\\\"", "was the download refused?");
+  check_error(error_with(good, "Entry not found"), good + ": a text that begins with \"Entry no\"");
+  check_error(error_with(good, std::string("\xff\xff\xff\xff\xff\xff\xff\x0f", 8)), good + ": header of ");
   check_error(error_with(good, std::string("PK\x03\x04\0\0\0\0\0\0\0\0", 12)), good + ": a ZIP archive");
   check_error(error_with("pytorch_model.bin", "x"), "pytorch_model.bin: not a format that is read",
               "expected model.safetensors", "save_pretrained");
