@@ -8,7 +8,7 @@ namespace {
 
 /// d_qkvg in FP8, once written by the op itself, once by quantize_fp8. Less than a tile; tiles cut in both directions;
 /// heads of 16, 64 and 128, with and without block means.
-void check_both_ways(Precision precision) {
+void check_rope_both_ways(Precision precision) {
   for (const QkvRopeCase& c : std::vector<QkvRopeCase>{
            {1, 16, 16, 2, 16, 4, false}, {3, 48, 16, 2, 64, 16, true}, {1, 144, 16, 1, 128, 16, true}}) {
     CAPTURE(c.B, c.T, c.HQ, c.HK, c.D);
@@ -52,10 +52,10 @@ void check_both_ways(Precision precision) {
 }  // namespace
 
 TEST_CASE("qkv_rope_backward writes the FP8 that quantize_fp8 makes of its output, to the bit") {
-  check_both_ways(Precision::f32);
+  check_rope_both_ways(Precision::f32);
 }
 
 TEST_CASE("qkv_rope_backward on CUDA writes the FP8 that quantize_fp8 makes of its output, to the bit") {
   if (skip_without_gpu()) return;
-  check_both_ways(Precision::cuda);
+  check_rope_both_ways(Precision::cuda);
 }

@@ -7,7 +7,7 @@ using namespace ssa::test;
 namespace {
 
 /// rmsnorm's output in FP8, once written by rmsnorm itself, once by quantize_fp8.
-void check_both_ways(Precision precision) {
+void check_norm_both_ways(Precision precision) {
   for (const RmsNormCase& c :
        std::vector<RmsNormCase>{{16, 128, false}, {48, 384, true}, {32, 2048, true}, {16, 8320, false}}) {
     CAPTURE(c.M, c.H, c.delta);
@@ -55,12 +55,12 @@ void check_both_ways(Precision precision) {
 }  // namespace
 
 TEST_CASE("rmsnorm writes the FP8 that quantize_fp8 makes of its output, to the bit") {
-  check_both_ways(Precision::f32);
+  check_norm_both_ways(Precision::f32);
 }
 
 TEST_CASE("rmsnorm on CUDA writes the FP8 that quantize_fp8 makes of its output, to the bit") {
   if (skip_without_gpu()) return;
-  check_both_ways(Precision::cuda);
+  check_norm_both_ways(Precision::cuda);
 }
 
 TEST_CASE("rmsnorm refuses an FP8 output that does not fit") {
