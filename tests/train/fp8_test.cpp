@@ -16,7 +16,7 @@ Names with(const std::string& mode, const Names& more) {
   return all;
 }
 
-void check_same(const RunDirectory& run, const std::string& a, const std::string& b) {
+void check_same_ends(const RunDirectory& run, const std::string& a, const std::string& b) {
   CHECK(run.metrics(a) == run.metrics(b));
   check_same_state(run.checkpoint(a, 4), run.checkpoint(b, 4));
 }
@@ -45,8 +45,8 @@ TEST_CASE("fp8: every ZeRO stage gives the losses of one rank, and without accum
     };
     run.train_to_end("one", with(mode, rows));
     for (const char* stage : {"0", "1", "2"}) run.train_to_end(stage, at_stage(stage), {}, 2);
-    check_same(run, "0", "1");
-    check_same(run, "0", "2");
+    check_same_ends(run, "0", "1");
+    check_same_ends(run, "0", "2");
     // f32 gradients are summed in another order. A weight that differs by 1e-7 may get another code, 6 % away, in the
     // next step: one of 10^4 codes changes a product by 1e-3 of its rounding error, which is 4 %.
     check_losses(run, "2", "one", 1e-4);
@@ -59,8 +59,8 @@ TEST_CASE("fp8: recomputed activations give the same bits, with every method") {
     const RunDirectory run(method);
     for (const char* kept : {"none", "selective", "full"})
       run.train_to_end(kept, with("all", {std::string("train.gradient_checkpointing=") + kept}));
-    check_same(run, "none", "selective");
-    check_same(run, "none", "full");
+    check_same_ends(run, "none", "selective");
+    check_same_ends(run, "none", "full");
   }
 }
 
