@@ -15,7 +15,7 @@ std::string parse(const std::string& line, FieldKind kind = FieldKind::text, con
   return text;
 }
 
-std::string error_of(const std::string& line, FieldKind kind = FieldKind::text, const char* field = "text") {
+std::string line_error(const std::string& line, FieldKind kind = FieldKind::text, const char* field = "text") {
   try {
     parse(line, kind, field);
   } catch (const ssa::Error& error) {
@@ -71,7 +71,7 @@ TEST_CASE("json line: messages without a text are omitted and counted") {
 
 TEST_CASE("json line: what is no conversation is named") {
   const auto error = [](const std::string& field) {
-    return error_of("{\"text\": " + field + "}", FieldKind::conversation);
+    return line_error("{\"text\": " + field + "}", FieldKind::conversation);
   };
   const std::string expected = ", expected a list of messages, a string or null";
   CHECK(error("3") == "field \"text\" is a number" + expected);
@@ -91,35 +91,35 @@ TEST_CASE("json line: a field of nested objects is named with dots") {
   CHECK(at("a.c") == "whole");  // a field with that very name takes precedence
   CHECK(parse(R"({"a.c":"whole","a":{"c":"mid"}})", FieldKind::text, "a.c") == "whole");
   CHECK(parse(R"({"x.y":{"z":"dots"}})", FieldKind::text, "x.y.z") == "dots");
-  CHECK(error_of(line, FieldKind::text, "z.c") == "field \"z.c\" is a number, expected a string");
-  CHECK(error_of(line, FieldKind::text, "z.d") == "no field \"z.d\"");
-  CHECK(error_of(line, FieldKind::text, "n.d") == "no field \"n.d\": \"n\" is null, expected an object");
-  CHECK(error_of(line, FieldKind::text, "a.b.text.more") ==
+  CHECK(line_error(line, FieldKind::text, "z.c") == "field \"z.c\" is a number, expected a string");
+  CHECK(line_error(line, FieldKind::text, "z.d") == "no field \"z.d\"");
+  CHECK(line_error(line, FieldKind::text, "n.d") == "no field \"n.d\": \"n\" is null, expected an object");
+  CHECK(line_error(line, FieldKind::text, "a.b.text.more") ==
         "no field \"a.b.text.more\": \"a.b.text\" is a string, expected an object");
 }
 
 TEST_CASE("json line: NaN and infinities of Python are values") {
   CHECK(parse(R"({"text":"one","score":NaN})") == "one");
   CHECK(parse(R"({"score":[Infinity,-Infinity,NaN,{"a":NaN}],"text":"one"})") == "one");
-  CHECK(error_of(R"({"text":NaN})") == "field \"text\" is NaN, expected a string");
+  CHECK(line_error(R"({"text":NaN})") == "field \"text\" is NaN, expected a string");
   for (const char* line : {R"({"a":Nan,"text":""})", R"({"a":Infinit,"text":""})", R"({"a":-NaN,"text":""})",
                            R"({"a":nan,"text":""})", R"({"a":N)"})
-    CHECK(error_of(line).find("malformed JSON at column") == 0);
+    CHECK(line_error(line).find("malformed JSON at column") == 0);
 }
 
 TEST_CASE("json line: an error names the cause and the column") {
-  CHECK(error_of(R"({"title": "a"})") == "no field \"text\"");
-  CHECK(error_of(R"({"text": null})") == "field \"text\" is null, expected a string");
-  CHECK(error_of(R"({"text": 3})") == "field \"text\" is a number, expected a string");
-  CHECK(error_of(R"({"text": ["a"]})") == "field \"text\" is a list, expected a string");
-  CHECK(error_of(R"({"text": "a)") == "malformed JSON at column 12, expected the closing quote of a string");
-  CHECK(error_of(R"({"text": "a"} x)") == "malformed JSON at column 15, expected the end of the line");
-  CHECK(error_of(R"(["a"])") == "malformed JSON at column 1, expected a JSON object");
+  CHECK(line_error(R"({"title": "a"})") == "no field \"text\"");
+  CHECK(line_error(R"({"text": null})") == "field \"text\" is null, expected a string");
+  CHECK(line_error(R"({"text": 3})") == "field \"text\" is a number, expected a string");
+  CHECK(line_error(R"({"text": ["a"]})") == "field \"text\" is a list, expected a string");
+  CHECK(line_error(R"({"text": "a)") == "malformed JSON at column 12, expected the closing quote of a string");
+  CHECK(line_error(R"({"text": "a"} x)") == "malformed JSON at column 15, expected the end of the line");
+  CHECK(line_error(R"(["a"])") == "malformed JSON at column 1, expected a JSON object");
   for (const char* line :
        {"", "{", "{\"text\"", "{\"text\":", "{\"text\":}", "{\"text\":\"a\",}", "{\"text\":\"a\" \"b\":1}", "{text:1}",
         "{\"a\":01,\"text\":\"\"}", "{\"a\":1.,\"text\":\"\"}", "{\"a\":-,\"text\":\"\"}", "{\"a\":1e,\"text\":\"\"}",
         "{\"a\":tru,\"text\":\"\"}", "{\"a\":[1 2],\"text\":\"\"}", "{\"text\":\"\\x\"}", "{\"text\":\"\\u12g4\"}",
         "{\"text\":\"\\u12", "{\"text\":\"\t\"}", "{\"text\":\"\\"})
-    CHECK(error_of(line).find("malformed JSON at column") == 0);
-  CHECK(error_of("{\"a\":" + std::string(100000, '[')).find("256 levels") != std::string::npos);
+    CHECK(line_error(line).find("malformed JSON at column") == 0);
+  CHECK(line_error("{\"a\":" + std::string(100000, '[')).find("256 levels") != std::string::npos);
 }

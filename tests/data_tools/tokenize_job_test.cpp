@@ -482,7 +482,7 @@ TEST_CASE("tokenize: a chat template that writes the end of text gets no second 
              "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}, "
              "{\"role\": \"assistant\", \"content\": \"b\"}]}\n");
   auto tokenizer =
-      nlohmann::json::parse(ssa::test::read_file(ssa::test::source_dir() / "tests/tokenizer/qwen2.tokenizer.json"));
+      nlohmann::json::parse(ssa::read_file(ssa::test::source_dir() / "tests/tokenizer/qwen2.tokenizer.json"));
   int id = 700;
   for (const char* content : {"<s>", "[INST]", "[/INST]", "</s>"})
     tokenizer["added_tokens"].push_back({{"content", content}, {"id", id++}, {"special", true}});
