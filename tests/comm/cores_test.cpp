@@ -58,7 +58,7 @@ TEST_CASE("a rank bound to one core takes its share of the cores, and a rank wit
       .join();
 }
 
-TEST_CASE("an only rank that mpirun has bound to one core takes all cores; a binding to several is kept") {
+TEST_CASE("an only rank that mpirun has bound to one core takes all cores, and a binding to several is kept") {
   std::thread([] {
     cpu_set_t all;
     std::fill_n(reinterpret_cast<unsigned char*>(&all), sizeof(all), 0xff);
