@@ -47,7 +47,7 @@ int end_all(const std::string& message, int exit_code) {
   std::signal(SIGINT, SIG_DFL);
   // Longer than a launcher takes to end the ranks of a machine (Open MPI: SIGKILL after a second), and staggered, so
   // that only one rank prints if several fail, but not rank 0.
-  constexpr std::chrono::milliseconds kFirst(2000), kStagger(150), kLongest(10000);
+  constexpr std::chrono::milliseconds kFirst(2000), kStagger(500), kLongest(10000);
   if (const int rank = mpi_rank(); rank > 0)
     std::this_thread::sleep_for(std::min(kFirst + (rank - 1) * kStagger, kLongest));
   // One write, so that lines of several ranks do not mix.
