@@ -72,7 +72,8 @@ void write_bucket(CheckpointWriter& writer, const ParamTable& table, const Bucke
   }
 }
 
-/// load_master_weights, in which a bucket that every rank of `comm` holds is made by one of them and sent to the others.
+/// load_master_weights of weights that each rank can compute: a bucket that every rank of `comm` holds is computed by one
+/// of them and sent to the others. What is read from files is not shared: all ranks read it, and compare it afterwards.
 void share_master_weights(Stream& stream, Comm& comm, const ModelState& state, const ReadParam& read) {
   if (state.shape().shards_state() || comm.size() == 1) return load_master_weights(stream, state, read);
   const std::vector<Bucket>& buckets = state.table().buckets();
@@ -223,7 +224,7 @@ TrainerState RunStore::restore(Stream& stream, ModelState& state, SpikeDetector&
     const std::vector<TensorSpec> specs = published_parameters(config_.model);
     std::vector<std::string> notes;
     const HuggingFaceWeights weights = open_init_from(config_, notes);
-    share_master_weights(stream, comm_, state, [&](std::size_t i, std::span<float> out, std::int64_t first) {
+    load_master_weights(stream, state, [&](std::size_t i, std::span<float> out, std::int64_t first) {
       weights.read(specs[i], out, first);
       check_finite(concat(*config_.init_from, ": tensor ", specs[i].name), out, first);
     });
