@@ -11,9 +11,6 @@ Example: build/bin/ssa_eval --model runs/tiny --data data/tiny/eval --attention-
          scripts/plot_attention.py tiny.json --output attention.png
 """
 import argparse
-import json
-import os
-import sys
 
 import plotting
 
@@ -25,35 +22,14 @@ PANELS = [  # key, title, y axis
 ]
 
 
-def read_curves(argument):
-    """[(label, whether full attention, statistics)]"""
-    name, _, path = argument.rpartition("=")
-    name = name or os.path.splitext(os.path.basename(path))[0]
-    try:
-        with open(path) as file:
-            documents = json.load(file)
-    except (OSError, json.JSONDecodeError) as error:
-        sys.exit(f"plot_attention.py: {path}: {error}")
-    curves = []
-    for document in documents if isinstance(documents, list) else [documents]:
-        if not isinstance(document, dict) or "attention" not in document:
-            sys.exit(f"plot_attention.py: {path}: no attention statistics, expected the output of ssa_eval "
-                     "--attention-stats")
-        model = document["config"]["model_args"]
-        mode = model["mode"]
-        if mode == "sparse":
-            mode += f" {model['block_counts']}x{model['block_size']}"
-        curves.append((f"{name}, {mode}", model["mode"] == "full", document["attention"]))
-    return curves
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", metavar="[NAME=]FILE")
     parser.add_argument("--output", default="attention.png", metavar="FILE")
     args = parser.parse_args()
     pyplot = plotting.load_pyplot()
-    models = [read_curves(file) for file in args.files]
+    models = [plotting.read_evaluations(file, "attention", "attention statistics", "--attention-stats")
+              for file in args.files]
     figure, axes = plotting.panel_axes(pyplot, len(PANELS), columns=2, width=4.8, height=4.2)
     for axis, (key, title, unit) in zip(axes, PANELS):
         lines = []

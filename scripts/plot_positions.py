@@ -12,34 +12,14 @@ Example: build/bin/ssa_eval --model runs/short --data data/long/eval --max-lengt
          scripts/plot_positions.py before=a.json after=b.json --output positions.png
 """
 import argparse
-import json
-import os
-import sys
 
 import plotting
 
 
 def read_curves(argument):
     """[(label, whether full attention, [bucket])]"""
-    name, _, path = argument.rpartition("=")
-    name = name or os.path.splitext(os.path.basename(path))[0]
-    try:
-        with open(path) as file:
-            documents = json.load(file)
-    except (OSError, json.JSONDecodeError) as error:
-        sys.exit(f"plot_positions.py: {path}: {error}")
-    curves = []
-    for document in documents if isinstance(documents, list) else [documents]:
-        if not isinstance(document, dict) or "loss_by_position" not in document:
-            sys.exit(f"plot_positions.py: {path}: no losses by position, expected the output of ssa_eval "
-                     "--loss-by-position")
-        model = document["config"]["model_args"]
-        mode = model["mode"]
-        if mode == "sparse":
-            mode += f" {model['block_counts']}x{model['block_size']}"
-        buckets = [bucket for bucket in document["loss_by_position"] if bucket["loss"] is not None]
-        curves.append((f"{name}, {mode}", model["mode"] == "full", buckets))
-    return curves
+    return [(label, full, [bucket for bucket in buckets if bucket["loss"] is not None]) for label, full, buckets in
+            plotting.read_evaluations(argument, "loss_by_position", "losses by position", "--loss-by-position")]
 
 
 def styles_of(files):

@@ -125,3 +125,25 @@ def save(figure, output):
     except (OSError, ValueError) as error:
         sys.exit(f"{PROGRAM}: {output}: {error}")
     print(f"wrote {output}")
+
+
+def read_evaluations(argument, key, what, option):
+    """[(label, whether full attention, the JSON under `key`)] of [NAME=]FILE, an output of ssa_eval with `option`. `what`
+    says in an error what is missing."""
+    name, _, path = argument.rpartition("=")
+    name = name or os.path.splitext(os.path.basename(path))[0]
+    try:
+        with open(path) as file:
+            documents = json.load(file)
+    except (OSError, json.JSONDecodeError) as error:
+        sys.exit(f"{PROGRAM}: {path}: {error}")
+    found = []
+    for document in documents if isinstance(documents, list) else [documents]:
+        if not isinstance(document, dict) or key not in document:
+            sys.exit(f"{PROGRAM}: {path}: no {what}, expected the output of ssa_eval {option}")
+        model = document["config"]["model_args"]
+        mode = model["mode"]
+        if mode == "sparse":
+            mode += f" {model['block_counts']}x{model['block_size']}"
+        found.append((f"{name}, {mode}", model["mode"] == "full", document[key]))
+    return found

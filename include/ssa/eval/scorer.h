@@ -31,8 +31,8 @@ struct ScoreOptions {
 /// by length, longest first; batch b runs on rank b mod size. Empty if options.stop ended the work.
 std::vector<Score> score(ForwardPass& pass, Comm& comm, std::span<const Request> requests, const ScoreOptions& options);
 
-/// The tokens up to which a batch on this device has more than options.rows requests. On a GPU those of options.rows long
-/// sequences, because few tokens do not occupy it; 0 on a CPU.
+/// The number of tokens to which batches of short requests are filled up, beyond options.rows requests. On a GPU the
+/// tokens of options.rows long sequences, because it needs many tokens to be busy; on a CPU 0: batches are not filled.
 std::int64_t batch_tokens(const ScoreOptions& options, DeviceKind device);
 
 /// The batches, as indices into `requests`. A batch has options.rows requests, or more (up to 1024) while it has at most

@@ -77,9 +77,11 @@ std::string excludable_names(const ModelConfig& config);
 /// Whether SwiGLU and its backward write FP8 for the linear layer next to them: a block may not have columns of gate
 /// and of up.
 constexpr bool swiglu_writes_fp8(const ModelConfig& config) { return config.intermediate_size % kFp8Block == 0; }
-/// Whether the gated output of the attention is written in FP8, plain and transposed: a head has whole vectors.
+/// Whether the gated output of the attention is written in FP8, plain and transposed. The kernels
+/// need heads of whole vectors of 8 elements.
 constexpr bool gates_write_fp8(const ModelConfig& config) { return config.head_dim % 8 == 0; }
-/// Whether the backward of rotary embedding writes d_y of qkvg_proj in FP8: half a head has whole vectors.
+/// Whether the backward of rotary embedding writes d_y of qkvg_proj in FP8. The kernel needs halves of
+/// heads of whole vectors of 8 elements.
 constexpr bool rope_writes_fp8(const ModelConfig& config) { return config.head_dim % 16 == 0; }
 /// Whether a norm writes FP8 for the linear layer after it: it writes whole blocks.
 constexpr bool norm_writes_fp8(const ModelConfig& config) { return config.hidden_size % kFp8Block == 0; }
