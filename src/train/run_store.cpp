@@ -8,10 +8,12 @@
 #include <optional>
 #include <span>
 
+#include "ssa/base/checksum.h"
 #include "ssa/io/checkpoint.h"
 #include "ssa/io/huggingface.h"
 #include "ssa/train/export.h"
 #include "ssa/train/init_from.h"
+#include "ssa/train/rank_check.h"
 #include "ssa/train/resume_check.h"
 
 namespace ssa {
@@ -81,6 +83,19 @@ void share_master_weights(Stream& stream, Comm& comm, const ModelState& state, c
   for (std::size_t i = 0; i < buckets.size(); ++i)
     if (maker(i) == comm.rank()) load_owned(stream, state, buckets[i], state.owned_master(buckets[i]), read);
   for (std::size_t i = 0; i < buckets.size(); ++i) comm.broadcast(stream, state.owned_master(buckets[i]), maker(i));
+}
+
+/// Where every rank reads its shard only, a difference between the ranks' files would be in no rank's weights alone.
+void check_same_files(Comm& comm, const HuggingFaceWeights& weights, const std::vector<TensorSpec>& specs) {
+  if (comm.size() == 1) return;
+  Xxh3 hash;
+  std::vector<float> values;
+  for (const TensorSpec& spec : specs) {
+    values.resize(static_cast<std::size_t>(count_of(spec.shape)));
+    weights.read(spec, values, 0);
+    hash.update(values.data(), values.size() * sizeof(float));
+  }
+  check_same_lines(comm, {concat("weights: XXH3 ", hash.hex())}, "do all ranks see the same init_from?");
 }
 
 /// What reads a parameter's tensor of a checkpoint.
@@ -224,6 +239,7 @@ TrainerState RunStore::restore(Stream& stream, ModelState& state, SpikeDetector&
     const std::vector<TensorSpec> specs = published_parameters(config_.model);
     std::vector<std::string> notes;
     const HuggingFaceWeights weights = open_init_from(config_, notes);
+    if (state.shape().shards_state()) check_same_files(comm_, weights, specs);
     load_master_weights(stream, state, [&](std::size_t i, std::span<float> out, std::int64_t first) {
       weights.read(specs[i], out, first);
       check_finite(concat(*config_.init_from, ": tensor ", specs[i].name), out, first);
