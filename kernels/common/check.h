@@ -2,6 +2,7 @@
 // was found and what was expected.
 #pragma once
 
+#include "ssa/runtime/padded_columns.h"
 #include "ssa/runtime/tensor.h"
 
 namespace ssa {
@@ -21,6 +22,13 @@ inline void expect(const char* op, const char* name, const Tensor& tensor, const
   SSA_CHECK(tensor.shape() == shape, op, ": ", name, " is ", tensor.shape().to_string(), ", expected ",
             shape.to_string());
   SSA_CHECK(tensor.dtype() == dtype, op, ": ", name, " is ", name_of(tensor.dtype()), ", expected ", name_of(dtype));
+}
+
+/// The same for a matrix whose rows may be padded (padded_columns).
+inline void expect_rows(const char* op, const char* name, const Tensor& tensor, std::int64_t rows, std::int64_t columns,
+                        DType dtype) {
+  const bool padded = tensor && tensor.shape().rank() == 2 && tensor.dim(1) == padded_columns(columns);
+  expect(op, name, tensor, {rows, padded ? tensor.dim(1) : columns}, dtype);
 }
 
 /// The same, for a tensor that may be absent.

@@ -35,7 +35,7 @@ void validate(const LinearCrossEntropy& p) {
   const std::int64_t M = p.hidden.dim(0), H = p.hidden.dim(1), V = p.weight.dim(0);
   const DType act = p.hidden.dtype();
   expect(op, "weight", p.weight, {V, H}, act);
-  expect(op, "logits", p.logits, {p.logits.dim(0), V}, act);
+  expect_rows(op, "logits", p.logits, p.logits.dim(0), V, act);
   expect(op, "targets", p.targets, {M}, DType::i32);
   expect(op, "loss_sum", p.loss_sum, {1}, DType::f64);
   expect_if_given(op, "losses", p.losses, {M}, real_of(act));

@@ -243,6 +243,16 @@ __global__ void __launch_bounds__(kFp8TileThreads)
   quantize_tile<true, true>(plain, transposed, shared, tile, at.tile_row, at.tile_column, tokens, V);
 }
 
+constexpr int kPaddingThreads = 256;
+
+/// Sets columns [V, stride) of the logits to -infinity: the two kernels above take them as further ids, of probability 0.
+__global__ void __launch_bounds__(kPaddingThreads)
+    fill_padding_kernel(__nv_bfloat16* logits, std::int64_t tokens, std::int64_t V, std::int64_t stride) {
+  const std::int64_t m = static_cast<std::int64_t>(blockIdx.x) * kPaddingThreads + threadIdx.x;
+  if (m >= tokens) return;
+  for (std::int64_t v = V; v < stride; ++v) logits[m * stride + v] = __float2bfloat16_rn(-INFINITY);
+}
+
 struct Choice {
   void (*kernel)(float*, float2*, __nv_bfloat16*, const std::int32_t*, std::int64_t, float);
   unsigned ctas;  ///< per row
@@ -267,22 +277,25 @@ Choice choose_kernel(Stream& stream, const char* op, std::int64_t V) {
 
 void linear_cross_entropy(Stream& stream, const LinearCrossEntropy& p) {
   constexpr auto op = "linear_cross_entropy";
-  const std::int64_t M = p.hidden.dim(0), V = p.weight.dim(0), chunk = p.logits.dim(0);
+  const std::int64_t M = p.hidden.dim(0), V = p.weight.dim(0), chunk = p.logits.dim(0), stride = p.logits.dim(1);
   const bool in_place = p.d_hidden && !p.fp8;
   auto* sums = p.fp8 ? static_cast<float2*>(stream.scratch(scratch_bytes(p))) : nullptr;
   float* losses = p.losses ? p.losses.as<float>()
                   : p.fp8  ? reinterpret_cast<float*>(sums + chunk)
                            : static_cast<float*>(stream.scratch(scratch_bytes(p)));
-  const Choice choice = in_place ? choose_kernel<true>(stream, op, V) : choose_kernel<false>(stream, op, V);
+  const Choice choice = in_place ? choose_kernel<true>(stream, op, stride) : choose_kernel<false>(stream, op, stride);
   prepare_head(stream, p);
   for (std::int64_t begin = 0; begin < M; begin += chunk) {
     const HeadChunk part(p, begin, std::min(M, begin + chunk));
     const std::int64_t tokens = part.end - begin;
     const std::int32_t* targets = p.targets.as<std::int32_t>() + begin;
     head_logits(stream, p, part);
+    if (stride > V)
+      launch(stream, op, fill_padding_kernel, {.grid = ctas_for(tokens, kPaddingThreads), .block = kPaddingThreads},
+             bf16(part.logits), tokens, V, stride);
     launch(stream, op, choice.kernel,
            {.grid = static_cast<unsigned>(tokens) * choice.ctas, .block = choice.threads, .cluster = choice.ctas},
-           losses + begin, sums, bf16(part.logits), targets, V, p.gradient_scale);
+           losses + begin, sums, bf16(part.logits), targets, stride, p.gradient_scale);
     if (p.fp8)
       launch(stream, op, d_logits_fp8_kernel,
              {.grid = {ctas_for(V, kFp8Tile), ctas_for(tokens, kFp8Tile)}, .block = kFp8TileThreads},

@@ -38,7 +38,7 @@ Real loss_and_gradient(Real* logits, std::int64_t V, std::int32_t target, Real g
 
 template <class Real>
 void forward_and_backward(Stream& stream, const LinearCrossEntropy& p) {
-  const std::int64_t M = p.hidden.dim(0), V = p.weight.dim(0), chunk = p.logits.dim(0);
+  const std::int64_t M = p.hidden.dim(0), V = p.weight.dim(0), chunk = p.logits.dim(0), stride = p.logits.dim(1);
   const std::int32_t* targets = p.targets.as<std::int32_t>();
   Real *all_logits = p.logits.as<Real>(), *losses = p.losses.as_or_null<Real>();
   std::vector<Real> chunk_losses(static_cast<std::size_t>(std::min(chunk, M)));
@@ -51,7 +51,7 @@ void forward_and_backward(Stream& stream, const LinearCrossEntropy& p) {
 #pragma omp parallel for
     for (std::int64_t m = begin; m < end; ++m)
       chunk_losses[static_cast<std::size_t>(m - begin)] =
-          loss_and_gradient(all_logits + (m - begin) * V, V, targets[m], static_cast<Real>(p.gradient_scale));
+          loss_and_gradient(all_logits + (m - begin) * stride, V, targets[m], static_cast<Real>(p.gradient_scale));
     for (std::int64_t m = begin; m < end; ++m)
       loss_sum += static_cast<double>(chunk_losses[static_cast<std::size_t>(m - begin)]);
     if (losses) std::copy_n(chunk_losses.data(), end - begin, losses + begin);

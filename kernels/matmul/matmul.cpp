@@ -8,11 +8,10 @@ void validate(const Matmul& p) {
   constexpr auto op = "matmul";
   expect_rank(op, "a", p.a, 2, "two dimensions");
   expect_rank(op, "b", p.b, 2, "two dimensions");
-  const std::int64_t M = p.a.dim(p.transpose_a ? 1 : 0), K = p.a.dim(p.transpose_a ? 0 : 1);
-  const std::int64_t N = p.b.dim(p.transpose_b ? 0 : 1);
-  const DType act = p.a.dtype();
-  expect(op, "b", p.b, p.transpose_b ? Shape{N, K} : Shape{K, N}, act);
-  expect(op, "out", p.out, {M, N}, p.out.dtype() == act ? act : real_of(act));
+  expect_rank(op, "out", p.out, 2, "two dimensions");
+  const DType act = p.b.dtype();
+  expect_rows(op, "a", p.a, p.transpose_a ? p.K() : p.M(), p.transpose_a ? p.M() : p.K(), act);
+  expect_rows(op, "out", p.out, p.M(), p.N(), p.out.dtype() == act ? act : real_of(act));
 }
 
 }  // namespace ssa

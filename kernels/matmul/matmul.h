@@ -6,6 +6,9 @@
 //   d_x  = {.out = d_x, .a = d_y, .b = w}
 //   d_w += {.out = d_w, .a = d_y, .b = x, .transpose_a = true, .accumulate = true}
 //
+// Rows of out and of a may be padded (padded_columns): their padding is neither read nor written. cuBLASLt's fast
+// algorithms need rows that begin at multiples of 16 bytes.
+//
 // K = 0 gives zero, or leaves an accumulated output unchanged. A repeated product gives the same bits on the same
 // device and library version: the CPU result does not depend on the number of threads, the CUDA result not on
 // autotuning (README.md). A wrong shape or dtype throws Error.
@@ -16,12 +19,16 @@
 namespace ssa {
 
 struct Matmul {
-  Tensor out;  ///< [M, N] act or f32, overwritten or accumulated; may not alias a or b
-  Tensor a;    ///< [M, K], or [K, M] with transpose_a; act
+  Tensor out;  ///< [M, N] act or f32, overwritten or accumulated, rows may be padded; may not alias a or b
+  Tensor a;    ///< [M, K], or [K, M] with transpose_a; act, rows may be padded
   Tensor b;    ///< [K, N], or [N, K] with transpose_b; act
   bool transpose_a = false;
   bool transpose_b = false;
   bool accumulate = false;  ///< add to out instead of overwriting it
+
+  std::int64_t M() const { return transpose_a ? out.dim(0) : a.dim(0); }
+  std::int64_t N() const { return b.dim(transpose_b ? 0 : 1); }
+  std::int64_t K() const { return b.dim(transpose_b ? 1 : 0); }
 };
 SSA_OP(matmul, Matmul);
 

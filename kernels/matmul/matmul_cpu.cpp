@@ -21,8 +21,8 @@ template <class Real>
 void multiply(const Matmul& p) {
   if (p.out.count() == 0) return;
   // Checked here, because an exception may not leave a parallel loop.
-  const blasint M = blas_dim(p.out.dim(0), p.out), N = blas_dim(p.out.dim(1), p.out);
-  const blasint K = blas_dim(p.a.dim(p.transpose_a ? 0 : 1), p.a);
+  const blasint M = blas_dim(p.M(), p.out), N = blas_dim(p.N(), p.out), K = blas_dim(p.K(), p.a);
+  const blasint out_stride = blas_dim(p.out.dim(1), p.out);
   const blasint a_stride = std::max(blas_dim(p.a.dim(1), p.a), 1), b_stride = std::max(blas_dim(p.b.dim(1), p.b), 1);
   const auto transpose_a = p.transpose_a ? CblasTrans : CblasNoTrans;
   const auto transpose_b = p.transpose_b ? CblasTrans : CblasNoTrans;
@@ -44,7 +44,7 @@ void multiply(const Matmul& p) {
     const std::int64_t m = tile / tile_columns * kTile, n = tile % tile_columns * kTile;
     gemm(CblasRowMajor, transpose_a, transpose_b, static_cast<blasint>(std::min<std::int64_t>(kTile, M - m)),
          static_cast<blasint>(std::min<std::int64_t>(kTile, N - n)), K, 1, a + (p.transpose_a ? m : m * a_stride),
-         a_stride, b + (p.transpose_b ? n * b_stride : n), b_stride, beta, out + m * N + n, N);
+         a_stride, b + (p.transpose_b ? n * b_stride : n), b_stride, beta, out + m * out_stride + n, out_stride);
   }
 }
 

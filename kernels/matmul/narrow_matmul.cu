@@ -96,7 +96,7 @@ bool aligned(const Tensor& tensor) { return reinterpret_cast<std::uintptr_t>(ten
 bool is_narrow(const Matmul& p) {
   const std::int64_t M = p.a.dim(0), K = p.a.dim(1);
   return p.transpose_b && !p.transpose_a && !p.accumulate && M <= kNarrowRows && K % kVector == 0 && K < (1 << 30) &&
-         p.a.dtype() == DType::bf16 && aligned(p.a) && aligned(p.b);
+         K == p.K() && p.out.dim(1) == p.N() && p.a.dtype() == DType::bf16 && aligned(p.a) && aligned(p.b);
 }
 
 void narrow_matmul(Stream& stream, const Matmul& p) {

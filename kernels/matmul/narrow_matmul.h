@@ -8,7 +8,8 @@ namespace ssa::cuda {
 
 inline constexpr std::int64_t kNarrowRows = 32;
 
-/// Whether narrow_matmul computes `p`: b is transposed, nothing is accumulated, and rows are multiples of 16 bytes.
+/// Whether narrow_matmul computes `p`: b is transposed, nothing is accumulated, rows are
+/// multiples of 16 bytes and not padded.
 bool is_narrow(const Matmul& p);
 
 /// A row of the result does not depend on the number of rows. Sums are in f32, in a fixed order.

@@ -24,7 +24,7 @@ void log_failure(cublasStatus_t status, const char* what) noexcept;
 
 /// Everything that the choice of an algorithm may depend on.
 struct MatmulKey {
-  std::int64_t M, N, K;
+  std::int64_t M, N, K, a_stride, out_stride;
   bool transpose_a, transpose_b, accumulate, out_f32;
   std::uint32_t alignment_a, alignment_b, alignment_out;  ///< of the addresses, in bytes, up to 256
 
@@ -57,7 +57,7 @@ class MatmulPlan {
     void operator()(cublasLtMatrixLayoutOpaque_t* layout) const;
   };
   using Layout = std::unique_ptr<cublasLtMatrixLayoutOpaque_t, Destroy>;
-  static Layout make_layout(cudaDataType_t type, std::int64_t rows, std::int64_t columns);
+  static Layout make_layout(cudaDataType_t type, std::int64_t rows, std::int64_t columns, std::int64_t stride);
 
   MatmulKey key_;
   std::unique_ptr<cublasLtMatmulDescOpaque_t, Destroy> operation_;

@@ -30,9 +30,11 @@ void log_failure(cublasStatus_t status, const char* what) noexcept {
 }
 
 MatmulKey::MatmulKey(const Matmul& p)
-    : M(p.out.dim(0)),
-      N(p.out.dim(1)),
-      K(p.a.dim(p.transpose_a ? 0 : 1)),
+    : M(p.M()),
+      N(p.N()),
+      K(p.K()),
+      a_stride(p.a.dim(1)),
+      out_stride(p.out.dim(1)),
       transpose_a(p.transpose_a),
       transpose_b(p.transpose_b),
       accumulate(p.accumulate),
@@ -49,10 +51,11 @@ void MatmulPlan::Destroy::operator()(cublasLtMatrixLayoutOpaque_t* layout) const
   log_failure(cublasLtMatrixLayoutDestroy(layout), "matmul: layout");
 }
 
-MatmulPlan::Layout MatmulPlan::make_layout(cudaDataType_t type, std::int64_t rows, std::int64_t columns) {
+MatmulPlan::Layout MatmulPlan::make_layout(cudaDataType_t type, std::int64_t rows, std::int64_t columns,
+                                           std::int64_t stride) {
   cublasLtMatrixLayout_t layout = nullptr;
   check(cublasLtMatrixLayoutCreate(&layout, type, static_cast<std::uint64_t>(rows), static_cast<std::uint64_t>(columns),
-                                   rows),
+                                   stride),
         "matmul: layout");
   return Layout(layout);
 }
@@ -67,9 +70,10 @@ MatmulPlan::MatmulPlan(const MatmulKey& key) : key_(key) {
   };
   set_transpose(CUBLASLT_MATMUL_DESC_TRANSA, key.transpose_b);
   set_transpose(CUBLASLT_MATMUL_DESC_TRANSB, key.transpose_a);
-  a_ = key.transpose_b ? make_layout(CUDA_R_16BF, key.K, key.N) : make_layout(CUDA_R_16BF, key.N, key.K);
-  b_ = key.transpose_a ? make_layout(CUDA_R_16BF, key.M, key.K) : make_layout(CUDA_R_16BF, key.K, key.M);
-  out_ = make_layout(key.out_f32 ? CUDA_R_32F : CUDA_R_16BF, key.N, key.M);
+  a_ = key.transpose_b ? make_layout(CUDA_R_16BF, key.K, key.N, key.K) : make_layout(CUDA_R_16BF, key.N, key.K, key.N);
+  b_ = key.transpose_a ? make_layout(CUDA_R_16BF, key.M, key.K, key.a_stride)
+                       : make_layout(CUDA_R_16BF, key.K, key.M, key.a_stride);
+  out_ = make_layout(key.out_f32 ? CUDA_R_32F : CUDA_R_16BF, key.N, key.M, key.out_stride);
 }
 
 std::vector<cublasLtMatmulAlgo_t> MatmulPlan::candidates(const CudaContext& context) const {

@@ -36,7 +36,7 @@ void validate(const QkvRopeForward& p) {
   expect(op, "gates", p.gates, {s.B, s.T, s.HQ, 3}, real_of(act));
   expect_if_given(op, "k_mean", p.k_mean, {s.B, s.N, s.HK, s.D}, act);
   expect_if_given(op, "v_mean", p.v_mean, {s.B, s.N, s.HK, s.D}, act);
-  expect(op, "qkvg", p.qkvg, {s.B * s.T, s.columns()}, act);
+  expect_rows(op, "qkvg", p.qkvg, s.B * s.T, s.columns(), act);
 }
 
 void validate(const QkvRopeBackward& p) {
@@ -50,7 +50,7 @@ void validate(const QkvRopeBackward& p) {
     expect_fp8(op, "fp8", p.fp8, s.B * s.T, s.columns());
     expect_fp8(op, "fp8_t", p.fp8_t, s.columns(), s.B * s.T);
   } else {
-    expect(op, "d_qkvg", p.d_qkvg, {s.B * s.T, s.columns()}, act);
+    expect_rows(op, "d_qkvg", p.d_qkvg, s.B * s.T, s.columns(), act);
   }
   expect(op, "d_q", p.d_q, {s.B, s.T, s.HQ, s.D}, real);
   expect(op, "d_k", p.d_k, {s.B, s.T, s.HK, s.D}, real);

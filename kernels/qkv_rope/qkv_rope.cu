@@ -93,6 +93,7 @@ struct Forward {
   __nv_bfloat16 *q, *k, *v, *k_mean, *v_mean;
   float* gates;
   const __nv_bfloat16* qkvg;
+  std::int64_t stride;  ///< from row to row of qkvg
   const std::int32_t* positions;
   const float* cos_sin;
   std::int64_t T, N, M, blocks;  ///< blocks: B * N
@@ -109,17 +110,17 @@ __device__ __forceinline__ void forward_kv(const Forward& p, int thread) {
   if (block >= p.blocks) return;
   const auto [HQ, HK, D] = p.heads;
   const auto [head, d] = pair_index<kVec, kChunks>(item, D);  // of k, then of v
-  const int half = D / 2, width = p.heads.width();
+  const int half = D / 2;
   const bool is_k = head < HK;
   const std::int64_t b = block / p.N, first = (block - b * p.N) * p.block_size, begin = b * p.T + first;
   const int count = static_cast<int>(min(static_cast<std::int64_t>(p.block_size), p.T - first));
   const int column = (is_k ? head : head - HK) * D + d;
-  const __nv_bfloat16* from = p.qkvg + begin * width + (HQ + head) * D + d;
+  const __nv_bfloat16* from = p.qkvg + begin * p.stride + (HQ + head) * D + d;
   __nv_bfloat16* to = (is_k ? p.k : p.v) + begin * HK * D + column;
   Pair<kVec> sum{};
 #pragma unroll 1
   for (int token = 0; token < count; ++token) {
-    Pair<kVec> x = load_pair<kVec>(from + static_cast<std::int64_t>(token) * width, half);
+    Pair<kVec> x = load_pair<kVec>(from + token * p.stride, half);
     // Threads of v load the angles too: a branch would separate the loads of their warp.
     const Angles<kVec> angles =
         load_angles<kVec>(p.cos_sin + static_cast<std::int64_t>(__ldg(p.positions + begin + token)) * D, d);
@@ -152,11 +153,10 @@ __device__ __forceinline__ void forward_gates(const Forward& p, int thread) {
   const std::int64_t first = static_cast<std::int64_t>(group) * kGateTokens;
   if (first >= p.M) return;
   const auto [HQ, HK, D] = p.heads;
-  const int width = p.heads.width();
   const __nv_bfloat16* from = p.qkvg + (HQ + 2 * HK) * D + item * kVec;
   Floats<kVec> gates[kGateTokens];
 #pragma unroll
-  for (int i = 0; i < kGateTokens; ++i) gates[i] = load_constant<kVec>(from + min(first + i, p.M - 1) * width);
+  for (int i = 0; i < kGateTokens; ++i) gates[i] = load_constant<kVec>(from + min(first + i, p.M - 1) * p.stride);
 #pragma unroll
   for (int i = 0; i < kGateTokens; ++i) {
 #pragma unroll
@@ -175,7 +175,7 @@ __device__ __forceinline__ void forward_q(const Forward& p, int thread) {
   const std::int64_t m = token;
   const auto [first, d] = pair_index<kVec, kChunks>(item, D);
   const int half = D / 2, step = (HQ + kQueryHeads - 1) / kQueryHeads;
-  const __nv_bfloat16* from = p.qkvg + m * p.heads.width() + d;
+  const __nv_bfloat16* from = p.qkvg + m * p.stride + d;
   Pair<kVec> x[kQueryHeads];
 #pragma unroll
   for (int i = 0; i < kQueryHeads; ++i) x[i] = load_pair<kVec>(from + min(first + i * step, HQ - 1) * D, half);
@@ -185,7 +185,7 @@ __device__ __forceinline__ void forward_q(const Forward& p, int thread) {
     store_pair<kVec>(p.q + (m * HQ + min(first + i * step, HQ - 1)) * D + d, half, rotate<1>(x[i], angles));
 }
 
-template <int kVec, int kChunks>
+template <int kVec, int kChunks, int kGateVec>
 __global__ void __launch_bounds__(kThreads, 4) qkv_rope_forward_kernel(const __grid_constant__ Forward p) {
   wait_for_previous_kernel();
   const auto thread_from = [](unsigned first_cta) {
@@ -194,13 +194,14 @@ __global__ void __launch_bounds__(kThreads, 4) qkv_rope_forward_kernel(const __g
   if (blockIdx.x < p.gates_begin)
     forward_kv<kVec, kChunks>(p, thread_from(0));
   else if (blockIdx.x < p.q_begin)
-    forward_gates<kVec>(p, thread_from(p.gates_begin));
+    forward_gates<kGateVec>(p, thread_from(p.gates_begin));
   else
     forward_q<kVec, kChunks>(p, thread_from(p.q_begin));
 }
 
 struct Backward {
   __nv_bfloat16* d_qkvg;
+  std::int64_t stride;  ///< from row to row of d_qkvg
   const float *d_q, *d_k, *d_v, *d_gates, *d_k_mean, *d_v_mean, *gates;
   const std::int32_t* positions;
   const float* cos_sin;
@@ -251,16 +252,16 @@ __device__ __forceinline__ Pair<kVec> pair_gradient(const Backward& p, std::int6
   return x;
 }
 
-template <int kVec, int kChunks>
+template <int kVec, int kChunks, int kGateVec>
 __global__ void __launch_bounds__(kThreads, 4) qkv_rope_backward_kernel(const __grid_constant__ Backward p) {
   const auto [token, item] = p.threads.divide(static_cast<int>(blockIdx.x * kThreads + threadIdx.x));
   if (token >= p.M) return;
   const auto [HQ, HK, D] = p.heads;
   const std::int64_t m = token;
-  __nv_bfloat16* to = p.d_qkvg + m * p.heads.width();
+  __nv_bfloat16* to = p.d_qkvg + m * p.stride;
   if (item >= p.pairs) {
-    const int i = (item - p.pairs) * kVec;
-    return store<kVec>(to + (HQ + 2 * HK) * D + i, gate_gradient<kVec>(p, m, i));
+    const int i = (item - p.pairs) * kGateVec;
+    return store<kGateVec>(to + (HQ + 2 * HK) * D + i, gate_gradient<kGateVec>(p, m, i));
   }
   const auto [head, d] = pair_index<kVec, kChunks>(item, D);
   store_pair<kVec>(to + head * D + d, D / 2, pair_gradient<kVec>(p, m, head, d));
@@ -294,13 +295,18 @@ __global__ void __launch_bounds__(kFp8TileThreads)
   quantize_tile<true, true>(fp8, fp8_t, shared, tile, at.tile_row, at.tile_column, M, width);
 }
 
-/// Calls f.operator()<vector width, vectors per half head>(). Vectors need every part of qkvg aligned to 16 bytes.
+/// Calls f.operator()<vector width, vectors per half head, width of gates>(). Vectors need rows and parts of qkvg that
+/// begin at multiples of 16 bytes, vectors of gates also rows of gates that are whole vectors.
 template <class F>
-void dispatch_head(const Heads& heads, F&& f) {
-  if (heads.width() % 8 != 0) return f.template operator()<1, 0>();
-  if (heads.D == 64) return f.template operator()<8, 4>();
-  if (heads.D == 128) return f.template operator()<8, 8>();
-  return f.template operator()<1, 0>();
+void dispatch_head(const Heads& heads, std::int64_t stride, F&& f) {
+  const int gates = kGates * heads.HQ;
+  const auto with_chunks = [&]<int kChunks>() {
+    if (gates % 8 == 0) return f.template operator()<8, kChunks, 8>();
+    return f.template operator()<8, kChunks, 1>();
+  };
+  if (stride % 8 == 0 && heads.D == 64) return with_chunks.template operator()<4>();
+  if (stride % 8 == 0 && heads.D == 128) return with_chunks.template operator()<8>();
+  return f.template operator()<1, 0, 1>();
 }
 
 constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
@@ -323,6 +329,7 @@ void qkv_rope_forward(Stream& stream, const QkvRopeForward& p) {
                     .v_mean = bf16(p.v_mean),
                     .gates = p.gates.as<float>(),
                     .qkvg = bf16(p.qkvg),
+                    .stride = p.qkvg.dim(1),
                     .positions = p.positions.as<std::int32_t>(),
                     .cos_sin = p.cos_sin.as<float>(),
                     .T = T,
@@ -331,9 +338,9 @@ void qkv_rope_forward(Stream& stream, const QkvRopeForward& p) {
                     .blocks = B * N,
                     .block_size = static_cast<int>(p.block_size),
                     .heads = heads};
-  dispatch_head(heads, [&]<int kVec, int kChunks>() {
+  dispatch_head(heads, p.qkvg.dim(1), [&]<int kVec, int kChunks, int kGateVec>() {
     const int chunks = heads.D / 2 / kVec, kv_threads = 2 * heads.HK * chunks;
-    const int gate_threads = ceil_div(kGates * heads.HQ, kVec);
+    const int gate_threads = kGates * heads.HQ / kGateVec;
     const int q_threads = ceil_div(heads.HQ, kQueryHeads) * chunks;
     check_threads("qkv_rope_forward", B * T, std::max({kv_threads, gate_threads, q_threads}));
     arguments.kv_threads = Divisor(kv_threads);
@@ -342,7 +349,7 @@ void qkv_rope_forward(Stream& stream, const QkvRopeForward& p) {
     arguments.gates_begin = ctas_for(B * N * kv_threads, kThreads);
     arguments.q_begin =
         arguments.gates_begin + ctas_for((B * T + kGateTokens - 1) / kGateTokens * gate_threads, kThreads);
-    launch(stream, "qkv_rope_forward", qkv_rope_forward_kernel<kVec, kChunks>,
+    launch(stream, "qkv_rope_forward", qkv_rope_forward_kernel<kVec, kChunks, kGateVec>,
            {.grid = arguments.q_begin + ctas_for(B * T * q_threads, kThreads), .block = kThreads, .waits = true},
            arguments);
   });
@@ -352,6 +359,7 @@ void qkv_rope_backward(Stream& stream, const QkvRopeBackward& p) {
   const std::int64_t B = p.d_q.dim(0), T = p.d_q.dim(1);
   const Heads heads{static_cast<int>(p.d_q.dim(2)), static_cast<int>(p.d_k.dim(2)), static_cast<int>(p.d_q.dim(3))};
   Backward arguments{.d_qkvg = bf16(p.d_qkvg),
+                     .stride = p.d_qkvg ? p.d_qkvg.dim(1) : 0,
                      .d_q = p.d_q.as<float>(),
                      .d_k = p.d_k.as<float>(),
                      .d_v = p.d_v.as<float>(),
@@ -370,12 +378,12 @@ void qkv_rope_backward(Stream& stream, const QkvRopeBackward& p) {
     return launch(stream, "qkv_rope_backward", qkv_rope_backward_fp8_kernel,
                   {.grid = {ctas_for(heads.width(), kFp8Tile), ctas_for(B * T, kFp8Tile)}, .block = kFp8TileThreads},
                   arguments, Fp8Target(p.fp8), Fp8Target(p.fp8_t));
-  dispatch_head(heads, [&]<int kVec, int kChunks>() {
+  dispatch_head(heads, arguments.stride, [&]<int kVec, int kChunks, int kGateVec>() {
     arguments.pairs = (heads.HQ + 2 * heads.HK) * (heads.D / 2 / kVec);
-    const int threads = arguments.pairs + ceil_div(kGates * heads.HQ, kVec);
+    const int threads = arguments.pairs + kGates * heads.HQ / kGateVec;
     check_threads("qkv_rope_backward", B * T, threads);
     arguments.threads = Divisor(threads);
-    launch(stream, "qkv_rope_backward", qkv_rope_backward_kernel<kVec, kChunks>,
+    launch(stream, "qkv_rope_backward", qkv_rope_backward_kernel<kVec, kChunks, kGateVec>,
            {.grid = ctas_for(B * T * threads, kThreads), .block = kThreads}, arguments);
   });
 }

@@ -9,7 +9,7 @@
 //   k_mean[b, n] = mean over the tokens of block n in sequence b of k as stored (rounded); the same for v
 // A partial last block is averaged over the tokens it has.
 //
-// All outputs are overwritten and may not alias inputs. One thread computes an output element, in a fixed order: a
+// All outputs are overwritten, except for the padding of d_qkvg, and may not alias inputs. One thread computes an output element, in a fixed order: a
 // repeated run gives the same bits. A wrong shape or dtype throws Error. Positions are not checked.
 #pragma once
 
@@ -25,7 +25,7 @@ struct QkvRopeForward {
   Tensor gates;        ///< [B, T, HQ, 3] f32, in (0, 1)
   Tensor k_mean = {};  ///< [B, N, HK, D] act; optional
   Tensor v_mean = {};  ///< [B, N, HK, D] act; optional
-  Tensor qkvg;         ///< [M, (HQ + 2 HK) D + 3 HQ] act
+  Tensor qkvg;         ///< [M, (HQ + 2 HK) D + 3 HQ] act, rows may be padded
   Tensor positions;    ///< [B, T] i32, each in [0, P)
   Tensor cos_sin;      ///< [P, D/2, 2] f32: cosine and sine of position x inverse frequency
   std::int64_t block_size;
@@ -37,7 +37,7 @@ SSA_OP(qkv_rope_forward, QkvRopeForward);
 ///   k columns: rotate^-1(d_k + d_k_mean[n] / tokens);   v columns: d_v + d_v_mean[n] / tokens
 ///   gate logits: d_gate * gate * (1 - gate)
 struct QkvRopeBackward {
-  Tensor d_qkvg = {};    ///< [M, (HQ + 2 HK) D + 3 HQ] act, overwritten; absent if the next two are given
+  Tensor d_qkvg = {};    ///< [M, (HQ + 2 HK) D + 3 HQ] act, rows may be padded; absent if the next two are given
   Fp8Matrix fp8 = {};    ///< overwritten: d_qkvg as quantize_fp8 rounds it; D a multiple of 16
   Fp8Matrix fp8_t = {};  ///< overwritten: the same, transposed
   Tensor d_q;            ///< [B, T, HQ, D] f32

@@ -38,13 +38,13 @@ void block_mean(const Tensor& x, const Tensor& mean, std::int64_t block_size) {
 template <class Real>
 void forward(const QkvRopeForward& p) {
   const std::int64_t M = p.q.dim(0) * p.q.dim(1), HQ = p.q.dim(2), HK = p.k.dim(2), D = p.q.dim(3);
-  const std::int64_t columns = p.qkvg.dim(1);
+  const std::int64_t stride = p.qkvg.dim(1);
   const Real *qkvg = p.qkvg.as<Real>(), *all_cos_sin = p.cos_sin.as<Real>();
   const std::int32_t* positions = p.positions.as<std::int32_t>();
   Real *q = p.q.as<Real>(), *k = p.k.as<Real>(), *v = p.v.as<Real>(), *gates = p.gates.as<Real>();
 #pragma omp parallel for
   for (std::int64_t m = 0; m < M; ++m) {
-    const Real *q_in = qkvg + m * columns, *k_in = q_in + HQ * D, *v_in = k_in + HK * D, *logits = v_in + HK * D;
+    const Real *q_in = qkvg + m * stride, *k_in = q_in + HQ * D, *v_in = k_in + HK * D, *logits = v_in + HK * D;
     const Real* cos_sin = all_cos_sin + positions[m] * D;
     for (std::int64_t h = 0; h < HQ; ++h) rotate(q_in + h * D, cos_sin, Real{1}, q + (m * HQ + h) * D, D);
     for (std::int64_t h = 0; h < HK; ++h) rotate(k_in + h * D, cos_sin, Real{1}, k + (m * HK + h) * D, D);
@@ -56,16 +56,16 @@ void forward(const QkvRopeForward& p) {
 }
 
 template <class Real>
-void backward(const QkvRopeBackward& p, Real* d_qkvg) {
+void backward(const QkvRopeBackward& p, Real* d_qkvg, std::int64_t stride) {
   const std::int64_t B = p.d_q.dim(0), T = p.d_q.dim(1), HQ = p.d_q.dim(2), HK = p.d_k.dim(2), D = p.d_q.dim(3);
-  const std::int64_t N = (T + p.block_size - 1) / p.block_size, columns = (HQ + 2 * HK) * D + 3 * HQ;
+  const std::int64_t N = (T + p.block_size - 1) / p.block_size;
   const Real *d_q = p.d_q.as<Real>(), *d_k = p.d_k.as<Real>(), *d_v = p.d_v.as<Real>();
   const Real *d_k_mean = p.d_k_mean.as_or_null<Real>(), *d_v_mean = p.d_v_mean.as_or_null<Real>();
   const Real *d_gates = p.d_gates.as<Real>(), *gates = p.gates.as<Real>(), *all_cos_sin = p.cos_sin.as<Real>();
   const std::int32_t* positions = p.positions.as<std::int32_t>();
 #pragma omp parallel for
   for (std::int64_t m = 0; m < B * T; ++m) {
-    Real *q_out = d_qkvg + m * columns, *k_out = q_out + HQ * D, *v_out = k_out + HK * D, *d_logits = v_out + HK * D;
+    Real *q_out = d_qkvg + m * stride, *k_out = q_out + HQ * D, *v_out = k_out + HK * D, *d_logits = v_out + HK * D;
     const std::int64_t b = m / T, block = m % T / p.block_size;
     const std::int64_t tokens = std::min(p.block_size, T - block * p.block_size);
     const Real share = 1 / static_cast<Real>(tokens);
@@ -92,9 +92,9 @@ void qkv_rope_forward(Stream&, const QkvRopeForward& p) {
 
 void qkv_rope_backward(Stream& stream, const QkvRopeBackward& p) {
   dispatch_real(p.d_q, [&]<class Real>() {
-    if (p.d_qkvg) return backward<Real>(p, p.d_qkvg.as<Real>());
+    if (p.d_qkvg) return backward<Real>(p, p.d_qkvg.as<Real>(), p.d_qkvg.dim(1));
     std::vector<Real> d_qkvg(static_cast<std::size_t>(p.fp8.values.count()));
-    backward<Real>(p, d_qkvg.data());
+    backward<Real>(p, d_qkvg.data(), p.fp8.values.dim(1));
     const Tensor x(d_qkvg.data(), p.d_q.dtype(), {p.fp8.values.dim(0), p.fp8.values.dim(1)});
     cpu::quantize_fp8(stream, {.plain = p.fp8, .transposed = p.fp8_t, .x = x});
   });

@@ -178,7 +178,7 @@ EvalSums ForwardPass::dataset_loss(Comm& comm, const RowLoader& loader, std::int
 std::vector<std::int32_t> ForwardPass::largest(std::int64_t row, std::int64_t first, std::int64_t last) {
   const std::int64_t tokens = model_.shape.tokens, V = setting_.model.vocab_size;
   const Tensor& logits = model_.acts.logits;
-  const auto wide = static_cast<std::size_t>(V);
+  const auto wide = static_cast<std::size_t>(logits.dim(1));
   std::vector<std::int32_t> ids;
   std::vector<float> values;
   std::vector<bfloat16> rounded;

@@ -7,6 +7,8 @@
 #include <utility>
 #include <vector>
 
+#include "ssa/runtime/padded_columns.h"
+
 namespace ssa {
 namespace {
 
@@ -238,10 +240,10 @@ Activations lay_out_activations(Arena& arena, const ModelConfig& c, const PassSh
   a.final_x = arena.allocate("model output", act, hidden);
   a.final_norm = arena.allocate("model output, normalized", act, hidden);
   a.final_rstd = arena.allocate("model output rstd", f32, kPerToken(d));
-  a.qkvg = arena.allocate("q, k, v, gate projection", act, {d.M, c.qkvg_width()});
+  a.qkvg = arena.allocate("q, k, v, gate projection", act, {d.M, padded_columns(c.qkvg_width())});
   a.residual_delta = arena.allocate("residual delta", act, hidden);
   const std::int64_t chunk = shape.logits_chunk ? shape.logits_chunk : logits_chunk_for(c, d.M, kind);
-  a.logits = arena.allocate("logits chunk", act, {chunk, c.vocab_size});
+  a.logits = arena.allocate("logits chunk", act, {chunk, padded_columns(c.vocab_size)});
   a.cos_sin = placement ? placement->cos_sin : arena.allocate("rotary table", f32, {d.T, d.D / 2, 2});
   a.discarded = arena.allocate("discarded alignment", DType::f64, {1});
   if (!shape.backward) return a;
@@ -250,7 +252,7 @@ Activations lay_out_activations(Arena& arena, const ModelConfig& c, const PassSh
   a.d_x = arena.allocate("d_x", act, hidden);
   a.d_norm = arena.allocate("d_norm", act, hidden);
   if (!shape.fp8.has_in_every_layer(LinearLayer::qkvg_proj) || !rope_writes_fp8(c))
-    a.d_qkvg = arena.allocate("d_qkvg", act, {d.M, c.qkvg_width()});
+    a.d_qkvg = arena.allocate("d_qkvg", act, {d.M, padded_columns(c.qkvg_width())});
   a.d_attention = arena.allocate("d_attention", act, kAttention(d));
   if (!shape.fp8.has_in_every_layer(LinearLayer::gate_up_proj) || !swiglu_writes_fp8(c))
     a.d_gate_up = arena.allocate("d_gate_up", act, kGateUp(d));

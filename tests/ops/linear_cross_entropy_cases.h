@@ -5,7 +5,7 @@
 #include <cmath>
 
 #include "kernels/linear_cross_entropy/linear_cross_entropy.h"
-#include "support/op_runner.h"
+#include "support/padded_rows.h"
 
 namespace ssa::test {
 
@@ -13,18 +13,43 @@ struct LinearCrossEntropyCase {
   std::int64_t M, H, V, chunk;
   std::int64_t masked_every;  ///< every masked_every-th target is -100; 0 = none
   bool gradients = true;
+  bool padded = false;  ///< rows of logits
+
+  PaddedRows logits() const { return {chunk, V, padded}; }
 };
 
 /// One token, one id, chunks that do not divide M, a chunk larger than M, all targets -100, odd vocabularies, no
 /// gradients, the tiny and ssa-1b widths, the ssa-1b vocabulary. Then the largest vocabularies that clusters of 1, 2, 4
-/// and 8 CTAs can hold, and the next larger ones, with enough targets that every CTA of a cluster owns one.
-inline const std::vector<LinearCrossEntropyCase> kLinearCrossEntropyCases = {
-    {1, 8, 3, 1, 0},     {4, 3, 1, 2, 0},      {13, 17, 19, 4, 3},         {7, 16, 33, 16, 2},
-    {6, 8, 11, 4, 1},    {33, 128, 257, 8, 5}, {5, 2048, 1003, 2, 0},      {9, 64, 50, 9, 4, false},
-    {9, 64, 56, 4, 4},   {9, 4, 128256, 4, 9}, {3, 4, 16376, 3, 0},        {3, 4, 16384, 3, 3},
-    {3, 4, 16392, 3, 0}, {3, 4, 16390, 3, 3},  {4, 4, 32768, 3, 0},        {5, 4, 32776, 5, 5},
-    {4, 4, 65536, 4, 0}, {8, 4, 65544, 8, 0},  {8, 4, 65544, 3, 3, false}, {8, 4, 131072, 8, 0},
-    {3, 4, 131080, 3, 3}};
+/// and 8 CTAs can hold, and the next larger ones, with enough targets that every CTA of a cluster owns one. Then padded
+/// rows for every kernel, and GPT-2's vocabulary.
+inline const std::vector<LinearCrossEntropyCase> kLinearCrossEntropyCases = {{1, 8, 3, 1, 0},
+                                                                             {4, 3, 1, 2, 0},
+                                                                             {13, 17, 19, 4, 3},
+                                                                             {7, 16, 33, 16, 2},
+                                                                             {6, 8, 11, 4, 1},
+                                                                             {33, 128, 257, 8, 5},
+                                                                             {5, 2048, 1003, 2, 0},
+                                                                             {9, 64, 50, 9, 4, false},
+                                                                             {9, 64, 56, 4, 4},
+                                                                             {9, 4, 128256, 4, 9},
+                                                                             {3, 4, 16376, 3, 0},
+                                                                             {3, 4, 16384, 3, 3},
+                                                                             {3, 4, 16392, 3, 0},
+                                                                             {3, 4, 16390, 3, 3},
+                                                                             {4, 4, 32768, 3, 0},
+                                                                             {5, 4, 32776, 5, 5},
+                                                                             {4, 4, 65536, 4, 0},
+                                                                             {8, 4, 65544, 8, 0},
+                                                                             {8, 4, 65544, 3, 3, false},
+                                                                             {8, 4, 131072, 8, 0},
+                                                                             {3, 4, 131080, 3, 3},
+                                                                             {4, 3, 1, 2, 0, true, true},
+                                                                             {13, 17, 19, 4, 3, true, true},
+                                                                             {5, 2048, 1003, 2, 0, true, true},
+                                                                             {9, 64, 50, 9, 4, false, true},
+                                                                             {3, 4, 16391, 3, 3, true, true},
+                                                                             {6, 8, 50257, 3, 4, true, true},
+                                                                             {3, 4, 131075, 3, 3, true, true}};
 
 struct LinearCrossEntropyInputs {
   std::vector<std::int32_t> targets;
@@ -58,7 +83,7 @@ inline Outputs run_linear_cross_entropy(OpRunner& run, const LinearCrossEntropyC
                                       .losses = losses,
                                       .d_hidden = d_hidden,
                                       .d_weight = d_weight,
-                                      .logits = logits ? logits : run.act_output({c.chunk, c.V}),
+                                      .logits = logits ? logits : run.act_output(c.logits().shape()),
                                       .hidden = run.act_input(in.hidden, {c.M, c.H}),
                                       .weight = run.act_input(in.weight, {c.V, c.H}),
                                       .targets = run.i32_input(in.targets, {c.M}),

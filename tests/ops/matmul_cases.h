@@ -2,7 +2,7 @@
 #pragma once
 
 #include "kernels/matmul/matmul.h"
-#include "support/op_runner.h"
+#include "support/padded_rows.h"
 
 namespace ssa::test {
 
@@ -11,6 +11,7 @@ struct MatmulShape {
 };
 struct MatmulMode {
   bool transpose_a, transpose_b, accumulate, out_f32;
+  bool padded = false;  ///< rows of a and out, with NaN
 };
 
 /// One element, one row, one column, one term, odd sizes, the tiny and ssa-1b widths (qkvg projection, odd vocabulary),
@@ -22,8 +23,8 @@ inline const std::vector<MatmulShape> kMatmulShapes = {
 
 inline std::vector<MatmulMode> matmul_modes() {
   std::vector<MatmulMode> modes;
-  for (int bits = 0; bits < 16; ++bits)
-    modes.push_back({(bits & 1) != 0, (bits & 2) != 0, (bits & 4) != 0, (bits & 8) != 0});
+  for (int bits = 0; bits < 32; ++bits)
+    modes.push_back({(bits & 1) != 0, (bits & 2) != 0, (bits & 4) != 0, (bits & 8) != 0, (bits & 16) != 0});
   return modes;
 }
 
@@ -35,17 +36,20 @@ struct MatmulInputs {
 };
 
 inline Outputs run_matmul(OpRunner& run, const MatmulShape& c, const MatmulMode& mode, const MatmulInputs& in) {
-  const Shape shape{c.M, c.N};
-  const Tensor out = mode.accumulate ? mode.out_f32 ? run.f32_input(in.out, shape) : run.act_input(in.out, shape)
+  const PaddedRows out_rows(c.M, c.N, mode.padded);
+  const PaddedRows a_rows(mode.transpose_a ? c.K : c.M, mode.transpose_a ? c.M : c.K, mode.padded);
+  const Shape shape = out_rows.shape();
+  const Values before = out_rows.pad(in.out);
+  const Tensor out = mode.accumulate ? mode.out_f32 ? run.f32_input(before, shape) : run.act_input(before, shape)
                      : mode.out_f32 ? run.f32_output(shape)
                                      : run.act_output(shape);
   matmul(run.stream(), {.out = out,
-                        .a = run.act_input(in.a, mode.transpose_a ? Shape{c.K, c.M} : Shape{c.M, c.K}),
+                        .a = run.act_input(a_rows.pad(in.a), a_rows.shape()),
                         .b = run.act_input(in.b, mode.transpose_b ? Shape{c.N, c.K} : Shape{c.K, c.N}),
                         .transpose_a = mode.transpose_a,
                         .transpose_b = mode.transpose_b,
                         .accumulate = mode.accumulate});
-  return {{"out", run.read(out)}};
+  return {{"out", out_rows.unpad(run.read(out))}};
 }
 
 }  // namespace ssa::test

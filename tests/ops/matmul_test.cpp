@@ -25,7 +25,7 @@ TEST_CASE("matmul is the sum of products, with every transposition, accumulated 
     const MatmulInputs in(c);
     for (const MatmulMode& mode : matmul_modes()) {
       if (mode.out_f32) continue;  // one dtype on the CPU
-      CAPTURE(c.M, c.N, c.K, mode.transpose_a, mode.transpose_b, mode.accumulate);
+      CAPTURE(c.M, c.N, c.K, mode.transpose_a, mode.transpose_b, mode.accumulate, mode.padded);
       const Values want = by_loops(c, mode, in);
       OpRunner exact(Precision::exact), f32(Precision::f32);
       CHECK(relative_error(output(run_matmul(exact, c, mode, in), "out"), want) < 1e-14);
@@ -55,9 +55,11 @@ TEST_CASE("matmul refuses tensors that do not fit") {
   OpRunner run(Precision::f32);
   const Tensor a = run.act_output({3, 4}), b = run.act_output({4, 5});
   CHECK_THROWS_WITH(matmul(run.stream(), {.out = run.act_output({3, 5}), .a = a, .b = b, .transpose_b = true}),
-                    "matmul: b is [4, 5], expected [4, 4]");
+                    "matmul: a is [3, 4], expected [3, 5]");
   CHECK_THROWS_WITH(matmul(run.stream(), {.out = run.act_output({5, 3}), .a = a, .b = b}),
                     "matmul: out is [5, 3], expected [3, 5]");
+  CHECK_THROWS_WITH(matmul(run.stream(), {.out = run.act_output({3, 7}), .a = a, .b = b}),
+                    "matmul: out is [3, 7], expected [3, 5]");
   CHECK_THROWS_WITH(matmul(run.stream(), {.out = run.i32_output({3, 5}), .a = a, .b = b}),
                     "matmul: out is i32, expected f32");
 }
@@ -67,7 +69,7 @@ TEST_CASE("matmul on CUDA agrees with the CPU") {
   for (const MatmulShape& c : kMatmulShapes) {
     const MatmulInputs in(c);
     for (const MatmulMode& mode : matmul_modes()) {
-      CAPTURE(c.M, c.N, c.K, mode.transpose_a, mode.transpose_b, mode.accumulate, mode.out_f32);
+      CAPTURE(c.M, c.N, c.K, mode.transpose_a, mode.transpose_b, mode.accumulate, mode.out_f32, mode.padded);
       check_cuda([&](OpRunner& run) { return run_matmul(run, c, mode, in); });
     }
   }

@@ -4,25 +4,28 @@
 #include <cmath>
 
 #include "kernels/qkv_rope/qkv_rope.h"
-#include "support/op_runner.h"
+#include "support/padded_rows.h"
 
 namespace ssa::test {
 
 struct QkvRopeCase {
   std::int64_t B, T, HQ, HK, D, block_size;
   bool means;
+  bool padded = false;  ///< rows of qkvg and d_qkvg, with NaN
 
   std::int64_t M() const { return B * T; }
   std::int64_t N() const { return (T + block_size - 1) / block_size; }
   std::int64_t columns() const { return (HQ + 2 * HK) * D + 3 * HQ; }
+  PaddedRows rows() const { return {M(), columns(), padded}; }
 };
 
 /// One token, a sequence shorter than a block, a partial last block, groups of 1, 3 and 16, the ssa-1b heads with both
-/// supported head sizes, with and without block means.
-inline const std::vector<QkvRopeCase> kQkvRopeCases = {{1, 1, 1, 1, 2, 4, true},     {2, 3, 3, 1, 6, 16, true},
-                                                       {1, 13, 4, 4, 16, 4, true},   {3, 37, 6, 2, 16, 16, false},
-                                                       {2, 33, 16, 1, 64, 16, true}, {1, 19, 32, 2, 64, 16, true},
-                                                       {2, 5, 32, 2, 128, 4, true},  {1, 48, 8, 2, 32, 16, false}};
+/// supported head sizes, with and without block means; padded rows, also of 9 and 12 heads with vectors.
+inline const std::vector<QkvRopeCase> kQkvRopeCases = {
+    {1, 1, 1, 1, 2, 4, true},          {2, 3, 3, 1, 6, 16, true},         {1, 13, 4, 4, 16, 4, true},
+    {3, 37, 6, 2, 16, 16, false},      {2, 33, 16, 1, 64, 16, true},      {1, 19, 32, 2, 64, 16, true},
+    {2, 5, 32, 2, 128, 4, true},       {1, 48, 8, 2, 32, 16, false},      {2, 3, 3, 1, 6, 16, true, true},
+    {1, 19, 9, 3, 64, 16, true, true}, {2, 5, 12, 1, 64, 4, false, true}, {1, 9, 12, 2, 128, 4, true, true}};
 
 struct QkvRopeInputs {
   std::vector<std::int32_t> positions;
@@ -63,7 +66,7 @@ inline Outputs run_qkv_rope_forward(OpRunner& run, const QkvRopeCase& c, const Q
                                   .gates = gates,
                                   .k_mean = k_mean,
                                   .v_mean = v_mean,
-                                  .qkvg = run.act_input(in.qkvg, {c.M(), c.columns()}),
+                                  .qkvg = run.act_input(c.rows().pad(in.qkvg), c.rows().shape()),
                                   .positions = run.i32_input(in.positions, {c.B, c.T}),
                                   .cos_sin = run.f32_input(in.cos_sin, {7, c.D / 2, 2}),
                                   .block_size = c.block_size});
@@ -78,7 +81,7 @@ inline Outputs run_qkv_rope_forward(OpRunner& run, const QkvRopeCase& c, const Q
 /// `gates` as the forward returned them.
 inline Outputs run_qkv_rope_backward(OpRunner& run, const QkvRopeCase& c, const QkvRopeInputs& in,
                                      const Values& gates) {
-  const Tensor d_qkvg = run.act_output({c.M(), c.columns()});
+  const Tensor d_qkvg = run.act_output(c.rows().shape());
   const Shape mean_shape{c.B, c.N(), c.HK, c.D};
   qkv_rope_backward(run.stream(), {.d_qkvg = d_qkvg,
                                    .d_q = run.f32_input(in.d_q, {c.B, c.T, c.HQ, c.D}),
@@ -91,7 +94,7 @@ inline Outputs run_qkv_rope_backward(OpRunner& run, const QkvRopeCase& c, const 
                                    .positions = run.i32_input(in.positions, {c.B, c.T}),
                                    .cos_sin = run.f32_input(in.cos_sin, {7, c.D / 2, 2}),
                                    .block_size = c.block_size});
-  return {{"d_qkvg", run.read(d_qkvg)}};
+  return {{"d_qkvg", c.rows().unpad(run.read(d_qkvg))}};
 }
 
 }  // namespace ssa::test

@@ -104,9 +104,9 @@ struct Fp8Operands {
 struct Activations {
   std::vector<LayerActivations> layers;
   Tensor final_x, final_norm, final_rstd;  ///< output of the last layer; [M, H], [M, H], [M]
-  Tensor qkvg;                             ///< [M, (HQ + 2 HK) D + 3 HQ]
+  Tensor qkvg;                             ///< [M, (HQ + 2 HK) D + 3 HQ], rows padded
   Tensor residual_delta;                   ///< [M, H] output of o_proj or down_proj before its residual add
-  Tensor logits;                           ///< [chunk, V]
+  Tensor logits;                           ///< [chunk, V], rows padded
   Tensor cos_sin;                          ///< [T, D/2, 2] f32
   Tensor discarded;                        ///< [1] f64: receives the alignment loss when a layer is recomputed
 
