@@ -160,13 +160,12 @@ void forward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch& 
             m.shape.document_mask ? "with" : "without");
   if (branches.full && runs(&L::full))
     causal_attention_forward(
-        s,
-        {.out = l.full, .lse = l.full_lse, .q = l.q, .k = l.k, .v = l.v, .documents = batch.documents, .scale = scale});
+        s, {.out = l.full, .lse = l.full_lse, .q = l.q, .k = l.k, .v = l.v, .documents = batch.mask(), .scale = scale});
   if (branches.selected && runs(&L::sparse)) {
     select_blocks(s, {.indices = l.indices,
                       .q = l.q,
                       .k_mean = l.k_mean,
-                      .documents = batch.documents,
+                      .documents = batch.mask(),
                       .scale = scale,
                       .block_size = c.block_size,
                       .block_counts = c.block_counts,
@@ -186,7 +185,7 @@ void forward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch& 
                                      .q = l.q,
                                      .k_mean = l.k_mean,
                                      .v_mean = l.v_mean,
-                                     .documents = batch.documents,
+                                     .documents = batch.mask(),
                                      .scale = scale,
                                      .block_size = c.block_size});
   if (branches.window && runs(&L::window))
@@ -195,7 +194,7 @@ void forward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch& 
                                  .q = l.q,
                                  .k = l.k,
                                  .v = l.v,
-                                 .documents = batch.documents,
+                                 .documents = batch.mask(),
                                  .scale = scale,
                                  .window = c.window_size});
 
@@ -311,7 +310,7 @@ void attention_backward(Stream& s, const Llama& m, const LayerActivations& l, co
                                   .q = l.q,
                                   .k = l.k,
                                   .v = l.v,
-                                  .documents = batch.documents,
+                                  .documents = batch.mask(),
                                   .scale = scale,
                                   .accumulate = branches.selected});
   if (branches.compressed)
@@ -324,7 +323,7 @@ void attention_backward(Stream& s, const Llama& m, const LayerActivations& l, co
                                       .q = l.q,
                                       .k_mean = l.k_mean,
                                       .v_mean = l.v_mean,
-                                      .documents = batch.documents,
+                                      .documents = batch.mask(),
                                       .scale = scale,
                                       .block_size = c.block_size,
                                       .accumulate = true});
@@ -338,7 +337,7 @@ void attention_backward(Stream& s, const Llama& m, const LayerActivations& l, co
                                   .q = l.q,
                                   .k = l.k,
                                   .v = l.v,
-                                  .documents = batch.documents,
+                                  .documents = batch.mask(),
                                   .scale = scale,
                                   .window = c.window_size,
                                   .accumulate = true});
@@ -451,7 +450,7 @@ void measure_attention(Stream& s, const Llama& m, std::int64_t i, const MicroBat
                         .k = l.k,
                         .lse = l.full_lse,
                         .indices = l.indices,
-                        .documents = batch.documents,
+                        .documents = batch.mask(),
                         .scale = attention_scale(m.config),
                         .block_size = m.config.block_size});
   if (sums.distance)
@@ -463,7 +462,7 @@ void measure_attention(Stream& s, const Llama& m, std::int64_t i, const MicroBat
                              .q = l.q,
                              .k = l.k,
                              .lse = l.full_lse,
-                             .documents = batch.documents,
+                             .documents = batch.mask(),
                              .scale = attention_scale(m.config),
                              .sink_tokens = sums.sink_tokens});
 }

@@ -35,6 +35,7 @@ void BatchStaging::fill(std::int64_t row, const RowLoader& loader, std::int64_t 
   loader.load(epoch, index, row_of(kIds, row), row_of(kTargets, row), positions);
   if (loader.document_mask()) find_pieces(positions, row_of(kBegins, row), row_of(kEnds, row));
   masked_ &= loader.document_mask();
+  whole_rows_ &= loader.document_mask() && *at(kEnds, row) == tokens_;  // of the row's first token
   *at(kStreams, row) = full_stream ? 1 : 0;
 }
 
@@ -47,7 +48,7 @@ void BatchStaging::fill_empty(std::int64_t row) {
   *at(kStreams, row) = 0;
 }
 
-void BatchStaging::upload(const MicroBatch& to) {
+void BatchStaging::upload(MicroBatch& to) {
   SSA_CHECK(masked_ || !to.documents, "a micro-batch with a document mask was filled from rows without one");
   stream_.copy(to.ids.data(), at(kIds, 0), to.ids.bytes());
   stream_.copy(to.targets.data(), at(kTargets, 0), to.targets.bytes());
@@ -59,7 +60,8 @@ void BatchStaging::upload(const MicroBatch& to) {
   }
   halves_[static_cast<std::size_t>(filling_)].copied = stream_.record();
   filling_ = 1 - filling_;
-  masked_ = true;
+  to.whole_rows = whole_rows_;
+  masked_ = whole_rows_ = true;
   waited_ = false;
 }
 

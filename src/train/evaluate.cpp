@@ -12,7 +12,7 @@ ForwardTensors lay_out_forward(Arena& arena, const ModelConfig& model, const Pas
   return t;
 }
 
-EvalSums evaluate_rows(Stream& stream, Comm& comm, const Llama& model, const MicroBatch& batch, const LossSums& sums,
+EvalSums evaluate_rows(Stream& stream, Comm& comm, const Llama& model, MicroBatch& batch, const LossSums& sums,
                        BatchStaging& staging, const RowLoader& loader,
                        const std::function<void(std::int64_t batch)>& on_batch, const std::function<bool()>& stop) {
   const std::int64_t rows = loader.rows(), micro_rows = model.shape.rows;

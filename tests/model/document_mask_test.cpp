@@ -218,6 +218,40 @@ TEST_CASE("document mask: rows and micro-batches without one are refused where a
   check_error(error_of([&] { staging.upload(m.state.batch); }), "was filled from rows without one");
 }
 
+TEST_CASE("document mask: attention runs without it where every row of a micro-batch is one piece") {
+  const ModelConfig config = small_model();
+  TestModel m(config, {.rows = 2, .tokens = 16, .path = AttentionPath::full, .document_mask = true});
+  const TempDir directory;
+  make_dataset(directory.path(),
+               {{{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 0},
+                 {1, 2, 3, 4, 5, 6, 0},
+                 {7, 6, 5, 4, 3, 2, 0},
+                 {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 0}}},
+               {.vocab_size = 61, .eos_token_id = 0});
+  const Dataset dataset(directory.path());
+  const RowLoader loader(dataset,
+                         {.max_length = 16, .mask_block_size = 4, .shuffle = false, .pad_id = 0, .vocab_size = 61});
+  BatchStaging staging(m.stream, 2, 16);
+  MicroBatch& batch = m.state.batch;
+  const auto upload = [&](std::int64_t first, std::int64_t second) {
+    staging.fill(0, loader, 0, first, false);
+    staging.fill(1, loader, 0, second, false);
+    staging.upload(batch);
+    return batch.whole_rows;
+  };
+  // Greedy rows: the first document with its padding, the next two, the last one.
+  CHECK(upload(0, 2));
+  CHECK_FALSE(batch.mask());
+  CHECK_FALSE(upload(0, 1));
+  CHECK(batch.mask());
+  CHECK_FALSE(upload(1, 2));
+  CHECK(upload(2, 0));
+  staging.fill(0, loader, 0, 0, false);
+  staging.fill_empty(1);
+  staging.upload(batch);
+  CHECK(batch.whole_rows);
+}
+
 TEST_CASE("document mask: gradient checkpointing changes no bit, and a mask over one piece changes no bit") {
   for (const PathCase& path : kMaskedPaths) {
     const ModelConfig config = config_of(path);

@@ -47,6 +47,9 @@ struct MicroBatch {
   Tensor positions;    ///< [B, T] i32: from 0 in each document piece
   Tensor full_stream;  ///< [B] i32: 1 = full attention's output is passed on, 0 = selected attention's (path ssa)
   DocumentBounds documents = {};  ///< with PassShape::document_mask: no token attends to another piece
+  bool whole_rows = false;        ///< every row is one piece: attention runs without the mask, which is faster
+
+  DocumentBounds mask() const { return whole_rows ? DocumentBounds() : documents; }
 };
 
 MicroBatch allocate_batch(Arena& arena, const PassShape& shape);

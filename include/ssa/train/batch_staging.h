@@ -20,9 +20,9 @@ class BatchStaging {
   void fill(std::int64_t row, const RowLoader& loader, std::int64_t epoch, std::int64_t index, bool full_stream);
   /// Leaves sequence `row` unused: token 0, no targets.
   void fill_empty(std::int64_t row);
-  /// Queues the copy of the filled micro-batch to the device. Error if `to` has documents and a row was
-  /// loaded without a document mask.
-  void upload(const MicroBatch& to);
+  /// Queues the copy of the filled micro-batch to the device, and sets `to.whole_rows`. Error if `to` has documents and
+  /// a row was loaded without a document mask.
+  void upload(MicroBatch& to);
 
  private:
   struct Half {
@@ -39,7 +39,8 @@ class BatchStaging {
   std::array<Half, 2> halves_;
   int filling_ = 0;
   bool waited_ = true;
-  bool masked_ = true;  ///< every row filled since the last upload has its documents
+  bool masked_ = true;      ///< every row filled since the last upload has its documents
+  bool whole_rows_ = true;  ///< and is one piece
 };
 
 }  // namespace ssa

@@ -33,7 +33,7 @@ struct EvalSums {
 /// device tensors of the model's shape. `on_batch` is called with the index of each of this rank's batches before it
 /// runs. `stop`, a collective, is called by every rank after each round of batches, and ends the evaluation when it
 /// returns true.
-EvalSums evaluate_rows(Stream& stream, Comm& comm, const Llama& model, const MicroBatch& batch, const LossSums& sums,
+EvalSums evaluate_rows(Stream& stream, Comm& comm, const Llama& model, MicroBatch& batch, const LossSums& sums,
                        BatchStaging& staging, const RowLoader& loader,
                        const std::function<void(std::int64_t batch)>& on_batch = {},
                        const std::function<bool()>& stop = {});
