@@ -33,9 +33,10 @@ inline Fp8Matrix head_weight_t_fp8(const LinearCrossEntropy& p) {
   return p.fp8->weight_t.matrix(p.weight.dim(1), p.weight.dim(0), Fp8Blocks::square);
 }
 
-/// Before the first chunk: rounds the weight.
+/// Before the first chunk: rounds the weight, unless it is rounded.
 inline void prepare_head(Stream& stream, const LinearCrossEntropy& p) {
-  if (p.fp8) quantize_fp8(stream, {.plain = head_weight_fp8(p), .transposed = head_weight_t_fp8(p), .x = p.weight});
+  if (p.fp8 && !p.fp8_weight_is_rounded)
+    quantize_fp8(stream, {.plain = head_weight_fp8(p), .transposed = head_weight_t_fp8(p), .x = p.weight});
 }
 
 inline void head_logits(Stream& stream, const LinearCrossEntropy& p, const HeadChunk& c) {

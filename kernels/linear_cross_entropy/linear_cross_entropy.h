@@ -27,7 +27,7 @@ namespace ssa {
 /// Memory for the operands of the FP8 products, overwritten. All dimensions are multiples of 16.
 struct LinearCrossEntropyFp8 {
   Fp8Buffer hidden, hidden_t;      ///< [chunk, H] row blocks, [H, chunk] square blocks
-  Fp8Buffer weight, weight_t;      ///< [V, H], [H, V], square blocks
+  Fp8Buffer weight, weight_t;      ///< [V, H], [H, V], square blocks; kept with fp8_weight_is_rounded
   Fp8Buffer d_logits, d_logits_t;  ///< [chunk, V], [V, chunk], row blocks
 };
 
@@ -43,6 +43,7 @@ struct LinearCrossEntropy {
   float gradient_scale = 0;
   bool accumulate = false;                     ///< add to d_weight instead of overwriting it
   const LinearCrossEntropyFp8* fp8 = nullptr;  ///< given with d_hidden only; null: products in act
+  bool fp8_weight_is_rounded = false;          ///< fp8->weight and weight_t are those of a call before with this weight
 };
 SSA_OP_WITH_SCRATCH(linear_cross_entropy, LinearCrossEntropy);
 

@@ -169,24 +169,39 @@ LinearCrossEntropyFp8 lay_out_fp8_head(Arena& arena, const ModelConfig& c, std::
           .d_logits_t = allocate("d_logits^T", V, chunk, Fp8Blocks::row)};
 }
 
+/// Both ways of every weight that is multiplied in FP8.
+std::vector<Fp8LayerWeights> lay_out_fp8_weights(Arena& arena, const ModelConfig& c, const Fp8Layers& fp8) {
+  std::vector<Fp8LayerWeights> weights(static_cast<std::size_t>(c.num_hidden_layers));
+  const auto allocate = [&](const char* name, std::int64_t rows, std::int64_t columns) {
+    return allocate_fp8(arena, name, {{{rows, columns}, Fp8Blocks::square}}).matrix(rows, columns, Fp8Blocks::square);
+  };
+  for (std::int64_t i = 0; i < c.num_hidden_layers; ++i)
+    for (const LinearLayer which : kLinearLayers) {
+      if (!fp8.has(i, which)) continue;
+      const auto [inputs, outputs] = widths_of(which, c);
+      weights[static_cast<std::size_t>(i)][static_cast<std::size_t>(which)] = {
+          .w = allocate("weights", outputs, inputs), .w_t = allocate("weights^T", inputs, outputs)};
+    }
+  return weights;
+}
+
 /// Each buffer of the linear layers takes the largest matrix of any of them.
 Fp8Operands lay_out_fp8(Arena& arena, const ModelConfig& c, const PassShape& shape, std::int64_t chunk) {
   const std::int64_t M = shape.rows * shape.tokens;
   const auto allocate = [&](const char* name, const Fp8Matrices& matrices) {
     return allocate_fp8(arena, name, matrices);
   };
-  Fp8Matrices x, w, d_y, d_y_t, d_gate_up, d_gate_up_t;
+  Fp8Matrices x, d_y, d_y_t, d_gate_up, d_gate_up_t;
   for (const LinearLayer which : kLinearLayers) {
     if (!shape.fp8.has_in_any_layer(which)) continue;
     const auto [inputs, outputs] = widths_of(which, c);
     x.insert(x.end(), {{{M, inputs}, Fp8Blocks::row}, {{inputs, M}, Fp8Blocks::row}});
-    w.insert(w.end(), {{{outputs, inputs}, Fp8Blocks::square}, {{inputs, outputs}, Fp8Blocks::square}});
     const bool from_swiglu = which == LinearLayer::gate_up_proj && swiglu_writes_fp8(c);
     (from_swiglu ? d_gate_up : d_y).push_back({{M, outputs}, Fp8Blocks::row});
     (from_swiglu ? d_gate_up_t : d_y_t).push_back({{outputs, M}, Fp8Blocks::square});
   }
-  return {.x = allocate("x", x),
-          .w = allocate("w", w),
+  return {.weights = lay_out_fp8_weights(arena, c, shape.fp8),
+          .x = allocate("x", x),
           .d_y = allocate("d_y", d_y),
           .d_y_t = allocate("d_y^T", d_y_t),
           .d_gate_up = allocate("d_gate_up", d_gate_up),

@@ -38,9 +38,29 @@ bool is_recomputed(const Llama& m, Tensor LayerActivations::*activation) {
   return !is_kept(lifetime_of(activation), m.shape.checkpointing);
 }
 
-/// Null where the linear layer does not compute in FP8.
-const Fp8Operands* fp8_of(const Llama& m, std::int64_t layer, LinearLayer which) {
-  return m.shape.fp8.has(layer, which) ? &m.acts.fp8 : nullptr;
+/// Absent where the linear layer does not compute in FP8.
+LinearFp8 fp8_of(const Llama& m, std::int64_t layer, LinearLayer which) {
+  if (!m.shape.fp8.has(layer, which)) return {};
+  const Fp8LayerWeights& weights = m.acts.fp8.weights[static_cast<std::size_t>(layer)];
+  return {.operands = &m.acts.fp8, .weight = weights[static_cast<std::size_t>(which)]};
+}
+
+Tensor weight_of(const LayerParams& layer, LinearLayer which) {
+  switch (which) {
+    case LinearLayer::qkvg_proj: return layer.qkvg_proj;
+    case LinearLayer::o_proj: return layer.o_proj;
+    case LinearLayer::gate_up_proj: return layer.gate_up_proj;
+    case LinearLayer::down_proj: return layer.down_proj;
+  }
+  fail("unknown linear layer");
+}
+
+/// Rounds the weights of layer i that are multiplied in FP8.
+void round_weights(Stream& s, const Llama& m, std::int64_t i) {
+  for (const LinearLayer which : kLinearLayers)
+    if (const LinearFp8 fp8 = fp8_of(m, i, which))
+      quantize_fp8(s,
+                   {.plain = fp8.weight.w, .transposed = fp8.weight.w_t, .x = weight_of(m.weights.layers[i], which)});
 }
 
 /// What a norm writes for the linear layer that reads it. In FP8 it writes the transpose, too, where it is kept, and
@@ -54,6 +74,13 @@ NormOutput norm_output(const Llama& m, std::int64_t layer, LinearLayer which, co
   if (!m.shape.fp8.has(layer, which) || !norm_writes_fp8(m.config)) return {.out = out, .fp8 = {}, .fp8_t = {}};
   const Fp8Matrix fp8 = fp8_x(m.acts.fp8, m.shape.rows * m.shape.tokens, m.config.hidden_size);
   return {.out = kept ? Tensor() : out, .fp8 = fp8, .fp8_t = kept};
+}
+
+/// The gradient of the residual stream in FP8, plain and transposed, which the backward of a norm writes for o_proj or
+/// down_proj of layer i; absent where that is not in FP8.
+Fp8Gradient residual_gradient(const Llama& m, std::int64_t i, LinearLayer which) {
+  if (!m.shape.fp8.has(i, which)) return {};
+  return fp8_gradient(m.acts.fp8.d_y, m.acts.fp8.d_y_t, m.shape.rows * m.shape.tokens, m.config.hidden_size);
 }
 
 /// Whether layer i's SwiGLU writes what its down_proj reads, in FP8 and nowhere else.
@@ -345,7 +372,7 @@ void attention_backward(Stream& s, const Llama& m, const LayerActivations& l, co
 }
 
 /// One layer backward, in the order of forward_layer reversed. a.d_x comes in as the gradient of the layer's output and
-/// leaves as the gradient of its input. Gradients of matrices are overwritten, or added to with `accumulate`; gradients
+/// leaves as the gradient of its input, each also in FP8 where a down_proj reads it. Gradients of matrices are overwritten, or added to with `accumulate`; gradients
 /// of norms are always added to.
 void backward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch& batch, const PassScales& scales,
                     bool accumulate) {
@@ -355,8 +382,12 @@ void backward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch&
   const Activations& a = m.acts;
 
   // 6) MLP
-  linear_input_gradient(
-      s, {.d_x = a.d_swiglu, .d_y = a.d_x, .w = w.down_proj, .fp8 = fp8_of(m, i, LinearLayer::down_proj)});
+  const Fp8Gradient d_out = residual_gradient(m, i, LinearLayer::down_proj);
+  linear_input_gradient(s, {.d_x = a.d_swiglu,
+                            .d_y = a.d_x,
+                            .w = w.down_proj,
+                            .fp8 = fp8_of(m, i, LinearLayer::down_proj),
+                            .d_y_fp8 = d_out.d_y ? &d_out : nullptr});
   const bool in_fp8 = m.shape.fp8.has(i, LinearLayer::gate_up_proj) && swiglu_writes_fp8(m.config);
   const Fp8Gradient d_gate_up =
       in_fp8 ? fp8_gradient(a.fp8.d_gate_up, a.fp8.d_gate_up_t, l.swiglu.dim(0), 2 * m.config.intermediate_size)
@@ -372,6 +403,7 @@ void backward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch&
                              .x = l.swiglu,
                              .accumulate = accumulate,
                              .fp8 = fp8_of(m, i, LinearLayer::down_proj),
+                             .d_y_fp8 = d_out.d_y ? &d_out : nullptr,
                              .x_t_fp8 = l.swiglu_t});
   linear_backward(s, {.d_x = a.d_norm,
                       .d_w = g.gate_up_proj,
@@ -384,12 +416,15 @@ void backward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch&
                       .x_t_fp8 = l.post_norm_t});
 
   // 5) Norm, residual add and output projection
+  const Fp8Gradient d_mid = residual_gradient(m, i, LinearLayer::o_proj);
   rmsnorm_backward(s, {.d_residual = a.d_x,
                        .d_weight = g.post_attention_norm,
                        .d_out = a.d_norm,
                        .residual = l.mid,
                        .rstd = l.post_rstd,
-                       .weight = w.post_attention_norm});
+                       .weight = w.post_attention_norm,
+                       .fp8 = d_mid.d_y,
+                       .fp8_t = d_mid.d_y_t});
   linear_backward(s, {.d_x = a.d_attention,
                       .d_w = g.o_proj,
                       .d_y = a.d_x,
@@ -397,6 +432,7 @@ void backward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch&
                       .w = w.o_proj,
                       .accumulate = accumulate,
                       .fp8 = fp8_of(m, i, LinearLayer::o_proj),
+                      .d_y_fp8 = d_mid.d_y ? &d_mid : nullptr,
                       .x_t_fp8 = l.attention_t});
 
   // 4) Gates and alignment, 3) attention branches
@@ -430,12 +466,15 @@ void backward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch&
                       .x_t_fp8 = l.input_norm_t});
 
   // 1) Norm
+  const Fp8Gradient d_in = i > 0 ? residual_gradient(m, i - 1, LinearLayer::down_proj) : Fp8Gradient();
   rmsnorm_backward(s, {.d_residual = a.d_x,
                        .d_weight = g.input_norm,
                        .d_out = a.d_norm,
                        .residual = l.x,
                        .rstd = l.input_rstd,
-                       .weight = w.input_norm});
+                       .weight = w.input_norm,
+                       .fp8 = d_in.d_y,
+                       .fp8_t = d_in.d_y_t});
 }
 
 /// Adds the attention statistics of layer i to the sums that are given.
@@ -511,7 +550,7 @@ void call(const PassHooks::Call& hook, std::size_t bucket) {
 }  // namespace
 
 void forward(Stream& s, const Llama& m, const MicroBatch& batch, const PassScales& scales, const LossSums& losses,
-             const AttentionSums& attention, const PassHooks& hooks) {
+             const AttentionSums& attention, const PassHooks& hooks, Weights weights) {
   const ProfilerRange range("forward");
   const Activations& a = m.acts;
   const BucketOrder buckets(m.config);
@@ -520,6 +559,7 @@ void forward(Stream& s, const Llama& m, const MicroBatch& batch, const PassScale
   embedding_forward(s, {.out = a.layers[0].x, .ids = flat_tokens(batch.ids), .weight = m.weights.embedding});
   for (std::int64_t i = 0; i < m.config.num_hidden_layers; ++i) {
     call(hooks.before_weights, buckets.layer(i));
+    if (weights == Weights::changed) round_weights(s, m, i);
     forward_layer(s, m, i, batch, scales.alignment, losses.alignment, Run::forward);
     measure_attention(s, m, i, batch, attention);
   }
@@ -547,12 +587,12 @@ void evaluate(Stream& s, const Llama& m, const MicroBatch& batch, const LossSums
 
 void forward_backward(Stream& s, const Llama& m, const MicroBatch& batch, const PassScales& scales,
                       const LossSums& losses, Gradients gradients, const AttentionSums& attention,
-                      const PassHooks& hooks) {
+                      const PassHooks& hooks, Weights weights) {
   const Activations& a = m.acts;
   const ModelParams& g = m.gradients.params;
   const bool accumulate = gradients == Gradients::add, tied = m.config.tie_word_embeddings;
   const BucketOrder buckets(m.config);
-  forward(s, m, batch, scales, losses, attention, hooks);
+  forward(s, m, batch, scales, losses, attention, hooks, weights);
 
   const ProfilerRange range("backward");
   if (!tied) call(hooks.before_weights, buckets.head);
@@ -569,15 +609,19 @@ void forward_backward(Stream& s, const Llama& m, const MicroBatch& batch, const 
                            .targets = flat_tokens(batch.targets),
                            .gradient_scale = scales.ce_gradient,
                            .accumulate = accumulate,
-                           .fp8 = m.shape.fp8.has_lm_head() ? &a.fp8.lm_head : nullptr});
+                           .fp8 = m.shape.fp8.has_lm_head() ? &a.fp8.lm_head : nullptr,
+                           .fp8_weight_is_rounded = weights == Weights::unchanged});
   if (!tied) call(hooks.after_gradients, buckets.head);
   s.zero(a.d_x);
+  const Fp8Gradient d_out = residual_gradient(m, m.config.num_hidden_layers - 1, LinearLayer::down_proj);
   rmsnorm_backward(s, {.d_residual = a.d_x,
                        .d_weight = g.final_norm,
                        .d_out = a.d_norm,
                        .residual = a.final_x,
                        .rstd = a.final_rstd,
-                       .weight = m.weights.final_norm});
+                       .weight = m.weights.final_norm,
+                       .fp8 = d_out.d_y,
+                       .fp8_t = d_out.d_y_t});
   for (std::int64_t i = m.config.num_hidden_layers - 1; i >= 0; --i) {
     if (m.shape.checkpointing != GradientCheckpointing::none)
       forward_layer(s, m, i, batch, 0.0, a.discarded, Run::recompute);

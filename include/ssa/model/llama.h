@@ -38,6 +38,10 @@ struct PassScales {
 /// Whether a micro-batch overwrites the gradients (the first of a step) or adds to them (the others).
 enum class Gradients { overwrite, add };
 
+/// Whether the weights may have changed since the last pass with a backward. If not, a pass multiplies with what that
+/// pass rounded to FP8. A step's micro-batches after the first have the same weights.
+enum class Weights { changed, unchanged };
+
 /// The gradient of every parameter.
 struct ModelGradients {
   ModelParams params;
@@ -77,7 +81,8 @@ void upload_rotary_table(Stream& stream, const Llama& model);
 
 /// Runs the model over a micro-batch up to the normalized output of the last layer (acts.final_norm).
 void forward(Stream& stream, const Llama& model, const MicroBatch& batch, const PassScales& scales,
-             const LossSums& losses, const AttentionSums& attention = {}, const PassHooks& hooks = {});
+             const LossSums& losses, const AttentionSums& attention = {}, const PassHooks& hooks = {},
+             Weights weights = Weights::changed);
 
 /// forward without FP8, then the summed cross entropy into losses.ce, and, if given, the loss of every position into
 /// `position_losses` [M] f32.
@@ -87,7 +92,7 @@ void evaluate(Stream& stream, const Llama& model, const MicroBatch& batch, const
 /// forward, loss and backward: overwrites every gradient, or adds to it.
 void forward_backward(Stream& stream, const Llama& model, const MicroBatch& batch, const PassScales& scales,
                       const LossSums& losses, Gradients gradients, const AttentionSums& attention = {},
-                      const PassHooks& hooks = {});
+                      const PassHooks& hooks = {}, Weights weights = Weights::changed);
 
 /// The largest scratch of any op in a pass of this shape. Runs the pass on a measuring stream, which touches no device.
 std::size_t pass_scratch_bytes(const ModelConfig& config, const PassShape& shape, DeviceKind kind);
