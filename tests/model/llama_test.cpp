@@ -310,7 +310,7 @@ TEST_CASE("model: the memory plan has the inputs that layers keep in FP8, and th
   CHECK(all.at("fp8 lm_head d_logits^T") == 80 * 64);
   CHECK(all.at("fp8 scales of lm_head d_logits") == 512);  // 80 scales of 4 bytes, in units of 256
   // Layer by layer: qkvg_proj has 368 outputs, gate_up_proj 256.
-  CHECK(all.at("fp8 weights") == 2 * (config.qkvg_width() + 256 + 256 + 128) * 128);
+  CHECK(all.at("fp8 weights") == static_cast<std::size_t>(2 * (config.qkvg_width() + 256 + 256 + 128) * 128));
   CHECK(all.at("fp8 weights^T") == all.at("fp8 weights"));
   CHECK(some.at("fp8 weights") == all.at("fp8 weights") / 2);
   CHECK(all.contains("fp8 d_gate_up"));
