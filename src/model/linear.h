@@ -45,8 +45,8 @@ inline void linear(Stream& stream, const Linear& p) {
   fp8_matmul(stream, {.out = p.y, .a = x, .b = p.fp8.weight.w});
 }
 
-/// In FP8 it rounds d_y to the operands' d_y and d_y_t, where the weight gradient that follows finds it, unless d_y is given in
-/// FP8.
+/// In FP8 it rounds d_y to the operands' d_y and d_y_t, where the weight gradient that follows finds it, unless d_y is
+/// given in FP8.
 struct LinearInputGradient {
   Tensor d_x;
   Tensor d_y = {};  ///< may be absent with d_y_fp8

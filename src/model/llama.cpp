@@ -1,5 +1,6 @@
 #include "ssa/model/llama.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/attention/compressed/compressed_attention.h"
@@ -128,13 +129,22 @@ enum class Run { forward, recompute };
 /// One layer. Its input is l.x, or, in a forward run of a later layer, mid + residual_delta of the layer before, which
 /// becomes l.x. Its output is l.mid + residual_delta. A recompute run skips every op whose output was kept.
 void forward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch& batch, double alignment_scale,
-                   const Tensor& alignment, Run run) {
+                   const Tensor& alignment, Run run, const PassHooks& hooks = {}) {
   const ModelConfig& c = m.config;
   const LayerParams& w = m.weights.layers[i];
   const L& l = m.acts.layers[i];
   const Activations& a = m.acts;
   const Branches branches = computed_branches(m.shape, c);
   const float scale = attention_scale(c), eps = static_cast<float>(c.rms_norm_eps);
+  const auto after = [&](LinearLayer which, const Tensor& out, const Tensor& x) {
+    if (hooks.after_product)
+      hooks.after_product({.layer = i,
+                           .which = which,
+                           .kind = LinearProduct::Kind::forward,
+                           .out = out,
+                           .x = x,
+                           .w = weight_of(w, which)});
+  };
   const auto runs = [&](Tensor L::*output) { return run == Run::forward || is_recomputed(m, output); };
 
   // Where q or gate_up is computed, the norm before it is, too.
@@ -169,6 +179,7 @@ void forward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch& 
                .fp8 = fp8_of(m, i, LinearLayer::qkvg_proj),
                .x_in_fp8 = static_cast<bool>(input_norm.fp8),
                .keep_x_t = input_norm.fp8_t ? Fp8Matrix() : l.input_norm_t});
+    after(LinearLayer::qkvg_proj, a.qkvg, l.input_norm);
     qkv_rope_forward(s, {.q = l.q,
                          .k = l.k,
                          .v = l.v,
@@ -237,6 +248,7 @@ void forward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch& 
                .fp8 = fp8_of(m, i, LinearLayer::o_proj),
                .x_in_fp8 = gates_in_fp8(m, i),
                .keep_x_t = gates_in_fp8(m, i) ? Fp8Matrix() : l.attention_t});
+    after(LinearLayer::o_proj, a.residual_delta, l.attention);
     rmsnorm_forward(s, {.out = post_norm.out,
                         .rstd = l.post_rstd,
                         .residual = l.mid,
@@ -257,13 +269,15 @@ void forward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch& 
   }
 
   // 6) MLP. The backward's first op writes swiglu again, and nothing there needs the output.
-  if (runs(&L::gate_up))
+  if (runs(&L::gate_up)) {
     linear(s, {.y = l.gate_up,
                .x = l.post_norm,
                .w = w.gate_up_proj,
                .fp8 = fp8_of(m, i, LinearLayer::gate_up_proj),
                .x_in_fp8 = static_cast<bool>(post_norm.fp8),
                .keep_x_t = post_norm.fp8_t ? Fp8Matrix() : l.post_norm_t});
+    after(LinearLayer::gate_up_proj, l.gate_up, l.post_norm);
+  }
   if (run == Run::recompute) return;
   const std::int64_t M = l.swiglu.dim(0), F = c.intermediate_size;
   const bool in_fp8 = swiglu_in_fp8(m, i);
@@ -277,6 +291,7 @@ void forward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch& 
              .fp8 = fp8_of(m, i, LinearLayer::down_proj),
              .x_in_fp8 = in_fp8,
              .keep_x_t = in_fp8 ? Fp8Matrix() : l.swiglu_t});
+  after(LinearLayer::down_proj, a.residual_delta, l.swiglu);
 }
 
 /// Gradients of the attention's branches, gates, and of q, k, v (and their block means) through every branch.
@@ -372,14 +387,22 @@ void attention_backward(Stream& s, const Llama& m, const LayerActivations& l, co
 }
 
 /// One layer backward, in the order of forward_layer reversed. a.d_x comes in as the gradient of the layer's output and
-/// leaves as the gradient of its input, each also in FP8 where a down_proj reads it. Gradients of matrices are overwritten, or added to with `accumulate`; gradients
-/// of norms are always added to.
+/// leaves as the gradient of its input, each also in FP8 where a down_proj reads it. Gradients of matrices are
+/// overwritten, or added to with `accumulate`; gradients of norms are always added to.
 void backward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch& batch, const PassScales& scales,
-                    bool accumulate) {
+                    bool accumulate, const PassHooks& hooks) {
   const LayerParams& w = m.weights.layers[i];
   const LayerParams& g = m.gradients.params.layers[i];
   const LayerActivations& l = m.acts.layers[i];
   const Activations& a = m.acts;
+
+  const auto after = [&](LinearLayer which, LinearProduct::Kind kind, const Tensor& out, const Tensor& d_y,
+                         const Tensor& x) {
+    if (hooks.after_product)
+      hooks.after_product(
+          {.layer = i, .which = which, .kind = kind, .out = out, .x = x, .d_y = d_y, .w = weight_of(w, which)});
+  };
+  using Kind = LinearProduct::Kind;
 
   // 6) MLP
   const Fp8Gradient d_out = residual_gradient(m, i, LinearLayer::down_proj);
@@ -388,6 +411,7 @@ void backward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch&
                             .w = w.down_proj,
                             .fp8 = fp8_of(m, i, LinearLayer::down_proj),
                             .d_y_fp8 = d_out.d_y ? &d_out : nullptr});
+  after(LinearLayer::down_proj, Kind::input_gradient, a.d_swiglu, a.d_x, l.swiglu);
   const bool in_fp8 = m.shape.fp8.has(i, LinearLayer::gate_up_proj) && swiglu_writes_fp8(m.config);
   const Fp8Gradient d_gate_up =
       in_fp8 ? fp8_gradient(a.fp8.d_gate_up, a.fp8.d_gate_up_t, l.swiglu.dim(0), 2 * m.config.intermediate_size)
@@ -405,6 +429,7 @@ void backward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch&
                              .fp8 = fp8_of(m, i, LinearLayer::down_proj),
                              .d_y_fp8 = d_out.d_y ? &d_out : nullptr,
                              .x_t_fp8 = l.swiglu_t});
+  after(LinearLayer::down_proj, Kind::weight_gradient, g.down_proj, a.d_x, l.swiglu);
   linear_backward(s, {.d_x = a.d_norm,
                       .d_w = g.gate_up_proj,
                       .d_y = a.d_gate_up,
@@ -414,6 +439,8 @@ void backward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch&
                       .fp8 = fp8_of(m, i, LinearLayer::gate_up_proj),
                       .d_y_fp8 = in_fp8 ? &d_gate_up : nullptr,
                       .x_t_fp8 = l.post_norm_t});
+  after(LinearLayer::gate_up_proj, Kind::input_gradient, a.d_norm, a.d_gate_up, l.post_norm);
+  after(LinearLayer::gate_up_proj, Kind::weight_gradient, g.gate_up_proj, a.d_gate_up, l.post_norm);
 
   // 5) Norm, residual add and output projection
   const Fp8Gradient d_mid = residual_gradient(m, i, LinearLayer::o_proj);
@@ -434,6 +461,8 @@ void backward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch&
                       .fp8 = fp8_of(m, i, LinearLayer::o_proj),
                       .d_y_fp8 = d_mid.d_y ? &d_mid : nullptr,
                       .x_t_fp8 = l.attention_t});
+  after(LinearLayer::o_proj, Kind::input_gradient, a.d_attention, a.d_x, l.attention);
+  after(LinearLayer::o_proj, Kind::weight_gradient, g.o_proj, a.d_x, l.attention);
 
   // 4) Gates and alignment, 3) attention branches
   attention_backward(s, m, l, batch, scales);
@@ -464,6 +493,8 @@ void backward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch&
                       .fp8 = fp8_of(m, i, LinearLayer::qkvg_proj),
                       .d_y_fp8 = qkvg_in_fp8 ? &d_qkvg : nullptr,
                       .x_t_fp8 = l.input_norm_t});
+  after(LinearLayer::qkvg_proj, Kind::input_gradient, a.d_norm, a.d_qkvg, l.input_norm);
+  after(LinearLayer::qkvg_proj, Kind::weight_gradient, g.qkvg_proj, a.d_qkvg, l.input_norm);
 
   // 1) Norm
   const Fp8Gradient d_in = i > 0 ? residual_gradient(m, i - 1, LinearLayer::down_proj) : Fp8Gradient();
@@ -475,6 +506,30 @@ void backward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch&
                        .weight = w.input_norm,
                        .fp8 = d_in.d_y,
                        .fp8_t = d_in.d_y_t});
+}
+
+/// Whether the final norm writes what the head reads, in FP8 and nowhere else.
+bool final_norm_in_fp8(const Llama& m) { return m.shape.fp8.has_lm_head() && norm_writes_fp8(m.config); }
+
+/// The last residual add, and the final norm; in FP8 a chunk of the head at a time.
+void final_norm_forward(Stream& s, const Llama& m) {
+  const Activations& a = m.acts;
+  const bool in_fp8 = final_norm_in_fp8(m);
+  const std::int64_t tokens = a.final_x.dim(0), chunk = in_fp8 ? std::min(a.logits.dim(0), tokens) : tokens;
+  for (std::int64_t begin = 0; begin < tokens; begin += chunk) {
+    const std::int64_t end = std::min(begin + chunk, tokens);
+    const HeadInput fp8 =
+        in_fp8 ? head_input(a.fp8.lm_head, begin / chunk, end - begin, chunk, m.config.hidden_size) : HeadInput{};
+    rmsnorm_forward(s, {.out = in_fp8 ? Tensor() : a.final_norm,
+                        .rstd = a.final_rstd.rows(begin, end),
+                        .residual = a.final_x.rows(begin, end),
+                        .x = a.layers.back().mid.rows(begin, end),
+                        .delta = a.residual_delta.rows(begin, end),
+                        .weight = m.weights.final_norm,
+                        .eps = static_cast<float>(m.config.rms_norm_eps),
+                        .fp8 = fp8.hidden,
+                        .fp8_t = fp8.hidden_t});
+  }
 }
 
 /// Adds the attention statistics of layer i to the sums that are given.
@@ -560,16 +615,10 @@ void forward(Stream& s, const Llama& m, const MicroBatch& batch, const PassScale
   for (std::int64_t i = 0; i < m.config.num_hidden_layers; ++i) {
     call(hooks.before_weights, buckets.layer(i));
     if (weights == Weights::changed) round_weights(s, m, i);
-    forward_layer(s, m, i, batch, scales.alignment, losses.alignment, Run::forward);
+    forward_layer(s, m, i, batch, scales.alignment, losses.alignment, Run::forward, hooks);
     measure_attention(s, m, i, batch, attention);
   }
-  rmsnorm_forward(s, {.out = a.final_norm,
-                      .rstd = a.final_rstd,
-                      .residual = a.final_x,
-                      .x = a.layers.back().mid,
-                      .delta = a.residual_delta,
-                      .weight = m.weights.final_norm,
-                      .eps = static_cast<float>(m.config.rms_norm_eps)});
+  final_norm_forward(s, m);
 }
 
 void evaluate(Stream& s, const Llama& m, const MicroBatch& batch, const LossSums& losses,
@@ -610,6 +659,7 @@ void forward_backward(Stream& s, const Llama& m, const MicroBatch& batch, const 
                            .gradient_scale = scales.ce_gradient,
                            .accumulate = accumulate,
                            .fp8 = m.shape.fp8.has_lm_head() ? &a.fp8.lm_head : nullptr,
+                           .fp8_hidden_is_rounded = final_norm_in_fp8(m),
                            .fp8_weight_is_rounded = weights == Weights::unchanged});
   if (!tied) call(hooks.after_gradients, buckets.head);
   s.zero(a.d_x);
@@ -626,7 +676,7 @@ void forward_backward(Stream& s, const Llama& m, const MicroBatch& batch, const 
     if (m.shape.checkpointing != GradientCheckpointing::none)
       forward_layer(s, m, i, batch, 0.0, a.discarded, Run::recompute);
     call(hooks.before_gradients, buckets.layer(i));
-    backward_layer(s, m, i, batch, scales, accumulate);
+    backward_layer(s, m, i, batch, scales, accumulate, hooks);
     call(hooks.after_gradients, buckets.layer(i));
   }
   call(hooks.after_gradients, buckets.norms);

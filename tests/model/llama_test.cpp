@@ -257,6 +257,14 @@ TEST_CASE(
   fresh.initialize(27);
   CHECK((gradients(m, Weights::unchanged) == gradients(fresh, Weights::unchanged)));
   CHECK((m.read<float>(m.state.gradients) != first));
+
+  // The final norm writes FP8 only.
+  m.upload(batch);
+  const Tensor& norm = m.state.activations.final_norm;
+  const std::vector<float> before(static_cast<std::size_t>(norm.count()), 7);
+  m.stream.copy(norm.data(), before.data(), norm.bytes());
+  forward_backward(m.stream, m.state.model(), m.state.batch, scales, m.state.sums.losses(), Gradients::overwrite);
+  CHECK((m.read<float>(norm) == before));
 }
 
 TEST_CASE("model: the head in FP8 has the gradients of untied and of tied embeddings, in chunks") {

@@ -6,7 +6,7 @@ using namespace ssa::test;
 
 namespace {
 
-/// One to 16 CTAs per cluster, idle ones among them, tokens that fill no block, and a row that is too wide for clusters.
+/// One to 16 CTAs per cluster, idle ones among them, tokens that fill no block, a row that is too wide for clusters.
 const std::vector<RmsNormCase> kFp8Cases = {{16, 128, false},  {144, 256, true},  {48, 384, true},  {272, 768, true},
                                             {128, 1024, true}, {144, 2048, true}, {16, 8320, false}};
 

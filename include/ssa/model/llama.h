@@ -50,6 +50,17 @@ struct ModelGradients {
 
 ModelGradients bind_gradients(const ParamTable& table, const ModelConfig& config, const Tensor& flat);
 
+/// A product of a linear layer y = x @ w^T without FP8, when it is queued.
+struct LinearProduct {
+  enum class Kind { forward, input_gradient, weight_gradient };
+  std::int64_t layer;
+  LinearLayer which;
+  Kind kind;
+  Tensor out;          ///< [M, N] y; [M, K] d_x; [N, K] d_w
+  Tensor x, d_y = {};  ///< [M, K]; [M, N], absent in the forward
+  Tensor w;            ///< [N, K]
+};
+
 /// Functions of the caller that a pass calls on the host while it queues its work, each with an index of
 /// ParamTable::buckets(): what they queue on the pass's stream runs at that point of the pass.
 struct PassHooks {
@@ -57,6 +68,7 @@ struct PassHooks {
   Call before_weights = {};    ///< the pass reads the bucket's weights from here on
   Call before_gradients = {};  ///< the pass writes the bucket's gradients from here on
   Call after_gradients = {};   ///< the bucket's gradients of this micro-batch are complete; layers from last to first
+  std::function<void(const LinearProduct&)> after_product = {};  ///< for passes without FP8 that recompute nothing
 };
 
 /// The model bound to its memory.
@@ -79,7 +91,8 @@ Llama with_path(const Llama& model, AttentionPath path);
 /// Uploads the rotary table; call once after the activations got their memory.
 void upload_rotary_table(Stream& stream, const Llama& model);
 
-/// Runs the model over a micro-batch up to the normalized output of the last layer (acts.final_norm).
+/// Runs the model over a micro-batch up to the normalized output of the last layer: acts.final_norm, or, with the LM
+/// head in FP8, the head's operands.
 void forward(Stream& stream, const Llama& model, const MicroBatch& batch, const PassScales& scales,
              const LossSums& losses, const AttentionSums& attention = {}, const PassHooks& hooks = {},
              Weights weights = Weights::changed);
