@@ -15,8 +15,9 @@ void validate_fp8(const LinearCrossEntropy& p) {
   const std::int64_t chunk = std::min(M, p.logits.dim(0));
   SSA_CHECK(M % kFp8Alignment == 0 && chunk % kFp8Alignment == 0, op, ": ", M, " tokens in chunks of ", chunk,
             ", expected multiples of ", kFp8Alignment, " with FP8");
-  expect_fp8_buffer(op, "fp8.hidden", p.fp8->hidden, chunk, H, Fp8Blocks::row);
-  expect_fp8_buffer(op, "fp8.hidden_t", p.fp8->hidden_t, H, chunk, Fp8Blocks::square);
+  const std::int64_t chunks = p.fp8_hidden_is_rounded ? (M + chunk - 1) / chunk : 1;
+  expect_fp8_buffer(op, "fp8.hidden", p.fp8->hidden, chunk, H, Fp8Blocks::row, chunks);
+  expect_fp8_buffer(op, "fp8.hidden_t", p.fp8->hidden_t, H, chunk, Fp8Blocks::square, chunks);
   expect_fp8_buffer(op, "fp8.weight", p.fp8->weight, V, H, Fp8Blocks::square);
   expect_fp8_buffer(op, "fp8.weight_t", p.fp8->weight_t, H, V, Fp8Blocks::square);
   expect_fp8_buffer(op, "fp8.d_logits", p.fp8->d_logits, chunk, V, Fp8Blocks::row);
@@ -24,6 +25,12 @@ void validate_fp8(const LinearCrossEntropy& p) {
 }
 
 }  // namespace
+
+HeadInput head_input(const LinearCrossEntropyFp8& fp8, std::int64_t index, std::int64_t tokens, std::int64_t chunk,
+                     std::int64_t H) {
+  return {.hidden = fp8.hidden.part(index, {chunk, H}, Fp8Blocks::row).matrix(tokens, H, Fp8Blocks::row),
+          .hidden_t = fp8.hidden_t.part(index, {H, chunk}, Fp8Blocks::square).matrix(H, tokens, Fp8Blocks::square)};
+}
 
 void validate(const LinearCrossEntropy& p) {
   constexpr auto op = "linear_cross_entropy";

@@ -28,10 +28,19 @@ namespace ssa {
 
 /// Memory for the operands of the FP8 products, overwritten. All dimensions are multiples of 16.
 struct LinearCrossEntropyFp8 {
-  Fp8Buffer hidden, hidden_t;      ///< [chunk, H] row blocks, [H, chunk] square blocks
-  Fp8Buffer weight, weight_t;      ///< [V, H], [H, V], square blocks
+  Fp8Buffer hidden, hidden_t;      ///< head_input of one chunk, or with fp8_hidden_is_rounded of all, one after another
+  Fp8Buffer weight, weight_t;      ///< [V, H], [H, V], square blocks; kept with fp8_weight_is_rounded
   Fp8Buffer d_logits, d_logits_t;  ///< [chunk, V], [V, chunk], row blocks
 };
+
+/// A chunk of hidden in FP8.
+struct HeadInput {
+  Fp8Matrix hidden, hidden_t;  ///< [tokens, H] row blocks, [H, tokens] square blocks
+};
+
+/// Where the operands have chunk `index`, of `tokens` tokens; only the last chunk may have fewer than `chunk`.
+HeadInput head_input(const LinearCrossEntropyFp8& fp8, std::int64_t index, std::int64_t tokens, std::int64_t chunk,
+                     std::int64_t H);
 
 struct LinearCrossEntropy {
   Tensor loss_sum;       ///< [1] f64, accumulated
@@ -39,12 +48,14 @@ struct LinearCrossEntropy {
   Tensor d_hidden = {};  ///< [M, H] act, overwritten; absent = no gradients
   Tensor d_weight = {};  ///< [V, H] f32, overwritten or accumulated; present if d_hidden is
   Tensor logits;         ///< [chunk, V] act, working memory, rows may be padded; a chunk of tokens at a time
-  Tensor hidden;         ///< [M, H] act, M at least 1
+  Tensor hidden;         ///< [M, H] act, M at least 1; not read with fp8_hidden_is_rounded
   Tensor weight;         ///< [V, H] act
   Tensor targets;        ///< [M] i32: the next token id, or -100
   float gradient_scale = 0;
   bool accumulate = false;                     ///< add to d_weight instead of overwriting it
   const LinearCrossEntropyFp8* fp8 = nullptr;  ///< given with d_hidden only; null: products in act
+  bool fp8_hidden_is_rounded = false;          ///< fp8->hidden and hidden_t have hidden, as quantize_fp8 rounds it
+  bool fp8_weight_is_rounded = false;          ///< fp8->weight and weight_t are those of a call before with this weight
 };
 SSA_OP_WITH_SCRATCH(linear_cross_entropy, LinearCrossEntropy);
 

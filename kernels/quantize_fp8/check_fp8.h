@@ -8,8 +8,8 @@ namespace ssa {
 /// Throws unless `m` is present, [rows, columns] are multiples of 16, and its values and scales have their shapes.
 void expect_fp8(const char* op, const char* name, const Fp8Matrix& m, std::int64_t rows, std::int64_t columns);
 
-/// Throws unless `buffer` has room for such a matrix.
+/// Throws unless `buffer` has room for `matrices` such matrices.
 void expect_fp8_buffer(const char* op, const char* name, const Fp8Buffer& buffer, std::int64_t rows,
-                       std::int64_t columns, Fp8Blocks blocks);
+                       std::int64_t columns, Fp8Blocks blocks, std::int64_t matrices = 1);
 
 }  // namespace ssa

@@ -41,7 +41,7 @@ inline Shape fp8_scales_shape(std::int64_t rows, std::int64_t columns, Fp8Blocks
   return {fp8_blocks_of(rows), (fp8_blocks_of(columns) + 3) / 4 * 4};
 }
 
-/// Memory for one FP8 matrix at a time.
+/// Memory for one FP8 matrix at a time, or for several of one shape, one after another.
 struct Fp8Buffer {
   Tensor values = {}, scales = {};  ///< [at least R C] u8, [at least the elements of fp8_scales_shape] f32
 
@@ -50,6 +50,13 @@ struct Fp8Buffer {
     return {.values = values.rows(0, rows * columns).view({rows, columns}),
             .scales = scales.rows(0, shape.count()).view(shape),
             .blocks = blocks};
+  }
+
+  /// The memory of matrix `index` of several of shape `matrix`.
+  Fp8Buffer part(std::int64_t index, const Shape& matrix, Fp8Blocks blocks) const {
+    const std::int64_t n = matrix.count(), of_scales = fp8_scales_shape(matrix[0], matrix[1], blocks).count();
+    return {.values = values.rows(index * n, (index + 1) * n),
+            .scales = scales.rows(index * of_scales, (index + 1) * of_scales)};
   }
 };
 

@@ -13,8 +13,9 @@ void expect_fp8(const char* op, const char* name, const Fp8Matrix& m, std::int64
 }
 
 void expect_fp8_buffer(const char* op, const char* name, const Fp8Buffer& buffer, std::int64_t rows,
-                       std::int64_t columns, Fp8Blocks blocks) {
-  const std::int64_t values = rows * columns, scales = fp8_scales_shape(rows, columns, blocks).count();
+                       std::int64_t columns, Fp8Blocks blocks, std::int64_t matrices) {
+  const std::int64_t values = matrices * rows * columns;
+  const std::int64_t scales = matrices * fp8_scales_shape(rows, columns, blocks).count();
   SSA_CHECK(buffer.values.count() >= values && buffer.scales.count() >= scales, op, ": ", name, " has room for ",
             buffer.values.count(), " values and ", buffer.scales.count(), " scales, expected at least ", values,
             " and ", scales);

@@ -1,5 +1,7 @@
 #include "rmsnorm.h"
 
+#include <algorithm>
+
 #include "kernels/common/check.h"
 #include "kernels/quantize_fp8/check_fp8.h"
 
@@ -36,11 +38,17 @@ void validate(const RmsNormBackward& p) {
   expect(op, "residual", p.residual, {M, H}, act);
   expect(op, "rstd", p.rstd, {M}, real_of(act));
   expect(op, "weight", p.weight, {H}, act);
+  if (!p.fp8 && !p.fp8_t) return;
+  expect_fp8(op, "fp8", p.fp8, M, H);
+  expect_fp8(op, "fp8_t", p.fp8_t, H, M);
+  SSA_CHECK(p.fp8.blocks == Fp8Blocks::row && p.fp8_t.blocks == Fp8Blocks::square, op,
+            ": fp8 and fp8_t have other blocks, expected row blocks and square blocks");
 }
 
-/// One partial d_weight per CTA.
+/// One partial d_weight per CTA, or, where the CUDA backward writes FP8, per block of tokens.
 std::size_t cuda::scratch_bytes(const RmsNormBackward& p) {
-  return static_cast<std::size_t>(kRmsNormMaxPartials * p.d_out.dim(1)) * sizeof(float);
+  const std::int64_t blocks = p.fp8 ? fp8_blocks_of(p.d_out.dim(0)) : 0;
+  return static_cast<std::size_t>(std::max(kRmsNormMaxPartials, blocks) * p.d_out.dim(1)) * sizeof(float);
 }
 
 }  // namespace ssa

@@ -1,6 +1,7 @@
 // One CTA per token, one 16-byte vector per thread where H allows it: each element is read once and written once.
-// Where the output is written transposed in FP8, that kernel writes residual and rstd only, and a second one writes the
-// output in tiles of 128 tokens and 128 columns.
+// rmsnorm_fp8.cu writes FP8. For wide rows, and where clusters do not fit, this file does: where the output of the forward
+// is written transposed, that kernel writes residual and rstd only, and a second one writes the output in tiles of 128
+// tokens and 128 columns. d_residual is rounded in a pass of its own.
 // A CTA of the backward takes many tokens and keeps its partial sum of d_weight in registers; a second kernel adds the
 // partial sums of all CTAs in a fixed order.
 #include <algorithm>
@@ -9,7 +10,9 @@
 #include "kernels/common/device/reduce.cuh"
 #include "kernels/common/device/vector.cuh"
 #include "kernels/quantize_fp8/fp8_tile.cuh"
+#include "kernels/quantize_fp8/quantize_fp8.h"
 #include "rmsnorm.h"
+#include "rmsnorm_fp8.cuh"
 
 namespace ssa::cuda {
 namespace {
@@ -197,6 +200,7 @@ void dispatch_width(std::int64_t H, F&& f) {
 
 void rmsnorm_forward(Stream& stream, const RmsNormForward& p) {
   const std::int64_t M = p.x.dim(0), H = p.x.dim(1);
+  if (p.fp8 && rmsnorm_has_clusters(stream, H)) return rmsnorm_forward_in_clusters(stream, p);
   dispatch_width(H, [&]<int kVec, int kThreads, bool kOne>() {
     launch(stream, "rmsnorm_forward", rmsnorm_forward_kernel<kVec, kThreads, kOne>,
            {.grid = static_cast<unsigned>(M), .block = kThreads, .waits = true}, p.fp8_t ? nullptr : bf16(p.out),
@@ -209,8 +213,24 @@ void rmsnorm_forward(Stream& stream, const RmsNormForward& p) {
            Fp8Target(p.fp8_t), bf16(p.out), bf16(p.delta ? p.residual : p.x), p.rstd.as<float>(), bf16(p.weight), M, H);
 }
 
+namespace {
+
+void add_partials(Stream& stream, const RmsNormBackward& p, const float* partials, std::int64_t count) {
+  const std::int64_t H = p.d_out.dim(1);
+  launch(stream, "rmsnorm_backward", add_partials_kernel, {.grid = ctas_for(H, kColumns), .block = kColumns * kGroups},
+         p.d_weight.as<float>(), partials, count, H);
+}
+
+}  // namespace
+
 void rmsnorm_backward(Stream& stream, const RmsNormBackward& p) {
   const std::int64_t M = p.d_out.dim(0), H = p.d_out.dim(1);
+  if (p.fp8 && rmsnorm_has_clusters(stream, H)) {
+    const std::int64_t blocks = fp8_blocks_of(M);
+    auto* partials = static_cast<float*>(stream.scratch(static_cast<std::size_t>(blocks * H) * sizeof(float)));
+    rmsnorm_backward_in_clusters(stream, p, partials);
+    return add_partials(stream, p, partials, blocks);
+  }
   dispatch_width(H, [&]<int kVec, int kThreads, bool kFits>() {
     constexpr bool kOne = kFits && kThreads < kMaxThreads;  // with 1024 threads there are too few registers
     const std::int64_t resident = std::int64_t{stream.cuda().properties.multiProcessorCount} * backward_ctas(kThreads);
@@ -221,9 +241,9 @@ void rmsnorm_backward(Stream& stream, const RmsNormBackward& p) {
     launch(stream, "rmsnorm_backward", rmsnorm_backward_kernel<kVec, kThreads, kOne>,
            {.grid = static_cast<unsigned>(ctas), .block = kThreads}, bf16(p.d_residual), partials, bf16(p.d_out),
            bf16(p.residual), p.rstd.as<float>(), bf16(p.weight), M, H, 1.0f / static_cast<float>(H));
-    launch(stream, "rmsnorm_backward", add_partials_kernel,
-           {.grid = ctas_for(H, kColumns), .block = kColumns * kGroups}, p.d_weight.as<float>(), partials, ctas, H);
+    add_partials(stream, p, partials, ctas);
   });
+  if (p.fp8) cuda::quantize_fp8(stream, {.plain = p.fp8, .transposed = p.fp8_t, .x = p.d_residual});
 }
 
 }  // namespace ssa::cuda

@@ -34,6 +34,9 @@ struct RmsNormBackward {
   Tensor residual;    ///< [M, H] act, from the forward (x where delta was absent)
   Tensor rstd;        ///< [M] f32, from the forward
   Tensor weight;      ///< [H] act
+  Fp8Matrix fp8 =
+      {};  ///< [M, H] row blocks, overwritten: d_residual after the call, as quantize_fp8 rounds it; optional
+  Fp8Matrix fp8_t = {};  ///< [H, M] square blocks, overwritten: the same, transposed; given with fp8
 };
 SSA_OP_WITH_SCRATCH(rmsnorm_backward, RmsNormBackward);
 

@@ -64,8 +64,9 @@ void rmsnorm_forward(Stream& stream, const RmsNormForward& p) {
   });
 }
 
-void rmsnorm_backward(Stream&, const RmsNormBackward& p) {
+void rmsnorm_backward(Stream& stream, const RmsNormBackward& p) {
   dispatch_real(p.d_out, [&]<class Real>() { backward<Real>(p); });
+  if (p.fp8) cpu::quantize_fp8(stream, {.plain = p.fp8, .transposed = p.fp8_t, .x = p.d_residual});
 }
 
 }  // namespace ssa::cpu

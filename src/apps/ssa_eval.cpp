@@ -13,6 +13,7 @@
 #include "ssa/eval/attention_report.h"
 #include "ssa/eval/dataset_loss.h"
 #include "ssa/eval/forward_pass.h"
+#include "ssa/eval/fp8_errors.h"
 #include "ssa/eval/generate.h"
 #include "ssa/eval/generate_until.h"
 #include "ssa/eval/generation_task.h"
@@ -47,7 +48,7 @@ struct Arguments {
   std::vector<std::int64_t> seeds = {1234};
   std::optional<std::int64_t> limit;
   std::int64_t min_document_tokens = 0;
-  bool log_samples = false, attention_stats = false, needle = false, loss_by_position = false;
+  bool log_samples = false, attention_stats = false, fp8_errors = false, needle = false, loss_by_position = false;
   std::int64_t sink_tokens = 4;
   eval::NeedleOptions needles;
   std::optional<std::string> prompt;
@@ -103,6 +104,9 @@ bool parse(int argc, char** argv, Arguments& a) {
       "--attention-stats", a.attention_stats,
       "per layer and head, on sequences of --data or else --text: entropy, fraction of the probability in the "
       "selected blocks and on the first tokens, distance of the sparse output from the full output");
+  line.add_flag("--fp8-errors", a.fp8_errors,
+                "per layer, on sequences of --data or else --text: relative error of the products of the linear layers "
+                "in FP8, forward and backward");
   CLI::Option* needle = line.add_flag("--needle", a.needle,
                                       "needle in a haystack: find a number that one sentence of a long text states");
   CLI::Option* generate =
@@ -166,8 +170,10 @@ bool parse(int argc, char** argv, Arguments& a) {
   line.add_list("--seeds", a.seeds, "of the few-shot draws; with several, means and standard deviations are reported",
                 0)
       ->option_text("LIST");
-  line.add_option("--limit", a.limit,
-                  "only the first N documents of a task, the first N sequences for --attention-stats (64 by default)")
+  line.add_option(
+          "--limit", a.limit,
+          "only the first N documents of a task, the first N sequences for --attention-stats (64 by default) and "
+          "--fp8-errors (8)")
       ->option_text("N")
       ->transform(integer(1));
   line.add_option("--sink-tokens", a.sink_tokens, "first tokens of a sequence for --attention-stats")
@@ -221,6 +227,7 @@ bool parse(int argc, char** argv, Arguments& a) {
   if (given(mask) && !given(data)) line.fail("--document-mask needs --data");
   if (given(positions) && a.overrides.rope_scaling == 0) line.fail("--original-positions needs --rope-scaling");
   if (a.attention_stats && !given(data) && !given(text)) line.fail("--attention-stats needs --data or --text");
+  if (a.fp8_errors && !given(data) && !given(text)) line.fail("--fp8-errors needs --data or --text");
   a.needles.rows = a.rows;
   a.needles.seed = sampling.seed;
   return true;
@@ -289,22 +296,15 @@ eval::TaskOptions task_options(const Arguments& a, const eval::Setting& setting)
           .samples = a.log_samples};
 }
 
-/// --attention-stats
-eval::AttentionReport attention_report(const Arguments& a, Stream& stream, Comm& comm, const eval::LoadedModel& loaded,
-                                       const eval::Setting& setting, const eval::DatasetRows* dataset,
-                                       eval::TextEncoder* encoder) {
-  constexpr std::int64_t kRows = 64;
-  const std::int64_t limit = a.limit.value_or(kRows);
-  std::vector<eval::TokenIds> rows;
-  if (dataset) {
-    rows = dataset->filled(limit);
-  } else {
-    std::vector<eval::TokenIds> texts;
-    for (const eval::Document& document : eval::text_task(a.texts).documents)
-      texts.push_back(encoder->encode(document.query));
-    rows = eval::rows_of(texts, max_length_of(a, setting), limit);
-  }
-  return eval::measure_attention(stream, comm, loaded, setting, rows, a.rows, a.sink_tokens);
+/// The sequences of --attention-stats and --fp8-errors, at most `limit`.
+std::vector<eval::TokenIds> sequences(const Arguments& a, const eval::Setting& setting,
+                                      const eval::DatasetRows* dataset, eval::TextEncoder* encoder,
+                                      std::int64_t limit) {
+  if (dataset) return dataset->filled(limit);
+  std::vector<eval::TokenIds> texts;
+  for (const eval::Document& document : eval::text_task(a.texts).documents)
+    texts.push_back(encoder->encode(document.query));
+  return eval::rows_of(texts, max_length_of(a, setting), limit);
 }
 
 int run(int argc, char** argv) {
@@ -363,12 +363,23 @@ int run(int argc, char** argv) {
         report.add(eval::run_generation_task(stream, *comm, loaded, setting, *encoder, task, task_options(a, setting),
                                              truncation));
     if (a.needle) report.attach("needle", eval::needle(stream, *comm, loaded, setting, *encoder, a.needles));
-    if (!a.attention_stats) continue;
-    const eval::AttentionReport attention = attention_report(
-        a, stream, *comm, loaded, setting, dataset ? &*dataset : nullptr, encoder ? &*encoder : nullptr);
-    report.attach("attention", attention.json());
-    more_tables += fmt::format("\nattention, {}, {} sequences of {} tokens\n{}", setting.name(), attention.rows,
-                               attention.tokens, attention.table());
+    const auto rows = [&](std::int64_t limit) {
+      return sequences(a, setting, dataset ? &*dataset : nullptr, encoder ? &*encoder : nullptr,
+                       a.limit.value_or(limit));
+    };
+    if (a.attention_stats) {
+      const eval::AttentionReport attention =
+          eval::measure_attention(stream, *comm, loaded, setting, rows(64), a.rows, a.sink_tokens);
+      report.attach("attention", attention.json());
+      more_tables += fmt::format("\nattention, {}, {} sequences of {} tokens\n{}", setting.name(), attention.rows,
+                                 attention.tokens, attention.table());
+    }
+    if (a.fp8_errors) {
+      const eval::Fp8Errors errors = eval::measure_fp8_errors(stream, *comm, loaded, setting, rows(8), a.rows);
+      report.attach("fp8_errors", errors.json());
+      more_tables += fmt::format("\nerror of products in FP8, {}, {} sequences of {} tokens\n{}", setting.name(),
+                                 errors.rows, errors.tokens, errors.table());
+    }
   }
   if (comm->rank() != 0) return kExitDone;
   std::fputs((report.table() + more_tables).c_str(), stdout);

@@ -90,16 +90,16 @@ constexpr LayerTensor kLayerTensors[] = {
 
 using Fp8Matrices = std::vector<std::pair<Shape, Fp8Blocks>>;
 
-/// Memory for the largest of some matrices; absent if there are none.
-Fp8Buffer allocate_fp8(Arena& arena, const std::string& name, const Fp8Matrices& matrices) {
+/// Memory for `count` times the largest of some matrices; absent if there are none.
+Fp8Buffer allocate_fp8(Arena& arena, const std::string& name, const Fp8Matrices& matrices, std::int64_t count = 1) {
   if (matrices.empty()) return {};
   std::int64_t values = 0, scales = 0;
   for (const auto& [matrix, blocks] : matrices) {
     values = std::max(values, matrix.count());
     scales = std::max(scales, fp8_scales_shape(matrix[0], matrix[1], blocks).count());
   }
-  return {.values = arena.allocate("fp8 " + name, DType::u8, {values}),
-          .scales = arena.allocate("fp8 scales of " + name, DType::f32, {scales})};
+  return {.values = arena.allocate("fp8 " + name, DType::u8, {count * values}),
+          .scales = arena.allocate("fp8 scales of " + name, DType::f32, {count * scales})};
 }
 
 /// What a linear layer reads, and where it is kept in FP8 instead.
@@ -158,17 +158,36 @@ Lifetime lifetime_of(Tensor LayerActivations::*activation) {
   return row->lifetime;
 }
 
-LinearCrossEntropyFp8 lay_out_fp8_head(Arena& arena, const ModelConfig& c, std::int64_t chunk) {
+/// Where the final norm writes FP8, it writes the inputs of all chunks.
+LinearCrossEntropyFp8 lay_out_fp8_head(Arena& arena, const ModelConfig& c, std::int64_t tokens, std::int64_t chunk) {
   const std::int64_t H = c.hidden_size, V = c.vocab_size;
-  const auto allocate = [&](const std::string& name, std::int64_t rows, std::int64_t columns, Fp8Blocks blocks) {
-    return allocate_fp8(arena, "lm_head " + name, {{{rows, columns}, blocks}});
+  const std::int64_t inputs = norm_writes_fp8(c) ? (tokens + chunk - 1) / chunk : 1;
+  const auto allocate = [&](const std::string& name, std::int64_t rows, std::int64_t columns, Fp8Blocks blocks,
+                            std::int64_t count = 1) {
+    return allocate_fp8(arena, "lm_head " + name, {{{rows, columns}, blocks}}, count);
   };
-  return {.hidden = allocate("x", chunk, H, Fp8Blocks::row),
-          .hidden_t = allocate("x^T", H, chunk, Fp8Blocks::square),
+  return {.hidden = allocate("x", chunk, H, Fp8Blocks::row, inputs),
+          .hidden_t = allocate("x^T", H, chunk, Fp8Blocks::square, inputs),
           .weight = allocate("w", V, H, Fp8Blocks::square),
           .weight_t = allocate("w^T", H, V, Fp8Blocks::square),
           .d_logits = allocate("d_logits", chunk, V, Fp8Blocks::row),
           .d_logits_t = allocate("d_logits^T", V, chunk, Fp8Blocks::row)};
+}
+
+/// Both ways of every weight that is multiplied in FP8.
+std::vector<Fp8LayerWeights> lay_out_fp8_weights(Arena& arena, const ModelConfig& c, const Fp8Layers& fp8) {
+  std::vector<Fp8LayerWeights> weights(static_cast<std::size_t>(c.num_hidden_layers));
+  const auto allocate = [&](const char* name, std::int64_t rows, std::int64_t columns) {
+    return allocate_fp8(arena, name, {{{rows, columns}, Fp8Blocks::square}}).matrix(rows, columns, Fp8Blocks::square);
+  };
+  for (std::int64_t i = 0; i < c.num_hidden_layers; ++i)
+    for (const LinearLayer which : kLinearLayers) {
+      if (!fp8.has(i, which)) continue;
+      const auto [inputs, outputs] = widths_of(which, c);
+      weights[static_cast<std::size_t>(i)][static_cast<std::size_t>(which)] = {
+          .w = allocate("weights", outputs, inputs), .w_t = allocate("weights^T", inputs, outputs)};
+    }
+  return weights;
 }
 
 /// Each buffer of the linear layers takes the largest matrix of any of them.
@@ -177,23 +196,22 @@ Fp8Operands lay_out_fp8(Arena& arena, const ModelConfig& c, const PassShape& sha
   const auto allocate = [&](const char* name, const Fp8Matrices& matrices) {
     return allocate_fp8(arena, name, matrices);
   };
-  Fp8Matrices x, w, d_y, d_y_t, d_gate_up, d_gate_up_t;
+  Fp8Matrices x, d_y, d_y_t, d_gate_up, d_gate_up_t;
   for (const LinearLayer which : kLinearLayers) {
     if (!shape.fp8.has_in_any_layer(which)) continue;
     const auto [inputs, outputs] = widths_of(which, c);
     x.insert(x.end(), {{{M, inputs}, Fp8Blocks::row}, {{inputs, M}, Fp8Blocks::row}});
-    w.insert(w.end(), {{{outputs, inputs}, Fp8Blocks::square}, {{inputs, outputs}, Fp8Blocks::square}});
     const bool from_swiglu = which == LinearLayer::gate_up_proj && swiglu_writes_fp8(c);
     (from_swiglu ? d_gate_up : d_y).push_back({{M, outputs}, Fp8Blocks::row});
     (from_swiglu ? d_gate_up_t : d_y_t).push_back({{outputs, M}, Fp8Blocks::square});
   }
-  return {.x = allocate("x", x),
-          .w = allocate("w", w),
+  return {.weights = lay_out_fp8_weights(arena, c, shape.fp8),
+          .x = allocate("x", x),
           .d_y = allocate("d_y", d_y),
           .d_y_t = allocate("d_y^T", d_y_t),
           .d_gate_up = allocate("d_gate_up", d_gate_up),
           .d_gate_up_t = allocate("d_gate_up^T", d_gate_up_t),
-          .lm_head = shape.fp8.has_lm_head() ? lay_out_fp8_head(arena, c, chunk) : LinearCrossEntropyFp8{}};
+          .lm_head = shape.fp8.has_lm_head() ? lay_out_fp8_head(arena, c, M, chunk) : LinearCrossEntropyFp8{}};
 }
 
 Activations lay_out_activations(Arena& arena, const ModelConfig& c, const PassShape& shape, DeviceKind kind,

@@ -22,40 +22,44 @@ inline Fp8Gradient fp8_gradient(const Fp8Buffer& d_y, const Fp8Buffer& d_y_t, st
   return {.d_y = d_y.matrix(M, N, Fp8Blocks::row), .d_y_t = d_y_t.matrix(N, M, Fp8Blocks::square)};
 }
 
+/// What a linear layer in FP8 has; false where it is not in FP8.
+struct LinearFp8 {
+  const Fp8Operands* operands = nullptr;
+  Fp8Weight weight = {};  ///< as round_weights left it
+
+  explicit operator bool() const { return operands != nullptr; }
+};
+
 struct Linear {
   Tensor y, x, w;
-  const Fp8Operands* fp8 = nullptr;
+  LinearFp8 fp8 = {};
   bool x_in_fp8 = false;  ///< fp8_x has x already
   Fp8Matrix keep_x_t =
       {};  ///< where x^T in FP8 is kept for the weight gradient; absent: it is not, or is there already
 };
 inline void linear(Stream& stream, const Linear& p) {
   if (!p.fp8) return matmul(stream, {.out = p.y, .a = p.x, .b = p.w, .transpose_b = true});
-  const Fp8Matrix x = fp8_x(*p.fp8, p.x.dim(0), p.x.dim(1));
-  const Fp8Matrix w = p.fp8->w.matrix(p.w.dim(0), p.w.dim(1), Fp8Blocks::square);
+  const Fp8Matrix x = fp8_x(*p.fp8.operands, p.x.dim(0), p.x.dim(1));
   if (!p.x_in_fp8 || p.keep_x_t)
     quantize_fp8(stream, {.plain = p.x_in_fp8 ? Fp8Matrix() : x, .transposed = p.keep_x_t, .x = p.x});
-  quantize_fp8(stream, {.plain = w, .x = p.w});
-  fp8_matmul(stream, {.out = p.y, .a = x, .b = w});
+  fp8_matmul(stream, {.out = p.y, .a = x, .b = p.fp8.weight.w});
 }
 
-/// In FP8 it rounds d_y to fp8->d_y and d_y_t, where the weight gradient that follows finds it, unless d_y is given in
-/// FP8.
+/// In FP8 it rounds d_y to the operands' d_y and d_y_t, where the weight gradient that follows finds it, unless d_y is
+/// given in FP8.
 struct LinearInputGradient {
   Tensor d_x;
   Tensor d_y = {};  ///< may be absent with d_y_fp8
   Tensor w;
-  const Fp8Operands* fp8 = nullptr;
+  LinearFp8 fp8 = {};
   const Fp8Gradient* d_y_fp8 = nullptr;
 };
 inline void linear_input_gradient(Stream& stream, const LinearInputGradient& p) {
   if (!p.fp8) return matmul(stream, {.out = p.d_x, .a = p.d_y, .b = p.w});
-  const std::int64_t M = p.d_x.dim(0), N = p.w.dim(0), K = p.w.dim(1);
-  const Fp8Gradient rounded = p.d_y_fp8 ? *p.d_y_fp8 : fp8_gradient(p.fp8->d_y, p.fp8->d_y_t, M, N);
+  const Fp8Gradient rounded =
+      p.d_y_fp8 ? *p.d_y_fp8 : fp8_gradient(p.fp8.operands->d_y, p.fp8.operands->d_y_t, p.d_x.dim(0), p.w.dim(0));
   if (!p.d_y_fp8) quantize_fp8(stream, {.plain = rounded.d_y, .transposed = rounded.d_y_t, .x = p.d_y});
-  const Fp8Matrix w_t = p.fp8->w.matrix(K, N, Fp8Blocks::square);
-  quantize_fp8(stream, {.transposed = w_t, .x = p.w});
-  fp8_matmul(stream, {.out = p.d_x, .a = rounded.d_y, .b = w_t});
+  fp8_matmul(stream, {.out = p.d_x, .a = rounded.d_y, .b = p.fp8.weight.w_t});
 }
 
 /// In FP8 it reads what linear_input_gradient of the same d_y left, or d_y_fp8.
@@ -64,7 +68,7 @@ struct LinearWeightGradient {
   Tensor d_y = {};  ///< may be absent with d_y_fp8
   Tensor x;         ///< not read with x_t_fp8
   bool accumulate;  ///< add to d_w instead of overwriting it
-  const Fp8Operands* fp8 = nullptr;
+  LinearFp8 fp8 = {};
   const Fp8Gradient* d_y_fp8 = nullptr;
   Fp8Matrix x_t_fp8 = {};  ///< x^T as the forward kept it; absent: x is rounded
 };
@@ -72,8 +76,9 @@ inline void linear_weight_gradient(Stream& stream, const LinearWeightGradient& p
   const std::int64_t M = p.x.dim(0), N = p.d_w.dim(0), K = p.d_w.dim(1);
   if (!p.fp8)
     return matmul(stream, {.out = p.d_w, .a = p.d_y, .b = p.x, .transpose_a = true, .accumulate = p.accumulate});
-  const Fp8Gradient rounded = p.d_y_fp8 ? *p.d_y_fp8 : fp8_gradient(p.fp8->d_y, p.fp8->d_y_t, M, N);
-  const Fp8Matrix x_t = p.x_t_fp8 ? p.x_t_fp8 : p.fp8->x.matrix(K, M, Fp8Blocks::row);
+  const Fp8Operands& fp8 = *p.fp8.operands;
+  const Fp8Gradient rounded = p.d_y_fp8 ? *p.d_y_fp8 : fp8_gradient(fp8.d_y, fp8.d_y_t, M, N);
+  const Fp8Matrix x_t = p.x_t_fp8 ? p.x_t_fp8 : fp8.x.matrix(K, M, Fp8Blocks::row);
   if (!p.x_t_fp8) quantize_fp8(stream, {.transposed = x_t, .x = p.x});
   fp8_matmul(stream, {.out = p.d_w, .a = rounded.d_y_t, .b = x_t, .accumulate = p.accumulate});
 }
@@ -84,7 +89,7 @@ struct LinearBackward {
   Tensor d_y = {};  ///< may be absent with d_y_fp8
   Tensor x, w;
   bool accumulate;  ///< add to d_w instead of overwriting it
-  const Fp8Operands* fp8 = nullptr;
+  LinearFp8 fp8 = {};
   const Fp8Gradient* d_y_fp8 = nullptr;
   Fp8Matrix x_t_fp8 = {};
 };

@@ -1,5 +1,6 @@
 #include "ssa/model/llama.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/attention/compressed/compressed_attention.h"
@@ -38,9 +39,29 @@ bool is_recomputed(const Llama& m, Tensor LayerActivations::*activation) {
   return !is_kept(lifetime_of(activation), m.shape.checkpointing);
 }
 
-/// Null where the linear layer does not compute in FP8.
-const Fp8Operands* fp8_of(const Llama& m, std::int64_t layer, LinearLayer which) {
-  return m.shape.fp8.has(layer, which) ? &m.acts.fp8 : nullptr;
+/// Absent where the linear layer does not compute in FP8.
+LinearFp8 fp8_of(const Llama& m, std::int64_t layer, LinearLayer which) {
+  if (!m.shape.fp8.has(layer, which)) return {};
+  const Fp8LayerWeights& weights = m.acts.fp8.weights[static_cast<std::size_t>(layer)];
+  return {.operands = &m.acts.fp8, .weight = weights[static_cast<std::size_t>(which)]};
+}
+
+Tensor weight_of(const LayerParams& layer, LinearLayer which) {
+  switch (which) {
+    case LinearLayer::qkvg_proj: return layer.qkvg_proj;
+    case LinearLayer::o_proj: return layer.o_proj;
+    case LinearLayer::gate_up_proj: return layer.gate_up_proj;
+    case LinearLayer::down_proj: return layer.down_proj;
+  }
+  fail("unknown linear layer");
+}
+
+/// Rounds the weights of layer i that are multiplied in FP8.
+void round_weights(Stream& s, const Llama& m, std::int64_t i) {
+  for (const LinearLayer which : kLinearLayers)
+    if (const LinearFp8 fp8 = fp8_of(m, i, which))
+      quantize_fp8(s,
+                   {.plain = fp8.weight.w, .transposed = fp8.weight.w_t, .x = weight_of(m.weights.layers[i], which)});
 }
 
 /// What a norm writes for the linear layer that reads it. In FP8 it writes the transpose, too, where it is kept, and
@@ -54,6 +75,13 @@ NormOutput norm_output(const Llama& m, std::int64_t layer, LinearLayer which, co
   if (!m.shape.fp8.has(layer, which) || !norm_writes_fp8(m.config)) return {.out = out, .fp8 = {}, .fp8_t = {}};
   const Fp8Matrix fp8 = fp8_x(m.acts.fp8, m.shape.rows * m.shape.tokens, m.config.hidden_size);
   return {.out = kept ? Tensor() : out, .fp8 = fp8, .fp8_t = kept};
+}
+
+/// The gradient of the residual stream in FP8, plain and transposed, which the backward of a norm writes for o_proj or
+/// down_proj of layer i; absent where that is not in FP8.
+Fp8Gradient residual_gradient(const Llama& m, std::int64_t i, LinearLayer which) {
+  if (!m.shape.fp8.has(i, which)) return {};
+  return fp8_gradient(m.acts.fp8.d_y, m.acts.fp8.d_y_t, m.shape.rows * m.shape.tokens, m.config.hidden_size);
 }
 
 /// Whether layer i's SwiGLU writes what its down_proj reads, in FP8 and nowhere else.
@@ -101,13 +129,22 @@ enum class Run { forward, recompute };
 /// One layer. Its input is l.x, or, in a forward run of a later layer, mid + residual_delta of the layer before, which
 /// becomes l.x. Its output is l.mid + residual_delta. A recompute run skips every op whose output was kept.
 void forward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch& batch, double alignment_scale,
-                   const Tensor& alignment, Run run) {
+                   const Tensor& alignment, Run run, const PassHooks& hooks = {}) {
   const ModelConfig& c = m.config;
   const LayerParams& w = m.weights.layers[i];
   const L& l = m.acts.layers[i];
   const Activations& a = m.acts;
   const Branches branches = computed_branches(m.shape, c);
   const float scale = attention_scale(c), eps = static_cast<float>(c.rms_norm_eps);
+  const auto after = [&](LinearLayer which, const Tensor& out, const Tensor& x) {
+    if (hooks.after_product)
+      hooks.after_product({.layer = i,
+                           .which = which,
+                           .kind = LinearProduct::Kind::forward,
+                           .out = out,
+                           .x = x,
+                           .w = weight_of(w, which)});
+  };
   const auto runs = [&](Tensor L::*output) { return run == Run::forward || is_recomputed(m, output); };
 
   // Where q or gate_up is computed, the norm before it is, too.
@@ -142,6 +179,7 @@ void forward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch& 
                .fp8 = fp8_of(m, i, LinearLayer::qkvg_proj),
                .x_in_fp8 = static_cast<bool>(input_norm.fp8),
                .keep_x_t = input_norm.fp8_t ? Fp8Matrix() : l.input_norm_t});
+    after(LinearLayer::qkvg_proj, a.qkvg, l.input_norm);
     qkv_rope_forward(s, {.q = l.q,
                          .k = l.k,
                          .v = l.v,
@@ -209,6 +247,7 @@ void forward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch& 
                .fp8 = fp8_of(m, i, LinearLayer::o_proj),
                .x_in_fp8 = gates_in_fp8(m, i),
                .keep_x_t = gates_in_fp8(m, i) ? Fp8Matrix() : l.attention_t});
+    after(LinearLayer::o_proj, a.residual_delta, l.attention);
     rmsnorm_forward(s, {.out = post_norm.out,
                         .rstd = l.post_rstd,
                         .residual = l.mid,
@@ -229,13 +268,15 @@ void forward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch& 
   }
 
   // 6) MLP. The backward's first op writes swiglu again, and nothing there needs the output.
-  if (runs(&L::gate_up))
+  if (runs(&L::gate_up)) {
     linear(s, {.y = l.gate_up,
                .x = l.post_norm,
                .w = w.gate_up_proj,
                .fp8 = fp8_of(m, i, LinearLayer::gate_up_proj),
                .x_in_fp8 = static_cast<bool>(post_norm.fp8),
                .keep_x_t = post_norm.fp8_t ? Fp8Matrix() : l.post_norm_t});
+    after(LinearLayer::gate_up_proj, l.gate_up, l.post_norm);
+  }
   if (run == Run::recompute) return;
   const std::int64_t M = l.swiglu.dim(0), F = c.intermediate_size;
   const bool in_fp8 = swiglu_in_fp8(m, i);
@@ -249,6 +290,7 @@ void forward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch& 
              .fp8 = fp8_of(m, i, LinearLayer::down_proj),
              .x_in_fp8 = in_fp8,
              .keep_x_t = in_fp8 ? Fp8Matrix() : l.swiglu_t});
+  after(LinearLayer::down_proj, a.residual_delta, l.swiglu);
 }
 
 /// Gradients of the attention's branches, gates, and of q, k, v (and their block means) through every branch.
@@ -344,18 +386,31 @@ void attention_backward(Stream& s, const Llama& m, const LayerActivations& l, co
 }
 
 /// One layer backward, in the order of forward_layer reversed. a.d_x comes in as the gradient of the layer's output and
-/// leaves as the gradient of its input. Gradients of matrices are overwritten, or added to with `accumulate`; gradients
-/// of norms are always added to.
+/// leaves as the gradient of its input, each also in FP8 where a down_proj reads it. Gradients of matrices are
+/// overwritten, or added to with `accumulate`; gradients of norms are always added to.
 void backward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch& batch, const PassScales& scales,
-                    bool accumulate) {
+                    bool accumulate, const PassHooks& hooks) {
   const LayerParams& w = m.weights.layers[i];
   const LayerParams& g = m.gradients.params.layers[i];
   const LayerActivations& l = m.acts.layers[i];
   const Activations& a = m.acts;
 
+  const auto after = [&](LinearLayer which, LinearProduct::Kind kind, const Tensor& out, const Tensor& d_y,
+                         const Tensor& x) {
+    if (hooks.after_product)
+      hooks.after_product(
+          {.layer = i, .which = which, .kind = kind, .out = out, .x = x, .d_y = d_y, .w = weight_of(w, which)});
+  };
+  using Kind = LinearProduct::Kind;
+
   // 6) MLP
-  linear_input_gradient(
-      s, {.d_x = a.d_swiglu, .d_y = a.d_x, .w = w.down_proj, .fp8 = fp8_of(m, i, LinearLayer::down_proj)});
+  const Fp8Gradient d_out = residual_gradient(m, i, LinearLayer::down_proj);
+  linear_input_gradient(s, {.d_x = a.d_swiglu,
+                            .d_y = a.d_x,
+                            .w = w.down_proj,
+                            .fp8 = fp8_of(m, i, LinearLayer::down_proj),
+                            .d_y_fp8 = d_out.d_y ? &d_out : nullptr});
+  after(LinearLayer::down_proj, Kind::input_gradient, a.d_swiglu, a.d_x, l.swiglu);
   const bool in_fp8 = m.shape.fp8.has(i, LinearLayer::gate_up_proj) && swiglu_writes_fp8(m.config);
   const Fp8Gradient d_gate_up =
       in_fp8 ? fp8_gradient(a.fp8.d_gate_up, a.fp8.d_gate_up_t, l.swiglu.dim(0), 2 * m.config.intermediate_size)
@@ -371,7 +426,9 @@ void backward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch&
                              .x = l.swiglu,
                              .accumulate = accumulate,
                              .fp8 = fp8_of(m, i, LinearLayer::down_proj),
+                             .d_y_fp8 = d_out.d_y ? &d_out : nullptr,
                              .x_t_fp8 = l.swiglu_t});
+  after(LinearLayer::down_proj, Kind::weight_gradient, g.down_proj, a.d_x, l.swiglu);
   linear_backward(s, {.d_x = a.d_norm,
                       .d_w = g.gate_up_proj,
                       .d_y = a.d_gate_up,
@@ -381,14 +438,19 @@ void backward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch&
                       .fp8 = fp8_of(m, i, LinearLayer::gate_up_proj),
                       .d_y_fp8 = in_fp8 ? &d_gate_up : nullptr,
                       .x_t_fp8 = l.post_norm_t});
+  after(LinearLayer::gate_up_proj, Kind::input_gradient, a.d_norm, a.d_gate_up, l.post_norm);
+  after(LinearLayer::gate_up_proj, Kind::weight_gradient, g.gate_up_proj, a.d_gate_up, l.post_norm);
 
   // 5) Norm, residual add and output projection
+  const Fp8Gradient d_mid = residual_gradient(m, i, LinearLayer::o_proj);
   rmsnorm_backward(s, {.d_residual = a.d_x,
                        .d_weight = g.post_attention_norm,
                        .d_out = a.d_norm,
                        .residual = l.mid,
                        .rstd = l.post_rstd,
-                       .weight = w.post_attention_norm});
+                       .weight = w.post_attention_norm,
+                       .fp8 = d_mid.d_y,
+                       .fp8_t = d_mid.d_y_t});
   linear_backward(s, {.d_x = a.d_attention,
                       .d_w = g.o_proj,
                       .d_y = a.d_x,
@@ -396,7 +458,10 @@ void backward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch&
                       .w = w.o_proj,
                       .accumulate = accumulate,
                       .fp8 = fp8_of(m, i, LinearLayer::o_proj),
+                      .d_y_fp8 = d_mid.d_y ? &d_mid : nullptr,
                       .x_t_fp8 = l.attention_t});
+  after(LinearLayer::o_proj, Kind::input_gradient, a.d_attention, a.d_x, l.attention);
+  after(LinearLayer::o_proj, Kind::weight_gradient, g.o_proj, a.d_x, l.attention);
 
   // 4) Gates and alignment, 3) attention branches
   attention_backward(s, m, l, batch, scales);
@@ -427,14 +492,43 @@ void backward_layer(Stream& s, const Llama& m, std::int64_t i, const MicroBatch&
                       .fp8 = fp8_of(m, i, LinearLayer::qkvg_proj),
                       .d_y_fp8 = qkvg_in_fp8 ? &d_qkvg : nullptr,
                       .x_t_fp8 = l.input_norm_t});
+  after(LinearLayer::qkvg_proj, Kind::input_gradient, a.d_norm, a.d_qkvg, l.input_norm);
+  after(LinearLayer::qkvg_proj, Kind::weight_gradient, g.qkvg_proj, a.d_qkvg, l.input_norm);
 
   // 1) Norm
+  const Fp8Gradient d_in = i > 0 ? residual_gradient(m, i - 1, LinearLayer::down_proj) : Fp8Gradient();
   rmsnorm_backward(s, {.d_residual = a.d_x,
                        .d_weight = g.input_norm,
                        .d_out = a.d_norm,
                        .residual = l.x,
                        .rstd = l.input_rstd,
-                       .weight = w.input_norm});
+                       .weight = w.input_norm,
+                       .fp8 = d_in.d_y,
+                       .fp8_t = d_in.d_y_t});
+}
+
+/// Whether the final norm writes what the head reads, in FP8 and nowhere else.
+bool final_norm_in_fp8(const Llama& m) { return m.shape.fp8.has_lm_head() && norm_writes_fp8(m.config); }
+
+/// The last residual add, and the final norm; in FP8 a chunk of the head at a time.
+void final_norm_forward(Stream& s, const Llama& m) {
+  const Activations& a = m.acts;
+  const bool in_fp8 = final_norm_in_fp8(m);
+  const std::int64_t tokens = a.final_x.dim(0), chunk = in_fp8 ? std::min(a.logits.dim(0), tokens) : tokens;
+  for (std::int64_t begin = 0; begin < tokens; begin += chunk) {
+    const std::int64_t end = std::min(begin + chunk, tokens);
+    const HeadInput fp8 =
+        in_fp8 ? head_input(a.fp8.lm_head, begin / chunk, end - begin, chunk, m.config.hidden_size) : HeadInput{};
+    rmsnorm_forward(s, {.out = in_fp8 ? Tensor() : a.final_norm,
+                        .rstd = a.final_rstd.rows(begin, end),
+                        .residual = a.final_x.rows(begin, end),
+                        .x = a.layers.back().mid.rows(begin, end),
+                        .delta = a.residual_delta.rows(begin, end),
+                        .weight = m.weights.final_norm,
+                        .eps = static_cast<float>(m.config.rms_norm_eps),
+                        .fp8 = fp8.hidden,
+                        .fp8_t = fp8.hidden_t});
+  }
 }
 
 /// Adds the attention statistics of layer i to the sums that are given.
@@ -510,7 +604,7 @@ void call(const PassHooks::Call& hook, std::size_t bucket) {
 }  // namespace
 
 void forward(Stream& s, const Llama& m, const MicroBatch& batch, const PassScales& scales, const LossSums& losses,
-             const AttentionSums& attention, const PassHooks& hooks) {
+             const AttentionSums& attention, const PassHooks& hooks, Weights weights) {
   const ProfilerRange range("forward");
   const Activations& a = m.acts;
   const BucketOrder buckets(m.config);
@@ -519,16 +613,11 @@ void forward(Stream& s, const Llama& m, const MicroBatch& batch, const PassScale
   embedding_forward(s, {.out = a.layers[0].x, .ids = flat_tokens(batch.ids), .weight = m.weights.embedding});
   for (std::int64_t i = 0; i < m.config.num_hidden_layers; ++i) {
     call(hooks.before_weights, buckets.layer(i));
-    forward_layer(s, m, i, batch, scales.alignment, losses.alignment, Run::forward);
+    if (weights == Weights::changed) round_weights(s, m, i);
+    forward_layer(s, m, i, batch, scales.alignment, losses.alignment, Run::forward, hooks);
     measure_attention(s, m, i, batch, attention);
   }
-  rmsnorm_forward(s, {.out = a.final_norm,
-                      .rstd = a.final_rstd,
-                      .residual = a.final_x,
-                      .x = a.layers.back().mid,
-                      .delta = a.residual_delta,
-                      .weight = m.weights.final_norm,
-                      .eps = static_cast<float>(m.config.rms_norm_eps)});
+  final_norm_forward(s, m);
 }
 
 void evaluate(Stream& s, const Llama& m, const MicroBatch& batch, const LossSums& losses,
@@ -546,12 +635,12 @@ void evaluate(Stream& s, const Llama& m, const MicroBatch& batch, const LossSums
 
 void forward_backward(Stream& s, const Llama& m, const MicroBatch& batch, const PassScales& scales,
                       const LossSums& losses, Gradients gradients, const AttentionSums& attention,
-                      const PassHooks& hooks) {
+                      const PassHooks& hooks, Weights weights) {
   const Activations& a = m.acts;
   const ModelParams& g = m.gradients.params;
   const bool accumulate = gradients == Gradients::add, tied = m.config.tie_word_embeddings;
   const BucketOrder buckets(m.config);
-  forward(s, m, batch, scales, losses, attention, hooks);
+  forward(s, m, batch, scales, losses, attention, hooks, weights);
 
   const ProfilerRange range("backward");
   if (!tied) call(hooks.before_weights, buckets.head);
@@ -568,20 +657,25 @@ void forward_backward(Stream& s, const Llama& m, const MicroBatch& batch, const 
                            .targets = flat_tokens(batch.targets),
                            .gradient_scale = scales.ce_gradient,
                            .accumulate = accumulate,
-                           .fp8 = m.shape.fp8.has_lm_head() ? &a.fp8.lm_head : nullptr});
+                           .fp8 = m.shape.fp8.has_lm_head() ? &a.fp8.lm_head : nullptr,
+                           .fp8_hidden_is_rounded = final_norm_in_fp8(m),
+                           .fp8_weight_is_rounded = weights == Weights::unchanged});
   if (!tied) call(hooks.after_gradients, buckets.head);
   s.zero(a.d_x);
+  const Fp8Gradient d_out = residual_gradient(m, m.config.num_hidden_layers - 1, LinearLayer::down_proj);
   rmsnorm_backward(s, {.d_residual = a.d_x,
                        .d_weight = g.final_norm,
                        .d_out = a.d_norm,
                        .residual = a.final_x,
                        .rstd = a.final_rstd,
-                       .weight = m.weights.final_norm});
+                       .weight = m.weights.final_norm,
+                       .fp8 = d_out.d_y,
+                       .fp8_t = d_out.d_y_t});
   for (std::int64_t i = m.config.num_hidden_layers - 1; i >= 0; --i) {
     if (m.shape.checkpointing != GradientCheckpointing::none)
       forward_layer(s, m, i, batch, 0.0, a.discarded, Run::recompute);
     call(hooks.before_gradients, buckets.layer(i));
-    backward_layer(s, m, i, batch, scales, accumulate);
+    backward_layer(s, m, i, batch, scales, accumulate, hooks);
     call(hooks.after_gradients, buckets.layer(i));
   }
   call(hooks.after_gradients, buckets.norms);

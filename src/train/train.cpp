@@ -241,7 +241,7 @@ std::optional<StepReport> train_step(Run& run) {
       if (fault_hits(FaultOperation::gradient)) spoil_gradient(run.stream, state);
     });
     forward_backward(run.stream, state.model(), state.batch, scales, state.sums.losses(), run.exchange.gradients(micro),
-                     attention, hooks);
+                     attention, hooks, micro == 0 ? Weights::changed : Weights::unchanged);
     if (stop_wanted(run.comm)) return std::nullopt;
   }
 

@@ -1,63 +1,57 @@
-#include "bench/bench.h"
+#include "bench/fp8_tensors.h"
 #include "kernels/fp8_matmul/fp8_matmul.h"
 #include "kernels/quantize_fp8/quantize_fp8.h"
 
 using namespace ssa;
-
-namespace {
-
-Fp8Matrix empty_fp8(bench::Bench& bench, std::int64_t rows, std::int64_t columns, Fp8Blocks blocks) {
-  return {.values = bench.empty(DType::u8, {rows, columns}),
-          .scales = bench.empty(DType::f32, fp8_scales_shape(rows, columns, blocks)),
-          .blocks = blocks};
-}
-
-}  // namespace
+using bench::empty_fp8;
+using bench::random_fp8;
 
 SSA_BENCH(quantize_fp8) {
   const std::int64_t M = bench.shapes.M(), H = bench.shapes.hidden_size, N = 2 * bench.shapes.intermediate_size;
-  const auto elements = [](std::int64_t rows, std::int64_t columns) {
-    return static_cast<double>(rows) * static_cast<double>(columns);
+  const auto measure = [&](const std::string& name, std::int64_t rows, std::int64_t columns, bool plain,
+                           bool transposed, Fp8Blocks blocks, Fp8Blocks blocks_t) {
+    const double bytes = 2.0 + (plain ? 1 : 0) + (transposed ? 1 : 0);
+    bench.measure(name, {.bytes = bytes * static_cast<double>(rows * columns)}, [&]() -> bench::Call {
+      const Tensor x = bench.random(DType::bf16, {rows, columns});
+      const Fp8Matrix fp8 = plain ? empty_fp8(bench, rows, columns, blocks) : Fp8Matrix();
+      const Fp8Matrix fp8_t = transposed ? empty_fp8(bench, columns, rows, blocks_t) : Fp8Matrix();
+      return [=](Stream& stream) { quantize_fp8(stream, {.plain = fp8, .transposed = fp8_t, .x = x}); };
+    });
   };
-  bench.measure("quantize_fp8, x", {.bytes = 3 * elements(M, H)}, [&]() -> bench::Call {
-    const Tensor x = bench.random(DType::bf16, {M, H});
-    const Fp8Matrix plain = empty_fp8(bench, M, H, Fp8Blocks::row);
-    return [=](Stream& stream) { quantize_fp8(stream, {.plain = plain, .x = x}); };
-  });
-  bench.measure("quantize_fp8, x^T", {.bytes = 3 * elements(M, H)}, [&]() -> bench::Call {
-    const Tensor x = bench.random(DType::bf16, {M, H});
-    const Fp8Matrix transposed = empty_fp8(bench, H, M, Fp8Blocks::row);
-    return [=](Stream& stream) { quantize_fp8(stream, {.transposed = transposed, .x = x}); };
-  });
-  bench.measure("quantize_fp8, d_y and d_y^T", {.bytes = 4 * elements(M, N)}, [&]() -> bench::Call {
-    const Tensor x = bench.random(DType::bf16, {M, N});
-    const Fp8Matrix plain = empty_fp8(bench, M, N, Fp8Blocks::row);
-    const Fp8Matrix transposed = empty_fp8(bench, N, M, Fp8Blocks::square);
-    return [=](Stream& stream) { quantize_fp8(stream, {.plain = plain, .transposed = transposed, .x = x}); };
-  });
+  constexpr auto kRow = Fp8Blocks::row, kSquare = Fp8Blocks::square;
+  measure("quantize_fp8, x", M, H, true, false, kRow, kRow);
+  measure("quantize_fp8, x^T", M, H, false, true, kRow, kRow);
+  measure("quantize_fp8, d_y and d_y^T", M, N, true, true, kRow, kSquare);
+  measure("quantize_fp8, w and w^T", N, H, true, true, kSquare, kSquare);
 }
 
 SSA_BENCH(fp8_matmul) {
-  const std::int64_t M = bench.shapes.M(), H = bench.shapes.hidden_size, N = 2 * bench.shapes.intermediate_size;
-  const double flops = 2 * static_cast<double>(M) * static_cast<double>(N) * static_cast<double>(H);
-  const auto quantized = [&](std::int64_t rows, std::int64_t columns, Fp8Blocks blocks) {
-    const Fp8Matrix m = empty_fp8(bench, rows, columns, blocks);
-    quantize_fp8(bench.stream, {.plain = m, .x = bench.random(DType::bf16, {rows, columns})});
-    return m;
+  const bench::Shapes& s = bench.shapes;
+  const std::int64_t M = s.M(), H = s.hidden_size, Q = s.query_heads * s.head_dim;
+  struct Layer {
+    std::string name;
+    std::int64_t inputs, outputs;
   };
-  bench.measure("fp8_matmul, gate_up forward", {.flops = flops}, [&]() -> bench::Call {
-    const Tensor y = bench.empty(DType::bf16, {M, N});
-    const Fp8Matrix x = quantized(M, H, Fp8Blocks::row), w = quantized(N, H, Fp8Blocks::square);
-    return [=](Stream& stream) { fp8_matmul(stream, {.out = y, .a = x, .b = w}); };
-  });
-  bench.measure("fp8_matmul, gate_up input gradient", {.flops = flops}, [&]() -> bench::Call {
-    const Tensor d_x = bench.empty(DType::bf16, {M, H});
-    const Fp8Matrix d_y = quantized(M, N, Fp8Blocks::row), w = quantized(H, N, Fp8Blocks::square);
-    return [=](Stream& stream) { fp8_matmul(stream, {.out = d_x, .a = d_y, .b = w}); };
-  });
-  bench.measure("fp8_matmul, gate_up weight gradient", {.flops = flops}, [&]() -> bench::Call {
-    const Tensor d_w = bench.zeros(DType::f32, {N, H});
-    const Fp8Matrix d_y = quantized(N, M, Fp8Blocks::square), x = quantized(H, M, Fp8Blocks::row);
-    return [=](Stream& stream) { fp8_matmul(stream, {.out = d_w, .a = d_y, .b = x, .accumulate = true}); };
-  });
+  const Layer layers[] = {{"qkvg", H, s.qkvg_width()},
+                          {"o", Q, H},
+                          {"gate and up", H, 2 * s.intermediate_size},
+                          {"down", s.intermediate_size, H}};
+  for (const auto& [name, K, N] : layers) {
+    const bench::Work work{.flops = 2 * static_cast<double>(M) * static_cast<double>(N) * static_cast<double>(K)};
+    bench.measure("fp8_matmul, " + name, work, [&]() -> bench::Call {
+      const Tensor y = bench.empty(DType::bf16, {M, N});
+      const Fp8Matrix x = random_fp8(bench, M, K, Fp8Blocks::row), w = random_fp8(bench, N, K, Fp8Blocks::square);
+      return [=](Stream& stream) { fp8_matmul(stream, {.out = y, .a = x, .b = w}); };
+    });
+    bench.measure("fp8_matmul, " + name + ", input gradient", work, [&]() -> bench::Call {
+      const Tensor d_x = bench.empty(DType::bf16, {M, K});
+      const Fp8Matrix d_y = random_fp8(bench, M, N, Fp8Blocks::row), w = random_fp8(bench, K, N, Fp8Blocks::square);
+      return [=](Stream& stream) { fp8_matmul(stream, {.out = d_x, .a = d_y, .b = w}); };
+    });
+    bench.measure("fp8_matmul, " + name + ", weight gradient", work, [&]() -> bench::Call {
+      const Tensor d_w = bench.zeros(DType::f32, {N, K});
+      const Fp8Matrix d_y = random_fp8(bench, N, M, Fp8Blocks::square), x = random_fp8(bench, K, M, Fp8Blocks::row);
+      return [=](Stream& stream) { fp8_matmul(stream, {.out = d_w, .a = d_y, .b = x, .accumulate = true}); };
+    });
+  }
 }

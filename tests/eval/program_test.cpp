@@ -171,6 +171,32 @@ TEST_CASE("ssa_eval: attention statistics of data and texts, on one and two rank
               {"--attention-stats needs --data or --text"});
 }
 
+TEST_CASE("ssa_eval: errors of products in FP8, on one and two ranks, and what has none") {
+  const EvalDirectory directory;
+  const Arguments arguments = {"--data", "data", "--fp8-errors", "--max-length", "32", "--limit", "4",
+                               "--rows", "2",    "--mode",       "full"};
+  const json one = directory.results(arguments)["fp8_errors"], two = directory.results(arguments, 2)["fp8_errors"];
+  CHECK(one["rows"] == 4);
+  CHECK(one["tokens"] == 32);
+  CHECK(one["layers"].size() == 2);
+  CHECK(one["mean"]["qkvg_proj"]["forward"].is_null());
+  for (const auto& [kind, error] : one["mean"]["down_proj"].items()) {
+    CHECK(error.get<double>() > 0.01);
+    CHECK(error.get<double>() < 0.08);
+    CHECK(two["mean"]["down_proj"][kind].get<double>() == Approx(error.get<double>()).epsilon(1e-9));
+  }
+  const ProgramResult table =
+      directory.run({"--data", "data", "--fp8-errors", "--max-length", "32", "--limit", "1", "--mode", "full"});
+  CHECK(table.exit_code == kExitDone);
+  CHECK(table.out.find("error of products in FP8, full, 1 sequences of 32 tokens") != std::string::npos);
+  check_fails(directory.run({"--data", "data", "--fp8-errors", "--max-length", "20", "--limit", "3", "--rows", "2"}),
+              kExitUsage,
+              {"--fp8-errors: 2 sequences of 20 tokens, expected a multiple of 16 tokens; --rows, --limit and "
+               "--max-length choose"});
+  check_fails(directory.run({"--tasks", "arc_easy", "--task-dir", ".", "--fp8-errors"}), kExitUsage,
+              {"--fp8-errors needs --data or --text"});
+}
+
 TEST_CASE("ssa_eval: a model whose config.json names no method is evaluated as --method and --selection say") {
   const EvalDirectory directory;
   const auto config_file = directory.path() / "config.json";

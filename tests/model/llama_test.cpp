@@ -223,6 +223,50 @@ TEST_CASE("model: FP8 changes gradients by its rounding, in the chosen layers on
   CHECK((run(Fp8Mode::linear, {}, GradientCheckpointing::full).gradients == fp8.gradients));
 }
 
+TEST_CASE(
+    "model: weights are rounded to FP8 in the first micro-batch of a step, and no other tensor in a pass of its own") {
+  const ModelConfig config = fp8_model();
+  PassShape pass{.rows = 2, .tokens = 40, .path = AttentionPath::ssa};
+  pass.fp8 = Fp8Layers(config, Fp8Mode::all, {});
+  const HostBatch batch = random_batch(2, 40, config.vocab_size, 25);
+  const PassScales scales = scales_of(config, pass);
+  int rounded = 0;
+  // Two micro-batches, and an evaluation between them.
+  const auto gradients = [&](TestModel& m, Weights second) {
+    m.poison_gradients();
+    std::vector<int> passes;
+    for (const Weights weights : {Weights::changed, second}) {
+      rounded = 0;
+      m.upload(batch);
+      forward_backward(m.stream, m.state.model(), m.state.batch, scales, m.state.sums.losses(),
+                       passes.empty() ? Gradients::overwrite : Gradients::add, {}, {}, weights);
+      passes.push_back(rounded);
+      evaluate(m.stream, m.state.model(), m.state.batch, m.state.sums.losses());
+    }
+    CHECK((passes == std::vector<int>{8, second == Weights::changed ? 8 : 0}));  // 4 weights of 2 layers
+    return m.read<float>(m.state.gradients);
+  };
+  const auto count = [&](const char* op) { rounded += std::string_view(op) == "quantize_fp8"; };
+  TestModel m(config, pass), fresh(config, pass);
+  m.stream.on_op(count);
+  fresh.stream.on_op(count);
+  m.initialize(26);
+  const std::vector<float> first = gradients(m, Weights::unchanged);
+  CHECK((gradients(m, Weights::changed) == first));
+  m.initialize(27);
+  fresh.initialize(27);
+  CHECK((gradients(m, Weights::unchanged) == gradients(fresh, Weights::unchanged)));
+  CHECK((m.read<float>(m.state.gradients) != first));
+
+  // The final norm writes FP8 only.
+  m.upload(batch);
+  const Tensor& norm = m.state.activations.final_norm;
+  const std::vector<float> before(static_cast<std::size_t>(norm.count()), 7);
+  m.stream.copy(norm.data(), before.data(), norm.bytes());
+  forward_backward(m.stream, m.state.model(), m.state.batch, scales, m.state.sums.losses(), Gradients::overwrite);
+  CHECK((m.read<float>(norm) == before));
+}
+
 TEST_CASE("model: the head in FP8 has the gradients of untied and of tied embeddings, in chunks") {
   const HostBatch batch = random_batch(2, 40, 64, 23);
   for (const bool tied : {false, true}) {
@@ -273,6 +317,10 @@ TEST_CASE("model: the memory plan has the inputs that layers keep in FP8, and th
   CHECK(all.at("fp8 lm_head d_logits") == 80 * 64);
   CHECK(all.at("fp8 lm_head d_logits^T") == 80 * 64);
   CHECK(all.at("fp8 scales of lm_head d_logits") == 512);  // 80 scales of 4 bytes, in units of 256
+  // Layer by layer: qkvg_proj has 368 outputs, gate_up_proj 256.
+  CHECK(all.at("fp8 weights") == static_cast<std::size_t>(2 * (config.qkvg_width() + 256 + 256 + 128) * 128));
+  CHECK(all.at("fp8 weights^T") == all.at("fp8 weights"));
+  CHECK(some.at("fp8 weights") == all.at("fp8 weights") / 2);
   CHECK(all.contains("fp8 d_gate_up"));
   CHECK_FALSE(all.contains("d_qkvg"));
   CHECK(some.contains("d_qkvg"));

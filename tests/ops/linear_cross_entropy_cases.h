@@ -70,26 +70,31 @@ struct LinearCrossEntropyInputs {
   }
 };
 
-/// `logits`: working memory whose contents the caller reads afterwards.
+/// `logits`: working memory whose contents the caller reads afterwards. `are_rounded`: fp8 has hidden and weight, whose
+/// tensors are then full of NaN.
 inline Outputs run_linear_cross_entropy(OpRunner& run, const LinearCrossEntropyCase& c,
                                         const LinearCrossEntropyInputs& in, bool accumulate,
-                                        const LinearCrossEntropyFp8* fp8 = nullptr, Tensor logits = {}) {
+                                        const LinearCrossEntropyFp8* fp8 = nullptr, Tensor logits = {},
+                                        bool are_rounded = false) {
   const Tensor loss_sum = run.f64_input({in.loss_sum}, {1}), losses = run.f32_output({c.M});
   const Tensor d_hidden = c.gradients ? run.act_output({c.M, c.H}) : Tensor();
   const Tensor d_weight = !c.gradients ? Tensor()
                           : accumulate ? run.f32_input(in.d_weight, {c.V, c.H})
                                        : run.f32_output({c.V, c.H});
-  linear_cross_entropy(run.stream(), {.loss_sum = loss_sum,
-                                      .losses = losses,
-                                      .d_hidden = d_hidden,
-                                      .d_weight = d_weight,
-                                      .logits = logits ? logits : run.act_output(c.logits().shape()),
-                                      .hidden = run.act_input(in.hidden, {c.M, c.H}),
-                                      .weight = run.act_input(in.weight, {c.V, c.H}),
-                                      .targets = run.i32_input(in.targets, {c.M}),
-                                      .gradient_scale = in.gradient_scale,
-                                      .accumulate = accumulate,
-                                      .fp8 = fp8});
+  linear_cross_entropy(run.stream(),
+                       {.loss_sum = loss_sum,
+                        .losses = losses,
+                        .d_hidden = d_hidden,
+                        .d_weight = d_weight,
+                        .logits = logits ? logits : run.act_output(c.logits().shape()),
+                        .hidden = are_rounded ? run.act_output({c.M, c.H}) : run.act_input(in.hidden, {c.M, c.H}),
+                        .weight = are_rounded ? run.act_output({c.V, c.H}) : run.act_input(in.weight, {c.V, c.H}),
+                        .targets = run.i32_input(in.targets, {c.M}),
+                        .gradient_scale = in.gradient_scale,
+                        .accumulate = accumulate,
+                        .fp8 = fp8,
+                        .fp8_hidden_is_rounded = are_rounded,
+                        .fp8_weight_is_rounded = are_rounded});
   Outputs outputs = {{"loss_sum", run.read(loss_sum)}, {"losses", run.read(losses)}};
   if (c.gradients) {
     outputs.push_back({"d_hidden", run.read(d_hidden)});

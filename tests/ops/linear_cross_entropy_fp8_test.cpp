@@ -27,6 +27,7 @@ Fp8Buffer buffer(OpRunner& run, std::int64_t rows, std::int64_t columns, Fp8Bloc
   return {.values = m.values.view({m.values.count()}), .scales = m.scales.view({m.scales.count()})};
 }
 
+/// Buffers for the hidden states of one chunk.
 LinearCrossEntropyFp8 operands_of(OpRunner& run, const LinearCrossEntropyCase& c) {
   return {.hidden = buffer(run, c.chunk, c.H, Fp8Blocks::row),
           .hidden_t = buffer(run, c.H, c.chunk, Fp8Blocks::square),
@@ -199,6 +200,48 @@ TEST_CASE("linear_cross_entropy in FP8 in f32 agrees with f64, and gives the sam
     for (const bool accumulate : {false, true})
       check_f32([&](OpRunner& run) { return run_fp8(run, c, in, accumulate).outputs; }, 1e-3);
   }
+}
+
+namespace {
+
+/// With hidden and weight that are rounded before the op, against the op that rounds them.
+void check_rounded_before(Precision precision) {
+  for (const LinearCrossEntropyCase& c : kCases) {
+    CAPTURE(c.M, c.H, c.V, c.chunk);
+    const LinearCrossEntropyInputs in(c);
+    OpRunner run(precision);
+    const std::int64_t chunk = std::min(c.chunk, c.M), chunks = (c.M + chunk - 1) / chunk;
+    LinearCrossEntropyFp8 fp8 = operands_of(run, c);
+    fp8.hidden = buffer(run, chunks * chunk, c.H, Fp8Blocks::row);
+    fp8.hidden_t = {.values = buffer(run, chunks * c.H, chunk, Fp8Blocks::row).values,
+                    .scales = run.f32_output({chunks * fp8_scales_shape(c.H, chunk, Fp8Blocks::square).count()})};
+    const Tensor hidden = run.act_input(in.hidden, {c.M, c.H});
+    for (std::int64_t begin = 0; begin < c.M; begin += chunk) {
+      const std::int64_t end = std::min(begin + chunk, c.M);
+      const HeadInput input = head_input(fp8, begin / chunk, end - begin, chunk, c.H);
+      quantize_fp8(run.stream(), {.plain = input.hidden, .transposed = input.hidden_t, .x = hidden.rows(begin, end)});
+    }
+    quantize_fp8(run.stream(), {.plain = fp8.weight.matrix(c.V, c.H, Fp8Blocks::square),
+                                .transposed = fp8.weight_t.matrix(c.H, c.V, Fp8Blocks::square),
+                                .x = run.act_input(in.weight, {c.V, c.H})});
+    const Outputs got = run_linear_cross_entropy(run, c, in, false, &fp8, {}, true);
+    const Outputs want = run_fp8(run, c, in).outputs;
+    for (const Output& o : want) {
+      CAPTURE(o.name);
+      CHECK((output(got, o.name) == o.values));
+    }
+  }
+}
+
+}  // namespace
+
+TEST_CASE("linear_cross_entropy in FP8 gives the same bits when hidden and weight were rounded before") {
+  check_rounded_before(Precision::f32);
+}
+
+TEST_CASE("linear_cross_entropy in FP8 on CUDA gives the same bits when hidden and weight were rounded before") {
+  if (skip_without_gpu()) return;
+  check_rounded_before(Precision::cuda);
 }
 
 TEST_CASE("linear_cross_entropy refuses FP8 operands that do not fit") {

@@ -4,8 +4,10 @@
 Exit code 77 (skipped) when a Python package of the case is missing.
 """
 import argparse
+import contextlib
 import gzip
 import importlib.util
+import io
 import json
 import os
 import shutil
@@ -434,6 +436,31 @@ def test_scale_model(_):
     # At stage 2 every micro-batch is reduced.
     few = run(sys.executable, script, "--gpus", "8", "--bandwidth", "5", "--accumulation", "8")
     assert number(few, 6) < number(few, 4), few
+
+
+def test_bench_peers_fp8(_):
+    """The FP8 products of PyTorch against the definition, and their table; nothing is timed."""
+    need("torch")
+    import torch
+    sys.path.insert(0, str(SCRIPTS))
+    import bench_peers
+    torch.manual_seed(0)
+    x, w, d_y = (torch.randn(*shape, dtype=torch.bfloat16) for shape in ((64, 48), (32, 48), (64, 32)))
+    operands = [bench_peers.round_both(t) for t in (x, w, d_y)]
+    for tensor, (rounded, scale, transposed, scale_t) in zip((x, w, d_y), operands):
+        for got, want in ((rounded.float() * scale, tensor), (transposed.float() * scale_t, tensor.t())):
+            assert 0.01 < (got - want.float()).norm() / want.float().norm() < 0.04
+    x, w, d_y = (t.float() for t in (x, w, d_y))
+    for product, want in zip(bench_peers.fp8_products(*operands, False), (x @ w.t(), d_y @ w, d_y.t() @ x)):
+        assert (product().float() - want).norm() / want.norm() < 0.06
+
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        args = bench_peers.parse_arguments(["--only", "fp8", "--layers", "2"])
+        bench_peers.fp8_table(args, lambda tokens, inputs, outputs: (tokens, inputs, outputs, 1, 2))
+    rows = [line for line in out.getvalue().splitlines() if line.startswith("|")][2:]
+    assert rows[0] == "| qkvg | 32768.000 | 2048.000 | 2400.000 | 1.000 | 2.000 |", rows
+    assert rows[4] == "| all, 2 layers | 262144.000 | 28672.000 | 45760.000 | 8.000 | 16.000 |", rows
 
 
 def test_slurm(directory):

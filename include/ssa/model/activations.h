@@ -2,6 +2,7 @@
 // table of activations that each layer keeps for the backward and of those that are recomputed.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -94,13 +95,23 @@ constexpr bool is_kept(Lifetime lifetime, GradientCheckpointing mode) {
   fail("unknown lifetime");
 }
 
-/// The operands of the FP8 products, one linear layer at a time; absent without FP8.
+/// A weight in FP8: w for the forward product, w^T for the input gradient. Square blocks; absent where the linear layer
+/// does not compute in FP8.
+struct Fp8Weight {
+  Fp8Matrix w = {}, w_t = {};
+};
+
+/// The weights of a layer, in the order of kLinearLayers.
+using Fp8LayerWeights = std::array<Fp8Weight, kLinearLayers.size()>;
+
+/// The operands of the FP8 products; absent without FP8. Weights are those of all layers, and the others of one linear
+/// layer at a time.
 struct Fp8Operands {
-  Fp8Buffer x;                       ///< x in the forward; x^T in the backward, where the forward did not keep it
-  Fp8Buffer w;                       ///< w in the forward, w^T in the backward
-  Fp8Buffer d_y, d_y_t;              ///< d_y and its transpose, for the input and the weight gradient
-  Fp8Buffer d_gate_up, d_gate_up_t;  ///< the same of gate_up_proj, where swiglu_backward writes them
-  LinearCrossEntropyFp8 lm_head;     ///< of the LM head
+  std::vector<Fp8LayerWeights> weights;  ///< [L]: rounded once per optimizer step
+  Fp8Buffer x;                           ///< x in the forward; x^T in the backward, where the forward did not keep it
+  Fp8Buffer d_y, d_y_t;                  ///< d_y and its transpose, for the input and the weight gradient
+  Fp8Buffer d_gate_up, d_gate_up_t;      ///< the same of gate_up_proj, where swiglu_backward writes them
+  LinearCrossEntropyFp8 lm_head;         ///< of the LM head
 };
 
 /// Every activation and working tensor of a pass.

@@ -38,6 +38,10 @@ struct PassScales {
 /// Whether a micro-batch overwrites the gradients (the first of a step) or adds to them (the others).
 enum class Gradients { overwrite, add };
 
+/// Whether the weights may have changed since the last pass with a backward. If not, a pass multiplies with what that
+/// pass rounded to FP8. A step's micro-batches after the first have the same weights.
+enum class Weights { changed, unchanged };
+
 /// The gradient of every parameter.
 struct ModelGradients {
   ModelParams params;
@@ -46,6 +50,17 @@ struct ModelGradients {
 
 ModelGradients bind_gradients(const ParamTable& table, const ModelConfig& config, const Tensor& flat);
 
+/// A product of a linear layer y = x @ w^T without FP8, when it is queued.
+struct LinearProduct {
+  enum class Kind { forward, input_gradient, weight_gradient };
+  std::int64_t layer;
+  LinearLayer which;
+  Kind kind;
+  Tensor out;          ///< [M, N] y; [M, K] d_x; [N, K] d_w
+  Tensor x, d_y = {};  ///< [M, K]; [M, N], absent in the forward
+  Tensor w;            ///< [N, K]
+};
+
 /// Functions of the caller that a pass calls on the host while it queues its work, each with an index of
 /// ParamTable::buckets(): what they queue on the pass's stream runs at that point of the pass.
 struct PassHooks {
@@ -53,6 +68,7 @@ struct PassHooks {
   Call before_weights = {};    ///< the pass reads the bucket's weights from here on
   Call before_gradients = {};  ///< the pass writes the bucket's gradients from here on
   Call after_gradients = {};   ///< the bucket's gradients of this micro-batch are complete; layers from last to first
+  std::function<void(const LinearProduct&)> after_product = {};  ///< for passes without FP8 that recompute nothing
 };
 
 /// The model bound to its memory.
@@ -75,9 +91,11 @@ Llama with_path(const Llama& model, AttentionPath path);
 /// Uploads the rotary table; call once after the activations got their memory.
 void upload_rotary_table(Stream& stream, const Llama& model);
 
-/// Runs the model over a micro-batch up to the normalized output of the last layer (acts.final_norm).
+/// Runs the model over a micro-batch up to the normalized output of the last layer: acts.final_norm, or, with the LM
+/// head in FP8, the head's operands.
 void forward(Stream& stream, const Llama& model, const MicroBatch& batch, const PassScales& scales,
-             const LossSums& losses, const AttentionSums& attention = {}, const PassHooks& hooks = {});
+             const LossSums& losses, const AttentionSums& attention = {}, const PassHooks& hooks = {},
+             Weights weights = Weights::changed);
 
 /// forward without FP8, then the summed cross entropy into losses.ce, and, if given, the loss of every position into
 /// `position_losses` [M] f32.
@@ -87,7 +105,7 @@ void evaluate(Stream& stream, const Llama& model, const MicroBatch& batch, const
 /// forward, loss and backward: overwrites every gradient, or adds to it.
 void forward_backward(Stream& stream, const Llama& model, const MicroBatch& batch, const PassScales& scales,
                       const LossSums& losses, Gradients gradients, const AttentionSums& attention = {},
-                      const PassHooks& hooks = {});
+                      const PassHooks& hooks = {}, Weights weights = Weights::changed);
 
 /// The largest scratch of any op in a pass of this shape. Runs the pass on a measuring stream, which touches no device.
 std::size_t pass_scratch_bytes(const ModelConfig& config, const PassShape& shape, DeviceKind kind);
