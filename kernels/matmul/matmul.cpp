@@ -1,6 +1,7 @@
 #include "matmul.h"
 
 #include "kernels/common/check.h"
+#include "kernels/matmul/choice.h"
 
 namespace ssa {
 
@@ -13,6 +14,19 @@ void validate(const Matmul& p) {
   const DType act = p.a.dtype();
   expect(op, "b", p.b, p.transpose_b ? Shape{N, K} : Shape{K, N}, act);
   expect(op, "out", p.out, {M, N}, p.out.dtype() == act ? act : real_of(act));
+}
+
+#if SSA_WITH_CUDA
+namespace cuda {
+MatmulChoiceReport matmul_choice_report(Stream& stream);
+}
+#endif
+
+MatmulChoiceReport matmul_choice_report([[maybe_unused]] Stream& stream) {
+#if SSA_WITH_CUDA
+  if (stream.kind() == DeviceKind::cuda) return cuda::matmul_choice_report(stream);
+#endif
+  return {};
 }
 
 }  // namespace ssa

@@ -11,6 +11,7 @@
 #include <optional>
 #include <span>
 
+#include "kernels/matmul/choice.h"
 #include "ssa/base/fault.h"
 #include "ssa/base/random.h"
 #include "ssa/base/signals.h"
@@ -495,6 +496,7 @@ int train(const Config& config, const TrainOptions& options, Comm& comm) {
     enter_phase(run.at.step == first_step ? Phase::start : Phase::step, run.at.step + 1);
     std::optional<StepReport> report = train_step(run);
     if (!report) return stop(run, log);
+    if (run.at.step == first_step + 1) log.say_choices(matmul_choice_report(run.stream));
     const bool last = run.at.step == run.total_steps;
     const bool evaluating = evaluation_due(run);
     const bool saving = last || every(run.save_interval);
