@@ -265,18 +265,22 @@ Tensor ModelState::owned_master(const Bucket& bucket) const {
   return weights.rows(range.begin, range.end);
 }
 
-void load_owned(Stream& stream, const ModelState& state, const Bucket& bucket, const Tensor& to,
-                const ReadParam& read) {
-  const Range owned = state.owned(bucket);
-  std::vector<float> host(static_cast<std::size_t>(owned.count()), 0.0f);
-  const auto& params = state.table().params();
+std::vector<float> read_range(const ParamTable& table, Range range, const ReadParam& read) {
+  std::vector<float> host(static_cast<std::size_t>(range.count()), 0.0f);
+  const auto& params = table.params();
   for (std::size_t i = 0; i < params.size(); ++i) {
-    const std::int64_t begin = std::max(owned.begin, params[i].offset);
-    const std::int64_t end = std::min(owned.end, params[i].offset + params[i].count());
+    const std::int64_t begin = std::max(range.begin, params[i].offset);
+    const std::int64_t end = std::min(range.end, params[i].offset + params[i].count());
     if (begin >= end) continue;
-    const std::span<float> out(host.data() + (begin - owned.begin), static_cast<std::size_t>(end - begin));
+    const std::span<float> out(host.data() + (begin - range.begin), static_cast<std::size_t>(end - begin));
     read(i, out, begin - params[i].offset);
   }
+  return host;
+}
+
+void load_owned(Stream& stream, const ModelState& state, const Bucket& bucket, const Tensor& to,
+                const ReadParam& read) {
+  const std::vector<float> host = read_range(state.table(), state.owned(bucket), read);
   std::vector<bfloat16> narrow;
   if (to.dtype() == DType::bf16) {
     narrow.reserve(host.size());

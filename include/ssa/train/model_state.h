@@ -107,6 +107,9 @@ class ModelState : public StateTensors {
 /// Where values come from: elements [first, first + out.size()) of parameter `param` of the table.
 using ReadParam = std::function<void(std::size_t param, std::span<float> out, std::int64_t first)>;
 
+/// Elements [range.begin, range.end) of a flat buffer of parameters on the host, with zeros between the parameters.
+std::vector<float> read_range(const ParamTable& table, Range range, const ReadParam& read);
+
 /// Fills `to`, the owned elements of `bucket`, f32 or bf16, with parameter values, and zeros between the parameters.
 void load_owned(Stream& stream, const ModelState& state, const Bucket& bucket, const Tensor& to, const ReadParam& read);
 
