@@ -533,10 +533,11 @@ void forward(Stream& s, const Llama& m, const MicroBatch& batch, const PassScale
 }
 
 void evaluate(Stream& s, const Llama& m, const MicroBatch& batch, const LossSums& losses,
-              const AttentionSums& attention, Tensor position_losses) {
+              const AttentionSums& attention, Tensor position_losses, const PassHooks& hooks) {
   Llama exact = m;
   exact.shape.fp8 = {};
-  forward(s, exact, batch, {}, losses, attention);
+  forward(s, exact, batch, {}, losses, attention, hooks);
+  if (!m.config.tie_word_embeddings) call(hooks.before_weights, BucketOrder(m.config).head);
   linear_cross_entropy(s, {.loss_sum = losses.ce,
                            .losses = position_losses,
                            .logits = m.acts.logits,
@@ -579,6 +580,7 @@ void forward_backward(Stream& s, const Llama& m, const MicroBatch& batch, const 
                        .rstd = a.final_rstd,
                        .weight = m.weights.final_norm});
   for (std::int64_t i = m.config.num_hidden_layers - 1; i >= 0; --i) {
+    call(hooks.before_weights, buckets.layer(i));
     if (m.shape.checkpointing != GradientCheckpointing::none)
       forward_layer(s, m, i, batch, 0.0, a.discarded, Run::recompute);
     call(hooks.before_gradients, buckets.layer(i));

@@ -95,12 +95,14 @@ void check_same_command(Comm& comm, const Config& config, const TrainOptions& op
   check_same_lines(comm, lines, "every rank needs the same command, config and program");
 }
 
-void check_same_weights(Stream& stream, Comm& comm, const ModelState& state) {
+void check_same_weights(Stream& stream, Comm& comm, Comm& shard, const ModelState& state) {
   if (comm.size() == 1) return;
   Xxh3 hash;
   std::vector<std::byte> host;
-  for (const Bucket& bucket : state.table().buckets()) {
-    const Tensor weights = state.weights.rows(bucket.range.begin, bucket.range.end);
+  for (std::size_t i = 0; i < state.pass_weights.size(); ++i) {
+    const Tensor weights = state.pass_weights[i];
+    if (state.shape().shards_weights())
+      shard.all_gather(stream, state.owned_weights(state.table().buckets()[i]), weights);
     host.resize(weights.bytes());
     stream.copy(host.data(), weights.data(), host.size());
     stream.synchronize();

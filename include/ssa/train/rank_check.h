@@ -26,7 +26,8 @@ void check_same_parts(Comm& comm, const std::string& what, const std::string& ow
 /// The binary, --resume, --allow-change and every key of the config. Before anything is opened.
 void check_same_command(Comm& comm, const Config& config, const TrainOptions& options);
 
-/// The weights that the ops read, to the bit.
-void check_same_weights(Stream& stream, Comm& comm, const ModelState& state);
+/// The weights that the ops read, to the bit. `shard`: the ranks that share a state; at ZeRO stage 3 their shards are
+/// gathered bucket by bucket, before the first pass.
+void check_same_weights(Stream& stream, Comm& comm, Comm& shard, const ModelState& state);
 
 }  // namespace ssa
