@@ -134,7 +134,7 @@ TEST_CASE("matmul on CUDA takes the first algorithm when autotuning is off or th
 TEST_CASE("matmul on CUDA takes the algorithm that an earlier process measured, if it gives the bits of the first") {
   if (skip_without_gpu()) return;
   const TempDir cache;
-  const Environment set({{"SSA_CACHE_DIR", cache.path().c_str()}});
+  const Environment set{{"SSA_CACHE_DIR", cache.path().c_str()}};
   const MatmulInputs in(kMeasured);
   OpRunner first(Precision::cuda);
   Product measured(first, kMeasured, in, true);

@@ -25,7 +25,7 @@ std::filesystem::path path_in(const TempDir& directory) { return MatmulChoiceFil
 TEST_CASE("the cache directory comes from SSA_CACHE_DIR, XDG_CACHE_HOME or HOME") {
   using Path = std::filesystem::path;
   const auto directory = [](const char* own, const char* xdg, const char* home) {
-    const Environment set({{"SSA_CACHE_DIR", own}, {"XDG_CACHE_HOME", xdg}, {"HOME", home}});
+    const Environment set{{"SSA_CACHE_DIR", own}, {"XDG_CACHE_HOME", xdg}, {"HOME", home}};
     return cache_directory();
   };
   CHECK(directory("/own", "/xdg", "/home/u") == Path("/own"));

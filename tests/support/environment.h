@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include <cstdlib>
+#include <initializer_list>
 #include <optional>
 #include <string>
 #include <utility>
@@ -14,7 +15,7 @@ namespace ssa::test {
 /// Sets environment variables until the end of the test; nullptr removes one.
 class Environment {
  public:
-  explicit Environment(const std::vector<std::pair<const char*, const char*>>& values) {
+  Environment(std::initializer_list<std::pair<const char*, const char*>> values) {
     for (const auto& [name, value] : values) {
       const char* before = std::getenv(name);
       before_.emplace_back(name, before ? std::optional<std::string>(before) : std::nullopt);
