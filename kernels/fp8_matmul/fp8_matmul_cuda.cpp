@@ -113,7 +113,7 @@ class Fp8Plans {
 
 void fp8_matmul(Stream& stream, const Fp8Matmul& p) {
   CudaContext& context = stream.cuda();
-  if (!context.matmul_plans) context.matmul_plans = std::make_shared<MatmulPlans>();
+  if (!context.matmul_plans) context.matmul_plans = std::make_shared<MatmulPlans>(context);
   std::shared_ptr<Fp8Plans>& plans = context.matmul_plans->fp8;
   if (!plans) plans = std::make_shared<Fp8Plans>();
   plans->plan_for(context, p).start(context, p);

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <cstring>
 #include <memory>
+#include <string>
 #include <type_traits>
 #include <vector>
 
@@ -158,9 +160,56 @@ void time_sustained_runs(Trial& trial, std::vector<Candidate>& candidates) {
   for (std::size_t i = 0; i < candidates.size(); ++i) candidates[i].ms = sustained[i] / kSustainedRounds;
 }
 
+/// A product as a choice file names it.
+std::string name_of(const MatmulKey& key) {
+  return concat(key.M, " ", key.N, " ", key.K, key.transpose_a ? " T" : " N", key.transpose_b ? "T" : "N",
+                key.out_f32 ? " f32" : " bf16", key.accumulate ? " add" : " overwrite", ", aligned to ",
+                key.alignment_a, " ", key.alignment_b, " ", key.alignment_out);
+}
+
+/// An algorithm as a choice file names it: cuBLASLt's own bytes in hexadecimal digits.
+std::string name_of(const cublasLtMatmulAlgo_t& algorithm) {
+  constexpr char kDigits[] = "0123456789abcdef";
+  unsigned char bytes[sizeof algorithm];
+  std::memcpy(bytes, &algorithm, sizeof bytes);
+  std::string text;
+  for (const unsigned char byte : bytes) {
+    text += kDigits[byte >> 4];
+    text += kDigits[byte & 15];
+  }
+  return text;
+}
+
+/// Takes the algorithm of that name. False if it is not among the candidates, or does not give the bits of the first.
+bool take_saved(Trial& trial, MatmulPlan& plan, const std::vector<cublasLtMatmulAlgo_t>& algorithms,
+                const std::string& name) {
+  const auto saved = std::find_if(algorithms.begin(), algorithms.end(),
+                                  [&](const cublasLtMatmulAlgo_t& algorithm) { return name_of(algorithm) == name; });
+  if (saved == algorithms.end()) return false;
+  if (saved != algorithms.begin()) {
+    const SameBits same = with_same_bits(trial, {algorithms[0], *saved});
+    if (same.candidates.size() < 2) return false;
+    if (same.zeros) {
+      plan.choice.final = false;
+      return true;
+    }
+    plan.admitted = {algorithms[0], *saved};
+    plan.choice.admitted = 2;
+    plan.choice.chosen = 1;
+  }
+  plan.choice.from_file = true;
+  return true;
+}
+
 }  // namespace
 
-void choose_algorithm(Stream& stream, MatmulPlan& plan, const Matmul& p) {
+std::string describe_device(const CudaContext& context) {
+  const cudaDeviceProp& gpu = context.properties;
+  return concat(gpu.name, ", compute capability ", gpu.major, ".", gpu.minor, ", ", gpu.multiProcessorCount,
+                " SMs, cuBLASLt ", cublasLtGetVersion(), ", workspace of ", context.blas_workspace_bytes, " bytes");
+}
+
+void choose_algorithm(Stream& stream, MatmulPlan& plan, const Matmul& p, MatmulChoiceFile& saved) {
   const std::vector<cublasLtMatmulAlgo_t> algorithms = plan.candidates(stream.cuda());
   plan.admitted = {algorithms[0]};
   plan.choice = {.candidates = algorithms.size(), .admitted = 1, .tunings = plan.choice.tunings + 1, .final = true};
@@ -169,6 +218,10 @@ void choose_algorithm(Stream& stream, MatmulPlan& plan, const Matmul& p) {
   if (algorithms.size() == 1 || flops < kMeasuredFlops || !stream.times_alternatives()) return;
   Trial trial(stream, plan, p);
   if (!trial.allocate()) return;
+
+  const std::string product = name_of(plan.key());
+  if (const std::string* algorithm = saved.find(product))
+    if (take_saved(trial, plan, algorithms, *algorithm)) return;
 
   SameBits same = with_same_bits(trial, algorithms);
   if (same.candidates.empty()) return;
@@ -185,6 +238,7 @@ void choose_algorithm(Stream& stream, MatmulPlan& plan, const Matmul& p) {
   plan.choice.admitted = plan.admitted.size();
   plan.choice.chosen = fastest.index;
   plan.choice.measured = true;
+  saved.add(product, name_of(fastest.algorithm));
 }
 
 }  // namespace ssa::cuda

@@ -1,7 +1,8 @@
-// The result of matmul's autotuning, for tests. See README.md.
+// The result of matmul's autotuning, for the log and for tests. See README.md.
 #pragma once
 
 #include <cstddef>
+#include <string>
 
 #include "kernels/matmul/matmul.h"
 
@@ -13,8 +14,20 @@ struct MatmulChoice {
   std::size_t chosen = 0;      ///< index of the one that runs, among the admitted
   int tunings = 0;             ///< how often this choice was made; more than once only after products of zeros
   bool measured = false;       ///< whether the admitted algorithms were timed
+  bool from_file = false;      ///< whether the choice was read from the cache directory
   bool final = false;          ///< false after a product of zeros: the next call chooses again
 };
+
+/// The choices made on a stream so far.
+struct MatmulChoiceReport {
+  int measured = 0, from_file = 0;
+  double seconds = 0;   ///< that measuring took
+  std::string file;     ///< where choices are kept; empty if they are not, or none was made
+  std::string problem;  ///< MatmulChoiceFile::problem()
+};
+
+/// Of the CPU, an empty one.
+MatmulChoiceReport matmul_choice_report(Stream& stream);
 
 namespace cuda {
 

@@ -1,6 +1,7 @@
 #include "matmul.h"
 
 #include "kernels/common/check.h"
+#include "kernels/matmul/choice.h"
 
 namespace ssa {
 
@@ -12,6 +13,19 @@ void validate(const Matmul& p) {
   const DType act = p.b.dtype();
   expect_rows(op, "a", p.a, p.transpose_a ? p.K() : p.M(), p.transpose_a ? p.M() : p.K(), act);
   expect_rows(op, "out", p.out, p.M(), p.N(), p.out.dtype() == act ? act : real_of(act));
+}
+
+#if SSA_WITH_CUDA
+namespace cuda {
+MatmulChoiceReport matmul_choice_report(Stream& stream);
+}
+#endif
+
+MatmulChoiceReport matmul_choice_report([[maybe_unused]] Stream& stream) {
+#if SSA_WITH_CUDA
+  if (stream.kind() == DeviceKind::cuda) return cuda::matmul_choice_report(stream);
+#endif
+  return {};
 }
 
 }  // namespace ssa

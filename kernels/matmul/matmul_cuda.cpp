@@ -34,9 +34,14 @@ void matmul(Stream& stream, const Matmul& p) {
   }
   if (is_narrow(p)) return narrow_matmul(stream, p);
   CudaContext& context = stream.cuda();
-  if (!context.matmul_plans) context.matmul_plans = std::make_shared<MatmulPlans>();
+  if (!context.matmul_plans) context.matmul_plans = std::make_shared<MatmulPlans>(context);
   const MatmulPlan& plan = context.matmul_plans->plan_for(stream, p);
   run(context, plan, plan.algorithm(), p);
+}
+
+MatmulChoiceReport matmul_choice_report(Stream& stream) {
+  const auto& plans = stream.cuda().matmul_plans;
+  return plans ? plans->report() : MatmulChoiceReport{};
 }
 
 MatmulChoice matmul_choice(Stream& stream, const Matmul& p) { return existing_plan(stream, p).choice; }

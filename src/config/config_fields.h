@@ -258,8 +258,9 @@ void visit_fields(Of<CheckpointConfig>, Visit&& visit) {
 template <class Visit>
 void visit_fields(Of<DistributedConfig>, Visit&& visit) {
   using C = DistributedConfig;
-  visit(field("zero_stage", &C::zero_stage, between(0, 2),
-              "what is sharded over the ranks: 0 nothing, 1 the optimizer state, 2 the gradients too"));
+  visit(field(
+      "zero_stage", &C::zero_stage, between(0, 3),
+      "what is sharded over the ranks: 0 nothing, 1 the optimizer state, 2 the gradients too, 3 the weights too"));
   visit(
       field("shard_size", &C::shard_size, between(0, 1e6),
             "size of the groups of consecutive ranks that zero_stage shards over, such as the ranks of a machine; must "

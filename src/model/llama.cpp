@@ -621,10 +621,11 @@ void forward(Stream& s, const Llama& m, const MicroBatch& batch, const PassScale
 }
 
 void evaluate(Stream& s, const Llama& m, const MicroBatch& batch, const LossSums& losses,
-              const AttentionSums& attention, Tensor position_losses) {
+              const AttentionSums& attention, Tensor position_losses, const PassHooks& hooks) {
   Llama exact = m;
   exact.shape.fp8 = {};
-  forward(s, exact, batch, {}, losses, attention);
+  forward(s, exact, batch, {}, losses, attention, hooks);
+  if (!m.config.tie_word_embeddings) call(hooks.before_weights, BucketOrder(m.config).head);
   linear_cross_entropy(s, {.loss_sum = losses.ce,
                            .losses = position_losses,
                            .logits = m.acts.logits,
@@ -672,6 +673,7 @@ void forward_backward(Stream& s, const Llama& m, const MicroBatch& batch, const 
                        .fp8 = d_out.d_y,
                        .fp8_t = d_out.d_y_t});
   for (std::int64_t i = m.config.num_hidden_layers - 1; i >= 0; --i) {
+    call(hooks.before_weights, buckets.layer(i));
     if (m.shape.checkpointing != GradientCheckpointing::none)
       forward_layer(s, m, i, batch, 0.0, a.discarded, Run::recompute);
     call(hooks.before_gradients, buckets.layer(i));

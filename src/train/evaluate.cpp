@@ -14,15 +14,16 @@ ForwardTensors lay_out_forward(Arena& arena, const ModelConfig& model, const Pas
 
 EvalSums evaluate_rows(Stream& stream, Comm& comm, const Llama& model, MicroBatch& batch, const LossSums& sums,
                        BatchStaging& staging, const RowLoader& loader,
-                       const std::function<void(std::int64_t batch)>& on_batch, const std::function<bool()>& stop) {
+                       const std::function<void(std::int64_t batch)>& on_batch, const std::function<bool()>& stop,
+                       const std::function<PassHooks()>& hooks) {
   const std::int64_t rows = loader.rows(), micro_rows = model.shape.rows;
   EvalSums result;
   stream.zero(sums.ce);
   stream.zero(sums.alignment);
   for (std::int64_t round = 0; round < rows; round += comm.size() * micro_rows) {
     const std::int64_t first = round + comm.rank() * micro_rows;
-    if (first < rows) {  // in the last round some ranks may have nothing to do
-      if (on_batch) on_batch(first / micro_rows);
+    if (first < rows || hooks) {  // in the last round some ranks may have nothing to do
+      if (on_batch && first < rows) on_batch(first / micro_rows);
       for (std::int64_t i = 0; i < micro_rows; ++i) {
         if (first + i < rows) {
           staging.fill(i, loader, 0, first + i, /*full_stream=*/false);
@@ -32,7 +33,7 @@ EvalSums evaluate_rows(Stream& stream, Comm& comm, const Llama& model, MicroBatc
         }
       }
       staging.upload(batch);
-      evaluate(stream, model, batch, sums);
+      evaluate(stream, model, batch, sums, {}, {}, hooks ? hooks() : PassHooks{});
     }
     if (stop && stop()) {
       result.stopped = true;

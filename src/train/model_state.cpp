@@ -38,21 +38,25 @@ std::int64_t staging_elements(const StateShape& shape, const ParamTable& table) 
   return std::min(largest, std::max((std::int64_t{1} << 24) / unit, std::int64_t{1}) * unit);
 }
 
-/// Stage 2: while the gradients of a layer are reduced, the next layer's are computed into the other buffer.
+/// While the gradients of a layer are reduced, the next layer's are computed into the other buffer; while a layer reads
+/// its weights, the next layer's are gathered into the other one.
 constexpr std::size_t kLayerBuffers = 2;
 
-/// Where a backward pass writes at ZeRO stage 2.
-std::vector<Tensor> lay_out_pass_gradients(Arena& arena, const ModelConfig& c, const ParamTable& table) {
+/// A tensor per bucket for one pass: `what` are gradients at ZeRO stage 2 or weights at stage 3. With `share_ends` an
+/// untied LM head has the memory of the embedding.
+std::vector<Tensor> lay_out_pass_buckets(Arena& arena, const ModelConfig& c, const ParamTable& table,
+                                         const std::string& what, DType dtype, bool share_ends) {
   const BucketOrder order(c);
-  std::vector<Tensor> buckets, layers;
+  std::vector<Tensor> buckets;
   for (std::size_t i = 0; i < table.buckets().size(); ++i) {
     const bool in_layer = i >= order.first_layer && i < order.layer(c.num_hidden_layers);
-    const std::size_t layer = i - order.first_layer;
-    if (!in_layer || layer < kLayerBuffers) {
-      const std::string name = in_layer ? "layer gradients of a pass" : "other gradients of a pass";
-      buckets.push_back(arena.allocate(name, DType::f32, {table.buckets()[i].range.count()}));
-    } else {
+    if (in_layer && i - order.first_layer >= kLayerBuffers) {
       buckets.push_back(buckets[i - kLayerBuffers]);
+    } else if (share_ends && i == order.head && order.head != order.embedding) {
+      buckets.push_back(buckets[order.embedding]);
+    } else {
+      const std::string name = concat(in_layer ? "layer " : "other ", what, " of a pass");
+      buckets.push_back(arena.allocate(name, dtype, {table.buckets()[i].range.count()}));
     }
   }
   return buckets;
@@ -78,12 +82,19 @@ StateTensors lay_out_state(StateArenas& arenas, const StateShape& shape, const P
   const DType act = activation_dtype(shape.kind);
 
   StateTensors t;
-  t.weights = arenas.weights.allocate("weights", act, {size});
+  if (shape.shards_weights()) {
+    t.weights = arenas.weights.allocate("shard of the weights", act, {owned});
+    t.pass_weights = lay_out_pass_buckets(arenas.weights, c, table, "weights", act, /*share_ends=*/true);
+  } else {
+    t.weights = arenas.weights.allocate("weights", act, {size});
+    t.pass_weights = split_by_bucket(table, t.weights);
+  }
   if (act != DType::f32) t.master = arenas.optimizer.allocate("master weights", DType::f32, {owned});
   if (shape.pass.backward) {
     if (shape.shards_gradients()) {
       t.gradients = arenas.gradients.allocate("shard of the gradients", DType::f32, {owned});
-      t.pass_gradients = lay_out_pass_gradients(arenas.gradients, c, table);
+      t.pass_gradients =
+          lay_out_pass_buckets(arenas.gradients, c, table, "gradients", DType::f32, /*share_ends=*/false);
     } else {
       t.gradients = arenas.gradients.allocate("gradients", DType::f32, {size});
       t.pass_gradients = split_by_bucket(table, t.gradients);
@@ -137,6 +148,10 @@ std::string MemoryPlan::to_string() const {
   return text;
 }
 
+std::size_t whole_weights_bytes(const StateShape& shape, const ParamTable& table) {
+  return static_cast<std::size_t>(table.size()) * size_of(activation_dtype(shape.kind));
+}
+
 void check_supported(const StateShape& shape) {
   const std::string no_fp8 = why_unsupported(shape.pass.fp8, shape.model, shape.pass.rows * shape.pass.tokens);
   if (!no_fp8.empty()) fail_usage("train.fp8: ", no_fp8);
@@ -170,6 +185,7 @@ MemoryPlan plan_memory(const StateShape& shape, const ParamTable& table) {
       lay_out_forward(measure, shape.model, pass, shape.kind);
       most = std::max(most, measure.used());
     }
+    if (shape.shards_weights()) most += whole_weights_bytes(shape, table);
     plan.categories.push_back({"eval_tasks, while they run", most, {}});
   }
   plan.categories.push_back({"scratch of the ops", step_scratch_bytes(shape), {}});
@@ -196,11 +212,11 @@ std::int64_t largest_micro_batch(StateShape shape, const ParamTable& table, std:
 
 namespace {
 
-/// What the ZeRO stages above the shape's would hold: ", with distributed.zero_stage=1: 3, =2: 5".
+/// What the ZeRO stages above the shape's would hold: ", with distributed.zero_stage=1: 3, =2: 5, =3: 6".
 std::string at_higher_stages(StateShape shape, const ParamTable& table, std::size_t bytes) {
   std::string text;
   if (shape.shards() == 1) return text;
-  while (++shape.zero_stage <= 2)
+  while (++shape.zero_stage <= 3)
     text += concat(text.empty() ? ", with distributed.zero_stage=" : ", =", shape.zero_stage, ": ",
                    largest_micro_batch(shape, table, bytes));
   return text;
@@ -229,11 +245,12 @@ ModelState::ModelState(Stream& stream, const StateShape& shape, const ParamTable
   }
   static_cast<StateTensors&>(*this) = lay_out_state(arenas, shape, table);
   for (const Tensor& tensor : {weights, master, gradients, m, v}) stream.zero(tensor);
-  for (const Tensor& tensor : pass_gradients) stream.zero(tensor);
+  for (const auto* buckets : {&pass_weights, &pass_gradients})
+    for (const Tensor& tensor : *buckets) stream.zero(tensor);
   sums.clear(stream);
   stream.reserve_scratch(step_scratch_bytes(shape));
 
-  model_ = bind_llama(shape.model, shape.pass, bind_params(table, shape.model, weights), activations,
+  model_ = bind_llama(shape.model, shape.pass, bind_params(table, shape.model, pass_weights), activations,
                       bind_pass_gradients(*this));
   upload_rotary_table(stream, model_);
 }
@@ -259,24 +276,32 @@ Tensor ModelState::gradient_slice(const Bucket& bucket) const {
   return gradients.rows(range.begin, range.end);
 }
 
-Tensor ModelState::owned_master(const Bucket& bucket) const {
-  if (master) return owned_view(master, bucket);
+Tensor ModelState::owned_weights(const Bucket& bucket) const {
+  if (shape_.shards_weights()) return owned_view(weights, bucket);
   const Range range = owned(bucket);
   return weights.rows(range.begin, range.end);
 }
 
-void load_owned(Stream& stream, const ModelState& state, const Bucket& bucket, const Tensor& to,
-                const ReadParam& read) {
-  const Range owned = state.owned(bucket);
-  std::vector<float> host(static_cast<std::size_t>(owned.count()), 0.0f);
-  const auto& params = state.table().params();
+Tensor ModelState::owned_master(const Bucket& bucket) const {
+  return master ? owned_view(master, bucket) : owned_weights(bucket);
+}
+
+std::vector<float> read_range(const ParamTable& table, Range range, const ReadParam& read) {
+  std::vector<float> host(static_cast<std::size_t>(range.count()), 0.0f);
+  const auto& params = table.params();
   for (std::size_t i = 0; i < params.size(); ++i) {
-    const std::int64_t begin = std::max(owned.begin, params[i].offset);
-    const std::int64_t end = std::min(owned.end, params[i].offset + params[i].count());
+    const std::int64_t begin = std::max(range.begin, params[i].offset);
+    const std::int64_t end = std::min(range.end, params[i].offset + params[i].count());
     if (begin >= end) continue;
-    const std::span<float> out(host.data() + (begin - owned.begin), static_cast<std::size_t>(end - begin));
+    const std::span<float> out(host.data() + (begin - range.begin), static_cast<std::size_t>(end - begin));
     read(i, out, begin - params[i].offset);
   }
+  return host;
+}
+
+void load_owned(Stream& stream, const ModelState& state, const Bucket& bucket, const Tensor& to,
+                const ReadParam& read) {
+  const std::vector<float> host = read_range(state.table(), state.owned(bucket), read);
   std::vector<bfloat16> narrow;
   if (to.dtype() == DType::bf16) {
     narrow.reserve(host.size());

@@ -14,13 +14,12 @@
 namespace ssa {
 namespace {
 
-Tensor rows(const Tensor& flat, Range range) { return flat.rows(range.begin, range.end); }
-
-/// From stage 1 on, fetches the slices that the other ranks updated.
+/// At stages 1 and 2, fetches the slices that the other ranks updated.
 void gather_weights(Stream& stream, Comm& comm, const ModelState& state) {
-  if (!state.shape().shards_state()) return;
-  for (const Bucket& bucket : state.table().buckets())
-    comm.all_gather(stream, rows(state.weights, state.owned(bucket)), rows(state.weights, bucket.range));
+  if (!state.shape().shards_state() || state.shape().shards_weights()) return;
+  const std::vector<Bucket>& buckets = state.table().buckets();
+  for (std::size_t i = 0; i < buckets.size(); ++i)
+    comm.all_gather(stream, state.owned_weights(buckets[i]), state.pass_weights[i]);
 }
 
 }  // namespace
@@ -43,7 +42,7 @@ void update_weights(Stream& stream, StepExchange& exchange, const ModelState& st
     adamw(stream, {.master = state.owned_master(bucket),
                    .m = state.owned_view(state.m, bucket),
                    .v = state.owned_view(state.v, bucket),
-                   .weight = state.master ? rows(state.weights, state.owned(bucket)) : Tensor(),
+                   .weight = state.master ? state.owned_weights(bucket) : Tensor(),
                    .gradient = state.owned_gradients(bucket),
                    .gradient_scale = static_cast<float>(gradient_scale),
                    .learning_rate = learning_rate,
@@ -61,7 +60,7 @@ void update_weights(Stream& stream, StepExchange& exchange, const ModelState& st
 void publish_weights(Stream& stream, Comm& comm, const ModelState& state) {
   if (state.master)
     for (const Bucket& bucket : state.table().buckets())
-      cast(stream, {.out = rows(state.weights, state.owned(bucket)), .x = state.owned_master(bucket)});
+      cast(stream, {.out = state.owned_weights(bucket), .x = state.owned_master(bucket)});
   gather_weights(stream, comm, state);
 }
 
@@ -90,9 +89,26 @@ const Param* first_nonfinite(Stream& stream, const ParamTable& table, const Tens
 
 }  // namespace
 
-bool weights_are_finite(Stream& stream, const ModelState& state) { return all_finite(stream, state.weights); }
+bool weights_are_finite(Stream& stream, Comm& comm, const ModelState& state) {
+  return all_reduce(comm, all_finite(stream, state.weights) ? 1.0 : 0.0, ReduceOp::min) > 0;
+}
 
 namespace {
+
+/// The same of the weights, of which each rank has its shard only. A collective.
+const Param* first_nonfinite_weight(Stream& stream, Comm& comm, const ModelState& state,
+                                    const std::vector<const Param*>& order) {
+  if (!state.shape().shards_weights()) return first_nonfinite(stream, state.table(), state.weights, order);
+  const auto bad = std::ranges::find_if(order, [&](const Param* param) {
+    const Bucket& bucket = state.table().buckets()[state.table().bucket_of(*param)];
+    const Range owned = state.owned(bucket);
+    const std::int64_t begin = std::max(owned.begin, param->offset);
+    const std::int64_t end = std::min(owned.end, param->offset + param->count());
+    return begin < end && !all_finite(stream, state.owned_weights(bucket).rows(begin - owned.begin, end - owned.begin));
+  });
+  const double first = all_reduce(comm, static_cast<double>(bad - order.begin()), ReduceOp::min);
+  return first < static_cast<double>(order.size()) ? order[static_cast<std::size_t>(first)] : nullptr;
+}
 
 /// The first bucket of which this rank computed a gradient that is not finite.
 std::string first_nonfinite_bucket(Stream& stream, const ModelState& state) {
@@ -108,11 +124,10 @@ std::string first_nonfinite_bucket(Stream& stream, const ModelState& state) {
 
 }  // namespace
 
-std::string first_nonfinite_tensor(Stream& stream, const ModelState& state) {
+std::string first_nonfinite_tensor(Stream& stream, Comm& comm, const ModelState& state) {
   const std::vector<const Param*> backward = backward_order(state.table(), state.shape().model);
   const std::vector<const Param*> forward(backward.rbegin(), backward.rend());
-  if (const Param* param = first_nonfinite(stream, state.table(), state.weights, forward))
-    return "weight of " + param->name;
+  if (const Param* param = first_nonfinite_weight(stream, comm, state, forward)) return "weight of " + param->name;
   if (state.shape().shards_gradients()) return first_nonfinite_bucket(stream, state);
   if (const Param* param = first_nonfinite(stream, state.table(), state.gradients, backward))
     return "gradient of " + param->name;

@@ -85,6 +85,13 @@ std::string short_rows_warning(const Config& config) {
       window);
 }
 
+std::string choices_line(const MatmulChoiceReport& report) {
+  if (report.measured + report.from_file == 0) return {};
+  const std::string timed = fmt::format("{} timed; {:.1f} s", report.measured, report.seconds);
+  if (report.file.empty()) return fmt::format("matrix products: {}, not kept (no cache directory)", timed);
+  return fmt::format("matrix products: {} algorithms from {}, {}", report.from_file, report.file, timed);
+}
+
 RunLog::RunLog(const Config& config, Comm& comm, Stream& stream, const Start& start)
     : config_(config),
       speaks_(comm.rank() == 0),
@@ -233,6 +240,11 @@ void RunLog::add_evaluation(const EvalLosses& losses) {
 
 void RunLog::say(const std::string& line) {
   if (speaks_) spdlog::info(line);
+}
+
+void RunLog::say_choices(const MatmulChoiceReport& report) {
+  if (const std::string line = choices_line(report); !line.empty()) say(line);
+  if (speaks_ && !report.problem.empty()) spdlog::warn(report.problem);
 }
 
 }  // namespace ssa

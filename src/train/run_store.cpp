@@ -85,41 +85,71 @@ void share_master_weights(Stream& stream, Comm& comm, const ModelState& state, c
   for (std::size_t i = 0; i < buckets.size(); ++i) comm.broadcast(stream, state.owned_master(buckets[i]), maker(i));
 }
 
-/// Where every rank reads its shard only, a difference between the ranks' files would be in no rank's weights alone.
-void check_same_files(Comm& comm, const HuggingFaceWeights& weights, const std::vector<TensorSpec>& specs) {
-  if (comm.size() == 1) return;
-  Xxh3 hash;
-  std::vector<float> values;
-  for (const TensorSpec& spec : specs) {
-    values.resize(static_cast<std::size_t>(count_of(spec.shape)));
-    weights.read(spec, values, 0);
-    hash.update(values.data(), values.size() * sizeof(float));
-  }
-  check_same_lines(comm, {concat("weights: XXH3 ", hash.hex())}, "do all ranks see the same init_from?");
+/// What a run starts from: files of a parameter's weight and, if they are read too, of its moments.
+struct StoredState {
+  ReadParam weight, m = {}, v = {};
+  std::string about = {};  ///< whatever else is read, as text
+};
+
+StoredState stored_in(const CheckpointReader& reader, const ModelConfig& model, bool with_moments) {
+  using Read = void (CheckpointReader::*)(const TensorSpec&, std::span<float>, std::int64_t) const;
+  const auto reading = [&](Read read) -> ReadParam {
+    return
+        [&reader, read, specs = published_parameters(model)](std::size_t i, std::span<float> out, std::int64_t first) {
+          (reader.*read)(specs[i], out, first);
+          check_finite(concat(reader.path().string(), ": tensor ", specs[i].name), out, first);
+        };
+  };
+  StoredState stored{.weight = reading(&CheckpointReader::read_weight),
+                     .about = concat(reader.trainer().dump(), reader.config())};
+  if (!with_moments) return stored;
+  stored.m = reading(&CheckpointReader::read_m);
+  stored.v = reading(&CheckpointReader::read_v);
+  return stored;
 }
 
-/// What reads a parameter's tensor of a checkpoint.
-auto reader_of(const CheckpointReader& reader, const ModelConfig& model,
-               void (CheckpointReader::*read)(const TensorSpec&, std::span<float>, std::int64_t) const) {
-  return [&reader, read, specs = published_parameters(model)](std::size_t i, std::span<float> out, std::int64_t first) {
-    (reader.*read)(specs[i], out, first);
-    check_finite(concat(reader.path().string(), ": tensor ", specs[i].name), out, first);
+/// The same, but what is read is added to `hash`.
+ReadParam hashed(const ReadParam& read, Xxh3& hash) {
+  return [&read, &hash](std::size_t i, std::span<float> out, std::int64_t first) {
+    read(i, out, first);
+    hash.update(out.data(), out.size_bytes());
   };
 }
 
-void load_weights(Stream& stream, ModelState& state, const CheckpointReader& reader) {
-  load_master_weights(stream, state, reader_of(reader, state.shape().model, &CheckpointReader::read_weight));
+/// The checksum of what load_stored reads on a rank with shard `shard`.
+std::string hash_of_part(const ModelState& state, const StoredState& stored, int shard) {
+  Xxh3 hash;
+  hash.update(stored.about.data(), stored.about.size());
+  for (const Bucket& bucket : state.table().buckets())
+    for (const ReadParam* read : {&stored.weight, &stored.m, &stored.v})
+      if (*read) read_range(state.table(), state.table().slice(bucket, shard), hashed(*read, hash));
+  return hash.hex();
 }
 
-void load_moments(Stream& stream, ModelState& state, const CheckpointReader& reader) {
-  const ModelConfig& model = state.shape().model;
+/// Fills the owned master weights and moments. A collective: every rank must have read what rank 0's files say. Where
+/// ranks read their shards only, rank 0 reads the other shards as well, to compare: the weights that all have in the
+/// end would hide a difference, and nothing else compares moments.
+void load_stored(Stream& stream, Comm& comm, const ModelState& state, const StoredState& stored, const char* what,
+                 const char* advice) {
+  Xxh3 hash;
+  hash.update(stored.about.data(), stored.about.size());
   for (const Bucket& bucket : state.table().buckets()) {
-    load_owned(stream, state, bucket, state.owned_view(state.m, bucket),
-               reader_of(reader, model, &CheckpointReader::read_m));
-    load_owned(stream, state, bucket, state.owned_view(state.v, bucket),
-               reader_of(reader, model, &CheckpointReader::read_v));
+    load_owned(stream, state, bucket, state.owned_master(bucket), hashed(stored.weight, hash));
+    if (stored.m) load_owned(stream, state, bucket, state.owned_view(state.m, bucket), hashed(stored.m, hash));
+    if (stored.v) load_owned(stream, state, bucket, state.owned_view(state.v, bucket), hashed(stored.v, hash));
   }
+  std::vector<std::string> expected;
+  if (comm.rank() == 0) {
+    const int shards = state.shape().shards_state() ? state.shape().shards() : 1;
+    for (int shard = 0; shard < shards; ++shard)
+      expected.push_back(shard == state.rank() ? hash.hex() : hash_of_part(state, stored, shard));
+    while (std::ssize(expected) < comm.size())
+      expected.push_back(expected[expected.size() - static_cast<std::size_t>(shards)]);
+  }
+  check_same_parts(comm, what, hash.hex(), expected, advice);
 }
+
+constexpr const char* kSameCheckpoints = "do all ranks see the same checkpoints?";
 
 }  // namespace
 
@@ -175,8 +205,7 @@ TrainerState RunStore::continue_from(Stream& stream, ModelState& state, SpikeDet
   }
   const ResumeChanges changes = check_resume(saved_config, saved, options.run, options.allowed_changes, checkpoint);
   reader.check(published_parameters(config_.model));
-  load_weights(stream, state, reader);
-  load_moments(stream, state, reader);
+  load_stored(stream, comm_, state, stored_in(reader, config_.model, true), "checkpoint", kSameCheckpoints);
   if (comm_.rank() == 0) {
     if (continues_init_from_)
       spdlog::info("starting from {}; {}", checkpoint, what_is_taken(InitState::run, saved));
@@ -200,11 +229,9 @@ TrainerState RunStore::start_from_checkpoint(Stream& stream, ModelState& state, 
   const TrainerState saved = trainer_state(reader.trainer(), checkpoint + "/trainer.json", of_the_other);
   TrainerState new_run;
   continue_data(new_run, options.run, {});
-  load_weights(stream, state, reader);
-  if (config_.init_state == InitState::optimizer) {
-    load_moments(stream, state, reader);
-    new_run.earlier_steps = saved.earlier_steps + saved.step;
-  }
+  const bool with_moments = config_.init_state == InitState::optimizer;
+  load_stored(stream, comm_, state, stored_in(reader, config_.model, with_moments), "checkpoint", kSameCheckpoints);
+  if (with_moments) new_run.earlier_steps = saved.earlier_steps + saved.step;
   if (comm_.rank() != 0) return new_run;
   spdlog::info("starting from {}; {}", checkpoint, what_is_taken(config_.init_state, saved));
   for (const std::string& note : notes) spdlog::warn(note);
@@ -239,11 +266,11 @@ TrainerState RunStore::restore(Stream& stream, ModelState& state, SpikeDetector&
     const std::vector<TensorSpec> specs = published_parameters(config_.model);
     std::vector<std::string> notes;
     const HuggingFaceWeights weights = open_init_from(config_, notes);
-    if (state.shape().shards_state()) check_same_files(comm_, weights, specs);
-    load_master_weights(stream, state, [&](std::size_t i, std::span<float> out, std::int64_t first) {
+    const auto read = [&](std::size_t i, std::span<float> out, std::int64_t first) {
       weights.read(specs[i], out, first);
       check_finite(concat(*config_.init_from, ": tensor ", specs[i].name), out, first);
-    });
+    };
+    load_stored(stream, comm_, state, {.weight = read}, "weights", "do all ranks see the same init_from?");
     if (comm_.rank() != 0) return new_run;
     spdlog::info("starting from the weights of {}", *config_.init_from);
     for (const std::string& note : notes) spdlog::warn(note);

@@ -51,7 +51,8 @@ StepExchange::StepExchange(Stream& stream, const RankGroups& groups, const Model
       overlap_(overlap && groups.all().size() > 1 && groups.all().background()),
       queue_(stream, overlap_),
       reduced_(state.table().buckets().size()),
-      gathered_(reduced_.size()) {
+      gathered_(reduced_.size()),
+      held_(reduced_.size()) {
   if (!overlap_) return;
   all_ = all_->background();
   shard_ = shard_->background();
@@ -65,12 +66,15 @@ Gradients StepExchange::gradients(std::int64_t micro) const {
 PassHooks StepExchange::hooks(std::int64_t micro, std::int64_t count, std::function<void()> spoil) {
   const bool last = micro == count - 1, every = state_.shape().shards_gradients();
   const bool alone = groups_.all().size() == 1;
-  const std::size_t embedding = BucketOrder(state_.shape().model).embedding;
+  const BucketOrder order(state_.shape().model);
+  const std::size_t embedding = order.embedding;
   PassHooks hooks;
   if (!alone) {
-    hooks.before_weights = [this](std::size_t bucket) { wait("gather weights", gathered_, bucket); };
+    std::vector<std::size_t> reads = order.forward();
+    for (std::int64_t i = state_.shape().model.num_hidden_layers - 1; i >= 0; --i) reads.push_back(order.layer(i));
+    hooks.before_weights = weight_hook(std::move(reads));
     hooks.before_gradients = [this, every](std::size_t bucket) {
-      // At stage 2 the buffer of a layer was last used two layers ago, or in the micro-batch before.
+      // From stage 2 on the buffer of a layer was last used two layers ago, or in the micro-batch before.
       if (every)
         for (std::size_t i = 0; i < reduced_.size(); ++i)
           if (state_.pass_gradients[i].data() == state_.pass_gradients[bucket].data())
@@ -84,6 +88,31 @@ PassHooks StepExchange::hooks(std::int64_t micro, std::int64_t count, std::funct
     if (overlap_ || every) reduce(bucket, micro == 0, last);
   };
   return hooks;
+}
+
+PassHooks StepExchange::forward_hooks() {
+  return {.before_weights = weight_hook(BucketOrder(state_.shape().model).forward())};
+}
+
+PassHooks::Call StepExchange::weight_hook(std::vector<std::size_t> reads) {
+  if (!state_.shape().shards_weights())
+    return [this](std::size_t bucket) { wait("gather weights", gathered_, bucket); };
+  return [this, reads = std::move(reads), at = std::size_t{0}](std::size_t bucket) mutable {
+    SSA_CHECK(at < reads.size() && reads[at] == bucket, "weights: a pass reads bucket ", bucket, " as number ", at,
+              " of ", reads.size(), ", expected another order");
+    hold_weights(bucket);
+    wait("gather weights", gathered_, bucket);
+    if (++at < reads.size()) hold_weights(reads[at]);
+  };
+}
+
+/// What had the bucket's memory before is not read any more by what the stream does next.
+void StepExchange::hold_weights(std::size_t bucket) {
+  if (held_[bucket]) return;
+  for (std::size_t i = 0; i < held_.size(); ++i)
+    if (state_.pass_weights[i].data() == state_.pass_weights[bucket].data()) held_[i] = false;
+  held_[bucket] = true;
+  queue_gather(bucket);
 }
 
 void StepExchange::reduce(std::size_t bucket, bool first_of_step, bool last_of_step) {
@@ -120,9 +149,14 @@ void StepExchange::finish_gradients() {
 
 void StepExchange::gather_weights(std::size_t bucket) {
   if (!state_.shape().shards_state()) return;
-  const Range range = state_.table().buckets()[bucket].range;
-  const Tensor whole = state_.weights.rows(range.begin, range.end);
-  const Tensor own = part_of(whole, shard_->rank(), shard_->size());
+  if (!state_.shape().shards_weights()) return queue_gather(bucket);
+  held_[bucket] = false;
+  const BucketOrder order(state_.shape().model);
+  if (bucket == order.norms || bucket == order.embedding || bucket == order.layer(0)) hold_weights(bucket);
+}
+
+void StepExchange::queue_gather(std::size_t bucket) {
+  const Tensor whole = state_.pass_weights[bucket], own = state_.owned_weights(state_.table().buckets()[bucket]);
   gathered_[bucket] = queue_.run([=, this](Stream& stream) { shard_->all_gather(stream, own, whole); });
 }
 

@@ -11,6 +11,7 @@
 #include <optional>
 #include <span>
 
+#include "kernels/matmul/choice.h"
 #include "ssa/base/fault.h"
 #include "ssa/base/random.h"
 #include "ssa/base/signals.h"
@@ -168,10 +169,9 @@ std::optional<int> add_ranks(Run& run, StepSums::Values& step) {
 
 /// Stops before the update, naming the first tensor that is not finite in the order of the computation.
 [[noreturn]] void fail_nonfinite(Run& run, const StepSums::Values& local, int rank) {
-  std::string what;
-  if (run.comm.rank() == rank)
-    what = concat("ce_loss sum ", local.ce, ", alignment_loss ", local.alignment,
-                  ", first tensor that is not finite: ", first_nonfinite_tensor(run.stream, run.state));
+  std::string what =
+      concat("ce_loss sum ", local.ce, ", alignment_loss ", local.alignment,
+             ", first tensor that is not finite: ", first_nonfinite_tensor(run.stream, run.comm, run.state));
   what = broadcast(run.comm, what, rank);
   const RowRange rows = run.batch.numbers;
   fail("step ", run.at.step + 1, ": loss or gradient is not finite on rank ", rank, " (", what, ", rows ", rows.first,
@@ -251,7 +251,7 @@ std::optional<StepReport> train_step(Run& run) {
   StepSums::Values step = local;
   // With on_spike `skip`, a loss that is not finite is a spike, unless the weights are not finite either.
   const std::optional<int> nonfinite = add_ranks(run, step);
-  if (nonfinite && (train.on_spike != OnSpike::skip || !weights_are_finite(run.stream, state)))
+  if (nonfinite && (train.on_spike != OnSpike::skip || !weights_are_finite(run.stream, run.comm, state)))
     fail_nonfinite(run, local, *nonfinite);
 
   StepReport report;
@@ -314,6 +314,24 @@ bool tasks_due(const Run& run) {
 
 bool evaluation_due(const Run& run) { return losses_due(run) || tasks_due(run); }
 
+/// The weights as every rank's ops read them, for tasks: a copy at ZeRO stage 3, which takes memory while it exists.
+class WholeWeights {
+ public:
+  explicit WholeWeights(Run& run) : weights_(run.state.weights) {
+    if (!run.state.shape().shards_weights()) return;
+    memory_ = Buffer(run.stream, whole_weights_bytes(run.state.shape(), run.table));
+    weights_ = Tensor(memory_.data(), run.state.weights.dtype(), {run.table.size()});
+    for (const Bucket& bucket : run.table.buckets())
+      run.groups.shard().all_gather(run.stream, run.state.owned_weights(bucket),
+                                    weights_.rows(bucket.range.begin, bucket.range.end));
+  }
+  const Tensor& tensor() const { return weights_; }
+
+ private:
+  Buffer memory_;
+  Tensor weights_;
+};
+
 /// The held-out losses and scores of tasks that are due: with selected and with full attention for ssa, else with the
 /// method's own attention. Empty when a signal arrived.
 EvalLosses evaluate(Run& run) {
@@ -322,12 +340,14 @@ EvalLosses evaluate(Run& run) {
   run.exchange.finish_weights();
   enter_fault_place(FaultPlace::eval);
   const auto stop = [&] { return stop_wanted(run.comm); };
+  std::function<PassHooks()> hooks;
+  if (run.state.shape().shards_weights()) hooks = [&] { return run.exchange.forward_hooks(); };
   EvalLosses losses;
   for (const EvalSet& set : run.eval_sets) {
     if (!losses_due(run)) break;
     for (const auto& [attention, path] : evaluation_paths(run.config)) {
       const EvalSums sums = evaluate_rows(run.stream, run.comm, with_path(run.state.model(), path), run.state.batch,
-                                          run.state.sums.losses(), run.staging, set.loader, {}, stop);
+                                          run.state.sums.losses(), run.staging, set.loader, {}, stop, hooks);
       if (sums.stopped) return {};
       const std::string end = concat(attention, set.name.empty() ? "" : "/", set.name);
       losses["eval_loss" + end] = sums.mean();
@@ -335,7 +355,8 @@ EvalLosses evaluate(Run& run) {
     }
   }
   if (!tasks_due(run)) return losses;
-  const auto scores = run.tasks.run({run.stream, run.comm, run.table, run.state.weights}, stop);
+  const WholeWeights whole(run);
+  const auto scores = run.tasks.run({run.stream, run.comm, run.table, whole.tensor()}, stop);
   if (!scores) return {};
   losses.insert(scores->begin(), scores->end());
   return losses;
@@ -385,7 +406,7 @@ void start(Run& run, const TrainOptions& options) {
   check_same_lines(run.comm, {concat("steps done: ", run.at.step), concat("steps of the run: ", run.total_steps)},
                    "do all ranks see the same checkpoints?");
   publish_weights(run.stream, run.groups.shard(), run.state);
-  check_same_weights(run.stream, run.comm, run.state);
+  check_same_weights(run.stream, run.comm, run.groups.shard(), run.state);
   SSA_CHECK(run.at.step <= run.total_steps, run.store.last_checkpoint(), " is at step ", run.at.step,
             ", the run ends at ", run.total_steps);
 }
@@ -495,6 +516,7 @@ int train(const Config& config, const TrainOptions& options, Comm& comm) {
     enter_phase(run.at.step == first_step ? Phase::start : Phase::step, run.at.step + 1);
     std::optional<StepReport> report = train_step(run);
     if (!report) return stop(run, log);
+    if (run.at.step == first_step + 1) log.say_choices(matmul_choice_report(run.stream));
     const bool last = run.at.step == run.total_steps;
     const bool evaluating = evaluation_due(run);
     const bool saving = last || every(run.save_interval);

@@ -333,7 +333,7 @@ TEST_CASE("config: the error for a bad value states the file, what was found and
 
 TEST_CASE("config: errors for bad values from --set and in the model") {
   const auto cases = std::vector<std::pair<std::string, std::string>>{
-      {"distributed.zero_stage=3", "distributed.zero_stage: found 3, expected an integer from 0 to 2"},
+      {"distributed.zero_stage=4", "distributed.zero_stage: found 4, expected an integer from 0 to 3"},
       {"attention.full_stream_probability=1.5",
        "attention.full_stream_probability: found 1.5, expected a number from 0 to 1"},
       {"checkpoint.save_steps=1.5", "checkpoint.save_steps: found 1.5, expected whole steps or a fraction below 1"},

@@ -96,13 +96,17 @@ TEST_CASE("eval_tasks: the scores equal those of ssa_eval on the same checkpoint
   }
 }
 
-TEST_CASE("eval_tasks: the scores do not depend on the number of ranks") {
+TEST_CASE("eval_tasks: the scores do not depend on the number of ranks, nor on what they share") {
   const TaskRun run("ssa-sparse-stream");
   std::map<std::string, double> one;
-  for (const int ranks : {1, 2, 3}) {
-    const std::string output = "ranks-" + std::to_string(ranks);
+  for (const auto& [ranks, stage] : {std::pair(1, "0"), {2, "0"}, {3, "0"}, {2, "3"}}) {
+    INFO(ranks << " ranks, zero_stage " << stage);
+    const std::string output = std::to_string(ranks) + "-" + stage;
     // The learning rate of the first step of a warm-up is 0: the weights are those of the start, on any number of ranks.
-    run.train_to_end(output, run.overrides({"train.max_steps=1", "train.gradient_accumulation_steps=1"}), {}, ranks);
+    run.train_to_end(output,
+                     run.overrides({"train.max_steps=1", "train.gradient_accumulation_steps=1",
+                                    std::string("distributed.zero_stage=") + stage}),
+                     {}, ranks);
     const auto scores = scores_of(run.metrics(output).at(0));
     CHECK(scores.size() == 14);
     if (ranks == 1) one = scores;

@@ -355,6 +355,11 @@ TEST_CASE("model: the hooks of a pass name each bucket before its use and when i
                               }};
     forward_backward(m.stream, m.state.model(), m.state.batch, scales_of(config, pass), m.state.sums.losses(),
                      Gradients::overwrite, {}, hooks);
+    std::vector<std::size_t> reads = order.forward();
+    reads.insert(reads.end(), {order.layer(1), order.layer(0)});
+    CHECK(read == reads);
+    read.clear();
+    evaluate(m.stream, m.state.model(), m.state.batch, m.state.sums.losses(), {}, {}, hooks);
     CHECK(read == order.forward());
     std::vector<std::size_t> want = {order.layer(1), order.layer(0), order.norms, order.embedding};
     if (!tied) want.insert(want.begin(), order.head);

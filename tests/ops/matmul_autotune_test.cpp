@@ -1,7 +1,10 @@
 // Autotuning of matmul on CUDA (kernels/matmul/README.md).
 #include "kernels/matmul/choice.h"
+#include "kernels/matmul/choice_file.h"
 #include "ops/matmul_cases.h"
 #include "support/catch.h"
+#include "support/environment.h"
+#include "support/temp_dir.h"
 
 using namespace ssa;
 using namespace ssa::test;
@@ -126,6 +129,54 @@ TEST_CASE("matmul on CUDA takes the first algorithm when autotuning is off or th
   off.stream().time_alternatives(true);  // too late: the plan has its algorithm
   untuned.result();
   CHECK(untuned.choice().tunings == 1);
+}
+
+TEST_CASE("matmul on CUDA takes the algorithm that an earlier process measured, if it gives the bits of the first") {
+  if (skip_without_gpu()) return;
+  const TempDir cache;
+  const Environment set{{"SSA_CACHE_DIR", cache.path().c_str()}};
+  const MatmulInputs in(kMeasured);
+  OpRunner first(Precision::cuda);
+  Product measured(first, kMeasured, in, true);
+  const Values want = measured.result();
+  REQUIRE(measured.choice().measured);
+  const MatmulChoiceReport report = matmul_choice_report(first.stream());
+  CHECK(report.measured == 1);
+  CHECK(report.from_file == 0);
+  CHECK(report.seconds > 0);
+  CHECK(report.problem.empty());
+
+  OpRunner second(Precision::cuda);
+  Product saved(second, kMeasured, in, true);
+  CHECK((saved.result() == want));
+  CHECK(saved.choice().from_file);
+  CHECK_FALSE(saved.choice().measured);
+  CHECK(saved.choice().final);
+  CHECK(matmul_choice_report(second.stream()).from_file == 1);
+
+  // After a product of zeros the saved algorithm is compared again, unless it is the first one.
+  MatmulInputs zero = in;
+  zero.a.assign(zero.a.size(), 0.0);
+  OpRunner third(Precision::cuda);
+  Product zeros(third, kMeasured, zero, true), after(third, kMeasured, in, true);
+  zeros.result();
+  CHECK((after.result() == want));
+  CHECK(after.choice().from_file);
+  CHECK(after.choice().final);
+
+  // An algorithm that cuBLASLt does not propose is measured anew, and replaced in the file.
+  const std::string text = read_file(report.file), device = text.substr(text.find('\n') + 1);
+  MatmulChoices choices = parse_choices(text, device.substr(0, device.find('\n')));
+  REQUIRE(choices.size() == 1);
+  const std::string known = choices.begin()->second;
+  choices.begin()->second = std::string(known.size(), 'f');
+  write_file(report.file, format_choices(device.substr(0, device.find('\n')), choices));
+  OpRunner fourth(Precision::cuda);
+  Product anew(fourth, kMeasured, in, true);
+  CHECK((anew.result() == want));
+  CHECK(anew.choice().measured);
+  CHECK_FALSE(anew.choice().from_file);
+  CHECK(read_file(report.file).find(std::string(known.size(), 'f')) == std::string::npos);
 }
 
 #else

@@ -485,7 +485,46 @@ TEST_CASE("bad input: ranks with different configs or weights end before the fir
   INFO(same.out << same.err);
   CHECK(same.exit_code == kExitDone);
   flip_bit(run / "at-1/model/model.safetensors", fs::file_size(run / "at-1/model/model.safetensors") - 4);
-  for (const char* stage : {"0", "1", "2"})  // at stages 1 and 2 each rank trains on what it reads of its shard only
+  // From stage 1 on each rank trains on what it reads of its shard only.
+  for (const char* stage : {"0", "1", "2", "3"})
     check_fails_once(ranks(apart + " --resume none --set distributed.zero_stage=" + stage), kExitFailed,
                      {"rank 1 differs from rank 0: found weights: XXH3 ", "do all ranks see the same init_from"});
+}
+
+TEST_CASE("bad input: ranks with checkpoints that differ in one bit end before the first step") {
+  const RunDirectory run(kCase);
+  const std::string train = (ssa::test::binary_dir() / "ssa_train --config config.json --device cpu").string();
+  run.train_to_end("out", {"train.max_steps=2", "distributed.zero_stage=0"});
+  // One run in two directories, as on two machines without a shared file system.
+  for (const char* directory : {"at-0", "at-1"}) {
+    fs::create_directories(run / directory);
+    for (const char* part : {"config.json", "model", "data", "out"})
+      fs::copy(run / part, run / directory / part, fs::copy_options::recursive);
+  }
+  const auto resume = [&](const std::string& stage, const std::string& more = "") {
+    return run_program(
+        {"/bin/sh", "-c",
+         "cd at-$OMPI_COMM_WORLD_RANK && exec " + train +
+             " --set output_dir=out --set train.max_steps=3 --set distributed.zero_stage=" + stage + more},
+        {.directory = run.path(), .ranks = 2});
+  };
+  const fs::path checkpoint = run / "at-1/out/checkpoints/step-00000002";
+  for (const char* name : {"model.safetensors", "optimizer.safetensors"}) {
+    // The last element, of a norm or its moment, is in the shard of rank 1. At stage 0 both ranks read all elements.
+    flip_bit(checkpoint / name, fs::file_size(checkpoint / name) - 4);
+    const std::vector<std::string> expected = {"rank 1 differs from rank 0: found checkpoint: XXH3 ",
+                                               "do all ranks see the same checkpoints"};
+    for (const char* stage : {"0", "1", "2", "3"}) {
+      if (std::string(name) == "model.safetensors" && std::string(stage) != "1") continue;
+      INFO(name << ", stage " << stage);
+      check_fails_once(resume(stage), kExitFailed, expected);
+    }
+    if (std::string(name) == "optimizer.safetensors")
+      check_fails_once(resume("2", " --set output_dir=new --set init_from=out --set init_state=optimizer"), kExitFailed,
+                       expected);
+    flip_bit(checkpoint / name, fs::file_size(checkpoint / name) - 4);
+  }
+  const ProgramResult same = resume("1");
+  INFO(same.out << same.err);
+  CHECK(same.exit_code == kExitDone);
 }

@@ -125,7 +125,7 @@ TEST_CASE("SSA_FAULT: a bit that flips in the newest checkpoint costs only that 
 
 TEST_CASE("SSA_FAULT: a NaN on one rank is found on that rank at every ZeRO stage, before it reaches the weights") {
   const RunDirectory run("ssa-sparse-stream");
-  for (const char* stage : {"0", "1", "2"})
+  for (const char* stage : {"0", "1", "2", "3"})
     for (const char* rank : {"0", "1"}) {
       INFO("zero_stage " << stage << ", rank " << rank);
       const std::string output = std::string("out-") + stage + rank;

@@ -7,6 +7,7 @@
 
 #include "ssa/train/model_state.h"
 #include "ssa/train/run_plan.h"
+#include "support/make_dataset.h"
 #include "support/test_model.h"
 #include "train/run_directory.h"
 
@@ -53,12 +54,13 @@ void check_same(const RunDirectory& run, const std::string& a, const std::string
 void check_stages(int ranks) {
   const RunDirectory run("ssa-sparse-stream");
   run.train_to_end("one", with(8, {}));
-  for (const int number : {0, 1, 2}) {
+  for (const int number : {0, 1, 2, 3}) {
     const std::string output = "stage-" + std::to_string(number);
     run.train_to_end(output, with(1, stage(number)), {}, ranks);
     check_losses(run, output);
   }
   check_same(run, "stage-0", "stage-1");
+  check_same(run, "stage-2", "stage-3");
 }
 
 }  // namespace
@@ -70,8 +72,11 @@ TEST_CASE("zero: every stage on four ranks gives the losses of one rank") { chec
 TEST_CASE("zero: one rank ignores the stage") {
   const RunDirectory run("full");
   run.train_to_end("stage-0", with(4, stage(0)));
-  run.train_to_end("stage-2", with(4, stage(2)));
-  check_same(run, "stage-0", "stage-2");
+  for (const int number : {2, 3}) {
+    const std::string output = "stage-" + std::to_string(number);
+    run.train_to_end(output, with(4, stage(number)));
+    check_same(run, "stage-0", output);
+  }
 }
 
 TEST_CASE("zero: without accumulation all stages give the same bits, with overlap or without") {
@@ -79,8 +84,43 @@ TEST_CASE("zero: without accumulation all stages give the same bits, with overla
   run.train_to_end("0", with(2, {"distributed.zero_stage=0"}), {}, 4);
   run.train_to_end("1", with(2, {"distributed.zero_stage=1", "distributed.overlap=false"}), {}, 4);
   check_same(run, "0", "1");
-  run.train_to_end("2", with(2, {"distributed.zero_stage=2"}), {}, 4);
-  check_same(run, "0", "2");
+  for (const std::string number : {"2", "3"}) {
+    run.train_to_end(number, with(2, {"distributed.zero_stage=" + number}), {}, 4);
+    check_same(run, "0", number);
+  }
+}
+
+TEST_CASE("zero: at stage 3 layers that share memory are gathered again for the backward pass") {
+  // With an LM head of its own, and without; with more layers than buffers for their weights and gradients.
+  for (const auto& [name, recomputed] : {std::pair("full-untied-llama3rope", "none"), {"ssa-sparse-stream", "full"}}) {
+    INFO(name);
+    const RunDirectory run(name);
+    const auto train = [&](const std::string& output, const Names& more) {
+      Names all = {"model.num_hidden_layers=5", "init_from=null",
+                   std::string("train.gradient_checkpointing=") + recomputed};
+      all.insert(all.end(), more.begin(), more.end());
+      run.train_to_end(output, with(2, all), {}, 2);
+    };
+    train("2", stage(2));
+    train("3", stage(3));
+    check_same(run, "2", "3");
+    if (std::string(recomputed) == "full") continue;
+    train("plain", {"distributed.zero_stage=3", "distributed.overlap=false"});
+    check_same(run, "2", "plain");
+  }
+}
+
+TEST_CASE("zero: at stage 3 ranks without a sequence to evaluate gather weights with the others") {
+  const RunDirectory run("ssa-sparse-stream");
+  make_dataset(run / "held-out", {random_documents(3, 32, 1, 257)}, {.vocab_size = 272, .eos_token_id = 257});
+  const auto at = [](int number) {
+    Names all = stage(number);
+    all.insert(all.end(), {"train.max_steps=1", "train.eval_steps=1", "data.eval_path=held-out",
+                           "train.per_device_train_batch_size=1", "train.gradient_accumulation_steps=1"});
+    return all;
+  };
+  for (const int number : {2, 3}) run.train_to_end(std::to_string(number), at(number), {}, 4);
+  CHECK(run.metrics("3") == run.metrics("2"));
 }
 
 TEST_CASE("zero: with accumulation, overlap changes no bit") {
@@ -97,11 +137,12 @@ TEST_CASE("zero: with accumulation, overlap changes no bit") {
 TEST_CASE("zero: with reduce_dtype bf16 all stages give the same bits, and losses near those of f32") {
   const RunDirectory run("ssa-sparse-stream");
   run.train_to_end("one", with(8, {}));
-  for (const char* number : {"0", "1", "2"})
+  for (const char* number : {"0", "1", "2", "3"})
     run.train_to_end(
         number, with(4, {std::string("distributed.zero_stage=") + number, "distributed.reduce_dtype=bf16"}), {}, 2);
   check_same(run, "0", "1");
   check_same(run, "0", "2");
+  check_same(run, "0", "3");
   // A gradient is rounded by at most 2^-9 of itself, twice. AdamW divides it by a mean of its size.
   check_losses(run, "2", 5e-3);
   CHECK(run.metrics("2").back().at("loss") != run.metrics("one").back().at("loss"));
@@ -129,6 +170,15 @@ TEST_CASE("zero: a run resumes at another stage and on another number of ranks")
   fs::remove_all(run.checkpoint("one-then", kSteps));
   run.train_to_end("one-then", with(2, stage(2)), {}, 2);
   check_losses(run, "one-then");
+  // To and from stage 3. The same number of ranks: the same bits.
+  back_to_3("then-3");
+  run.train_to_end("then-3", with(1, stage(3)), {}, 4);
+  check_same(run, "then-3", "four");
+  for (const auto& [number, ranks] : {std::pair(1, 2), {3, 2}, {0, 1}}) {
+    fs::remove_all(run.checkpoint("then-3", kSteps));
+    run.train_to_end("then-3", with(2, stage(number)), {}, ranks);
+    check_losses(run, "then-3");
+  }
 }
 
 TEST_CASE("zero: with shard_size all stages give the same bits without accumulation") {
@@ -139,10 +189,9 @@ TEST_CASE("zero: with shard_size all stages give the same bits without accumulat
     return with(2, all);
   };
   run.train_to_end("one", with(8, {}));
-  for (const char* number : {"0", "1", "2"}) run.train_to_end(number, grouped(number, {}), {}, 4);
+  for (const char* number : {"0", "1", "2", "3"}) run.train_to_end(number, grouped(number, {}), {}, 4);
   check_losses(run, "2");
-  check_same(run, "0", "1");
-  check_same(run, "0", "2");
+  for (const char* number : {"1", "2", "3"}) check_same(run, "0", number);
 }
 
 TEST_CASE("zero: shard_size with accumulation, bf16, without overlap, and at a resume") {
@@ -190,7 +239,7 @@ TEST_CASE("moments_dtype bf16: a run resumes to the bit, at every stage and with
   // A moment is rounded by at most 2^-7 of itself in a step, at random. The update is as far off for a step.
   check_losses(run, "narrow", 5e-3);
   back_to_3("narrow", "narrow-halves");
-  run.train_to_end("narrow-halves", narrow(4, stage(2)), {}, 2);
+  run.train_to_end("narrow-halves", narrow(4, stage(3)), {}, 2);
   check_same(run, "narrow-halves", "narrow");
   // Between bf16 and f32.
   back_to_3("narrow", "then-f32");
@@ -201,9 +250,10 @@ TEST_CASE("moments_dtype bf16: a run resumes to the bit, at every stage and with
   check_losses(run, "then-narrow", 5e-3);
 }
 
-TEST_CASE("zero: at stage 2 a killed rank ends the job, and the run resumes to the same bits") {
+TEST_CASE("zero: at stages 2 and 3 a killed rank ends the job, and the run resumes to the same bits") {
+  const int number = GENERATE(2, 3);
   const RunDirectory run("ssa-sparse-stream");
-  const Names overrides = with(1, stage(2));
+  const Names overrides = with(1, stage(number));
   run.train_to_end("whole", overrides, {}, 2);
   for (const char* fault : {"kill@step:5,rank:0,operation:2", "kill@save:2,rank:1"}) {
     INFO(fault);
@@ -225,14 +275,15 @@ TEST_CASE("zero: the memory plan of each stage") {
   constexpr int kRanks = 4;
   const ParamTable table(model, kRanks);
   const auto bytes = [&](int zero_stage, DType reduce_dtype, const std::string& category,
-                         DType moments_dtype = DType::f32) {
+                         DType moments_dtype = DType::f32, const std::vector<PassShape>& tasks = {}) {
     const MemoryPlan plan = plan_memory({.model = model,
                                          .pass = {.rows = 1, .tokens = 8, .path = AttentionPath::full},
                                          .kind = DeviceKind::cuda,
                                          .ranks = kRanks,
                                          .zero_stage = zero_stage,
                                          .reduce_dtype = reduce_dtype,
-                                         .moments_dtype = moments_dtype},
+                                         .moments_dtype = moments_dtype,
+                                         .tasks = tasks},
                                         table);
     for (const MemoryPlan::Category& c : plan.categories)
       if (c.name == category) return static_cast<std::int64_t>(c.bytes);
@@ -250,7 +301,15 @@ TEST_CASE("zero: the memory plan of each stage") {
   const auto elements = [&](std::size_t i) { return table.buckets()[i].range.count(); };
   std::int64_t pass = elements(order.embedding) + elements(order.norms) + 2 * elements(order.layer(0));
   if (order.head != order.embedding) pass += elements(order.head);
-  CHECK(bytes(2, DType::f32, "gradients") == all / kRanks + 4 * pass);
+  for (const int stage : {2, 3}) CHECK(bytes(stage, DType::f32, "gradients") == all / kRanks + 4 * pass);
+  CHECK(bytes(2, DType::f32, "weights") == all / 2);
+  // At stage 3 an untied LM head has the memory of the embedding; what tasks read is whole, while they run.
+  std::int64_t read = elements(order.embedding) + elements(order.norms) + 2 * elements(order.layer(0));
+  CHECK(bytes(3, DType::f32, "weights") == all / 2 / kRanks + 2 * read);
+  CHECK(bytes(3, DType::f32, "optimizer state") == 3 * all / kRanks);
+  const std::vector<PassShape> tasks = {{.rows = 1, .tokens = 8, .path = AttentionPath::full, .backward = false}};
+  const char* running = "eval_tasks, while they run";
+  CHECK(bytes(3, DType::f32, running, DType::f32, tasks) == bytes(2, DType::f32, running, DType::f32, tasks) + all / 2);
   CHECK(bytes(2, DType::f32, "optimizer state", DType::bf16) == 2 * all / kRanks);
   const std::int64_t largest = std::max(elements(order.embedding), elements(order.layer(0)));
   CHECK(bytes(1, DType::bf16, "gradients") == all + 2 * largest);
@@ -267,6 +326,7 @@ TEST_CASE("zero: ssa-8b fits four GPUs of 80 GB at stage 2 and not at stage 0") 
     return static_cast<double>(plan_memory(shape, table).total());
   };
   CHECK(config.distributed.zero_stage == 2);
+  CHECK(bytes(3) < bytes(2) - 8e9);
   CHECK(bytes(2) < 70e9);  // 10 GB remain for the CUDA context, cuBLASLt and NCCL
   CHECK(bytes(1) > 80e9);
   CHECK(bytes(0) > 150e9);
@@ -281,7 +341,8 @@ TEST_CASE("zero: when memory is short, the message says what higher stages would
                          .ranks = 2,
                          .zero_stage = 0};
   CHECK_THROWS_WITH(ModelState(stream, shape, table, 0), has("largest per_device_train_batch_size that fits: ") &&
-                                                             has(", with distributed.zero_stage=1: ") && has(", =2: "));
+                                                             has(", with distributed.zero_stage=1: ") &&
+                                                             has(", =2: ") && has(", =3: "));
   StateShape alone = shape;
   alone.ranks = 1;
   CHECK_THROWS_WITH(ModelState(stream, alone, table, 0), !has("zero_stage"));

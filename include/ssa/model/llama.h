@@ -65,7 +65,9 @@ struct LinearProduct {
 /// ParamTable::buckets(): what they queue on the pass's stream runs at that point of the pass.
 struct PassHooks {
   using Call = std::function<void(std::size_t bucket)>;
-  Call before_weights = {};    ///< the pass reads the bucket's weights from here on
+  /// The pass reads the bucket's weights from here on: the buckets of BucketOrder::forward(), and then, in a backward
+  /// pass, the layers from last to first. It reads no other layer's until the next call, but the norms always.
+  Call before_weights = {};
   Call before_gradients = {};  ///< the pass writes the bucket's gradients from here on
   Call after_gradients = {};   ///< the bucket's gradients of this micro-batch are complete; layers from last to first
   std::function<void(const LinearProduct&)> after_product = {};  ///< for passes without FP8 that recompute nothing
@@ -100,7 +102,7 @@ void forward(Stream& stream, const Llama& model, const MicroBatch& batch, const 
 /// forward without FP8, then the summed cross entropy into losses.ce, and, if given, the loss of every position into
 /// `position_losses` [M] f32.
 void evaluate(Stream& stream, const Llama& model, const MicroBatch& batch, const LossSums& losses,
-              const AttentionSums& attention = {}, Tensor position_losses = {});
+              const AttentionSums& attention = {}, Tensor position_losses = {}, const PassHooks& hooks = {});
 
 /// forward, loss and backward: overwrites every gradient, or adds to it.
 void forward_backward(Stream& stream, const Llama& model, const MicroBatch& batch, const PassScales& scales,

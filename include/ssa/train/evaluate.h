@@ -32,10 +32,11 @@ struct EvalSums {
 /// Runs every sequence of the loader's epoch 0 once through the model. `batch` and `sums`, which are cleared first, are
 /// device tensors of the model's shape. `on_batch` is called with the index of each of this rank's batches before it
 /// runs. `stop`, a collective, is called by every rank after each round of batches, and ends the evaluation when it
-/// returns true.
+/// returns true. `hooks`, if given, makes the hooks of a pass, which are collectives: then every rank runs equally many
+/// passes.
 EvalSums evaluate_rows(Stream& stream, Comm& comm, const Llama& model, MicroBatch& batch, const LossSums& sums,
                        BatchStaging& staging, const RowLoader& loader,
                        const std::function<void(std::int64_t batch)>& on_batch = {},
-                       const std::function<bool()>& stop = {});
+                       const std::function<bool()>& stop = {}, const std::function<PassHooks()>& hooks = {});
 
 }  // namespace ssa

@@ -21,7 +21,7 @@ struct StateShape {
   PassShape pass;
   DeviceKind kind = DeviceKind::cpu;
   int ranks = 1;
-  int zero_stage = 0;                ///< 1: master weights and moments are split over the ranks; 2: gradients too
+  int zero_stage = 0;  ///< 1: master weights and moments are split over the ranks; 2: gradients too; 3: weights too
   DType reduce_dtype = DType::f32;   ///< in which gradients are summed over the ranks: f32 or bf16
   DType moments_dtype = DType::f32;  ///< f32 or bf16
   /// Forward passes of train.eval_tasks, at their largest. They have memory of their own while they run.
@@ -32,16 +32,20 @@ struct StateShape {
   int shards() const { return shard_size > 0 ? shard_size : ranks; }
   bool shards_state() const { return zero_stage >= 1 && shards() > 1; }
   bool shards_gradients() const { return zero_stage >= 2 && shards() > 1; }
+  bool shards_weights() const { return zero_stage >= 3 && shards() > 1; }
 };
 
 /// The tensors of a run. A rank owns the elements whose optimizer state it keeps: all at ZeRO stage 0, else its slice
 /// of every bucket, one slice after another.
 struct StateTensors {
-  Tensor weights;  ///< act [size]: what the ops read
-  Tensor master;   ///< f32 [owned]: what the optimizer updates; absent on the CPU, where the weights are f32 themselves
-  Tensor gradients;  ///< f32 [size]; at ZeRO stage 2 [owned]: sums over the micro-batches and ranks so far
-  /// f32: where a backward pass writes the gradients of each bucket of the ParamTable: parts of `gradients`, or, at ZeRO
-  /// stage 2, buffers for one micro-batch, of which layers i and i + 2 share one.
+  Tensor weights;  ///< act [size]: what the ops read; at ZeRO stage 3 [owned]
+  /// act: where a pass reads the weights of each bucket of the ParamTable: parts of `weights`, or, at ZeRO stage 3,
+  /// buffers that StepExchange fills. Layers i and i + 2 share one, and so do the embedding and an untied LM head.
+  std::vector<Tensor> pass_weights;
+  Tensor master;  ///< f32 [owned]: what the optimizer updates; absent on the CPU, where the weights are f32 themselves
+  Tensor gradients;  ///< f32 [size]; from ZeRO stage 2 on [owned]: sums over the micro-batches and ranks so far
+  /// f32: where a backward pass writes the gradients of each bucket of the ParamTable: parts of `gradients`, or, from ZeRO
+  /// stage 2 on, buffers for one micro-batch, of which layers i and i + 2 share one.
   std::vector<Tensor> pass_gradients;
   Tensor reduce_staging;  ///< bf16 [largest bucket]: a bucket being reduced in bf16; absent with f32
   Tensor m, v;            ///< moments_dtype [owned]: AdamW's moments
@@ -63,6 +67,9 @@ struct MemoryPlan {
   std::size_t total() const;
   std::string to_string() const;  ///< a line per category, and its largest entries
 };
+
+/// Of all weights as the ops read them: what tasks need at ZeRO stage 3, besides the shard.
+std::size_t whole_weights_bytes(const StateShape& shape, const ParamTable& table);
 
 /// UsageError when the kernels of the shape's device do not support the model.
 void check_supported(const StateShape& shape);
@@ -88,11 +95,13 @@ class ModelState : public StateTensors {
   Range owned(const Bucket& bucket) const;
   /// The same elements in `master`, `m` or `v`.
   Tensor owned_view(const Tensor& tensor, const Bucket& bucket) const;
-  /// The gradients of the owned elements. Until they are reduced they have only this rank's part of the sum; at ZeRO
-  /// stage 2 they are always sums over the ranks.
+  /// The gradients of the owned elements. Until they are reduced they have only this rank's part of the sum; from ZeRO
+  /// stage 2 on they are always sums over the ranks.
   Tensor owned_gradients(const Bucket& bucket) const;
   /// The gradients of the bucket's slice of this rank, also where every rank owns all: the ranks' slices are the bucket.
   Tensor gradient_slice(const Bucket& bucket) const;
+  /// The owned elements of `weights`.
+  Tensor owned_weights(const Bucket& bucket) const;
   /// The owned master weights of a bucket: of `master`, or of the weights where they are f32.
   Tensor owned_master(const Bucket& bucket) const;
 
@@ -106,6 +115,9 @@ class ModelState : public StateTensors {
 
 /// Where values come from: elements [first, first + out.size()) of parameter `param` of the table.
 using ReadParam = std::function<void(std::size_t param, std::span<float> out, std::int64_t first)>;
+
+/// Elements [range.begin, range.end) of a flat buffer of parameters on the host, with zeros between the parameters.
+std::vector<float> read_range(const ParamTable& table, Range range, const ReadParam& read);
 
 /// Fills `to`, the owned elements of `bucket`, f32 or bf16, with parameter values, and zeros between the parameters.
 void load_owned(Stream& stream, const ModelState& state, const Bucket& bucket, const Tensor& to, const ReadParam& read);

@@ -19,18 +19,18 @@ void measure_gradients(Stream& stream, const ModelState& state);
 void update_weights(Stream& stream, StepExchange& exchange, const ModelState& state, const TrainConfig& train,
                     double learning_rate, double gradient_scale, std::int64_t step);
 
-/// Updates the weights every rank computes with from the master weights each owns. `comm`: the ranks that share a
-/// state.
+/// Updates the weights every rank computes with from the master weights each owns: at ZeRO stage 3 its shard, which
+/// every pass gathers. `comm`: the ranks that share a state.
 void publish_weights(Stream& stream, Comm& comm, const ModelState& state);
 
-/// Whether all weights that this rank computes with are finite.
-bool weights_are_finite(Stream& stream, const ModelState& state);
+/// Whether all weights that the ranks compute with are finite. A collective.
+bool weights_are_finite(Stream& stream, Comm& comm, const ModelState& state);
 
-/// The first tensor that is not finite, in the order of the computation: the weights as the forward pass uses them,
+/// The first tensor of this rank that is not finite, in the order of the computation: the weights as the forward pass uses them,
 /// then the gradients as the backward pass computes them. What is computed later is often not finite only because this
-/// one is not. "weight of NAME", "gradient of NAME" or "none". At ZeRO stage 2, where a layer's gradients are
-/// overwritten, they are found from the sums of the step, without a name: "gradient of a matrix of model.layers.N".
-std::string first_nonfinite_tensor(Stream& stream, const ModelState& state);
+/// one is not. "weight of NAME", "gradient of NAME" or "none". From ZeRO stage 2 on, where a layer's gradients are
+/// overwritten, they are found from the sums of the step, without a name: "gradient of a matrix of model.layers.N". A collective.
+std::string first_nonfinite_tensor(Stream& stream, Comm& comm, const ModelState& state);
 
 /// Makes the first gradient NaN: what SSA_FAULT=nan does (ssa/base/fault.h).
 void spoil_gradient(Stream& stream, const ModelState& state);

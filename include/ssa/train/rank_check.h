@@ -18,10 +18,16 @@ namespace ssa {
 /// Compares lines of text such as "rows per epoch: 480". `advice` ends the message.
 void check_same_lines(Comm& comm, const std::vector<std::string>& lines, const std::string& advice);
 
+/// Compares the checksums of what each rank read with those of what it should have read, which rank 0 gives for every
+/// rank. `what` names it: "checkpoint".
+void check_same_parts(Comm& comm, const std::string& what, const std::string& own,
+                      const std::vector<std::string>& expected, const std::string& advice);
+
 /// The binary, --resume, --allow-change and every key of the config. Before anything is opened.
 void check_same_command(Comm& comm, const Config& config, const TrainOptions& options);
 
-/// The weights that the ops read, to the bit.
-void check_same_weights(Stream& stream, Comm& comm, const ModelState& state);
+/// The weights that the ops read, to the bit. `shard`: the ranks that share a state; at ZeRO stage 3 their shards are
+/// gathered bucket by bucket, before the first pass.
+void check_same_weights(Stream& stream, Comm& comm, Comm& shard, const ModelState& state);
 
 }  // namespace ssa

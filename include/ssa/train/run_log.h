@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "kernels/matmul/choice.h"
 #include "ssa/comm/comm.h"
 #include "ssa/config/config.h"
 #include "ssa/data/row_range.h"
@@ -54,6 +55,9 @@ void start_logging(const std::string& output_dir, Comm& comm);
 /// than full attention (`sparse_crossover_tokens` of flops.h). Empty when there is nothing to warn about.
 std::string short_rows_warning(const Config& config);
 
+/// How the algorithms of the products were chosen; empty if none was.
+std::string choices_line(const MatmulChoiceReport& report);
+
 class RunLog {
  public:
   struct Start {
@@ -80,6 +84,8 @@ class RunLog {
   void pause_clock();
   void resume_clock();
   void say(const std::string& line);
+  /// choices_line(), and what was wrong with the file, if anything was.
+  void say_choices(const MatmulChoiceReport& report);
   /// Writes metrics.jsonl to the disk and returns the number of its lines. Rank 0 only; 0 elsewhere.
   std::int64_t sync_metrics();
 

@@ -4,15 +4,17 @@
 //   zero_stage 0   the last micro-batch: all_reduce of each bucket's gradients
 //   zero_stage 1   the last micro-batch: reduce_scatter; after the update: all_gather of the weights
 //   zero_stage 2   every micro-batch: reduce_scatter, added to the rank's shard; after the update: all_gather
+//   zero_stage 3   the same gradients; every pass: all_gather of each layer's weights while the layer before runs, in the
+//                  forward and again in the backward pass
 //
 // With distributed.shard_size s, states are sharded over groups of s consecutive ranks, and every group has all of them.
 // Gradients are then reduced in two steps, at every stage: over the ranks of a group, of which each gets a part, and that
-// part over the groups; at stage 2 the second step happens in the last micro-batch only. Weights are gathered within a
+// part over the groups; from stage 2 on the second step happens in the last micro-batch only. Weights are gathered within a
 // group.
 //
 // With distributed.overlap, a bucket is reduced once its gradients are complete, from the last layer to the first and
 // the embedding at the end, and the weights are gathered in the order in which a forward pass reads them. Without it, and
-// without zero_stage 2, gradients are reduced after the last backward pass. The bits are the same: buckets are
+// below zero_stage 2, gradients are reduced after the last backward pass. The bits are the same: buckets are
 // independent.
 #pragma once
 
@@ -59,13 +61,20 @@ class StepExchange {
   /// After the last micro-batch: ModelState::owned_gradients are sums over the ranks for what the stream does next.
   void finish_gradients();
 
-  /// Sends the weights of `bucket` that this rank owns to the others. Call it for every bucket, in the same order on
-  /// every rank. The hooks' passes wait for the weights they read.
+  /// For an evaluation. The hooks of every pass, whose layers are gathered while it runs at stage 3.
+  PassHooks forward_hooks();
+
+  /// Sends the weights of `bucket` that this rank owns to the others; at stage 3 only of the buckets that the next pass
+  /// reads first. Call it for every bucket whose weights changed, in the same order on every rank. The hooks' passes
+  /// wait for the weights they read.
   void gather_weights(std::size_t bucket);
-  /// For every other reader of the weights.
+  /// For every other reader of ModelState::weights.
   void finish_weights();
 
  private:
+  PassHooks::Call weight_hook(std::vector<std::size_t> reads);
+  void hold_weights(std::size_t bucket);
+  void queue_gather(std::size_t bucket);
   void reduce(std::size_t bucket, bool first_of_step, bool last_of_step);
   void wait(const char* what, std::vector<BackgroundQueue::Ticket>& tickets, std::size_t bucket);
 
@@ -76,6 +85,7 @@ class StepExchange {
   bool overlap_;
   BackgroundQueue queue_;
   std::vector<BackgroundQueue::Ticket> reduced_, gathered_;  ///< per bucket, the last one
+  std::vector<bool> held_;  ///< at stage 3: the bucket's weights are in ModelState::pass_weights, or on the way
 };
 
 }  // namespace ssa
