@@ -284,6 +284,8 @@ class Check:
         first = model(row, return_dict=False, use_cache=False)
         self.report(f"{name}: return_dict=False", 0 if isinstance(first, tuple) and torch.equal(first[0], plain.logits)
                     else math.nan, 0)
+        ignored = model.config.keys_to_ignore_at_inference  # by the Trainer, which cannot gather a cache
+        self.report(f"{name}: the Trainer ignores the cache", 0 if other in plain and other in ignored else math.nan, 0)
         embeds = model(inputs_embeds=model.model.embed_tokens(row)).logits
         self.report(f"{name}: inputs_embeds", (embeds - plain.logits).abs().max().item(), 0)
         eager = AutoModelForCausalLM.from_pretrained(exported, trust_remote_code=True, attn_implementation="eager",

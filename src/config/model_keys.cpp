@@ -13,12 +13,24 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kDense = "llama";
-constexpr const char* kGated = "llama-nsa";
+/// A kind of model, as model_type and architectures name it.
+struct Family {
+  const char* model_type;
+  const char* architecture;
+};
+constexpr Family kDense = {"llama", "LlamaForCausalLM"};
+constexpr Family kGated = {"llama-nsa", "LlamaNSAForCausalLM"};
 
 bool has(const Json& object, const char* key) { return object.contains(key) && !object[key].is_null(); }
 
 std::string model_key(std::string_view key) { return std::string(kModelPrefix) + std::string(key); }
+
+/// Whether model_type says so, or else architectures, the first of them.
+bool is(const Family& family, const Json& object) {
+  if (has(object, "model_type")) return object["model_type"] == family.model_type;
+  return has(object, "architectures") && object["architectures"].is_array() && !object["architectures"].empty() &&
+         object["architectures"][0] == family.architecture;
+}
 
 /// A key with which an architecture departs from LLaMA, and the value with which it does not.
 struct Option {
@@ -67,14 +79,19 @@ const std::vector<Option>& options() {
 const std::array<Option, 2> kPerLayer = {{{"layer_types", "full_attention"}, {"no_rope_layers", 1}}};
 
 void check_architecture(const Json& model, const Origin& origin) {
-  if (has(model, "model_type") && model["model_type"] != kDense && model["model_type"] != kGated)
+  if (has(model, "model_type") && !is(kDense, model) && !is(kGated, model))
     origin.fail(model_key("model_type"), "found ", quoted(model["model_type"]),
                 ", expected \"llama\" or \"llama-nsa\": no other architecture is supported");
   if (has(model, "architectures") && model["architectures"].is_array())
-    for (const Json& name : model["architectures"])
-      if (name != "LlamaForCausalLM" && name != "LlamaNSAForCausalLM")
-        origin.fail(model_key("architectures"), "found ", quoted(name),
-                    ", expected \"LlamaForCausalLM\" or \"LlamaNSAForCausalLM\"");
+    for (const Json& name : model["architectures"]) {
+      if (name != kDense.architecture && name != kGated.architecture)
+        origin.fail(model_key("architectures"), "found ", quoted(name), ", expected ", quoted(kDense.architecture),
+                    " or ", quoted(kGated.architecture));
+      const Family& family = is(kDense, model) ? kDense : kGated;
+      if (name != family.architecture)
+        origin.fail(model_key("architectures"), "found ", quoted(name), ", expected ", quoted(family.architecture),
+                    " as in ", has(model, "model_type") ? concat("model_type ", family.model_type) : "the first one");
+    }
   for (const auto& [key, neutral] : options())
     if (has(model, key) && model[key] != neutral)
       origin.fail(model_key(key), "found ", quoted(model[key]), ", expected ", quoted(neutral));
@@ -152,10 +169,10 @@ void settle_token_ids(Json& model, const Origin& origin, std::vector<std::string
 /// The published configuration class and this program have different defaults for these keys, so a config.json of the
 /// published code must have them. The Python files of an export have the defaults of this program.
 void check_sparse_keys(const Json& model, const Origin& origin) {
-  if (!has(model, "model_type") || model["model_type"] != kGated || has(model, "attention_method")) return;
+  if (!is(kGated, model) || has(model, "attention_method")) return;
   for (const char* key : {"block_size", "block_counts", "window_size"})
     if (!model.contains(key))
-      origin.fail(model_key(key), "missing, expected it in a config.json of model_type ", kGated,
+      origin.fail(model_key(key), "missing, expected it in a config.json of model_type ", kGated.model_type,
                   " that names no attention_method");
 }
 
@@ -220,7 +237,7 @@ ModelKeys settle_model(Json& model, const Origin& origin) {
 }
 
 void read_attention(const Json& object, const fs::path& file, const Origin& origin, HuggingFaceConfig& config) {
-  config.dense = has(object, "model_type") && object["model_type"] == kDense;
+  config.dense = is(kDense, object);
   config.method = stated<Method>(object, "attention_method", file, origin);
   config.selection = stated<BlockSelection>(object, "selection", file, origin);
   if (config.method) {
@@ -229,7 +246,9 @@ void read_attention(const Json& object, const fs::path& file, const Origin& orig
     return;
   }
   if (config.dense) {
-    config.method = {Method::full, concat(file.string(), " has model_type ", kDense)};
+    const std::string named = has(object, "model_type") ? concat("model_type ", kDense.model_type)
+                                                        : concat("architectures ", kDense.architecture);
+    config.method = {Method::full, concat(file.string(), " has ", named)};
     if (!config.selection) config.selection = {BlockSelection::exact, config.method->reason};
     return;
   }

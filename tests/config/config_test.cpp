@@ -644,6 +644,12 @@ TEST_CASE("config: a config.json of another architecture is an error that names 
   fails(R"({"architectures": ["LlamaForSequenceClassification"]})",
         "architectures: found \"LlamaForSequenceClassification\", expected \"LlamaForCausalLM\" or "
         "\"LlamaNSAForCausalLM\"");
+  fails(llama(R"(, "architectures": ["LlamaNSAForCausalLM"])"),
+        "architectures: found \"LlamaNSAForCausalLM\", expected \"LlamaForCausalLM\" as in model_type llama");
+  fails(R"({"model_type": "llama-nsa", "architectures": ["LlamaForCausalLM"]})",
+        "architectures: found \"LlamaForCausalLM\", expected \"LlamaNSAForCausalLM\" as in model_type llama-nsa");
+  fails(R"({"architectures": ["LlamaForCausalLM", "LlamaNSAForCausalLM"]})",
+        "architectures: found \"LlamaNSAForCausalLM\", expected \"LlamaForCausalLM\" as in the first one");
   for (const auto& [key, found, expected] :
        std::vector<std::array<std::string, 3>>{{"hidden_act", "\"gelu\"", "\"silu\""},
                                                {"attention_bias", "true", "false"},
@@ -717,6 +723,16 @@ TEST_CASE("config: the attention method of a config.json is known from the file,
   CHECK(dense.dense);
   CHECK(dense.method->value == Method::full);
   CHECK_FALSE(dense.method->stated);
+  // Without a model_type, architectures tells.
+  const auto nameless = [&](const std::string& architectures) {
+    std::string text = llama(", \"architectures\": " + architectures);
+    text.replace(text.find("\"model_type\""), 12, "\"unrelated_key\"");
+    return read_hugging_face_config(directory.write("config.json", text));
+  };
+  CHECK(nameless(R"(["LlamaForCausalLM"])").dense);
+  CHECK_THAT(nameless(R"(["LlamaForCausalLM"])").method->reason, EndsWith("has architectures LlamaForCausalLM"));
+  CHECK_FALSE(nameless("null").dense);
+  CHECK_THAT(usage_error([&] { nameless(R"(["LlamaNSAForCausalLM"])"); }), Contains("block_size: missing"));
 }
 
 TEST_CASE("config: a file that is not JSON is named for what it is") {

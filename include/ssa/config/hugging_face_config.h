@@ -25,7 +25,7 @@ struct Known {
 /// architecture, by the name of the key that makes it one.
 struct HuggingFaceConfig {
   ModelConfig model;
-  bool dense = false;  ///< model_type llama: the weights have no gates (g_proj)
+  bool dense = false;  ///< LlamaForCausalLM: the weights have no gates (g_proj)
   /// nullopt: the files do not say. The published ones name neither; their modeling code tells which they are.
   std::optional<Known<Method>> method;
   std::optional<Known<BlockSelection>> selection;

@@ -21,7 +21,7 @@ class LlamaNSAConfig(PretrainedConfig):
     """
 
     model_type = "llama-nsa"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["past_key_values", "cache"]  # transformers 5.24 renamed the first
     rope_parameters = None  # transformers 5 stores rope_theta and rope_scaling here
 
     def __init__(self, vocab_size=128256, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16,
