@@ -16,9 +16,8 @@ struct DecodeScores {
 
 template <int kD>
 struct SelectDecodeConfig {
-  static constexpr int kTile = 64;       ///< blocks per CTA
-  static constexpr int kHeadGroups = 4;  ///< query heads that a CTA scores at a time
-  static constexpr int kScoreThreads = kTile * kHeadGroups;
+  static constexpr int kTile = 64;  ///< blocks per CTA, 16 per warp
+  static constexpr int kScoreThreads = kTile / 16 * kWarpSize;
   static constexpr int kChooseThreads = 1024;
   static constexpr int kMostHeads = 32;  ///< query heads per key/value head
 
