@@ -1,4 +1,4 @@
-// A CTA takes kColumns rows of b, each a column of the result, with all rows of a; its warps take a quarter of K each. In
+// A CTA takes kColumns rows of b, each a column of the result, with all rows of a; its warps take an eighth of K each. In
 // the products (m16n8k16) rows of b are the rows of A, and rows of a the columns of B. Lane t of a quad loads 16
 // adjacent bytes of a row; they are the operands of two products, in which K is permuted the same way for a and b.
 #include <algorithm>
@@ -10,7 +10,7 @@
 namespace ssa::cuda {
 namespace {
 
-constexpr int kWarps = 4, kThreads = kWarps * kWarpSize;
+constexpr int kWarps = 8, kThreads = kWarps * kWarpSize;
 constexpr int kColumns = 16;  ///< per CTA
 constexpr int kVector = 8;    ///< elements in 16 bytes
 constexpr int kQuad = 4;      ///< vectors of a row that a warp loads at a time: K elements of a step are 32
@@ -21,7 +21,7 @@ __device__ __forceinline__ void store(__nv_bfloat16* to, float value) { *to = __
 
 /// kTiles: rows of a divided by 8. `vectors`: of a row.
 template <int kTiles, class Out>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     narrow_matmul_kernel(Out* out, const uint4* a, const uint4* b, int rows, std::int64_t N, int vectors) {
   __shared__ float partial[kWarps][kTiles * 8][kColumns + 1];
   const int warp = static_cast<int>(threadIdx.x) / kWarpSize, lane = static_cast<int>(threadIdx.x) % kWarpSize;

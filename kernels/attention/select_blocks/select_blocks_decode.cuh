@@ -27,47 +27,58 @@ struct SelectDecodeConfig {
 /// Dynamic shared memory of the choice: the importance of N blocks.
 inline std::size_t choose_shared_bytes(std::int64_t N) { return static_cast<std::size_t>(N) * sizeof(float); }
 
-/// CTA (tile, kv_head and t, b).
+/// CTA (tile, kv_head and t, b). In the products (m16n8k16) blocks are rows and query heads columns; lane t of a quad
+/// loads 16 adjacent bytes of a row, the operands of two products, in which D is permuted the same way for both.
 template <int kD>
 __global__ void __launch_bounds__(SelectDecodeConfig<kD>::kScoreThreads)
     score_blocks_decode_kernel(const SelectArgs a, const std::int32_t* positions, const DecodeScores to) {
   wait_for_previous_kernel();
   using C = SelectDecodeConfig<kD>;
-  constexpr int kVector = 8;  ///< elements in 16 bytes
-  __shared__ float q[C::kMostHeads][kD], scores[C::kMostHeads][C::kTile];
+  constexpr int kVector = 8, kQuad = 4, kSteps = kD / (kVector * kQuad), kColumns = C::kMostHeads / 8;
+  __shared__ float scores[C::kMostHeads][C::kTile + 1];
   const int thread = static_cast<int>(threadIdx.x), warp = thread / kWarpSize, lane = thread % kWarpSize;
   const int kv_head = static_cast<int>(blockIdx.y) % a.HK, t = static_cast<int>(blockIdx.y) / a.HK, G = a.HQ / a.HK;
   const std::int64_t b = blockIdx.z, query = b * a.T + t, heads = query * a.HQ + kv_head * G;
   const int complete = (positions[query] + 1) / a.block_size, first = static_cast<int>(blockIdx.x) * C::kTile;
   if (first >= complete) return;
 
-  for (int i = thread; i < G * kD; i += C::kScoreThreads) q[i / kD][i % kD] = __bfloat162float(a.q[heads * kD + i]);
-  const int n = first + thread % C::kTile;
-  uint4 mean[kD / kVector];
+  const int row = lane / kQuad, part = lane % kQuad, upper = warp * 16 + row;
+  const auto mean_of = [&](int n, int step) {
+    if (first + n >= complete) return uint4{};
+    const __nv_bfloat16* mean = a.k_mean + ((b * a.N + first + n) * a.HK + kv_head) * kD;
+    return reinterpret_cast<const uint4*>(mean)[step * kQuad + part];
+  };
+  uint4 means[kSteps][2];
 #pragma unroll
-  for (int i = 0; i < kD / kVector; ++i)
-    mean[i] =
-        n < complete ? reinterpret_cast<const uint4*>(a.k_mean + ((b * a.N + n) * a.HK + kv_head) * kD)[i] : uint4{};
-  __syncthreads();
-  for (int g = thread / C::kTile; g < G; g += C::kHeadGroups) {
-    float score = 0;
+  for (int step = 0; step < kSteps; ++step)
+    means[step][0] = mean_of(upper, step), means[step][1] = mean_of(upper + 8, step);
 #pragma unroll
-    for (int i = 0; i < kD / kVector; ++i) {
-      const unsigned words[] = {mean[i].x, mean[i].y, mean[i].z, mean[i].w};
+  for (int column = 0; column < kColumns; ++column) {
+    const int head = column * 8 + row;
+    if (column * 8 >= G) break;
+    float sums[4] = {};
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        score = fmaf(q[g][i * kVector + 2 * j], __uint_as_float(words[j] << 16), score);
-        score = fmaf(q[g][i * kVector + 2 * j + 1], __uint_as_float(words[j] & 0xffff0000u), score);
-      }
+    for (int step = 0; step < kSteps; ++step) {
+      const uint4 q =
+          head < G ? reinterpret_cast<const uint4*>(a.q + (heads + head) * kD)[step * kQuad + part] : uint4{};
+      const uint4 &x = means[step][0], &y = means[step][1];
+      const std::uint32_t left[] = {x.x, y.x, x.y, y.y}, right[] = {x.z, y.z, x.w, y.w};
+      mma(sums, left, q.x, q.y);
+      mma(sums, right, q.z, q.w);
     }
-    score = n < complete ? score * a.scale * kLog2e : -kInfinity;
-    scores[g][thread % C::kTile] = score;
-    if (n < complete) to.scores[(heads + g) * a.N + n] = score;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int n = upper + i / 2 * 8, g = column * 8 + 2 * part + i % 2;
+      if (g < G) scores[g][n] = first + n < complete ? sums[i] * a.scale * kLog2e : -kInfinity;
+    }
   }
   __syncthreads();
   for (int g = warp; g < G; g += C::kScoreThreads / kWarpSize) {
     const float x = scores[g][lane], y = scores[g][lane + kWarpSize], top = warp_max(fmaxf(x, y));
     const float sum = warp_sum(exp2_fast(x - top) + exp2_fast(y - top));
+    float* row_of_head = to.scores + (heads + g) * a.N + first;
+    if (first + lane < complete) row_of_head[lane] = x;
+    if (first + lane + kWarpSize < complete) row_of_head[lane + kWarpSize] = y;
     if (lane == 0) to.tiles[(heads + g) * gridDim.x + blockIdx.x] = {top, sum};
   }
 }
@@ -81,7 +92,9 @@ __global__ void __launch_bounds__(SelectDecodeConfig<kD>::kChooseThreads)
   using C = SelectDecodeConfig<kD>;
   constexpr int kThreads = C::kChooseThreads, kWarps = kThreads / kWarpSize;
   extern __shared__ float importance[];
-  __shared__ long long warp_keys[kWarps];
+  constexpr int kBits = 31;                  ///< of a float that is not negative
+  __shared__ int reach[kBits + 1];           ///< blocks that reach the trial of a bit; then blocks above the threshold
+  static_assert(kWarps == kBits + 1);        // the list uses an entry per warp
   __shared__ float2 softmax[C::kMostHeads];  ///< maximum; reciprocal of the sum
   const int thread = static_cast<int>(threadIdx.x), warp = thread / kWarpSize, lane = thread % kWarpSize;
   const int kv_head = static_cast<int>(blockIdx.x), G = a.HQ / a.HK;
@@ -111,23 +124,48 @@ __global__ void __launch_bounds__(SelectDecodeConfig<kD>::kChooseThreads)
   __syncthreads();
 
   constexpr float kChosen = -1.0f;
-  // Marks the `count` most important blocks of [begin, end). Importance is not negative, so as an integer it has the
-  // same order. It is the upper half of the key; the lower half is the negated index, so that the lower index wins a
-  // tie.
+  // Marks the `count` most important blocks of [begin, end). Importance is not negative, so its bits as an integer have
+  // the same order. The threshold, the largest number that at least `count` blocks reach, is found bit by bit. If more
+  // reach it, some are equal, and the lower indices are taken.
   const auto choose = [&](int begin, int end, int count) {
-    for (count = min(count, end - begin); count > 0; --count) {
-      long long highest = -1;
-      for (int n = begin + thread; n < end; n += kThreads)
-        highest = max(highest, static_cast<long long>(__float_as_int(importance[n])) << 32 | (0x7fffffff - n));
-      highest = warp_max(highest);
-      if (lane == 0) warp_keys[warp] = highest;
+    count = min(count, end - begin);
+    if (count <= 0) return;
+    const auto bits_of = [&](int n) { return __float_as_uint(importance[n]); };
+    if (thread <= kBits) reach[thread] = 0;
+    __syncthreads();
+    unsigned threshold = 0;
+    int reached = end - begin;
+    for (int bit = kBits - 1; bit >= 0 && reached > count; --bit) {
+      const unsigned trial = threshold | 1u << bit;
+      int sum = 0;
+      for (int n = begin + thread; n < end; n += kThreads) sum += bits_of(n) >= trial;
+      sum = __reduce_add_sync(kFullMask, sum);
+      if (lane == 0 && sum > 0) atomicAdd(&reach[bit], sum);
       __syncthreads();
-      highest = warp_max(warp_keys[lane]);
-      if (thread == 0) importance[0x7fffffff - static_cast<int>(highest & 0x7fffffff)] = kChosen;
-      __syncthreads();
+      if (reach[bit] < count) continue;
+      threshold = trial;
+      reached = reach[bit];
     }
+    int above = 0;
+    for (int n = begin + thread; n < end; n += kThreads) {
+      const bool is_above = bits_of(n) > threshold;
+      above += is_above;
+      if (is_above || (reached == count && bits_of(n) == threshold)) importance[n] = kChosen;
+    }
+    above = __reduce_add_sync(kFullMask, above);
+    if (lane == 0 && above > 0) atomicAdd(&reach[kBits], above);
+    __syncthreads();
+    if (reached > count && warp == 0) {
+      int left = count - reach[kBits];
+      for (int first = begin; left > 0; first += kWarpSize) {
+        const bool equal = first + lane < end && bits_of(first + lane) == threshold;
+        const unsigned lanes = __ballot_sync(kFullMask, equal);
+        if (equal && __popc(lanes & ((1u << lane) - 1)) < left) importance[first + lane] = kChosen;
+        left -= min(left, __popc(lanes));
+      }
+    }
+    __syncthreads();
   };
-  static_assert(kWarps == kWarpSize);  // choose: a lane per warp
   if (a.reference && a.block_counts > a.block_size / 2 && own >= a.block_size) {
     const int half = a.block_size / 2, newest = own / a.block_size * a.block_size;
     choose(0, newest, half);
@@ -136,17 +174,25 @@ __global__ void __launch_bounds__(SelectDecodeConfig<kD>::kChooseThreads)
     choose(0, own, a.block_counts - 1);
   }
 
-  if (warp > 0) return;
+  // The list: every warp takes a range of blocks, whose place is known when all have counted.
+  const int range = ((own + 1 + kWarps - 1) / kWarps + kWarpSize - 1) / kWarpSize * kWarpSize;
+  const int first = warp * range, last = min(own + 1, first + range);
+  const auto is_taken = [&](int n) { return n == own || (n < last && importance[n] == kChosen); };
+  int mine = 0;
+  for (int n = first + lane; n - lane < last; n += kWarpSize) mine += n < last && is_taken(n);
+  mine = __reduce_add_sync(kFullMask, mine);
+  if (lane == 0) reach[warp] = mine;
+  __syncthreads();
+  int place = __reduce_add_sync(kFullMask, lane < warp ? reach[lane] : 0);
   int* to = a.indices + (query * a.HK + kv_head) * a.slots;
-  int used = 0;
-  for (int first = 0; first <= own; first += kWarpSize) {
-    const int n = first + lane;
-    const bool taken = n == own || (n < own && importance[n] == kChosen);
+  for (int n = first + lane; n - lane < last; n += kWarpSize) {
+    const bool taken = n < last && is_taken(n);
     const unsigned lanes = __ballot_sync(kFullMask, taken);
-    if (taken) to[used + __popc(lanes & ((1u << lane) - 1))] = n;
-    used += __popc(lanes);
+    if (taken) to[place + __popc(lanes & ((1u << lane) - 1))] = n;
+    place += __popc(lanes);
   }
-  for (int s = used + lane; s < a.slots; s += kWarpSize) to[s] = -1;
+  const int used = __reduce_add_sync(kFullMask, reach[lane]);
+  for (int slot = used + thread; slot < a.slots; slot += kThreads) to[slot] = -1;
 }
 
 }  // namespace ssa::cuda
