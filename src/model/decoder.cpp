@@ -4,13 +4,11 @@
 #include <cmath>
 #include <numeric>
 
-#include "kernels/attention/decode/append_kv.h"
+#include "kernels/attention/decode/append_qkv.h"
 #include "kernels/attention/decode/decode_attention.h"
 #include "kernels/attention/gates/gated_sum.h"
 #include "kernels/embedding/embedding.h"
-#include "kernels/qkv_rope/qkv_rope.h"
-#include "kernels/rmsnorm/rmsnorm.h"
-#include "kernels/swiglu/swiglu.h"
+#include "kernels/fused_linear/fused_linear.h"
 #include "src/model/linear.h"
 #include "ssa/model/rope.h"
 
@@ -94,22 +92,16 @@ void Decoder::lay_out(Arena& arena) {
   s.ids = arena.allocate("token ids", i32, {B});
   s.positions = arena.allocate("positions", i32, {B, 1});
   s.x = arena.allocate("residual stream", act, {B, H});
-  s.norm = arena.allocate("norm outputs", act, {B, H});
-  s.rstd = arena.allocate("rstd", f32, {B});
-  s.residual_delta = arena.allocate("residual delta", act, {B, H});
   s.qkvg = arena.allocate("q, k, v, gate projection", act, {B, c.qkvg_width()});
   s.q = arena.allocate("q", act, {B, 1, HQ, D});
-  s.k = arena.allocate("k", act, {B, 1, HK, D});
-  s.v = arena.allocate("v", act, {B, 1, HK, D});
   s.gates = arena.allocate("gates", f32, {B, 1, HQ, 3});
   if (branches.selected)
     s.indices = arena.allocate("selected blocks", i32,
                                {B, 1, HK, selected_slots(c.block_size, c.block_counts, shape_.selection)});
-  s.selected = arena.allocate("attention branch", act, {B, 1, HQ, D});
+  if (branches.compressed || branches.window) s.selected = arena.allocate("attention branch", act, {B, 1, HQ, D});
   if (branches.compressed) s.compressed = arena.allocate("compressed attention", act, {B, 1, HQ, D});
   if (branches.window) s.window = arena.allocate("window attention", act, {B, 1, HQ, D});
   s.attention = arena.allocate("gated attention", act, {B, 1, HQ, D});
-  s.gate_up = arena.allocate("gate and up", act, {B, 2 * F});
   s.swiglu = arena.allocate("swiglu", act, {B, F});
   s.logits = arena.allocate("logits", f32, {B, c.vocab_size});
 }
@@ -155,30 +147,33 @@ std::span<const float> Decoder::prefill(std::int64_t row, std::span<const std::i
   return host_logits(1);
 }
 
-/// step_.norm comes in as the layer's normalized input; the layer's output is step_.x + step_.residual_delta.
+/// step_.x comes in as the layer's input and leaves as its output.
 void Decoder::step_layer(Stream& s, const LayerParams& w, const KeyValues& cache) const {
   const ModelConfig& c = config_;
   const StepActivations& a = step_;
   const Branches branches = branches_of(shape_.path, c);
-  const float scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
+  const float scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim)), eps = static_cast<float>(c.rms_norm_eps);
 
-  linear(s, {.y = a.qkvg, .x = a.norm, .w = w.qkvg_proj});
-  qkv_rope_forward(s, {.q = a.q,
-                       .k = a.k,
-                       .v = a.v,
-                       .gates = a.gates,
-                       .qkvg = a.qkvg,
-                       .positions = a.positions,
-                       .cos_sin = cos_sin_,
-                       .block_size = c.block_size});
-  append_kv(s, {.k_cache = cache.k,
-                .v_cache = cache.v,
-                .k_mean = cache.k_mean,
-                .v_mean = cache.v_mean,
-                .k = a.k,
-                .v = a.v,
-                .positions = a.positions,
-                .block_size = c.block_size});
+  fused_linear(s, {.out = a.qkvg,
+                   .x = a.x,
+                   .norm_weight = w.input_norm,
+                   .eps = eps,
+                   .w = w.qkvg_proj,
+                   .read_later = {{cache.k_mean}}});
+  // While attention reads little, the first weights of the products after it come closer: o_proj's, and the first rows
+  // of gate and up.
+  const std::int64_t F = c.intermediate_size;
+  append_qkv(s, {.q = a.q,
+                 .gates = a.gates,
+                 .k_cache = cache.k,
+                 .v_cache = cache.v,
+                 .k_mean = cache.k_mean,
+                 .v_mean = cache.v_mean,
+                 .qkvg = a.qkvg,
+                 .positions = a.positions,
+                 .cos_sin = cos_sin_,
+                 .block_size = c.block_size,
+                 .read_later = {{w.o_proj, w.gate_up_proj.rows(0, F / 4), w.gate_up_proj.rows(F, F + F / 4)}}});
   if (branches.selected)
     select_blocks(s, {.indices = a.indices,
                       .q = a.q,
@@ -188,11 +183,13 @@ void Decoder::step_layer(Stream& s, const LayerParams& w, const KeyValues& cache
                       .block_size = c.block_size,
                       .block_counts = c.block_counts,
                       .mode = shape_.selection});
-  decode_attention(s, {.out = a.selected,
+  const bool one_branch = !a.selected;
+  decode_attention(s, {.out = one_branch ? a.attention : a.selected,
                        .q = a.q,
                        .k = cache.k,
                        .v = cache.v,
                        .positions = a.positions,
+                       .gates = one_branch ? a.gates : Tensor(),
                        .indices = a.indices,
                        .scale = scale,
                        .block_size = branches.selected ? c.block_size : 0});
@@ -212,49 +209,30 @@ void Decoder::step_layer(Stream& s, const LayerParams& w, const KeyValues& cache
                          .positions = a.positions,
                          .scale = scale,
                          .window = c.window_size});
-  gated_sum_forward(
-      s,
-      {.out = a.attention, .gates = a.gates, .selected = a.selected, .compressed = a.compressed, .window = a.window});
-  linear(s, {.y = a.residual_delta, .x = a.attention.view({shape_.rows, c.q_width()}), .w = w.o_proj});
+  if (!one_branch)
+    gated_sum_forward(
+        s,
+        {.out = a.attention, .gates = a.gates, .selected = a.selected, .compressed = a.compressed, .window = a.window});
+  fused_linear(s, {.out = a.x, .x = a.attention.view({shape_.rows, c.q_width()}), .w = w.o_proj, .residual = a.x});
 
-  rmsnorm_forward(s, {.out = a.norm,
-                      .rstd = a.rstd,
-                      .residual = a.x,
-                      .x = a.x,
-                      .delta = a.residual_delta,
-                      .weight = w.post_attention_norm,
-                      .eps = static_cast<float>(c.rms_norm_eps)});
-  linear(s, {.y = a.gate_up, .x = a.norm, .w = w.gate_up_proj});
-  swiglu_forward(s, {.out = a.swiglu, .gate_up = a.gate_up});
-  linear(s, {.y = a.residual_delta, .x = a.swiglu, .w = w.down_proj});
+  fused_linear(s, {.out = a.swiglu,
+                   .x = a.x,
+                   .norm_weight = w.post_attention_norm,
+                   .eps = eps,
+                   .w = w.gate_up_proj,
+                   .swiglu = true});
+  fused_linear(s, {.out = a.x, .x = a.swiglu, .w = w.down_proj, .residual = a.x});
 }
 
 void Decoder::run_step(Stream& s) const {
   const StepActivations& a = step_;
-  const float eps = static_cast<float>(config_.rms_norm_eps);
   embedding_forward(s, {.out = a.x, .ids = a.ids, .weight = weights_.embedding});
-  for (std::size_t i = 0; i < cache_.size(); ++i) {
-    const Tensor& norm = weights_.layers[i].input_norm;
-    if (i == 0)
-      rmsnorm_forward(s, {.out = a.norm, .rstd = a.rstd, .x = a.x, .weight = norm, .eps = eps});
-    else
-      rmsnorm_forward(s, {.out = a.norm,
-                          .rstd = a.rstd,
-                          .residual = a.x,
-                          .x = a.x,
-                          .delta = a.residual_delta,
-                          .weight = norm,
-                          .eps = eps});
-    step_layer(s, weights_.layers[i], cache_[i]);
-  }
-  rmsnorm_forward(s, {.out = a.norm,
-                      .rstd = a.rstd,
-                      .residual = a.x,
-                      .x = a.x,
-                      .delta = a.residual_delta,
-                      .weight = weights_.final_norm,
-                      .eps = eps});
-  linear(s, {.y = a.logits, .x = a.norm, .w = weights_.lm_head});
+  for (std::size_t i = 0; i < cache_.size(); ++i) step_layer(s, weights_.layers[i], cache_[i]);
+  fused_linear(s, {.out = a.logits,
+                   .x = a.x,
+                   .norm_weight = weights_.final_norm,
+                   .eps = static_cast<float>(config_.rms_norm_eps),
+                   .w = weights_.lm_head});
 }
 
 /// The step with its copies from and to host memory.

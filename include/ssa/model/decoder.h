@@ -23,13 +23,14 @@ struct DecoderShape {
 
 /// Working tensors of a step of one token per sequence. Names as in LayerActivations.
 struct StepActivations {
-  Tensor ids, positions;                           ///< [B] i32, [B, 1] i32
-  Tensor x, norm, rstd, residual_delta;            ///< [B, H], [B, H], [B] f32, [B, H]
-  Tensor qkvg;                                     ///< [B, (HQ + 2 HK) D + 3 HQ]
-  Tensor q, k, v, gates, indices;                  ///< [B, 1, ...]
-  Tensor selected, compressed, window, attention;  ///< [B, 1, HQ, D]; `selected` is full attention on a path with it
-  Tensor gate_up, swiglu;                          ///< [B, 2 F], [B, F]
-  Tensor logits;                                   ///< [B, V] f32
+  Tensor ids, positions;                ///< [B] i32, [B, 1] i32
+  Tensor x;                             ///< [B, H]: the residual stream
+  Tensor qkvg;                          ///< [B, (HQ + 2 HK) D + 3 HQ]
+  Tensor q, gates, indices;             ///< [B, 1, ...]
+  Tensor selected, compressed, window;  ///< [B, 1, HQ, D]: branches before their gates, if there are several
+  Tensor attention;                     ///< [B, 1, HQ, D]
+  Tensor swiglu;                        ///< [B, F]
+  Tensor logits;                        ///< [B, V] f32
 };
 
 class Decoder {

@@ -6,6 +6,7 @@
 #include "kernels/attention/dispatch.cuh"
 #include "kernels/common/device/launch.cuh"
 #include "select_blocks.h"
+#include "select_blocks_cluster.cuh"
 #include "select_blocks_decode.cuh"
 #include "select_blocks_hopper.cuh"
 
@@ -20,25 +21,44 @@ struct DecodeScratch {
 
   explicit DecodeScratch(const SelectBlocks& p) {
     const std::int64_t heads = p.q.dim(0) * p.q.dim(1) * p.q.dim(2), N = p.k_mean.dim(1);
-    tiles = static_cast<std::size_t>(heads * SelectDecodeConfig<64>::tiles(N)) * sizeof(float2);
+    tiles = static_cast<std::size_t>(heads * SelectDecodeConfig::tiles(N)) * sizeof(float2);
     scores = static_cast<std::size_t>(heads * N) * sizeof(float);
   }
 };
 
+/// Whether one kernel scores and chooses: in reference mode some queries choose from two ranges of blocks.
+template <int kD>
+bool chooses_in_cluster(Stream& stream, const SelectArgs& a, std::size_t shared_bytes) {
+  const CudaContext& context = stream.cuda();
+  return !(a.reference && a.block_counts > a.block_size / 2) && context.properties.major >= 9 &&
+         !context.force_generic && shared_bytes <= context.properties.sharedMemPerBlockOptin &&
+         knows_clusters(op, select_blocks_cluster_kernel<kD>);
+}
+
 template <int kD>
 void select_at_positions(Stream& stream, const SelectBlocks& p, const SelectArgs& a) {
-  using C = SelectDecodeConfig<kD>;
+  const auto* positions = p.positions.as<std::int32_t>();
+  const auto T = static_cast<unsigned>(a.T), B = static_cast<unsigned>(a.B), HK = static_cast<unsigned>(a.HK);
+  const std::size_t shared_bytes =
+      SelectClusterShared::bytes(SelectClusterConfig::share(a.N), std::min(a.block_counts - 1, a.N), a.HQ / a.HK);
+  if (chooses_in_cluster<kD>(stream, a, shared_bytes))
+    return launch(stream, op, select_blocks_cluster_kernel<kD>,
+                  {.grid = dim3(SelectClusterConfig::kCluster, HK * T, B),
+                   .block = SelectClusterConfig::kThreads,
+                   .shared_bytes = shared_bytes,
+                   .cluster = SelectClusterConfig::kCluster,
+                   .waits = true},
+                  a, positions);
+  using C = SelectDecodeConfig;
   const DecodeScratch bytes(p);
   auto* memory = static_cast<char*>(stream.scratch(bytes.tiles + bytes.scores));
   const DecodeScores scores = {.scores = reinterpret_cast<float*>(memory + bytes.tiles),
                                .tiles = reinterpret_cast<float2*>(memory)};
-  const auto* positions = p.positions.as<std::int32_t>();
-  const auto T = static_cast<unsigned>(a.T), B = static_cast<unsigned>(a.B), HK = static_cast<unsigned>(a.HK);
   const auto tiles = static_cast<unsigned>(C::tiles(a.N));
   launch(stream, op, score_blocks_decode_kernel<kD>,
          {.grid = dim3(tiles, HK * T, B), .block = C::kScoreThreads, .waits = true}, a, positions, scores);
-  launch(stream, op, choose_blocks_decode_kernel<kD>,
-         {.grid = dim3(HK, T, B), .block = C::kChooseThreads, .shared_bytes = choose_shared_bytes(a.N), .waits = true},
+  launch(stream, op, choose_blocks_decode_kernel,
+         {.grid = dim3(HK * T, B), .block = C::kChooseThreads, .shared_bytes = ChooseShared::bytes(a.N), .waits = true},
          a, positions, scores, tiles);
 }
 

@@ -14,96 +14,155 @@ struct DecodeScores {
   float2* tiles;  ///< [B, T, HQ, tiles of N]: maximum; sum of exp2(score - maximum)
 };
 
-template <int kD>
+inline constexpr int kMostGroup = 32;  ///< query heads per key/value head
+
 struct SelectDecodeConfig {
   static constexpr int kTile = 64;  ///< blocks per CTA, 16 per warp
   static constexpr int kScoreThreads = kTile / 16 * kWarpSize;
   static constexpr int kChooseThreads = 1024;
-  static constexpr int kMostHeads = 32;  ///< query heads per key/value head
 
   static std::int64_t tiles(std::int64_t N) { return (N + kTile - 1) / kTile; }
 };
 
-/// Dynamic shared memory of the choice: the importance of N blocks.
-inline std::size_t choose_shared_bytes(std::int64_t N) { return static_cast<std::size_t>(N) * sizeof(float); }
+/// Dynamic shared memory of the choice: this struct, then the importance of N blocks.
+struct ChooseShared {
+  static constexpr int kBits = 31;  ///< of a float that is not negative
+  int reach[kBits + 1];             ///< blocks that reach the trial of a bit; then blocks above the threshold
+  float2 softmax[kMostGroup];       ///< maximum; reciprocal of the sum
 
-/// CTA (tile, kv_head and t, b). In the products (m16n8k16) blocks are rows and query heads columns; lane t of a quad
-/// loads 16 adjacent bytes of a row, the operands of two products, in which D is permuted the same way for both.
+  static std::size_t bytes(std::int64_t N) {
+    return sizeof(ChooseShared) + static_cast<std::size_t>(N) * sizeof(float);
+  }
+};
+
+/// A query and key/value head, and how many blocks there are for it.
+struct DecodeTask {
+  int kv_head, t, G;
+  std::int64_t b, query, heads;  ///< index of the query; of its first head among all heads of queries
+  int own, complete;             ///< its own block, blocks that are complete
+
+  /// head_and_t: kv_head + HK * t.
+  __device__ __forceinline__ DecodeTask(const SelectArgs& a, const std::int32_t* positions, int head_and_t, int batch)
+      : kv_head(head_and_t % a.HK),
+        t(head_and_t / a.HK),
+        G(a.HQ / a.HK),
+        b(batch),
+        query(b * a.T + t),
+        heads(query * a.HQ + kv_head * G),
+        own(positions[query] >> a.block_shift),
+        complete((positions[query] + 1) >> a.block_shift) {}
+};
+
+/// Scores of 16 blocks at a time by one warp. In the products (m16n8k16) blocks are rows and query heads columns; lane t
+/// of a quad loads 16 adjacent bytes of a row, the operands of two products, in which D is permuted the same way for
+/// both.
 template <int kD>
-__global__ void __launch_bounds__(SelectDecodeConfig<kD>::kScoreThreads)
-    score_blocks_decode_kernel(const SelectArgs a, const std::int32_t* positions, const DecodeScores to) {
-  wait_for_previous_kernel();
-  using C = SelectDecodeConfig<kD>;
-  constexpr int kVector = 8, kQuad = 4, kSteps = kD / (kVector * kQuad), kColumns = C::kMostHeads / 8;
-  __shared__ float scores[C::kMostHeads][C::kTile + 1];
-  const int thread = static_cast<int>(threadIdx.x), warp = thread / kWarpSize, lane = thread % kWarpSize;
-  const int kv_head = static_cast<int>(blockIdx.y) % a.HK, t = static_cast<int>(blockIdx.y) / a.HK, G = a.HQ / a.HK;
-  const std::int64_t b = blockIdx.z, query = b * a.T + t, heads = query * a.HQ + kv_head * G;
-  const int complete = (positions[query] + 1) / a.block_size, first = static_cast<int>(blockIdx.x) * C::kTile;
-  if (first >= complete) return;
+class DecodeScorer {
+ public:
+  static constexpr int kSteps = kD / 32, kColumns = kMostGroup / 8;
+  using Means = uint4[kSteps][2];
 
-  const int row = lane / kQuad, part = lane % kQuad, upper = warp * 16 + row;
-  const auto mean_of = [&](int n, int step) {
-    if (first + n >= complete) return uint4{};
-    const __nv_bfloat16* mean = a.k_mean + ((b * a.N + first + n) * a.HK + kv_head) * kD;
-    return reinterpret_cast<const uint4*>(mean)[step * kQuad + part];
-  };
-  uint4 means[kSteps][2];
+  __device__ __forceinline__ DecodeScorer(const SelectArgs& a, const DecodeTask& task, int lane)
+      : a_(a), task_(task), row_(lane / 4), part_(lane % 4) {
 #pragma unroll
-  for (int step = 0; step < kSteps; ++step)
-    means[step][0] = mean_of(upper, step), means[step][1] = mean_of(upper + 8, step);
+    for (int column = 0; column < kColumns; ++column)
 #pragma unroll
-  for (int column = 0; column < kColumns; ++column) {
-    const int head = column * 8 + row;
-    if (column * 8 >= G) break;
-    float sums[4] = {};
+      for (int step = 0; step < kSteps; ++step) {
+        const int head = column * 8 + row_;
+        const __nv_bfloat16* row = a_.q + (task_.heads + head) * kD;
+        q_[column][step] = head < task_.G ? reinterpret_cast<const uint4*>(row)[step * 4 + part_] : uint4{};
+      }
+  }
+
+  /// The means of blocks [first, first + 16), of which those from `end` on are 0.
+  __device__ __forceinline__ void load(Means& means, int first, int end) const {
 #pragma unroll
-    for (int step = 0; step < kSteps; ++step) {
-      const uint4 q =
-          head < G ? reinterpret_cast<const uint4*>(a.q + (heads + head) * kD)[step * kQuad + part] : uint4{};
-      const uint4 &x = means[step][0], &y = means[step][1];
-      const std::uint32_t left[] = {x.x, y.x, x.y, y.y}, right[] = {x.z, y.z, x.w, y.w};
-      mma(sums, left, q.x, q.y);
-      mma(sums, right, q.z, q.w);
-    }
+    for (int step = 0; step < kSteps; ++step)
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int n = upper + i / 2 * 8, g = column * 8 + 2 * part + i % 2;
-      if (g < G) scores[g][n] = first + n < complete ? sums[i] * a.scale * kLog2e : -kInfinity;
+      for (int half = 0; half < 2; ++half) {
+        const int n = first + row_ + half * 8;
+        const __nv_bfloat16* mean = a_.k_mean + ((task_.b * a_.N + n) * a_.HK + task_.kv_head) * kD;
+        means[step][half] = n < end ? reinterpret_cast<const uint4*>(mean)[step * 4 + part_] : uint4{};
+      }
+  }
+
+  /// Calls store(head of the group, block - first, score in units of log2 e) for each head and block.
+  template <class Store>
+  __device__ __forceinline__ void score(const Means& means, Store&& store) const {
+#pragma unroll
+    for (int column = 0; column < kColumns; ++column) {
+      if (column * 8 >= task_.G) break;
+      float sums[4] = {};
+#pragma unroll
+      for (int step = 0; step < kSteps; ++step) {
+        const uint4 &x = means[step][0], &y = means[step][1], &q = q_[column][step];
+        const std::uint32_t left[] = {x.x, y.x, x.y, y.y}, right[] = {x.z, y.z, x.w, y.w};
+        mma(sums, left, q.x, q.y);
+        mma(sums, right, q.z, q.w);
+      }
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int g = column * 8 + 2 * part_ + i % 2;
+        if (g < task_.G) store(g, row_ + i / 2 * 8, sums[i] * a_.scale * kLog2e);
+      }
     }
   }
+
+ private:
+  const SelectArgs& a_;
+  const DecodeTask& task_;
+  const int row_, part_;
+  uint4 q_[kColumns][kSteps];
+};
+
+/// CTA (tile, kv_head and t, b).
+template <int kD>
+__global__ void __launch_bounds__(SelectDecodeConfig::kScoreThreads)
+    score_blocks_decode_kernel(const SelectArgs a, const std::int32_t* positions, const DecodeScores to) {
+  wait_for_previous_kernel();
+  using C = SelectDecodeConfig;
+  __shared__ float scores[kMostGroup][C::kTile + 1];
+  const int warp = static_cast<int>(threadIdx.x) / kWarpSize, lane = static_cast<int>(threadIdx.x) % kWarpSize;
+  const DecodeTask task(a, positions, static_cast<int>(blockIdx.y), static_cast<int>(blockIdx.z));
+  const int complete = task.complete, first = static_cast<int>(blockIdx.x) * C::kTile, warp_first = first + warp * 16;
+  if (first >= complete) return;
+
+  const DecodeScorer<kD> scorer(a, task, lane);
+  typename DecodeScorer<kD>::Means means;
+  scorer.load(means, warp_first, complete);
+  scorer.score(means, [&](int g, int n, float score) {
+    scores[g][warp * 16 + n] = warp_first + n < complete ? score : -kInfinity;
+  });
   __syncthreads();
-  for (int g = warp; g < G; g += C::kScoreThreads / kWarpSize) {
+  for (int g = warp; g < task.G; g += C::kScoreThreads / kWarpSize) {
     const float x = scores[g][lane], y = scores[g][lane + kWarpSize], top = warp_max(fmaxf(x, y));
     const float sum = warp_sum(exp2_fast(x - top) + exp2_fast(y - top));
-    float* row_of_head = to.scores + (heads + g) * a.N + first;
+    float* row_of_head = to.scores + (task.heads + g) * a.N + first;
     if (first + lane < complete) row_of_head[lane] = x;
     if (first + lane + kWarpSize < complete) row_of_head[lane + kWarpSize] = y;
-    if (lane == 0) to.tiles[(heads + g) * gridDim.x + blockIdx.x] = {top, sum};
+    if (lane == 0) to.tiles[(task.heads + g) * gridDim.x + blockIdx.x] = {top, sum};
   }
 }
 
-/// CTA (kv_head, t, b).
-template <int kD>
-__global__ void __launch_bounds__(SelectDecodeConfig<kD>::kChooseThreads)
+/// CTA (kv_head and t, b).
+__global__ void __launch_bounds__(SelectDecodeConfig::kChooseThreads)
     choose_blocks_decode_kernel(const SelectArgs a, const std::int32_t* positions, const DecodeScores from,
                                 const int tiles) {
   wait_for_previous_kernel();
-  using C = SelectDecodeConfig<kD>;
+  using C = SelectDecodeConfig;
   constexpr int kThreads = C::kChooseThreads, kWarps = kThreads / kWarpSize;
-  extern __shared__ float importance[];
-  constexpr int kBits = 31;                  ///< of a float that is not negative
-  __shared__ int reach[kBits + 1];           ///< blocks that reach the trial of a bit; then blocks above the threshold
-  static_assert(kWarps == kBits + 1);        // the list uses an entry per warp
-  __shared__ float2 softmax[C::kMostHeads];  ///< maximum; reciprocal of the sum
+  extern __shared__ uint4 dynamic_shared[];
+  auto& shared = *reinterpret_cast<ChooseShared*>(dynamic_shared);
+  auto& [reach, softmax] = shared;
+  float* importance = reinterpret_cast<float*>(&shared + 1);
+  constexpr int kBits = ChooseShared::kBits;
+  static_assert(kWarps == kBits + 1);  // the list uses an entry per warp
   const int thread = static_cast<int>(threadIdx.x), warp = thread / kWarpSize, lane = thread % kWarpSize;
-  const int kv_head = static_cast<int>(blockIdx.x), G = a.HQ / a.HK;
-  const std::int64_t query = static_cast<std::int64_t>(blockIdx.z) * a.T + blockIdx.y;
-  const std::int64_t heads = query * a.HQ + kv_head * G;
-  const int position = positions[query], own = position / a.block_size, complete = (position + 1) / a.block_size;
+  const DecodeTask task(a, positions, static_cast<int>(blockIdx.x), static_cast<int>(blockIdx.y));
+  const int own = task.own, complete = task.complete, G = task.G;
 
   if (warp < G) {
-    const float2* partials = from.tiles + (heads + warp) * tiles;
+    const float2* partials = from.tiles + (task.heads + warp) * tiles;
     const int used = (complete + C::kTile - 1) / C::kTile;
     float top = -kInfinity, sum = 0;
     for (int i = lane; i < used; i += kWarpSize) top = fmaxf(top, partials[i].x);
@@ -117,7 +176,8 @@ __global__ void __launch_bounds__(SelectDecodeConfig<kD>::kChooseThreads)
     float sum = 0;
     if (n < complete) {
 #pragma unroll 4
-      for (int g = 0; g < G; ++g) sum += exp2_fast(from.scores[(heads + g) * a.N + n] - softmax[g].x) * softmax[g].y;
+      for (int g = 0; g < G; ++g)
+        sum += exp2_fast(from.scores[(task.heads + g) * a.N + n] - softmax[g].x) * softmax[g].y;
     }
     importance[n] = sum;
   }
@@ -184,7 +244,7 @@ __global__ void __launch_bounds__(SelectDecodeConfig<kD>::kChooseThreads)
   if (lane == 0) reach[warp] = mine;
   __syncthreads();
   int place = __reduce_add_sync(kFullMask, lane < warp ? reach[lane] : 0);
-  int* to = a.indices + (query * a.HK + kv_head) * a.slots;
+  int* to = a.indices + (task.query * a.HK + task.kv_head) * a.slots;
   for (int n = first + lane; n - lane < last; n += kWarpSize) {
     const bool taken = n < last && is_taken(n);
     const unsigned lanes = __ballot_sync(kFullMask, taken);
