@@ -15,6 +15,10 @@
 namespace ssa {
 namespace {
 
+/// Logits of up to this many sequences are written to host memory by their product. For more, a copy of the whole is
+/// faster.
+constexpr std::int64_t kHostLogitsRows = 16;
+
 /// The pass of a prompt of `tokens` tokens. It ends before the logits; the layout has at least one row of them.
 PassShape prompt_pass(const DecoderShape& shape, std::int64_t tokens) {
   return {.rows = 1,
@@ -42,6 +46,9 @@ Decoder::Decoder(Stream& stream, const ModelConfig& config, const ModelParams& w
   SSA_CHECK(!branches_of(shape.path, config).aligned, "decoder: path ssa has two outputs, expected a path with one");
   lengths_.assign(static_cast<std::size_t>(shape.rows), 0);
 
+  host_tokens_ = Buffer(stream, static_cast<std::size_t>(2 * shape.rows) * sizeof(std::int32_t), Buffer::Place::host);
+  host_logits_ =
+      Buffer(stream, static_cast<std::size_t>(shape.rows * config.vocab_size) * sizeof(float), Buffer::Place::host);
   Arena measure;
   lay_out(measure);
   memory_ = Buffer(stream, measure.used());
@@ -56,8 +63,6 @@ Decoder::Decoder(Stream& stream, const ModelConfig& config, const ModelParams& w
   Stream measured_step = Stream::measuring(stream.kind());
   run_step(measured_step);
   stream.reserve_scratch(std::max(pass_scratch_bytes(config, longest, stream.kind()), measured_step.scratch_bytes()));
-  host_tokens_ = Buffer(stream, step_.ids.bytes() + step_.positions.bytes(), Buffer::Place::host);
-  host_logits_ = Buffer(stream, step_.logits.bytes(), Buffer::Place::host);
 
   const std::vector<float> table = rope_table(config, shape.capacity);
   std::vector<std::int32_t> positions(static_cast<std::size_t>(shape.prompt));
@@ -89,8 +94,9 @@ void Decoder::lay_out(Arena& arena) {
   cos_sin_ = arena.allocate("rotary table", f32, {C, D / 2, 2});
 
   StepActivations& s = step_;
-  s.ids = arena.allocate("token ids", i32, {B});
-  s.positions = arena.allocate("positions", i32, {B, 1});
+  s.tokens = arena.allocate("token ids and positions", i32, {2, B});
+  s.ids = s.tokens.rows(0, 1).view({B});
+  s.positions = s.tokens.rows(1, 2).view({B, 1});
   s.x = arena.allocate("residual stream", act, {B, H});
   s.qkvg = arena.allocate("q, k, v, gate projection", act, {B, c.qkvg_width()});
   s.q = arena.allocate("q", act, {B, 1, HQ, D});
@@ -103,7 +109,9 @@ void Decoder::lay_out(Arena& arena) {
   if (branches.window) s.window = arena.allocate("window attention", act, {B, 1, HQ, D});
   s.attention = arena.allocate("gated attention", act, {B, 1, HQ, D});
   s.swiglu = arena.allocate("swiglu", act, {B, F});
-  s.logits = arena.allocate("logits", f32, {B, c.vocab_size});
+  // Few logits are written to host memory while their product reads its weights; a copy would come after it.
+  s.logits = B <= kHostLogitsRows ? Tensor(host_logits_.data(), f32, {B, c.vocab_size})
+                                  : arena.allocate("logits", f32, {B, c.vocab_size});
 }
 
 /// The prompt's forward writes its keys and values into the cache, where the steps read them.
@@ -118,8 +126,14 @@ KvPlacement Decoder::prompt_placement(std::int64_t row, std::int64_t tokens) con
   return placement;
 }
 
-std::span<const float> Decoder::host_logits(std::int64_t rows) const {
-  return {static_cast<const float*>(host_logits_.data()), static_cast<std::size_t>(rows * config_.vocab_size)};
+/// `logits` are the first rows of step_.logits, whose copy is queued.
+std::span<const float> Decoder::synchronized_logits(const Tensor& logits) {
+  stream_.synchronize();
+  return {static_cast<const float*>(host_logits_.data()), static_cast<std::size_t>(logits.count())};
+}
+
+void Decoder::copy_logits(const Tensor& logits) {
+  if (logits.data() != host_logits_.data()) stream_.copy(host_logits_.data(), logits.data(), logits.bytes());
 }
 
 std::span<const float> Decoder::prefill(std::int64_t row, std::span<const std::int32_t> ids) {
@@ -142,9 +156,8 @@ std::span<const float> Decoder::prefill(std::int64_t row, std::span<const std::i
   lengths_[static_cast<std::size_t>(row)] = tokens;
   const Tensor logits = step_.logits.rows(0, 1);
   linear(stream_, {.y = logits, .x = model.acts.final_norm.rows(tokens - 1, tokens), .w = weights_.lm_head});
-  stream_.copy(host_logits_.data(), logits.data(), logits.bytes());
-  stream_.synchronize();
-  return host_logits(1);
+  copy_logits(logits);
+  return synchronized_logits(logits);
 }
 
 /// step_.x comes in as the layer's input and leaves as its output.
@@ -238,11 +251,9 @@ void Decoder::run_step(Stream& s) const {
 /// The step with its copies from and to host memory.
 void Decoder::queue_step() {
   const StepActivations& a = step_;
-  const auto* tokens = static_cast<const std::int32_t*>(host_tokens_.data());
-  stream_.copy(a.ids.data(), tokens, a.ids.bytes());
-  stream_.copy(a.positions.data(), tokens + shape_.rows, a.positions.bytes());
+  stream_.copy(a.tokens.data(), host_tokens_.data(), a.tokens.bytes());
   run_step(stream_);
-  stream_.copy(host_logits_.data(), a.logits.data(), a.logits.bytes());
+  copy_logits(a.logits);
 }
 
 std::span<const float> Decoder::step(std::span<const std::int32_t> ids) {
@@ -265,8 +276,7 @@ std::span<const float> Decoder::step(std::span<const std::int32_t> ids) {
   else
     queue_step();
   stepped_ = true;
-  stream_.synchronize();
-  return host_logits(shape_.rows);
+  return synchronized_logits(step_.logits);
 }
 
 }  // namespace ssa
