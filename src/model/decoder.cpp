@@ -173,7 +173,7 @@ void Decoder::step_layer(Stream& s, const LayerParams& w, const KeyValues& cache
                    .eps = eps,
                    .w = w.qkvg_proj,
                    .read_later = {{cache.k_mean}}});
-  // While attention reads little, the first weights of the products after it come closer: o_proj's, and the first rows
+  // Attention reads little. Meanwhile weights of the products after it are loaded into L2: of o_proj, and the first rows
   // of gate and up.
   const std::int64_t F = c.intermediate_size;
   append_qkv(s, {.q = a.q,
