@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "kernels/attention/decode/append_qkv.h"
+#include "kernels/attention/decode/append_select.h"
 #include "kernels/attention/decode/decode_attention.h"
 #include "kernels/attention/gates/gated_sum.h"
 #include "kernels/embedding/embedding.h"
@@ -176,26 +177,25 @@ void Decoder::step_layer(Stream& s, const LayerParams& w, const KeyValues& cache
   // Attention reads little. Meanwhile weights of the products after it are loaded into L2: of o_proj, and the first rows
   // of gate and up.
   const std::int64_t F = c.intermediate_size;
-  append_qkv(s, {.q = a.q,
-                 .gates = a.gates,
-                 .k_cache = cache.k,
-                 .v_cache = cache.v,
-                 .k_mean = cache.k_mean,
-                 .v_mean = cache.v_mean,
-                 .qkvg = a.qkvg,
-                 .positions = a.positions,
-                 .cos_sin = cos_sin_,
-                 .block_size = c.block_size,
-                 .read_later = {{w.o_proj, w.gate_up_proj.rows(0, F / 4), w.gate_up_proj.rows(F, F + F / 4)}}});
+  const AppendQkv append{.q = a.q,
+                         .gates = a.gates,
+                         .k_cache = cache.k,
+                         .v_cache = cache.v,
+                         .k_mean = cache.k_mean,
+                         .v_mean = cache.v_mean,
+                         .qkvg = a.qkvg,
+                         .positions = a.positions,
+                         .cos_sin = cos_sin_,
+                         .block_size = c.block_size,
+                         .read_later = {{w.o_proj, w.gate_up_proj.rows(0, F / 4), w.gate_up_proj.rows(F, F + F / 4)}}};
   if (branches.selected)
-    select_blocks(s, {.indices = a.indices,
-                      .q = a.q,
-                      .k_mean = cache.k_mean,
-                      .positions = a.positions,
+    append_select(s, {.append = append,
+                      .indices = a.indices,
                       .scale = scale,
-                      .block_size = c.block_size,
                       .block_counts = c.block_counts,
                       .mode = shape_.selection});
+  else
+    append_qkv(s, append);
   const bool one_branch = !a.selected;
   decode_attention(s, {.out = one_branch ? a.attention : a.selected,
                        .q = a.q,

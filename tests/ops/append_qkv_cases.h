@@ -58,20 +58,23 @@ struct AppendQkvInputs {
   }
 };
 
-/// Returns q, gates and the cache tensors.
-inline Outputs run_append_qkv(OpRunner& run, const AppendQkvCase& c, const AppendQkvInputs& in) {
-  const AppendQkv p{.q = run.act_output(c.query_shape()),
-                    .gates = run.f32_output(c.gates_shape()),
-                    .k_cache = run.act_input(in.k_cache, c.cache_shape()),
-                    .v_cache = run.act_input(in.v_cache, c.cache_shape()),
-                    .k_mean = c.k_mean ? run.act_input(in.k_mean, c.mean_shape()) : Tensor(),
-                    .v_mean = c.v_mean ? run.act_input(in.v_mean, c.mean_shape()) : Tensor(),
-                    .qkvg = run.act_input(in.qkvg, {c.B * c.T(), c.columns()}),
-                    .positions = run.i32_input(c.positions, {c.B, c.T()}),
-                    .cos_sin = run.f32_input(in.cos_sin, {c.C, c.D / 2, 2}),
-                    .block_size = c.block_size,
-                    .read_later = {{run.act_input(in.qkvg, {c.B * c.T() * c.columns()})}}};
-  append_qkv(run.stream(), p);
+inline AppendQkv append_qkv_of(OpRunner& run, const AppendQkvCase& c, const AppendQkvInputs& in,
+                               const Tensor& read_later) {
+  return {.q = run.act_output(c.query_shape()),
+          .gates = run.f32_output(c.gates_shape()),
+          .k_cache = run.act_input(in.k_cache, c.cache_shape()),
+          .v_cache = run.act_input(in.v_cache, c.cache_shape()),
+          .k_mean = c.k_mean ? run.act_input(in.k_mean, c.mean_shape()) : Tensor(),
+          .v_mean = c.v_mean ? run.act_input(in.v_mean, c.mean_shape()) : Tensor(),
+          .qkvg = run.act_input(in.qkvg, {c.B * c.T(), c.columns()}),
+          .positions = run.i32_input(c.positions, {c.B, c.T()}),
+          .cos_sin = run.f32_input(in.cos_sin, {c.C, c.D / 2, 2}),
+          .block_size = c.block_size,
+          .read_later = {{read_later}}};
+}
+
+/// q, gates and the cache tensors.
+inline Outputs outputs_of(OpRunner& run, const AppendQkv& p) {
   Outputs out = {{"q", run.read(p.q)},
                  {"gates", run.read(p.gates)},
                  {"k_cache", run.read(p.k_cache)},
@@ -79,6 +82,12 @@ inline Outputs run_append_qkv(OpRunner& run, const AppendQkvCase& c, const Appen
   if (p.k_mean) out.push_back({"k_mean", run.read(p.k_mean)});
   if (p.v_mean) out.push_back({"v_mean", run.read(p.v_mean)});
   return out;
+}
+
+inline Outputs run_append_qkv(OpRunner& run, const AppendQkvCase& c, const AppendQkvInputs& in) {
+  const AppendQkv p = append_qkv_of(run, c, in, run.act_input(in.qkvg, {c.B * c.T() * c.columns()}));
+  append_qkv(run.stream(), p);
+  return outputs_of(run, p);
 }
 
 /// q, k, v and gates of qkv_rope_forward.

@@ -1,8 +1,5 @@
 #include "select_blocks.cuh"
 
-#include <algorithm>
-#include <bit>
-
 #include "kernels/attention/dispatch.cuh"
 #include "kernels/common/device/launch.cuh"
 #include "select_blocks.h"
@@ -26,22 +23,12 @@ struct DecodeScratch {
   }
 };
 
-/// Whether one kernel scores and chooses: in reference mode some queries choose from two ranges of blocks.
-template <int kD>
-bool chooses_in_cluster(Stream& stream, const SelectArgs& a, std::size_t shared_bytes) {
-  const CudaContext& context = stream.cuda();
-  return !(a.reference && a.block_counts > a.block_size / 2) && context.properties.major >= 9 &&
-         !context.force_generic && shared_bytes <= context.properties.sharedMemPerBlockOptin &&
-         knows_clusters(op, select_blocks_cluster_kernel<kD>);
-}
-
 template <int kD>
 void select_at_positions(Stream& stream, const SelectBlocks& p, const SelectArgs& a) {
   const auto* positions = p.positions.as<std::int32_t>();
   const auto T = static_cast<unsigned>(a.T), B = static_cast<unsigned>(a.B), HK = static_cast<unsigned>(a.HK);
-  const std::size_t shared_bytes =
-      SelectClusterShared::bytes(SelectClusterConfig::share(a.N), std::min(a.block_counts - 1, a.N), a.HQ / a.HK);
-  if (chooses_in_cluster<kD>(stream, a, shared_bytes))
+  if (const std::size_t shared_bytes = SelectClusterShared::bytes(a);
+      chooses_in_cluster(stream, op, a, select_blocks_cluster_kernel<kD>, shared_bytes))
     return launch(stream, op, select_blocks_cluster_kernel<kD>,
                   {.grid = dim3(SelectClusterConfig::kCluster, HK * T, B),
                    .block = SelectClusterConfig::kThreads,
@@ -71,23 +58,8 @@ std::size_t scratch_bytes(const SelectBlocks& p) {
 }
 
 void select_blocks(Stream& stream, const SelectBlocks& p) {
-  const std::int64_t B = p.q.dim(0), D = p.q.dim(3), N = p.k_mean.dim(1), slots = p.indices.dim(3);
-  const SelectArgs a = {.indices = p.indices.as<std::int32_t>(),
-                        .q = bf16(p.q),
-                        .k_mean = bf16(p.k_mean),
-                        .B = static_cast<int>(B),
-                        .T = static_cast<int>(p.q.dim(1)),
-                        .N = static_cast<int>(N),
-                        .HQ = static_cast<int>(p.q.dim(2)),
-                        .HK = static_cast<int>(p.k_mean.dim(2)),
-                        .slots = static_cast<int>(slots),
-                        .block_size = static_cast<int>(p.block_size),
-                        .block_counts = static_cast<int>(p.block_counts),
-                        .block_shift = std::countr_zero(static_cast<unsigned>(p.block_size)),
-                        .list_capacity = static_cast<int>(std::min(slots, N)),
-                        .reference = p.mode == BlockSelection::reference,
-                        .scale = p.scale,
-                        .begin = p.documents.begin.as_or_null<std::int32_t>()};
+  const std::int64_t B = p.q.dim(0), D = p.q.dim(3), N = p.k_mean.dim(1);
+  const SelectArgs a = select_args(p);
   const int G = a.HQ / a.HK;
   dispatch_head_dim(op, D, G, p.block_size, [&]<int kD>() {
     if (p.positions) return select_at_positions<kD>(stream, p, a);

@@ -6,8 +6,8 @@
 
 #include <algorithm>
 
+#include "decode_scorer.cuh"
 #include "kernels/common/ptx/cluster.cuh"
-#include "select_blocks_decode.cuh"
 
 namespace ssa::cuda {
 
@@ -66,12 +66,24 @@ struct alignas(16) SelectClusterShared {
     to.scores = reinterpret_cast<float*>(to.chosen + wanted);
     return to;
   }
-  static std::size_t bytes(int share, int wanted, int G) {
+  static std::size_t bytes(const SelectArgs& a) {
+    const int share = SelectClusterConfig::share(a.N), wanted = std::min(a.block_counts - 1, a.N), G = a.HQ / a.HK;
     const auto keys = static_cast<std::size_t>(2 * share + SelectClusterConfig::kCluster * std::min(wanted, share));
     return sizeof(SelectClusterShared) + keys * sizeof(BlockKey) + static_cast<std::size_t>(wanted) * sizeof(int) +
            static_cast<std::size_t>(G * score_stride(share)) * sizeof(float);
   }
 };
+
+/// Whether one kernel with `shared_bytes` scores and chooses: in reference mode some queries choose from two ranges of
+/// blocks.
+template <class... Parameters>
+bool chooses_in_cluster(Stream& stream, const char* op, const SelectArgs& a, void (*kernel)(Parameters...),
+                        std::size_t shared_bytes) {
+  const CudaContext& context = stream.cuda();
+  return !(a.reference && a.block_counts > a.block_size / 2) && context.properties.major >= 9 &&
+         !context.force_generic && shared_bytes <= context.properties.sharedMemPerBlockOptin &&
+         knows_clusters(op, kernel);
+}
 
 /// Writes to the shared memory of CTA `rank`: visible there after cluster_sync.
 __device__ __forceinline__ void store_to_cta(int rank, BlockKey* to, BlockKey key) {
@@ -93,36 +105,69 @@ __device__ __forceinline__ void cluster_sync() {
 #endif
 }
 
-/// CTA (part of the blocks, kv_head and t, b).
-template <int kD>
-__global__ void __launch_bounds__(SelectClusterConfig::kThreads)
-    select_blocks_cluster_kernel(const SelectArgs a, const std::int32_t* positions) {
-  using C = SelectClusterConfig;
-  extern __shared__ uint4 dynamic_shared[];
-  auto& shared = *reinterpret_cast<SelectClusterShared*>(dynamic_shared);
-  shared.softmax.open();
-  wait_for_previous_kernel();
-  const int thread = static_cast<int>(threadIdx.x), warp = thread / kWarpSize, lane = thread % kWarpSize;
-  const int rank = static_cast<int>(blockIdx.x);  // the grid is one cluster wide
-  const DecodeTask task(a, positions, static_cast<int>(blockIdx.y), static_cast<int>(blockIdx.z));
-  const int wanted = min(a.block_counts - 1, task.own), share = C::share(task.complete), first = rank * share;
-  const int end = min(task.complete, first + share), most = min(wanted, share);
-  const auto arrays = shared.arrays(share, wanted);
-  const int stride = SelectClusterShared::score_stride(share);
+/// A CTA of the cluster that chooses the blocks of a task.
+struct SelectClusterCta {
+  int rank, wanted;       ///< in the cluster; blocks to choose besides the own one
+  int share, first, end;  ///< its blocks are [first, end), at most `share`
+  SelectClusterShared::Arrays arrays;
 
-  // Scores, of two times 16 blocks per warp at a time.
-  const DecodeScorer<kD> scorer(a, task, lane);
-  for (int from = first + warp * 16; from < end; from += 2 * C::kWarps * 16) {
-    typename DecodeScorer<kD>::Means means[2];
-    const int second = from + C::kWarps * 16;
-    scorer.load(means[0], from, end);
-    scorer.load(means[1], second, end);
-    const auto store = [&](int begin) {
-      return [&, begin](int g, int n, float score) { arrays.scores[g * stride + begin - first + n] = score; };
-    };
-    scorer.score(means[0], store(from));
-    if (second < end) scorer.score(means[1], store(second));
+  __device__ __forceinline__ SelectClusterCta(SelectClusterShared& shared, const SelectArgs& a, const DecodeTask& task,
+                                              int cluster_rank)
+      : rank(cluster_rank),
+        wanted(min(a.block_counts - 1, task.own)),
+        share(SelectClusterConfig::share(task.complete)),
+        first(rank * share),
+        end(min(task.complete, first + share)),
+        arrays(shared.arrays(share, wanted)) {}
+};
+
+/// Scores of the CTA's blocks, 16 per warp at a time; the means of two times 16 are in flight together.
+template <int kD>
+class ClusterScorer {
+ public:
+  using Means = typename DecodeScorer<kD>::Means[2];
+
+  __device__ __forceinline__ ClusterScorer(const SelectArgs& a, const DecodeTask& task, const SelectClusterCta& cta)
+      : scorer_(a, task, static_cast<int>(threadIdx.x) % kWarpSize), cta_(cta) {}
+
+  __device__ __forceinline__ void load_first(Means& means) const { load(means, first_blocks()); }
+
+  __device__ __forceinline__ void score(Means& means, const __nv_bfloat16* q) {
+    scorer_.load_queries(q);
+    for (int from = first_blocks(); from < cta_.end; from += 2 * kStep) {
+      if (from > first_blocks()) load(means, from);
+      score_16(means[0], from);
+      if (from + kStep < cta_.end) score_16(means[1], from + kStep);
+    }
   }
+
+ private:
+  static constexpr int kStep = SelectClusterConfig::kWarps * 16;
+
+  __device__ __forceinline__ int first_blocks() const {
+    return cta_.first + static_cast<int>(threadIdx.x) / kWarpSize * 16;
+  }
+  __device__ __forceinline__ void load(Means& means, int from) const {
+    scorer_.load(means[0], from, cta_.end);
+    scorer_.load(means[1], from + kStep, cta_.end);
+  }
+  __device__ __forceinline__ void score_16(const typename DecodeScorer<kD>::Means& means, int from) const {
+    float* to = cta_.arrays.scores + from - cta_.first;
+    const int stride = SelectClusterShared::score_stride(cta_.share);
+    scorer_.score(means, [&](int g, int n, float score) { to[g * stride + n] = score; });
+  }
+
+  DecodeScorer<kD> scorer_;
+  const SelectClusterCta& cta_;
+};
+
+/// Chooses the blocks, after the CTA's threads have written the scores of its blocks.
+__device__ __forceinline__ void choose_in_cluster(SelectClusterShared& shared, const SelectArgs& a,
+                                                  const DecodeTask& task, const SelectClusterCta& cta) {
+  using C = SelectClusterConfig;
+  const int thread = static_cast<int>(threadIdx.x), warp = thread / kWarpSize, lane = thread % kWarpSize;
+  const auto& [rank, wanted, share, first, end, arrays] = cta;
+  const int most = min(wanted, share), stride = SelectClusterShared::score_stride(share);
   for (int i = thread; i < share; i += C::kThreads) arrays.keys[i] = arrays.remaining[i] = 0;
   if (thread == 0) shared.remaining = 0;
   __syncthreads();
@@ -208,6 +253,23 @@ __global__ void __launch_bounds__(SelectClusterConfig::kThreads)
     for (int j = 0; j < wanted; ++j) place += arrays.chosen[j] < block;
     to[place] = block;
   }
+}
+
+/// CTA (part of the blocks, kv_head and t, b).
+template <int kD>
+__global__ void __launch_bounds__(SelectClusterConfig::kThreads)
+    select_blocks_cluster_kernel(const SelectArgs a, const std::int32_t* positions) {
+  extern __shared__ uint4 dynamic_shared[];
+  auto& shared = *reinterpret_cast<SelectClusterShared*>(dynamic_shared);
+  shared.softmax.open();
+  wait_for_previous_kernel();
+  const DecodeTask task(a, positions, static_cast<int>(blockIdx.y), static_cast<int>(blockIdx.z));
+  const SelectClusterCta cta(shared, a, task, static_cast<int>(blockIdx.x));  // the grid is one cluster wide
+  ClusterScorer<kD> scorer(a, task, cta);
+  typename ClusterScorer<kD>::Means means;
+  scorer.load_first(means);
+  scorer.score(means, a.q + task.heads * kD);
+  choose_in_cluster(shared, a, task, cta);
 }
 
 }  // namespace ssa::cuda
