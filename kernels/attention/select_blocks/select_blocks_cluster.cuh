@@ -49,26 +49,28 @@ struct alignas(16) SelectClusterShared {
   float2 all[kMostGroup];                                            ///< maximum; reciprocal of the sum
   int remaining;                                                     ///< blocks of this CTA among the first of their 32
 
-  /// The arrays of a CTA with `share` blocks, of which at most `wanted` are chosen.
+  /// The arrays of a CTA with `share` blocks, of which at most `wanted` are chosen. No size is a minimum of three
+  /// numbers: of addresses with one, ptxas 13.0.88 makes a VIMNMX3 with a term of the wrong sign.
   struct Arrays {
-    BlockKey *keys, *remaining, *gathered;  ///< [share], [share], [kCluster * min(wanted, share)]
-    int* chosen;                            ///< [wanted]
-    float* scores;                          ///< [G][score_stride]
+    BlockKey *keys, *remaining;  ///< [share], [share]
+    float* scores;               ///< [G][score_stride]
+    BlockKey* gathered;          ///< [kCluster * wanted]
+    int* chosen;                 ///< [wanted]
   };
   /// Rows of `scores` that a warp writes at a time are in different banks.
   static __host__ __device__ int score_stride(int share) { return share + 4; }
-  __device__ __forceinline__ Arrays arrays(int share, int wanted) {
+  __device__ __forceinline__ Arrays arrays(int share, int wanted, int G) {
     Arrays to;
     to.keys = reinterpret_cast<BlockKey*>(this + 1);
     to.remaining = to.keys + share;
-    to.gathered = to.remaining + share;
-    to.chosen = reinterpret_cast<int*>(to.gathered + SelectClusterConfig::kCluster * min(wanted, share));
-    to.scores = reinterpret_cast<float*>(to.chosen + wanted);
+    to.scores = reinterpret_cast<float*>(to.remaining + share);
+    to.gathered = reinterpret_cast<BlockKey*>(to.scores + G * score_stride(share));
+    to.chosen = reinterpret_cast<int*>(to.gathered + SelectClusterConfig::kCluster * wanted);
     return to;
   }
   static std::size_t bytes(const SelectArgs& a) {
     const int share = SelectClusterConfig::share(a.N), wanted = std::min(a.block_counts - 1, a.N), G = a.HQ / a.HK;
-    const auto keys = static_cast<std::size_t>(2 * share + SelectClusterConfig::kCluster * std::min(wanted, share));
+    const auto keys = static_cast<std::size_t>(2 * share + SelectClusterConfig::kCluster * wanted);
     return sizeof(SelectClusterShared) + keys * sizeof(BlockKey) + static_cast<std::size_t>(wanted) * sizeof(int) +
            static_cast<std::size_t>(G * score_stride(share)) * sizeof(float);
   }
@@ -118,7 +120,7 @@ struct SelectClusterCta {
         share(SelectClusterConfig::share(task.complete)),
         first(rank * share),
         end(min(task.complete, first + share)),
-        arrays(shared.arrays(share, wanted)) {}
+        arrays(shared.arrays(share, wanted, task.G)) {}
 };
 
 /// Scores of the CTA's blocks, 16 per warp at a time; the means of two times 16 are in flight together.
@@ -167,7 +169,7 @@ __device__ __forceinline__ void choose_in_cluster(SelectClusterShared& shared, c
   using C = SelectClusterConfig;
   const int thread = static_cast<int>(threadIdx.x), warp = thread / kWarpSize, lane = thread % kWarpSize;
   const auto& [rank, wanted, share, first, end, arrays] = cta;
-  const int most = min(wanted, share), stride = SelectClusterShared::score_stride(share);
+  const int stride = SelectClusterShared::score_stride(share);
   for (int i = thread; i < share; i += C::kThreads) arrays.keys[i] = arrays.remaining[i] = 0;
   if (thread == 0) shared.remaining = 0;
   __syncthreads();
@@ -229,16 +231,16 @@ __device__ __forceinline__ void choose_in_cluster(SelectClusterShared& shared, c
   for (int i = thread; i < remaining; i += C::kThreads) {
     const BlockKey key = arrays.remaining[i];
     const int place = rank_of(key, arrays.remaining, (remaining + 1) / 2 * 2);
-    if (place < most) store_to_cta(0, arrays.gathered + rank * most + place, key);
+    if (place < wanted) store_to_cta(0, arrays.gathered + rank * wanted + place, key);
   }
-  for (int place = remaining + thread; place < most; place += C::kThreads)
-    store_to_cta(0, arrays.gathered + rank * most + place, 0);
+  for (int place = remaining + thread; place < wanted; place += C::kThreads)
+    store_to_cta(0, arrays.gathered + rank * wanted + place, 0);
   cluster_sync();
   if (rank > 0) return;
 
-  for (int i = thread; i < C::kCluster * most; i += C::kThreads) {
+  for (int i = thread; i < C::kCluster * wanted; i += C::kThreads) {
     const BlockKey key = arrays.gathered[i];
-    const int place = key > 0 ? rank_of(key, arrays.gathered, C::kCluster * most) : wanted;
+    const int place = key > 0 ? rank_of(key, arrays.gathered, C::kCluster * wanted) : wanted;
     if (place < wanted) arrays.chosen[place] = block_of(key);
   }
   __syncthreads();
