@@ -2,6 +2,7 @@
 // Products of a few rows have a kernel of their own.
 #include <memory>
 
+#include "kernels/fused_linear/fused_linear.h"
 #include "kernels/matmul/narrow_matmul.h"
 #include "kernels/matmul/plans.h"
 #include "matmul.h"
@@ -32,7 +33,9 @@ void matmul(Stream& stream, const Matmul& p) {
     if (!p.accumulate) stream.zero(p.out);
     return;
   }
-  if (is_narrow(p)) return narrow_matmul(stream, p);
+  const bool padded = p.out.dim(1) != p.N() || p.a.dim(1) != (p.transpose_a ? p.M() : p.K());
+  if (p.transpose_b && !p.transpose_a && !p.accumulate && !padded && is_narrow(p.a, p.b))
+    return narrow_matmul(stream, "matmul", {.out = p.out, .x = p.a, .w = p.b});
   CudaContext& context = stream.cuda();
   if (!context.matmul_plans) context.matmul_plans = std::make_shared<MatmulPlans>(context);
   const MatmulPlan& plan = context.matmul_plans->plan_for(stream, p);

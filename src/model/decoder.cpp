@@ -4,18 +4,21 @@
 #include <cmath>
 #include <numeric>
 
-#include "kernels/attention/decode/append_kv.h"
+#include "kernels/attention/decode/append_qkv.h"
+#include "kernels/attention/decode/append_select.h"
 #include "kernels/attention/decode/decode_attention.h"
 #include "kernels/attention/gates/gated_sum.h"
 #include "kernels/embedding/embedding.h"
-#include "kernels/qkv_rope/qkv_rope.h"
-#include "kernels/rmsnorm/rmsnorm.h"
-#include "kernels/swiglu/swiglu.h"
+#include "kernels/fused_linear/fused_linear.h"
 #include "src/model/linear.h"
 #include "ssa/model/rope.h"
 
 namespace ssa {
 namespace {
+
+/// Logits of up to this many sequences are written to host memory by their product. For more, a copy of the whole is
+/// faster.
+constexpr std::int64_t kHostLogitsRows = 16;
 
 /// The pass of a prompt of `tokens` tokens. It ends before the logits; the layout has at least one row of them.
 PassShape prompt_pass(const DecoderShape& shape, std::int64_t tokens) {
@@ -44,6 +47,9 @@ Decoder::Decoder(Stream& stream, const ModelConfig& config, const ModelParams& w
   SSA_CHECK(!branches_of(shape.path, config).aligned, "decoder: path ssa has two outputs, expected a path with one");
   lengths_.assign(static_cast<std::size_t>(shape.rows), 0);
 
+  host_tokens_ = Buffer(stream, static_cast<std::size_t>(2 * shape.rows) * sizeof(std::int32_t), Buffer::Place::host);
+  host_logits_ =
+      Buffer(stream, static_cast<std::size_t>(shape.rows * config.vocab_size) * sizeof(float), Buffer::Place::host);
   Arena measure;
   lay_out(measure);
   memory_ = Buffer(stream, measure.used());
@@ -58,8 +64,6 @@ Decoder::Decoder(Stream& stream, const ModelConfig& config, const ModelParams& w
   Stream measured_step = Stream::measuring(stream.kind());
   run_step(measured_step);
   stream.reserve_scratch(std::max(pass_scratch_bytes(config, longest, stream.kind()), measured_step.scratch_bytes()));
-  host_tokens_ = Buffer(stream, step_.ids.bytes() + step_.positions.bytes(), Buffer::Place::host);
-  host_logits_ = Buffer(stream, step_.logits.bytes(), Buffer::Place::host);
 
   const std::vector<float> table = rope_table(config, shape.capacity);
   std::vector<std::int32_t> positions(static_cast<std::size_t>(shape.prompt));
@@ -91,27 +95,24 @@ void Decoder::lay_out(Arena& arena) {
   cos_sin_ = arena.allocate("rotary table", f32, {C, D / 2, 2});
 
   StepActivations& s = step_;
-  s.ids = arena.allocate("token ids", i32, {B});
-  s.positions = arena.allocate("positions", i32, {B, 1});
+  s.tokens = arena.allocate("token ids and positions", i32, {2, B});
+  s.ids = s.tokens.rows(0, 1).view({B});
+  s.positions = s.tokens.rows(1, 2).view({B, 1});
   s.x = arena.allocate("residual stream", act, {B, H});
-  s.norm = arena.allocate("norm outputs", act, {B, H});
-  s.rstd = arena.allocate("rstd", f32, {B});
-  s.residual_delta = arena.allocate("residual delta", act, {B, H});
   s.qkvg = arena.allocate("q, k, v, gate projection", act, {B, c.qkvg_width()});
   s.q = arena.allocate("q", act, {B, 1, HQ, D});
-  s.k = arena.allocate("k", act, {B, 1, HK, D});
-  s.v = arena.allocate("v", act, {B, 1, HK, D});
   s.gates = arena.allocate("gates", f32, {B, 1, HQ, 3});
   if (branches.selected)
     s.indices = arena.allocate("selected blocks", i32,
                                {B, 1, HK, selected_slots(c.block_size, c.block_counts, shape_.selection)});
-  s.selected = arena.allocate("attention branch", act, {B, 1, HQ, D});
+  if (branches.compressed || branches.window) s.selected = arena.allocate("attention branch", act, {B, 1, HQ, D});
   if (branches.compressed) s.compressed = arena.allocate("compressed attention", act, {B, 1, HQ, D});
   if (branches.window) s.window = arena.allocate("window attention", act, {B, 1, HQ, D});
   s.attention = arena.allocate("gated attention", act, {B, 1, HQ, D});
-  s.gate_up = arena.allocate("gate and up", act, {B, 2 * F});
   s.swiglu = arena.allocate("swiglu", act, {B, F});
-  s.logits = arena.allocate("logits", f32, {B, c.vocab_size});
+  // Few logits are written to host memory while their product reads its weights; a copy would come after it.
+  s.logits = B <= kHostLogitsRows ? Tensor(host_logits_.data(), f32, {B, c.vocab_size})
+                                  : arena.allocate("logits", f32, {B, c.vocab_size});
 }
 
 /// The prompt's forward writes its keys and values into the cache, where the steps read them.
@@ -126,8 +127,14 @@ KvPlacement Decoder::prompt_placement(std::int64_t row, std::int64_t tokens) con
   return placement;
 }
 
-std::span<const float> Decoder::host_logits(std::int64_t rows) const {
-  return {static_cast<const float*>(host_logits_.data()), static_cast<std::size_t>(rows * config_.vocab_size)};
+/// `logits` are the first rows of step_.logits, whose copy is queued.
+std::span<const float> Decoder::synchronized_logits(const Tensor& logits) {
+  stream_.synchronize();
+  return {static_cast<const float*>(host_logits_.data()), static_cast<std::size_t>(logits.count())};
+}
+
+void Decoder::copy_logits(const Tensor& logits) {
+  if (logits.data() != host_logits_.data()) stream_.copy(host_logits_.data(), logits.data(), logits.bytes());
 }
 
 std::span<const float> Decoder::prefill(std::int64_t row, std::span<const std::int32_t> ids) {
@@ -150,49 +157,52 @@ std::span<const float> Decoder::prefill(std::int64_t row, std::span<const std::i
   lengths_[static_cast<std::size_t>(row)] = tokens;
   const Tensor logits = step_.logits.rows(0, 1);
   linear(stream_, {.y = logits, .x = model.acts.final_norm.rows(tokens - 1, tokens), .w = weights_.lm_head});
-  stream_.copy(host_logits_.data(), logits.data(), logits.bytes());
-  stream_.synchronize();
-  return host_logits(1);
+  copy_logits(logits);
+  return synchronized_logits(logits);
 }
 
-/// step_.norm comes in as the layer's normalized input; the layer's output is step_.x + step_.residual_delta.
+/// step_.x comes in as the layer's input and leaves as its output.
 void Decoder::step_layer(Stream& s, const LayerParams& w, const KeyValues& cache) const {
   const ModelConfig& c = config_;
   const StepActivations& a = step_;
   const Branches branches = branches_of(shape_.path, c);
-  const float scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
+  const float scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim)), eps = static_cast<float>(c.rms_norm_eps);
 
-  linear(s, {.y = a.qkvg, .x = a.norm, .w = w.qkvg_proj});
-  qkv_rope_forward(s, {.q = a.q,
-                       .k = a.k,
-                       .v = a.v,
-                       .gates = a.gates,
-                       .qkvg = a.qkvg,
-                       .positions = a.positions,
-                       .cos_sin = cos_sin_,
-                       .block_size = c.block_size});
-  append_kv(s, {.k_cache = cache.k,
-                .v_cache = cache.v,
-                .k_mean = cache.k_mean,
-                .v_mean = cache.v_mean,
-                .k = a.k,
-                .v = a.v,
-                .positions = a.positions,
-                .block_size = c.block_size});
+  fused_linear(s, {.out = a.qkvg,
+                   .x = a.x,
+                   .norm_weight = w.input_norm,
+                   .eps = eps,
+                   .w = w.qkvg_proj,
+                   .read_later = {{cache.k_mean}}});
+  // Attention reads little. Meanwhile weights of the products after it are loaded into L2: of o_proj, and the first rows
+  // of gate and up.
+  const std::int64_t F = c.intermediate_size;
+  const AppendQkv append{.q = a.q,
+                         .gates = a.gates,
+                         .k_cache = cache.k,
+                         .v_cache = cache.v,
+                         .k_mean = cache.k_mean,
+                         .v_mean = cache.v_mean,
+                         .qkvg = a.qkvg,
+                         .positions = a.positions,
+                         .cos_sin = cos_sin_,
+                         .block_size = c.block_size,
+                         .read_later = {{w.o_proj, w.gate_up_proj.rows(0, F / 4), w.gate_up_proj.rows(F, F + F / 4)}}};
   if (branches.selected)
-    select_blocks(s, {.indices = a.indices,
-                      .q = a.q,
-                      .k_mean = cache.k_mean,
-                      .positions = a.positions,
+    append_select(s, {.append = append,
+                      .indices = a.indices,
                       .scale = scale,
-                      .block_size = c.block_size,
                       .block_counts = c.block_counts,
                       .mode = shape_.selection});
-  decode_attention(s, {.out = a.selected,
+  else
+    append_qkv(s, append);
+  const bool one_branch = !a.selected;
+  decode_attention(s, {.out = one_branch ? a.attention : a.selected,
                        .q = a.q,
                        .k = cache.k,
                        .v = cache.v,
                        .positions = a.positions,
+                       .gates = one_branch ? a.gates : Tensor(),
                        .indices = a.indices,
                        .scale = scale,
                        .block_size = branches.selected ? c.block_size : 0});
@@ -212,59 +222,38 @@ void Decoder::step_layer(Stream& s, const LayerParams& w, const KeyValues& cache
                          .positions = a.positions,
                          .scale = scale,
                          .window = c.window_size});
-  gated_sum_forward(
-      s,
-      {.out = a.attention, .gates = a.gates, .selected = a.selected, .compressed = a.compressed, .window = a.window});
-  linear(s, {.y = a.residual_delta, .x = a.attention.view({shape_.rows, c.q_width()}), .w = w.o_proj});
+  if (!one_branch)
+    gated_sum_forward(
+        s,
+        {.out = a.attention, .gates = a.gates, .selected = a.selected, .compressed = a.compressed, .window = a.window});
+  fused_linear(s, {.out = a.x, .x = a.attention.view({shape_.rows, c.q_width()}), .w = w.o_proj, .residual = a.x});
 
-  rmsnorm_forward(s, {.out = a.norm,
-                      .rstd = a.rstd,
-                      .residual = a.x,
-                      .x = a.x,
-                      .delta = a.residual_delta,
-                      .weight = w.post_attention_norm,
-                      .eps = static_cast<float>(c.rms_norm_eps)});
-  linear(s, {.y = a.gate_up, .x = a.norm, .w = w.gate_up_proj});
-  swiglu_forward(s, {.out = a.swiglu, .gate_up = a.gate_up});
-  linear(s, {.y = a.residual_delta, .x = a.swiglu, .w = w.down_proj});
+  fused_linear(s, {.out = a.swiglu,
+                   .x = a.x,
+                   .norm_weight = w.post_attention_norm,
+                   .eps = eps,
+                   .w = w.gate_up_proj,
+                   .swiglu = true});
+  fused_linear(s, {.out = a.x, .x = a.swiglu, .w = w.down_proj, .residual = a.x});
 }
 
 void Decoder::run_step(Stream& s) const {
   const StepActivations& a = step_;
-  const float eps = static_cast<float>(config_.rms_norm_eps);
   embedding_forward(s, {.out = a.x, .ids = a.ids, .weight = weights_.embedding});
-  for (std::size_t i = 0; i < cache_.size(); ++i) {
-    const Tensor& norm = weights_.layers[i].input_norm;
-    if (i == 0)
-      rmsnorm_forward(s, {.out = a.norm, .rstd = a.rstd, .x = a.x, .weight = norm, .eps = eps});
-    else
-      rmsnorm_forward(s, {.out = a.norm,
-                          .rstd = a.rstd,
-                          .residual = a.x,
-                          .x = a.x,
-                          .delta = a.residual_delta,
-                          .weight = norm,
-                          .eps = eps});
-    step_layer(s, weights_.layers[i], cache_[i]);
-  }
-  rmsnorm_forward(s, {.out = a.norm,
-                      .rstd = a.rstd,
-                      .residual = a.x,
-                      .x = a.x,
-                      .delta = a.residual_delta,
-                      .weight = weights_.final_norm,
-                      .eps = eps});
-  linear(s, {.y = a.logits, .x = a.norm, .w = weights_.lm_head});
+  for (std::size_t i = 0; i < cache_.size(); ++i) step_layer(s, weights_.layers[i], cache_[i]);
+  fused_linear(s, {.out = a.logits,
+                   .x = a.x,
+                   .norm_weight = weights_.final_norm,
+                   .eps = static_cast<float>(config_.rms_norm_eps),
+                   .w = weights_.lm_head});
 }
 
 /// The step with its copies from and to host memory.
 void Decoder::queue_step() {
   const StepActivations& a = step_;
-  const auto* tokens = static_cast<const std::int32_t*>(host_tokens_.data());
-  stream_.copy(a.ids.data(), tokens, a.ids.bytes());
-  stream_.copy(a.positions.data(), tokens + shape_.rows, a.positions.bytes());
+  stream_.copy(a.tokens.data(), host_tokens_.data(), a.tokens.bytes());
   run_step(stream_);
-  stream_.copy(host_logits_.data(), a.logits.data(), a.logits.bytes());
+  copy_logits(a.logits);
 }
 
 std::span<const float> Decoder::step(std::span<const std::int32_t> ids) {
@@ -287,8 +276,7 @@ std::span<const float> Decoder::step(std::span<const std::int32_t> ids) {
   else
     queue_step();
   stepped_ = true;
-  stream_.synchronize();
-  return host_logits(shape_.rows);
+  return synchronized_logits(step_.logits);
 }
 
 }  // namespace ssa

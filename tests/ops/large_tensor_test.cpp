@@ -4,7 +4,7 @@
 #include <cmath>
 #include <vector>
 
-#include "kernels/attention/decode/append_kv.h"
+#include "kernels/attention/decode/append_qkv.h"
 #include "kernels/attention/decode/decode_attention.h"
 #include "kernels/swiglu/swiglu.h"
 #include "support/catch.h"
@@ -49,19 +49,23 @@ std::vector<float> append_and_attend(const Tensor& k_cache, const Tensor& v_cach
   constexpr std::int64_t kTokens = 4, HK = 4, HQ = 8, D = 64;
   const std::int64_t C = k_cache.dim(1);
   Stream stream(DeviceKind::cpu);
-  std::vector<float> k = values(kTokens * HK * D, 0), v = values(kTokens * HK * D, 5000), q = values(HQ * D, 9000);
-  std::vector<float> out(q.size());
+  constexpr std::int64_t kColumns = (HQ + 2 * HK) * D + 3 * HQ;
+  std::vector<float> qkvg = values(kTokens * kColumns, 0), q(kTokens * HQ * D), gates(kTokens * HQ * 3);
+  std::vector<float> cos_sin = values(kTokens * D, 7000), out(HQ * D);
   std::vector<std::int32_t> positions;
   for (std::int64_t t = C - kTokens; t < C; ++t) positions.push_back(static_cast<std::int32_t>(t));
-  append_kv(stream, {.k_cache = k_cache,
-                     .v_cache = v_cache,
-                     .k_mean = k_mean,
-                     .k = Tensor(k.data(), DType::f32, {1, kTokens, HK, D}),
-                     .v = Tensor(v.data(), DType::f32, {1, kTokens, HK, D}),
-                     .positions = Tensor(positions.data(), DType::i32, {1, kTokens}),
-                     .block_size = 4});
+  // The table of angles has rows for these positions only.
+  append_qkv(stream, {.q = Tensor(q.data(), DType::f32, {1, kTokens, HQ, D}),
+                      .gates = Tensor(gates.data(), DType::f32, {1, kTokens, HQ, 3}),
+                      .k_cache = k_cache,
+                      .v_cache = v_cache,
+                      .k_mean = k_mean,
+                      .qkvg = Tensor(qkvg.data(), DType::f32, {kTokens, kColumns}),
+                      .positions = Tensor(positions.data(), DType::i32, {1, kTokens}),
+                      .cos_sin = Tensor(cos_sin.data() - positions[0] * D, DType::f32, {C, D / 2, 2}),
+                      .block_size = 4});
   decode_attention(stream, {.out = Tensor(out.data(), DType::f32, {1, 1, HQ, D}),
-                            .q = Tensor(q.data(), DType::f32, {1, 1, HQ, D}),
+                            .q = Tensor(&q[(kTokens - 1) * HQ * D], DType::f32, {1, 1, HQ, D}),
                             .k = k_cache,
                             .v = v_cache,
                             .positions = Tensor(&positions.back(), DType::i32, {1, 1}),

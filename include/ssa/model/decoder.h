@@ -23,13 +23,15 @@ struct DecoderShape {
 
 /// Working tensors of a step of one token per sequence. Names as in LayerActivations.
 struct StepActivations {
-  Tensor ids, positions;                           ///< [B] i32, [B, 1] i32
-  Tensor x, norm, rstd, residual_delta;            ///< [B, H], [B, H], [B] f32, [B, H]
-  Tensor qkvg;                                     ///< [B, (HQ + 2 HK) D + 3 HQ]
-  Tensor q, k, v, gates, indices;                  ///< [B, 1, ...]
-  Tensor selected, compressed, window, attention;  ///< [B, 1, HQ, D]; `selected` is full attention on a path with it
-  Tensor gate_up, swiglu;                          ///< [B, 2 F], [B, F]
-  Tensor logits;                                   ///< [B, V] f32
+  Tensor tokens;                        ///< [2, B] i32: ids and positions
+  Tensor ids, positions;                ///< [B], [B, 1]: parts of it
+  Tensor x;                             ///< [B, H]: the residual stream
+  Tensor qkvg;                          ///< [B, (HQ + 2 HK) D + 3 HQ]
+  Tensor q, gates, indices;             ///< [B, 1, ...]
+  Tensor selected, compressed, window;  ///< [B, 1, HQ, D]: branches before their gates, if there are several
+  Tensor attention;                     ///< [B, 1, HQ, D]
+  Tensor swiglu;                        ///< [B, F]
+  Tensor logits;                        ///< [B, V] f32, in host memory for few sequences
 };
 
 class Decoder {
@@ -59,7 +61,8 @@ class Decoder {
   void step_layer(Stream& stream, const LayerParams& weights, const KeyValues& cache) const;
   KvPlacement prompt_placement(std::int64_t row, std::int64_t tokens) const;
   void queue_step();
-  std::span<const float> host_logits(std::int64_t rows) const;
+  void copy_logits(const Tensor& logits);
+  std::span<const float> synchronized_logits(const Tensor& logits);
 
   Stream& stream_;
   ModelConfig config_;

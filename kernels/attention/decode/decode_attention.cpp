@@ -12,6 +12,7 @@ void validate(const DecodeAttention& p) {
   expect(op, "k", p.k, dims.key_shape(p.k.dim(1)), act);
   expect(op, "v", p.v, dims.key_shape(p.k.dim(1)), act);
   expect(op, "positions", p.positions, {dims.B, dims.T}, DType::i32);
+  expect_if_given(op, "gates", p.gates, {dims.B, dims.T, dims.HQ, 3}, real_of(act));
   SSA_CHECK(p.tokens_per_key > 0, op, ": tokens_per_key ", p.tokens_per_key, ", expected at least 1");
   SSA_CHECK(p.tokens_per_key == 1 || (p.window == 0 && !p.indices), op,
             ": window and indices need one token per key, found tokens_per_key ", p.tokens_per_key);

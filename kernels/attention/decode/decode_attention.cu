@@ -4,19 +4,22 @@
 // online softmax; the results of groups and warps are combined at the end. Every query head reads its keys: the heads of
 // a group find them in L2.
 #include <algorithm>
+#include <bit>
 
 #include "decode_attention.h"
 #include "kernels/attention/dispatch.cuh"
 #include "kernels/common/device/launch.cuh"
 #include "kernels/common/device/math.cuh"
 #include "kernels/common/device/reduce.cuh"
+#include "kernels/common/device/vector.cuh"
 
 namespace ssa::cuda {
 namespace {
 
-constexpr int kWarps = 8, kThreads = kWarps * kWarpSize;
 constexpr int kVector = 8;  ///< elements in 16 bytes
 constexpr int kUnroll = 4;
+constexpr int kWarps = 8;
+constexpr int kSelectedWarps = 16;         ///< with a selection: all keys of 16 blocks of 16 are in flight together
 constexpr std::int64_t kSplitKeys = 1024;  ///< least keys of a range
 constexpr std::int64_t kMostSplits = 32;
 
@@ -24,40 +27,14 @@ struct DecodeArgs {
   __nv_bfloat16* out;
   float* partials;  ///< [B, T, HQ, splits, 2 + D]: maximum, sum, output before division; null with one range
   const __nv_bfloat16 *q, *k, *v;
+  const float* gates;                       ///< null without gates
   const std::int32_t *positions, *indices;  ///< indices: null without a selection
   std::int64_t C;
-  int T, HQ, HK, slots, tokens_per_key, block_size, window, splits;
+  int T, HQ, HK, slots, tokens_per_key, block_shift, window, splits;
   float scale;
-};
 
-/// kVector values in f32.
-struct Vector {
-  float at[kVector];
-};
-
-__device__ __forceinline__ Vector to_float(const uint4& x) {
-  Vector out;
-  const unsigned words[] = {x.x, x.y, x.z, x.w};
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    out.at[2 * i] = __uint_as_float(words[i] << 16);
-    out.at[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
-  }
-  return out;
-}
-
-/// The softmax over some keys, relative to their maximum, and the sum of their values. Scores are in units of log2 e.
-struct Partial {
-  float max = -INFINITY, sum = 0;
-  Vector out{};
-
-  __device__ __forceinline__ void add(float score, const Vector& v) {
-    const float new_max = fmaxf(max, score), rescale = exp2_fast(max - new_max), weight = exp2_fast(score - new_max);
-    max = new_max;
-    sum = sum * rescale + weight;
-#pragma unroll
-    for (int e = 0; e < kVector; ++e) out.at[e] = out.at[e] * rescale + weight * v.at[e];
-  }
+  /// The factor of a query head's output.
+  __device__ __forceinline__ float gate(std::int64_t head) const { return gates ? gates[3 * head + 1] : 1.0f; }
 };
 
 /// The factor of a partial result with maximum `max` in one with `all_max`, at least as high; 0 for one without keys.
@@ -65,12 +42,64 @@ __device__ __forceinline__ float rescale_of(float max, float all_max) {
   return max == -INFINITY ? 0.0f : exp2_fast(max - all_max);
 }
 
+/// The softmax over some keys, relative to their maximum, and the sum of kCount elements of their values. Scores are in
+/// units of log2 e.
+template <int kCount>
+struct Partial {
+  float max = -INFINITY, sum = 0;
+  Floats<kCount> out{};
+
+  /// Adds other keys.
+  __device__ __forceinline__ void add(float other_max, float other_sum, const Floats<kCount>& other) {
+    const float all_max = fmaxf(max, other_max), mine = rescale_of(max, all_max),
+                others = rescale_of(other_max, all_max);
+    max = all_max;
+    sum = sum * mine + other_sum * others;
+#pragma unroll
+    for (int e = 0; e < kCount; ++e) out[e] = out[e] * mine + other[e] * others;
+  }
+
+  /// Adds the keys of another lane of the warp.
+  __device__ __forceinline__ void add_lane(int distance) {
+    Floats<kCount> other;
+#pragma unroll
+    for (int e = 0; e < kCount; ++e) other[e] = __shfl_xor_sync(kFullMask, out[e], distance);
+    add(__shfl_xor_sync(kFullMask, max, distance), __shfl_xor_sync(kFullMask, sum, distance), other);
+  }
+};
+
+/// Of one element: parts 0 to count - 1 together, where part(i) is a Partial. In two passes, in which the parts do not
+/// wait for each other.
+template <class PartOf>
+__device__ __forceinline__ Partial<1> combine(int count, PartOf&& part) {
+  Partial<1> all;
+#pragma unroll 16
+  for (int i = 0; i < count; ++i) all.max = fmaxf(all.max, part(i).max);
+#pragma unroll 16
+  for (int i = 0; i < count; ++i) {
+    const Partial<1> one = part(i);
+    const float rescale = rescale_of(one.max, all.max);
+    all.sum += rescale * one.sum;
+    all.out[0] += rescale * one.out[0];
+  }
+  return all;
+}
+
+/// One element of the output, times the gate.
+__device__ __forceinline__ void store_output(const DecodeArgs& a, std::int64_t head, int D, float gate,
+                                             const Partial<1>& all) {
+  const float value = all.sum > 0 ? all.out[0] / all.sum : 0.0f;
+  a.out[head * D + threadIdx.x] = __float2bfloat16_rn(gate * round_bf16(value));
+}
+
 /// CTA (query head, t and range, sequence).
-template <int kD>
-__global__ void __launch_bounds__(kThreads) decode_attention_kernel(const DecodeArgs a) {
+template <int kD, int kWarps>
+__global__ void __launch_bounds__(kWarps* kWarpSize) decode_attention_kernel(const DecodeArgs a) {
   wait_for_previous_kernel();
   constexpr int kLanes = kD / kVector, kKeys = kWarpSize / kLanes;  ///< lanes per key, keys per warp
-  __shared__ float max_of[kWarps * kKeys], sum_of[kWarps * kKeys], out_of[kWarps * kKeys][kD];
+  __shared__ float max_of[kWarps], sum_of[kWarps];
+  __shared__ Floats<kVector> out_of[kWarps][kLanes];
+  const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
   const int group = static_cast<int>(threadIdx.x) / kLanes, lane = static_cast<int>(threadIdx.x) % kLanes;
   const int head = static_cast<int>(blockIdx.x), kv_head = head / (a.HQ / a.HK);
   const int t = static_cast<int>(blockIdx.y) / a.splits, split = static_cast<int>(blockIdx.y) % a.splits;
@@ -78,24 +107,25 @@ __global__ void __launch_bounds__(kThreads) decode_attention_kernel(const Decode
   const int position = a.positions[query], end = (position + 1) / a.tokens_per_key;
   const std::int32_t* blocks = a.indices ? a.indices + (query * a.HK + kv_head) * a.slots : nullptr;
   const int first = a.window > 0 ? max(0, position - a.window + 1) : 0;
-  const int count = blocks ? a.slots * a.block_size : end - first;
+  const int count = blocks ? a.slots << a.block_shift : end - first;
   const int range = (count + a.splits - 1) / a.splits, range_end = min(count, (split + 1) * range);
   const std::int64_t stride = static_cast<std::int64_t>(a.HK) * kLanes;
   const std::int64_t from = static_cast<std::int64_t>(blockIdx.z) * a.C * stride + kv_head * kLanes + lane;
   const uint4 *keys = reinterpret_cast<const uint4*>(a.k) + from, *values = reinterpret_cast<const uint4*>(a.v) + from;
 
-  Vector q = to_float(reinterpret_cast<const uint4*>(a.q)[(query * a.HQ + head) * kLanes + lane]);
+  const float gate = a.gate(query * a.HQ + head);
+  Floats<kVector> q = load<kVector>(a.q + (query * a.HQ + head) * kD + lane * kVector);
 #pragma unroll
-  for (int e = 0; e < kVector; ++e) q.at[e] *= a.scale * kLog2e;
+  for (int e = 0; e < kVector; ++e) q[e] *= a.scale * kLog2e;
   /// The key of place i in the list of keys; -1 if there is none.
   const auto key_at = [&](int i) {
     if (i >= range_end) return -1;
     if (!blocks) return first + i;
-    const int block = blocks[i / a.block_size], u = block * a.block_size + i % a.block_size;
+    const int block = blocks[i >> a.block_shift], u = (block << a.block_shift) + (i & ((1 << a.block_shift) - 1));
     return block >= 0 && u < end ? u : -1;
   };
 
-  Partial own;
+  Partial<kVector> own;
   for (int base = split * range; base < range_end; base += kUnroll * kWarps * kKeys) {
     int key[kUnroll];
     uint4 k[kUnroll] = {}, v[kUnroll] = {};
@@ -108,36 +138,33 @@ __global__ void __launch_bounds__(kThreads) decode_attention_kernel(const Decode
     }
 #pragma unroll
     for (int j = 0; j < kUnroll; ++j) {
-      const Vector x = to_float(k[j]);
+      const Floats<kVector> x = unpack_bf16(k[j]);
       float score = 0;
 #pragma unroll
-      for (int e = 0; e < kVector; ++e) score += q.at[e] * x.at[e];
+      for (int e = 0; e < kVector; ++e) score += q[e] * x[e];
       score = warp_sum<kLanes>(score);
-      if (key[j] >= 0) own.add(score, to_float(v[j]));
+      if (key[j] >= 0) own.add(score, 1.0f, unpack_bf16(v[j]));
     }
   }
 
-  if (lane == 0) max_of[group] = own.max, sum_of[group] = own.sum;
 #pragma unroll
-  for (int e = 0; e < kVector; ++e) out_of[group][lane * kVector + e] = own.out.at[e];
+  for (int distance = kLanes; distance < kWarpSize; distance *= 2) own.add_lane(distance);
+  if (threadIdx.x % kWarpSize < kLanes) {
+    if (lane == 0) max_of[warp] = own.max, sum_of[warp] = own.sum;
+    out_of[warp][lane] = own.out;
+  }
   __syncthreads();
   if (threadIdx.x >= kD) return;
-  float all_max = -INFINITY, total = 0, value = 0;
-#pragma unroll
-  for (int g = 0; g < kWarps * kKeys; ++g) all_max = fmaxf(all_max, max_of[g]);
-#pragma unroll
-  for (int g = 0; g < kWarps * kKeys; ++g) {
-    const float rescale = rescale_of(max_of[g], all_max);
-    total += rescale * sum_of[g];
-    value += rescale * out_of[g][threadIdx.x];
-  }
+  const Partial<1> all = combine(kWarps, [&](int w) {
+    return Partial<1>{max_of[w], sum_of[w], {out_of[w][threadIdx.x / kVector].v[threadIdx.x % kVector]}};
+  });
   if (a.partials) {
     float* partial = a.partials + ((query * a.HQ + head) * a.splits + split) * (2 + kD);
-    if (threadIdx.x == 0) partial[0] = all_max, partial[1] = total;
-    partial[2 + threadIdx.x] = value;
+    if (threadIdx.x == 0) partial[0] = all.max, partial[1] = all.sum;
+    partial[2 + threadIdx.x] = all.out[0];
     return;
   }
-  a.out[(query * a.HQ + head) * kD + threadIdx.x] = __float2bfloat16_rn(total > 0 ? value / total : 0.0f);
+  store_output(a, query * a.HQ + head, kD, gate, all);
 }
 
 /// CTA (query head of a query), a thread per element.
@@ -145,16 +172,11 @@ template <int kD>
 __global__ void __launch_bounds__(kD) decode_attention_combine_kernel(const DecodeArgs a) {
   wait_for_previous_kernel();
   const float* partials = a.partials + static_cast<std::int64_t>(blockIdx.x) * a.splits * (2 + kD);
-  float all_max = -INFINITY, total = 0, value = 0;
-  for (int s = 0; s < a.splits; ++s) all_max = fmaxf(all_max, partials[s * (2 + kD)]);
-  for (int s = 0; s < a.splits; ++s) {
+  const Partial<1> all = combine(a.splits, [&](int s) {
     const float* partial = partials + s * (2 + kD);
-    const float rescale = rescale_of(partial[0], all_max);
-    total += rescale * partial[1];
-    value += rescale * partial[2 + threadIdx.x];
-  }
-  a.out[static_cast<std::int64_t>(blockIdx.x) * kD + threadIdx.x] =
-      __float2bfloat16_rn(total > 0 ? value / total : 0.0f);
+    return Partial<1>{partial[0], partial[1], {partial[2 + threadIdx.x]}};
+  });
+  store_output(a, blockIdx.x, kD, a.gate(blockIdx.x), all);
 }
 
 /// Ranges of keys per query head. They depend on shapes alone, so that the order of the sums does.
@@ -179,6 +201,7 @@ void decode_attention(Stream& stream, const DecodeAttention& p) {
                         .q = bf16(p.q),
                         .k = bf16(p.k),
                         .v = bf16(p.v),
+                        .gates = p.gates.as_or_null<float>(),
                         .positions = p.positions.as<std::int32_t>(),
                         .indices = p.indices.as_or_null<std::int32_t>(),
                         .C = p.k.dim(1),
@@ -187,14 +210,14 @@ void decode_attention(Stream& stream, const DecodeAttention& p) {
                         .HK = static_cast<int>(HK),
                         .slots = p.indices ? static_cast<int>(p.indices.dim(3)) : 0,
                         .tokens_per_key = static_cast<int>(p.tokens_per_key),
-                        .block_size = static_cast<int>(p.block_size),
+                        .block_shift = std::countr_zero(static_cast<unsigned>(p.indices ? p.block_size : 1)),
                         .window = static_cast<int>(p.window),
                         .splits = static_cast<int>(splits),
                         .scale = p.scale};
   dispatch_head_dim(op, p.q.dim(3), HQ / HK, p.block_size, [&]<int kD>() {
-    launch(stream, op, decode_attention_kernel<kD>,
+    launch(stream, op, p.indices ? decode_attention_kernel<kD, kSelectedWarps> : decode_attention_kernel<kD, kWarps>,
            {.grid = dim3(static_cast<unsigned>(HQ), static_cast<unsigned>(T * splits), static_cast<unsigned>(B)),
-            .block = kThreads,
+            .block = (p.indices ? kSelectedWarps : kWarps) * kWarpSize,
             .waits = true},
            a);
     if (splits > 1)

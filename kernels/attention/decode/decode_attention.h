@@ -1,6 +1,7 @@
 // Attention of a few queries, each with its own position, over a key/value cache. Gives the result of causal,
 // sliding-window, sparse or compressed attention at that position without recomputing the tokens before it.
-//   out = sum over u of softmax(scale * q . k[u]) v[u]
+//   out = gate * (sum over u of softmax(scale * q . k[u]) v[u])
+// where the sum is rounded to act, and gate is g_slc of gated_sum.h: without other branches out is that op's.
 // The query at `position` attends to key u if
 //   - the key is complete: (u + 1) * tokens_per_key <= position + 1. A key covers tokens_per_key tokens: 1 for the key
 //     of a token, block_size for a block mean of compressed attention;
@@ -23,6 +24,7 @@ struct DecodeAttention {
   Tensor k;             ///< [B, C, HK, D] act, up to C keys per sequence
   Tensor v;             ///< [B, C, HK, D] act
   Tensor positions;     ///< [B, T] i32: the position of each query, in [0, C * tokens_per_key)
+  Tensor gates = {};    ///< [B, T, HQ, 3] f32, of which [.., 1] is read; absent = 1
   Tensor indices = {};  ///< [B, T, HK, S'] i32, from select_blocks; absent = no selection
   float scale;
   std::int64_t tokens_per_key = 1;

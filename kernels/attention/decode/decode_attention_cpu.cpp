@@ -19,11 +19,21 @@ auto cached_keys_of(const DecodeAttention& p) {
   };
 }
 
+template <class Real>
+void apply_gates(const DecodeAttention& p) {
+  const std::int64_t D = p.out.dim(3), heads = p.out.count() / D;
+  const Real* gates = p.gates.as<Real>();
+  Real* out = p.out.as<Real>();
+  for (std::int64_t h = 0; h < heads; ++h)
+    for (std::int64_t d = 0; d < D; ++d) out[h * D + d] *= gates[3 * h + 1];
+}
+
 }  // namespace
 
 void decode_attention(Stream&, const DecodeAttention& p) {
   attention_forward(AttentionForward{.out = p.out, .lse = {}, .q = p.q, .k = p.k, .v = p.v, .scale = p.scale},
                     cached_keys_of(p));
+  if (p.gates) dispatch_real(p.out, [&]<class Real>() { apply_gates<Real>(p); });
 }
 
 }  // namespace ssa::cpu

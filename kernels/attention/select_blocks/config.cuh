@@ -1,7 +1,12 @@
 // Arguments, tiles and shared memory of the select_blocks kernel.
 #pragma once
 
+#include <algorithm>
+#include <bit>
+
+#include "kernels/common/device/launch.cuh"
 #include "kernels/common/ptx/mma.cuh"
+#include "select_blocks.h"
 
 namespace ssa::cuda {
 
@@ -20,6 +25,26 @@ struct SelectArgs {
     return __ldg(begin + b * T + t) >> block_shift;
   }
 };
+
+inline SelectArgs select_args(const SelectBlocks& p) {
+  const std::int64_t N = p.k_mean.dim(1), slots = p.indices.dim(3);
+  return {.indices = p.indices.as<std::int32_t>(),
+          .q = bf16(p.q),
+          .k_mean = bf16(p.k_mean),
+          .B = static_cast<int>(p.q.dim(0)),
+          .T = static_cast<int>(p.q.dim(1)),
+          .N = static_cast<int>(N),
+          .HQ = static_cast<int>(p.q.dim(2)),
+          .HK = static_cast<int>(p.k_mean.dim(2)),
+          .slots = static_cast<int>(slots),
+          .block_size = static_cast<int>(p.block_size),
+          .block_counts = static_cast<int>(p.block_counts),
+          .block_shift = std::countr_zero(static_cast<unsigned>(p.block_size)),
+          .list_capacity = static_cast<int>(std::min(slots, N)),
+          .reference = p.mode == BlockSelection::reference,
+          .scale = p.scale,
+          .begin = p.documents.begin.as_or_null<std::int32_t>()};
+}
 
 /// The blocks chosen so far for one token, in ascending order, with their importance. In shared memory.
 struct BlockList {

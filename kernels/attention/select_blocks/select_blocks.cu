@@ -1,11 +1,9 @@
 #include "select_blocks.cuh"
 
-#include <algorithm>
-#include <bit>
-
 #include "kernels/attention/dispatch.cuh"
 #include "kernels/common/device/launch.cuh"
 #include "select_blocks.h"
+#include "select_blocks_cluster.cuh"
 #include "select_blocks_decode.cuh"
 #include "select_blocks_hopper.cuh"
 
@@ -20,25 +18,34 @@ struct DecodeScratch {
 
   explicit DecodeScratch(const SelectBlocks& p) {
     const std::int64_t heads = p.q.dim(0) * p.q.dim(1) * p.q.dim(2), N = p.k_mean.dim(1);
-    tiles = static_cast<std::size_t>(heads * SelectDecodeConfig<64>::tiles(N)) * sizeof(float2);
+    tiles = static_cast<std::size_t>(heads * SelectDecodeConfig::tiles(N)) * sizeof(float2);
     scores = static_cast<std::size_t>(heads * N) * sizeof(float);
   }
 };
 
 template <int kD>
 void select_at_positions(Stream& stream, const SelectBlocks& p, const SelectArgs& a) {
-  using C = SelectDecodeConfig<kD>;
+  const auto* positions = p.positions.as<std::int32_t>();
+  const auto T = static_cast<unsigned>(a.T), B = static_cast<unsigned>(a.B), HK = static_cast<unsigned>(a.HK);
+  if (const std::size_t shared_bytes = SelectClusterShared::bytes(a);
+      chooses_in_cluster(stream, op, a, select_blocks_cluster_kernel<kD>, shared_bytes))
+    return launch(stream, op, select_blocks_cluster_kernel<kD>,
+                  {.grid = dim3(SelectClusterConfig::kCluster, HK * T, B),
+                   .block = SelectClusterConfig::kThreads,
+                   .shared_bytes = shared_bytes,
+                   .cluster = SelectClusterConfig::kCluster,
+                   .waits = true},
+                  a, positions);
+  using C = SelectDecodeConfig;
   const DecodeScratch bytes(p);
   auto* memory = static_cast<char*>(stream.scratch(bytes.tiles + bytes.scores));
   const DecodeScores scores = {.scores = reinterpret_cast<float*>(memory + bytes.tiles),
                                .tiles = reinterpret_cast<float2*>(memory)};
-  const auto* positions = p.positions.as<std::int32_t>();
-  const auto T = static_cast<unsigned>(a.T), B = static_cast<unsigned>(a.B), HK = static_cast<unsigned>(a.HK);
   const auto tiles = static_cast<unsigned>(C::tiles(a.N));
   launch(stream, op, score_blocks_decode_kernel<kD>,
          {.grid = dim3(tiles, HK * T, B), .block = C::kScoreThreads, .waits = true}, a, positions, scores);
-  launch(stream, op, choose_blocks_decode_kernel<kD>,
-         {.grid = dim3(HK, T, B), .block = C::kChooseThreads, .shared_bytes = choose_shared_bytes(a.N), .waits = true},
+  launch(stream, op, choose_blocks_decode_kernel,
+         {.grid = dim3(HK * T, B), .block = C::kChooseThreads, .shared_bytes = ChooseShared::bytes(a.N), .waits = true},
          a, positions, scores, tiles);
 }
 
@@ -51,23 +58,8 @@ std::size_t scratch_bytes(const SelectBlocks& p) {
 }
 
 void select_blocks(Stream& stream, const SelectBlocks& p) {
-  const std::int64_t B = p.q.dim(0), D = p.q.dim(3), N = p.k_mean.dim(1), slots = p.indices.dim(3);
-  const SelectArgs a = {.indices = p.indices.as<std::int32_t>(),
-                        .q = bf16(p.q),
-                        .k_mean = bf16(p.k_mean),
-                        .B = static_cast<int>(B),
-                        .T = static_cast<int>(p.q.dim(1)),
-                        .N = static_cast<int>(N),
-                        .HQ = static_cast<int>(p.q.dim(2)),
-                        .HK = static_cast<int>(p.k_mean.dim(2)),
-                        .slots = static_cast<int>(slots),
-                        .block_size = static_cast<int>(p.block_size),
-                        .block_counts = static_cast<int>(p.block_counts),
-                        .block_shift = std::countr_zero(static_cast<unsigned>(p.block_size)),
-                        .list_capacity = static_cast<int>(std::min(slots, N)),
-                        .reference = p.mode == BlockSelection::reference,
-                        .scale = p.scale,
-                        .begin = p.documents.begin.as_or_null<std::int32_t>()};
+  const std::int64_t B = p.q.dim(0), D = p.q.dim(3), N = p.k_mean.dim(1);
+  const SelectArgs a = select_args(p);
   const int G = a.HQ / a.HK;
   dispatch_head_dim(op, D, G, p.block_size, [&]<int kD>() {
     if (p.positions) return select_at_positions<kD>(stream, p, a);

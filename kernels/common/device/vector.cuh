@@ -23,6 +23,15 @@ __device__ __forceinline__ void unpack_bf16(std::uint32_t pair, float& low, floa
   high = __uint_as_float(pair & 0xffff0000u);
 }
 
+__device__ __forceinline__ Floats<8> unpack_bf16(const uint4& raw) {
+  Floats<8> out;
+  unpack_bf16(raw.x, out[0], out[1]);
+  unpack_bf16(raw.y, out[2], out[3]);
+  unpack_bf16(raw.z, out[4], out[5]);
+  unpack_bf16(raw.w, out[6], out[7]);
+  return out;
+}
+
 /// How packed vectors are read.
 struct PlainRead {
   template <class T>

@@ -1,8 +1,10 @@
-#include "append_kv.h"
+#include "append_qkv.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "kernels/common/cpu/cpu.h"
+#include "kernels/qkv_rope/qkv_rope.h"
 
 namespace ssa::cpu {
 namespace {
@@ -28,10 +30,21 @@ void append(const Tensor& x, const Tensor& positions, const Tensor& cache, const
 
 }  // namespace
 
-void append_kv(Stream&, const AppendKv& p) {
-  dispatch_real(p.k, [&]<class Real>() {
-    append<Real>(p.k, p.positions, p.k_cache, p.k_mean, p.block_size);
-    append<Real>(p.v, p.positions, p.v_cache, p.v_mean, p.block_size);
+void append_qkv(Stream& stream, const AppendQkv& p) {
+  dispatch_real(p.q, [&]<class Real>() {
+    const Shape added{p.q.dim(0), p.q.dim(1), p.k_cache.dim(2), p.q.dim(3)};
+    std::vector<Real> k_memory(static_cast<std::size_t>(added.count())), v_memory(k_memory);
+    const Tensor k(k_memory.data(), p.q.dtype(), added), v(v_memory.data(), p.q.dtype(), added);
+    cpu::qkv_rope_forward(stream, {.q = p.q,
+                                   .k = k,
+                                   .v = v,
+                                   .gates = p.gates,
+                                   .qkvg = p.qkvg,
+                                   .positions = p.positions,
+                                   .cos_sin = p.cos_sin,
+                                   .block_size = p.block_size});
+    append<Real>(k, p.positions, p.k_cache, p.k_mean, p.block_size);
+    append<Real>(v, p.positions, p.v_cache, p.v_mean, p.block_size);
   });
 }
 
