@@ -148,8 +148,8 @@ def main():
               "attention": {"method": "ssa", "dense_warmup_steps": args.warmup},
               "data": {"path": str(args.output / "train"), "shuffle": False,
                        "eval_path": str(args.output / "held-out")},
-              "train": {"max_length": TOKENS, "per_device_train_batch_size": BATCH, "learning_rate": 1e-3,
-                        "min_lr": 1e-4, "warmup_steps": 10, "max_steps": args.steps, "eval_steps": 20},
+              "train": {"max_length": TOKENS, "per_device_train_batch_size": BATCH, "learning_rate": 3e-4,
+                        "min_lr": 3e-5, "warmup_steps": 10, "max_steps": args.steps, "eval_steps": 20},
               "checkpoint": {"save_steps": 0}}
     (args.output / "ssa.json").write_text(json.dumps(config, indent=1))
     run(programs / "ssa_train", "--config", args.output / "ssa.json", "--device", "cpu", "--set",
