@@ -14,8 +14,8 @@ namespace ssa::test {
 struct PaddedRows {
   std::int64_t rows, columns, stride;
 
-  PaddedRows(std::int64_t rows, std::int64_t columns, bool padded)
-      : rows(rows), columns(columns), stride(padded ? padded_columns(columns) : columns) {}
+  PaddedRows(std::int64_t row_count, std::int64_t column_count, bool padded)
+      : rows(row_count), columns(column_count), stride(padded ? padded_columns(column_count) : column_count) {}
 
   Shape shape() const { return {rows, stride}; }
 
