@@ -16,7 +16,8 @@ namespace {
 
 /// Smaller products take the first candidate: measuring would cost more than it could save.
 constexpr double kMeasuredFlops = 1e9;
-constexpr std::size_t kRounds = 5;  ///< single runs per algorithm; their median counts
+constexpr std::int64_t kMeasuredColumns = 8;  ///< with fewer the product is the rest of a padded one (matmul_cuda.cpp)
+constexpr std::size_t kRounds = 5;            ///< single runs per algorithm; their median counts
 
 /// From this size on, the algorithms within kNear of the fastest single run are measured again in sustained runs. Each
 /// runs alone until the power limit has settled the clock, then long enough to be timed: the fastest of single runs may
@@ -162,9 +163,10 @@ void time_sustained_runs(Trial& trial, std::vector<Candidate>& candidates) {
 
 /// A product as a choice file names it.
 std::string name_of(const MatmulKey& key) {
-  return concat(key.M, " ", key.N, " ", key.K, key.transpose_a ? " T" : " N", key.transpose_b ? "T" : "N",
-                key.out_f32 ? " f32" : " bf16", key.accumulate ? " add" : " overwrite", ", aligned to ",
-                key.alignment_a, " ", key.alignment_b, " ", key.alignment_out);
+  return concat(key.M, " ", key.N, " ", key.K, ", rows of ", key.a_stride, " and ", key.out_stride,
+                key.transpose_a ? " T" : " N", key.transpose_b ? "T" : "N", key.out_f32 ? " f32" : " bf16",
+                key.accumulate ? " add" : " overwrite", ", aligned to ", key.alignment_a, " ", key.alignment_b, " ",
+                key.alignment_out);
 }
 
 /// An algorithm as a choice file names it: cuBLASLt's own bytes in hexadecimal digits.
@@ -215,7 +217,9 @@ void choose_algorithm(Stream& stream, MatmulPlan& plan, const Matmul& p, MatmulC
   plan.choice = {.candidates = algorithms.size(), .admitted = 1, .tunings = plan.choice.tunings + 1, .final = true};
 
   const double flops = plan.key().flops();
-  if (algorithms.size() == 1 || flops < kMeasuredFlops || !stream.times_alternatives()) return;
+  if (algorithms.size() == 1 || flops < kMeasuredFlops || plan.key().N < kMeasuredColumns ||
+      !stream.times_alternatives())
+    return;
   Trial trial(stream, plan, p);
   if (!trial.allocate()) return;
 
