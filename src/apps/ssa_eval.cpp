@@ -29,6 +29,9 @@ namespace {
 
 using namespace ssa;
 
+/// Sequences without --limit.
+constexpr std::int64_t kAttentionRows = 64, kFp8Rows = 8;
+
 constexpr const char* kFooter =
     R"(Examples:
   ssa_eval --model runs/tiny --data data/tiny/eval --block-counts 2,4,8
@@ -341,6 +344,10 @@ int run(int argc, char** argv) {
   if (generating && comm->rank() == 0) eval::generate(stream, loaded, *generating, *encoder, *a.prompt, a.generation);
   if (a.data.empty() && tasks.empty() && !a.needle) return kExitDone;
   std::string more_tables;
+  const auto rows = [&](const eval::Setting& setting, std::int64_t limit) {
+    return sequences(a, setting, dataset ? &*dataset : nullptr, encoder ? &*encoder : nullptr, a.limit.value_or(limit));
+  };
+  if (a.fp8_errors) eval::expect_fp8_products(stream, rows(settings.front(), kFp8Rows), a.rows);
   for (const eval::Setting& setting : settings) {
     report.begin(setting);
     {  // frees its memory before the next allocations
@@ -363,19 +370,16 @@ int run(int argc, char** argv) {
         report.add(eval::run_generation_task(stream, *comm, loaded, setting, *encoder, task, task_options(a, setting),
                                              truncation));
     if (a.needle) report.attach("needle", eval::needle(stream, *comm, loaded, setting, *encoder, a.needles));
-    const auto rows = [&](std::int64_t limit) {
-      return sequences(a, setting, dataset ? &*dataset : nullptr, encoder ? &*encoder : nullptr,
-                       a.limit.value_or(limit));
-    };
     if (a.attention_stats) {
       const eval::AttentionReport attention =
-          eval::measure_attention(stream, *comm, loaded, setting, rows(64), a.rows, a.sink_tokens);
+          eval::measure_attention(stream, *comm, loaded, setting, rows(setting, kAttentionRows), a.rows, a.sink_tokens);
       report.attach("attention", attention.json());
       more_tables += fmt::format("\nattention, {}, {} sequences of {} tokens\n{}", setting.name(), attention.rows,
                                  attention.tokens, attention.table());
     }
     if (a.fp8_errors) {
-      const eval::Fp8Errors errors = eval::measure_fp8_errors(stream, *comm, loaded, setting, rows(8), a.rows);
+      const eval::Fp8Errors errors =
+          eval::measure_fp8_errors(stream, *comm, loaded, setting, rows(setting, kFp8Rows), a.rows);
       report.attach("fp8_errors", errors.json());
       more_tables += fmt::format("\nerror of products in FP8, {}, {} sequences of {} tokens\n{}", setting.name(),
                                  errors.rows, errors.tokens, errors.table());

@@ -231,8 +231,7 @@ Json Fp8Errors::json() const {
   return {{"rows", rows}, {"tokens", tokens}, {"mean", json_of(mean())}, {"layers", all}};
 }
 
-Fp8Errors measure_fp8_errors(Stream& stream, Comm& comm, const LoadedModel& loaded, const Setting& setting,
-                             const std::vector<TokenIds>& rows, std::int64_t batch) {
+void expect_fp8_products(Stream& stream, const std::vector<TokenIds>& rows, std::int64_t batch) {
   SSA_CHECK(!rows.empty() && rows.front().size() > 1, "--fp8-errors: no sequence of at least 2 tokens");
   if (const std::string reason = why_no_fp8(stream); !reason.empty()) fail_usage("--fp8-errors: ", reason);
   const auto count = static_cast<std::int64_t>(rows.size()), tokens = static_cast<std::int64_t>(rows.front().size());
@@ -240,6 +239,12 @@ Fp8Errors measure_fp8_errors(Stream& stream, Comm& comm, const LoadedModel& load
     if (some * tokens % kFp8Alignment != 0)
       fail_usage("--fp8-errors: ", some, " sequences of ", tokens, " tokens, expected a multiple of ", kFp8Alignment,
                  " tokens; --rows, --limit and --max-length choose");
+}
+
+Fp8Errors measure_fp8_errors(Stream& stream, Comm& comm, const LoadedModel& loaded, const Setting& setting,
+                             const std::vector<TokenIds>& rows, std::int64_t batch) {
+  expect_fp8_products(stream, rows, batch);
+  const auto count = static_cast<std::int64_t>(rows.size()), tokens = static_cast<std::int64_t>(rows.front().size());
   Sums sums(stream, setting.model);
   for (std::int64_t first = comm.rank() * batch; first < count; first += comm.size() * batch)
     run_pass(stream, loaded, setting, {rows.begin() + first, rows.begin() + std::min(count, first + batch)}, sums);

@@ -32,8 +32,11 @@ struct Fp8Errors {
   nlohmann::json json() const;
 };
 
-/// `rows` have equal lengths; forward and backward run over `batch` of them at a time, spread over the ranks.
-/// UsageError if a batch has a number of tokens without FP8 products, or if the device has none.
+/// UsageError if a batch of `rows`, which have equal lengths, has a number of tokens without FP8 products, or if the
+/// device has none.
+void expect_fp8_products(Stream& stream, const std::vector<TokenIds>& rows, std::int64_t batch);
+
+/// Forward and backward run over `batch` of the rows at a time, spread over the ranks. Errors as above.
 Fp8Errors measure_fp8_errors(Stream& stream, Comm& comm, const LoadedModel& loaded, const Setting& setting,
                              const std::vector<TokenIds>& rows, std::int64_t batch);
 
