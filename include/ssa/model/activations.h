@@ -104,8 +104,8 @@ struct Fp8Weight {
 /// The weights of a layer, in the order of kLinearLayers.
 using Fp8LayerWeights = std::array<Fp8Weight, kLinearLayers.size()>;
 
-/// The operands of the FP8 products; absent without FP8. Weights are those of all layers, and the others of one linear
-/// layer at a time.
+/// The operands of the FP8 products; absent without FP8. `weights` has every layer; the other buffers hold the operands
+/// of one linear layer at a time.
 struct Fp8Operands {
   std::vector<Fp8LayerWeights> weights;  ///< [L]: rounded once per optimizer step
   Fp8Buffer x;                           ///< x in the forward; x^T in the backward, where the forward did not keep it
