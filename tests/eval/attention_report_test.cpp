@@ -12,14 +12,6 @@ using namespace ssa::test;
 
 namespace {
 
-std::vector<TokenIds> random_rows(std::int64_t rows, std::int64_t tokens) {
-  const HostBatch batch = random_batch(rows, tokens, 256, 5);
-  std::vector<TokenIds> result;
-  for (std::int64_t i = 0; i < rows; ++i)
-    result.emplace_back(batch.ids.begin() + i * tokens, batch.ids.begin() + (i + 1) * tokens);
-  return result;
-}
-
 struct ReportBench : LoadedByteModel {
   using LoadedByteModel::LoadedByteModel;
 

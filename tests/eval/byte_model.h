@@ -8,11 +8,13 @@
 #include "ssa/comm/comm.h"
 #include "ssa/config/config.h"
 #include "ssa/eval/forward_pass.h"
+#include "ssa/eval/text_encoder.h"
 #include "ssa/io/huggingface.h"
 #include "ssa/train/model_source.h"
 #include "support/catch.h"
 #include "support/paths.h"
 #include "support/temp_dir.h"
+#include "support/test_model.h"
 
 namespace ssa::test {
 
@@ -51,6 +53,15 @@ class ByteModel {
   TempDir directory_;
   mutable std::optional<ModelSource> source_;
 };
+
+/// Random bytes, the same in every call.
+inline std::vector<eval::TokenIds> random_rows(std::int64_t rows, std::int64_t tokens) {
+  const HostBatch batch = random_batch(rows, tokens, 256, 5);
+  std::vector<eval::TokenIds> result;
+  for (std::int64_t i = 0; i < rows; ++i)
+    result.emplace_back(batch.ids.begin() + i * tokens, batch.ids.begin() + (i + 1) * tokens);
+  return result;
+}
 
 /// A ByteModel on the CPU, and one rank.
 struct LoadedByteModel {

@@ -14,14 +14,6 @@ namespace {
 
 using Kind = LinearProduct::Kind;
 
-std::vector<TokenIds> random_sequences(std::int64_t rows, std::int64_t tokens) {
-  const HostBatch batch = random_batch(rows, tokens, 256, 5);
-  std::vector<TokenIds> result;
-  for (std::int64_t i = 0; i < rows; ++i)
-    result.emplace_back(batch.ids.begin() + i * tokens, batch.ids.begin() + (i + 1) * tokens);
-  return result;
-}
-
 struct ErrorBench : LoadedByteModel {
   Setting setting = settings_of(model.source(), {.mode = "sparse"}).at(0);
 
@@ -77,7 +69,7 @@ double error_of(const LinearProduct& p) {
 
 TEST_CASE("fp8 errors: every product has the error of its rounded operands, by definition") {
   ErrorBench bench;
-  const std::vector<TokenIds> rows = random_sequences(2, 32);
+  const std::vector<TokenIds> rows = random_rows(2, 32);
   const Fp8Errors errors = bench.measure(rows, 2);
   CHECK(errors.rows == 2);
   CHECK(errors.tokens == 32);
@@ -117,7 +109,7 @@ TEST_CASE("fp8 errors: every product has the error of its rounded operands, by d
 
 TEST_CASE("fp8 errors: batches are added up, and the mean is over the layers") {
   ErrorBench bench;
-  const std::vector<TokenIds> rows = random_sequences(4, 32);
+  const std::vector<TokenIds> rows = random_rows(4, 32);
   const Fp8Errors whole = bench.measure(rows, 4), cut = bench.measure(rows, 2);
   const auto of = [](const Fp8Errors& errors, std::size_t layer, LinearLayer which, Kind kind) {
     return errors.layers[layer][static_cast<std::size_t>(which)][static_cast<std::size_t>(kind)];
