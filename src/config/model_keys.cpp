@@ -82,7 +82,9 @@ void check_architecture(const Json& model, const Origin& origin) {
   if (has(model, "model_type") && !is(kDense, model) && !is(kGated, model))
     origin.fail(model_key("model_type"), "found ", quoted(model["model_type"]),
                 ", expected \"llama\" or \"llama-nsa\": no other architecture is supported");
-  if (has(model, "architectures") && model["architectures"].is_array())
+  if (has(model, "architectures")) {
+    if (!model["architectures"].is_array())
+      origin.fail(model_key("architectures"), "found ", quoted(model["architectures"]), ", expected a list of names");
     for (const Json& name : model["architectures"]) {
       if (name != kDense.architecture && name != kGated.architecture)
         origin.fail(model_key("architectures"), "found ", quoted(name), ", expected ", quoted(kDense.architecture),
@@ -92,6 +94,7 @@ void check_architecture(const Json& model, const Origin& origin) {
         origin.fail(model_key("architectures"), "found ", quoted(name), ", expected ", quoted(family.architecture),
                     " as in ", has(model, "model_type") ? concat("model_type ", family.model_type) : "the first one");
     }
+  }
   for (const auto& [key, neutral] : options())
     if (has(model, key) && model[key] != neutral)
       origin.fail(model_key(key), "found ", quoted(model[key]), ", expected ", quoted(neutral));

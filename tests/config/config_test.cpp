@@ -650,6 +650,8 @@ TEST_CASE("config: a config.json of another architecture is an error that names 
         "architectures: found \"LlamaForCausalLM\", expected \"LlamaNSAForCausalLM\" as in model_type llama-nsa");
   fails(R"({"architectures": ["LlamaForCausalLM", "LlamaNSAForCausalLM"]})",
         "architectures: found \"LlamaNSAForCausalLM\", expected \"LlamaForCausalLM\" as in the first one");
+  fails(R"({"architectures": "LlamaForCausalLM"})",
+        "architectures: found \"LlamaForCausalLM\", expected a list of names");
   for (const auto& [key, found, expected] :
        std::vector<std::array<std::string, 3>>{{"hidden_act", "\"gelu\"", "\"silu\""},
                                                {"attention_bias", "true", "false"},
