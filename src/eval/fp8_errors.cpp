@@ -59,24 +59,41 @@ void multiply(Stream& stream, const LinearProduct& p, const Tensor& out) {
   stream.synchronize();
 }
 
-std::vector<float> on_host(Stream& stream, const Tensor& tensor) {
-  std::vector<float> values(static_cast<std::size_t>(tensor.count()));
-  if (tensor.dtype() == DType::bf16) {
-    std::vector<bfloat16> narrow(values.size());
-    stream.copy(narrow.data(), tensor.data(), tensor.bytes());
-    stream.synchronize();
-    std::transform(narrow.begin(), narrow.end(), values.begin(), [](bfloat16 x) { return static_cast<float>(x); });
-  } else {
-    stream.copy(values.data(), tensor.data(), tensor.bytes());
-    stream.synchronize();
-  }
-  return values;
-}
-
 /// Sums of squares of one product over the batches: of the exact values, and of the distances to them.
 struct Squares {
   double distance = 0, exact = 0;
 };
+
+template <class T>
+std::vector<T> on_host(Stream& stream, const Tensor& tensor) {
+  std::vector<T> values(static_cast<std::size_t>(tensor.count()));
+  stream.copy(values.data(), tensor.data(), tensor.bytes());
+  stream.synchronize();
+  return values;
+}
+
+/// On the host, whose threads sum up chunks of fixed size: the result does not depend on their number.
+template <class T>
+Squares squares_of(Stream& stream, const Tensor& got_tensor, const Tensor& want_tensor) {
+  constexpr std::int64_t kChunk = 1 << 16;
+  const std::vector<T> got = on_host<T>(stream, got_tensor), want = on_host<T>(stream, want_tensor);
+  const auto count = static_cast<std::int64_t>(got.size()), chunks = (count + kChunk - 1) / kChunk;
+  std::vector<Squares> parts(static_cast<std::size_t>(chunks));
+#pragma omp parallel for
+  for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
+    Squares part;
+    for (std::int64_t i = chunk * kChunk; i < std::min(count, (chunk + 1) * kChunk); ++i) {
+      const auto at = static_cast<std::size_t>(i);
+      const double exact = static_cast<float>(want[at]), distance = static_cast<float>(got[at]) - exact;
+      part.distance += distance * distance;
+      part.exact += exact * exact;
+    }
+    parts[static_cast<std::size_t>(chunk)] = part;
+  }
+  Squares sum;
+  for (const Squares& part : parts) sum.distance += part.distance, sum.exact += part.exact;
+  return sum;
+}
 
 class Sums {
  public:
@@ -90,13 +107,11 @@ class Sums {
     const Buffer memory(stream_, p.out.bytes());
     const Tensor out(memory.data(), p.out.dtype(), p.out.shape());
     multiply(stream_, p, out);
-    const std::vector<float> got = on_host(stream_, out), want = on_host(stream_, p.out);
+    const Squares squares =
+        out.dtype() == DType::bf16 ? squares_of<bfloat16>(stream_, out, p.out) : squares_of<float>(stream_, out, p.out);
     Squares& sum = at(p.layer, p.which, static_cast<std::size_t>(p.kind));
-    for (std::size_t i = 0; i < got.size(); ++i) {
-      const double exact = want[i], distance = static_cast<double>(got[i]) - exact;
-      sum.distance += distance * distance;
-      sum.exact += exact * exact;
-    }
+    sum.distance += squares.distance;
+    sum.exact += squares.exact;
   }
 
   void add_ranks(Comm& comm) {
