@@ -94,11 +94,11 @@ __global__ void __launch_bounds__(C::kThreads, C::kMinBlocks)
 
     const int u0 = tile * C::kBlockN;
     // With documents, from shared memory, and by warps.
-    const auto keys_of_row = [&](int i) {
+    const auto keys_of_token = [&](int t) {
       if constexpr (kDocuments)
-        return Indices(shared.keys[i].x, shared.keys[i].y);
+        return Indices(shared.keys[t - t0].x, shared.keys[t - t0].y);
       else
-        return keys_of(mask, t0 + i);
+        return keys_of(mask, t);
     };
     bool masked;
     if constexpr (kDocuments)
@@ -110,7 +110,7 @@ __global__ void __launch_bounds__(C::kThreads, C::kMinBlocks)
       for (int i = 0; i < kRowTiles; ++i)
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          const auto keys = keys_of_row(warp * 32 + i * 16 + half * 8 + (lane >> 2));
+          const auto keys = keys_of_token(t0 + warp * 32 + i * 16 + half * 8 + (lane >> 2));
 #pragma unroll
           for (int n = 0; n < C::kBlockN / 8; ++n)
 #pragma unroll
