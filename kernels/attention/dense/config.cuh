@@ -1,6 +1,8 @@
 // Tiles, shared memory and arguments of the dense attention kernels (causal, windowed, compressed).
 #pragma once
 
+#include <type_traits>
+
 #include "bwd_hopper_task.cuh"
 #include "bwd_mma_sync_task.cuh"
 #include "kernels/common/ptx/mma.cuh"
@@ -33,11 +35,14 @@ struct FwdMmaSyncConfig {
   static constexpr bool kQueriesInRegisters = kD == 64;
   static constexpr int kMinBlocks = kD == 64 ? 2 : 1;
 
-  struct Shared {
+  struct Tiles {
     Tile<kBlockM, kD> q;
     Tile<kBlockN, kD> k[kStages], v[kStages];
-    int2 keys[kDocuments ? kBlockM : 1];  ///< of the queries, with documents: from the first one to after the last one
   };
+  struct TilesAndKeys : Tiles {
+    int2 keys[kBlockM];  ///< of the queries: from the first one to after the last one
+  };
+  using Shared = std::conditional_t<kDocuments, TilesAndKeys, Tiles>;
 };
 
 /// A q tile of a group of heads, and the kv tiles that it sees, which are taken from the last to the first.

@@ -145,8 +145,8 @@ void bwd_hopper(Stream& stream, const char* op, const DenseBackwardArgs& a, cons
   const cudaDeviceProp& gpu = stream.cuda().properties;
   const int G = a.HQ / a.HK, kv_tiles = static_cast<int>(ctas_for(a.U, C::kBlockN));
   const std::int64_t tasks = static_cast<std::int64_t>(a.B) * a.HK * kv_tiles;
-  // A sequence of several documents has at least one of no more than half of its tokens. With more heads per task, short
-  // documents cost fewer task switches.
+  // Of several documents in a sequence, at least one has no more than half of its tokens. With more heads per task,
+  // short documents cost fewer task switches.
   const int tokens = kIsInDocuments<Mask> ? (a.T + 1) / 2 : a.T;
   const int heads = bwd_heads_per_task<C>(tokens, kv_tiles, tasks * G, G, gpu), chunks = (G + heads - 1) / heads;
 

@@ -93,9 +93,9 @@ __device__ InDocuments<Base> of_sequence(const InDocuments<Base>& mask, std::int
   return {mask.base, mask.begin + b * mask.T, mask.end + b * mask.T, mask.T};
 }
 
-/// The first token that a kv tile visits, which begins with key u. The last tokens of a sequence see no key if they are a
-/// piece without a complete block. If this piece begins with a kv tile, the last one, no other one visits it; this one
-/// does, so that its d_q is written.
+/// The first token that a kv tile visits, which begins with key u. The last tokens of a sequence see no key if they are
+/// a piece without a complete block. If this piece begins with the last kv tile, no other tile visits it. This one does
+/// then, so that its d_q is written.
 template <class Mask>
 __device__ int first_query_of_tile(const Mask& mask, int u) {
   return mask.query_begin(u);
