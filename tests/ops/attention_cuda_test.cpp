@@ -84,11 +84,86 @@ TEST_CASE("attention over long sequences on CUDA agrees with the CPU") {
   }
 }
 
+namespace {
+
+/// Where pieces of documents of the given lengths begin, in random order, each at a multiple of block_size.
+PieceBegins random_pieces(std::int64_t T, std::int64_t block_size, const std::vector<std::int64_t>& lengths) {
+  PieceBegins begins;
+  for (std::int64_t t = 0;;) {
+    const double u = random_uniform(7, RandomPurpose::test, static_cast<std::uint64_t>(T), begins.size());
+    const std::int64_t length =
+        lengths[static_cast<std::size_t>(u * static_cast<double>(lengths.size())) % lengths.size()];
+    t += (length + block_size - 1) / block_size * block_size;
+    if (t >= T) return begins;
+    begins.push_back(t);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("dense attention over documents of many lengths on CUDA agrees with the CPU") {
+  if (skip_without_gpu()) return;
+  const std::vector<std::int64_t> around_tiles = {1, 16, 17, 127, 128, 129};
+  const PieceBegins around_2048 = {2047, 4095, 6144, 6145, 6161};
+  for (const CausalAttentionCase& c : std::vector<CausalAttentionCase>{
+           {{1, 3100, 1, 4, 64}, 0, random_pieces(3100, 1, around_tiles)},
+           {{2, 1500, 1, 16, 64}, 512, random_pieces(1500, 16, around_tiles)},
+           {{1, 1000, 2, 1, 64}, 0, random_pieces(1000, 1, around_tiles)},
+           {{1, 2301, 1, 3, 128}, 0, random_pieces(2301, 1, around_tiles)},
+           {{2, 1500, 1, 16, 128}, 512, random_pieces(1500, 16, around_tiles)},
+           {{1, 1025, 1, 2, 128}, 40, random_pieces(1025, 1, around_tiles)},
+           {{1, 6178, 1, 1, 64}, 0, around_2048},
+           {{1, 6162, 1, 1, 64}, 512, around_2048},
+           {{1, 6178, 1, 1, 128}, 0, around_2048},
+           {{1, 1024, 1, 16, 128}, 0, {512}},
+           {{17500, 3, 1, 1, 64}, 0, {1, 2}}}) {  // a CTA of the Hopper forward takes more tasks than it keeps in mind
+    INFO(c.to_string());
+    const AttentionInputs in(c.dims, c.dims.T);
+    check_cuda([&](OpRunner& run) { return run_causal_attention_forward(run, c, in); });
+    OpRunner exact(Precision::exact);
+    const AttentionSaved saved(c.dims, run_causal_attention_forward(exact, c, in), in.d_out);
+    check_cuda([&](OpRunner& run) { return run_causal_attention_backward(run, c, in, saved, false); });
+  }
+}
+
+TEST_CASE("compressed attention over documents of many lengths on CUDA agrees with the CPU") {
+  if (skip_without_gpu()) return;
+  const std::vector<std::int64_t> around_tiles = {1, 16, 17, 127, 128, 129};
+  for (const CompressedAttentionCase& c : std::vector<CompressedAttentionCase>{
+           {{1, 4500, 1, 2, 64}, 16, random_pieces(4500, 16, around_tiles)},
+           {{2, 2600, 1, 3, 128}, 16, random_pieces(2600, 16, around_tiles)},
+           {{1, 4501, 1, 16, 64}, 32, random_pieces(4501, 32, around_tiles)},
+           {{1, 6177, 1, 1, 64}, 16, {2048, 4096, 6160, 6176}},
+           {{1, 6209, 1, 2, 128}, 16, {2048, 4096, 6160}},
+           {{1, 4096, 1, 2, 64}, 16, {512, 1024, 3072}},
+           // The last tokens see no key, and no kv tile but the last one, which has only their incomplete block.
+           {{1, 2053, 1, 2, 64}, 16, {2048}},
+           {{2, 2049, 1, 1, 128}, 16, {1024, 2048}},
+           {{1, 4116, 1, 3, 64}, 32, {4096}},
+           {{1, 8255, 1, 1, 128}, 64, {8192}},
+           // The same tokens, but in the document before.
+           {{1, 2053, 1, 2, 64}, 16, {1024}},
+           {{1, 4116, 1, 1, 128}, 32, {4064}}}) {
+    INFO(c.to_string());
+    const AttentionInputs in(c.dims, c.blocks());
+    check_cuda([&](OpRunner& run) { return run_compressed_attention_forward(run, c, in); });
+    OpRunner exact(Precision::exact);
+    const AttentionSaved saved(c.dims, run_compressed_attention_forward(exact, c, in), in.d_out);
+    for (const bool accumulate : {false, true})
+      check_cuda([&](OpRunner& run) { return run_compressed_attention_backward(run, c, in, saved, accumulate); });
+  }
+}
+
 TEST_CASE("causal attention on CUDA survives scores that rise by hundreds over a row's keys") {
   if (skip_without_gpu()) return;
   // The Hopper forward takes a row's maximum from its last keys, and does the task again where that was too low.
-  for (const CausalAttentionCase& c : std::vector<CausalAttentionCase>{
-           {{1, 700, 1, 16, 64}}, {{1, 700, 2, 3, 128}}, {{1, 700, 1, 3, 64}, 300}, {{1, 700, 1, 8, 128}, 500}}) {
+  for (const CausalAttentionCase& c : std::vector<CausalAttentionCase>{{{1, 700, 1, 16, 64}},
+                                                                       {{1, 700, 2, 3, 128}},
+                                                                       {{1, 700, 1, 3, 64}, 300},
+                                                                       {{1, 700, 1, 8, 128}, 500},
+                                                                       {{1, 700, 1, 16, 64}, 0, {304}},
+                                                                       {{1, 700, 1, 8, 128}, 500, {16, 400}},
+                                                                       {{2, 700, 2, 3, 128}, 0, {17, 257}}}) {
     INFO(c.to_string());
     AttentionInputs in(c.dims, c.dims.T);
     for (double& x : in.q) x *= 400;

@@ -41,14 +41,12 @@ void compressed_attention_backward(Stream& stream, const CompressedAttentionBack
                                .HQ = static_cast<int>(p.q.dim(2)),
                                .HK = static_cast<int>(p.k_mean.dim(2)),
                                .scale = p.scale,
-                               .accumulate_q = p.accumulate || p.documents,
+                               .accumulate_q = p.accumulate,
                                .accumulate_kv = false};
   const CompleteBlocks complete{static_cast<int>(p.block_size)};
   const auto run = [&](const auto& mask) {
     dense_backward(stream, op, p.block_size, a, static_cast<int>(p.q.dim(3)), mask);
   };
-  // The last tokens of a sequence may be a piece without a complete block. No task visits them then.
-  if (p.documents && !p.accumulate) stream.zero(p.d_q);
   p.documents ? run(in_documents(complete, p.documents)) : run(complete);
 }
 

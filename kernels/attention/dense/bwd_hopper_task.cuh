@@ -76,7 +76,7 @@ struct BwdHopperTask {
   static __device__ __forceinline__ void see(const BwdHopperArgs& a, const Mask& mask, int kv_tile, int* begin,
                                              int* count) {
     const int u_first = kv_tile * C::kBlockN, u_last = min(a.U, u_first + C::kBlockN) - 1;
-    const int t_first = kv_tile == 0 ? 0 : kv_tile < a.kv_tiles ? mask.query_begin(u_first) : a.T;
+    const int t_first = kv_tile == 0 ? 0 : kv_tile < a.kv_tiles ? first_query_of_tile(mask, u_first) : a.T;
     *begin = t_first / C::kBlockM;
     *count = t_first >= a.T ? 0 : (min(a.T, mask.query_end(u_last)) - 1) / C::kBlockM + 1 - *begin;
   }

@@ -92,7 +92,7 @@ struct BwdMmaSyncTask {
     const auto see = [&](int tile, int* begin, int* count) {
       const int first_key = tile * C::kBlockN, last_key = min(a.U, first_key + C::kBlockN) - 1;
       // kv tile 0 visits every q tile, so that d_q of tokens without a visible key is written too.
-      const int first = tile == 0 ? 0 : tile < a.kv_tiles ? mask.query_begin(first_key) : a.T;
+      const int first = tile == 0 ? 0 : tile < a.kv_tiles ? first_query_of_tile(mask, first_key) : a.T;
       *begin = first / C::kBlockM;
       *count = first >= a.T ? 0 : (min(a.T, mask.query_end(last_key)) - 1) / C::kBlockM + 1 - *begin;
     };

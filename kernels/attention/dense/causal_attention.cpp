@@ -19,6 +19,7 @@ void validate(const CausalAttentionBackward& p) {
 }
 
 #if !SSA_WITH_CUDA  // only the CUDA sources know its layout
+std::size_t cuda::scratch_bytes(const CausalAttentionForward&) { return 0; }
 std::size_t cuda::scratch_bytes(const CausalAttentionBackward&) { return 0; }
 #endif
 

@@ -60,6 +60,8 @@ void causal_attention_backward(Stream& stream, const CausalAttentionBackward& p)
   with_mask(p, [&](const auto& mask) { dense_backward(stream, op, 0, a, D, mask); });
 }
 
+std::size_t scratch_bytes(const CausalAttentionForward&) { return kDenseForwardScratchBytes; }
+
 std::size_t scratch_bytes(const CausalAttentionBackward& p) {
   return dense_backward_scratch_bytes(p.q.dim(0), p.q.dim(1), p.k.dim(1), p.q.dim(2), p.k.dim(2));
 }

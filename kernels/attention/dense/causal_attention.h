@@ -18,7 +18,7 @@ struct CausalAttentionForward {
   float scale;
   std::int64_t window = 0;  ///< tokens attended to, the query's own included; 0 = all
 };
-SSA_OP(causal_attention_forward, CausalAttentionForward);
+SSA_OP_WITH_SCRATCH(causal_attention_forward, CausalAttentionForward);
 
 /// With P = exp(S - lse) and dP = d_out v^T:  dS = P (dP - delta);  d_q = scale dS k, d_k = scale dS^T q, d_v = P^T
 /// d_out, the last two summed over the G query heads of a key/value head. The order of every sum is fixed: the same

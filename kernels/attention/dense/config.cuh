@@ -1,6 +1,8 @@
 // Tiles, shared memory and arguments of the dense attention kernels (causal, windowed, compressed).
 #pragma once
 
+#include <type_traits>
+
 #include "bwd_hopper_task.cuh"
 #include "bwd_mma_sync_task.cuh"
 #include "kernels/common/ptx/mma.cuh"
@@ -27,16 +29,20 @@ struct FwdMmaSyncConfig {
   static constexpr int kD = kD_;
   static constexpr int kWarps = 4, kThreads = kWarps * kWarpSize;
   static constexpr int kBlockM = 128;
-  /// With D = 128 the output takes 128 registers: 64 keys would spill, and 32 with the bounds of documents.
-  static constexpr int kBlockN = kD == 64 ? 64 : kDocuments ? 16 : 32;
+  /// With D = 128 the output takes 128 registers: 64 keys would spill.
+  static constexpr int kBlockN = kD == 64 ? 64 : 32;
   static constexpr int kStages = 2;
   static constexpr bool kQueriesInRegisters = kD == 64;
   static constexpr int kMinBlocks = kD == 64 ? 2 : 1;
 
-  struct Shared {
+  struct Tiles {
     Tile<kBlockM, kD> q;
     Tile<kBlockN, kD> k[kStages], v[kStages];
   };
+  struct TilesAndKeys : Tiles {
+    int2 keys[kBlockM];  ///< of the queries: from the first one to after the last one
+  };
+  using Shared = std::conditional_t<kDocuments, TilesAndKeys, Tiles>;
 };
 
 /// A q tile of a group of heads, and the kv tiles that it sees, which are taken from the last to the first.
@@ -70,6 +76,8 @@ struct FwdHopperConfig {
   /// of their products with values don't overflow.
   static constexpr float kMaxSum = 0x1p100f;
   static constexpr int kFlagWords = 128;  ///< a bit per task of a CTA; with more tasks, some share a bit
+  static constexpr int kRanks = 128;      ///< of tasks that a CTA takes before it looks which of them to do again
+  static_assert(kRanks <= 32 * kFlagWords);
 
   struct Shared {
     alignas(1024) Tile<kBlockM, kHalfD> q[kQueryStages][kHalves];
@@ -79,6 +87,12 @@ struct FwdHopperConfig {
         v_empty[kStages];
     FwdHopperTask task[kQueryStages];
     unsigned too_large[kFlagWords];
+    // With documents:
+    Barrier task_full[kQueryStages];
+    int2 pieces[kQueryStages];  ///< the first keys of the pieces that a task's first and last token are in
+    int key_begin[kBlockM];     ///< of the rows
+    int kv_head[kQueryStages];  ///< of the task
+    int ranks[kRanks + 1];      ///< of the tasks that the CTA has taken, and of the one that follows them
   };
 };
 

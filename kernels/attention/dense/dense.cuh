@@ -16,6 +16,9 @@
 
 namespace ssa::cuda {
 
+/// The forward's scratch memory: the Hopper form with documents hands out tasks from a counter.
+inline constexpr std::size_t kDenseForwardScratchBytes = sizeof(std::int32_t);
+
 template <class C>
 FwdHopperArgs fwd_hopper_args(const char* op, const DenseForwardArgs& a, int B, const cudaDeviceProp& gpu) {
   const int G = a.HQ / a.HK;
@@ -39,7 +42,8 @@ FwdHopperArgs fwd_hopper_args(const char* op, const DenseForwardArgs& a, int B, 
           .groups = groups,
           .section_groups = section_groups,
           .sections = (groups + section_groups - 1) / section_groups,
-          .tasks = q_tiles * groups};
+          .tasks = q_tiles * groups,
+          .ticket = nullptr};
 }
 
 /// `documents` must be given.
@@ -55,7 +59,11 @@ template <int kD, class Mask>
 void fwd_hopper(Stream& stream, const char* op, const DenseForwardArgs& a, int B, const Mask& mask) {
   using C = FwdHopperConfig<kD>;
   const cudaDeviceProp& gpu = stream.cuda().properties;
-  const FwdHopperArgs h = fwd_hopper_args<C>(op, a, B, gpu);
+  FwdHopperArgs h = fwd_hopper_args<C>(op, a, B, gpu);
+  if constexpr (kIsInDocuments<Mask>) {
+    h.ticket = static_cast<std::int32_t*>(stream.scratch(kDenseForwardScratchBytes));
+    stream.zero(Tensor(h.ticket, DType::i32, {1}));
+  }
   launch(stream, op, fwd_hopper_kernel<C, Mask>,
          {.grid = static_cast<unsigned>(std::min(h.tasks, gpu.multiProcessorCount)),
           .block = C::kThreads,
@@ -118,7 +126,8 @@ inline int parts_for(std::int64_t tasks, std::int64_t wanted, int count) {
 }
 
 /// Heads per task of the Hopper backward, a power of two: as many as leave enough tasks that all SMs end together, and
-/// keep q, d_out and d_q of the heads in flight in L2. `tasks` is their number with one head each.
+/// keep q, d_out and d_q of the heads in flight in L2. `tasks` is their number with one head each; they visit up to T
+/// tokens.
 template <class C>
 int bwd_heads_per_task(std::int64_t T, int kv_tiles, std::int64_t tasks, int G, const cudaDeviceProp& gpu) {
   constexpr std::int64_t kBytesPerToken = C::kD * (2 * sizeof(__nv_bfloat16) + sizeof(float)), kTasksPerSm = 7;
@@ -136,7 +145,10 @@ void bwd_hopper(Stream& stream, const char* op, const DenseBackwardArgs& a, cons
   const cudaDeviceProp& gpu = stream.cuda().properties;
   const int G = a.HQ / a.HK, kv_tiles = static_cast<int>(ctas_for(a.U, C::kBlockN));
   const std::int64_t tasks = static_cast<std::int64_t>(a.B) * a.HK * kv_tiles;
-  const int heads = bwd_heads_per_task<C>(a.T, kv_tiles, tasks * G, G, gpu), chunks = (G + heads - 1) / heads;
+  // Of several documents in a sequence, at least one has no more than half of its tokens. With more heads per task,
+  // short documents cost fewer task switches.
+  const int tokens = kIsInDocuments<Mask> ? (a.T + 1) / 2 : a.T;
+  const int heads = bwd_heads_per_task<C>(tokens, kv_tiles, tasks * G, G, gpu), chunks = (G + heads - 1) / heads;
 
   float* row_values = scratch.row_values.as<float>();
   int *counters = scratch.ticket.as<int>(), *counters_end = scratch.steps_done.as<int>() + scratch.steps_done.count();

@@ -18,6 +18,7 @@ struct FwdHopperArgs {
   int q_tiles, groups;           ///< groups of `heads` heads, over all sequences
   int section_groups, sections;  ///< whose keys and values stay in L2 together
   int tasks;                     ///< a task: a q tile of a group
+  int* ticket;                   ///< [1] with documents: tasks handed out after the first of each CTA, 0 at the start
 };
 
 #if SSA_WGMMA_CODE
@@ -75,6 +76,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     for (int i = 0; i < C::kQueryStages; ++i) {
       shared.q_full[i].init(1);
       shared.q_empty[i].init(C::kWarps * kArrivalsOfWarp);
+      if constexpr (kIsInDocuments<Mask>) shared.task_full[i].init(1);
     }
     for (int i = 0; i < C::kStages; ++i) {
       shared.k_full[i].init(1);
@@ -89,20 +91,20 @@ __global__ void __launch_bounds__(C::kThreads, 1)
 
   if (warpgroup == C::kWarpgroups) {
     warpgroup_reg_dealloc<C::kProducerRegisters>();
+    const int ctas = static_cast<int>(gridDim.x), cta = static_cast<int>(blockIdx.x);
+    QueryRing queries;
+    // After the last task, those again in which a sum got too large.
+    const auto wait_for_tasks = [&] {
+      for (int i = 0; i < C::kQueryStages; ++i, queries.advance())
+        shared.q_empty[queries.stage()].wait(queries.parity() ^ 1);
+      queries.passed -= C::kQueryStages;
+    };
+    const auto is_too_large = [&](int n) { return (shared.too_large[n / 32 % C::kFlagWords] >> n % 32 & 1) != 0; };
     if (thread == C::kWarps * kWarpSize) {
       prefetch_tensormap(a.q), prefetch_tensormap(a.k), prefetch_tensormap(a.v), prefetch_tensormap(a.out);
       Ring ring;
-      QueryRing queries;
-      // Every second round of tasks runs over the CTAs backward, so that all have the same work.
-      const int ctas = static_cast<int>(gridDim.x), cta = static_cast<int>(blockIdx.x);
-      const auto load_task = [&](int n, bool again) {
-        const int rank = n * ctas + (n % 2 == 0 ? cta : ctas - 1 - cta);
-        if (rank >= a.tasks) return;
-        FwdHopperTask task = fwd_hopper_task<C>(a, masks, rank);
-        task.number = n, task.again = again;
-        const int stage = queries.stage();
-        shared.q_empty[stage].wait(queries.parity() ^ 1);
-        shared.task[stage] = task;
+      const auto load = [&](const FwdHopperTask& task) {
+        const int stage = queries.stage(), tiles = task.tiles;
         shared.q_full[stage].arrive_expect_tx(sizeof(shared.q[stage]));
 #pragma unroll
         for (int half = 0; half < C::kHalves; ++half)
@@ -111,7 +113,9 @@ __global__ void __launch_bounds__(C::kThreads, 1)
             tma_load(shared.q[stage][half].data + i * kWarpgroupRows * C::kHalfD, a.q, half, task.head,
                      task.t0 + i * warpgroup_tokens, task.row, shared.q_full[stage]);
         queries.advance();
-        const int kv_head = task.head / (a.in.HQ / a.in.HK);
+        int head_of_task = 0;
+        if constexpr (!kIsInDocuments<Mask>) head_of_task = task.head / (a.in.HQ / a.in.HK);
+        const int& kv_head = kIsInDocuments<Mask> ? shared.kv_head[stage] : head_of_task;
         const auto load_keys = [&](Ring at, int i) {
           shared.k_empty[at.stage()].wait(at.parity() ^ 1);
           load_head(shared.k[at.stage()], a.k, kv_head, task.first_key<C>(i), task.row, shared.k_full[at.stage()]);
@@ -120,26 +124,77 @@ __global__ void __launch_bounds__(C::kThreads, 1)
           shared.v_empty[at.stage()].wait(at.parity() ^ 1);
           load_head(shared.v[at.stage()], a.v, kv_head, task.first_key<C>(i), task.row, shared.v_full[at.stage()]);
         };
-        for (int i = 0; i < task.tiles; ++i, ring.advance()) {
+        for (int i = 0; i < tiles; ++i, ring.advance()) {
           load_keys(ring, i);
           if constexpr (!C::kKeysAhead)
             load_values(ring, i);
           else if (i > 0)
             load_values(ring.previous(), i - 1);
         }
-        if constexpr (C::kKeysAhead) load_values(ring.previous(), task.tiles - 1);
+        if constexpr (C::kKeysAhead) load_values(ring.previous(), tiles - 1);
       };
-      const int rounds = (a.tasks + ctas - 1) / ctas;
-      for (int n = 0; n < rounds; ++n) load_task(n, false);
-      // Once all are done, those again in which a sum got too large.
-      for (int i = 0; i < C::kQueryStages; ++i, queries.advance())
+      if constexpr (kIsInDocuments<Mask>) {
+        for (;;) {
+          const int stage = queries.stage();
+          shared.task_full[stage].wait(queries.parity());
+          const FwdHopperTask& task = shared.task[stage];  // not copied, because registers are scarce
+          if (task.tiles == 0) break;
+          load(task);
+        }
+      } else {
+        // Every second round of tasks runs over the CTAs backward, so that all have the same work.
+        const auto load_task = [&](int n, bool again) {
+          const int rank = n * ctas + (n % 2 == 0 ? cta : ctas - 1 - cta);
+          if (rank >= a.tasks) return;
+          FwdHopperTask task = fwd_hopper_task<C>(a, masks, rank);
+          task.number = n, task.again = again;
+          const int stage = queries.stage();
+          shared.q_empty[stage].wait(queries.parity() ^ 1);
+          shared.task[stage] = task;
+          load(task);
+        };
+        const int rounds = (a.tasks + ctas - 1) / ctas;
+        for (int n = 0; n < rounds; ++n) load_task(n, false);
+        wait_for_tasks();
+        for (int n = 0; n < rounds; ++n)
+          if (is_too_large(n)) load_task(n, true);
         shared.q_empty[queries.stage()].wait(queries.parity() ^ 1);
-      queries.passed -= C::kQueryStages;
-      for (int n = 0; n < rounds; ++n)
-        if (shared.too_large[n / 32 % C::kFlagWords] >> n % 32 & 1) load_task(n, true);
-      shared.q_empty[queries.stage()].wait(queries.parity() ^ 1);
-      shared.task[queries.stage()].tiles = 0;
+        shared.task[queries.stage()].tiles = 0;
+      }
       mbarrier_arrive(shared.q_full[queries.stage()].address());
+    } else if (kIsInDocuments<Mask> && thread == (C::kWarps + 1) * kWarpSize) {
+      // How long a task takes depends on the documents, so the CTA takes the next one when it has the time. This warp
+      // works it out ahead of the loading one, and waits for what it reads from global memory.
+      if constexpr (kIsInDocuments<Mask>) {
+        const auto pass_on = [&](int rank, int n, bool again) {
+          FwdHopperTask task = fwd_hopper_task<C>(a, masks, rank);
+          task.number = n, task.again = again;
+          const auto& mask = of_sequence(masks, task.row);
+          const int t_last = task.t0 + (C::kBlockM >> a.log2_heads) - 1, stage = queries.stage();
+          const int2 pieces = make_int2(mask.piece_begin(task.t0), mask.piece_begin(t_last));
+          shared.q_empty[stage].wait(queries.parity() ^ 1);
+          shared.task[stage] = task, shared.pieces[stage] = pieces;
+          shared.kv_head[stage] = task.head / (a.in.HQ / a.in.HK);
+          mbarrier_arrive(shared.task_full[stage].address());
+          queries.advance();
+        };
+        for (int rank = cta; rank < a.tasks; rank = shared.ranks[C::kRanks]) {
+          int taken = 0;
+          do {
+            shared.ranks[taken] = rank;
+            pass_on(rank, taken++, false);
+            rank = ctas + atomicAdd(a.ticket, 1);
+          } while (rank < a.tasks && taken < C::kRanks);
+          shared.ranks[C::kRanks] = rank;
+          wait_for_tasks();
+          for (int n = 0; n < taken; ++n)
+            if (is_too_large(n)) pass_on(shared.ranks[n], n, true);
+          for (int i = 0; i < C::kRanks / 32; ++i) shared.too_large[i] = 0;
+        }
+        shared.q_empty[queries.stage()].wait(queries.parity() ^ 1);
+        shared.task[queries.stage()].tiles = 0;
+        mbarrier_arrive(shared.task_full[queries.stage()].address());
+      }
     }
   } else {
     warpgroup_reg_alloc<C::kRegisters>();
@@ -156,9 +211,16 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       if (task.tiles == 0) break;
       task.row = uniform(task.row), task.head = uniform(task.head);
       task.t0 = uniform(task.t0), task.u_last = uniform(task.u_last);
-      const auto& mask = of_sequence(masks, task.row);
+      const auto& mask = base_of(masks);
       const bool again = uniform(task.again) != 0;
       const int t_first = task.t0 + warpgroup * warpgroup_tokens, t_last = t_first + warpgroup_tokens - 1;
+      if constexpr (kIsInDocuments<Mask>) {  // each warp for its own rows; memory is read only for several pieces
+        const int2 pieces = shared.pieces[queries.stage()];
+        const int row = thread / kWarpSize % 4 * 16 + lane % 16, t = t_first + (row >> a.log2_heads);
+        shared.key_begin[warpgroup * kWarpgroupRows + row] =
+            pieces.x == pieces.y ? max(mask.key_begin(t), pieces.x) : of_sequence(masks, task.row).key_begin(t);
+        __syncwarp();
+      }
       const std::uint64_t q = wgmma_operand(static_cast<std::uint32_t>(uniform(
           static_cast<int>(shared_address(shared.q[queries.stage()][0].data)) + warpgroup * kWarpgroupRows * 128)));
 
@@ -191,7 +253,13 @@ __global__ void __launch_bounds__(C::kThreads, 1)
         const int row = fresh_thread() % kWarpgroupThreads / kWarpSize * 16 + lane / 4;
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-          const auto visible = keys_of(mask, t_first + ((row + (e & 2) * 4) >> a.log2_heads));
+          const int t = t_first + ((row + (e & 2) * 4) >> a.log2_heads);
+          const auto visible = [&] {
+            if constexpr (kIsInDocuments<Mask>)
+              return Indices(shared.key_begin[warpgroup * kWarpgroupRows + row + (e & 2) * 4], mask.key_end(t));
+            else
+              return keys_of(mask, t);
+          }();
 #pragma unroll
           for (int j = 0; j < kN / 8; ++j)
             if (!visible.contains(u0 + j * 8 + (lane & 3) * 2 + (e & 1))) scores[j][e] = -kInfinity;
@@ -266,7 +334,13 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       // ends of these loops are uniform.)
       const int cut = again ? task.tiles : max(1, (task.u_last + 2 * kN - 1 - mask.key_end(t_first)) / kN);
       const int masked = min(task.tiles, cut);
-      const int whole = min(task.tiles, (task.u_last - mask.key_begin(t_last)) / kN + 1);
+      const auto last_key_begin = [&] {
+        if constexpr (kIsInDocuments<Mask>)
+          return max(mask.key_begin(t_last), shared.pieces[queries.stage()].y);
+        else
+          return mask.key_begin(t_last);
+      };
+      const int whole = min(task.tiles, (task.u_last - last_key_begin()) / kN + 1);
       step.template operator()<true, true>(0);
       int i = 1;
       for (; i < uniform(masked); ++i) step.template operator()<false, true>(i);

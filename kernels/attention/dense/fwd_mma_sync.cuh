@@ -13,6 +13,7 @@ __global__ void __launch_bounds__(C::kThreads, C::kMinBlocks)
   extern __shared__ __align__(1024) unsigned char shared_bytes[];
   auto& shared = *reinterpret_cast<typename C::Shared*>(shared_bytes);
   constexpr int kD = C::kD, kRowTiles = 2;  // of 16 rows each, per warp
+  constexpr bool kDocuments = kIsInDocuments<Mask>;
   const int thread = static_cast<int>(threadIdx.x), warp = thread / kWarpSize, lane = thread % kWarpSize;
   const int head = static_cast<int>(blockIdx.x), kv_head = head / (a.HQ / a.HK);
   const int t0 = static_cast<int>(gridDim.y - 1 - blockIdx.y) * C::kBlockM;
@@ -23,7 +24,7 @@ __global__ void __launch_bounds__(C::kThreads, C::kMinBlocks)
   const std::int64_t q_stride = static_cast<std::int64_t>(a.HQ) * kD, k_stride = static_cast<std::int64_t>(a.HK) * kD;
   const __nv_bfloat16* q = a.q + (row * a.T + t0) * q_stride + head * kD;
   const std::int64_t key_offset = row * a.U * k_stride + kv_head * kD;
-  const int tile_first = mask.key_begin(t0) / C::kBlockN;
+  int tile_first = kDocuments ? 0 : mask.key_begin(t0) / C::kBlockN;
   const int tile_end = (min(a.U, mask.key_end(t_last)) + C::kBlockN - 1) / C::kBlockN;
 
   const auto load_keys = [&](int tile, int stage) {
@@ -42,10 +43,17 @@ __global__ void __launch_bounds__(C::kThreads, C::kMinBlocks)
   const float scale2 = a.scale * kLog2e;
 
   load_rows<C::kThreads>(shared.q, q, q_stride, a.T - t0, thread);
-  if (tile_first < tile_end) load_keys(tile_end - 1, 0);
+  if constexpr (kDocuments) {  // before the bounds arrive from memory
+    if (tile_end > 0) load_keys(tile_end - 1, 0);
+    for (int i = thread; i < C::kBlockM; i += C::kThreads)
+      shared.keys[i] = make_int2(mask.key_begin(t0 + i), mask.key_end(t0 + i));
+  } else {
+    if (tile_first < tile_end) load_keys(tile_end - 1, 0);
+  }
   cp_async_commit_group();
   cp_async_wait_group<0>();
   __syncthreads();
+  if constexpr (kDocuments) tile_first = shared.keys[0].x / C::kBlockN;
 
   std::uint32_t q_fragment[C::kQueriesInRegisters ? kD / 16 : 1][kRowTiles][4];
   if constexpr (C::kQueriesInRegisters) {
@@ -85,12 +93,24 @@ __global__ void __launch_bounds__(C::kThreads, C::kMinBlocks)
     }
 
     const int u0 = tile * C::kBlockN;
-    if (u0 + C::kBlockN > mask.key_end(t0) || u0 < mask.key_begin(t_last)) {
+    // With documents, from shared memory, and by warps.
+    const auto keys_of_token = [&](int t) {
+      if constexpr (kDocuments)
+        return Indices(shared.keys[t - t0].x, shared.keys[t - t0].y);
+      else
+        return keys_of(mask, t);
+    };
+    bool masked;
+    if constexpr (kDocuments)
+      masked = u0 + C::kBlockN > shared.keys[warp * 32].y || u0 < shared.keys[warp * 32 + 31].x;
+    else
+      masked = u0 + C::kBlockN > mask.key_end(t0) || u0 < mask.key_begin(t_last);
+    if (masked) {
 #pragma unroll
       for (int i = 0; i < kRowTiles; ++i)
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          const auto keys = keys_of(mask, t0 + warp * 32 + i * 16 + half * 8 + (lane >> 2));
+          const auto keys = keys_of_token(t0 + warp * 32 + i * 16 + half * 8 + (lane >> 2));
 #pragma unroll
           for (int n = 0; n < C::kBlockN / 8; ++n)
 #pragma unroll

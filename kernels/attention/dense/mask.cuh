@@ -58,14 +58,14 @@ struct InDocuments {
   const int *begin, *end;  ///< [B, T]; after of_sequence() those of the sequence
   int T;
   // Tiles reach beyond the end of a sequence, where the indices below are those of its last token.
-  __device__ int key_begin(int t) const {
-    return max(base.key_begin(t), __ldg(begin + min(t, T - 1)) / base.tokens_per_key());
-  }
+  __device__ int key_begin(int t) const { return max(base.key_begin(t), piece_begin(t)); }
   __device__ int key_end(int t) const { return base.key_end(t); }
   __device__ int query_begin(int u) const { return base.query_begin(u); }
   __device__ int query_end(int u) const {
     return min(base.query_end(u), __ldg(end + min(u * base.tokens_per_key(), T - 1)));
   }
+  /// The first key of the piece that token t is in.
+  __device__ int piece_begin(int t) const { return __ldg(begin + min(t, T - 1)) / base.tokens_per_key(); }
 };
 
 template <class Mask>
@@ -91,6 +91,19 @@ __device__ const Mask& of_sequence(const Mask& mask, std::int64_t) {
 template <class Base>
 __device__ InDocuments<Base> of_sequence(const InDocuments<Base>& mask, std::int64_t b) {
   return {mask.base, mask.begin + b * mask.T, mask.end + b * mask.T, mask.T};
+}
+
+/// The first token that a kv tile visits, which begins with key u. The last tokens of a sequence see no key if they are
+/// a piece without a complete block. If this piece begins with the last kv tile, no other tile visits it. This one does
+/// then, so that its d_q is written.
+template <class Mask>
+__device__ int first_query_of_tile(const Mask& mask, int u) {
+  return mask.query_begin(u);
+}
+template <class Base>
+__device__ int first_query_of_tile(const InDocuments<Base>& mask, int u) {
+  const int t = mask.query_begin(u), t_last = mask.T - 1;
+  return Base::kBlockMeans && t > t_last && mask.piece_begin(t_last) == u ? t_last : t;
 }
 
 /// What contains(u) tells of the keys of a token, and contains(t) of the tokens of a key.
