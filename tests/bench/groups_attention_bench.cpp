@@ -26,9 +26,11 @@ struct Variant {
 SSA_BENCH(groups_attention) {
   if (!bench.asked_for("groups_attention")) return;
   std::vector<Variant> variants = {{"ssa-1b", bench.shapes, {}}};
-  for (const std::int64_t group : {1, 4, 8, 32}) {
+  for (const std::int64_t group : {1, 2, 4, 8, 12, 32}) {
     variants.push_back({"group " + std::to_string(group), bench.shapes, {}});
-    variants.back().shapes.key_value_heads = bench.shapes.query_heads / group;
+    Shapes& shapes = variants.back().shapes;
+    shapes.key_value_heads = bench.shapes.query_heads / group;
+    shapes.query_heads = shapes.key_value_heads * group;
   }
   for (const std::int64_t block_size : {32, 64}) {
     variants.push_back({"blocks of " + std::to_string(block_size), bench.shapes, {}});

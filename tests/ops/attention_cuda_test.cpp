@@ -74,7 +74,12 @@ TEST_CASE("attention over long sequences on CUDA agrees with the CPU") {
                                                                        {{2, 1500, 1, 32, 64}, 32, 6},
                                                                        {{1, 2000, 1, 11, 128}, 16, 8, Earlier::first},
                                                                        {{1, 1700, 1, 4, 128}, 64, 5},
-                                                                       {{1, 4600, 1, 1, 64}, 64, 20}}) {
+                                                                       {{1, 4600, 1, 1, 64}, 64, 20},
+                                                                       // More blocks than a window of the planner; with
+                                                                       // one slot, none of them in the first window.
+                                                                       {{1, 8300, 1, 1, 64}, 16, 6},
+                                                                       {{1, 8300, 1, 1, 64}, 16, 1},
+                                                                       {{1, 8300, 1, 1, 128}, 16, 3}}) {
     INFO(c.to_string());
     const SparseAttentionInputs in(c);
     check_cuda([&](OpRunner& run) { return run_sparse_attention_forward(run, c, in); });

@@ -19,7 +19,8 @@ inline bool cuda_supports(const SparseAttentionCase& c) {
 }
 
 /// First small edge cases: less than a block, one block selected, all selected, more slots than blocks. Then every
-/// group and block size of the kernels, lengths that end inside a block, dense groups, long lists.
+/// group and block size of the kernels, lengths that end inside a block, dense groups, long lists. Last the groups of at
+/// most 8 heads, of which a warp of the kernels takes several tokens, with several tiles and tiles that are not full.
 inline const std::vector<SparseAttentionCase> kSparseAttentionCases = {{{1, 1, 1, 1, 8}, 4, 1},
                                                                        {{2, 3, 2, 3, 6}, 4, 2},
                                                                        {{1, 33, 2, 1, 8}, 3, 1},
@@ -43,7 +44,22 @@ inline const std::vector<SparseAttentionCase> kSparseAttentionCases = {{{1, 1, 1
                                                                        {{1, 600, 1, 16, 64}, 16, 4, Earlier::first},
                                                                        {{2, 300, 2, 16, 64}, 32, 6},
                                                                        {{1, 333, 1, 16, 64}, 64, 3},
-                                                                       {{1, 200, 1, 4, 64}, 16, 40}};
+                                                                       {{1, 200, 1, 4, 64}, 16, 40},
+                                                                       {{2, 41, 1, 1, 64}, 16, 2},
+                                                                       {{1, 41, 2, 4, 64}, 16, 3},
+                                                                       {{1, 500, 1, 1, 64}, 16, 16},
+                                                                       {{1, 250, 1, 1, 64}, 64, 3},
+                                                                       {{1, 231, 2, 2, 64}, 16, 5},
+                                                                       {{1, 145, 3, 3, 64}, 16, 7},
+                                                                       {{1, 171, 2, 4, 64}, 16, 4, Earlier::first},
+                                                                       {{1, 119, 1, 4, 64}, 32, 3},
+                                                                       {{1, 130, 2, 5, 64}, 16, 6},
+                                                                       {{1, 87, 1, 6, 64}, 16, 4},
+                                                                       {{2, 59, 2, 7, 64}, 32, 2},
+                                                                       {{2, 92, 2, 8, 64}, 16, 5},
+                                                                       {{1, 61, 1, 12, 64}, 16, 4},
+                                                                       {{1, 201, 2, 4, 128}, 16, 8},
+                                                                       {{1, 111, 1, 5, 128}, 32, 3}};
 
 struct SparseAttentionInputs : AttentionInputs {
   std::vector<std::int32_t> indices;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <type_traits>
 
 #include "kernels/common/ptx/mma.cuh"
 
@@ -9,6 +10,9 @@ namespace ssa::cuda {
 
 /// Blocks are read in units of 16 keys, the rows of one mma.
 inline constexpr int kUnit = 16;
+
+/// Groups of at most so many query heads share the rows of a product with those of other tokens.
+inline constexpr int kMaxPackedGroup = kUnit / 2;
 
 struct SparseArgs {
   const __nv_bfloat16 *q, *k, *v;  ///< [B, T, HQ, D], [B, T, HK, D]
@@ -27,46 +31,80 @@ struct SparseArgs {
 /// from tile to tile, so warps wait for each other only when they are a whole ring apart. With the two loading warps
 /// there are four warps per scheduler (D = 64) or two (D = 128): all registers are in use.
 /// kTma: TMA fills the ring (Hopper, heads of 64).
-template <int kD_, bool kTma_, bool kWithValues_ = true>
+/// kPacked: a warp takes several adjacent tokens, whose heads together fill its rows; for groups of at most
+/// kMaxPackedGroup heads.
+template <int kD_, bool kTma_, bool kPacked_ = false, bool kWithValues_ = true>
 struct TokenConfig {
   static constexpr int kD = kD_;
-  static constexpr bool kTma = kTma_, kWithValues = kWithValues_;
+  static constexpr bool kTma = kTma_, kPacked = kPacked_, kWithValues = kWithValues_;
   static_assert(!kTma || (kD == 64 && kWithValues));
-  static constexpr int kTokens = kD == 64 ? 14 : 6;                ///< per tile, one warp each
-  static constexpr int kPlanner = kTokens, kCopier = kTokens + 1;  ///< the loading warps
-  static constexpr int kThreads = (kTokens + 2) * kWarpSize;
+  static constexpr int kTokenWarps = kD == 64 ? 14 : 6;  ///< a warp takes one token of a tile, or several
+  static constexpr int kPlanner = kTokenWarps, kCopier = kTokenWarps + 1;  ///< the loading warps
+  static constexpr int kThreads = (kTokenWarps + 2) * kWarpSize;
   static constexpr int kStageUnits = kTma ? 8 : kD == 64 ? 4 : 2;
-  static constexpr int kStages = kTma ? 5 : 6;  ///< 96 KB of keys and values, or 160
-  static constexpr int kListSlots = 32;         ///< longer lists stay in global memory, which is slow
+  /// Packed: 128 KB of keys and values with TMA, 64 KB without. Otherwise 160 KB or 96 KB.
+  static constexpr int kStages = kPacked ? 4 : kTma ? 5 : 6;
+  static constexpr int kListSlots = 32;  ///< longer lists stay in global memory, which is slow
   static constexpr int kPlanUnits = 256;
 
   /// Units to load for a tile or a part of it, ascending.
-  struct Plan {
+  struct TokenPlan {
     alignas(16) int first[kPlanUnits];             ///< first key
     alignas(16) std::uint32_t tokens[kPlanUnits];  ///< the tile's tokens that selected it, a bit each; 0 for padding
     int units;                                     ///< a multiple of kStageUnits
     bool last;                                     ///< the last part of the tile
   };
 
+  /// What the loading warps tell each other and the token warps.
+  struct TokenMessages {
+    using Plan = TokenPlan;
+    std::uint32_t words[kStages][kTokenWarps];  ///< StageWord of each token
+    int lists[2][kListSlots][kTokenWarps];      ///< indices of this tile and the next
+    TokenPlan plans[2];
+  };
+
+  // kPacked: a tile has up to 16 kTokenWarps tokens. Their bits take up to kMaxWords words.
+  static constexpr int kMaxWords = kTokenWarps * kUnit / kWarpSize;
+  static constexpr int kMaxWindow = kWarpSize * kWarpSize;  ///< blocks
+  static constexpr int kWindowWords = 512 * kMaxWords;      ///< at least 512 blocks, more where they have fewer words
+
+  /// Blocks to load for a window of adjacent blocks.
+  struct PackedPlan {
+    alignas(16) std::uint32_t tokens[kWindowWords];  ///< [block][word]: the tile's tokens that selected it, a bit each
+    std::uint32_t present[kWarpSize];                ///< the blocks that any token selected, a bit each
+    std::uint16_t blocks[kMaxWindow];                ///< the same blocks as numbers, ascending
+    int first_block, units;
+    bool last;  ///< the last window of the tile
+  };
+  /// A stage's units.
+  struct PackedStage {
+    int first[kStageUnits];                        ///< first key, a multiple of 16; + 1 in the last stage of the tile
+    std::uint32_t tokens[kMaxWords][kStageUnits];  ///< the tile's tokens that selected it
+  };
+  struct PackedMessages {
+    using Plan = PackedPlan;
+    PackedStage stages[kStages];
+    PackedPlan plans[2];
+  };
+  using Messages = std::conditional_t<kPacked, PackedMessages, TokenMessages>;
+
   struct alignas(kTma ? 1024 : 128) KeyShared {
     Tile<kUnit, kD> k[kStages][kStageUnits], v[kWithValues ? kStages : 1][kStageUnits];
     std::uint64_t full[kStages], empty[kStages];  ///< mbarriers of the ring
     std::uint64_t plan_full[2], plan_empty[2];    ///< mbarriers of the plans
-    std::uint32_t words[kStages][kTokens];        ///< StageWord of each token
-    int lists[2][kListSlots][kTokens];            ///< indices of this tile and the next
-    Plan plans[2];
+    Messages messages;
   };
 };
 
 template <class C>
 struct ForwardShared : C::KeyShared {
-  Tile<kUnit, C::kD> q[C::kTokens];
+  Tile<kUnit, C::kD> q[C::kTokenWarps];
 };
 
 template <class C>
 struct QueryGradientShared : C::KeyShared {
-  Tile<kUnit, C::kD> q[C::kTokens], d_out[C::kTokens];
-  float lse[C::kTokens][kUnit], delta[C::kTokens][kUnit];
+  Tile<kUnit, C::kD> q[C::kTokenWarps], d_out[C::kTokenWarps];
+  float lse[C::kTokenWarps][kUnit], delta[C::kTokenWarps][kUnit];
 };
 
 // ---- d_k and d_v ----

@@ -5,12 +5,14 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <type_traits>
 
 #include "config.cuh"
 #include "fragments.cuh"
 #include "kernels/common/device/launch.cuh"
 #include "kernels/common/ptx/mbarrier.cuh"
 #include "kernels/common/ptx/tma.cuh"
+#include "packed_planner.cuh"
 #include "token_tiles.cuh"
 
 namespace ssa::cuda {
@@ -62,7 +64,7 @@ template <class C>
 __device__ __forceinline__ void init_key_stream(typename C::KeyShared& shared) {
   if (threadIdx.x < C::kStages) {
     mbarrier_init(shared_address(&shared.full[threadIdx.x]), (C::kTma ? 1 : kWarpSize) + kArrivalsOfWarp);
-    mbarrier_init(shared_address(&shared.empty[threadIdx.x]), C::kTokens * kArrivalsOfWarp);
+    mbarrier_init(shared_address(&shared.empty[threadIdx.x]), C::kTokenWarps * kArrivalsOfWarp);
   }
   if (threadIdx.x < 2) {
     mbarrier_init(shared_address(&shared.plan_full[threadIdx.x]), kArrivalsOfWarp);
@@ -124,7 +126,10 @@ class KeyStreamPlanner {
       if (slot >= slots) return kNone;
       if (!shared_entries) return static_cast<unsigned>(__ldg(entries + slot));
       unsigned value;
-      asm volatile("ld.shared.u32 %0, [%1];" : "=r"(value) : "r"(shared_entries + slot * (C::kTokens * 4)) : "memory");
+      asm volatile("ld.shared.u32 %0, [%1];"
+                   : "=r"(value)
+                   : "r"(shared_entries + slot * (C::kTokenWarps * 4))
+                   : "memory");
       return value;
     }
   };
@@ -134,14 +139,14 @@ class KeyStreamPlanner {
     List list{};
     if (tile < tiles_.count()) {
       const TokenTask task = tiles_.template task<C>(tile, lane_, a_);
-      const bool exists = lane_ < C::kTokens && task.t < a_.T;
+      const bool exists = lane_ < C::kTokenWarps && task.t < a_.T;
       list.slots = exists ? a_.slots : 0;
       list.entries = a_.indices + ((task.b * a_.T + (exists ? task.t : 0)) * a_.HK + task.kv_head) * a_.slots;
       if (a_.slots <= C::kListSlots) {
-        list.shared_entries = shared_address(&shared_.lists[buffer][0][0]) + lane_ * 4;
+        list.shared_entries = shared_address(&shared_.messages.lists[buffer][0][0]) + lane_ * 4;
 #pragma unroll 4
         for (int slot = 0; slot < list.slots; ++slot)
-          cp_async_4(list.shared_entries + slot * (C::kTokens * 4), list.entries + slot, true);
+          cp_async_4(list.shared_entries + slot * (C::kTokenWarps * 4), list.entries + slot, true);
       }
     }
     cp_async_commit_group();
@@ -173,8 +178,8 @@ class KeyStreamPlanner {
         int at = units + __popc(blocks & ((1u << lane_) - 1)) * block_units;
         int first = (static_cast<int>(base) + lane_) * a_.block_size;
         for (int i = 0; i < block_units; ++i, ++at, first += kUnit) {
-          shared_.plans[buffer_].first[at] = first;
-          shared_.plans[buffer_].tokens[at] = tokens;
+          shared_.messages.plans[buffer_].first[at] = first;
+          shared_.messages.plans[buffer_].tokens[at] = tokens;
         }
       }
       units += __popc(blocks) * block_units;
@@ -186,8 +191,8 @@ class KeyStreamPlanner {
   __device__ __forceinline__ void close(int units, bool last) {
     constexpr int kStage = C::kStageUnits;
     const int filled = max((units + kStage - 1) / kStage * kStage, kStage), at = units + lane_;
-    if (at < filled) shared_.plans[buffer_].first[at] = 0, shared_.plans[buffer_].tokens[at] = 0;
-    if (lane_ == 0) shared_.plans[buffer_].units = filled, shared_.plans[buffer_].last = last;
+    if (at < filled) shared_.messages.plans[buffer_].first[at] = 0, shared_.messages.plans[buffer_].tokens[at] = 0;
+    if (lane_ == 0) shared_.messages.plans[buffer_].units = filled, shared_.messages.plans[buffer_].last = last;
     mbarrier_arrive_warp(shared_address(&shared_.plan_full[buffer_]), lane_);
     buffer_ ^= 1;
     if (buffer_ == 0) parity_ ^= 1;
@@ -226,7 +231,7 @@ class KeyStreamCopier {
       const std::int64_t offset = task.b * a_.T * stride_ + task.kv_head * kD + lane_offset_;
       for (bool last = false; !last;) {
         mbarrier_wait(shared_address(&shared_.plan_full[buffer]), parity);
-        const typename C::Plan& plan = shared_.plans[buffer];
+        const typename C::Messages::Plan& plan = shared_.messages.plans[buffer];
         const int units = plan.units;
         last = plan.last;
 #pragma unroll 1
@@ -245,9 +250,18 @@ class KeyStreamCopier {
   static constexpr int kPlaces = 8 / kRowsAtOnce;  ///< the permutation of a tile's chunks repeats every 8 rows
   static constexpr int kEmpty = offsetof(typename C::KeyShared, empty) - offsetof(typename C::KeyShared, full);
 
-  __device__ __forceinline__ void fill_stage(const typename C::Plan& plan, int unit,
-                                             [[maybe_unused]] std::int64_t base_offset, const TokenTask& task,
-                                             bool last) {
+  __device__ __forceinline__ void fill_stage(const typename C::Messages::Plan& plan, int unit, std::int64_t offset,
+                                             const TokenTask& task, bool last) {
+    if constexpr (C::kPacked)
+      fill_packed_stage(plan, unit, offset, task, last);
+    else
+      fill_token_stage(plan, unit, offset, task, last);
+    mbarrier_arrive_warp(full_ + stage_ * 8, lane_);
+    if (++stage_ == C::kStages) stage_ = 0, parity_ ^= 1;
+  }
+
+  __device__ __forceinline__ void fill_token_stage(const typename C::Messages::Plan& plan, int unit,
+                                                   std::int64_t offset, const TokenTask& task, bool last) {
     const int t = task.t;
     int first[kUnits];
     std::uint32_t bits = 0;
@@ -269,6 +283,31 @@ class KeyStreamCopier {
           bits |= 1u << (StageWord::kCutShift + i) | static_cast<std::uint32_t>(ahead) << StageWord::kLimitShift;
       }
     }
+    load_units(first, offset, task);
+    if (lane_ < C::kTokenWarps) shared_.messages.words[stage_][lane_] = bits | (last ? StageWord::kLastBit : 0);
+  }
+
+  /// Lane i finds unit i modulo kUnits.
+  __device__ __forceinline__ void fill_packed_stage(const typename C::Messages::Plan& plan, int unit,
+                                                    std::int64_t offset, const TokenTask& task, bool last) {
+    const int shift = __ffs(a_.block_size / kUnit) - 1, mine = lane_ % kUnits;
+    const bool exists = unit + mine < plan.units;
+    const int block = plan.blocks[exists ? (unit + mine) >> shift : 0];
+    const int key = (((plan.first_block + block) << shift) + ((unit + mine) & ((1 << shift) - 1))) * kUnit;
+    const int my_first = exists ? key : 0;
+    int first[kUnits];
+#pragma unroll
+    for (int i = 0; i < kUnits; ++i) first[i] = __shfl_sync(kFullMask, my_first, i);
+    load_units(first, offset, task);
+    typename C::PackedStage& stage = shared_.messages.stages[stage_];
+    if (lane_ < kUnits) stage.first[mine] = my_first | static_cast<int>(last);
+    for (int word = lane_ / kUnits; word < tiles_.words(); word += kWarpSize / kUnits)
+      stage.tokens[word][mine] = exists ? plan.tokens[block * tiles_.words() + word] : 0;
+  }
+
+  /// Waits until the next stage is empty and starts its copies.
+  __device__ __forceinline__ void load_units(const int (&first)[kUnits], [[maybe_unused]] std::int64_t base_offset,
+                                             const TokenTask& task) {
     mbarrier_wait(full_ + kEmpty + stage_ * 8, parity_);
     if constexpr (C::kTma) {
 #if SSA_WGMMA_CODE
@@ -300,9 +339,6 @@ class KeyStreamCopier {
       }
       cp_async_mbarrier_arrive_noinc(full_ + stage_ * 8);
     }
-    if (lane_ < C::kTokens) shared_.words[stage_][lane_] = bits | (last ? StageWord::kLastBit : 0);
-    mbarrier_arrive_warp(full_ + stage_ * 8, lane_);
-    if (++stage_ == C::kStages) stage_ = 0, parity_ ^= 1;
   }
 
   typename C::KeyShared& shared_;
@@ -318,26 +354,103 @@ template <class C>
 __device__ __forceinline__ void load_key_stream(typename C::KeyShared& shared, const SparseArgs& a, const KeyMaps& maps,
                                                 const TokenTiles& tiles) {
   if (static_cast<int>(threadIdx.x) / kWarpSize == C::kPlanner)
-    KeyStreamPlanner<C>(shared, a, tiles).run();
+    std::conditional_t<C::kPacked, PackedPlanner<C>, KeyStreamPlanner<C>>(shared, a, tiles).run();
   else
     KeyStreamCopier<C>(shared, a, maps, tiles).run();
 }
+
+__device__ __forceinline__ std::uint32_t load_shared(std::uint32_t address) {
+  std::uint32_t value;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
+  return value;
+}
+
+/// A stage as a warp with several tokens sees it. Few registers are left for it.
+struct PackedStageWord {
+  std::uint32_t
+      tokens;  ///< lane i has unit i modulo kStageUnits: the warp's tokens that selected it, a bit each, twice
+  std::uint32_t bits;
+
+  static constexpr int kCutShift = 8, kLastBit = 1 << 16;
+  /// The units that any of the warp's tokens selected, a bit each.
+  __device__ __forceinline__ unsigned units() const { return bits & 255u; }
+  /// Some token of the warp does not attend to all keys of the unit.
+  __device__ __forceinline__ bool is_cut(int unit) const { return bits >> (kCutShift + unit) & 1u; }
+  /// The last stage of the tile.
+  __device__ __forceinline__ bool last() const { return bits & kLastBit; }
+  /// The tokens that selected a unit, for PackedRows::chose. Called by all lanes.
+  __device__ __forceinline__ std::uint32_t tokens_of(int unit) const { return __shfl_sync(kFullMask, tokens, unit); }
+};
+
+/// The two rows of a lane in the products of a warp with several tokens.
+struct PackedRows {
+  std::uint32_t
+      bits;  ///< the bit of each row's token among the warp's tokens, 16 bits for a row; 0 if it is not in use
+
+  __device__ __forceinline__ PackedRows(const TokenTiles& tiles, const SparseArgs& a, int lane) : bits(0) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = (lane >> 2) + half * 8;
+      if (row < tiles.tokens_per_warp() * a.group()) bits |= 1u << (tiles.token_of_row(row) + half * 16);
+    }
+  }
+  /// The row's token is one of `tokens`.
+  __device__ __forceinline__ bool chose(std::uint32_t tokens, int half) const {
+    return tokens & bits & (half == 0 ? 0xffffu : 0xffff0000u);
+  }
+  /// Sets the scores of keys after each row's token to -infinity; `ahead` is the warp's first token minus the unit's
+  /// first key.
+  __device__ __forceinline__ void apply_cut(float (&scores)[2][4], int ahead, int lane) const {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int token = __ffs(static_cast<int>(bits >> half * 16 & 0xffffu)) - 1;
+#pragma unroll
+      for (int n = 0; n < 2; ++n)
+#pragma unroll
+        for (int e = 2 * half; e < 2 * half + 2; ++e)
+          if (n * 8 + (lane & 3) * 2 + (e & 1) > ahead + token) scores[n][e] = -kInfinity;
+    }
+  }
+};
 
 /// A token warp's view of the ring.
 template <class C>
 class KeyStream {
  public:
-  __device__ __forceinline__ KeyStream(typename C::KeyShared& shared, int token, int lane) : lane_(lane) {
+  using Word = std::conditional_t<C::kPacked, PackedStageWord, StageWord>;
+
+  __device__ __forceinline__ KeyStream(typename C::KeyShared& shared, const TokenTiles& tiles, int warp, int lane)
+      : lane_(lane) {
     k_ = kept_shared_address(shared.k);
     full_ = kept_shared_address(shared.full);
-    word_ = kept_shared_address(shared.words) + token * 4;
+    if constexpr (C::kPacked) {
+      const int bit = warp << tiles.field_shift(), mine = lane % C::kStageUnits;
+      word_ = kept_shared_address(shared.messages.stages) + mine * 4;
+      tokens_bit_ = bit / kWarpSize << kOffsetShift | bit % kWarpSize;
+    } else {
+      word_ = kept_shared_address(shared.messages.words) + warp * 4;
+    }
   }
 
-  /// Waits for the next stage.
-  __device__ __forceinline__ StageWord wait() {
+  /// Waits for the next stage. Packed: `tokens` are those of a warp, beginning with t.
+  __device__ __forceinline__ Word wait([[maybe_unused]] int t, [[maybe_unused]] int tokens) {
     mbarrier_wait(full_ + stage_ * 8, parity_);
-    StageWord word;
-    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(word.bits) : "r"(word_ + stage_ * (C::kTokens * 4)) : "memory");
+    Word word;
+    if constexpr (C::kPacked) {
+      const std::uint32_t stage = word_ + stage_ * static_cast<int>(sizeof(typename C::PackedStage));
+      constexpr int kTokensOffset = offsetof(typename C::PackedStage, tokens), kWordStride = C::kStageUnits * 4;
+      const int first_and_last = static_cast<int>(load_shared(stage)), first = first_and_last & ~1;
+      const std::uint32_t mine = load_shared(stage + kTokensOffset + (tokens_bit_ >> kOffsetShift) * kWordStride) >>
+                                     (tokens_bit_ & (kWarpSize - 1)) &
+                                 ((1u << tokens) - 1);
+      word.tokens = mine | mine << 16;
+      constexpr unsigned kUnits = (1u << C::kStageUnits) - 1;
+      word.bits = (__ballot_sync(kFullMask, mine && first < t + tokens) & kUnits) |
+                  (__ballot_sync(kFullMask, first + kUnit - 1 > t) & kUnits) << PackedStageWord::kCutShift |
+                  (first_and_last & 1 ? PackedStageWord::kLastBit : 0);
+    } else {
+      word.bits = load_shared(word_ + stage_ * (C::kTokenWarps * 4));
+    }
     return word;
   }
   __device__ __forceinline__ std::uint32_t k(int unit) const {
@@ -345,6 +458,13 @@ class KeyStream {
   }
   __device__ __forceinline__ std::uint32_t v(int unit) const {
     return k(unit) + static_cast<int>(offsetof(typename C::KeyShared, v) - offsetof(typename C::KeyShared, k));
+  }
+  /// Packed: the first key of a unit.
+  __device__ __forceinline__ int first(int unit) const {
+    const std::uint32_t stages = word_ - lane_ % C::kStageUnits * 4;
+    return static_cast<int>(
+               load_shared(stages + stage_ * static_cast<int>(sizeof(typename C::PackedStage)) + unit * 4)) &
+           ~1;
   }
   /// The warp has finished reading the stage.
   __device__ __forceinline__ void release() {
@@ -354,8 +474,10 @@ class KeyStream {
   }
 
  private:
+  static constexpr int kOffsetShift = 8;
+
   std::uint32_t k_, full_, word_;
-  int lane_, stage_ = 0;
+  int lane_, stage_ = 0, tokens_bit_ = 0;  ///< packed: the word << kOffsetShift and the bit of the warp's first token
   std::uint32_t parity_ = 0;
 };
 

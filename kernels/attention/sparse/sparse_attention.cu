@@ -29,13 +29,19 @@ SparseArgs args_of(const Params& p) {
           .scale = p.scale};
 }
 
-/// Calls f.operator()<C>() with the TokenConfig for the GPU.
+/// Calls f.operator()<C>() with the TokenConfig for the GPU and the group.
 template <int kD, class F>
-void with_token_config(Stream& stream, F&& f) {
+void with_token_config(Stream& stream, const SparseArgs& a, F&& f) {
+  const auto with_loads = [&]<bool kTma>() {
+    if (a.group() <= kMaxPackedGroup)
+      f.template operator()<TokenConfig<kD, kTma, true>>();
+    else
+      f.template operator()<TokenConfig<kD, kTma, false>>();
+  };
   if constexpr (kD == 64) {
-    if (has_wgmma(stream)) return f.template operator()<TokenConfig<kD, true>>();
+    if (has_wgmma(stream)) return with_loads.template operator()<true>();
   }
-  f.template operator()<TokenConfig<kD, false>>();
+  with_loads.template operator()<false>();
 }
 
 constexpr auto kForward = "sparse_attention_forward", kBackward = "sparse_attention_backward";
@@ -103,7 +109,7 @@ void key_gradients(Stream& stream, const SparseAttentionBackward& p, const Spars
 void sparse_attention_forward(Stream& stream, const SparseAttentionForward& p) {
   const SparseArgs a = args_of(p);
   dispatch_head_dim(kForward, p.q.dim(3), a.HQ / a.HK, p.block_size, [&]<int kD>() {
-    with_token_config<kD>(stream, [&]<class C>() {
+    with_token_config<kD>(stream, a, [&]<class C>() {
       const TokenTiles tiles = TokenTiles::make<C>(kForward, a);
       launch(stream, kForward, sparse_forward_kernel<C>, key_stream_launch<C>(stream, tiles, sizeof(ForwardShared<C>)),
              bf16(p.out), p.lse.as<float>(), a, KeyMaps::make<C>(kForward, a), tiles);
@@ -117,7 +123,7 @@ void sparse_attention_backward(Stream& stream, const SparseAttentionBackward& p)
   SSA_CHECK(B * a.T * a.HQ <= INT_MAX, kBackward, ": ", B, " sequences x ", a.T, " tokens x ", a.HQ,
             " heads, expected at most ", INT_MAX, " in all");
   dispatch_head_dim(kBackward, D, a.HQ / a.HK, p.block_size, [&]<int kD>() {
-    with_token_config<kD>(stream, [&]<class C>() {
+    with_token_config<kD>(stream, a, [&]<class C>() {
       const TokenTiles tiles = TokenTiles::make<C>(kBackward, a);
       launch(stream, kBackward, sparse_d_q_kernel<C>,
              key_stream_launch<C>(stream, tiles, sizeof(QueryGradientShared<C>)), p.d_q.as<float>(), bf16(p.d_out),

@@ -103,23 +103,23 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   constexpr int kD = C::kD;
   const int warp = static_cast<int>(threadIdx.x) / kWarpSize, lane = static_cast<int>(threadIdx.x) % kWarpSize;
   init_key_stream<C>(shared);
-  if (warp >= C::kTokens) {
+  if (warp >= C::kTokenWarps) {
     load_key_stream<C>(shared, a, {}, tiles);
     return;
   }
-  KeyStream<C> keys(shared, warp, lane);
+  KeyStream<C> keys(shared, tiles, warp, lane);
   for (int tile = static_cast<int>(blockIdx.x); tile < tiles.count(); tile += static_cast<int>(gridDim.x)) {
     const TokenTask task = tiles.task<C>(tile, warp, a);
     const std::int64_t position = task.position(a);
     std::uint32_t q[kD / 16][4];
-    load_a_rows<kD>(q, a.q + position * kD, kD, task.heads, lane);
+    load_a_rows<kD>(q, a.q + position * kD, kD, task.rows, lane);
     float lse[2] = {}, mass[2] = {};
 #pragma unroll
     for (int half = 0; half < 2; ++half)
-      if ((lane >> 2) + half * 8 < task.heads) lse[half] = all_lse[position + (lane >> 2) + half * 8];
+      if ((lane >> 2) + half * 8 < task.rows) lse[half] = all_lse[position + (lane >> 2) + half * 8];
     StageWord word;
     do {
-      word = keys.wait();
+      word = keys.wait(task.t, 1);
 #pragma unroll 1
       for (unsigned units = word.units(); units; units &= units - 1) {
         const int unit = __ffs(static_cast<int>(units)) - 1, limit = word.is_cut(unit) ? word.limit() : kUnit - 1;
@@ -138,7 +138,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     for (int half = 0; half < 2; ++half) {
       const int h = (lane >> 2) + half * 8;
       const float total = quad_sum(mass[half]);
-      if ((lane & 3) == 0 && h < task.heads) all_mass[position + h] = total;
+      if ((lane & 3) == 0 && h < task.rows) all_mass[position + h] = total;
     }
   }
 }
@@ -194,7 +194,7 @@ void attention_stats(Stream& stream, const AttentionStats& p) {
             .block = E::kThreads,
             .shared_bytes = sizeof(typename E::Shared)},
            a);
-    using C = TokenConfig<kD, false, false>;
+    using C = TokenConfig<kD, false, false, false>;
     const SparseArgs selected = {.q = a.q,
                                  .k = a.k,
                                  .v = nullptr,
