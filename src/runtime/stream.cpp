@@ -91,6 +91,8 @@ void check_room_for_blas() {
 int cuda_device_count() { return 0; }
 #endif
 
+MemoryInfo host_memory_info() { return {meminfo("MemAvailable:"), meminfo("MemTotal:")}; }
+
 DeviceKind parse_device(const std::string& text) {
   if (text == "cpu") return DeviceKind::cpu;
   if (text == "cuda") return DeviceKind::cuda;
@@ -114,7 +116,7 @@ std::string Stream::device_name() const { return cuda_ ? cuda::device_name(*cuda
 
 MemoryInfo Stream::memory_info() const {
   if (cuda_) return cuda::memory_info(*cuda_);
-  return {meminfo("MemAvailable:"), meminfo("MemTotal:")};
+  return host_memory_info();
 }
 
 void* Stream::allocate(std::size_t bytes) {

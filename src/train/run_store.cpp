@@ -43,7 +43,10 @@ void gather_bucket(Stream& stream, Comm& comm, const ModelState& state, const Bu
   for (std::int64_t begin = 0; begin < slice; begin += largest_piece) {
     const std::int64_t piece = std::min(largest_piece, slice - begin);
     const Tensor gathered(state.checkpoint_staging.data(), owned.dtype(), {ranks * piece});
-    comm.all_gather(stream, owned.rows(begin, begin + piece), gathered);
+    // Communication is between devices, and moments may be in host memory.
+    const Tensor own = gathered.rows(comm.rank() * piece, (comm.rank() + 1) * piece);
+    stream.copy(own.data(), owned.rows(begin, begin + piece).data(), own.bytes());
+    comm.all_gather(stream, own, gathered);
     for (std::int64_t rank = 0; rank < ranks; ++rank) {
       const Tensor from = gathered.rows(rank * piece, (rank + 1) * piece);
       copy_to_host(stream, from, &host[static_cast<std::size_t>(rank * slice + begin)]);

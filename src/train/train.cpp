@@ -68,6 +68,7 @@ struct Run {
         table(config.model, groups.shard().size()),
         state(stream, state_shape(config, options.device, comm.size()), table, groups.shard().rank()),
         exchange(stream, groups, state, config.distributed.overlap),
+        moments(stream, state),
         staging(stream, state.shape().pass.rows, state.shape().pass.tokens),
         store(config, comm, groups.shard()),
         spikes(config.train.spike_window) {
@@ -85,6 +86,7 @@ struct Run {
   ParamTable table;
   ModelState state;
   StepExchange exchange;
+  MomentStaging moments;
   BatchStaging staging;
   RunStore store;
   std::deque<EvalSet> eval_sets;
@@ -237,6 +239,7 @@ std::optional<StepReport> train_step(Run& run) {
   const std::int64_t micro_batches = run.plan.micro_batches(run.at.step);
   for (std::int64_t micro = 0; micro < micro_batches; ++micro) {
     load_micro_batch(run, micro);
+    if (micro + 1 == micro_batches) run.moments.prefetch();
     const PassHooks hooks = run.exchange.hooks(micro, micro_batches, [&] {
       if (fault_hits(FaultOperation::gradient)) spoil_gradient(run.stream, state);
     });
@@ -288,7 +291,7 @@ std::optional<StepReport> train_step(Run& run) {
   const bool skipped = report.spike.above(train.spike_z_score) && handle_spike(run, report);
   if (!skipped) {
     const double clip = train.max_grad_norm > 0 ? std::min(1.0, train.max_grad_norm / (report.grad_norm + 1e-6)) : 1.0;
-    update_weights(run.stream, run.exchange, state, train, report.learning_rate, clip,
+    update_weights(run.stream, run.exchange, run.moments, state, train, report.learning_rate, clip,
                    run.at.earlier_steps + report.step);
     run.spikes.add(report.loss, report.grad_norm);
   }
@@ -383,6 +386,16 @@ void check_same_data(Run& run) {
   check_same_lines(run.comm, lines, "do all ranks see the same files?");
 }
 
+/// For the moments of all ranks on this machine, before any of them takes its part.
+void check_host_memory(const Config& config, DeviceKind device, Comm& comm) {
+  if (!config.train.offload_moments) return;
+  const StateShape shape = state_shape(config, device, comm.size());
+  const MemoryPlan plan = plan_memory(shape, ParamTable(config.model, shape.shards()));
+  const std::string problem = why_no_host_memory(plan, comm.local_size(), host_memory_info().free_bytes);
+  if (!problem.empty()) fail(problem);
+  comm.barrier();
+}
+
 /// Sets the weights, new or from the checkpoint to resume from, and the number of steps.
 void start(Run& run, const TrainOptions& options) {
   const bool mixed = run.data.mixed();
@@ -447,6 +460,7 @@ void save(Run& run, RunLog& log) {
   const ProfilerRange range("save");
   enter_phase(Phase::save, run.at.step);
   run.exchange.finish_weights();
+  run.moments.finish();
   enter_fault_place(FaultPlace::save);
   run.at.metrics_lines = log.sync_metrics();
   run.at.global_rows = run.plan.global_rows(run.at.step);
@@ -476,6 +490,7 @@ int train(const Config& config, const TrainOptions& options, Comm& comm) {
   enter_fault_place(FaultPlace::start);
   handle_io_signals();
   check_same_command(comm, config, options);
+  check_host_memory(config, options.device, comm);
   Run run(config, options, comm);
   check_same_data(run);
   start_logging(config.output_dir, comm);
