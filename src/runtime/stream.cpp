@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "ssa/runtime/host_memory.h"
 #include "stream_cuda.h"
 
 namespace ssa {

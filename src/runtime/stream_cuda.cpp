@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "src/runtime/cuda_context.h"
+#include "ssa/runtime/host_memory.h"
 
 namespace ssa {
 

@@ -76,7 +76,9 @@ void MomentStaging::store(std::size_t i) {
 }
 
 void MomentStaging::finish() {
+  if (!offloaded_) return;
   for (BackgroundQueue::Ticket& ticket : written_) out_.wait(std::exchange(ticket, 0));
+  stream_.synchronize();
 }
 
 }  // namespace ssa

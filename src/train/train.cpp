@@ -18,6 +18,7 @@
 #include "ssa/comm/watchdog.h"
 #include "ssa/data/batch_plan.h"
 #include "ssa/data/row_loader.h"
+#include "ssa/runtime/host_memory.h"
 #include "ssa/runtime/profiler_range.h"
 #include "ssa/train/batch_staging.h"
 #include "ssa/train/dataset_fingerprint.h"

@@ -28,9 +28,6 @@ struct MemoryInfo {
   std::size_t free_bytes = 0, total_bytes = 0;
 };
 
-/// Of this machine. What the page cache can give back counts as free.
-MemoryInfo host_memory_info();
-
 /// State that only the CUDA sources use: the cudaStream_t, cuBLASLt handle, device properties.
 struct CudaContext;
 

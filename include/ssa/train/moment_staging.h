@@ -44,7 +44,7 @@ class MomentStaging {
   Moments fetch(std::size_t i);
   /// Piece `i` is updated by what is on the stream now: copies it back.
   void store(std::size_t i);
-  /// What the stream does next finds all stored pieces in ModelState::m and v.
+  /// Waits until all stored pieces are in ModelState::m and v, for the host too.
   void finish();
 
  private:
