@@ -40,14 +40,6 @@ std::string cpu_name() {
   return "CPU";
 }
 
-/// An entry of /proc/meminfo in bytes. MemAvailable includes what the page cache can give back.
-std::size_t meminfo(const std::string& key) {
-  std::ifstream info("/proc/meminfo");
-  for (std::string line; std::getline(info, line);)
-    if (line.starts_with(key)) return std::stoull(line.substr(key.size())) * 1024;
-  return 0;
-}
-
 /// The work buffer of OpenBLAS, which maps one when it is loaded and one per OpenMP thread that calls it, on its first
 /// product. It repeats a failing call for ever; a limit on the address space (ulimit -v) makes it fail.
 constexpr std::size_t kBufferBytes = std::size_t{128} << 20;
@@ -91,8 +83,6 @@ void check_room_for_blas() {
 #if !SSA_WITH_CUDA
 int cuda_device_count() { return 0; }
 #endif
-
-MemoryInfo host_memory_info() { return {meminfo("MemAvailable:"), meminfo("MemTotal:")}; }
 
 DeviceKind parse_device(const std::string& text) {
   if (text == "cpu") return DeviceKind::cpu;

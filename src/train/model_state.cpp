@@ -3,11 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstring>
 
 #include "kernels/attention/cuda_support.h"
 #include "kernels/fp8_matmul/fp8_matmul.h"
 #include "kernels/optimizer/optimizer.h"
+#include "ssa/runtime/host_memory.h"
 #include "ssa/train/evaluate.h"
 
 namespace ssa {
@@ -152,15 +152,6 @@ std::size_t step_scratch_bytes(const StateShape& shape) {
   return stream.scratch_bytes();
 }
 
-/// Clears a tensor in host memory. One thread would take seconds for the moments of billions of parameters.
-void zero_host(const Tensor& tensor) {
-  constexpr std::size_t kChunk = std::size_t{1} << 24;
-  const std::size_t bytes = tensor.bytes();
-#pragma omp parallel for
-  for (std::size_t begin = 0; begin < bytes; begin += kChunk)
-    std::memset(static_cast<char*>(tensor.data()) + begin, 0, std::min(kChunk, bytes - begin));
-}
-
 }  // namespace
 
 std::size_t MemoryPlan::total() const {
@@ -303,7 +294,7 @@ ModelState::ModelState(Stream& stream, const StateShape& shape, const ParamTable
   for (const Tensor& tensor : {weights, master, gradients}) stream.zero(tensor);
   for (const Tensor& tensor : {m, v})
     if (shape.offload_moments)
-      zero_host(tensor);
+      zero_on_host(tensor.data(), tensor.bytes());
     else
       stream.zero(tensor);
   for (const auto* buckets : {&pass_weights, &pass_gradients})

@@ -419,6 +419,7 @@ void start(Run& run, const TrainOptions& options) {
   run.save_interval = save_interval(run.config.checkpoint, run.total_steps);
   check_same_lines(run.comm, {concat("steps done: ", run.at.step), concat("steps of the run: ", run.total_steps)},
                    "do all ranks see the same checkpoints?");
+  run.store.reserve(run.stream, run.state);
   publish_weights(run.stream, run.groups.shard(), run.state);
   check_same_weights(run.stream, run.comm, run.groups.shard(), run.state);
   SSA_CHECK(run.at.step <= run.total_steps, run.store.last_checkpoint(), " is at step ", run.at.step,
