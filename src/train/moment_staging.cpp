@@ -69,8 +69,8 @@ void MomentStaging::store(std::size_t i) {
   if (!offloaded_) return;
   written_[i % kMomentBuffers] =
       out_.run([to = home(i), from = staging(i)](Stream& stream) { copy(stream, to, from); });
-  // The buffer of the piece before this one is the next to be filled. It is being copied back during this piece's update,
-  // so that the stream, which waits for it, loses no time.
+  // The buffer of the piece before this one is the next to be filled. It is being copied back during this piece's
+  // update, so that the stream, which waits for it, loses no time.
   if (i > 0 && copied_in_ < std::min(i + kMomentBuffers, pieces_.size())) copy_in(copied_in_++);
   if (i + 1 == pieces_.size()) copied_in_ = 0;
 }

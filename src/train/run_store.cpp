@@ -21,9 +21,9 @@
 namespace ssa {
 namespace {
 
-/// Copies a whole bucket to `to` in host memory; each rank has its part `owned`. Where the ranks own slices, the staging
-/// buffer gathers them, a piece of every slice at a time. A rank that passes no `to` sends only. Call
-/// Stream::synchronize() before the host reads.
+/// Copies a whole bucket of `count` elements to `to` in host memory; each rank has its part `owned`, in host memory if
+/// `on_host`. Where the ranks own slices, the staging buffer gathers them, a piece of every slice at a time. A rank that
+/// passes no `to` sends only. Call Stream::synchronize() before the host reads.
 void gather_bucket(Stream& stream, Comm& comm, const ModelState& state, const Tensor& owned, bool on_host,
                    std::int64_t count, const Tensor& to) {
   const std::int64_t slice = owned.count();

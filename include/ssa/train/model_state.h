@@ -89,8 +89,8 @@ void check_supported(const StateShape& shape);
 
 MemoryPlan plan_memory(const StateShape& shape, const ParamTable& table);
 
-/// Why `ranks` ranks on one machine cannot have the plan's pinned host memory where `free` bytes are free; empty if they
-/// can.
+/// Why `ranks` ranks on one machine cannot have the plan's pinned host memory where `free` bytes are free; empty if
+/// they can.
 std::string why_no_host_memory(const MemoryPlan& plan, int ranks, std::size_t free);
 
 /// The most sequences in a micro-batch whose plan fits in `bytes` of the device; 0 if not even one does.

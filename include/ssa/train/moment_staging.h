@@ -1,15 +1,15 @@
 // AdamW's moments on their way through the device (train.offload_moments).
 //
-// The moments are in pinned host memory. Each piece of them is copied to a staging buffer on the device, updated there, and
-// copied back. The copies to the device and those back have a stream of their own each, so that in
+// The moments are in pinned host memory. Each piece of them is copied to a staging buffer on the device, updated there,
+// and copied back. The copies to the device and those back have a stream of their own each, so that in
 //
 //   piece      0      1      2      3     ...
 //   to device  0  1   2      3      4
 //   update         0      1      2      3
 //   back               0      1      2
 //
-// the copies of one piece to the device, the update of another and the copies back of a third take place at the same time.
-// Copies are exact and elements are independent: the results have the same bits as without.
+// the copies of one piece to the device, the update of another and the copies back of a third take place at the same
+// time. Copies are exact and elements are independent: the results have the same bits as without.
 #pragma once
 
 #include <array>
@@ -37,10 +37,10 @@ class MomentStaging {
   /// Of all owned elements, bucket by bucket in BucketOrder::forward().
   const std::vector<Piece>& pieces() const { return pieces_; }
 
-  /// Begins to copy the first pieces to the device, unless that was done since the last update. No fetch() may have been
-  /// called for only a part of the pieces.
+  /// Begins to copy the first pieces to the device, unless that was done since the last update. Not during an update.
   void prefetch();
-  /// The moments of piece `i` on the device, for what the stream does next. Call fetch(i) and store(i) for each i in order.
+  /// The moments of piece `i` on the device, for what the stream does next. An update calls fetch(i) and store(i) of each
+  /// piece in order.
   Moments fetch(std::size_t i);
   /// Piece `i` is updated by what is on the stream now: copies it back.
   void store(std::size_t i);

@@ -44,8 +44,8 @@ class RunStore {
   /// that are not finite, if there are checkpoints of which none can be used, and as check_resume() does.
   TrainerState restore(Stream& stream, ModelState& state, SpikeDetector& spikes, const RestoreOptions& options);
 
-  /// On rank 0, takes the pinned host memory to which save() copies: of the largest bucket, or of all with
-  /// checkpoint.async. It is kept, because taking it takes longer than the copy. save() does this too if it was not done.
+  /// On rank 0, takes the pinned host memory to which save() copies: for the largest bucket, or for all with
+  /// checkpoint.async. It is kept, because taking it takes longer than the copy. save() does this too if need be.
   void reserve(Stream& stream, const ModelState& state);
 
   /// Writes a checkpoint and logs it: rank 0 writes, the others send what they own. With checkpoint.async it returns
