@@ -61,6 +61,7 @@ class NcclComm : public Comm {
   int rank() const override { return mpi_->rank(); }
   int size() const override { return mpi_->size(); }
   int local_rank() const override { return mpi_->local_rank(); }
+  int local_size() const override { return mpi_->local_size(); }
   void barrier() override { mpi_->barrier(); }
   std::unique_ptr<Comm> split(int group) override { return std::make_unique<NcclComm>(mpi_->split_mpi(group)); }
 

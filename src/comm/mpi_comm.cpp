@@ -147,15 +147,17 @@ MpiComm::MpiComm(std::int64_t max_count) : group_(std::make_unique<Group>()), ma
   MPI_Comm machine = MPI_COMM_NULL;
   check(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &machine),
         "MPI_Comm_split_type");
-  int local_size = 1;
   check(MPI_Comm_rank(machine, &local_rank_), "MPI_Comm_rank");
-  check(MPI_Comm_size(machine, &local_size), "MPI_Comm_size");
+  check(MPI_Comm_size(machine, &local_size_), "MPI_Comm_size");
   MPI_Comm_free(&machine);
-  take_share_of_cores(local_rank_, local_size);
+  take_share_of_cores(local_rank_, local_size_);
 }
 
 MpiComm::MpiComm(const MpiComm& other, std::unique_ptr<Group> group)
-    : group_(std::move(group)), max_count_(other.max_count_), local_rank_(other.local_rank_) {
+    : group_(std::move(group)),
+      max_count_(other.max_count_),
+      local_rank_(other.local_rank_),
+      local_size_(other.local_size_) {
   check(MPI_Comm_rank(group_->comm, &rank_), "MPI_Comm_rank");
   check(MPI_Comm_size(group_->comm, &size_), "MPI_Comm_size");
 }

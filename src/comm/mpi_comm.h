@@ -22,6 +22,7 @@ class MpiComm : public Comm {
   int rank() const override { return rank_; }
   int size() const override { return size_; }
   int local_rank() const override { return local_rank_; }
+  int local_size() const override { return local_size_; }
   Comm* background() override;
   std::unique_ptr<Comm> split(int group) override { return split_mpi(group); }
   std::unique_ptr<MpiComm> split_mpi(int group);
@@ -49,7 +50,7 @@ class MpiComm : public Comm {
   std::unique_ptr<Group> group_;
   std::unique_ptr<MpiComm> background_;
   std::int64_t max_count_;
-  int rank_ = 0, size_ = 1, local_rank_ = 0;
+  int rank_ = 0, size_ = 1, local_rank_ = 0, local_size_ = 1;
 };
 
 void mpi_start();    ///< does nothing if MPI is started already; returns when every rank of the job has called it

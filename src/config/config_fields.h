@@ -204,6 +204,8 @@ void visit_fields(Of<TrainConfig>, Visit&& visit) {
   visit(field("adam_epsilon", &C::adam_epsilon, above(0), "added to the square root of the second moment"));
   visit(field("moments_dtype", &C::moments_dtype, kAny,
               "type of AdamW's moments in memory; bf16 is rounded at random, so that small changes add up"));
+  visit(field("offload_moments", &C::offload_moments, kAny,
+              "AdamW's moments are in pinned host memory, and pass through the GPU while it updates the weights"));
   visit(field("max_grad_norm", &C::max_grad_norm, at_least(0),
               "gradients are scaled down to at most this norm; 0 = never"));
   visit(field("seed", &C::seed, at_least(0), "seed of the initial weights, the row order and ssa's draws"));

@@ -29,6 +29,7 @@ constexpr std::pair<std::string_view, AtResume> kAtResume[] = {
     {"data.eval_path", AtResume::free},
     {"train.max_length", AtResume::refused},
     {"train.seed", AtResume::refused},
+    {"train.offload_moments", AtResume::free},
     {"train.gradient_checkpointing", AtResume::free},
     {"train.logging_steps", AtResume::free},
     {"train.eval_steps", AtResume::free},

@@ -16,13 +16,16 @@ namespace ssa {
 
 /// The second stream and, on the CPU, its thread.
 struct BackgroundQueue::Worker {
-  explicit Worker(Stream& main) : stream(Stream::beside(main)) {
+  Worker(Stream& main, const char* name) : stream(Stream::beside(main)) {
     if (stream.kind() != DeviceKind::cpu) return;
     // Signals are for the main thread.
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    thread = std::thread([this] { loop(); });
+    thread = std::thread([this, name] {
+      pthread_setname_np(pthread_self(), name);
+      loop();
+    });
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
   }
   ~Worker() {
@@ -35,7 +38,6 @@ struct BackgroundQueue::Worker {
   }
 
   void loop() {
-    pthread_setname_np(pthread_self(), "communication");  // for debuggers, top -H and perf
     omp_set_num_threads(1);
     std::unique_lock lock(mutex);
     for (;;) {
@@ -72,8 +74,8 @@ struct BackgroundQueue::Worker {
   std::thread thread;
 };
 
-BackgroundQueue::BackgroundQueue(Stream& main, bool concurrent) : main_(main) {
-  if (concurrent) worker_ = std::make_unique<Worker>(main);
+BackgroundQueue::BackgroundQueue(Stream& main, bool concurrent, const char* name) : main_(main) {
+  if (concurrent) worker_ = std::make_unique<Worker>(main, name);
 }
 
 BackgroundQueue::~BackgroundQueue() = default;

@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "ssa/runtime/host_memory.h"
 #include "stream_cuda.h"
 
 namespace ssa {
@@ -37,14 +38,6 @@ std::string cpu_name() {
   for (std::string line; std::getline(info, line);)
     if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
   return "CPU";
-}
-
-/// An entry of /proc/meminfo in bytes. MemAvailable includes what the page cache can give back.
-std::size_t meminfo(const std::string& key) {
-  std::ifstream info("/proc/meminfo");
-  for (std::string line; std::getline(info, line);)
-    if (line.starts_with(key)) return std::stoull(line.substr(key.size())) * 1024;
-  return 0;
 }
 
 /// The work buffer of OpenBLAS, which maps one when it is loaded and one per OpenMP thread that calls it, on its first
@@ -114,7 +107,7 @@ std::string Stream::device_name() const { return cuda_ ? cuda::device_name(*cuda
 
 MemoryInfo Stream::memory_info() const {
   if (cuda_) return cuda::memory_info(*cuda_);
-  return {meminfo("MemAvailable:"), meminfo("MemTotal:")};
+  return host_memory_info();
 }
 
 void* Stream::allocate(std::size_t bytes) {

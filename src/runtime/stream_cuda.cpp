@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "src/runtime/cuda_context.h"
+#include "ssa/runtime/host_memory.h"
 
 namespace ssa {
 
@@ -123,7 +124,11 @@ void* allocate_host(CudaContext& context, std::size_t bytes) {
   use(context);
   void* memory = nullptr;
   const cudaError_t status = cudaMallocHost(&memory, bytes);
-  SSA_CHECK(status == cudaSuccess, "pinned host memory: ", bytes, " bytes wanted: ", cudaGetErrorString(status));
+  if (status == cudaErrorMemoryAllocation) {
+    static_cast<void>(cudaGetLastError());  // or the next launch would report it again
+    fail("out of pinned host memory: ", bytes, " bytes wanted, ", host_memory_info().free_bytes, " free");
+  }
+  check(status, "cudaMallocHost");
   return memory;
 }
 

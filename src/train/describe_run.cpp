@@ -69,7 +69,7 @@ std::string describe_run(const Config& config, const std::vector<DeviceKind>& de
     }
     text += plan_memory(shape, table).to_string();
     if (device == DeviceKind::cpu) continue;
-    text += "  in addition: the CUDA context, 64 MiB for cuBLASLt, and NCCL's buffers\n";
+    text += "  in addition on the GPU: the CUDA context, 64 MiB for cuBLASLt, and NCCL's buffers\n";
     if (!SSA_WITH_CUDA) text += "  not counted, as this build has no CUDA backend: scratch of the attention kernels\n";
   }
   if (!one_device) text += "\n--device cpu or --device cuda shows only that device.\n";

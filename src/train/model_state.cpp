@@ -7,6 +7,7 @@
 #include "kernels/attention/cuda_support.h"
 #include "kernels/fp8_matmul/fp8_matmul.h"
 #include "kernels/optimizer/optimizer.h"
+#include "ssa/runtime/host_memory.h"
 #include "ssa/train/evaluate.h"
 
 namespace ssa {
@@ -15,8 +16,9 @@ namespace {
 /// One arena per category, in the order in which the plan is printed.
 struct StateArenas {
   Arena weights, gradients, optimizer, activations, batches;
+  Arena moments;  ///< in pinned host memory
 
-  std::vector<std::pair<std::string, Arena*>> all() {
+  std::vector<std::pair<std::string, Arena*>> on_device() {
     return {{"weights", &weights},
             {"gradients", &gradients},
             {"optimizer state", &optimizer},
@@ -62,6 +64,22 @@ std::vector<Tensor> lay_out_pass_buckets(Arena& arena, const ModelConfig& c, con
   return buckets;
 }
 
+/// The moments and, where they are offloaded, their staging buffers. A buffer has a piece of a bucket, because buckets
+/// differ in size.
+void lay_out_moments(StateArenas& arenas, const StateShape& shape, const ParamTable& table, std::int64_t owned,
+                     StateTensors& t) {
+  Arena& home = shape.offload_moments ? arenas.moments : arenas.optimizer;
+  t.m = home.allocate("first moments", shape.moments_dtype, {owned});
+  t.v = home.allocate("second moments", shape.moments_dtype, {owned});
+  if (!shape.offload_moments) return;
+  const std::int64_t shards = shape.shards_state() ? shape.shards() : 1;
+  const std::int64_t piece = std::min(shape.moments_piece, largest_bucket(table) / shards);
+  for (std::size_t i = 0; i < kMomentBuffers; ++i) {
+    const Tensor m = arenas.optimizer.allocate("staging of moments", shape.moments_dtype, {piece});
+    t.moment_staging.push_back({m, arenas.optimizer.allocate("staging of moments", shape.moments_dtype, {piece})});
+  }
+}
+
 /// The gradients as the model's backward pass sees them.
 ModelGradients bind_pass_gradients(const ModelState& state) {
   const ModelConfig& c = state.shape().model;
@@ -101,8 +119,7 @@ StateTensors lay_out_state(StateArenas& arenas, const StateShape& shape, const P
     }
     if (shape.ranks > 1 && shape.reduce_dtype == DType::bf16)
       t.reduce_staging = arenas.gradients.allocate("bucket in bf16", DType::bf16, {largest_bucket(table)});
-    t.m = arenas.optimizer.allocate("first moments", shape.moments_dtype, {owned});
-    t.v = arenas.optimizer.allocate("second moments", shape.moments_dtype, {owned});
+    lay_out_moments(arenas, shape, table, owned, t);
   }
   t.activations = lay_out_activations(arenas.activations, c, shape.pass, shape.kind);
   t.batch = allocate_batch(arenas.batches, shape.pass);
@@ -110,6 +127,19 @@ StateTensors lay_out_state(StateArenas& arenas, const StateShape& shape, const P
   if (shape.shards_state())
     t.checkpoint_staging = arenas.batches.allocate("checkpoint staging", DType::f32, {staging_elements(shape, table)});
   return t;
+}
+
+/// What an arena has, summed by name.
+MemoryPlan::Category category_of(const std::string& name, const Arena& arena) {
+  MemoryPlan::Category category{name, arena.used(), {}};
+  for (const Arena::Entry& entry : arena.entries()) {
+    const auto same = std::ranges::find(category.entries, entry.name, &Arena::Entry::name);
+    if (same == category.entries.end())
+      category.entries.push_back(entry);
+    else
+      same->bytes += entry.bytes;
+  }
+  return category;
 }
 
 /// The most scratch that an op of a step asks for: in the passes, and for the norm of the gradients.
@@ -136,16 +166,25 @@ std::string MemoryPlan::to_string() const {
   const auto line = [&](const std::string& name, std::size_t bytes) {
     text += fmt::format("{:<34}{:>16} bytes {:9.3f} GiB\n", name, bytes, static_cast<double>(bytes) / (1 << 30));
   };
-  for (const Category& c : categories) {
+  const auto lines = [&](const Category& c) {
     line(c.name, c.bytes);
     std::vector<Arena::Entry> largest = c.entries;
     std::stable_sort(largest.begin(), largest.end(), [](const auto& a, const auto& b) { return a.bytes > b.bytes; });
-    if (largest.size() < 2) continue;
+    if (largest.size() < 2) return;
     for (std::size_t i = 0; i < std::min(largest.size(), kEntriesShown); ++i)
       line("  " + largest[i].name, largest[i].bytes);
-  }
+  };
+  for (const Category& c : categories) lines(c);
   line("total", total());
+  if (host.bytes > 0) lines(host);
   return text;
+}
+
+std::string why_no_host_memory(const MemoryPlan& plan, int ranks, std::size_t free) {
+  const std::size_t wanted = plan.host.bytes * static_cast<std::size_t>(ranks);
+  if (wanted <= free) return {};
+  return concat("out of host memory: train.offload_moments=true needs ", wanted, " bytes of pinned memory for the ",
+                ranks, " ranks on this machine, ", free, " are free");
 }
 
 std::size_t whole_weights_bytes(const StateShape& shape, const ParamTable& table) {
@@ -166,17 +205,11 @@ MemoryPlan plan_memory(const StateShape& shape, const ParamTable& table) {
   StateArenas arenas;
   lay_out_state(arenas, shape, table);
   MemoryPlan plan;
-  for (const auto& [name, arena] : arenas.all()) {
-    MemoryPlan::Category category{name, arena->used(), {}};
-    for (const Arena::Entry& entry : arena->entries()) {
-      const auto same = std::find_if(category.entries.begin(), category.entries.end(),
-                                     [&](const Arena::Entry& e) { return e.name == entry.name; });
-      if (same == category.entries.end())
-        category.entries.push_back(entry);
-      else
-        same->bytes += entry.bytes;
-    }
-    plan.categories.push_back(category);
+  for (const auto& [name, arena] : arenas.on_device()) plan.categories.push_back(category_of(name, *arena));
+  if (arenas.moments.used() > 0) {
+    const bool apart = shape.kind == DeviceKind::cuda;
+    MemoryPlan::Category& of_moments = apart ? plan.host : plan.categories.emplace_back();
+    of_moments = category_of(apart ? "pinned host memory, in addition" : "moments in host memory", arenas.moments);
   }
   if (!shape.tasks.empty()) {
     std::size_t most = 0;
@@ -212,6 +245,14 @@ std::int64_t largest_micro_batch(StateShape shape, const ParamTable& table, std:
 
 namespace {
 
+/// The largest micro-batch with offloaded moments: ", with train.offload_moments=true: 3". Empty where they take
+/// the same memory.
+std::string with_offload(StateShape shape, const ParamTable& table, std::size_t bytes) {
+  if (shape.offload_moments || shape.kind == DeviceKind::cpu || !shape.pass.backward) return {};
+  shape.offload_moments = true;
+  return concat(", with train.offload_moments=true: ", largest_micro_batch(shape, table, bytes));
+}
+
 /// What the ZeRO stages above the shape's would hold: ", with distributed.zero_stage=1: 3, =2: 5, =3: 6".
 std::string at_higher_stages(StateShape shape, const ParamTable& table, std::size_t bytes) {
   std::string text;
@@ -224,6 +265,11 @@ std::string at_higher_stages(StateShape shape, const ParamTable& table, std::siz
 
 }  // namespace
 
+std::string memory_advice(const StateShape& shape, const ParamTable& table, std::size_t bytes) {
+  return concat("largest per_device_train_batch_size that fits: ", largest_micro_batch(shape, table, bytes),
+                at_higher_stages(shape, table, bytes), with_offload(shape, table, bytes));
+}
+
 ModelState::ModelState(Stream& stream, const StateShape& shape, const ParamTable& table, int rank)
     : shape_(shape), table_(table), rank_(rank) {
   check_supported(shape);
@@ -233,18 +279,24 @@ ModelState::ModelState(Stream& stream, const StateShape& shape, const ParamTable
   const MemoryInfo memory = stream.memory_info();
   if (plan.total() > memory.free_bytes)
     fail("out of memory: the plan needs ", plan.total(), " bytes, ", memory.free_bytes, " are free on ",
-         stream.device_name(),
-         "; largest per_device_train_batch_size that fits: ", largest_micro_batch(shape, table, memory.free_bytes),
-         at_higher_stages(shape, table, memory.free_bytes).c_str(), "\n", plan.to_string().c_str());
+         stream.device_name(), "; ", memory_advice(shape, table, memory.free_bytes).c_str(), "\n",
+         plan.to_string().c_str());
 
   StateArenas arenas;
   lay_out_state(arenas, shape, table);
-  for (const auto& [name, arena] : arenas.all()) {
-    buffers_.emplace_back(stream, arena->used());
-    *arena = Arena(buffers_.back().data(), buffers_.back().bytes());
-  }
+  const auto bind = [&](Arena& arena, Buffer::Place place) {
+    buffers_.emplace_back(stream, arena.used(), place);
+    arena = Arena(buffers_.back().data(), buffers_.back().bytes());
+  };
+  for (const auto& [name, arena] : arenas.on_device()) bind(*arena, Buffer::Place::device);
+  if (arenas.moments.used() > 0) bind(arenas.moments, Buffer::Place::host);
   static_cast<StateTensors&>(*this) = lay_out_state(arenas, shape, table);
-  for (const Tensor& tensor : {weights, master, gradients, m, v}) stream.zero(tensor);
+  for (const Tensor& tensor : {weights, master, gradients}) stream.zero(tensor);
+  for (const Tensor& tensor : {m, v})
+    if (shape.offload_moments)
+      zero_on_host(tensor.data(), tensor.bytes());
+    else
+      stream.zero(tensor);
   for (const auto* buckets : {&pass_weights, &pass_gradients})
     for (const Tensor& tensor : *buckets) stream.zero(tensor);
   sums.clear(stream);

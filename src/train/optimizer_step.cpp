@@ -34,16 +34,20 @@ void measure_gradients(Stream& stream, const ModelState& state) {
   }
 }
 
-void update_weights(Stream& stream, StepExchange& exchange, const ModelState& state, const TrainConfig& train,
-                    double learning_rate, double gradient_scale, std::int64_t step) {
+void update_weights(Stream& stream, StepExchange& exchange, MomentStaging& moments, const ModelState& state,
+                    const TrainConfig& train, double learning_rate, double gradient_scale, std::int64_t step) {
   const ProfilerRange range("update weights");
-  for (const std::size_t i : BucketOrder(state.shape().model).forward()) {
-    const Bucket& bucket = state.table().buckets()[i];
-    adamw(stream, {.master = state.owned_master(bucket),
-                   .m = state.owned_view(state.m, bucket),
-                   .v = state.owned_view(state.v, bucket),
-                   .weight = state.master ? state.owned_weights(bucket) : Tensor(),
-                   .gradient = state.owned_gradients(bucket),
+  moments.prefetch();
+  for (std::size_t i = 0; i < moments.pieces().size(); ++i) {
+    const MomentStaging::Piece& piece = moments.pieces()[i];
+    const Bucket& bucket = state.table().buckets()[piece.bucket];
+    const auto part = [&](const Tensor& owned) { return owned.rows(piece.range.begin, piece.range.end); };
+    const auto [m, v] = moments.fetch(i);
+    adamw(stream, {.master = part(state.owned_master(bucket)),
+                   .m = m,
+                   .v = v,
+                   .weight = state.master ? part(state.owned_weights(bucket)) : Tensor(),
+                   .gradient = part(state.owned_gradients(bucket)),
                    .gradient_scale = static_cast<float>(gradient_scale),
                    .learning_rate = learning_rate,
                    .beta1 = train.adam_beta1,
@@ -52,8 +56,9 @@ void update_weights(Stream& stream, StepExchange& exchange, const ModelState& st
                    .weight_decay = bucket.decay ? train.weight_decay : 0.0,
                    .step = step,
                    .seed = static_cast<std::uint64_t>(train.seed),
-                   .first_index = state.owned(bucket).begin});
-    exchange.gather_weights(i);
+                   .first_index = state.owned(bucket).begin + piece.range.begin});
+    moments.store(i);
+    if (piece.last) exchange.gather_weights(piece.bucket);
   }
 }
 

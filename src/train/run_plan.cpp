@@ -91,6 +91,7 @@ StateShape state_shape(const Config& c, DeviceKind device, int ranks) {
           .zero_stage = static_cast<int>(c.distributed.zero_stage),
           .reduce_dtype = dtype_of(c.distributed.reduce_dtype),
           .moments_dtype = dtype_of(c.train.moments_dtype),
+          .offload_moments = c.train.offload_moments,
           .tasks = std::move(tasks),
           .shard_size = shard_size};
 }

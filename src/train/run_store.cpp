@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <span>
@@ -11,6 +12,7 @@
 #include "ssa/base/checksum.h"
 #include "ssa/io/checkpoint.h"
 #include "ssa/io/huggingface.h"
+#include "ssa/runtime/host_memory.h"
 #include "ssa/train/export.h"
 #include "ssa/train/init_from.h"
 #include "ssa/train/rank_check.h"
@@ -19,58 +21,80 @@
 namespace ssa {
 namespace {
 
-/// Copies a tensor of f32 or bf16 to the host, as f32. Call Stream::synchronize() for f32.
-void copy_to_host(Stream& stream, const Tensor& from, float* to) {
-  if (from.dtype() == DType::f32) return stream.copy(to, from.data(), from.bytes());
-  std::vector<bfloat16> narrow(static_cast<std::size_t>(from.count()));
-  stream.copy(narrow.data(), from.data(), from.bytes());
-  stream.synchronize();
-  for (const bfloat16 value : narrow) *to++ = static_cast<float>(value);
-}
-
-/// Copies a whole bucket to the host of every rank, as f32; each rank has its part `owned`. Where the ranks own slices,
-/// the staging buffer gathers them, a piece of every slice at a time.
-void gather_bucket(Stream& stream, Comm& comm, const ModelState& state, const Bucket& bucket, const Tensor& owned,
-                   std::vector<float>& host) {
+/// Copies a whole bucket of `count` elements to `to` in host memory; each rank has its part `owned`, in host memory if
+/// `on_host`. Where the ranks own slices, the staging buffer gathers them, a piece of every slice at a time. A rank that
+/// passes no `to` sends only. Call Stream::synchronize() before the host reads.
+void gather_bucket(Stream& stream, Comm& comm, const ModelState& state, const Tensor& owned, bool on_host,
+                   std::int64_t count, const Tensor& to) {
   const std::int64_t slice = owned.count();
-  host.resize(static_cast<std::size_t>(bucket.range.count()));
-  if (slice == bucket.range.count()) {
-    copy_to_host(stream, owned, host.data());
-    stream.synchronize();
-    return;
+  if (slice == count) {
+    if (!to) return;
+    if (on_host) return copy_on_host(to.data(), owned.data(), owned.bytes());
+    return stream.copy(to.data(), owned.data(), owned.bytes());
   }
   const std::int64_t ranks = comm.size(), largest_piece = state.checkpoint_staging.count() / ranks;
   for (std::int64_t begin = 0; begin < slice; begin += largest_piece) {
     const std::int64_t piece = std::min(largest_piece, slice - begin);
     const Tensor gathered(state.checkpoint_staging.data(), owned.dtype(), {ranks * piece});
-    comm.all_gather(stream, owned.rows(begin, begin + piece), gathered);
-    for (std::int64_t rank = 0; rank < ranks; ++rank) {
+    // Communication is between devices, and moments may be in host memory.
+    const Tensor own = gathered.rows(comm.rank() * piece, (comm.rank() + 1) * piece);
+    stream.copy(own.data(), owned.rows(begin, begin + piece).data(), own.bytes());
+    comm.all_gather(stream, own, gathered);
+    for (std::int64_t rank = 0; to && rank < ranks; ++rank) {
       const Tensor from = gathered.rows(rank * piece, (rank + 1) * piece);
-      copy_to_host(stream, from, &host[static_cast<std::size_t>(rank * slice + begin)]);
+      stream.copy(to.rows(rank * slice + begin, rank * slice + begin + piece).data(), from.data(), from.bytes());
     }
   }
-  stream.synchronize();
 }
 
-/// The state of one bucket on the host.
+/// The state of one bucket in host memory.
 struct BucketCopy {
   Range range;
-  std::vector<float> master, m, v;
+  Tensor master, m, v;
 };
 
-/// Throws Error for a value that is not finite: such a checkpoint must not replace a good one.
+/// Bytes that a BucketCopy takes per element.
+std::size_t copy_bytes(const ModelState& state) { return sizeof(float) + 2 * size_of(state.shape().moments_dtype); }
+
+/// A copy of `bucket` at `memory`; without tensors if that is null.
+BucketCopy bucket_copy_at(char* memory, const ModelState& state, const Bucket& bucket) {
+  if (!memory) return {bucket.range, {}, {}, {}};
+  const std::int64_t count = bucket.range.count();
+  const DType moments = state.shape().moments_dtype;
+  const Tensor master(memory, DType::f32, {count}), m(memory + master.bytes(), moments, {count});
+  return {bucket.range, master, m, Tensor(memory + master.bytes() + m.bytes(), moments, {count})};
+}
+
+/// Adds a parameter's values, f32 or bf16, to a checkpoint. Throws Error for a value that is not finite: such a
+/// checkpoint must not replace a good one.
+void write_values(const Param& param, const char* what, const Tensor& values,
+                  const std::function<void(std::span<const float>)>& add) {
+  const std::string name = concat("checkpoint not written: ", what, " of ", param.name);
+  const auto count = static_cast<std::size_t>(values.count());
+  if (values.dtype() == DType::f32) {
+    const std::span<const float> all(values.as<float>(), count);
+    check_finite(name, all);
+    return add(all);
+  }
+  constexpr std::size_t kPart = std::size_t{1} << 20;
+  std::vector<float> wide;
+  for (std::size_t begin = 0; begin < count; begin += kPart) {
+    const bfloat16* from = values.as<bfloat16>() + begin;
+    wide.resize(std::min(kPart, count - begin));
+    std::transform(from, from + wide.size(), wide.begin(), [](bfloat16 x) { return static_cast<float>(x); });
+    check_finite(name, wide, static_cast<std::int64_t>(begin));
+    add(wide);
+  }
+}
+
 void write_bucket(CheckpointWriter& writer, const ParamTable& table, const BucketCopy& bucket) {
   for (const Param& p : table.params()) {
-    if (p.offset < bucket.range.begin || p.offset >= bucket.range.end) continue;
-    const auto values = [&](const char* what, const std::vector<float>& from) {
-      const std::span<const float> part(from.data() + (p.offset - bucket.range.begin),
-                                        static_cast<std::size_t>(p.count()));
-      check_finite(concat("checkpoint not written: ", what, " of ", p.name), part);
-      return part;
-    };
-    writer.add_weight(p.name, values("weight", bucket.master));
-    writer.add_m(p.name, values("first moment", bucket.m));
-    writer.add_v(p.name, values("second moment", bucket.v));
+    const std::int64_t begin = p.offset - bucket.range.begin, end = begin + p.count();
+    if (begin < 0 || p.offset >= bucket.range.end) continue;
+    using Values = std::span<const float>;
+    write_values(p, "weight", bucket.master.rows(begin, end), [&](Values x) { writer.add_weight(p.name, x); });
+    write_values(p, "first moment", bucket.m.rows(begin, end), [&](Values x) { writer.add_m(p.name, x); });
+    write_values(p, "second moment", bucket.v.rows(begin, end), [&](Values x) { writer.add_v(p.name, x); });
   }
 }
 
@@ -283,6 +307,15 @@ TrainerState RunStore::restore(Stream& stream, ModelState& state, SpikeDetector&
   return new_run;
 }
 
+void RunStore::reserve(Stream& stream, const ModelState& state) {
+  if (comm_.rank() != 0 || snapshot_.data()) return;
+  const std::vector<Bucket>& buckets = state.table().buckets();
+  const auto count = [](const Bucket& bucket) { return bucket.range.count(); };
+  const std::int64_t elements =
+      config_.checkpoint.async ? state.table().size() : count(*std::ranges::max_element(buckets, {}, count));
+  snapshot_ = Buffer(stream, static_cast<std::size_t>(elements) * copy_bytes(state), Buffer::Place::host);
+}
+
 void RunStore::save(Stream& stream, const ModelState& state, const TrainerState& trainer_state,
                     const SpikeDetector& spikes, Saving saving) {
   finish();
@@ -294,18 +327,27 @@ void RunStore::save(Stream& stream, const ModelState& state, const TrainerState&
   std::shared_ptr<CheckpointWriter> writer;
   if (writes)
     writer = std::make_shared<CheckpointWriter>(output, trainer_state.step, published_parameters(config_.model));
+  reserve(stream, state);
   auto copies = std::make_shared<std::vector<BucketCopy>>();
+  const bool cpu = stream.kind() == DeviceKind::cpu, moments_on_host = cpu || state.shape().offload_moments;
   for (const Bucket& bucket : table.buckets()) {
-    BucketCopy copy{bucket.range, {}, {}, {}};
-    gather_bucket(stream, shard_, state, bucket, state.owned_master(bucket), copy.master);
-    gather_bucket(stream, shard_, state, bucket, state.owned_view(state.m, bucket), copy.m);
-    gather_bucket(stream, shard_, state, bucket, state.owned_view(state.v, bucket), copy.v);
+    const std::size_t at = async ? static_cast<std::size_t>(bucket.range.begin) * copy_bytes(state) : 0;
+    const BucketCopy copy = bucket_copy_at(writes ? static_cast<char*>(snapshot_.data()) + at : nullptr, state, bucket);
+    const auto gather = [&](const Tensor& owned, bool on_host, const Tensor& to) {
+      gather_bucket(stream, shard_, state, owned, on_host, bucket.range.count(), to);
+    };
+    gather(state.owned_master(bucket), cpu, copy.master);
+    gather(state.owned_view(state.m, bucket), moments_on_host, copy.m);
+    gather(state.owned_view(state.v, bucket), moments_on_host, copy.v);
     if (!writes) continue;
-    if (async)
-      copies->push_back(std::move(copy));
-    else
-      write_bucket(*writer, table, copy);
+    if (async) {
+      copies->push_back(copy);
+      continue;
+    }
+    stream.synchronize();
+    write_bucket(*writer, table, copy);
   }
+  if (writes) stream.synchronize();
 
   being_saved_ = (output / "checkpoints" / name).string();
   const auto complete = [this, &table, copies, writer, saving, output, name, config = config_json(config_),

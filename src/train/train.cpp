@@ -18,6 +18,7 @@
 #include "ssa/comm/watchdog.h"
 #include "ssa/data/batch_plan.h"
 #include "ssa/data/row_loader.h"
+#include "ssa/runtime/host_memory.h"
 #include "ssa/runtime/profiler_range.h"
 #include "ssa/train/batch_staging.h"
 #include "ssa/train/dataset_fingerprint.h"
@@ -68,6 +69,7 @@ struct Run {
         table(config.model, groups.shard().size()),
         state(stream, state_shape(config, options.device, comm.size()), table, groups.shard().rank()),
         exchange(stream, groups, state, config.distributed.overlap),
+        moments(stream, state),
         staging(stream, state.shape().pass.rows, state.shape().pass.tokens),
         store(config, comm, groups.shard()),
         spikes(config.train.spike_window) {
@@ -85,6 +87,7 @@ struct Run {
   ParamTable table;
   ModelState state;
   StepExchange exchange;
+  MomentStaging moments;
   BatchStaging staging;
   RunStore store;
   std::deque<EvalSet> eval_sets;
@@ -237,6 +240,7 @@ std::optional<StepReport> train_step(Run& run) {
   const std::int64_t micro_batches = run.plan.micro_batches(run.at.step);
   for (std::int64_t micro = 0; micro < micro_batches; ++micro) {
     load_micro_batch(run, micro);
+    if (micro + 1 == micro_batches) run.moments.prefetch();
     const PassHooks hooks = run.exchange.hooks(micro, micro_batches, [&] {
       if (fault_hits(FaultOperation::gradient)) spoil_gradient(run.stream, state);
     });
@@ -288,7 +292,7 @@ std::optional<StepReport> train_step(Run& run) {
   const bool skipped = report.spike.above(train.spike_z_score) && handle_spike(run, report);
   if (!skipped) {
     const double clip = train.max_grad_norm > 0 ? std::min(1.0, train.max_grad_norm / (report.grad_norm + 1e-6)) : 1.0;
-    update_weights(run.stream, run.exchange, state, train, report.learning_rate, clip,
+    update_weights(run.stream, run.exchange, run.moments, state, train, report.learning_rate, clip,
                    run.at.earlier_steps + report.step);
     run.spikes.add(report.loss, report.grad_norm);
   }
@@ -383,6 +387,16 @@ void check_same_data(Run& run) {
   check_same_lines(run.comm, lines, "do all ranks see the same files?");
 }
 
+/// For the moments of all ranks on this machine, before any of them takes its part.
+void check_host_memory(const Config& config, DeviceKind device, Comm& comm) {
+  if (!config.train.offload_moments) return;
+  const StateShape shape = state_shape(config, device, comm.size());
+  const MemoryPlan plan = plan_memory(shape, ParamTable(config.model, shape.shards()));
+  const std::string problem = why_no_host_memory(plan, comm.local_size(), host_memory_info().free_bytes);
+  if (!problem.empty()) fail(problem);
+  comm.barrier();
+}
+
 /// Sets the weights, new or from the checkpoint to resume from, and the number of steps.
 void start(Run& run, const TrainOptions& options) {
   const bool mixed = run.data.mixed();
@@ -405,6 +419,7 @@ void start(Run& run, const TrainOptions& options) {
   run.save_interval = save_interval(run.config.checkpoint, run.total_steps);
   check_same_lines(run.comm, {concat("steps done: ", run.at.step), concat("steps of the run: ", run.total_steps)},
                    "do all ranks see the same checkpoints?");
+  run.store.reserve(run.stream, run.state);
   publish_weights(run.stream, run.groups.shard(), run.state);
   check_same_weights(run.stream, run.comm, run.groups.shard(), run.state);
   SSA_CHECK(run.at.step <= run.total_steps, run.store.last_checkpoint(), " is at step ", run.at.step,
@@ -447,6 +462,7 @@ void save(Run& run, RunLog& log) {
   const ProfilerRange range("save");
   enter_phase(Phase::save, run.at.step);
   run.exchange.finish_weights();
+  run.moments.finish();
   enter_fault_place(FaultPlace::save);
   run.at.metrics_lines = log.sync_metrics();
   run.at.global_rows = run.plan.global_rows(run.at.step);
@@ -476,6 +492,7 @@ int train(const Config& config, const TrainOptions& options, Comm& comm) {
   enter_fault_place(FaultPlace::start);
   handle_io_signals();
   check_same_command(comm, config, options);
+  check_host_memory(config, options.device, comm);
   Run run(config, options, comm);
   check_same_data(run);
   start_logging(config.output_dir, comm);

@@ -141,7 +141,7 @@ class Training {
     state_.sums.clear(stream_);
     forward_backward(stream_, state_.model(), state_.batch, scales_, state_.sums.losses(), Gradients::overwrite);
     measure_gradients(stream_, state_);
-    update_weights(stream_, exchange_, state_, TrainConfig(), 1e-5, 0.1, ++steps_);
+    update_weights(stream_, exchange_, moments_, state_, TrainConfig(), 1e-5, 0.1, ++steps_);
   }
 
   /// The median of `steps` steps, after one to warm up.
@@ -170,6 +170,7 @@ class Training {
   ModelState state_;
   RankGroups groups_{comm_, 0};
   StepExchange exchange_{stream_, groups_, state_};
+  MomentStaging moments_{stream_, state_};
   double tokens_;
   PassScales scales_;
   std::int64_t steps_ = 0;

@@ -313,6 +313,7 @@ int run(const std::string& mode, int expected_size) {
   const auto comm = make_comm();
   SSA_CHECK(comm->size() == expected_size, comm->size(), " ranks, expected ", expected_size);
   SSA_CHECK(comm->local_rank() == comm->rank(), "local rank ", comm->local_rank(), " of rank ", comm->rank());
+  SSA_CHECK(comm->local_size() == comm->size(), comm->local_size(), " ranks on this machine, expected ", comm->size());
   const int last = comm->size() - 1;
   if (mode == "collectives") {
     check_collectives(*comm);

@@ -430,12 +430,20 @@ def test_scale_model(_):
     assert table in (SCRIPTS.parent / "docs/multi-gpu.md").read_text(), table
     number = lambda out, column: int(out.splitlines()[-1].split("|")[column].replace(",", ""))
     assert number(run(sys.executable, script, "--gpus", "1"), 2) == round(32768 / 0.5638), "one GPU"
-    for stage in (0, 1, 2):
+    for stage in (0, 1, 2, 3):
         slow, fast = (number(run(sys.executable, script, "--gpus", "64", "--bandwidth", b), 2 + 2 * stage) for b in (25, 100))
         assert slow < fast < 64 * 32768 / 0.5539, (stage, slow, fast)
-    # At stage 2 every micro-batch is reduced.
+    # At stage 2 every micro-batch is reduced, and at stage 3 its weights are gathered twice.
     few = run(sys.executable, script, "--gpus", "8", "--bandwidth", "5", "--accumulation", "8")
-    assert number(few, 6) < number(few, 4), few
+    assert number(few, 8) < number(few, 6) < number(few, 4), few
+    # Where a layer's transfer is hidden, stage 3 waits for the first layer's weights only: 2 W (n-1)/n / B, W = 59.4e6.
+    at_2, at_3 = (32768 * 4 / number(run(sys.executable, script, "--gpus", "4", "--latency", "0"), c) for c in (6, 8))
+    assert abs((at_3 - at_2) - 2 * 59.4e6 * 3 / 4 / 50e9) < 1e-5, (at_2, at_3)
+    # Offloaded moments take 8 P / B of one GPU; on slow links in f32 twice as long as in bf16.
+    seconds = [32768 / number(run(sys.executable, script, "--gpus", "1", *more), 2) for more in (
+        [], ["--host-bandwidth", "10"], ["--host-bandwidth", "10", "--moment-bytes", "2"])]
+    assert abs(seconds[1] - seconds[0] - (8 * 1.2138 / 10 - 0.0087)) < 1e-3, seconds
+    assert abs(seconds[2] - seconds[0] - (4 * 1.2138 / 10 - 0.0087)) < 1e-3, seconds
 
 
 def test_bench_peers_fp8(_):

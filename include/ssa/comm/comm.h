@@ -29,6 +29,7 @@ class Comm {
   virtual int rank() const = 0;
   virtual int size() const = 0;
   virtual int local_rank() const = 0;  ///< index among the ranks of this machine, and of the GPU to use
+  virtual int local_size() const = 0;  ///< ranks of the job on this machine
 
   /// The same ranks, for collectives of a BackgroundQueue on the same kind of device, which may run while this Comm's
   /// do. A collective; owned by this Comm. nullptr if there is none, because MPI takes no calls from two threads.
@@ -55,6 +56,7 @@ class SingleComm : public Comm {
   int rank() const override { return 0; }
   int size() const override { return 1; }
   int local_rank() const override { return 0; }
+  int local_size() const override { return 1; }
   std::unique_ptr<Comm> split(int) override { return std::make_unique<SingleComm>(); }
   void barrier() override {}
   void all_reduce(Stream& stream, Tensor tensor, ReduceOp op) override;

@@ -161,6 +161,7 @@ struct TrainConfig {
   double adam_beta2 = 0.95;
   double adam_epsilon = 1e-8;
   FloatType moments_dtype = FloatType::f32;
+  bool offload_moments = false;
   double max_grad_norm = 1.0;
   std::int64_t seed = 42;
   GradientCheckpointing gradient_checkpointing = GradientCheckpointing::none;

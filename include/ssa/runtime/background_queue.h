@@ -16,7 +16,8 @@ class BackgroundQueue {
   /// A piece of work that was queued; 0: none.
   using Ticket = std::int64_t;
 
-  BackgroundQueue(Stream& main, bool concurrent);
+  /// `name`: of the thread, for debuggers, top -H and perf; at most 15 characters.
+  BackgroundQueue(Stream& main, bool concurrent, const char* name = "communication");
   /// Waits for the work that was queued.
   ~BackgroundQueue();
   BackgroundQueue(const BackgroundQueue&) = delete;

@@ -22,8 +22,10 @@ struct StateShape {
   DeviceKind kind = DeviceKind::cpu;
   int ranks = 1;
   int zero_stage = 0;  ///< 1: master weights and moments are split over the ranks; 2: gradients too; 3: weights too
-  DType reduce_dtype = DType::f32;   ///< in which gradients are summed over the ranks: f32 or bf16
-  DType moments_dtype = DType::f32;  ///< f32 or bf16
+  DType reduce_dtype = DType::f32;                     ///< in which gradients are summed over the ranks: f32 or bf16
+  DType moments_dtype = DType::f32;                    ///< f32 or bf16
+  bool offload_moments = false;                        ///< the moments are in pinned host memory
+  std::int64_t moments_piece = std::int64_t{1} << 23;  ///< the most moments of a kind in a staging buffer, if so
   /// Forward passes of train.eval_tasks, at their largest. They have memory of their own while they run.
   std::vector<PassShape> tasks = {};
 
@@ -34,6 +36,15 @@ struct StateShape {
   bool shards_gradients() const { return zero_stage >= 2 && shards() > 1; }
   bool shards_weights() const { return zero_stage >= 3 && shards() > 1; }
 };
+
+/// AdamW's first and second moments.
+struct Moments {
+  Tensor m, v;
+};
+
+/// Staging buffers of offloaded moments: one piece is copied to the device while the one before it is updated and the
+/// one before that is copied back.
+inline constexpr std::size_t kMomentBuffers = 3;
 
 /// The tensors of a run. A rank owns the elements whose optimizer state it keeps: all at ZeRO stage 0, else its slice
 /// of every bucket, one slice after another.
@@ -48,23 +59,25 @@ struct StateTensors {
   /// stage 2 on, buffers for one micro-batch, of which layers i and i + 2 share one.
   std::vector<Tensor> pass_gradients;
   Tensor reduce_staging;  ///< bf16 [largest bucket]: a bucket being reduced in bf16; absent with f32
-  Tensor m, v;            ///< moments_dtype [owned]: AdamW's moments
+  Tensor m, v;            ///< moments_dtype [owned]: AdamW's moments; in pinned host memory with offload_moments
+  std::vector<Moments> moment_staging;  ///< moments_dtype, kMomentBuffers on the device; empty without offload_moments
   Activations activations;
   MicroBatch batch;
   StepSums sums;              ///< of the step so far
   Tensor checkpoint_staging;  ///< f32: where a checkpoint gathers the ranks' slices; absent at ZeRO stage 0
 };
 
-/// Bytes by category, computed before anything is allocated.
+/// Bytes of a rank by category, computed before anything is allocated.
 struct MemoryPlan {
   struct Category {
     std::string name;
-    std::size_t bytes;
+    std::size_t bytes = 0;
     std::vector<Arena::Entry> entries;  ///< summed by name, in the order of their first allocation
   };
-  std::vector<Category> categories;
+  std::vector<Category> categories;  ///< on the device
+  Category host;                     ///< in pinned host memory, in addition; on the CPU empty, and part of `categories`
 
-  std::size_t total() const;
+  std::size_t total() const;      ///< on the device
   std::string to_string() const;  ///< a line per category, and its largest entries
 };
 
@@ -76,14 +89,22 @@ void check_supported(const StateShape& shape);
 
 MemoryPlan plan_memory(const StateShape& shape, const ParamTable& table);
 
-/// The most sequences in a micro-batch whose plan fits in `bytes`; 0 if not even one does.
+/// Why `ranks` ranks on one machine cannot have the plan's pinned host memory where `free` bytes are free; empty if
+/// they can.
+std::string why_no_host_memory(const MemoryPlan& plan, int ranks, std::size_t free);
+
+/// The most sequences in a micro-batch whose plan fits in `bytes` of the device; 0 if not even one does.
 std::int64_t largest_micro_batch(StateShape shape, const ParamTable& table, std::size_t bytes);
 
-/// The tensors bound to device memory, and the model over them.
+/// What would fit in `bytes` of the device under other values of train.per_device_train_batch_size,
+/// distributed.zero_stage and train.offload_moments, for the message of a plan that does not.
+std::string memory_advice(const StateShape& shape, const ParamTable& table, std::size_t bytes);
+
+/// The tensors bound to memory, and the model over them.
 class ModelState : public StateTensors {
  public:
-  /// check_supported, then allocates and clears. When the device is too small, the Error has the plan and the largest
-  /// micro-batch that fits.
+  /// check_supported, then allocates and clears. When the device is too small, the Error has the plan and
+  /// memory_advice().
   ModelState(Stream& stream, const StateShape& shape, const ParamTable& table, int rank = 0);
 
   const StateShape& shape() const { return shape_; }

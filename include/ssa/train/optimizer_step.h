@@ -6,6 +6,7 @@
 #include "ssa/comm/comm.h"
 #include "ssa/config/config.h"
 #include "ssa/train/model_state.h"
+#include "ssa/train/moment_staging.h"
 #include "ssa/train/step_exchange.h"
 
 namespace ssa {
@@ -15,9 +16,9 @@ namespace ssa {
 void measure_gradients(Stream& stream, const ModelState& state);
 
 /// One AdamW update of the owned elements, with gradients scaled by `gradient_scale`. The exchange sends the weights to
-/// the other ranks.
-void update_weights(Stream& stream, StepExchange& exchange, const ModelState& state, const TrainConfig& train,
-                    double learning_rate, double gradient_scale, std::int64_t step);
+/// the other ranks; the moments are read and written through `moments`.
+void update_weights(Stream& stream, StepExchange& exchange, MomentStaging& moments, const ModelState& state,
+                    const TrainConfig& train, double learning_rate, double gradient_scale, std::int64_t step);
 
 /// Updates the weights every rank computes with from the master weights each owns: at ZeRO stage 3 its shard, which
 /// every pass gathers. `comm`: the ranks that share a state.

@@ -44,6 +44,10 @@ class RunStore {
   /// that are not finite, if there are checkpoints of which none can be used, and as check_resume() does.
   TrainerState restore(Stream& stream, ModelState& state, SpikeDetector& spikes, const RestoreOptions& options);
 
+  /// On rank 0, takes the pinned host memory to which save() copies: for the largest bucket, or for all with
+  /// checkpoint.async. It is kept, because taking it takes longer than the copy. save() does this too if need be.
+  void reserve(Stream& stream, const ModelState& state);
+
   /// Writes a checkpoint and logs it: rank 0 writes, the others send what they own. With checkpoint.async it returns
   /// after the copy to host memory. Throws Error on rank 0, for example on a full disk or for values that are not
   /// finite; earlier checkpoints are untouched.
@@ -73,6 +77,7 @@ class RunStore {
   DirectoryLock lock_;
   std::string last_checkpoint_ = "none";
   bool continues_init_from_ = false;
+  Buffer snapshot_;  ///< master weights and moments as in memory: of all buckets with checkpoint.async, else of one
   std::string being_saved_;  ///< path of the checkpoint being written; empty if there is none
   std::thread writer_;
   std::atomic<bool> writing_ = false;  ///< by writer_
