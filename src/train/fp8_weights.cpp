@@ -8,6 +8,13 @@ namespace {
 
 std::size_t index_of(LinearLayer which) { return static_cast<std::size_t>(which); }
 
+/// Where the transposes begin after `count` bytes: as products in FP8 expect their operands. Matrices that may be in FP8
+/// have multiples of 256 elements, so that as much padding follows them as this adds.
+std::int64_t aligned(std::int64_t count) {
+  constexpr auto kUnit = static_cast<std::int64_t>(Arena::kAlignment);
+  return (count + kUnit - 1) / kUnit * kUnit;
+}
+
 Shape scales_of(const Shape& matrix) { return fp8_scales_shape(matrix[0], matrix[1], Fp8Blocks::square); }
 
 /// Scales of w and w^T of every linear layer that is in FP8 anywhere.
@@ -81,7 +88,7 @@ std::vector<Fp8GatheredLayer> lay_out_gathered_fp8(Arena& arena, const ModelConf
       const Range matrix = range_of(table, c, i, which);
       const auto [inputs, outputs] = widths_of(which, c);
       const std::int64_t at = matrix.begin - range.begin, begin = all ? at : width * at;
-      const std::int64_t begin_t = all ? range.count() + at : begin + matrix.count();
+      const std::int64_t begin_t = all ? aligned(range.count()) + at : begin + matrix.count();
       const auto& [of_w, of_w_t] = scales[static_cast<std::size_t>(i) % kLayerBuffers][index_of(which)];
       layer.weights[index_of(which)] = {
           .w = {.values = memory.rows(begin, begin + matrix.count()).view({outputs, inputs}),

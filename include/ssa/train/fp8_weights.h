@@ -3,8 +3,8 @@
 //
 // The FP8 weights of a layer and their transposes are in the memory of its gathered weights, which has at least 2 bytes
 // per parameter. If all four matrices are in FP8, it begins with a byte per parameter of the bucket, which one
-// all_gather fills, and the transposes follow in the same order. Otherwise a matrix that is in FP8 and its transpose
-// are where the matrix is else, and the ranks send their parts of each matrix by broadcasts.
+// all_gather fills, and the transposes follow in the same order, at a multiple of 256 bytes. Otherwise a matrix that is
+// in FP8 and its transpose are where the matrix is else, and the ranks send their parts of each matrix by broadcasts.
 #pragma once
 
 #include <array>
