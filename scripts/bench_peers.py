@@ -2,14 +2,16 @@
 """Times PyTorch at the shapes of ssa_bench, for comparison with its lines: attention, a compiled training step, and the
 products of the linear layers in FP8.
 
-    python3 scripts/bench_peers.py --rows 4 --tokens 8192 [--only attention|training|fp8]
+    python3 scripts/bench_peers.py --rows 4 --tokens 8192 [--only attention|training|fp8] [--linear-layers qkvg,o]
     python3 scripts/bench_peers.py --lengths 2048,4096,8192,16384,32768 [--step-lengths 8192,32768] [--ours FILE]
 
 Needs a GPU and PyTorch >= 2.5; also times the package flash-attn-4 if it is installed. Attention: the median of 20 calls over
 inputs rotated past L2, timed with events. Training: a model of ssa-1b's shapes with full attention and its gate,
 torch.compile, cuDNN attention, bf16 parameters and moments, fused AdamW, cross entropy in chunks, no recomputation:
 the median of 7 steps on random tokens. FP8: torch._scaled_mm with a scale per row, and compiled passes that find the scales
-and round, plain and transposed, as torchao's row-wise recipe does before its products; torchao itself is not used.
+and round, plain and transposed, as torchao's row-wise recipe does before its products; torchao itself is not used. The
+passes are compiled once, for any shape; the products are calls of a library and are not compiled. --linear-layers takes some
+of the layers qkvg, o, gate-and-up and down.
 
 By length: Markdown tables like the ones of `ssa_bench --only lengths`, with rows x tokens tokens in sequences of each
 length. --lengths times cuDNN's attention; --step-lengths the compiled step, which takes a minute to compile per length.
@@ -218,11 +220,10 @@ def fp8_products(x, w, d_y, fast):
             lambda: scaled_product(dt, dt_scale, xt, xt_scale, fast))
 
 
-def time_linear_layer(tokens, inputs, outputs, device="cuda", compile_=torch.compile):
+def time_linear_layer(tokens, inputs, outputs, both, device="cuda"):
     """Milliseconds of the three products in bf16 and in FP8 with and without fast accumulation, and of the rounding of x
-    and d_y, and of w."""
+    and d_y, and of w. `both`: round_both, compiled."""
     make = lambda rows, columns: torch.randn(rows, columns, device=device, dtype=torch.bfloat16)
-    both = compile_(round_both)
     bf16, fast, exact, activations, weights = ([] for _ in range(5))
     for _ in range(SETS):
         x, w, d_y = make(tokens, inputs), make(outputs, inputs), make(tokens, outputs)
@@ -244,6 +245,8 @@ def fp8_table(args, measure):
     print("|---|---|---|---|---|---|", flush=True)
     row = lambda name, values: print(f"| {name} | " + " | ".join(f"{v:.3f}" for v in values) + " |", flush=True)
     for name, (inputs, outputs) in linear_layers(args).items():
+        if name.replace(" ", "-") not in args.linear_layers:
+            continue
         try:
             times = measure(tokens, inputs, outputs)
         except RuntimeError as error:
@@ -253,7 +256,8 @@ def fp8_table(args, measure):
         sums = [s + t for s, t in zip(sums, times)] if sums else list(times)
         gc.collect()
         torch.cuda.empty_cache()
-    row(f"all, {args.layers} layers", [args.layers * s for s in sums])
+    of = "all" if len(args.linear_layers) == len(linear_layers(args)) else "these"
+    row(f"{of}, {args.layers} layers", [args.layers * s for s in sums])
 
 
 def product_rate(cube=8192):
@@ -339,6 +343,7 @@ def parse_arguments(argv):
                                hidden_size=2048, intermediate_size=8192, layers=16, vocab_size=128256).items():
         parser.add_argument("--" + option.replace("_", "-"), type=int, default=value)
     parser.add_argument("--only", choices=("attention", "training", "fp8"))
+    parser.add_argument("--linear-layers", metavar="NAME,NAME,...", default="")
     for option in ("--lengths", "--step-lengths"):
         parser.add_argument(option, metavar="T,T,...", default="")
     parser.add_argument("--ours", dest="ours_file", metavar="FILE")
@@ -354,6 +359,13 @@ def parse_arguments(argv):
                 parser.error(f"{name}: {text} does not divide {args.rows * args.tokens}, the tokens of --rows x --tokens")
             lengths.append(int(text))
         setattr(args, option, lengths)
+    known = [name.replace(" ", "-") for name in linear_layers(args)]
+    if args.linear_layers and args.only != "fp8":
+        parser.error("--linear-layers needs --only fp8")
+    args.linear_layers = args.linear_layers.split(",") if args.linear_layers else known
+    for name in args.linear_layers:
+        if name not in known:
+            parser.error(f"--linear-layers: '{name}' is not a layer; expected some of {','.join(known)}")
     by_length = args.lengths or args.step_lengths
     if args.only and by_length:
         parser.error("--only cannot be combined with --lengths or --step-lengths")
@@ -384,7 +396,8 @@ def main():
             step_table(args, args.step_lengths, training, args.ours)
         return
     if args.only == "fp8":
-        fp8_table(args, time_linear_layer)
+        both = torch.compile(round_both, dynamic=True)  # once, not for each of 12 shapes
+        fp8_table(args, lambda tokens, inputs, outputs: time_linear_layer(tokens, inputs, outputs, both))
         return
     if args.only != "training":
         peers = {"cuDNN": pytorch_attention(SDPBackend.CUDNN_ATTENTION),

@@ -37,8 +37,10 @@ struct Fp8Target {
   }
 };
 
+using Fp8TileChunks = uint2[kFp8Tile][kFp8Tile / 8];  ///< [column][8 rows each]
+
 struct Fp8TileShared {
-  uint2 chunks[kFp8Tile][kFp8Tile / 8];  ///< [column][8 rows each]
+  Fp8TileChunks chunks;
   unsigned column_max[kFp8TileThreads / kWarpSize][kFp8Tile];
   float column_inverse[kFp8Tile];
   unsigned tile_max[kFp8TileThreads / kWarpSize];
@@ -66,6 +68,17 @@ __device__ __forceinline__ std::uint32_t pack_fp8(float a, float b, float c, flo
   const auto low = __nv_cvt_float2_to_fp8x2(make_float2(a, b), __NV_SATFINITE, __NV_E4M3);
   const auto high = __nv_cvt_float2_to_fp8x2(make_float2(c, d), __NV_SATFINITE, __NV_E4M3);
   return low | static_cast<std::uint32_t>(high) << 16;
+}
+
+/// Eight bf16 values times `inverse`, rounded.
+__device__ __forceinline__ uint2 round_fp8(const uint4& x, float inverse) {
+  float v[8];
+  unpack_bf16(x.x, v[0], v[1]);
+  unpack_bf16(x.y, v[2], v[3]);
+  unpack_bf16(x.z, v[4], v[5]);
+  unpack_bf16(x.w, v[6], v[7]);
+  return make_uint2(pack_fp8(v[0] * inverse, v[1] * inverse, v[2] * inverse, v[3] * inverse),
+                    pack_fp8(v[4] * inverse, v[5] * inverse, v[6] * inverse, v[7] * inverse));
 }
 
 /// Rounds 8 adjacent columns of a row, which 16 adjacent lanes continue to a row block: `y`, rounded to bf16 first, as
@@ -102,6 +115,21 @@ __device__ __forceinline__ unsigned max_of_rows(unsigned (&value)[8], int lane) 
     }
   }
   return __vmaxu2(value[0], __shfl_xor_sync(kFullMask, value[0], 1));
+}
+
+/// Stores a tile of [rows, columns] from shared memory, transposed: 8 threads store a column of the tile, 16 rows each.
+__device__ __forceinline__ void store_transposed(const Fp8Target& to, const Fp8TileChunks& chunks, int tile_row,
+                                                 int tile_column, int rows, int columns) {
+  const int thread = static_cast<int>(threadIdx.x);
+#pragma unroll
+  for (int pass = 0; pass < 4; ++pass) {
+    const int column = pass * 32 + thread / 8, part = thread % 8, swizzle = column / 8;
+    const int out_row = tile_column * kFp8Tile + column, out_column = tile_row * kFp8Tile + 16 * part;
+    const uint4 raw = *reinterpret_cast<const uint4*>(&chunks[column][(2 * part ^ swizzle) & ~1]);
+    const uint4 ordered = swizzle % 2 ? make_uint4(raw.z, raw.w, raw.x, raw.y) : raw;
+    if (out_row < columns && out_column < rows)
+      *reinterpret_cast<uint4*>(to.values + std::int64_t{out_row} * rows + out_column) = ordered;
+  }
 }
 
 /// `x[i]`: columns 8 l .. 8 l + 7 of row 8 g + i of the tile; zero outside the matrix [rows, columns]. All 256 threads
@@ -180,15 +208,9 @@ __device__ __forceinline__ void quantize_tile(const Fp8Target& plain, const Fp8T
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       const float inverse = of_rows ? __shfl_sync(kFullMask, row_inverse, 2 * i, 16) : tile_inverse;
-      float v[8];
-      unpack_bf16(x[i].x, v[0], v[1]);
-      unpack_bf16(x[i].y, v[2], v[3]);
-      unpack_bf16(x[i].z, v[4], v[5]);
-      unpack_bf16(x[i].w, v[6], v[7]);
       if (first_row + i < rows && first_column < columns)
         *reinterpret_cast<uint2*>(plain.values + std::int64_t{first_row + i} * columns + first_column) =
-            make_uint2(pack_fp8(v[0] * inverse, v[1] * inverse, v[2] * inverse, v[3] * inverse),
-                       pack_fp8(v[4] * inverse, v[5] * inverse, v[6] * inverse, v[7] * inverse));
+            round_fp8(x[i], inverse);
     }
   }
 
@@ -206,16 +228,7 @@ __device__ __forceinline__ void quantize_tile(const Fp8Target& plain, const Fp8T
       shared.chunks[8 * l + j][g ^ l] = make_uint2(pack_fp8(v[0], v[1], v[2], v[3]), pack_fp8(v[4], v[5], v[6], v[7]));
     }
     __syncthreads();
-    // 8 threads store a column of the tile, 16 rows each.
-#pragma unroll
-    for (int pass = 0; pass < 4; ++pass) {
-      const int column = pass * 32 + thread / 8, part = thread % 8, swizzle = column / 8;
-      const int out_row = tile_column * kFp8Tile + column, out_column = tile_row * kFp8Tile + 16 * part;
-      const uint4 raw = *reinterpret_cast<const uint4*>(&shared.chunks[column][(2 * part ^ swizzle) & ~1]);
-      const uint4 ordered = swizzle % 2 ? make_uint4(raw.z, raw.w, raw.x, raw.y) : raw;
-      if (out_row < columns && out_column < rows)
-        *reinterpret_cast<uint4*>(transposed.values + std::int64_t{out_row} * rows + out_column) = ordered;
-    }
+    store_transposed(transposed, shared.chunks, tile_row, tile_column, rows, columns);
   }
 }
 

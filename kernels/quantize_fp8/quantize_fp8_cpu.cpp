@@ -1,9 +1,7 @@
 #include <algorithm>
-#include <bit>
-#include <cmath>
-#include <type_traits>
 
 #include "kernels/common/cpu/cpu.h"
+#include "kernels/quantize_fp8/fp8_scale_cpu.h"
 #include "quantize_fp8.h"
 
 namespace ssa::cpu {
@@ -23,17 +21,15 @@ void quantize(const Fp8Matrix& out, const Real* x, std::int64_t row_stride, std:
       const auto element = [&](std::int64_t r, std::int64_t c) {
         return static_cast<float>(x[r * row_stride + c * column_stride]);
       };
-      // As bits, NaN is larger than every number.
-      auto largest = std::bit_cast<std::uint32_t>(0x1p-110f);
+      std::uint32_t largest = 0;
       for (std::int64_t r = first_row; r < end_row; ++r)
         for (std::int64_t c = first_column; c < end_column; ++c)
-          largest = std::max(largest, std::bit_cast<std::uint32_t>(element(r, c)) & 0x7fffffffu);
-      const auto amax = std::bit_cast<float>(largest);
-      const float inverse = float8_e4m3::kMax / amax;
-      scales[fp8_scale_index(out, first_row, first_column)] = amax / float8_e4m3::kMax;
+          largest = std::max(largest, magnitude_bits(element(r, c)));
+      const Fp8Scale scale(largest);
+      scales[fp8_scale_index(out, first_row, first_column)] = scale.scale;
       for (std::int64_t r = first_row; r < end_row; ++r)
         for (std::int64_t c = first_column; c < end_column; ++c)
-          values[r * C + c] = float8_e4m3(element(r, c) * inverse).bits;
+          values[r * C + c] = float8_e4m3(element(r, c) * scale.inverse).bits;
     }
 }
 

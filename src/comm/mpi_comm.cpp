@@ -227,7 +227,10 @@ void MpiComm::all_reduce(Stream& stream, Tensor tensor, ReduceOp op) {
   if (op != ReduceOp::sum) {
     const MPI_Datatype type = comparable_datatype_of(tensor.dtype());
     in_chunks(tensor.count(), [&](std::int64_t first, int count) {
-      check(MPI_Allreduce(MPI_IN_PLACE, element(tensor, first), count, type, op_of(op), group_->comm), "all_reduce");
+      std::vector<MPI_Request> request(1);
+      check(MPI_Iallreduce(MPI_IN_PLACE, element(tensor, first), count, type, op_of(op), group_->comm, request.data()),
+            "all_reduce");
+      group_->wait(request, "all_reduce");
     });
     return;
   }
@@ -281,14 +284,18 @@ void MpiComm::reduce_scatter(Stream& stream, Tensor in, Tensor out) {
 /// Broadcasts from one rank after the other. That moves as many bytes as MPI_Allgather, and each part can be split into
 /// chunks in place.
 void MpiComm::gather_parts(Tensor in, Tensor out) const {
+  const Tensor flat = out.view({out.count()});
   for (int root = 0; root < size_; ++root)
-    in_chunks(in.count(), [&](std::int64_t first, int count) {
-      std::vector<MPI_Request> request(1);
-      check(MPI_Ibcast(element(out, root * in.count() + first), count, datatype_of(in.dtype()), root, group_->comm,
-                       request.data()),
-            "all_gather");
-      group_->wait(request, "all_gather");
-    });
+    send_to_all(flat.rows(root * in.count(), (root + 1) * in.count()), root, "all_gather");
+}
+
+void MpiComm::send_to_all(Tensor tensor, int root, const char* call) const {
+  in_chunks(tensor.count(), [&](std::int64_t first, int count) {
+    std::vector<MPI_Request> request(1);
+    check(MPI_Ibcast(element(tensor, first), count, datatype_of(tensor.dtype()), root, group_->comm, request.data()),
+          call);
+    group_->wait(request, call);
+  });
 }
 
 void MpiComm::all_gather(Stream& stream, Tensor in, Tensor out) {
@@ -303,9 +310,7 @@ void MpiComm::broadcast(Stream& stream, Tensor tensor, int root) {
   check_host(stream, "broadcast");
   const Watched call(*group_, "broadcast");
   check_root(root, size_);
-  in_chunks(tensor.count(), [&](std::int64_t first, int count) {
-    check(MPI_Bcast(element(tensor, first), count, datatype_of(tensor.dtype()), root, group_->comm), "broadcast");
-  });
+  send_to_all(tensor, root, "broadcast");
 }
 
 }  // namespace ssa

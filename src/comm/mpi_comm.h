@@ -46,6 +46,7 @@ class MpiComm : public Comm {
   void sum_small(Tensor tensor) const;
   void sum_parts(Tensor in, Tensor out) const;
   void gather_parts(Tensor in, Tensor out) const;
+  void send_to_all(Tensor tensor, int root, const char* call) const;
 
   std::unique_ptr<Group> group_;
   std::unique_ptr<MpiComm> background_;

@@ -205,13 +205,14 @@ Fp8Operands lay_out_fp8(Arena& arena, const ModelConfig& c, const PassShape& sha
     (from_swiglu ? d_gate_up : d_y).push_back({{M, outputs}, Fp8Blocks::row});
     (from_swiglu ? d_gate_up_t : d_y_t).push_back({{outputs, M}, Fp8Blocks::square});
   }
-  return {.weights = lay_out_fp8_weights(arena, c, shape.fp8),
-          .x = allocate("x", x),
-          .d_y = allocate("d_y", d_y),
-          .d_y_t = allocate("d_y^T", d_y_t),
-          .d_gate_up = allocate("d_gate_up", d_gate_up),
-          .d_gate_up_t = allocate("d_gate_up^T", d_gate_up_t),
-          .lm_head = shape.fp8.has_lm_head() ? lay_out_fp8_head(arena, c, M, chunk) : LinearCrossEntropyFp8{}};
+  return {
+      .weights = shape.fp8_weights_given ? std::vector<Fp8LayerWeights>() : lay_out_fp8_weights(arena, c, shape.fp8),
+      .x = allocate("x", x),
+      .d_y = allocate("d_y", d_y),
+      .d_y_t = allocate("d_y^T", d_y_t),
+      .d_gate_up = allocate("d_gate_up", d_gate_up),
+      .d_gate_up_t = allocate("d_gate_up^T", d_gate_up_t),
+      .lm_head = shape.fp8.has_lm_head() ? lay_out_fp8_head(arena, c, M, chunk) : LinearCrossEntropyFp8{}};
 }
 
 Activations lay_out_activations(Arena& arena, const ModelConfig& c, const PassShape& shape, DeviceKind kind,

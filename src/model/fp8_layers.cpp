@@ -69,11 +69,21 @@ Fp8Layers::Fp8Layers(const ModelConfig& config, Fp8Mode mode, const std::vector<
   }
 }
 
-bool Fp8Layers::any() const { return lm_head_ || std::find(layers_.begin(), layers_.end(), true) != layers_.end(); }
+bool Fp8Layers::any() const { return lm_head_ || any_linear(); }
+
+bool Fp8Layers::any_linear() const { return std::find(layers_.begin(), layers_.end(), true) != layers_.end(); }
 
 bool Fp8Layers::has(std::int64_t layer, LinearLayer which) const {
   return !layers_.empty() &&
          layers_[static_cast<std::size_t>(layer) * kLinearLayers.size() + static_cast<std::size_t>(which)];
+}
+
+bool Fp8Layers::has_any_of(std::int64_t layer) const {
+  return std::ranges::any_of(kLinearLayers, [&](LinearLayer which) { return has(layer, which); });
+}
+
+bool Fp8Layers::has_all_of(std::int64_t layer) const {
+  return std::ranges::all_of(kLinearLayers, [&](LinearLayer which) { return has(layer, which); });
 }
 
 bool Fp8Layers::has_in_any_layer(LinearLayer which) const {

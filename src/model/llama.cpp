@@ -613,7 +613,7 @@ void forward(Stream& s, const Llama& m, const MicroBatch& batch, const PassScale
   embedding_forward(s, {.out = a.layers[0].x, .ids = flat_tokens(batch.ids), .weight = m.weights.embedding});
   for (std::int64_t i = 0; i < m.config.num_hidden_layers; ++i) {
     call(hooks.before_weights, buckets.layer(i));
-    if (weights == Weights::changed) round_weights(s, m, i);
+    if (weights == Weights::changed && !m.shape.fp8_weights_given) round_weights(s, m, i);
     forward_layer(s, m, i, batch, scales.alignment, losses.alignment, Run::forward, hooks);
     measure_attention(s, m, i, batch, attention);
   }

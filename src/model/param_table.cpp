@@ -100,13 +100,35 @@ std::vector<Tensor> split_by_bucket(const ParamTable& table, const Tensor& flat)
   return parts;
 }
 
+Range range_of(const ParamTable& table, const ModelConfig& config, std::int64_t i, LinearLayer which) {
+  const auto first = [&]() -> const char* {
+    switch (which) {
+      case LinearLayer::qkvg_proj: return "self_attn.q_proj";
+      case LinearLayer::o_proj: return "self_attn.o_proj";
+      case LinearLayer::gate_up_proj: return "mlp.gate_proj";
+      case LinearLayer::down_proj: return "mlp.down_proj";
+    }
+    fail("unknown linear layer");
+  };
+  const std::int64_t begin = table.find(concat("model.layers.", i, ".", first(), ".weight")).offset;
+  const auto [inputs, outputs] = widths_of(which, config);
+  return {begin, begin + inputs * outputs};
+}
+
 ModelParams bind_params(const ParamTable& table, const ModelConfig& c, const std::vector<Tensor>& buckets) {
-  const std::int64_t H = c.hidden_size, F = c.intermediate_size;
+  const std::int64_t H = c.hidden_size;
   const auto view = [&](const std::string& first, Shape shape) {
     const Param& param = table.find(first);
     const std::size_t bucket = table.bucket_of(param);
     const std::int64_t begin = param.offset - table.buckets()[bucket].range.begin;
     return buckets[bucket].rows(begin, begin + shape.count()).view(shape);
+  };
+  const auto matrix = [&](std::int64_t i, LinearLayer which) {
+    const std::size_t bucket = BucketOrder(c).layer(i);
+    const Range range = range_of(table, c, i, which);
+    const std::int64_t before = table.buckets()[bucket].range.begin;
+    const auto [inputs, outputs] = widths_of(which, c);
+    return buckets[bucket].rows(range.begin - before, range.end - before).view({outputs, inputs});
   };
   ModelParams params;
   params.embedding = view(kEmbedding, {c.vocab_size, H});
@@ -115,11 +137,11 @@ ModelParams bind_params(const ParamTable& table, const ModelConfig& c, const std
   for (std::int64_t i = 0; i < c.num_hidden_layers; ++i) {
     const std::string layer = "model.layers." + std::to_string(i) + ".";
     params.layers.push_back({.input_norm = view(layer + "input_layernorm.weight", {H}),
-                             .qkvg_proj = view(layer + "self_attn.q_proj.weight", {c.qkvg_width(), H}),
-                             .o_proj = view(layer + "self_attn.o_proj.weight", {H, c.q_width()}),
+                             .qkvg_proj = matrix(i, LinearLayer::qkvg_proj),
+                             .o_proj = matrix(i, LinearLayer::o_proj),
                              .post_attention_norm = view(layer + "post_attention_layernorm.weight", {H}),
-                             .gate_up_proj = view(layer + "mlp.gate_proj.weight", {2 * F, H}),
-                             .down_proj = view(layer + "mlp.down_proj.weight", {H, F})});
+                             .gate_up_proj = matrix(i, LinearLayer::gate_up_proj),
+                             .down_proj = matrix(i, LinearLayer::down_proj)});
   }
   return params;
 }

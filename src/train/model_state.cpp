@@ -40,10 +40,6 @@ std::int64_t staging_elements(const StateShape& shape, const ParamTable& table) 
   return std::min(largest, std::max((std::int64_t{1} << 24) / unit, std::int64_t{1}) * unit);
 }
 
-/// While the gradients of a layer are reduced, the next layer's are computed into the other buffer; while a layer reads
-/// its weights, the next layer's are gathered into the other one.
-constexpr std::size_t kLayerBuffers = 2;
-
 /// A tensor per bucket for one pass: `what` are gradients at ZeRO stage 2 or weights at stage 3. With `share_ends` an
 /// untied LM head has the memory of the embedding.
 std::vector<Tensor> lay_out_pass_buckets(Arena& arena, const ModelConfig& c, const ParamTable& table,
@@ -80,6 +76,13 @@ void lay_out_moments(StateArenas& arenas, const StateShape& shape, const ParamTa
   }
 }
 
+/// At ZeRO stage 3 the exchange writes the weights in FP8.
+PassShape pass_of(const StateShape& shape) {
+  PassShape pass = shape.pass;
+  pass.fp8_weights_given = shape.pass.backward && shape.shards_weights();
+  return pass;
+}
+
 /// The gradients as the model's backward pass sees them.
 ModelGradients bind_pass_gradients(const ModelState& state) {
   const ModelConfig& c = state.shape().model;
@@ -98,11 +101,14 @@ StateTensors lay_out_state(StateArenas& arenas, const StateShape& shape, const P
   const ModelConfig& c = shape.model;
   const std::int64_t size = table.size(), owned = shape.shards_state() ? size / shape.shards() : size;
   const DType act = activation_dtype(shape.kind);
+  const PassShape pass = pass_of(shape);
 
   StateTensors t;
   if (shape.shards_weights()) {
     t.weights = arenas.weights.allocate("shard of the weights", act, {owned});
     t.pass_weights = lay_out_pass_buckets(arenas.weights, c, table, "weights", act, /*share_ends=*/true);
+    if (pass.fp8_weights_given && pass.fp8.any_linear())
+      t.fp8_layers = lay_out_gathered_fp8(arenas.weights, c, pass.fp8, table, t.pass_weights);
   } else {
     t.weights = arenas.weights.allocate("weights", act, {size});
     t.pass_weights = split_by_bucket(table, t.weights);
@@ -121,7 +127,8 @@ StateTensors lay_out_state(StateArenas& arenas, const StateShape& shape, const P
       t.reduce_staging = arenas.gradients.allocate("bucket in bf16", DType::bf16, {largest_bucket(table)});
     lay_out_moments(arenas, shape, table, owned, t);
   }
-  t.activations = lay_out_activations(arenas.activations, c, shape.pass, shape.kind);
+  t.activations = lay_out_activations(arenas.activations, c, pass, shape.kind);
+  for (const Fp8GatheredLayer& layer : t.fp8_layers) t.activations.fp8.weights.push_back(layer.weights);
   t.batch = allocate_batch(arenas.batches, shape.pass);
   t.sums = StepSums(arenas.batches, c, table.buckets().size());
   if (shape.shards_state())
@@ -299,10 +306,12 @@ ModelState::ModelState(Stream& stream, const StateShape& shape, const ParamTable
       stream.zero(tensor);
   for (const auto* buckets : {&pass_weights, &pass_gradients})
     for (const Tensor& tensor : *buckets) stream.zero(tensor);
+  for (const Fp8GatheredLayer& layer : fp8_layers)
+    if (layer.maxima) stream.zero(layer.maxima);
   sums.clear(stream);
   stream.reserve_scratch(step_scratch_bytes(shape));
 
-  model_ = bind_llama(shape.model, shape.pass, bind_params(table, shape.model, pass_weights), activations,
+  model_ = bind_llama(shape.model, pass_of(shape), bind_params(table, shape.model, pass_weights), activations,
                       bind_pass_gradients(*this));
   upload_rotary_table(stream, model_);
 }

@@ -5,6 +5,7 @@
 #include "kernels/optimizer/optimizer.h"
 #include "ssa/comm/watchdog.h"
 #include "ssa/runtime/profiler_range.h"
+#include "ssa/train/fp8_weights.h"
 
 namespace ssa {
 namespace {
@@ -52,7 +53,8 @@ StepExchange::StepExchange(Stream& stream, const RankGroups& groups, const Model
       queue_(stream, overlap_),
       reduced_(state.table().buckets().size()),
       gathered_(reduced_.size()),
-      held_(reduced_.size()) {
+      held_(reduced_.size(), Form::none),
+      has_maxima_(reduced_.size()) {
   if (!overlap_) return;
   all_ = all_->background();
   shard_ = shard_->background();
@@ -70,9 +72,7 @@ PassHooks StepExchange::hooks(std::int64_t micro, std::int64_t count, std::funct
   const std::size_t embedding = order.embedding;
   PassHooks hooks;
   if (!alone) {
-    std::vector<std::size_t> reads = order.forward();
-    for (std::int64_t i = state_.shape().model.num_hidden_layers - 1; i >= 0; --i) reads.push_back(order.layer(i));
-    hooks.before_weights = weight_hook(std::move(reads));
+    hooks.before_weights = weight_hook(training_reads(micro == 0));
     hooks.before_gradients = [this, every](std::size_t bucket) {
       // From stage 2 on the buffer of a layer was last used two layers ago, or in the micro-batch before.
       if (every)
@@ -91,28 +91,62 @@ PassHooks StepExchange::hooks(std::int64_t micro, std::int64_t count, std::funct
 }
 
 PassHooks StepExchange::forward_hooks() {
-  return {.before_weights = weight_hook(BucketOrder(state_.shape().model).forward())};
+  std::vector<Read> reads;
+  for (const std::size_t bucket : BucketOrder(state_.shape().model).forward()) reads.push_back({bucket, Form::act});
+  return {.before_weights = weight_hook(std::move(reads))};
 }
 
-PassHooks::Call StepExchange::weight_hook(std::vector<std::size_t> reads) {
+StepExchange::Form StepExchange::training_form(std::size_t bucket, bool backward) const {
+  const ModelConfig& model = state_.shape().model;
+  const BucketOrder order(model);
+  const std::int64_t layer = static_cast<std::int64_t>(bucket) - static_cast<std::int64_t>(order.first_layer);
+  if (layer < 0 || layer >= model.num_hidden_layers || !state_.shape().pass.fp8.has_any_of(layer)) return Form::act;
+  return backward ? Form::fp8_transposed : Form::fp8;
+}
+
+/// The head's weights in FP8 remain from a step's first micro-batch.
+std::vector<StepExchange::Read> StepExchange::training_reads(bool first_of_step) const {
+  const ModelConfig& model = state_.shape().model;
+  const BucketOrder order(model);
+  const bool rounded_head = !first_of_step && !model.tie_word_embeddings && state_.shape().pass.fp8.has_lm_head();
+  std::vector<Read> reads;
+  for (const std::size_t bucket : order.forward())
+    reads.push_back({bucket, rounded_head && bucket == order.head ? Form::none : training_form(bucket, false)});
+  for (std::int64_t i = model.num_hidden_layers - 1; i >= 0; --i)
+    reads.push_back({order.layer(i), training_form(order.layer(i), true)});
+  return reads;
+}
+
+PassHooks::Call StepExchange::weight_hook(std::vector<Read> reads) {
   if (!state_.shape().shards_weights())
     return [this](std::size_t bucket) { wait("gather weights", gathered_, bucket); };
   return [this, reads = std::move(reads), at = std::size_t{0}](std::size_t bucket) mutable {
-    SSA_CHECK(at < reads.size() && reads[at] == bucket, "weights: a pass reads bucket ", bucket, " as number ", at,
-              " of ", reads.size(), ", expected another order");
-    hold_weights(bucket);
+    SSA_CHECK(at < reads.size() && reads[at].bucket == bucket, "weights: a pass reads bucket ", bucket, " as number ",
+              at, " of ", reads.size(), ", expected another order");
+    hold_weights(reads[at]);
     wait("gather weights", gathered_, bucket);
     if (++at < reads.size()) hold_weights(reads[at]);
   };
 }
 
 /// What had the bucket's memory before is not read any more by what the stream does next.
-void StepExchange::hold_weights(std::size_t bucket) {
-  if (held_[bucket]) return;
-  for (std::size_t i = 0; i < held_.size(); ++i)
-    if (state_.pass_weights[i].data() == state_.pass_weights[bucket].data()) held_[i] = false;
-  held_[bucket] = true;
-  queue_gather(bucket);
+void StepExchange::hold_weights(const Read& read) {
+  const auto [bucket, form] = read;
+  const Form held = held_[bucket];
+  if (form == Form::none || held == form || (held == Form::fp8_transposed && form == Form::fp8)) return;
+  const bool gathered = held == Form::fp8 && form == Form::fp8_transposed;
+  if (!gathered) {
+    for (std::size_t i = 0; i < held_.size(); ++i)
+      if (state_.pass_weights[i].data() == state_.pass_weights[bucket].data()) held_[i] = Form::none;
+    if (form == Form::act)
+      queue_gather(bucket);
+    else
+      queue_fp8_gather(bucket);
+  }
+  held_[bucket] = form;
+  if (form != Form::fp8_transposed) return;
+  const std::int64_t layer = static_cast<std::int64_t>(bucket - BucketOrder(state_.shape().model).first_layer);
+  gathered_[bucket] = queue_.run([=, this](Stream& stream) { transpose_fp8_weights(stream, state_, layer); });
 }
 
 void StepExchange::reduce(std::size_t bucket, bool first_of_step, bool last_of_step) {
@@ -150,14 +184,26 @@ void StepExchange::finish_gradients() {
 void StepExchange::gather_weights(std::size_t bucket) {
   if (!state_.shape().shards_state()) return;
   if (!state_.shape().shards_weights()) return queue_gather(bucket);
-  held_[bucket] = false;
+  held_[bucket] = Form::none;
+  has_maxima_[bucket] = false;
   const BucketOrder order(state_.shape().model);
-  if (bucket == order.norms || bucket == order.embedding || bucket == order.layer(0)) hold_weights(bucket);
+  if (bucket == order.norms || bucket == order.embedding || bucket == order.layer(0))
+    hold_weights({bucket, training_form(bucket, false)});
 }
 
 void StepExchange::queue_gather(std::size_t bucket) {
   const Tensor whole = state_.pass_weights[bucket], own = state_.owned_weights(state_.table().buckets()[bucket]);
   gathered_[bucket] = queue_.run([=, this](Stream& stream) { shard_->all_gather(stream, own, whole); });
+}
+
+void StepExchange::queue_fp8_gather(std::size_t bucket) {
+  const bool known = has_maxima_[bucket];
+  has_maxima_[bucket] = true;
+  const std::int64_t layer = static_cast<std::int64_t>(bucket - BucketOrder(state_.shape().model).first_layer);
+  gathered_[bucket] = queue_.run([=, this](Stream& stream) {
+    if (!known) find_fp8_maxima(stream, *shard_, state_, layer);
+    gather_fp8_weights(stream, *shard_, state_, layer);
+  });
 }
 
 void StepExchange::finish_weights() {

@@ -470,6 +470,20 @@ def test_bench_peers_fp8(_):
     assert rows[0] == "| qkvg | 32768.000 | 2048.000 | 2400.000 | 1.000 | 2.000 |", rows
     assert rows[4] == "| all, 2 layers | 262144.000 | 28672.000 | 45760.000 | 8.000 | 16.000 |", rows
 
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        args = bench_peers.parse_arguments(["--only", "fp8", "--layers", "2", "--linear-layers", "gate-and-up,o"])
+        bench_peers.fp8_table(args, lambda tokens, inputs, outputs: (inputs, outputs))
+    rows = [line for line in out.getvalue().splitlines() if line.startswith("|")][2:]
+    assert rows == ["| o | 2048.000 | 2048.000 |", "| gate and up | 2048.000 | 16384.000 |",
+                    "| these, 2 layers | 8192.000 | 36864.000 |"], rows
+    for arguments, message in ((["--only", "fp8", "--linear-layers", "up"], "'up' is not a layer; expected some of qkvg,"),
+                               (["--linear-layers", "o"], "--linear-layers needs --only fp8")):
+        error = io.StringIO()
+        with contextlib.redirect_stderr(error), contextlib.suppress(SystemExit):
+            bench_peers.parse_arguments(arguments)
+        assert message in error.getvalue(), error.getvalue()
+
 
 def test_slurm(directory):
     """The batch file requeues the job on exit code 75, and on no other; srun and scontrol record their arguments."""

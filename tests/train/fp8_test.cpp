@@ -2,6 +2,7 @@
 // tests/model has what FP8 changes in a pass, resume_test that a run in FP8 resumes to the bit.
 #include <cmath>
 
+#include "support/make_dataset.h"
 #include "train/run_directory.h"
 
 using namespace ssa;
@@ -52,6 +53,61 @@ TEST_CASE("fp8: every ZeRO stage gives the losses of one rank, and without accum
     // next step: one of 10^4 codes changes a product by 1e-3 of its rounding error, which is 4 %.
     check_losses(run, "2", "one", 1e-4);
   }
+}
+
+namespace {
+
+/// Trains a model of three layers, whose matrices are all in FP8, at stages 2 and 3, and compares the ends.
+void check_stage_3(const RunDirectory& run, const std::string& mode, int ranks, const Names& more) {
+  CAPTURE(mode, ranks, more);
+  make_dataset(run / "held-out", {random_documents(3, 32, 1, 257)}, {.vocab_size = 272, .eos_token_id = 257});
+  for (const char* stage : {"2", "3"}) {
+    Names all = {"train.fp8=" + mode,
+                 "init_from=null",
+                 "model.num_hidden_layers=3",
+                 "model.hidden_size=48",
+                 "model.num_attention_heads=16",
+                 "model.num_key_value_heads=8",
+                 "model.head_dim=8",
+                 "train.max_length=32",
+                 "train.max_steps=4",
+                 "train.global_batch_size=4",
+                 "train.per_device_train_batch_size=1",
+                 "checkpoint.save_steps=4",
+                 "data.eval_path=held-out",
+                 "train.eval_steps=2",
+                 "distributed.overlap=true",
+                 std::string("distributed.zero_stage=") + stage};
+    all.insert(all.end(), more.begin(), more.end());
+    run.train_to_end(stage, all, {}, ranks);
+  }
+  check_same_ends(run, "2", "3");
+}
+
+}  // namespace
+
+TEST_CASE("fp8: ZeRO stage 3 gives the bits of stage 2 on 1, 2 and 4 ranks, with and without accumulation") {
+  const RunDirectory run("full-untied-llama3rope");
+  SECTION("1") { check_stage_3(run, "linear", 1, {}); }
+  SECTION("2") { check_stage_3(run, "all", 2, {}); }
+  SECTION("4") { check_stage_3(run, "all", 4, {}); }
+}
+
+TEST_CASE("fp8: ZeRO stage 3 gives the bits of stage 2 with recomputed activations") {
+  SECTION("full") { check_stage_3(RunDirectory("ssa-sparse-stream"), "all", 2, {"train.gradient_checkpointing=full"}); }
+  SECTION("selective") {
+    check_stage_3(RunDirectory("moba"), "linear", 2,
+                  {"train.gradient_checkpointing=selective", "distributed.overlap=false"});
+  }
+}
+
+TEST_CASE("fp8: ZeRO stage 3 gives the bits of stage 2 with exclusions, groups of ranks and document masks") {
+  SECTION("exclusions") {
+    check_stage_3(RunDirectory("nsa"), "linear", 2,
+                  {R"(train.fp8_exclude=["layers.0.o_proj","layers.1","layers.2.qkvg_proj","layers.2.down_proj"])"});
+  }
+  SECTION("groups") { check_stage_3(RunDirectory("full"), "linear", 4, {"distributed.shard_size=2"}); }
+  SECTION("masks") { check_stage_3(RunDirectory("ssa-document-mask"), "all", 2, {}); }
 }
 
 TEST_CASE("fp8: recomputed activations give the same bits, with every method") {

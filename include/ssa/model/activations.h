@@ -28,7 +28,10 @@ struct PassShape {
   AttentionPath path;
   BlockSelection selection = BlockSelection::exact;
   GradientCheckpointing checkpointing = GradientCheckpointing::none;
-  Fp8Layers fp8 = {};             ///< linear layers and head of passes with a backward
+  Fp8Layers fp8 = {};  ///< linear layers and head of passes with a backward
+  /// The caller has written Fp8Operands::weights of a layer when PassHooks::before_weights returns, and gave their
+  /// memory. Otherwise a pass rounds them.
+  bool fp8_weights_given = false;
   bool backward = true;           ///< false: forward passes only, whose layers share their activations
   std::int64_t logits_chunk = 0;  ///< tokens whose logits exist at a time; 0 = logits_chunk_for(...)
   bool document_mask = false;     ///< micro-batches have MicroBatch::documents
@@ -107,11 +110,12 @@ using Fp8LayerWeights = std::array<Fp8Weight, kLinearLayers.size()>;
 /// The operands of the FP8 products; absent without FP8. `weights` has every layer; the other buffers hold the operands
 /// of one linear layer at a time.
 struct Fp8Operands {
-  std::vector<Fp8LayerWeights> weights;  ///< [L]: rounded once per optimizer step
-  Fp8Buffer x;                           ///< x in the forward; x^T in the backward, where the forward did not keep it
-  Fp8Buffer d_y, d_y_t;                  ///< d_y and its transpose, for the input and the weight gradient
-  Fp8Buffer d_gate_up, d_gate_up_t;      ///< the same of gate_up_proj, where swiglu_backward writes them
-  LinearCrossEntropyFp8 lm_head;         ///< of the LM head
+  /// [L]: rounded once per optimizer step; empty with PassShape::fp8_weights_given until the caller sets them
+  std::vector<Fp8LayerWeights> weights;
+  Fp8Buffer x;                       ///< x in the forward; x^T in the backward, where the forward did not keep it
+  Fp8Buffer d_y, d_y_t;              ///< d_y and its transpose, for the input and the weight gradient
+  Fp8Buffer d_gate_up, d_gate_up_t;  ///< the same of gate_up_proj, where swiglu_backward writes them
+  LinearCrossEntropyFp8 lm_head;     ///< of the LM head
 };
 
 /// Every activation and working tensor of a pass.

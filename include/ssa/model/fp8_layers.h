@@ -57,8 +57,11 @@ class Fp8Layers {
   Fp8Layers(const ModelConfig& config, Fp8Mode mode, const std::vector<std::string>& exclude);
 
   bool any() const;  ///< a linear layer or the head
+  bool any_linear() const;
   /// Whether the layer computes its products in FP8.
   bool has(std::int64_t layer, LinearLayer which) const;
+  bool has_any_of(std::int64_t layer) const;
+  bool has_all_of(std::int64_t layer) const;
   bool has_in_any_layer(LinearLayer which) const;
   bool has_in_every_layer(LinearLayer which) const;
   bool has_lm_head() const { return lm_head_; }

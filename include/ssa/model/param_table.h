@@ -9,12 +9,14 @@
 // kAlignment elements, so that `shards` ranks can own equal slices of every bucket (ZeRO).
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
+#include "ssa/model/fp8_layers.h"
 #include "ssa/model/model_config.h"
 #include "ssa/runtime/stream.h"
 
@@ -33,6 +35,12 @@ struct Range {
   std::int64_t begin, end;
   std::int64_t count() const { return end - begin; }
 };
+
+/// The elements of both.
+inline Range common(const Range& a, const Range& b) {
+  const std::int64_t begin = std::max(a.begin, b.begin);
+  return {begin, std::max(begin, std::min(a.end, b.end))};
+}
 
 /// Parameters that are reduced, updated and gathered together.
 struct Bucket {
@@ -91,6 +99,9 @@ struct BucketOrder {
   /// In the order in which a forward pass reads the weights, so that those it needs first can arrive first.
   std::vector<std::size_t> forward() const;
 };
+
+/// The elements of the weight of one product of layer i, whose parameters are adjacent.
+Range range_of(const ParamTable& table, const ModelConfig& config, std::int64_t i, LinearLayer which);
 
 /// The parts of a flat buffer, one per bucket.
 std::vector<Tensor> split_by_bucket(const ParamTable& table, const Tensor& flat);

@@ -11,9 +11,14 @@
 #include "ssa/model/param_table.h"
 #include "ssa/runtime/arena.h"
 #include "ssa/runtime/stream.h"
+#include "ssa/train/fp8_weights.h"
 #include "ssa/train/step_sums.h"
 
 namespace ssa {
+
+/// While the gradients of a layer are reduced, the next layer's are computed into the other buffer; while a layer reads
+/// its weights, the next layer's are gathered into the other one.
+inline constexpr std::size_t kLayerBuffers = 2;
 
 /// Determines the memory of a run.
 struct StateShape {
@@ -53,6 +58,7 @@ struct StateTensors {
   /// act: where a pass reads the weights of each bucket of the ParamTable: parts of `weights`, or, at ZeRO stage 3,
   /// buffers that StepExchange fills. Layers i and i + 2 share one, and so do the embedding and an untied LM head.
   std::vector<Tensor> pass_weights;
+  std::vector<Fp8GatheredLayer> fp8_layers;  ///< in pass_weights, at ZeRO stage 3 with linear layers in FP8; else empty
   Tensor master;  ///< f32 [owned]: what the optimizer updates; absent on the CPU, where the weights are f32 themselves
   Tensor gradients;  ///< f32 [size]; from ZeRO stage 2 on [owned]: sums over the micro-batches and ranks so far
   /// f32: where a backward pass writes the gradients of each bucket of the ParamTable: parts of `gradients`, or, from ZeRO

@@ -5,7 +5,7 @@
 //   zero_stage 1   the last micro-batch: reduce_scatter; after the update: all_gather of the weights
 //   zero_stage 2   every micro-batch: reduce_scatter, added to the rank's shard; after the update: all_gather
 //   zero_stage 3   the same gradients; every pass: all_gather of each layer's weights while the layer before runs, in the
-//                  forward and again in the backward pass
+//                  forward and again in the backward pass; in FP8 where training multiplies in FP8 (fp8_weights.h)
 //
 // With distributed.shard_size s, states are sharded over groups of s consecutive ranks, and every group has all of them.
 // Gradients are then reduced in two steps, at every stage: over the ranks of a group, of which each gets a part, and that
@@ -72,9 +72,23 @@ class StepExchange {
   void finish_weights();
 
  private:
-  PassHooks::Call weight_hook(std::vector<std::size_t> reads);
-  void hold_weights(std::size_t bucket);
+  /// What a pass reads of a bucket's gathered weights, and what is in their memory or on the way to it, at stage 3.
+  enum class Form {
+    none,
+    act,
+    fp8,             ///< of a layer: w where a matrix is in FP8, else act
+    fp8_transposed,  ///< w^T besides
+  };
+  struct Read {
+    std::size_t bucket;
+    Form form;
+  };
+  std::vector<Read> training_reads(bool first_of_step) const;
+  Form training_form(std::size_t bucket, bool backward) const;
+  PassHooks::Call weight_hook(std::vector<Read> reads);
+  void hold_weights(const Read& read);
   void queue_gather(std::size_t bucket);
+  void queue_fp8_gather(std::size_t bucket);
   void reduce(std::size_t bucket, bool first_of_step, bool last_of_step);
   void wait(const char* what, std::vector<BackgroundQueue::Ticket>& tickets, std::size_t bucket);
 
@@ -85,7 +99,8 @@ class StepExchange {
   bool overlap_;
   BackgroundQueue queue_;
   std::vector<BackgroundQueue::Ticket> reduced_, gathered_;  ///< per bucket, the last one
-  std::vector<bool> held_;  ///< at stage 3: the bucket's weights are in ModelState::pass_weights, or on the way
+  std::vector<Form> held_;                                   ///< per bucket, at stage 3
+  std::vector<bool> has_maxima_;  ///< per bucket: Fp8GatheredLayer::maxima are those of the weights
 };
 
 }  // namespace ssa
