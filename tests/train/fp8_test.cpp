@@ -10,7 +10,7 @@ using namespace ssa::test;
 
 namespace {
 
-Names with(const std::string& mode, const Names& more) {
+Names in_fp8(const std::string& mode, const Names& more) {
   Names all = {"train.fp8=" + mode, R"(train.fp8_exclude=["qkvg_proj"])", "train.max_length=32", "train.max_steps=4",
                "checkpoint.save_steps=2"};
   all.insert(all.end(), more.begin(), more.end());
@@ -42,9 +42,10 @@ TEST_CASE("fp8: every ZeRO stage gives the losses of one rank, and without accum
     // The blocks of transposed operands span the tokens of a micro-batch: one rank has the same micro-batches.
     const Names rows = {"train.global_batch_size=4", "train.per_device_train_batch_size=2"};
     const auto at_stage = [&](const char* stage) {
-      return with(mode, {rows[0], rows[1], std::string("distributed.zero_stage=") + stage, "distributed.overlap=true"});
+      return in_fp8(mode,
+                    {rows[0], rows[1], std::string("distributed.zero_stage=") + stage, "distributed.overlap=true"});
     };
-    run.train_to_end("one", with(mode, rows));
+    run.train_to_end("one", in_fp8(mode, rows));
     for (const char* stage : {"0", "1", "2", "3"}) run.train_to_end(stage, at_stage(stage), {}, 2);
     check_same_ends(run, "0", "1");
     check_same_ends(run, "0", "2");
@@ -115,7 +116,7 @@ TEST_CASE("fp8: recomputed activations give the same bits, with every method") {
     INFO(method);
     const RunDirectory run(method);
     for (const char* kept : {"none", "selective", "full"})
-      run.train_to_end(kept, with("all", {std::string("train.gradient_checkpointing=") + kept}));
+      run.train_to_end(kept, in_fp8("all", {std::string("train.gradient_checkpointing=") + kept}));
     check_same_ends(run, "none", "selective");
     check_same_ends(run, "none", "full");
   }
@@ -127,8 +128,8 @@ TEST_CASE("fp8: a run with document masks resumes to the bit, and has the losses
   for (const char* mode : {"linear", "all"}) {
     INFO(mode);
     const std::string again = std::string(mode) + "-again";
-    run.train_to_end(mode, with(mode, {}));
-    run.train_to_end(again, with(mode, {}), {"--resume", run.checkpoint(mode, 2).string()});
+    run.train_to_end(mode, in_fp8(mode, {}));
+    run.train_to_end(again, in_fp8(mode, {}), {"--resume", run.checkpoint(mode, 2).string()});
     check_same_state(run.checkpoint(again, 4), run.checkpoint(mode, 4));
     // Rounding changes the logits by 4 % of their size, and the loss, of about 5.6, by far less in four steps.
     const double got = run.metrics(mode).back().at("ce_loss"), want = run.metrics("none").back().at("ce_loss");
