@@ -6,8 +6,9 @@
 #
 # Where nvcc is installed every CUDA kernel is compiled too (a register spill is an error, and so are serialized
 # products). The kernels are tested only on a machine with a GPU, where the release build has the CUDA backend. Where
-# clang++ is installed the libraries and programs are compiled with it, and where clang-format 14 is installed the
-# formatting is checked. Skipped parts are reported. Ends with ctest's summary.
+# clang++ is installed, with libomp-dev and libclang-rt-dev, the sanitized build is made with it, in less time than with
+# gcc. Where clang-format 14 is installed the formatting is checked. Skipped parts are reported. Ends with ctest's
+# summary.
 #
 # SSA_WERROR=ON in the environment makes warnings errors.
 set -euo pipefail
@@ -47,15 +48,15 @@ else
   echo "skipped: nvcc is not installed"
 fi
 
-say "clang++"
+sanitize=sanitize
 if command -v clang++ >/dev/null; then
-  cmake --preset clang "${options[@]}"
-  cmake --build --preset clang
-else
-  echo "skipped: clang++ is not installed"
+  if echo 'int main() {}' | clang++ -fopenmp -fsanitize=address,undefined -x c++ - -o /dev/null 2>/dev/null; then
+    sanitize=sanitize-clang
+  else
+    echo "gcc makes the sanitized build: clang++ has no OpenMP (libomp-dev) or no sanitizers (libclang-rt-dev)"
+  fi
 fi
-
-for preset in sanitize release; do
+for preset in $sanitize release; do
   say "tests, preset $preset"
   cmake --preset $preset "${options[@]}"
   cmake --build --preset $preset

@@ -412,10 +412,11 @@ TEST_CASE("tokenize: a byte-order mark is no text, and that of another encoding 
        {std::tuple{"u16.txt", "\xff\xfe"s + "a\0"s, "UTF-16"}, std::tuple{"be.txt", "\xfe\xff\0a"s, "UTF-16"},
         std::tuple{"u16.jsonl", "\xff\xfe{\0\n\0"s, "UTF-16"},
         std::tuple{"u32.txt", "\xff\xfe\0\0a\0\0\0"s, "UTF-32"}}) {
-    write_file(directory / name, bytes);
+    const fs::path file = directory / name;
+    write_file(file, bytes);
     fs::remove_all(directory / "bad");
-    check_error(error_of([&] { ssa::tokenize(options_for({(directory / name).string()}, directory / "bad")); }), name,
-                encoding, "expected UTF-8");
+    check_error(error_of([&] { ssa::tokenize(options_for({file.string()}, directory / "bad")); }), name, encoding,
+                "expected UTF-8");
   }
 }
 

@@ -21,7 +21,7 @@ using namespace ssa::test;
 
 namespace {
 
-constexpr std::int64_t kTokens = 300;
+constexpr std::int64_t kPromptTokens = 300;
 /// f32 sums in another order, through two layers.
 constexpr float kTolerance = 1e-4f;
 
@@ -54,7 +54,7 @@ std::vector<std::int32_t> random_ids(std::int64_t count, std::uint64_t seed) {
 /// A model, and the logits of its forward pass after each of `tokens` tokens.
 struct Reference {
   TestModel model;
-  explicit Reference(const DecoderCase& c, std::int64_t tokens = kTokens, DeviceKind kind = DeviceKind::cpu)
+  explicit Reference(const DecoderCase& c, std::int64_t tokens = kPromptTokens, DeviceKind kind = DeviceKind::cpu)
       : model(config_of(c, kind), {.rows = 1, .tokens = tokens, .path = c.path, .backward = false}, c.selection, kind) {
     model.initialize(21);
     SingleComm comm;
@@ -116,14 +116,14 @@ const std::vector<DecoderCase> kCases = {
 TEST_CASE("decoder: a prompt and steps give the logits of the forward pass, in every path, budget and length") {
   for (const DecoderCase& c : kCases) {
     Reference reference(c);
-    const std::vector<std::int32_t> ids = random_ids(kTokens, 22);
+    const std::vector<std::int32_t> ids = random_ids(kPromptTokens, 22);
     const std::vector<float> want = reference.logits(ids);
-    Decoder decoder = reference.decoder(c, 1, kTokens, kTokens);
+    Decoder decoder = reference.decoder(c, 1, kPromptTokens, kPromptTokens);
     const std::span<const std::int32_t> all(ids);
     // All tokens but the first by steps; then prompts that end around the edges of blocks, with steps across the next.
     for (const std::int64_t prompt :
          {1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257, 298, 299, 300}) {
-      const std::int64_t end = prompt == 1 ? kTokens : std::min<std::int64_t>(kTokens, prompt + 18);
+      const std::int64_t end = prompt == 1 ? kPromptTokens : std::min<std::int64_t>(kPromptTokens, prompt + 18);
       float largest = distance(decoder.prefill(0, all.first(static_cast<std::size_t>(prompt))), 0, want, prompt - 1);
       for (std::int64_t t = prompt; t < end; ++t)
         largest = std::max(largest, distance(decoder.step(all.subspan(static_cast<std::size_t>(t), 1)), 0, want, t));
@@ -136,14 +136,14 @@ TEST_CASE("decoder: a prompt and steps give the logits of the forward pass, in e
 
 TEST_CASE("decoder: the logits depend on block_counts below the number of blocks") {
   // Otherwise the test above would not check the selection.
-  const std::vector<std::int32_t> ids = random_ids(kTokens, 22);
+  const std::vector<std::int32_t> ids = random_ids(kPromptTokens, 22);
   DecoderCase few{"", AttentionPath::selected, 16, 2}, more = few, all = few;
   more.block_counts = 4;
   all.block_counts = 100;
   const std::vector<float> at_2 = Reference(few).logits(ids), at_4 = Reference(more).logits(ids),
                            at_all = Reference(all).logits(ids);
-  CHECK(distance(at_2, kTokens - 1, at_4, kTokens - 1) > 100 * kTolerance);
-  CHECK(distance(at_4, kTokens - 1, at_all, kTokens - 1) > 100 * kTolerance);
+  CHECK(distance(at_2, kPromptTokens - 1, at_4, kPromptTokens - 1) > 100 * kTolerance);
+  CHECK(distance(at_4, kPromptTokens - 1, at_all, kPromptTokens - 1) > 100 * kTolerance);
 }
 
 TEST_CASE("decoder: sequences of different lengths are independent, and may pause, end and restart") {
@@ -197,11 +197,11 @@ TEST_CASE("decoder: on CUDA a prompt and steps give the logits of the forward pa
         Case{{"4 blocks", AttentionPath::selected, 16, 4}, 0.3},
         Case{{"nsa, all blocks", AttentionPath::nsa, 32, 100, 40}, 0.05},
         Case{{"nsa, 2 blocks", AttentionPath::nsa, 16, 2, 7}, 0.3}}) {
-    Reference reference(c, kTokens, DeviceKind::cuda);
-    const std::vector<std::int32_t> ids = random_ids(kTokens, 22);
+    Reference reference(c, kPromptTokens, DeviceKind::cuda);
+    const std::vector<std::int32_t> ids = random_ids(kPromptTokens, 22);
     const std::vector<float> want = reference.logits(ids);
     for (const std::int64_t prompt : {1, 15, 16, 100, 255}) {
-      Decoder decoder = reference.decoder(c, 1, kTokens, kTokens);
+      Decoder decoder = reference.decoder(c, 1, kPromptTokens, kPromptTokens);
       const std::span<const std::int32_t> all(ids);
       Values got, wanted;
       const auto compare = [&](std::span<const float> logits, std::int64_t t) {
@@ -209,7 +209,7 @@ TEST_CASE("decoder: on CUDA a prompt and steps give the logits of the forward pa
         wanted.insert(wanted.end(), want.begin() + t * 61, want.begin() + (t + 1) * 61);
       };
       compare(decoder.prefill(0, all.first(static_cast<std::size_t>(prompt))), prompt - 1);
-      for (std::int64_t t = prompt; t < kTokens; ++t)
+      for (std::int64_t t = prompt; t < kPromptTokens; ++t)
         compare(decoder.step(all.subspan(static_cast<std::size_t>(t), 1)), t);
       const double error = relative_error(got, wanted);
       INFO(c.name << ", prompt of " << prompt << " tokens: relative error " << error);

@@ -230,7 +230,8 @@ TEST_CASE("adamw with moments in bf16 on CUDA rounds as on the CPU") {
   if (skip_without_gpu()) return;
   Stream cpu(DeviceKind::cpu), cuda(DeviceKind::cuda);
   // Sizes and offsets with and without vectors. From zero moments, m and v are one product each: the same bits.
-  for (const auto& [n, offset] : {std::pair<std::int64_t, std::int64_t>{4099, 0}, {1000, 3}}) {
+  for (const auto& size : {std::pair<std::int64_t, std::int64_t>{4099, 0}, {1000, 3}}) {
+    const std::int64_t n = size.first, offset = size.second;
     CAPTURE(n, offset);
     std::vector<float> gradient, master(static_cast<std::size_t>(n + offset), 1.0f);
     for (const double value : random_values(n + offset, 1)) gradient.push_back(static_cast<float>(value));

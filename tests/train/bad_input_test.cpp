@@ -338,7 +338,7 @@ TEST_CASE("bad input: FIFOs and symbolic links in the place of output files") {
 }
 
 TEST_CASE("bad input: a limit on the address space that leaves no room for OpenBLAS is an error within seconds") {
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(SSA_SANITIZE)
   WARN("skipped: the address sanitizer needs more address space than any limit leaves");
 #else
   const RunDirectory run(kCase);

@@ -2,6 +2,7 @@
 #include "ssa/train/run_report.h"
 
 #include <algorithm>
+#include <cmath>
 #include <chrono>
 #include <csignal>
 #include <cstdio>
@@ -115,7 +116,8 @@ TEST_CASE("run report: the page of a long run stays small and shows every spike"
   CHECK(curve.size() <= 4000);
   CHECK(curve[0] == json{1, 4.9999});
   CHECK(std::count(curve.begin(), curve.end(), json{3456, 99.0}) == 1);
-  CHECK(curve.back() == json{50'000, 0.0});
+  CHECK(curve.back()[0] == 50'000);
+  CHECK(std::abs(curve.back()[1].get<double>()) < 1e-12);  // 5 - 1e-4 x 50000, which need not round to 0
   CHECK(std::is_sorted(curve.begin(), curve.end(), [](const json& a, const json& b) { return a[0] < b[0]; }));
 }
 

@@ -92,7 +92,8 @@ TEST_CASE("zero: without accumulation all stages give the same bits, with overla
 
 TEST_CASE("zero: at stage 3 layers that share memory are gathered again for the backward pass") {
   // With an LM head of its own, and without; with more layers than buffers for their weights and gradients.
-  for (const auto& [name, recomputed] : {std::pair("full-untied-llama3rope", "none"), {"ssa-sparse-stream", "full"}}) {
+  for (const auto& each : {std::pair("full-untied-llama3rope", "none"), {"ssa-sparse-stream", "full"}}) {
+    const char *const name = each.first, *const recomputed = each.second;
     INFO(name);
     const RunDirectory run(name);
     const auto train = [&](const std::string& output, const Names& more) {
