@@ -59,11 +59,15 @@ while [[ $# -gt 0 ]]; do
 done
 [[ -n "$directory" ]] || { usage >&2; exit 2; }
 IFS=, read -ra sources <<<"$chosen"
+[[ ${#sources[@]} -gt 0 ]] || fail "--sources: expected names" 2
+seen=","
 for source in "${sources[@]}"; do
   case "$source" in
     books | guides | reference | science | manuals | dictionaries) ;;
     *) fail "--sources: no source $source, expected books, guides, reference, science, manuals or dictionaries" 2 ;;
   esac
+  [[ "$seen" != *",$source,"* ]] || fail "--sources: $source is given twice, expected once" 2
+  seen+="$source,"
   [[ ! -e "$directory/$source.jsonl" ]] || fail "$directory/$source.jsonl: exists already, expected a new directory"
 done
 for program in apt-get apt-cache dpkg-deb python3; do
@@ -95,5 +99,5 @@ for source in "${sources[@]}"; do
 done
 [[ ${#missing[@]} -eq 0 ]] || echo "not in this release, left out: ${missing[*]}" >&2
 
-python3 "$here/debian_text.py" "$directory/packages" "$directory" --sources "$chosen"
+python3 "$here/debian_text.py" "$directory/packages" "$directory" --sources "$(IFS=,; echo "${sources[*]}")"
 $keep || rm -rf "$directory/packages"

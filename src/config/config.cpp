@@ -22,7 +22,7 @@ void put(Json& root, const std::string& path, Json value, const Origin& origin) 
   for (std::size_t dot; (dot = path.find('.', begin)) != std::string::npos; begin = dot + 1) {
     Json& next = (*at)[path.substr(begin, dot - begin)];
     if (next.is_null()) next = Json::object();
-    if (!next.is_object()) origin.fail(path.substr(0, dot), "found ", quoted(next), ", expected an object");
+    if (!next.is_object()) origin.fail(path.substr(0, dot), "found ", json_text(next), ", expected an object");
     at = &next;
   }
   (*at)[path.substr(begin)] = std::move(value);
@@ -63,7 +63,7 @@ void apply(Override override, Json& root, Origin& origin) {
 Json read_model_file(const std::string& file, const std::string& name, Origin& origin) {
   const std::string context = (origin.overridden("model") ? "--set model" : name + ": model") + ": ";
   Json model = parse_json(read_text(file, context), file);
-  if (!model.is_object()) fail_usage(file, ": found ", quoted(model), ", expected an object");
+  if (!model.is_object()) fail_usage(file, ": found ", json_text(model), ", expected an object");
   origin.set_model_file(file);
   return model;
 }
@@ -97,8 +97,8 @@ void settle_either_or(Json& root, const Origin& origin) {
     for (const char* key : keys) {
       if (!given(key)) continue;
       if (found)
-        origin.fail(prefix + key, "found ", quoted(section[key]), " together with ", prefix, found, " ",
-                    quoted(section[found]), ", expected only one of ", keys.size() == 2 ? "the two" : "the three");
+        origin.fail(prefix + key, "found ", json_text(section[key]), " together with ", prefix, found, " ",
+                    json_text(section[found]), ", expected only one of ", keys.size() == 2 ? "the two" : "the three");
       found = key;
     }
     if (found && found != keys[0] && !section.contains(keys[0])) section[keys[0]] = nullptr;
@@ -141,7 +141,7 @@ void check_fp8(const Config& config, const Origin& origin) {
   const TrainConfig& train = config.train;
   for (const std::string& name : train.fp8_exclude)
     if (!is_excludable(config.model, name))
-      origin.fail("train.fp8_exclude", "found ", quoted(name), ", expected ", excludable_names(config.model));
+      origin.fail("train.fp8_exclude", "found ", json_text(name), ", expected ", excludable_names(config.model));
   if (train.fp8 == Fp8Mode::none && !train.fp8_exclude.empty())
     origin.fail("train.fp8_exclude", "found ", train.fp8_exclude.size(), " names, expected none with train.fp8 none");
   const Fp8Layers layers(config.model, train.fp8, train.fp8_exclude);
@@ -222,7 +222,7 @@ void check_run(const Config& config, const Origin& origin) {
     if (value > 0 && train.eval_tasks.empty())
       origin.fail(key, "found ", value, ", expected 0 without train.eval_tasks");
   if (train.eval_tokenizer && train.eval_tasks.empty())
-    origin.fail("train.eval_tokenizer", "found ", quoted(*train.eval_tokenizer),
+    origin.fail("train.eval_tokenizer", "found ", json_text(*train.eval_tokenizer),
                 ", expected null without train.eval_tasks");
 }
 
@@ -237,7 +237,7 @@ bool Config::operator==(const Config& other) const {
 Config parse_config(std::string_view text, const std::string& name, const std::vector<std::string>& overrides) {
   Origin origin(name);
   Json root = parse_json(text, name);
-  if (!root.is_object()) origin.fail("", "found ", quoted(root), ", expected an object");
+  if (!root.is_object()) origin.fail("", "found ", json_text(root), ", expected an object");
 
   // Overrides of the model's keys wait until the model's own file is read.
   std::vector<Override> of_model;

@@ -17,7 +17,7 @@ std::string reason_of(std::string_view text, std::size_t byte) {
   if (byte == 0 || byte > text.size()) return "not valid JSON: the text ends too early";
   std::string_view rest = text.substr(byte - 1);
   rest = rest.substr(0, std::min(rest.find('\n'), rest.size()));
-  return "not valid JSON: unexpected " + quoted(Json(std::string(rest.substr(0, kShown))));
+  return "not valid JSON: unexpected " + json_text(Json(std::string(rest.substr(0, kShown))));
 }
 
 std::string place_of(std::string_view text, std::size_t byte) {
@@ -30,13 +30,13 @@ std::string place_of(std::string_view text, std::size_t byte) {
 
 }  // namespace
 
-std::string quoted(const Json& value) {
+std::string json_text(const Json& value) {
   constexpr std::size_t kLongest = 60;
+  const std::string text = value.dump(-1, ' ', false, Json::error_handler_t::replace);
+  if (text.size() <= kLongest) return text;
   if (value.is_object()) return "an object";
   if (value.is_array()) return "a list";
-  std::string text = value.dump(-1, ' ', false, Json::error_handler_t::replace);
-  if (text.size() > kLongest) text = text.substr(0, kLongest) + "...";
-  return text;
+  return text.substr(0, kLongest) + "...";
 }
 
 std::string one_line(const std::string& text) {

@@ -22,7 +22,7 @@ using Json = nlohmann::json;
 inline constexpr std::string_view kModelPrefix = "model.";
 
 /// A value as errors show it: "text", 1.5, an object; cut off if it is long.
-std::string quoted(const Json& value);
+std::string json_text(const Json& value);
 
 /// Text for an error of one line: unchanged, or escaped as in JSON if it has control characters or is not UTF-8.
 std::string one_line(const std::string& text);
@@ -99,7 +99,8 @@ class Reader {
         read_source(value[i], concat(path, "[", i, "]"), out.emplace_back());
       std::ranges::sort(out, {}, &SourceConfig::name);
       const auto twice = std::ranges::adjacent_find(out, {}, &SourceConfig::name);
-      if (twice != out.end()) origin_.fail(path, "found the name ", quoted(twice->name), " twice, expected one each");
+      if (twice != out.end())
+        origin_.fail(path, "found the name ", json_text(twice->name), " twice, expected one each");
     } else {
       if (!convert(value, range, out)) fail_mismatch<T>(value, path, range);
     }
@@ -129,19 +130,22 @@ class Reader {
     };
     constexpr std::size_t kLongestName = 64;
     if (name.empty() || name.size() > kLongestName || !std::ranges::all_of(name, good))
-      origin_.fail(path, "found the name ", quoted(name), ", expected 1 to ", kLongestName,
+      origin_.fail(path, "found the name ", json_text(name), ", expected 1 to ", kLongestName,
                    " letters, digits, '.', '_' or '-'");
   }
 
   void read_source(const Json& item, const std::string& path, SourceConfig& out) const {
-    if (!item.is_object()) origin_.fail(path, "found ", quoted(item), ", expected an object");
+    if (!item.is_object()) origin_.fail(path, "found ", json_text(item), ", expected an object");
     std::size_t known = 0;
     visit_fields(Of<SourceConfig>{}, [&](const auto& field) {
       using Value = typename std::decay_t<decltype(field)>::value_type;
       const std::string key = path + "." + std::string(field.key);
       const auto it = item.find(std::string(field.key));
       known += it != item.end();
-      if (it != item.end()) return read(*it, key, field.range, out.*field.member);
+      if (it != item.end()) {
+        if (field.key == "name" && it->is_string()) check_name(it->template get<std::string>(), key);
+        return read(*it, key, field.range, out.*field.member);
+      }
       if (field.required)
         origin_.fail(key, "missing, expected ", expectation<Value>(field.range), " (", field.meaning, ")");
     });
@@ -258,7 +262,7 @@ class Reader {
 
   template <class T>
   [[noreturn]] void fail_mismatch(const Json& value, const std::string& path, Range range) const {
-    origin_.fail(path, "found ", quoted(value), ", expected ", expectation<T>(range));
+    origin_.fail(path, "found ", json_text(value), ", expected ", expectation<T>(range));
   }
 
   template <class Struct>

@@ -80,29 +80,31 @@ const std::array<Option, 2> kPerLayer = {{{"layer_types", "full_attention"}, {"n
 
 void check_architecture(const Json& model, const Origin& origin) {
   if (has(model, "model_type") && !is(kDense, model) && !is(kGated, model))
-    origin.fail(model_key("model_type"), "found ", quoted(model["model_type"]),
+    origin.fail(model_key("model_type"), "found ", json_text(model["model_type"]),
                 ", expected \"llama\" or \"llama-nsa\": no other architecture is supported");
   if (has(model, "architectures")) {
     if (!model["architectures"].is_array())
-      origin.fail(model_key("architectures"), "found ", quoted(model["architectures"]), ", expected a list of names");
+      origin.fail(model_key("architectures"), "found ", json_text(model["architectures"]),
+                  ", expected a list of names");
     for (const Json& name : model["architectures"]) {
       if (name != kDense.architecture && name != kGated.architecture)
-        origin.fail(model_key("architectures"), "found ", quoted(name), ", expected ", quoted(kDense.architecture),
-                    " or ", quoted(kGated.architecture));
+        origin.fail(model_key("architectures"), "found ", json_text(name), ", expected ",
+                    json_text(kDense.architecture), " or ", json_text(kGated.architecture));
       const Family& family = is(kDense, model) ? kDense : kGated;
       if (name != family.architecture)
-        origin.fail(model_key("architectures"), "found ", quoted(name), ", expected ", quoted(family.architecture),
-                    " as in ", has(model, "model_type") ? concat("model_type ", family.model_type) : "the first one");
+        origin.fail(model_key("architectures"), "found ", json_text(name), ", expected ",
+                    json_text(family.architecture), " as in ",
+                    has(model, "model_type") ? concat("model_type ", family.model_type) : "the first one");
     }
   }
   for (const auto& [key, neutral] : options())
     if (has(model, key) && model[key] != neutral)
-      origin.fail(model_key(key), "found ", quoted(model[key]), ", expected ", quoted(neutral));
+      origin.fail(model_key(key), "found ", json_text(model[key]), ", expected ", json_text(neutral));
   for (const auto& [key, each] : kPerLayer)
     if (has(model, key))
       for (const Json& layer : model[key])
         if (layer != each)
-          origin.fail(model_key(key), "found ", quoted(layer), ", expected ", quoted(each), " in every layer");
+          origin.fail(model_key(key), "found ", json_text(layer), ", expected ", json_text(each), " in every layer");
 }
 
 /// Converts what different versions of transformers write about RoPE to rope_theta and rope_scaling. Both
@@ -120,7 +122,7 @@ void settle_rope(Json& model, const Origin& origin) {
   const auto scaling_of = [&](const char* from) -> Json {
     Json scaling = model[from];
     if (has(scaling, "partial_rotary_factor") && scaling["partial_rotary_factor"] != 1)
-      origin.fail(model_key(from), "partial_rotary_factor is ", quoted(scaling["partial_rotary_factor"]),
+      origin.fail(model_key(from), "partial_rotary_factor is ", json_text(scaling["partial_rotary_factor"]),
                   ", expected 1");
     scaling.erase("partial_rotary_factor");
     if (has(scaling, "rope_theta")) take(from, "rope_theta", scaling["rope_theta"]);
@@ -152,8 +154,8 @@ void settle_heads(Json& model, const Origin& origin) {
   const Json &hidden = model["hidden_size"], &heads = model["num_attention_heads"];
   if (!hidden.is_number_integer() || !heads.is_number_integer() || heads.get<std::int64_t>() <= 0) return;
   if (hidden.get<std::int64_t>() % heads.get<std::int64_t>() != 0) {
-    origin.fail("model.head_dim", "missing, and hidden_size ", quoted(hidden),
-                " is not a multiple of num_attention_heads ", quoted(heads));
+    origin.fail("model.head_dim", "missing, and hidden_size ", json_text(hidden),
+                " is not a multiple of num_attention_heads ", json_text(heads));
   }
   model["head_dim"] = hidden.get<std::int64_t>() / heads.get<std::int64_t>();
 }
@@ -212,7 +214,7 @@ std::optional<Known<Value>> stated(const Json& object, const char* key, const fs
   if (!has(object, key)) return std::nullopt;
   for (const Value value : kValues<Value>)
     if (object[key] == name_of(value)) return Known<Value>{value, concat(key, " in ", file.string()), true};
-  origin.fail(model_key(key), "found ", quoted(object[key]), ", expected ", expectation<Value>(kAny));
+  origin.fail(model_key(key), "found ", json_text(object[key]), ", expected ", expectation<Value>(kAny));
 }
 
 }  // namespace

@@ -36,6 +36,28 @@ std::string init_line(const Config& config) {
   return checkpoint->string() + "; " + what_is_taken(config.init_state, saved);
 }
 
+/// A line if there is no dataset at `path`, else "".
+std::string absent_line(const std::string& path) {
+  return std::filesystem::exists(path) || megatron_prefix(path) ? "" : "  " + path + " does not exist yet\n";
+}
+
+/// A line for each dataset of data.eval_path.
+std::string describe_eval_sets(const Config& config, const TrainingData& data) {
+  Config present = config;
+  present.data.eval_path.clear();
+  std::string absent;
+  for (const EvalConfig& set : config.data.eval_path)
+    if (const std::string line = absent_line(set.path); line.empty())
+      present.data.eval_path.push_back(set);
+    else
+      absent += line;
+  std::string text;
+  for (const EvalSet& set : open_eval_sets(present, data))
+    text += concat("  evaluation", set.name.empty() ? "" : " ", set.name, ": ", set.dataset.documents(), " documents, ",
+                   set.dataset.tokens(), " tokens, ", set.loader.rows(), " rows\n");
+  return text + absent;
+}
+
 }  // namespace
 
 std::string describe_run(const Config& config, const std::vector<DeviceKind>& devices, int ranks) {
@@ -79,10 +101,13 @@ std::string describe_run(const Config& config, const std::vector<DeviceKind>& de
   text += "\ndata\n";
   std::string missing;
   for (const std::string& path : training_paths(config.data))
-    if (const std::string absent = "  " + path + " does not exist yet\n";
-        !std::filesystem::exists(path) && !megatron_prefix(path) && missing.find(absent) == std::string::npos)
-      missing += absent;
-  if (!missing.empty()) return text + missing;
+    if (const std::string absent = absent_line(path); missing.find(absent) == std::string::npos) missing += absent;
+  if (!missing.empty()) {
+    for (const EvalConfig& set : config.data.eval_path)
+      if (const std::string absent = absent_line(set.path); missing.find(absent) == std::string::npos)
+        missing += absent;
+    return text + missing;
+  }
   const TrainingData data(config);
   std::int64_t documents = 0, tokens = 0;
   for (const TrainingSource& source : data.sources()) {
@@ -95,7 +120,7 @@ std::string describe_run(const Config& config, const std::vector<DeviceKind>& de
   check_schedule(config.train, steps);
   if (start.step > 0) check_branch(config.train, start.step, steps);
   const BatchSizes& sizes = plan.batch_sizes();
-  const std::int64_t rows = start.rows + sizes.rows_before(steps) - sizes.rows_before(start.step);
+  const std::int64_t rows_left = sizes.rows_before(steps) - sizes.rows_before(start.step);
   text += concat("  documents                ", documents, "\n  tokens                   ", tokens,
                  "\n  rows per epoch           ", data.rows_per_epoch(), "\n");
   if (sizes.constant())
@@ -106,13 +131,14 @@ std::string describe_run(const Config& config, const std::vector<DeviceKind>& de
     for (const std::string& row : batch_size_lines(plan, config.train.max_length)) text += "  " + row + "\n";
   text += concat("  steps                    ", steps, "\n");
   if (start.step > 0) text += concat("  of them by init_from     ", start.step, "\n");
-  text += concat("  tokens of the run        ", rows * config.train.max_length, "\n  ",
+  text += concat("  tokens of the run        ", (start.rows + rows_left) * config.train.max_length, "\n  ",
                  schedule_line(config.train, steps), "\n");
   if (data.mixed())
-    for (const std::string& row : source_table(data, rows, config.train.max_length)) text += "  " + row + "\n";
+    for (const std::string& row : source_table(data, start, rows_left, config.train.max_length))
+      text += "  " + row + "\n";
   for (const std::string& row : kept_lines(data)) text += "  " + row + "\n";
   for (const std::string& row : packing_comparison(data, config)) text += "  " + row + "\n";
-  return text;
+  return text + describe_eval_sets(config, data);
 }
 
 }  // namespace ssa

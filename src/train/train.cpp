@@ -37,24 +37,6 @@
 namespace ssa {
 namespace {
 
-/// A dataset of data.eval_path.
-struct EvalSet {
-  EvalSet(const EvalConfig& set, const Config& config)
-      : name(set.name), dataset(open_dataset(set.path, config)), loader(dataset, options(config)) {}
-
-  /// Every row of every document, in order.
-  static RowOptions options(const Config& config) {
-    RowOptions rows = row_options(config, /*min_document_tokens=*/0);
-    rows.shuffle = false;
-    rows.skip_train_samples = rows.max_train_samples = 0;
-    return rows;
-  }
-
-  std::string name;  ///< empty if there is only one
-  Dataset dataset;
-  RowLoader loader;
-};
-
 /// All parts of a run, built in this order.
 struct Run {
   Run(const Config& config_in, const TrainOptions& options, Comm& comm_in)
@@ -63,6 +45,7 @@ struct Run {
         tasks(options.tasks),
         stream(options.device, comm_in.local_rank()),
         data(config),
+        eval_sets(open_eval_sets(config, data)),
         source_states(data.source_states()),
         plan(plan_batches(config, data.plan_sources(), comm.size())),
         groups(comm, static_cast<int>(config.distributed.shard_size)),
@@ -72,15 +55,14 @@ struct Run {
         moments(stream, state),
         staging(stream, state.shape().pass.rows, state.shape().pass.tokens),
         store(config, comm, groups.shard()),
-        spikes(config.train.spike_window) {
-    for (const EvalConfig& set : config.data.eval_path) eval_sets.emplace_back(set, config);
-  }
+        spikes(config.train.spike_window) {}
 
   const Config& config;
   Comm& comm;
   const TaskEvaluation& tasks;
   Stream stream;
   TrainingData data;
+  std::deque<EvalSet> eval_sets;
   std::vector<SourceState> source_states;  ///< of a run that starts now
   BatchPlan plan;
   RankGroups groups;
@@ -90,7 +72,6 @@ struct Run {
   MomentStaging moments;
   BatchStaging staging;
   RunStore store;
-  std::deque<EvalSet> eval_sets;
   SpikeDetector spikes;
   TrainerState at;    ///< trainer state other than weights, moments and spikes
   GlobalBatch batch;  ///< of the step being trained
@@ -451,10 +432,12 @@ std::vector<std::string> about_data(const Run& run) {
                                   set.dataset.directory().string()));
   for (const std::string& line : kept_lines(run.data)) lines.push_back(line);
   for (const std::string& line : packing_lines(run.data, run.config)) lines.push_back(line);
-  if (run.data.mixed())
-    for (const std::string& line :
-         source_table(run.data, plan.batch_sizes().rows_before(run.total_steps), run.config.train.max_length))
+  if (run.data.mixed()) {
+    const BatchSizes& sizes = plan.batch_sizes();
+    const std::int64_t rows_left = sizes.rows_before(run.total_steps) - sizes.rows_before(run.at.step);
+    for (const std::string& line : source_table(run.data, run.at, rows_left, run.config.train.max_length))
       lines.push_back(line);
+  }
   return lines;
 }
 

@@ -41,6 +41,49 @@ std::string fingerprint_of(const TrainingSource& source, bool mixed) {
 
 }  // namespace
 
+namespace {
+
+/// A dataset, and what an error calls it.
+struct NamedDataset {
+  std::string key, name;
+  const Dataset& dataset;
+};
+
+/// Megatron's own datasets name no tokenizer. Losses of different tokenizers have different units.
+void check_same_tokenizer(const NamedDataset& first, const NamedDataset& other) {
+  const auto &expected = first.dataset.info(), &found = other.dataset.info();
+  if (!expected || !found || expected->tokenizer_sha256 == found->tokenizer_sha256) return;
+  fail_usage(other.key, ": ", other.name, " was made with the tokenizer ", found->tokenizer_name, ", sha256 ",
+             found->tokenizer_sha256, ", expected the one of ", first.name, ", ", expected->tokenizer_name, ", sha256 ",
+             expected->tokenizer_sha256);
+}
+
+/// The first source that names its tokenizer.
+const TrainingSource& tokenizer_source(const std::deque<TrainingSource>& sources) {
+  for (const TrainingSource& source : sources)
+    if (source.dataset.info()) return source;
+  return sources.front();
+}
+
+/// Rows read of a source in all its epochs.
+double rows_read(const TrainingSource& source, const TrainerState& at) {
+  for (std::size_t i = 0; i < std::min(at.sources.size(), at.position.sources.size()); ++i)
+    if (at.sources[i].name == source.name) {
+      const SourcePosition& position = at.position.sources[i];
+      return static_cast<double>(position.epoch * source.loader.rows() + position.row);
+    }
+  return 0;
+}
+
+RowOptions eval_row_options(const Config& config) {
+  RowOptions rows = row_options(config, /*min_document_tokens=*/0);
+  rows.shuffle = false;
+  rows.skip_train_samples = rows.max_train_samples = 0;
+  return rows;
+}
+
+}  // namespace
+
 TrainingSource::TrainingSource(const SourceConfig& source, const Config& config)
     : name(source.name),
       weight(source.weight),
@@ -56,16 +99,9 @@ TrainingData::TrainingData(const Config& config)
     return;
   }
   for (const SourceConfig& source : config.data.sources) sources_.emplace_back(source, config);
-  const TrainingSource* first = nullptr;
-  for (const TrainingSource& source : sources_) {
-    const auto& info = source.dataset.info();
-    if (!info) continue;
-    if (!first) first = &source;
-    if (info->tokenizer_sha256 != first->dataset.info()->tokenizer_sha256)
-      fail_usage("data.sources: ", source.name, " was made with the tokenizer ", info->tokenizer_name, ", sha256 ",
-                 info->tokenizer_sha256, ", expected the one of ", first->name, ", ",
-                 first->dataset.info()->tokenizer_name, ", sha256 ", first->dataset.info()->tokenizer_sha256);
-  }
+  const TrainingSource& first = tokenizer_source(sources_);
+  for (const TrainingSource& source : sources_)
+    check_same_tokenizer({"data.sources", first.name, first.dataset}, {"data.sources", source.name, source.dataset});
   for (TrainingSource& source : sources_) source.loader.set_seed(order_seed(seed_, source.name));
 }
 
@@ -142,7 +178,8 @@ std::vector<std::string> packing_comparison(const TrainingData& data, const Conf
   return lines;
 }
 
-std::vector<std::string> source_table(const TrainingData& data, std::int64_t rows, std::int64_t max_length) {
+std::vector<std::string> source_table(const TrainingData& data, const TrainerState& at, std::int64_t rows_left,
+                                      std::int64_t max_length) {
   std::vector<double> weights;
   std::size_t width = std::string("source").size();
   for (const TrainingSource& source : data.sources()) {
@@ -160,13 +197,27 @@ std::vector<std::string> source_table(const TrainingData& data, std::int64_t row
                                          "tokens of it", "epochs of it")};
   for (std::size_t i = 0; i < mix.size(); ++i) {
     const TrainingSource& source = data.sources()[i];
-    const double read = mix.share(i) * static_cast<double>(rows);
+    const double read = rows_read(source, at) + mix.share(i) * static_cast<double>(rows_left);
     lines.push_back(line(source.name, fmt::format("{:.4f}", mix.share(i)), source.dataset.documents(),
                          source.dataset.tokens(), source.loader.rows(), fmt::format("{:.0f}", read),
                          fmt::format("{:.0f}", read * static_cast<double>(max_length)),
                          fmt::format("{:.3f}", read / static_cast<double>(source.loader.rows()))));
   }
   return lines;
+}
+
+EvalSet::EvalSet(const EvalConfig& set, const Config& config)
+    : name(set.name), dataset(open_dataset(set.path, config)), loader(dataset, eval_row_options(config)) {}
+
+std::deque<EvalSet> open_eval_sets(const Config& config, const TrainingData& data) {
+  const TrainingSource& first = tokenizer_source(data.sources());
+  const std::string name = first.name.empty() ? first.dataset.directory().string() : first.name;
+  std::deque<EvalSet> sets;
+  for (const EvalConfig& set : config.data.eval_path) {
+    const EvalSet& added = sets.emplace_back(set, config);
+    check_same_tokenizer({"data", name, first.dataset}, {"data.eval_path", set.path, added.dataset});
+  }
+  return sets;
 }
 
 }  // namespace ssa

@@ -306,7 +306,7 @@ TEST_CASE("config: the error for a bad value states the file, what was found and
        "train.seed: found 18446744073709551615, expected an integer of at least 0"},
       {R"(, "seed": "42")", "train.seed: found \"42\", expected an integer of at least 0"},
       {R"(, "seed": null)", "train.seed: found null, expected an integer of at least 0"},
-      {R"(, "seed": [42])", "train.seed: found a list, expected an integer of at least 0"},
+      {R"(, "seed": [42])", "train.seed: found [42], expected an integer of at least 0"},
       {R"(, "warmup_steps": 0.5)", "train.warmup_steps: found 0.5, expected an integer from 0 to 1000000000"},
       {R"(, "adam_beta1": 1)", "train.adam_beta1: found 1, expected a number from 0 to below 1"},
       {R"(, "weight_decay": true)", "train.weight_decay: found true, expected a number of at least 0"},
@@ -408,7 +408,7 @@ TEST_CASE("config: the error for malformed JSON states line and column") {
   CHECK_THAT(error_of(minimal(R"(, "min_lr": NaN)")), StartsWith("c.json: line 3, column "));
   CHECK(error_of(minimal(R"(, "min_lr": 1e999)")) == "c.json: not valid JSON: a number out of range");
   CHECK_THAT(error_of(minimal("}")), StartsWith("c.json: line 3, column "));
-  CHECK(error_of("[]") == "c.json: found a list, expected an object");
+  CHECK(error_of("[]") == "c.json: found [], expected an object");
   CHECK(error_of("{\"output_dir\": \"a\", \"output_dir\": \"b\"}") == "c.json: output_dir: given twice, expected once");
   CHECK_THAT(error_of("{}"), StartsWith("c.json: model: missing, expected a path or an object"));
   CHECK(error_of("{\"tran\": {}}") == "c.json: tran: unknown key; did you mean train?");
@@ -446,7 +446,7 @@ TEST_CASE("config: data.sources instead of data.path, and evaluation sets with n
 
   const auto cases = std::vector<std::pair<std::string, std::string>>{
       {R"(data.sources={"path": "x"})",
-       "data.sources: found an object, expected a list of {path, weight, name, min_document_tokens}"},
+       "data.sources: found {\"path\":\"x\"}, expected a list of {path, weight, name, min_document_tokens}"},
       {R"(data.sources=["x"])", "data.sources[0]: found \"x\", expected an object"},
       {R"(data.sources=[{"path": "x"}])",
        "data.sources[0].weight: missing, expected a number above 0, up to 1000000 (share of the rows, relative to the "
@@ -459,9 +459,15 @@ TEST_CASE("config: data.sources instead of data.path, and evaluation sets with n
        "data.sources: found the name \"x\" twice, expected one each"},
       {R"(data.sources=[{"path": "x", "weight": 1, "name": "a b"}])",
        "data.sources[0].name: found the name \"a b\", expected 1 to 64 letters, digits, '.', '_' or '-'"},
-      {R"(data.eval_path={})", "data.eval_path: found an object, expected a path, an object {name: path, ...} or null"},
+      {R"(data.eval_path={})", "data.eval_path: found {}, expected a path, an object {name: path, ...} or null"},
       {R"(data.eval_path={"a": 1})",
-       "data.eval_path: found an object, expected a path, an object {name: path, ...} or null"},
+       "data.eval_path: found {\"a\":1}, expected a path, an object {name: path, ...} or null"},
+      {R"(data.sources=[{"path": "x", "weight": 1, "name": ""}])",
+       "data.sources[0].name: found the name \"\", expected 1 to 64 letters, digits, '.', '_' or '-'"},
+      {R"(data.sources=[{"path": "x", "weight": 1, "name": "a\n\u0000\u001b"}])",
+       R"(data.sources[0].name: found the name "a\n\u0000\u001b", expected 1 to 64 letters, digits, '.', '_' or '-')"},
+      {R"(data.eval_path={"a\n": "x"})",
+       R"(data.eval_path: found the name "a\n", expected 1 to 64 letters, digits, '.', '_' or '-')"},
       {R"(data.eval_path={"a/b": "x"})",
        "data.eval_path: found the name \"a/b\", expected 1 to 64 letters, digits, '.', '_' or '-'"},
   };
@@ -527,9 +533,14 @@ TEST_CASE("config: the schedule of the batch size, and the decay") {
   CHECK(parse(minimal(R"(, "global_batch_size": 8)"), {"train.global_batch_size_schedule=[[0,2]]"}) ==
         parse(minimal(R"(, "global_batch_size_schedule": [[0, 2]])")));
   CHECK_THAT(
+      error_of(minimal(R"(, "global_batch_size_schedule": [[0, 8], [5, 4], [3, 8]])")),
+      EndsWith("train.global_batch_size_schedule: found [[0,8],[5,4],[3,8]], expected a list of [first_step, rows] "
+               "with steps that rise from 0"));
+  CHECK_THAT(
       error_of(minimal(schedule + R"(, "global_batch_size": 8)")),
-      EndsWith("train.global_batch_size_schedule: found a list together with train.global_batch_size 8, expected "
-               "only one of the three"));
+      EndsWith(
+          "train.global_batch_size_schedule: found [[0,4],[10,8]] together with train.global_batch_size 8, expected "
+          "only one of the three"));
   for (const char* bad : {"[[1, 4]]", "[[0, 4], [0, 8]]", "[[0, 0]]", "[[0]]", "[4]", "4"})
     CHECK_THAT(error_of(minimal(concat(R"(, "global_batch_size_schedule": )", bad))),
                EndsWith("expected a list of [first_step, rows] with steps that rise from 0"));
@@ -669,7 +680,7 @@ TEST_CASE("config: a config.json of another architecture is an error that names 
   fails(llama(R"(, "no_rope_layers": [1, 0])"), "no_rope_layers: found 0, expected 1 in every layer");
   fails(llama(R"(, "layer_types": ["full_attention", "sliding_attention"])"),
         "layer_types: found \"sliding_attention\", expected \"full_attention\" in every layer");
-  fails(llama(R"(, "quantization_config": {"bits": 4})"), "quantization_config: found an object, expected null");
+  fails(llama(R"(, "quantization_config": {"bits": 4})"), "quantization_config: found {\"bits\":4}, expected null");
   // The neutral values are accepted.
   CHECK_NOTHROW(load_model_config(
       directory.write("config.json", llama(R"(, "sliding_window": null, "attention_bias": false, "logits_scaling": 1.0,
@@ -789,7 +800,7 @@ TEST_CASE("config: train.fp8 and train.fp8_exclude are read, and what they canno
        "[\"qkvg_proj\"] leaves it out"},
       {R"(, "fp8": "linear", "fp8_exclude": "qkvg_proj")",
        "train.fp8_exclude: found \"qkvg_proj\", expected a list of names"},
-      {R"(, "fp8": "linear", "fp8_exclude": [1])", "train.fp8_exclude: found a list, expected a list of names"},
+      {R"(, "fp8": "linear", "fp8_exclude": [1])", "train.fp8_exclude: found [1], expected a list of names"},
       {R"(, "fp8": "linear", "fp8_exclude": ["q_proj"])", "train.fp8_exclude: found \"q_proj\", " + names},
       {R"(, "fp8": "linear", "fp8_exclude": ["layers.2"])", "train.fp8_exclude: found \"layers.2\", " + names},
       {R"(, "fp8": "linear", "fp8_exclude": ["layers.0.lm_head"])",

@@ -402,6 +402,10 @@ def test_debian_corpus(directory):
     assert (directory / "out/copyright/book").read_text().startswith("Format: x")
     script = SCRIPTS / "debian_corpus.sh"
     assert "no source novels, expected books" in run("bash", script, directory / "new", "--sources", "novels", code=2)
+    for names, message in [("", "--sources: expected names"), ("books,books", "books is given twice"),
+                           (",books", "no source , expected")]:
+        assert message in run("bash", script, directory / "new", "--sources", names, code=2), names
+    assert not (directory / "new").exists()
     assert "books.jsonl: exists already" in run("bash", script, directory / "out", "--sources", "books", code=1)
 
 

@@ -58,6 +58,20 @@ nlohmann::json saved_source(const fs::path& checkpoint, const std::string& name,
 
 using Counts = std::map<std::string, nlohmann::json>;
 
+/// The cells of the lines of a, bee and c in the table of the mix.
+std::vector<std::vector<std::string>> table_of(const std::string& out) {
+  std::vector<std::vector<std::string>> table;
+  std::istringstream lines(out);
+  for (std::string line, word; std::getline(lines, line);) {
+    std::istringstream words(line);
+    std::vector<std::string> cells;
+    while (words >> word) cells.push_back(word);
+    if (!cells.empty() && cells[0] == "data:") cells.erase(cells.begin());
+    if (cells.size() == 8 && (cells[0] == "a" || cells[0] == "bee" || cells[0] == "c")) table.push_back(cells);
+  }
+  return table;
+}
+
 }  // namespace
 
 TEST_CASE("mix: a run reads its sources by their weights, and each has its own epochs") {
@@ -211,23 +225,54 @@ TEST_CASE("mix: --dry-run prints the table, and sources of different tokenizers 
   const ProgramResult result = run.train("out", {kThree, "train.max_steps=50"}, {"--dry-run"});
   INFO(result.out << result.err);
   REQUIRE(result.exit_code == 0);
-  std::vector<std::vector<std::string>> table;
-  std::istringstream lines(result.out);
-  for (std::string line, word; std::getline(lines, line);) {
-    std::istringstream words(line);
-    std::vector<std::string> cells;
-    while (words >> word) cells.push_back(word);
-    if (!cells.empty() && (cells[0] == "a" || cells[0] == "bee" || cells[0] == "c")) table.push_back(cells);
-  }
-  CHECK(table == std::vector<std::vector<std::string>>{{"a", "0.1000", "3", "99", "3", "10", "330", "3.333"},
-                                                       {"bee", "0.3000", "20", "660", "20", "30", "990", "1.500"},
-                                                       {"c", "0.6000", "50", "1650", "50", "60", "1980", "1.200"}});
+  CHECK(table_of(result.out) ==
+        std::vector<std::vector<std::string>>{{"a", "0.1000", "3", "99", "3", "10", "330", "3.333"},
+                                              {"bee", "0.3000", "20", "660", "20", "30", "990", "1.500"},
+                                              {"c", "0.6000", "50", "1650", "50", "60", "1980", "1.200"}});
   std::string info = ssa::read_file(run / "b/dataset.json");
   const std::size_t at = info.find("\"sha256\": \"") + 11;
   info[at] = info[at] == '0' ? '1' : '0';
   write_file(run / "b/dataset.json", info);
   check_fails(run.train("out", {kThree}), kExitUsage, {"data.sources: bee was made with the tokenizer", "one of a"});
   check_fails(run.train("out", {kThree, "data.path=data"}), kExitUsage, {"data.sources", "only one of the two"});
+}
+
+TEST_CASE("mix: the log of a resume has a table of what the run will have read at its end") {
+  const ThreeSources run;
+  run.train_to_end("out", {kThree, "train.max_steps=10", "checkpoint.save_steps=10"});  // 20 rows: 2, 6, 12
+  // 10 more steps of 4 rows: 20, 10, 10.
+  const ProgramResult result = run.train(
+      "out",
+      {R"(data.sources=[{"path": "a", "weight": 2}, {"path": "b", "weight": 1, "name": "bee"}, {"path": "c", "weight": 1}])",
+       "train.max_steps=20", "train.per_device_train_batch_size=4"},
+      {"--allow-change", "data.sources"});
+  INFO(result.out << result.err);
+  REQUIRE(result.exit_code == 0);
+  CHECK(table_of(result.out) ==
+        std::vector<std::vector<std::string>>{{"a", "0.5000", "3", "99", "3", "22", "726", "7.333"},
+                                              {"bee", "0.2500", "20", "660", "20", "16", "528", "0.800"},
+                                              {"c", "0.2500", "50", "1650", "50", "22", "726", "0.440"}});
+  CHECK(last_of(run, "out", "rows") == Counts{{"a", 22}, {"bee", 16}, {"c", 22}});
+}
+
+TEST_CASE("evaluation sets: those of another tokenizer are refused, and --dry-run describes or misses each") {
+  const ThreeSources run;
+  const std::string three = R"(data.eval_path={"first": "a", "second": "b"})";
+  const ProgramResult dry = run.train("out", {kThree, three}, {"--dry-run"});
+  CHECK_THAT(dry.out, has("evaluation first: 3 documents, 99 tokens, 3 rows"));
+  CHECK_THAT(dry.out, has("evaluation second: 20 documents, 660 tokens, 20 rows"));
+  const ProgramResult absent =
+      run.train("out", {kThree, R"(data.eval_path={"first": "a", "x": "nowhere"})"}, {"--dry-run"});
+  CHECK(absent.exit_code == 0);
+  CHECK_THAT(absent.out, has("nowhere does not exist yet"));
+  std::string info = ssa::read_file(run / "b/dataset.json");
+  const std::size_t at = info.find("\"sha256\": \"") + 11;
+  info[at] = info[at] == '0' ? '1' : '0';
+  write_file(run / "b/dataset.json", info);
+  for (const char* data : {R"(data.sources=[{"path": "a", "weight": 1}, {"path": "c", "weight": 1}])", "data.path=c"})
+    for (const Names& arguments : {Names{}, Names{"--dry-run"}})
+      check_fails(run.train("out", {data, three}, arguments), kExitUsage,
+                  {"data.eval_path: b was made with the tokenizer", "expected the one of"});
 }
 
 TEST_CASE("evaluation sets: each has its own loss") {

@@ -58,7 +58,22 @@ std::vector<std::string> packing_lines(const TrainingData& data, const Config& c
 /// The same for every packing.
 std::vector<std::string> packing_comparison(const TrainingData& data, const Config& config);
 
-/// The table of a mix, with a line per source. `rows`: of the run, over all sources.
-std::vector<std::string> source_table(const TrainingData& data, std::int64_t rows, std::int64_t max_length);
+/// The table of a mix, with a line per source, of a run that is at `at` and reads `rows_left` more rows. The rows, tokens
+/// and epochs of a source are those at the end of the run, and include what was read before `at`.
+std::vector<std::string> source_table(const TrainingData& data, const TrainerState& at, std::int64_t rows_left,
+                                      std::int64_t max_length);
+
+/// A dataset of data.eval_path.
+struct EvalSet {
+  EvalSet(const EvalConfig& set, const Config& config);
+
+  std::string name;  ///< empty if there is only one
+  Dataset dataset;
+  RowLoader loader;  ///< every row of every document, in order
+};
+
+/// Opens the datasets of data.eval_path. Throws Error as Dataset, Dataset::check_model() and RowLoader do, and
+/// UsageError for one that was made with another tokenizer than the training data.
+std::deque<EvalSet> open_eval_sets(const Config& config, const TrainingData& data);
 
 }  // namespace ssa
