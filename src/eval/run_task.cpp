@@ -65,6 +65,11 @@ TaskRequests make_requests(TextEncoder& encoder, const Task& task, const TaskOpt
   return all;
 }
 
+std::size_t evaluated_documents(const Task& task, const TaskOptions& options) {
+  const std::size_t documents = task.documents.size();
+  return options.limit ? std::min(documents, static_cast<std::size_t>(*options.limit)) : documents;
+}
+
 std::vector<Metric> choice_metrics(const std::vector<double>& acc, const std::vector<double>& acc_norm) {
   return {{.name = "acc", .value = mean(acc), .standard_error = mean_stderr(acc)},
           {.name = "acc_norm", .value = mean(acc_norm), .standard_error = mean_stderr(acc_norm)}};
@@ -203,11 +208,14 @@ Task text_task(const std::vector<std::string>& files) {
   return task;
 }
 
+void check_task(TextEncoder& encoder, const Task& task, const TaskOptions& options) {
+  make_requests(encoder, task, options, evaluated_documents(task, options), options.seeds.front());
+}
+
 TaskResult run_task(ForwardPass& pass, Comm& comm, TextEncoder& encoder, const Task& task, const TaskOptions& options) {
   SSA_CHECK(task.kind != TaskKind::generation, task.name,
             ": its answers are generated, expected a task of likelihoods");
-  std::size_t documents = task.documents.size();
-  if (options.limit) documents = std::min(documents, static_cast<std::size_t>(*options.limit));
+  const std::size_t documents = evaluated_documents(task, options);
   const bool shots = task.kind != TaskKind::rolling && options.num_fewshot > 0;
   TaskResult result{.task = task.name,
                     .dataset = task.file.string(),

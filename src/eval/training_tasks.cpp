@@ -64,6 +64,7 @@ struct Loaded {
   explicit Loaded(const Config& c) : config(c), encoder(load_encoder(c)) {
     for (const TaskConfig& task : c.train.eval_tasks)
       tasks.push_back(of_key("train.eval_tasks", [&] { return load(task); }));
+    for (const Task& task : tasks) of_key("train.eval_tasks", [&] { check_task(*encoder, task, options({})); });
   }
 
   TaskOptions options(const std::function<bool()>& stop) const {

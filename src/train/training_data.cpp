@@ -65,14 +65,21 @@ const TrainingSource& tokenizer_source(const std::deque<TrainingSource>& sources
   return sources.front();
 }
 
-/// Rows read of a source in all its epochs.
-double rows_read(const TrainingSource& source, const TrainerState& at) {
+/// What a run has read of a source, as in metrics.jsonl.
+struct SourceRead {
+  double rows = 0, tokens = 0, epochs = 0;
+};
+
+SourceRead read_of(const TrainingSource& source, const TrainerState& at) {
   for (std::size_t i = 0; i < std::min(at.sources.size(), at.position.sources.size()); ++i)
-    if (at.sources[i].name == source.name) {
-      const SourcePosition& position = at.position.sources[i];
-      return static_cast<double>(position.epoch * source.loader.rows() + position.row);
+    if (const SourceState& state = at.sources[i]; state.name == source.name) {
+      const SourcePosition& next = at.position.sources[i];
+      return {.rows = static_cast<double>(state.rows),
+              .tokens = static_cast<double>(state.tokens),
+              .epochs = static_cast<double>(next.epoch) +
+                        static_cast<double>(next.row) / static_cast<double>(source.loader.rows())};
     }
-  return 0;
+  return {};
 }
 
 RowOptions eval_row_options(const Config& config) {
@@ -197,11 +204,12 @@ std::vector<std::string> source_table(const TrainingData& data, const TrainerSta
                                          "tokens of it", "epochs of it")};
   for (std::size_t i = 0; i < mix.size(); ++i) {
     const TrainingSource& source = data.sources()[i];
-    const double read = rows_read(source, at) + mix.share(i) * static_cast<double>(rows_left);
+    const SourceRead read = read_of(source, at);
+    const double left = mix.share(i) * static_cast<double>(rows_left);
     lines.push_back(line(source.name, fmt::format("{:.4f}", mix.share(i)), source.dataset.documents(),
-                         source.dataset.tokens(), source.loader.rows(), fmt::format("{:.0f}", read),
-                         fmt::format("{:.0f}", read * static_cast<double>(max_length)),
-                         fmt::format("{:.3f}", read / static_cast<double>(source.loader.rows()))));
+                         source.dataset.tokens(), source.loader.rows(), fmt::format("{:.0f}", read.rows + left),
+                         fmt::format("{:.0f}", read.tokens + left * static_cast<double>(max_length)),
+                         fmt::format("{:.3f}", read.epochs + left / static_cast<double>(source.loader.rows()))));
   }
   return lines;
 }

@@ -29,6 +29,10 @@ struct TaskOptions {
 /// acc, perplexity. rolling: word_perplexity, byte_perplexity, bits_per_byte. No metrics if options.stop ended the work.
 TaskResult run_task(ForwardPass& pass, Comm& comm, TextEncoder& encoder, const Task& task, const TaskOptions& options);
 
+/// Throws the Error that run_task() would for documents that it cannot evaluate: too long for options.max_length, or
+/// without a token to score. For the first seed.
+void check_task(TextEncoder& encoder, const Task& task, const TaskOptions& options);
+
 /// A rolling task over the documents of these files and directories (text_files.h).
 Task text_task(const std::vector<std::string>& files);
 
