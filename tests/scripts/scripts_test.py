@@ -452,20 +452,21 @@ def test_bench_peers_fp8(_):
     import torch
     sys.path.insert(0, str(SCRIPTS))
     import bench_peers
+    from peers import fp8
     torch.manual_seed(0)
     x, w, d_y = (torch.randn(*shape, dtype=torch.bfloat16) for shape in ((64, 48), (32, 48), (64, 32)))
-    operands = [bench_peers.round_both(t) for t in (x, w, d_y)]
+    operands = [fp8.round_both(t) for t in (x, w, d_y)]
     for tensor, (rounded, scale, transposed, scale_t) in zip((x, w, d_y), operands):
         for got, want in ((rounded.float() * scale, tensor), (transposed.float() * scale_t, tensor.t())):
             assert 0.01 < (got - want.float()).norm() / want.float().norm() < 0.04
     x, w, d_y = (t.float() for t in (x, w, d_y))
-    for product, want in zip(bench_peers.fp8_products(*operands, False), (x @ w.t(), d_y @ w, d_y.t() @ x)):
+    for product, want in zip(fp8.fp8_products(*operands, False), (x @ w.t(), d_y @ w, d_y.t() @ x)):
         assert (product().float() - want).norm() / want.norm() < 0.06
 
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         args = bench_peers.parse_arguments(["--only", "fp8", "--layers", "2"])
-        bench_peers.fp8_table(args, lambda tokens, inputs, outputs: (tokens, inputs, outputs, 1, 2))
+        fp8.fp8_table(args, lambda tokens, inputs, outputs: (tokens, inputs, outputs, 1, 2))
     rows = [line for line in out.getvalue().splitlines() if line.startswith("|")][2:]
     assert rows[0] == "| qkvg | 32768.000 | 2048.000 | 2400.000 | 1.000 | 2.000 |", rows
     assert rows[4] == "| all, 2 layers | 262144.000 | 28672.000 | 45760.000 | 8.000 | 16.000 |", rows
@@ -473,7 +474,7 @@ def test_bench_peers_fp8(_):
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         args = bench_peers.parse_arguments(["--only", "fp8", "--layers", "2", "--linear-layers", "gate-and-up,o"])
-        bench_peers.fp8_table(args, lambda tokens, inputs, outputs: (inputs, outputs))
+        fp8.fp8_table(args, lambda tokens, inputs, outputs: (inputs, outputs))
     rows = [line for line in out.getvalue().splitlines() if line.startswith("|")][2:]
     assert rows == ["| o | 2048.000 | 2048.000 |", "| gate and up | 2048.000 | 16384.000 |",
                     "| these, 2 layers | 8192.000 | 36864.000 |"], rows
