@@ -1,17 +1,31 @@
 #!/usr/bin/env python3
-"""Times PyTorch at the shapes of ssa_bench, for comparison with its lines: attention, a compiled training step, and the
-products of the linear layers in FP8.
+"""Times PyTorch and other libraries at the shapes of ssa_bench, for comparison with its lines: attention, a compiled
+training step, and the products of the linear layers in FP8.
 
-    python3 scripts/bench_peers.py --rows 4 --tokens 8192 [--only attention|training|fp8] [--linear-layers qkvg,o]
+    python3 scripts/bench_peers.py --rows 4 --tokens 8192 [--only NAME] [--linear-layers qkvg,o]
+    python3 scripts/bench_peers.py --only training-flash-attention-4 --config configs/ssa-110m.json --rows 8
     python3 scripts/bench_peers.py --lengths 2048,4096,8192,16384,32768 [--step-lengths 8192,32768] [--ours FILE]
 
-Needs a GPU and PyTorch >= 2.5; also times the package flash-attn-4 if it is installed. Attention: the median of 20 calls over
-inputs rotated past L2, timed with events. Training: a model of ssa-1b's shapes with full attention and its gate,
-torch.compile, cuDNN attention, bf16 parameters and moments, fused AdamW, cross entropy in chunks, no recomputation:
-the median of 7 steps on random tokens. FP8: torch._scaled_mm with a scale per row, and compiled passes that find the scales
-and round, plain and transposed, as torchao's row-wise recipe does before its products; torchao itself is not used. The
-passes are compiled once, for any shape; the products are calls of a library and are not compiled. --linear-layers takes some
-of the layers qkvg, o, gate-and-up and down.
+Needs a GPU and PyTorch >= 2.5. The packages flash-attn-4 and fla-core are optional: what needs a missing one is named in a
+line on stderr. The shapes are ssa-1b's; --config takes the model's shapes and train.max_length from a file of configs/
+instead, and other options replace these in turn. Names for --only; without it, all of them:
+
+  attention    dense causal attention: cuDNN, FlashAttention-4 as below, and FlashAttention-2. The median of 20 calls over
+               inputs rotated past L2, timed with events.
+  determinism  of these only FlashAttention-4, deterministic and not, and the ratio of the times: the price of determinism.
+  nsa          fla-core's NSA: its attention to selected blocks, without the choice of the blocks, its compression and
+               gates, at the random and the concentrated selections of ssa_bench, to the bit. Its backward computes the row
+               sums of out * d_out as well.
+  training     a model with full attention and its gate, torch.compile, cuDNN attention, bf16 parameters and moments, fused
+               AdamW, cross entropy in chunks, no recomputation: the median of 7 steps on random tokens.
+  training-flash-attention-4
+               the same step with FlashAttention-4 as an op in the compiled model, deterministic and not, and the ratio.
+  fp8          torch._scaled_mm with a scale per row, and compiled passes that find the scales and round, plain and
+               transposed, as torchao's row-wise recipe does before its products; torchao itself is not used. The passes are
+               compiled once, for any shape; the products are calls of a library and are not compiled. --linear-layers takes
+               some of the layers qkvg, o, gate-and-up and down. Runs only if it is named.
+
+kernels/BENCHMARKS.md has the line of ssa_bench or ssa_train that each of them compares with.
 
 By length: Markdown tables like the ones of `ssa_bench --only lengths`, with rows x tokens tokens in sequences of each
 length. --lengths times cuDNN's attention; --step-lengths the compiled step, which takes a minute to compile per length.
@@ -19,15 +33,17 @@ length. --lengths times cuDNN's attention; --step-lengths the compiled step, whi
 """
 import argparse
 import gc
+import json
 import sys
 
 import torch
 from torch.nn.attention import SDPBackend
 
-from peers.attention import (attention, attention_product, flash_attention_4, of_head_size_128, pytorch_attention,
-                             time_attention)
+from peers import step
+from peers.attention import (attention, attention_product, of_head_size_128, pytorch_attention, time_attention,
+                             time_flash_attention_4)
 from peers.fp8 import fp8_table, linear_layers, round_both, time_linear_layer
-from peers.step import model_flops_per_token, training
+from peers.nsa import time_nsa
 from peers.timing import product_rate
 
 
@@ -88,22 +104,61 @@ def step_table(args, lengths, measure, ours):
             speed = shape.rows * shape.tokens / ms * 1e3
             ratio = f"{ms / ours['full', tokens]:.2f}" if ("full", tokens) in ours else ""
             print(f"| {tokens:>6} | full, PyTorch compiled | {ms:6.1f} | {speed:8.0f} | "
-                  f"{speed * model_flops_per_token(shape) * 1e-12:13.1f} | {ratio:>18} |", flush=True)
+                  f"{speed * step.model_flops_per_token(shape) * 1e-12:13.1f} | {ratio:>18} |", flush=True)
         gc.collect()
         torch.cuda.empty_cache()
 
 
+SSA_1B = dict(rows=4, tokens=8192, query_heads=32, key_value_heads=2, head_dim=64, hidden_size=2048, intermediate_size=8192,
+              layers=16, vocab_size=128256, block_size=16, block_counts=16)
+CONFIG_KEYS = dict(tokens="train.max_length", query_heads="model.num_attention_heads",
+                   key_value_heads="model.num_key_value_heads", layers="model.num_hidden_layers",
+                   **{key: f"model.{key}" for key in ("head_dim", "hidden_size", "intermediate_size", "vocab_size",
+                                                      "block_size", "block_counts")})
+NAMES = ("attention", "determinism", "nsa", "training", "training-flash-attention-4", "fp8")
+
+
+def read_config(path):
+    """{option: value} of a file of configs/. ValueError if a shape is missing or the step cannot have its model."""
+    try:
+        with open(path) as file:
+            config = json.load(file)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    shapes = {}
+    for option, key in CONFIG_KEYS.items():
+        section, name = key.split(".")
+        value = config.get(section, {}).get(name) if isinstance(config, dict) else None
+        if type(value) is not int or value < 1:
+            raise ValueError(f"{path}: {key} is {json.dumps(value)}; expected a positive integer")
+        shapes[option] = value
+    if config["model"].get("tie_word_embeddings") is not True:
+        raise ValueError(f"{path}: model.tie_word_embeddings is not true; the step of PyTorch has tied embeddings only")
+    return shapes
+
+
 def parse_arguments(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for option, value in dict(rows=4, tokens=8192, query_heads=32, key_value_heads=2, head_dim=64,
-                               hidden_size=2048, intermediate_size=8192, layers=16, vocab_size=128256).items():
+    for option, value in SSA_1B.items():
         parser.add_argument("--" + option.replace("_", "-"), type=int, default=value)
-    parser.add_argument("--only", choices=("attention", "training", "fp8"))
+    parser.add_argument("--config", metavar="FILE", help="the shapes of a file of configs/")
+    parser.add_argument("--only", choices=NAMES)
     parser.add_argument("--linear-layers", metavar="NAME,NAME,...", default="")
     for option in ("--lengths", "--step-lengths"):
         parser.add_argument(option, metavar="T,T,...", default="")
     parser.add_argument("--ours", dest="ours_file", metavar="FILE")
     args = parser.parse_args(argv)
+    if args.config:
+        try:
+            parser.set_defaults(**read_config(args.config))
+        except ValueError as error:
+            parser.error(f"--config: {error}")
+        args = parser.parse_args(argv)
+    for option in SSA_1B:
+        if getattr(args, option) < 1:
+            parser.error(f"--{option.replace('_', '-')}: {getattr(args, option)} is not a positive integer")
+    if args.query_heads % args.key_value_heads:
+        parser.error(f"--query-heads: {args.query_heads} is not a multiple of {args.key_value_heads} key/value heads")
 
     for option in ("lengths", "step_lengths"):
         lengths = []
@@ -141,7 +196,7 @@ def main():
     if not torch.cuda.is_available():
         sys.exit("bench_peers.py: PyTorch finds no GPU")
     print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, cuDNN {torch.backends.cudnn.version()}; "
-          f"{args.rows} sequences of {args.tokens} tokens")
+          f"{args.rows} sequences of {args.tokens} tokens{', ' + args.config if args.config else ''}")
     if args.lengths or args.step_lengths:
         if args.lengths:
             ceiling = product_rate()
@@ -149,27 +204,26 @@ def main():
             cudnn = lambda shape: attention(shape, pytorch_attention(SDPBackend.CUDNN_ATTENTION))
             attention_table(args, args.lengths, cudnn, ceiling, args.ours)
         if args.step_lengths:
-            step_table(args, args.step_lengths, training, args.ours)
+            step_table(args, args.step_lengths, step.training, args.ours)
         return
     if args.only == "fp8":
         both = torch.compile(round_both, dynamic=True)  # once, not for each of 12 shapes
         fp8_table(args, lambda tokens, inputs, outputs: time_linear_layer(tokens, inputs, outputs, both))
         return
-    if args.only != "training":
-        peers = {"cuDNN": pytorch_attention(SDPBackend.CUDNN_ATTENTION),
-                 "FlashAttention-4": flash_attention_4(False),
-                 "FlashAttention-4 deterministic": flash_attention_4(True)}
-        for name, run in peers.items():
-            if run is None:
-                print(f"{name}: not run: the package flash-attn-4 is not installed", file=sys.stderr)
-                continue
-            time_attention(args, run, name)
-            time_attention(of_head_size_128(args), run, f"{name} 128")
-        time_attention(args, pytorch_attention(SDPBackend.FLASH_ATTENTION), "FlashAttention-2")
-    if args.only != "attention":
-        ms, gib = training(args)
-        print(f"training step, full attention: {ms:.1f} ms, {args.rows * args.tokens / ms * 1e3:.0f} tokens/s, "
-              f"{gib:.1f} GiB", flush=True)
+    wanted = lambda *names: args.only is None or args.only in names
+    if wanted("attention"):
+        cudnn, flash_2 = (pytorch_attention(b) for b in (SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION))
+        time_attention(args, cudnn, "cuDNN")
+        time_attention(of_head_size_128(args), cudnn, "cuDNN 128")
+        time_attention(args, flash_2, "FlashAttention-2")
+    if wanted("attention", "determinism"):
+        time_flash_attention_4(args)
+    if wanted("nsa"):
+        time_nsa(args)
+    if wanted("training"):
+        step.time_step(args, "full attention", lambda: step.pytorch_attention)
+    if wanted("training-flash-attention-4"):
+        step.time_flash_attention_4(args)
 
 
 if __name__ == "__main__":

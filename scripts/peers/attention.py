@@ -5,7 +5,7 @@ import torch
 from torch.nn.attention import sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from peers.timing import SETS, line, median_ms
+from peers.timing import SETS, import_peer, line, median_ms, not_run
 
 
 def attention_product(args):
@@ -35,14 +35,10 @@ def pytorch_attention(backend):
 
 
 def flash_attention_4(deterministic):
-    """None where the package flash-attn-4 is not installed."""
-    try:
-        from flash_attn.cute import flash_attn_func
-    except ImportError:
-        return None
+    cute = import_peer("flash_attn.cute", "flash-attn-4")
 
     def run(q, k, v):
-        out = flash_attn_func(q, k, v, causal=True, deterministic=deterministic)
+        out = cute.flash_attn_func(q, k, v, causal=True, deterministic=deterministic)
         return out[0] if isinstance(out, tuple) else out
     return run
 
@@ -54,10 +50,23 @@ def of_head_size_128(args):
 
 
 def time_attention(args, run, name):
-    try:
+    """Prints a peer's lines and returns ms forward and backward; None if it does not run."""
+    with not_run(name):
         forward, backward = attention(args, run)
-    except RuntimeError as error:
-        print(f"{name}: not run: {str(error).splitlines()[0]}")
-        return
-    line(f"{name} forward", forward, 2 * attention_product(args))
-    line(f"{name} backward", backward, 5 * attention_product(args))
+        line(f"{name} forward", forward, 2 * attention_product(args))
+        line(f"{name} backward", backward, 5 * attention_product(args))
+        return forward, backward
+
+
+def time_flash_attention_4(args):
+    """FlashAttention-4's lines, and the price of determinism: the ratio of its times with it and without."""
+    with not_run("FlashAttention-4"):
+        free, deterministic = flash_attention_4(False), flash_attention_4(True)
+        for shape, heads in ((args, ""), (of_head_size_128(args), " 128")):
+            times = (time_attention(shape, free, f"FlashAttention-4{heads}"),
+                     time_attention(shape, deterministic, f"FlashAttention-4 deterministic{heads}"))
+            if None in times:
+                continue
+            for direction, without, with_it in zip(("forward", "backward"), *times):
+                name = f"deterministic / not{heads} {direction}"
+                print(f"| {name:<44} | {with_it / without:9.3f} | {'times':>15} |", flush=True)

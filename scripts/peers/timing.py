@@ -1,4 +1,7 @@
-"""Medians of calls on a GPU, and the lines that show them."""
+"""Medians of calls on a GPU, the lines that show them, and the line of a peer that does not run."""
+import contextlib
+import importlib
+import sys
 import time
 
 import torch
@@ -7,7 +10,27 @@ REPETITIONS, SETS = 20, 3
 WARM_UP_SECONDS = 0.1  # as ssa_bench: the clock needs that long to settle under the power limit
 
 
+def import_peer(module, package):
+    """A module of a package that may be missing; the ImportError names the package."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(f"it needs the Python package {package} ({error})") from error
+
+
+@contextlib.contextmanager
+def not_run(name):
+    """Says in one line that a peer does not run, and why. Peers and their compilers raise any exception."""
+    try:
+        yield
+    except Exception as error:
+        kind = "" if isinstance(error, (ImportError, ValueError)) else f"{type(error).__name__}: "
+        print(f"{name}: not run: {kind}{(str(error).splitlines() or [''])[0]}", file=sys.stderr, flush=True)
+
+
 def median_ms(calls):
+    calls[0]()  # may compile
+    torch.cuda.synchronize()
     begin = time.monotonic()
     while time.monotonic() - begin < WARM_UP_SECONDS:
         for i in range(4):
