@@ -18,11 +18,11 @@ def attention_op(name, forward, backward):
     lse [rows, heads, tokens] in float32; backward(q, k, v, out, d_out, lse) returns d_q, d_k and d_v."""
     @torch.library.custom_op(f"peers::{name}", mutates_args=())
     def op(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        return forward(q, k, v)
+        return tuple(x.contiguous() for x in forward(q, k, v))  # as register_fake says
 
     @torch.library.custom_op(f"peers::{name}_backward", mutates_args=())
     def op_backward(q: Tensor, k: Tensor, v: Tensor, out: Tensor, d_out: Tensor, lse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return backward(q, k, v, out, d_out, lse)
+        return tuple(x.contiguous() for x in backward(q, k, v, out, d_out, lse))
 
     @op.register_fake
     def _(q, k, v):
@@ -33,11 +33,11 @@ def attention_op(name, forward, backward):
     def _(q, k, v, out, d_out, lse):
         return tuple(x.new_empty(x.shape) for x in (q, k, v))
 
-    def gradients(context, d_out, _):
-        *inputs, out, lse = context.saved_tensors
+    def gradients(ctx, d_out, _):
+        *inputs, out, lse = ctx.saved_tensors
         return op_backward(*inputs, out, d_out.contiguous(), lse)
 
-    op.register_autograd(gradients, setup_context=lambda context, inputs, output: context.save_for_backward(*inputs, *output))
+    op.register_autograd(gradients, setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs, *output))
     return lambda q, k, v: op(*(x.transpose(1, 2).contiguous() for x in (q, k, v)))[0].transpose(1, 2)
 
 
