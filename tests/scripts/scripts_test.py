@@ -12,9 +12,13 @@ import json
 import os
 import shutil
 import subprocess
+import struct
 import sys
 import tempfile
+import types
+import unittest.mock
 import zipfile
+import zlib
 from pathlib import Path
 
 SCRIPTS = Path(__file__).resolve().parent.parent.parent / "scripts"
@@ -456,20 +460,21 @@ def test_bench_peers_fp8(_):
     import torch
     sys.path.insert(0, str(SCRIPTS))
     import bench_peers
+    from peers import fp8
     torch.manual_seed(0)
     x, w, d_y = (torch.randn(*shape, dtype=torch.bfloat16) for shape in ((64, 48), (32, 48), (64, 32)))
-    operands = [bench_peers.round_both(t) for t in (x, w, d_y)]
+    operands = [fp8.round_both(t) for t in (x, w, d_y)]
     for tensor, (rounded, scale, transposed, scale_t) in zip((x, w, d_y), operands):
         for got, want in ((rounded.float() * scale, tensor), (transposed.float() * scale_t, tensor.t())):
             assert 0.01 < (got - want.float()).norm() / want.float().norm() < 0.04
     x, w, d_y = (t.float() for t in (x, w, d_y))
-    for product, want in zip(bench_peers.fp8_products(*operands, False), (x @ w.t(), d_y @ w, d_y.t() @ x)):
+    for product, want in zip(fp8.fp8_products(*operands, False), (x @ w.t(), d_y @ w, d_y.t() @ x)):
         assert (product().float() - want).norm() / want.norm() < 0.06
 
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         args = bench_peers.parse_arguments(["--only", "fp8", "--layers", "2"])
-        bench_peers.fp8_table(args, lambda tokens, inputs, outputs: (tokens, inputs, outputs, 1, 2))
+        fp8.fp8_table(args, lambda tokens, inputs, outputs: (tokens, inputs, outputs, 1, 2))
     rows = [line for line in out.getvalue().splitlines() if line.startswith("|")][2:]
     assert rows[0] == "| qkvg | 32768.000 | 2048.000 | 2400.000 | 1.000 | 2.000 |", rows
     assert rows[4] == "| all, 2 layers | 262144.000 | 28672.000 | 45760.000 | 8.000 | 16.000 |", rows
@@ -477,7 +482,7 @@ def test_bench_peers_fp8(_):
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         args = bench_peers.parse_arguments(["--only", "fp8", "--layers", "2", "--linear-layers", "gate-and-up,o"])
-        bench_peers.fp8_table(args, lambda tokens, inputs, outputs: (inputs, outputs))
+        fp8.fp8_table(args, lambda tokens, inputs, outputs: (inputs, outputs))
     rows = [line for line in out.getvalue().splitlines() if line.startswith("|")][2:]
     assert rows == ["| o | 2048.000 | 2048.000 |", "| gate and up | 2048.000 | 16384.000 |",
                     "| these, 2 layers | 8192.000 | 36864.000 |"], rows
@@ -487,6 +492,161 @@ def test_bench_peers_fp8(_):
         with contextlib.redirect_stderr(error), contextlib.suppress(SystemExit):
             bench_peers.parse_arguments(arguments)
         assert message in error.getvalue(), error.getvalue()
+
+
+def bench_peers_error(arguments):
+    import bench_peers
+    error = io.StringIO()
+    with contextlib.redirect_stderr(error), contextlib.suppress(SystemExit):
+        bench_peers.parse_arguments(arguments)
+    return error.getvalue()
+
+
+def test_bench_peers_arguments(directory):
+    need("torch")
+    sys.path.insert(0, str(SCRIPTS))
+    import bench_peers
+    args = bench_peers.parse_arguments([])
+    assert (args.rows, args.tokens, args.query_heads, args.block_size, args.only) == (4, 8192, 32, 16, None), args
+    config = SCRIPTS.parent / "configs/ssa-110m.json"
+    args = bench_peers.parse_arguments(["--layers", "2", "--config", str(config), "--rows", "8"])
+    assert (args.rows, args.tokens, args.query_heads, args.key_value_heads) == (8, 4096, 12, 1), args
+    assert (args.hidden_size, args.intermediate_size, args.layers, args.vocab_size) == (768, 2048, 2, 50257), args
+    for name in bench_peers.NAMES:
+        assert bench_peers.parse_arguments(["--only", name]).only == name
+        assert f"  {name}" in bench_peers.__doc__, name
+
+    values = json.loads(config.read_text())
+    files = {"list": [], "head": {**values, "model": {**values["model"], "head_dim": "64"}},
+             "length": {**values, "train": {}}, "untied": {**values, "model": {**values["model"], "tie_word_embeddings": False}}}
+    for name, content in files.items():
+        (directory / name).write_text(json.dumps(content))
+    (directory / "text").write_text("{")
+    for arguments, message in ((["--only", "dense"], "invalid choice: 'dense'"),
+                               (["--rows", "0"], "--rows: 0 is not a positive integer"),
+                               (["--query-heads", "31"], "--query-heads: 31 is not a multiple of 2 key/value heads"),
+                               (["--config", directory / "none"], "No such file"),
+                               (["--config", directory / "text"], f"--config: {directory}/text: Expecting property name"),
+                               (["--config", directory / "list"], "train.max_length is null; expected a positive integer"),
+                               (["--config", directory / "length"], "train.max_length is null; expected a positive integer"),
+                               (["--config", directory / "head"], 'model.head_dim is "64"; expected a positive integer'),
+                               (["--config", directory / "untied"], "model.tie_word_embeddings is not true")):
+        error = bench_peers_error([str(a) for a in arguments])
+        assert message in error, error
+        assert error.count("bench_peers.py: error:") + error.count("scripts_test.py: error:") == 1, error
+
+
+def test_bench_peers_selection(_):
+    """The selections are those of ssa_bench; the check sums are of the lists that make_selection of
+    tests/bench/attention_bench.h returns for these shapes."""
+    need("torch")
+    sys.path.insert(0, str(SCRIPTS))
+    from peers import nsa
+    args = argparse.Namespace(rows=2, tokens=600, query_heads=32, key_value_heads=2, head_dim=64, block_size=16, block_counts=8)
+    for kind, check_sum in (("random", 0x34451AC4), ("concentrated", 0xFFC0289D)):
+        indices = nsa.make_selection(args, kind)
+        assert indices.shape == (2, 600, 2, 8)
+        values = struct.pack(f"<{indices.numel()}i", *indices.flatten().tolist())
+        assert zlib.crc32(values) == check_sum, kind
+        assert nsa.selected_pairs(args, indices) == 260400, kind
+
+
+def test_bench_peers_missing(_):
+    """A peer whose package is missing, or that fails, is named in one line; the others are timed. Nothing runs on a GPU."""
+    need("torch")
+    sys.path.insert(0, str(SCRIPTS))
+    import bench_peers
+    from peers import attention, nsa, step
+
+    def printed(call):
+        out, error = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+            call()
+        return out.getvalue().splitlines(), error.getvalue().splitlines()
+
+    args = bench_peers.parse_arguments([])
+    missing = {name: None for name in ("flash_attn.cute", "fla.ops.nsa.parallel")}  # None: an import fails
+    with unittest.mock.patch.dict(sys.modules, missing):
+        for call, peer, package in ((attention.time_flash_attention_4, "FlashAttention-4", "flash-attn-4"),
+                                    (nsa.time_nsa, "fla-core NSA", "fla-core"),
+                                    (step.time_flash_attention_4, "training step, full attention, FlashAttention-4",
+                                     "flash-attn-4")):
+            out, error = printed(lambda: call(args))
+            assert not out and len(error) == 1, (out, error)
+            assert error[0].startswith(f"{peer}: not run: it needs the Python package {package} ("), error
+    out, error = printed(lambda: nsa.time_nsa(bench_peers.parse_arguments(["--query-heads", "24"])))
+    assert not out and error == ["fla-core NSA: not run: fla-core takes 16, 32, 64 ... query heads per key/value head; "
+                                 "these shapes have 12"], error
+
+    cute = types.ModuleType("flash_attn.cute")
+    calls = []
+    cute.flash_attn_func = lambda q, k, v, causal, deterministic: calls.append(deterministic) or (q, None)
+
+    def times(shape, run):
+        assert run(1, 2, 3) == 1  # out, without lse
+        if shape.head_dim == 128 and calls[-1]:
+            raise AssertionError("no such kernel\nmore")
+        return (3, 8) if calls[-1] else (2, 5)
+
+    interface = types.ModuleType("flash_attn.cute.interface")
+    fakes = {"flash_attn": types.ModuleType("flash_attn"), "flash_attn.cute": cute, "flash_attn.cute.interface": interface}
+    with unittest.mock.patch.dict(sys.modules, fakes), unittest.mock.patch.object(attention, "attention", times):
+        out, error = printed(lambda: attention.time_flash_attention_4(args))
+        rows = [[cell.strip() for cell in line.split("|")[1:3]] for line in out]
+        assert rows == [["FlashAttention-4 forward", "2.0000"], ["FlashAttention-4 backward", "5.0000"],
+                        ["FlashAttention-4 deterministic forward", "3.0000"],
+                        ["FlashAttention-4 deterministic backward", "8.0000"],
+                        ["deterministic / not forward", "1.500"], ["deterministic / not backward", "1.600"],
+                        ["FlashAttention-4 128 forward", "2.0000"], ["FlashAttention-4 128 backward", "5.0000"]], rows
+        assert error == ["FlashAttention-4 deterministic 128: not run: AssertionError: no such kernel"], error
+        attends = []
+        measure = lambda args, attend: attends.append(attend) or ((100, 2) if len(attends) == 1 else (110, 2))
+        out, error = printed(lambda: step.time_flash_attention_4(args, measure))
+        assert not error and attends[0] is not attends[1], (error, attends)
+        assert out == ["training step, full attention, FlashAttention-4: 100.0 ms, 327680 tokens/s, 2.0 GiB",
+                       "training step, full attention, FlashAttention-4 deterministic: 110.0 ms, 297891 tokens/s, 2.0 GiB",
+                       "training step, full attention, FlashAttention-4, deterministic / not: 1.100"], out
+
+
+def test_bench_peers_step(_):
+    """A model whose attention is a custom op, with FlashAttention-4's arguments, has the outputs and the gradients of the
+    model with PyTorch's attention, compiled as one graph; in float64, so that rounding is below 1e-10."""
+    need("torch")
+    sys.path.insert(0, str(SCRIPTS))
+    import torch
+    import bench_peers
+    from peers import step
+    names = ("--rows 2 --tokens 8 --query-heads 4 --key-value-heads 2 --head-dim 4 --hidden-size 16 --intermediate-size 24 "
+             "--layers 2 --vocab-size 32").split()
+    args = bench_peers.parse_arguments(names)
+
+    def probabilities(q, k):  # query head h has key/value head h // 2
+        scores = torch.einsum("bthd,bshd->bhts", q, k.repeat_interleave(2, 2)) / 2
+        return scores.masked_fill(torch.ones(8, 8).triu(1).bool(), float("-inf")).softmax(-1)
+
+    def forward(q, k, v):
+        assert q.is_contiguous() and v.is_contiguous() and q.shape == (2, 8, 4, 4) and k.shape == (2, 8, 2, 4)
+        return torch.einsum("bhts,bshd->bthd", probabilities(q, k), v.repeat_interleave(2, 2)), torch.zeros(2, 4, 8)
+
+    def backward(q, k, v, out, d_out, lse):
+        assert d_out.is_contiguous() and lse.shape == (2, 4, 8)
+        p, of_group = probabilities(q, k), lambda x: x.unflatten(2, (2, 2)).sum(3)
+        d_p = torch.einsum("bthd,bshd->bhts", d_out, v.repeat_interleave(2, 2))
+        d_s = p * (d_p - (out * d_out).sum(-1).transpose(1, 2).unsqueeze(-1)) / 2
+        return (torch.einsum("bhts,bshd->bthd", d_s, k.repeat_interleave(2, 2)),
+                of_group(torch.einsum("bhts,bthd->bshd", d_s, q)), of_group(torch.einsum("bhts,bthd->bshd", p, d_out)))
+
+    results = []
+    for attend in (step.pytorch_attention, step.attention_op("test", forward, backward)):
+        torch.manual_seed(0)
+        model = step.Model(args, attend).double()
+        ids, angles = torch.arange(16).view(2, 8), torch.rand(8, 4, dtype=torch.float64)
+        compiled = torch.compile(model, dynamic=False, fullgraph=True, backend="aot_eager")
+        out = compiled(ids, angles.cos(), angles.sin())
+        (out * torch.rand_like(out)).sum().backward()
+        results.append([out.detach(), *(p.grad for p in model.parameters())])
+    for got, want in zip(results[1], results[0]):
+        assert (got - want).norm() < 1e-10 * want.norm(), (got, want)
 
 
 def test_slurm(directory):
