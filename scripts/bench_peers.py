@@ -8,7 +8,7 @@ training step, and the products of the linear layers in FP8.
 
 Needs a GPU and PyTorch >= 2.5. The packages flash-attn-4 and fla-core are optional: what needs a missing one is named in a
 line on stderr. The shapes are ssa-1b's; --config takes the model's shapes and train.max_length from a file of configs/
-instead, and other options replace these in turn. Names for --only; without it, all of them:
+instead, and other options replace these in turn. Names for --only; without it, all of them but fp8:
 
   attention    dense causal attention: cuDNN, FlashAttention-4 as below, and FlashAttention-2. The median of 20 calls over
                inputs rotated past L2, timed with events.
@@ -23,7 +23,7 @@ instead, and other options replace these in turn. Names for --only; without it, 
   fp8          torch._scaled_mm with a scale per row, and compiled passes that find the scales and round, plain and
                transposed, as torchao's row-wise recipe does before its products; torchao itself is not used. The passes are
                compiled once, for any shape; the products are calls of a library and are not compiled. --linear-layers takes
-               some of the layers qkvg, o, gate-and-up and down. Runs only if it is named.
+               some of the layers qkvg, o, gate-and-up and down.
 
 kernels/BENCHMARKS.md has the line of ssa_bench or ssa_train that each of them compares with.
 
