@@ -325,8 +325,10 @@ int run(int argc, char** argv) {
   std::optional<eval::Setting> generating;
   if (a.prompt) generating = eval::generation_setting(source, a.overrides);
   std::optional<eval::DatasetRows> dataset;
-  if (!a.data.empty())
+  if (!a.data.empty()) {
     dataset.emplace(a.data, settings.front().model, a.max_length, masks_documents(a, source), a.min_document_tokens);
+    eval::expect_training_tokenizer(source, dataset->dataset());
+  }
 
   const auto comm = make_comm(device);
   if (comm->rank() == 0)

@@ -35,6 +35,15 @@ std::optional<DatasetInfo> training_data(const DataConfig& data) {
   return read_dataset_info(info);
 }
 
+void expect_training_tokenizer(const ModelSource& source, const Dataset& dataset) {
+  const auto trained = checkpoint_data(source);
+  const auto& found = dataset.info();
+  if (trained && found && found->tokenizer_sha256 != trained->tokenizer_sha256)
+    fail(dataset.directory().string(), " was made with the tokenizer ", found->tokenizer_name, ", sha256 ",
+         found->tokenizer_sha256, ", expected ", trained->tokenizer_sha256, " of ", trained->tokenizer_name,
+         ", which the run ", source.path().string(), " was trained with");
+}
+
 std::string find_tokenizer(const ModelSource& source) {
   const ModelConfig& model = source.config();
   if (const auto data = checkpoint_data(source)) {

@@ -72,6 +72,14 @@ std::vector<std::vector<std::string>> table_of(const std::string& out) {
   return table;
 }
 
+/// Changes the checksum of the tokenizer in a dataset.json.
+void name_other_tokenizer(const fs::path& file) {
+  std::string info = ssa::read_file(file);
+  const std::size_t at = info.find("\"sha256\": \"") + 11;
+  info[at] = info[at] == '0' ? '1' : '0';
+  write_file(file, info);
+}
+
 }  // namespace
 
 TEST_CASE("mix: a run reads its sources by their weights, and each has its own epochs") {
@@ -229,10 +237,7 @@ TEST_CASE("mix: --dry-run prints the table, and sources of different tokenizers 
         std::vector<std::vector<std::string>>{{"a", "0.1000", "3", "99", "3", "10", "330", "3.333"},
                                               {"bee", "0.3000", "20", "660", "20", "30", "990", "1.500"},
                                               {"c", "0.6000", "50", "1650", "50", "60", "1980", "1.200"}});
-  std::string info = ssa::read_file(run / "b/dataset.json");
-  const std::size_t at = info.find("\"sha256\": \"") + 11;
-  info[at] = info[at] == '0' ? '1' : '0';
-  write_file(run / "b/dataset.json", info);
+  name_other_tokenizer(run / "b/dataset.json");
   check_fails(run.train("out", {kThree}), kExitUsage, {"data.sources: bee was made with the tokenizer", "one of a"});
   check_fails(run.train("out", {kThree, "data.path=data"}), kExitUsage, {"data.sources", "only one of the two"});
 }
@@ -265,14 +270,21 @@ TEST_CASE("evaluation sets: those of another tokenizer are refused, and --dry-ru
       run.train("out", {kThree, R"(data.eval_path={"first": "a", "x": "nowhere"})"}, {"--dry-run"});
   CHECK(absent.exit_code == 0);
   CHECK_THAT(absent.out, has("nowhere does not exist yet"));
-  std::string info = ssa::read_file(run / "b/dataset.json");
-  const std::size_t at = info.find("\"sha256\": \"") + 11;
-  info[at] = info[at] == '0' ? '1' : '0';
-  write_file(run / "b/dataset.json", info);
+  name_other_tokenizer(run / "b/dataset.json");
   for (const char* data : {R"(data.sources=[{"path": "a", "weight": 1}, {"path": "c", "weight": 1}])", "data.path=c"})
     for (const Names& arguments : {Names{}, Names{"--dry-run"}})
       check_fails(run.train("out", {data, three}, arguments), kExitUsage,
                   {"data.eval_path: b was made with the tokenizer", "expected the one of"});
+}
+
+TEST_CASE("evaluation sets: ssa_eval refuses data of another tokenizer than the run's") {
+  const ThreeSources run;
+  run.train_to_end("out", {"train.max_steps=1", "data.path=c"});
+  const Arguments eval = {"ssa_eval", "--model", "out", "--data", "b", "--device", "cpu"};
+  CHECK(run_program(eval, {.directory = run.path()}).exit_code == 0);
+  name_other_tokenizer(run / "b/dataset.json");
+  check_fails(run_program(eval, {.directory = run.path()}), kExitFailed,
+              {"b was made with the tokenizer", "out/checkpoints/step-00000001 was trained with"});
 }
 
 TEST_CASE("evaluation sets: each has its own loss") {
