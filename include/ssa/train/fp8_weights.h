@@ -1,5 +1,5 @@
 // The weights of the linear layers in FP8 at ZeRO stage 3: ranks round their parts with common scales, and send bytes.
-// The bits are those of rounding the gathered weights (kernels/quantize_fp8/quantize_fp8_part.h).
+// The result is bit-identical to rounding the gathered weights (kernels/quantize_fp8/quantize_fp8_part.h).
 //
 // The FP8 weights of a layer and their transposes are in the memory of its gathered weights, which has at least 2 bytes
 // per parameter. If all four matrices are in FP8, it begins with a byte per parameter of the bucket, which one

@@ -100,7 +100,7 @@ class StepExchange {
   BackgroundQueue queue_;
   std::vector<BackgroundQueue::Ticket> reduced_, gathered_;  ///< per bucket, the last one
   std::vector<Form> held_;                                   ///< per bucket, at stage 3
-  std::vector<bool> has_maxima_;  ///< per bucket: Fp8GatheredLayer::maxima are those of the weights
+  std::vector<bool> has_maxima_;  ///< per bucket: Fp8GatheredLayer::maxima belong to the current weights
 };
 
 }  // namespace ssa

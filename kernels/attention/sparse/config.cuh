@@ -11,7 +11,7 @@ namespace ssa::cuda {
 /// Blocks are read in units of 16 keys, the rows of one mma.
 inline constexpr int kUnit = 16;
 
-/// Groups of at most so many query heads share the rows of a product with those of other tokens.
+/// In groups of at most this many query heads, several tokens share the rows of a product.
 inline constexpr int kMaxPackedGroup = kUnit / 2;
 
 struct SparseArgs {
