@@ -297,10 +297,8 @@ void linear_cross_entropy(Stream& stream, const LinearCrossEntropy& p) {
            {.grid = static_cast<unsigned>(tokens) * choice.ctas, .block = choice.threads, .cluster = choice.ctas},
            losses + begin, sums, bf16(part.logits), targets, stride, p.gradient_scale);
     if (p.fp8)
-      launch(stream, op, d_logits_fp8_kernel,
-             {.grid = {ctas_for(V, kFp8Tile), ctas_for(tokens, kFp8Tile)}, .block = kFp8TileThreads},
-             Fp8Target(part.d_logits_fp8), Fp8Target(part.d_logits_t_fp8), bf16(part.logits), targets, sums, tokens, V,
-             p.gradient_scale);
+      launch(stream, op, d_logits_fp8_kernel, fp8_tiles(tokens, V), Fp8Target(part.d_logits_fp8),
+             Fp8Target(part.d_logits_t_fp8), bf16(part.logits), targets, sums, tokens, V, p.gradient_scale);
     if (p.d_hidden) head_gradients(stream, p, part);
   }
   add_sum(stream, op, p.loss_sum.as<double>(), losses, M);

@@ -375,9 +375,8 @@ void qkv_rope_backward(Stream& stream, const QkvRopeBackward& p) {
                      .block_size = static_cast<int>(p.block_size),
                      .heads = heads};
   if (p.fp8)
-    return launch(stream, "qkv_rope_backward", qkv_rope_backward_fp8_kernel,
-                  {.grid = {ctas_for(heads.width(), kFp8Tile), ctas_for(B * T, kFp8Tile)}, .block = kFp8TileThreads},
-                  arguments, Fp8Target(p.fp8), Fp8Target(p.fp8_t));
+    return launch(stream, "qkv_rope_backward", qkv_rope_backward_fp8_kernel, fp8_tiles(B * T, heads.width()), arguments,
+                  Fp8Target(p.fp8), Fp8Target(p.fp8_t));
   dispatch_head(heads, arguments.stride, [&]<int kVec, int kChunks, int kGateVec>() {
     arguments.pairs = (heads.HQ + 2 * heads.HK) * (heads.D / 2 / kVec);
     const int threads = arguments.pairs + kGates * heads.HQ / kGateVec;

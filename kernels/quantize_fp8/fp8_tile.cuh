@@ -11,6 +11,7 @@
 
 #include <cstdint>
 
+#include "kernels/common/device/launch.cuh"
 #include "kernels/common/device/reduce.cuh"
 #include "kernels/common/device/vector.cuh"
 #include "kernels/quantize_fp8/fp8_matrix.h"
@@ -52,6 +53,11 @@ struct Fp8TilePlace {
   int row = tile_row * kFp8Tile + static_cast<int>(threadIdx.x) / 16 * 8;
   int column = tile_column * kFp8Tile + static_cast<int>(threadIdx.x) % 16 * 8;
 };
+
+/// A CTA per tile of a [rows, columns] matrix, as Fp8TilePlace expects.
+inline LaunchShape fp8_tiles(std::int64_t rows, std::int64_t columns) {
+  return {.grid = {ctas_for(columns, kFp8Tile), ctas_for(rows, kFp8Tile)}, .block = kFp8TileThreads};
+}
 
 struct Fp8Scale {
   float scale, inverse;

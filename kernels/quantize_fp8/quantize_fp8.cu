@@ -1,5 +1,4 @@
 // One CTA per tile of 128 x 128 elements: every element is read once, and written once per output.
-#include "kernels/common/device/launch.cuh"
 #include "kernels/quantize_fp8/fp8_tile.cuh"
 #include "quantize_fp8.h"
 
@@ -27,9 +26,7 @@ void quantize_fp8(Stream& stream, const QuantizeFp8& p) {
   const auto kernel = p.plain && p.transposed ? quantize_fp8_kernel<true, true>
                       : p.plain               ? quantize_fp8_kernel<true, false>
                                               : quantize_fp8_kernel<false, true>;
-  launch(stream, "quantize_fp8", kernel,
-         {.grid = {ctas_for(C, kFp8Tile), ctas_for(R, kFp8Tile)}, .block = kFp8TileThreads}, Fp8Target(p.plain),
-         Fp8Target(p.transposed), bf16(p.x), R, C);
+  launch(stream, "quantize_fp8", kernel, fp8_tiles(R, C), Fp8Target(p.plain), Fp8Target(p.transposed), bf16(p.x), R, C);
 }
 
 }  // namespace ssa::cuda

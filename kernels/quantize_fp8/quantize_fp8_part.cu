@@ -1,6 +1,5 @@
 // One CTA per tile of 128 x 128 elements, which is a block, as in quantize_fp8.cu. A thread loads those of its 8 x 8
 // elements that belong to the part.
-#include "kernels/common/device/launch.cuh"
 #include "kernels/quantize_fp8/fp8_tile.cuh"
 #include "quantize_fp8_part.h"
 
@@ -95,10 +94,6 @@ __global__ void __launch_bounds__(kFp8TileThreads)
   store_transposed(out, chunks, at.tile_row, at.tile_column, rows, columns);
 }
 
-LaunchShape tiles_of(std::int64_t rows, std::int64_t columns) {
-  return {.grid = {ctas_for(columns, kFp8Tile), ctas_for(rows, kFp8Tile)}, .block = kFp8TileThreads};
-}
-
 Fp8Part part_of(const Tensor& x, std::int64_t first) { return {.x = bf16(x), .first = first, .count = x.count()}; }
 
 unsigned* bits_of(const Tensor& maxima) { return reinterpret_cast<unsigned*>(maxima.as<std::int32_t>()); }
@@ -106,20 +101,20 @@ unsigned* bits_of(const Tensor& maxima) { return reinterpret_cast<unsigned*>(max
 }  // namespace
 
 void fp8_part_maxima(Stream& stream, const Fp8PartMaxima& p) {
-  launch(stream, "fp8_part_maxima", fp8_part_maxima_kernel, tiles_of(p.rows, p.columns), bits_of(p.maxima),
+  launch(stream, "fp8_part_maxima", fp8_part_maxima_kernel, fp8_tiles(p.rows, p.columns), bits_of(p.maxima),
          part_of(p.x, p.first), p.rows, p.columns, p.maxima.dim(1));
 }
 
 void quantize_fp8_part(Stream& stream, const QuantizeFp8Part& p) {
   const std::int64_t R = p.out.values.dim(0), C = p.out.values.dim(1);
-  launch(stream, "quantize_fp8_part", quantize_fp8_part_kernel, tiles_of(R, C), Fp8Target(p.out), bits_of(p.maxima),
+  launch(stream, "quantize_fp8_part", quantize_fp8_part_kernel, fp8_tiles(R, C), Fp8Target(p.out), bits_of(p.maxima),
          part_of(p.x, p.first), R, C);
 }
 
 void transpose_fp8(Stream& stream, const TransposeFp8& p) {
   const std::int64_t R = p.x.values.dim(0), C = p.x.values.dim(1);
-  launch(stream, "transpose_fp8", transpose_fp8_kernel, tiles_of(R, C), Fp8Target(p.out), p.x.values.as<std::uint8_t>(),
-         p.x.scales.as<float>(), p.x.scales.dim(1), R, C);
+  launch(stream, "transpose_fp8", transpose_fp8_kernel, fp8_tiles(R, C), Fp8Target(p.out),
+         p.x.values.as<std::uint8_t>(), p.x.scales.as<float>(), p.x.scales.dim(1), R, C);
 }
 
 }  // namespace ssa::cuda

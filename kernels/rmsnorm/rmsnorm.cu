@@ -208,9 +208,8 @@ void rmsnorm_forward(Stream& stream, const RmsNormForward& p) {
            1.0f / static_cast<float>(H), p.eps, Fp8Target(p.fp8));
   });
   if (p.fp8_t)
-    launch(stream, "rmsnorm_forward", rmsnorm_forward_fp8_kernel,
-           {.grid = {ctas_for(H, kFp8Tile), ctas_for(M, kFp8Tile)}, .block = kFp8TileThreads}, Fp8Target(p.fp8),
-           Fp8Target(p.fp8_t), bf16(p.out), bf16(p.delta ? p.residual : p.x), p.rstd.as<float>(), bf16(p.weight), M, H);
+    launch(stream, "rmsnorm_forward", rmsnorm_forward_fp8_kernel, fp8_tiles(M, H), Fp8Target(p.fp8), Fp8Target(p.fp8_t),
+           bf16(p.out), bf16(p.delta ? p.residual : p.x), p.rstd.as<float>(), bf16(p.weight), M, H);
 }
 
 namespace {

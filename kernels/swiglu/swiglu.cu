@@ -135,9 +135,8 @@ void swiglu_forward(Stream& stream, const SwigluForward& p) {
   const std::int64_t M = p.gate_up.dim(0), F = p.gate_up.dim(1) / 2;
   if (p.fp8_t) {
     const auto kernel = p.fp8 ? swiglu_forward_fp8_kernel<true> : swiglu_forward_fp8_kernel<false>;
-    return launch(stream, "swiglu_forward", kernel,
-                  {.grid = {ctas_for(F, kFp8Tile), ctas_for(M, kFp8Tile)}, .block = kFp8TileThreads}, Fp8Target(p.fp8),
-                  Fp8Target(p.fp8_t), bf16(p.out), bf16(p.gate_up), M, F);
+    return launch(stream, "swiglu_forward", kernel, fp8_tiles(M, F), Fp8Target(p.fp8), Fp8Target(p.fp8_t), bf16(p.out),
+                  bf16(p.gate_up), M, F);
   }
   const auto kernel = F % 8 == 0 ? swiglu_forward_kernel<8> : swiglu_forward_kernel<1>;
   launch(stream, "swiglu_forward", kernel, {.grid = static_cast<unsigned>(M), .block = kThreads, .waits = true},

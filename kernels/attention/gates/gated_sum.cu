@@ -137,10 +137,9 @@ void gated_sum_forward(Stream& stream, const GatedSumForward& p) {
   const std::int64_t D = p.selected.dim(3), heads = p.selected.count() / D;
   if (p.fp8) {
     const std::int64_t M = p.fp8.values.dim(0), columns = p.fp8.values.dim(1);
-    return launch(stream, "gated_sum_forward", gated_sum_forward_fp8_kernel,
-                  {.grid = {ctas_for(columns, kFp8Tile), ctas_for(M, kFp8Tile)}, .block = kFp8TileThreads},
-                  Fp8Target(p.fp8), Fp8Target(p.fp8_t), p.gates.as<float>(), inputs(p.compressed, p.selected, p.window),
-                  M, columns / D, D);
+    return launch(stream, "gated_sum_forward", gated_sum_forward_fp8_kernel, fp8_tiles(M, columns), Fp8Target(p.fp8),
+                  Fp8Target(p.fp8_t), p.gates.as<float>(), inputs(p.compressed, p.selected, p.window), M, columns / D,
+                  D);
   }
   dispatch_head(D, [&]<int kVec, int kLanes>() {
     launch(stream, "gated_sum_forward", gated_sum_forward_kernel<kVec, kLanes>,
