@@ -7,8 +7,9 @@ training step, and the products of the linear layers in FP8.
     python3 scripts/bench_peers.py --lengths 2048,4096,8192,16384,32768 [--step-lengths 8192,32768] [--ours FILE]
 
 Needs a GPU and PyTorch >= 2.5. The packages flash-attn-4 and fla-core are optional: what needs a missing one is named in a
-line on stderr. The shapes are ssa-1b's; --config takes the model's shapes and train.max_length from a file of configs/
-instead, and other options replace these in turn. Names for --only; without it, all of them but fp8:
+line on stderr, and the rest runs. Exit code: 1 if something that --only asks for did not run. The shapes are ssa-1b's;
+--config takes the model's shapes and train.max_length from a file of configs/ instead, and other options replace these in
+turn. Names for --only; without it, all of them but fp8:
 
   attention    dense causal attention: cuDNN, FlashAttention-4 as below, and FlashAttention-2. The median of 20 calls over
                inputs rotated past L2, timed with events.
@@ -36,7 +37,11 @@ import gc
 import json
 import sys
 
-import torch
+try:
+    import torch
+except ImportError as error:
+    sys.exit(f"bench_peers.py: PyTorch is missing for {sys.executable} ({error}); install it with: {sys.executable} -m pip "
+             "install torch")
 from torch.nn.attention import SDPBackend
 
 from peers import step
@@ -44,7 +49,7 @@ from peers.attention import (attention, attention_product, of_head_size_128, pyt
                              time_flash_attention_4)
 from peers.fp8 import fp8_table, linear_layers, round_both, time_linear_layer
 from peers.nsa import time_nsa
-from peers.timing import product_rate
+from peers.timing import not_run_peers, product_rate
 
 
 def of_length(args, tokens):
@@ -224,6 +229,8 @@ def main():
         step.time_step(args, "full attention", lambda: step.pytorch_attention)
     if wanted("training-flash-attention-4"):
         step.time_flash_attention_4(args)
+    if args.only and not_run_peers:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ import time
 
 import torch
 
+not_run_peers = []  # the names of the peers that did not run
+
 REPETITIONS, SETS = 20, 3
 WARM_UP_SECONDS = 0.1  # as ssa_bench: the clock needs that long to settle under the power limit
 
@@ -24,6 +26,7 @@ def not_run(name):
     try:
         yield
     except Exception as error:
+        not_run_peers.append(name)
         kind = "" if isinstance(error, (ImportError, ValueError)) else f"{type(error).__name__}: "
         print(f"{name}: not run: {kind}{(str(error).splitlines() or [''])[0]}", file=sys.stderr, flush=True)
 

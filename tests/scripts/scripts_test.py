@@ -608,6 +608,44 @@ def test_bench_peers_missing(_):
                        "training step, full attention, FlashAttention-4, deterministic / not: 1.100"], out
 
 
+def test_bench_peers_exit_code(directory):
+    """What --only asks for must run, or the exit code is 1; without --only the packages are optional. One line per missing
+    package, and the others run. PyTorch is replaced by objects that accept every call: nothing is computed."""
+    sys.path.insert(0, str(SCRIPTS))
+    fakes = {name: unittest.mock.MagicMock() for name in ("torch", "torch.nn", "torch.nn.attention", "torch.nn.functional")}
+    fakes["torch"].__version__, fakes["torch.nn"].Module = "2.5", object
+    missing = {"flash_attn.cute": None, "fla.ops.nsa.parallel": None}  # None: an import fails
+    with unittest.mock.patch.dict(sys.modules, {**fakes, **missing}):
+        import bench_peers
+        from peers import attention, step, timing
+
+        def result(*arguments):
+            timing.not_run_peers.clear()
+            out, error = io.StringIO(), io.StringIO()
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error), \
+                    unittest.mock.patch.object(attention, "attention", lambda args, run: (2, 5)), \
+                    unittest.mock.patch.object(step.time_step, "__defaults__", (lambda args, attend: (100, 2),)), \
+                    unittest.mock.patch.object(sys, "argv", ["bench_peers.py", *arguments]):
+                try:
+                    bench_peers.main()
+                    code = 0
+                except SystemExit as end:
+                    code = end.code
+            return code, out.getvalue().splitlines()[1:], error.getvalue().splitlines()
+
+        for name, lines in (("attention", 6), ("determinism", 0), ("nsa", 0), ("training-flash-attention-4", 0)):
+            code, out, error = result("--only", name)
+            assert code == 1 and len(out) == lines and len(error) == 1, (name, code, out, error)
+            assert f"needs the Python package {'fla-core' if name == 'nsa' else 'flash-attn-4'}" in error[0], error
+        code, out, error = result("--only", "training")
+        assert code == 0 and len(out) == 1 and not error, (code, out, error)
+        code, out, error = result()
+        assert code == 0 and len(out) == 7 and len(error) == 3, (code, out, error)
+    (directory / "torch.py").write_text("raise ImportError('no torch here')")
+    out = run(sys.executable, SCRIPTS / "bench_peers.py", code=1, PYTHONPATH=str(directory))
+    assert out.count("\n") == 1 and "PyTorch is missing" in out and "no torch here" in out, out
+
+
 def test_bench_peers_step(_):
     """A model whose attention is a custom op, with FlashAttention-4's arguments, has the outputs and the gradients of the
     model with PyTorch's attention, compiled as one graph; in float64, so that rounding is below 1e-10."""
