@@ -1,46 +1,24 @@
 #!/usr/bin/env python3
 """Draws needle-in-a-haystack results as heat maps in one image: right answers by text length and needle depth.
 
-Usage: scripts/plot_needle.py RESULTS.json... [--output FILE]
-RESULTS.json is written by ssa_eval --needle --output; each of its settings gets a panel.
+Usage: scripts/plot_needle.py [NAME=]RESULTS.json... [--output FILE]
+RESULTS.json is written by ssa_eval --needle --output; each of its settings gets a panel. NAME is the model's name in the
+titles (default: the file's name).
 Needs matplotlib (Debian, Ubuntu: python3-matplotlib).
 """
 import argparse
-import json
-import os
-import sys
 
 import plotting
 
 
-def read_panels(results):
-    """[(title, needle results)], one per setting of a file."""
-    try:
-        with open(results) as file:
-            documents = json.load(file)
-    except (OSError, json.JSONDecodeError) as error:
-        sys.exit(f"plot_needle.py: {results}: {error}")
-    panels = []
-    for document in documents if isinstance(documents, list) else [documents]:
-        if not isinstance(document, dict) or "needle" not in document:
-            sys.exit(f"plot_needle.py: {results}: no needle results, expected the output of ssa_eval --needle")
-        model = document["config"]["model_args"]
-        mode = model["mode"]
-        if mode == "sparse":
-            mode += f" {model['block_counts']}x{model['block_size']}"
-        path = os.path.normpath(model["pretrained"]).split(os.sep)
-        name = path[-3] if len(path) > 2 and path[-2] == "checkpoints" else path[-1]  # the run of a checkpoint
-        panels.append((f"{name} ({model['method']}), {mode}", document["needle"]))
-    return panels
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", nargs="+", metavar="RESULTS.json")
+    parser.add_argument("results", nargs="+", metavar="[NAME=]RESULTS.json")
     parser.add_argument("--output", default="needle.png", metavar="FILE")
     args = parser.parse_args()
     pyplot = plotting.load_pyplot()
-    panels = [panel for path in args.results for panel in read_panels(path)]
+    panels = [(label, needle) for argument in args.results
+              for label, _, needle in plotting.read_evaluations(argument, "needle", "needle results", "--needle")]
 
     width = max(3.5, 1.8 + 0.6 * max(len(needle["lengths"]) for _, needle in panels))
     height = max(2.8, 1.4 + 0.35 * max(len(needle["depths"]) for _, needle in panels))

@@ -136,6 +136,19 @@ def test_eval_plots(directory):
     assert "| mine | 3.0000 | 2.9000 | 2.9000 |" in out, out
     run(sys.executable, SCRIPTS / "plot_needle.py", results, "--output", directory / "n.png")
     assert all((directory / name).stat().st_size > 1000 for name in ("b.png", "n.png"))
+    sys.path.insert(0, str(SCRIPTS))
+    import plot_needle
+    import plotting
+    figures = []
+    with unittest.mock.patch.object(plotting, "save", lambda figure, output: figures.append(figure)), \
+            unittest.mock.patch.object(sys, "argv", ["plot_needle.py", str(results), f"mine={results}"]):
+        plot_needle.main()
+    titles = [axis.get_title() for axis in figures[0].axes if axis.get_title()]
+    modes = ("sparse 2x16", "sparse 4x16", "full")
+    assert titles == [f"{name}, {mode}" for name in ("ssa", "mine") for mode in modes], titles
+    results.write_text(json.dumps({"results": {}}))
+    out = run(sys.executable, SCRIPTS / "plot_needle.py", results, code=1)
+    assert out == f"plot_needle.py: {results}: no needle results, expected the output of ssa_eval --needle\n", out
 
 
 def test_position_plots(directory):
