@@ -78,10 +78,34 @@ def settings_of_method(name, size):
     return {name: [f"attention.method={name}"]}
 
 
+def split_at_commas(text):
+    """The parts between the commas outside of JSON's brackets, braces and strings; None if these do not close."""
+    parts, closing, quoted, escaped = [""], [], False, False
+    for character in text:
+        if character == "," and not closing and not quoted:
+            parts.append("")
+            continue
+        parts[-1] += character
+        if quoted:
+            quoted = escaped or character != '"'
+            escaped = character == "\\" and not escaped
+        elif character == '"':
+            quoted = True
+        elif character in "[{":
+            closing.append("]" if character == "[" else "}")
+        elif character in "]}" and (not closing or closing.pop() != character):
+            return None
+    return None if closing or quoted else parts
+
+
 def settings_of_variant(text, size):
-    """{NAME: [KEY=VALUE]} of --variant NAME=METHOD,KEY=VALUE,..."""
+    """{NAME: [KEY=VALUE]} of --variant NAME=METHOD,KEY=VALUE,... A value may be JSON with commas."""
     name, equals, rest = text.partition("=")
-    method, *settings = rest.split(",")
+    parts = split_at_commas(rest)
+    if parts is None:
+        raise wrong_usage(f"--variant {text}: a bracket, brace or quote is not closed, expected "
+                          "NAME=METHOD,KEY=VALUE,... with values in JSON")
+    method, *settings = parts
     if not equals or not re.fullmatch(r"[A-Za-z0-9._-]+", name) or not all("=" in each for each in settings):
         raise wrong_usage(f"--variant {text}: expected NAME=METHOD,KEY=VALUE,...")
     found = settings_of_method(method, size)

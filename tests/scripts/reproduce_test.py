@@ -54,6 +54,8 @@ def test_arguments(directory):
     assert "--data and --corpus: expected one of them" in refused("minute", "--data", "d", "--corpus", directory)
     assert "there is no train/dataset.json" in refused("minute", "--data", directory, "--out", out)
     assert "expected NAME=METHOD" in refused("minute", "--variant", "a=ssa,train.seed")
+    for value in ('["a"', '["a"]]', '[{"a": 1]}', '"a', r'"a\"'):
+        assert "is not closed, expected NAME=METHOD" in refused("minute", "--variant", f"a=ssa,train.fp8_exclude={value}"), value
     assert "several windows" in refused("minute", "--variant", "a=nsa")
     assert "is the name of a method" in refused("minute", "--variant", "moba=ssa")
     assert "no GPU here" in run("bash", RUN, "hour", "--out", out, code=2, CUDA_VISIBLE_DEVICES="")
@@ -87,6 +89,9 @@ def test_plan(directory):
             assert False
         except StudyError as error:
             assert message in str(error) and error.code == 2, error
+    for value in ('["qkvg_proj","lm_head"]', '[{"path": "a,b", "weight": 1}, {"path": "c]"}]', r'"a \", b"'):
+        assert settings_of_variant(f"x=ssa,train.fp8=linear,key={value},train.seed=1", size) == {
+            "x": ["attention.method=ssa", "train.fp8=linear", f"key={value}", "train.seed=1"]}, value
     assert Study(directory / "out").commands == ["first", "second"]
     config = study_config(study)
     assert config["model"]["vocab_size"] == 257 and config["train"]["max_steps"] == 3, config
