@@ -6,7 +6,7 @@
 # Usage: scripts/many_ranks.sh [--ranks N] [--stage S] [--build DIR]
 #
 #   --ranks N    64
-#   --stage S    distributed.zero_stage, 2
+#   --stage S    distributed.zero_stage, 0 to 3; 2
 #   --build DIR  build directory with bin/ssa_train, build
 #
 # Needs mpirun (Open MPI) and about 100 MB of memory per rank. Exit code: 0 equal, 1 otherwise, 2 wrong usage.
@@ -32,7 +32,7 @@ while [ $# -gt 0 ]; do
   esac
 done
 [[ $ranks =~ ^[1-9][0-9]{0,3}$ ]] || wrong_usage "--ranks: found $ranks, expected an integer from 1 to 9999"
-[[ $stage =~ ^[012]$ ]] || wrong_usage "--stage: found $stage, expected 0, 1 or 2"
+[[ $stage =~ ^[0-3]$ ]] || wrong_usage "--stage: found $stage, expected 0, 1, 2 or 3"
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 [ -d "$build" ] || build=$root/$build

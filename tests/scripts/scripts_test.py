@@ -438,10 +438,11 @@ def test_fault_campaign(directory):
 def test_many_ranks(directory):
     script = SCRIPTS / "many_ranks.sh"
     for arguments, message in [(["--ranks", "0"], "--ranks: found 0, expected an integer from 1 to 9999"),
-                               (["--stage", "3"], "--stage: found 3, expected 0, 1 or 2"),
+                               (["--stage", "4"], "--stage: found 4, expected 0, 1, 2 or 3"),
                                (["--rank", "9"], "unknown argument --rank"), (["--stage"], "--stage needs a value")]:
         assert message in run("bash", script, *arguments, code=2), arguments
-    assert "bin/ssa_train: no such program" in run("bash", script, "--build", directory, code=1)
+    for stage in "0123":  # the program is looked for after the arguments
+        assert "bin/ssa_train: no such program" in run("bash", script, "--stage", stage, "--build", directory, code=1)
 
 
 def test_scale_model(_):
