@@ -47,11 +47,11 @@ std::vector<Request> rolling_requests(std::span<const std::int32_t> tokens, std:
   return requests;
 }
 
-TokenIds model_input(const Request& request, std::int64_t max_length) {
+TokenIds model_input(const Request& request, std::int64_t max_length, std::string_view limit_name) {
   const auto context = static_cast<std::int64_t>(request.context.size());
   const auto continuation = static_cast<std::int64_t>(request.continuation.size());
-  SSA_CHECK(continuation <= max_length, "a continuation of ", continuation, " tokens, expected at most --max-length ",
-            max_length);
+  SSA_CHECK(continuation <= max_length, "a continuation of ", continuation, " tokens, expected at most ", limit_name,
+            " ", max_length);
   const std::int64_t skipped = std::max<std::int64_t>(context + continuation - (max_length + 1), 0);
   TokenIds input(request.context.begin() + std::min(skipped, context), request.context.end());
   input.insert(input.end(), request.continuation.begin(), request.continuation.end() - 1);

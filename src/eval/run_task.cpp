@@ -57,7 +57,7 @@ TaskRequests make_requests(TextEncoder& encoder, const Task& task, const TaskOpt
         for (const std::string& choice : document.choices) group.continuations.push_back(" " + choice);
         for (const std::string& continuation : group.continuations) {
           all.requests.push_back(make_request(encoder, group.context, continuation));
-          model_input(all.requests.back(), options.max_length);  // an error if it is too long
+          model_input(all.requests.back(), options.max_length, options.max_length_name);  // an error if it is too long
         }
       }
       all.groups.push_back(std::move(group));

@@ -70,6 +70,7 @@ struct Loaded {
   TaskOptions options(const std::function<bool()>& stop) const {
     TaskOptions options{.rows = config.train.per_device_train_batch_size,
                         .max_length = config.train.max_length,
+                        .max_length_name = "train.max_length",
                         .num_fewshot = config.train.eval_tasks_num_fewshot,
                         .quiet = true,
                         .stop = stop};

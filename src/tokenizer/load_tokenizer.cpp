@@ -35,7 +35,7 @@ Tokenizer::Parts read_tokenizer(const std::string& path, const TokenizerOptions&
                ": a directory without tokenizer.json, vocab.json and merges.txt, tekken.json, or tokenizer.model");
   }
   if (!fs::is_regular_file(given))
-    fail_usage("--tokenizer ", path, ": no such file or directory, expected one of them or \"bytes\"");
+    fail_usage("tokenizer ", path, ": no such file or directory, expected one of them or \"bytes\"");
   if (given.extension() == ".json") return read_tokenizer_json(given, options);
   return read_rank_file(given, options);
 }

@@ -131,7 +131,7 @@ TEST_CASE("ssa_export writes the tokenizer next to the model, or the reason why 
   CHECK_FALSE(fs::exists(dir.path() / "other"));
   const Outcome missing = exported("missing", " --tokenizer nowhere");
   CHECK(missing.exit_code == kExitUsage);
-  check_error(last_line(missing.output), "--tokenizer nowhere: no such file or directory");
+  check_error(last_line(missing.output), "tokenizer nowhere: no such file or directory");
   CHECK(exported("dangling", " --tokenizer").exit_code == kExitUsage);
 
   // A tokenizer whose end of text the model shares, and special_tokens_map.json next to it.

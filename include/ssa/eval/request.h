@@ -29,7 +29,7 @@ std::vector<Request> rolling_requests(std::span<const std::int32_t> tokens, std:
                                       std::int64_t max_length, std::int64_t stride);
 
 /// The model's input for a request: context and continuation without the last token, cut on the left to max_length
-/// tokens. Error when the continuation alone is longer.
-TokenIds model_input(const Request& request, std::int64_t max_length);
+/// tokens. Error, which calls the limit `limit_name`, when the continuation alone is longer.
+TokenIds model_input(const Request& request, std::int64_t max_length, std::string_view limit_name = "--max-length");
 
 }  // namespace ssa::eval

@@ -5,6 +5,8 @@
 #include <filesystem>
 #include <functional>
 #include <optional>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "ssa/eval/report.h"
@@ -16,7 +18,8 @@ namespace ssa::eval {
 struct TaskOptions {
   std::int64_t rows = 8;  ///< per batch; ScoreOptions::rows
   std::int64_t max_length;
-  std::int64_t stride = 0;  ///< of rolling windows; 0 = max_length
+  std::string_view max_length_name = "--max-length";  ///< what errors call it
+  std::int64_t stride = 0;                            ///< of rolling windows; 0 = max_length
   std::int64_t num_fewshot = 0;
   std::vector<std::int64_t> seeds = {1234};  ///< of the few-shot draws; the metrics are means over the seeds
   std::optional<std::int64_t> limit = {};    ///< only the first so many documents
