@@ -34,9 +34,10 @@ inline std::vector<std::int32_t> make_selection(const Shapes& s, Selection kind)
           std::find(chosen.begin(), chosen.end(), block) == chosen.end())
         chosen.push_back(block);
     };
-    if (kind == Selection::concentrated)
-      for (take(0); static_cast<std::int64_t>(chosen.size()) < std::min(own + 1, kNewest + 1);)
-        take(own - static_cast<std::int64_t>(chosen.size()) + 1);
+    if (kind == Selection::concentrated) {
+      take(0);
+      for (std::int64_t distance = 1; distance < kNewest && distance <= own; ++distance) take(own - distance);
+    }
     const std::int64_t key =
         kind == Selection::concentrated ? (row * s.tokens + t / kGroupTokens * kGroupTokens) * 64 + head : i;
     for (std::uint64_t draw = 0; own > 0 && draw < 400; ++draw) {
