@@ -10,6 +10,30 @@
 using namespace ssa;
 using namespace ssa::test;
 
+namespace {
+
+/// The state of rank 1 of 2.
+struct SecondRank {
+  explicit SecondRank(int zero_stage)
+      : state(stream,
+              {.model = model,
+               .pass = {.rows = 1, .tokens = 4, .path = AttentionPath::full},
+               .ranks = 2,
+               .zero_stage = zero_stage},
+              table, 1) {}
+
+  std::string first_nonfinite() { return first_nonfinite_tensor(stream, comm, state); }
+
+  const ModelConfig model = small_model();
+  const ParamTable table{model, 2};
+  const BucketOrder order{model};
+  Stream stream{DeviceKind::cpu};
+  SingleComm comm;
+  const ModelState state;
+};
+
+}  // namespace
+
 TEST_CASE("optimizer step: first_nonfinite_tensor returns the first in the order of the computation") {
   SingleComm comm;
   TestModel m(small_model(), {.rows = 1, .tokens = 4, .path = AttentionPath::full});
@@ -39,51 +63,35 @@ TEST_CASE("optimizer step: first_nonfinite_tensor returns the first in the order
 }
 
 TEST_CASE("optimizer step: at ZeRO stage 2 the first gradient that is not finite is found from the step's sums") {
-  const ModelConfig model = small_model();
-  const ParamTable table(model, 2);
-  Stream stream(DeviceKind::cpu);
-  SingleComm comm;
-  const ModelState state(
-      stream,
-      {.model = model, .pass = {.rows = 1, .tokens = 4, .path = AttentionPath::full}, .ranks = 2, .zero_stage = 2},
-      table, 1);
-  CHECK(first_nonfinite_tensor(stream, comm, state) == "none");
-  const BucketOrder order(model);
+  SecondRank rank(2);
+  CHECK(rank.first_nonfinite() == "none");
   const auto spoil = [&](std::size_t bucket) {
-    *state.sums.local_squared_norm(bucket).as<double>() = std::numeric_limits<double>::infinity();
-    return first_nonfinite_tensor(stream, comm, state);
+    *rank.state.sums.local_squared_norm(bucket).as<double>() = std::numeric_limits<double>::infinity();
+    return rank.first_nonfinite();
   };
   // The backward pass computes each of these before the previous ones in this list.
-  CHECK(spoil(order.embedding) == "gradient of model.embed_tokens.weight");
-  CHECK(spoil(order.norms) == "gradient of a norm's weight");
-  CHECK(spoil(order.layer(0)) == "gradient of a matrix of model.layers.0");
-  CHECK(spoil(order.layer(1)) == "gradient of a matrix of model.layers.1");
+  CHECK(spoil(rank.order.embedding) == "gradient of model.embed_tokens.weight");
+  CHECK(spoil(rank.order.norms) == "gradient of a norm's weight");
+  CHECK(spoil(rank.order.layer(0)) == "gradient of a matrix of model.layers.0");
+  CHECK(spoil(rank.order.layer(1)) == "gradient of a matrix of model.layers.1");
 }
 
 TEST_CASE("optimizer step: at ZeRO stage 3 a weight that is not finite is found in the rank's shard") {
-  const ModelConfig model = small_model();
-  const ParamTable table(model, 2);
-  Stream stream(DeviceKind::cpu);
-  SingleComm comm;
-  const ModelState state(
-      stream,
-      {.model = model, .pass = {.rows = 1, .tokens = 4, .path = AttentionPath::full}, .ranks = 2, .zero_stage = 3},
-      table, 1);
-  CHECK(first_nonfinite_tensor(stream, comm, state) == "none");
-  CHECK(weights_are_finite(stream, comm, state));
+  SecondRank rank(3);
+  CHECK(rank.first_nonfinite() == "none");
+  CHECK(weights_are_finite(rank.stream, rank.comm, rank.state));
   const auto spoil = [&](std::size_t bucket) {  // the first element that this rank owns
-    *state.owned_weights(table.buckets()[bucket]).as<float>() = std::numeric_limits<float>::quiet_NaN();
-    return first_nonfinite_tensor(stream, comm, state);
+    *rank.state.owned_weights(rank.table.buckets()[bucket]).as<float>() = std::numeric_limits<float>::quiet_NaN();
+    return rank.first_nonfinite();
   };
   const auto owner = [&](std::size_t bucket) {
-    const std::int64_t first = table.slice(table.buckets()[bucket], 1).begin;
-    for (const Param& param : table.params())
+    const std::int64_t first = rank.table.slice(rank.table.buckets()[bucket], 1).begin;
+    for (const Param& param : rank.table.params())
       if (param.offset <= first && first < param.offset + param.count()) return "weight of " + param.name;
     FAIL("no parameter has element " << first);
     return std::string();
   };
-  const BucketOrder order(model);
-  for (const std::size_t bucket : {order.layer(1), order.layer(0), order.embedding})
+  for (const std::size_t bucket : {rank.order.layer(1), rank.order.layer(0), rank.order.embedding})
     CHECK(spoil(bucket) == owner(bucket));
-  CHECK(!weights_are_finite(stream, comm, state));
+  CHECK(!weights_are_finite(rank.stream, rank.comm, rank.state));
 }
