@@ -111,8 +111,8 @@ std::string describe_run(const Config& config, const std::vector<DeviceKind>& de
   const TrainingData data(config);
   std::int64_t documents = 0, tokens = 0;
   for (const TrainingSource& source : data.sources()) {
-    documents += source.dataset.documents();
-    tokens += source.dataset.tokens();
+    documents += source.kept.documents;
+    tokens += source.kept.tokens;
   }
   const BatchPlan plan = plan_batches(config, data.plan_sources(), ranks);
   const TrainerState start = start_state(config);

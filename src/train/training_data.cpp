@@ -96,6 +96,7 @@ TrainingSource::TrainingSource(const SourceConfig& source, const Config& config)
       weight(source.weight),
       min_document_tokens(ssa::min_document_tokens(source, config.data)),
       dataset(open_dataset(source.path, config)),
+      kept(kept_documents(dataset, min_document_tokens)),
       loader(dataset, row_options(config, min_document_tokens)) {}
 
 TrainingData::TrainingData(const Config& config)
@@ -144,10 +145,9 @@ std::vector<std::string> kept_lines(const TrainingData& data) {
   std::vector<std::string> lines;
   for (const TrainingSource& source : data.sources()) {
     if (source.min_document_tokens == 0) continue;
-    const KeptDocuments kept = kept_documents(source.dataset, source.min_document_tokens);
     lines.push_back(fmt::format("{}{}{} of {} documents and {} of {} tokens are in documents of at least {} tokens",
-                                source.name, source.name.empty() ? "" : ", ", kept.documents,
-                                source.dataset.documents(), kept.tokens, source.dataset.tokens(),
+                                source.name, source.name.empty() ? "" : ", ", source.kept.documents,
+                                source.dataset.documents(), source.kept.tokens, source.dataset.tokens(),
                                 source.min_document_tokens));
   }
   return lines;
@@ -175,9 +175,8 @@ std::vector<std::string> packing_comparison(const TrainingData& data, const Conf
   for (const TrainingSource& source : data.sources()) {
     RowOptions options = row_options(config, source.min_document_tokens);
     options.skip_train_samples = options.max_train_samples = 0;
-    const std::int64_t tokens = kept_documents(source.dataset, source.min_document_tokens).tokens;
     for (const Packing packing : kPackings) {
-      if (packing == Packing::concat && tokens < options.max_length) continue;  // makes no row
+      if (packing == Packing::concat && source.kept.tokens < options.max_length) continue;  // makes no row
       options.packing = packing;
       lines.push_back(packing_line(source.name, packing, RowLoader(source.dataset, options)));
     }
@@ -206,8 +205,8 @@ std::vector<std::string> source_table(const TrainingData& data, const TrainerSta
     const TrainingSource& source = data.sources()[i];
     const SourceRead read = read_of(source, at);
     const double left = mix.share(i) * static_cast<double>(rows_left);
-    lines.push_back(line(source.name, fmt::format("{:.4f}", mix.share(i)), source.dataset.documents(),
-                         source.dataset.tokens(), source.loader.rows(), fmt::format("{:.0f}", read.rows + left),
+    lines.push_back(line(source.name, fmt::format("{:.4f}", mix.share(i)), source.kept.documents, source.kept.tokens,
+                         source.loader.rows(), fmt::format("{:.0f}", read.rows + left),
                          fmt::format("{:.0f}", read.tokens + left * static_cast<double>(max_length)),
                          fmt::format("{:.3f}", read.epochs + left / static_cast<double>(source.loader.rows()))));
   }

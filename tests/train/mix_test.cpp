@@ -58,8 +58,8 @@ nlohmann::json saved_source(const fs::path& checkpoint, const std::string& name,
 
 using Counts = std::map<std::string, nlohmann::json>;
 
-/// The cells of the lines of a, bee and c in the table of the mix.
-std::vector<std::vector<std::string>> table_of(const std::string& out) {
+/// The cells of the sources' lines in the table of the mix.
+std::vector<std::vector<std::string>> table_of(const std::string& out, const Names& sources = {"a", "bee", "c"}) {
   std::vector<std::vector<std::string>> table;
   std::istringstream lines(out);
   for (std::string line, word; std::getline(lines, line);) {
@@ -67,7 +67,8 @@ std::vector<std::vector<std::string>> table_of(const std::string& out) {
     std::vector<std::string> cells;
     while (words >> word) cells.push_back(word);
     if (!cells.empty() && cells[0] == "data:") cells.erase(cells.begin());
-    if (cells.size() == 8 && (cells[0] == "a" || cells[0] == "bee" || cells[0] == "c")) table.push_back(cells);
+    if (cells.size() == 8 && std::find(sources.begin(), sources.end(), cells[0]) != sources.end())
+      table.push_back(cells);
   }
   return table;
 }
@@ -384,12 +385,23 @@ TEST_CASE("mix: a source that keeps long documents only, beside one with all of 
   const std::string kept = "long, 30 of 90 documents and 990 of 1590 tokens are in documents of at least 33 tokens";
   CHECK_THAT(dry.out, has(kept));
   CHECK_THAT(dry.out, has("long, packing greedy: 30 rows, 0.00 % padding, 0.00 % of documents cut"));
+  // The table and the totals count the documents that are kept.
+  const auto cells = [](const std::string& out) {
+    std::vector<std::vector<std::string>> table = table_of(out, {"long", "all"});
+    for (auto& line : table) line.resize(4);
+    return table;
+  };
+  const std::vector<std::vector<std::string>> of_kept = {{"all", "0.2500", "90", "1590"},
+                                                         {"long", "0.7500", "30", "990"}};
+  CHECK(cells(dry.out) == of_kept);
+  CHECK_THAT(dry.out, has("documents                120\n  tokens                   2580\n"));
 
   const Names set = {with_min, "train.max_steps=6", "checkpoint.save_steps=3", "data.packing=greedy"};
   const ProgramResult result = run.train("out", set);
   INFO(result.out << result.err);
   REQUIRE(result.exit_code == kExitDone);
   CHECK_THAT(result.out, has("data: " + kept));
+  CHECK(cells(result.out) == of_kept);
   CHECK(last_of(run, "out", "rows") == Counts{{"all", 3}, {"long", 9}});
   CHECK(saved_source(run.checkpoint("out", 6), "long").at("rows_per_epoch") == 30);
 
