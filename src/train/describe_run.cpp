@@ -2,8 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
+#include <iterator>
 #include <map>
+#include <optional>
 #include <string_view>
 
 #include "ssa/train/init_from.h"
@@ -39,6 +42,29 @@ std::string init_line(const Config& config) {
 /// A line if there is no dataset at `path`, else "".
 std::string absent_line(const std::string& path) {
   return std::filesystem::exists(path) || megatron_prefix(path) ? "" : "  " + path + " does not exist yet\n";
+}
+
+/// The lines of the training data that is there, of which `rows_left` more rows are read after `start`.
+std::string describe_sources(const Config& config, const TrainingData& data, const TrainerState& start,
+                             std::optional<std::int64_t> rows_left) {
+  std::vector<std::string> rows;
+  if (data.mixed()) rows = source_table(config, data, start, rows_left);
+  std::ranges::move(kept_lines(data), std::back_inserter(rows));
+  std::ranges::move(packing_comparison(data, config), std::back_inserter(rows));
+  std::string text;
+  for (const std::string& row : rows) text += "  " + row + "\n";
+  return text;
+}
+
+/// What is known of a mix of which not all sources are there: `data` has the others.
+std::string describe_incomplete_mix(const Config& config, const TrainingData& data, int ranks) {
+  const TrainerState start = start_state(config);
+  std::optional<std::int64_t> rows_left;
+  if (config.train.max_steps > 0) {
+    const BatchSizes sizes = batch_sizes(config.train, ranks);
+    rows_left = sizes.rows_before(config.train.max_steps) - sizes.rows_before(start.step);
+  }
+  return describe_sources(config, data, start, rows_left);
 }
 
 /// A line for each dataset of data.eval_path.
@@ -100,15 +126,20 @@ std::string describe_run(const Config& config, const std::vector<DeviceKind>& de
 
   text += "\ndata\n";
   std::string missing;
-  for (const std::string& path : training_paths(config.data))
-    if (const std::string absent = absent_line(path); missing.find(absent) == std::string::npos) missing += absent;
-  if (!missing.empty()) {
-    for (const EvalConfig& set : config.data.eval_path)
-      if (const std::string absent = absent_line(set.path); missing.find(absent) == std::string::npos)
-        missing += absent;
+  const auto note_missing = [&](const std::string& path) {
+    const std::string absent = absent_line(path);
+    if (missing.find(absent) == std::string::npos) missing += absent;
+    return !absent.empty();
+  };
+  Config present = config;
+  std::erase_if(present.data.sources, [&](const SourceConfig& source) { return note_missing(source.path); });
+  if (config.data.path ? note_missing(*config.data.path) : present.data.sources.empty()) {
+    for (const EvalConfig& set : config.data.eval_path) note_missing(set.path);
     return text + missing;
   }
-  const TrainingData data(config);
+  const TrainingData data(present);
+  if (!missing.empty())
+    return text + missing + describe_incomplete_mix(config, data, ranks) + describe_eval_sets(config, data);
   std::int64_t documents = 0, tokens = 0;
   for (const TrainingSource& source : data.sources()) {
     documents += source.kept.documents;
@@ -133,12 +164,7 @@ std::string describe_run(const Config& config, const std::vector<DeviceKind>& de
   if (start.step > 0) text += concat("  of them by init_from     ", start.step, "\n");
   text += concat("  tokens of the run        ", (start.rows + rows_left) * config.train.max_length, "\n  ",
                  schedule_line(config.train, steps), "\n");
-  if (data.mixed())
-    for (const std::string& row : source_table(data, start, rows_left, config.train.max_length))
-      text += "  " + row + "\n";
-  for (const std::string& row : kept_lines(data)) text += "  " + row + "\n";
-  for (const std::string& row : packing_comparison(data, config)) text += "  " + row + "\n";
-  return text + describe_eval_sets(config, data);
+  return text + describe_sources(config, data, start, rows_left) + describe_eval_sets(config, data);
 }
 
 }  // namespace ssa

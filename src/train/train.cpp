@@ -435,8 +435,7 @@ std::vector<std::string> about_data(const Run& run) {
   if (run.data.mixed()) {
     const BatchSizes& sizes = plan.batch_sizes();
     const std::int64_t rows_left = sizes.rows_before(run.total_steps) - sizes.rows_before(run.at.step);
-    for (const std::string& line : source_table(run.data, run.at, rows_left, run.config.train.max_length))
-      lines.push_back(line);
+    for (const std::string& line : source_table(run.config, run.data, run.at, rows_left)) lines.push_back(line);
   }
   return lines;
 }

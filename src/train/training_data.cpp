@@ -67,18 +67,18 @@ const TrainingSource& tokenizer_source(const std::deque<TrainingSource>& sources
 
 /// What a run has read of a source, as in metrics.jsonl.
 struct SourceRead {
-  double rows = 0, tokens = 0, epochs = 0;
+  std::int64_t rows = 0, tokens = 0;
+  SourcePosition next{};
+
+  double epochs(std::int64_t rows_per_epoch) const {
+    return static_cast<double>(next.epoch) + static_cast<double>(next.row) / static_cast<double>(rows_per_epoch);
+  }
 };
 
-SourceRead read_of(const TrainingSource& source, const TrainerState& at) {
+SourceRead read_of(const std::string& source, const TrainerState& at) {
   for (std::size_t i = 0; i < std::min(at.sources.size(), at.position.sources.size()); ++i)
-    if (const SourceState& state = at.sources[i]; state.name == source.name) {
-      const SourcePosition& next = at.position.sources[i];
-      return {.rows = static_cast<double>(state.rows),
-              .tokens = static_cast<double>(state.tokens),
-              .epochs = static_cast<double>(next.epoch) +
-                        static_cast<double>(next.row) / static_cast<double>(source.loader.rows())};
-    }
+    if (const SourceState& state = at.sources[i]; state.name == source)
+      return {.rows = state.rows, .tokens = state.tokens, .next = at.position.sources[i]};
   return {};
 }
 
@@ -184,11 +184,12 @@ std::vector<std::string> packing_comparison(const TrainingData& data, const Conf
   return lines;
 }
 
-std::vector<std::string> source_table(const TrainingData& data, const TrainerState& at, std::int64_t rows_left,
-                                      std::int64_t max_length) {
+std::vector<std::string> source_table(const Config& config, const TrainingData& data, const TrainerState& at,
+                                      std::optional<std::int64_t> rows_left) {
+  const std::vector<SourceConfig>& sources = config.data.sources;
   std::vector<double> weights;
   std::size_t width = std::string("source").size();
-  for (const TrainingSource& source : data.sources()) {
+  for (const SourceConfig& source : sources) {
     weights.push_back(source.weight);
     width = std::max(width, source.name.size());
   }
@@ -202,13 +203,24 @@ std::vector<std::string> source_table(const TrainingData& data, const TrainerSta
   std::vector<std::string> lines = {line("source", "share", "documents", "tokens", "rows per epoch", "rows of the run",
                                          "tokens of it", "epochs of it")};
   for (std::size_t i = 0; i < mix.size(); ++i) {
-    const TrainingSource& source = data.sources()[i];
-    const SourceRead read = read_of(source, at);
-    const double left = mix.share(i) * static_cast<double>(rows_left);
-    lines.push_back(line(source.name, fmt::format("{:.4f}", mix.share(i)), source.kept.documents, source.kept.tokens,
-                         source.loader.rows(), fmt::format("{:.0f}", read.rows + left),
-                         fmt::format("{:.0f}", read.tokens + left * static_cast<double>(max_length)),
-                         fmt::format("{:.3f}", read.epochs + left / static_cast<double>(source.loader.rows()))));
+    const std::string& name = sources[i].name;
+    const auto found = std::ranges::find(data.sources(), name, &TrainingSource::name);
+    const TrainingSource* source = found == data.sources().end() ? nullptr : &*found;
+    const SourceRead read = read_of(name, at);
+    const double left = rows_left ? mix.share(i) * static_cast<double>(*rows_left) : 0;
+    const auto cell = [](bool known, const auto& value) { return known ? value() : std::string("-"); };
+    const auto at_end = [&](std::int64_t before, double per_row) {
+      return cell(rows_left.has_value(),
+                  [&] { return fmt::format("{:.0f}", static_cast<double>(before) + left * per_row); });
+    };
+    lines.push_back(line(
+        name, fmt::format("{:.4f}", mix.share(i)), cell(source, [&] { return std::to_string(source->kept.documents); }),
+        cell(source, [&] { return std::to_string(source->kept.tokens); }),
+        cell(source, [&] { return std::to_string(source->loader.rows()); }), at_end(read.rows, 1),
+        at_end(read.tokens, static_cast<double>(config.train.max_length)), cell(source && rows_left, [&] {
+          const std::int64_t rows = source->loader.rows();
+          return fmt::format("{:.3f}", read.epochs(rows) + left / static_cast<double>(rows));
+        })));
   }
   return lines;
 }

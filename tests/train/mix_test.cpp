@@ -238,6 +238,37 @@ TEST_CASE("mix: --dry-run prints the table, and sources of different tokenizers 
         std::vector<std::vector<std::string>>{{"a", "0.1000", "3", "99", "3", "10", "330", "3.333"},
                                               {"bee", "0.3000", "20", "660", "20", "30", "990", "1.500"},
                                               {"c", "0.6000", "50", "1650", "50", "60", "1980", "1.200"}});
+
+  // Of the sources that are missing, the shares and the rows are known.
+  fs::rename(run / "b", run / "elsewhere");
+  ProgramResult partial = run.train("out", {kThree, "train.max_steps=50"}, {"--dry-run"});
+  INFO(partial.out << partial.err);
+  REQUIRE(partial.exit_code == 0);
+  CHECK_THAT(partial.out, has("  b does not exist yet\n"));
+  CHECK(table_of(partial.out) ==
+        std::vector<std::vector<std::string>>{{"a", "0.1000", "3", "99", "3", "10", "330", "3.333"},
+                                              {"bee", "0.3000", "-", "-", "-", "30", "990", "-"},
+                                              {"c", "0.6000", "50", "1650", "50", "60", "1980", "1.200"}});
+  CHECK_THAT(partial.out, has("a, packing greedy: 3 rows"));
+  // The number of rows of whole epochs is not.
+  partial = run.train("out", {kThree, "train.max_steps=-1", "train.num_train_epochs=1", R"(data.eval_path="c")"},
+                      {"--dry-run"});
+  INFO(partial.out << partial.err);
+  REQUIRE(partial.exit_code == 0);
+  CHECK(table_of(partial.out) ==
+        std::vector<std::vector<std::string>>{{"a", "0.1000", "3", "99", "3", "-", "-", "-"},
+                                              {"bee", "0.3000", "-", "-", "-", "-", "-", "-"},
+                                              {"c", "0.6000", "50", "1650", "50", "-", "-", "-"}});
+  CHECK_THAT(partial.out, has("evaluation: 50 documents"));
+  fs::rename(run / "a", run / "nowhere");
+  fs::rename(run / "c", run / "far");
+  const ProgramResult none = run.train("out", {kThree, R"(data.eval_path="e")"}, {"--dry-run"});
+  REQUIRE(none.exit_code == 0);
+  for (const char* path : {"a", "b", "c/", "e"}) CHECK_THAT(none.out, has(concat("  ", path, " does not exist yet\n")));
+  fs::rename(run / "nowhere", run / "a");
+  fs::rename(run / "elsewhere", run / "b");
+  fs::rename(run / "far", run / "c");
+
   name_other_tokenizer(run / "b/dataset.json");
   check_fails(run.train("out", {kThree}), kExitUsage, {"data.sources: bee was made with the tokenizer", "one of a"});
   check_fails(run.train("out", {kThree, "data.path=data"}), kExitUsage, {"data.sources", "only one of the two"});

@@ -10,7 +10,7 @@
 namespace ssa {
 
 /// Resolved config, parameter table, a memory plan for each device, rows, steps and tokens. Touches no device, so that
-/// a plan for a GPU needs none; reads the dataset if it exists. UsageError when `devices` is a single one that does not
+/// a plan for a GPU needs none; reads the datasets that exist and names the others. UsageError when `devices` is a single one that does not
 /// support the model.
 std::string describe_run(const Config& config, const std::vector<DeviceKind>& devices, int ranks);
 

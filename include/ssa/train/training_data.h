@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -59,10 +60,11 @@ std::vector<std::string> packing_lines(const TrainingData& data, const Config& c
 /// The same for every packing.
 std::vector<std::string> packing_comparison(const TrainingData& data, const Config& config);
 
-/// The table of a mix, with a line per source, of a run that is at `at` and reads `rows_left` more rows. The rows, tokens
-/// and epochs of a source are those at the end of the run, and include what was read before `at`.
-std::vector<std::string> source_table(const TrainingData& data, const TrainerState& at, std::int64_t rows_left,
-                                      std::int64_t max_length);
+/// The table of the mix of `config`, with a line per source, of a run that is at `at` and reads `rows_left` more rows. The
+/// rows, tokens and epochs of a source are those at the end of the run, and include what was read before `at`. A cell that
+/// needs a source that `data` lacks, or the unknown number of rows, is "-".
+std::vector<std::string> source_table(const Config& config, const TrainingData& data, const TrainerState& at,
+                                      std::optional<std::int64_t> rows_left);
 
 /// A dataset of data.eval_path.
 struct EvalSet {
