@@ -9,6 +9,7 @@
 #include "src/config/model_keys.h"
 #include "ssa/base/file.h"
 #include "ssa/config/hugging_face_config.h"
+#include "ssa/data/mix.h"
 
 namespace ssa {
 namespace {
@@ -209,6 +210,12 @@ void check_run(const Config& config, const Origin& origin) {
   if (!data.path && data.sources.empty())
     origin.fail("data.path", "missing, expected a path (directory of the tokenized dataset, or a Megatron prefix) or ",
                 "data.sources");
+  double weights = 0;
+  for (const SourceConfig& source : data.sources) weights += source.weight;
+  for (const SourceConfig& source : data.sources)
+    if (source.weight < Mix::kLeastShare * weights)
+      origin.fail("data.sources", "found weight ", source.weight, " of ", source.name, ", expected at least ",
+                  Mix::kLeastShare, " of the sum of the weights, ", weights);
   for (const auto& [key, value, none] : {std::tuple{"data.skip_train_samples", data.skip_train_samples, "-1 or 0"},
                                          {"data.max_train_samples", data.max_train_samples, "0"}})
     if (!data.sources.empty() && value > 0)

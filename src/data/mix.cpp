@@ -13,12 +13,12 @@ using Wide = __int128;
 }  // namespace
 
 Mix::Mix(std::span<const double> weights) {
-  constexpr double kResolution = 0x1p60;
   double sum = 0;
   for (const double weight : weights) sum += weight;
   for (const double weight : weights) {
-    SSA_CHECK(weight > 0 && std::isfinite(sum), "mix: weight ", weight, " of ", sum, ", expected more than 0");
-    shares_.push_back(std::max<std::int64_t>(1, std::llround(weight / sum * kResolution)));
+    SSA_CHECK(weight >= kLeastShare * sum && weight > 0 && std::isfinite(sum), "mix: weight ", weight, " of ", sum,
+              ", expected at least 2^-60 of it");
+    shares_.push_back(std::llround(weight / sum / kLeastShare));
     total_ += shares_.back();
   }
   SSA_CHECK(!shares_.empty(), "mix: no weights");

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 
 #include "ssa/base/checksum.h"
 #include "ssa/data/mix.h"
@@ -200,6 +201,7 @@ std::vector<std::string> source_table(const Config& config, const TrainingData& 
     (add(cells), ...);
     return text;
   };
+  std::vector<std::string> too_rare;
   std::vector<std::string> lines = {line("source", "share", "documents", "tokens", "rows per epoch", "rows of the run",
                                          "tokens of it", "epochs of it")};
   for (std::size_t i = 0; i < mix.size(); ++i) {
@@ -208,6 +210,8 @@ std::vector<std::string> source_table(const Config& config, const TrainingData& 
     const TrainingSource* source = found == data.sources().end() ? nullptr : &*found;
     const SourceRead read = read_of(name, at);
     const double left = rows_left ? mix.share(i) * static_cast<double>(*rows_left) : 0;
+    if (rows_left && static_cast<double>(read.rows) + left < 1)
+      too_rare.push_back(fmt::format("data.sources: {}: weight {} is less than one row of the run", name, weights[i]));
     const auto cell = [](bool known, const auto& value) { return known ? value() : std::string("-"); };
     const auto at_end = [&](std::int64_t before, double per_row) {
       return cell(rows_left.has_value(),
@@ -222,6 +226,7 @@ std::vector<std::string> source_table(const Config& config, const TrainingData& 
           return fmt::format("{:.3f}", read.epochs(rows) + left / static_cast<double>(rows));
         })));
   }
+  std::ranges::move(too_rare, std::back_inserter(lines));
   return lines;
 }
 

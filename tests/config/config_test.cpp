@@ -453,6 +453,8 @@ TEST_CASE("config: data.sources instead of data.path, and evaluation sets with n
        "other weights)"},
       {R"(data.sources=[{"path": "x", "weight": 0}])",
        "data.sources[0].weight: found 0, expected a number above 0, up to 1000000"},
+      {R"(data.sources=[{"path": "x", "weight": 3}, {"path": "y", "weight": 1e-300}])",
+       "data.sources: found weight 1e-300 of y, expected at least 8.67362e-19 of the sum of the weights, 3"},
       {R"(data.sources=[{"path": "x", "weight": 1}, {"path": "y", "wieght": 1, "weight": 1}])",
        "data.sources[1].wieght: unknown key, expected path, weight, name and min_document_tokens"},
       {R"(data.sources=[{"path": "a/x", "weight": 1}, {"path": "b/x", "weight": 1}])",

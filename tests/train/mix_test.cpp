@@ -274,6 +274,23 @@ TEST_CASE("mix: --dry-run prints the table, and sources of different tokenizers 
   check_fails(run.train("out", {kThree, "data.path=data"}), kExitUsage, {"data.sources", "only one of the two"});
 }
 
+TEST_CASE("mix: a weight that is too small for one row of the run is named") {
+  const ThreeSources run;
+  // Of 20 rows: 2, 17.98 and 0.02; of 2000 rows, 2 are from c.
+  const std::string sources =
+      R"(data.sources=[{"path": "a", "weight": 0.1}, {"path": "b", "weight": 0.899}, {"path": "c", "weight": 0.001}])";
+  const std::string line = "data.sources: c: weight 0.001 is less than one row of the run";
+  const Names set = {sources, "train.max_steps=10"};
+  const ProgramResult dry = run.train("out", set, {"--dry-run"}), result = run.train("out", set);
+  INFO(log_of(result));
+  REQUIRE(result.exit_code == 0);
+  for (const std::string& text : {dry.out, log_of(result)}) {
+    CHECK_THAT(text, has(line));
+    CHECK_THAT(text, !has("data.sources: a: weight") && !has("data.sources: b: weight"));
+  }
+  CHECK_THAT(run.train("long", {sources, "train.max_steps=1000"}, {"--dry-run"}).out, !has("less than one row"));
+}
+
 TEST_CASE("mix: the log of a resume has a table of what the run will have read at its end") {
   const ThreeSources run;
   run.train_to_end("out", {kThree, "train.max_steps=10", "checkpoint.save_steps=10"});  // 20 rows: 2, 6, 12

@@ -15,7 +15,10 @@ namespace ssa {
 
 class Mix {
  public:
-  /// At least one weight; all above 0. A share is a weight over the sum of the weights, to 2^-60.
+  /// The smallest share of a source, and the resolution of shares.
+  static constexpr double kLeastShare = 0x1p-60;
+
+  /// At least one weight; each at least kLeastShare of the sum of the weights. A share is a weight over the sum.
   explicit Mix(std::span<const double> weights);
 
   std::size_t size() const { return shares_.size(); }

@@ -60,9 +60,10 @@ std::vector<std::string> packing_lines(const TrainingData& data, const Config& c
 /// The same for every packing.
 std::vector<std::string> packing_comparison(const TrainingData& data, const Config& config);
 
-/// The table of the mix of `config`, with a line per source, of a run that is at `at` and reads `rows_left` more rows. The
-/// rows, tokens and epochs of a source are those at the end of the run, and include what was read before `at`. A cell that
-/// needs a source that `data` lacks, or the unknown number of rows, is "-".
+/// The table of the mix of `config`, with a line per source, of a run that is at `at` and reads `rows_left` more rows.
+/// The rows, tokens and epochs of a source are those at the end of the run, and include what was read before `at`. A cell
+/// that needs a source that `data` lacks, or the unknown number of rows, is "-". After the table, a line for each source
+/// whose weight is too small for one row of the run.
 std::vector<std::string> source_table(const Config& config, const TrainingData& data, const TrainerState& at,
                                       std::optional<std::int64_t> rows_left);
 
