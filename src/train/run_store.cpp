@@ -190,6 +190,12 @@ RunStore::RunStore(const Config& config, Comm& comm, Comm& shard) : config_(conf
   std::filesystem::remove(probe);
 }
 
+std::string why_no_checkpoint_copy(std::size_t bytes, bool async, std::size_t free) {
+  if (bytes <= free) return {};
+  return concat("out of host memory: a checkpoint needs ", bytes, " bytes of pinned memory, ", free, " are free",
+                async ? "; checkpoint.async=false needs less" : "");
+}
+
 RunStore::~RunStore() {
   if (writer_.joinable()) writer_.join();
 }
@@ -313,7 +319,13 @@ void RunStore::reserve(Stream& stream, const ModelState& state) {
   const auto count = [](const Bucket& bucket) { return bucket.range.count(); };
   const std::int64_t elements =
       config_.checkpoint.async ? state.table().size() : count(*std::ranges::max_element(buckets, {}, count));
-  snapshot_ = Buffer(stream, static_cast<std::size_t>(elements) * copy_bytes(state), Buffer::Place::host);
+  const std::size_t bytes = static_cast<std::size_t>(elements) * copy_bytes(state);
+  if (stream.kind() == DeviceKind::cuda)
+    if (const std::string problem =
+            why_no_checkpoint_copy(bytes, config_.checkpoint.async, host_memory_info().free_bytes);
+        !problem.empty())
+      fail(problem);
+  snapshot_ = Buffer(stream, bytes, Buffer::Place::host);
 }
 
 void RunStore::save(Stream& stream, const ModelState& state, const TrainerState& trainer_state,

@@ -6,7 +6,9 @@
 #include <numeric>
 
 #include "ssa/base/random.h"
+#include "ssa/runtime/host_memory.h"
 #include "ssa/train/optimizer_step.h"
+#include "ssa/train/run_store.h"
 #include "support/test_model.h"
 #include "train/run_directory.h"
 
@@ -235,6 +237,69 @@ TEST_CASE("offload: when memory is short, the message says what would help") {
         "out of host memory: train.offload_moments=true needs " + both +
             " bytes of pinned memory for the 2 ranks on this machine, " + each + " are free");
   CHECK(why_no_host_memory(plan_memory(on_device, table), 2, 0).empty());
+}
+
+TEST_CASE("host memory: of the machine, or of the container where its limit leaves less") {
+  constexpr std::size_t kMachine = 1000 << 10, kFree = 800 << 10;
+  const TempDir directory;
+  const auto write = [&](const std::string& name, const std::string& text) {
+    fs::create_directories((directory / name).parent_path());
+    write_file(directory / name, text);
+  };
+  const auto expect = [&](std::size_t free, std::size_t total) {
+    const MemoryInfo info = host_memory_info(
+        {.meminfo = directory / "meminfo", .own_groups = directory / "own", .groups = directory / "groups"});
+    CHECK(info.free_bytes == free);
+    CHECK(info.total_bytes == total);
+  };
+  write("meminfo", "MemTotal:     1000 kB\nMemFree:       10 kB\nMemAvailable:  800 kB\n");
+  expect(kFree, kMachine);
+
+  // Version 2: a group without a limit in one with a limit. Its page cache can be given back.
+  write("own", "0::/job/step\n");
+  write("groups/job/step/memory.max", "max\n");
+  write("groups/job/step/memory.current", "5000\n");
+  expect(kFree, kMachine);
+  write("groups/job/memory.max", "100000\n");
+  write("groups/job/memory.current", "60000\n");
+  expect(40000, 100000);
+  write("groups/job/memory.stat", "anon 30000\ninactive_file 20000\nactive_file 7000\nslab_reclaimable 500\n");
+  expect(67500, 100000);
+  write("groups/job/step/memory.max", "30000\n");
+  expect(25000, 30000);
+  write("groups/job/step/memory.max", "4000\n");  // lowered below what is used
+  expect(0, 4000);
+  write("groups/job/step/memory.max", "max\n");
+  write("groups/job/memory.max", std::to_string(2 * kMachine) + "\n");
+  expect(kFree, kMachine);
+  // Inside of a container, the root is the container's own group, whatever its path outside.
+  fs::remove_all(directory / "groups");
+  write("groups/memory.max", "90000\n");
+  write("groups/memory.current", "10000\n");
+  for (const char* own : {"0::/\n", "0::/docker/0123\n", "0::/../other\n"}) {
+    write("own", own);
+    expect(80000, 90000);
+  }
+
+  // Version 1, next to controllers without memory.
+  fs::remove_all(directory / "groups");
+  write("own", "12:cpuset:/docker/0123\n9:cpu,memory:/docker/0123\n1:name=systemd:/docker/0123\n0::/\n");
+  write("groups/memory/docker/0123/memory.limit_in_bytes", "9223372036854771712\n");  // none
+  write("groups/memory/docker/0123/memory.usage_in_bytes", "50000\n");
+  expect(kFree, kMachine);
+  write("groups/memory/docker/0123/memory.limit_in_bytes", "70000\n");
+  write("groups/memory/docker/0123/memory.stat", "inactive_file 1\ntotal_inactive_file 4000\ntotal_active_file 600\n");
+  expect(24600, 70000);
+}
+
+TEST_CASE("host memory: a checkpoint that does not fit is refused with what would help") {
+  CHECK(why_no_checkpoint_copy(1000, true, 1000).empty());
+  CHECK(
+      why_no_checkpoint_copy(1001, true, 1000) ==
+      "out of host memory: a checkpoint needs 1001 bytes of pinned memory, 1000 are free; checkpoint.async=false needs "
+      "less");
+  CHECK(why_no_checkpoint_copy(1001, false, 1000) ==
+        "out of host memory: a checkpoint needs 1001 bytes of pinned memory, 1000 are free");
 }
 
 TEST_CASE("offload: the dry run states the pinned host memory of a GPU") {

@@ -1,12 +1,22 @@
 // The memory of this machine.
 #pragma once
 
+#include <filesystem>
+
 #include "ssa/runtime/stream.h"
 
 namespace ssa {
 
+/// Where Linux says how much memory there is.
+struct MemoryFiles {
+  std::filesystem::path meminfo = "/proc/meminfo";
+  std::filesystem::path own_groups = "/proc/self/cgroup";  ///< the control groups of this process
+  std::filesystem::path groups = "/sys/fs/cgroup";         ///< of version 2; those of version 1 are in memory/
+};
+
+/// Of the machine, or of a control group of this process (of a container, of a batch job) where its limit leaves less.
 /// What the page cache can give back counts as free.
-MemoryInfo host_memory_info();
+MemoryInfo host_memory_info(const MemoryFiles& files = {});
 
 /// With all threads of OpenMP: one thread takes seconds for the optimizer state of billions of parameters.
 void zero_on_host(void* memory, std::size_t bytes);

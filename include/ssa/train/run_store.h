@@ -18,6 +18,10 @@
 
 namespace ssa {
 
+/// Why a checkpoint cannot be copied to `bytes` of pinned host memory where `free` bytes are free; empty if it can.
+/// `async`: checkpoint.async, which copies the whole state at once.
+std::string why_no_checkpoint_copy(std::size_t bytes, bool async, std::size_t free);
+
 struct RestoreOptions {
   std::string resume;  ///< TrainOptions::resume
   std::vector<std::string> allowed_changes;
@@ -46,6 +50,7 @@ class RunStore {
 
   /// On rank 0, takes the pinned host memory to which save() copies: for the largest bucket, or for all with
   /// checkpoint.async. It is kept, because taking it takes longer than the copy. save() does this too if need be.
+  /// Throws Error where it is not free: in a container, the kernel ends a process that takes more than the limit.
   void reserve(Stream& stream, const ModelState& state);
 
   /// Writes a checkpoint and logs it: rank 0 writes, the others send what they own. With checkpoint.async it returns
