@@ -325,14 +325,16 @@ int run(int argc, char** argv) {
   std::optional<eval::Setting> generating;
   if (a.prompt) generating = eval::generation_setting(source, a.overrides);
   std::optional<eval::DatasetRows> dataset;
+  std::vector<std::string> notes = source.notes();
   if (!a.data.empty()) {
     dataset.emplace(a.data, settings.front().model, a.max_length, masks_documents(a, source), a.min_document_tokens);
-    eval::expect_training_tokenizer(source, dataset->dataset());
+    if (std::string note = eval::expect_training_tokenizer(source, dataset->dataset()); !note.empty())
+      notes.push_back(std::move(note));
   }
 
   const auto comm = make_comm(device);
   if (comm->rank() == 0)
-    for (const std::string& note : source.notes()) spdlog::warn(note);
+    for (const std::string& note : notes) spdlog::warn(note);
   Stream stream(device, comm->local_rank());
   stream.time_alternatives(false);  // most batches of texts have different lengths
   const eval::LoadedModel loaded(stream, source);

@@ -47,7 +47,9 @@ int run(int argc, char** argv) {
   line.add_option(
           "--allow-change", allowed_changes,
           "resumes although these config keys differ from the checkpoint's in what the weights or the data mean; "
-          "docs/config.md lists the keys that are refused without it")
+          "docs/config.md lists the keys that are refused without it; init_from: starts although its tokenizer is "
+          "another "
+          "one than the data's")
       ->option_text("KEY,...")
       ->allow_extra_args(false);
   line.add_option("--device", device, "auto takes a GPU if there is one")
@@ -73,7 +75,7 @@ int run(int argc, char** argv) {
   if (dry_run) {
     std::vector<ssa::DeviceKind> devices = {options.device};
     if (device == "auto") devices = {ssa::DeviceKind::cpu, ssa::DeviceKind::cuda};
-    std::fputs(ssa::describe_run(config, devices, ssa::launched_ranks()).c_str(), stdout);
+    std::fputs(ssa::describe_run(config, devices, ssa::launched_ranks(), options.allowed_changes).c_str(), stdout);
     for (const std::string& task : options.tasks.lines) std::printf("  eval_tasks: %s\n", task.c_str());
     return ssa::kExitDone;
   }

@@ -7,6 +7,7 @@
 #include "ssa/base/file.h"
 #include "ssa/config/config.h"
 #include "ssa/data/dataset.h"
+#include "ssa/train/model_tokenizer.h"
 
 namespace ssa::eval {
 namespace fs = std::filesystem;
@@ -19,29 +20,27 @@ bool fits_bytes(const ModelConfig& model) {
   return model.vocab_size == kBytesVocabulary && model.eos_token_id == kBytesEos;
 }
 
+bool is_checkpoint(const ModelSource& source) { return fs::exists(source.path() / "manifest.json"); }
+
 /// The dataset.json of the data that a checkpoint was trained on, if it is still at its path.
 std::optional<DatasetInfo> checkpoint_data(const ModelSource& source) {
-  if (!fs::exists(source.path() / "manifest.json")) return std::nullopt;
+  if (!is_checkpoint(source)) return std::nullopt;
   const fs::path config_file = source.path() / "config.json";
   const Config config = parse_config(ssa::read_file(config_file), config_file.string());
-  return training_data(config.data);
+  return training_dataset_info(config.data);
 }
 
 }  // namespace
 
-std::optional<DatasetInfo> training_data(const DataConfig& data) {
-  const fs::path info = fs::path(training_paths(data).front()) / "dataset.json";
-  if (!fs::exists(info)) return std::nullopt;
-  return read_dataset_info(info);
-}
-
-void expect_training_tokenizer(const ModelSource& source, const Dataset& dataset) {
-  const auto trained = checkpoint_data(source);
-  const auto& found = dataset.info();
-  if (trained && found && found->tokenizer_sha256 != trained->tokenizer_sha256)
-    fail(dataset.directory().string(), " was made with the tokenizer ", found->tokenizer_name, ", sha256 ",
-         found->tokenizer_sha256, ", expected ", trained->tokenizer_sha256, " of ", trained->tokenizer_name,
-         ", which the run ", source.path().string(), " was trained with");
+std::string expect_training_tokenizer(const ModelSource& source, const Dataset& dataset) {
+  if (!dataset.info()) return "";
+  const std::string expected = other_tokenizer(source.path(), *dataset.info());
+  if (expected.empty()) return "";
+  const std::string made_with =
+      concat(dataset.directory().string(), " was made with the tokenizer ", tokenizer_of(*dataset.info()));
+  if (is_checkpoint(source))
+    fail(made_with, ", expected ", expected, ", which the run ", source.path().string(), " was trained with");
+  return concat(made_with, ", the model has ", expected);
 }
 
 std::string find_tokenizer(const ModelSource& source) {
@@ -60,7 +59,7 @@ std::string find_tokenizer(const ModelSource& source) {
 
 std::string training_tokenizer(const Config& config) {
   if (config.train.eval_tokenizer) return *config.train.eval_tokenizer;
-  const auto data = training_data(config.data);
+  const auto data = training_dataset_info(config.data);
   if (data ? data->tokenizer_name == "bytes" : fits_bytes(config.model)) return "bytes";
   fail_usage("train.eval_tokenizer: missing, expected the tokenizer of the model, which train.eval_tasks needs: ",
              data ? concat("the data was made with ", data->tokenizer_name)

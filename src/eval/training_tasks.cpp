@@ -7,6 +7,7 @@
 #include "ssa/eval/run_task.h"
 #include "ssa/eval/task.h"
 #include "ssa/eval/text_encoder.h"
+#include "ssa/train/model_tokenizer.h"
 #include "ssa/train/run_plan.h"
 
 namespace ssa::eval {
@@ -56,7 +57,8 @@ std::unique_ptr<TextEncoder> load_encoder(const Config& config) {
   const std::string tokenizer = training_tokenizer(config);
   return of_key("train.eval_tokenizer", [&] {
     return std::make_unique<TextEncoder>(
-        tokenizer, EncodedModel{.name = "the model", .model = config.model, .data = training_data(config.data)});
+        tokenizer,
+        EncodedModel{.name = "the model", .model = config.model, .data = training_dataset_info(config.data)});
   });
 }
 

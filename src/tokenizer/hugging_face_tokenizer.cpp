@@ -9,6 +9,7 @@
 
 #include "src/tokenizer/byte_alphabet.h"
 #include "src/tokenizer/pre_tokenizer.h"
+#include "src/tokenizer/sha256.h"
 #include "ssa/base/error.h"
 #include "ssa/base/file.h"
 #include "ssa/base/json_file.h"
@@ -19,6 +20,7 @@ using nlohmann::ordered_json;
 namespace {
 
 constexpr const char* kTokenizerClass = "PreTrainedTokenizerFast";
+constexpr const char* kMadeFrom = "made_from_sha256";  // a key of ours; transformers keeps keys that it does not know
 constexpr std::array kInputNames = {"input_ids", "attention_mask"};
 
 std::vector<AddedToken> added_tokens(const Tokenizer::Parts& parts) {
@@ -92,6 +94,7 @@ std::string tokenizer_config_json(const Tokenizer::Parts& parts) {
 
 std::map<std::string, std::string> hugging_face_tokenizer(const std::string& path, const Tokenizer::Parts& parts) {
   std::map<std::string, std::string> files;
+  std::string made_from;
   fs::path source(path);
   if (path != "bytes" && fs::exists(source / "tokenizer.json")) source /= "tokenizer.json";
   if (source.extension() == ".json" && parts.pre_tokenizer.empty()) {
@@ -101,6 +104,7 @@ std::map<std::string, std::string> hugging_face_tokenizer(const std::string& pat
         files[name] = read_file(side_file);
   } else {
     files["tokenizer.json"] = tokenizer_json(parts);
+    made_from = parts.sha256;
   }
   std::string& config = files["tokenizer_config.json"];
   if (config.empty()) config = tokenizer_config_json(parts);
@@ -110,8 +114,32 @@ std::map<std::string, std::string> hugging_face_tokenizer(const std::string& pat
   const std::size_t keys = object.size();
   object.emplace("tokenizer_class", kTokenizerClass);
   if (object["tokenizer_class"] == kTokenizerClass) object.emplace("model_input_names", kInputNames);
+  if (!made_from.empty()) object[kMadeFrom] = made_from;
   if (object.size() > keys) config = object.dump(2) + "\n";
   return files;
+}
+
+std::vector<TokenizerChecksum> tokenizer_checksums(const fs::path& directory) {
+  std::vector<TokenizerChecksum> found;
+  const auto add = [&](std::initializer_list<const char*> names) {
+    std::string text;
+    for (const char* name : names) {
+      if (!fs::is_regular_file(directory / name)) return;
+      text += read_file(directory / name);
+      if (!foreign_kind(text).empty()) return;
+    }
+    found.push_back({directory / *names.begin(), sha256_hex(text)});
+  };
+  add({"tokenizer.json"});
+  add({"vocab.json", "merges.txt"});
+  add({"tekken.json"});
+  add({"tokenizer.model"});
+  const fs::path file = directory / "tokenizer_config.json";
+  if (!fs::is_regular_file(file)) return found;
+  const auto config = read_json_object(file);
+  if (const auto made = config.find(kMadeFrom); made != config.end() && made->is_string())
+    found.push_back({file, made->get<std::string>()});
+  return found;
 }
 
 }  // namespace ssa

@@ -29,14 +29,21 @@ TrainerState start_state(const Config& config) {
 }
 
 /// What is taken from init_from.
-std::string init_line(const Config& config) {
-  if (!std::filesystem::exists(*config.init_from)) return *config.init_from + " does not exist yet";
+std::vector<std::string> init_lines(const Config& config, const std::vector<std::string>& allowed_changes) {
+  if (!std::filesystem::exists(*config.init_from)) return {*config.init_from + " does not exist yet"};
   const auto checkpoint = init_checkpoint(config);
-  if (!checkpoint) return *config.init_from + "; taken: weights of a Hugging Face directory";
+  std::vector<std::string> lines = {""};
+  if (config.init_state != InitState::run)
+    check_init_tokenizer(config, checkpoint.value_or(*config.init_from), allowed_changes, lines);
+  if (!checkpoint) {
+    lines[0] = *config.init_from + "; taken: weights of a Hugging Face directory";
+    return lines;
+  }
   SpikeDetector spikes(config.train.spike_window);
   const TrainerState saved = trainer_state(CheckpointReader(*checkpoint, Verify::sizes).trainer(),
                                            (*checkpoint / "trainer.json").string(), spikes);
-  return checkpoint->string() + "; " + what_is_taken(config.init_state, saved);
+  lines[0] = checkpoint->string() + "; " + what_is_taken(config.init_state, saved);
+  return lines;
 }
 
 /// A line if there is no dataset at `path`, else "".
@@ -86,7 +93,8 @@ std::string describe_eval_sets(const Config& config, const TrainingData& data) {
 
 }  // namespace
 
-std::string describe_run(const Config& config, const std::vector<DeviceKind>& devices, int ranks) {
+std::string describe_run(const Config& config, const std::vector<DeviceKind>& devices, int ranks,
+                         const std::vector<std::string>& allowed_changes) {
   const bool one_device = devices.size() == 1;
   if (one_device) check_supported(state_shape(config, devices[0], ranks));
   const ParamTable table(config.model, state_shape(config, devices[0], ranks).shards());
@@ -122,7 +130,10 @@ std::string describe_run(const Config& config, const std::vector<DeviceKind>& de
   }
   if (!one_device) text += "\n--device cpu or --device cuda shows only that device.\n";
 
-  if (config.init_from) text += "\ninit_from\n  " + init_line(config) + "\n";
+  if (config.init_from) {
+    text += "\ninit_from\n";
+    for (const std::string& row : init_lines(config, allowed_changes)) text += "  " + row + "\n";
+  }
 
   text += "\ndata\n";
   std::string missing;

@@ -12,6 +12,7 @@
 #include "ssa/config/hugging_face_config.h"
 #include "ssa/data/dataset.h"
 #include "ssa/tokenizer/hugging_face_tokenizer.h"
+#include "ssa/train/model_tokenizer.h"
 
 namespace ssa {
 namespace {
@@ -22,11 +23,9 @@ constexpr std::size_t kPieceElements = std::size_t{1} << 22;  // 16 MiB of f32 a
 
 /// The contents of the run's dataset.json; nullopt, with the cause in `reason`, if it cannot be read.
 std::optional<DatasetInfo> dataset_info(const Config& config, std::string& reason) {
-  // The datasets of a mix have one tokenizer.
-  const fs::path file = fs::path(training_paths(config.data).front()) / "dataset.json";
   try {
-    if (fs::exists(file)) return read_dataset_info(file);
-    reason = fmt::format("there is no {}", file.string());
+    if (auto info = training_dataset_info(config.data)) return info;
+    reason = fmt::format("there is no {}", (fs::path(training_paths(config.data).front()) / "dataset.json").string());
   } catch (const Error& error) {
     reason = error.what();
   }

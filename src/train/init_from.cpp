@@ -3,6 +3,8 @@
 #include <spdlog/spdlog.h>
 
 #include "ssa/model/attention_path.h"
+#include "ssa/train/model_tokenizer.h"
+#include "ssa/train/resume_check.h"
 
 namespace ssa {
 namespace fs = std::filesystem;
@@ -148,6 +150,20 @@ HuggingFaceWeights open_init_from(const Config& config, std::vector<std::string>
   }
   weights.check(config.model, gates);
   return weights;
+}
+
+void check_init_tokenizer(const Config& config, const fs::path& from, const std::vector<std::string>& allowed,
+                          std::vector<std::string>& notes) {
+  const auto data = training_dataset_info(config.data);
+  if (!data) return;
+  const std::string other = other_tokenizer(from, *data);
+  if (other.empty()) return;
+  const std::string found = concat("init_from ", from.string(), ": the model's tokenizer is ", other);
+  if (!allows(allowed, "init_from"))
+    fail_usage(found, ", expected ", tokenizer_of(*data),
+               ", which the data was made with. If both give the same ids, or ",
+               "the model is to learn another tokenizer, give --allow-change init_from");
+  notes.push_back(concat(found, "; the data was made with ", tokenizer_of(*data), " (allowed by --allow-change)"));
 }
 
 }  // namespace ssa

@@ -11,10 +11,6 @@
 namespace ssa {
 namespace {
 
-bool allows(const std::vector<std::string>& allowed, const std::string& key) {
-  return std::ranges::any_of(allowed, [&](const std::string& a) { return key == a || key.starts_with(a + "."); });
-}
-
 /// Whether the key decides which rows a dataset makes, or their order.
 bool decides_rows(const std::string& key) {
   return (key.starts_with("data.") && key != "data.path" && key != "data.sources") || key == "train.max_length" ||
@@ -54,6 +50,10 @@ std::vector<ConfigChange> mix_changes(const Config& saved_config, const TrainerS
 }
 
 }  // namespace
+
+bool allows(const std::vector<std::string>& allowed, const std::string& key) {
+  return std::ranges::any_of(allowed, [&](const std::string& a) { return key == a || key.starts_with(a + "."); });
+}
 
 ResumeChanges check_resume(const Config& saved_config, const TrainerState& saved, const ResumedRun& now,
                            const std::vector<std::string>& allowed, const std::string& checkpoint) {

@@ -15,6 +15,7 @@
 #include "ssa/runtime/host_memory.h"
 #include "ssa/train/export.h"
 #include "ssa/train/init_from.h"
+#include "ssa/train/model_tokenizer.h"
 #include "ssa/train/rank_check.h"
 #include "ssa/train/resume_check.h"
 
@@ -242,6 +243,9 @@ TrainerState RunStore::continue_from(Stream& stream, ModelState& state, SpikeDet
     else
       spdlog::info("resuming from {}", checkpoint);
     for (const std::string& line : changes.lines) spdlog::warn("resume: {}", line);
+    if (const auto data = training_dataset_info(config_.data))
+      if (const std::string other = other_tokenizer(checkpoint, *data); !other.empty())
+        spdlog::warn("resume: tokenizer of the data: {} in the checkpoint, {} now", other, tokenizer_of(*data));
     if (saved.dataset.empty() && saved.sources.empty())
       spdlog::warn("resume: {} records no fingerprint of its dataset, so that data.path was not compared", checkpoint);
   }
@@ -255,6 +259,7 @@ TrainerState RunStore::start_from_checkpoint(Stream& stream, ModelState& state, 
   const CheckpointReader reader(checkpoint, comm_.rank() == 0 ? Verify::checksums : Verify::sizes);
   std::vector<std::string> notes;
   check_init_checkpoint(config_, reader, notes);
+  check_init_tokenizer(config_, checkpoint, options.allowed_changes, notes);
   SpikeDetector of_the_other(config_.train.spike_window);
   const TrainerState saved = trainer_state(reader.trainer(), checkpoint + "/trainer.json", of_the_other);
   TrainerState new_run;
@@ -296,6 +301,7 @@ TrainerState RunStore::restore(Stream& stream, ModelState& state, SpikeDetector&
     const std::vector<TensorSpec> specs = published_parameters(config_.model);
     std::vector<std::string> notes;
     const HuggingFaceWeights weights = open_init_from(config_, notes);
+    check_init_tokenizer(config_, *config_.init_from, options.allowed_changes, notes);
     const auto read = [&](std::size_t i, std::span<float> out, std::int64_t first) {
       weights.read(specs[i], out, first);
       check_finite(concat(*config_.init_from, ": tensor ", specs[i].name), out, first);

@@ -219,6 +219,7 @@ TEST_CASE("tokenizer: export copies a tokenizer.json and completes tokenizer_con
     const auto files = ssa::hugging_face_tokenizer(path, ssa::read_tokenizer(path));
     CHECK(files.at("tokenizer.json") == ssa::read_file(path));
     CHECK(json::parse(files.at("tokenizer_config.json")).at("tokenizer_class") == "PreTrainedTokenizerFast");
+    CHECK_FALSE(json::parse(files.at("tokenizer_config.json")).contains("made_from_sha256"));
   }
   // The files next to it are copied too, completed where transformers would fail without.
   const TempDir directory;
@@ -235,6 +236,29 @@ TEST_CASE("tokenizer: export copies a tokenizer.json and completes tokenizer_con
              {"tokenizer_class", "PreTrainedTokenizerFast"},
              {"model_input_names", {"input_ids", "attention_mask"}}});
   check_error(error_of([&] { config_of("[]"); }), "tokenizer_config.json: JSON array, expected a JSON object");
+}
+
+TEST_CASE("tokenizer: a model directory has the checksums of its tokenizers, and of what an export was made from") {
+  const TempDir directory;
+  const auto checksums = [&] {
+    std::vector<std::pair<std::string, std::string>> found;
+    for (const auto& [file, sha256] : ssa::tokenizer_checksums(directory.path()))
+      found.emplace_back(file.filename().string(), sha256);
+    return found;
+  };
+  using Found = std::vector<std::pair<std::string, std::string>>;
+  CHECK(checksums().empty());
+  fs::copy(file_of("gpt2"), directory / "tokenizer.json");
+  const std::string gpt2 = ssa::read_tokenizer(file_of("gpt2").string()).sha256;
+  CHECK(checksums() == Found{{"tokenizer.json", gpt2}});
+
+  const ssa::Tokenizer::Parts bytes = ssa::read_tokenizer("bytes");
+  for (const auto& [name, text] : ssa::hugging_face_tokenizer("bytes", bytes)) write_file(directory / name, text);
+  CHECK(checksums() == Found{{"tokenizer.json", ssa::read_tokenizer((directory / "tokenizer.json").string()).sha256},
+                             {"tokenizer_config.json", bytes.sha256}});
+  fs::remove(directory / "tokenizer.json");
+  write_file(directory / "tokenizer_config.json", "[]");
+  check_error(error_of([&] { checksums(); }), "tokenizer_config.json: JSON array, expected a JSON object");
 }
 
 TEST_CASE("tokenizer: the id of the bytes tokenizer is the value of the byte") {

@@ -147,6 +147,86 @@ TEST_CASE("branch: what cannot be taken is refused, and what differs is said") {
   CHECK_THAT(log_of(result), has("this run has attention.method moba"));
 }
 
+TEST_CASE("init_from: a model of another tokenizer than the data's is refused, unless the command line allows it") {
+  const RunDirectory run("full");
+  write_rows(run / "data", 60, false);
+  write_rows(run / "other", 60, true);
+  name_other_tokenizer(run / "other/dataset.json");
+  const std::string first = "bytes, sha256 0000", second = "bytes, sha256 1000";
+  const auto start = [&](const Names& set, const Names& options = {}) {
+    fs::remove_all(run / "out");
+    return run.train("out", with({"train.max_steps=2", "checkpoint.save_steps=2"}, set), options);
+  };
+  const auto refused = [&](const Names& set, const std::string& found, const std::string& expected) {
+    for (const Names& options : {Names{}, Names{"--dry-run"}})
+      check_fails(
+          start(set, options), kExitUsage,
+          {"init_from " + found, ", expected " + expected, "which the data was made with", "--allow-change init_from"});
+  };
+  const auto allowed = [&](const Names& set, const std::string& found, const std::string& now) {
+    for (const Names& options : {Names{}, Names{"--dry-run"}}) {
+      const ProgramResult result = start(set, with(options, {"--allow-change", "init_from"}));
+      INFO(log_of(result));
+      CHECK(result.exit_code == kExitDone);
+      CHECK_THAT(log_of(result), has("init_from " + found));
+      CHECK_THAT(log_of(result), has("; the data was made with " + now) && has("(allowed by --allow-change)"));
+    }
+  };
+  const auto accepted = [&](const Names& set) {
+    const ProgramResult result = start(set);
+    INFO(log_of(result));
+    CHECK(result.exit_code == kExitDone);
+    CHECK_THAT(log_of(result), !has("tokenizer"));
+  };
+
+  // A run knows its tokenizer while its data is at its path.
+  run.train_to_end("stable", {"init_from=null", "train.max_steps=2", "checkpoint.save_steps=2"});
+  const std::string checkpoint = "stable/checkpoints/step-00000002: the model's tokenizer is ";
+  for (const char* state : {"weights", "optimizer"}) {
+    const Names set = {"data.path=other", "init_from=stable", concat("init_state=", state)};
+    refused(set, checkpoint + first, second);
+    allowed(set, checkpoint + first, second);
+    accepted({"init_from=stable", concat("init_state=", state)});
+  }
+  // Of a mix, the first source may be one of Megatron's own datasets, which name no tokenizer.
+  write_rows(run / "a-megatron", 60, true);
+  fs::remove(run / "a-megatron/dataset.json");
+  refused({R"(data.sources=[{"path": "a-megatron", "weight": 1}, {"path": "other", "weight": 1}])", "init_from=stable"},
+          checkpoint + first, second);
+  // At a resume, and a continued run, --allow-change names the data.
+  for (const Names& set : {Names{"init_from=stable", "init_state=run", "train.max_steps=3"},
+                           Names{"init_from=null", "output_dir=stable", "train.max_steps=3"}}) {
+    const ProgramResult result = start(with({"data.path=other"}, set), {"--allow-change", "data.path"});
+    INFO(log_of(result));
+    CHECK(result.exit_code == kExitDone);
+    CHECK_THAT(log_of(result), has("resume: tokenizer of the data: " + first) && has(" in the checkpoint, " + second));
+  }
+  fs::remove_all(run / "stable/checkpoints/step-00000003");
+  fs::rename(run / "data", run / "moved");
+  accepted({"data.path=other", "init_from=stable"});
+  fs::rename(run / "moved", run / "data");
+
+  // A Hugging Face directory knows it by its tokenizer's files.
+  accepted({"init_from=model"});
+  write_file(run / "model/tokenizer.json", "{}");
+  const std::string file = "model: the model's tokenizer is model/tokenizer.json, sha256 44136fa355b3678a";  // of "{}"
+  refused({"init_from=model"}, file, first);
+  allowed({"init_from=model"}, file, first);
+  // One of several files is enough, and what ssa_export made tokenizer.json from.
+  std::string info = ssa::read_file(run / "data/dataset.json");
+  const std::string zeros(64, '0'), empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+  write_file(run / "model/tokenizer_config.json", json{{"made_from_sha256", zeros}}.dump());
+  accepted({"init_from=model"});
+  fs::remove(run / "model/tokenizer_config.json");
+  write_file(run / "model/tokenizer.model", "");
+  write_file(run / "data/dataset.json", info.replace(info.find(zeros), 64, empty));
+  accepted({"init_from=model"});
+  // Not downloaded.
+  fs::remove(run / "model/tokenizer.model");
+  write_file(run / "model/tokenizer.json", "version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n");
+  accepted({"init_from=model"});
+}
+
 TEST_CASE("batch schedule: the rows of each step, on any number of ranks and after a resume at any step") {
   const RunDirectory run("full");
   write_rows(run / "data", 60, false);

@@ -96,6 +96,14 @@ inline ProgramResult run_bash(const RunDirectory& run, const std::string& line, 
   return run_program({"/bin/bash", "-c", "TRAIN='" + train + "'; " + line}, {.directory = run.path()});
 }
 
+/// Changes the checksum of the tokenizer in a dataset.json.
+inline void name_other_tokenizer(const fs::path& file) {
+  std::string info = ssa::read_file(file);
+  const std::size_t at = info.find("\"sha256\": \"") + 11;
+  info[at] = info[at] == '0' ? '1' : '0';
+  write_file(file, info);
+}
+
 /// Checks that two checkpoints have the same weights and moments bit for bit.
 inline void check_same_state(const fs::path& a, const fs::path& b) {
   INFO(a << " and " << b);

@@ -25,11 +25,10 @@ struct EncodedModel {
   std::optional<DatasetInfo> data;  ///< that it was trained on, if it is known and still there
 };
 
-/// The dataset.json of a run's data, if it is there. The sources of a mix have one tokenizer.
-std::optional<DatasetInfo> training_data(const DataConfig& data);
-
 /// Throws Error if a run was trained with another tokenizer than the dataset was made with, as far as both are known.
-void expect_training_tokenizer(const ModelSource& source, const Dataset& dataset);
+/// Returns a line for the user if the tokenizer files of a Hugging Face directory are not those that the dataset was
+/// made with, which may be two forms of one tokenizer; else an empty one.
+std::string expect_training_tokenizer(const ModelSource& source, const Dataset& dataset);
 
 /// The tokenizer of a model, as a value of --tokenizer: the model's directory if it has tokenizer files; "bytes" if the
 /// dataset.json of the run's data names it or the model has exactly that vocabulary. Otherwise throws UsageError.

@@ -1,8 +1,10 @@
 // Writes a tokenizer as the files of a Hugging Face model directory, for which AutoTokenizer gives the same ids.
 #pragma once
 
+#include <filesystem>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "ssa/tokenizer/tokenizer.h"
 
@@ -11,7 +13,20 @@ namespace ssa {
 /// File name -> content. `parts` is what read_tokenizer returned for `path`. A tokenizer.json is copied, together with
 /// the tokenizer_config.json and special_tokens_map.json next to it. For another tokenizer a tokenizer.json without a
 /// post-processor is made, because datasets have no token around a text either. tokenizer_config.json gets
-/// tokenizer_class and model_input_names if it lacks them. The end of text of "bytes" is written as <|endoftext|>.
+/// tokenizer_class and model_input_names if it lacks them, and next to a tokenizer.json that was made, the checksum of
+/// what it was made from. The end of text of "bytes" is written as <|endoftext|>.
 std::map<std::string, std::string> hugging_face_tokenizer(const std::string& path, const Tokenizer::Parts& parts);
+
+/// A tokenizer in a model directory.
+struct TokenizerChecksum {
+  std::filesystem::path file;
+  std::string sha256;  ///< Tokenizer::sha256()
+};
+
+/// Of every tokenizer in the files of a Hugging Face model directory: tokenizer.json, vocab.json with merges.txt,
+/// tekken.json, tokenizer.model, and last what hugging_face_tokenizer() made tokenizer.json from. Reads no vocabulary.
+/// Git LFS pointers and SentencePiece models are left out. Throws Error for a tokenizer_config.json that is no JSON
+/// object.
+std::vector<TokenizerChecksum> tokenizer_checksums(const std::filesystem::path& directory);
 
 }  // namespace ssa

@@ -34,6 +34,9 @@ ResumeChanges check_resume(const Config& saved_config, const TrainerState& saved
 /// data.path as one of data.sources. The others begin at their first row. Returns lines for the log that say which.
 std::vector<std::string> continue_data(TrainerState& state, const ResumedRun& now, const ResumeChanges& changes);
 
+/// Whether the keys of --allow-change have this key, or a section around it.
+bool allows(const std::vector<std::string>& allowed, const std::string& key);
+
 /// The keys of an argument of --allow-change. Throws UsageError for one that is not a config key.
 std::vector<std::string> parse_allowed_changes(const std::string& argument);
 
