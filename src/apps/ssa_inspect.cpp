@@ -189,7 +189,7 @@ void inspect(const fs::path& path, const Wanted& wanted) {
   if (fs::is_regular_file(path)) return inspect_safetensors(path, wanted);
   if (!fs::is_directory(path)) fail_usage(path.string(), ": no such file or directory");
   // A checkpoint that has lost its manifest must not be taken for a model directory.
-  if (fs::exists(path / "manifest.json") || fs::exists(path / "optimizer.safetensors"))
+  if (is_checkpoint(path) || fs::exists(path / "optimizer.safetensors"))
     return inspect_checkpoint(path, wanted);
   if (fs::is_directory(path / "checkpoints") || fs::exists(path / "metrics.jsonl")) return inspect_run(path, wanted);
   if (has_weights(path)) return inspect_model(path, wanted);

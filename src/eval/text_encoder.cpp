@@ -7,6 +7,7 @@
 #include "ssa/base/file.h"
 #include "ssa/config/config.h"
 #include "ssa/data/dataset.h"
+#include "ssa/io/checkpoint.h"
 #include "ssa/train/model_tokenizer.h"
 
 namespace ssa::eval {
@@ -20,11 +21,9 @@ bool fits_bytes(const ModelConfig& model) {
   return model.vocab_size == kBytesVocabulary && model.eos_token_id == kBytesEos;
 }
 
-bool is_checkpoint(const ModelSource& source) { return fs::exists(source.path() / "manifest.json"); }
-
 /// The dataset.json of the data that a checkpoint was trained on, if it is still at its path.
 std::optional<DatasetInfo> checkpoint_data(const ModelSource& source) {
-  if (!is_checkpoint(source)) return std::nullopt;
+  if (!is_checkpoint(source.path())) return std::nullopt;
   const fs::path config_file = source.path() / "config.json";
   const Config config = parse_config(ssa::read_file(config_file), config_file.string());
   return training_dataset_info(config.data);
@@ -38,7 +37,7 @@ std::string expect_training_tokenizer(const ModelSource& source, const Dataset& 
   if (expected.empty()) return "";
   const std::string made_with =
       concat(dataset.directory().string(), " was made with the tokenizer ", tokenizer_of(*dataset.info()));
-  if (is_checkpoint(source))
+  if (is_checkpoint(source.path()))
     fail(made_with, ", expected ", expected, ", which the run ", source.path().string(), " was trained with");
   return concat(made_with, ", the model has ", expected);
 }

@@ -405,13 +405,15 @@ std::optional<CheckpointInfo> newest_checkpoint(const fs::path& output_dir, std:
        " is complete (", problems.c_str(), ")");
 }
 
+bool is_checkpoint(const fs::path& directory) { return fs::exists(directory / kManifestFile); }
+
 std::optional<fs::path> checkpoint_at(const fs::path& path, std::vector<CheckpointInfo>& skipped) {
   if (fs::is_directory(path / "checkpoints")) {
     const std::optional<CheckpointInfo> newest = newest_checkpoint(path, skipped);
     SSA_CHECK(newest, path.string(), ": no complete checkpoint");
     return newest->path;
   }
-  if (fs::exists(path / "manifest.json")) return path;
+  if (is_checkpoint(path)) return path;
   return std::nullopt;
 }
 

@@ -2,6 +2,7 @@
 
 #include <spdlog/spdlog.h>
 
+#include "ssa/io/checkpoint.h"
 #include "ssa/model/attention_path.h"
 #include "ssa/train/model_tokenizer.h"
 #include "ssa/train/resume_check.h"
@@ -159,6 +160,10 @@ void check_init_tokenizer(const Config& config, const fs::path& from, const std:
   const std::string other = other_tokenizer(from, *data);
   if (other.empty()) return;
   const std::string found = concat("init_from ", from.string(), ": the model's tokenizer is ", other);
+  if (!is_checkpoint(from)) {  // two files can give the same ids
+    notes.push_back(concat(found, "; the data was made with ", tokenizer_of(*data)));
+    return;
+  }
   if (!allows(allowed, "init_from"))
     fail_usage(found, ", expected ", tokenizer_of(*data),
                ", which the data was made with. If both give the same ids, or ",

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "ssa/base/file.h"
+#include "ssa/io/checkpoint.h"
 #include "ssa/tokenizer/hugging_face_tokenizer.h"
 
 namespace ssa {
@@ -20,7 +21,7 @@ std::string tokenizer_of(const DatasetInfo& data) {
 }
 
 std::string other_tokenizer(const fs::path& model, const DatasetInfo& data) {
-  if (fs::exists(model / "manifest.json")) {
+  if (is_checkpoint(model)) {
     const fs::path file = model / "config.json";
     const auto trained = training_dataset_info(parse_config(read_file(file), file.string()).data);
     return trained && trained->tokenizer_sha256 != data.tokenizer_sha256 ? tokenizer_of(*trained) : "";

@@ -99,6 +99,9 @@ std::vector<CheckpointInfo> find_checkpoints(const std::filesystem::path& output
 std::optional<CheckpointInfo> newest_checkpoint(const std::filesystem::path& output_dir,
                                                 std::vector<CheckpointInfo>& skipped);
 
+/// Whether the directory has a manifest, which is written last. A run and a Hugging Face directory have none.
+bool is_checkpoint(const std::filesystem::path& directory);
+
 /// The checkpoint that `path` names: itself, or the newest complete one of a run, found as newest_checkpoint() does.
 /// nullopt if `path` is neither a run nor a checkpoint. Throws Error for a run without a checkpoint.
 std::optional<std::filesystem::path> checkpoint_at(const std::filesystem::path& path,

@@ -40,9 +40,9 @@ void check_init_checkpoint(const Config& config, const CheckpointReader& checkpo
 /// or attention.selection. Throws Error for tensors that are not the model's.
 HuggingFaceWeights open_init_from(const Config& config, std::vector<std::string>& notes);
 
-/// Throws UsageError if config.init_from, or the checkpoint that it names, was trained with another tokenizer than the
-/// training data was made with, as far as both are known (model_tokenizer.h). Where `allowed`, the keys of
-/// --allow-change, has init_from, appends a line to `notes` instead.
+/// Throws UsageError if the checkpoint of config.init_from was trained with another tokenizer than the training data was
+/// made with, as far as both are known (model_tokenizer.h). Appends a line to `notes` instead where `allowed`, the keys
+/// of --allow-change, has init_from, and for a Hugging Face directory: its files may be another form of the tokenizer.
 void check_init_tokenizer(const Config& config, const std::filesystem::path& from,
                           const std::vector<std::string>& allowed, std::vector<std::string>& notes);
 
