@@ -117,9 +117,11 @@ TEST_CASE("fp8 errors: batches are added up, and the mean is over the layers") {
   for (const LinearLayer which : {LinearLayer::o_proj, LinearLayer::gate_up_proj, LinearLayer::down_proj}) {
     INFO(name_of(which));
     for (const std::size_t layer : {0, 1}) {
-      // The blocks of x and d_y are within a token; those of their transposes span the tokens of a batch.
+      // The blocks of x and d_y are within a token; those of their transposes span the tokens of a batch. A float32
+      // product of another size may differ in its last bit and so move one of the 8192 values of x over a boundary of
+      // FP8. That turns the sign of its error: at most 4 / 8192 of the sum of squares, and several may move.
       for (const Kind kind : {Kind::forward, Kind::input_gradient})
-        CHECK(of(cut, layer, which, kind) == Approx(of(whole, layer, which, kind)).epsilon(1e-4));
+        CHECK(of(cut, layer, which, kind) == Approx(of(whole, layer, which, kind)).epsilon(1e-3));
       CHECK(of(cut, layer, which, Kind::weight_gradient) ==
             Approx(of(whole, layer, which, Kind::weight_gradient)).epsilon(0.3));
     }
