@@ -56,31 +56,49 @@ def prediction(n, stage, o):
     return o.accumulation * o.pass_ms + optimizer + exposed
 
 
+def above_zero(kind):
+    def read(text):
+        value = kind(text)
+        if not 0 < value < float("inf"):
+            raise ValueError
+        return value
+
+    read.__name__ = f"{kind.__name__} above 0"  # what argparse's error calls it
+    return read
+
+
+def numbers_of_gpus(text):
+    return [above_zero(int)(number) for number in text.split(",")]
+
+
+numbers_of_gpus.__name__ = "list of numbers above 0"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = lambda name, kind, default, text: parser.add_argument(name, type=kind, default=default,
                                                                 help=f"{text}; {default}")
-    add("--pass-ms", float, 553.9, "forward and backward pass of a micro-batch: a step without adamw and squared_norm")
+    add("--pass-ms", above_zero(float), 553.9, "forward and backward pass of a micro-batch: a step without adamw and squared_norm")
     add("--adamw-ms", float, 8.7, "update of all parameters")
     add("--norm-ms", float, 1.2, "squared_norm of all gradients")
     add("--forward-share", float, 1 / 3, "the forward pass as a share of both")
-    add("--tokens", int, 32768, "tokens of a micro-batch on one GPU")
-    add("--accumulation", int, 1, "micro-batches per step")
-    add("--parameters", int, 1_213_794_304, "parameters")
+    add("--tokens", above_zero(int), 32768, "tokens of a micro-batch on one GPU")
+    add("--accumulation", above_zero(int), 1, "micro-batches per step")
+    add("--parameters", above_zero(int), 1_213_794_304, "parameters")
     add("--embedding", int, 262_668_288, "parameters of the embedding, whose gradients are reduced last")
     add("--buckets", int, 18, "buckets: layers, embedding, norms, an untied LM head")
-    add("--bandwidth", float, 50, "GB/s that a GPU sends while it receives as much, within a collective")
+    add("--bandwidth", above_zero(float), 50, "GB/s that a GPU sends while it receives as much, within a collective")
     add("--latency", float, 5, "microseconds of a step of a ring")
     add("--host-bandwidth", float, 0, "GB/s of a GPU to the host's memory, and as many back at the same time, with "
         "train.offload_moments; 0 = without")
     add("--moment-bytes", int, 4, "bytes of a moment: 4 in f32, 2 in bf16")
-    parser.add_argument("--gpus", default="1,2,4,8,64,512,4096", help="numbers of GPUs; 1,2,4,8,64,512,4096")
+    parser.add_argument("--gpus", type=numbers_of_gpus, default="1,2,4,8,64,512,4096", help="numbers of GPUs; 1,2,4,8,64,512,4096")
     o = parser.parse_args()
     stages = range(4)
     print("| GPUs |" + "".join(f" stage {stage} | of n x one GPU |" for stage in stages))
     print("|---" * 9 + "|")
     one = prediction(1, 0, o)
-    for n in (int(text) for text in o.gpus.split(",")):
+    for n in o.gpus:
         cells = []
         for stage in stages:
             ms = prediction(n, stage, o)

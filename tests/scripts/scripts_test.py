@@ -448,6 +448,9 @@ def test_many_ranks(directory):
 def test_scale_model(_):
     """The table in the docs is the script's; one GPU has no communication, and more bandwidth is never slower."""
     script = SCRIPTS / "scale_model.py"
+    for wrong in (["--gpus", "8,x"], ["--gpus", "0"], ["--bandwidth", "0"], ["--tokens", "-1"]):
+        out = run(sys.executable, script, *wrong, code=2)
+        assert f"argument {wrong[0]}: invalid" in out and "Traceback" not in out, out
     table = run(sys.executable, script)
     assert table in (SCRIPTS.parent / "docs/multi-gpu.md").read_text(), table
     number = lambda out, column: int(out.splitlines()[-1].split("|")[column].replace(",", ""))
