@@ -35,7 +35,11 @@ else
 fi
 
 mkdir -p "$target"
-"${client[@]}" "$repository" --repo-type dataset --include "$pattern" --local-dir "$target"
+"${client[@]}" "$repository" --repo-type dataset --include "$pattern" --local-dir "$target" || {
+  echo "download_smollm.sh: $repository was not downloaded, expected huggingface.co to be reachable; the same command" \
+    "continues" >&2
+  exit 1
+}
 
 count=$(find "$target" -name '*.parquet' -not -path '*/.cache/*' | wc -l)
 if [ "$count" -eq 0 ]; then

@@ -25,8 +25,8 @@ RULER's documents depend on the tokenizer: scripts/make_ruler.py writes them.
 
 Downloads go through the Hugging Face command line, from each data set's Parquet branch, to DIR/downloads; existing files
 are not downloaded again. --from takes files that were downloaded before, for example on a machine without network:
-DOWNLOADS/TASK/CONFIGURATION/SPLIT/*.parquet (or .jsonl), DOWNLOADS/longbench/data.zip. Needs pip install huggingface_hub pyarrow. HF_TOKEN is used if
-it is set; PYTHON is the Python to convert with (default: python3).
+DOWNLOADS/TASK/CONFIGURATION/SPLIT/*.parquet (or .jsonl), DOWNLOADS/longbench/data.zip. Needs pip install huggingface_hub
+pyarrow. HF_TOKEN is used if it is set; PYTHON is the Python to convert with (default: python3).
 
 Examples:
   scripts/download_tasks.sh tasks
@@ -35,6 +35,10 @@ HELP
 }
 
 fail() { echo "download_tasks.sh: $*" >&2; exit 2; }
+not_downloaded() {
+  echo "download_tasks.sh: $1 was not downloaded, expected huggingface.co to be reachable, or --from DOWNLOADS" >&2
+  exit 1
+}
 
 # task, data set, configuration, evaluated split, split of the few-shot examples or -, fields
 tasks="arc_easy allenai/ai2_arc ARC-Easy test train question,choices,answerKey
@@ -122,7 +126,7 @@ while read -r task repository configuration split examples fields; do
     [ "$part" != - ] || continue
     if [ ${#client[@]} -gt 0 ]; then
       "${client[@]}" "$repository" --repo-type dataset --revision refs/convert/parquet \
-        --include "$configuration/$part/*.parquet" --local-dir "$downloads/$task" </dev/null
+        --include "$configuration/$part/*.parquet" --local-dir "$downloads/$task" </dev/null || not_downloaded "$repository"
     fi
     # The configuration may be a pattern.
     mapfile -t files < <(find "$downloads/$task" -path "$downloads/$task/$configuration/$part/*" \
@@ -137,7 +141,8 @@ done <<<"$tasks"
 
 if [[ " ${wanted[*]} " == *" longbench "* ]]; then
   if [ ${#client[@]} -gt 0 ]; then
-    "${client[@]}" zai-org/LongBench --repo-type dataset --include data.zip --local-dir "$downloads/longbench" </dev/null
+    "${client[@]}" zai-org/LongBench --repo-type dataset --include data.zip --local-dir "$downloads/longbench" </dev/null ||
+      not_downloaded zai-org/LongBench
   fi
   [ -f "$downloads/longbench/data.zip" ] || fail "$downloads/longbench/data.zip: no such file, expected zai-org/LongBench's"
   "$python" - "$downloads/longbench/data.zip" "$target" <<'PYTHON'

@@ -309,6 +309,13 @@ def test_download_tasks(directory):
     rows = [json.loads(line) for line in (target / "arc_easy.jsonl").read_text(encoding="utf-8").splitlines()]
     assert rows == [{"question": "q", "choices": choices, "answerKey": "A"}] * 2, rows
     assert (target / "wikitext.txt").read_text() == " = A = \n text \n = B = \n more "
+    client = directory / "bin/hf"
+    client.parent.mkdir()
+    client.write_text("#!/bin/sh\necho 'no network' >&2\nexit 1\n")
+    client.chmod(0o755)
+    path = f"{client.parent}:{os.environ['PATH']}"
+    out = run("bash", SCRIPTS / "download_smollm.sh", directory / "smollm", code=1, PATH=path)
+    assert "EleutherAI/SmolLM2-135M-100B was not downloaded, expected huggingface.co to be reachable" in out, out
     out = run("bash", script, target, "piqa", "--from", source, code=1, PYTHON=sys.executable)
     assert "row 1 has no sol2, expected goal, sol1, sol2, label" in out, out
     assert "no .parquet file of Rowan/hellaswag" in run("bash", script, target, "hellaswag", "--from", source, code=2)
