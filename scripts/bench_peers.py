@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Times PyTorch and other libraries at the shapes of ssa_bench, for comparison with its lines: attention, a compiled
-training step, and the products of the linear layers in FP8.
+training step, and the products of the linear layers in FP8. Usage:
 
     python3 scripts/bench_peers.py --rows 4 --tokens 8192 [--only NAME] [--linear-layers qkvg,o]
     python3 scripts/bench_peers.py --only training-flash-attention-4 --config configs/ssa-110m.json --rows 8
@@ -40,6 +40,9 @@ import sys
 try:
     import torch
 except ImportError as error:
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(__doc__.strip())
+        sys.exit(0)
     sys.exit(f"bench_peers.py: PyTorch is missing for {sys.executable} ({error}); install it with: {sys.executable} -m pip "
              "install torch")
 from torch.nn.attention import SDPBackend

@@ -24,7 +24,7 @@ from pathlib import Path
 SCRIPTS = Path(__file__).resolve().parent.parent.parent / "scripts"
 NO_HELP = {  # without a --help of their own
     "plotting.py",  # imported by others
-    "bench_peers.py", "make_unicode_tables.py",  # need packages before they read arguments
+    "make_unicode_tables.py",  # needs packages before it reads arguments
     "gpu_check.sh", "install.sh", "test.sh",
 }
 
