@@ -121,6 +121,7 @@ def panel_axes(pyplot, count, columns, width, height):
 def save(figure, output):
     figure.tight_layout()
     try:
+        os.makedirs(os.path.dirname(output) or ".", exist_ok=True)
         figure.savefig(output)
     except (OSError, ValueError) as error:
         sys.exit(f"{PROGRAM}: {output}: {error}")

@@ -91,6 +91,15 @@ def test_plots(directory):
     assert all(axis.get_xlabel() and axis.get_ylabel() for axis in axes.values())
 
 
+def test_plot_in_a_new_directory(directory):
+    sys.path.insert(0, str(SCRIPTS))
+    import plotting
+
+    figure = types.SimpleNamespace(tight_layout=lambda: None, savefig=lambda output: Path(output).write_text("drawn"))
+    plotting.save(figure, str(directory / "pictures/new/curves.png"))
+    assert (directory / "pictures/new/curves.png").read_text() == "drawn"
+
+
 def test_plot_of_a_mix(directory):
     need("matplotlib")
     sys.path.insert(0, str(SCRIPTS))
