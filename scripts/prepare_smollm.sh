@@ -33,9 +33,8 @@ shift 3
 program=${SSA_TOKENIZE:-}
 if [ -z "$program" ]; then
   here=$(cd "$(dirname "$0")" && pwd)
-  for program in "$here/../build/bin/ssa_tokenize" "$here/../../../bin/ssa_tokenize"; do
-    [ -x "$program" ] && break
-  done
+  program=$here/../build/bin/ssa_tokenize
+  if [ ! -x "$program" ] && [ -x "$here/../../../bin/ssa_tokenize" ]; then program=$here/../../../bin/ssa_tokenize; fi
 fi
 if [ ! -x "$program" ]; then
   echo "prepare_smollm.sh: $program not found, expected a build: cmake -S . -B build -DSSA_PARQUET=ON && ninja -C build" >&2
