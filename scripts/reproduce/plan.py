@@ -141,6 +141,15 @@ class Study:
             self.runs[name] = run
         self.fixed = fixed
         self.commands += [command] if command not in self.commands else []
+        self.save()
+
+    def forget(self, name, command):
+        """Removes a run that cannot start, and the command that added it."""
+        del self.runs[name]
+        self.commands = [each for each in self.commands if each != command]
+        self.save()
+
+    def save(self):
         write_json(self.file, {"fixed": self.fixed, "runs": self.runs, "commands": self.commands})
 
     def names(self):

@@ -178,13 +178,20 @@ def run(args):
     except OSError as error:
         raise StudyError(f"--out {study.directory}: {error.strerror}", 2) from None
     held = lock(study.directory)
-    study.extend(fixed, wanted, seeds, shlex.join(["scripts/reproduce/run.sh", *sys.argv[1:]]))
+    command = shlex.join(["scripts/reproduce/run.sh", *sys.argv[1:]])
+    study.extend(fixed, wanted, seeds, command)
     binaries = prepare.programs(args.bin, bool(args.smollm), study.directory / "build.log")
     if not args.data:
         prepare.tokenize(study, binaries)
+    runner = runs.Runner(study, binaries, places, device)
+    for name in (variant.partition("=")[0] for variant in args.variant):
+        problem = runner.problem_of(name)
+        if problem:
+            study.forget(name, command)
+            raise StudyError(f"--variant {name}: {problem}", 2)
     prepare.say(f"training and evaluating {len(study.names())} runs of {fixed['steps']} steps, {len(places)} at a time")
     try:
-        runs.Runner(study, binaries, places, device).run()
+        runner.run()
     finally:
         page.write(study)
     held.close()

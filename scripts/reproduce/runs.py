@@ -125,6 +125,16 @@ class Runner:
             how = f"failed with exit code {code}" if code > 0 else f"was ended by signal {-code}"
             raise StudyError(f"{what} {how}: {last_line(log)} ({log})")
 
+    def problem_of(self, name):
+        """What ssa_train says against the config keys of a run that has not begun; nothing if it takes them."""
+        if any(self.study.run_directory(name, seed).exists() for seed in self.study.runs[name]["seeds"]):
+            return None
+        command = [self.binaries / "ssa_train", "--config", self.config, "--device", self.device, "--dry-run"]
+        command += [part for each in self.study.runs[name]["settings"] for part in ("--set", each)]
+        tried = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+        lines = tried.stderr.strip().splitlines() or ["ssa_train failed"]
+        return lines[-1].removeprefix("error: ") if tried.returncode else None
+
     def train(self, name, seed, place):
         done, directory = self.study.results(name, seed) / "trained.json", self.study.run_directory(name, seed)
         if done.exists():

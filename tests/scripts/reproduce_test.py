@@ -287,6 +287,9 @@ def test_end_to_end(directory, binaries):
     command = ["bash", RUN, "minute", "--out", out, "--bin", binaries, "--corpus", corpus, "--tokens", "8192",
                "--methods", "ssa,nsa-32"]
     run = functools.partial(scripts_test.run, timeout=280)
+    refusal = run(*command, "--variant", "typo=ssa,attention.weight=1", code=2).splitlines()[-1]
+    assert refusal.startswith("run.sh: --variant typo: ") and "attention.weight: unknown key" in refusal, refusal
+    assert not (out / "runs").exists() and "typo" not in (out / "study.json").read_text()
     text = run(*command, code=1, SSA_FAULT="kill@step:3")
     assert "2 failures; the first: training ssa, seed 42 was ended by signal 9" in text, text
     assert "ssa seed 42, nsa-32 seed 42" in (out / "report.md").read_text()
