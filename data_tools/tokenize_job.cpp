@@ -144,7 +144,7 @@ class Job {
 
  private:
   bool splits() const { return options_.validation_fraction > 0; }
-  fs::path state_file() const { return options_.output / "job.json"; }
+  fs::path state_file() const { return options_.output / kTokenizeStateName; }
   fs::path train_directory() const { return splits() ? options_.output / "train" : options_.output; }
   fs::path validation_directory() const { return options_.output / "validation"; }
   bool enough() const {

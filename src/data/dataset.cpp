@@ -6,6 +6,7 @@
 
 #include "ssa/base/checksum.h"
 #include "ssa/base/error.h"
+#include "ssa/base/file.h"
 #include "ssa/base/json_file.h"
 #include "ssa/data/json_fields.h"
 
@@ -63,6 +64,20 @@ void check_one_split(const fs::path& directory, const std::set<std::string>& nam
   if (other == names.end() || held_out == names.end()) return;
   fail_usage(directory.string(), ": holds ", *other, " next to ", *held_out, ", expected one split: name it, as in ",
              (directory / *other).string());
+}
+
+/// An interrupted job of ssa_tokenize has only a part of the documents. Its state is in the --output directory; with a
+/// split, the datasets are train/ and validation/ in it.
+void check_finished(const fs::path& directory) {
+  const fs::path whole = fs::weakly_canonical(directory);
+  std::vector<fs::path> places = {whole};
+  if (whole.filename() == "train" || whole.filename() == "validation") places.push_back(whole.parent_path());
+  for (const fs::path& place : places) {
+    const fs::path state = place / kTokenizeStateName;
+    if (fs::exists(state) && read_file(state).find("\"tokenizer_sha256\"") != std::string::npos)
+      fail(directory.string(), ": the ssa_tokenize job of ", place.string(),
+           " is not finished, expected a whole dataset; the same ssa_tokenize command continues it");
+  }
 }
 
 void expect_equal(const std::string& file, const char* what, std::int64_t found, std::int64_t expected) {
@@ -135,7 +150,10 @@ Dataset::Dataset(const fs::path& path) : directory_(path) {
   const fs::path json_file = directory_ / kJsonName;
   const bool ours = fs::exists(json_file) && (!prefix || is_shard_name(*names.begin()));
   if (!prefix) names = list_shards(directory_, !ours);
-  if (!ours && !prefix) check_one_split(directory_, names);
+  if (!ours && !prefix) {
+    check_finished(directory_);
+    check_one_split(directory_, names);
+  }
   if (ours) {
     info_ = read_dataset_info(json_file);
     if (prefix) std::erase_if(info_->shards, [&](const ShardInfo& shard) { return !names.contains(shard.name); });

@@ -240,6 +240,23 @@ TEST_CASE("the error for a directory with only train/ and validation/ suggests t
              has("no documents") && has("did you mean " + (dir / "train").string() + "?"));
 }
 
+TEST_CASE("the shards of an interrupted ssa_tokenize job are not a dataset") {
+  const std::string state = R"({"settings": {"tokenizer": "bytes", "tokenizer_sha256": "00"}})";
+  TempDir dir;
+  make_dataset(dir / "train", {kTwo}, {.json = false});
+  write_file(dir / "job.json", R"({"nodes": 2})");  // of another program
+  CHECK_NOTHROW(Dataset(dir / "train"));
+  for (const auto& place : {dir.path(), dir / "train"}) {
+    write_file(place / "job.json", state);
+    CHECK_THAT(error_of([&] { Dataset dataset(dir / "train"); }),
+               has((dir / "train").string() + ": the ssa_tokenize job of ") && has("is not finished"));
+    std::filesystem::remove(place / "job.json");
+  }
+  write_file(dir / "job.json", state);  // a finished half of a split
+  make_dataset(dir / "train", {kTwo});
+  CHECK_NOTHROW(Dataset(dir / "train"));
+}
+
 TEST_CASE("a shard that differs from dataset.json is an error") {
   struct Change {
     const char *from, *to, *message;

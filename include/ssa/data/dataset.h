@@ -22,6 +22,9 @@ namespace ssa {
 
 inline constexpr const char* kDatasetFormat = "megatron-indexed";
 
+/// What ssa_tokenize keeps in its --output directory until all of the dataset is written.
+inline constexpr const char* kTokenizeStateName = "job.json";
+
 struct ShardInfo {
   std::string name;
   std::int64_t documents = 0, tokens = 0;
