@@ -20,23 +20,41 @@ Tokenizer::Parts bytes_parts() {
   return parts;
 }
 
+/// For a tokenizer that says itself how it splits a text.
+void expect_own_pre_tokenizer(const std::string& path, const TokenizerOptions& options) {
+  if (!options.pre_tokenizer.empty())
+    fail_usage("--pre-tokenizer ", options.pre_tokenizer, ": tokenizer ", path,
+               " has its own, expected the option only for vocab.json and merges.txt, and rank files");
+}
+
+Tokenizer::Parts read_json(const fs::path& file, const TokenizerOptions& options) {
+  expect_own_pre_tokenizer(file.string(), options);
+  return read_tokenizer_json(file, options);
+}
+
 }  // namespace
 
 Tokenizer::Parts read_tokenizer(const std::string& path, const TokenizerOptions& options) {
-  if (path == "bytes") return bytes_parts();
+  if (path == "bytes") {
+    if (!options.eos_token.empty())
+      fail_usage("--eos-token ", options.eos_token,
+                 ": tokenizer bytes has the end-of-text token 256, expected no other");
+    expect_own_pre_tokenizer(path, options);
+    return bytes_parts();
+  }
   const fs::path given(path);
   if (fs::is_directory(given)) {
-    if (fs::exists(given / "tokenizer.json")) return read_tokenizer_json(given / "tokenizer.json", options);
+    if (fs::exists(given / "tokenizer.json")) return read_json(given / "tokenizer.json", options);
     if (fs::exists(given / "vocab.json") && fs::exists(given / "merges.txt"))
       return read_vocab_and_merges(given, options);
-    if (fs::exists(given / "tekken.json")) return read_tokenizer_json(given / "tekken.json", options);
+    if (fs::exists(given / "tekken.json")) return read_json(given / "tekken.json", options);
     if (fs::exists(given / "tokenizer.model")) return read_rank_file(given / "tokenizer.model", options);
     fail_usage(path,
                ": a directory without tokenizer.json, vocab.json and merges.txt, tekken.json, or tokenizer.model");
   }
   if (!fs::is_regular_file(given))
     fail_usage("tokenizer ", path, ": no such file or directory, expected one of them or \"bytes\"");
-  if (given.extension() == ".json") return read_tokenizer_json(given, options);
+  if (given.extension() == ".json") return read_json(given, options);
   return read_rank_file(given, options);
 }
 

@@ -151,7 +151,8 @@ Tokenizer::Parts read_tokenizer_json(const fs::path& path, const TokenizerOption
   if (is_tekken(file)) return read_tekken(file, text, path, options);
   Tokenizer::Parts parts{.name = name_of(directory_of(path)), .sha256 = sha256_hex(text)};
   try {
-    SSA_CHECK(file.contains("model") && file["model"].is_object(), "no \"model\", expected a tokenizer.json");
+    SSA_CHECK(file.contains("model") && file["model"].is_object(), "no \"model\", expected a tokenizer.json",
+              path.filename() == "vocab.json" ? "; of vocab.json and merges.txt, name the directory" : "");
     const json& model = file["model"];
     check_model_type(model);
     const bool byte_fallback = flag(model, "byte_fallback", false);

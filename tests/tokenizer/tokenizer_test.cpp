@@ -293,6 +293,8 @@ TEST_CASE("tokenizer: in vocab.json and merges.txt the tokens that no merge make
   check_error(
       error_of([&] { ssa::load_tokenizer(directory.path().string(), {.eos_token = "", .pre_tokenizer = "gpt3"}); }),
       "--pre-tokenizer gpt3", "smollm2");
+  const std::string vocab_file = (directory / "vocab.json").string();
+  check_error(error_of([&] { ssa::load_tokenizer(vocab_file); }), "vocab.json: no \"model\"", "name the directory");
 }
 
 TEST_CASE("tokenizer: the files next to vocab.json and merges.txt name special tokens that it lacks") {
@@ -339,6 +341,17 @@ TEST_CASE("tokenizer: the files next to vocab.json and merges.txt name special t
   check_error(with_decoder(3), "added_tokens_decoder is number");
   write_file(directory / "added_tokens.json", R"({"<|endoftext|>": "x"})");
   check_error(error_of(load_directory), "added_tokens.json", "<|endoftext|>", "\"x\"");
+}
+
+TEST_CASE("tokenizer: options that a tokenizer has no use for are errors") {
+  const auto load_with = [](const std::string& path, const ssa::TokenizerOptions& options) {
+    return error_of([&] { ssa::load_tokenizer(path, options); });
+  };
+  const ssa::TokenizerOptions splits{.eos_token = "", .pre_tokenizer = "llama3"};
+  check_error(load_with(file_of("gpt2").string(), splits), "--pre-tokenizer llama3", "gpt2.tokenizer.json has its own");
+  check_error(load_with("bytes", splits), "--pre-tokenizer llama3", "tokenizer bytes has its own");
+  check_error(load_with("bytes", {.eos_token = "<e>", .pre_tokenizer = ""}), "--eos-token <e>",
+              "tokenizer bytes has the end-of-text token 256");
 }
 
 TEST_CASE("tokenizer: a rank file of any size with a stated pattern") {
