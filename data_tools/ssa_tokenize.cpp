@@ -32,6 +32,10 @@ Exit code: 0 done, 1 failed, 2 wrong usage, 75 stopped by a signal)";
 int decode(const ssa::TokenizeOptions& options, const std::string& directory) {
   const ssa::Tokenizer tokenizer = ssa::load_tokenizer(options.tokenizer, options.tokenizer_options);
   const ssa::Dataset dataset(directory);
+  if (const auto& info = dataset.info(); info && info->tokenizer_sha256 != tokenizer.sha256())
+    ssa::fail_usage("--tokenizer ", options.tokenizer, ": ", directory, " was made with tokenizer ",
+                    info->tokenizer_name, " (sha256 ", info->tokenizer_sha256,
+                    "), expected the same; this one has sha256 ", tokenizer.sha256());
   std::uint64_t count = 0;
   std::vector<std::int32_t> ids;
   for (const ssa::IndexedDataset& shard : dataset.shards()) {
@@ -156,7 +160,11 @@ int run(int argc, char** argv) {
       ->transform(ssa::integer(1, 4096));
   line.add_flag("--quiet", options.quiet, "print no progress on standard error");
   if (!line.read(argc, argv)) return ssa::kExitDone;
-  if (!decode_directory.empty()) return decode(options, decode_directory);
+  if (!decode_directory.empty()) {
+    if (!inputs.empty()) line.fail("--decode excludes --input");
+    if (!output.empty()) line.fail("--decode excludes --output; it prints to standard output");
+    return decode(options, decode_directory);
+  }
   if (inputs.empty()) line.fail("--input FILE is missing");
   if (output.empty()) line.fail("--output DIR is missing");
   options.output = output;

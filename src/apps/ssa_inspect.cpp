@@ -196,7 +196,8 @@ void inspect(const fs::path& path, const Wanted& wanted) {
   const std::set<std::string> names = index_names(path);
   const bool ours =
       std::any_of(names.begin(), names.end(), [](const auto& name) { return name.starts_with("shard-"); });
-  if (ours || fs::exists(path / "dataset.json")) return inspect_dataset(path, wanted);
+  const bool unfinished = fs::exists(path / kTokenizeStateName), split = fs::exists(path / "train" / "dataset.json");
+  if (ours || unfinished || split || fs::exists(path / "dataset.json")) return inspect_dataset(path, wanted);
   // In a directory of Megatron's tools every prefix is a dataset.
   for (const std::string& name : names) inspect_dataset(path / name, wanted);
   if (!names.empty()) return;

@@ -395,6 +395,34 @@ TEST_CASE("tokenize: what is passed over in a directory is said") {
                       "in/dataset_info.json\n") != std::string::npos);
 }
 
+TEST_CASE("tokenize: the programs say that a job is not finished, where a split is, and that a tokenizer is another") {
+  TempDir directory;
+  std::string lines;
+  for (int i = 0; i < 50; ++i) lines += ssa::concat("{\"text\": \"text ", i, "\"}\n");
+  write_file(directory / "a.jsonl", lines + "broken\n");
+  const auto run = [&](ssa::test::Arguments command) {
+    return ssa::test::run_program(command, {.directory = directory.path()});
+  };
+  ssa::test::Arguments job = {
+      "ssa_tokenize",   "--quiet", "--tokenizer",           "bytes", "--input", "a.jsonl", "--output", "out",
+      "--shard-tokens", "9",       "--validation-fraction", "0.3"};
+  REQUIRE(run(job).exit_code == 1);
+  REQUIRE(fs::exists(directory / "out/train/shard-00000.idx"));
+  for (const char* place : {"out", "out/train"})
+    ssa::test::check_fails(run({"ssa_inspect", place}), 1, {place, "the ssa_tokenize job of ", "is not finished"});
+  job.insert(job.end(), {"--on-error", "skip"});
+  REQUIRE(run(job).exit_code == 0);
+  CHECK(run({"ssa_inspect", "out/train"}).exit_code == 0);
+  ssa::test::check_fails(run({"ssa_inspect", "out"}), 1, {"did you mean out/train?"});
+
+  const std::string other = (ssa::test::source_dir() / "tests/tokenizer/gpt2.tokenizer.json").string();
+  CHECK(run({"ssa_tokenize", "--tokenizer", "bytes", "--decode", "out/train"}).exit_code == 0);
+  ssa::test::check_fails(run({"ssa_tokenize", "--tokenizer", other, "--decode", "out/train"}), 2,
+                         {"gpt2.tokenizer.json: out/train was made with tokenizer bytes (sha256 "});
+  ssa::test::check_fails(run({"ssa_tokenize", "--tokenizer", "bytes", "--decode", "out/train", "--output", "text"}), 2,
+                         {"--decode excludes --output"});
+}
+
 TEST_CASE("tokenize: a byte-order mark is no text, and that of another encoding is named") {
   TempDir directory;
   write_file(directory / "a.txt", "\xef\xbb\xbfwhole");
