@@ -236,7 +236,8 @@ class Job {
     SSA_CHECK(report_.documents > 0, "no document", splits() ? " for training" : "",
               " in the inputs, expected at least one that is not empty");
     SSA_CHECK(!splits() || report_.validation_documents > 0, "no document for validation among ", report_.documents,
-              ", expected a larger --validation-fraction");
+              ", expected more documents (a text file is one, with --split-documents none) or a larger "
+              "--validation-fraction");
     train_->close();
     if (validation_) validation_->close();
     checkpoint();
