@@ -1,5 +1,7 @@
 #include "ssa/eval/run_task.h"
 
+#include <spdlog/spdlog.h>
+
 #include <algorithm>
 #include <cmath>
 #include <numbers>
@@ -34,7 +36,12 @@ void for_document(const Task& task, std::size_t index, Body&& body) {
 struct TaskRequests {
   std::vector<RequestGroup> groups;  ///< one per document
   std::vector<Request> requests;
+  std::size_t cut_prompts = 0;  ///< groups of which a request loses the beginning of its context
 };
+
+bool is_cut(const Request& request, std::int64_t max_length) {
+  return static_cast<std::int64_t>(request.context.size() + request.continuation.size()) > max_length + 1;
+}
 
 TaskRequests make_requests(TextEncoder& encoder, const Task& task, const TaskOptions& options, std::size_t documents,
                            std::int64_t seed) {
@@ -55,10 +62,13 @@ TaskRequests make_requests(TextEncoder& encoder, const Task& task, const TaskOpt
         group.context = fewshot_context(task, document, options.num_fewshot, random);
         if (task.kind == TaskKind::loglikelihood) group.continuations = {document.target};
         for (const std::string& choice : document.choices) group.continuations.push_back(" " + choice);
+        bool cut = false;
         for (const std::string& continuation : group.continuations) {
           all.requests.push_back(make_request(encoder, group.context, continuation));
           model_input(all.requests.back(), options.max_length, options.max_length_name);  // an error if it is too long
+          cut = cut || is_cut(all.requests.back(), options.max_length);
         }
+        all.cut_prompts += cut;
       }
       all.groups.push_back(std::move(group));
     });
@@ -115,6 +125,9 @@ struct SeedResult {
 SeedResult run_seed(ForwardPass& pass, Comm& comm, TextEncoder& encoder, const Task& task, const TaskOptions& options,
                     std::size_t documents, std::int64_t seed) {
   const TaskRequests requests = make_requests(encoder, task, options, documents, seed);
+  if (requests.cut_prompts > 0 && comm.rank() == 0)
+    spdlog::warn("{}: {} of {} prompts cut on the left to {} {} tokens", task.name, requests.cut_prompts, documents,
+                 options.max_length_name, options.max_length);
   const std::vector<Score> all_scores =
       score(pass, comm, requests.requests,
             {.rows = options.rows,

@@ -126,6 +126,22 @@ TEST_CASE("ssa_eval: budgets, block size, scaling and limit reach the results") 
   CHECK(limited["config"]["fewshot_seed"] == json{1, 2, 3});
 }
 
+TEST_CASE("ssa_eval: warns of few-shot prompts that do not fit --max-length") {
+  const EvalDirectory directory;
+  const auto warned = [&](const Arguments& more) {
+    Arguments all = {"--tokenizer", "bytes",   "--tasks", "arc_easy", "--task-dir",
+                     ".",           "--limit", "4",       "--mode",   "full"};
+    all.insert(all.end(), more.begin(), more.end());
+    const ProgramResult result = directory.run(all);
+    REQUIRE(result.exit_code == kExitDone);
+    return result.out;
+  };
+  // "Question: Is 0 even?\nAnswer:" has 28 bytes, " yes" 4; with the last token no input, 31 are enough.
+  CHECK_THAT(warned({"--max-length", "30"}), has("arc_easy: 4 of 4 prompts cut on the left to --max-length 30 tokens"));
+  CHECK_THAT(warned({"--max-length", "31"}), !has("prompts cut"));
+  CHECK_THAT(warned({"--max-length", "64", "--num-fewshot", "2"}), has("4 of 4 prompts cut"));
+}
+
 TEST_CASE("ssa_eval: --document-mask gives packed documents the loss that they have alone") {
   const EvalDirectory directory;
   std::vector<Documents> shards = {random_documents(20, 30, 4)};
