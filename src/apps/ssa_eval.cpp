@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <optional>
 #include <string>
@@ -81,11 +82,10 @@ bool parse(int argc, char** argv, Arguments& a) {
                                       "loss and perplexity per token of a dataset that ssa_tokenize wrote with the "
                                       "model's tokenizer")
                           ->option_text("DATASET");
-  CLI::Option* mask =
-      line.add_option("--document-mask", a.document_mask,
-                      "whether no token of --data attends to another document, as with data.document_mask (default: as "
-                      "the run was trained; off for a Hugging Face directory)")
-          ->option_text("on|off");
+  line.add_option("--document-mask", a.document_mask,
+                  "whether no token of --data attends to another document, as with data.document_mask (default: as "
+                  "the run was trained; off for a Hugging Face directory)")
+      ->option_text("on|off");
   line.add_flag("--loss-by-position", a.loss_by_position,
                 "the loss of --data also by the number of tokens of its document that a token has before it, in "
                 "ranges of powers of two")
@@ -173,10 +173,9 @@ bool parse(int argc, char** argv, Arguments& a) {
   line.add_list("--seeds", a.seeds, "of the few-shot draws; with several, means and standard deviations are reported",
                 0)
       ->option_text("LIST");
-  line.add_option(
-          "--limit", a.limit,
-          "only the first N documents of a task, the first N sequences for --attention-stats (64 by default) and "
-          "--fp8-errors (8)")
+  line.add_option("--limit", a.limit,
+                  "only the first N documents of a task or of --text, the first N sequences for --attention-stats (64 "
+                  "by default) and --fp8-errors (8)")
       ->option_text("N")
       ->transform(integer(1));
   line.add_option("--sink-tokens", a.sink_tokens, "first tokens of a sequence for --attention-stats")
@@ -225,12 +224,42 @@ bool parse(int argc, char** argv, Arguments& a) {
   if (!line.read(argc, argv)) return false;
 
   const auto given = [](const CLI::Option* option) { return option->count() > 0; };
-  if (!given(data) && !given(text) && !given(tasks) && !given(needle) && !given(generate))
+  const auto any = [&](std::initializer_list<const CLI::Option*> options) {
+    return std::any_of(options.begin(), options.end(), given);
+  };
+  if (!any({data, text, tasks, needle, generate}))
     line.fail("nothing to evaluate: --data, --text, --tasks, --needle or --generate is needed");
-  if (given(mask) && !given(data)) line.fail("--document-mask needs --data");
   if (given(positions) && a.overrides.rope_scaling == 0) line.fail("--original-positions needs --rope-scaling");
-  if (a.attention_stats && !given(data) && !given(text)) line.fail("--attention-stats needs --data or --text");
-  if (a.fp8_errors && !given(data) && !given(text)) line.fail("--fp8-errors needs --data or --text");
+  if (a.generation.sampling.top_p < 1 && a.generation.sampling.temperature == 0)
+    line.fail("--top-p needs a --temperature above 0");
+  if (a.attention_stats && !any({data, text})) line.fail("--attention-stats needs --data or --text");
+  if (a.fp8_errors && !any({data, text})) line.fail("--fp8-errors needs --data or --text");
+  if (a.overrides.mode == "both" && given(line.get_option("--mode")) && !any({data, text, tasks, needle}))
+    line.fail("--mode both: --generate takes sparse or full");
+  // An option without an effect is a mistake of the user's.
+  struct Use {
+    std::vector<std::string> options;
+    bool used;
+    const char* needs;
+  };
+  const Use uses[] = {
+      {{"--document-mask"}, given(data), "--data"},
+      {{"--stride"}, any({text, tasks}), "--text or --tasks"},
+      {{"--max-length"}, any({data, text, tasks}), "--data, --text or --tasks"},
+      {{"--task-dir", "--num-fewshot", "--seeds", "--truncation"}, given(tasks), "--tasks"},
+      {{"--limit"},
+       any({text, tasks}) || a.attention_stats || a.fp8_errors,
+       "--tasks, --text, --attention-stats or --fp8-errors"},
+      {{"--sink-tokens"}, a.attention_stats, "--attention-stats"},
+      {{"--lengths", "--depths", "--samples"}, given(needle), "--needle"},
+      {{"--max-new-tokens", "--temperature", "--top-p"}, given(generate), "--generate"},
+      {{"--seed"}, any({needle, generate}), "--generate or --needle"},
+      {{"--output"}, any({data, text, tasks, needle}), "--data, --text, --tasks or --needle"},
+      {{"--log-samples"}, any({text, tasks}), "--tasks or --text"},
+  };
+  for (const Use& use : uses)
+    for (const std::string& option : use.options)
+      if (given(line.get_option(option)) && !use.used) line.fail(option, " needs ", use.needs);
   a.needles.rows = a.rows;
   a.needles.seed = sampling.seed;
   return true;

@@ -250,6 +250,10 @@ TEST_CASE("ssa_eval --generate: bad input is an error that names it") {
   fails("model", {"--temperature", "warm"}, kExitUsage, {"--temperature warm", "number"});
   fails("model", {"--top-p", "0"}, kExitUsage, {"--top-p 0"});
   fails("model", {"--top-p", "1.5"}, kExitUsage, {"--top-p 1.5", "1"});
+  fails("model", {"--top-p", "0.9"}, kExitUsage, {"--top-p needs a --temperature above 0"});
+  fails("model", {"--mode", "both"}, kExitUsage, {"--mode both", "sparse or full"});
+  fails("model", {"--output", "out.json"}, kExitUsage, {"--output needs --data, --text, --tasks or --needle"});
+  fails("model", {"--max-length", "64"}, kExitUsage, {"--max-length needs --data, --text or --tasks"});
   fails("model", {"--max-new-tokens", "0"}, kExitUsage, {"--max-new-tokens 0"});
   fails("model", {"--seed", "-3"}, kExitUsage, {"--seed -3"});
   fails("model", {"--seed"}, kExitUsage, {"--seed needs a value"});

@@ -273,6 +273,14 @@ TEST_CASE("ssa_eval: bad input is a one-line error that names it") {
   fails({"--data", "data", "--rope-scaling", "-1"}, kExitUsage, {"--rope-scaling -1"});
   fails({"--data", "data", "--document-mask", "yes"}, kExitUsage, {"--document-mask yes, expected on or off"});
   fails({"--text", "text.txt", "--document-mask", "on"}, kExitUsage, {"--document-mask needs --data"});
+  fails({"--data", "data", "--stride", "8"}, kExitUsage, {"--stride needs --text or --tasks"});
+  fails({"--data", "data", "--limit", "8"}, kExitUsage, {"--limit needs --tasks, --text, "});
+  fails({"--text", "text.txt", "--num-fewshot", "2"}, kExitUsage, {"--num-fewshot needs --tasks"});
+  fails({"--data", "data", "--seeds", "1,2"}, kExitUsage, {"--seeds needs --tasks"});
+  fails({"--data", "data", "--depths", "50"}, kExitUsage, {"--depths needs --needle"});
+  fails({"--data", "data", "--temperature", "1"}, kExitUsage, {"--temperature needs --generate"});
+  fails({"--data", "data", "--seed", "1"}, kExitUsage, {"--seed needs --generate or --needle"});
+  fails({"--data", "data", "--output", "x", "--log-samples"}, kExitUsage, {"--log-samples needs --tasks or --text"});
   fails({"--data", "data", "--original-positions", "64"}, kExitUsage, {"--original-positions needs --rope-scaling"});
   fails({"--data", "data", "--seeds", "1,-2"}, kExitUsage, {"--seeds -2"});
   fails({"--data", "data", "--frobnicate"}, kExitUsage, {"--frobnicate"});
