@@ -327,6 +327,8 @@ Task load_task(const std::string& name, const fs::path& file, const fs::path& di
                    rule.name + ".json"};
     names.insert(names.end(), rule.files.begin(), rule.files.end());
     const auto found = first_of(dir, names);
+    if (!fs::is_directory(dir))
+      fail_usage(dir.string(), ": no such directory, expected one with the file of the task ", rule.name);
     if (!found)
       fail_usage(dir.string(), ": no file of the task ", rule.name, ", expected ", names[0], " or ", names[1]);
     task.file = *found;

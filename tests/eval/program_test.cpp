@@ -289,6 +289,7 @@ TEST_CASE("ssa_eval: bad input is a one-line error that names it") {
   fails({"--tasks", "arc_hard", "--task-dir", "."}, kExitUsage, {"arc_hard", "no such task", "arc_easy"});
   fails({"--tasks", "piqa"}, kExitUsage, {"piqa", "--task-dir"});
   fails({"--tasks", "piqa", "--task-dir", "."}, kExitUsage, {"no file of the task piqa", "piqa.jsonl"});
+  fails({"--tasks", "piqa", "--task-dir", "nowhere"}, kExitUsage, {"nowhere: no such directory", "piqa"});
   fails({"--text", "text.txt"}, kExitUsage, {"model", "no tokenizer", "--tokenizer"});
   const std::string gpt2 = (ssa::test::source_dir() / "tests/tokenizer/gpt2.tokenizer.json").string();
   fails({"--text", "text.txt", "--tokenizer", gpt2}, kExitFailed, {"gpt2", "641", "272"});
