@@ -164,6 +164,7 @@ void write_report(const fs::path& run, const fs::path& file, bool watch) {
   constexpr int kSeconds = 10;
   const fs::path metrics = run / "metrics.jsonl";
   if (!fs::exists(metrics)) fail_usage(run.string(), ": no metrics.jsonl, expected a run's output_dir for --html");
+  if (file.has_parent_path()) make_directories(file.parent_path());
   if (watch) catch_stop_signals();
   std::optional<std::uintmax_t> written;
   do {
@@ -186,13 +187,17 @@ std::set<std::string> index_names(const fs::path& directory) {
 
 void inspect(const fs::path& path, const Wanted& wanted) {
   if (const auto prefix = megatron_prefix(path)) return inspect_dataset(*prefix, wanted);
-  if (fs::is_regular_file(path)) return inspect_safetensors(path, wanted);
+  const auto no_dataset = [&](void (*inspect_it)(const fs::path&, const Wanted&)) {
+    if (wanted.unigram) fail_usage("--unigram: ", path.string(), " is no dataset, expected one");
+    inspect_it(path, wanted);
+  };
+  if (fs::is_regular_file(path)) return no_dataset(inspect_safetensors);
   if (!fs::is_directory(path)) fail_usage(path.string(), ": no such file or directory");
   // A checkpoint that has lost its manifest must not be taken for a model directory.
   if (is_checkpoint(path) || fs::exists(path / "optimizer.safetensors"))
-    return inspect_checkpoint(path, wanted);
-  if (fs::is_directory(path / "checkpoints") || fs::exists(path / "metrics.jsonl")) return inspect_run(path, wanted);
-  if (has_weights(path)) return inspect_model(path, wanted);
+    return no_dataset(inspect_checkpoint);
+  if (fs::is_directory(path / "checkpoints") || fs::exists(path / "metrics.jsonl")) return no_dataset(inspect_run);
+  if (has_weights(path)) return no_dataset(inspect_model);
   const std::set<std::string> names = index_names(path);
   const bool ours =
       std::any_of(names.begin(), names.end(), [](const auto& name) { return name.starts_with("shard-"); });
@@ -226,10 +231,13 @@ int run(int argc, char** argv) {
                 "for a dataset: the entropy of its token frequencies, which is the loss of a model that has learned "
                 "nothing else");
   line.add_option("--html", html,
-                  "for a run: writes its curves, warnings, checkpoints, log and config as one HTML page");
+                  "for a run: writes its curves, warnings, checkpoints, log and config as one HTML page")
+      ->option_text("FILE");
   line.add_flag("--watch", watch, "with --html: writes the page again while the run continues; the browser reloads it");
   if (!line.read(argc, argv)) return kExitDone;
   if (watch && html.empty()) fail_usage("--watch: expected --html FILE with it");
+  if (!html.empty() && (wanted.verify || wanted.unigram))
+    line.fail("--html excludes ", wanted.verify ? "--verify" : "--unigram");
   // "dir/" and "dir" name the same directory, and the output uses its last component.
   fs::path path = fs::path(argument).lexically_normal();
   if (!path.has_filename()) path = path.parent_path();

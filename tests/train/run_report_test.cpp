@@ -133,6 +133,8 @@ TEST_CASE("run report: a directory without metrics and a damaged line are named"
     return ssa::test::run_program(more);
   };
   ssa::test::check_fails(inspect({"--watch"}), 2, {"--watch: expected --html FILE with it"});
+  ssa::test::check_fails(inspect({"--html", "page.html", "--verify"}), 2, {"--html excludes --verify"});
+  ssa::test::check_fails(inspect({"--unigram"}), 2, {"--unigram: ", "is no dataset, expected one"});
   ssa::test::check_fails(inspect({"--html", (run / "page.html").string()}), 1, {"metrics.jsonl:2:"});
   CHECK_FALSE(fs::exists(run / "page.html"));
   fs::remove(run / "metrics.jsonl");
@@ -143,7 +145,7 @@ TEST_CASE("run report: a directory without metrics and a damaged line are named"
 TEST_CASE("run report: --watch writes the page again when the run continues, and ends at a signal") {
   const TempDir run;
   make_run(run.path(), 20);
-  const fs::path page = run / "page.html";
+  const fs::path page = run / "pages/page.html";  // the directory is made
   ssa::test::RunningProgram program({"ssa_inspect", run.path().string(), "--html", page.string(), "--watch"});
   const auto wait_for_step = [&](int step) {
     for (int i = 0; i < 12'000; ++i) {
