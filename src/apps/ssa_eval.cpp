@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "ssa/base/command_line.h"
+#include "ssa/base/program.h"
 #include "ssa/comm/comm.h"
 #include "ssa/config/config.h"
 #include "ssa/eval/attention_report.h"
@@ -421,6 +422,7 @@ int run(int argc, char** argv) {
   if (comm->rank() != 0) return kExitDone;
   std::fputs((report.table() + more_tables).c_str(), stdout);
   if (!a.output.empty()) report.write(a.output);
+  finish_output();
   return kExitDone;
 }
 

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "ssa/base/command_line.h"
+#include "ssa/base/program.h"
 #include "ssa/base/signals.h"
 #include "ssa/comm/comm.h"
 #include "ssa/config/config.h"
@@ -63,6 +64,7 @@ int run(int argc, char** argv) {
   if (!line.read(argc, argv)) return ssa::kExitDone;
   if (print_config_keys) {
     std::fputs(ssa::config_keys_table().c_str(), stdout);
+    ssa::finish_output();
     return ssa::kExitDone;
   }
   if (config_file.empty()) line.fail("--config FILE is missing");
@@ -77,6 +79,7 @@ int run(int argc, char** argv) {
     if (device == "auto") devices = {ssa::DeviceKind::cpu, ssa::DeviceKind::cuda};
     std::fputs(ssa::describe_run(config, devices, ssa::launched_ranks(), options.allowed_changes).c_str(), stdout);
     for (const std::string& task : options.tasks.lines) std::printf("  eval_tasks: %s\n", task.c_str());
+    ssa::finish_output();
     return ssa::kExitDone;
   }
   const auto comm = ssa::make_comm(options.device, ssa::phase_timeouts(config.distributed));

@@ -10,6 +10,8 @@
 #include <memory>
 #include <optional>
 
+#include "ssa/base/program.h"
+
 namespace ssa {
 namespace {
 
@@ -176,6 +178,7 @@ bool CommandLine::read(int argc, const char* const* argv) {
     parse(argc, argv);
   } catch (const CLI::CallForHelp&) {
     std::fputs(help().c_str(), stdout);
+    finish_output();
     return false;
   } catch (const CLI::RequiredError& error) {
     refuse_unknown();  // a misspelled option, rather than the one that it leaves missing

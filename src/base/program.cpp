@@ -4,6 +4,11 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <iostream>
+
+#include "ssa/base/error.h"
 
 namespace ssa {
 
@@ -15,6 +20,15 @@ void open_standard_files() {
     ::dup2(file, wanted);
     ::close(file);
   }
+}
+
+void finish_output() {
+  errno = 0;
+  std::cout.flush();
+  const bool written = std::fflush(stdout) == 0 && std::ferror(stdout) == 0 && !std::cout.bad();
+  if (written || errno == EPIPE) return;
+  if (errno != 0) fail("standard output: cannot write: ", std::strerror(errno));
+  fail("standard output: some of it could not be written, as on a full disk");
 }
 
 }  // namespace ssa

@@ -11,6 +11,7 @@
 #include "ssa/train/metrics_log.h"
 #include "support/catch.h"
 #include "support/error_of.h"
+#include "support/make_dataset.h"
 #include "support/paths.h"
 #include "support/run_program.h"
 #include "support/temp_dir.h"
@@ -196,6 +197,27 @@ TEST_CASE("ssa_inspect recognizes a run, checkpoint, file, model and dataset, an
   fails(poisoned, kExitFailed, "step-00000008: not a complete checkpoint: manifest.json is missing");
   fails(dir.path() / "nowhere", kExitUsage, "nowhere: no such file or directory");
   fails(dir.path(), kExitUsage, "neither a dataset");
+}
+
+TEST_CASE("output that cannot be written is an error, and a reader that has read enough is not") {
+  const TempDir dir;
+  ssa::test::make_dataset(dir / "bytes", {{{97, 98, 256}}});
+  const fs::path data = kModel.parent_path() / "data", config = kModel.parent_path() / "config.json";
+  const auto run = [&](const std::string& line) {
+    const fs::path programs = ssa::test::binary_dir();
+    return ssa::test::run_program(
+        {"/bin/bash", "-o", "pipefail", "-c",
+         "cd " + config.parent_path().string() + "; PATH=" + programs.string() + ":$PATH; " + line});
+  };
+  for (const std::string& line :
+       {"ssa_inspect " + data.string(), "ssa_tokenize --tokenizer bytes --decode " + (dir / "bytes").string(),
+        std::string("ssa_train --print-config-keys"), std::string("ssa_train --help"),
+        "ssa_train --dry-run --device cpu --config " + config.string()}) {
+    INFO(line);
+    ssa::test::check_fails(run(line + " > /dev/full"), kExitFailed, {"standard output: "});
+    CHECK(run(line + " > /dev/null").exit_code == kExitDone);
+  }
+  CHECK(run("{ ssa_train --print-config-keys; } | true").err.empty());
 }
 
 TEST_CASE("ssa_export and ssa_inspect have a help text and report wrong usage") {

@@ -12,14 +12,19 @@ namespace ssa {
 /// numbers and collects its messages. First thing in main.
 void open_standard_files();
 
-/// Runs `body` and returns its exit code. An exception is printed as "name: what" on stderr; the exit code is then that
+/// Flushes standard output. Throws Error if some of what was printed could not be written, as on a full disk. A reader
+/// that has closed its end of a pipe has what it wants: no error.
+void finish_output();
+
+/// Runs `body`, finishes its output and returns its exit code. An exception is printed as "name: what" on stderr; the exit code is then that
 /// of the Error, or 1 for another exception.
 template <class Body>
 int run_program(const char* name, Body&& body) {
   open_standard_files();
   int exit_code = kExitFailed;
   try {
-    return body();
+    exit_code = body();
+    finish_output();
   } catch (const Error& error) {
     exit_code = error.exit_code();
     std::fflush(stdout);
