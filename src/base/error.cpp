@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <filesystem>
+
 namespace ssa {
 
 std::string shown(std::string_view text, std::size_t longest) {
@@ -30,6 +32,15 @@ std::string shown(std::string_view text, std::size_t longest) {
 }
 
 std::string foreign_message(const std::exception& error) {
+  if (const auto* file = dynamic_cast<const std::filesystem::filesystem_error*>(&error);
+      file && !file->path1().empty()) {
+    // "filesystem error: OPERATION: REASON [PATH]"
+    std::string_view operation = file->what();
+    if (constexpr std::string_view kPrefix = "filesystem error: "; operation.starts_with(kPrefix))
+      operation.remove_prefix(kPrefix.size());
+    operation = operation.substr(0, operation.find(": "));
+    return concat(shown(file->path1().string()), ": ", shown(operation), ": ", file->code().message());
+  }
   const std::string_view text = error.what();
   return text.starts_with("[json.exception") ? "a JSON text has a value of the wrong type or out of range"
                                              : shown(text);

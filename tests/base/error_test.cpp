@@ -38,3 +38,18 @@ TEST_CASE("error: the text of another library's exception is cut, and the JSON l
   CHECK(foreign_message(std::runtime_error("[json.exception.type_error.302] type must be string")) ==
         "a JSON text has a value of the wrong type or out of range");
 }
+
+TEST_CASE("error: a file system error of the standard library begins with the path, as other errors do") {
+  const auto message_of = [](const auto& f) {
+    try {
+      f();
+    } catch (const std::filesystem::filesystem_error& error) {
+      return foreign_message(error);
+    }
+    return std::string("no error");
+  };
+  CHECK(message_of([] { std::filesystem::create_directory("/proc/nowhere/new"); }) ==
+        "/proc/nowhere/new: cannot create directory: No such file or directory");
+  CHECK(message_of([] { std::filesystem::directory_iterator("/proc/version"); }) ==
+        "/proc/version: directory iterator cannot open directory: Not a directory");
+}
