@@ -122,6 +122,17 @@ void check_present(const fs::path& file) {
   if (!fs::exists(file, error) && !error) fail(file.filename().string(), " is missing");
 }
 
+/// Throws unless the path is a directory. What a symbolic link names may be on a disk that is not mounted: that counts
+/// as unreadable, not as damaged.
+void check_is_directory(const fs::path& path) {
+  std::error_code error;
+  if (fs::is_directory(path, error)) return;
+  if (fs::is_symlink(path, error) && !fs::exists(path, error))
+    throw FileError(concat("a symbolic link to ", fs::read_symlink(path, error).string(), ", which cannot be opened"),
+                    EACCES);
+  fail("not a directory");
+}
+
 /// Throws an error that says what is wrong with the manifest.
 Manifest read_manifest(const fs::path& directory) {
   check_present(directory / kManifestFile);
@@ -171,6 +182,7 @@ struct Found {
 Found inspect(const fs::path& directory, std::int64_t step, Verify verify) {
   Found found{.info = {.path = directory, .step = step, .problem = {}}};
   try {
+    check_is_directory(directory);
     const Manifest manifest = read_manifest(directory);
     found.sequence = manifest.sequence;
     found.keep = manifest.keep;
@@ -231,10 +243,10 @@ std::vector<Found> find(const fs::path& root, Verify verify) {
     std::string name = entry.path().filename().string();
     if (name.starts_with(kAsidePrefix)) {
       name.erase(0, kAsidePrefix.size());
-      if (fs::exists(root / name)) continue;
+      if (fs::exists(fs::symlink_status(root / name))) continue;
     }
     const auto step = parse_name(name);
-    if (step && entry.is_directory()) found.push_back(inspect(entry.path(), *step, verify));
+    if (step) found.push_back(inspect(entry.path(), *step, verify));
   }
   std::sort(found.begin(), found.end(), [](const Found& a, const Found& b) {
     return std::pair(a.sequence, a.info.step) > std::pair(b.sequence, b.info.step);
@@ -356,7 +368,7 @@ fs::path CheckpointWriter::commit(const json& trainer, std::string_view config, 
     sync_directory(temporary_);
 
     const fs::path aside = prefixed(target_, kAsidePrefix);
-    const bool replaces = fs::exists(target_);
+    const bool replaces = fs::exists(fs::symlink_status(target_));
     if (replaces) rename_path(target_, aside);
     try {
       rename_path(temporary_, target_);

@@ -206,6 +206,27 @@ TEST_CASE("checkpoint: one that cannot be read is an error, even if an older one
               "Input/output error", "may be intact");
 }
 
+TEST_CASE("checkpoint: one that is a link to a disk that is not there is an error, a file in its place is damaged") {
+  const TempDir run;
+  save(run.path(), 1);
+  const fs::path newest = run.path() / "checkpoints/step-00000002";
+  fs::create_symlink("/nowhere/step-00000002", newest);
+  std::vector<CheckpointInfo> skipped;
+  check_error(error_of([&] { newest_checkpoint(run.path(), skipped); }), "step-00000002",
+              "a symbolic link to /nowhere/step-00000002, which cannot be opened", "may be intact");
+  save(run.path(), 2);  // by a run that resumes from step 1
+  CHECK(newest_checkpoint(run.path(), skipped)->step == 2);
+  CHECK(!fs::is_symlink(newest));
+
+  fs::remove_all(newest);
+  replace_file(newest, "not a directory");
+  CHECK(newest_checkpoint(run.path(), skipped)->step == 1);
+  REQUIRE(skipped.size() == 1);
+  CHECK(skipped[0].problem == "not a directory");
+  fs::remove_all(run.path() / "checkpoints/step-00000001");
+  check_error(error_of([&] { newest_checkpoint(run.path(), skipped); }), "none of");
+}
+
 TEST_CASE("checkpoint: a run without checkpoints has none") {
   const TempDir run;
   std::vector<CheckpointInfo> skipped;
