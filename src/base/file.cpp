@@ -46,6 +46,13 @@ std::filesystem::path parent_of(const std::filesystem::path& path) {
 
 }  // namespace
 
+bool is_present(const std::filesystem::path& path) {
+  struct stat info {};
+  if (::lstat(path.c_str(), &info) == 0) return true;
+  if (errno != ENOENT && errno != ENOTDIR) fail_file(path, "open", errno);
+  return false;
+}
+
 std::size_t read_fully(int descriptor, void* out, std::size_t bytes, const std::filesystem::path& path) {
   if (fault_hits(FaultOperation::read)) fail_file(path, "read", EIO);
   std::size_t done = 0;

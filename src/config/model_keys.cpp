@@ -202,7 +202,7 @@ constexpr std::pair<std::string_view, Method> kPublishedCode[] = {{"25a43b00b6e2
 
 std::optional<Method> published_method(const fs::path& directory) {
   const fs::path file = directory / "modeling_llama_nsa.py";
-  if (!fs::is_regular_file(file)) return std::nullopt;
+  if (!is_present(file)) return std::nullopt;
   const std::string text = read_file(file), checksum = xxh3_hex(text.data(), text.size());
   for (const auto& [known, method] : kPublishedCode)
     if (checksum == known) return method;

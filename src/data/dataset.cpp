@@ -105,7 +105,7 @@ std::optional<fs::path> megatron_prefix(const fs::path& path) {
   if (fs::is_directory(path)) return std::nullopt;
   fs::path prefix = path;
   if (path.extension() == ".bin" || path.extension() == ".idx") prefix.replace_extension();
-  if (fs::exists(fs::path(prefix) += ".idx")) return prefix;
+  if (is_present(fs::path(prefix) += ".idx")) return prefix;
   return std::nullopt;
 }
 
@@ -148,7 +148,7 @@ Dataset::Dataset(const fs::path& path) : directory_(path) {
               ".bin and an .idx");
   }
   const fs::path json_file = directory_ / kJsonName;
-  const bool ours = fs::exists(json_file) && (!prefix || is_shard_name(*names.begin()));
+  const bool ours = is_present(json_file) && (!prefix || is_shard_name(*names.begin()));
   if (!prefix) names = list_shards(directory_, !ours);
   if (!ours && !prefix) {
     check_finished(directory_);

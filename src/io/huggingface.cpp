@@ -73,13 +73,13 @@ std::vector<TensorSpec> published_parameters(const ModelConfig& model, FileDType
 }
 
 bool has_weights(const fs::path& directory) {
-  return fs::exists(directory / kModelFile) || fs::exists(directory / kIndexFile) ||
+  return is_present(directory / kModelFile) || is_present(directory / kIndexFile) ||
          !foreign_weights(directory).empty();
 }
 
 fs::path weights_file(const fs::path& directory) {
   for (const char* name : {kModelFile, kIndexFile})
-    if (fs::exists(directory / name)) return directory / name;
+    if (is_present(directory / name)) return directory / name;
   const fs::path foreign = foreign_weights(directory);
   if (foreign.empty()) fail(directory.string(), ": neither ", kModelFile, " nor ", kIndexFile);
   if (foreign.filename() == kAdapter)

@@ -96,11 +96,11 @@ std::map<std::string, std::string> hugging_face_tokenizer(const std::string& pat
   std::map<std::string, std::string> files;
   std::string made_from;
   fs::path source(path);
-  if (path != "bytes" && fs::exists(source / "tokenizer.json")) source /= "tokenizer.json";
+  if (path != "bytes" && is_present(source / "tokenizer.json")) source /= "tokenizer.json";
   if (source.extension() == ".json" && parts.pre_tokenizer.empty()) {
     files["tokenizer.json"] = read_file(source);
     for (const char* name : {"tokenizer_config.json", "special_tokens_map.json"})
-      if (const fs::path side_file = source.parent_path() / name; fs::is_regular_file(side_file))
+      if (const fs::path side_file = source.parent_path() / name; is_present(side_file))
         files[name] = read_file(side_file);
   } else {
     files["tokenizer.json"] = tokenizer_json(parts);

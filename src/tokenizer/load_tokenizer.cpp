@@ -5,6 +5,7 @@
 #include "src/tokenizer/formats.h"
 #include "src/tokenizer/sha256.h"
 #include "ssa/base/error.h"
+#include "ssa/base/file.h"
 
 namespace ssa {
 namespace fs = std::filesystem;
@@ -44,11 +45,11 @@ Tokenizer::Parts read_tokenizer(const std::string& path, const TokenizerOptions&
   }
   const fs::path given(path);
   if (fs::is_directory(given)) {
-    if (fs::exists(given / "tokenizer.json")) return read_json(given / "tokenizer.json", options);
-    if (fs::exists(given / "vocab.json") && fs::exists(given / "merges.txt"))
+    if (is_present(given / "tokenizer.json")) return read_json(given / "tokenizer.json", options);
+    if (is_present(given / "vocab.json") && is_present(given / "merges.txt"))
       return read_vocab_and_merges(given, options);
-    if (fs::exists(given / "tekken.json")) return read_json(given / "tekken.json", options);
-    if (fs::exists(given / "tokenizer.model")) return read_rank_file(given / "tokenizer.model", options);
+    if (is_present(given / "tekken.json")) return read_json(given / "tekken.json", options);
+    if (is_present(given / "tokenizer.model")) return read_rank_file(given / "tokenizer.model", options);
     fail_usage(path,
                ": a directory without tokenizer.json, vocab.json and merges.txt, tekken.json, or tokenizer.model");
   }

@@ -35,7 +35,7 @@ NamedTokens read_named_tokens(const fs::path& directory) {
   bool bos_found = false;
   for (const char* name : {"tokenizer_config.json", "special_tokens_map.json"}) {
     const fs::path path = directory / name;
-    if (!fs::is_regular_file(path)) continue;
+    if (!is_present(path)) continue;
     const json file = read_json_object(path);
     if (!named.bos) named.bos = "";
     if (file.contains("bos_token")) {
@@ -78,7 +78,7 @@ bool truth(const json& fields, const char* key) { return fields.contains(key) &&
 
 void add_side_tokens(Tokenizer::Parts& parts, const fs::path& directory) {
   std::vector<std::string> special;
-  if (const fs::path map = directory / "special_tokens_map.json"; fs::is_regular_file(map)) {
+  if (const fs::path map = directory / "special_tokens_map.json"; is_present(map)) {
     const auto add = [&](const json& token) {
       const json& text = token.is_object() && token.contains("content") ? token["content"] : token;
       if (text.is_string()) special.push_back(text.get<std::string>());
@@ -90,7 +90,7 @@ void add_side_tokens(Tokenizer::Parts& parts, const fs::path& directory) {
       else
         add(value);
   }
-  if (const fs::path added = directory / "added_tokens.json"; fs::is_regular_file(added)) {
+  if (const fs::path added = directory / "added_tokens.json"; is_present(added)) {
     const json ids = read_json_object(added);
     for (const auto& [content, id] : ids.items()) {
       SSA_CHECK(id.is_number_integer(), added.string(), ": token \"", content, "\" has id ", id.dump(),
@@ -102,7 +102,7 @@ void add_side_tokens(Tokenizer::Parts& parts, const fs::path& directory) {
     }
   }
   const fs::path path = directory / "tokenizer_config.json";
-  if (!fs::is_regular_file(path)) return;
+  if (!is_present(path)) return;
   const json config = read_json_object(path);
   if (!config.contains("added_tokens_decoder")) return;
   const json& decoder = config["added_tokens_decoder"];

@@ -138,7 +138,7 @@ HuggingFaceWeights open_init_from(const Config& config, std::vector<std::string>
   const fs::path directory = *config.init_from, file = directory / "config.json";
   HuggingFaceWeights weights(directory);
   std::optional<AddedGates> gates;
-  if (fs::exists(file)) {
+  if (is_present(file)) {
     const HuggingFaceConfig from = read_hugging_face_config(file);
     for (const std::string& note : from.notes) notes.push_back(concat("init_from ", file.string(), ": ", note));
     if (from.dense)

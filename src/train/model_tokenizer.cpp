@@ -12,7 +12,7 @@ namespace fs = std::filesystem;
 
 std::optional<DatasetInfo> training_dataset_info(const DataConfig& data) {
   for (const std::string& path : training_paths(data))
-    if (const fs::path file = fs::path(path) / "dataset.json"; fs::exists(file)) return read_dataset_info(file);
+    if (const fs::path file = fs::path(path) / "dataset.json"; is_present(file)) return read_dataset_info(file);
   return std::nullopt;
 }
 

@@ -233,6 +233,18 @@ TEST_CASE("a directory without a valid dataset is an error that names the file")
   CHECK_THAT(error_of([&] { Dataset dataset(dir.path()); }), has("shard-00002.bin: not listed in dataset.json"));
 }
 
+TEST_CASE("a dataset.json that is a link to a missing file is not taken for a dataset without one") {
+  TempDir dir;
+  make_dataset(dir.path(), {kTwo});
+  std::filesystem::rename(dir / "dataset.json", dir / "elsewhere");
+  CHECK(!Dataset(dir.path()).info());
+  std::filesystem::create_symlink("nowhere", dir / "dataset.json");
+  CHECK_THAT(error_of([&] { Dataset dataset(dir.path()); }), has("dataset.json: cannot open: No such file"));
+  std::filesystem::remove(dir / "dataset.json");
+  std::filesystem::create_symlink("elsewhere", dir / "dataset.json");
+  CHECK(Dataset(dir.path()).info());
+}
+
 TEST_CASE("the error for a directory with only train/ and validation/ suggests train/") {
   TempDir dir;
   make_dataset(dir / "train", {kTwo});

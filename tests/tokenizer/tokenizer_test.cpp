@@ -341,6 +341,10 @@ TEST_CASE("tokenizer: the files next to vocab.json and merges.txt name special t
   check_error(with_decoder(3), "added_tokens_decoder is number");
   write_file(directory / "added_tokens.json", R"({"<|endoftext|>": "x"})");
   check_error(error_of(load_directory), "added_tokens.json", "<|endoftext|>", "\"x\"");
+  // A download cache has links, whose files may have been removed.
+  std::filesystem::remove(directory / "added_tokens.json");
+  std::filesystem::create_symlink("blobs/nowhere", directory / "added_tokens.json");
+  check_error(error_of(load_directory), "added_tokens.json: cannot open: No such file or directory");
 }
 
 TEST_CASE("tokenizer: options that a tokenizer has no use for are errors") {

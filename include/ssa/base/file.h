@@ -32,6 +32,11 @@ struct FileChecksum {
   bool operator==(const FileChecksum&) const = default;
 };
 
+/// Whether something has this name, also a symbolic link whose target is missing: to std::filesystem::exists() such a
+/// file is absent, and what is optional would be left out in silence. Reading it is an error that names it. Throws
+/// FileError if the directory cannot be searched.
+bool is_present(const std::filesystem::path& path);
+
 /// Size of a file that opens for reading, in bytes.
 std::uint64_t size_of_file(const std::filesystem::path& path);
 
