@@ -193,8 +193,7 @@ void inspect(const fs::path& path, const Wanted& wanted) {
   };
   if (fs::is_regular_file(path)) return no_dataset(inspect_safetensors);
   if (!fs::is_directory(path)) fail_usage(path.string(), ": no such file or directory");
-  // A checkpoint that has lost its manifest must not be taken for a model directory.
-  if (is_checkpoint(path) || fs::exists(path / "optimizer.safetensors")) return no_dataset(inspect_checkpoint);
+  if (is_checkpoint(path)) return no_dataset(inspect_checkpoint);
   if (fs::is_directory(path / "checkpoints") || fs::exists(path / "metrics.jsonl")) return no_dataset(inspect_run);
   if (has_weights(path)) return no_dataset(inspect_model);
   const std::set<std::string> names = index_names(path);

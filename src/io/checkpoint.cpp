@@ -417,7 +417,9 @@ std::optional<CheckpointInfo> newest_checkpoint(const fs::path& output_dir, std:
        " is complete (", problems.c_str(), ")");
 }
 
-bool is_checkpoint(const fs::path& directory) { return fs::exists(directory / kManifestFile); }
+bool is_checkpoint(const fs::path& directory) {
+  return is_present(directory / kManifestFile) || is_present(directory / kMomentsFile);
+}
 
 std::optional<fs::path> checkpoint_at(const fs::path& path, std::vector<CheckpointInfo>& skipped) {
   if (fs::is_directory(path / "checkpoints")) {

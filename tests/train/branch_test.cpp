@@ -129,6 +129,10 @@ TEST_CASE("branch: what cannot be taken is refused, and what differs is said") {
   check_fails(start({"model.num_hidden_layers=1"}), kExitFailed, {"stable/checkpoints/step-00000004"});
   check_fails(start({"attention.method=ssa", "model.num_key_value_heads=4"}), kExitUsage,
               {"num_key_value_heads is 2, expected model.num_key_value_heads 4"});
+  fs::create_directory(run / "bare");
+  for (const char* file : {"config.json", "trainer.json", "model.safetensors", "optimizer.safetensors"})
+    fs::copy(run.checkpoint("stable", 4) / file, run / "bare");
+  check_fails(start({"init_from=bare"}), kExitFailed, {"bare: not a complete checkpoint: manifest.json is missing"});
   // --dry-run says the same.
   check_fails(start({"init_state=run", "train.decay_steps=5"}, {"--dry-run"}), kExitUsage, {"train.decay_steps"});
   const ProgramResult dry = start({"init_state=run", "train.decay_steps=3"}, {"--dry-run"});

@@ -99,7 +99,8 @@ std::vector<CheckpointInfo> find_checkpoints(const std::filesystem::path& output
 std::optional<CheckpointInfo> newest_checkpoint(const std::filesystem::path& output_dir,
                                                 std::vector<CheckpointInfo>& skipped);
 
-/// Whether the directory has a manifest, which is written last. A run and a Hugging Face directory have none.
+/// Whether the directory is a checkpoint, also one that has lost its manifest and must not be taken for a Hugging Face
+/// directory.
 bool is_checkpoint(const std::filesystem::path& directory);
 
 /// The checkpoint that `path` names: itself, or the newest complete one of a run, found as newest_checkpoint() does.
