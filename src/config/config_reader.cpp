@@ -1,12 +1,11 @@
 #include "src/config/config_reader.h"
 
 #include <algorithm>
-#include <set>
-#include <vector>
 
 #include "src/config/config_json.h"
 #include "ssa/base/file.h"
 #include "ssa/base/file_kind.h"
+#include "ssa/base/json_file.h"
 
 namespace ssa::config_fields {
 namespace {
@@ -59,25 +58,10 @@ std::string read_text(const std::filesystem::path& file, const std::string& cont
 }
 
 Json parse_json(std::string_view text, const std::string& name) {
-  struct Level {
-    std::set<std::string> keys;
-    std::string current;
-  };
-  std::vector<Level> levels;
-  const auto watch = [&](int, Json::parse_event_t event, Json& value) {
-    if (event == Json::parse_event_t::object_start) {
-      levels.emplace_back();
-    } else if (event == Json::parse_event_t::object_end) {
-      levels.pop_back();
-    } else if (event == Json::parse_event_t::key) {
-      Level& level = levels.back();
-      level.current = value.get<std::string>();
-      if (!level.keys.insert(level.current).second) {
-        std::string path;
-        for (const Level& each : levels) path += (path.empty() ? "" : ".") + each.current;
-        fail_usage(name, ": ", one_line(path), ": given twice, expected once");
-      }
-    }
+  RepeatedKeys repeated;
+  const auto watch = [&](int, Json::parse_event_t event, const Json& value) {
+    if (const auto key = repeated.see(event, value))
+      fail_usage(name, ": ", one_line(*key), ": given twice, expected once");
     return true;
   };
   try {

@@ -110,7 +110,7 @@ std::optional<fs::path> megatron_prefix(const fs::path& path) {
 }
 
 DatasetInfo read_dataset_info(const fs::path& json_file) {
-  const auto json = read_json_object(json_file);
+  const auto json = read_own_json_object(json_file);
   const JsonFields top(json, json_file.string());
   DatasetInfo info;
   SSA_CHECK(top.text("format") == kDatasetFormat, json_file.string(), ": format is ", top.text("format"), ", expected ",

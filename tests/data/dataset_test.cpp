@@ -155,6 +155,16 @@ TEST_CASE("dataset.json is read in full") {
   CHECK(info.shards[0].idx_bytes == 34 + 2 * 12 + 3 * 8);
 }
 
+TEST_CASE("a dataset.json with a key that occurs twice is an error that names the key") {
+  TempDir dir;
+  make_dataset(dir.path(), {kTwo});
+  std::string text = ssa::read_file(dir / "dataset.json");
+  text.insert(text.find('{') + 1, "\"vocab_size\": 300,");
+  replace_file(dir / "dataset.json", text);
+  CHECK_THAT(error_of([&] { Dataset dataset(dir.path()); }),
+             has("dataset.json: vocab_size: given twice, expected once"));
+}
+
 TEST_CASE("the error for a damaged shard states the file, what was found and what was expected") {
   struct Damage {
     const char* name;

@@ -4,8 +4,11 @@
 
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <set>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "ssa/base/error.h"
 #include "ssa/base/file.h"
@@ -13,11 +16,43 @@
 
 namespace ssa {
 
-/// Throws Error unless `text` is JSON; `name` is what errors call it.
+/// Follows a JSON parser, to find keys that an object has twice: the parser keeps only the last.
+class RepeatedKeys {
+ public:
+  /// To be called with each event of the parser's callback. Returns the path of the key, such as "train.seed", if its
+  /// object has had it before.
+  template <class Event, class Json>
+  std::optional<std::string> see(Event event, const Json& value) {
+    if (event == Event::object_start) {
+      levels_.emplace_back();
+    } else if (event == Event::object_end) {
+      levels_.pop_back();
+    } else if (event == Event::key) {
+      Level& level = levels_.back();
+      level.current = value.template get<std::string>();
+      if (!level.keys.insert(level.current).second) {
+        std::string path;
+        for (const Level& each : levels_) path += (path.empty() ? "" : ".") + each.current;
+        return path;
+      }
+    }
+    return std::nullopt;
+  }
+
+ private:
+  struct Level {
+    std::set<std::string> keys;
+    std::string current;
+  };
+  std::vector<Level> levels_;
+};
+
+/// Throws Error unless `text` is JSON; `name` is what errors call it. `watch` sees the events of the parser.
 template <class Json = nlohmann::json>
-Json parse_json(std::string_view text, const std::string& name, std::string_view expected = "JSON") {
+Json parse_json(std::string_view text, const std::string& name, std::string_view expected = "JSON",
+                const typename Json::parser_callback_t& watch = nullptr) {
   try {
-    return Json::parse(text);
+    return Json::parse(text, watch);
   } catch (const typename Json::parse_error& error) {
     if (const std::string kind = foreign_kind(text); !kind.empty()) fail(name, ": ", kind, ", expected ", expected);
     fail(name, ": not valid JSON at byte ", error.byte, ", expected ", expected);
@@ -28,8 +63,9 @@ Json parse_json(std::string_view text, const std::string& name, std::string_view
 
 /// The same for a JSON object.
 template <class Json = nlohmann::json>
-Json parse_json_object(std::string_view text, const std::string& name) {
-  Json value = parse_json<Json>(text, name, "a JSON object");
+Json parse_json_object(std::string_view text, const std::string& name,
+                       const typename Json::parser_callback_t& watch = nullptr) {
+  Json value = parse_json<Json>(text, name, "a JSON object", watch);
   SSA_CHECK(value.is_object(), name, ": JSON ", value.type_name(), ", expected a JSON object");
   return value;
 }
@@ -38,6 +74,17 @@ Json parse_json_object(std::string_view text, const std::string& name) {
 template <class Json = nlohmann::json>
 Json read_json_object(const std::filesystem::path& path) {
   return parse_json_object<Json>(read_file(path), path.string());
+}
+
+/// The same for a file that only this project writes: there, a key that an object has twice is an error too.
+inline nlohmann::json read_own_json_object(const std::filesystem::path& path) {
+  RepeatedKeys repeated;
+  return parse_json_object(read_file(path), path.string(),
+                           [&](int, nlohmann::json::parse_event_t event, const nlohmann::json& value) {
+                             if (const auto key = repeated.see(event, value))
+                               fail(path.string(), ": ", *key, ": given twice, expected once");
+                             return true;
+                           });
 }
 
 }  // namespace ssa
