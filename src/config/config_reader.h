@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -195,10 +196,16 @@ class Reader {
     return !out.empty();
   }
 
+  /// Numbers without an upper bound are used as f32: one that it holds only as 0, infinity or a subnormal number would mean something else.
+  static bool fits_float(double number) {
+    const double size = std::abs(number);
+    return number == 0 || (size >= std::numeric_limits<float>::min() && size <= std::numeric_limits<float>::max());
+  }
+
   static bool convert(const Json& value, Range range, double& out) {
     if (!value.is_number()) return false;
     out = value.get<double>();
-    return range.holds(out);
+    return range.holds(out) && (std::isfinite(range.high) || fits_float(out));
   }
 
   /// 1e3 is an integer too, up to the size that a double represents exactly.
@@ -262,7 +269,9 @@ class Reader {
 
   template <class T>
   [[noreturn]] void fail_mismatch(const Json& value, const std::string& path, Range range) const {
-    origin_.fail(path, "found ", json_text(value), ", expected ", expectation<T>(range));
+    const bool too_fine = std::is_same_v<T, double> && value.is_number() && range.holds(value.get<double>());
+    origin_.fail(path, "found ", json_text(value), ", expected ", expectation<T>(range),
+                 too_fine ? " that a 32-bit float holds: 0, or 1.2e-38 to 3.4e38 in size" : "");
   }
 
   template <class Struct>

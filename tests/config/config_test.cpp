@@ -354,6 +354,15 @@ TEST_CASE("config: errors for bad values from --set and in the model") {
     CAPTURE(argument);
     CHECK_THAT(error_of(minimal(), {argument}), EndsWith(": " + expected));
   }
+  // As f32, AdamW would have an epsilon of infinity and change nothing, or of 0 and divide by it.
+  const std::string held = " that a 32-bit float holds: 0, or 1.2e-38 to 3.4e38 in size";
+  for (const char* value : {"1e+300", "1e-300", "1e-39"})
+    CHECK_THAT(error_of(minimal(), {std::string("train.adam_epsilon=") + value}),
+               EndsWith(concat(": train.adam_epsilon: found ", value, ", expected a number above 0", held)));
+  CHECK_THAT(error_of(minimal(), {"train.max_grad_norm=1e-46"}), EndsWith("expected a number of at least 0" + held));
+  CHECK_THAT(error_of(minimal(), {"model.rms_norm_eps=1e300"}), EndsWith(held));
+  CHECK(parse_config(minimal(), "c.json", {"train.adam_epsilon=1.2e-38"}).train.adam_epsilon == 1.2e-38);
+  CHECK(parse_config(minimal(), "c.json", {"train.max_grad_norm=3e38"}).train.max_grad_norm == 3e38);
   CHECK(error_of(minimal("", R"({"vocab_size": 9, "attention_bias": true})")) ==
         "c.json: model.attention_bias: found true, expected false");
   CHECK(error_of(minimal("", R"({"rope_parameters": {"rope_theta": 10.0}, "rope_theta": 20.0})")) ==
