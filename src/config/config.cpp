@@ -29,6 +29,15 @@ void put(Json& root, const std::string& path, Json value, const Origin& origin) 
   (*at)[path.substr(begin)] = std::move(value);
 }
 
+bool is_utf8(const std::string& text) {
+  try {
+    Json(text).dump();
+    return true;
+  } catch (const Json::type_error&) {
+    return false;
+  }
+}
+
 struct Override {
   const Key* key;
   std::string argument;
@@ -44,6 +53,7 @@ Override parse_override(const std::string& argument) {
   if (key == nullptr) {
     fail_usage("--set ", shown, ": ", one_line(path), ": unknown key; did you mean ", nearest_key(path), "?");
   }
+  if (!is_utf8(text)) fail_usage("--set ", shown, ": ", path, ": found bytes that are not UTF-8, expected UTF-8");
   Json value = Json::parse(text, nullptr, false);
   const bool json = !value.is_discarded() && (!key->takes_text || value.is_string() || value.is_null() ||
                                               (key->takes_object && value.is_object()));

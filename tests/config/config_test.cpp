@@ -290,6 +290,8 @@ TEST_CASE("config: --set takes JSON or a bare string") {
         "--set train.seed=x: train.seed: found \"x\", expected an integer of at least 0");
   CHECK(error_of(minimal(), {"train.learning_rate=nan"}) ==
         "--set train.learning_rate=nan: train.learning_rate: found \"nan\", expected a number above 0");
+  CHECK_THAT(error_of(minimal(), {"output_dir=runs/\xff"}),
+             EndsWith(": output_dir: found bytes that are not UTF-8, expected UTF-8"));
 }
 
 TEST_CASE("config: the error for a bad value states the file, what was found and what was expected") {
