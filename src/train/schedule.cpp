@@ -80,6 +80,9 @@ void check_branch(const TrainConfig& train, std::int64_t step, std::int64_t tota
 std::string schedule_line(const TrainConfig& train, std::int64_t total_steps) {
   const std::int64_t warmup = std::min(warmup_steps(train, total_steps), total_steps);
   std::string text = fmt::format("learning rate: {}, ", name_of(train.lr_scheduler_type));
+  if (warmup == total_steps)
+    return text + fmt::format("warm-up in all steps, {:g} in the last one: train.learning_rate {:g} is not reached",
+                              learning_rate(train, total_steps - 1, total_steps), train.learning_rate);
   if (warmup > 0) text += fmt::format("warm-up in steps 0 to {}, ", warmup - 1);
   text += fmt::format("{:g} at step {}", train.learning_rate, warmup);
   if (const std::int64_t decay = decay_steps(train, total_steps))

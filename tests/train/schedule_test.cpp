@@ -12,6 +12,7 @@
 using namespace ssa;
 using Catch::Matchers::WithinAbs;
 using ssa::test::error_of;
+using ssa::test::has;
 
 namespace {
 
@@ -120,6 +121,16 @@ TEST_CASE("schedule: a decay that is longer than the run, or would have begun be
   CHECK(schedule_line(train, 100) ==
         "learning rate: warmup_stable_decay, warm-up in steps 0 to 9, 0.01 at step 10, linear decay from step 70 on, "
         "0.000333333 in the last step");
+}
+
+TEST_CASE("schedule: the log says that a warmup which takes the whole run does not reach the learning rate") {
+  TrainConfig train = schedule(LrScheduler::cosine, 8);
+  CHECK(schedule_line(train, 9).ends_with("0.01 at step 8, 0.01 in the last step"));
+  for (const std::int64_t warmup : {8, 1000}) {
+    train = schedule(LrScheduler::cosine, warmup);
+    CHECK_THAT(schedule_line(train, 8),
+               has("warm-up in all steps, ") && has(" in the last one: train.learning_rate 0.01 is not reached"));
+  }
 }
 
 TEST_CASE("schedule: without a warmup the first step has the peak rate") {
