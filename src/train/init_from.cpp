@@ -50,7 +50,12 @@ void compare_models(const fs::path& file, const HuggingFaceConfig& from, const M
   };
   note("rope_theta", model.rope_theta, run.rope_theta);
   note("rms_norm_eps", model.rms_norm_eps, run.rms_norm_eps);
-  note("tie_word_embeddings", model.tie_word_embeddings, run.tie_word_embeddings);
+  const auto truth = [](bool value) { return std::string(value ? "true" : "false"); };
+  note("tie_word_embeddings", truth(model.tie_word_embeddings), truth(run.tie_word_embeddings));
+  const auto token = [](const std::optional<std::int64_t>& id) { return id ? concat(*id) : std::string("null"); };
+  note("bos_token_id", token(model.bos_token_id), token(run.bos_token_id));
+  note("eos_token_id", token(model.eos_token_id), token(run.eos_token_id));
+  note("max_position_embeddings", model.max_position_embeddings, run.max_position_embeddings);
   const auto scaling = [](const ModelConfig& m) {
     const auto& r = m.rope_scaling;
     return r ? concat(name_of(r->rope_type), " ", r->factor, ", ", r->low_freq_factor, ", ", r->high_freq_factor, ", ",

@@ -119,6 +119,9 @@ TEST_CASE("init_from: files that name no method or selection, or others than the
   model["attention_method"] = "moba";
   model["selection"] = "reference";
   model["rope_theta"] = 10000.0;
+  model["bos_token_id"] = nullptr;
+  model["eos_token_id"] = 1;
+  model["max_position_embeddings"] = 77;
   fs::create_directory(run / "other");
   fs::copy(run / "model/model.safetensors", run / "other/model.safetensors");
   ssa::test::write_file(run / "other/config.json", model.dump());
@@ -127,8 +130,11 @@ TEST_CASE("init_from: files that name no method or selection, or others than the
   check_fails(train("selection", {"init_from=other"}), kExitUsage, {"selection reference", "default is exact"});
   const ProgramResult changed = train(nullptr, {"init_from=other", "train.max_steps=1"});
   CHECK(changed.exit_code == kExitDone);
-  for (const char* part : {"this run has attention.method ssa", "this run has attention.selection exact",
-                           "rope_theta is 10000; this run has model.rope_theta 500000"})
+  for (const char* part :
+       {"this run has attention.method ssa", "this run has attention.selection exact",
+        "rope_theta is 10000; this run has model.rope_theta 500000",
+        "bos_token_id is null; this run has model.bos_token_id ", "eos_token_id is 1; this run has model.eos_token_id ",
+        "max_position_embeddings is 77; this run has model.max_position_embeddings "})
     CHECK(log_of(changed).find(part) != std::string::npos);
   model["num_attention_heads"] = 8;
   model["head_dim"] = 8;
