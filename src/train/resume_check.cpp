@@ -98,6 +98,16 @@ ResumeChanges check_resume(const Config& saved_config, const TrainerState& saved
     fail_usage("cannot resume from ", checkpoint, ": ", refused.c_str(),
                "; expected the same value. To change what the weights ", "or the data mean, give --allow-change ",
                keys);
+  if (!result.data_changed) {
+    const std::int64_t next = saved.position.epoch * saved.rows_per_epoch + saved.position.row;
+    const auto &before = saved_config.data.skip_ranges, &after = now.config.data.skip_ranges;
+    for (const RowRange& range : after)
+      if (range.first < next && std::ranges::find(before, range) == before.end())
+        result.lines.push_back(
+            fmt::format("data.skip_ranges: rows {} to {} were read before the checkpoint, which "
+                        "continues at row {}; an earlier checkpoint can leave them out",
+                        range.first, std::min(range.last, next - 1), next));
+  }
   if (saved.ranks != now.ranks)
     result.lines.push_back(fmt::format("ranks: {} in the checkpoint, {} now", saved.ranks, now.ranks));
   if (const std::int64_t rows = now.global_rows.rows_at(saved.step); saved.global_rows != rows)

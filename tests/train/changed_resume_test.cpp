@@ -139,6 +139,22 @@ TEST_CASE("resume: every changed key is printed, and one that changes what weigh
   }
 }
 
+TEST_CASE("resume: rows of data.skip_ranges that were read before the checkpoint are named") {
+  const RunDirectory run("full");
+  run.train_to_end("out", {"checkpoint.save_steps=4", "train.max_steps=4"});
+  const ProgramResult result = run.train("out", {"data.skip_ranges=[[1,2],[6,9],[20,21]]", "train.max_steps=5"});
+  INFO(result.out << result.err);
+  CHECK(result.exit_code == 0);
+  CHECK_THAT(result.out,
+             has("data.skip_ranges: rows 1 to 2 were read before the checkpoint, which continues at row 8"));
+  CHECK_THAT(result.out,
+             has("data.skip_ranges: rows 6 to 7 were read before the checkpoint, which continues at row 8"));
+  CHECK_THAT(result.out, !has("rows 20 to"));
+  const ProgramResult again = run.train("out", {"data.skip_ranges=[[1,2],[6,9],[20,21]]", "train.max_steps=6"});
+  CHECK(again.exit_code == 0);
+  CHECK_THAT(again.out, !has("were read before"));  // the checkpoint's config has them
+}
+
 TEST_CASE("resume: --allow-change names keys that may change, and the new rows begin with the first") {
   const RunDirectory run("full");
   write_documents(run / "data", 1);
