@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "check.h"
+#include "cores.h"
 #include "mpi_comm.h"
 #include "start_guard.h"
 #if SSA_WITH_NCCL
@@ -51,6 +52,7 @@ int launched_ranks() {
 }
 
 std::unique_ptr<Comm> make_comm(DeviceKind kind, const std::optional<PhaseTimeouts>& watchdog) {
+  check_thread_count();
   const int launched = launched_ranks();
   if (launched <= 1) return std::make_unique<SingleComm>();
   std::unique_ptr<MpiComm> comm;

@@ -8,6 +8,8 @@
 #include <thread>
 
 #include "support/catch.h"
+#include "support/environment.h"
+#include "support/error_of.h"
 
 using namespace ssa;
 
@@ -102,5 +104,21 @@ TEST_CASE("a rank runs as many threads as its share of the cores, with any bindi
         take_share_of_cores(0, ranks);
         CHECK(omp_get_max_threads() == std::max(1, CPU_COUNT(&all) / ranks));
       }
+  }).join();
+}
+
+TEST_CASE("an OMP_NUM_THREADS without a number counts as none, and one beyond any machine is an error") {
+  std::thread([] {
+    const auto threads = [](const char* text) {
+      const test::Environment variable({{"OMP_NUM_THREADS", text}});
+      omp_set_num_threads(7);
+      take_share_of_cores(0, 1000);
+      return omp_get_max_threads();
+    };
+    CHECK(threads("7") == 7);
+    CHECK(threads("7,2") == 7);
+    for (const char* text : {"", "0", "-3", "many"}) CHECK(threads(text) == 1);
+    omp_set_num_threads(100000);
+    CHECK(test::error_of([] { check_thread_count(); }) == "OMP_NUM_THREADS: found 100000, expected at most 4096");
   }).join();
 }
