@@ -38,15 +38,21 @@ double host_memory_gb() {
   return resident_pages * static_cast<double>(::sysconf(_SC_PAGESIZE)) / 1e9;
 }
 
-/// Renames a file to NAME-until-TIME.EXTENSION, so that a new one can be written.
+/// Renames a file to NAME-until-TIME.EXTENSION, so that a new one can be written. A symbolic link remains: its content
+/// is copied. A file without content is left.
 void move_aside(const std::filesystem::path& file) {
-  if (!std::filesystem::exists(file)) return;
+  if (!std::filesystem::exists(file) || size_of_file(file) == 0) return;
   const auto now = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
   std::string name = fmt::format("{}-until-{:%Y%m%d-%H%M%S}", file.stem().string(), fmt::gmtime(now));
   for (int i = 2; std::filesystem::exists(file.parent_path() / (name + file.extension().string())); ++i)
     name = fmt::format("{}-until-{:%Y%m%d-%H%M%S}-{}", file.stem().string(), fmt::gmtime(now), i);
   const std::filesystem::path aside = file.parent_path() / (name + file.extension().string());
-  rename_path(file, aside);
+  if (std::filesystem::is_symlink(file)) {
+    replace_file(aside, read_file(file));
+    replace_file(file, "");
+  } else {
+    rename_path(file, aside);
+  }
   spdlog::info("the metrics of the previous run are now in {}", aside.string());
 }
 
@@ -114,11 +120,15 @@ RunLog::RunLog(const Config& config, Comm& comm, Stream& stream, const Start& st
   }
   const std::filesystem::path directory(config.output_dir);
   const std::filesystem::path file = directory / "metrics.jsonl";
-  if (start.fresh) move_aside(file);
-  metrics_ = std::make_unique<MetricsLog>(file, start.step);
-  // The checkpoint of another run does not describe this file.
+  // Another run's checkpoint does not describe this file.
+  std::filesystem::path checkpoint(start.resumed_from);
+  if (!checkpoint.has_filename()) checkpoint = checkpoint.parent_path();  // the name of a directory may end in a slash
+  std::error_code elsewhere;
   const bool same_run =
-      start.step > 0 && std::filesystem::path(start.resumed_from).parent_path().parent_path() == directory;
+      std::filesystem::equivalent(checkpoint, directory / "checkpoints" / checkpoint.filename(), elsewhere);
+  check_output_file(file);
+  if (!same_run) move_aside(file);
+  metrics_ = std::make_unique<MetricsLog>(file, start.step);
   if (same_run && start.metrics_lines > 0 && metrics_->lines() != start.metrics_lines)
     spdlog::warn("{}: {} lines up to step {}, expected {}: lines were lost or added outside of the run", file.string(),
                  metrics_->lines(), start.step, start.metrics_lines);

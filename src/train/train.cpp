@@ -487,8 +487,7 @@ int train(const Config& config, const TrainOptions& options, Comm& comm) {
               .total_steps = run.total_steps,
               .resumed_from = run.store.last_checkpoint(),
               .metrics_lines = run.at.metrics_lines,
-              .attended_length = attended_length(run.data, config),
-              .fresh = options.resume == "none"});
+              .attended_length = attended_length(run.data, config)});
   const bool lacks =
       (losses_due(run) && log.lacks_evaluation("eval_loss")) || (tasks_due(run) && log.lacks_evaluation("task_"));
   if (all_reduce(comm, lacks ? 1.0 : 0.0, ReduceOp::max) > 0) {

@@ -245,15 +245,42 @@ TEST_CASE("resume: a checkpoint that cannot be read stops the run, although an o
   CHECK_THAT(result.out, has("already complete at step 8"));
 }
 
+TEST_CASE("resume: a run without checkpoints starts over, and the metrics that were there remain in another file") {
+  const RunDirectory run("full");
+  run.train_to_end("out", {"checkpoint.save_steps=4"});
+  const std::string metrics = ssa::read_file(run / "out/metrics.jsonl");
+  const auto kept = [&] {
+    int files = 0;
+    for (const auto& entry : fs::directory_iterator(run / "out"))
+      if (entry.path().filename().string().starts_with("metrics-until-"))
+        files += ssa::read_file(entry.path()) == metrics;
+    return files;
+  };
+  fs::remove_all(run / "out/checkpoints");  // or the disk that it is on is not mounted
+  run.train_to_end("out", {"checkpoint.save_steps=4"});
+  CHECK(run.metrics("out").size() == 8);
+  CHECK(kept() == 1);
+  // A run that resumes keeps its file.
+  fs::remove_all(run.checkpoint("out", 8));
+  run.train_to_end("out", {"checkpoint.save_steps=4"}, {"--resume", (run.checkpoint("out", 4) / "").string()});
+  CHECK(run.metrics("out").size() == 8);
+  CHECK(RunDirectory::names_in(run / "out").size() == 6);  // .lock, checkpoints, config.json, train.log, two of metrics
+}
+
 TEST_CASE("resume: lines that metrics.jsonl has lost are reported") {
   const RunDirectory run("full");
   run.train_to_end("out", {"checkpoint.save_steps=4", "train.max_steps=4"});
   const std::string metrics = ssa::read_file(run / "out/metrics.jsonl");
   write_file(run / "out/metrics.jsonl", metrics.substr(0, metrics.find('\n') + 1));
-  const ProgramResult result = run.train("out");
+  const ProgramResult result = run.train("out", {"checkpoint.save_steps=4"});
   INFO(result.out << result.err);
   CHECK(result.exit_code == 0);
   CHECK_THAT(result.out, has("out/metrics.jsonl: 1 lines up to step 4, expected 4"));
+
+  fs::remove_all(run.checkpoint("out", 8));
+  write_file(run / "out/metrics.jsonl", metrics.substr(0, metrics.find('\n') + 1));
+  // The same run, with another spelling of its directory.
+  CHECK_THAT(run.train("out/").out, has("out/metrics.jsonl: 1 lines up to step 4, expected 4"));
 }
 
 TEST_CASE("checkpoints: keep_every keeps every n-th permanently, export_every writes it for Hugging Face") {

@@ -64,10 +64,9 @@ class RunLog {
     std::int64_t step;    ///< where the run starts; later lines of metrics.jsonl are dropped
     std::int64_t tokens;  ///< of these steps
     std::int64_t total_steps;
-    std::string resumed_from;      ///< path of the checkpoint
+    std::string resumed_from;      ///< path of the checkpoint; unless it is of this run, metrics.jsonl is renamed
     std::int64_t metrics_lines;    ///< lines of metrics.jsonl when it was saved
     std::int64_t attended_length;  ///< training_data.h
-    bool fresh;                    ///< --resume none: an earlier metrics.jsonl is renamed
   };
   RunLog(const Config& config, Comm& comm, Stream& stream, const Start& start);
 
