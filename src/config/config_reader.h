@@ -196,7 +196,8 @@ class Reader {
     return !out.empty();
   }
 
-  /// Numbers without an upper bound are used as f32: one that it holds only as 0, infinity or a subnormal number would mean something else.
+  /// Numbers without an upper bound are used as f32: one that it holds only as 0, infinity or a subnormal number would
+  /// mean something else.
   static bool fits_float(double number) {
     const double size = std::abs(number);
     return number == 0 || (size >= std::numeric_limits<float>::min() && size <= std::numeric_limits<float>::max());

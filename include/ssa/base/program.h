@@ -16,8 +16,8 @@ void open_standard_files();
 /// that has closed its end of a pipe has what it wants: no error.
 void finish_output();
 
-/// Runs `body`, finishes its output and returns its exit code. An exception is printed as "name: what" on stderr; the exit code is then that
-/// of the Error, or 1 for another exception.
+/// Runs `body`, finishes its output and returns its exit code. An exception is printed as "name: what" on stderr; the
+/// exit code is then that of the Error, or 1 for another exception.
 template <class Body>
 int run_program(const char* name, Body&& body) {
   open_standard_files();
