@@ -305,8 +305,8 @@ TEST_CASE("checkpoints: keep_every keeps every n-th permanently, export_every wr
 TEST_CASE("checkpoints: values that are not finite do not replace a good checkpoint") {
   const RunDirectory run("full");
   const ProgramResult result =
-      run.train("out", {"checkpoint.save_steps=1", "checkpoint.save_total_limit=1", "train.learning_rate=1e39",
-                        "train.min_lr=1e39", "train.weight_decay=10", "train.warmup_steps=2"});
+      run.train("out", {"checkpoint.save_steps=1", "checkpoint.save_total_limit=1", "train.learning_rate=3e38",
+                        "train.min_lr=3e38", "train.weight_decay=1000", "train.warmup_steps=2"});
   check_fails(result, kExitFailed, {"checkpoint not written", "expected finite values"});
   CHECK(run.checkpoints("out") == Names{"step-00000001"});
 }

@@ -201,7 +201,7 @@ TEST_CASE("ssa_inspect recognizes a run, checkpoint, file, model and dataset, an
 
 TEST_CASE("output that cannot be written is an error, and a reader that has read enough is not") {
   const TempDir dir;
-  ssa::test::make_dataset(dir / "bytes", {{{97, 98, 256}}});
+  ssa::test::write_file(dir / "text.txt", "ab");
   const fs::path data = kModel.parent_path() / "data", config = kModel.parent_path() / "config.json";
   const auto run = [&](const std::string& line) {
     const fs::path programs = ssa::test::binary_dir();
@@ -209,6 +209,9 @@ TEST_CASE("output that cannot be written is an error, and a reader that has read
         {"/bin/bash", "-o", "pipefail", "-c",
          "cd " + config.parent_path().string() + "; PATH=" + programs.string() + ":$PATH; " + line});
   };
+  REQUIRE(run("ssa_tokenize --tokenizer bytes --input " + (dir / "text.txt").string() + " --output " +
+              (dir / "bytes").string())
+              .exit_code == kExitDone);
   for (const std::string& line :
        {"ssa_inspect " + data.string(), "ssa_tokenize --tokenizer bytes --decode " + (dir / "bytes").string(),
         std::string("ssa_train --print-config-keys"), std::string("ssa_train --help"),
