@@ -17,7 +17,7 @@ void check_thread_count();
 /// OpenMP as many threads, unless OMP_NUM_THREADS has a number. mpirun by default binds each of one or two ranks to a
 /// core, on which all its threads would run; with --bind-to none or socket every rank would start a thread per core,
 /// and the threads of the ranks would wait for each other. A binding to at least the share's number of cores is kept,
-/// and that of an only rank if it is to more than one core. If the system refuses, nothing changes.
+/// and so is the binding of a single rank to more than one core. If the system refuses, nothing changes.
 void take_share_of_cores(int rank, int ranks);
 
 }  // namespace ssa

@@ -17,7 +17,7 @@ void open_standard_files();
 void finish_output();
 
 /// Runs `body`, finishes its output and returns its exit code. An exception is printed as "name: what" on stderr; the
-/// exit code is then that of the Error, or 1 for another exception.
+/// exit code is then Error::exit_code(), or 1 for any other exception.
 template <class Body>
 int run_program(const char* name, Body&& body) {
   open_standard_files();

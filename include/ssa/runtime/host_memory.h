@@ -11,7 +11,7 @@ namespace ssa {
 struct MemoryFiles {
   std::filesystem::path meminfo = "/proc/meminfo";
   std::filesystem::path own_groups = "/proc/self/cgroup";  ///< the control groups of this process
-  std::filesystem::path groups = "/sys/fs/cgroup";         ///< of version 2; those of version 1 are in memory/
+  std::filesystem::path groups = "/sys/fs/cgroup";         ///< cgroup v2; groups of v1 are in its memory/
 };
 
 /// Of the machine, or of a control group of this process (of a container, of a batch job) where its limit leaves less.

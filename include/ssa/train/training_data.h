@@ -22,7 +22,7 @@ struct TrainingSource {
   double weight;
   std::int64_t min_document_tokens;
   Dataset dataset;
-  KeptDocuments kept;  ///< of the dataset: those of at least min_document_tokens
+  KeptDocuments kept;  ///< documents of at least min_document_tokens
   RowLoader loader;
 };
 
