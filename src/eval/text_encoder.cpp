@@ -21,14 +21,6 @@ bool fits_bytes(const ModelConfig& model) {
   return model.vocab_size == kBytesVocabulary && model.eos_token_id == kBytesEos;
 }
 
-/// The dataset.json of the data that a checkpoint was trained on, if it is still at its path.
-std::optional<DatasetInfo> checkpoint_data(const ModelSource& source) {
-  if (!is_checkpoint(source.path())) return std::nullopt;
-  const fs::path config_file = source.path() / "config.json";
-  const Config config = parse_config(ssa::read_file(config_file), config_file.string());
-  return training_dataset_info(config.data);
-}
-
 }  // namespace
 
 std::string expect_training_tokenizer(const ModelSource& source, const Dataset& dataset) {
@@ -44,7 +36,7 @@ std::string expect_training_tokenizer(const ModelSource& source, const Dataset& 
 
 std::string find_tokenizer(const ModelSource& source) {
   const ModelConfig& model = source.config();
-  if (const auto data = checkpoint_data(source)) {
+  if (const auto data = checkpoint_dataset_info(source.path())) {
     if (data->tokenizer_name == "bytes") return "bytes";
     fail_usage(source.path().string(), ": trained with the tokenizer ", data->tokenizer_name,
                ", whose files are not in the run; expected --tokenizer");
@@ -66,8 +58,9 @@ std::string training_tokenizer(const Config& config) {
 }
 
 TextEncoder::TextEncoder(const std::string& tokenizer, const ModelSource& source)
-    : TextEncoder(tokenizer,
-                  {.name = source.path().string(), .model = source.config(), .data = checkpoint_data(source)}) {}
+    : TextEncoder(
+          tokenizer,
+          {.name = source.path().string(), .model = source.config(), .data = checkpoint_dataset_info(source.path())}) {}
 
 TextEncoder::TextEncoder(const std::string& tokenizer, const EncodedModel& encoded)
     : tokenizer_(load_tokenizer(tokenizer)),

@@ -16,14 +16,19 @@ std::optional<DatasetInfo> training_dataset_info(const DataConfig& data) {
   return std::nullopt;
 }
 
+std::optional<DatasetInfo> checkpoint_dataset_info(const fs::path& model) {
+  if (!is_checkpoint(model)) return std::nullopt;
+  const fs::path file = model / "config.json";
+  return training_dataset_info(parse_config(read_file(file), file.string()).data);
+}
+
 std::string tokenizer_of(const DatasetInfo& data) {
   return concat(data.tokenizer_name, ", sha256 ", data.tokenizer_sha256);
 }
 
 std::string other_tokenizer(const fs::path& model, const DatasetInfo& data) {
   if (is_checkpoint(model)) {
-    const fs::path file = model / "config.json";
-    const auto trained = training_dataset_info(parse_config(read_file(file), file.string()).data);
+    const auto trained = checkpoint_dataset_info(model);
     return trained && trained->tokenizer_sha256 != data.tokenizer_sha256 ? tokenizer_of(*trained) : "";
   }
   const std::vector<TokenizerChecksum> files = tokenizer_checksums(model);

@@ -15,6 +15,9 @@ namespace ssa {
 /// nullopt if there is none, or if the data is no longer at its path. Throws Error as read_dataset_info() does.
 std::optional<DatasetInfo> training_dataset_info(const DataConfig& data);
 
+/// The same for the data that a checkpoint was trained on; nullopt for a directory that is no checkpoint, too.
+std::optional<DatasetInfo> checkpoint_dataset_info(const std::filesystem::path& model);
+
 /// "NAME, sha256 HEX": the tokenizer that a dataset was made with.
 std::string tokenizer_of(const DatasetInfo& data);
 
