@@ -62,7 +62,10 @@ class NcclComm : public Comm {
   int size() const override { return mpi_->size(); }
   int local_rank() const override { return mpi_->local_rank(); }
   int local_size() const override { return mpi_->local_size(); }
+  std::unique_ptr<Comm> for_thread() override { return mpi_->for_thread(); }
   void barrier() override { mpi_->barrier(); }
+  void send(Tensor values, int to) override { mpi_->send(values, to); }
+  void receive(Tensor values, int from) override { mpi_->receive(values, from); }
   std::unique_ptr<Comm> split(int group) override { return std::make_unique<NcclComm>(mpi_->split_mpi(group)); }
 
   void all_reduce(Stream& stream, Tensor tensor, ReduceOp op) override {

@@ -166,15 +166,18 @@ MpiComm::MpiComm(const MpiComm& other, std::unique_ptr<Group> group)
 MpiComm::~MpiComm() = default;
 
 Comm* MpiComm::background() {
-  if (background_) return background_.get();
+  if (!background_) background_ = duplicate_for_thread();
+  return background_.get();
+}
+
+std::unique_ptr<MpiComm> MpiComm::duplicate_for_thread() {
   int level = MPI_THREAD_SINGLE;
   check(MPI_Query_thread(&level), "MPI_Query_thread");
   if (level < MPI_THREAD_MULTIPLE) return nullptr;
   auto group = std::make_unique<Group>();
   group->background = true;
   check(MPI_Comm_dup(group_->comm, &group->comm), "MPI_Comm_dup");
-  background_ = std::unique_ptr<MpiComm>(new MpiComm(*this, std::move(group)));
-  return background_.get();
+  return std::unique_ptr<MpiComm>(new MpiComm(*this, std::move(group)));
 }
 
 std::unique_ptr<MpiComm> MpiComm::split_mpi(int group) {
@@ -311,6 +314,26 @@ void MpiComm::broadcast(Stream& stream, Tensor tensor, int root) {
   const Watched call(*group_, "broadcast");
   check_root(root, size_);
   send_to_all(tensor, root, "broadcast");
+}
+
+void MpiComm::send(Tensor values, int to) {
+  const Watched call(*group_, "send");
+  in_chunks(values.count(), [&](std::int64_t first, int count) {
+    std::vector<MPI_Request> request(1);
+    check(MPI_Isend(element(values, first), count, datatype_of(values.dtype()), to, 0, group_->comm, request.data()),
+          "send");
+    group_->wait(request, "send");
+  });
+}
+
+void MpiComm::receive(Tensor values, int from) {
+  const Watched call(*group_, "receive");
+  in_chunks(values.count(), [&](std::int64_t first, int count) {
+    std::vector<MPI_Request> request(1);
+    check(MPI_Irecv(element(values, first), count, datatype_of(values.dtype()), from, 0, group_->comm, request.data()),
+          "receive");
+    group_->wait(request, "receive");
+  });
 }
 
 }  // namespace ssa

@@ -24,6 +24,7 @@ class MpiComm : public Comm {
   int local_rank() const override { return local_rank_; }
   int local_size() const override { return local_size_; }
   Comm* background() override;
+  std::unique_ptr<Comm> for_thread() override { return duplicate_for_thread(); }
   std::unique_ptr<Comm> split(int group) override { return split_mpi(group); }
   std::unique_ptr<MpiComm> split_mpi(int group);
   void barrier() override;
@@ -31,12 +32,15 @@ class MpiComm : public Comm {
   void reduce_scatter(Stream& stream, Tensor in, Tensor out) override;
   void all_gather(Stream& stream, Tensor in, Tensor out) override;
   void broadcast(Stream& stream, Tensor tensor, int root) override;
+  void send(Tensor values, int to) override;
+  void receive(Tensor values, int from) override;
 
  private:
   struct Group;
   class Watched;
   /// The same settings over another communicator.
   MpiComm(const MpiComm& other, std::unique_ptr<Group> group);
+  std::unique_ptr<MpiComm> duplicate_for_thread();
 
   template <class Call>
   void in_chunks(std::int64_t count, Call&& call) const;

@@ -9,6 +9,7 @@
 #include "kernels/optimizer/optimizer.h"
 #include "ssa/runtime/host_memory.h"
 #include "ssa/train/evaluate.h"
+#include "ssa/train/state_snapshot.h"
 
 namespace ssa {
 namespace {
@@ -31,13 +32,6 @@ std::int64_t largest_bucket(const ParamTable& table) {
   std::int64_t largest = 0;
   for (const Bucket& bucket : table.buckets()) largest = std::max(largest, bucket.range.count());
   return largest;
-}
-
-/// Elements that a checkpoint gathers at a time: a multiple of the ranks, at most 64 MiB and at most a bucket.
-std::int64_t staging_elements(const StateShape& shape, const ParamTable& table) {
-  const std::int64_t largest = largest_bucket(table);
-  const std::int64_t unit = shape.shards() * ParamTable::kAlignment;
-  return std::min(largest, std::max((std::int64_t{1} << 24) / unit, std::int64_t{1}) * unit);
 }
 
 /// A tensor per bucket for one pass: `what` are gradients at ZeRO stage 2 or weights at stage 3. With `share_ends` an
@@ -131,8 +125,6 @@ StateTensors lay_out_state(StateArenas& arenas, const StateShape& shape, const P
   for (const Fp8GatheredLayer& layer : t.fp8_layers) t.activations.fp8.weights.push_back(layer.weights);
   t.batch = allocate_batch(arenas.batches, shape.pass);
   t.sums = StepSums(arenas.batches, c, table.buckets().size());
-  if (shape.shards_state())
-    t.checkpoint_staging = arenas.batches.allocate("checkpoint staging", DType::f32, {staging_elements(shape, table)});
   return t;
 }
 
@@ -184,6 +176,7 @@ std::string MemoryPlan::to_string() const {
   for (const Category& c : categories) lines(c);
   line("total", total());
   if (host.bytes > 0) lines(host);
+  if (checkpoints.bytes > 0) lines(checkpoints);
   return text;
 }
 
@@ -218,6 +211,12 @@ MemoryPlan plan_memory(const StateShape& shape, const ParamTable& table) {
     MemoryPlan::Category& of_moments = apart ? plan.host : plan.categories.emplace_back();
     of_moments = category_of(apart ? "pinned host memory, in addition" : "moments in host memory", arenas.moments);
   }
+  if (shape.pass.backward)
+    plan.checkpoints = {
+        concat(shape.kind == DeviceKind::cuda ? "pinned host memory, checkpoints" : "host memory, checkpoints",
+               shape.shards_state() || shape.ranks == 1 ? "" : " (rank 0)"),
+        StateSnapshot::bytes(shape, table),
+        {}};
   if (!shape.tasks.empty()) {
     std::size_t most = 0;
     for (const PassShape& pass : shape.tasks) {

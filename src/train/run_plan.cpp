@@ -93,7 +93,8 @@ StateShape state_shape(const Config& c, DeviceKind device, int ranks) {
           .moments_dtype = dtype_of(c.train.moments_dtype),
           .offload_moments = c.train.offload_moments,
           .tasks = std::move(tasks),
-          .shard_size = shard_size};
+          .shard_size = shard_size,
+          .async_checkpoints = c.checkpoint.async};
 }
 
 }  // namespace ssa

@@ -273,6 +273,7 @@ std::optional<StepReport> train_step(Run& run) {
   const bool skipped = report.spike.above(train.spike_z_score) && handle_spike(run, report);
   if (!skipped) {
     const double clip = train.max_grad_norm > 0 ? std::min(1.0, train.max_grad_norm / (report.grad_norm + 1e-6)) : 1.0;
+    run.store.before_update();
     update_weights(run.stream, run.exchange, run.moments, state, train, report.learning_rate, clip,
                    run.at.earlier_steps + report.step);
     run.spikes.add(report.loss, report.grad_norm);
@@ -443,7 +444,7 @@ std::vector<std::string> about_data(const Run& run) {
 void save(Run& run, RunLog& log) {
   const ProfilerRange range("save");
   enter_phase(Phase::save, run.at.step);
-  run.exchange.finish_weights();
+  run.store.begin_save();
   run.moments.finish();
   enter_fault_place(FaultPlace::save);
   run.at.metrics_lines = log.sync_metrics();

@@ -117,6 +117,34 @@ void expect_error(const char* what, const std::function<void()>& call) {
   fail(what, ": no error");
 }
 
+/// Every rank sends rank 0 as many values as its number says.
+void check_sends(Comm& comm) {
+  for (const int scale : {1, 150}) {
+    std::vector<std::int32_t> values;
+    for (int rank = 1; rank < comm.size(); ++rank) {
+      values.assign(static_cast<std::size_t>(rank * scale), comm.rank());
+      const Tensor tensor(values.data(), DType::i32, {std::ssize(values)});
+      if (comm.rank() == rank) comm.send(tensor, 0);
+      if (comm.rank() != 0) continue;
+      comm.receive(tensor, rank);
+      for (const std::int32_t value : values) SSA_CHECK(value == rank, "receive: ", value, " from rank ", rank);
+    }
+  }
+}
+
+/// A thread sends while the main thread is in collectives of its own.
+void check_sends_of_thread(Comm& comm) {
+  const std::unique_ptr<Comm> of_thread = comm.for_thread();
+  SSA_CHECK(of_thread, "for_thread: MPI takes no calls from two threads");
+  SSA_CHECK(of_thread->rank() == comm.rank() && of_thread->size() == comm.size(), "for_thread: other ranks");
+  std::thread thread([&] {
+    for (int i = 0; i < 20; ++i) check_sends(*of_thread);
+  });
+  for (int i = 0; i < 20; ++i)
+    SSA_CHECK(all_reduce(comm, 1, ReduceOp::sum) == comm.size(), "all_reduce: while a thread sends");
+  thread.join();
+}
+
 void check_collectives(Comm& comm) {
   Stream stream(DeviceKind::cpu);
   check_dtype<float>(comm, stream);
@@ -165,6 +193,8 @@ void check_collectives(Comm& comm) {
     bfloat16 half(1.0f);
     expect_error("bf16 max", [&] { comm.all_reduce(stream, Tensor(&half, DType::bf16, {1}), ReduceOp::max); });
   }
+  check_sends(comm);
+  check_sends_of_thread(comm);
   // Groups of every other rank, each with a background of its own.
   const std::unique_ptr<Comm> group = comm.split(comm.rank() % 2);
   SSA_CHECK(group->rank() == comm.rank() / 2 && group->size() == (comm.size() + 1 - comm.rank() % 2) / 2,

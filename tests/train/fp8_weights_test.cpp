@@ -41,7 +41,10 @@ class ThreadComm : public Comm {
   int local_rank() const override { return rank_; }
   int local_size() const override { return ranks_.size; }
   Comm* background() override { return nullptr; }
+  std::unique_ptr<Comm> for_thread() override { fail("ThreadComm: for_thread"); }
   std::unique_ptr<Comm> split(int) override { fail("ThreadComm: split"); }
+  void send(Tensor, int) override { fail("ThreadComm: send"); }
+  void receive(Tensor, int) override { fail("ThreadComm: receive"); }
   void barrier() override { ranks_.barrier.arrive_and_wait(); }
   void reduce_scatter(Stream&, Tensor, Tensor) override { fail("ThreadComm: reduce_scatter"); }
 

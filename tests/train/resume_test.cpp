@@ -266,8 +266,9 @@ TEST_CASE("resume: a run that saves every step and is killed at 100 random momen
   std::uint64_t starts = 0;
   while (killed < 100) {
     const std::string output = "killed-" + std::to_string(++rounds);
+    const Names saving = with(overrides, {rounds % 2 == 0 ? "checkpoint.async=true" : "checkpoint.async=false"});
     for (;;) {
-      RunningProgram program(run.command(output, overrides), {.directory = run.path()});
+      RunningProgram program(run.command(output, saving), {.directory = run.path()});
       // Kill at a random moment within 0.7 of the time of an uninterrupted run, until there were 100 kills. Every start
       // draws a new moment: on a machine that is faster now, a fixed one might always be too late.
       const double moment = random_uniform(13, RandomPurpose::test, 0, starts++);

@@ -35,6 +35,10 @@ class Comm {
   /// do. A collective; owned by this Comm. nullptr if there is none, because MPI takes no calls from two threads.
   virtual Comm* background() { return this; }
 
+  /// The same ranks, for values in host memory that another thread sends and receives at any time. A collective. nullptr
+  /// if there is none, because MPI takes no calls from two threads.
+  virtual std::unique_ptr<Comm> for_thread() = 0;
+
   /// The ranks that give the same `group`, in their order here. A collective of all ranks.
   virtual std::unique_ptr<Comm> split(int group) = 0;
 
@@ -48,6 +52,11 @@ class Comm {
   virtual void all_gather(Stream& stream, Tensor in, Tensor out) = 0;
   /// Copies the root's values to every rank.
   virtual void broadcast(Stream& stream, Tensor tensor, int root) = 0;
+
+  /// From one rank to another, which receives as many values of the same dtype; in host memory, with any device. Returns
+  /// when the values may be changed (send) or are there (receive). Between two ranks the order is the callers'.
+  virtual void send(Tensor values, int to) = 0;
+  virtual void receive(Tensor values, int from) = 0;
 };
 
 /// A single process.
@@ -57,12 +66,15 @@ class SingleComm : public Comm {
   int size() const override { return 1; }
   int local_rank() const override { return 0; }
   int local_size() const override { return 1; }
+  std::unique_ptr<Comm> for_thread() override { return std::make_unique<SingleComm>(); }
   std::unique_ptr<Comm> split(int) override { return std::make_unique<SingleComm>(); }
   void barrier() override {}
   void all_reduce(Stream& stream, Tensor tensor, ReduceOp op) override;
   void reduce_scatter(Stream& stream, Tensor in, Tensor out) override;
   void all_gather(Stream& stream, Tensor in, Tensor out) override;
   void broadcast(Stream& stream, Tensor tensor, int root) override;
+  void send(Tensor, int) override { fail("send: there is one rank"); }
+  void receive(Tensor, int) override { fail("receive: there is one rank"); }
 };
 
 /// The number of ranks that mpirun or srun started, from their environment variables; 1 without a launcher.

@@ -36,6 +36,8 @@ struct StateShape {
 
   int shard_size = 0;  ///< consecutive ranks that share a state; 0: all
 
+  bool async_checkpoints = false;  ///< the host has room for a copy of all master weights and moments
+
   int shards() const { return shard_size > 0 ? shard_size : ranks; }
   bool shards_state() const { return zero_stage >= 1 && shards() > 1; }
   bool shards_gradients() const { return zero_stage >= 2 && shards() > 1; }
@@ -69,8 +71,7 @@ struct StateTensors {
   std::vector<Moments> moment_staging;  ///< moments_dtype, kMomentBuffers on the device; empty without offload_moments
   Activations activations;
   MicroBatch batch;
-  StepSums sums;              ///< of the step so far
-  Tensor checkpoint_staging;  ///< f32: where a checkpoint gathers the ranks' slices; absent at ZeRO stage 0
+  StepSums sums;  ///< of the step so far
 };
 
 /// Bytes of a rank by category, computed before anything is allocated.
@@ -82,6 +83,9 @@ struct MemoryPlan {
   };
   std::vector<Category> categories;  ///< on the device
   Category host;                     ///< in pinned host memory, in addition; on the CPU empty, and part of `categories`
+  /// In host memory, pinned for a GPU, in addition: StateSnapshot::bytes, on the ranks that own what rank 0 writes. Empty
+  /// without optimizer state.
+  Category checkpoints;
 
   std::size_t total() const;      ///< on the device
   std::string to_string() const;  ///< a line per category, and its largest entries

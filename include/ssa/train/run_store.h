@@ -2,8 +2,11 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
+#include <cstdint>
 #include <exception>
 #include <filesystem>
+#include <memory>
 #include <string>
 #include <thread>
 #include <vector>
@@ -14,6 +17,7 @@
 #include "ssa/io/checkpoint.h"
 #include "ssa/train/model_state.h"
 #include "ssa/train/resume_check.h"
+#include "ssa/train/state_snapshot.h"
 #include "ssa/train/trainer_state.h"
 
 namespace ssa {
@@ -48,16 +52,23 @@ class RunStore {
   /// that are not finite, if there are checkpoints of which none can be used, and as check_resume() does.
   TrainerState restore(Stream& stream, ModelState& state, SpikeDetector& spikes, const RestoreOptions& options);
 
-  /// On rank 0, takes the pinned host memory to which save() copies: for the largest bucket, or for all with
-  /// checkpoint.async. It is kept, because taking it takes longer than the copy. save() does this too if need be.
+  /// Takes the host memory of a StateSnapshot on the ranks that own what rank 0 writes.
   /// Throws Error where it is not free: in a container, the kernel ends a process that takes more than the limit.
   void reserve(Stream& stream, const ModelState& state);
 
-  /// Writes a checkpoint and logs it: rank 0 writes, the others send what they own. With checkpoint.async it returns
-  /// after the copy to host memory. Throws Error on rank 0, for example on a full disk or for values that are not
-  /// finite; earlier checkpoints are untouched.
+  /// Waits for the checkpoint that is being written, as finish() does. What happens until save() returns counts as the pause
+  /// of the next one.
+  void begin_save();
+
+  /// Writes a checkpoint and logs it: rank 0 writes, the others send what they own. With checkpoint.async it returns when
+  /// the copies are queued, and the next update calls before_update(). Throws Error on rank 0, for example on a full disk or
+  /// for values that are not finite, with checkpoint.async later: earlier checkpoints are untouched. After begin_save() and
+  /// reserve().
   void save(Stream& stream, const ModelState& state, const TrainerState& trainer_state, const SpikeDetector& spikes,
             Saving saving);
+
+  /// The stream may change the state after this: it waits for the copies that a checkpoint is written from.
+  void before_update();
 
   /// Logs the checkpoint that was being written, once it is complete, or rethrows its error.
   void poll();
@@ -76,17 +87,27 @@ class RunStore {
   TrainerState start_from_checkpoint(Stream& stream, ModelState& state, const RestoreOptions& options,
                                      const std::string& checkpoint) const;
   void export_to(const std::filesystem::path& directory) const;
+  std::string timing() const;
+
+  using Clock = std::chrono::steady_clock;
 
   const Config& config_;
   Comm &comm_, &shard_;
   DirectoryLock lock_;
   std::string last_checkpoint_ = "none";
   bool continues_init_from_ = false;
-  Buffer snapshot_;  ///< master weights and moments as in memory: of all buckets with checkpoint.async, else of one
-  std::string being_saved_;  ///< path of the checkpoint being written; empty if there is none
+  std::unique_ptr<Comm> writer_comm_;        ///< of shard_, for writer_; null where it sends nothing
+  std::unique_ptr<StateSnapshot> snapshot_;  ///< null on ranks that own nothing of what rank 0 writes
+  std::string being_saved_;                  ///< path of the checkpoint being written; empty if there is none
   std::thread writer_;
   std::atomic<bool> writing_ = false;  ///< by writer_
   std::exception_ptr writer_error_;
+
+  // Of the checkpoint being written.
+  Clock::time_point save_begun_;
+  double waited_seconds_ = 0, paused_seconds_ = 0;  ///< for the checkpoint before; until save() returned
+  double written_seconds_ = 0;
+  std::int64_t written_bytes_ = 0;  ///< of tensors
 };
 
 }  // namespace ssa
