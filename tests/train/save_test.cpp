@@ -143,21 +143,37 @@ TEST_CASE("save: checkpoints of every step have the same bits with and without a
   }
 }
 
-TEST_CASE("save: parameters that are written and sent in pieces are whole in the checkpoint") {
-  const RunDirectory run("full");
-  fs::copy(run / "model/config.json", run / "large.json");
-  std::string text = ssa::read_file(run / "large.json");
+namespace {
+
+/// Four steps of a model with 3.2 million elements in the bucket of its embedding.
+Names steps_of_large_model(const RunDirectory& run, const Names& more) {
+  std::string text = ssa::read_file(run / "model/config.json");
   const std::string vocabulary = "\"vocab_size\": 272";
   REQUIRE(text.find(vocabulary) != std::string::npos);
-  text.replace(text.find(vocabulary), vocabulary.size(), "\"vocab_size\": 50000");  // 3.2 million elements in a bucket
+  text.replace(text.find(vocabulary), vocabulary.size(), "\"vocab_size\": 50000");
   std::ofstream(run / "large.json") << text;
-  const Names steps = {"model=large.json", "init_from=null", "train.max_steps=4", "train.num_train_epochs=99",
-                       "checkpoint.save_steps=2"};
+  return with({"model=large.json", "init_from=null", "train.max_length=4", "train.per_device_train_batch_size=1",
+               "train.max_steps=4", "train.num_train_epochs=99", "checkpoint.save_steps=1"},
+              more);
+}
+
+}  // namespace
+
+TEST_CASE("save: parameters that are written and sent in pieces are whole in the checkpoint") {
+  const RunDirectory run("full");
+  const Names steps = steps_of_large_model(run, {"checkpoint.save_steps=2"});
   run.train_to_end("whole", steps, {}, 2);
   run.train_to_end("sent", with(steps, {"distributed.zero_stage=1", "checkpoint.async=true"}), {}, 2);
   run.train_to_end("resumed", steps, {"--resume", run.checkpoint("sent", 2).string()}, 2);
   check_same_state(run.checkpoint("sent", 2), run.checkpoint("whole", 2));
   check_same_state(run.checkpoint("resumed", 4), run.checkpoint("whole", 4));
+}
+
+TEST_CASE("save: a run whose steps take less time than the copy of its state waits for it") {
+  const RunDirectory run("full");
+  run.train_to_end("whole", steps_of_large_model(run, {}));
+  run.train_to_end("copied", steps_of_large_model(run, {"checkpoint.async=true"}));
+  for (const int step : {1, 2, 3, 4}) check_same_state(run.checkpoint("copied", step), run.checkpoint("whole", step));
 }
 
 TEST_CASE("save: the dry run states the host memory that a checkpoint takes") {
