@@ -197,7 +197,9 @@ std::string why_no_checkpoint_copy(std::size_t bytes, bool async, std::size_t fr
 }
 
 RunStore::~RunStore() {
-  if (writer_.joinable()) writer_.join();
+  if (!writer_.joinable()) return;
+  enter_phase(Phase::save, saved_step_);  // after an error in a step, whose time-out is shorter
+  writer_.join();
 }
 
 std::string RunStore::checkpoint_to_resume(const std::string& resume) {
@@ -353,6 +355,7 @@ void RunStore::save(Stream& stream, const ModelState& state, const TrainerState&
   const bool async = config_.checkpoint.async;
   const std::size_t buckets = state.table().buckets().size();
   being_saved_ = (output / "checkpoints" / name).string();
+  saved_step_ = trainer_state.step;
   const auto write = [=, this, &state, begun = Clock::now(), step = trainer_state.step, config = config_json(config_),
                       trainer = to_json(trainer_state, spikes)] {
     std::optional<CheckpointWriter> writer;

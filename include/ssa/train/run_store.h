@@ -104,6 +104,7 @@ class RunStore {
   std::exception_ptr writer_error_;
 
   // Of the checkpoint being written.
+  std::int64_t saved_step_ = 0;
   Clock::time_point save_begun_;
   double waited_seconds_ = 0, paused_seconds_ = 0;  ///< for the checkpoint before; until save() returned
   double written_seconds_ = 0;
