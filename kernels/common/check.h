@@ -27,7 +27,8 @@ inline void expect(const char* op, const char* name, const Tensor& tensor, const
 /// The same for a matrix whose rows may be padded (padded_columns).
 inline void expect_rows(const char* op, const char* name, const Tensor& tensor, std::int64_t rows, std::int64_t columns,
                         DType dtype) {
-  const bool padded = tensor && tensor.shape().rank() == 2 && tensor.dim(1) == padded_columns(columns);
+  const bool padded = tensor && tensor.shape().rank() == 2 &&
+                      (tensor.dim(1) == padded_columns(columns) || tensor.dim(1) == padded_columns(columns, 16));
   expect(op, name, tensor, {rows, padded ? tensor.dim(1) : columns}, dtype);
 }
 

@@ -7,14 +7,15 @@ namespace ssa {
 
 void validate(const Fp8Matmul& p) {
   constexpr auto op = "fp8_matmul";
-  expect_rank(op, "out", p.out, 2, "[M, N]");
-  const std::int64_t M = p.out.dim(0), N = p.out.dim(1);
-  expect_rank(op, "a", p.a.values, 2, "[M, K]");
-  expect_fp8(op, "a", p.a, M, p.a.values.dim(1));
-  expect_fp8(op, "b", p.b, N, p.a.values.dim(1));
+  const std::int64_t M = p.a.rows, N = p.b.rows, K = p.a.columns;
+  expect_fp8(op, "a", p.a, M, K);
+  expect_fp8(op, "b", p.b, N, K);
+  expect(op, "out", p.out, {M, fp8_padded(N)}, p.out.dtype());
   SSA_CHECK(p.a.blocks != p.b.blocks, op, ": a and b have the same blocks, expected row blocks and square blocks");
-  SSA_CHECK(p.a.values.count() > 0 && p.b.values.count() > 0, op, ": a is ", p.a.values.shape().to_string(), ", b is ",
-            p.b.values.shape().to_string(), ", expected no empty matrix");
+  SSA_CHECK(p.b.blocks == Fp8Blocks::square || N % kFp8Alignment == 0, op, ": b is [", N, ", ", K,
+            "] with row blocks, expected a multiple of ", kFp8Alignment, " rows");
+  SSA_CHECK(p.a.values.count() > 0 && p.b.values.count() > 0, op, ": a is ", Shape{M, K}.to_string(), ", b is ",
+            Shape{N, K}.to_string(), ", expected no empty matrix");
   const DType out = p.out.dtype();
   SSA_CHECK(out == DType::f32 || out == DType::f64 || (out == DType::bf16 && !p.accumulate), op, ": out is ",
             name_of(out), p.accumulate ? ", expected f32 to be added to" : ", expected f32 or bf16");

@@ -6,8 +6,12 @@
 //   d_x  = {.out = d_x, .a = d_y (row blocks),    .b = w^T (square blocks)}
 //   d_w += {.out = d_w, .a = d_y^T (square blocks), .b = x^T (row blocks), .accumulate = true}
 //
-// CUDA: cuBLASLt, on Hopper GPUs, from CUDA 12.9 on. The CPU multiplies value * scale in f32. Both round the result
-// once, to the dtype of `out`; a repeated product gives the same bits on the same device and library version.
+// M, N and K may be any numbers. CUDA writes rows of `out` up to a multiple of 16 columns, so out has padded rows if N is
+// not one; their padding is not defined afterwards.
+//
+// CUDA: cuBLASLt, on Hopper GPUs, from CUDA 12.9 on; it computes whole multiples of 16 rows, and a kernel the last 1 to
+// 15 (last_rows.h). The CPU multiplies value * scale in f32. Both round the result once, to the dtype of `out`; a
+// repeated product gives the same bits on the same device and library version.
 #pragma once
 
 #include <string>
@@ -18,9 +22,9 @@
 namespace ssa {
 
 struct Fp8Matmul {
-  Tensor out;               ///< [M, N] act or f32, overwritten or accumulated
+  Tensor out;               ///< [M, N] act or f32, overwritten or accumulated, rows padded to a multiple of 16
   Fp8Matrix a;              ///< [M, K]; one of a and b has row blocks, the other one square blocks
-  Fp8Matrix b;              ///< [N, K]
+  Fp8Matrix b;              ///< [N, K]; with row blocks, N is a multiple of 16
   bool accumulate = false;  ///< add to out, which then is f32, instead of overwriting it
 };
 SSA_OP(fp8_matmul, Fp8Matmul);

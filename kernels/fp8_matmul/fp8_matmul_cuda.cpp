@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include "fp8_matmul.h"
+#include "kernels/fp8_matmul/last_rows.h"
 #include "kernels/matmul/plans.h"
 #include "src/runtime/cuda_context.h"
 
@@ -15,10 +16,11 @@ namespace ssa::cuda {
 /// Everything that the choice of an algorithm depends on.
 using Fp8Key = std::tuple<std::int64_t, std::int64_t, std::int64_t, bool, bool>;  ///< M, N, K, a has row blocks, f32
 
+/// A product of the whole rows of a.
 class Fp8Plan {
  public:
   Fp8Plan(CudaContext& context, const Fp8Matmul& p) {
-    const auto M = static_cast<std::uint64_t>(p.out.dim(0)), N = static_cast<std::uint64_t>(p.out.dim(1));
+    const auto M = static_cast<std::uint64_t>(fp8_whole_rows(p.a.rows)), N = static_cast<std::uint64_t>(p.out.dim(1));
     const auto K = static_cast<std::uint64_t>(p.a.values.dim(1));
     cublasLtMatmulDesc_t operation = nullptr;
     check(cublasLtMatmulDescCreate(&operation, CUBLAS_COMPUTE_32F, CUDA_R_32F), "fp8_matmul: descriptor");
@@ -101,7 +103,7 @@ class Fp8Plan {
 class Fp8Plans {
  public:
   Fp8Plan& plan_for(CudaContext& context, const Fp8Matmul& p) {
-    const Fp8Key key(p.out.dim(0), p.out.dim(1), p.a.values.dim(1), p.a.blocks == Fp8Blocks::row,
+    const Fp8Key key(fp8_whole_rows(p.a.rows), p.out.dim(1), p.a.values.dim(1), p.a.blocks == Fp8Blocks::row,
                      p.out.dtype() == DType::f32);
     const auto found = plans_.find(key);
     return found != plans_.end() ? found->second : plans_.try_emplace(key, context, p).first->second;
@@ -112,6 +114,9 @@ class Fp8Plans {
 };
 
 void fp8_matmul(Stream& stream, const Fp8Matmul& p) {
+  const std::int64_t whole = fp8_whole_rows(p.a.rows);
+  if (whole < p.a.rows) fp8_last_rows(stream, p);
+  if (whole == 0) return;
   CudaContext& context = stream.cuda();
   if (!context.matmul_plans) context.matmul_plans = std::make_shared<MatmulPlans>(context);
   std::shared_ptr<Fp8Plans>& plans = context.matmul_plans->fp8;

@@ -15,6 +15,8 @@ void validate_fp8(const LinearCrossEntropy& p) {
   const std::int64_t chunk = std::min(M, p.logits.dim(0));
   SSA_CHECK(M % kFp8Alignment == 0 && chunk % kFp8Alignment == 0, op, ": ", M, " tokens in chunks of ", chunk,
             ", expected multiples of ", kFp8Alignment, " with FP8");
+  SSA_CHECK(H % kFp8Alignment == 0 && p.logits.dim(1) == fp8_padded(V), op, ": H is ", H, " and rows of logits are ",
+            p.logits.dim(1), ", expected a multiple of ", kFp8Alignment, " and ", fp8_padded(V), " with FP8");
   const std::int64_t chunks = p.fp8_hidden_is_rounded ? (M + chunk - 1) / chunk : 1;
   expect_fp8_buffer(op, "fp8.hidden", p.fp8->hidden, chunk, H, Fp8Blocks::row, chunks);
   expect_fp8_buffer(op, "fp8.hidden_t", p.fp8->hidden_t, H, chunk, Fp8Blocks::square, chunks);

@@ -218,21 +218,22 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 /// d_logits of a tile of 128 tokens and 128 ids, in FP8, plain and transposed. Rounded to bf16 first, as quantize_fp8
-/// would find them in memory.
+/// would find them in memory. Rows of logits are padded to `stride`, a multiple of 8, with -infinity, whose gradients
+/// are 0.
 __global__ void __launch_bounds__(kFp8TileThreads)
     d_logits_fp8_kernel(Fp8Target plain, Fp8Target transposed, const __nv_bfloat16* logits, const std::int32_t* targets,
-                        const float2* sums, int tokens, int V, float gradient_scale) {
+                        const float2* sums, int tokens, int V, std::int64_t stride, float gradient_scale) {
   __shared__ alignas(16) Fp8TileShared shared;
   const Fp8TilePlace at;
   uint4 tile[8];
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
     tile[i] = {};
-    if (at.row + i >= tokens || at.column >= V) continue;
+    if (at.row + i >= tokens || at.column >= V) continue;  // a vector that begins before V ends before `stride`
     const std::int32_t target = __ldg(targets + at.row + i);
     if (target == kIgnored) continue;
     const float2 sum = __ldg(sums + at.row + i);
-    Floats<8> x = load_constant<8>(logits + std::int64_t{at.row + i} * V + at.column);
+    Floats<8> x = load_constant<8>(logits + (at.row + i) * stride + at.column);
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
       const float p = probability(x[j], sum.x, sum.y);
@@ -240,7 +241,7 @@ __global__ void __launch_bounds__(kFp8TileThreads)
     }
     tile[i] = pack_bf16(x);
   }
-  quantize_tile<true, true>(plain, transposed, shared, tile, at.tile_row, at.tile_column, tokens, V);
+  quantize_tile<true, true, Fp8Sizes::any>(plain, transposed, shared, tile, at.tile_row, at.tile_column, tokens, V);
 }
 
 constexpr int kPaddingThreads = 256;
@@ -298,7 +299,7 @@ void linear_cross_entropy(Stream& stream, const LinearCrossEntropy& p) {
            losses + begin, sums, bf16(part.logits), targets, stride, p.gradient_scale);
     if (p.fp8)
       launch(stream, op, d_logits_fp8_kernel, fp8_tiles(tokens, V), Fp8Target(part.d_logits_fp8),
-             Fp8Target(part.d_logits_t_fp8), bf16(part.logits), targets, sums, tokens, V, p.gradient_scale);
+             Fp8Target(part.d_logits_t_fp8), bf16(part.logits), targets, sums, tokens, V, stride, p.gradient_scale);
     if (p.d_hidden) head_gradients(stream, p, part);
   }
   add_sum(stream, op, p.loss_sum.as<double>(), losses, M);

@@ -15,6 +15,7 @@
 // Losses and d_logits are computed from the logits as without; d_logits are rounded from act, as quantize_fp8 does.
 // In d_logits^T every id has scales of its own: the gradients of an id that is no target nearby are probabilities,
 // orders of magnitude smaller than those of targets, and would be rounded to zero next to them.
+// With FP8, M, the chunk and H are multiples of 16, and rows of logits are padded to one.
 // With a V that is not divisible by 8, padded rows of logits (padded_columns) make the products on CUDA several times as
 // fast.
 // The chunk size changes d_weight only by rounding. With the same chunk size a repeated run gives the same bits.
@@ -26,7 +27,7 @@
 
 namespace ssa {
 
-/// Memory for the operands of the FP8 products, overwritten. All dimensions are multiples of 16.
+/// Memory for the operands of the FP8 products, overwritten.
 struct LinearCrossEntropyFp8 {
   Fp8Buffer hidden, hidden_t;      ///< head_input of one chunk, or with fp8_hidden_is_rounded of all, one after another
   Fp8Buffer weight, weight_t;      ///< [V, H], [H, V], square blocks; kept with fp8_weight_is_rounded

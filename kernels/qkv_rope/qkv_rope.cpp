@@ -47,6 +47,8 @@ void validate(const QkvRopeBackward& p) {
   if (in_fp8) {
     SSA_CHECK(!p.d_qkvg, op, ": d_qkvg and fp8 are given, expected one of them");
     SSA_CHECK(s.D % 16 == 0, op, ": D is ", s.D, ", expected a multiple of 16 with FP8");
+    SSA_CHECK(s.B * s.T % kFp8Alignment == 0, op, ": ", s.B * s.T, " tokens, expected a multiple of ", kFp8Alignment,
+              " with FP8");
     expect_fp8(op, "fp8", p.fp8, s.B * s.T, s.columns());
     expect_fp8(op, "fp8_t", p.fp8_t, s.columns(), s.B * s.T);
   } else {

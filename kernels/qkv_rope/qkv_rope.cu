@@ -267,8 +267,23 @@ __global__ void __launch_bounds__(kThreads, 4) qkv_rope_backward_kernel(const __
   store_pair<kVec>(to + head * D + d, D / 2, pair_gradient<kVec>(p, m, head, d));
 }
 
+/// The gradients of gate logits [i, i + 8) of token m, zeros past the last gate.
+template <int kGateVec>
+__device__ __forceinline__ Floats<8> eight_gate_gradients(const Backward& p, std::int64_t m, int i) {
+  if constexpr (kGateVec == 8) {
+    return gate_gradient<8>(p, m, i);
+  } else {
+    Floats<8> d{};
+#pragma unroll
+    for (int j = 0; j < 8; ++j)
+      if (i + j < kGates * p.heads.HQ) d[j] = gate_gradient<1>(p, m, i + j)[0];
+    return d;
+  }
+}
+
 /// In FP8: a CTA takes a tile of 128 tokens and 128 columns. A thread's eight columns are in one half of a head, and
 /// the thread that has the other half loads the same pairs.
+template <int kGateVec>
 __global__ void __launch_bounds__(kFp8TileThreads)
     qkv_rope_backward_fp8_kernel(const __grid_constant__ Backward p, Fp8Target fp8, Fp8Target fp8_t) {
   __shared__ alignas(16) Fp8TileShared shared;
@@ -283,7 +298,7 @@ __global__ void __launch_bounds__(kFp8TileThreads)
     tile[i] = {};
     if (at.row >= M || at.column >= width) continue;
     if (at.column >= gates_begin) {
-      tile[i] = pack_bf16(gate_gradient<8>(p, at.row + i, at.column - gates_begin));
+      tile[i] = pack_bf16(eight_gate_gradients<kGateVec>(p, at.row + i, at.column - gates_begin));
     } else {
       const Pair<8> pair = pair_gradient<8>(p, at.row + i, head, upper ? d - half : d);
       Floats<8> y;
@@ -292,7 +307,7 @@ __global__ void __launch_bounds__(kFp8TileThreads)
       tile[i] = pack_bf16(y);
     }
   }
-  quantize_tile<true, true>(fp8, fp8_t, shared, tile, at.tile_row, at.tile_column, M, width);
+  quantize_tile<true, true, Fp8Sizes::any>(fp8, fp8_t, shared, tile, at.tile_row, at.tile_column, M, width);
 }
 
 /// Calls f.operator()<vector width, vectors per half head, width of gates>(). Vectors need rows and parts of qkvg that
@@ -374,9 +389,11 @@ void qkv_rope_backward(Stream& stream, const QkvRopeBackward& p) {
                      .M = B * T,
                      .block_size = static_cast<int>(p.block_size),
                      .heads = heads};
-  if (p.fp8)
-    return launch(stream, "qkv_rope_backward", qkv_rope_backward_fp8_kernel, fp8_tiles(B * T, heads.width()), arguments,
-                  Fp8Target(p.fp8), Fp8Target(p.fp8_t));
+  if (p.fp8) {
+    const auto kernel = kGates * heads.HQ % 8 == 0 ? qkv_rope_backward_fp8_kernel<8> : qkv_rope_backward_fp8_kernel<1>;
+    return launch(stream, "qkv_rope_backward", kernel, fp8_tiles(B * T, heads.width()), arguments, Fp8Target(p.fp8),
+                  Fp8Target(p.fp8_t));
+  }
   dispatch_head(heads, arguments.stride, [&]<int kVec, int kChunks, int kGateVec>() {
     arguments.pairs = (heads.HQ + 2 * heads.HK) * (heads.D / 2 / kVec);
     const int threads = arguments.pairs + kGates * heads.HQ / kGateVec;

@@ -21,11 +21,20 @@ namespace ssa::cuda {
 inline constexpr int kFp8TileThreads = 256;
 inline constexpr int kFp8Tile = static_cast<int>(kFp8Block);
 
+/// What rows and columns of a matrix may be: multiples of 16, which takes fewer registers, or any numbers.
+enum class Fp8Sizes { whole, any };
+
+template <Fp8Sizes kSizes>
+__device__ __forceinline__ std::int64_t padded_size(int count) {
+  return kSizes == Fp8Sizes::whole ? count : fp8_padded(count);
+}
+
 /// An output of a tile kernel; null `values`: not written.
 struct Fp8Target {
   std::uint8_t* values = nullptr;
   float* scales = nullptr;
-  std::int64_t scale_stride = 0;  ///< row blocks: rows of the matrix; square blocks: columns of `scales`
+  std::int64_t scale_stride = 0;  ///< row blocks: whole rows of the matrix; square blocks: columns of `scales`
+  std::int64_t last_scales = 0;   ///< row blocks: where the scales of the last 1 to 15 rows begin
   bool square = false;
 
   Fp8Target() = default;
@@ -33,8 +42,17 @@ struct Fp8Target {
     if (!m) return;
     values = m.values.as<std::uint8_t>();
     scales = m.scales.as<float>();
-    scale_stride = m.scales.dim(1);
     square = m.blocks == Fp8Blocks::square;
+    scale_stride = square ? m.scales.dim(1) : fp8_whole_rows(m.rows);
+    last_scales = fp8_blocks_of(m.columns) * scale_stride;
+  }
+
+  /// As fp8_row_scale_index.
+  template <Fp8Sizes kSizes>
+  __device__ __forceinline__ float& row_scale(int row, int block) const {
+    return kSizes == Fp8Sizes::whole || row < scale_stride
+               ? scales[block * scale_stride + row]
+               : scales[last_scales + block * kFp8Alignment + (row - scale_stride)];
   }
 };
 
@@ -123,7 +141,19 @@ __device__ __forceinline__ unsigned max_of_rows(unsigned (&value)[8], int lane) 
   return __vmaxu2(value[0], __shfl_xor_sync(kFullMask, value[0], 1));
 }
 
+/// A mask of the first `count` of eight adjacent bf16 values; `count` may be less than 0 or more than 8.
+__device__ __forceinline__ uint4 mask_of_first(int count) {
+  const auto pair = [&](int first) { return count > first + 1 ? 0xffffffffu : count > first ? 0xffffu : 0u; };
+  return make_uint4(pair(0), pair(2), pair(4), pair(6));
+}
+
+__device__ __forceinline__ uint4 operator&(const uint4& a, const uint4& b) {
+  return make_uint4(a.x & b.x, a.y & b.y, a.z & b.z, a.w & b.w);
+}
+
 /// Stores a tile of [rows, columns] from shared memory, transposed: 8 threads store a column of the tile, 16 rows each.
+/// Rows past the matrix fill the columns of the output up to a multiple of 16: they are zero in `chunks`.
+template <Fp8Sizes kSizes>
 __device__ __forceinline__ void store_transposed(const Fp8Target& to, const Fp8TileChunks& chunks, int tile_row,
                                                  int tile_column, int rows, int columns) {
   const int thread = static_cast<int>(threadIdx.x);
@@ -134,13 +164,13 @@ __device__ __forceinline__ void store_transposed(const Fp8Target& to, const Fp8T
     const uint4 raw = *reinterpret_cast<const uint4*>(&chunks[column][(2 * part ^ swizzle) & ~1]);
     const uint4 ordered = swizzle % 2 ? make_uint4(raw.z, raw.w, raw.x, raw.y) : raw;
     if (out_row < columns && out_column < rows)
-      *reinterpret_cast<uint4*>(to.values + std::int64_t{out_row} * rows + out_column) = ordered;
+      *reinterpret_cast<uint4*>(to.values + out_row * padded_size<kSizes>(rows) + out_column) = ordered;
   }
 }
 
 /// `x[i]`: columns 8 l .. 8 l + 7 of row 8 g + i of the tile; zero outside the matrix [rows, columns]. All 256 threads
 /// call it. `shared` may be reused after the next __syncthreads().
-template <bool kPlain, bool kTransposed>
+template <bool kPlain, bool kTransposed, Fp8Sizes kSizes = Fp8Sizes::whole>
 __device__ __forceinline__ void quantize_tile(const Fp8Target& plain, const Fp8Target& transposed,
                                               Fp8TileShared& shared, const uint4 (&x)[8], int tile_row, int tile_column,
                                               int rows, int columns) {
@@ -194,7 +224,7 @@ __device__ __forceinline__ void quantize_tile(const Fp8Target& plain, const Fp8T
     const Fp8Scale scale(larger_half(max_of_rows(row_max, lane)));
     row_inverse = scale.inverse;
     const int row = first_row + l / 2;
-    if (l % 2 == 0 && row < rows) plain.scales[tile_column * plain.scale_stride + row] = scale.scale;
+    if (l % 2 == 0 && row < rows) plain.row_scale<kSizes>(row, tile_column) = scale.scale;
   }
   if (of_columns) {
     if (thread < kFp8Tile) {
@@ -204,7 +234,7 @@ __device__ __forceinline__ void quantize_tile(const Fp8Target& plain, const Fp8T
       const Fp8Scale scale(largest);
       shared.column_inverse[thread] = scale.inverse;
       const int column = tile_column * kFp8Tile + thread;
-      if (column < columns) transposed.scales[tile_row * transposed.scale_stride + column] = scale.scale;
+      if (column < columns) transposed.row_scale<kSizes>(column, tile_row) = scale.scale;
     }
     __syncthreads();
   }
@@ -214,8 +244,8 @@ __device__ __forceinline__ void quantize_tile(const Fp8Target& plain, const Fp8T
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       const float inverse = of_rows ? __shfl_sync(kFullMask, row_inverse, 2 * i, 16) : tile_inverse;
-      if (first_row + i < rows && first_column < columns)
-        *reinterpret_cast<uint2*>(plain.values + std::int64_t{first_row + i} * columns + first_column) =
+      if (first_row + i < rows && first_column < padded_size<kSizes>(columns))
+        *reinterpret_cast<uint2*>(plain.values + (first_row + i) * padded_size<kSizes>(columns) + first_column) =
             round_fp8(x[i], inverse);
     }
   }
@@ -234,7 +264,7 @@ __device__ __forceinline__ void quantize_tile(const Fp8Target& plain, const Fp8T
       shared.chunks[8 * l + j][g ^ l] = make_uint2(pack_fp8(v[0], v[1], v[2], v[3]), pack_fp8(v[4], v[5], v[6], v[7]));
     }
     __syncthreads();
-    store_transposed(transposed, shared.chunks, tile_row, tile_column, rows, columns);
+    store_transposed<kSizes>(transposed, shared.chunks, tile_row, tile_column, rows, columns);
   }
 }
 

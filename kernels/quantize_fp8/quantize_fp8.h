@@ -7,11 +7,13 @@
 
 namespace ssa {
 
-/// A repeated run gives the same bits, and the CPU the same as CUDA for the same x. R and C must be multiples of 16.
+/// A repeated run gives the same bits, and the CPU the same as CUDA for the same x.
 struct QuantizeFp8 {
   Fp8Matrix plain = {};       ///< [R, C], overwritten; optional
   Fp8Matrix transposed = {};  ///< [C, R], overwritten; optional: x^T, whose scales belong to blocks of x^T
-  Tensor x;                   ///< [R, C] act
+  Tensor x;                   ///< [R, C] act; its rows, which may be padded, are multiples of 8 elements
+
+  std::int64_t columns() const { return plain ? plain.columns : transposed.rows; }  ///< C
 };
 SSA_OP(quantize_fp8, QuantizeFp8);
 

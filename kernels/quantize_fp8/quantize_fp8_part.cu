@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(kFp8TileThreads)
 #pragma unroll
   for (int j = 0; j < 8; ++j) chunks[8 * l + j][g ^ l] = column[j];
   __syncthreads();
-  store_transposed(out, chunks, at.tile_row, at.tile_column, rows, columns);
+  store_transposed<Fp8Sizes::any>(out, chunks, at.tile_row, at.tile_column, rows, columns);
 }
 
 Fp8Part part_of(const Tensor& x, std::int64_t first) { return {.x = bf16(x), .first = first, .count = x.count()}; }
@@ -106,13 +106,13 @@ void fp8_part_maxima(Stream& stream, const Fp8PartMaxima& p) {
 }
 
 void quantize_fp8_part(Stream& stream, const QuantizeFp8Part& p) {
-  const std::int64_t R = p.out.values.dim(0), C = p.out.values.dim(1);
+  const std::int64_t R = p.out.rows, C = p.out.columns;
   launch(stream, "quantize_fp8_part", quantize_fp8_part_kernel, fp8_tiles(R, C), Fp8Target(p.out), bits_of(p.maxima),
          part_of(p.x, p.first), R, C);
 }
 
 void transpose_fp8(Stream& stream, const TransposeFp8& p) {
-  const std::int64_t R = p.x.values.dim(0), C = p.x.values.dim(1);
+  const std::int64_t R = p.x.rows, C = p.x.columns;
   launch(stream, "transpose_fp8", transpose_fp8_kernel, fp8_tiles(R, C), Fp8Target(p.out),
          p.x.values.as<std::uint8_t>(), p.x.scales.as<float>(), p.x.scales.dim(1), R, C);
 }

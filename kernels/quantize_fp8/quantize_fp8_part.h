@@ -8,7 +8,7 @@
 
 namespace ssa {
 
-/// The largest magnitudes of a part, by block of 128 x 128 of the matrix. R, C, `first` and n must be multiples of 16.
+/// The largest magnitudes of a part, by block of 128 x 128 of the matrix. C, `first` and n must be multiples of 16.
 struct Fp8PartMaxima {
   /// i32 fp8_scales_shape(R, C, square): the bits of the float32 magnitudes, 0 for a block without an element of the
   /// part. As integers, NaN is larger than every number. What rounding up the columns adds is not written.
@@ -28,7 +28,8 @@ struct QuantizeFp8Part {
 };
 SSA_OP(quantize_fp8_part, QuantizeFp8Part);
 
-/// Copies a matrix with square blocks to its transpose, values and scales. Nothing is rounded.
+/// Copies a matrix with square blocks to its transpose, values and scales. Nothing is rounded. C must be a multiple of
+/// 16.
 struct TransposeFp8 {
   Fp8Matrix out;  ///< [C, R], square blocks, overwritten
   Fp8Matrix x;    ///< [R, C], square blocks

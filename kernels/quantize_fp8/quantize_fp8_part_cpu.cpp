@@ -28,7 +28,7 @@ void fp8_part_maxima(Stream&, const Fp8PartMaxima& p) {
 void quantize_fp8_part(Stream&, const QuantizeFp8Part& p) {
   dispatch_real(p.x, [&]<class Real>() {
     const Real* x = p.x.as<Real>();
-    const std::int64_t n = p.x.count(), C = p.out.values.dim(1), blocks = p.maxima.count(), stride = p.maxima.dim(1);
+    const std::int64_t n = p.x.count(), C = p.out.columns, blocks = p.maxima.count(), stride = p.maxima.dim(1);
     const auto* maxima = p.maxima.as<std::int32_t>();
     std::uint8_t* values = p.out.values.as<std::uint8_t>();
     float* scales = p.out.scales.as<float>();
@@ -46,12 +46,14 @@ void quantize_fp8_part(Stream&, const QuantizeFp8Part& p) {
 }
 
 void transpose_fp8(Stream&, const TransposeFp8& p) {
-  const std::int64_t R = p.x.values.dim(0), C = p.x.values.dim(1);
+  const std::int64_t R = p.x.rows, C = p.x.columns, from_stride = p.x.values.dim(1), stride = p.out.values.dim(1);
   const auto* from = p.x.values.as<std::uint8_t>();
   auto* to = p.out.values.as<std::uint8_t>();
 #pragma omp parallel for
-  for (std::int64_t c = 0; c < C; ++c)
-    for (std::int64_t r = 0; r < R; ++r) to[c * R + r] = from[r * C + c];
+  for (std::int64_t c = 0; c < C; ++c) {
+    for (std::int64_t r = 0; r < R; ++r) to[c * stride + r] = from[r * from_stride + c];
+    std::fill(to + c * stride + R, to + (c + 1) * stride, std::uint8_t{0});
+  }
   for (std::int64_t r = 0; r < R; r += kFp8Block)
     for (std::int64_t c = 0; c < C; c += kFp8Block)
       p.out.scales.as<float>()[fp8_scale_index(p.out, c, r)] = p.x.scales.as<float>()[fp8_scale_index(p.x, r, c)];

@@ -24,8 +24,8 @@ void validate(const RmsNormForward& p) {
   if (!p.fp8 && !p.fp8_t) return;
   SSA_CHECK(H % kFp8Block == 0 && p.fp8.blocks == Fp8Blocks::row, op, ": H is ", H,
             ", expected a multiple of 128 with FP8, and row blocks");
-  expect_fp8(op, "fp8", p.fp8, M, H);
-  if (p.fp8_t) expect_fp8(op, "fp8_t", p.fp8_t, H, M);
+  expect_whole_fp8(op, "fp8", p.fp8, M, H);
+  if (p.fp8_t) expect_whole_fp8(op, "fp8_t", p.fp8_t, H, M);
 }
 
 void validate(const RmsNormBackward& p) {
@@ -39,8 +39,8 @@ void validate(const RmsNormBackward& p) {
   expect(op, "rstd", p.rstd, {M}, real_of(act));
   expect(op, "weight", p.weight, {H}, act);
   if (!p.fp8 && !p.fp8_t) return;
-  expect_fp8(op, "fp8", p.fp8, M, H);
-  expect_fp8(op, "fp8_t", p.fp8_t, H, M);
+  expect_whole_fp8(op, "fp8", p.fp8, M, H);
+  expect_whole_fp8(op, "fp8_t", p.fp8_t, H, M);
   SSA_CHECK(p.fp8.blocks == Fp8Blocks::row && p.fp8_t.blocks == Fp8Blocks::square, op,
             ": fp8 and fp8_t have other blocks, expected row blocks and square blocks");
 }

@@ -23,8 +23,8 @@ void validate(const SwigluForward& p) {
   SSA_CHECK(p.out || p.fp8 || p.fp8_t, op, ": no output");
   if (!p.fp8 && !p.fp8_t) return;
   expect_whole_blocks(op, F);
-  if (p.fp8) expect_fp8(op, "fp8", p.fp8, M, F);
-  if (p.fp8_t) expect_fp8(op, "fp8_t", p.fp8_t, F, M);
+  if (p.fp8) expect_whole_fp8(op, "fp8", p.fp8, M, F);
+  if (p.fp8_t) expect_whole_fp8(op, "fp8_t", p.fp8_t, F, M);
 }
 
 void validate(const SwigluBackward& p) {
@@ -36,8 +36,8 @@ void validate(const SwigluBackward& p) {
   SSA_CHECK(p.d_gate_up.count() == 0 || !p.fp8, op, ": d_gate_up and fp8 are given, expected one of them");
   if (p.fp8 || p.fp8_t) {
     expect_whole_blocks(op, F);
-    expect_fp8(op, "fp8", p.fp8, M, 2 * F);
-    expect_fp8(op, "fp8_t", p.fp8_t, 2 * F, M);
+    expect_whole_fp8(op, "fp8", p.fp8, M, 2 * F);
+    expect_whole_fp8(op, "fp8_t", p.fp8_t, 2 * F, M);
   } else {
     expect(op, "d_gate_up", p.d_gate_up, {M, 2 * F}, act);
   }

@@ -25,23 +25,25 @@ struct OwnFp8 {
   Fp8Matrix matrix;
 
   OwnFp8(Stream& stream, std::int64_t rows, std::int64_t columns, Fp8Blocks blocks) {
-    const Shape shape = fp8_scales_shape(rows, columns, blocks);
-    values = Buffer(stream, static_cast<std::size_t>(rows * columns));
-    scales = Buffer(stream, static_cast<std::size_t>(shape.count()) * sizeof(float));
-    matrix = {.values = Tensor(values.data(), DType::u8, {rows, columns}),
-              .scales = Tensor(scales.data(), DType::f32, shape),
-              .blocks = blocks};
+    const std::int64_t of_values = fp8_values_shape(rows, columns).count();
+    const std::int64_t of_scales = fp8_scales_shape(rows, columns, blocks).count();
+    values = Buffer(stream, static_cast<std::size_t>(of_values));
+    scales = Buffer(stream, static_cast<std::size_t>(of_scales) * sizeof(float));
+    matrix = Fp8Buffer{.values = Tensor(values.data(), DType::u8, {of_values}),
+                       .scales = Tensor(scales.data(), DType::f32, {of_scales})}
+                 .matrix(rows, columns, blocks);
   }
 };
 
-OwnFp8 rounded(Stream& stream, const Tensor& x, Fp8Blocks blocks) {
-  OwnFp8 fp8(stream, x.dim(0), x.dim(1), blocks);
+/// Rows of x may be padded to more than `columns`.
+OwnFp8 rounded(Stream& stream, const Tensor& x, std::int64_t columns, Fp8Blocks blocks) {
+  OwnFp8 fp8(stream, x.dim(0), columns, blocks);
   quantize_fp8(stream, {.plain = fp8.matrix, .x = x});
   return fp8;
 }
 
-OwnFp8 rounded_transpose(Stream& stream, const Tensor& x, Fp8Blocks blocks) {
-  OwnFp8 fp8(stream, x.dim(1), x.dim(0), blocks);
+OwnFp8 rounded_transpose(Stream& stream, const Tensor& x, std::int64_t columns, Fp8Blocks blocks) {
+  OwnFp8 fp8(stream, columns, x.dim(0), blocks);
   quantize_fp8(stream, {.transposed = fp8.matrix, .x = x});
   return fp8;
 }
@@ -49,12 +51,13 @@ OwnFp8 rounded_transpose(Stream& stream, const Tensor& x, Fp8Blocks blocks) {
 /// The product with rounded operands.
 void multiply(Stream& stream, const LinearProduct& p, const Tensor& out) {
   using Kind = LinearProduct::Kind;
-  const OwnFp8 a = p.kind == Kind::forward          ? rounded(stream, p.x, Fp8Blocks::row)
-                   : p.kind == Kind::input_gradient ? rounded(stream, p.d_y, Fp8Blocks::row)
-                                                    : rounded_transpose(stream, p.d_y, Fp8Blocks::square);
-  const OwnFp8 b = p.kind == Kind::forward          ? rounded(stream, p.w, Fp8Blocks::square)
-                   : p.kind == Kind::input_gradient ? rounded_transpose(stream, p.w, Fp8Blocks::square)
-                                                    : rounded_transpose(stream, p.x, Fp8Blocks::row);
+  const std::int64_t N = p.w.dim(0), K = p.w.dim(1);
+  const OwnFp8 a = p.kind == Kind::forward          ? rounded(stream, p.x, K, Fp8Blocks::row)
+                   : p.kind == Kind::input_gradient ? rounded(stream, p.d_y, N, Fp8Blocks::row)
+                                                    : rounded_transpose(stream, p.d_y, N, Fp8Blocks::square);
+  const OwnFp8 b = p.kind == Kind::forward          ? rounded(stream, p.w, K, Fp8Blocks::square)
+                   : p.kind == Kind::input_gradient ? rounded_transpose(stream, p.w, K, Fp8Blocks::square)
+                                                    : rounded_transpose(stream, p.x, K, Fp8Blocks::row);
   fp8_matmul(stream, {.out = out, .a = a.matrix, .b = b.matrix});
   stream.synchronize();
 }
@@ -72,23 +75,24 @@ std::vector<T> on_host(Stream& stream, const Tensor& tensor) {
   return values;
 }
 
-/// On the host, whose threads sum up chunks of fixed size: the result does not depend on their number.
+/// Of the first `columns` columns, on the host, whose threads sum up one row each: the result does not depend on their
+/// number.
 template <class T>
-Squares squares_of(Stream& stream, const Tensor& got_tensor, const Tensor& want_tensor) {
-  constexpr std::int64_t kChunk = 1 << 16;
+Squares squares_of(Stream& stream, const Tensor& got_tensor, const Tensor& want_tensor, std::int64_t columns) {
   const std::vector<T> got = on_host<T>(stream, got_tensor), want = on_host<T>(stream, want_tensor);
-  const auto count = static_cast<std::int64_t>(got.size()), chunks = (count + kChunk - 1) / kChunk;
-  std::vector<Squares> parts(static_cast<std::size_t>(chunks));
+  const std::int64_t rows = want_tensor.dim(0);
+  std::vector<Squares> parts(static_cast<std::size_t>(rows));
 #pragma omp parallel for
-  for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
+  for (std::int64_t row = 0; row < rows; ++row) {
     Squares part;
-    for (std::int64_t i = chunk * kChunk; i < std::min(count, (chunk + 1) * kChunk); ++i) {
-      const auto at = static_cast<std::size_t>(i);
-      const double exact = static_cast<float>(want[at]), distance = static_cast<float>(got[at]) - exact;
+    for (std::int64_t column = 0; column < columns; ++column) {
+      const double exact = static_cast<float>(want[static_cast<std::size_t>(row * want_tensor.dim(1) + column)]);
+      const double distance =
+          static_cast<float>(got[static_cast<std::size_t>(row * got_tensor.dim(1) + column)]) - exact;
       part.distance += distance * distance;
       part.exact += exact * exact;
     }
-    parts[static_cast<std::size_t>(chunk)] = part;
+    parts[static_cast<std::size_t>(row)] = part;
   }
   Squares sum;
   for (const Squares& part : parts) sum.distance += part.distance, sum.exact += part.exact;
@@ -103,12 +107,14 @@ class Sums {
         sums_(static_cast<std::size_t>(config.num_hidden_layers) * kLayers * kKinds) {}
 
   void add(const LinearProduct& p) {
-    if (!has_products(p.which)) return;
-    const Buffer memory(stream_, p.out.bytes());
-    const Tensor out(memory.data(), p.out.dtype(), p.out.shape());
+    if (!has_fp8_products(p.which, config_)) return;
+    const std::int64_t columns = p.kind == LinearProduct::Kind::forward ? p.w.dim(0) : p.w.dim(1);
+    const Shape shape{p.out.dim(0), fp8_padded(columns)};
+    const Buffer memory(stream_, static_cast<std::size_t>(shape.count()) * size_of(p.out.dtype()));
+    const Tensor out(memory.data(), p.out.dtype(), shape);
     multiply(stream_, p, out);
-    const Squares squares =
-        out.dtype() == DType::bf16 ? squares_of<bfloat16>(stream_, out, p.out) : squares_of<float>(stream_, out, p.out);
+    const Squares squares = out.dtype() == DType::bf16 ? squares_of<bfloat16>(stream_, out, p.out, columns)
+                                                       : squares_of<float>(stream_, out, p.out, columns);
     Squares& sum = at(p.layer, p.which, static_cast<std::size_t>(p.kind));
     sum.distance += squares.distance;
     sum.exact += squares.exact;
@@ -122,16 +128,12 @@ class Sums {
   }
 
   double error(std::int64_t layer, LinearLayer which, std::size_t kind) {
-    if (!has_products(which)) return std::numeric_limits<double>::quiet_NaN();
+    if (!has_fp8_products(which, config_)) return std::numeric_limits<double>::quiet_NaN();
     const Squares& s = at(layer, which, kind);
     return s.exact > 0 ? std::sqrt(s.distance / s.exact) : 0;
   }
 
  private:
-  bool has_products(LinearLayer which) const {
-    const auto [inputs, outputs] = widths_of(which, config_);
-    return inputs % kFp8Alignment == 0 && outputs % kFp8Alignment == 0;
-  }
   Squares& at(std::int64_t layer, LinearLayer which, std::size_t kind) {
     return sums_[(static_cast<std::size_t>(layer) * kLayers + static_cast<std::size_t>(which)) * kKinds + kind];
   }

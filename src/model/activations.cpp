@@ -95,11 +95,16 @@ Fp8Buffer allocate_fp8(Arena& arena, const std::string& name, const Fp8Matrices&
   if (matrices.empty()) return {};
   std::int64_t values = 0, scales = 0;
   for (const auto& [matrix, blocks] : matrices) {
-    values = std::max(values, matrix.count());
+    values = std::max(values, fp8_values_shape(matrix[0], matrix[1]).count());
     scales = std::max(scales, fp8_scales_shape(matrix[0], matrix[1], blocks).count());
   }
   return {.values = arena.allocate("fp8 " + name, DType::u8, {count * values}),
           .scales = arena.allocate("fp8 scales of " + name, DType::f32, {count * scales})};
+}
+
+/// The length of rows that products in FP8 write, too, if `in_fp8`.
+std::int64_t row_length(std::int64_t columns, bool in_fp8) {
+  return in_fp8 ? fp8_padded(columns) : padded_columns(columns);
 }
 
 /// What a linear layer reads, and where it is kept in FP8 instead.
@@ -259,10 +264,13 @@ Activations lay_out_activations(Arena& arena, const ModelConfig& c, const PassSh
   a.final_x = arena.allocate("model output", act, hidden);
   a.final_norm = arena.allocate("model output, normalized", act, hidden);
   a.final_rstd = arena.allocate("model output rstd", f32, kPerToken(d));
-  a.qkvg = arena.allocate("q, k, v, gate projection", act, {d.M, padded_columns(c.qkvg_width())});
+  a.qkvg = arena.allocate(
+      "q, k, v, gate projection", act,
+      {d.M, row_length(c.qkvg_width(), shape.backward && shape.fp8.has_in_any_layer(LinearLayer::qkvg_proj))});
   a.residual_delta = arena.allocate("residual delta", act, hidden);
   const std::int64_t chunk = shape.logits_chunk ? shape.logits_chunk : logits_chunk_for(c, d.M, kind);
-  a.logits = arena.allocate("logits chunk", act, {chunk, padded_columns(c.vocab_size)});
+  a.logits =
+      arena.allocate("logits chunk", act, {chunk, row_length(c.vocab_size, shape.backward && shape.fp8.has_lm_head())});
   a.cos_sin = placement ? placement->cos_sin : arena.allocate("rotary table", f32, {d.T, d.D / 2, 2});
   a.discarded = arena.allocate("discarded alignment", DType::f64, {1});
   if (!shape.backward) return a;

@@ -29,11 +29,9 @@ bool parse(const ModelConfig& config, std::string_view name, Excluded& out) {
   return std::any_of(kLinearLayers.begin(), kLinearLayers.end(), [&](LinearLayer l) { return name == name_of(l); });
 }
 
-/// Empty if products with these widths exist.
-std::string why_unsupported(std::string_view name, const LinearWidths& widths) {
-  if (widths.inputs % kFp8Alignment == 0 && widths.outputs % kFp8Alignment == 0) return {};
-  return concat(name, " has ", widths.inputs, " inputs and ", widths.outputs, " outputs, expected multiples of ",
-                kFp8Alignment, "; train.fp8_exclude [\"", name, "\"] leaves it out");
+/// The end of a message that says what was found of a layer.
+std::string expected_multiple(std::string_view name) {
+  return concat(", expected a multiple of ", kFp8Alignment, "; train.fp8_exclude [\"", name, "\"] leaves it out");
 }
 
 }  // namespace
@@ -46,6 +44,11 @@ LinearWidths widths_of(LinearLayer layer, const ModelConfig& c) {
     case LinearLayer::down_proj: return {.inputs = c.intermediate_size, .outputs = c.hidden_size};
   }
   fail("unknown linear layer");
+}
+
+bool has_fp8_products(LinearLayer layer, const ModelConfig& config) {
+  const auto [inputs, outputs] = widths_of(layer, config);
+  return inputs % kFp8Alignment == 0 && (pads_output(layer) || outputs % kFp8Alignment == 0);
 }
 
 Fp8Layers::Fp8Layers(const ModelConfig& config, Fp8Mode mode, const std::vector<std::string>& exclude) {
@@ -114,11 +117,14 @@ std::string why_unsupported(const Fp8Layers& layers, const ModelConfig& config, 
   if (tokens % kFp8Alignment != 0)
     return concat("a micro-batch has ", tokens, " tokens, expected a multiple of ", kFp8Alignment);
   for (const LinearLayer which : kLinearLayers) {
-    if (!layers.has_in_any_layer(which)) continue;
-    const std::string reason = why_unsupported(name_of(which), widths_of(which, config));
-    if (!reason.empty()) return reason;
+    if (!layers.has_in_any_layer(which) || has_fp8_products(which, config)) continue;
+    const auto [inputs, outputs] = widths_of(which, config);
+    const std::string_view name = name_of(which);
+    if (inputs % kFp8Alignment != 0) return concat(name, " has ", inputs, " inputs", expected_multiple(name));
+    return concat(name, " has ", outputs, " outputs", expected_multiple(name));
   }
-  if (layers.has_lm_head()) return why_unsupported(kHead, {.inputs = config.hidden_size, .outputs = config.vocab_size});
+  if (layers.has_lm_head() && config.hidden_size % kFp8Alignment != 0)
+    return concat(kHead, " has ", config.hidden_size, " inputs", expected_multiple(kHead));
   return {};
 }
 

@@ -8,28 +8,38 @@ namespace {
 
 std::size_t index_of(LinearLayer which) { return static_cast<std::size_t>(which); }
 
-/// Where the transposes begin after `count` bytes: as products in FP8 expect their operands. Matrices that may be in FP8
-/// have multiples of 256 elements, so that as much padding follows them as this adds.
-std::int64_t aligned(std::int64_t count) {
-  constexpr auto kUnit = static_cast<std::int64_t>(Arena::kAlignment);
-  return (count + kUnit - 1) / kUnit * kUnit;
-}
+/// As products in FP8 expect their operands, in bytes.
+constexpr auto kUnit = static_cast<std::int64_t>(Arena::kAlignment);
+
+/// Where the transposes begin after `count` bytes. They have multiples of 256 elements and follow one another. As much
+/// memory as rounding up takes is left: padding, if all of a layer's matrices have such transposes, or where the
+/// transpose would be that has memory of its own.
+std::int64_t aligned(std::int64_t count) { return (count + kUnit - 1) / kUnit * kUnit; }
 
 Shape scales_of(const Shape& matrix) { return fp8_scales_shape(matrix[0], matrix[1], Fp8Blocks::square); }
 
-/// Scales of w and w^T of every linear layer that is in FP8 anywhere.
-using Scales = std::array<std::array<Tensor, 2>, kLinearLayers.size()>;
+/// Scales of w and w^T of every linear layer that is in FP8 anywhere, flat. Where w^T has padded rows, its values, too:
+/// it is larger than w, and the gathered weights have no room for it.
+struct PassMemory {
+  Tensor w_scales, w_t_scales, w_t_values;
+};
+using PassMemories = std::array<PassMemory, kLinearLayers.size()>;
 
-Scales allocate_scales(Arena& arena, const ModelConfig& c, const Fp8Layers& fp8) {
-  Scales scales;
+PassMemories allocate_pass(Arena& arena, const ModelConfig& c, const Fp8Layers& fp8) {
+  PassMemories all;
   for (const LinearLayer which : kLinearLayers) {
     if (!fp8.has_in_any_layer(which)) continue;
     const auto [inputs, outputs] = widths_of(which, c);
-    for (const bool transposed : {false, true})
-      scales[index_of(which)][transposed] = arena.allocate(
-          "fp8 scales of a pass", DType::f32, scales_of(transposed ? Shape{inputs, outputs} : Shape{outputs, inputs}));
+    const auto scales = [&](const Shape& matrix) {
+      return arena.allocate("fp8 scales of a pass", DType::f32, {scales_of(matrix).count()});
+    };
+    PassMemory& memory = all[index_of(which)];
+    memory = {.w_scales = scales({outputs, inputs}), .w_t_scales = scales({inputs, outputs}), .w_t_values = {}};
+    if (outputs % kFp8Alignment != 0)
+      memory.w_t_values =
+          arena.allocate("fp8 weights^T of a pass", DType::u8, {fp8_values_shape(inputs, outputs).count()});
   }
-  return scales;
+  return all;
 }
 
 /// Elements [begin, end) of a bucket that a rank owns of one matrix.
@@ -71,33 +81,37 @@ void send_parts(Stream& stream, Comm& shard, const ModelState& state, std::int64
 std::vector<Fp8GatheredLayer> lay_out_gathered_fp8(Arena& arena, const ModelConfig& c, const Fp8Layers& fp8,
                                                    const ParamTable& table, const std::vector<Tensor>& gathered) {
   std::vector<Fp8GatheredLayer> layers;
-  std::vector<Scales> scales;
+  std::vector<PassMemories> memories;
   for (std::int64_t i = 0; i < c.num_hidden_layers; ++i) {
     const std::size_t bucket = BucketOrder(c).layer(i);
     const Range range = table.buckets()[bucket].range;
     const Tensor memory(gathered[bucket].data(), DType::u8, {static_cast<std::int64_t>(gathered[bucket].bytes())});
     const auto width = static_cast<std::int64_t>(size_of(gathered[bucket].dtype()));
-    if (scales.size() < kLayerBuffers) scales.push_back(allocate_scales(arena, c, fp8));
+    if (memories.size() < kLayerBuffers) memories.push_back(allocate_pass(arena, c, fp8));
 
     Fp8GatheredLayer& layer = layers.emplace_back();
-    const bool all = fp8.has_all_of(i);
+    const auto is_aligned = [&](LinearLayer which) {
+      return (range_of(table, c, i, which).begin - range.begin) % kUnit == 0;
+    };
+    const bool all = fp8.has_all_of(i) && std::ranges::all_of(kLinearLayers, is_aligned);
     if (all) layer.bytes = memory.rows(0, range.count());
-    std::int64_t blocks = 0;
+    std::int64_t blocks = 0, next_t = aligned(range.count());
     for (const LinearLayer which : kLinearLayers) {
       if (!fp8.has(i, which)) continue;
       const Range matrix = range_of(table, c, i, which);
       const auto [inputs, outputs] = widths_of(which, c);
       const std::int64_t at = matrix.begin - range.begin, begin = all ? at : width * at;
-      const std::int64_t begin_t = all ? aligned(range.count()) + at : begin + matrix.count();
-      const auto& [of_w, of_w_t] = scales[static_cast<std::size_t>(i) % kLayerBuffers][index_of(which)];
-      layer.weights[index_of(which)] = {
-          .w = {.values = memory.rows(begin, begin + matrix.count()).view({outputs, inputs}),
-                .scales = of_w,
-                .blocks = Fp8Blocks::square},
-          .w_t = {.values = memory.rows(begin_t, begin_t + matrix.count()).view({inputs, outputs}),
-                  .scales = of_w_t,
-                  .blocks = Fp8Blocks::square}};
-      blocks += of_w.count();
+      const PassMemory& pass = memories[static_cast<std::size_t>(i) % kLayerBuffers][index_of(which)];
+      Fp8Buffer w{.values = memory.rows(begin, memory.count()), .scales = pass.w_scales};
+      Fp8Buffer w_t{.values = pass.w_t_values, .scales = pass.w_t_scales};
+      if (!w_t.values) {
+        const std::int64_t begin_t = all ? next_t : begin + matrix.count();
+        w_t.values = memory.rows(begin_t, begin_t + matrix.count());
+        next_t += matrix.count();
+      }
+      layer.weights[index_of(which)] = {.w = w.matrix(outputs, inputs, Fp8Blocks::square),
+                                        .w_t = w_t.matrix(inputs, outputs, Fp8Blocks::square)};
+      blocks += pass.w_scales.count();
     }
     if (blocks == 0) continue;
     layer.maxima = arena.allocate("fp8 maxima of blocks", DType::i32, {blocks});

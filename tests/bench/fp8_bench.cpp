@@ -39,7 +39,7 @@ SSA_BENCH(fp8_matmul) {
   for (const auto& [name, K, N] : layers) {
     const bench::Work work{.flops = 2 * static_cast<double>(M) * static_cast<double>(N) * static_cast<double>(K)};
     bench.measure("fp8_matmul, " + name, work, [&]() -> bench::Call {
-      const Tensor y = bench.empty(DType::bf16, {M, N});
+      const Tensor y = bench.empty(DType::bf16, {M, fp8_padded(N)});
       const Fp8Matrix x = random_fp8(bench, M, K, Fp8Blocks::row), w = random_fp8(bench, N, K, Fp8Blocks::square);
       return [=](Stream& stream) { fp8_matmul(stream, {.out = y, .a = x, .b = w}); };
     });

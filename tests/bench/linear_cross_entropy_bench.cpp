@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "bench/bench.h"
+#include "bench/fp8_tensors.h"
 #include "kernels/fp8_matmul/fp8_matmul.h"
 #include "kernels/linear_cross_entropy/linear_cross_entropy.h"
 
@@ -9,9 +10,8 @@ using namespace ssa;
 namespace {
 
 LinearCrossEntropyFp8 empty_operands(bench::Bench& bench, std::int64_t chunk, std::int64_t H, std::int64_t V) {
-  const auto operand = [&](std::int64_t rows, std::int64_t columns, Fp8Blocks blocks) -> Fp8Buffer {
-    return {.values = bench.empty(DType::u8, {rows * columns}),
-            .scales = bench.empty(DType::f32, {fp8_scales_shape(rows, columns, blocks).count()})};
+  const auto operand = [&](std::int64_t rows, std::int64_t columns, Fp8Blocks blocks) {
+    return bench::fp8_memory(bench, rows, columns, blocks);
   };
   return {.hidden = operand(chunk, H, Fp8Blocks::row),
           .hidden_t = operand(H, chunk, Fp8Blocks::square),
@@ -32,7 +32,8 @@ SSA_BENCH(linear_cross_entropy) {
   const auto make_set = [&](bool in_fp8) -> bench::Call {
     const Tensor loss_sum = bench.zeros(DType::f64, {1}), losses = bench.empty(DType::f32, {M});
     const Tensor d_hidden = bench.empty(DType::bf16, {M, H}), d_weight = bench.zeros(DType::f32, {V, H});
-    const Tensor logits = bench.empty(DType::bf16, {chunk, V}), hidden = bench.random(DType::bf16, {M, H});
+    const Tensor logits = bench.empty(DType::bf16, {chunk, in_fp8 ? fp8_padded(V) : V}),
+                 hidden = bench.random(DType::bf16, {M, H});
     const Tensor weight = bench.random(DType::bf16, {V, H}, 0.02), targets = bench.integers({M}, target);
     const LinearCrossEntropyFp8 fp8 = in_fp8 ? empty_operands(bench, chunk, H, V) : LinearCrossEntropyFp8{};
     return [=](Stream& stream) {

@@ -56,7 +56,19 @@ TEST_CASE("fp8_matmul refuses tensors that do not fit") {
   OpRunner run(Precision::f32);
   const Fp8Matrix a = fp8_output(run, 16, 32, Fp8Blocks::row), b = fp8_output(run, 48, 32, Fp8Blocks::square);
   CHECK_THROWS_WITH(fp8_matmul(run.stream(), {.out = run.act_output({16, 64}), .a = a, .b = b}),
-                    "fp8_matmul: b is [48, 32], expected [64, 32]");
+                    "fp8_matmul: out is [16, 64], expected [16, 48]");
+  CHECK_THROWS_WITH(
+      fp8_matmul(run.stream(),
+                 {.out = run.act_output({16, 48}), .a = a, .b = fp8_output(run, 48, 31, Fp8Blocks::square)}),
+      "fp8_matmul: b is [48, 31], expected [48, 32]");
+  CHECK_THROWS_WITH(
+      fp8_matmul(run.stream(),
+                 {.out = run.act_output({16, 47}), .a = a, .b = fp8_output(run, 47, 32, Fp8Blocks::square)}),
+      "fp8_matmul: out is [16, 47], expected [16, 48]");
+  CHECK_THROWS_WITH(fp8_matmul(run.stream(), {.out = run.act_output({16, 48}),
+                                              .a = fp8_output(run, 16, 32, Fp8Blocks::square),
+                                              .b = fp8_output(run, 47, 32, Fp8Blocks::row)}),
+                    "fp8_matmul: b is [47, 32] with row blocks, expected a multiple of 16 rows");
   CHECK_THROWS_WITH(
       fp8_matmul(run.stream(), {.out = run.act_output({16, 48}), .a = a, .b = fp8_output(run, 48, 32, Fp8Blocks::row)}),
       "fp8_matmul: a and b have the same blocks, expected row blocks and square blocks");

@@ -11,36 +11,37 @@ using namespace ssa::test;
 namespace {
 
 /// One tile and less, cut tiles, the last chunk cut, all targets -100, and vocabularies for clusters of 1, 2 and 8 CTAs
-/// and for the kernel that reads rows twice.
+/// and for the kernel that reads rows twice. Then vocabularies that are no multiples of 16: bytes, an odd one, one of
+/// less than 16, a multiple of 8, GPT-2's, and one for the kernel that reads rows twice.
 const std::vector<LinearCrossEntropyCase> kCases = {
     {16, 16, 16, 16, 0},   {128, 128, 128, 128, 0}, {144, 144, 272, 128, 5}, {48, 32, 272, 32, 3},
     {16, 16, 48, 16, 1},   {32, 16, 16400, 32, 4},  {16, 16, 65552, 16, 0},  {16, 16, 131088, 16, 3},
-    {64, 144, 528, 48, 0}, {32, 48, 64, 64, 0}};
+    {64, 144, 528, 48, 0}, {32, 48, 64, 64, 0},     {48, 32, 257, 32, 3},    {160, 128, 143, 144, 4},
+    {32, 16, 11, 16, 0},   {32, 16, 248, 32, 2},    {16, 16, 50257, 16, 5},  {16, 16, 131075, 16, 3}};
+
+/// With rows of logits as FP8 products write them.
+Tensor logits_of(OpRunner& run, const LinearCrossEntropyCase& c) { return run.act_output({c.chunk, fp8_padded(c.V)}); }
 
 struct Fp8Run {
   Outputs outputs;
   LinearCrossEntropyFp8 operands;
 };
 
-Fp8Buffer buffer(OpRunner& run, std::int64_t rows, std::int64_t columns, Fp8Blocks blocks) {
-  const Fp8Matrix m = fp8_output(run, rows, columns, blocks);
-  return {.values = m.values.view({m.values.count()}), .scales = m.scales.view({m.scales.count()})};
-}
-
 /// Buffers for the hidden states of one chunk.
 LinearCrossEntropyFp8 operands_of(OpRunner& run, const LinearCrossEntropyCase& c) {
-  return {.hidden = buffer(run, c.chunk, c.H, Fp8Blocks::row),
-          .hidden_t = buffer(run, c.H, c.chunk, Fp8Blocks::square),
-          .weight = buffer(run, c.V, c.H, Fp8Blocks::square),
-          .weight_t = buffer(run, c.H, c.V, Fp8Blocks::square),
-          .d_logits = buffer(run, c.chunk, c.V, Fp8Blocks::row),
-          .d_logits_t = buffer(run, c.V, c.chunk, Fp8Blocks::row)};
+  return {.hidden = fp8_buffer(run, c.chunk, c.H, Fp8Blocks::row),
+          .hidden_t = fp8_buffer(run, c.H, c.chunk, Fp8Blocks::square),
+          .weight = fp8_buffer(run, c.V, c.H, Fp8Blocks::square),
+          .weight_t = fp8_buffer(run, c.H, c.V, Fp8Blocks::square),
+          .d_logits = fp8_buffer(run, c.chunk, c.V, Fp8Blocks::row),
+          .d_logits_t = fp8_buffer(run, c.V, c.chunk, Fp8Blocks::row)};
 }
 
 Fp8Run run_fp8(OpRunner& run, const LinearCrossEntropyCase& c, const LinearCrossEntropyInputs& in,
                bool accumulate = false) {
   const LinearCrossEntropyFp8 operands = operands_of(run, c);
-  return {.outputs = run_linear_cross_entropy(run, c, in, accumulate, &operands), .operands = operands};
+  return {.outputs = run_linear_cross_entropy(run, c, in, accumulate, &operands, logits_of(run, c)),
+          .operands = operands};
 }
 
 /// rows [M, K] @ columns [N, K]^T in float64.
@@ -212,8 +213,8 @@ void check_rounded_before(Precision precision) {
     OpRunner run(precision);
     const std::int64_t chunk = std::min(c.chunk, c.M), chunks = (c.M + chunk - 1) / chunk;
     LinearCrossEntropyFp8 fp8 = operands_of(run, c);
-    fp8.hidden = buffer(run, chunks * chunk, c.H, Fp8Blocks::row);
-    fp8.hidden_t = {.values = buffer(run, chunks * c.H, chunk, Fp8Blocks::row).values,
+    fp8.hidden = fp8_buffer(run, chunks * chunk, c.H, Fp8Blocks::row);
+    fp8.hidden_t = {.values = fp8_buffer(run, chunks * c.H, chunk, Fp8Blocks::row).values,
                     .scales = run.f32_output({chunks * fp8_scales_shape(c.H, chunk, Fp8Blocks::square).count()})};
     const Tensor hidden = run.act_input(in.hidden, {c.M, c.H});
     for (std::int64_t begin = 0; begin < c.M; begin += chunk) {
@@ -224,7 +225,7 @@ void check_rounded_before(Precision precision) {
     quantize_fp8(run.stream(), {.plain = fp8.weight.matrix(c.V, c.H, Fp8Blocks::square),
                                 .transposed = fp8.weight_t.matrix(c.H, c.V, Fp8Blocks::square),
                                 .x = run.act_input(in.weight, {c.V, c.H})});
-    const Outputs got = run_linear_cross_entropy(run, c, in, false, &fp8, {}, true);
+    const Outputs got = run_linear_cross_entropy(run, c, in, false, &fp8, logits_of(run, c), true);
     const Outputs want = run_fp8(run, c, in).outputs;
     for (const Output& o : want) {
       CAPTURE(o.name);
@@ -262,8 +263,10 @@ TEST_CASE("linear_cross_entropy refuses FP8 operands that do not fit") {
         "linear_cross_entropy: 32 tokens in chunks of 24, expected multiples of 16 with FP8");
   CHECK(refused({32, 16, 48, 32, 0}, fits) ==
         "linear_cross_entropy: fp8.hidden has room for 256 values and 16 scales, expected at least 512 and 32");
-  CHECK(refused({32, 16, 56, 16, 0}, {32, 16, 64, 16, 0}) ==
-        "linear_cross_entropy: fp8.weight is [56, 16], expected multiples of 16");
+  CHECK(refused({32, 16, 57, 16, 0}, {32, 16, 57, 16, 0}) ==
+        "linear_cross_entropy: H is 16 and rows of logits are 57, expected a multiple of 16 and 64 with FP8");
+  CHECK(refused({32, 24, 48, 16, 0}, {32, 24, 48, 16, 0}) ==
+        "linear_cross_entropy: H is 24 and rows of logits are 48, expected a multiple of 16 and 48 with FP8");
 }
 
 TEST_CASE("linear_cross_entropy on CUDA writes the d_logits that quantize_fp8 makes of those in bf16, to the bit") {
@@ -273,7 +276,7 @@ TEST_CASE("linear_cross_entropy on CUDA writes the d_logits that quantize_fp8 ma
     CAPTURE(c.M, c.H, c.V, c.masked_every);
     const LinearCrossEntropyInputs in = exact_inputs(c);
     OpRunner run(Precision::cuda);
-    const Tensor logits = run.act_output({c.M, c.V});
+    const Tensor logits = logits_of(run, c);
     const Outputs without = run_linear_cross_entropy(run, c, in, false, nullptr, logits);
     const LinearCrossEntropyFp8 want = operands_of(run, c);
     quantize_fp8(run.stream(), {.plain = want.d_logits.matrix(c.M, c.V, Fp8Blocks::row),

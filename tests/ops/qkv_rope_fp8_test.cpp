@@ -7,10 +7,15 @@ using namespace ssa::test;
 namespace {
 
 /// d_qkvg in FP8, once written by the op itself, once by quantize_fp8. Less than a tile; tiles cut in both directions;
-/// heads of 16, 64 and 128, with and without block means.
+/// heads of 16, 64 and 128, with and without block means; then 12, 8, 3 and 1 heads, whose gates end within 16 columns.
 void check_rope_both_ways(Precision precision) {
-  for (const QkvRopeCase& c : std::vector<QkvRopeCase>{
-           {1, 16, 16, 2, 16, 4, false}, {3, 48, 16, 2, 64, 16, true}, {1, 144, 16, 1, 128, 16, true}}) {
+  for (const QkvRopeCase& c : std::vector<QkvRopeCase>{{1, 16, 16, 2, 16, 4, false},
+                                                       {3, 48, 16, 2, 64, 16, true},
+                                                       {1, 144, 16, 1, 128, 16, true},
+                                                       {3, 48, 12, 4, 64, 16, true},
+                                                       {1, 144, 8, 2, 16, 16, false},
+                                                       {2, 16, 3, 1, 16, 8, true},
+                                                       {1, 16, 1, 1, 32, 4, false}}) {
     CAPTURE(c.B, c.T, c.HQ, c.HK, c.D);
     const QkvRopeInputs in(c);
     OpRunner run(precision);
@@ -21,7 +26,7 @@ void check_rope_both_ways(Precision precision) {
     Values gates = random_values(c.M() * c.HQ * 3, 9);
     for (double& g : gates) g = 1 / (1 + std::exp(-g));
     const Shape means{c.B, c.N(), c.HK, c.D};
-    QkvRopeBackward op{.d_qkvg = run.act_output({c.M(), c.columns()}),
+    QkvRopeBackward op{.d_qkvg = run.act_output({c.M(), padded_columns(c.columns())}),
                        .d_q = run.f32_input(in.d_q, {c.B, c.T, c.HQ, c.D}),
                        .d_k = run.f32_input(in.d_k, {c.B, c.T, c.HK, c.D}),
                        .d_v = run.f32_input(in.d_v, {c.B, c.T, c.HK, c.D}),

@@ -27,7 +27,7 @@ Values block_amax(const Values& x, std::int64_t rows, std::int64_t columns, Fp8B
 }  // namespace
 
 TEST_CASE("quantize_fp8: every element is within half a step of e4m3, and the largest of a block is exact") {
-  for (const auto& [rows, columns] : std::vector<Fp8Shape>{{16, 16}, {144, 272}})
+  for (const auto& [rows, columns] : std::vector<Fp8Shape>{{16, 16}, {144, 272}, {19, 133}})
     for (const Fp8Blocks blocks : kBlocks) {
       const Values x = fp8_values(rows, columns, 5), amax = block_amax(x, rows, columns, blocks);
       OpRunner run(Precision::f32);
@@ -51,7 +51,7 @@ TEST_CASE("quantize_fp8: the transposed output is that of the transposed matrix,
         OpRunner run(Precision::f32);
         const Fp8Matrix plain = fp8_output(run, rows, columns, blocks);
         const Fp8Matrix both = fp8_output(run, columns, rows, blocks_transposed);
-        quantize_fp8(run.stream(), {.plain = plain, .transposed = both, .x = run.act_input(x, {rows, columns})});
+        quantize_fp8(run.stream(), {.plain = plain, .transposed = both, .x = fp8_x_input(run, x, rows, columns)});
         const Fp8Matrix alone = fp8_input(run, x, rows, columns, blocks_transposed, true);
         const Fp8Matrix want = fp8_input(run, transpose(x, rows, columns), columns, rows, blocks_transposed);
         CHECK((read_values(run, both) == read_values(run, want)));
@@ -100,15 +100,17 @@ TEST_CASE("quantize_fp8 refuses tensors that do not fit") {
   OpRunner run(Precision::f32);
   const Tensor x = run.act_output({16, 32});
   CHECK_THROWS_WITH(quantize_fp8(run.stream(), {.x = x}), "quantize_fp8: no output");
-  CHECK_THROWS_WITH(quantize_fp8(run.stream(), {.plain = fp8_output(run, 32, 16, Fp8Blocks::row), .x = x}),
-                    "quantize_fp8: plain is [32, 16], expected [16, 32]");
+  CHECK_THROWS_WITH(quantize_fp8(run.stream(), {.plain = fp8_output(run, 32, 32, Fp8Blocks::row), .x = x}),
+                    "quantize_fp8: plain is [32, 32], expected [16, 32]");
+  CHECK_THROWS_WITH(quantize_fp8(run.stream(), {.plain = fp8_output(run, 16, 16, Fp8Blocks::row), .x = x}),
+                    "quantize_fp8: x is [16, 32], expected [16, 16]");
   Fp8Matrix wrong_scales = fp8_output(run, 16, 32, Fp8Blocks::row);
   wrong_scales.blocks = Fp8Blocks::square;
   CHECK_THROWS_WITH(quantize_fp8(run.stream(), {.plain = wrong_scales, .x = x}),
                     "quantize_fp8: plain.scales is [1, 16], expected [1, 4]");
   CHECK_THROWS_WITH(
-      quantize_fp8(run.stream(), {.plain = fp8_output(run, 16, 24, Fp8Blocks::row), .x = run.act_output({16, 24})}),
-      "quantize_fp8: plain is [16, 24], expected multiples of 16");
+      quantize_fp8(run.stream(), {.plain = fp8_output(run, 16, 20, Fp8Blocks::row), .x = run.act_output({16, 20})}),
+      "quantize_fp8: x has rows of 20 elements, expected a multiple of 8");
 }
 
 TEST_CASE("quantize_fp8 on CUDA gives the bits of the CPU") {
@@ -120,7 +122,7 @@ TEST_CASE("quantize_fp8 on CUDA gives the bits of the CPU") {
         const Values x = fp8_values(rows, columns, 8);
         const auto outputs = [&, rows = rows, columns = columns](Precision precision) {
           OpRunner run(precision);
-          const Tensor input = run.act_input(x, {rows, columns});
+          const Tensor input = fp8_x_input(run, x, rows, columns);
           const Fp8Matrix plain = fp8_output(run, rows, columns, blocks), one = fp8_output(run, rows, columns, blocks);
           const Fp8Matrix both = fp8_output(run, columns, rows, blocks_transposed);
           const Fp8Matrix other = fp8_output(run, columns, rows, blocks_transposed);

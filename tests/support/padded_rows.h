@@ -14,8 +14,10 @@ namespace ssa::test {
 struct PaddedRows {
   std::int64_t rows, columns, stride;
 
-  PaddedRows(std::int64_t row_count, std::int64_t column_count, bool padded)
-      : rows(row_count), columns(column_count), stride(padded ? padded_columns(column_count) : column_count) {}
+  PaddedRows(std::int64_t row_count, std::int64_t column_count, bool padded, std::int64_t multiple = 8)
+      : rows(row_count),
+        columns(column_count),
+        stride(padded ? padded_columns(column_count, multiple) : column_count) {}
 
   Shape shape() const { return {rows, stride}; }
 

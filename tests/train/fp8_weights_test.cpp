@@ -123,6 +123,16 @@ ModelConfig model_for_fp8() {
   return c;
 }
 
+/// The same with outputs of qkvg_proj that are no multiple of 16: with 12 heads, after which the matrices begin at
+/// multiples of 256 elements, or with 9 heads, after which they do not.
+ModelConfig model_with_heads(std::int64_t heads) {
+  ModelConfig c = model_for_fp8();
+  c.hidden_size = 128;
+  c.num_attention_heads = heads;
+  c.num_key_value_heads = heads / 3;
+  return c;
+}
+
 /// All weights at a time, of which every rank has a part.
 std::vector<float> whole_weights(const ParamTable& table, const ModelConfig& config, float factor) {
   std::vector<float> all =
@@ -139,11 +149,11 @@ bool same(const Tensor& a, const Tensor& b) {
 }
 
 bool same_fp8(const Fp8Matrix& a, const Fp8Matrix& b) {
-  for (std::int64_t r = 0; r < a.values.dim(0); r += kFp8Block)
-    for (std::int64_t c = 0; c < a.values.dim(1); c += kFp8Block)
+  for (std::int64_t r = 0; r < a.rows; r += kFp8Block)
+    for (std::int64_t c = 0; c < a.columns; c += kFp8Block)
       if (a.scales.as<float>()[fp8_scale_index(a, r, c)] != b.scales.as<float>()[fp8_scale_index(b, r, c)])
         return false;
-  return same<std::uint8_t>(a.values, b.values);
+  return same<std::uint8_t>(a.values.rows(0, a.rows), b.values.rows(0, b.rows));
 }
 
 /// A rank with its shard of the weights, and the passes of a step as far as they read weights.
@@ -224,15 +234,15 @@ class RankOfStage3 {
       const Fp8Weight& got =
           state.model().acts.fp8.weights[static_cast<std::size_t>(layer)][static_cast<std::size_t>(which)];
       const auto aligned = [&](const Fp8Matrix& m) {
-        return (m.values.as<std::uint8_t>() - static_cast<std::uint8_t*>(gathered.data())) % 256 == 0;
+        return reinterpret_cast<std::uintptr_t>(m.values.data()) % Arena::kAlignment == 0;
       };
       SSA_CHECK(aligned(got.w) && aligned(got.w_t), name_of(which), " of layer ", layer, " is not aligned");
       Arena measure;
       const auto lay_out = [&](Arena& arena, std::int64_t rows, std::int64_t columns) {
-        return Fp8Matrix{
-            .values = arena.allocate("values", DType::u8, {rows, columns}),
-            .scales = arena.allocate("scales", DType::f32, fp8_scales_shape(rows, columns, Fp8Blocks::square)),
-            .blocks = Fp8Blocks::square};
+        const Shape scales = fp8_scales_shape(rows, columns, Fp8Blocks::square);
+        return Fp8Buffer{.values = arena.allocate("values", DType::u8, {fp8_values_shape(rows, columns).count()}),
+                         .scales = arena.allocate("scales", DType::f32, {scales.count()})}
+            .matrix(rows, columns, Fp8Blocks::square);
       };
       lay_out(measure, outputs, inputs);
       lay_out(measure, inputs, outputs);
@@ -309,6 +319,51 @@ TEST_CASE("fp8 weights: matrices and layers that are excluded from FP8 are gathe
     rank.tell_changed();
     rank.train();
   });
+}
+
+TEST_CASE("fp8 weights: matrices whose outputs are no multiple of 16 have the bits of rounding them as a whole") {
+  const std::int64_t heads = GENERATE(12, 9);
+  const int ranks = GENERATE(2, 3);
+  CAPTURE(heads, ranks);
+  const ModelConfig config = model_with_heads(heads);
+  REQUIRE(config.qkvg_width() % kFp8Alignment != 0);
+  on_ranks(ranks, [&](ThreadComm& comm) {
+    for (const std::vector<std::string>& exclude : {std::vector<std::string>{}, {"layers.0.o_proj", "layers.1"}}) {
+      RankOfStage3 rank(comm, config, Fp8Layers(config, Fp8Mode::linear, exclude));
+      SSA_CHECK(static_cast<bool>(rank.state.fp8_layers[0].bytes) == (heads == 12 && exclude.empty()), heads,
+                " heads: one all_gather or not");
+      for (const float factor : {1.0f, -3.7f}) {
+        rank.set(whole_weights(rank.table, config, factor));
+        rank.tell_changed();
+        rank.train();
+        rank.evaluate();
+      }
+    }
+  });
+}
+
+TEST_CASE("fp8 weights: the gathered weights of a GPU, 2 bytes each, have room for both ways of every width") {
+  for (const std::int64_t heads : {1, 3, 6, 9, 12, 15, 16})
+    for (const std::int64_t hidden : {16, 48, 144, 768})
+      for (const int ranks : {2, 3, 8}) {
+        CAPTURE(heads, hidden, ranks);
+        ModelConfig config = model_with_heads(heads);
+        config.num_key_value_heads = 1;
+        config.hidden_size = hidden;
+        StateShape shape{.model = config,
+                         .pass = {.rows = 1, .tokens = 16, .path = AttentionPath::full, .fp8 = {}},
+                         .kind = DeviceKind::cuda,
+                         .ranks = ranks,
+                         .zero_stage = 3};
+        shape.pass.fp8 = Fp8Layers(config, Fp8Mode::all, {});
+        const MemoryPlan plan = plan_memory(shape, ParamTable(config, ranks));  // checks the bounds of each matrix
+        std::size_t apart = 0;
+        for (const MemoryPlan::Category& category : plan.categories)
+          for (const Arena::Entry& entry : category.entries)
+            if (entry.name == "fp8 weights^T of a pass") apart += entry.bytes;
+        const bool ragged = config.qkvg_width() % kFp8Alignment != 0;
+        CHECK(apart == (ragged ? 2 * static_cast<std::size_t>(hidden * fp8_padded(config.qkvg_width())) : 0));
+      }
 }
 
 TEST_CASE("fp8 weights: an untied LM head in FP8 is gathered in the first micro-batch of a step only") {

@@ -89,6 +89,13 @@ constexpr bool rope_writes_fp8(const ModelConfig& config) { return config.head_d
 /// Whether a norm writes FP8 for the linear layer after it: it writes whole blocks.
 constexpr bool norm_writes_fp8(const ModelConfig& config) { return config.hidden_size % kFp8Block == 0; }
 
+/// Whether rows of the output may be padded, so that its width may be any number: those of q, k, v and gates.
+constexpr bool pads_output(LinearLayer layer) { return layer == LinearLayer::qkvg_proj; }
+
+/// Whether products of these widths exist in FP8: numbers of inputs, and of outputs without padded rows, are multiples
+/// of 16.
+bool has_fp8_products(LinearLayer layer, const ModelConfig& config);
+
 /// Why these layers do not compute in FP8 with passes of `tokens` tokens, on any device; empty if they do.
 std::string why_unsupported(const Fp8Layers& layers, const ModelConfig& config, std::int64_t tokens);
 

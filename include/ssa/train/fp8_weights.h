@@ -2,9 +2,11 @@
 // The result is bit-identical to rounding the gathered weights (kernels/quantize_fp8/quantize_fp8_part.h).
 //
 // The FP8 weights of a layer and their transposes are in the memory of its gathered weights, which has at least 2 bytes
-// per parameter. If all four matrices are in FP8, it begins with a byte per parameter of the bucket, which one
-// all_gather fills, and the transposes follow in the same order, at a multiple of 256 bytes. Otherwise a matrix that is
-// in FP8 and its transpose are where the matrix is else, and the ranks send their parts of each matrix by broadcasts.
+// per parameter. If all four matrices are in FP8, and each would then begin at a multiple of 256 bytes, it begins with
+// a byte per parameter of the bucket, which one all_gather fills, and the transposes follow in the same order, at a
+// multiple of 256 bytes. Otherwise a matrix that is in FP8 and its transpose are where the matrix is else, and the
+// ranks send their parts of each matrix by broadcasts. A transpose whose rows are padded, because w has no multiple of
+// 16 rows, has memory of its own in either case.
 #pragma once
 
 #include <array>
@@ -23,7 +25,7 @@ class ModelState;
 /// Of a layer.
 struct Fp8GatheredLayer {
   Fp8LayerWeights weights = {};  ///< views of the layer's gathered weights; absent where a matrix is not in FP8
-  Tensor bytes;                  ///< u8 [bucket]: every weights[].w; absent unless all four matrices are in FP8
+  Tensor bytes;                  ///< u8 [bucket]: every weights[].w, if one all_gather fills them; else absent
   /// i32: the largest magnitudes of the blocks of all matrices, over the ranks; a layer keeps its own. And the part of
   /// each matrix.
   Tensor maxima;

@@ -13,8 +13,8 @@ inline void expect_gated_output(const char* op, const Tensor& out, const Fp8Matr
   SSA_CHECK(!out, op, ": out and fp8 are given, expected one of them");
   SSA_CHECK(heads[3] % 8 == 0, op, ": D is ", heads[3], ", expected a multiple of 8 with FP8");
   const std::int64_t M = heads[0] * heads[1], columns = heads[2] * heads[3];
-  expect_fp8(op, "fp8", fp8, M, columns);
-  expect_fp8(op, "fp8_t", fp8_t, columns, M);
+  expect_whole_fp8(op, "fp8", fp8, M, columns);
+  expect_whole_fp8(op, "fp8_t", fp8_t, columns, M);
 }
 
 }  // namespace ssa
