@@ -16,6 +16,7 @@ namespace ssa {
 namespace {
 
 constexpr std::size_t kBufferBytes = std::size_t{1} << 20;  // buffered by a FileWriter
+constexpr std::size_t kStartBytes = std::size_t{32} << 20;  // after which the system starts to write, before sync()
 
 [[noreturn]] void fail_file(const std::filesystem::path& path, const char* what, int error) {
   throw FileError(concat(shown(path.string()), ": cannot ", what, ": ", std::strerror(error)), error);
@@ -117,7 +118,7 @@ FileWriter FileWriter::continue_at(std::filesystem::path path, std::uint64_t kee
   std::vector<char> piece(kFilePieceBytes);
   while (const std::size_t got = read_fully(writer.fd_, piece.data(), piece.size(), writer.path_))
     writer.hash_.update(piece.data(), got);
-  writer.bytes_ = writer.written_ = keep;
+  writer.bytes_ = writer.written_ = writer.started_ = keep;
   return writer;
 }
 
@@ -131,6 +132,7 @@ FileWriter::FileWriter(FileWriter&& other) noexcept
       buffer_(std::move(other.buffer_)),
       bytes_(other.bytes_),
       written_(other.written_),
+      started_(other.started_),
       hash_(std::move(other.hash_)) {}
 
 void FileWriter::fail_write(const char* what, int error) const {
@@ -163,6 +165,11 @@ void FileWriter::write_through(const char* data, std::size_t bytes) {
     data += taken;
     bytes -= static_cast<std::size_t>(taken);
     written_ += static_cast<std::uint64_t>(taken);
+  }
+  if (written_ - started_ >= kStartBytes) {
+    // Whole file: pages that are on their way already are left out. Where a file system cannot do it, sync() does all.
+    ::sync_file_range(fd_, 0, 0, SYNC_FILE_RANGE_WRITE);
+    started_ = written_;
   }
 }
 

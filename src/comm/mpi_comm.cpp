@@ -1,6 +1,7 @@
 #include "mpi_comm.h"
 
 #include <mpi.h>
+#include <omp.h>
 
 #include <algorithm>
 #include <chrono>
@@ -81,17 +82,24 @@ struct MpiComm::Group {
   /// Of a background thread. The watchdog follows the calls of the main thread, which waits for this one's.
   bool background = false;
 
-  /// MPI_Waitall. A background thread sleeps instead of spinning: the main thread needs the core.
+  /// MPI_Waitall. A background thread that shares few cores with the main thread sleeps instead of spinning. Where there
+  /// are enough it does not, because MPI may move data only during its calls.
   void wait(std::vector<MPI_Request>& requests, const char* call) const {
     const auto count = static_cast<int>(requests.size());
     if (!background) return check(MPI_Waitall(count, requests.data(), MPI_STATUSES_IGNORE), call);
+    constexpr int kEnoughCores = 4;
     constexpr std::chrono::microseconds kFirst(5), kLongest(200);
+    const bool spin = omp_get_num_procs() >= kEnoughCores;
     auto pause = kFirst;
     for (int done = 0;;) {
       check(MPI_Testall(count, requests.data(), &done, MPI_STATUSES_IGNORE), call);
       if (done) return;
-      std::this_thread::sleep_for(pause);
-      pause = std::min(2 * pause, kLongest);
+      if (spin) {
+        std::this_thread::yield();
+      } else {
+        std::this_thread::sleep_for(pause);
+        pause = std::min(2 * pause, kLongest);
+      }
     }
   }
 };

@@ -70,6 +70,14 @@ static_assert(std::endian::native == std::endian::little,
 /// Whether a byte is one of an ASCII text.
 bool is_text(char c) { return (c >= ' ' && c <= '~') || c == '\n' || c == '\r' || c == '\t'; }
 
+/// Without a branch per value: a checkpoint has billions.
+bool all_finite(std::span<const float> values) {
+  constexpr std::uint32_t kExponent = 0x7f800000;
+  std::uint32_t others = 0;
+  for (const float value : values) others |= (std::bit_cast<std::uint32_t>(value) & kExponent) == kExponent ? 1 : 0;
+  return others == 0;
+}
+
 }  // namespace
 
 std::size_t size_of(FileDType dtype) {
@@ -107,8 +115,9 @@ std::int64_t count_of(const Dims& dims) {
 }
 
 void check_finite(const std::string& what, std::span<const float> values, std::int64_t first) {
+  if (all_finite(values)) return;
   for (std::size_t i = 0; i < values.size(); ++i)
-    if (!std::isfinite(values[i])) [[unlikely]]
+    if (!std::isfinite(values[i]))
       fail(what, ": element ", first + static_cast<std::int64_t>(i), " is ", values[i], ", expected finite values");
 }
 

@@ -88,6 +88,7 @@ class FileWriter {
   std::vector<char> buffer_;
   std::uint64_t bytes_ = 0;    ///< passed to write(), or kept
   std::uint64_t written_ = 0;  ///< accepted by the operating system, or kept
+  std::uint64_t started_ = 0;  ///< of these, on their way to the device
   Xxh3 hash_;
 };
 
