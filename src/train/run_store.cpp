@@ -190,9 +190,11 @@ RunStore::RunStore(const Config& config, Comm& comm, Comm& shard) : config_(conf
   std::filesystem::remove(probe);
 }
 
-std::string why_no_checkpoint_copy(std::size_t bytes, bool async, std::size_t free) {
-  if (bytes <= free) return {};
-  return concat("out of host memory: a checkpoint needs ", bytes, " bytes of pinned memory, ", free, " are free",
+std::string why_no_checkpoint_copy(std::size_t bytes, int ranks, bool async, std::size_t free) {
+  const std::size_t wanted = bytes * static_cast<std::size_t>(ranks);
+  if (wanted <= free) return {};
+  return concat("out of host memory: a checkpoint needs ", wanted, " bytes of pinned memory",
+                ranks > 1 ? concat(" for ", ranks, " ranks on this machine") : "", ", ", free, " are free",
                 async ? "; checkpoint.async=false needs less" : "");
 }
 
@@ -328,17 +330,21 @@ void RunStore::reserve(Stream& stream, const ModelState& state) {
               "checkpoint.async: found true, expected false with distributed.zero_stage above 0: MPI takes no "
               "calls from two threads");
   }
-  if (comm_.rank() >= (sharded ? shard_.size() : 1)) return;
-  if (stream.kind() == DeviceKind::cuda)
-    if (const std::string problem = why_no_checkpoint_copy(StateSnapshot::bytes(state.shape(), state.table()),
-                                                           config_.checkpoint.async, host_memory_info().free_bytes);
-        !problem.empty())
-      fail(problem);
+  const int owners = sharded ? shard_.size() : 1;  // of what rank 0 writes: the first ranks
+  const bool owns = comm_.rank() < owners;
+  const std::size_t bytes = StateSnapshot::bytes(state.shape(), state.table());
+  if (stream.kind() == DeviceKind::cuda) {
+    const int on_machine = std::min(owners, comm_.local_size());  // at most
+    const std::string problem =
+        owns ? why_no_checkpoint_copy(bytes, on_machine, config_.checkpoint.async, host_memory_info().free_bytes) : "";
+    if (!problem.empty()) fail(problem);
+    comm_.barrier();  // before any of them takes its part
+  }
+  if (!owns) return;
   const auto begun = Clock::now();
   snapshot_ = std::make_unique<StateSnapshot>(stream, state);
   if (comm_.rank() == 0 && stream.kind() == DeviceKind::cuda)
-    spdlog::info("checkpoints: {:.3f} GB of pinned host memory{}, taken in {:.1f} s",
-                 static_cast<double>(StateSnapshot::bytes(state.shape(), state.table())) / 1e9,
+    spdlog::info("checkpoints: {:.3f} GB of pinned host memory{}, taken in {:.1f} s", static_cast<double>(bytes) / 1e9,
                  sharded ? " on each rank of a state" : "", seconds_since(begun));
 }
 

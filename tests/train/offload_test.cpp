@@ -293,13 +293,18 @@ TEST_CASE("host memory: of the machine, or of the container where its limit leav
 }
 
 TEST_CASE("host memory: a checkpoint that does not fit is refused with what would help") {
-  CHECK(why_no_checkpoint_copy(1000, true, 1000).empty());
+  CHECK(why_no_checkpoint_copy(1000, 1, true, 1000).empty());
   CHECK(
-      why_no_checkpoint_copy(1001, true, 1000) ==
+      why_no_checkpoint_copy(1001, 1, true, 1000) ==
       "out of host memory: a checkpoint needs 1001 bytes of pinned memory, 1000 are free; checkpoint.async=false needs "
       "less");
-  CHECK(why_no_checkpoint_copy(1001, false, 1000) ==
+  CHECK(why_no_checkpoint_copy(1001, 1, false, 1000) ==
         "out of host memory: a checkpoint needs 1001 bytes of pinned memory, 1000 are free");
+  // The ranks of a machine share its memory.
+  CHECK(why_no_checkpoint_copy(125, 8, true, 1000).empty());
+  CHECK(
+      why_no_checkpoint_copy(126, 8, false, 1000) ==
+      "out of host memory: a checkpoint needs 1008 bytes of pinned memory for 8 ranks on this machine, 1000 are free");
 }
 
 TEST_CASE("offload: the dry run states the pinned host memory of a GPU") {

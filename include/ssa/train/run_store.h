@@ -22,9 +22,9 @@
 
 namespace ssa {
 
-/// Why a checkpoint cannot be copied to `bytes` of pinned host memory where `free` bytes are free; empty if it can.
-/// `async`: checkpoint.async, which copies the whole state at once.
-std::string why_no_checkpoint_copy(std::size_t bytes, bool async, std::size_t free);
+/// Why `ranks` ranks of a machine cannot copy a checkpoint to `bytes` of pinned host memory each where `free` bytes are
+/// free; empty if they can. `async`: checkpoint.async, which copies the whole state at once.
+std::string why_no_checkpoint_copy(std::size_t bytes, int ranks, bool async, std::size_t free);
 
 struct RestoreOptions {
   std::string resume;  ///< TrainOptions::resume
@@ -52,8 +52,9 @@ class RunStore {
   /// that are not finite, if there are checkpoints of which none can be used, and as check_resume() does.
   TrainerState restore(Stream& stream, ModelState& state, SpikeDetector& spikes, const RestoreOptions& options);
 
-  /// Takes the host memory of a StateSnapshot on the ranks that own what rank 0 writes.
-  /// Throws Error where it is not free: in a container, the kernel ends a process that takes more than the limit.
+  /// Takes the host memory of a StateSnapshot on the ranks that own what rank 0 writes. A collective. Throws Error where
+  /// a machine has not enough for all of its ranks: in a container, the kernel ends a process that takes more than the
+  /// limit.
   void reserve(Stream& stream, const ModelState& state);
 
   /// Waits for the checkpoint that is being written, as finish() does. What happens until save() returns counts as the pause
