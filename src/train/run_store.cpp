@@ -24,12 +24,16 @@
 namespace ssa {
 namespace {
 
-/// Appends a bucket to a checkpoint, of which `own` is what this rank owns. The ranks of a state call it for the same
-/// buckets: rank 0 has the writer, and the others send it their slices, piece by piece in the order of the files.
+/// Appends a bucket to a checkpoint, of which `own` is what this rank owns. The first ranks of `comm`, which share a state
+/// with rank 0, call it for the same buckets: rank 0 has the writer, and the others send it their slices, piece by piece in
+/// the order of the files.
 class BucketWriter {
  public:
-  BucketWriter(const ModelState& state, Comm& shard, CheckpointWriter* writer)
-      : state_(state), shard_(shard), writer_(writer), shards_(state.shape().shards_state() ? shard.size() : 1) {}
+  BucketWriter(const ModelState& state, Comm& comm, CheckpointWriter* writer)
+      : state_(state),
+        comm_(comm),
+        writer_(writer),
+        shards_(state.shape().shards_state() ? state.shape().shards() : 1) {}
 
   void write(const Bucket& bucket, const StateSnapshot::Part& own) {
     for (const Param& p : state_.table().params()) {
@@ -48,7 +52,7 @@ class BucketWriter {
 
   void write_values(const Bucket& bucket, const Param& param, const char* what, const Tensor& own, const Add& add) {
     for (int shard = 0; shard < shards_; ++shard) {
-      const bool mine = shards_ == 1 || shard == shard_.rank();
+      const bool mine = shards_ == 1 || shard == comm_.rank();
       const Range slice = shards_ == 1 ? bucket.range : state_.table().slice(bucket, shard);
       const Range part = common({param.offset, param.offset + param.count()}, slice);
       for (std::int64_t begin = part.begin; begin < part.end; begin += kPiece) {
@@ -56,7 +60,7 @@ class BucketWriter {
         if (writer_)
           append(param, what, begin, mine ? own.rows(at, at + count) : receive(own.dtype(), count, shard), add);
         else if (mine)
-          shard_.send(own.rows(at, at + count), 0);
+          comm_.send(own.rows(at, at + count), 0);
       }
     }
   }
@@ -64,7 +68,7 @@ class BucketWriter {
   Tensor receive(DType dtype, std::int64_t count, int from) {
     received_.resize(static_cast<std::size_t>(kPiece) * sizeof(float));
     const Tensor values(received_.data(), dtype, {count});
-    shard_.receive(values, from);
+    comm_.receive(values, from);
     return values;
   }
 
@@ -86,7 +90,7 @@ class BucketWriter {
   }
 
   const ModelState& state_;
-  Comm& shard_;
+  Comm& comm_;
   CheckpointWriter* writer_;  ///< of rank 0
   int shards_;
   std::vector<char> received_;
@@ -177,7 +181,7 @@ constexpr const char* kSameCheckpoints = "do all ranks see the same checkpoints?
 
 }  // namespace
 
-RunStore::RunStore(const Config& config, Comm& comm, Comm& shard) : config_(config), comm_(comm), shard_(shard) {
+RunStore::RunStore(const Config& config, Comm& comm) : config_(config), comm_(comm) {
   if (comm.rank() != 0) return;
   make_directories(config.output_dir);
   lock_ = DirectoryLock(config.output_dir);
@@ -324,13 +328,13 @@ TrainerState RunStore::restore(Stream& stream, ModelState& state, SpikeDetector&
 
 void RunStore::reserve(Stream& stream, const ModelState& state) {
   const bool sharded = state.shape().shards_state();
-  if (sharded && state.shape().async_checkpoints) {
-    writer_comm_ = shard_.for_thread();
-    SSA_CHECK(writer_comm_,
+  if (state.shape().async_checkpoints && comm_.size() > 1) {
+    writer_comm_ = comm_.for_thread();
+    SSA_CHECK(writer_comm_ || !sharded,
               "checkpoint.async: found true, expected false with distributed.zero_stage above 0: MPI takes no "
               "calls from two threads");
   }
-  const int owners = sharded ? shard_.size() : 1;  // of what rank 0 writes: the first ranks
+  const int owners = sharded ? state.shape().shards() : 1;  // of what rank 0 writes: the first ranks
   const bool owns = comm_.rank() < owners;
   const std::size_t bytes = StateSnapshot::bytes(state.shape(), state.table());
   if (stream.kind() == DeviceKind::cuda) {
@@ -366,7 +370,7 @@ void RunStore::save(Stream& stream, const ModelState& state, const TrainerState&
                       trainer = to_json(trainer_state, spikes)] {
     std::optional<CheckpointWriter> writer;
     if (comm_.rank() == 0) writer.emplace(output, step, published_parameters(config_.model));
-    BucketWriter to(state, writer_comm_ ? *writer_comm_ : shard_, writer ? &*writer : nullptr);
+    BucketWriter to(state, writer_comm_ ? *writer_comm_ : comm_, writer ? &*writer : nullptr);
     for (std::size_t i = 0; i < buckets; ++i) {
       if (!async) {
         snapshot_->queue(i);
@@ -380,15 +384,18 @@ void RunStore::save(Stream& stream, const ModelState& state, const TrainerState&
     written_bytes_ = to.bytes();
     if (saving.export_too) export_to(output / "exports" / name);
   };
-  if (async && snapshot_) {
-    for (std::size_t i = 0; i < buckets; ++i) snapshot_->queue(i);
+  if (async && (snapshot_ || writer_comm_)) {
+    for (std::size_t i = 0; snapshot_ && i < buckets; ++i) snapshot_->queue(i);
     writing_ = true;
     writer_ = std::thread([this, buckets, write, cpu = stream.kind() == DeviceKind::cpu] {
       if (cpu) omp_set_num_threads(1);  // the main thread needs the cores
-      for (std::size_t i = 0; i < buckets; ++i) snapshot_->copy_host(i);
-      snapshot_->host_is_copied();
+      if (snapshot_) {
+        for (std::size_t i = 0; i < buckets; ++i) snapshot_->copy_host(i);
+        snapshot_->host_is_copied();
+      }
       try {
-        write();
+        if (snapshot_) write();
+        if (writer_comm_) wait_for_rank_0();
       } catch (...) {
         writer_error_ = std::current_exception();
       }
@@ -404,6 +411,14 @@ void RunStore::save(Stream& stream, const ModelState& state, const TrainerState&
   }
   paused_seconds_ = seconds_since(save_begun_);
   if (!async) finish();
+}
+
+/// Returns on the other ranks when rank 0 calls it. If writing fails there, rank 0 does not: it ends the job.
+void RunStore::wait_for_rank_0() {
+  std::uint8_t complete = 1;
+  const Tensor message(&complete, DType::u8, {1});
+  if (comm_.rank() > 0) return writer_comm_->receive(message, 0);
+  for (int rank = 1; rank < comm_.size(); ++rank) writer_comm_->send(message, rank);
 }
 
 void RunStore::before_update() {

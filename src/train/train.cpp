@@ -54,7 +54,7 @@ struct Run {
         exchange(stream, groups, state, config.distributed.overlap),
         moments(stream, state),
         staging(stream, state.shape().pass.rows, state.shape().pass.tokens),
-        store(config, comm, groups.shard()),
+        store(config, comm),
         spikes(config.train.spike_window) {}
 
   const Config& config;

@@ -139,3 +139,15 @@ TEST_CASE("SSA_FAULT: a NaN on one rank is found on that rank at every ZeRO stag
                                  has("the last checkpoint is " + output + "/checkpoints/step-00000004"));
     }
 }
+
+TEST_CASE("SSA_FAULT: a job that ends with an error of any rank first writes the checkpoint that it has begun") {
+  const RunDirectory run("full");
+  // Rank 1 ends the job 2 s after its error, and the launcher rank 0 a second later; the checkpoint before takes longer.
+  // The first sync of a save is that of metrics.jsonl.
+  const ProgramResult result = train_with(run, "slow@save:1,rank:0,operation:2,seconds:4; read@step:3,rank:1", "out", 2,
+                                          {"train.global_batch_size=4", "checkpoint.async=true"});
+  INFO(result.out << result.err);
+  CHECK(result.exit_code == 1);
+  CHECK_THAT(result.err, has("error: rank 1: data/shard-00000.bin: cannot read"));
+  CHECK(run.checkpoints("out") == Names{"step-00000002"});
+}

@@ -40,9 +40,10 @@ struct Saving {
 
 class RunStore {
  public:
-  /// On rank 0, makes output_dir/checkpoints and checks that it can be written to. `shard`: the ranks of `comm` that
-  /// share a state with this one.
-  RunStore(const Config& config, Comm& comm, Comm& shard);
+  /// On rank 0, makes output_dir/checkpoints and checks that it can be written to.
+  RunStore(const Config& config, Comm& comm);
+  /// Waits until the checkpoint that is being written is complete, on every rank: a rank that ends with an error ends the
+  /// others too, and rank 0 writes.
   ~RunStore();
 
   /// Fills the owned master weights and moments of `state`: from the checkpoint that options.resume selects, else from
@@ -89,15 +90,16 @@ class RunStore {
                                      const std::string& checkpoint) const;
   void export_to(const std::filesystem::path& directory) const;
   std::string timing() const;
+  void wait_for_rank_0();
 
   using Clock = std::chrono::steady_clock;
 
   const Config& config_;
-  Comm &comm_, &shard_;
+  Comm& comm_;
   DirectoryLock lock_;
   std::string last_checkpoint_ = "none";
   bool continues_init_from_ = false;
-  std::unique_ptr<Comm> writer_comm_;        ///< of shard_, for writer_; null where it sends nothing
+  std::unique_ptr<Comm> writer_comm_;        ///< of comm_, for writer_; null without checkpoint.async or threads of MPI
   std::unique_ptr<StateSnapshot> snapshot_;  ///< null on ranks that own nothing of what rank 0 writes
   std::string being_saved_;                  ///< path of the checkpoint being written; empty if there is none
   std::thread writer_;
