@@ -129,8 +129,8 @@ TEST_CASE("save: checkpoints of every step have the same bits with and without a
   for (std::size_t i = 0; i < others.size(); ++i) {
     INFO("settings " << i);
     const std::string output = "other-" + std::to_string(i);
-    // The second save comes long before the first is written.
-    ::setenv("SSA_FAULT", "slow@save:1,seconds:0.5", 1);
+    // The second save comes long before the first is written. The first sync of a save is that of metrics.jsonl.
+    ::setenv("SSA_FAULT", "slow@save:1,operation:2,seconds:0.5", 1);
     const ProgramResult result = run.train(output, steps(others[i]), {}, 2);
     ::unsetenv("SSA_FAULT");
     INFO(result.out << result.err);
@@ -174,6 +174,16 @@ TEST_CASE("save: a run whose steps take less time than the copy of its state wai
   run.train_to_end("whole", steps_of_large_model(run, {}));
   run.train_to_end("copied", steps_of_large_model(run, {"checkpoint.async=true"}));
   for (const int step : {1, 2, 3, 4}) check_same_state(run.checkpoint("copied", step), run.checkpoint("whole", step));
+}
+
+TEST_CASE("save: with shard_size the ranks that share a state with rank 0 send it") {
+  const RunDirectory run("full");
+  const Names steps = {"train.global_batch_size=4", "train.per_device_train_batch_size=1",
+                       "train.max_steps=3",         "train.num_train_epochs=99",
+                       "checkpoint.save_steps=1",   "distributed.shard_size=2"};
+  run.train_to_end("whole", steps, {}, 4);
+  run.train_to_end("groups", with(steps, {"checkpoint.async=true", "distributed.zero_stage=3"}), {}, 4);
+  for (const int step : {1, 2, 3}) check_same_state(run.checkpoint("groups", step), run.checkpoint("whole", step));
 }
 
 TEST_CASE("save: the dry run states the host memory that a checkpoint takes") {
