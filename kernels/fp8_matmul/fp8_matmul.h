@@ -6,8 +6,8 @@
 //   d_x  = {.out = d_x, .a = d_y (row blocks),    .b = w^T (square blocks)}
 //   d_w += {.out = d_w, .a = d_y^T (square blocks), .b = x^T (row blocks), .accumulate = true}
 //
-// M, N and K may be any numbers. CUDA writes rows of `out` up to a multiple of 16 columns, so out has padded rows if N is
-// not one; their padding is not defined afterwards.
+// M, N and K may be any numbers. CUDA writes rows of `out` up to a multiple of 16 columns, so out has padded rows if N
+// is not one; their padding is not defined afterwards.
 //
 // CUDA: cuBLASLt, on Hopper GPUs, from CUDA 12.9 on; it computes whole multiples of 16 rows, and a kernel the last 1 to
 // 15 (last_rows.h). The CPU multiplies value * scale in f32. Both round the result once, to the dtype of `out`; a

@@ -246,7 +246,8 @@ __global__ void __launch_bounds__(kFp8TileThreads)
 
 constexpr int kPaddingThreads = 256;
 
-/// Sets columns [V, stride) of the logits to -infinity: the two kernels above take them as further ids, of probability 0.
+/// Sets columns [V, stride) of the logits to -infinity: the two kernels above take them as further ids, of probability
+/// 0.
 __global__ void __launch_bounds__(kPaddingThreads)
     fill_padding_kernel(__nv_bfloat16* logits, std::int64_t tokens, std::int64_t V, std::int64_t stride) {
   const std::int64_t m = static_cast<std::int64_t>(blockIdx.x) * kPaddingThreads + threadIdx.x;

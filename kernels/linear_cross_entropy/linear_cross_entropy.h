@@ -16,8 +16,8 @@
 // In d_logits^T every id has scales of its own: the gradients of an id that is no target nearby are probabilities,
 // orders of magnitude smaller than those of targets, and would be rounded to zero next to them.
 // With FP8, M, the chunk and H are multiples of 16, and rows of logits are padded to one.
-// With a V that is not divisible by 8, padded rows of logits (padded_columns) make the products on CUDA several times as
-// fast.
+// With a V that is not divisible by 8, padded rows of logits (padded_columns) make the products on CUDA several times
+// as fast.
 // The chunk size changes d_weight only by rounding. With the same chunk size a repeated run gives the same bits.
 // A wrong shape or dtype throws Error. Targets are not checked: each is -100 or in [0, V).
 #pragma once

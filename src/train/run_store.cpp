@@ -24,9 +24,9 @@
 namespace ssa {
 namespace {
 
-/// Appends a bucket to a checkpoint, of which `own` is what this rank owns. The first ranks of `comm`, which share a state
-/// with rank 0, call it for the same buckets: rank 0 has the writer, and the others send it their slices, piece by piece in
-/// the order of the files.
+/// Appends a bucket to a checkpoint, of which `own` is what this rank owns. The first ranks of `comm`, which share a
+/// state with rank 0, call it for the same buckets: rank 0 has the writer, and the others send it their slices, piece
+/// by piece in the order of the files.
 class BucketWriter {
  public:
   BucketWriter(const ModelState& state, Comm& comm, CheckpointWriter* writer)
@@ -102,8 +102,9 @@ double seconds_since(std::chrono::steady_clock::time_point begin) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
-/// load_master_weights of weights that each rank can compute: a bucket that every rank of `comm` holds is computed by one
-/// of them and sent to the others. What is read from files is not shared: all ranks read it, and compare it afterwards.
+/// load_master_weights of weights that each rank can compute: a bucket that every rank of `comm` holds is computed by
+/// one of them and sent to the others. What is read from files is not shared: all ranks read it, and compare it
+/// afterwards.
 void share_master_weights(Stream& stream, Comm& comm, const ModelState& state, const ReadParam& read) {
   if (state.shape().shards_state() || comm.size() == 1) return load_master_weights(stream, state, read);
   const std::vector<Bucket>& buckets = state.table().buckets();

@@ -92,8 +92,8 @@ Sums train_on(const ModelConfig& config, const PathCase& path, BlockSelection se
   return total;
 }
 
-/// Both sides are f32 with sums in different orders. d_q and d_k are differences of much larger terms: P (dP - delta). So
-/// the gradients of their projections have the largest rounding errors, relative to their own size.
+/// Both sides are f32 with sums in different orders. d_q and d_k are differences of much larger terms: P (dP - delta).
+/// So the gradients of their projections have the largest rounding errors, relative to their own size.
 void check_same(const ModelConfig& config, const Sums& got, const Sums& want) {
   constexpr double kRelativeError = 1e-6, kRelativeErrorOfOne = 4e-6;
   CHECK(std::abs(got.ce - want.ce) <= kRelativeError * want.ce);

@@ -142,8 +142,8 @@ TEST_CASE("SSA_FAULT: a NaN on one rank is found on that rank at every ZeRO stag
 
 TEST_CASE("SSA_FAULT: a job that ends with an error of any rank first writes the checkpoint that it has begun") {
   const RunDirectory run("full");
-  // Rank 1 ends the job 2 s after its error, and the launcher rank 0 a second later; the checkpoint before takes longer.
-  // The first sync of a save is that of metrics.jsonl.
+  // Rank 1 ends the job 2 s after its error, and the launcher rank 0 a second later; the checkpoint before takes
+  // longer. The first sync of a save is that of metrics.jsonl.
   const ProgramResult result = train_with(run, "slow@save:1,rank:0,operation:2,seconds:4; read@step:3,rank:1", "out", 2,
                                           {"train.global_batch_size=4", "checkpoint.async=true"});
   INFO(result.out << result.err);

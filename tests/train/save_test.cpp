@@ -1,4 +1,5 @@
-// Checkpoints that are written while training continues have the state of their step, whatever the update after it does.
+// Checkpoints that are written while training continues have the state of their step, whatever the update after it
+// does.
 #include <atomic>
 #include <chrono>
 #include <cstring>

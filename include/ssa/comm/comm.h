@@ -35,8 +35,8 @@ class Comm {
   /// do. A collective; owned by this Comm. nullptr if there is none, because MPI takes no calls from two threads.
   virtual Comm* background() { return this; }
 
-  /// The same ranks, for values in host memory that another thread sends and receives at any time. A collective. nullptr
-  /// if there is none, because MPI takes no calls from two threads.
+  /// The same ranks, for values in host memory that another thread sends and receives at any time. A collective.
+  /// nullptr if there is none, because MPI takes no calls from two threads.
   virtual std::unique_ptr<Comm> for_thread() = 0;
 
   /// The ranks that give the same `group`, in their order here. A collective of all ranks.
@@ -53,8 +53,8 @@ class Comm {
   /// Copies the root's values to every rank.
   virtual void broadcast(Stream& stream, Tensor tensor, int root) = 0;
 
-  /// From one rank to another, which receives as many values of the same dtype; in host memory, with any device. Returns
-  /// when the values may be changed (send) or are there (receive). Between two ranks the order is the callers'.
+  /// From one rank to another, which receives as many values of the same dtype; in host memory, with any device.
+  /// Returns when the values may be changed (send) or are there (receive). Between two ranks the order is the callers'.
   virtual void send(Tensor values, int to) = 0;
   virtual void receive(Tensor values, int from) = 0;
 };

@@ -32,15 +32,16 @@ struct Fp8GatheredLayer {
   std::array<Tensor, kLinearLayers.size()> maxima_of = {};
 };
 
-/// `gathered`: act, where a pass reads the weights of each bucket (StateTensors::pass_weights). Empty if no linear layer
-/// is in FP8.
+/// `gathered`: act, where a pass reads the weights of each bucket (StateTensors::pass_weights). Empty if no linear
+/// layer is in FP8.
 std::vector<Fp8GatheredLayer> lay_out_gathered_fp8(Arena& arena, const ModelConfig& config, const Fp8Layers& fp8,
                                                    const ParamTable& table, const std::vector<Tensor>& gathered);
 
 /// Finds the maxima of layer i, after its weights changed. A collective of the ranks that share a state.
 void find_fp8_maxima(Stream& stream, Comm& shard, const ModelState& state, std::int64_t i);
 
-/// Gathers layer i: weights[].w where a matrix is in FP8, and the others as a pass without FP8 reads them. A collective.
+/// Gathers layer i: weights[].w where a matrix is in FP8, and the others as a pass without FP8 reads them. A
+/// collective.
 void gather_fp8_weights(Stream& stream, Comm& shard, const ModelState& state, std::int64_t i);
 
 /// Transposes what gather_fp8_weights left: weights[].w_t.

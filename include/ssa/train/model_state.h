@@ -63,8 +63,8 @@ struct StateTensors {
   std::vector<Fp8GatheredLayer> fp8_layers;  ///< in pass_weights, at ZeRO stage 3 with linear layers in FP8; else empty
   Tensor master;  ///< f32 [owned]: what the optimizer updates; absent on the CPU, where the weights are f32 themselves
   Tensor gradients;  ///< f32 [size]; from ZeRO stage 2 on [owned]: sums over the micro-batches and ranks so far
-  /// f32: where a backward pass writes the gradients of each bucket of the ParamTable: parts of `gradients`, or, from ZeRO
-  /// stage 2 on, buffers for one micro-batch, of which layers i and i + 2 share one.
+  /// f32: where a backward pass writes the gradients of each bucket of the ParamTable: parts of `gradients`, or, from
+  /// ZeRO stage 2 on, buffers for one micro-batch, of which layers i and i + 2 share one.
   std::vector<Tensor> pass_gradients;
   Tensor reduce_staging;  ///< bf16 [largest bucket]: a bucket being reduced in bf16; absent with f32
   Tensor m, v;            ///< moments_dtype [owned]: AdamW's moments; in pinned host memory with offload_moments
@@ -83,8 +83,8 @@ struct MemoryPlan {
   };
   std::vector<Category> categories;  ///< on the device
   Category host;                     ///< in pinned host memory, in addition; on the CPU empty, and part of `categories`
-  /// In host memory, pinned for a GPU, in addition: StateSnapshot::bytes, on the ranks that own what rank 0 writes. Empty
-  /// without optimizer state.
+  /// In host memory, pinned for a GPU, in addition: StateSnapshot::bytes, on the ranks that own what rank 0 writes.
+  /// Empty without optimizer state.
   Category checkpoints;
 
   std::size_t total() const;      ///< on the device
@@ -129,7 +129,8 @@ class ModelState : public StateTensors {
   /// The gradients of the owned elements. Until they are reduced they have only this rank's part of the sum; from ZeRO
   /// stage 2 on they are always sums over the ranks.
   Tensor owned_gradients(const Bucket& bucket) const;
-  /// The gradients of the bucket's slice of this rank, also where every rank owns all: the ranks' slices are the bucket.
+  /// The gradients of the bucket's slice of this rank, also where every rank owns all: the ranks' slices are the
+  /// bucket.
   Tensor gradient_slice(const Bucket& bucket) const;
   /// The owned elements of `weights`.
   Tensor owned_weights(const Bucket& bucket) const;

@@ -42,8 +42,8 @@ class RunStore {
  public:
   /// On rank 0, makes output_dir/checkpoints and checks that it can be written to.
   RunStore(const Config& config, Comm& comm);
-  /// Waits until the checkpoint that is being written is complete, on every rank: a rank that ends with an error ends the
-  /// others too, and rank 0 writes.
+  /// Waits until the checkpoint that is being written is complete, on every rank: a rank that ends with an error ends
+  /// the others too, and rank 0 writes.
   ~RunStore();
 
   /// Fills the owned master weights and moments of `state`: from the checkpoint that options.resume selects, else from
@@ -53,19 +53,19 @@ class RunStore {
   /// that are not finite, if there are checkpoints of which none can be used, and as check_resume() does.
   TrainerState restore(Stream& stream, ModelState& state, SpikeDetector& spikes, const RestoreOptions& options);
 
-  /// Takes the host memory of a StateSnapshot on the ranks that own what rank 0 writes. A collective. Throws Error where
-  /// a machine has not enough for all of its ranks: in a container, the kernel ends a process that takes more than the
-  /// limit.
+  /// Takes the host memory of a StateSnapshot on the ranks that own what rank 0 writes. A collective. Throws Error
+  /// where a machine has not enough for all of its ranks: in a container, the kernel ends a process that takes more
+  /// than the limit.
   void reserve(Stream& stream, const ModelState& state);
 
-  /// Waits for the checkpoint that is being written, as finish() does. What happens until save() returns counts as the pause
-  /// of the next one.
+  /// Waits for the checkpoint that is being written, as finish() does. What happens until save() returns counts as the
+  /// pause of the next one.
   void begin_save();
 
-  /// Writes a checkpoint and logs it: rank 0 writes, the others send what they own. With checkpoint.async it returns when
-  /// the copies are queued, and the next update calls before_update(). Throws Error on rank 0, for example on a full disk or
-  /// for values that are not finite, with checkpoint.async later: earlier checkpoints are untouched. After begin_save() and
-  /// reserve().
+  /// Writes a checkpoint and logs it: rank 0 writes, the others send what they own. With checkpoint.async it returns
+  /// when the copies are queued, and the next update calls before_update(). Throws Error on rank 0, for example on a
+  /// full disk or for values that are not finite, with checkpoint.async later: earlier checkpoints are untouched. After
+  /// begin_save() and reserve().
   void save(Stream& stream, const ModelState& state, const TrainerState& trainer_state, const SpikeDetector& spikes,
             Saving saving);
 

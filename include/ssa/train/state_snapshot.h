@@ -23,8 +23,8 @@ class StateSnapshot {
     Tensor master, m, v;
   };
 
-  /// Host memory of a snapshot on a rank that owns a part of the state: 12 bytes per element, 8 with moments in bf16. Of all
-  /// elements that it owns with StateShape::async_checkpoints, else of its part of the largest bucket.
+  /// Host memory of a snapshot on a rank that owns a part of the state: 12 bytes per element, 8 with moments in bf16.
+  /// Of all elements that it owns with StateShape::async_checkpoints, else of its part of the largest bucket.
   static std::size_t bytes(const StateShape& shape, const ParamTable& table);
 
   /// Takes the memory, pinned for a GPU. It takes longer than the copies: a snapshot is kept for all checkpoints.
