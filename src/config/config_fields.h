@@ -254,7 +254,9 @@ void visit_fields(Of<CheckpointConfig>, Visit&& visit) {
               "save_total_limit; 0 = none"));
   visit(field("export_every", &C::export_every, between(0, 1e9),
               "every n-th of them is also written as a Hugging Face directory, output_dir/exports/step-*; 0 = none"));
-  visit(field("async", &C::async, kAny, "write checkpoints while training continues"));
+  visit(field("async", &C::async, kAny,
+              "write checkpoints while training continues; null = on a GPU, if their copy takes at most half of the "
+              "free host memory"));
 }
 
 template <class Visit>

@@ -94,7 +94,7 @@ StateShape state_shape(const Config& c, DeviceKind device, int ranks) {
           .offload_moments = c.train.offload_moments,
           .tasks = std::move(tasks),
           .shard_size = shard_size,
-          .async_checkpoints = c.checkpoint.async};
+          .async_checkpoints = c.checkpoint.async.value_or(device == DeviceKind::cuda)};
 }
 
 }  // namespace ssa

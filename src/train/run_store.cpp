@@ -203,6 +203,14 @@ std::string why_no_checkpoint_copy(std::size_t bytes, int ranks, bool async, std
                 async ? "; checkpoint.async=false needs less" : "");
 }
 
+std::string why_not_async(std::size_t bytes, int ranks, std::size_t free, bool threads) {
+  const std::size_t wanted = bytes * static_cast<std::size_t>(ranks);
+  if (wanted > free / 2)
+    return fmt::format("their copy takes {:.3g} GB of host memory on a machine, of which {:.3g} GB are free",
+                       static_cast<double>(wanted) / 1e9, static_cast<double>(free) / 1e9);
+  return threads ? "" : "MPI takes no calls from two threads";
+}
+
 RunStore::~RunStore() {
   if (!writer_.joinable()) return;
   enter_phase(Phase::save, saved_step_);  // after an error in a step, whose time-out is shorter
@@ -341,7 +349,8 @@ void RunStore::reserve(Stream& stream, const ModelState& state) {
   if (stream.kind() == DeviceKind::cuda) {
     const int on_machine = std::min(owners, comm_.local_size());  // at most
     const std::string problem =
-        owns ? why_no_checkpoint_copy(bytes, on_machine, config_.checkpoint.async, host_memory_info().free_bytes) : "";
+        owns ? why_no_checkpoint_copy(bytes, on_machine, state.shape().async_checkpoints, host_memory_info().free_bytes)
+             : "";
     if (!problem.empty()) fail(problem);
     comm_.barrier();  // before any of them takes its part
   }
@@ -363,7 +372,7 @@ void RunStore::save(Stream& stream, const ModelState& state, const TrainerState&
                     const SpikeDetector& spikes, Saving saving) {
   const std::filesystem::path output(config_.output_dir);
   const std::string name = checkpoint_name(trainer_state.step);
-  const bool async = config_.checkpoint.async;
+  const bool async = state.shape().async_checkpoints;
   const std::size_t buckets = state.table().buckets().size();
   being_saved_ = (output / "checkpoints" / name).string();
   saved_step_ = trainer_state.step;

@@ -31,15 +31,34 @@
 #include "ssa/train/run_store.h"
 #include "ssa/train/schedule.h"
 #include "ssa/train/spike_detector.h"
+#include "ssa/train/state_snapshot.h"
 #include "ssa/train/step_exchange.h"
 #include "ssa/train/training_data.h"
 
 namespace ssa {
 namespace {
 
+/// state_shape(), with checkpoint.async for all ranks where the config leaves it open.
+struct RunShape {
+  RunShape(const Config& config, DeviceKind device, Comm& comm) : state(state_shape(config, device, comm.size())) {
+    if (config.checkpoint.async || !state.async_checkpoints) return;
+    const ParamTable table(config.model, state.shards());
+    const int owners = state.shards_state() ? state.shards() : 1, on_machine = std::min(owners, comm.local_size());
+    const std::size_t free = host_memory_info().free_bytes,
+                      moments = plan_memory(state, table).host.bytes * static_cast<std::size_t>(comm.local_size());
+    const bool threads = comm.size() == 1 || comm.for_thread() != nullptr;
+    no_async = why_not_async(StateSnapshot::bytes(state, table), on_machine, free - std::min(free, moments), threads);
+    state.async_checkpoints = all_reduce(comm, no_async.empty() ? 0.0 : 1.0, ReduceOp::max) == 0;
+    if (!state.async_checkpoints && no_async.empty()) no_async = "another machine has not enough free host memory";
+  }
+
+  StateShape state;
+  std::string no_async;  ///< why checkpoint.async is false although the config does not say so
+};
+
 /// All parts of a run, built in this order.
 struct Run {
-  Run(const Config& config_in, const TrainOptions& options, Comm& comm_in)
+  Run(const Config& config_in, const TrainOptions& options, const StateShape& shape, Comm& comm_in)
       : config(config_in),
         comm(comm_in),
         tasks(options.tasks),
@@ -50,7 +69,7 @@ struct Run {
         plan(plan_batches(config, data.plan_sources(), comm.size())),
         groups(comm, static_cast<int>(config.distributed.shard_size)),
         table(config.model, groups.shard().size()),
-        state(stream, state_shape(config, options.device, comm.size()), table, groups.shard().rank()),
+        state(stream, shape, table, groups.shard().rank()),
         exchange(stream, groups, state, config.distributed.overlap),
         moments(stream, state),
         staging(stream, state.shape().pass.rows, state.shape().pass.tokens),
@@ -476,9 +495,12 @@ int train(const Config& config, const TrainOptions& options, Comm& comm) {
   handle_io_signals();
   check_same_command(comm, config, options);
   check_host_memory(config, options.device, comm);
-  Run run(config, options, comm);
+  const RunShape shape(config, options.device, comm);
+  Run run(config, options, shape.state, comm);
   check_same_data(run);
   start_logging(config.output_dir, comm);
+  if (comm.rank() == 0 && !shape.no_async.empty())
+    spdlog::info("checkpoints are not written while training continues (checkpoint.async): {}", shape.no_async);
   if (comm.rank() == 0)
     for (const std::string& note : config.model_notes) spdlog::warn("{}: {}", config.model_source, note);
   start(run, options);

@@ -307,6 +307,15 @@ TEST_CASE("host memory: a checkpoint that does not fit is refused with what woul
       "out of host memory: a checkpoint needs 1008 bytes of pinned memory for 8 ranks on this machine, 1000 are free");
 }
 
+TEST_CASE(
+    "host memory: by default, checkpoints are written while training continues if half of it has room for the copy") {
+  CHECK(why_not_async(1000, 1, 2000, true).empty());
+  CHECK(why_not_async(125, 8, 2000, true).empty());
+  CHECK(why_not_async(std::size_t{15} << 30, 2, std::size_t{40} << 30, true) ==
+        "their copy takes 32.2 GB of host memory on a machine, of which 42.9 GB are free");
+  CHECK(why_not_async(1000, 1, 2000, false) == "MPI takes no calls from two threads");
+}
+
 TEST_CASE("offload: the dry run states the pinned host memory of a GPU") {
   const RunDirectory run("head64-full", "cuda");
   const auto plan = [&](const std::string& value) {

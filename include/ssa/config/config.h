@@ -187,7 +187,7 @@ struct CheckpointConfig {
   std::int64_t save_total_limit = 0;
   std::int64_t keep_every = 0;
   std::int64_t export_every = 0;
-  bool async = false;
+  std::optional<bool> async{};  ///< empty: on a GPU, unless why_not_async() has a reason
   bool operator==(const CheckpointConfig&) const = default;
 };
 

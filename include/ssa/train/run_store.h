@@ -26,6 +26,11 @@ namespace ssa {
 /// free; empty if they can. `async`: checkpoint.async, which copies the whole state at once.
 std::string why_no_checkpoint_copy(std::size_t bytes, int ranks, bool async, std::size_t free);
 
+/// Why a run of which `ranks` ranks of a machine copy `bytes` of a checkpoint each does not write checkpoints while it
+/// trains where checkpoint.async is null and `free` bytes of host memory are free; empty if it does. It takes at most
+/// half: the data and the files being written need memory too. `threads`: MPI takes calls from several threads.
+std::string why_not_async(std::size_t bytes, int ranks, std::size_t free, bool threads);
+
 struct RestoreOptions {
   std::string resume;  ///< TrainOptions::resume
   std::vector<std::string> allowed_changes;
