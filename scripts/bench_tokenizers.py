@@ -105,11 +105,14 @@ def megabytes_of(texts):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokenizer", required=True, help="a tokenizer.json whose ids follow its merges")
-    parser.add_argument("--binary", default="build/bin/ssa_tokenize")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1], help="threads, on as many cores")
-    parser.add_argument("--megabytes", type=float, default=100, help="of each text, which is repeated up to this size")
-    parser.add_argument("--piece", type=int, default=4000, help="characters per document; longer texts are cut")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--binary", default="build/bin/ssa_tokenize", help="ssa_tokenize to time (default: %(default)s)")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1],
+                        help="numbers of threads to time, each on as many cores (default: 1)")
+    parser.add_argument("--megabytes", type=float, default=100,
+                        help="size of each text, which is repeated or cut to it (default: %(default)s)")
+    parser.add_argument("--piece", type=int, default=4000,
+                        help="characters per document; longer texts are cut (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="times that each program is timed (default: %(default)s)")
     parser.add_argument("texts", nargs="+", help=".jsonl files with a text field")
     args = parser.parse_args()
     try:

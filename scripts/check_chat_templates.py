@@ -97,10 +97,10 @@ def theirs(path, text, conversations):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="+", type=pathlib.Path)
-    parser.add_argument("--conversations", type=int, default=2000, help="per template (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--binary", default="build/bin/ssa_tokenize")
+    parser.add_argument("files", nargs="+", type=pathlib.Path, help="chat templates to check")
+    parser.add_argument("--conversations", type=int, default=2000, help="random conversations per template (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="of the conversations (default: %(default)s)")
+    parser.add_argument("--binary", default="build/bin/ssa_tokenize", help="ssa_tokenize to check (default: %(default)s)")
     args = parser.parse_args()
     failed = False
     print("| template | conversations | equal | refused by both | refused by ssa_tokenize | different |\n|---|---|---|---|---|---|")

@@ -466,11 +466,16 @@ def print_table(columns):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--build", default="build", metavar="DIR")
-    parser.add_argument("--lengths", default="1:300", metavar="FIRST:LAST[:STEP]")
-    parser.add_argument("--case", nargs="+", choices=CASES, default=list(CASES), metavar="NAME")
-    parser.add_argument("--versions", metavar="VERSION,...")
-    parser.add_argument("--packages", default="build/transformers", metavar="DIR")
+    parser.add_argument("--build", default="build", metavar="DIR",
+                        help="build directory with the programs in bin/ (default: %(default)s)")
+    parser.add_argument("--lengths", default="1:300", metavar="FIRST:LAST[:STEP]",
+                        help="lengths in tokens at which logits are compared (default: %(default)s)")
+    parser.add_argument("--case", nargs="+", choices=CASES, default=list(CASES), metavar="NAME",
+                        help="models to check: " + ", ".join(CASES) + " (default: all)")
+    parser.add_argument("--versions", metavar="VERSION,...",
+                        help="versions of transformers to check with; newest is the newest on PyPI (default: the installed one)")
+    parser.add_argument("--packages", default="build/transformers", metavar="DIR",
+                        help="where --versions installs them (default: %(default)s)")
     parser.add_argument("--models", help=argparse.SUPPRESS)  # made by the call with --versions
     parser.add_argument("--results", help=argparse.SUPPRESS)
     args = parser.parse_args()

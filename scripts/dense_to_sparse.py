@@ -99,12 +99,17 @@ def draw(pyplot, metrics, start, dense, output, warmup):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
-    parser.add_argument("--output", default="runs/dense-to-sparse", type=Path, metavar="DIR")
-    parser.add_argument("--build", default="build", type=Path, metavar="DIR")
-    parser.add_argument("--dense-steps", default=1500, type=int, metavar="N")
-    parser.add_argument("--steps", default=300, type=int, metavar="N")
-    parser.add_argument("--warmup", default=50, type=int, metavar="N")
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="text to train on")
+    parser.add_argument("--output", default="runs/dense-to-sparse", type=Path, metavar="DIR",
+                        help="default: %(default)s")
+    parser.add_argument("--build", default="build", type=Path, metavar="DIR",
+                        help="build directory with the programs in bin/ (default: %(default)s)")
+    parser.add_argument("--dense-steps", default=1500, type=int, metavar="N",
+                        help="steps to train the dense model (default: %(default)s)")
+    parser.add_argument("--steps", default=300, type=int, metavar="N",
+                        help="steps to continue it as ssa (default: %(default)s)")
+    parser.add_argument("--warmup", default=50, type=int, metavar="N",
+                        help="attention.dense_warmup_steps of these steps (default: %(default)s)")
     args = parser.parse_args()
     pyplot = plotting.load_pyplot()
     try:

@@ -1,12 +1,21 @@
 #!/bin/bash
-# Runs on a GPU what CI cannot: the op tests, compute-sanitizer over them, and the benchmark. Logs go to a directory.
-#   scripts/gpu_check.sh BIN_DIR LOG_DIR [tests|sanitize|bench ...]
-# BIN_DIR has ops_tests and ssa_bench, and in lib/ the shared libraries that this machine lacks. golden_tests, model_tests
-# and train_tests run too if they are in BIN_DIR (train_tests starts ssa_train from its build directory). Without a list
-# of parts, all parts run. ONLY is a Catch2 pattern that restricts ops_tests, also under sanitize. RACE_BIN is the
-# directory of a build with -DSSA_RACECHECK=ON, whose ops_tests racecheck uses: in other builds it reports accesses that
-# __syncwarp orders as hazards. The exit code is 0 if everything that ran is clean.
+# Runs on a GPU what CI cannot: the op tests, compute-sanitizer over them, and the benchmark.
+#
+# Usage: scripts/gpu_check.sh BIN_DIR LOG_DIR [tests|sanitize|bench ...]
+#
+# BIN_DIR has ops_tests and ssa_bench, and in lib/ the shared libraries that this machine lacks. If golden_tests, model_tests
+# and train_tests are in BIN_DIR, they run too (train_tests starts ssa_train from its build directory). Logs go to LOG_DIR.
+# Without a list of parts, all parts run. In the environment:
+#   ONLY      a Catch2 pattern that restricts ops_tests, also under sanitize
+#   RACE_BIN  the directory of a build with -DSSA_RACECHECK=ON, whose ops_tests run under racecheck: in other builds it
+#             reports accesses that __syncwarp orders as hazards
+# Exit code: 0 if everything that ran is clean, 1 otherwise, 2 wrong usage.
 set -u
+
+if [ $# -lt 2 ] || [ "$1" = --help ] || [ "$1" = -h ]; then
+  sed -n '2,/^set -u/{/^set -u/d;s/^# \{0,1\}//;p}' "$0"
+  case "${1:-}" in --help | -h) exit 0 ;; *) exit 2 ;; esac
+fi
 bin=$1 logs=$2
 shift 2
 parts=${*:-tests sanitize bench}

@@ -1,7 +1,12 @@
 #!/usr/bin/env bash
 # Installs what the build needs and this machine lacks, from the distribution (Debian 12, Ubuntu 24.04 or newer).
+#
 # Usage: scripts/install.sh [extra packages...]
 set -euo pipefail
+
+case "${1:-}" in
+  -h | --help) sed -n '2,/^set -/{/^set -/d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;;
+esac
 
 packages=(g++ cmake ninja-build pkg-config nlohmann-json3-dev libspdlog-dev libfmt-dev libcli11-dev
   libssl-dev catch2 libopenmpi-dev openmpi-bin

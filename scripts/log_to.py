@@ -6,7 +6,8 @@ Every number in RUN/metrics.jsonl becomes a value of the same name; of lists and
 its place in the name, as in selected_mass_by_layer/0 and sources/web/epoch. The name of a run is the shortest end of its
 path that no other RUN has. --follow waits for new steps until Ctrl-C. A run that resumes, and this program started
 again, continue the same curves. For wandb and trackio the last step that was sent is kept in RUN/.log_to-wandb.json or
-RUN/.log_to-trackio.json, and not sent again. Event files for TensorBoard are written anew at each start. Needs the package tensorboard, wandb or trackio (pip install ...).
+RUN/.log_to-trackio.json, and not sent again. Event files for TensorBoard are rewritten at each start. Needs the package
+tensorboard, wandb or trackio (pip install ...).
 
 Example: scripts/log_to.py tensorboard runs/tiny --follow --output tensorboard & tensorboard --logdir tensorboard
 """
@@ -198,12 +199,12 @@ class Sender:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("target", choices=TARGETS)
+    parser.add_argument("target", choices=TARGETS, help="where the metrics go")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's output_dir, or a metrics.jsonl itself")
     parser.add_argument("--follow", action="store_true", help="wait for new steps until Ctrl-C")
-    parser.add_argument("--every", type=float, default=10, metavar="SECONDS", help="with --follow: between two looks")
-    parser.add_argument("--output", default="tensorboard", metavar="DIR", help="of the event files for TensorBoard")
-    parser.add_argument("--project", default="ssa-train", metavar="NAME", help="for wandb and trackio")
+    parser.add_argument("--every", type=float, default=10, metavar="SECONDS", help="with --follow: seconds between two looks at the files (default: %(default)s)")
+    parser.add_argument("--output", default="tensorboard", metavar="DIR", help="directory of the event files for TensorBoard (default: %(default)s)")
+    parser.add_argument("--project", default="ssa-train", metavar="NAME", help="project of wandb and trackio (default: %(default)s)")
     args = parser.parse_args()
     if importlib.util.find_spec(args.target) is None:
         sys.exit(f"{plotting.PROGRAM}: {args.target} is missing for {sys.executable}; install it with: "

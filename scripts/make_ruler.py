@@ -20,11 +20,11 @@ TASKS = ["niah_single_1", "niah_single_2", "niah_single_3", "niah_multikey_1", "
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("directory", type=Path)
+    parser.add_argument("directory", type=Path, help="where the files TASK.jsonl go")
     parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"by default all: {', '.join(TASKS)}")
     parser.add_argument("--tokenizer", required=True, help="a directory written by ssa_export, or a name on Hugging Face")
-    parser.add_argument("--lengths", default="4096", help="in tokens, with the answer; separated by commas")
-    parser.add_argument("--seed", type=int, default=1234, help="of the harness's random numbers")
+    parser.add_argument("--lengths", default="4096", help="lengths of prompt and answer in tokens, separated by commas (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1234, help="of the harness's random numbers (default: %(default)s)")
     args = parser.parse_intermixed_args()
     tasks = args.tasks or TASKS
     for task in tasks:

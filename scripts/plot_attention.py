@@ -25,7 +25,7 @@ PANELS = [  # key, title, y axis
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", metavar="[NAME=]FILE")
-    parser.add_argument("--output", default="attention.png", metavar="FILE")
+    parser.add_argument("--output", default="attention.png", metavar="FILE", help="default: %(default)s")
     args = parser.parse_args()
     pyplot = plotting.load_pyplot()
     models = [plotting.read_evaluations(file, "attention", "attention statistics", "--attention-stats")

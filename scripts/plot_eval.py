@@ -97,8 +97,8 @@ def main():
     parser.add_argument("files", nargs="+", metavar="[NAME=]FILE")
     parser.add_argument("--metrics", help="comma-separated (default: the first that a task has of "
                         f"{', '.join(DEFAULT_METRICS)})")
-    parser.add_argument("--output", default="budgets.png", metavar="FILE")
-    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--output", default="budgets.png", metavar="FILE", help="default: %(default)s")
+    parser.add_argument("--table", action="store_true", help="print the numbers as a Markdown table too")
     args = parser.parse_args()
     pyplot = plotting.load_pyplot()
     models = [read_results(file) for file in args.files]

@@ -14,7 +14,7 @@ import plotting
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", nargs="+", metavar="[NAME=]RESULTS.json")
-    parser.add_argument("--output", default="needle.png", metavar="FILE")
+    parser.add_argument("--output", default="needle.png", metavar="FILE", help="default: %(default)s")
     args = parser.parse_args()
     pyplot = plotting.load_pyplot()
     panels = [(label, needle) for argument in args.results

@@ -50,8 +50,8 @@ def markdown(curves):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", metavar="[NAME=]FILE")
-    parser.add_argument("--output", default="positions.png", metavar="FILE")
-    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--output", default="positions.png", metavar="FILE", help="default: %(default)s")
+    parser.add_argument("--table", action="store_true", help="print the numbers as a Markdown table too")
     args = parser.parse_args()
     pyplot = plotting.load_pyplot()
     files = [read_curves(file) for file in args.files]

@@ -80,7 +80,7 @@ def curves_of(runs, keys, log):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="RUN")
-    parser.add_argument("--output", default="runs.png", metavar="FILE")
+    parser.add_argument("--output", default="runs.png", metavar="FILE", help="default: %(default)s")
     args = parser.parse_args()
     pyplot = plotting.load_pyplot()
     runs = {label: plotting.read_metrics(run) for label, run in plotting.distinct_runs(args.runs).items()}

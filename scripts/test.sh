@@ -11,7 +11,14 @@
 # summary.
 #
 # SSA_WERROR=ON in the environment makes warnings errors.
+#
+# Usage: scripts/test.sh
 set -euo pipefail
+
+if [ $# -gt 0 ]; then
+  sed -n '2,/^set -/{/^set -/d;s/^# \{0,1\}//;p}' "$0"
+  case "$1" in --help | -h) exit 0 ;; *) exit 2 ;; esac
+fi
 cd "$(dirname "$0")/.."
 
 scripts/install.sh python3-matplotlib  # for the tests of the plots

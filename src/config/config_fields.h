@@ -115,13 +115,14 @@ void visit_fields(Of<AttentionConfig>, Visit&& visit) {
   using C = AttentionConfig;
   visit(field("method", &C::method, kAny, "attention method"));
   visit(field("alignment_weight", &C::alignment_weight, at_least(0), "weight of ssa's alignment loss"));
-  visit(field("full_stream_probability", &C::full_stream_probability, between(0, 1),
-              "probability that ssa passes the full-attention output on, and not the sparse one"));
-  visit(field("dense_warmup_steps", &C::dense_warmup_steps, between(0, kMostSteps),
-              "first steps of ssa in which every row passes the full-attention output on, for a start from a dense "
-              "model"));
+  visit(field(
+      "full_stream_probability", &C::full_stream_probability, between(0, 1),
+      "probability that the layers of ssa continue with the output of full attention instead of sparse attention"));
+  visit(field(
+      "dense_warmup_steps", &C::dense_warmup_steps, between(0, kMostSteps),
+      "first steps, in which ssa always continues with the output of full attention, for a start from a dense model"));
   visit(field("stream_granularity", &C::stream_granularity, kAny,
-              "whether ssa draws the output to pass on once per step or per row"));
+              "whether ssa draws the output to continue with once per step or per row"));
   visit(field("selection", &C::selection, kAny,
               "how blocks are selected; `reference` reproduces the kernel of the published checkpoints, whose top-k is "
               "not exact"));
@@ -159,9 +160,10 @@ void visit_fields(Of<DataConfig>, Visit&& visit) {
   visit(field("shuffle", &C::shuffle, kAny, "rows come in an order drawn from seed and epoch"));
   visit(field("skip_train_samples", &C::skip_train_samples, between(-1, kMostSamples),
               "rows skipped at the start of the dataset; -1 or 0 = none"));
-  visit(field("max_train_samples", &C::max_train_samples, between(0, kMostSamples), "rows used after those; 0 = all"));
-  visit(
-      field("eval_path", &C::eval_path, kAny, "the tokenized evaluation dataset, in the same way; several have names"));
+  visit(field("max_train_samples", &C::max_train_samples, between(0, kMostSamples),
+              "rows used after the skipped ones; 0 = all"));
+  visit(field("eval_path", &C::eval_path, kAny,
+              "tokenized dataset to evaluate on, as for path; an object names several"));
   visit(
       field("skip_ranges", &C::skip_ranges, kAny,
             "rows that are not trained on, counted from 0 over the whole run; the log and metrics.jsonl state the rows "
@@ -178,9 +180,9 @@ void visit_fields(Of<TrainConfig>, Visit&& visit) {
               "micro-batches per rank and optimizer step", "1, or from global_batch_size"));
   visit(field("global_batch_size", &C::global_batch_size, between(1, kMostGlobalRows),
               "rows per optimizer step over all ranks, instead of gradient_accumulation_steps"));
-  visit(field(
-      "global_batch_size_schedule", &C::global_batch_size_schedule, between(1, kMostGlobalRows),
-      "the same from each of several steps on, instead of either: `[[0, 256], [2000, 512]]`; steps count from 0"));
+  visit(field("global_batch_size_schedule", &C::global_batch_size_schedule, between(1, kMostGlobalRows),
+              "global_batch_size from each of several steps on, as in `[[0, 256], [2000, 512]]`; steps count from 0; "
+              "instead of global_batch_size and gradient_accumulation_steps"));
   visit(field("num_train_epochs", &C::num_train_epochs, above_up_to(0, kMostEpochs),
               "passes over the data, when max_steps is -1"));
   visit(field("max_steps", &C::max_steps, between(-1, kMostSteps),
@@ -197,22 +199,25 @@ void visit_fields(Of<TrainConfig>, Visit&& visit) {
               "0.1, or null with decay_steps"));
   visit(field("decay_steps", &C::decay_steps, between(0, kMostSteps),
               "steps at the end in which warmup_stable_decay falls to min_lr, instead of decay_ratio"));
-  visit(field("decay_type", &C::decay_type, kAny, "how it falls"));
+  visit(field("decay_type", &C::decay_type, kAny, "shape of warmup_stable_decay's decay"));
   visit(field("weight_decay", &C::weight_decay, at_least(0), "AdamW's decoupled decay; RMSNorm weights have none"));
   visit(field("adam_beta1", &C::adam_beta1, from_to_below(0, 1), "decay of the first moment"));
   visit(field("adam_beta2", &C::adam_beta2, from_to_below(0, 1), "decay of the second moment"));
   visit(field("adam_epsilon", &C::adam_epsilon, above(0), "added to the square root of the second moment"));
   visit(field("moments_dtype", &C::moments_dtype, kAny,
-              "type of AdamW's moments in memory; bf16 is rounded at random, so that small changes add up"));
+              "type of AdamW's moments in memory; bf16 values are rounded up or down at random, so that small changes "
+              "are not lost"));
   visit(field("offload_moments", &C::offload_moments, kAny,
-              "AdamW's moments are in pinned host memory, and pass through the GPU while it updates the weights"));
+              "AdamW's moments are in pinned host memory and pass through the GPU while it updates the weights"));
   visit(field("max_grad_norm", &C::max_grad_norm, at_least(0),
               "gradients are scaled down to at most this norm; 0 = never"));
   visit(field("seed", &C::seed, at_least(0), "seed of the initial weights, the row order and ssa's draws"));
   visit(field("gradient_checkpointing", &C::gradient_checkpointing, kAny,
-              "activations recomputed in the backward pass to save memory"));
-  visit(field("fp8", &C::fp8, kAny,
-              "products in FP8: `linear`: of the linear layers; `all`: of the LM head too; evaluation is not in FP8"));
+              "activations recomputed in the backward pass to save memory; `selective`: norms, SwiGLU and gated "
+              "attention; `full`: all but each layer's input"));
+  visit(field(
+      "fp8", &C::fp8, kAny,
+      "matrix products in FP8: `linear`: of the linear layers; `all`: of the LM head too; evaluation is not in FP8"));
   visit(field("fp8_exclude", &C::fp8_exclude, kAny,
               "what fp8 leaves out: `lm_head`; `qkvg_proj`, `o_proj`, `gate_up_proj` or `down_proj` of every layer; "
               "`layers.0`; `layers.0.o_proj`"));
@@ -225,19 +230,21 @@ void visit_fields(Of<TrainConfig>, Visit&& visit) {
   visit(field("eval_tasks_steps", &C::eval_tasks_steps, between(0, kMostSteps),
               "steps between two runs of eval_tasks, which also run at the end; 0 = eval_steps"));
   visit(field("eval_tasks_limit", &C::eval_tasks_limit, between(0, kMostSamples),
-              "only the first so many documents of each task; 0 = all"));
+              "documents per task, the first ones of its file; 0 = all"));
   visit(field("eval_tasks_num_fewshot", &C::eval_tasks_num_fewshot, between(0, 1000),
               "examples before each question of eval_tasks"));
   visit(field("eval_tokenizer", &C::eval_tokenizer, kAny,
-              "tokenizer for eval_tasks, as for ssa_tokenize; null = bytes, if the data was made with it"));
+              "tokenizer for eval_tasks, as for ssa_tokenize --tokenizer; null = bytes, if the data was made with it"));
   visit(field("attention_stats_steps", &C::attention_stats_steps, between(0, kMostSteps),
               "steps between two measurements of ssa's selected mass and entropy; 0 = never"));
   visit(field("on_spike", &C::on_spike, kAny,
-              "at a spike of the loss or the gradient norm: `log` a warning; `skip` the update; `stop` the run before "
-              "the update"));
+              "at a spike of the loss or the gradient norm: `log` prints a warning; `skip` leaves out the update; "
+              "`stop` ends the run before the update"));
   visit(field("spike_z_score", &C::spike_z_score, Range{.low = 0, .high = 1e6, .low_excluded = true},
-              "standard deviations above the mean of the last spike_window steps that are a spike"));
-  visit(field("spike_window", &C::spike_window, between(10, 100000), "steps that a spike is compared with"));
+              "a step is a spike if its loss or gradient norm is more than this many standard deviations above the "
+              "mean of the last spike_window steps"));
+  visit(field("spike_window", &C::spike_window, between(10, 100000),
+              "steps whose mean and standard deviation a spike is compared with"));
   visit(field("max_skipped_updates", &C::max_skipped_updates, between(1, 1e9),
               "updates that on_spike `skip` may skip; one more stops the run"));
 }
@@ -253,7 +260,8 @@ void visit_fields(Of<CheckpointConfig>, Visit&& visit) {
               "every n-th of the checkpoints made every save_steps is kept for good, in addition to the newest "
               "save_total_limit; 0 = none"));
   visit(field("export_every", &C::export_every, between(0, 1e9),
-              "every n-th of them is also written as a Hugging Face directory, output_dir/exports/step-*; 0 = none"));
+              "every n-th of the checkpoints made every save_steps is also written as a Hugging Face directory, "
+              "output_dir/exports/step-*; 0 = none"));
   visit(field("async", &C::async, kAny,
               "write checkpoints while training continues; null = on a GPU, if their copy takes at most half of the "
               "free host memory"));

@@ -25,7 +25,6 @@ SCRIPTS = Path(__file__).resolve().parent.parent.parent / "scripts"
 NO_HELP = {  # without a --help of their own
     "plotting.py",  # imported by others
     "make_unicode_tables.py",  # needs packages before it reads arguments
-    "gpu_check.sh", "install.sh", "test.sh",
 }
 
 
