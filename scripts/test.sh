@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Installs missing packages, builds, and runs every test: first under the address and undefined-behavior sanitizers,
-# except those of time-outs, signals to jobs, several machines and finite differences, then as released. The builds are
-# presets of CMakePresets.json, which state every option, so that it does not matter how the build directories were
-# configured before.
+# except those that the description of the test preset "sanitize" lists, then as released. The builds are presets of
+# CMakePresets.json, which state every option, so that it does not matter how the build directories were configured
+# before.
 #
 # Where nvcc is installed every CUDA kernel is compiled too (a register spill is an error, and so are serialized
 # products). The kernels are tested only on a machine with a GPU, where the release build has the CUDA backend. Where

@@ -4,7 +4,9 @@
 #include <array>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <string_view>
 #include <tuple>
+#include <unordered_map>
 #include <vector>
 
 #include "src/tokenizer/byte_alphabet.h"
@@ -45,9 +47,13 @@ std::string tokenizer_json(const Tokenizer::Parts& parts) {
                      {"special", token.special}});
   }
   // The added tokens too: transformers ignores "id" and gives those that are not in the vocabulary new ids after it.
+  // An ordered_json searches all its keys for one that it is given, so the entries are appended.
+  std::unordered_map<std::string_view, std::size_t> ids;
+  for (std::size_t id = 0; id < tokens.size(); ++id) ids[tokens[id]] = id;
   ordered_json vocab = ordered_json::object();
+  auto& entries = vocab.get_ref<ordered_json::object_t&>();
   for (std::size_t id = 0; id < tokens.size(); ++id)
-    if (!tokens[id].empty()) vocab[tokens[id]] = id;
+    if (!tokens[id].empty() && ids[tokens[id]] == id) entries.emplace_back(tokens[id], id);
 
   // Several pairs may share a tiktoken rank, which is the id of the merged token; in this list every pair has its own.
   std::vector<BpeMerge> order = parts.vocabulary.merges;

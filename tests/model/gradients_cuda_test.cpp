@@ -56,12 +56,6 @@ std::vector<Tensor> act_tensors(const Activations& a) {
   return tensors;
 }
 
-void round_to_bf16(const Tensor& tensor) {
-  if (!tensor) return;
-  float* values = tensor.as<float>();
-  for (std::int64_t i = 0; i < tensor.count(); ++i) values[i] = static_cast<float>(bfloat16(values[i]));
-}
-
 enum class Run { f32, rounded, cuda };  ///< rounded: on the CPU, with weights and activations rounded to bf16
 
 /// The gradients of two micro-batches: the first overwrites, the second adds.
@@ -81,7 +75,8 @@ std::vector<Values> gradients_of(const MethodCase& method, Run run, const ModelC
     round_to_bf16(m.state.weights);
     // Before each op, rounds the outputs of the previous op as a GPU stores them.
     m.stream.on_op([tensors = act_tensors(m.state.activations)](const char*) {
-      for (const Tensor& tensor : tensors) round_to_bf16(tensor);
+      for (const Tensor& tensor : tensors)
+        if (tensor) round_to_bf16(tensor);
     });
   }
   const double alignment = 1.0 / static_cast<double>(pass.rows * pass.tokens * config.q_width() * 2);

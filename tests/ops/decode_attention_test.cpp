@@ -26,7 +26,7 @@ Values all_at_once(OpRunner& run, const DecodeAttentionCase& c, const DecodeAtte
 }  // namespace
 
 TEST_CASE("decode_attention of one token equals causal, sparse and compressed attention at its position") {
-  for (const DecodeAttentionCase& c : kDecodeAttentionCases) {
+  for (const DecodeAttentionCase& c : reference_cases(kDecodeAttentionCases)) {
     INFO(c.to_string());
     const DecodeAttentionInputs in(c);
     OpRunner run(Precision::exact);
@@ -38,7 +38,7 @@ TEST_CASE("decode_attention of one token equals causal, sparse and compressed at
 }
 
 TEST_CASE("decode_attention in f32 agrees with f64") {
-  for (const DecodeAttentionCase& c : kDecodeAttentionCases) {
+  for (const DecodeAttentionCase& c : reference_cases(kDecodeAttentionCases)) {
     INFO(c.to_string());
     const DecodeAttentionInputs in(c);
     check_f32([&](OpRunner& run) { return run_decode_attention(run, c, in); });

@@ -1,5 +1,7 @@
 #include <cmath>
 #include <limits>
+#include <map>
+#include <utility>
 
 #include "ops/fp8_cases.h"
 
@@ -13,15 +15,16 @@ constexpr Fp8Blocks kBlocks[] = {Fp8Blocks::row, Fp8Blocks::square};
 /// The largest magnitude in the block of each element.
 Values block_amax(const Values& x, std::int64_t rows, std::int64_t columns, Fp8Blocks blocks) {
   const std::int64_t height = blocks == Fp8Blocks::row ? 1 : kFp8Block;
-  Values amax(x.size());
-  for (std::int64_t r = 0; r < rows; ++r)
-    for (std::int64_t c = 0; c < columns; ++c)
-      for (std::int64_t i = r / height * height; i < std::min((r / height + 1) * height, rows); ++i)
-        for (std::int64_t j = c / kFp8Block * kFp8Block; j < std::min((c / kFp8Block + 1) * kFp8Block, columns); ++j) {
-          double& largest = amax[static_cast<std::size_t>(r * columns + c)];
-          largest = std::max(largest, std::abs(x[static_cast<std::size_t>(i * columns + j)]));
-        }
-  return amax;
+  std::map<std::pair<std::int64_t, std::int64_t>, double> amax;
+  Values result;
+  for (const bool complete : {false, true})
+    for (std::int64_t r = 0; r < rows; ++r)
+      for (std::int64_t c = 0; c < columns; ++c) {
+        double& largest = amax[{r / height, c / kFp8Block}];
+        largest = std::max(largest, std::abs(x[static_cast<std::size_t>(r * columns + c)]));
+        if (complete) result.push_back(largest);
+      }
+  return result;
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cmath>
+#include <functional>
 
 #include "ops/attention_cases.h"
 #include "support/catch.h"
@@ -13,36 +14,12 @@ struct DenseAttention {
   Values probability;  ///< [B, T, HQ, U], 0 where masked
 };
 
-/// `mask(b, t, kv_head, u)`: whether token t of sequence b attends to key u. A token that attends to no key has out 0
-/// and lse -infinity.
-template <class Mask>
+/// Whether token t of sequence b attends to key u: mask(b, t, kv_head, u).
+using AttentionMask = std::function<bool(std::int64_t, std::int64_t, std::int64_t, std::int64_t)>;
+
+/// With U keys per sequence. A token that attends to no key has out 0 and lse -infinity.
 DenseAttention dense_attention(const AttentionDims& dims, std::int64_t U, const Values& q, const Values& k,
-                               const Values& v, Mask&& mask) {
-  DenseAttention r{Values(q.size(), 0.0), Values(static_cast<std::size_t>(dims.row_shape().count()), 0.0), {}};
-  r.probability.assign(r.lse.size() * static_cast<std::size_t>(U), 0.0);
-  for (std::int64_t b = 0; b < dims.B; ++b)
-    for (std::int64_t t = 0; t < dims.T; ++t)
-      for (std::int64_t h = 0; h < dims.HQ(); ++h) {
-        const std::int64_t row = (b * dims.T + t) * dims.HQ() + h, kv_head = h / dims.G;
-        double* p = &r.probability[row * U];
-        double sum = 0;
-        for (std::int64_t u = 0; u < U; ++u) {
-          if (!mask(b, t, kv_head, u)) continue;
-          double score = 0;
-          for (std::int64_t i = 0; i < dims.D; ++i)
-            score += q[row * dims.D + i] * k[((b * U + u) * dims.HK + kv_head) * dims.D + i];
-          p[u] = std::exp(score * static_cast<double>(dims.scale()));
-          sum += p[u];
-        }
-        r.lse[row] = std::log(sum);
-        for (std::int64_t u = 0; u < U; ++u) {
-          if (sum > 0) p[u] /= sum;
-          for (std::int64_t i = 0; i < dims.D; ++i)
-            r.out[row * dims.D + i] += p[u] * v[((b * U + u) * dims.HK + kv_head) * dims.D + i];
-        }
-      }
-  return r;
-}
+                               const Values& v, const AttentionMask& mask);
 
 /// The mask of a block selection: token u is in a block selected for token t, and not after t.
 class SelectionMask {
@@ -63,9 +40,6 @@ class SelectionMask {
   AttentionDims dims_;
   std::vector<bool> mask_;
 };
-
-/// The reference and f64 are slow: longer sequences are covered by the comparison of CUDA with the CPU alone.
-inline constexpr std::int64_t kReferenceTokens = 300;
 
 /// Op and reference sum in double, in different orders.
 inline constexpr double kDenseTolerance = 1e-13;

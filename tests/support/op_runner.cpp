@@ -10,8 +10,9 @@
 namespace ssa::test {
 namespace {
 
-constexpr std::int32_t kPoison = -0x40000000;                  ///< value of i32 outputs before they are written
-constexpr std::size_t kScratchBytes = std::size_t{256} << 20;  ///< more than any test case needs
+constexpr std::int32_t kPoison = -0x40000000;  ///< value of i32 outputs before they are written
+constexpr std::size_t kScratchBytes = std::size_t{256}
+                                      << 20;  ///< more than any test case needs; on the CPU no op has any
 
 /// The arithmetic type to convert a tensor element of type T with.
 template <class T>
@@ -54,6 +55,12 @@ Values random_values(std::int64_t count, std::uint64_t seed, double scale) {
   Values values(static_cast<std::size_t>(count));
   for (std::size_t i = 0; i < values.size(); ++i) values[i] = scale * random_normal(seed, RandomPurpose::test, 0, i);
   return values;
+}
+
+void round_to_bf16(const Tensor& tensor) {
+  float* values = tensor.as<float>();
+  const std::int64_t count = tensor.count();
+  for (std::int64_t i = 0; i < count; ++i) values[i] = static_cast<float>(bfloat16(values[i]));
 }
 
 Values loss_weights(std::int64_t count, std::uint64_t seed) { return random_values(count, seed); }
@@ -105,7 +112,7 @@ OpRunner::OpRunner(Precision precision)
     case Precision::f32: act_ = real_ = DType::f32; break;
     case Precision::cuda: act_ = DType::bf16, real_ = DType::f32; break;
   }
-  stream_.reserve_scratch(kScratchBytes);
+  if (precision == Precision::cuda) stream_.reserve_scratch(kScratchBytes);
 }
 
 Tensor OpRunner::make(DType dtype, Shape shape) {
@@ -150,6 +157,7 @@ Tensor OpRunner::i32_output(Shape shape) {
 
 Values OpRunner::read(Tensor tensor) {
   Values values;
+  values.reserve(static_cast<std::size_t>(tensor.count()));
   visit_real(tensor.dtype(), [&]<class T>() {
     for (const T x : copy_to_host<T>(stream_, tensor)) values.push_back(static_cast<Arithmetic<T>>(x));
   });

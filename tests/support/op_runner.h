@@ -17,6 +17,9 @@ using Values = std::vector<double>;
 /// `count` normal values times `scale`; the same values for the same seed.
 Values random_values(std::int64_t count, std::uint64_t seed, double scale = 1.0);
 
+/// Rounds an f32 tensor of the CPU as bf16 stores it.
+void round_to_bf16(const Tensor& tensor);
+
 struct Output {
   std::string name;
   Values values;

@@ -72,24 +72,26 @@ std::string base64(const std::string& bytes) {
 
 /// Naive byte-pair encoding. `ranks`: the bytes of a token to its id, which is its rank.
 std::vector<std::int32_t> plain_bpe(const std::map<std::string, std::int32_t>& ranks, const std::string& piece) {
-  std::vector<std::string> parts;
-  for (const char c : piece) parts.emplace_back(1, c);
+  std::vector<std::size_t> ends;  // of the parts
+  for (std::size_t i = 0; i < piece.size(); ++i) ends.push_back(i + 1);
+  const auto rank_of = [&](std::size_t first, std::size_t last) {  // the rank of these parts joined
+    const std::size_t begin = first == 0 ? 0 : ends[first - 1];
+    const auto it = last < ends.size() ? ranks.find(piece.substr(begin, ends[last] - begin)) : ranks.end();
+    return it == ranks.end() ? INT32_MAX : it->second;
+  };
+  std::vector<std::int32_t> pairs;  // the rank of each part joined with the next one
+  for (std::size_t i = 0; i < ends.size(); ++i) pairs.push_back(rank_of(i, i + 1));
   while (true) {
-    std::size_t best = parts.size();
-    std::int32_t lowest = INT32_MAX;
-    for (std::size_t i = 0; i + 1 < parts.size(); ++i) {
-      const auto it = ranks.find(parts[i] + parts[i + 1]);
-      if (it != ranks.end() && it->second < lowest) {
-        lowest = it->second;
-        best = i;
-      }
-    }
-    if (best == parts.size()) break;
-    parts[best] += parts[best + 1];
-    parts.erase(parts.begin() + static_cast<std::ptrdiff_t>(best) + 1);
+    const auto lowest = std::min_element(pairs.begin(), pairs.end());
+    if (lowest == pairs.end() || *lowest == INT32_MAX) break;
+    const auto i = lowest - pairs.begin();
+    ends.erase(ends.begin() + i);
+    pairs.erase(lowest);
+    for (std::ptrdiff_t j = std::max<std::ptrdiff_t>(i - 1, 0); j <= i; ++j)
+      pairs[static_cast<std::size_t>(j)] = rank_of(static_cast<std::size_t>(j), static_cast<std::size_t>(j) + 1);
   }
   std::vector<std::int32_t> ids;
-  for (const std::string& part : parts) ids.push_back(ranks.at(part));
+  for (std::size_t i = 0; i < ends.size(); ++i) ids.push_back(rank_of(i, i));
   return ids;
 }
 
