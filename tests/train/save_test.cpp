@@ -5,6 +5,7 @@
 #include <cstring>
 #include <thread>
 
+#include "ssa/config/config.h"
 #include "ssa/train/state_snapshot.h"
 #include "support/skip.h"
 #include "support/test_model.h"
