@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <functional>
+#include <future>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <span>
@@ -26,7 +27,7 @@ namespace {
 
 /// Appends a bucket to a checkpoint, of which `own` is what this rank owns. The first ranks of `comm`, which share a
 /// state with rank 0, call it for the same buckets: rank 0 has the writer, and the others send it their slices, piece
-/// by piece in the order of the files.
+/// by piece in the order of the files. Rank 0 receives a piece while the one before is written.
 class BucketWriter {
  public:
   BucketWriter(const ModelState& state, Comm& comm, CheckpointWriter* writer)
@@ -43,6 +44,7 @@ class BucketWriter {
       write_values(bucket, p, "first moment", own.m, [&](Values x) { writer_->add_m(p.name, x); });
       write_values(bucket, p, "second moment", own.v, [&](Values x) { writer_->add_v(p.name, x); });
     }
+    wait_for_piece();
   }
   std::int64_t bytes() const { return bytes_; }  ///< written
 
@@ -57,19 +59,32 @@ class BucketWriter {
       const Range part = common({param.offset, param.offset + param.count()}, slice);
       for (std::int64_t begin = part.begin; begin < part.end; begin += kPiece) {
         const std::int64_t count = std::min(kPiece, part.end - begin), at = begin - slice.begin;
-        if (writer_)
-          append(param, what, begin, mine ? own.rows(at, at + count) : receive(own.dtype(), count, shard), add);
-        else if (mine)
+        if (writer_) {
+          const Tensor values = mine ? own.rows(at, at + count) : receive(own.dtype(), count, shard);
+          wait_for_piece();
+          const auto write_piece = [=, this, &param] { append(param, what, begin, values, add); };
+          if (shards_ > 1)
+            piece_ = std::async(std::launch::async, write_piece);
+          else
+            write_piece();
+        } else if (mine) {
           comm_.send(own.rows(at, at + count), 0);
+        }
       }
     }
   }
 
   Tensor receive(DType dtype, std::int64_t count, int from) {
+    std::swap(received_, being_written_);
     received_.resize(static_cast<std::size_t>(kPiece) * sizeof(float));
     const Tensor values(received_.data(), dtype, {count});
     comm_.receive(values, from);
     return values;
+  }
+
+  /// Throws what its writing threw.
+  void wait_for_piece() {
+    if (piece_.valid()) piece_.get();
   }
 
   /// f32 or bf16. Throws Error for a value that is not finite: such a checkpoint must not replace a good one.
@@ -93,9 +108,10 @@ class BucketWriter {
   Comm& comm_;
   CheckpointWriter* writer_;  ///< of rank 0
   int shards_;
-  std::vector<char> received_;
+  std::vector<char> received_, being_written_;
   std::vector<float> wide_;
   std::int64_t bytes_ = 0;
+  std::future<void> piece_;  ///< the last to be written. Destroyed first: that waits for it
 };
 
 double seconds_since(std::chrono::steady_clock::time_point begin) {
