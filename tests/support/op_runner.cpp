@@ -11,8 +11,8 @@ namespace ssa::test {
 namespace {
 
 constexpr std::int32_t kPoison = -0x40000000;  ///< value of i32 outputs before they are written
-constexpr std::size_t kScratchBytes = std::size_t{256}
-                                      << 20;  ///< more than any test case needs; on the CPU no op has any
+/// More than any test case needs. On the CPU no op has any.
+constexpr std::size_t kScratchBytes = std::size_t{256} << 20;
 
 /// The arithmetic type to convert a tensor element of type T with.
 template <class T>
