@@ -82,19 +82,21 @@ struct MpiComm::Group {
   /// Of a background thread. The watchdog follows the calls of the main thread, which waits for this one's.
   bool background = false;
 
-  /// MPI_Waitall. A background thread that shares few cores with the main thread sleeps instead of spinning. Where there
-  /// are enough it does not, because MPI may move data only during its calls.
+  /// MPI_Waitall. A background thread sleeps between its tests: the main thread needs the core. Where there are cores
+  /// enough it spins first, because MPI may move data only during its calls; a message of a few MB takes milliseconds.
   void wait(std::vector<MPI_Request>& requests, const char* call) const {
     const auto count = static_cast<int>(requests.size());
     if (!background) return check(MPI_Waitall(count, requests.data(), MPI_STATUSES_IGNORE), call);
+    using Clock = std::chrono::steady_clock;
     constexpr int kEnoughCores = 4;
+    constexpr std::chrono::milliseconds kSpin(20);
     constexpr std::chrono::microseconds kFirst(5), kLongest(200);
-    const bool spin = omp_get_num_procs() >= kEnoughCores;
+    const auto spin_until = Clock::now() + (omp_get_num_procs() >= kEnoughCores ? kSpin : kSpin.zero());
     auto pause = kFirst;
     for (int done = 0;;) {
       check(MPI_Testall(count, requests.data(), &done, MPI_STATUSES_IGNORE), call);
       if (done) return;
-      if (spin) {
+      if (Clock::now() < spin_until) {
         std::this_thread::yield();
       } else {
         std::this_thread::sleep_for(pause);
