@@ -37,6 +37,9 @@ function(ssa_cuda_sources name directory)
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${directory}/*.cu ${directory}/*_cuda.cpp)
   list(FILTER sources EXCLUDE REGEX _bench\\.cu$)
   target_sources(${name} PRIVATE ${sources} ${ARGN})
+  set(kernels ${sources})
+  list(FILTER kernels INCLUDE REGEX \\.cu$)  # CMake 3.31 and later unite CUDA sources too
+  set_source_files_properties(${kernels} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
   target_compile_definitions(${name} PRIVATE
     SSA_CUDA_MIN_CAPABILITY=${SSA_CUDA_MIN_CAPABILITY}
     $<$<BOOL:${SSA_RACECHECK}>:SSA_RACECHECK=1>

@@ -45,7 +45,7 @@ fi
 
 say "CUDA kernels"
 if command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then
-  cmake --preset cuda "${options[@]}"
+  cmake --preset cuda "${options[@]}" -DCMAKE_UNITY_BUILD=ON
   cmake --build --preset cuda --target ssa_ops ssa_runtime ssa_comm | tee build-cuda/compile.log
   if grep "instructions are serialized" build-cuda/compile.log; then  # ptxas prints this as information, not as a warning
     echo "test.sh: the wgmma products of a kernel are serialized" >&2
