@@ -326,23 +326,25 @@ void MpiComm::broadcast(Stream& stream, Tensor tensor, int root) {
   send_to_all(tensor, root, "broadcast");
 }
 
-void MpiComm::send(Tensor values, int to) {
-  const Watched call(*group_, "send");
+template <class Start>
+void MpiComm::transfer(const Tensor& values, const char* name, Start&& start) {
+  const Watched call(*group_, name);
   in_chunks(values.count(), [&](std::int64_t first, int count) {
     std::vector<MPI_Request> request(1);
-    check(MPI_Isend(element(values, first), count, datatype_of(values.dtype()), to, 0, group_->comm, request.data()),
-          "send");
-    group_->wait(request, "send");
+    check(start(element(values, first), count, datatype_of(values.dtype()), request.data()), name);
+    group_->wait(request, name);
+  });
+}
+
+void MpiComm::send(Tensor values, int to) {
+  transfer(values, "send", [&](const void* data, int count, MPI_Datatype type, MPI_Request* request) {
+    return MPI_Isend(data, count, type, to, 0, group_->comm, request);
   });
 }
 
 void MpiComm::receive(Tensor values, int from) {
-  const Watched call(*group_, "receive");
-  in_chunks(values.count(), [&](std::int64_t first, int count) {
-    std::vector<MPI_Request> request(1);
-    check(MPI_Irecv(element(values, first), count, datatype_of(values.dtype()), from, 0, group_->comm, request.data()),
-          "receive");
-    group_->wait(request, "receive");
+  transfer(values, "receive", [&](void* data, int count, MPI_Datatype type, MPI_Request* request) {
+    return MPI_Irecv(data, count, type, from, 0, group_->comm, request);
   });
 }
 

@@ -44,6 +44,8 @@ class MpiComm : public Comm {
 
   template <class Call>
   void in_chunks(std::int64_t count, Call&& call) const;
+  template <class Start>
+  void transfer(const Tensor& values, const char* name, Start&& start);
 
   /// out = the sum over the ranks of `count` elements each, in the order of the ranks; in[r] is rank r's.
   void add_in_order(DType dtype, const std::vector<const void*>& in, void* out, std::int64_t count) const;
