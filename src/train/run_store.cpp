@@ -31,10 +31,7 @@ namespace {
 class BucketWriter {
  public:
   BucketWriter(const ModelState& state, Comm& comm, CheckpointWriter* writer)
-      : state_(state),
-        comm_(comm),
-        writer_(writer),
-        shards_(state.shape().shards_state() ? state.shape().shards() : 1) {}
+      : state_(state), comm_(comm), writer_(writer), shards_(StateSnapshot::owners(state.shape())) {}
 
   void write(const Bucket& bucket, const StateSnapshot::Part& own) {
     for (const Param& p : state_.table().params()) {
@@ -359,7 +356,7 @@ void RunStore::reserve(Stream& stream, const ModelState& state) {
               "checkpoint.async: found true, expected false with distributed.zero_stage above 0: MPI takes no "
               "calls from two threads");
   }
-  const int owners = sharded ? state.shape().shards() : 1;  // of what rank 0 writes: the first ranks
+  const int owners = StateSnapshot::owners(state.shape());
   const bool owns = comm_.rank() < owners;
   const std::size_t bytes = StateSnapshot::bytes(state.shape(), state.table());
   if (stream.kind() == DeviceKind::cuda) {

@@ -11,7 +11,7 @@ namespace {
 std::size_t bytes_per_element(const StateShape& shape) { return sizeof(float) + 2 * size_of(shape.moments_dtype); }
 
 std::int64_t owned_count(const StateShape& shape, const Bucket& bucket) {
-  return bucket.range.count() / (shape.shards_state() ? shape.shards() : 1);
+  return bucket.range.count() / StateSnapshot::owners(shape);
 }
 
 }  // namespace

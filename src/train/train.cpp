@@ -43,7 +43,7 @@ struct RunShape {
   RunShape(const Config& config, DeviceKind device, Comm& comm) : state(state_shape(config, device, comm.size())) {
     if (config.checkpoint.async || !state.async_checkpoints) return;
     const ParamTable table(config.model, state.shards());
-    const int owners = state.shards_state() ? state.shards() : 1, on_machine = std::min(owners, comm.local_size());
+    const int on_machine = std::min(StateSnapshot::owners(state), comm.local_size());
     const std::size_t free = host_memory_info().free_bytes,
                       moments = plan_memory(state, table).host.bytes * static_cast<std::size_t>(comm.local_size());
     const bool threads = comm.size() == 1 || comm.for_thread() != nullptr;

@@ -23,6 +23,9 @@ class StateSnapshot {
     Tensor master, m, v;
   };
 
+  /// How many ranks own a part of what rank 0 writes: the first ones.
+  static int owners(const StateShape& shape) { return shape.shards_state() ? shape.shards() : 1; }
+
   /// Host memory of a snapshot on a rank that owns a part of the state: 12 bytes per element, 8 with moments in bf16.
   /// Of all elements that it owns with StateShape::async_checkpoints, else of its part of the largest bucket.
   static std::size_t bytes(const StateShape& shape, const ParamTable& table);
