@@ -241,8 +241,8 @@ void visit_fields(Of<TrainConfig>, Visit&& visit) {
               "at a spike of the loss or the gradient norm: `log` prints a warning; `skip` leaves out the update; "
               "`stop` ends the run before the update"));
   visit(field("spike_z_score", &C::spike_z_score, Range{.low = 0, .high = 1e6, .low_excluded = true},
-              "a step is a spike if its loss or gradient norm is more than this many standard deviations above the "
-              "mean of the last spike_window steps"));
+              "a step is a spike if its loss or gradient norm exceeds the mean of the last spike_window steps by more "
+              "than this many standard deviations"));
   visit(field("spike_window", &C::spike_window, between(10, 100000),
               "steps whose mean and standard deviation a spike is compared with"));
   visit(field("max_skipped_updates", &C::max_skipped_updates, between(1, 1e9),
