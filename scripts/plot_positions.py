@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Draws the loss against the number of tokens before a token, from the output of ssa_eval --loss-by-position.
 
-Usage: scripts/plot_positions.py [NAME=]FILE... [--output FILE] [--table]
+Usage: scripts/plot_positions.py [NAME=]FILE... [--from TOKENS] [--output FILE] [--table]
 One curve per file and setting, in the file's color; a second budget of sparse attention in a file has another color. NAME
 is the model's name in the legend (default: the file's name). Sparse attention is solid and full attention dashed. --table
 also prints the numbers as a Markdown table.
@@ -12,6 +12,7 @@ Example: build/bin/ssa_eval --model runs/short --data data/long/eval --max-lengt
          scripts/plot_positions.py before=a.json after=b.json --output positions.png
 """
 import argparse
+import sys
 
 import plotting
 
@@ -50,6 +51,8 @@ def markdown(curves):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", metavar="[NAME=]FILE")
+    parser.add_argument("--from", dest="first", type=int, default=1, metavar="TOKENS",
+                        help="draw only ranges of at least this many tokens (default: %(default)s)")
     parser.add_argument("--output", default="positions.png", metavar="FILE", help="default: %(default)s")
     parser.add_argument("--table", action="store_true", help="print the numbers as a Markdown table too")
     args = parser.parse_args()
@@ -61,7 +64,10 @@ def main():
 
     figure, axes = plotting.panel_axes(pyplot, 1, columns=1, width=6.4, height=5.2)
     axis, lines, ticks = axes[0], [], {}
+    if not any(bucket["from"] >= args.first for _, _, buckets in curves for bucket in buckets):
+        sys.exit(f"{plotting.PROGRAM}: --from {args.first}: no file has a range that begins there or later")
     for (label, _, buckets), style in zip(curves, styles_of(files)):
+        buckets = [bucket for bucket in buckets if bucket["from"] >= args.first]
         ticks.update({bucket["from"]: range_text(bucket) for bucket in buckets})
         lines.append(axis.plot([bucket["from"] for bucket in buckets], [bucket["loss"] for bucket in buckets],
                                label=label, **style)[0])
@@ -71,7 +77,7 @@ def main():
     axis.set_title("Loss by position")
     axis.set_xlabel("tokens of the document before the token")
     axis.set_ylabel("cross entropy (nats per token)")
-    axis.legend(handles=lines, loc="upper center", bbox_to_anchor=(0.5, -0.28), ncol=2, frameon=False)
+    axis.legend(handles=lines, loc="upper center", bbox_to_anchor=(0.5, -0.36), ncol=2, frameon=False)
     plotting.save(figure, args.output)
 
 

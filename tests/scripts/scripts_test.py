@@ -175,6 +175,10 @@ def test_position_plots(directory):
     assert lines[0] == "| tokens before | short, sparse 2x16 | short, full | after, full |", out
     assert lines[2] == "| 1 | 3.0000 | 3.0000 | 2.7500 |" and lines[4] == "| 4-7 | 2.2500 | 2.0000 |  |", out
     assert (directory / "p.png").stat().st_size > 1000
+    late = run(sys.executable, SCRIPTS / "plot_positions.py", before, "--from", "8", "--output", directory / "late.png", code=1)
+    assert "--from 8: no file has a range" in late and not (directory / "late.png").exists(), late
+    run(sys.executable, SCRIPTS / "plot_positions.py", before, "--from", "2", "--output", directory / "late.png")
+    assert (directory / "late.png").stat().st_size > 1000
     sys.path.insert(0, str(SCRIPTS))
     import plot_positions
     styles = plot_positions.styles_of([plot_positions.read_curves(str(file)) for file in (before, after, before)])
