@@ -115,6 +115,10 @@ void visit_fields(Of<AttentionConfig>, Visit&& visit) {
   using C = AttentionConfig;
   visit(field("method", &C::method, kAny, "attention method"));
   visit(field("alignment_weight", &C::alignment_weight, at_least(0), "weight of ssa's alignment loss"));
+  visit(
+      field("aligned_outputs", &C::aligned_outputs, kAny,
+            "outputs that ssa's alignment loss moves toward the other one: both, only that of full attention, or only "
+            "that of sparse attention"));
   visit(field(
       "full_stream_probability", &C::full_stream_probability, between(0, 1),
       "probability that the layers of ssa continue with the output of full attention instead of sparse attention"));
@@ -345,6 +349,8 @@ template <class E>
 inline constexpr std::initializer_list<E> kValues = {};
 template <>
 inline constexpr auto kValues<Method> = kMethods;
+template <>
+inline constexpr auto kValues<AlignedOutputs> = {AlignedOutputs::both, AlignedOutputs::full, AlignedOutputs::sparse};
 template <>
 inline constexpr auto kValues<StreamGranularity> = {StreamGranularity::step, StreamGranularity::row};
 template <>

@@ -301,6 +301,11 @@ void attention_backward(Stream& s, const Llama& m, const LayerActivations& l, co
   const Branches branches = branches_of(m.shape.path, c);
   const float scale = attention_scale(c);
   const Tensor d_out = by_head(a.d_attention, l.q);
+  const auto aligned = [&](AlignedOutputs output) {
+    return scales.aligned_outputs == AlignedOutputs::both || scales.aligned_outputs == output
+               ? scales.alignment_gradient
+               : 0.0f;
+  };
 
   if (branches.aligned)
     gate_alignment_backward(s, {.d_gates = a.d_gates,
@@ -313,7 +318,8 @@ void attention_backward(Stream& s, const Llama& m, const LayerActivations& l, co
                                 .full = l.full,
                                 .sparse = l.sparse,
                                 .full_stream = batch.full_stream,
-                                .gradient_scale = scales.alignment_gradient});
+                                .full_scale = aligned(AlignedOutputs::full),
+                                .sparse_scale = aligned(AlignedOutputs::sparse)});
   else
     gated_sum_backward(s, {.d_gates = a.d_gates,
                            .d_selected = branches.full ? a.d_full : a.d_sparse,

@@ -140,10 +140,12 @@ std::int64_t count_labels(const Run& run) {
 PassScales pass_scales(const Run& run, std::int64_t labels) {
   const ModelConfig& m = run.config.model;
   const double elements = static_cast<double>(std::ssize(run.batch.rows) * run.config.train.max_length * m.q_width());
+  const AttentionConfig& attention = run.config.attention;
   const double alignment = 1.0 / (elements * static_cast<double>(m.num_hidden_layers));
-  return {.alignment = alignment,
+  return {.alignment = attention.aligned_outputs == AlignedOutputs::both ? alignment : alignment / 2,
           .ce_gradient = labels > 0 ? static_cast<float>(1.0 / static_cast<double>(labels)) : 0.0f,
-          .alignment_gradient = static_cast<float>(run.config.attention.alignment_weight * alignment)};
+          .alignment_gradient = static_cast<float>(attention.alignment_weight * alignment),
+          .aligned_outputs = attention.aligned_outputs};
 }
 
 /// Whether the losses and gradients that this rank computed are finite.

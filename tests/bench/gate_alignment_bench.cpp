@@ -43,7 +43,8 @@ SSA_BENCH(gate_alignment) {
                                        .full = full,
                                        .sparse = sparse,
                                        .full_stream = which,
-                                       .gradient_scale = 1e-5f});
+                                       .full_scale = 1e-5f,
+                                       .sparse_scale = 1e-5f});
     };
   });
 }

@@ -224,6 +224,7 @@ TEST_CASE("config: every key survives saving and loading") {
   const std::vector<std::string> overrides = {"init_from=weights",
                                               "attention.method=nsa",
                                               "attention.alignment_weight=0.1",
+                                              "attention.aligned_outputs=sparse",
                                               "attention.full_stream_probability=0.3",
                                               "attention.stream_granularity=row",
                                               "attention.selection=reference",

@@ -213,6 +213,22 @@ TEST_CASE("golden: stream_granularity row and step train alike with full_stream_
   }
 }
 
+TEST_CASE("golden: with one aligned output the alignment loss has one of its two equal terms") {
+  const std::string name = "ssa-sparse-stream";
+  const auto both = train_case(name, DeviceKind::cpu);
+  for (const char* output : {"full", "sparse"}) {
+    INFO(output);
+    const auto one = train_case(name, DeviceKind::cpu, {std::string("attention.aligned_outputs=") + output});
+    REQUIRE(one.size() == both.size());
+    // The weights of the first step are the same, those of later steps are not.
+    CHECK(one[0].at("ce_loss") == both[0].at("ce_loss"));
+    const double term = one[0].at("alignment_loss"), sum = both[0].at("alignment_loss");
+    CHECK(std::abs(2 * term - sum) < 1e-12 * sum);  // the same sum, scaled in f64
+    CHECK(one[0].at("grad_norm") != both[0].at("grad_norm"));
+    CHECK(one.back().at("ce_loss") != both.back().at("ce_loss"));
+  }
+}
+
 TEST_CASE("golden: gradient checkpointing trains to the same bits") {
   const std::string name = "ssa-sparse-stream";
   const auto kept = train_case(name, DeviceKind::cpu);

@@ -565,6 +565,38 @@ TEST_CASE("model: logits in chunks give the loss and gradients of a single chunk
   }
 }
 
+TEST_CASE("model: the gradient of both aligned outputs is the sum of those of each") {
+  constexpr std::int64_t kTokens = 21;
+  const ModelConfig config = small_model();
+  const PassShape pass{.rows = 2, .tokens = kTokens, .path = AttentionPath::ssa};
+  TestModel m(config, pass);
+  m.initialize(13);
+  HostBatch batch = random_batch(2, kTokens, config.vocab_size, 14);
+  batch.full_stream = {1, 0};
+  PassScales scales = scales_of(config, pass);
+  scales.alignment_gradient *= 100;  // so that no part of the sum is small
+  const auto gradients = [&](AlignedOutputs outputs, float gradient) {
+    PassScales these = scales;
+    these.aligned_outputs = outputs;
+    these.alignment_gradient = gradient;
+    m.step(batch, these);
+    return m.read<float>(m.state.gradients);
+  };
+  const float weight = scales.alignment_gradient;
+  const auto none = gradients(AlignedOutputs::both, 0), both = gradients(AlignedOutputs::both, weight),
+             full = gradients(AlignedOutputs::full, weight), sparse = gradients(AlignedOutputs::sparse, weight);
+  double difference = 0, of_both = 0, of_full = 0, of_sparse = 0;
+  for (std::size_t i = 0; i < none.size(); ++i) {
+    difference += std::pow(double{full[i]} + double{sparse[i]} - double{none[i]} - double{both[i]}, 2);
+    of_both += std::pow(both[i] - none[i], 2);
+    of_full += std::pow(full[i] - none[i], 2);
+    of_sparse += std::pow(sparse[i] - none[i], 2);
+  }
+  CHECK(std::sqrt(difference) < 1e-5 * std::sqrt(of_both));  // f32 rounding of each pass
+  CHECK(of_full > 0.01 * of_both);
+  CHECK(of_sparse > 0.01 * of_both);
+}
+
 TEST_CASE("model: gradients are the derivative of the loss, parameter by parameter") {
   // Central differences along each parameter's own gradient, in f32. Every block is selected: a step that changes the
   // selection is a discontinuity. The alignment loss has stop-gradients and no derivative to compare with, so its

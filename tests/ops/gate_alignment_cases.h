@@ -12,17 +12,24 @@ struct GateAlignmentCase {
   std::vector<std::int32_t> full_stream;  ///< one per sequence
   std::int64_t T, HQ, D;
   double alignment_scale;
-  float gradient_scale;
+  float full_scale, sparse_scale;
 
   std::int64_t B() const { return static_cast<std::int64_t>(full_stream.size()); }
   std::int64_t heads() const { return B() * T * HQ; }
 };
 
-/// One element, odd sizes, batches with one attention stream and with both, no alignment gradient, the ssa-1b heads.
-inline const std::vector<GateAlignmentCase> kGateAlignmentCases = {
-    {{1}, 1, 1, 1, 1.0, 10.0f},           {{0}, 1, 1, 7, 0.25, 2.5f},          {{0, 1, 1}, 5, 3, 6, 0.01, 0.1f},
-    {{1, 0, 1, 0}, 13, 4, 16, 0.5, 5.0f}, {{1, 0}, 3, 32, 64, 1e-3, 1e-2f},    {{0, 1}, 2, 32, 128, 1e-3, 1e-2f},
-    {{1, 1}, 9, 6, 32, 1.0, 0.0f},        {{0, 0, 1}, 33, 16, 8, 0.125, 1.25f}};
+/// One element, odd sizes, batches with one attention stream and with both, no alignment gradient or only that
+/// of one output, the ssa-1b heads.
+inline const std::vector<GateAlignmentCase> kGateAlignmentCases = {{{1}, 1, 1, 1, 1.0, 10, 10},
+                                                                   {{0}, 1, 1, 7, 0.25, 2.5f, 2.5f},
+                                                                   {{0, 1, 1}, 5, 3, 6, 0.01, 0.1f, 0.1f},
+                                                                   {{1, 0, 1, 0}, 13, 4, 16, 0.5, 5, 5},
+                                                                   {{1, 0}, 3, 32, 64, 1e-3, 1e-2f, 1e-2f},
+                                                                   {{0, 1}, 2, 32, 128, 1e-3, 1e-2f, 1e-2f},
+                                                                   {{1, 1}, 9, 6, 32, 1.0, 0, 0},
+                                                                   {{0, 0, 1}, 33, 16, 8, 0.125, 1.25f, 1.25f},
+                                                                   {{1, 0}, 5, 4, 16, 0.5, 5, 0},
+                                                                   {{0, 1}, 5, 4, 16, 0.5, 0, 5}};
 
 /// |g_slc (full - sparse)| is within [0.1, 0.8] or [1.2, 3], so that both branches of SmoothL1 occur and no
 /// finite difference crosses the boundary between them.
@@ -73,7 +80,8 @@ inline Outputs run_gate_alignment_backward(OpRunner& run, const GateAlignmentCas
                                          .full = run.act_input(in.full, shape),
                                          .sparse = run.act_input(in.sparse, shape),
                                          .full_stream = run.i32_input(c.full_stream, {c.B()}),
-                                         .gradient_scale = c.gradient_scale});
+                                         .full_scale = c.full_scale,
+                                         .sparse_scale = c.sparse_scale});
   return {{"d_gates", run.read(d_gates)},
           {"d_full", run.read(d_full)},
           {"delta_full", run.read(delta_full)},

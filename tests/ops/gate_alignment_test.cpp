@@ -46,13 +46,14 @@ TEST_CASE("gate_alignment outputs the attention stream that full_stream selects 
 
 TEST_CASE("gate_alignment backward is the derivative of the loss with stopped gradients") {
   for (const GateAlignmentCase& c : kGateAlignmentCases) {
-    CAPTURE(c.B(), c.T, c.HQ, c.D, c.gradient_scale);
+    CAPTURE(c.B(), c.T, c.HQ, c.D, c.full_scale, c.sparse_scale);
     const GateAlignmentInputs in(c);
     OpRunner run(Precision::exact);
     const Outputs backward = run_gate_alignment_backward(run, c, in);
     const auto loss = [&](const GateAlignmentInputs& at) {
       const Expected e = by_definition(c, at, in);
-      return weighted_sum(e.out, in.d_out) + static_cast<double>(c.gradient_scale) * (e.align_full + e.align_sparse);
+      return weighted_sum(e.out, in.d_out) + static_cast<double>(c.full_scale) * e.align_full +
+             static_cast<double>(c.sparse_scale) * e.align_sparse;
     };
     const auto check = [&](const std::string& name, Values GateAlignmentInputs::*input) {
       check_gradient(name, loss, in, input, output(backward, "d_" + name));

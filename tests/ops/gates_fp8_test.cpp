@@ -48,10 +48,10 @@ void check_gated_sum(Precision precision) {
 }
 
 void check_gate_alignment(Precision precision) {
-  for (const GateAlignmentCase& c : std::vector<GateAlignmentCase>{{{1, 0}, 8, 2, 8, 0.5, 5.0f},
-                                                                   {{0, 1, 1}, 48, 3, 128, 0.01, 0.1f},
-                                                                   {{0, 1}, 72, 6, 32, 1e-3, 1e-2f},
-                                                                   {{1}, 256, 4, 64, 0.25, 2.5f}}) {
+  for (const GateAlignmentCase& c : std::vector<GateAlignmentCase>{{{1, 0}, 8, 2, 8, 0.5, 5, 5},
+                                                                   {{0, 1, 1}, 48, 3, 128, 0.01, 0.1f, 0.1f},
+                                                                   {{0, 1}, 72, 6, 32, 1e-3, 1e-2f, 1e-2f},
+                                                                   {{1}, 256, 4, 64, 0.25, 2.5f, 2.5f}}) {
     CAPTURE(c.B(), c.T, c.HQ, c.D);
     const GateAlignmentInputs in(c);
     OpRunner run(precision);

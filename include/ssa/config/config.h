@@ -94,6 +94,7 @@ constexpr std::string_view name_of(InitState state) {
 struct AttentionConfig {
   Method method = Method::ssa;
   double alignment_weight = 10.0;
+  AlignedOutputs aligned_outputs = AlignedOutputs::both;
   double full_stream_probability = 0.5;
   std::int64_t dense_warmup_steps = 0;
   StreamGranularity stream_granularity = StreamGranularity::step;

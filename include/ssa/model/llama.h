@@ -30,9 +30,12 @@ struct AttentionSums {
 
 /// The factors that sums and gradients of one micro-batch are scaled with.
 struct PassScales {
-  double alignment = 0;          ///< of a summed SmoothL1 element: 1 / (elements x layers x micro-batches of all ranks)
-  float ce_gradient = 0;         ///< 1 / targets of the step, over all micro-batches and ranks
-  float alignment_gradient = 0;  ///< alignment_weight x alignment
+  double alignment = 0;   ///< of a summed SmoothL1 element and its two terms: 1 / (elements x layers x micro-batches of
+                          ///< all ranks); half of it if only one output is aligned
+  float ce_gradient = 0;  ///< 1 / targets of the step, over all micro-batches and ranks
+  /// Of a summed SmoothL1 element of one term: alignment_weight / (elements x layers x micro-batches of all ranks).
+  float alignment_gradient = 0;
+  AlignedOutputs aligned_outputs = AlignedOutputs::both;
 };
 
 /// Whether a micro-batch overwrites the gradients (the first of a step) or adds to them (the others).

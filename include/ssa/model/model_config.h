@@ -23,6 +23,19 @@ constexpr std::string_view name_of(Method method) {
   return "?";
 }
 
+/// The outputs that ssa's alignment loss moves. With `both` the loss has two terms, SmoothL1(full, stop(sparse)) and
+/// SmoothL1(stop(full), sparse); else it has the first or the second only.
+enum class AlignedOutputs { both, full, sparse };
+
+constexpr std::string_view name_of(AlignedOutputs outputs) {
+  switch (outputs) {
+    case AlignedOutputs::both: return "both";
+    case AlignedOutputs::full: return "full";
+    case AlignedOutputs::sparse: return "sparse";
+  }
+  return "?";
+}
+
 /// Which activations the backward pass recomputes instead of keeping them; activations.h has the table.
 enum class GradientCheckpointing {
   none,       ///< keep all

@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(kThreads)
                                    float* delta_sparse, const __nv_bfloat16* d_out, const float* gates,
                                    const __nv_bfloat16* full, const __nv_bfloat16* sparse,
                                    const std::int32_t* full_stream, std::int64_t heads, std::int64_t heads_per_sequence,
-                                   int D, float gradient_scale) {
+                                   int D, float full_scale, float sparse_scale) {
   const std::int64_t head = static_cast<std::int64_t>(blockIdx.x) * (kThreads / kLanes) + threadIdx.x / kLanes;
   const bool active = head < heads;  // inactive threads take part in the shuffles
   const int lane = static_cast<int>(threadIdx.x % kLanes);
@@ -106,9 +106,9 @@ __global__ void __launch_bounds__(kThreads)
       const Floats<kVec> a = load_constant<kVec>(full + head * D + d), b = load_constant<kVec>(sparse + head * D + d);
 #pragma unroll
       for (int i = 0; i < kVec; ++i) {
-        const float c = gradient_scale * fminf(fmaxf(gate * a[i] - gate * b[i], -1.0f), 1.0f);
-        d_a[i] = c + (passes_full ? g[i] : 0.0f);
-        d_b[i] = -c + (passes_full ? 0.0f : g[i]);
+        const float c = fminf(fmaxf(gate * a[i] - gate * b[i], -1.0f), 1.0f);
+        d_a[i] = full_scale * c + (passes_full ? g[i] : 0.0f);
+        d_b[i] = -sparse_scale * c + (passes_full ? 0.0f : g[i]);
         d_gate += d_a[i] * a[i] + d_b[i] * b[i];
         d_a[i] = round_bf16(gate * d_a[i]);
         d_b[i] = round_bf16(gate * d_b[i]);
@@ -169,8 +169,8 @@ void gate_alignment_backward(Stream& stream, const GateAlignmentBackward& p) {
     launch(stream, "gate_alignment_backward", gate_alignment_backward_kernel<kVec, kLanes>,
            {.grid = ctas_for(heads, kThreads / kLanes), .block = kThreads}, p.d_gates.as<float>(), bf16(p.d_full),
            p.delta_full.as<float>(), bf16(p.d_sparse), p.delta_sparse.as<float>(), bf16(p.d_out), p.gates.as<float>(),
-           bf16(p.full), bf16(p.sparse), p.full_stream.as<std::int32_t>(), heads, heads_per_sequence, D,
-           p.gradient_scale);
+           bf16(p.full), bf16(p.sparse), p.full_stream.as<std::int32_t>(), heads, heads_per_sequence, D, p.full_scale,
+           p.sparse_scale);
   });
 }
 

@@ -33,25 +33,28 @@ SSA_OP_WITH_SCRATCH(gate_alignment_forward, GateAlignmentForward);
 /// (token, head) pairs that a CTA of the CUDA forward takes; each CTA leaves a partial sum of the alignment in scratch.
 inline constexpr std::int64_t kGateAlignmentHeadsPerCta = 32;
 
-/// With c = gradient_scale * clamp(a_full - a_sparse, -1, 1), the gradient of the alignment loss, in f32:
-///   d_a_full = c + (full_stream ? d_out : 0);   d_a_sparse = -c + (full_stream ? 0 : d_out)
+/// With c = clamp(a_full - a_sparse, -1, 1), the gradient of SmoothL1, in f32:
+///   d_a_full   =  full_scale * c   + (full_stream ? d_out : 0)
+///   d_a_sparse = -sparse_scale * c + (full_stream ? 0 : d_out)
 ///   d_full = g_slc * d_a_full;                  d_sparse = g_slc * d_a_sparse
 ///   d_gates[1] = sum over D of d_a_full * full + d_a_sparse * sparse;   d_gates[0] = d_gates[2] = 0
 ///   delta_full = sum over D of d_full * full;   delta_sparse = sum over D of d_sparse * sparse
 /// The deltas are the inputs of the attention backwards; they are summed over gradients as stored (rounded). All
 /// outputs are overwritten.
 struct GateAlignmentBackward {
-  Tensor d_gates;        ///< [B, T, HQ, 3] f32
-  Tensor d_full;         ///< [B, T, HQ, D] act
-  Tensor delta_full;     ///< [B, T, HQ] f32
-  Tensor d_sparse;       ///< [B, T, HQ, D] act
-  Tensor delta_sparse;   ///< [B, T, HQ] f32
-  Tensor d_out;          ///< [B, T, HQ, D] act
-  Tensor gates;          ///< [B, T, HQ, 3] f32
-  Tensor full;           ///< [B, T, HQ, D] act
-  Tensor sparse;         ///< [B, T, HQ, D] act
-  Tensor full_stream;    ///< [B] i32
-  float gradient_scale;  ///< alignment_weight * alignment_scale of the forward
+  Tensor d_gates;       ///< [B, T, HQ, 3] f32
+  Tensor d_full;        ///< [B, T, HQ, D] act
+  Tensor delta_full;    ///< [B, T, HQ] f32
+  Tensor d_sparse;      ///< [B, T, HQ, D] act
+  Tensor delta_sparse;  ///< [B, T, HQ] f32
+  Tensor d_out;         ///< [B, T, HQ, D] act
+  Tensor gates;         ///< [B, T, HQ, 3] f32
+  Tensor full;          ///< [B, T, HQ, D] act
+  Tensor sparse;        ///< [B, T, HQ, D] act
+  Tensor full_stream;   ///< [B] i32
+  float full_scale;     ///< gradient of the first term of the alignment loss: alignment_weight * alignment_scale of the
+                        ///< forward; 0 leaves the term out
+  float sparse_scale;   ///< the same for the second term
 };
 SSA_OP(gate_alignment_backward, GateAlignmentBackward);
 

@@ -45,7 +45,7 @@ void backward(const GateAlignmentBackward& p) {
   const Real *d_out = p.d_out.as<Real>(), *gates = p.gates.as<Real>();
   const Real *full = p.full.as<Real>(), *sparse = p.sparse.as<Real>();
   const std::int32_t* full_stream = p.full_stream.as<std::int32_t>();
-  const Real gradient_scale = static_cast<Real>(p.gradient_scale);
+  const Real full_scale = static_cast<Real>(p.full_scale), sparse_scale = static_cast<Real>(p.sparse_scale);
   Real *d_gates = p.d_gates.as<Real>(), *d_full = p.d_full.as<Real>(), *d_sparse = p.d_sparse.as<Real>();
   Real *delta_full = p.delta_full.as<Real>(), *delta_sparse = p.delta_sparse.as<Real>();
 #pragma omp parallel for
@@ -56,9 +56,9 @@ void backward(const GateAlignmentBackward& p) {
 #pragma omp simd reduction(+ : d_g)
     for (std::int64_t i = h * D; i < (h + 1) * D; ++i) {
       const Real difference = g * full[i] - g * sparse[i];
-      const Real c = gradient_scale * std::clamp(difference, Real{-1}, Real{1});
-      const Real d_a_full = c + (passes_full ? d_out[i] : Real{0});
-      const Real d_a_sparse = -c + (passes_full ? Real{0} : d_out[i]);
+      const Real c = std::clamp(difference, Real{-1}, Real{1});
+      const Real d_a_full = full_scale * c + (passes_full ? d_out[i] : Real{0});
+      const Real d_a_sparse = -sparse_scale * c + (passes_full ? Real{0} : d_out[i]);
       d_full[i] = g * d_a_full;
       d_sparse[i] = g * d_a_sparse;
       d_g += d_a_full * full[i] + d_a_sparse * sparse[i];
