@@ -24,8 +24,8 @@ from pathlib import Path
 import page
 import prepare
 import runs
-from plan import (ROOT, SIZES, Study, StudyError, read_json, settings_of_method, settings_of_variant, split_name,
-                  wrong_usage)
+from plan import (ROOT, SIZES, Study, StudyError, read_json, settings_of_method, settings_of_variant, shown,
+                  split_name, wrong_usage)
 
 
 HELD_OUT_OF_SMOLLM = 0.0005  # as scripts/prepare_smollm.sh: of a corpus that is much larger than the others
@@ -49,6 +49,7 @@ def parse(arguments):
         help="another run: a method with other config keys; can be repeated")
     add("--seeds", metavar="LIST", help="of initial weights, order of the data and ssa's draws (default: 42; night: "
         "42,43,44)")
+    add("--config", metavar="FILE", help="configuration of every run, instead of the size's")
     add("--tokens", metavar="N", help="tokens to train each run on, as in 300M, rounded up to whole steps")
     add("--gpus", metavar="N", type=int, help="GPUs to use; 0 is the CPU (default: all there are; minute: 0)")
     add("--jobs", metavar="N", type=int, help="runs at the same time (default: one per GPU; one on a CPU)")
@@ -120,11 +121,31 @@ def tokenizer_of(args):
     return str(Path(named).resolve()) if Path(named).exists() else named
 
 
+def rows_key(train):
+    """The key that has the rows of a step."""
+    return "global_batch_size" if "global_batch_size" in train else "per_device_train_batch_size"
+
+
+def config_of(args, size):
+    """The configuration, with what a study needs from it; ssa_train checks the rest."""
+    path = Path(args.config) if args.config else ROOT / "configs" / size.config
+    config = read_json(path)
+    if not isinstance(config, dict) or not all(isinstance(config.get(section), dict) for section in ("model", "train")):
+        raise StudyError(f"{path}: found no objects model and train, expected a configuration of ssa_train", 2)
+    for section, keys in (("model", ("block_size", "block_counts", "num_hidden_layers", "hidden_size")),
+                          ("train", ("max_length", rows_key(config["train"])))):
+        for key in keys:
+            found = config[section].get(key)
+            if type(found) is not int or found < 1:
+                raise StudyError(f"{path}: {section}.{key}: found {shown(found)}, expected a positive integer", 2)
+    return config
+
+
 def fixed_of(args, size, device):
     """What must not change during a study."""
-    config = read_json(ROOT / "configs" / size.config)
+    config = config_of(args, size)
     train = config["train"]
-    per_step = train["max_length"] * train.get("global_batch_size", train["per_device_train_batch_size"])
+    per_step = train["max_length"] * train[rows_key(train)]
     tokens = tokens_of(args.tokens) if args.tokens else size.tokens
     steps = -(-tokens // per_step)
     return {"size": args.size, "tokens": steps * per_step, "steps": steps, "device": device,

@@ -22,8 +22,9 @@ def study_config(study):
     data = dataset(study.data("train"))
     end = data["eos_token_id"]
     config["model"].update(vocab_size=data["vocab_size"], bos_token_id=end, eos_token_id=end)
-    config["data"].update(path=str(study.data("train").resolve()),
-                          eval_path=str(study.data("validation").resolve()) if fixed["evaluations"] else None)
+    config.setdefault("data", {}).update(
+        path=str(study.data("train").resolve()),
+        eval_path=str(study.data("validation").resolve()) if fixed["evaluations"] else None)
     steps, evaluations_in_training = fixed["steps"], fixed["evaluations"]
     config["train"].update(
         max_steps=steps, attention_stats_steps=max(1, steps // 20),

@@ -57,6 +57,16 @@ def test_arguments(directory):
     for value in ('["a"', '["a"]]', '[{"a": 1]}', '"a', r'"a\"'):
         assert "is not closed, expected NAME=METHOD" in refused("minute", "--variant", f"a=ssa,train.fp8_exclude={value}"), value
     assert "several windows" in refused("minute", "--variant", "a=nsa")
+    config = directory / "config.json"
+    assert f"{config}: No such file" in run("bash", RUN, "minute", "--config", config, "--out", out, code=1)
+    config.write_text('{"model": 1}')
+    assert "found no objects model and train" in refused("minute", "--config", config)
+    tiny = json.loads((SCRIPTS.parent / "configs/tiny.json").read_text())
+    for value, shown in ([[1, 2], "[1, 2]"], ["16", "16"], [True, "true"], [0, "0"], [None, "null"]):
+        tiny["model"]["block_counts"] = value
+        config.write_text(json.dumps(tiny))
+        message = f"{config}: model.block_counts: found {shown}, expected a positive integer"
+        assert message in run("bash", RUN, "minute", "--config", config, "--out", out, code=2)
     assert "is the name of a method" in refused("minute", "--variant", "moba=ssa")
     assert "no GPU here" in run("bash", RUN, "hour", "--out", out, code=2, CUDA_VISIBLE_DEVICES="")
     assert "there are 1 GPUs" in run("bash", RUN, "hour", "--gpus", "2", "--out", out, code=2, CUDA_VISIBLE_DEVICES="0")
