@@ -47,8 +47,8 @@ struct RunShape {
     const int on_machine = std::min(StateSnapshot::owners(state), comm.local_size());
     const std::size_t free = host_memory_info().free_bytes,
                       moments = plan_memory(state, table).host.bytes * static_cast<std::size_t>(comm.local_size());
-    const bool threads = comm.size() == 1 || comm.for_thread() != nullptr;
-    no_async = why_not_async(StateSnapshot::bytes(state, table), on_machine, free - std::min(free, moments), threads);
+    no_async = why_not_async(StateSnapshot::bytes(state, table), on_machine, free - std::min(free, moments),
+                             comm.takes_threads());
     state.async_checkpoints = all_reduce(comm, no_async.empty() ? 0.0 : 1.0, ReduceOp::max) == 0;
     if (!state.async_checkpoints && no_async.empty()) no_async = "another machine has not enough free host memory";
   }
