@@ -1,6 +1,6 @@
 #include "ssa/train/run_log.h"
 
-#include <fmt/chrono.h>
+#include <fmt/format.h>
 #include <spdlog/sinks/basic_file_sink.h>
 #include <spdlog/spdlog.h>
 #include <unistd.h>
@@ -38,15 +38,11 @@ double host_memory_gb() {
   return resident_pages * static_cast<double>(::sysconf(_SC_PAGESIZE)) / 1e9;
 }
 
-/// Renames a file to NAME-until-TIME.EXTENSION, so that a new one can be written. A symbolic link remains: its content
+/// Renames a file to old_metrics_name(), so that a new one can be written. A symbolic link remains: its content
 /// is copied. A file without content is left.
 void move_aside(const std::filesystem::path& file) {
   if (!std::filesystem::exists(file) || size_of_file(file) == 0) return;
-  const auto now = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
-  std::string name = fmt::format("{}-until-{:%Y%m%d-%H%M%S}", file.stem().string(), fmt::gmtime(now));
-  for (int i = 2; std::filesystem::exists(file.parent_path() / (name + file.extension().string())); ++i)
-    name = fmt::format("{}-until-{:%Y%m%d-%H%M%S}-{}", file.stem().string(), fmt::gmtime(now), i);
-  const std::filesystem::path aside = file.parent_path() / (name + file.extension().string());
+  const std::filesystem::path aside = old_metrics_name(file);
   if (std::filesystem::is_symlink(file)) {
     replace_file(aside, read_file(file));
     replace_file(file, "");
@@ -129,7 +125,9 @@ RunLog::RunLog(const Config& config, Comm& comm, Stream& stream, const Start& st
   check_output_file(file);
   if (!same_run) move_aside(file);
   metrics_ = std::make_unique<MetricsLog>(file, start.step);
-  if (same_run && start.metrics_lines > 0 && metrics_->lines() != start.metrics_lines)
+  if (!metrics_->foreign_lines().empty())
+    spdlog::warn(metrics_->foreign_lines());
+  else if (same_run && start.metrics_lines > 0 && metrics_->lines() != start.metrics_lines)
     spdlog::warn("{}: {} lines up to step {}, expected {}: lines were lost or added outside of the run", file.string(),
                  metrics_->lines(), start.step, start.metrics_lines);
   replace_file(directory / "config.json", config_json(config));
