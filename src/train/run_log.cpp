@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <spdlog/sinks/basic_file_sink.h>
+#include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
@@ -62,6 +63,11 @@ void start_logging(const std::string& output_dir, Comm& comm) {
   if (comm.rank() != 0) return;
   console = std::make_shared<Console>(terminal_columns());
   const std::filesystem::path file = std::filesystem::path(output_dir) / "train.log";
+void log_to_stderr() {
+  spdlog::set_default_logger(
+      std::make_shared<spdlog::logger>("", std::make_shared<spdlog::sinks::stderr_color_sink_mt>()));
+}
+
   check_output_file(file);
   log_file = std::make_shared<spdlog::sinks::basic_file_sink_mt>(file.string());
   log_file->set_pattern("%Y-%m-%d %H:%M:%S %L %v");

@@ -49,6 +49,9 @@ struct StepReport {
 };
 
 /// Makes rank 0 log to the console and to train.log in `output_dir`, which exists.
+/// Sends warnings to standard error, in a program whose results are its standard output.
+void log_to_stderr();
+
 void start_logging(const std::string& output_dir, Comm& comm);
 
 /// The warning of a run on a GPU whose sequences are so short that its method, which has no full attention, is slower
