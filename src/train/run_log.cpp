@@ -27,6 +27,10 @@ std::string count_text(double count) {
   return fmt::format("{:.0f}", count);
 }
 
+nlohmann::ordered_json or_null(const std::optional<double>& value) {
+  return value ? nlohmann::ordered_json(*value) : nlohmann::ordered_json();
+}
+
 double mean(const std::vector<double>& values) {
   return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
 }
@@ -59,15 +63,15 @@ std::shared_ptr<spdlog::sinks::sink> log_file;
 
 }  // namespace
 
-void start_logging(const std::string& output_dir, Comm& comm) {
-  if (comm.rank() != 0) return;
-  console = std::make_shared<Console>(terminal_columns());
-  const std::filesystem::path file = std::filesystem::path(output_dir) / "train.log";
 void log_to_stderr() {
   spdlog::set_default_logger(
       std::make_shared<spdlog::logger>("", std::make_shared<spdlog::sinks::stderr_color_sink_mt>()));
 }
 
+void start_logging(const std::string& output_dir, Comm& comm) {
+  if (comm.rank() != 0) return;
+  console = std::make_shared<Console>(terminal_columns());
+  const std::filesystem::path file = std::filesystem::path(output_dir) / "train.log";
   check_output_file(file);
   log_file = std::make_shared<spdlog::sinks::basic_file_sink_mt>(file.string());
   log_file->set_pattern("%Y-%m-%d %H:%M:%S %L %v");
@@ -170,8 +174,8 @@ void RunLog::step(const StepReport& r) {
                                  {"epoch", r.epoch},
                                  {"tokens", r.tokens},
                                  {"step_tokens", r.step_tokens},
-                                 {"loss", r.loss},
-                                 {"ce_loss", r.ce_loss},
+                                 {"loss", or_null(r.loss)},
+                                 {"ce_loss", or_null(r.ce_loss)},
                                  {"alignment_loss", r.alignment_loss},
                                  {"grad_norm", r.grad_norm},
                                  {"learning_rate", r.learning_rate},
@@ -200,13 +204,14 @@ void RunLog::step(const StepReport& r) {
   const double elapsed = std::chrono::duration<double>(Clock::now() - begun_).count();
   const double left = elapsed / static_cast<double>(r.step - first_step_) * static_cast<double>(total_steps_ - r.step);
   const bool ssa = branches_of(training_path(config_.attention.method), config_.model).aligned;
-  const std::string progress = fmt::format("step {}/{}  loss {:.4f}", r.step, total_steps_, r.loss);
+  const auto loss_text = [](const std::optional<double>& loss) { return loss ? fmt::format("{:.4f}", *loss) : "none"; };
+  const std::string progress = fmt::format("step {}/{}  loss {}", r.step, total_steps_, loss_text(r.loss));
   std::string speed = count_text(tokens_per_second) + " tok/s";
   if (utilization) speed += fmt::format("  mfu {:.1f}%", *utilization * 100);
   speed += "  left " + clock_text(left);
 
   std::string text = progress;
-  if (ssa) text += fmt::format("  ce {:.4f}  align {:.2e}  stream {}", r.ce_loss, r.alignment_loss, r.stream);
+  if (ssa) text += fmt::format("  ce {}  align {:.2e}  stream {}", loss_text(r.ce_loss), r.alignment_loss, r.stream);
   text += fmt::format("  norm {:.3f}  lr {:.2e}  {}", r.grad_norm, r.learning_rate, speed);
   if (!r.entropy.empty()) text += fmt::format("  mass {:.3f}  entropy {:.2f}", mean(r.selected_mass), mean(r.entropy));
   for (const auto& [name, loss] : r.eval_losses) text += fmt::format("  {} {:.4f}", name, loss);

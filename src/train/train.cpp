@@ -194,10 +194,10 @@ bool handle_spike(Run& run, const StepReport& report) {
   const RowRange rows = run.batch.numbers;
   const auto z_score = [](const std::optional<double>& z) { return z ? fmt::format("{:.1f}", *z) : "none yet"; };
   const std::string what = fmt::format(
-      "step {}: spike: loss {:.4g} (z-score {}), gradient norm {:.4g} (z-score {}), train.spike_z_score {}, "
+      "step {}: spike: loss {} (z-score {}), gradient norm {:.4g} (z-score {}), train.spike_z_score {}, "
       "rows {} to {}",
-      report.step, report.loss, z_score(report.spike.loss), report.grad_norm, z_score(report.spike.grad_norm),
-      train.spike_z_score, rows.first, rows.last);
+      report.step, report.loss ? fmt::format("{:.4g}", *report.loss) : "none", z_score(report.spike.loss),
+      report.grad_norm, z_score(report.spike.grad_norm), train.spike_z_score, rows.first, rows.last);
   switch (train.on_spike) {
     case OnSpike::log:
       if (run.comm.rank() == 0) spdlog::warn(what);
@@ -271,10 +271,15 @@ std::optional<StepReport> train_step(Run& run) {
   report.rows = run.batch.numbers;
   report.step_tokens = std::ssize(run.batch.rows) * train.max_length;
   report.tokens = run.at.tokens + report.step_tokens;
-  report.ce_loss = labels > 0 ? step.ce / static_cast<double>(labels) : 0.0;
   report.alignment_loss = step.alignment;
-  report.loss =
-      report.ce_loss + (run.branches().aligned ? run.config.attention.alignment_weight * step.alignment : 0.0);
+  if (labels > 0) {
+    report.ce_loss = step.ce / static_cast<double>(labels);
+    report.loss =
+        *report.ce_loss + (run.branches().aligned ? run.config.attention.alignment_weight * step.alignment : 0.0);
+  } else if (run.comm.rank() == 0) {
+    spdlog::warn("step {}: no token of rows {} to {} has a target, expected documents of at least 2 tokens: no loss",
+                 report.step, report.rows.first, report.rows.last);
+  }
   report.grad_norm = std::sqrt(step.squared_norm);
   if (!std::isfinite(report.grad_norm) && train.on_spike != OnSpike::skip)
     fail("step ", report.step, ": the gradients of each rank are finite, but their sum over all ", run.comm.size(),
