@@ -1,5 +1,7 @@
 #include "data_tools/json_line.h"
 
+#include <algorithm>
+#include <array>
 #include <cstdint>
 #include <utility>
 #include <vector>
@@ -11,6 +13,7 @@ namespace ssa {
 namespace {
 
 constexpr int kMaxDepth = 256;
+constexpr std::array<std::string_view, 4> kMessageKeys = {"content", "value", "role", "from"};
 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
@@ -222,17 +225,31 @@ class Parser {
     }
   }
 
+  /// `key`: the end of a path within field_, or a part of it.
+  [[noreturn]] void given_twice(std::string_view key) const {
+    const auto end = static_cast<std::size_t>(key.data() + key.size() - field_.data());
+    fail("field \"", field_.substr(0, end), "\" is given twice, expected once");
+  }
+
   /// Reads the object at p_, which is to hold the field `path`: under that name, or part by part in nested objects.
   void members(std::string_view path, int depth) {
     std::string key;
+    bool here = false;
+    std::vector<std::size_t> parents;  // their lengths: all begin the path
     object(
         [&](const std::string& name) {
-          if (name == path && (depth == 0 || !whole_name_)) {
+          if (name == path) {
+            if (std::exchange(here, true)) given_twice(path);
+            if (depth > 0 && whole_name_) return value(depth + 1);
             if (depth == 0) whole_name_ = true;
             seen_ = true;
             return field_value();
           }
           const bool parent = path.size() > name.size() && path.starts_with(name) && path[name.size()] == '.';
+          if (parent) {
+            if (std::ranges::find(parents, name.size()) != parents.end()) given_twice(path.substr(0, name.size()));
+            parents.push_back(name.size());
+          }
           if (parent && *p_ == '{' && depth < kMaxDepth) return members(path.substr(name.size() + 1), depth + 1);
           if (parent) {
             not_object_ = type_here();
@@ -287,10 +304,17 @@ class Parser {
       content.type = share.type = role.type = '\0';
       const char* used_key = "content";
       MessageText* used = &content;
+      std::vector<std::string_view> keys;  // of kMessageKeys
       if (*p_ == '{') {
         bool from = false;
         object(
             [&](const std::string& name) {
+              if (const auto known = std::ranges::find(kMessageKeys, name); known != kMessageKeys.end()) {
+                if (std::ranges::find(keys, *known) != keys.end())
+                  fail("field \"", field_, "\" holds message ", number, ", which has \"", name,
+                       "\" twice, expected once");
+                keys.push_back(*known);
+              }
               from = from || name == "from";
               if (chat_ && holds_more_than_text(name))
                 found_ = concat("holds message ", number, " with \"", name,

@@ -25,10 +25,10 @@ struct LineReport {
 
 /// Sets `text` to the document in `line`. `field` may name a member of nested objects, "meta.text"; a field whose whole
 /// name is that takes precedence. Bytes that are not UTF-8 are copied (the caller replaces them). An escaped lone
-/// surrogate becomes U+FFFD. If a key occurs several times, the last one counts. NaN, Infinity and -Infinity are read
-/// as numbers. `chat`: renders a conversation instead of joining its texts; each message must have a role ("role" or
-/// "from", where human means user and gpt means assistant) and a text. Throws Error for a malformed line (with the
-/// column), and for a field that is missing or of another type.
+/// surrogate becomes U+FFFD. NaN, Infinity and -Infinity are read as numbers. `chat`: renders a conversation instead of
+/// joining its texts; each message must have a role ("role" or "from", where human means user and gpt means assistant)
+/// and a text. Throws Error for a malformed line (with the column), for a field that is missing or of another type, and
+/// for one that is given twice, or a part of its path or a key of a message that is read: pyarrow refuses these too.
 LineReport parse_json_line(std::string_view line, std::string_view field, FieldKind kind, std::string& text,
                            const ChatTemplate* chat = nullptr);
 

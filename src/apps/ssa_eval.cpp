@@ -26,6 +26,7 @@
 #include "ssa/eval/setting.h"
 #include "ssa/eval/task.h"
 #include "ssa/eval/text_encoder.h"
+#include "ssa/train/run_log.h"
 
 namespace {
 
@@ -429,5 +430,6 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  ssa::log_to_stderr();
   return ssa::run_ranks([&] { return run(argc, argv); });
 }

@@ -9,6 +9,7 @@
 #include "ssa/base/command_line.h"
 #include "ssa/base/program.h"
 #include "ssa/train/export.h"
+#include "ssa/train/run_log.h"
 
 namespace {
 
@@ -80,5 +81,6 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  ssa::log_to_stderr();
   return ssa::run_program("ssa_export", [&] { return run(argc, argv); });
 }

@@ -62,6 +62,7 @@ class NcclComm : public Comm {
   int size() const override { return mpi_->size(); }
   int local_rank() const override { return mpi_->local_rank(); }
   int local_size() const override { return mpi_->local_size(); }
+  bool takes_threads() const override { return mpi_->takes_threads(); }
   std::unique_ptr<Comm> for_thread() override { return mpi_->for_thread(); }
   void barrier() override { mpi_->barrier(); }
   void send(Tensor values, int to) override { mpi_->send(values, to); }

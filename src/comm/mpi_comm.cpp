@@ -180,10 +180,14 @@ Comm* MpiComm::background() {
   return background_.get();
 }
 
-std::unique_ptr<MpiComm> MpiComm::duplicate_for_thread() {
+bool MpiComm::takes_threads() const {
   int level = MPI_THREAD_SINGLE;
   check(MPI_Query_thread(&level), "MPI_Query_thread");
-  if (level < MPI_THREAD_MULTIPLE) return nullptr;
+  return level >= MPI_THREAD_MULTIPLE;
+}
+
+std::unique_ptr<MpiComm> MpiComm::duplicate_for_thread() {
+  if (!takes_threads()) return nullptr;
   auto group = std::make_unique<Group>();
   group->background = true;
   check(MPI_Comm_dup(group_->comm, &group->comm), "MPI_Comm_dup");

@@ -23,6 +23,7 @@ class MpiComm : public Comm {
   int size() const override { return size_; }
   int local_rank() const override { return local_rank_; }
   int local_size() const override { return local_size_; }
+  bool takes_threads() const override;
   Comm* background() override;
   std::unique_ptr<Comm> for_thread() override { return duplicate_for_thread(); }
   std::unique_ptr<Comm> split(int group) override { return split_mpi(group); }

@@ -130,6 +130,10 @@ DatasetInfo read_dataset_info(const fs::path& json_file) {
     visit_fields(info.shards.emplace_back(), [&](const char* key, auto& value) { shard.read(key, value); });
     const std::string& name = info.shards.back().name;
     SSA_CHECK(is_shard_name(name), shard.where(), ": name is ", name, ", expected shard-NNNNN");
+    const ShardInfo& last = info.shards.back();
+    SSA_CHECK(last.text_bytes != 0 || last.tokens <= last.documents, shard.where(), ": text_bytes is 0, expected the ",
+              "bytes of the text of ", last.tokens, " tokens in ", last.documents,
+              " documents; without the key, losses ", "are not given in bits per byte");
     SSA_CHECK(info.shards.size() < 2 || info.shards[info.shards.size() - 2].name < name, shard.where(), ": name is ",
               name, ", expected one after ", info.shards[info.shards.size() - 2].name);
   }

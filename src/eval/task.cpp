@@ -237,7 +237,7 @@ std::vector<Document> read_documents(const std::string& task, const fs::path& fi
   std::vector<Document> documents;
   const std::size_t first = text.find_first_not_of(" \t\r\n");
   if (first != std::string::npos && text[first] == '[') {
-    for (const Json& json : parse_json<Json>(text, file.string()))
+    for (const Json& json : parse_json<Json>(text, file.string(), "JSON", refuse_repeated_keys(file.string())))
       documents.push_back(make_document(rule, json, concat(file.string(), ": document ", documents.size() + 1)));
   } else {
     std::size_t line = 0;
@@ -248,7 +248,8 @@ std::vector<Document> read_documents(const std::string& task, const fs::path& fi
       ++line;
       if (strip(one).empty()) continue;
       const std::string where = concat(file.string(), ": line ", line);
-      documents.push_back(make_document(rule, parse_json<Json>(one, where), where));
+      documents.push_back(
+          make_document(rule, parse_json<Json>(one, where, "JSON", refuse_repeated_keys(where)), where));
     }
   }
   SSA_CHECK(!documents.empty(), file.string(), ": no documents");

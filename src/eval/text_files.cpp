@@ -45,7 +45,7 @@ std::vector<Document> documents_of_file(const fs::path& file) {
     begin = end + 1;
     const std::string where = concat(file.string(), ": line ", ++line);
     if (strip(one).empty()) continue;
-    const Json json = parse_json<Json>(one, where);
+    const Json json = parse_json<Json>(one, where, "JSON", refuse_repeated_keys(where));
     documents.push_back(text_document(JsonFields(json, where).text("text"), where));
   }
   SSA_CHECK(!documents.empty(), file.string(), ": no documents");

@@ -1,7 +1,13 @@
 #include "ssa/train/metrics_log.h"
 
+#include <fmt/chrono.h>
+
+#include <algorithm>
+#include <chrono>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string_view>
+#include <vector>
 
 #include "ssa/base/error.h"
 
@@ -26,26 +32,77 @@ void for_each_line(std::string_view text, F&& f) {
   }
 }
 
-/// `lines` is set to the lines that remain.
-FileWriter open_after(const std::filesystem::path& path, std::int64_t step, std::int64_t& lines) {
-  check_output_file(path);
-  if (std::filesystem::exists(path)) {
-    const std::string before = read_file(path);
-    std::string after;
-    for_each_line(before, [&](std::string_view line) {
-      const ordered_json parsed = parse_line(line);
-      if (parsed.is_null() || parsed["step"].get<std::int64_t>() > step) return;
-      after.append(line).push_back('\n');
-      ++lines;
-    });
-    if (after != before) replace_file(path, after);
+struct Line {
+  std::string_view text;
+  std::optional<std::int64_t> step;  ///< none: not a line of a run
+};
+
+/// Without a last line that was cut short.
+std::vector<Line> lines_of(std::string_view text) {
+  std::vector<Line> lines;
+  for_each_line(text, [&](std::string_view line) {
+    const ordered_json parsed = parse_line(line);
+    lines.push_back({line, parsed.is_null() ? std::nullopt : std::optional(parsed["step"].get<std::int64_t>())});
+  });
+  if (!text.ends_with('\n') && !lines.empty() && !lines.back().step) lines.pop_back();
+  return lines;
+}
+
+/// "line 3: found ..., expected ...", and how many such lines there are; empty if there are none.
+std::string describe_foreign(const std::vector<Line>& lines) {
+  std::string first;
+  std::int64_t previous = 0, count = 0;
+  for (std::size_t i = 0; i < lines.size(); ++i) {
+    const std::optional<std::int64_t> step = lines[i].step;
+    if (!step || *step <= previous) {
+      const std::string found = step ? concat("step ", *step) : concat('"', shown(lines[i].text, 60), '"');
+      if (++count == 1)
+        first = concat("line ", i + 1, ": found ", found, ", expected a JSON object with a step above ", previous);
+    }
+    if (step) previous = *step;
   }
-  return FileWriter(path, FileWriter::Mode::append);
+  return count > 1 ? concat(first, " (the first of ", count, " such lines)") : first;
 }
 
 }  // namespace
 
-MetricsLog::MetricsLog(const std::filesystem::path& file, std::int64_t step) : file_(open_after(file, step, lines_)) {}
+MetricsLog::MetricsLog(const std::filesystem::path& file, std::int64_t step) {
+  check_output_file(file);
+  if (std::filesystem::exists(file)) {
+    const std::string before = read_file(file);
+    const std::vector<Line> lines = lines_of(before);
+    const auto kept = [&](const Line& line) { return line.step && *line.step <= step; };
+    const auto end = std::find_if(lines.rbegin(), lines.rend(), kept).base();
+    std::string after;
+    for (auto line = lines.begin(); line != end; ++line) {
+      if (!line->step) continue;
+      after.append(line->text).push_back('\n');
+      ++lines_;
+    }
+    if (const std::string foreign = describe_foreign(lines); !foreign.empty()) {
+      std::string kept_as = "all are kept";
+      if (std::ranges::any_of(lines, [](const Line& line) { return !line.step; })) {
+        const std::filesystem::path aside = old_metrics_name(file);
+        replace_file(aside, before);
+        kept_as = concat("the file as it was is now ", aside.string());
+      }
+      foreign_lines_ = concat(file.string(), ": ", foreign, "; it was changed outside of the run, ", kept_as);
+    }
+    if (after != before) replace_file(file, after);
+  }
+  file_.emplace(file, FileWriter::Mode::append);
+}
+
+std::filesystem::path old_metrics_name(const std::filesystem::path& file) {
+  const auto now = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
+  const std::string name = fmt::format("{}-until-{:%Y%m%d-%H%M%S}", file.stem().string(), fmt::gmtime(now));
+  const auto path = [&](const std::string& end) {
+    return file.parent_path() / (name + end + file.extension().string());
+  };
+  std::filesystem::path free = path("");
+  for (int i = 2; std::filesystem::exists(free); ++i) free = path(fmt::format("-{}", i));
+  return free;
+}
 
 void MetricsLog::sync() {
   file_->sync();

@@ -1,7 +1,8 @@
 #include "ssa/train/run_log.h"
 
-#include <fmt/chrono.h>
+#include <fmt/format.h>
 #include <spdlog/sinks/basic_file_sink.h>
+#include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
@@ -26,6 +27,10 @@ std::string count_text(double count) {
   return fmt::format("{:.0f}", count);
 }
 
+nlohmann::ordered_json or_null(const std::optional<double>& value) {
+  return value ? nlohmann::ordered_json(*value) : nlohmann::ordered_json();
+}
+
 double mean(const std::vector<double>& values) {
   return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
 }
@@ -38,15 +43,11 @@ double host_memory_gb() {
   return resident_pages * static_cast<double>(::sysconf(_SC_PAGESIZE)) / 1e9;
 }
 
-/// Renames a file to NAME-until-TIME.EXTENSION, so that a new one can be written. A symbolic link remains: its content
+/// Renames a file to old_metrics_name(), so that a new one can be written. A symbolic link remains: its content
 /// is copied. A file without content is left.
 void move_aside(const std::filesystem::path& file) {
   if (!std::filesystem::exists(file) || size_of_file(file) == 0) return;
-  const auto now = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
-  std::string name = fmt::format("{}-until-{:%Y%m%d-%H%M%S}", file.stem().string(), fmt::gmtime(now));
-  for (int i = 2; std::filesystem::exists(file.parent_path() / (name + file.extension().string())); ++i)
-    name = fmt::format("{}-until-{:%Y%m%d-%H%M%S}-{}", file.stem().string(), fmt::gmtime(now), i);
-  const std::filesystem::path aside = file.parent_path() / (name + file.extension().string());
+  const std::filesystem::path aside = old_metrics_name(file);
   if (std::filesystem::is_symlink(file)) {
     replace_file(aside, read_file(file));
     replace_file(file, "");
@@ -61,6 +62,11 @@ std::shared_ptr<Console> console;
 std::shared_ptr<spdlog::sinks::sink> log_file;
 
 }  // namespace
+
+void log_to_stderr() {
+  spdlog::set_default_logger(
+      std::make_shared<spdlog::logger>("", std::make_shared<spdlog::sinks::stderr_color_sink_mt>()));
+}
 
 void start_logging(const std::string& output_dir, Comm& comm) {
   if (comm.rank() != 0) return;
@@ -129,7 +135,9 @@ RunLog::RunLog(const Config& config, Comm& comm, Stream& stream, const Start& st
   check_output_file(file);
   if (!same_run) move_aside(file);
   metrics_ = std::make_unique<MetricsLog>(file, start.step);
-  if (same_run && start.metrics_lines > 0 && metrics_->lines() != start.metrics_lines)
+  if (!metrics_->foreign_lines().empty())
+    spdlog::warn(metrics_->foreign_lines());
+  else if (same_run && start.metrics_lines > 0 && metrics_->lines() != start.metrics_lines)
     spdlog::warn("{}: {} lines up to step {}, expected {}: lines were lost or added outside of the run", file.string(),
                  metrics_->lines(), start.step, start.metrics_lines);
   replace_file(directory / "config.json", config_json(config));
@@ -166,8 +174,8 @@ void RunLog::step(const StepReport& r) {
                                  {"epoch", r.epoch},
                                  {"tokens", r.tokens},
                                  {"step_tokens", r.step_tokens},
-                                 {"loss", r.loss},
-                                 {"ce_loss", r.ce_loss},
+                                 {"loss", or_null(r.loss)},
+                                 {"ce_loss", or_null(r.ce_loss)},
                                  {"alignment_loss", r.alignment_loss},
                                  {"grad_norm", r.grad_norm},
                                  {"learning_rate", r.learning_rate},
@@ -196,13 +204,14 @@ void RunLog::step(const StepReport& r) {
   const double elapsed = std::chrono::duration<double>(Clock::now() - begun_).count();
   const double left = elapsed / static_cast<double>(r.step - first_step_) * static_cast<double>(total_steps_ - r.step);
   const bool ssa = branches_of(training_path(config_.attention.method), config_.model).aligned;
-  const std::string progress = fmt::format("step {}/{}  loss {:.4f}", r.step, total_steps_, r.loss);
+  const auto loss_text = [](const std::optional<double>& loss) { return loss ? fmt::format("{:.4f}", *loss) : "none"; };
+  const std::string progress = fmt::format("step {}/{}  loss {}", r.step, total_steps_, loss_text(r.loss));
   std::string speed = count_text(tokens_per_second) + " tok/s";
   if (utilization) speed += fmt::format("  mfu {:.1f}%", *utilization * 100);
   speed += "  left " + clock_text(left);
 
   std::string text = progress;
-  if (ssa) text += fmt::format("  ce {:.4f}  align {:.2e}  stream {}", r.ce_loss, r.alignment_loss, r.stream);
+  if (ssa) text += fmt::format("  ce {}  align {:.2e}  stream {}", loss_text(r.ce_loss), r.alignment_loss, r.stream);
   text += fmt::format("  norm {:.3f}  lr {:.2e}  {}", r.grad_norm, r.learning_rate, speed);
   if (!r.entropy.empty()) text += fmt::format("  mass {:.3f}  entropy {:.2f}", mean(r.selected_mass), mean(r.entropy));
   for (const auto& [name, loss] : r.eval_losses) text += fmt::format("  {} {:.4f}", name, loss);

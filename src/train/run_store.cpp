@@ -28,10 +28,17 @@ namespace {
 /// Appends a bucket to a checkpoint, of which `own` is what this rank owns. The first ranks of `comm`, which share a
 /// state with rank 0, call it for the same buckets: rank 0 has the writer, and the others send it their slices, piece
 /// by piece in the order of the files. Rank 0 receives a piece while the one before is written.
+///
+/// With async_checkpoints, rank 0 receives the rest of the pieces after an error, which check() throws: a rank whose
+/// thread waits until its piece is received could not end.
 class BucketWriter {
  public:
-  BucketWriter(const ModelState& state, Comm& comm, CheckpointWriter* writer)
-      : state_(state), comm_(comm), writer_(writer), shards_(StateSnapshot::owners(state.shape())) {}
+  BucketWriter(const ModelState& state, Comm& comm) : state_(state), comm_(comm) {}
+
+  /// On rank 0, before the first write().
+  void open(const std::filesystem::path& output, std::int64_t step, const std::vector<TensorSpec>& parameters) {
+    attempt([&] { writer_.emplace(output, step, parameters); });
+  }
 
   void write(const Bucket& bucket, const StateSnapshot::Part& own) {
     for (const Param& p : state_.table().params()) {
@@ -41,9 +48,13 @@ class BucketWriter {
       write_values(bucket, p, "first moment", own.m, [&](Values x) { writer_->add_m(p.name, x); });
       write_values(bucket, p, "second moment", own.v, [&](Values x) { writer_->add_v(p.name, x); });
     }
-    wait_for_piece();
+    attempt([&] { wait_for_piece(); });
   }
-  std::int64_t bytes() const { return bytes_; }  ///< written
+  void check() const {
+    if (error_) std::rethrow_exception(error_);
+  }
+  CheckpointWriter& writer() { return *writer_; }  ///< of rank 0
+  std::int64_t bytes() const { return bytes_; }    ///< written
 
  private:
   using Add = std::function<void(std::span<const float>)>;
@@ -56,14 +67,16 @@ class BucketWriter {
       const Range part = common({param.offset, param.offset + param.count()}, slice);
       for (std::int64_t begin = part.begin; begin < part.end; begin += kPiece) {
         const std::int64_t count = std::min(kPiece, part.end - begin), at = begin - slice.begin;
-        if (writer_) {
+        if (comm_.rank() == 0) {
           const Tensor values = mine ? own.rows(at, at + count) : receive(own.dtype(), count, shard);
-          wait_for_piece();
-          const auto write_piece = [=, this, &param] { append(param, what, begin, values, add); };
-          if (shards_ > 1)
-            piece_ = std::async(std::launch::async, write_piece);
-          else
-            write_piece();
+          attempt([&] {
+            wait_for_piece();
+            const auto write_piece = [=, this, &param] { append(param, what, begin, values, add); };
+            if (shards_ > 1)
+              piece_ = std::async(std::launch::async, write_piece);
+            else
+              write_piece();
+          });
         } else if (mine) {
           comm_.send(own.rows(at, at + count), 0);
         }
@@ -77,6 +90,18 @@ class BucketWriter {
     const Tensor values(received_.data(), dtype, {count});
     comm_.receive(values, from);
     return values;
+  }
+
+  /// Does `work`, but not after an error.
+  template <class Work>
+  void attempt(Work&& work) {
+    if (error_) return;
+    try {
+      work();
+    } catch (...) {
+      if (shards_ == 1 || !state_.shape().async_checkpoints) throw;
+      error_ = std::current_exception();
+    }
   }
 
   /// Throws what its writing threw.
@@ -103,8 +128,9 @@ class BucketWriter {
 
   const ModelState& state_;
   Comm& comm_;
-  CheckpointWriter* writer_;  ///< of rank 0
-  int shards_;
+  const int shards_ = StateSnapshot::owners(state_.shape());
+  std::optional<CheckpointWriter> writer_;  ///< of rank 0
+  std::exception_ptr error_;
   std::vector<char> received_, being_written_;
   std::vector<float> wide_;
   std::int64_t bytes_ = 0;
@@ -189,6 +215,16 @@ void load_stored(Stream& stream, Comm& comm, const ModelState& state, const Stor
       expected.push_back(expected[expected.size() - static_cast<std::size_t>(shards)]);
   }
   check_same_parts(comm, what, hash.hex(), expected, advice);
+}
+
+std::string what_of(const std::exception_ptr& thrown) {
+  try {
+    std::rethrow_exception(thrown);
+  } catch (const Error& error) {
+    return error.what();
+  } catch (const std::exception& error) {
+    return foreign_message(error);
+  }
 }
 
 constexpr const char* kSameCheckpoints = "do all ranks see the same checkpoints?";
@@ -391,9 +427,8 @@ void RunStore::save(Stream& stream, const ModelState& state, const TrainerState&
   saved_step_ = trainer_state.step;
   const auto write = [=, this, &state, begun = Clock::now(), step = trainer_state.step, config = config_json(config_),
                       trainer = to_json(trainer_state, spikes)] {
-    std::optional<CheckpointWriter> writer;
-    if (comm_.rank() == 0) writer.emplace(output, step, published_parameters(config_.model));
-    BucketWriter to(state, writer_comm_ ? *writer_comm_ : comm_, writer ? &*writer : nullptr);
+    BucketWriter to(state, writer_comm_ ? *writer_comm_ : comm_);
+    if (comm_.rank() == 0) to.open(output, step, published_parameters(config_.model));
     for (std::size_t i = 0; i < buckets; ++i) {
       if (!async) {
         snapshot_->queue(i);
@@ -401,8 +436,10 @@ void RunStore::save(Stream& stream, const ModelState& state, const TrainerState&
       }
       to.write(state.table().buckets()[i], snapshot_->wait(i));
     }
-    if (!writer) return;
-    writer->commit(trainer, config, {.save_total_limit = config_.checkpoint.save_total_limit, .keep = saving.keep});
+    to.check();
+    if (comm_.rank() > 0) return;
+    to.writer().commit(trainer, config, {.save_total_limit = config_.checkpoint.save_total_limit, .keep = saving.keep});
+    committed_ = true;
     written_seconds_ = seconds_since(begun);
     written_bytes_ = to.bytes();
     if (saving.export_too) export_to(output / "exports" / name);
@@ -416,12 +453,15 @@ void RunStore::save(Stream& stream, const ModelState& state, const TrainerState&
         for (std::size_t i = 0; i < buckets; ++i) snapshot_->copy_host(i);
         snapshot_->host_is_copied();
       }
-      try {
-        if (snapshot_) write();
-        if (writer_comm_) wait_for_rank_0();
-      } catch (...) {
-        writer_error_ = std::current_exception();
-      }
+      const auto attempt = [&](const std::function<void()>& work) {
+        try {
+          work();
+        } catch (...) {
+          writer_error_ = std::current_exception();
+        }
+      };
+      if (snapshot_) attempt(write);
+      if (writer_comm_ && (comm_.rank() == 0 || !writer_error_)) attempt([&] { share_outcome(); });
       writing_ = false;
     });
     if (comm_.rank() == 0) spdlog::info("saving {}", being_saved_);
@@ -436,12 +476,11 @@ void RunStore::save(Stream& stream, const ModelState& state, const TrainerState&
   if (!async) finish();
 }
 
-/// Returns on the other ranks when rank 0 calls it. If writing fails there, rank 0 does not: it ends the job.
-void RunStore::wait_for_rank_0() {
-  std::uint8_t complete = 1;
-  const Tensor message(&complete, DType::u8, {1});
-  if (comm_.rank() > 0) return writer_comm_->receive(message, 0);
-  for (int rank = 1; rank < comm_.size(); ++rank) writer_comm_->send(message, rank);
+/// Tells the other ranks whether the checkpoint is complete, or why it is not: one that ends with an error waits for
+/// that, when rank 0 may wait for this rank in a collective.
+void RunStore::share_outcome() {
+  const std::string error = broadcast(*writer_comm_, writer_error_ ? what_of(writer_error_) : std::string());
+  if (comm_.rank() > 0) error_of_rank_0_ = error;
 }
 
 void RunStore::before_update() {
@@ -456,16 +495,39 @@ void RunStore::export_to(const std::filesystem::path& directory) const {
 }
 
 void RunStore::poll() {
-  if (!writing_) finish();
+  // After an error of rank 0 its next poll() or finish() ends the job.
+  if (!writing_ && error_of_rank_0_.empty()) finish();
 }
 
 void RunStore::finish() {
-  if (writer_.joinable()) writer_.join();
-  if (writer_error_) std::rethrow_exception(std::exchange(writer_error_, nullptr));
-  if (being_saved_.empty()) return;
-  last_checkpoint_ = std::exchange(being_saved_, {});
+  if (!end_writing()) return;
   if (comm_.rank() == 0) spdlog::info("saved {}: {}", last_checkpoint_, timing());
   if (snapshot_) snapshot_->finish();
+}
+
+std::string RunStore::finish_after_error() {
+  if (!writer_.joinable()) return {};
+  enter_phase(Phase::save, saved_step_);  // its time-out is longer than that of a step
+  const std::string path = being_saved_;
+  try {
+    end_writing();
+  } catch (const std::exception&) {
+    return concat("; while saving ", path, ": ", what_of(std::current_exception()));
+  }
+  if (comm_.rank() == 0) spdlog::info("saved {}", path);
+  return {};
+}
+
+/// Waits for the checkpoint being written. Returns whether there was one; throws what its writing threw.
+bool RunStore::end_writing() {
+  if (writer_.joinable()) writer_.join();
+  const std::string path = std::exchange(being_saved_, {});
+  if (committed_.exchange(false)) last_checkpoint_ = path;
+  if (writer_error_) std::rethrow_exception(std::exchange(writer_error_, nullptr));
+  if (!error_of_rank_0_.empty()) throw Error("rank 0: " + std::exchange(error_of_rank_0_, {}));
+  if (path.empty()) return false;
+  last_checkpoint_ = path;
+  return true;
 }
 
 /// "training paused 0.021 s, wrote 15.0 GB in 8.12 s (1.85 GB/s)"

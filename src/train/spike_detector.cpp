@@ -38,8 +38,14 @@ void SlidingWindow::set_values(std::vector<double> values) {
   values_ = std::move(values);
 }
 
-void SpikeDetector::add(double loss, double grad_norm) {
-  loss_.add(loss);
+SpikeScores SpikeDetector::scores(std::optional<double> loss, double grad_norm) const {
+  if (loss) return {loss_.z_score(*loss), grad_norm_.z_score(grad_norm)};
+  return {.loss = {}, .grad_norm = std::isfinite(grad_norm) ? std::nullopt : grad_norm_.z_score(grad_norm)};
+}
+
+void SpikeDetector::add(std::optional<double> loss, double grad_norm) {
+  if (!loss) return;
+  loss_.add(*loss);
   grad_norm_.add(grad_norm);
 }
 

@@ -1,4 +1,5 @@
-// The training loop. Read `train` and `train_step` from top to bottom: this is the order of events of a run.
+// The training loop. Read `train`, `train_steps` and `train_step` from top to bottom: this is the order of events of a
+// run.
 #include "ssa/train/train.h"
 
 #include <fmt/format.h>
@@ -46,8 +47,8 @@ struct RunShape {
     const int on_machine = std::min(StateSnapshot::owners(state), comm.local_size());
     const std::size_t free = host_memory_info().free_bytes,
                       moments = plan_memory(state, table).host.bytes * static_cast<std::size_t>(comm.local_size());
-    const bool threads = comm.size() == 1 || comm.for_thread() != nullptr;
-    no_async = why_not_async(StateSnapshot::bytes(state, table), on_machine, free - std::min(free, moments), threads);
+    no_async = why_not_async(StateSnapshot::bytes(state, table), on_machine, free - std::min(free, moments),
+                             comm.takes_threads());
     state.async_checkpoints = all_reduce(comm, no_async.empty() ? 0.0 : 1.0, ReduceOp::max) == 0;
     if (!state.async_checkpoints && no_async.empty()) no_async = "another machine has not enough free host memory";
   }
@@ -172,6 +173,12 @@ std::optional<int> add_ranks(Run& run, StepSums::Values& step) {
   return static_cast<int>(all_reduce(run.comm, finite ? run.comm.size() : run.comm.rank(), ReduceOp::min));
 }
 
+/// How an error before an update ends. The checkpoint being written is completed first, so that the last one is named.
+std::string state_left(Run& run) {
+  const std::string problem = run.store.finish_after_error();
+  return concat("the weights were not updated, the last checkpoint is ", run.store.last_checkpoint(), problem);
+}
+
 /// Stops before the update, naming the first tensor that is not finite in the order of the computation.
 [[noreturn]] void fail_nonfinite(Run& run, const StepSums::Values& local, int rank) {
   std::string what =
@@ -180,7 +187,7 @@ std::optional<int> add_ranks(Run& run, StepSums::Values& step) {
   what = broadcast(run.comm, what, rank);
   const RowRange rows = run.batch.numbers;
   fail("step ", run.at.step + 1, ": loss or gradient is not finite on rank ", rank, " (", what, ", rows ", rows.first,
-       " to ", rows.last, "); the weights were not updated, the last checkpoint is ", run.store.last_checkpoint());
+       " to ", rows.last, "); ", state_left(run).c_str());
 }
 
 /// Logs a spike. Returns whether the update is to be skipped. Throws if it stops the run.
@@ -189,22 +196,22 @@ bool handle_spike(Run& run, const StepReport& report) {
   const RowRange rows = run.batch.numbers;
   const auto z_score = [](const std::optional<double>& z) { return z ? fmt::format("{:.1f}", *z) : "none yet"; };
   const std::string what = fmt::format(
-      "step {}: spike: loss {:.4g} (z-score {}), gradient norm {:.4g} (z-score {}), train.spike_z_score {}, "
+      "step {}: spike: loss {} (z-score {}), gradient norm {:.4g} (z-score {}), train.spike_z_score {}, "
       "rows {} to {}",
-      report.step, report.loss, z_score(report.spike.loss), report.grad_norm, z_score(report.spike.grad_norm),
-      train.spike_z_score, rows.first, rows.last);
-  const std::string state =
-      fmt::format("the weights were not updated, the last checkpoint is {}", run.store.last_checkpoint());
+      report.step, report.loss ? fmt::format("{:.4g}", *report.loss) : "none", z_score(report.spike.loss),
+      report.grad_norm, z_score(report.spike.grad_norm), train.spike_z_score, rows.first, rows.last);
   switch (train.on_spike) {
     case OnSpike::log:
       if (run.comm.rank() == 0) spdlog::warn(what);
       return false;
     case OnSpike::stop:
-      fail(what.c_str(), "; train.on_spike is stop: ", state.c_str(), "; data.skip_ranges can leave out the rows");
+      fail(what.c_str(), "; train.on_spike is stop: ", state_left(run).c_str(),
+           "; data.skip_ranges can leave out the rows");
     case OnSpike::skip:
       ++run.at.skipped_updates;
       if (run.at.skipped_updates > train.max_skipped_updates)
-        fail(what.c_str(), "; train.max_skipped_updates ", train.max_skipped_updates, " are used up: ", state.c_str());
+        fail(what.c_str(), "; train.max_skipped_updates ", train.max_skipped_updates,
+             " are used up: ", state_left(run).c_str());
       if (run.comm.rank() == 0)
         spdlog::warn("{}; update skipped, {} of at most {}", what, run.at.skipped_updates, train.max_skipped_updates);
       return true;
@@ -266,14 +273,19 @@ std::optional<StepReport> train_step(Run& run) {
   report.rows = run.batch.numbers;
   report.step_tokens = std::ssize(run.batch.rows) * train.max_length;
   report.tokens = run.at.tokens + report.step_tokens;
-  report.ce_loss = labels > 0 ? step.ce / static_cast<double>(labels) : 0.0;
   report.alignment_loss = step.alignment;
-  report.loss =
-      report.ce_loss + (run.branches().aligned ? run.config.attention.alignment_weight * step.alignment : 0.0);
+  if (labels > 0) {
+    report.ce_loss = step.ce / static_cast<double>(labels);
+    report.loss =
+        *report.ce_loss + (run.branches().aligned ? run.config.attention.alignment_weight * step.alignment : 0.0);
+  } else if (run.comm.rank() == 0) {
+    spdlog::warn("step {}: no token of rows {} to {} has a target, expected documents of at least 2 tokens: no loss",
+                 report.step, report.rows.first, report.rows.last);
+  }
   report.grad_norm = std::sqrt(step.squared_norm);
   if (!std::isfinite(report.grad_norm) && train.on_spike != OnSpike::skip)
     fail("step ", report.step, ": the gradients of each rank are finite, but their sum over all ", run.comm.size(),
-         " ranks is not; the weights were not updated, the last checkpoint is ", run.store.last_checkpoint());
+         " ranks is not; ", state_left(run).c_str());
   report.learning_rate = learning_rate(train, run.at.step, run.total_steps);
   report.spike = run.spikes.scores(report.loss, report.grad_norm);
   if (measure) {
@@ -488,6 +500,35 @@ int stop(Run& run, RunLog& log) {
   return kExitStopped;
 }
 
+/// Trains to the last step, or until a signal. Returns the exit code.
+int train_steps(Run& run, RunLog& log) {
+  const auto every = [&](std::int64_t interval) { return interval > 0 && run.at.step % interval == 0; };
+  const std::int64_t first_step = run.at.step;
+  while (run.at.step < run.total_steps) {
+    run.store.poll();
+    enter_phase(run.at.step == first_step ? Phase::start : Phase::step, run.at.step + 1);
+    std::optional<StepReport> report = train_step(run);
+    if (!report) return stop(run, log);
+    if (run.at.step == first_step + 1) log.say_choices(matmul_choice_report(run.stream));
+    const bool last = run.at.step == run.total_steps;
+    const bool evaluating = evaluation_due(run);
+    const bool saving = last || every(run.save_interval);
+    log.pause_clock();
+    if (evaluating) report->eval_losses = evaluate(run);
+    log.resume_clock();
+    if (evaluating || last || every(run.config.train.logging_steps)) log.step(*report);
+    if (evaluating && report->eval_losses.empty()) return stop(run, log);
+    if (!saving) continue;
+    log.pause_clock();
+    save(run, log);
+    log.resume_clock();
+  }
+  enter_phase(Phase::save, run.at.step);
+  run.store.finish();
+  log.say("done");
+  return kExitDone;
+}
+
 }  // namespace
 
 int train(const Config& config, const TrainOptions& options, Comm& comm) {
@@ -532,31 +573,13 @@ int train(const Config& config, const TrainOptions& options, Comm& comm) {
   log.say(schedule_line(config.train, run.total_steps));
   for (const std::string& task : options.tasks.lines) log.say("eval_tasks: " + task);
 
-  const auto every = [&](std::int64_t interval) { return interval > 0 && run.at.step % interval == 0; };
-  const std::int64_t first_step = run.at.step;
-  while (run.at.step < run.total_steps) {
-    run.store.poll();
-    enter_phase(run.at.step == first_step ? Phase::start : Phase::step, run.at.step + 1);
-    std::optional<StepReport> report = train_step(run);
-    if (!report) return stop(run, log);
-    if (run.at.step == first_step + 1) log.say_choices(matmul_choice_report(run.stream));
-    const bool last = run.at.step == run.total_steps;
-    const bool evaluating = evaluation_due(run);
-    const bool saving = last || every(run.save_interval);
-    log.pause_clock();
-    if (evaluating) report->eval_losses = evaluate(run);
-    log.resume_clock();
-    if (evaluating || last || every(config.train.logging_steps)) log.step(*report);
-    if (evaluating && report->eval_losses.empty()) return stop(run, log);
-    if (!saving) continue;
-    log.pause_clock();
-    save(run, log);
-    log.resume_clock();
+  try {
+    return train_steps(run, log);
+  } catch (const Error& error) {
+    const std::string problem = run.store.finish_after_error();
+    if (problem.empty()) throw;
+    throw Error(error.what() + problem, error.exit_code());
   }
-  enter_phase(Phase::save, run.at.step);
-  run.store.finish();
-  log.say("done");
-  return kExitDone;
 }
 
 }  // namespace ssa

@@ -40,6 +40,13 @@ std::string fingerprint_of(const TrainingSource& source, bool mixed) {
   return fmt::format("{}, documents of at least {} tokens", documents, source.min_document_tokens);
 }
 
+/// Whether a token has a target: with documents of one token, none has.
+bool has_targets(const RowLoader& loader) {
+  for (std::int64_t row = 0; row < loader.rows(); ++row)
+    if (loader.label_count(0, row) > 0) return true;
+  return false;
+}
+
 }  // namespace
 
 namespace {
@@ -240,6 +247,8 @@ std::deque<EvalSet> open_eval_sets(const Config& config, const TrainingData& dat
   for (const EvalConfig& set : config.data.eval_path) {
     const EvalSet& added = sets.emplace_back(set, config);
     check_same_tokenizer({"data", name, first.dataset}, {"data.eval_path", set.path, added.dataset});
+    SSA_CHECK(has_targets(added.loader), "data.eval_path ", set.path,
+              ": no token has a target, expected documents of at least 2 tokens");
   }
   return sets;
 }

@@ -136,6 +136,7 @@ void check_sends(Comm& comm) {
 void check_sends_of_thread(Comm& comm) {
   const std::unique_ptr<Comm> of_thread = comm.for_thread();
   SSA_CHECK(of_thread, "for_thread: MPI takes no calls from two threads");
+  SSA_CHECK(comm.takes_threads(), "takes_threads: found false, expected true where for_thread() is not null");
   SSA_CHECK(of_thread->rank() == comm.rank() && of_thread->size() == comm.size(), "for_thread: other ranks");
   std::thread thread([&] {
     for (int i = 0; i < 20; ++i) check_sends(*of_thread);

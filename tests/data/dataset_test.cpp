@@ -133,7 +133,11 @@ TEST_CASE("bits per byte: nats per token / ln 2 x tokens / bytes, where the byte
   replace_text(dir / "dataset.json", "\"tokens\": 6", "\"tokens\": 6, \"text_bytes\": 16");
   CHECK(Dataset(dir.path()).text_bytes() == 36);
   CHECK(*bits_per_byte(Dataset(dir.path()), std::log(2.0)) == Approx(0.25));
-  replace_text(dir / "dataset.json", "\"text_bytes\": 16", "\"text_bytes\": \"16\"");
+  replace_text(dir / "dataset.json", "\"text_bytes\": 16", "\"text_bytes\": 0");
+  CHECK_THAT(
+      error_of([&] { Dataset dataset(dir.path()); }),
+      has("dataset.json: shards[1]: text_bytes is 0, expected the bytes of the text of 6 tokens in 2 documents"));
+  replace_text(dir / "dataset.json", "\"text_bytes\": 0", "\"text_bytes\": \"16\"");
   CHECK_THAT(error_of([&] { Dataset dataset(dir.path()); }),
              has("shards[1]: text_bytes is \"16\", expected an integer of at least 0"));
 }

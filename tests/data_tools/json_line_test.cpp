@@ -32,8 +32,6 @@ TEST_CASE("json line: the field is found among others and its escapes are decode
   CHECK(parse(R"({"text": "\"\\\/\b\f\n\r\t\u0041\u00e9\u20ac\ud83d\ude00"})") ==
         "\"\\/\b\f\n\r\tA\u00e9\u20ac\U0001F600");
   CHECK(parse(R"({"te\u0078t": "escaped key"})") == "escaped key");
-  CHECK(parse(R"({"text": "first", "text": "last"})") == "last");
-  CHECK(parse(R"({"text": null, "text": "last"})") == "last");
   CHECK(parse(R"({"text": ""})").empty());
 }
 
@@ -96,6 +94,26 @@ TEST_CASE("json line: a field of nested objects is named with dots") {
   CHECK(line_error(line, FieldKind::text, "n.d") == "no field \"n.d\": \"n\" is null, expected an object");
   CHECK(line_error(line, FieldKind::text, "a.b.text.more") ==
         "no field \"a.b.text.more\": \"a.b.text\" is a string, expected an object");
+}
+
+TEST_CASE("json line: a field that is given twice is an error, as in pyarrow") {
+  const std::string twice = "field \"text\" is given twice, expected once";
+  CHECK(line_error(R"({"text": "first", "text": "last"})") == twice);
+  CHECK(line_error(R"({"text": null, "te\u0078t": "last"})") == twice);
+  CHECK(parse(R"({"id": 1, "id": 2, "text": "other fields are not read"})") == "other fields are not read");
+  const auto nested = [](const char* line) { return line_error(line, FieldKind::text, "a.b.c"); };
+  CHECK(nested(R"({"a":{"b":{"c":"1","c":"2"}}})") == "field \"a.b.c\" is given twice, expected once");
+  CHECK(nested(R"({"a":{"b":{"c":"1"},"b":{"d":0}}})") == "field \"a.b\" is given twice, expected once");
+  CHECK(nested(R"({"a":{"b":{"c":"1"}},"a":3})") == "field \"a\" is given twice, expected once");
+  CHECK(parse(R"({"a":{"c":0,"b":{"c":"1"}},"c":1})", FieldKind::text, "a.b.c") == "1");
+  const auto message = [](const char* keys) {
+    return line_error(ssa::concat("{\"text\":[{\"content\":\"a\"},{", keys, "}]}"), FieldKind::conversation);
+  };
+  CHECK(message(R"("content":"a","role":"x","content":"b")") ==
+        "field \"text\" holds message 2, which has \"content\" twice, expected once");
+  CHECK(message(R"("from":"gpt","from":"human","value":"b")") ==
+        "field \"text\" holds message 2, which has \"from\" twice, expected once");
+  CHECK(message(R"("content":"a","id":1,"id":2)") == "no error");
 }
 
 TEST_CASE("json line: NaN and infinities of Python are values") {

@@ -122,7 +122,7 @@ TEST_CASE("ssa_eval: RULER and LongBench give the same results on one and two ra
     const ProgramResult result = run_program(all, {.directory = model.directory(), .ranks = ranks});
     INFO(result.out << result.err);
     REQUIRE(result.exit_code == kExitDone);
-    CHECK(result.out.find("2 of 7 prompts cut on the left to 72 tokens, --max-length 200 less the 128 of") !=
+    CHECK(result.err.find("2 of 7 prompts cut on the left to 72 tokens, --max-length 200 less the 128 of") !=
           std::string::npos);
     return json::parse(ssa::read_file(model.directory() / "out.json"));
   };

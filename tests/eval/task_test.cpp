@@ -201,6 +201,9 @@ TEST_CASE("unknown tasks, missing files and malformed documents are errors that 
 
   ssa::test::write_file(dir / "bad.jsonl", kPiqa.dump() + "\n{\"goal\": ");
   check_error(error_of([&] { read_documents("piqa", dir / "bad.jsonl"); }), "bad.jsonl: line 2", "not valid JSON");
+  replace_file(dir / "bad.jsonl", R"({"goal": "g", "sol1": "a", "sol2": "b", "label": 0, "label": 1})");
+  check_error(error_of([&] { read_documents("piqa", dir / "bad.jsonl"); }),
+              "bad.jsonl: line 1: label: given twice, expected once", "");
   ssa::test::write_file(dir / "bad.jsonl", "\n \n");
   check_error(error_of([&] { read_documents("piqa", dir / "bad.jsonl"); }), "bad.jsonl", "no documents");
   ssa::test::write_file(dir / "bad.jsonl", "\xff");

@@ -43,6 +43,8 @@ TEST_CASE("text files: malformed files are errors that name file and line") {
   check_error(complaint("a.jsonl", "{\"text\": \"x\"}\n{\"body\": \"x\"}\n"), "a.jsonl: line 2", "no key text");
   check_error(complaint("b.jsonl", "{\"text\": \"\"}\n"), "b.jsonl: line 1", "empty");
   check_error(complaint("c.jsonl", "{\"text\""), "c.jsonl: line 1", "not valid JSON");
+  check_error(complaint("c.jsonl", R"({"text": "a", "text": "b"})"), "c.jsonl: line 1: text: given twice",
+              "expected once");
   check_error(complaint("d.jsonl", "\n"), "d.jsonl", "no documents");
   check_error(complaint("e.txt", "a\xff"), "e.txt", "not UTF-8 at byte 1");
   check_error(complaint("f.txt", ""), "f.txt", "empty");

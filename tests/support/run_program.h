@@ -55,7 +55,8 @@ class RunningProgram {
 
 ProgramResult run_program(const Arguments& arguments, const ProgramOptions& options = {});
 
-/// Checks that the program failed with this exit code and one line on stderr that contains each of `parts`.
+/// Checks that the program failed with this exit code and one line on stderr, besides warnings, that contains
+/// each of `parts`.
 void check_fails(const ProgramResult& result, int exit_code, const std::vector<std::string>& parts);
 
 }  // namespace ssa::test

@@ -137,6 +137,9 @@ TEST_CASE("bad input: files that are missing or of the wrong kind") {
   fails("data/shard-00000.idx", kExitFailed, {"data/shard-00000.idx"});
   const RunDirectory run(kCase);
   check_fails(run.train("out", {"data.eval_path=elsewhere"}), kExitFailed, {"elsewhere"});
+  ssa::test::make_dataset(run / "single", {ssa::test::Documents(50, {257})}, {.vocab_size = 258, .eos_token_id = 257});
+  check_fails(run.train("out", {"data.eval_path=single"}), kExitFailed,
+              {"data.eval_path single: no token has a target, expected documents of at least 2 tokens"});
   check_fails(run.train("out", {}, {"--resume", "out/checkpoints/step-00000001"}), kExitFailed,
               {"out/checkpoints/step-00000001"});
   check_fails(run.train("out", {}, {"--resume", "model"}), kExitFailed, {"model", "manifest.json"});

@@ -281,6 +281,9 @@ TEST_CASE("resume: lines that metrics.jsonl has lost are reported") {
   write_file(run / "out/metrics.jsonl", metrics.substr(0, metrics.find('\n') + 1));
   // The same run, with another spelling of its directory.
   CHECK_THAT(run.train("out/").out, has("out/metrics.jsonl: 1 lines up to step 4, expected 4"));
+  write_file(run / "out/metrics.jsonl", metrics + "a note\n");
+  CHECK_THAT(run.train("out").out,
+             has("out/metrics.jsonl: line 5: found \"a note\", expected a JSON object with a step"));
 }
 
 TEST_CASE("checkpoints: keep_every keeps every n-th permanently, export_every writes it for Hugging Face") {

@@ -151,3 +151,45 @@ TEST_CASE("SSA_FAULT: a job that ends with an error of any rank first writes the
   CHECK_THAT(result.err, has("error: rank 1: data/shard-00000.bin: cannot read"));
   CHECK(run.checkpoints("out") == Names{"step-00000002"});
 }
+
+TEST_CASE("SSA_FAULT: an error names the last checkpoint, which is the one that was being written when it came") {
+  const RunDirectory run("full");
+  const ProgramResult result = train_with(run, "slow@save:1,operation:2,seconds:1; nan@step:3", "out", 2,
+                                          {"train.global_batch_size=4", "checkpoint.async=true"});
+  INFO(result.out << result.err);
+  CHECK(result.exit_code == 1);
+  CHECK_THAT(result.err, has("step 3: loss or gradient is not finite on rank 0") &&
+                             has("the last checkpoint is out/checkpoints/step-00000002\n"));
+  CHECK(run.checkpoints("out") == Names{"step-00000002"});
+}
+
+namespace {
+
+int count(const std::string& text, const std::string& part) {
+  int found = 0;
+  for (std::size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++found;
+  return found;
+}
+
+}  // namespace
+
+TEST_CASE("SSA_FAULT: an error of a step and one of the checkpoint being written are both said, within seconds") {
+  const RunDirectory run("full");
+  for (const std::string step_error : {"nan@step:3", "read@step:3,rank:1"}) {
+    INFO(step_error);
+    const int ranks = step_error.ends_with("rank:1") ? 2 : 1;
+    const std::string output = "out-" + step_error;
+    // The second file of the checkpoint, after the sync of the first one.
+    const ProgramResult result = train_with(
+        run, ("slow@save:1,operation:2,seconds:1; enospc@save:1,operation:3; " + step_error).c_str(), output, ranks,
+        {"train.global_batch_size=4", "checkpoint.async=true", "distributed.save_timeout_seconds=60"});
+    INFO(result.out << result.err);
+    CHECK(result.exit_code == 1);
+    CHECK(result.seconds < 30);  // not the time-out of a save
+    CHECK(count(result.err, ranks == 1 ? "is not finite on rank" : "cannot read") == 1);
+    CHECK(count(result.err, "no space left on device: " + output) == 1);
+    CHECK(count(result.err, "while saving " + output + "/checkpoints/step-00000002: ") == 1);
+    if (ranks == 1) CHECK_THAT(result.err, has("the last checkpoint is none; while saving"));
+    CHECK(run.checkpoints(output).empty());
+  }
+}

@@ -1,6 +1,7 @@
 #include "ssa/train/metrics_log.h"
 
 #include <nlohmann/json.hpp>
+#include <tuple>
 
 #include "support/catch.h"
 #include "support/error_of.h"
@@ -43,16 +44,66 @@ TEST_CASE("metrics log: a last line without its newline is kept") {
   CHECK(read_file(file) == "{\"step\":1}\n{\"step\":2}\n{\"step\":3}\n");
 }
 
-TEST_CASE("metrics log: a file without lines to drop is not rewritten, and lines without a step are dropped") {
+TEST_CASE("metrics log: a file without lines to drop is not rewritten") {
   const TempDir dir;
   const auto file = dir.path() / "metrics.jsonl";
   replace_file(file, "{\"step\":1}\n");
   const auto before = std::filesystem::last_write_time(file);
   MetricsLog(file, 1);
   CHECK(std::filesystem::last_write_time(file) == before);
-  replace_file(file, "nonsense\n{\"step\":\"1\"}\n\n[1]\n{\"step\":1}\n");
-  MetricsLog(file, 1);
-  CHECK(read_file(file) == "{\"step\":1}\n");
+}
+
+namespace {
+
+/// What the file has after a run continues it from `step`, and what is said of it.
+struct Continued {
+  Continued(const std::string& before, std::int64_t step) {
+    const TempDir dir;
+    const auto file = dir.path() / "metrics.jsonl";
+    replace_file(file, before);
+    said = MetricsLog(file, step).foreign_lines();
+    if (const std::size_t at = said.find("metrics.jsonl: "); at != std::string::npos) said.erase(0, at);
+    after = read_file(file);
+    for (const auto& entry : std::filesystem::directory_iterator(dir.path()))
+      if (entry.path() != file) aside += read_file(entry.path());
+  }
+  std::string after, said, aside;
+};
+
+}  // namespace
+
+TEST_CASE("metrics log: lines that no run writes are said and are not lost") {
+  const std::string outside = "; it was changed outside of the run, ";
+  const std::string mixed = "{\"step\":1}\nnonsense\n{\"step\":\"1\"}\n\n[1]\n{\"step\":2}\n";
+  const Continued unreadable(mixed, 2);
+  CHECK(unreadable.after == "{\"step\":1}\n{\"step\":2}\n");
+  CHECK(unreadable.aside == mixed);
+  CHECK(
+      unreadable.said.starts_with("metrics.jsonl: line 2: found \"nonsense\", expected a JSON object with a step above "
+                                  "1 (the first of 4 such lines)" +
+                                  outside + "the file as it was is now "));
+  const Continued at_the_end("{\"step\":1}\n# a note\n", 1);
+  CHECK(at_the_end.after == "{\"step\":1}\n");
+  CHECK(at_the_end.aside == "{\"step\":1}\n# a note\n");
+
+  const std::string kept = outside + "all are kept";
+  for (const auto& [steps, after, said] : std::vector<std::tuple<std::vector<int>, std::vector<int>, std::string>>{
+           {{1, 2, 2, 3, 4}, {1, 2, 2, 3}, "line 3: found step 2, expected a JSON object with a step above 2" + kept},
+           {{1, 3, 2, 4}, {1, 3, 2}, "line 3: found step 2, expected a JSON object with a step above 3" + kept},
+           {{1, 99, 2, 3}, {1, 99, 2, 3}, "line 3: found step 2, expected a JSON object with a step above 99" + kept},
+           {{0, 1, 2, 3}, {0, 1, 2, 3}, "line 1: found step 0, expected a JSON object with a step above 0" + kept},
+           {{1, 2, 3, 4, 5}, {1, 2, 3}, ""}}) {
+    INFO(said);
+    const auto text = [](const std::vector<int>& list) {
+      std::string lines;
+      for (const int step : list) lines += concat("{\"step\":", step, "}\n");
+      return lines;
+    };
+    const Continued out_of_order(text(steps), 3);
+    CHECK(out_of_order.after == text(after));
+    CHECK(out_of_order.said == (said.empty() ? "" : "metrics.jsonl: " + said));
+    CHECK(out_of_order.aside.empty());
+  }
 }
 
 TEST_CASE("metrics log: the error for a missing directory names it") {

@@ -171,6 +171,21 @@ TEST_CASE("save: parameters that are written and sent in pieces are whole in the
   check_same_state(run.checkpoint("resumed", 4), run.checkpoint("whole", 4));
 }
 
+TEST_CASE("save: a full disk ends a job in which another rank has an error, whatever it still has to send") {
+  const RunDirectory run("full");
+  const Names steps = steps_of_large_model(
+      run, {"distributed.zero_stage=1", "checkpoint.async=true", "distributed.save_timeout_seconds=60"});
+  // Before the pieces of rank 1 are received: its thread waits to send them.
+  ::setenv("SSA_FAULT", "enospc@save:1,operation:2; read@step:2,rank:1", 1);
+  const ProgramResult result = run.train("out", steps, {}, 2);
+  ::unsetenv("SSA_FAULT");
+  INFO(result.out << result.err);
+  CHECK(result.exit_code == 1);
+  CHECK(result.seconds < 30);  // not the time-out of a save
+  // Rank 0 may see it before rank 1 has its own error.
+  CHECK_THAT(result.err, has("no space left on device: out/checkpoints/"));
+}
+
 TEST_CASE("save: a run whose steps take less time than the copy of its state waits for it") {
   const RunDirectory run("full");
   run.train_to_end("whole", steps_of_large_model(run, {}));

@@ -35,6 +35,16 @@ TEST_CASE("spikes: a detector continues from its saved state") {
   CHECK_THROWS_AS(restored.set_state({{"loss", "x"}}), Error);
 }
 
+TEST_CASE("spikes: a step without a loss is no spike unless its gradient is not finite, and is not in the windows") {
+  SpikeDetector detector(16);
+  for (int i = 0; i < 12; ++i) detector.add(2 + 0.1 * i, 1 + 0.1 * i);
+  const nlohmann::json before = detector.state();
+  detector.add(std::nullopt, 0);
+  CHECK(detector.state() == before);
+  CHECK_FALSE(detector.scores(std::nullopt, 1e9).above(6));
+  CHECK(detector.scores(std::nullopt, std::numeric_limits<double>::quiet_NaN()).above(6));
+}
+
 namespace {
 
 constexpr std::int64_t kBadStep = 31;  // its two rows are 60 and 61
@@ -111,4 +121,35 @@ TEST_CASE("spikes: the number of skipped updates is bounded") {
   check_fails(
       run.train("out", training({"train.learning_rate=3", "train.on_spike=skip", "train.max_skipped_updates=2"})),
       kExitFailed, {"spike: loss ", "train.max_skipped_updates 2 are used up"});
+}
+
+TEST_CASE("no targets: a step in which no token has one has no loss, on one rank and on two") {
+  for (const int ranks : {1, 2}) {
+    const bool aligned = ranks == 1;
+    INFO(ranks << " ranks");
+    const RunDirectory run(aligned ? "ssa-sparse-stream" : "full");
+    // Four rows of 33 tokens per step. Documents of one token fill those of step 2.
+    Documents documents;
+    for (std::int32_t row = 0; row < 32; ++row) {
+      if (row / 4 == 1) {
+        documents.insert(documents.end(), 33, {257});
+        continue;
+      }
+      documents.emplace_back(33, 1 + row % 3).back() = 257;
+    }
+    fs::remove_all(run / "data");
+    make_dataset(run / "data", {documents}, {.vocab_size = 258, .eos_token_id = 257});
+    const ProgramResult result =
+        run.train("out", {"train.global_batch_size=4", "train.max_length=33", "train.max_steps=4"}, {}, ranks);
+    INFO(result.out << result.err);
+    REQUIRE(result.exit_code == 0);
+    CHECK_THAT(result.out, has("step 2: no token of rows 4 to 7 has a target") && has("step 2/4  loss none"));
+    const auto metrics = run.metrics("out");
+    REQUIRE(metrics.size() == 4);
+    CHECK(metrics[1].at("loss").is_null());
+    CHECK(metrics[1].at("ce_loss").is_null());
+    CHECK((metrics[1].at("alignment_loss") > 0) == aligned);
+    CHECK((metrics[1].at("grad_norm") > 0) == aligned);
+    for (const std::size_t other : {0, 2, 3}) CHECK(metrics[other].at("loss") > 0);
+  }
 }

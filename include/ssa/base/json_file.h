@@ -47,6 +47,15 @@ class RepeatedKeys {
   std::vector<Level> levels_;
 };
 
+/// For `watch` of the functions below: throws Error, with the file's `name`, for a key that an object has twice.
+template <class Json = nlohmann::json>
+typename Json::parser_callback_t refuse_repeated_keys(const std::string& name) {
+  return [name, repeated = RepeatedKeys()](int, typename Json::parse_event_t event, const Json& value) mutable {
+    if (const auto key = repeated.see(event, value)) fail(name, ": ", *key, ": given twice, expected once");
+    return true;
+  };
+}
+
 /// Throws Error unless `text` is JSON; `name` is what errors call it. `watch` sees the events of the parser.
 template <class Json = nlohmann::json>
 Json parse_json(std::string_view text, const std::string& name, std::string_view expected = "JSON",
@@ -78,13 +87,7 @@ Json read_json_object(const std::filesystem::path& path) {
 
 /// The same for a file that only this project writes: there, a key that an object has twice is an error too.
 inline nlohmann::json read_own_json_object(const std::filesystem::path& path) {
-  RepeatedKeys repeated;
-  return parse_json_object(read_file(path), path.string(),
-                           [&](int, nlohmann::json::parse_event_t event, const nlohmann::json& value) {
-                             if (const auto key = repeated.see(event, value))
-                               fail(path.string(), ": ", *key, ": given twice, expected once");
-                             return true;
-                           });
+  return parse_json_object(read_file(path), path.string(), refuse_repeated_keys(path.string()));
 }
 
 }  // namespace ssa

@@ -31,12 +31,15 @@ class Comm {
   virtual int local_rank() const = 0;  ///< index among the ranks of this machine, and of the GPU to use
   virtual int local_size() const = 0;  ///< ranks of the job on this machine
 
+  /// Whether MPI takes calls from two threads at a time.
+  virtual bool takes_threads() const { return true; }
+
   /// The same ranks, for collectives of a BackgroundQueue on the same kind of device, which may run while this Comm's
   /// do. A collective; owned by this Comm. nullptr if there is none, because MPI takes no calls from two threads.
   virtual Comm* background() { return this; }
 
   /// The same ranks, for values in host memory that another thread sends and receives at any time. A collective.
-  /// nullptr if there is none, because MPI takes no calls from two threads.
+  /// nullptr without takes_threads().
   virtual std::unique_ptr<Comm> for_thread() = 0;
 
   /// The ranks that give the same `group`, in their order here. A collective of all ranks.

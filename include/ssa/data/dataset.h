@@ -5,8 +5,8 @@
 //     {"format": "megatron-indexed", "tokenizer": {"name": "bytes", "sha256": "<hex>"}, "vocab_size": 257,
 //      "eos_token_id": 256, "dtype": "uint16", "shards": [{"name": "shard-00000", "documents": 1, "tokens": 2,
 //      "bin_bytes": 4, "idx_bytes": 54, "bin_xxh3": "<16 lower-case hex digits>", "idx_xxh3": "..."}]}
-//     A shard may have "text_bytes": 1, the UTF-8 bytes of its documents' texts. The tokenizer may have
-//     "unicode": "16.0", the version of the tables that its patterns ran on.
+//     A shard may have "text_bytes": 1, the UTF-8 bytes of its documents' texts, which is 0 only if all documents are
+//     empty. The tokenizer may have "unicode": "16.0", the version of the tables that its patterns ran on.
 #pragma once
 
 #include <cstdint>

@@ -26,6 +26,7 @@ struct EvalSums {
   double ce = 0;            ///< cross entropy, nats, summed over targets
   std::int64_t labels = 0;  ///< targets
   bool stopped = false;     ///< `stop` ended the evaluation: the sums are incomplete
+  /// 0 without targets.
   double mean() const { return labels > 0 ? ce / static_cast<double>(labels) : 0.0; }
 };
 

@@ -14,8 +14,10 @@ namespace ssa {
 class MetricsLog {
  public:
   /// Opens the file for appending, for a run that continues after `step` (0: a fresh start). First drops the lines of
-  /// later steps, which will be logged again, and lines that are not an object with a step, such as one that a kill cut
-  /// short; the file is replaced atomically.
+  /// later steps at its end, which will be logged again, and a last line that a kill cut short; the file is replaced
+  /// atomically. Other lines that are not an object with an integer step, which the readers of the file refuse, are
+  /// left out of it, and the file as it was is kept as old_metrics_name(). Lines whose step is not above the one before
+  /// stay.
   MetricsLog(const std::filesystem::path& file, std::int64_t step);
 
   /// Appends one line. On return the operating system has it, so that it survives a kill of the process.
@@ -23,7 +25,10 @@ class MetricsLog {
   void append(const nlohmann::ordered_json& line);
 
   std::int64_t lines() const { return lines_; }  ///< in the file
-  void sync();                                   ///< waits until all lines are on the disk
+  /// One line for the log about lines in the file that no run writes: the first one with its number, what it holds and
+  /// what was expected, and how many there are. Empty if there are none.
+  const std::string& foreign_lines() const { return foreign_lines_; }
+  void sync();  ///< waits until all lines are on the disk
   /// The last line; null if there is none.
   nlohmann::ordered_json last() const;
   /// Adds keys to the last line; the file is replaced atomically.
@@ -33,8 +38,12 @@ class MetricsLog {
   void append_text(std::string text);
 
   std::int64_t lines_ = 0;
+  std::string foreign_lines_;
   std::optional<FileWriter> file_;
 };
+
+/// A name that no file has, NAME-until-TIME.EXTENSION, for a metrics file of another run or with other lines.
+std::filesystem::path old_metrics_name(const std::filesystem::path& file);
 
 /// The last complete line of the file; null if there is none.
 nlohmann::ordered_json last_metrics(const std::filesystem::path& file);

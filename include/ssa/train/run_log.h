@@ -34,9 +34,10 @@ struct SourceReport {
 struct StepReport {
   std::int64_t step = 0;  ///< updates done, this one included
   double epoch = 0;
-  std::int64_t step_tokens = 0;  ///< of this step, padding included
-  std::int64_t tokens = 0;       ///< of the run, up to this step
-  double loss = 0, ce_loss = 0, alignment_loss = 0;
+  std::int64_t step_tokens = 0;         ///< of this step, padding included
+  std::int64_t tokens = 0;              ///< of the run, up to this step
+  std::optional<double> loss, ce_loss;  ///< none if no token of the step has a target
+  double alignment_loss = 0;
   double grad_norm = 0;  ///< before clipping
   double learning_rate = 0;
   std::string stream;                          ///< full, sparse, or mixed when drawn by row
@@ -47,6 +48,9 @@ struct StepReport {
   std::vector<SourceReport> sources;           ///< none with data.path
   EvalLosses eval_losses;
 };
+
+/// Sends warnings to standard error, in a program whose results are its standard output.
+void log_to_stderr();
 
 /// Makes rank 0 log to the console and to train.log in `output_dir`, which exists.
 void start_logging(const std::string& output_dir, Comm& comm);

@@ -81,6 +81,9 @@ class RunStore {
   void poll();
   /// Waits for the checkpoint being written, then does the same.
   void finish();
+  /// The same, for the line of an error that ends the run: returns what went wrong with that checkpoint, as "; while
+  /// saving PATH: CAUSE", or nothing. last_checkpoint() is then the one that the run leaves.
+  std::string finish_after_error();
 
   /// Path of the newest complete checkpoint of this run, or "none".
   const std::string& last_checkpoint() const { return last_checkpoint_; }
@@ -95,7 +98,8 @@ class RunStore {
                                      const std::string& checkpoint) const;
   void export_to(const std::filesystem::path& directory) const;
   std::string timing() const;
-  void wait_for_rank_0();
+  bool end_writing();
+  void share_outcome();
 
   using Clock = std::chrono::steady_clock;
 
@@ -110,6 +114,8 @@ class RunStore {
   std::thread writer_;
   std::atomic<bool> writing_ = false;  ///< by writer_
   std::exception_ptr writer_error_;
+  std::string error_of_rank_0_;          ///< on the other ranks: why the checkpoint was not written
+  std::atomic<bool> committed_ = false;  ///< the checkpoint being written is complete; its export may not be
 
   // Of the checkpoint being written.
   std::int64_t saved_step_ = 0;

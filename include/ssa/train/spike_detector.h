@@ -37,11 +37,11 @@ class SpikeDetector {
  public:
   explicit SpikeDetector(std::int64_t window) : loss_(window), grad_norm_(window) {}
 
-  SpikeScores scores(double loss, double grad_norm) const {
-    return {loss_.z_score(loss), grad_norm_.z_score(grad_norm)};
-  }
-  /// Adds a step whose update was applied. Values that are not finite are ignored.
-  void add(double loss, double grad_norm);
+  /// Of a step without a loss, because no token has a target, the gradient norm is not comparable: only one that is not
+  /// finite has a score.
+  SpikeScores scores(std::optional<double> loss, double grad_norm) const;
+  /// Adds a step whose update was applied. Values that are not finite are ignored, and steps without a loss.
+  void add(std::optional<double> loss, double grad_norm);
 
   /// The windows, for trainer.json: a resumed run computes the same scores.
   nlohmann::json state() const;
