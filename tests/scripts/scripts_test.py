@@ -286,6 +286,30 @@ def test_log_to(directory):
     except SystemExit as error:
         assert f"{metrics}:5: expected an object with a step" in str(error)
 
+    def fails(use, *parts):
+        try:
+            use()
+        except SystemExit as error:
+            assert all(part in str(error) for part in parts), error
+            return
+        raise AssertionError(f"no error of {parts}")
+
+    for step in ("1.5", "1e999", "null", "true"):
+        metrics.write_text(f'{{"step": {step}, "loss": 1}}\n')
+        fails(log_to.Sender(args, "x", str(directory)).poll, "metrics.jsonl:1: expected")
+    metrics.write_text(line(1))
+    state = directory / ".log_to-recorder.json"
+    for content in ("", '{"a": 1}', '["x", 1]', "[1]"):
+        state.write_text(content)
+        fails(log_to.Sender(args, "x", str(directory)).poll, str(state), "damaged", "remove it")
+    (directory / "config.json").write_text("{")
+    fails(lambda: log_to.config_of(str(directory)), "config.json: damaged", "the config of the run")
+    for wrong in ("0", "-1", "nan", "soon"):
+        failed = subprocess.run([sys.executable, SCRIPTS / "log_to.py", "wandb", "x", "--every", wrong],
+                                capture_output=True, text=True)
+        assert failed.returncode == 2 and "--every" in failed.stderr, failed.stderr
+    fails(lambda: log_to.TensorBoard(argparse.Namespace(output=str(metrics)), "x", "x"), "--output", "a directory")
+
 
 def test_tensorboard(directory):
     need("tensorboard")
