@@ -1,7 +1,10 @@
 #include "ssa/base/file.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
+#include <cstdlib>
 #include <filesystem>
 
 #include "ssa/base/file_kind.h"
@@ -114,6 +117,32 @@ TEST_CASE("file: a FIFO as an output file is an error, not a wait") {
   check_error(error_of([&] { FileWriter(dir / "fifo"); }), "fifo: cannot write: is a FIFO, expected a regular file");
   check_error(error_of([&] { replace_file(dir / "fifo", "x"); }), "is a FIFO");
   check_error(error_of([&] { MappedFile mapped(dir / "fifo"); }), "not a file");
+}
+
+TEST_CASE("file: a device is written to, not replaced by a file") {
+  // A terminal: no file can be made in its directory, so a test that fails leaves the machine's devices as they are.
+  const int terminal = ::posix_openpt(O_RDWR | O_NOCTTY);
+  REQUIRE(terminal >= 0);
+  REQUIRE((::grantpt(terminal) == 0 && ::unlockpt(terminal) == 0));
+  const std::string name = ::ptsname(terminal);
+  check_replaceable(name);
+  replace_file(name, "results");
+  char text[7];
+  CHECK(::read(terminal, text, sizeof text) == static_cast<ssize_t>(sizeof text));
+  CHECK(std::string_view(text, sizeof text) == "results");
+  ::close(terminal);
+}
+
+TEST_CASE("file: an output that cannot be written is an error before it is computed, and nothing changes") {
+  const TempDir dir;
+  std::filesystem::create_directory(dir / "taken");
+  check_error(error_of([&] { check_replaceable(dir / "taken"); }), "taken: a directory, expected a file");
+  check_error(error_of([&] { check_replaceable(dir / "no" / "such"); }), "cannot create: No such file or directory");
+  replace_file(dir / "file", "old");
+  check_replaceable(dir / "file");
+  check_replaceable(dir / "new");
+  CHECK(ssa::read_file(dir / "file") == "old");
+  CHECK(std::distance(std::filesystem::directory_iterator(dir.path()), {}) == 2);
 }
 
 TEST_CASE("file: a symbolic link stays when the file that it names is replaced") {

@@ -285,6 +285,9 @@ TEST_CASE("ssa_eval: bad input is a one-line error that names it") {
   fails({"--data", "data", "--seeds", "1,-2"}, kExitUsage, {"--seeds -2"});
   fails({"--data", "data", "--frobnicate"}, kExitUsage, {"--frobnicate"});
   fails({"--data", "data", "--log-samples"}, kExitUsage, {"--log-samples requires --output"});
+  const auto no_output = directory.run({"--data", "data", "--output", "."});
+  check_fails(no_output, kExitFailed, {".: a directory, expected a file"});
+  CHECK(no_output.err.find("tokens/s") == std::string::npos);  // before the evaluation
   fails({"--data", "nowhere"}, kExitFailed, {"nowhere", "no such directory"});
   fails({"--tasks", "arc_hard", "--task-dir", "."}, kExitUsage, {"arc_hard", "no such task", "arc_easy"});
   fails({"--tasks", "piqa"}, kExitUsage, {"piqa", "--task-dir"});
