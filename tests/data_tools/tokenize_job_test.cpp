@@ -512,7 +512,7 @@ TEST_CASE("tokenize: a chat template that writes the end of text gets no second 
              "{\"role\": \"assistant\", \"content\": \"b\"}]}\n");
   auto tokenizer =
       nlohmann::json::parse(ssa::read_file(ssa::test::source_dir() / "tests/tokenizer/qwen2.tokenizer.json"));
-  int id = 700;
+  int id = 647;  // the next free one
   for (const char* content : {"<s>", "[INST]", "[/INST]", "</s>"})
     tokenizer["added_tokens"].push_back({{"content", content}, {"id", id++}, {"special", true}});
   write_file(directory / "tokenizer.json", tokenizer.dump());
@@ -527,8 +527,8 @@ TEST_CASE("tokenize: a chat template that writes the end of text gets no second 
   for (const std::int64_t document : {0, 1}) {
     std::vector<std::int32_t> ids(static_cast<std::size_t>(dataset.shards()[0].length(document)));
     dataset.shards()[0].read(document, 0, ids);
-    CHECK(ids.back() == 703);
-    CHECK(std::count(ids.begin(), ids.end(), 703) == 1);
+    CHECK(ids.back() == 650);
+    CHECK(std::count(ids.begin(), ids.end(), 650) == 1);
   }
 }
 
