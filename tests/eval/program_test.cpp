@@ -301,6 +301,10 @@ TEST_CASE("ssa_eval: bad input is a one-line error that names it") {
   ssa::test::write_file(directory.directory() / "arc_easy.jsonl", "{\"question\": \"x\"}\n");
   fails({"--tasks", "arc_easy", "--task-dir", ".", "--tokenizer", "bytes"}, kExitFailed,
         {"arc_easy.jsonl: line 1", "choices"});
+  std::filesystem::create_directory(directory.directory() / "shards");
+  ssa::test::write_file(directory.directory() / "shards/config.json", "{}");
+  check_fails(run_program({"ssa_eval", "--model", "shards", "--data", "data"}, {.directory = directory.directory()}),
+              kExitFailed, {"shards: neither model.safetensors nor model.safetensors.index.json"});
   const EvalDirectory nsa("nsa");
   check_fails(nsa.run({"--data", "data", "--mode", "full"}), kExitUsage, {"nsa", "no full attention"});
   CHECK(directory.run({"--help"}).out.find("example") != std::string::npos);
