@@ -94,9 +94,11 @@ bool parse(int argc, char** argv, Arguments& a) {
                 "ranges of powers of two")
       ->needs(data);
   CLI::Option* text =
-      line.add_option("--text", a.texts,
-                      "word and byte perplexity and bits per byte of text files, one document each; of .jsonl files, "
-                      "the field text of each line; a directory stands for its .txt and .jsonl files")
+      line.add_option(
+              "--text", a.texts,
+              "word and byte perplexity and bits per byte of text files, one document each; of JSON lines "
+              "(.jsonl, .ndjson, .json), the field text of each line; a directory stands for its .txt, .jsonl and "
+              ".ndjson files")
           ->option_text("FILE...");
   CLI::Option* tasks =
       line.add_list("--tasks", a.tasks,
