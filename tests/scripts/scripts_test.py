@@ -99,6 +99,34 @@ def test_plot_in_a_new_directory(directory):
     assert (directory / "pictures/new/curves.png").read_text() == "drawn"
 
 
+def test_plot_refusals(directory):
+    """Files that are damaged, and an output that matplotlib would write to another file, are errors in one line."""
+    sys.path.insert(0, str(SCRIPTS))
+    import plotting
+
+    metrics = directory / "metrics.jsonl"
+    metrics.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')  # the second line is being written
+    assert plotting.read_metrics(str(directory)) == [{"step": 1, "loss": 2.0}]
+
+    def fails(use, *parts):
+        try:
+            use()
+        except SystemExit as error:
+            assert all(part in str(error) for part in parts), error
+            return
+        raise AssertionError(f"no error of {parts}")
+
+    for line in ("[1]", "x", '{"loss": 1}'):
+        metrics.write_text('{"step": 1}\n' + line + "\n")
+        fails(lambda: plotting.read_metrics(str(directory)), "metrics.jsonl:2: expected an object with a step")
+    results = directory / "results.json"
+    for content in ("[]", '{"needle": 1}', "[1]"):
+        results.write_text(content)
+        fails(lambda: plotting.read_evaluations(str(results), "needle", "needle results", "--needle"), "no needle results")
+    fails(lambda: plotting.save(unittest.mock.Mock(), str(directory / "out")), "out: expected a file name", "out.png")
+    assert not list(directory.glob("out*"))
+
+
 def test_plot_of_a_mix(directory):
     need("matplotlib")
     sys.path.insert(0, str(SCRIPTS))
