@@ -12,6 +12,7 @@
 #include "data_tools/byte_source.h"
 #include "data_tools/parquet_reader.h"
 #include "ssa/base/error.h"
+#include "ssa/base/file_kind.h"
 
 namespace ssa {
 namespace fs = std::filesystem;
@@ -68,6 +69,22 @@ std::size_t byte_order_mark(std::string_view bytes) {
   if (bytes.starts_with("\xff\xfe"sv) || bytes.starts_with("\xfe\xff"sv))
     fail("begins with the byte-order mark of UTF-16, expected UTF-8");
   return 0;
+}
+
+/// The length in bytes of the byte-order mark of a text file. Throws Error for a file that is no text in UTF-8.
+std::size_t start_of_text(std::string_view bytes) {
+  const std::size_t mark = byte_order_mark(bytes);
+  const std::string kind = not_text_kind(bytes);
+  SSA_CHECK(kind.empty(), kind, ", expected text in UTF-8");
+  return mark;
+}
+
+/// The same for a file of JSON lines.
+std::size_t start_of_lines(std::string_view bytes) {
+  const std::size_t mark = byte_order_mark(bytes);
+  const std::string kind = foreign_kind(bytes);
+  SSA_CHECK(kind.empty(), kind, ", expected JSON lines");
+  return mark;
 }
 
 /// Whether a .json file holds JSON lines with this field: whether its first line is an object that has it.
@@ -192,7 +209,7 @@ class LineFile : public RecordFile {
     }
     std::size_t begin = 0;
     if (first_) {
-      begin = byte_order_mark(bytes);
+      begin = start_of_lines(bytes);
       if (json_name_) check_lines(std::string_view(bytes).substr(begin));
       first_ = false;
     }
@@ -266,7 +283,7 @@ class BlankLineFile : public RecordFile {
         done_ = !source_.read_fully(bytes, std::max(kBatchBytes, bytes.size()));
       }
       // Documents end before a blank line; what has no end yet waits for more.
-      std::size_t begin = first_ ? byte_order_mark(bytes) : 0, line = begin;
+      std::size_t begin = first_ ? start_of_text(bytes) : 0, line = begin;
       first_ = false;
       while (line < bytes.size()) {
         std::size_t end = bytes.find('\n', line);
@@ -318,7 +335,7 @@ class WholeFile : public RecordFile {
                 " bytes, expected --split-documents blank-line for files of this size");
     }
     bytes.shrink_to_fit();
-    const std::size_t begin = byte_order_mark(bytes);
+    const std::size_t begin = start_of_text(bytes);
     batch.records.push_back({RawRecord::text, ++place.row, begin, bytes.size() - begin});
     place.offset += bytes.size();
     return true;

@@ -132,8 +132,8 @@ int run(int argc, char** argv) {
       ->option_text("TEXT");
   line.add_option(
           "--pre-tokenizer", options.tokenizer_options.pre_tokenizer,
-          "for vocab.json and merges.txt (default: gpt2), and for rank files of your own: gpt2, smollm2, llama3, "
-          "qwen2, o200k, tekken, deepseek, or regex:PATTERN")
+          "for vocab.json and merges.txt (default: as tokenizer_config.json's class, or gpt2), and for rank files of "
+          "your own: gpt2, smollm2, llama3, qwen2, o200k, tekken, deepseek, or regex:PATTERN")
       ->option_text("NAME");
   line.add_choice("--special-tokens", options.special_as_text, {{"encode", false}, {"text", true}},
                   "whether the text of a special token in a document becomes that token or ordinary text");

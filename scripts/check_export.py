@@ -255,7 +255,7 @@ class Check:
     def arguments(self, name, model, exported, ids):
         """What is supported gives what it promises; what is not is refused."""
         import torch
-        from transformers import AutoModelForCausalLM, StaticCache
+        from transformers import AutoModelForCausalLM, AutoTokenizer, StaticCache
 
         row, other = ids[None, :40], cache_name()
         plain = model(row)
@@ -266,6 +266,10 @@ class Check:
                         lambda call=call: call(row, output_attentions=True))
         self.raises(f"{name}: unknown argument of generate()", (TypeError, ValueError), "past_key_value",
                     lambda: model.generate(row, past_key_value=1, max_new_tokens=2))
+        tokenizer = AutoTokenizer.from_pretrained(exported, trust_remote_code=True)
+        free = model.generate(row, max_new_tokens=6)
+        stopped = model.generate(row, max_new_tokens=6, stop_strings=["\n"], tokenizer=tokenizer)
+        self.report(f"{name}: stop_strings", 0 if torch.equal(stopped, free[:, :stopped.shape[1]]) else math.nan, 0)
         mask = torch.ones_like(row)
         mask[0, 10] = 0
         self.raises(f"{name}: mask with a hole", ValueError, "padding on the left",

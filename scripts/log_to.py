@@ -27,13 +27,16 @@ class TensorBoard:
     keeps_steps = False
 
     def __init__(self, args, name, run):
+        directory = os.path.join(args.output, name)
+        try:
+            os.makedirs(directory, exist_ok=True)
+        except OSError as error:
+            sys.exit(f"{plotting.PROGRAM}: --output {args.output}: {error.strerror}, expected a directory")
+        for file in os.listdir(directory):
+            if file.startswith("events.out.tfevents"):
+                os.remove(os.path.join(directory, file))
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-        directory = os.path.join(args.output, name)
-        if os.path.isdir(directory):
-            for file in os.listdir(directory):
-                if file.startswith("events.out.tfevents"):
-                    os.remove(os.path.join(directory, file))
         self.writer = EventFileWriter(directory)
         self.where = directory
 
@@ -102,8 +105,32 @@ def config_of(run):
     file = os.path.join(os.path.dirname(plotting.metrics_file(run)), "config.json")
     if not os.path.exists(file):
         return {}
-    with open(file) as stream:
-        return json.load(stream)
+    return read_json(file, "the config of the run", lambda content: isinstance(content, dict))
+
+
+def read_json(file, expected, good):
+    """The content of a JSON file, of which good() holds."""
+    try:
+        with open(file) as stream:
+            content = json.load(stream)
+    except ValueError:
+        content = None
+    if not good(content):
+        sys.exit(f"{plotting.PROGRAM}: {file}: damaged, expected {expected}")
+    return content
+
+
+def seconds(text):
+    """A time to wait."""
+    value = float(text)
+    if not 0 < value < 1e6:
+        raise ValueError
+    return value
+
+
+def is_state(content):
+    """Whether this is what a Sender keeps: the last step, and how many values it had."""
+    return isinstance(content, list) and len(content) == 2 and all(type(each) is int for each in content)
 
 
 def numbers_of(line):
@@ -146,8 +173,9 @@ class Follower:
             self.number += 1
             try:
                 line = json.loads(text)
-                line["step"] = int(line["step"])
-            except (ValueError, KeyError, TypeError):
+            except ValueError:
+                line = None
+            if not isinstance(line, dict) or type(line.get("step")) is not int:
                 sys.exit(f"{plotting.PROGRAM}: {self.path}:{self.number}: expected an object with a step")
             yield line
 
@@ -172,8 +200,8 @@ class Sender:
             if not cls.keeps_steps:
                 self.last = -1
             elif os.path.exists(self.state):
-                with open(self.state) as file:
-                    self.last, self.sent_values = json.load(file)
+                self.last, self.sent_values = read_json(
+                    self.state, "[step, number of values]; remove it to send every step again", is_state)
         sent = 0
         for line in self.follower.lines():
             step, values = line["step"], numbers_of(line)
@@ -202,7 +230,7 @@ def main():
     parser.add_argument("target", choices=TARGETS, help="where the metrics go")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's output_dir, or a metrics.jsonl itself")
     parser.add_argument("--follow", action="store_true", help="wait for new steps until Ctrl-C")
-    parser.add_argument("--every", type=float, default=10, metavar="SECONDS", help="with --follow: seconds between two looks at the files (default: %(default)s)")
+    parser.add_argument("--every", type=seconds, default=10, metavar="SECONDS", help="with --follow: seconds between two looks at the files (default: %(default)s)")
     parser.add_argument("--output", default="tensorboard", metavar="DIR", help="directory of the event files for TensorBoard (default: %(default)s)")
     parser.add_argument("--project", default="ssa-train", metavar="NAME", help="project of wandb and trackio (default: %(default)s)")
     args = parser.parse_args()

@@ -44,12 +44,22 @@ def flat(line):
 
 def read_metrics(run):
     """The lines of a run's metrics.jsonl, flat; `run` is its output_dir or the file itself."""
-    path = metrics_file(run)
+    path, lines = metrics_file(run), []
     try:
         with open(path) as file:
-            return [flat(json.loads(line)) for line in file if line.strip()]
-    except (OSError, json.JSONDecodeError) as error:
+            for number, text in enumerate(file, 1):
+                try:
+                    line = json.loads(text)
+                except ValueError:
+                    if not text.endswith("\n"):  # it is being written
+                        break
+                    line = None
+                if not isinstance(line, dict) or "step" not in line:
+                    sys.exit(f"{PROGRAM}: {path}:{number}: expected an object with a step")
+                lines.append(flat(line))
+    except (OSError, UnicodeDecodeError) as error:
         sys.exit(f"{PROGRAM}: {path}: {error}")
+    return lines
 
 
 def distinct_runs(runs):
@@ -120,6 +130,8 @@ def panel_axes(pyplot, count, columns, width, height):
 
 def save(figure, output):
     figure.tight_layout()
+    if not os.path.splitext(output)[1]:  # savefig() would write to another file
+        sys.exit(f"{PROGRAM}: {output}: expected a file name with an ending, such as {output}.png")
     try:
         os.makedirs(os.path.dirname(output) or ".", exist_ok=True)
         figure.savefig(output)
@@ -138,9 +150,10 @@ def read_evaluations(argument, key, what, option):
             documents = json.load(file)
     except (OSError, json.JSONDecodeError) as error:
         sys.exit(f"{PROGRAM}: {path}: {error}")
+    documents = documents if isinstance(documents, list) else [documents]
     found = []
-    for document in documents if isinstance(documents, list) else [documents]:
-        if not isinstance(document, dict) or key not in document:
+    for document in documents or [None]:
+        if not isinstance(document, dict) or key not in document or not isinstance(document.get("config"), dict):
             sys.exit(f"{PROGRAM}: {path}: no {what}, expected the output of ssa_eval {option}")
         model = document["config"]["model_args"]
         mode = model["mode"]

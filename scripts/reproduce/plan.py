@@ -123,6 +123,9 @@ class Study:
         self.directory = Path(directory).resolve()
         self.file = self.directory / "study.json"
         saved = read_json(self.file) if self.file.exists() else {}
+        kinds = {"fixed": dict, "runs": dict, "commands": list}
+        if not isinstance(saved, dict) or not all(isinstance(saved.get(key, kind()), kind) for key, kind in kinds.items()):
+            raise StudyError(f"{self.file}: damaged, expected objects fixed and runs and a list commands", 2)
         self.fixed, self.runs, self.commands = (saved.get(key, none) for key, none in
                                                 (("fixed", {}), ("runs", {}), ("commands", [])))
 

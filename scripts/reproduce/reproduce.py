@@ -198,6 +198,9 @@ def run(args):
         study.directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StudyError(f"--out {study.directory}: {error.strerror}", 2) from None
+    others = sorted(name for name in os.listdir(study.directory) if name != "lock")
+    if others and not study.file.exists():
+        raise wrong_usage(f"--out {study.directory}: not empty ({others[0]}) and holds no study; expected a new directory")
     held = lock(study.directory)
     command = shlex.join(["scripts/reproduce/run.sh", *sys.argv[1:]])
     study.extend(fixed, wanted, seeds, command)

@@ -4,11 +4,13 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <filesystem>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "ssa/base/command_line.h"
+#include "ssa/base/file.h"
 #include "ssa/base/program.h"
 #include "ssa/comm/comm.h"
 #include "ssa/config/config.h"
@@ -93,9 +95,11 @@ bool parse(int argc, char** argv, Arguments& a) {
                 "ranges of powers of two")
       ->needs(data);
   CLI::Option* text =
-      line.add_option("--text", a.texts,
-                      "word and byte perplexity and bits per byte of text files, one document each; of .jsonl files, "
-                      "the field text of each line; a directory stands for its .txt and .jsonl files")
+      line.add_option(
+              "--text", a.texts,
+              "word and byte perplexity and bits per byte of text files, one document each; of JSON lines "
+              "(.jsonl, .ndjson, .json), the field text of each line; a directory stands for its .txt, .jsonl and "
+              ".ndjson files")
           ->option_text("FILE...");
   CLI::Option* tasks =
       line.add_list("--tasks", a.tasks,
@@ -290,6 +294,12 @@ bool masks_documents(const Arguments& a, const ModelSource& source) {
   return a.document_mask.empty() ? source.document_mask() : a.document_mask == "on";
 }
 
+/// Throws Error for an --output that cannot be written: before the evaluation, which may take hours.
+void expect_output(const std::filesystem::path& file) {
+  if (file.has_parent_path()) make_directories(file.parent_path());
+  check_replaceable(file);
+}
+
 bool generates(const eval::Task& task) { return task.kind == eval::TaskKind::generation; }
 
 eval::Truncation parse_truncation(const std::string& name) {
@@ -366,6 +376,7 @@ int run(int argc, char** argv) {
   const auto comm = make_comm(device);
   if (comm->rank() == 0)
     for (const std::string& note : notes) spdlog::warn(note);
+  if (comm->rank() == 0 && !a.output.empty()) expect_output(a.output);
   Stream stream(device, comm->local_rank());
   stream.time_alternatives(false);  // most batches of texts have different lengths
   const eval::LoadedModel loaded(stream, source);

@@ -59,7 +59,8 @@ int run(int argc, char** argv) {
                   "the end-of-text token (default: from the tokenizer's files)")
       ->option_text("TEXT");
   line.add_option("--pre-tokenizer", options.tokenizer_options.pre_tokenizer,
-                  "for vocab.json and merges.txt: gpt2, smollm2, llama3 or qwen2 (default: gpt2)")
+                  "for vocab.json and merges.txt: gpt2, smollm2, llama3 or qwen2 (default: as tokenizer_config.json's "
+                  "class, or gpt2)")
       ->option_text("NAME");
   line.add_choice("--dtype", options.dtype, {{"bf16", ssa::FileDType::bf16}, {"f32", ssa::FileDType::f32}},
                   "of the weights");

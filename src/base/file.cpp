@@ -223,26 +223,59 @@ void sync_directory(const std::filesystem::path& path) {
   if (error != 0) fail_file(path, "sync the directory", error);
 }
 
-void replace_file(const std::filesystem::path& given, std::string_view content) {
-  check_output_file(given);
-  std::filesystem::path path = given;
+namespace {
+
+/// The file at the end of the symbolic links.
+std::filesystem::path linked_file(std::filesystem::path path) {
   constexpr int kMostLinks = 40;  // as in the kernel
   std::error_code none;
   for (int i = 0; i < kMostLinks && std::filesystem::is_symlink(path, none); ++i)
     path = parent_of(path) / std::filesystem::read_symlink(path);
-  const auto parent = parent_of(path);
-  const auto temporary = parent / fmt::format(".{}.tmp", path.filename().string());
+  return path;
+}
+
+/// What replace_file() writes before it renames it to `path`.
+std::filesystem::path draft_of(const std::filesystem::path& path) {
+  return parent_of(path) / fmt::format(".{}.tmp", path.filename().string());
+}
+
+/// A terminal, /dev/null: a rename would put a file in the place of the device.
+bool is_device(const std::filesystem::path& path) {
+  std::error_code none;
+  return std::filesystem::is_character_file(path, none);
+}
+
+}  // namespace
+
+void check_replaceable(const std::filesystem::path& path) {
+  check_output_file(path);
+  std::error_code error;
+  SSA_CHECK(!std::filesystem::is_directory(path, error), path.string(), ": a directory, expected a file");
+  if (is_device(path)) return;
+  const std::filesystem::path draft = draft_of(linked_file(path));
+  FileWriter(draft).flush();
+  std::filesystem::remove(draft, error);
+}
+
+void replace_file(const std::filesystem::path& given, std::string_view content) {
+  check_output_file(given);
+  if (is_device(given)) {
+    FileWriter device(given);
+    device.write(content);
+    return device.flush();
+  }
+  const std::filesystem::path path = linked_file(given), draft = draft_of(path);
   try {
-    FileWriter writer(temporary);
+    FileWriter writer(draft);
     writer.write(content);
     writer.finish();
-    rename_path(temporary, path);
+    rename_path(draft, path);
   } catch (...) {
     std::error_code ignored;
-    std::filesystem::remove(temporary, ignored);
+    std::filesystem::remove(draft, ignored);
     throw;
   }
-  sync_directory(parent);
+  sync_directory(parent_of(path));
 }
 
 }  // namespace ssa

@@ -53,6 +53,7 @@ const std::vector<Option>& options() {
       {"sliding_window", nullptr},
       {"use_sliding_window", false},
       {"alibi", false},
+      {"is_causal", true},
       {"rope_interleaved", false},
       {"rotary_pct", 1},
       {"partial_rotary_factor", 1},

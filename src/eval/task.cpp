@@ -172,6 +172,10 @@ Document make_document(const TaskRule& rule, const Json& json, const std::string
   const JsonFields fields(json, where);
   if (rule.kind == TaskKind::generation) return generation_document(*find_generation_rule(rule.name), fields);
   Document document;
+  // Nothing can be predicted of an empty text, and its mean per byte is no number.
+  const char* const field = rule.kind == TaskKind::rolling ? "page" : "text";
+  if (rule.kind == TaskKind::rolling || rule.kind == TaskKind::loglikelihood)
+    SSA_CHECK(!strip(fields.text(field)).empty(), where, ": ", field, " is empty, expected some text");
   if (rule.kind == TaskKind::rolling)
     document = page_document(fields.text("page"));
   else if (rule.kind == TaskKind::loglikelihood)

@@ -4,6 +4,7 @@
 
 #include "ssa/base/error.h"
 #include "ssa/base/file.h"
+#include "ssa/base/file_kind.h"
 #include "ssa/base/json_file.h"
 #include "ssa/data/json_fields.h"
 #include "ssa/eval/python_text.h"
@@ -15,7 +16,7 @@ namespace {
 
 using Json = nlohmann::json;
 
-bool is_json_lines(const fs::path& file) { return file.extension() == ".jsonl"; }
+bool is_json_lines(const fs::path& file) { return file.extension() == ".jsonl" || file.extension() == ".ndjson"; }
 
 Document text_document(const std::string& text, const std::string& where) {
   SSA_CHECK(!text.empty(), where, ": empty, expected some text");
@@ -33,10 +34,14 @@ std::vector<fs::path> text_files(const fs::path& directory) {
 }
 
 std::vector<Document> documents_of_file(const fs::path& file) {
-  const std::string text = ssa::read_file(file);
+  std::string text = ssa::read_file(file);
+  const bool lines = is_json_lines(file) || file.extension() == ".json";
+  const std::string kind = lines ? foreign_kind(text) : not_text_kind(text);
+  SSA_CHECK(kind.empty(), file.string(), ": ", kind, ", expected ", lines ? "JSON lines" : "text in UTF-8");
   const std::size_t valid = valid_utf8_prefix(text);
   SSA_CHECK(valid == text.size(), file.string(), ": not UTF-8 at byte ", valid);
-  if (!is_json_lines(file)) return {text_document(text, file.string())};
+  if (text.starts_with("\xEF\xBB\xBF")) text.erase(0, 3);  // a byte-order mark
+  if (!lines) return {text_document(text, file.string())};
   std::vector<Document> documents;
   std::size_t line = 0;
   for (std::size_t begin = 0; begin < text.size();) {

@@ -81,7 +81,8 @@ fs::path weights_file(const fs::path& directory) {
   for (const char* name : {kModelFile, kIndexFile})
     if (is_present(directory / name)) return directory / name;
   const fs::path foreign = foreign_weights(directory);
-  if (foreign.empty()) fail(directory.string(), ": neither ", kModelFile, " nor ", kIndexFile);
+  if (foreign.empty())
+    fail(directory.string(), ": neither ", kModelFile, " nor ", kIndexFile, ", expected the weights");
   if (foreign.filename() == kAdapter)
     fail(foreign.string(), ": an adapter, expected ", kModelFile, "; merge it into its model with peft");
   fail(foreign.string(),

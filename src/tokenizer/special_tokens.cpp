@@ -17,7 +17,8 @@ namespace {
 
 struct NamedTokens {
   std::optional<std::string> bos;  // as Tokenizer::Parts::bos_token
-  std::vector<std::string> eos;    // in the order of the files
+  std::optional<std::string> eos;  // of the first file that names one
+  fs::path eos_file;
 };
 
 /// The text of the token `key` of `file`, written as a string or as an object with "content"; empty for null.
@@ -43,7 +44,11 @@ NamedTokens read_named_tokens(const fs::path& directory) {
       if (!bos_found) named.bos = bos;
       bos_found = true;
     }
-    if (file.contains("eos_token")) named.eos.push_back(text_of(file, "eos_token", path));
+    if (!file.contains("eos_token")) continue;
+    const std::string eos = text_of(file, "eos_token", path);
+    if (named.eos || eos.empty()) continue;
+    named.eos = eos;
+    named.eos_file = path;
   }
   return named;
 }
@@ -54,15 +59,15 @@ std::int32_t added_id(const Tokenizer::Parts& parts, const std::string& content)
   return -1;
 }
 
-/// Adds a token, or completes the one with this text.
-void add_side_token(Tokenizer::Parts& parts, const AddedToken& token, const fs::path& path) {
+/// Adds a token, or completes the one with this text; with `keep`, that one stays as it is.
+void add_side_token(Tokenizer::Parts& parts, const AddedToken& token, const fs::path& path, bool keep) {
   SSA_CHECK(token.id >= 0 && token.id < kMaxVocabulary, path.string(), ": token \"", token.content, "\" has id ",
             token.id, ", expected 0 to ", kMaxVocabulary - 1);
   for (AddedToken& known : parts.added) {
     if (known.content != token.content) continue;
     SSA_CHECK(known.id == token.id, path.string(), ": token \"", token.content, "\" has id ", token.id, ", expected ",
               known.id, " as in the vocabulary");
-    known = token;
+    if (!keep) known = token;
     return;
   }
   const auto index = static_cast<std::size_t>(token.id);
@@ -76,7 +81,7 @@ bool truth(const json& fields, const char* key) { return fields.contains(key) &&
 
 }  // namespace
 
-void add_side_tokens(Tokenizer::Parts& parts, const fs::path& directory) {
+void add_side_tokens(Tokenizer::Parts& parts, const fs::path& directory, bool keep_known) {
   std::vector<std::string> special;
   if (const fs::path map = directory / "special_tokens_map.json"; is_present(map)) {
     const auto add = [&](const json& token) {
@@ -98,7 +103,7 @@ void add_side_tokens(Tokenizer::Parts& parts, const fs::path& directory) {
       AddedToken token{.content = content, .id = id.get<std::int32_t>()};
       token.special = std::find(special.begin(), special.end(), content) != special.end();
       token.normalized = !token.special;
-      add_side_token(parts, token, added);
+      add_side_token(parts, token, added, keep_known);
     }
   }
   const fs::path path = directory / "tokenizer_config.json";
@@ -121,18 +126,39 @@ void add_side_tokens(Tokenizer::Parts& parts, const fs::path& directory) {
                     .single_word = truth(fields, "single_word"),
                     .lstrip = truth(fields, "lstrip"),
                     .rstrip = truth(fields, "rstrip")},
-                   path);
+                   path, false);
+  }
+}
+
+void check_named_tokens(const Tokenizer::Parts& parts, const fs::path& directory) {
+  for (const char* name : {"tokenizer_config.json", "special_tokens_map.json"}) {
+    const fs::path path = directory / name;
+    if (!is_present(path)) continue;
+    const json file = read_json_object(path);
+    for (const char* key : {"additional_special_tokens", "extra_special_tokens"}) {
+      if (!file.contains(key)) continue;
+      for (const json& token : file[key]) {
+        const json& text = token.is_object() && token.contains("content") ? token["content"] : token;
+        SSA_CHECK(text.is_string() && added_id(parts, text) >= 0, path.string(), ": ", key, ": found ", token.dump(),
+                  ", expected one of the added tokens of tokenizer.json");
+      }
+    }
   }
 }
 
 void set_special_tokens(Tokenizer::Parts& parts, const fs::path& directory, const std::string& wanted_eos) {
   NamedTokens named = read_named_tokens(directory);
   parts.bos_token = std::move(named.bos);
-  if (!wanted_eos.empty())
-    named.eos = {wanted_eos};
-  else
-    named.eos.insert(named.eos.end(), {"<|end_of_text|>", "<|endoftext|>", "</s>"});
-  for (const std::string& name : named.eos) {
+  if (wanted_eos.empty() && named.eos) {
+    parts.eos_token_id = added_id(parts, *named.eos);
+    if (parts.eos_token_id < 0)
+      fail_usage(named.eos_file.string(), ": eos_token is \"", *named.eos, "\", expected one of the added tokens of ",
+                 parts.name, ", or --eos-token");
+    return;
+  }
+  std::vector<std::string> names = {"<|end_of_text|>", "<|endoftext|>", "</s>"};
+  if (!wanted_eos.empty()) names = {wanted_eos};
+  for (const std::string& name : names) {
     parts.eos_token_id = added_id(parts, name);
     if (parts.eos_token_id >= 0) return;
   }

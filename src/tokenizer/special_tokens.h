@@ -8,14 +8,18 @@
 
 namespace ssa {
 
-/// Adds the tokens that added_tokens.json and tokenizer_config.json's added_tokens_decoder in `directory` name, for the
-/// formats whose main file holds none. Those in special_tokens_map.json are special. Throws Error if one has another id
-/// or text in the vocabulary.
-void add_side_tokens(Tokenizer::Parts& parts, const std::filesystem::path& directory);
+/// Adds the tokens that added_tokens.json and tokenizer_config.json's added_tokens_decoder in `directory` name. Those in
+/// special_tokens_map.json are special. With `keep_known`, added_tokens.json, which has only ids, changes nothing about
+/// tokens that `parts` has. Throws Error if a token has another id or text in the vocabulary.
+void add_side_tokens(Tokenizer::Parts& parts, const std::filesystem::path& directory, bool keep_known);
+
+/// Throws Error if these two files in `directory` name additional special tokens that `parts` lacks: transformers adds
+/// them with ids of its own.
+void check_named_tokens(const Tokenizer::Parts& parts, const std::filesystem::path& directory);
 
 /// Sets the begin-of-text and end-of-text tokens of `parts` from these two files in `directory`. The end-of-text token
-/// is `wanted_eos` if that is not empty; otherwise the one that the files name, or one with a usual name. Throws
-/// UsageError if there is none.
+/// is `wanted_eos` if that is not empty; otherwise the one that the files name or, if they name none, one with a usual
+/// name. Throws UsageError if `parts` has no such token.
 void set_special_tokens(Tokenizer::Parts& parts, const std::filesystem::path& directory, const std::string& wanted_eos);
 
 }  // namespace ssa

@@ -109,21 +109,75 @@ void read_model(const json& model, const fs::path& path, Tokenizer::Parts& parts
   }
 }
 
-void read_added_tokens(const json& tokens, Tokenizer::Parts& parts,
-                       const std::unordered_map<std::string, std::int32_t>& known) {
+/// Returns the next free id. Hugging Face tokenizers ignores "id": it gives this id to a token that is not in the
+/// vocabulary. A file that says something else is an error, as other programs may follow the file.
+std::int32_t read_added_tokens(const json& tokens, Tokenizer::Parts& parts,
+                               const std::unordered_map<std::string, std::int32_t>& known) {
+  auto next = static_cast<std::int32_t>(known.size());
   for (const json& entry : tokens) {
     AddedToken token{.content = entry.at("content").get<std::string>(), .special = flag(entry, "special", false)};
     const auto it = known.find(token.content);
     const json& id = entry.at("id");
     SSA_CHECK(id.is_number_integer() && id >= 0 && id < kMaxVocabulary, "added token \"", token.content, "\" has id ",
               id.dump(), ", expected 0 to ", kMaxVocabulary - 1);
-    token.id = it != known.end() ? it->second : id.get<std::int32_t>();
+    if (token.content.empty()) continue;
+    const auto earlier = std::find_if(parts.added.begin(), parts.added.end(),
+                                      [&](const AddedToken& added) { return added.content == token.content; });
+    const bool again = earlier != parts.added.end();
+    token.id = it != known.end() ? it->second : again ? earlier->id : next;
+    SSA_CHECK(it != known.end() || id == token.id, "added token \"", token.content, "\" has id ", id.dump(),
+              ", expected ", token.id, again ? " as in its first entry" : ", the next free id");
+    next = std::max(next, token.id + 1);
     token.normalized = flag(entry, "normalized", !token.special);
     token.single_word = flag(entry, "single_word", false);
     token.lstrip = flag(entry, "lstrip", false);
     token.rstrip = flag(entry, "rstrip", false);
-    add_token(parts, token);
+    if (again)
+      *earlier = token;
+    else
+      add_token(parts, token);
   }
+  return next;
+}
+
+/// The tokens that only the files next to `path` name. transformers gives them the next ids, in the order of the ids in
+/// these files.
+void read_side_tokens(const fs::path& path, Tokenizer::Parts& parts, std::int32_t next) {
+  const std::size_t own = parts.added.size();
+  add_side_tokens(parts, path.parent_path(), true);
+  std::vector<AddedToken> more(parts.added.begin() + static_cast<std::ptrdiff_t>(own), parts.added.end());
+  std::sort(more.begin(), more.end(), [](const AddedToken& a, const AddedToken& b) { return a.id < b.id; });
+  for (const AddedToken& token : more)
+    SSA_CHECK(token.id == next++, path.string(), ": token \"", token.content, "\" of the files next to it has id ",
+              token.id, ", expected ", next - 1, ", the next free id");
+  check_named_tokens(parts, path.parent_path());
+}
+
+/// Whether a space is put before a text.
+bool puts_space_first(const json& file) {
+  bool puts = false;
+  each_component(file.value("normalizer", json()), "normalizers",
+                 [&](const json& component) { puts = puts || type_of(component) == "Prepend"; });
+  each_component(file.value("pre_tokenizer", json()), "pretokenizers", [&](const json& component) {
+    const std::string type = type_of(component);
+    if (type == "ByteLevel") puts = puts || flag(component, "add_prefix_space", true);
+    if (type == "Metaspace")
+      puts = puts || (component.contains("prepend_scheme") ? component["prepend_scheme"] != "never"
+                                                           : flag(component, "add_prefix_space", true));
+  });
+  return puts;
+}
+
+/// tokenizer_config.json may contradict tokenizer.json about a space before the text. Versions and classes of
+/// transformers differ in which of them they follow.
+void check_prefix_space(const fs::path& directory, const json& file) {
+  const fs::path path = directory / "tokenizer_config.json";
+  if (!is_present(path)) return;
+  const json config = read_json_object(path);
+  if (!config.contains("add_prefix_space") || !config["add_prefix_space"].is_boolean()) return;
+  const bool puts = puts_space_first(file);
+  SSA_CHECK(config["add_prefix_space"] == puts, path.string(), ": add_prefix_space is ",
+            config["add_prefix_space"].dump(), ", expected ", puts ? "true" : "false", " as in tokenizer.json");
 }
 
 /// The tokens that the template puts around a text. Other post-processors are ignored.
@@ -150,9 +204,12 @@ Tokenizer::Parts read_tokenizer_json(const fs::path& path, const TokenizerOption
   const json file = parse_json_object(text, path.string());
   if (is_tekken(file)) return read_tekken(file, text, path, options);
   Tokenizer::Parts parts{.name = name_of(directory_of(path)), .sha256 = sha256_hex(text)};
+  std::int32_t next = 0;
   try {
     SSA_CHECK(file.contains("model") && file["model"].is_object(), "no \"model\", expected a tokenizer.json",
               path.filename() == "vocab.json" ? "; of vocab.json and merges.txt, name the directory" : "");
+    SSA_CHECK(!file.contains("version") || file["version"] == "1.0", "version is ", file["version"].dump(),
+              ", expected \"1.0\"");
     const json& model = file["model"];
     check_model_type(model);
     const bool byte_fallback = flag(model, "byte_fallback", false);
@@ -164,7 +221,7 @@ Tokenizer::Parts read_tokenizer_json(const fs::path& path, const TokenizerOption
       parts.drop_first_space = drops_first_space(file.value("decoder", json()));
     }
     const auto known = file["model"]["vocab"].get<std::unordered_map<std::string, std::int32_t>>();
-    read_added_tokens(file.value("added_tokens", json::array()), parts, known);
+    next = read_added_tokens(file.value("added_tokens", json::array()), parts, known);
     read_post_processor(file.value("post_processor", json()), parts);
   } catch (const json::exception& error) {
     fail(path.string(), ": not the layout of a tokenizer.json: ", error.what());
@@ -173,6 +230,8 @@ Tokenizer::Parts read_tokenizer_json(const fs::path& path, const TokenizerOption
     if (message.rfind(path.string(), 0) == 0) throw;
     fail(path.string(), ": ", message);
   }
+  read_side_tokens(path, parts, next);
+  check_prefix_space(path.parent_path(), file);
   set_special_tokens(parts, path.parent_path(), options.eos_token);
   return parts;
 }

@@ -1,6 +1,7 @@
 // Reads a directory with vocab.json and merges.txt, the files of GPT-2.
 #include <algorithm>
 #include <cstddef>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -14,12 +15,36 @@
 
 namespace ssa {
 namespace fs = std::filesystem;
+using nlohmann::json;
+namespace {
+
+/// The pre-tokenizer of the class that tokenizer_config.json names; GPT-2's without one. The two files do not say how a
+/// text is split.
+std::string pre_tokenizer_of_class(const fs::path& directory) {
+  const fs::path path = directory / "tokenizer_config.json";
+  if (!is_present(path)) return "gpt2";
+  const json config = read_json_object(path);
+  SSA_CHECK(
+      config.value("add_prefix_space", json()) != true, path.string(),
+      ": add_prefix_space is true, expected false: a space before the text is supported in a tokenizer.json only");
+  const json named = config.value("tokenizer_class", json());
+  if (!named.is_string()) return "gpt2";
+  std::string name = named.get<std::string>();
+  if (name.ends_with("Fast")) name.resize(name.size() - 4);
+  if (name == "Qwen2Tokenizer") return "qwen2";
+  for (const char* general : {"GPT2Tokenizer", "CodeGenTokenizer", "PreTrainedTokenizer", "TokenizersBackend"})
+    if (name == general) return "gpt2";
+  fail_usage(path.string(), ": tokenizer_class is ", named.dump(),
+             ", expected GPT2Tokenizer or Qwen2Tokenizer, or --pre-tokenizer NAME");
+}
+
+}  // namespace
 
 Tokenizer::Parts read_vocab_and_merges(const fs::path& directory, const TokenizerOptions& options) {
   const fs::path vocab_path = directory / "vocab.json", merges_path = directory / "merges.txt";
   const std::string vocab_text = read_file(vocab_path), merges_text = read_file(merges_path);
   Tokenizer::Parts parts{.name = name_of(directory), .sha256 = sha256_hex(vocab_text + merges_text)};
-  set_pre_tokenizer(parts, options.pre_tokenizer.empty() ? "gpt2" : options.pre_tokenizer);
+  set_pre_tokenizer(parts, options.pre_tokenizer.empty() ? pre_tokenizer_of_class(directory) : options.pre_tokenizer);
   TokenTable table(vocab_path);
   table.add_vocab(parse_json_object(vocab_text, vocab_path.string()));
   std::vector<bool> made(1);
@@ -47,11 +72,14 @@ Tokenizer::Parts read_vocab_and_merges(const fs::path& directory, const Tokenize
   std::vector<AddedToken> special;
   for (const auto& [token, id] : table.ids()) {
     const auto index = static_cast<std::size_t>(id);
-    if (!is_byte[index] && !made[index]) special.push_back({.content = token, .id = id, .special = true});
+    if (is_byte[index] || made[index]) continue;
+    SSA_CHECK(parts.texts[index] == token, merges_path.string(), ": no merge makes \"", token,
+              "\", which vocab.json has, expected one; is the file complete?");
+    special.push_back({.content = token, .id = id, .special = true});
   }
   std::sort(special.begin(), special.end(), [](const auto& a, const auto& b) { return a.id < b.id; });
   for (const AddedToken& token : special) add_token(parts, token);
-  add_side_tokens(parts, directory);
+  add_side_tokens(parts, directory, false);
   set_special_tokens(parts, directory, options.eos_token);
   return parts;
 }

@@ -5,6 +5,7 @@
 #include <optional>
 #include <vector>
 
+#include "ssa/base/file.h"
 #include "ssa/config/config.h"
 #include "ssa/config/hugging_face_config.h"
 #include "ssa/train/init_from.h"
@@ -48,7 +49,8 @@ ModelSource::ModelSource(const fs::path& path, const ModelOptions& options) : pa
     known = model_of(*checkpoint_);
     document_mask_ = parse_config(checkpoint_->config(), file.string()).data.document_mask;
   } else {
-    SSA_CHECK(has_weights(path_), path_.string(), ": neither a run, nor a checkpoint, nor a Hugging Face directory");
+    SSA_CHECK(has_weights(path_) || is_present(file), path_.string(),
+              ": neither a run, nor a checkpoint, nor a Hugging Face directory");
     weights_ = std::make_unique<HuggingFaceWeights>(path_);
     known = read_hugging_face_config(file);
   }

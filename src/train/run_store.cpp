@@ -13,6 +13,7 @@
 #include <span>
 
 #include "ssa/base/checksum.h"
+#include "ssa/base/file.h"
 #include "ssa/io/checkpoint.h"
 #include "ssa/io/huggingface.h"
 #include "ssa/runtime/host_memory.h"
@@ -227,12 +228,22 @@ std::string what_of(const std::exception_ptr& thrown) {
   }
 }
 
+/// A run has a config.json of its own, which would replace that of a model. And programs take a directory with the files
+/// of a run for a run.
+void expect_no_other_output(const std::filesystem::path& directory) {
+  for (const char* name : {"dataset.json", "shard-00000.idx", "model.safetensors", "model.safetensors.index.json"})
+    if (is_present(directory / name))
+      fail_usage("output_dir ", directory.string(), ": found ", name,
+                 " of a dataset or a model, expected a new directory or a run");
+}
+
 constexpr const char* kSameCheckpoints = "do all ranks see the same checkpoints?";
 
 }  // namespace
 
 RunStore::RunStore(const Config& config, Comm& comm) : config_(config), comm_(comm) {
   if (comm.rank() != 0) return;
+  expect_no_other_output(config.output_dir);
   make_directories(config.output_dir);
   lock_ = DirectoryLock(config.output_dir);
   if (!lock_.warning().empty()) spdlog::warn(lock_.warning());

@@ -1,7 +1,10 @@
 #include "ssa/base/file.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
+#include <cstdlib>
 #include <filesystem>
 
 #include "ssa/base/file_kind.h"
@@ -116,6 +119,32 @@ TEST_CASE("file: a FIFO as an output file is an error, not a wait") {
   check_error(error_of([&] { MappedFile mapped(dir / "fifo"); }), "not a file");
 }
 
+TEST_CASE("file: a device is written to, not replaced by a file") {
+  // A terminal: no file can be made in its directory, so a test that fails leaves the machine's devices as they are.
+  const int terminal = ::posix_openpt(O_RDWR | O_NOCTTY);
+  REQUIRE(terminal >= 0);
+  REQUIRE((::grantpt(terminal) == 0 && ::unlockpt(terminal) == 0));
+  const std::string name = ::ptsname(terminal);
+  check_replaceable(name);
+  replace_file(name, "results");
+  char text[7];
+  CHECK(::read(terminal, text, sizeof text) == static_cast<ssize_t>(sizeof text));
+  CHECK(std::string_view(text, sizeof text) == "results");
+  ::close(terminal);
+}
+
+TEST_CASE("file: an output that cannot be written is an error before it is computed, and nothing changes") {
+  const TempDir dir;
+  std::filesystem::create_directory(dir / "taken");
+  check_error(error_of([&] { check_replaceable(dir / "taken"); }), "taken: a directory, expected a file");
+  check_error(error_of([&] { check_replaceable(dir / "no" / "such"); }), "cannot create: No such file or directory");
+  replace_file(dir / "file", "old");
+  check_replaceable(dir / "file");
+  check_replaceable(dir / "new");
+  CHECK(ssa::read_file(dir / "file") == "old");
+  CHECK(std::distance(std::filesystem::directory_iterator(dir.path()), {}) == 2);
+}
+
 TEST_CASE("file: a symbolic link stays when the file that it names is replaced") {
   const TempDir dir;
   std::filesystem::create_directory(dir / "elsewhere");
@@ -134,5 +163,14 @@ TEST_CASE("file_kind: files of other formats are recognized by their first bytes
   CHECK(foreign_kind("<?xml version=\"1.0\"?><Error><Code>AccessDenied</Code></Error>").starts_with("an XML page"));
   CHECK(foreign_kind("GGUF\x03").starts_with("a GGUF file"));
   CHECK(foreign_kind(std::string("\x80\x02}q\0", 5)).starts_with("a Python pickle"));
-  for (const char* text : {"", "<", "<h1>", "IQ== 0\n", "{}", "\n\n", "version 5"}) CHECK(foreign_kind(text) == "");
+  for (const char* text : {"", "<", "<h1>", "IQ== 0\n", "{}", "\n\n", "version 5", "GGUF is", "PAR15", "BZh9"})
+    CHECK(foreign_kind(text) == "");
+  CHECK(not_text_kind("version https://git-lfs.github.com/spec/v1\n").starts_with("a Git LFS pointer"));
+  CHECK(not_text_kind("%PDF-1.7\n") == "a PDF file");
+  CHECK(not_text_kind("BZh91AY&SY") == "a bzip2 file");
+  CHECK(not_text_kind(std::string("h\0i\0", 4)) == "a text in UTF-16");
+  CHECK(not_text_kind(std::string("\0h\0i", 4)) == "a text in UTF-16");
+  for (const std::string& text :
+       {std::string("a\0bc", 4), std::string("<html>"), std::string("<?xml"), std::string("h\0", 2)})
+    CHECK(not_text_kind(text) == "");
 }

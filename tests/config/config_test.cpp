@@ -689,6 +689,7 @@ TEST_CASE("config: a config.json of another architecture is an error that names 
                                                {"final_logit_softcapping", "30.0", "null"},
                                                {"attn_logit_softcapping", "50.0", "null"},
                                                {"use_qk_norm", "true", "false"},
+                                               {"is_causal", "false", "true"},
                                                {"num_local_experts", "8", "0"}})
     fails(llama(", \"" + key + "\": " + found), key + ": found " + found + ", expected " + expected);
   fails(llama(R"(, "no_rope_layers": [1, 0])"), "no_rope_layers: found 0, expected 1 in every layer");

@@ -286,6 +286,9 @@ TEST_CASE("ssa_eval: bad input is a one-line error that names it") {
   fails({"--data", "data", "--seeds", "1,-2"}, kExitUsage, {"--seeds -2"});
   fails({"--data", "data", "--frobnicate"}, kExitUsage, {"--frobnicate"});
   fails({"--data", "data", "--log-samples"}, kExitUsage, {"--log-samples requires --output"});
+  const auto no_output = directory.run({"--data", "data", "--output", "."});
+  check_fails(no_output, kExitFailed, {".: a directory, expected a file"});
+  CHECK(no_output.err.find("tokens/s") == std::string::npos);  // before the evaluation
   fails({"--data", "nowhere"}, kExitFailed, {"nowhere", "no such directory"});
   fails({"--tasks", "arc_hard", "--task-dir", "."}, kExitUsage, {"arc_hard", "no such task", "arc_easy"});
   fails({"--tasks", "piqa"}, kExitUsage, {"piqa", "--task-dir"});
@@ -299,6 +302,10 @@ TEST_CASE("ssa_eval: bad input is a one-line error that names it") {
   ssa::test::write_file(directory.directory() / "arc_easy.jsonl", "{\"question\": \"x\"}\n");
   fails({"--tasks", "arc_easy", "--task-dir", ".", "--tokenizer", "bytes"}, kExitFailed,
         {"arc_easy.jsonl: line 1", "choices"});
+  std::filesystem::create_directory(directory.directory() / "shards");
+  ssa::test::write_file(directory.directory() / "shards/config.json", "{}");
+  check_fails(run_program({"ssa_eval", "--model", "shards", "--data", "data"}, {.directory = directory.directory()}),
+              kExitFailed, {"shards: neither model.safetensors nor model.safetensors.index.json"});
   const EvalDirectory nsa("nsa");
   check_fails(nsa.run({"--data", "data", "--mode", "full"}), kExitUsage, {"nsa", "no full attention"});
   CHECK(directory.run({"--help"}).out.find("example") != std::string::npos);

@@ -193,6 +193,8 @@ TEST_CASE("unknown tasks, missing files and malformed documents are errors that 
   for (const char* key : {"activity_label", "ctx_a", "ctx_b", "endings", "label"})
     check_error(complaint("hellaswag", kHellaSwag, [&](Json& d) { d.erase(key); }), "bad.jsonl: line 2", key);
   check_error(complaint("lambada", {{"text", "a b"}}, [](Json& d) { d["text"] = 3; }), "line 2", "text is a number");
+  check_error(complaint("lambada", {{"text", "a b"}}, [](Json& d) { d["text"] = ""; }), "line 2", "text is empty");
+  check_error(complaint("wikitext", {{"page", "a b"}}, [](Json& d) { d["page"] = "\n"; }), "line 2", "page is empty");
   check_error(complaint("arc_easy", kArc, [](Json& d) { d["answerKey"] = "D"; }), "line 2", "answerKey is \"D\"");
   check_error(complaint("arc_easy", kArc, [](Json& d) { d["choices"]["label"] = {"1"}; }), "line 2", "1 labels for 3");
   check_error(complaint("piqa", kPiqa, [](Json& d) { d["label"] = 2; }), "line 2", "label is 2", "0 to 1");

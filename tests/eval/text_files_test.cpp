@@ -30,6 +30,12 @@ TEST_CASE("text files: --text reads text files, JSON Lines and directories of bo
   ssa::test::write_file(dir / "books/more/d.txt", "not read");
   CHECK(texts(dir / "books/b.txt") == std::vector<std::string>{"{\"text\": \"as it is\"}\n"});
   CHECK(texts(dir / "books/c.md") == std::vector<std::string>{"not read"});
+  for (const char* name : {"lines.ndjson", "lines.json"}) {
+    ssa::test::write_file(dir / name, "{\"text\": \"one\"}\n{\"text\": \"two\"}\n");
+    CHECK(texts(dir / name) == std::vector<std::string>{"one", "two"});
+  }
+  ssa::test::write_file(dir / "mark.txt", "\xEF\xBB\xBFtext");
+  CHECK(texts(dir / "mark.txt") == std::vector<std::string>{"text"});
   CHECK(texts(dir / "books") == std::vector<std::string>{"one\n", "two", "{\"text\": \"as it is\"}\n"});
   CHECK(text_documents(dir / "books").at(1).source == (dir / "books/a.jsonl").string() + ": line 3");
 }
@@ -48,6 +54,9 @@ TEST_CASE("text files: malformed files are errors that name file and line") {
   check_error(complaint("d.jsonl", "\n"), "d.jsonl", "no documents");
   check_error(complaint("e.txt", "a\xff"), "e.txt", "not UTF-8 at byte 1");
   check_error(complaint("f.txt", ""), "f.txt", "empty");
+  check_error(complaint("g.txt", "version https://git-lfs.github.com/spec/v1\n"), "g.txt", "a Git LFS pointer");
+  check_error(complaint("h.jsonl.gz", "\x1F\x8B"), "h.jsonl.gz", "a gzip file", "expected text");
+  check_error(complaint("i.txt", std::string("h\0i\0", 4)), "i.txt", "UTF-16");
   std::filesystem::create_directories(dir / "none");
   check_error(error_of([&] { text_documents(dir / "none"); }), "none", "no .txt and no .jsonl");
 }

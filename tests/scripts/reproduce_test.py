@@ -71,6 +71,15 @@ def test_arguments(directory):
     assert "no GPU here" in run("bash", RUN, "hour", "--out", out, code=2, CUDA_VISIBLE_DEVICES="")
     assert "there are 1 GPUs" in run("bash", RUN, "hour", "--gpus", "2", "--out", out, code=2, CUDA_VISIBLE_DEVICES="0")
     assert not out.exists()
+    taken = directory / "taken"  # a directory of something else
+    taken.mkdir()
+    (taken / "config.json").write_text("{}")
+    refusal = refused("minute", "--out", taken, "--bin", directory)
+    assert "not empty (config.json) and holds no study; expected a new directory" in refusal, refusal
+    for content in ("[]", '{"runs": []}', '{"fixed": 3}'):
+        (taken / "study.json").write_text(content)
+        assert "study.json: damaged" in refused("minute", "--out", taken, "--bin", directory), content
+    assert sorted(file.name for file in taken.iterdir()) == ["config.json", "study.json"]
 
 
 def test_plan(directory):

@@ -99,6 +99,34 @@ def test_plot_in_a_new_directory(directory):
     assert (directory / "pictures/new/curves.png").read_text() == "drawn"
 
 
+def test_plot_refusals(directory):
+    """Files that are damaged, and an output that matplotlib would write to another file, are errors in one line."""
+    sys.path.insert(0, str(SCRIPTS))
+    import plotting
+
+    metrics = directory / "metrics.jsonl"
+    metrics.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')  # the second line is being written
+    assert plotting.read_metrics(str(directory)) == [{"step": 1, "loss": 2.0}]
+
+    def fails(use, *parts):
+        try:
+            use()
+        except SystemExit as error:
+            assert all(part in str(error) for part in parts), error
+            return
+        raise AssertionError(f"no error of {parts}")
+
+    for line in ("[1]", "x", '{"loss": 1}'):
+        metrics.write_text('{"step": 1}\n' + line + "\n")
+        fails(lambda: plotting.read_metrics(str(directory)), "metrics.jsonl:2: expected an object with a step")
+    results = directory / "results.json"
+    for content in ("[]", '{"needle": 1}', "[1]"):
+        results.write_text(content)
+        fails(lambda: plotting.read_evaluations(str(results), "needle", "needle results", "--needle"), "no needle results")
+    fails(lambda: plotting.save(unittest.mock.Mock(), str(directory / "out")), "out: expected a file name", "out.png")
+    assert not list(directory.glob("out*"))
+
+
 def test_plot_of_a_mix(directory):
     need("matplotlib")
     sys.path.insert(0, str(SCRIPTS))
@@ -289,6 +317,30 @@ def test_log_to(directory):
         assert False
     except SystemExit as error:
         assert f"{metrics}:5: expected an object with a step" in str(error)
+
+    def fails(use, *parts):
+        try:
+            use()
+        except SystemExit as error:
+            assert all(part in str(error) for part in parts), error
+            return
+        raise AssertionError(f"no error of {parts}")
+
+    for step in ("1.5", "1e999", "null", "true"):
+        metrics.write_text(f'{{"step": {step}, "loss": 1}}\n')
+        fails(log_to.Sender(args, "x", str(directory)).poll, "metrics.jsonl:1: expected")
+    metrics.write_text(line(1))
+    state = directory / ".log_to-recorder.json"
+    for content in ("", '{"a": 1}', '["x", 1]', "[1]"):
+        state.write_text(content)
+        fails(log_to.Sender(args, "x", str(directory)).poll, str(state), "damaged", "remove it")
+    (directory / "config.json").write_text("{")
+    fails(lambda: log_to.config_of(str(directory)), "config.json: damaged", "the config of the run")
+    for wrong in ("0", "-1", "nan", "soon"):
+        failed = subprocess.run([sys.executable, SCRIPTS / "log_to.py", "wandb", "x", "--every", wrong],
+                                capture_output=True, text=True)
+        assert failed.returncode == 2 and "--every" in failed.stderr, failed.stderr
+    fails(lambda: log_to.TensorBoard(argparse.Namespace(output=str(metrics)), "x", "x"), "--output", "a directory")
 
 
 def test_tensorboard(directory):

@@ -299,6 +299,43 @@ TEST_CASE("tokenizer: in vocab.json and merges.txt the tokens that no merge make
   check_error(error_of([&] { ssa::load_tokenizer(vocab_file); }), "vocab.json: no \"model\"", "name the directory");
 }
 
+TEST_CASE(
+    "tokenizer: vocab.json and merges.txt are split as the class in tokenizer_config.json, and must be complete") {
+  const json file = json::parse(ssa::read_file(file_of("qwen2")));
+  const TempDir directory;
+  json vocab = file["model"]["vocab"];
+  vocab["<|endoftext|>"] = vocab.size();
+  std::string merges = "#version: 0.2\n";
+  for (const json& merge : file["model"]["merges"])
+    merges += merge[0].get<std::string>() + " " + merge[1].get<std::string>() + "\n";
+  write_file(directory / "vocab.json", vocab.dump());
+  write_file(directory / "merges.txt", merges);
+  const auto with_config = [&](const json& config) {
+    write_file(directory / "tokenizer_config.json", config.dump());
+    return error_of([&] { ssa::load_tokenizer(directory.path().string()); });
+  };
+  const std::string text = "12 e\u0301";
+  const auto ids_as = [&](const char* pre_tokenizer) {
+    return encode(ssa::load_tokenizer(directory.path().string(), {.eos_token = "", .pre_tokenizer = pre_tokenizer}),
+                  text);
+  };
+  REQUIRE(ids_as("gpt2") != ids_as("qwen2"));
+  for (const auto& [name, pre_tokenizer] :
+       {std::pair{"GPT2TokenizerFast", "gpt2"}, std::pair{"Qwen2Tokenizer", "qwen2"}}) {
+    CHECK(with_config({{"tokenizer_class", name}}).empty());
+    CHECK(encode(ssa::load_tokenizer(directory.path().string()), text) == ids_as(pre_tokenizer));
+  }
+  check_error(with_config({{"tokenizer_class", "CLIPTokenizer"}}), "tokenizer_config.json", "CLIPTokenizer",
+              "--pre-tokenizer");
+  check_error(with_config({{"add_prefix_space", true}}), "tokenizer_config.json", "add_prefix_space is true");
+  CHECK(with_config(json::object()).empty());
+  for (const std::size_t bytes : {std::size_t{0}, merges.find('\n', merges.size() / 2) + 1}) {
+    write_file(directory / "merges.txt", merges.substr(0, bytes));  // a download that was cut
+    check_error(error_of([&] { ssa::load_tokenizer(directory.path().string()); }), "merges.txt", "no merge makes",
+                "complete");
+  }
+}
+
 TEST_CASE("tokenizer: the files next to vocab.json and merges.txt name special tokens that it lacks") {
   const json file = json::parse(ssa::read_file(file_of("qwen2")));
   const TempDir directory;
@@ -583,6 +620,57 @@ TEST_CASE("tokenizer: an unsupported component is an error that names it") {
   write_file(directory / "tokenizer.json", "{\"model\": ");
   check_error(error_of([&] { ssa::load_tokenizer(directory.path().string()); }), path, "not valid JSON");
   check_error(error_of([&] { ssa::load_tokenizer((directory / "none").string()); }), "no such file");
+}
+
+TEST_CASE("tokenizer: an added token has the id that Hugging Face tokenizers gives it, whatever the file says") {
+  const json good = json::parse(ssa::read_file(file_of("gpt2")));
+  const TempDir directory;
+  const auto with = [&](const std::vector<json>& tokens) {
+    json file = good;
+    for (const json& token : tokens) file["added_tokens"].push_back(token);
+    write_file(directory / "tokenizer.json", file.dump());
+    return error_of([&] { ssa::load_tokenizer(directory.path().string()); });
+  };
+  const json word = {{"id", 641}, {"content", "word"}};
+  CHECK(with({word}).empty());
+  CHECK(encode(ssa::load_tokenizer(directory.path().string()), "wordy") == std::vector<std::int32_t>{641, 88});
+  check_error(with({{{"id", 5000}, {"content", "word"}}}), "tokenizer.json", "\"word\" has id 5000", "expected 641");
+  check_error(with({word, {{"id", 642}, {"content", "word"}}}), "\"word\" has id 642", "641 as in its first entry");
+  CHECK(with({word, {{"id", 641}, {"content", "word"}, {"rstrip", true}}}).empty());
+  CHECK(encode(ssa::load_tokenizer(directory.path().string()), "word y") == std::vector<std::int32_t>{641, 88});
+  CHECK(with({{{"id", 641}, {"content", ""}}, word}).empty());  // an empty one takes no id
+  check_error(error_of_changed(good, directory, "/version", "2.0"), "version is \"2.0\"");
+}
+
+TEST_CASE("tokenizer: the files next to a tokenizer.json add tokens, as in transformers, or contradict it") {
+  const TempDir directory;
+  write_file(directory / "tokenizer.json", ssa::read_file(file_of("gpt2")));
+  const auto loads = [&] { return ssa::load_tokenizer(directory.path().string()); };
+  const auto with = [&](const char* name, const json& content) {
+    write_file(directory / name, content.dump());
+    const std::string error = error_of(loads);
+    write_file(directory / name, "{}");
+    return error;
+  };
+  write_file(directory / "added_tokens.json", R"({"word": 641, "<|endoftext|>": 640, "plain": 642})");
+  CHECK(encode(loads(), "word<|endoftext|>plain") == std::vector<std::int32_t>{641, 640, 642});
+  CHECK(loads().is_special(640));
+  check_error(with("added_tokens.json", {{"word", 5000}}), "tokenizer.json", "\"word\"", "id 5000", "expected 641");
+  check_error(with("added_tokens.json", {{"<|endoftext|>", 3}}), "added_tokens.json", "id 3, expected 640");
+  const json strips = {{"content", "<|endoftext|>"}, {"special", true}, {"rstrip", true}};
+  write_file(directory / "tokenizer_config.json", json{{"added_tokens_decoder", {{"640", strips}}}}.dump());
+  CHECK(encode(loads(), "<|endoftext|>  a") == std::vector<std::int32_t>{640, 64});
+  for (const char* name : {"tokenizer_config.json", "special_tokens_map.json"})
+    check_error(with(name, {{"additional_special_tokens", {"<|endoftext|>", "<|im_start|>"}}}), name,
+                "additional_special_tokens", "<|im_start|>");
+  check_error(with("tokenizer_config.json", {{"extra_special_tokens", {{"image", "<image>"}}}}), "<image>");
+  check_error(with("tokenizer_config.json", {{"eos_token", "<|im_end|>"}}), "tokenizer_config.json",
+              "eos_token is \"<|im_end|>\"", "--eos-token");
+  check_error(with("tokenizer_config.json", {{"add_prefix_space", true}}), "tokenizer_config.json",
+              "add_prefix_space is true", "expected false");
+  CHECK(with("tokenizer_config.json", {{"add_prefix_space", false}, {"eos_token", "<|endoftext|>"}}).empty());
+  write_file(directory / "tokenizer.json", ssa::read_file(file_of("llama2")));
+  check_error(with("tokenizer_config.json", {{"add_prefix_space", false}}), "add_prefix_space is false");
 }
 
 TEST_CASE("tokenizer: begin and end of text are the tokens that the files next to it name") {

@@ -304,6 +304,14 @@ TEST_CASE("bad input: an output directory that cannot be written is an error tha
   check_fails(run_program({"ssa_export", "out", "data"}, {.directory = run.path()}), kExitUsage, {"data", "empty"});
   check_fails(run_program({"ssa_export", "out", "file/exported"}, {.directory = run.path()}), kExitFailed,
               {"/file: cannot create the directory: Not a directory"});
+  // A run would replace the config.json of a model.
+  REQUIRE(run_program({"ssa_export", "out", "exported"}, {.directory = run.path()}).exit_code == 0);
+  const std::string config = bytes_of(run / "exported/config.json");
+  check_fails(run.train("exported"), kExitUsage, {"output_dir exported", "model.safetensors"});
+  check_fails(run.train("exported", {"init_from=exported"}), kExitUsage, {"output_dir exported"});
+  check_fails(run.train("data"), kExitUsage, {"output_dir data", "shard-00000.idx"});
+  CHECK(bytes_of(run / "exported/config.json") == config);
+  CHECK(!fs::exists(run / "exported/checkpoints"));
 }
 
 TEST_CASE("bad input: closed standard files do not put messages into a file of the run") {

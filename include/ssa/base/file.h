@@ -105,8 +105,12 @@ void sync_directory(const std::filesystem::path& path);
 /// write would wait for a reader.
 void check_output_file(const std::filesystem::path& path);
 
+/// Throws Error if replace_file() could not write `path`, for output that takes long to compute. Changes nothing.
+void check_replaceable(const std::filesystem::path& path);
+
 /// Replaces the content of a small file atomically: even after a power failure the file has the old or the new content.
-/// A symbolic link remains; the file that it names is replaced.
+/// A symbolic link remains; the file that it names is replaced. To a character device, such as /dev/null or a terminal,
+/// the content is written.
 void replace_file(const std::filesystem::path& path, std::string_view content);
 
 }  // namespace ssa

@@ -10,4 +10,7 @@ namespace ssa {
 /// these. Only for bytes that are not of the expected format: a file of another format may begin alike.
 std::string foreign_kind(std::string_view bytes);
 
+/// The same for bytes that should be a text: a page of HTML or XML is one.
+std::string not_text_kind(std::string_view bytes);
+
 }  // namespace ssa

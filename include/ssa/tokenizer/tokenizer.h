@@ -21,8 +21,8 @@ namespace ssa {
 
 struct TokenizerOptions {
   std::string eos_token = {};  // the text of the end-of-text token; empty = the one that the files name
-  // For vocab.json + merges.txt (default: gpt2) and for rank files that are not published ones: a name as gpt2 or
-  // llama3, or regex:PATTERN.
+  // For vocab.json + merges.txt (default: as the class in tokenizer_config.json, or gpt2) and for rank files that are not
+  // published ones: a name as gpt2 or llama3, or regex:PATTERN.
   std::string pre_tokenizer = {};
 };
 

@@ -32,7 +32,9 @@ from .configuration_llama_nsa import LlamaNSAConfig
 QUERIES_AT_A_TIME = 256  # bounds the memory of masks: B * HQ * 256 * U elements
 # transformers 5.24 renamed past_key_values, in the arguments of forward and in its output.
 CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
-IGNORED = {"cache_position"}  # generate() of older versions passes it; the length of the cache says the same
+# generate() passes them: cache_position in older versions, where the length of the cache says the same; the tokenizers,
+# which it needs for stop_strings, in newer ones.
+IGNORED = {"cache_position", "tokenizer", "assistant_tokenizer"}
 
 
 @dataclass
