@@ -21,7 +21,7 @@ struct SelectHopperConfig {
   static constexpr int kTile = 64, kTiles = 8, kMaxBlocks = kTile * kTiles;
   /// Fewer: more CTAs, of more equal length at the end, for more loads of means.
   static constexpr int kCtaTokens = kHeads <= 2 ? 128 : kHeads == 4 ? 64 : 32;
-  static constexpr int kQueryStages = 2;
+  static constexpr int kQueryStages = kHeads >= 16 ? 4 : 2;       ///< steps ahead: steps of few tokens are short
   static constexpr int kWarps = 4;                                ///< of a warpgroup
   static constexpr int kSlotTokens = kTokens < 8 ? kTokens : 8;   ///< whose importance is in a slot
   static constexpr int kStepSlots = kTokens / kSlotTokens;        ///< slots that a step fills
