@@ -173,6 +173,7 @@ struct DenseGroupsConfig {
 };
 
 inline constexpr int kIndexThreads = 256, kScanThreads = 1024;
-inline constexpr int kSumPartsThreads = 512;  ///< the first block may have hundreds of parts
+inline constexpr int kSumPartsThreads = 512;
+inline constexpr int kSumPartsLoads = 8;  ///< parts that a thread reads at once; the first block may have hundreds
 
 }  // namespace ssa::cuda

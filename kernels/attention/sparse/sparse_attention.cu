@@ -100,8 +100,8 @@ void key_gradients(Stream& stream, const SparseAttentionBackward& p, const Spars
     default: run.template operator()<4>(); break;
   }
   launch(stream, kBackward, sparse_dkv_sum_kernel<kD>,
-         {.grid = dim3(static_cast<unsigned>(N), static_cast<unsigned>(count)), .block = kSumPartsThreads}, out, index,
-         a.T, a.HK, a.block_size);
+         {.grid = static_cast<unsigned>(lists), .block = kSumPartsThreads}, out, index, static_cast<int>(count), a.T,
+         a.HK, a.block_size);
 }
 
 }  // namespace
