@@ -150,24 +150,36 @@ struct DenseGroupsConfig {
   static constexpr int kRows = kGroupTokens * kHeads;
 
   /// A block that many of the CTA's tokens selected.
-  struct Entry {
+  struct alignas(16) Entry {
     int block, place;  ///< place: of its partial sum, among the dense groups of the head
     unsigned tokens;   ///< a bit each
+    int pairs_before;  ///< (token, unit of 16 keys) pairs of the entries before this one
   };
-  /// Dynamic shared memory: this struct, then the entries, whose number is known at launch.
+  /// Sums of a warp over the last tokens of a unit, whose first tokens an earlier warp has.
+  struct Piece {
+    float4 sums[2 * kD / 8][kWarpSize];
+  };
+  /// Dynamic shared memory: this struct; a piece for each warp but the first, if units are split; the entries, as found
+  /// and in order. Their number is known at launch.
   struct Shared {
     Tile<kRows, kD> q, d_out;
     alignas(16) float lse[kRows];
     alignas(16) float delta[kRows];
-    int entries_count, next_unit;
+    std::uint64_t loaded;         ///< mbarrier: the queries have arrived
+    std::uint64_t ready[kWarps];  ///< mbarriers: the warp has written its piece
+    alignas(16) int entries_count;
 
-    __device__ __forceinline__ Entry* entries() { return reinterpret_cast<Entry*>(this + 1); }
-    /// 32 tokens with `slots` blocks each have at most this many blocks that `dense_tokens` of them selected.
-    static std::size_t max_entries(std::int64_t slots, int dense_tokens) {
-      return static_cast<std::size_t>(kGroupTokens * slots / dense_tokens);
+    __device__ __forceinline__ Piece& piece(int warp) { return reinterpret_cast<Piece*>(this + 1)[warp - 1]; }
+    __device__ __forceinline__ Entry* entries(bool split) {
+      return reinterpret_cast<Entry*>(reinterpret_cast<Piece*>(this + 1) + (split ? kWarps - 1 : 0));
     }
-    static std::size_t bytes(std::int64_t slots, int dense_tokens) {
-      return sizeof(Shared) + max_entries(slots, dense_tokens) * sizeof(Entry);
+    /// 32 tokens with `slots` blocks each have at most this many blocks that `dense_tokens` of them selected.
+    static __host__ __device__ std::int64_t max_entries(std::int64_t slots, int dense_tokens) {
+      return kGroupTokens * slots / dense_tokens;
+    }
+    static std::size_t bytes(std::int64_t slots, int dense_tokens, bool split) {
+      return sizeof(Shared) + (split ? kWarps - 1 : 0) * sizeof(Piece) +
+             2 * static_cast<std::size_t>(max_entries(slots, dense_tokens)) * sizeof(Entry);
     }
   };
 };

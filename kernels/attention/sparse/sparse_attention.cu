@@ -80,12 +80,16 @@ void key_gradients(Stream& stream, const SparseAttentionBackward& p, const Spars
   launch(stream, kBackward, list_selected_kernel,
          {.grid = ctas_for(lists, kIndexThreads / kWarpSize), .block = kIndexThreads}, index,
          static_cast<std::int64_t>(a.T) * a.slots, a.block_size, lists);
-  if (scratch.max_dense > 0)
+  if (scratch.max_dense > 0) {
+    using Shared = DenseGroupsConfig::Shared;
+    const bool split =
+        Shared::bytes(a.slots, scratch.dense_tokens, true) <= stream.cuda().properties.sharedMemPerBlockOptin;
     launch(stream, kBackward, sparse_dkv_dense_groups_kernel,
            {.grid = dim3(ctas_for(a.T, kGroupTokens), static_cast<unsigned>(count)),
             .block = DenseGroupsConfig::kThreads,
-            .shared_bytes = DenseGroupsConfig::Shared::bytes(a.slots, scratch.dense_tokens)},
-           out, index, bf16(p.d_out), p.delta.as<float>(), p.lse.as<float>(), a);
+            .shared_bytes = Shared::bytes(a.slots, scratch.dense_tokens, split)},
+           out, index, bf16(p.d_out), p.delta.as<float>(), p.lse.as<float>(), a, split);
+  }
   const auto run = [&]<int kTeam>() {
     using C = ListsConfig<kD, kTeam>;
     launch(stream, kBackward, sparse_dkv_lists_kernel<C>,
