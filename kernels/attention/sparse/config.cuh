@@ -151,7 +151,7 @@ struct DenseGroupsConfig {
 
   /// A block that many of the CTA's tokens selected.
   struct alignas(16) Entry {
-    int block, place;  ///< place: of its partial sum, among the dense groups of the head
+    int block, part;   ///< part: index of its partial sum
     unsigned tokens;   ///< a bit each
     int pairs_before;  ///< (token, unit of 16 keys) pairs of the entries before this one
   };
@@ -159,32 +159,31 @@ struct DenseGroupsConfig {
   struct Piece {
     float4 sums[2 * kD / 8][kWarpSize];
   };
-  /// Dynamic shared memory: this struct; a piece for each warp but the first, if units are split; the entries, as found
-  /// and in order. Their number is known at launch.
+  /// Dynamic shared memory: this struct; a piece for each warp but the first, if units are split; the entries, whose
+  /// largest number is known at launch.
   struct Shared {
     Tile<kRows, kD> q, d_out;
     alignas(16) float lse[kRows];
     alignas(16) float delta[kRows];
-    std::uint64_t loaded;         ///< mbarrier: the queries have arrived
-    std::uint64_t ready[kWarps];  ///< mbarriers: the warp has written its piece
-    alignas(16) int entries_count;
+    alignas(16) std::uint64_t loaded;  ///< mbarrier: the queries have arrived
+    std::uint64_t ready[kWarps];       ///< mbarriers: the warp has written its piece
 
     __device__ __forceinline__ Piece& piece(int warp) { return reinterpret_cast<Piece*>(this + 1)[warp - 1]; }
     __device__ __forceinline__ Entry* entries(bool split) {
       return reinterpret_cast<Entry*>(reinterpret_cast<Piece*>(this + 1) + (split ? kWarps - 1 : 0));
     }
     /// 32 tokens with `slots` blocks each have at most this many blocks that `dense_tokens` of them selected.
-    static __host__ __device__ std::int64_t max_entries(std::int64_t slots, int dense_tokens) {
+    static std::int64_t max_entries(std::int64_t slots, int dense_tokens) {
       return kGroupTokens * slots / dense_tokens;
     }
     static std::size_t bytes(std::int64_t slots, int dense_tokens, bool split) {
       return sizeof(Shared) + (split ? kWarps - 1 : 0) * sizeof(Piece) +
-             2 * static_cast<std::size_t>(max_entries(slots, dense_tokens)) * sizeof(Entry);
+             static_cast<std::size_t>(max_entries(slots, dense_tokens)) * sizeof(Entry);
     }
   };
 };
 
-inline constexpr int kIndexThreads = 256, kScanThreads = 1024;
+inline constexpr int kIndexThreads = 256;
 inline constexpr int kSumPartsThreads = 512;
 inline constexpr int kSumPartsLoads = 8;  ///< parts that a thread reads at once; the first block may have hundreds
 

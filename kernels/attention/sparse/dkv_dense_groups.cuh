@@ -24,7 +24,6 @@ __global__ void __launch_bounds__(DenseGroupsConfig::kThreads, 1)
   const int group = static_cast<int>(blockIdx.x), t0 = group * kGroupTokens, tokens = min(kGroupTokens, a.T - t0);
 
   if (thread == 0) {
-    shared.entries_count = 0;
     mbarrier_init(shared_address(&shared.loaded), C::kThreads);
     for (std::uint64_t& ready : shared.ready) mbarrier_init(shared_address(&ready), kArrivalsOfWarp);
   }
@@ -53,27 +52,22 @@ __global__ void __launch_bounds__(DenseGroupsConfig::kThreads, 1)
   }
   cp_async_mbarrier_arrive_noinc(shared_address(&shared.loaded));
 
-  // While the queries arrive: the dense blocks, in order, because the order of the sums depends on it.
+  // While the queries arrive: the dense blocks in order, because the order of the sums depends on it.
   C::Entry* const entries = shared.entries(split);
-  C::Entry* const found = entries + C::Shared::max_entries(a.slots, index.dense_tokens);
-  const int last_block = (t0 + tokens - 1) / a.block_size, block_units = a.block_size / kUnit;
-  for (int block = thread; block <= last_block; block += C::kThreads) {
-    const std::int64_t at = (local_head * index.N + block) * index.words + group;
-    const unsigned word = index.bitmap[at];
-    if (index.is_dense(word)) found[atomicAdd(&shared.entries_count, 1)] = {block, index.dense_place[at], word, 0};
-  }
-  __syncthreads();
-  const int count = shared.entries_count;
+  const std::int64_t word = local_head * index.words + group;
+  const DenseGroup* found = index.dense + word * index.max_word_groups;
+  const int count = index.dense_count[word], block_units = a.block_size / kUnit;
   for (int i = thread; i < count; i += C::kThreads) {
-    C::Entry entry = found[i];
-    int before = 0;
+    const DenseGroup mine = found[i];
+    int before = 0, pairs_before = 0;
 #pragma unroll 4
     for (int j = 0; j < count; ++j) {
-      if (found[j].block >= entry.block) continue;
+      const DenseGroup other = found[j];
+      if (other.block >= mine.block) continue;
       ++before;
-      entry.pairs_before += __popc(found[j].tokens) * block_units;
+      pairs_before += __popc(other.tokens) * block_units;
     }
-    entries[before] = entry;
+    entries[before] = {mine.block, mine.part, mine.tokens, pairs_before};
   }
   __syncthreads();
 
@@ -141,8 +135,7 @@ __global__ void __launch_bounds__(DenseGroupsConfig::kThreads, 1)
         d_v[d][0] += more_v.x, d_v[d][1] += more_v.y, d_v[d][2] += more_v.z, d_v[d][3] += more_v.w;
       }
     }
-    float* part =
-        out.dense_partials + ((local_head * index.max_dense + entry.place) * 2 * a.block_size + member * kUnit) * kD;
+    float* part = out.dense_partials + (static_cast<std::int64_t>(entry.part) * 2 * a.block_size + member * kUnit) * kD;
     store_rows<kD>(part, kD, kUnit, d_k, a.scale, false, lane);
     store_rows<kD>(part + a.block_size * kD, kD, kUnit, d_v, 1, false, lane);
   }

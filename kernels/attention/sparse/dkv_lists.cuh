@@ -17,7 +17,7 @@ __device__ __forceinline__ void team_sync(int team) {
     asm volatile("bar.sync %0, %1;" ::"r"(kTeamBarrier + team), "n"(kTeam * kWarpSize) : "memory");
 }
 
-/// CTA (i, head): team t takes segment i * kTeams + t of the head.
+/// CTA i: team t takes segment i * kTeams + t.
 template <class C>
 __global__ void __launch_bounds__(C::kThreads, C::kCtasPerSm)
     sparse_dkv_lists_kernel(const SparseKeyGradients out, const InverseIndex index, const __nv_bfloat16* d_out,
@@ -27,18 +27,15 @@ __global__ void __launch_bounds__(C::kThreads, C::kCtasPerSm)
   const int warp = static_cast<int>(threadIdx.x) / kWarpSize, lane = static_cast<int>(threadIdx.x) % kWarpSize;
   const int team = warp / C::kTeam, member = warp % C::kTeam;
   auto& shared = reinterpret_cast<typename C::Shared*>(shared_bytes)->team[team];
-  const std::int64_t local_head = blockIdx.y, b = (out.first_head + local_head) / a.HK;
-  const int kv_head = static_cast<int>((out.first_head + local_head) % a.HK), G = a.HQ / a.HK;
-  const int segment = static_cast<int>(blockIdx.x) * C::kTeams + team;
-  const int* segment_begin = index.segment_begin + local_head * (index.N + 1);
-  if (segment >= segment_begin[index.N]) return;
+  const int task = static_cast<int>(blockIdx.x) * C::kTeams + team;
+  if (task >= index.totals[InverseIndex::kSegments]) return;
 
-  const int block = index.segment_block[local_head * index.max_segments + segment];
-  const int* token_begin = index.token_begin + local_head * (index.N + 1) + block;
-  const int first_token = token_begin[0] + (segment - segment_begin[block]) * index.segment_tokens;
-  const int* tokens = index.tokens + local_head * a.T * a.slots + first_token;
-  const int rows = min(index.segment_tokens, token_begin[1] - first_token) * G;
-  const int steps = (rows + kRows - 1) / kRows;
+  const ListSegment segment = index.segments[task];
+  const int local_head = segment.list / index.N, block = segment.list - local_head * index.N;
+  const std::int64_t head = out.first_head + local_head, b = head / a.HK;
+  const int kv_head = static_cast<int>(head % a.HK), G = a.HQ / a.HK;
+  const int* tokens = index.tokens + segment.first;
+  const int rows = segment.tokens * G, steps = (rows + kRows - 1) / kRows;
 
   // The query row that this lane looks up: its token, and its index in [B, T, HQ]. The index fits in 32 bits (the
   // launcher checks), so only the address of an element takes 64.
@@ -119,11 +116,10 @@ __global__ void __launch_bounds__(C::kThreads, C::kCtasPerSm)
   cp_async_wait_group<0>();
 
   // The only part of a block writes the gradients themselves, otherwise a partial sum for sparse_dkv_sum_kernel.
-  const int* dense_begin = index.dense_begin + local_head * (index.N + 1) + block;
-  const bool alone = segment_begin[block + 1] - segment_begin[block] == 1 && dense_begin[0] == dense_begin[1];
+  const bool alone = segment.part < 0;
   const std::int64_t stride = alone ? k_stride : kD;
   const std::int64_t from_key =
-      alone ? key_offset : ((local_head * index.max_segments + segment) * 2 * C::kBlockSize + member * kUnit) * kD;
+      alone ? key_offset : (static_cast<std::int64_t>(segment.part) * 2 * C::kBlockSize + member * kUnit) * kD;
   const int keys = alone ? a.T - u0 : kUnit;
   const bool add = alone && out.accumulate;
   store_rows<kD>((alone ? out.d_k : out.partials) + from_key, stride, keys, d_k, a.scale, add, lane);

@@ -15,15 +15,12 @@ __global__ void __launch_bounds__(kSumPartsThreads, 2)
   const int block = static_cast<int>(blockIdx.x) / heads;
   const std::int64_t local_head = static_cast<int>(blockIdx.x) % heads, b = (out.first_head + local_head) / HK;
   const int kv_head = static_cast<int>((out.first_head + local_head) % HK);
-  const int* segment_begin = index.segment_begin + local_head * (index.N + 1) + block;
-  const int first = segment_begin[0], segments = segment_begin[1] - first;
-  const int* dense_begin = index.dense_begin + local_head * (index.N + 1) + block;
-  const int first_dense = dense_begin[0], dense = dense_begin[1] - first_dense;
-  if (segments == 1 && dense == 0) return;  // the team that had it wrote the gradients
+  const BlockParts from = index.parts[local_head * index.N + block];
+  if (from.segments == 1 && from.dense == 0) return;  // the team that had it wrote the gradients
   const std::int64_t part_stride = static_cast<std::int64_t>(2) * block_size * kD;
-  const float* segment_parts = out.partials + (local_head * index.max_segments + first) * part_stride;
-  const float* dense_parts = out.dense_partials + (local_head * index.max_dense + first_dense) * part_stride;
-  const int vectors = 2 * block_size * kD / 4, parts = segments + dense;
+  const float* segment_parts = out.partials + from.first_segment * part_stride;
+  const float* dense_parts = out.dense_partials + from.first_dense * part_stride;
+  const int vectors = 2 * block_size * kD / 4, segments = from.segments, parts = segments + from.dense;
   for (int i = static_cast<int>(threadIdx.x); i < vectors; i += kSumPartsThreads) {
     const int which = i / (vectors / 2), r = i % (vectors / 2) / (kD / 4), c = i % (kD / 4) * 4;
     const int u = block * block_size + r;
@@ -34,9 +31,9 @@ __global__ void __launch_bounds__(kSumPartsThreads, 2)
 #pragma unroll
       for (int j = 0; j < kSumPartsLoads; ++j) {  // all in flight, also where fewer are left
         const int at = part + j;
-        const float* from =
+        const float* values_of =
             at < segments ? segment_parts + at * part_stride : dense_parts + (at - segments) * part_stride;
-        values[j] = at < parts ? *reinterpret_cast<const float4*>(from + i * 4) : float4{0, 0, 0, 0};
+        values[j] = at < parts ? *reinterpret_cast<const float4*>(values_of + i * 4) : float4{0, 0, 0, 0};
       }
 #pragma unroll
       for (int j = 0; j < kSumPartsLoads; ++j) sum = sum + values[j];

@@ -50,36 +50,19 @@ constexpr auto kForward = "sparse_attention_forward", kBackward = "sparse_attent
 template <int kD>
 void key_gradients(Stream& stream, const SparseAttentionBackward& p, const SparseArgs& a,
                    const BackwardScratch& scratch, std::int64_t first, std::int64_t count) {
-  const int N = static_cast<int>(scratch.bitmap.dim(1)), words = static_cast<int>(scratch.bitmap.dim(2));
-  const InverseIndex index = {.bitmap = reinterpret_cast<unsigned*>(scratch.bitmap.as<std::int32_t>()),
-                              .token_begin = scratch.token_begin.as<std::int32_t>(),
-                              .segment_begin = scratch.segment_begin.as<std::int32_t>(),
-                              .tokens = scratch.tokens.as<std::int32_t>(),
-                              .segment_block = scratch.segment_block.as<std::int32_t>(),
-                              .dense_begin = scratch.dense_begin.as<std::int32_t>(),
-                              .dense_place = scratch.dense_place.as<std::int32_t>(),
-                              .N = N,
-                              .words = words,
-                              .max_segments = scratch.max_segments,
-                              .segment_tokens = scratch.segment_tokens,
-                              .dense_tokens = scratch.dense_tokens,
-                              .max_dense = scratch.max_dense};
+  const InverseIndex index = scratch.index(a.T, a.block_size);
   const SparseKeyGradients out = {.d_k = p.d_k.as<float>(),
                                   .d_v = p.d_v.as<float>(),
                                   .partials = scratch.partials.as<float>(),
                                   .dense_partials = scratch.dense_partials.as<float>(),
                                   .first_head = first,
                                   .accumulate = p.accumulate};
-  const std::int64_t marks = count * a.T * a.slots, lists = count * N;
-  stream.zero(Tensor(index.bitmap, DType::i32, {count, N, words}));
+  const std::int64_t marks = count * a.T * a.slots, lists = count * index.N;
+  stream.zero(scratch.zeros);
   launch(stream, kBackward, mark_selected_kernel, {.grid = ctas_for(marks, kIndexThreads), .block = kIndexThreads},
          index, a.indices, a.T, a.HK, a.slots, first, marks);
-  launch(stream, kBackward, count_selected_kernel,
-         {.grid = ctas_for(lists, kIndexThreads / kWarpSize), .block = kIndexThreads}, index, a.block_size, lists);
-  launch(stream, kBackward, scan_selected_kernel, {.grid = static_cast<unsigned>(count), .block = kScanThreads}, index);
   launch(stream, kBackward, list_selected_kernel,
-         {.grid = ctas_for(lists, kIndexThreads / kWarpSize), .block = kIndexThreads}, index,
-         static_cast<std::int64_t>(a.T) * a.slots, a.block_size, lists);
+         {.grid = ctas_for(lists, kIndexThreads / kWarpSize), .block = kIndexThreads}, index, a.block_size, lists);
   if (scratch.max_dense > 0) {
     using Shared = DenseGroupsConfig::Shared;
     const bool split =
@@ -93,7 +76,7 @@ void key_gradients(Stream& stream, const SparseAttentionBackward& p, const Spars
   const auto run = [&]<int kTeam>() {
     using C = ListsConfig<kD, kTeam>;
     launch(stream, kBackward, sparse_dkv_lists_kernel<C>,
-           {.grid = dim3(ctas_for(scratch.max_segments, C::kTeams), static_cast<unsigned>(count)),
+           {.grid = ctas_for(count * scratch.max_segments, C::kTeams),
             .block = C::kThreads,
             .shared_bytes = sizeof(typename C::Shared)},
            out, index, bf16(p.d_out), p.delta.as<float>(), p.lse.as<float>(), a);
