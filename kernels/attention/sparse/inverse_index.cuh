@@ -40,7 +40,8 @@ struct InverseIndex {
   int dense_tokens;  ///< a word with at least this many bits is a dense group
   int max_word_groups;
 
-  enum Total { kTokens, kSegments, kDense, kTotals };
+  /// kTaken: segments that teams of the lists kernel have taken.
+  enum Total { kTokens, kSegments, kDense, kTaken, kTotals };
 
   __device__ __forceinline__ bool is_dense(unsigned word) const { return __popc(word) >= dense_tokens; }
 };
@@ -61,8 +62,8 @@ __global__ void __launch_bounds__(kIndexThreads)
 /// order, its segments and its dense groups.
 __global__ void __launch_bounds__(kIndexThreads)
     list_selected_kernel(const InverseIndex index, int block_size, std::int64_t count) {
-  constexpr int kWarps = kIndexThreads / kWarpSize, kTotals = InverseIndex::kTotals;
-  __shared__ int begins[kTotals][kWarps];
+  constexpr int kWarps = kIndexThreads / kWarpSize, kPlaces = InverseIndex::kDense + 1;
+  __shared__ int begins[kPlaces][kWarps];
   const int warp = static_cast<int>(threadIdx.x) / kWarpSize, lane = static_cast<int>(threadIdx.x) % kWarpSize;
   const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kWarps + warp;
   const int block = static_cast<int>(i % index.N), first_word = block * block_size / 32;
@@ -84,7 +85,7 @@ __global__ void __launch_bounds__(kIndexThreads)
     begins[InverseIndex::kDense][warp] = dense;
   }
   __syncthreads();
-  if (threadIdx.x < kTotals) {  // one atomic per CTA
+  if (threadIdx.x < kPlaces) {  // one atomic per CTA
     int(&of_warp)[kWarps] = begins[threadIdx.x];
     int sum = 0;
 #pragma unroll

@@ -76,7 +76,8 @@ void key_gradients(Stream& stream, const SparseAttentionBackward& p, const Spars
   const auto run = [&]<int kTeam>() {
     using C = ListsConfig<kD, kTeam>;
     launch(stream, kBackward, sparse_dkv_lists_kernel<C>,
-           {.grid = ctas_for(count * scratch.max_segments, C::kTeams),
+           {.grid = std::min(ctas_for(count * scratch.max_segments, C::kTeams),
+                             static_cast<unsigned>(stream.cuda().properties.multiProcessorCount * C::kCtasPerSm)),
             .block = C::kThreads,
             .shared_bytes = sizeof(typename C::Shared)},
            out, index, bf16(p.d_out), p.delta.as<float>(), p.lse.as<float>(), a);
