@@ -148,6 +148,9 @@ struct DenseGroupsConfig {
   static constexpr int kD = 64, kHeads = 16;
   static constexpr int kWarps = 12, kThreads = kWarps * kWarpSize;
   static constexpr int kRows = kGroupTokens * kHeads;
+  /// Warps begin when the queries of the first chunk of tokens have arrived.
+  static constexpr int kChunks = 4, kChunkTokens = kGroupTokens / kChunks;
+  static constexpr unsigned kChunkMask = (1u << kChunkTokens) - 1;
 
   /// A block that many of the CTA's tokens selected.
   struct alignas(16) Entry {
@@ -165,8 +168,8 @@ struct DenseGroupsConfig {
     Tile<kRows, kD> q, d_out;
     alignas(16) float lse[kRows];
     alignas(16) float delta[kRows];
-    alignas(16) std::uint64_t loaded;  ///< mbarrier: the queries have arrived
-    std::uint64_t ready[kWarps];       ///< mbarriers: the warp has written its piece
+    alignas(16) std::uint64_t loaded[kChunks];  ///< mbarriers: the queries of a chunk have arrived
+    std::uint64_t ready[kWarps];                ///< mbarriers: the warp has written its piece
 
     __device__ __forceinline__ Piece& piece(int warp) { return reinterpret_cast<Piece*>(this + 1)[warp - 1]; }
     __device__ __forceinline__ Entry* entries(bool split) {

@@ -17,32 +17,25 @@ __global__ void __launch_bounds__(DenseGroupsConfig::kThreads, 1)
   using C = DenseGroupsConfig;
   extern __shared__ __align__(1024) unsigned char shared_bytes[];
   auto& shared = *reinterpret_cast<C::Shared*>(shared_bytes);
-  constexpr int kD = C::kD, kChunks = kD / 8;
+  constexpr int kD = C::kD, kRowChunks = kD / 8;
   const int thread = static_cast<int>(threadIdx.x), warp = thread / kWarpSize, lane = thread % kWarpSize;
   const std::int64_t local_head = blockIdx.y, b = (out.first_head + local_head) / a.HK;
   const int kv_head = static_cast<int>((out.first_head + local_head) % a.HK);
   const int group = static_cast<int>(blockIdx.x), t0 = group * kGroupTokens, tokens = min(kGroupTokens, a.T - t0);
 
   if (thread == 0) {
-    mbarrier_init(shared_address(&shared.loaded), C::kThreads);
+    for (std::uint64_t& loaded : shared.loaded) mbarrier_init(shared_address(&loaded), C::kThreads);
     for (std::uint64_t& ready : shared.ready) mbarrier_init(shared_address(&ready), kArrivalsOfWarp);
   }
   __syncthreads();
   const std::int64_t first_row = (b * a.T + t0) * a.HQ + kv_head * C::kHeads;
-  constexpr int kTokenChunks = C::kHeads * kChunks, kTokensAtOnce = C::kThreads / kTokenChunks;
+  constexpr int kTokenChunks = C::kHeads * kRowChunks, kTokensAtOnce = C::kThreads / kTokenChunks;
   static_assert(C::kThreads % kTokenChunks == 0 && C::kHeads % 8 == 0);  // a thread's permuted chunk stays the same
-  const int first_token = thread / kTokenChunks, head = thread % kTokenChunks / kChunks, chunk = thread % kChunks;
-  const std::uint32_t place = Tile<C::kRows, kD>::offset(first_token * C::kHeads + head, chunk);
+  const int first_token = thread / kTokenChunks, head = thread % kTokenChunks / kRowChunks,
+            row_chunk = thread % kRowChunks;
+  const std::uint32_t place = Tile<C::kRows, kD>::offset(first_token * C::kHeads + head, row_chunk);
   std::uint32_t q_to = shared_address(&shared.q) + place, d_out_to = shared_address(&shared.d_out) + place;
-  std::int64_t from = (first_row + static_cast<std::int64_t>(first_token) * a.HQ + head) * kD + chunk * 8;
-#pragma unroll 4
-  for (int token = first_token; token < kGroupTokens; token += kTokensAtOnce) {
-    cp_async_16(q_to, a.q + from, token < tokens);
-    cp_async_16(d_out_to, d_out + from, token < tokens);
-    q_to += kTokensAtOnce * C::kHeads * kD * 2;
-    d_out_to += kTokensAtOnce * C::kHeads * kD * 2;
-    from += static_cast<std::int64_t>(kTokensAtOnce) * a.HQ * kD;
-  }
+  std::int64_t from = (first_row + static_cast<std::int64_t>(first_token) * a.HQ + head) * kD + row_chunk * 8;
   for (int r = thread; r < C::kRows; r += C::kThreads) {
     const int token = r / C::kHeads;
     const bool inside = token < tokens;
@@ -50,7 +43,19 @@ __global__ void __launch_bounds__(DenseGroupsConfig::kThreads, 1)
     cp_async_4(shared_address(&shared.lse[r]), lse + at, inside);
     cp_async_4(shared_address(&shared.delta[r]), delta + at, inside);
   }
-  cp_async_mbarrier_arrive_noinc(shared_address(&shared.loaded));
+  int to_load = first_token;
+#pragma unroll
+  for (int chunk = 0; chunk < C::kChunks; ++chunk) {
+#pragma unroll 1
+    for (; to_load < (chunk + 1) * C::kChunkTokens; to_load += kTokensAtOnce) {
+      cp_async_16(q_to, a.q + from, to_load < tokens);
+      cp_async_16(d_out_to, d_out + from, to_load < tokens);
+      q_to += kTokensAtOnce * C::kHeads * kD * 2;
+      d_out_to += kTokensAtOnce * C::kHeads * kD * 2;
+      from += static_cast<std::int64_t>(kTokensAtOnce) * a.HQ * kD;
+    }
+    cp_async_mbarrier_arrive_noinc(shared_address(&shared.loaded[chunk]));
+  }
 
   // While the queries arrive: the dense blocks in order, because the order of the sums depends on it.
   C::Entry* const entries = shared.entries(split);
@@ -94,25 +99,34 @@ __global__ void __launch_bounds__(DenseGroupsConfig::kThreads, 1)
     std::uint32_t k[kD / 16][4], v[kD / 16][4];
     load_a_rows<kD>(k, a.k + key_offset, k_stride, a.T - u0, lane);
     load_a_rows<kD>(v, a.v + key_offset, k_stride, a.T - u0, lane);
-    mbarrier_wait(shared_address(&shared.loaded), 0);
 
     float d_k[kD / 8][4] = {}, d_v[kD / 8][4] = {};
     unsigned rest = entry.tokens;
     for (int i = 0; i < skipped; ++i) rest &= rest - 1;
+    unsigned after = rest;  // the tokens of later warps
+    for (int i = 0; i < steps; ++i) after &= after - 1;
+    rest ^= after;
 #pragma unroll 1
-    for (int i = 0; i < steps; ++i, rest &= rest - 1) {
-      const int token = __ffs(static_cast<int>(rest)) - 1, ahead = t0 + token - u0;
-      const auto value_fragment = [&](std::uint32_t(&fragment)[4], int kk) {
+    while (rest) {
+      const int chunk = (__ffs(static_cast<int>(rest)) - 1) / C::kChunkTokens;
+      unsigned here = rest & C::kChunkMask << chunk * C::kChunkTokens;
+      rest ^= here;
+      mbarrier_wait(shared_address(&shared.loaded[chunk]), 0);
+#pragma unroll 1
+      for (; here; here &= here - 1) {
+        const int token = __ffs(static_cast<int>(here)) - 1, ahead = t0 + token - u0;
+        const auto value_fragment = [&](std::uint32_t(&fragment)[4], int kk) {
 #pragma unroll
-        for (int e = 0; e < 4; ++e) fragment[e] = v[kk][e];
-      };
-      const auto mask = [&](float(&p)[4], int) {
-        if (ahead >= kUnit - 1) return;
-        if ((lane >> 2) > ahead) p[0] = 0, p[1] = 0;
-        if ((lane >> 2) + 8 > ahead) p[2] = 0, p[3] = 0;
-      };
-      add_rows<kD>(d_k, d_v, k, value_fragment, shared.q, shared.d_out, token * C::kHeads, shared.lse, shared.delta,
-                   scale2, mask, lane);
+          for (int e = 0; e < 4; ++e) fragment[e] = v[kk][e];
+        };
+        const auto mask = [&](float(&p)[4], int) {
+          if (ahead >= kUnit - 1) return;
+          if ((lane >> 2) > ahead) p[0] = 0, p[1] = 0;
+          if ((lane >> 2) + 8 > ahead) p[2] = 0, p[3] = 0;
+        };
+        add_rows<kD>(d_k, d_v, k, value_fragment, shared.q, shared.d_out, token * C::kHeads, shared.lse, shared.delta,
+                     scale2, mask, lane);
+      }
     }
     if (skipped > 0) {  // at most once: the units after the warp's first one begin with their first token
       auto& sums = shared.piece(warp).sums;
@@ -139,7 +153,7 @@ __global__ void __launch_bounds__(DenseGroupsConfig::kThreads, 1)
     store_rows<kD>(part, kD, kUnit, d_k, a.scale, false, lane);
     store_rows<kD>(part + a.block_size * kD, kD, kUnit, d_v, 1, false, lane);
   }
-  mbarrier_wait(shared_address(&shared.loaded), 0);  // no copy is left, also where there was nothing to do
+  mbarrier_wait(shared_address(&shared.loaded[C::kChunks - 1]), 0);  // no copy is left
 }
 
 }  // namespace ssa::cuda
