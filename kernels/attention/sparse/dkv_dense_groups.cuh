@@ -4,6 +4,7 @@
 
 #include "dkv_products.cuh"
 #include "inverse_index.cuh"
+#include "kernels/common/device/launch.cuh"
 #include "kernels/common/ptx/mbarrier.cuh"
 
 namespace ssa::cuda {
@@ -15,6 +16,7 @@ __global__ void __launch_bounds__(DenseGroupsConfig::kThreads, 1)
     sparse_dkv_dense_groups_kernel(const SparseKeyGradients out, const InverseIndex index, const __nv_bfloat16* d_out,
                                    const float* delta, const float* lse, const SparseArgs a, const bool split) {
   using C = DenseGroupsConfig;
+  let_next_kernel_start();
   extern __shared__ __align__(1024) unsigned char shared_bytes[];
   auto& shared = *reinterpret_cast<C::Shared*>(shared_bytes);
   constexpr int kD = C::kD, kRowChunks = kD / 8;

@@ -5,6 +5,7 @@
 
 #include "dkv_products.cuh"
 #include "inverse_index.cuh"
+#include "kernels/common/device/launch.cuh"
 
 namespace ssa::cuda {
 
@@ -41,7 +42,7 @@ __global__ void __launch_bounds__(C::kThreads, C::kCtasPerSm)
       task = shared_task;
       team_sync<C::kTeam>(team);
     }
-    if (task >= index.totals[InverseIndex::kSegments]) return;
+    if (task >= index.totals[InverseIndex::kSegments]) break;
 
     const ListSegment segment = index.segments[task];
     const int local_head = segment.list / index.N, block = segment.list - local_head * index.N;
@@ -140,6 +141,7 @@ __global__ void __launch_bounds__(C::kThreads, C::kCtasPerSm)
     store_rows<kD>((alone ? out.d_k : out.partials) + from_key, stride, keys, d_k, a.scale, add, lane);
     store_rows<kD>((alone ? out.d_v : out.partials + C::kBlockSize * kD) + from_key, stride, keys, d_v, 1, add, lane);
   }
+  end_after_previous_kernel();
 }
 
 }  // namespace ssa::cuda

@@ -46,10 +46,24 @@ void with_token_config(Stream& stream, const SparseArgs& a, F&& f) {
 
 constexpr auto kForward = "sparse_attention_forward", kBackward = "sparse_attention_backward";
 
-/// d_k and d_v of heads [first, first + count); a head is a (batch, key/value head) pair.
+/// `overlaps`: see LaunchShape.
 template <int kD>
-void key_gradients(Stream& stream, const SparseAttentionBackward& p, const SparseArgs& a,
-                   const BackwardScratch& scratch, std::int64_t first, std::int64_t count) {
+void query_gradients(Stream& stream, const SparseAttentionBackward& p, const SparseArgs& a, bool overlaps) {
+  with_token_config<kD>(stream, a, [&]<class C>() {
+    const TokenTiles tiles = TokenTiles::make<C>(kBackward, a);
+    LaunchShape shape = key_stream_launch<C>(stream, tiles, sizeof(QueryGradientShared<C>));
+    shape.overlaps = overlaps;
+    launch(stream, kBackward, sparse_d_q_kernel<C>, shape, p.d_q.as<float>(), bf16(p.d_out), p.delta.as<float>(),
+           p.lse.as<float>(), a, KeyMaps::make<C>(kBackward, a), tiles, p.accumulate);
+  });
+}
+
+/// d_k and d_v of heads [first, first + count); a head is a (batch, key/value head) pair. With the first heads also d_q,
+/// which starts in the tail of the dense groups; the lists start in its tail and end evenly. None of these three kernels
+/// reads what another writes. The first of them does not overlap: the index is complete for it and for the others.
+template <int kD>
+void gradients(Stream& stream, const SparseAttentionBackward& p, const SparseArgs& a, const BackwardScratch& scratch,
+               std::int64_t first, std::int64_t count) {
   const InverseIndex index = scratch.index(a.T, a.block_size);
   const SparseKeyGradients out = {.d_k = p.d_k.as<float>(),
                                   .d_v = p.d_v.as<float>(),
@@ -63,7 +77,8 @@ void key_gradients(Stream& stream, const SparseAttentionBackward& p, const Spars
          index, a.indices, a.T, a.HK, a.slots, first, marks);
   launch(stream, kBackward, list_selected_kernel,
          {.grid = ctas_for(lists, kIndexThreads / kWarpSize), .block = kIndexThreads}, index, a.block_size, lists);
-  if (scratch.max_dense > 0) {
+  const bool has_dense = scratch.max_dense > 0, has_d_q = first == 0;
+  if (has_dense) {
     using Shared = DenseGroupsConfig::Shared;
     const bool split =
         Shared::bytes(a.slots, scratch.dense_tokens, true) <= stream.cuda().properties.sharedMemPerBlockOptin;
@@ -73,13 +88,15 @@ void key_gradients(Stream& stream, const SparseAttentionBackward& p, const Spars
             .shared_bytes = Shared::bytes(a.slots, scratch.dense_tokens, split)},
            out, index, bf16(p.d_out), p.delta.as<float>(), p.lse.as<float>(), a, split);
   }
+  if (has_d_q) query_gradients<kD>(stream, p, a, has_dense);
   const auto run = [&]<int kTeam>() {
     using C = ListsConfig<kD, kTeam>;
     launch(stream, kBackward, sparse_dkv_lists_kernel<C>,
            {.grid = std::min(ctas_for(count * scratch.max_segments, C::kTeams),
                              static_cast<unsigned>(stream.cuda().properties.multiProcessorCount * C::kCtasPerSm)),
             .block = C::kThreads,
-            .shared_bytes = sizeof(typename C::Shared)},
+            .shared_bytes = sizeof(typename C::Shared),
+            .overlaps = has_dense || has_d_q},
            out, index, bf16(p.d_out), p.delta.as<float>(), p.lse.as<float>(), a);
   };
   switch (a.block_size / kUnit) {
@@ -111,17 +128,11 @@ void sparse_attention_backward(Stream& stream, const SparseAttentionBackward& p)
   SSA_CHECK(B * a.T * a.HQ <= INT_MAX, kBackward, ": ", B, " sequences x ", a.T, " tokens x ", a.HQ,
             " heads, expected at most ", INT_MAX, " in all");
   dispatch_head_dim(kBackward, D, a.HQ / a.HK, p.block_size, [&]<int kD>() {
-    with_token_config<kD>(stream, a, [&]<class C>() {
-      const TokenTiles tiles = TokenTiles::make<C>(kBackward, a);
-      launch(stream, kBackward, sparse_d_q_kernel<C>,
-             key_stream_launch<C>(stream, tiles, sizeof(QueryGradientShared<C>)), p.d_q.as<float>(), bf16(p.d_out),
-             p.delta.as<float>(), p.lse.as<float>(), a, KeyMaps::make<C>(kBackward, a), tiles, p.accumulate);
-    });
     BackwardScratch scratch(B, a.T, a.HQ, a.HK, D, a.block_size, a.slots);
     Arena arena(stream.scratch(scratch.bytes), scratch.bytes);
     scratch.lay_out(arena, scratch.heads, a.T, D, a.block_size, a.slots);
     for (std::int64_t first = 0; first < all; first += scratch.heads)
-      key_gradients<kD>(stream, p, a, scratch, first, std::min(scratch.heads, all - first));
+      gradients<kD>(stream, p, a, scratch, first, std::min(scratch.heads, all - first));
   });
 }
 
