@@ -5,6 +5,7 @@
 
 #include "dkv_products.cuh"
 #include "inverse_index.cuh"
+#include "kernels/common/device/divide.cuh"
 #include "kernels/common/device/launch.cuh"
 
 namespace ssa::cuda {
@@ -22,7 +23,8 @@ __device__ __forceinline__ void team_sync(int team) {
 template <class C>
 __global__ void __launch_bounds__(C::kThreads, C::kCtasPerSm)
     sparse_dkv_lists_kernel(const SparseKeyGradients out, const InverseIndex index, const __nv_bfloat16* d_out,
-                            const float* delta, const float* lse, const SparseArgs a) {
+                            const float* delta, const float* lse, const SparseArgs a,
+                            const __grid_constant__ Divisor group) {
   extern __shared__ __align__(1024) unsigned char shared_bytes[];
   constexpr int kD = C::kD, kRows = C::kRows;
   const int warp = static_cast<int>(threadIdx.x) / kWarpSize, lane = static_cast<int>(threadIdx.x) % kWarpSize;
@@ -52,42 +54,43 @@ __global__ void __launch_bounds__(C::kThreads, C::kCtasPerSm)
     const int first_position = static_cast<int>(b) * a.T * a.HQ + kv_head * G;
     const int rows = segment.tokens * G, steps = (rows + kRows - 1) / kRows;
 
-    // The query row that this lane looks up: its token, and its index in [B, T, HQ]. The index fits in 32 bits (the
-    // launcher checks), so only the address of an element takes 64.
+    // The query row that this lane looks up: its token, and its index in [B, T, HQ] if that were token 0. The index fits
+    // in 32 bits (the launcher checks), so only the address of an element takes 64. The token is first used a step later,
+    // when it has arrived.
     const int slot = lane % kRows;
-    int next_token = 0, next_position = -1;
+    int next_token = 0, next_first = 0;
     const auto find = [&](int step) {
       const int r = step * kRows + slot;
-      next_position = -1;
       next_token = INT_MAX;
       if (r < rows) {
-        const unsigned i = static_cast<unsigned>(r) / static_cast<unsigned>(G);
-        next_token = tokens[i];
-        next_position = first_position + next_token * a.HQ + (r - static_cast<int>(i) * G);
+        const Divisor::Result token_head = group.divide(r);
+        next_token = tokens[token_head.quotient];
+        next_first = first_position + token_head.rest;
       }
     };
     const auto load = [&](int stage) {
       constexpr int kChunks = kD / 8, kThreads = C::kTeam * kWarpSize, kRowsAtOnce = kThreads / kChunks;
       const int thread = member * kWarpSize + lane, chunk = thread % kChunks;
-#pragma unroll 1  // each unrolled pass would keep two addresses in registers
+      constexpr int kPasses = kD == 64 ? 2 : 1;  // at once: each keeps two addresses in registers
+      const int next_position = next_token == INT_MAX ? -1 : next_first + next_token * a.HQ;
+#pragma unroll kPasses
       for (int r = 0; r < kRows; r += kRowsAtOnce) {
         const int i = r + thread / kChunks;
-        const int position = __shfl_sync(kFullMask, next_position, i % kWarpSize);
+        const int position = __shfl_sync(kFullMask, next_position, i);
         const bool inside = position >= 0;
-        const std::int64_t offset = static_cast<std::int64_t>(inside ? position : 0) * kD + chunk * 8;
+        const std::int64_t offset = static_cast<std::int64_t>(position) * kD + chunk * 8;  // not used if not inside
         cp_async_16_l1(shared.q[stage].address(i, chunk), a.q + offset, inside);
         cp_async_16_l1(shared.d_out[stage].address(i, chunk), d_out + offset, inside);
       }
       if (member == 0 && lane < kRows) {  // rows after the last one are zeros and add nothing
         const bool inside = next_position >= 0;
-        const int offset = inside ? next_position : 0;
-        cp_async_4(shared_address(&shared.lse[stage][lane]), lse + offset, inside);
-        cp_async_4(shared_address(&shared.delta[stage][lane]), delta + offset, inside);
+        cp_async_4(shared_address(&shared.lse[stage][lane]), lse + next_position, inside);
+        cp_async_4(shared_address(&shared.delta[stage][lane]), delta + next_position, inside);
         shared.token[stage][lane] = next_token;
       }
       cp_async_commit_group();
     };
-    static_assert(kRows % (C::kTeam * kWarpSize / (kD / 8)) == 0);
+    static_assert(kRows <= kWarpSize && kRows % (C::kTeam * kWarpSize / (kD / 8)) == 0);
 
     const int u0 = block * C::kBlockSize + member * kUnit;
     const std::int64_t k_stride = static_cast<std::int64_t>(a.HK) * kD;

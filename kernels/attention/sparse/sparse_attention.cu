@@ -97,7 +97,7 @@ void gradients(Stream& stream, const SparseAttentionBackward& p, const SparseArg
             .block = C::kThreads,
             .shared_bytes = sizeof(typename C::Shared),
             .overlaps = has_dense || has_d_q},
-           out, index, bf16(p.d_out), p.delta.as<float>(), p.lse.as<float>(), a);
+           out, index, bf16(p.d_out), p.delta.as<float>(), p.lse.as<float>(), a, Divisor(a.group()));
   };
   switch (a.block_size / kUnit) {
     case 1: run.template operator()<1>(); break;
