@@ -77,7 +77,7 @@ void launch(Stream& stream, const char* op, void (*kernel)(Parameters...), const
     cluster.id = cudaLaunchAttributeClusterDimension;
     cluster.val.clusterDim = {shape.cluster, 1, 1};
   }
-  if ((shape.overlaps || (shape.waits && stream.is_recording())) && context.properties.major >= 9) {
+  if ((shape.overlaps || (shape.waits && stream.is_recording())) && context.early_start) {
     cudaLaunchAttribute& early = attributes[config.numAttrs++];
     early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     early.val.programmaticStreamSerializationAllowed = 1;
