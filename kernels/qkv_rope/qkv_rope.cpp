@@ -51,6 +51,8 @@ void validate(const QkvRopeBackward& p) {
               " with FP8");
     expect_fp8(op, "fp8", p.fp8, s.B * s.T, s.columns());
     expect_fp8(op, "fp8_t", p.fp8_t, s.columns(), s.B * s.T);
+    SSA_CHECK(p.fp8.blocks == Fp8Blocks::row && p.fp8_t.blocks == Fp8Blocks::square, op,
+              ": fp8 and fp8_t have other blocks, expected row blocks and square blocks");
   } else {
     expect_rows(op, "d_qkvg", p.d_qkvg, s.B * s.T, s.columns(), act);
   }

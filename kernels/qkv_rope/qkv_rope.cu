@@ -6,7 +6,8 @@
 //   longest and therefore come first.
 // * gates: a thread takes one vector of gate logits of kGateTokens tokens.
 // * q: a thread takes one pair of kQueryHeads heads of one token.
-// The backward has no sums: a thread takes one pair, or one vector of gates, of one token. In FP8 a CTA takes a tile.
+// The backward has no sums: a thread takes one pair, or one vector of gates, of one token. In FP8 a CTA takes a tile of
+// 128 tokens and 128 columns; a thread has the loads of its eight tokens in flight before it uses the first.
 #include <algorithm>
 #include <climits>
 
@@ -65,6 +66,11 @@ __device__ __forceinline__ void store_pair(__nv_bfloat16* to, int half, const Pa
   store<kVec>(to + half, pair.high);
 }
 
+/// `own` of a pair, rotated; `other` is the pair's other element. Explicit, so that each kernel rounds in the same way.
+__device__ __forceinline__ float rotate_one(float own, float other, float cosine, float sine) {
+  return __fmaf_rn(own, cosine, __fmul_rn(other, sine));
+}
+
 /// Rotates by the angles (kSign 1) or back (kSign -1).
 template <int kSign, int kVec>
 __device__ __forceinline__ Pair<kVec> rotate(const Pair<kVec>& x, const Angles<kVec>& angles) {
@@ -72,8 +78,8 @@ __device__ __forceinline__ Pair<kVec> rotate(const Pair<kVec>& x, const Angles<k
 #pragma unroll
   for (int i = 0; i < kVec; ++i) {
     const float sine = kSign * angles.sine[i];
-    out.low[i] = x.low[i] * angles.cosine[i] - x.high[i] * sine;
-    out.high[i] = x.high[i] * angles.cosine[i] + x.low[i] * sine;
+    out.low[i] = rotate_one(x.low[i], x.high[i], angles.cosine[i], -sine);
+    out.high[i] = rotate_one(x.high[i], x.low[i], angles.cosine[i], sine);
   }
   return out;
 }
@@ -231,6 +237,17 @@ __device__ __forceinline__ Floats<kVec> gate_gradient(const Backward& p, std::in
   return d_logit;
 }
 
+/// What each token of a block gets of its mean's gradient.
+struct MeanShare {
+  std::int64_t block;  ///< of all sequences
+  float share;
+};
+__device__ __forceinline__ MeanShare mean_share(const Backward& p, std::int64_t m) {
+  const int T = static_cast<int>(p.T), token = static_cast<int>(m), b = token / T;
+  const int block = (token - b * T) / p.block_size;
+  return {b * p.N + block, 1.0f / static_cast<float>(min(p.block_size, T - block * p.block_size))};
+}
+
 /// The gradients of columns d and d + D/2 of a head of q, k or v of token m.
 template <int kVec>
 __device__ __forceinline__ Pair<kVec> pair_gradient(const Backward& p, std::int64_t m, int head, int d) {
@@ -241,10 +258,8 @@ __device__ __forceinline__ Pair<kVec> pair_gradient(const Backward& p, std::int6
   const float* from = is_q ? p.d_q + (m * HQ + head) * D : (is_v ? p.d_v : p.d_k) + (m * HK + kv_head) * D;
   Pair<kVec> x = load_pair<kVec>(from + d, half);
   if (const float* mean = is_v ? p.d_v_mean : p.d_k_mean; !is_q && mean) {
-    const std::int64_t b = m / p.T, block = (m - b * p.T) / p.block_size;
-    const float share =
-        1.0f / static_cast<float>(min(static_cast<std::int64_t>(p.block_size), p.T - block * p.block_size));
-    mean += ((b * p.N + block) * HK + kv_head) * D + d;
+    const auto [block, share] = mean_share(p, m);
+    mean += (block * HK + kv_head) * D + d;
     add_scaled(x.low, mean, share);
     add_scaled(x.high, mean + half, share);
   }
@@ -281,33 +296,95 @@ __device__ __forceinline__ Floats<8> eight_gate_gradients(const Backward& p, std
   }
 }
 
-/// In FP8: a CTA takes a tile of 128 tokens and 128 columns. A thread's eight columns are in one half of a head, and
-/// the thread that has the other half loads the same pairs.
-template <int kGateVec>
-__global__ void __launch_bounds__(kFp8TileThreads)
+/// The gradients of eight adjacent columns of q, k or v, from `column` on, of tokens `row` .. `row` + 7, without means.
+/// Heads have 16, 32, 64 or 128 columns, so the elements that a lane's are rotated with are in another lane of the same
+/// 16. Called by all lanes; those past the heads or tokens load something else, and get zeros.
+__device__ __forceinline__ void head_gradients(uint4 (&tile)[8], const Backward& p, int row, int column) {
+  const auto [HQ, HK, D] = p.heads;
+  const bool is_token = row < static_cast<int>(p.M), is_head = column < (HQ + 2 * HK) * D;
+  if (!is_token) row = 0;
+  const int half = D / 2, head = is_head ? column / D : 0, d = column % D;
+  const bool is_q = head < HQ, is_v = head >= HQ + HK, upper = d >= half;
+  const int kv_head = is_v ? head - HQ - HK : head - HQ;
+  const int stride = (is_q ? HQ : HK) * D;
+  const float* from = (is_q ? p.d_q + head * D : (is_v ? p.d_v : p.d_k) + kv_head * D) + std::int64_t{row} * stride + d;
+  const int position_of_lane = __ldg(p.positions + row + threadIdx.x % 8);
+  Floats<8> x[8];
+#pragma unroll
+  for (int i = 0; i < 8; ++i, from += stride) x[i] = load_constant<8>(from);
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    const int position = __shfl_sync(kFullMask, position_of_lane, i, 16);
+    Angles<8> angles = load_angles<8>(p.cos_sin + static_cast<std::int64_t>(position) * D, upper ? d - half : d);
+    // Lanes of v load the angles too: a branch would separate the loads, and this keeps the compiler from making one.
+#pragma unroll
+    for (int j = 0; j < 8; ++j) asm volatile("" : "+f"(angles.cosine[j]), "+f"(angles.sine[j]));
+    Floats<8> y;
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      const float other = __shfl_xor_sync(kFullMask, x[i][j], half / 8);
+      const float rotated = rotate_one(x[i][j], other, angles.cosine[j], upper ? -angles.sine[j] : angles.sine[j]);
+      y[j] = is_v ? x[i][j] : rotated;
+    }
+    tile[i] = pack_bf16(y);
+  }
+  if (is_token && is_head) return;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) tile[i] = {};
+}
+
+/// tile[i] = row(i). One row after another: with more in flight there are too few registers.
+template <class F>
+__device__ __forceinline__ void rows_in_turn(uint4 (&tile)[8], F&& row) {
+#pragma unroll
+  for (int j = 0; j < 8; ++j) tile[j] = {};
+#pragma unroll 1
+  for (int i = 0; i < 8; ++i) {
+#pragma unroll
+    for (int j = 0; j < 7; ++j) tile[j] = tile[j + 1];
+    tile[7] = row(i);
+  }
+}
+
+/// The same as head_gradients for heads of any size, with means. The lane that has the other elements of the pairs
+/// loads the same ones.
+__device__ __forceinline__ uint4 head_gradients_of_row(const Backward& p, int row, int column) {
+  const int D = p.heads.D, half = D / 2, head = column / D, d = column - head * D;
+  const bool upper = d >= half;
+  const Pair<8> pair = pair_gradient<8>(p, row, head, upper ? d - half : d);
+  Floats<8> y;
+#pragma unroll
+  for (int j = 0; j < 8; ++j) y[j] = upper ? pair.high[j] : pair.low[j];
+  return pack_bf16(y);
+}
+
+/// In FP8: a CTA takes a tile of 128 tokens and 128 columns. A thread's eight columns are in one half of a head.
+/// kWithinTile: heads have 16, 32, 64 or 128 columns, so that a head is in one tile.
+template <int kGateVec, bool kWithinTile>
+__global__ void __launch_bounds__(kFp8TileThreads, 2)
     qkv_rope_backward_fp8_kernel(const __grid_constant__ Backward p, Fp8Target fp8, Fp8Target fp8_t) {
   __shared__ alignas(16) Fp8TileShared shared;
   const Fp8TilePlace at;
   const auto [HQ, HK, D] = p.heads;
-  const int M = static_cast<int>(p.M), width = p.heads.width(), gates_begin = (HQ + 2 * HK) * D, half = D / 2;
-  const int head = at.column / D, d = at.column - head * D;
-  const bool upper = d >= half;
+  const int M = static_cast<int>(p.M), width = p.heads.width(), gates_begin = (HQ + 2 * HK) * D;
+  const int tile_begin = at.tile_column * kFp8Tile;
+  const bool means = (p.d_k_mean || p.d_v_mean) && tile_begin + kFp8Tile > HQ * D;  // few tiles have k and v
   uint4 tile[8];
-#pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    tile[i] = {};
-    if (at.row >= M || at.column >= width) continue;
-    if (at.column >= gates_begin) {
-      tile[i] = pack_bf16(eight_gate_gradients<kGateVec>(p, at.row + i, at.column - gates_begin));
-    } else {
-      const Pair<8> pair = pair_gradient<8>(p, at.row + i, head, upper ? d - half : d);
-      Floats<8> y;
-#pragma unroll
-      for (int j = 0; j < 8; ++j) y[j] = upper ? pair.high[j] : pair.low[j];
-      tile[i] = pack_bf16(y);
-    }
+  if (kWithinTile && !means && tile_begin < gates_begin)
+    head_gradients(tile, p, at.row, at.column);
+  else
+    rows_in_turn(tile, [&](int i) {
+      return at.row < M && at.column < gates_begin ? head_gradients_of_row(p, at.row + i, at.column) : uint4{};
+    });
+  if (tile_begin + kFp8Tile > gates_begin) {
+    const Fp8TilePlace gates(fresh(static_cast<int>(threadIdx.x)));
+    if (gates.row < M && gates.column >= gates_begin && gates.column < width)
+      rows_in_turn(tile, [&](int i) {
+        return pack_bf16(eight_gate_gradients<kGateVec>(p, gates.row + i, gates.column - gates_begin));
+      });
   }
-  quantize_tile<true, true, Fp8Sizes::any>(fp8, fp8_t, shared, tile, at.tile_row, at.tile_column, M, width);
+  quantize_tile<true, true, Fp8Sizes::any, Fp8TileBlocks::row_and_square>(fp8, fp8_t, shared, tile, at.tile_row,
+                                                                          at.tile_column, M, width);
 }
 
 /// Calls f.operator()<vector width, vectors per half head, width of gates>(). Vectors need rows and parts of qkvg that
@@ -390,7 +467,11 @@ void qkv_rope_backward(Stream& stream, const QkvRopeBackward& p) {
                      .block_size = static_cast<int>(p.block_size),
                      .heads = heads};
   if (p.fp8) {
-    const auto kernel = kGates * heads.HQ % 8 == 0 ? qkv_rope_backward_fp8_kernel<8> : qkv_rope_backward_fp8_kernel<1>;
+    const bool whole_gates = kGates * heads.HQ % 8 == 0, within_tile = kFp8Tile % heads.D == 0;
+    const auto kernel =
+        whole_gates   ? within_tile ? qkv_rope_backward_fp8_kernel<8, true> : qkv_rope_backward_fp8_kernel<8, false>
+          : within_tile ? qkv_rope_backward_fp8_kernel<1, true>
+                      : qkv_rope_backward_fp8_kernel<1, false>;
     return launch(stream, "qkv_rope_backward", kernel, fp8_tiles(B * T, heads.width()), arguments, Fp8Target(p.fp8),
                   Fp8Target(p.fp8_t));
   }

@@ -38,8 +38,8 @@ SSA_OP(qkv_rope_forward, QkvRopeForward);
 ///   gate logits: d_gate * gate * (1 - gate)
 struct QkvRopeBackward {
   Tensor d_qkvg = {};    ///< [M, (HQ + 2 HK) D + 3 HQ] act, rows may be padded; absent if the next two are given
-  Fp8Matrix fp8 = {};    ///< overwritten: d_qkvg as quantize_fp8 rounds it; D a multiple of 16
-  Fp8Matrix fp8_t = {};  ///< overwritten: the same, transposed
+  Fp8Matrix fp8 = {};    ///< row blocks, overwritten: d_qkvg as quantize_fp8 rounds it; D a multiple of 16
+  Fp8Matrix fp8_t = {};  ///< square blocks, overwritten: the same, transposed
   Tensor d_q;            ///< [B, T, HQ, D] f32
   Tensor d_k;            ///< [B, T, HK, D] f32
   Tensor d_v;            ///< [B, T, HK, D] f32

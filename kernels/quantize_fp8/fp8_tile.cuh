@@ -24,6 +24,10 @@ inline constexpr int kFp8Tile = static_cast<int>(kFp8Block);
 /// What rows and columns of a matrix may be: multiples of 16, which takes fewer registers, or any numbers.
 enum class Fp8Sizes { whole, any };
 
+/// Blocks of the plain and of the transposed output: what Fp8Target::square says, or known at compile time, which takes
+/// fewer registers.
+enum class Fp8TileBlocks { any, row_and_square };
+
 template <Fp8Sizes kSizes>
 __device__ __forceinline__ std::int64_t padded_size(int count) {
   return kSizes == Fp8Sizes::whole ? count : fp8_padded(count);
@@ -65,11 +69,26 @@ struct Fp8TileShared {
   unsigned tile_max[kFp8TileThreads / kWarpSize];
 };
 
+/// Keeps the compiler from computing what depends on this value earlier, and keeping it in registers.
+__device__ __forceinline__ int fresh(int value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
+
+/// threadIdx.x, with kFresh so that nothing that depends on it is computed earlier.
+template <bool kFresh>
+__device__ __forceinline__ int thread_index() {
+  const int thread = static_cast<int>(threadIdx.x);
+  return kFresh ? fresh(thread) : thread;
+}
+
 /// The tile of this CTA in a grid of [columns / 128, rows / 128], and where this thread's 8 x 8 elements begin.
 struct Fp8TilePlace {
   int tile_row = static_cast<int>(blockIdx.y), tile_column = static_cast<int>(blockIdx.x);
-  int row = tile_row * kFp8Tile + static_cast<int>(threadIdx.x) / 16 * 8;
-  int column = tile_column * kFp8Tile + static_cast<int>(threadIdx.x) % 16 * 8;
+  int row, column;
+
+  __device__ __forceinline__ explicit Fp8TilePlace(int thread = static_cast<int>(threadIdx.x))
+      : row(tile_row * kFp8Tile + thread / 16 * 8), column(tile_column * kFp8Tile + thread % 16 * 8) {}
 };
 
 /// A CTA per tile of a [rows, columns] matrix, as Fp8TilePlace expects.
@@ -153,10 +172,10 @@ __device__ __forceinline__ uint4 operator&(const uint4& a, const uint4& b) {
 
 /// Stores a tile of [rows, columns] from shared memory, transposed: 8 threads store a column of the tile, 16 rows each.
 /// Rows past the matrix fill the columns of the output up to a multiple of 16: they are zero in `chunks`.
-template <Fp8Sizes kSizes>
+template <Fp8Sizes kSizes, bool kFresh = false>
 __device__ __forceinline__ void store_transposed(const Fp8Target& to, const Fp8TileChunks& chunks, int tile_row,
                                                  int tile_column, int rows, int columns) {
-  const int thread = static_cast<int>(threadIdx.x);
+  const int thread = thread_index<kFresh>();
 #pragma unroll
   for (int pass = 0; pass < 4; ++pass) {
     const int column = pass * 32 + thread / 8, part = thread % 8, swizzle = column / 8;
@@ -170,15 +189,19 @@ __device__ __forceinline__ void store_transposed(const Fp8Target& to, const Fp8T
 
 /// `x[i]`: columns 8 l .. 8 l + 7 of row 8 g + i of the tile; zero outside the matrix [rows, columns]. All 256 threads
 /// call it. `shared` may be reused after the next __syncthreads().
-template <bool kPlain, bool kTransposed, Fp8Sizes kSizes = Fp8Sizes::whole>
+template <bool kPlain, bool kTransposed, Fp8Sizes kSizes = Fp8Sizes::whole, Fp8TileBlocks kBlocks = Fp8TileBlocks::any>
 __device__ __forceinline__ void quantize_tile(const Fp8Target& plain, const Fp8Target& transposed,
                                               Fp8TileShared& shared, const uint4 (&x)[8], int tile_row, int tile_column,
                                               int rows, int columns) {
-  const int thread = static_cast<int>(threadIdx.x), warp = thread / kWarpSize, lane = thread % kWarpSize;
+  constexpr bool kFresh = kSizes == Fp8Sizes::whole || kBlocks != Fp8TileBlocks::any;
+  const int thread = thread_index<kFresh>(), warp = thread / kWarpSize, lane = thread % kWarpSize;
   const int g = thread / 16, l = thread % 16;
   const int first_row = tile_row * kFp8Tile + 8 * g, first_column = tile_column * kFp8Tile + 8 * l;
-  const bool of_rows = kPlain && !plain.square, of_columns = kTransposed && !transposed.square;
-  const bool of_tile = (kPlain && plain.square) || (kTransposed && transposed.square);
+  const bool plain_square = kPlain && kBlocks == Fp8TileBlocks::any && plain.square;
+  const bool transposed_square =
+      kTransposed && (kBlocks == Fp8TileBlocks::any ? transposed.square : kBlocks == Fp8TileBlocks::row_and_square);
+  const bool of_rows = kPlain && !plain_square, of_columns = kTransposed && !transposed_square;
+  const bool of_tile = plain_square || transposed_square;
 
   // 1) Largest magnitudes, as bits of bf16 in pairs. As unsigned numbers they are ordered, NaN last.
   unsigned row_max[8], column_max[4] = {};  // column_max[j]: columns 2 j (lower half) and 2 j + 1
@@ -215,9 +238,8 @@ __device__ __forceinline__ void quantize_tile(const Fp8Target& plain, const Fp8T
     const Fp8Scale scale(largest);
     tile_inverse = scale.inverse;
     if (thread == 0) {
-      if (kPlain && plain.square) plain.scales[tile_row * plain.scale_stride + tile_column] = scale.scale;
-      if (kTransposed && transposed.square)
-        transposed.scales[tile_column * transposed.scale_stride + tile_row] = scale.scale;
+      if (plain_square) plain.scales[tile_row * plain.scale_stride + tile_column] = scale.scale;
+      if (transposed_square) transposed.scales[tile_column * transposed.scale_stride + tile_row] = scale.scale;
     }
   }
   if (of_rows) {
@@ -241,12 +263,13 @@ __device__ __forceinline__ void quantize_tile(const Fp8Target& plain, const Fp8T
 
   // 3) The tile as it is
   if constexpr (kPlain) {
+    const std::int64_t stride = padded_size<kSizes>(columns);
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       const float inverse = of_rows ? __shfl_sync(kFullMask, row_inverse, 2 * i, 16) : tile_inverse;
-      if (first_row + i < rows && first_column < padded_size<kSizes>(columns))
-        *reinterpret_cast<uint2*>(plain.values + (first_row + i) * padded_size<kSizes>(columns) + first_column) =
-            round_fp8(x[i], inverse);
+      const int row = kSizes == Fp8Sizes::whole ? first_row : first_row + i;  // whole: all eight rows, or none
+      if (row < rows && first_column < stride)
+        *reinterpret_cast<uint2*>(plain.values + (first_row + i) * stride + first_column) = round_fp8(x[i], inverse);
     }
   }
 
@@ -264,7 +287,7 @@ __device__ __forceinline__ void quantize_tile(const Fp8Target& plain, const Fp8T
       shared.chunks[8 * l + j][g ^ l] = make_uint2(pack_fp8(v[0], v[1], v[2], v[3]), pack_fp8(v[4], v[5], v[6], v[7]));
     }
     __syncthreads();
-    store_transposed<kSizes>(transposed, shared.chunks, tile_row, tile_column, rows, columns);
+    store_transposed<kSizes, kFresh>(transposed, shared.chunks, tile_row, tile_column, rows, columns);
   }
 }
 

@@ -6,7 +6,7 @@ namespace ssa::cuda {
 namespace {
 
 template <bool kPlain, bool kTransposed>
-__global__ void __launch_bounds__(kFp8TileThreads)
+__global__ void __launch_bounds__(kFp8TileThreads, kTransposed ? 4 : 3)
     quantize_fp8_kernel(Fp8Target plain, Fp8Target transposed, const __nv_bfloat16* x, int stride, int rows,
                         int columns) {
   __shared__ alignas(16) Fp8TileShared shared;

@@ -1,9 +1,12 @@
 // A block of 128 x 128 elements needs its largest magnitude, and a norm needs the sum over a whole token. So a cluster
 // of CTAs takes 128 tokens, each CTA 128 columns of them. They stay in registers while the CTAs exchange their sums
 // over columns: every element is read once, and written once per output. Two CTAs run on an SM, so that one loads or
-// stores while the other waits for sums.
+// stores while the other waits for sums. The clusters of the backward stay, each takes many blocks of 128 tokens, and
+// loads the next block while it rounds and stores the current one.
 // The sums are added in an order of their own: against rmsnorm.cu, rstd may differ in its last bit.
 #include "rmsnorm_fp8.cuh"
+
+#include <algorithm>
 
 #include "kernels/common/device/launch.cuh"
 #include "kernels/common/device/reduce.cuh"
@@ -38,32 +41,40 @@ __device__ __forceinline__ float sum_of_rows(float (&value)[8], int lane) {
   return value[0] + __shfl_xor_sync(kFullMask, value[0], 1);
 }
 
-/// Sums over all columns of the cluster's 128 tokens, in shared memory.
-template <int kCtas>
+/// Sums over all columns of the cluster's 128 tokens, in shared memory. Two inboxes if add_up is called several times.
+template <int kCtas, int kInboxes>
 struct TokenSums {
   static constexpr int kPairs = kFp8Tile / 2;  ///< two tokens are sent at a time
 
-  ClusterInbox<kCtas * kPairs> inbox;  ///< [CTA][token]
-  alignas(16) float part[kFp8Tile];    ///< sums over this CTA's columns
+  ClusterInbox<kCtas * kPairs> inboxes[kInboxes];  ///< [CTA][token]
+  alignas(16) float part[kFp8Tile];                ///< sums over this CTA's columns
   alignas(16) float whole[kFp8Tile];
 
   /// Called by every thread, first.
   __device__ __forceinline__ void open() {
-    if constexpr (kCtas > 1) inbox.open();
+    if constexpr (kCtas > 1) {
+      if constexpr (kInboxes == 2) inboxes[1].init();
+      inboxes[0].open();
+    }
   }
 
-  /// sum[i] comes in as this thread's part of the sum of its row i (fp8_tile.cuh), and leaves as the whole sum.
-  __device__ __forceinline__ void add_up(float (&sum)[8]) {
-    const int thread = static_cast<int>(threadIdx.x), first = thread / 16 * 8;
+  /// sum[i] comes in as this thread's part of the sum of its row i (fp8_tile.cuh), and leaves as the whole sum. `turn`
+  /// counts the calls. With one CTA a __syncthreads() is needed between two calls.
+  __device__ __forceinline__ void add_up(float (&sum)[8], int turn = 0) {
+    const int thread = fresh(static_cast<int>(threadIdx.x)), first = thread / 16 * 8;
     const float of_row = sum_of_rows(sum, thread % kWarpSize);
     if (thread % 2 == 0) part[first + thread % 16 / 2] = of_row;
     __syncthreads();
     if constexpr (kCtas > 1) {
-      inbox.wait_until_all_are_open();
+      auto& inbox = inboxes[turn % kInboxes];
+      if (turn == 0)
+        inbox.wait_until_all_are_open();
+      else
+        inbox.expect();
       const int rank = static_cast<int>(blockIdx.x);
       for (int i = thread; i < kCtas * kPairs; i += kFp8TileThreads)
         inbox.send(i / kPairs, rank * kPairs + i % kPairs, reinterpret_cast<const float2*>(part)[i % kPairs]);
-      inbox.wait_for_values();
+      inbox.wait_for_values(turn / kInboxes);
       if (thread < kFp8Tile) {
         const auto* values = reinterpret_cast<const float*>(inbox.values);
         float total = values[thread];
@@ -82,7 +93,7 @@ struct TokenSums {
 template <int kCtas>
 struct ForwardShared {
   Fp8TileShared tile;
-  TokenSums<kCtas> sums;
+  TokenSums<kCtas, 1> sums;
 };
 
 /// `residual` may alias x: a thread reads its elements before it writes them.
@@ -145,88 +156,123 @@ using OwnRows = uint4[8][kFp8TileThreads];
 /// Starts the copy of this thread's rows, in a cp.async group of its own; zeros where not `inside`.
 __device__ __forceinline__ void copy_rows(OwnRows& to, const __nv_bfloat16* from, std::int64_t first, int H,
                                           bool inside) {
+  if (inside) from += first;
 #pragma unroll
-  for (int i = 0; i < 8; ++i)
-    cp_async_16(shared_address(&to[i][threadIdx.x]), inside ? from + first + i * H : from, inside);
+  for (int i = 0; i < 8; ++i) {
+    cp_async_16(shared_address(&to[i][threadIdx.x]), from, inside);
+    if (inside) from += H;
+  }
   cp_async_commit_group();
 }
 
 template <int kCtas>
 struct BackwardShared {
   Fp8TileShared tile;
-  TokenSums<kCtas> sums;
+  TokenSums<kCtas, 2> sums;
   OwnRows x, d_x;
   alignas(16) float d_weight[kWarps][kFp8Tile];
 };
 
-/// partials[b]: sum of d_out * n over the tokens of row b of the grid.
+/// Cluster y of the grid takes blocks y, y + gridDim.y, ... of 128 tokens. The loads of the next block are issued as
+/// soon as registers and shared memory are free for them: before the current block is rounded.
+/// partials[b]: sum of d_out * n over tokens 128 b .. 128 b + 127.
 template <int kCtas>
-__global__ void __launch_bounds__(kFp8TileThreads, kCtasPerSm)
+__global__ void __launch_bounds__(kFp8TileThreads, kCtas == 1 ? 1 : kCtasPerSm)  // with 1, ptxas needs more registers
     rmsnorm_backward_cluster_kernel(Fp8Target fp8, Fp8Target fp8_t, __nv_bfloat16* d_residual, float* partials,
                                     const __nv_bfloat16* d_out, const __nv_bfloat16* residual, const float* rstd,
                                     const __nv_bfloat16* weight, int M, int H, float inverse_H) {
   extern __shared__ uint4 dynamic_shared[];
   auto& shared = *reinterpret_cast<BackwardShared<kCtas>*>(dynamic_shared);
   shared.sums.open();
-  const Fp8TilePlace at;
-  const bool inside = at.row < M && at.column < H;
-  const std::int64_t first = std::int64_t{at.row} * H + at.column;
-  const int thread = static_cast<int>(threadIdx.x), warp = thread / kWarpSize, lane = thread % kWarpSize;
-  copy_rows(shared.x, residual, first, H, inside);
-  copy_rows(shared.d_x, d_residual, first, H, inside);
+  const int tile_column = static_cast<int>(blockIdx.x);
+  const bool used = tile_column * kFp8Tile < H;  // else the CTA only completes the cluster
+  const auto row_of = [&](int tile_row, int thread) { return tile_row * kFp8Tile + thread / 16 * 8; };
+  const auto column_of = [&](int thread) { return tile_column * kFp8Tile + thread % 16 * 8; };
   uint4 d_y[8];
+  float rstd_of_lane;  // of row lane % 8 of this thread's eight
+  const auto start_loads = [&](int tile_row) {
+    const int thread = fresh(static_cast<int>(threadIdx.x)), row = row_of(tile_row, thread), stride = fresh(H);
+    const bool inside = used && row < M;
+    const std::int64_t first = std::int64_t{row} * stride + column_of(thread);
+    copy_rows(shared.x, residual, first, stride, inside);
+    copy_rows(shared.d_x, d_residual, first, stride, inside);
+    const __nv_bfloat16* from = d_out + first;
 #pragma unroll
-  for (int i = 0; i < 8; ++i) d_y[i] = inside ? __ldg(reinterpret_cast<const uint4*>(d_out + first + i * H)) : uint4{};
-  cp_async_wait_group<1>();
+    for (int i = 0; i < 8; ++i, from += stride) d_y[i] = inside ? __ldg(reinterpret_cast<const uint4*>(from)) : uint4{};
+    rstd_of_lane = inside ? __ldg(rstd + row + thread % 8) : 0.0f;
+  };
+  start_loads(static_cast<int>(blockIdx.y));
 
-  Floats<8> d_weight{};
-  float sum[8];
-  {
-    const Floats<8> w = at.column < H ? load_constant<8>(weight + at.column) : Floats<8>{};
+#pragma unroll 1
+  for (int turn = 0, tile_row = static_cast<int>(blockIdx.y);; ++turn) {
+    const int thread = fresh(static_cast<int>(threadIdx.x)), warp = thread / kWarpSize, lane = thread % kWarpSize;
+    uint4 packed_weight = used ? __ldg(reinterpret_cast<const uint4*>(weight + column_of(thread))) : uint4{};
+    // Unpacked twice per turn: it would take twice as many registers in between.
+    const auto unpacked_weight = [&] {
+      asm volatile("" : "+r"(packed_weight.x), "+r"(packed_weight.y), "+r"(packed_weight.z), "+r"(packed_weight.w));
+      return unpack_bf16(packed_weight);
+    };
+    cp_async_wait_group<1>();
+    Floats<8> d_weight{};
+    float sum[8];
+    {
+      const Floats<8> w = unpacked_weight();
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const float scale = inside ? __ldg(rstd + at.row + i) : 0.0f;
-      Floats<8> n = load<8>(reinterpret_cast<const __nv_bfloat16*>(&shared.x[i][thread]));
-      Floats<8> g = load<8>(reinterpret_cast<const __nv_bfloat16*>(&d_y[i]));
-      sum[i] = 0;
+      for (int i = 0; i < 8; ++i) {
+        const float scale = __shfl_sync(kFullMask, rstd_of_lane, i, 16);
+        Floats<8> n = load<8>(reinterpret_cast<const __nv_bfloat16*>(&shared.x[i][thread]));
+        Floats<8> g = unpack_bf16(d_y[i]);
+        sum[i] = 0;
 #pragma unroll
-      for (int j = 0; j < 8; ++j) {
-        n[j] *= scale;
-        d_weight[j] += g[j] * n[j];
-        g[j] *= w[j];
-        sum[i] += g[j] * n[j];
+        for (int j = 0; j < 8; ++j) {
+          n[j] *= scale;
+          d_weight[j] += g[j] * n[j];
+          g[j] *= w[j];
+          sum[i] += g[j] * n[j];
+        }
       }
     }
-  }
-  // The barriers of add_up are between these stores and the loads below.
+    // The barriers of add_up are between these stores and the loads below, those of quantize_tile between the loads and
+    // the stores of the next turn.
 #pragma unroll
-  for (int j = 0; j < 8; ++j) d_weight[j] += __shfl_xor_sync(kFullMask, d_weight[j], 16);
-  if (lane < 16) store<8>(&shared.d_weight[warp][8 * lane], d_weight);
-  shared.sums.add_up(sum);
-  cp_async_wait_group<0>();
-  if (at.tile_column * kFp8Tile >= H) return;  // a CTA that only completes the cluster
+    for (int j = 0; j < 8; ++j) d_weight[j] += __shfl_xor_sync(kFullMask, d_weight[j], 16);
+    if (lane < 16) store<8>(&shared.d_weight[warp][8 * lane], d_weight);
+    shared.sums.add_up(sum, turn);
+    cp_async_wait_group<0>();
 
-  if (thread < kFp8Tile) {
-    float total = shared.d_weight[0][thread];
+    if (used && thread < kFp8Tile) {
+      float total = shared.d_weight[0][thread];
 #pragma unroll
-    for (int other = 1; other < kWarps; ++other) total += shared.d_weight[other][thread];
-    partials[std::int64_t{at.tile_row} * H + at.tile_column * kFp8Tile + thread] = total;
+      for (int other = 1; other < kWarps; ++other) total += shared.d_weight[other][thread];
+      partials[std::int64_t{tile_row} * H + tile_column * kFp8Tile + thread] = total;
+    }
+    forget_unpacked(d_y);
+    uint4 tile[8];
+    {
+      const Floats<8> w = unpacked_weight();
+      const int row = row_of(tile_row, thread), stride = fresh(H);
+      __nv_bfloat16* to = d_residual + std::int64_t{row} * stride + column_of(thread);
+#pragma unroll
+      for (int i = 0; i < 8; ++i, to += stride) {
+        const float scale = __shfl_sync(kFullMask, rstd_of_lane, i, 16), mean = sum[i] * inverse_H;
+        const Floats<8> n = load<8>(reinterpret_cast<const __nv_bfloat16*>(&shared.x[i][thread]));
+        const Floats<8> g = unpack_bf16(d_y[i]);
+        Floats<8> d = load<8>(reinterpret_cast<const __nv_bfloat16*>(&shared.d_x[i][thread]));
+#pragma unroll
+        for (int j = 0; j < 8; ++j) d[j] += scale * (g[j] * w[j] - n[j] * scale * mean);
+        tile[i] = pack_bf16(d);
+        if (used && row < M) *reinterpret_cast<uint4*>(to) = tile[i];
+      }
+    }
+    const int done = tile_row;
+    tile_row += static_cast<int>(gridDim.y);
+    const bool more = tile_row * kFp8Tile < M;
+    if (more) start_loads(tile_row);
+    if (used)
+      quantize_tile<true, true, Fp8Sizes::whole, Fp8TileBlocks::row_and_square>(fp8, fp8_t, shared.tile, tile, done,
+                                                                                tile_column, M, fresh(H));
+    if (!more) return;
   }
-  forget_unpacked(d_y);
-  const Floats<8> w = load_constant<8>(weight + at.column);
-  uint4 tile[8];
-#pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    const float scale = inside ? __ldg(rstd + at.row + i) : 0.0f, mean = sum[i] * inverse_H;
-    const Floats<8> n = load<8>(reinterpret_cast<const __nv_bfloat16*>(&shared.x[i][thread]));
-    const Floats<8> g = load<8>(reinterpret_cast<const __nv_bfloat16*>(&d_y[i]));
-    Floats<8> d = load<8>(reinterpret_cast<const __nv_bfloat16*>(&shared.d_x[i][thread]));
-#pragma unroll
-    for (int j = 0; j < 8; ++j) d[j] += scale * (g[j] * w[j] - n[j] * scale * mean);
-    tile[i] = pack_bf16(d);
-    if (inside) *reinterpret_cast<uint4*>(d_residual + first + i * H) = tile[i];
-  }
-  quantize_tile<true, true>(fp8, fp8_t, shared.tile, tile, at.tile_row, at.tile_column, M, H);
 }
 
 constexpr int kMaxCtas = 16;  ///< per cluster; more than 8 are not portable, and some GPUs have no room for them
@@ -242,19 +288,19 @@ auto dispatch_ctas(std::int64_t H, F&& f) {
   return f.template operator()<kMaxCtas>();
 }
 
-LaunchShape shape_of(std::int64_t M, int ctas, std::size_t shared_bytes = 0) {
-  return {.grid = {static_cast<unsigned>(ctas), ctas_for(M, kFp8Tile)},
+LaunchShape shape_of(unsigned clusters, int ctas, std::size_t shared_bytes = 0) {
+  return {.grid = {static_cast<unsigned>(ctas), clusters},
           .block = kFp8TileThreads,
           .shared_bytes = shared_bytes,
           .cluster = static_cast<unsigned>(ctas)};
 }
 
-/// Whether the GPU has room for a cluster of this kernel. Allows clusters of more than 8 CTAs.
+/// How many clusters of this kernel run on the GPU at a time. Allows clusters of more than 8 CTAs.
 template <class... Parameters>
-bool has_room(void (*kernel)(Parameters...), int ctas, std::size_t shared_bytes = 0) {
+int resident_clusters(void (*kernel)(Parameters...), int ctas, std::size_t shared_bytes = 0) {
   constexpr auto op = "rmsnorm";
   const auto* function = reinterpret_cast<const void*>(kernel);
-  if (!knows_clusters(op, kernel)) return false;
+  if (!knows_clusters(op, kernel)) return 0;
   check(cudaFuncSetAttribute(function, cudaFuncAttributeNonPortableClusterSizeAllowed, 1), op);
   check(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)),
         op);
@@ -262,21 +308,28 @@ bool has_room(void (*kernel)(Parameters...), int ctas, std::size_t shared_bytes 
   cluster.id = cudaLaunchAttributeClusterDimension;
   cluster.val.clusterDim = {static_cast<unsigned>(ctas), 1, 1};
   cudaLaunchConfig_t config{};
-  config.gridDim = {static_cast<unsigned>(ctas), 1, 1};
+  config.gridDim = {static_cast<unsigned>(ctas), 1024, 1};  // more than can be resident
   config.blockDim = kFp8TileThreads;
   config.dynamicSmemBytes = shared_bytes;
   config.attrs = &cluster;
   config.numAttrs = 1;
   int clusters = 0;
   check(cudaOccupancyMaxActiveClusters(&clusters, function, &config), op);
-  return clusters > 0;
+  return clusters;
+}
+
+template <int kCtas>
+int backward_clusters() {
+  static const int clusters =
+      resident_clusters(rmsnorm_backward_cluster_kernel<kCtas>, kCtas, sizeof(BackwardShared<kCtas>));
+  return clusters;
 }
 
 template <int kCtas>
 bool have_room() {
-  static const bool room = has_room(rmsnorm_forward_cluster_kernel<kCtas, false>, kCtas) &&
-                           has_room(rmsnorm_forward_cluster_kernel<kCtas, true>, kCtas) &&
-                           has_room(rmsnorm_backward_cluster_kernel<kCtas>, kCtas, sizeof(BackwardShared<kCtas>));
+  static const bool room = resident_clusters(rmsnorm_forward_cluster_kernel<kCtas, false>, kCtas) > 0 &&
+                           resident_clusters(rmsnorm_forward_cluster_kernel<kCtas, true>, kCtas) > 0 &&
+                           backward_clusters<kCtas>() > 0;
   return room;
 }
 
@@ -294,18 +347,19 @@ void rmsnorm_forward_in_clusters(Stream& stream, const RmsNormForward& p) {
   dispatch_ctas(H, [&]<int kCtas>() {
     const auto kernel =
         p.fp8_t ? rmsnorm_forward_cluster_kernel<kCtas, true> : rmsnorm_forward_cluster_kernel<kCtas, false>;
-    launch(stream, "rmsnorm_forward", kernel, shape_of(M, kCtas), Fp8Target(p.fp8), Fp8Target(p.fp8_t), bf16(p.out),
-           p.rstd.as<float>(), bf16(p.residual), bf16(p.x), bf16(p.delta), bf16(p.weight), M, H,
-           1.0f / static_cast<float>(H), p.eps);
+    launch(stream, "rmsnorm_forward", kernel, shape_of(ctas_for(M, kFp8Tile), kCtas), Fp8Target(p.fp8),
+           Fp8Target(p.fp8_t), bf16(p.out), p.rstd.as<float>(), bf16(p.residual), bf16(p.x), bf16(p.delta),
+           bf16(p.weight), M, H, 1.0f / static_cast<float>(H), p.eps);
   });
 }
 
 void rmsnorm_backward_in_clusters(Stream& stream, const RmsNormBackward& p, float* partials) {
   const std::int64_t M = p.d_out.dim(0), H = p.d_out.dim(1);
   dispatch_ctas(H, [&]<int kCtas>() {
+    const unsigned clusters = std::min(ctas_for(M, kFp8Tile), static_cast<unsigned>(backward_clusters<kCtas>()));
     launch(stream, "rmsnorm_backward", rmsnorm_backward_cluster_kernel<kCtas>,
-           shape_of(M, kCtas, sizeof(BackwardShared<kCtas>)), Fp8Target(p.fp8), Fp8Target(p.fp8_t), bf16(p.d_residual),
-           partials, bf16(p.d_out), bf16(p.residual), p.rstd.as<float>(), bf16(p.weight), M, H,
+           shape_of(clusters, kCtas, sizeof(BackwardShared<kCtas>)), Fp8Target(p.fp8), Fp8Target(p.fp8_t),
+           bf16(p.d_residual), partials, bf16(p.d_out), bf16(p.residual), p.rstd.as<float>(), bf16(p.weight), M, H,
            1.0f / static_cast<float>(H));
   });
 }

@@ -29,24 +29,42 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+/// 8 adjacent elements, or zeros. Without a branch, so that the loads of several rows are in flight together.
+__device__ __forceinline__ uint4 load_if(bool inside, const __nv_bfloat16* from) {
+  return inside ? __ldg(reinterpret_cast<const uint4*>(from)) : uint4{};
+}
+
 template <bool kPlain>
-__global__ void __launch_bounds__(kFp8TileThreads)
+__global__ void __launch_bounds__(kFp8TileThreads, 3)
     swiglu_forward_fp8_kernel(Fp8Target fp8, Fp8Target fp8_t, __nv_bfloat16* out, const __nv_bfloat16* gate_up, int M,
                               int F) {
   __shared__ alignas(16) Fp8TileShared shared;
   const Fp8TilePlace at;
+  const bool inside = at.row < M;  // M is a multiple of 16: all eight rows are inside, or none
+  gate_up += std::int64_t{at.row} * 2 * F + at.column;
+  if (out) out += std::int64_t{at.row} * F + at.column;
+  constexpr int kRows = 4;  // in flight
   uint4 tile[8];
 #pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    tile[i] = {};
-    if (at.row + i >= M) continue;
-    const __nv_bfloat16* gate = gate_up + std::int64_t{at.row + i} * 2 * F + at.column;
-    const Floats<8> g = load_constant<8>(gate), u = load_constant<8>(gate + F);
-    Floats<8> y;
+  for (int first = 0; first < 8; first += kRows) {
+    uint4 gate[kRows], up[kRows];
 #pragma unroll
-    for (int j = 0; j < 8; ++j) y[j] = g[j] * sigmoid(g[j]) * u[j];
-    tile[i] = pack_bf16(y);
-    if (out) *reinterpret_cast<uint4*>(out + std::int64_t{at.row + i} * F + at.column) = tile[i];
+    for (int i = 0; i < kRows; ++i, gate_up += 2 * F) {
+      gate[i] = load_if(inside, gate_up);
+      up[i] = load_if(inside, gate_up + F);
+    }
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      const Floats<8> g = unpack_bf16(gate[i]), u = unpack_bf16(up[i]);
+      Floats<8> y;
+#pragma unroll
+      for (int j = 0; j < 8; ++j) y[j] = g[j] * sigmoid(g[j]) * u[j];
+      tile[first + i] = pack_bf16(y);
+    }
+  }
+  if (out && inside) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i, out += F) *reinterpret_cast<uint4*>(out) = tile[i];
   }
   quantize_tile<kPlain, true>(fp8, fp8_t, shared, tile, at.tile_row, at.tile_column, M, F);
 }

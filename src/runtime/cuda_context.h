@@ -49,6 +49,9 @@ struct CudaContext {
   bool force_generic = false;
   /// Whether kernels in wgmma and TMA run: this build has code for sm_90a, and the GPU is one.
   bool hopper_kernels = false;
+  /// Whether the code that runs has griddepcontrol, which lets a kernel start before the previous one has ended: it was
+  /// compiled for sm_90a, not by the driver from PTX of compute_80.
+  bool early_start = false;
   /// SSA_CUDA_DEBUG=1: synchronize after every launch, so that an error names its op.
   bool debug = false;
 };

@@ -77,7 +77,8 @@ std::shared_ptr<CudaContext> make_context(int ordinal) {
   SSA_CHECK(!generic || std::strcmp(generic, "0") == 0 || std::strcmp(generic, "1") == 0, "SSA_FORCE_GENERIC is ",
             generic, ", expected 0 or 1");
   context->force_generic = generic && std::strcmp(generic, "1") == 0;
-  context->hopper_kernels = SSA_CUDA_SM90A && properties.major == 9 && !context->force_generic;
+  context->early_start = SSA_CUDA_SM90A && properties.major == 9;
+  context->hopper_kernels = context->early_start && !context->force_generic;
   const char* debug = std::getenv("SSA_CUDA_DEBUG");
   context->debug = debug && std::strcmp(debug, "0") != 0;
   return context;
@@ -89,6 +90,7 @@ std::shared_ptr<CudaContext> make_context_beside(const CudaContext& other) {
   context->properties = other.properties;
   context->force_generic = other.force_generic;
   context->hopper_kernels = other.hopper_kernels;
+  context->early_start = other.early_start;
   context->debug = other.debug;
   use(*context);
   int least = 0, greatest = 0;

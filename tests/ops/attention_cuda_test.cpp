@@ -69,17 +69,22 @@ TEST_CASE("attention over long sequences on CUDA agrees with the CPU") {
     const AttentionSaved saved(c.dims, run_compressed_attention_forward(exact, c, in), in.d_out);
     check_cuda([&](OpRunner& run) { return run_compressed_attention_backward(run, c, in, saved, false); });
   }
-  for (const SparseAttentionCase& c : std::vector<SparseAttentionCase>{{{1, 3000, 1, 16, 64}, 16, 8, Earlier::first},
-                                                                       {{1, 3000, 2, 3, 64}, 16, 40},
-                                                                       {{2, 1500, 1, 32, 64}, 32, 6},
-                                                                       {{1, 2000, 1, 11, 128}, 16, 8, Earlier::first},
-                                                                       {{1, 1700, 1, 4, 128}, 64, 5},
-                                                                       {{1, 4600, 1, 1, 64}, 64, 20},
-                                                                       // More blocks than a window of the planner; with
-                                                                       // one slot, none of them in the first window.
-                                                                       {{1, 8300, 1, 1, 64}, 16, 6},
-                                                                       {{1, 8300, 1, 1, 64}, 16, 1},
-                                                                       {{1, 8300, 1, 1, 128}, 16, 3}}) {
+  for (const SparseAttentionCase& c : std::vector<SparseAttentionCase>{
+           {{1, 3000, 1, 16, 64}, 16, 8, Earlier::first},
+           {{1, 3000, 2, 3, 64}, 16, 40},
+           {{2, 1500, 1, 32, 64}, 32, 6},
+           {{1, 2000, 1, 11, 128}, 16, 8, Earlier::first},
+           {{1, 1700, 1, 4, 128}, 64, 5},
+           {{1, 4600, 1, 1, 64}, 64, 20},
+           // More blocks than a window of the planner; with one slot, none of them in the first window.
+           {{1, 8300, 1, 1, 64}, 16, 6},
+           {{1, 8300, 1, 1, 64}, 16, 1},
+           {{1, 8300, 1, 1, 128}, 16, 3},
+           // More lists than teams of warps that run at once, one for each head much longer than the others.
+           {{2, 1700, 8, 1, 64}, 16, 2, Earlier::first},
+           {{2, 1500, 8, 1, 64}, 32, 2, Earlier::first},
+           {{2, 1500, 8, 1, 64}, 64, 2, Earlier::first},
+           {{2, 1200, 8, 1, 128}, 16, 2, Earlier::first}}) {
     INFO(c.to_string());
     const SparseAttentionInputs in(c);
     check_cuda([&](OpRunner& run) { return run_sparse_attention_forward(run, c, in); });

@@ -8,6 +8,7 @@ namespace {
 
 /// d_qkvg in FP8, once written by the op itself, once by quantize_fp8. Less than a tile; tiles cut in both directions;
 /// heads of 16, 64 and 128, with and without block means; then 12, 8, 3 and 1 heads, whose gates end within 16 columns.
+/// At last heads that tiles cut, of 48 and 256, and sequences and partial blocks that end within 8 tokens.
 void check_rope_both_ways(Precision precision) {
   for (const QkvRopeCase& c : std::vector<QkvRopeCase>{{1, 16, 16, 2, 16, 4, false},
                                                        {3, 48, 16, 2, 64, 16, true},
@@ -15,7 +16,11 @@ void check_rope_both_ways(Precision precision) {
                                                        {3, 48, 12, 4, 64, 16, true},
                                                        {1, 144, 8, 2, 16, 16, false},
                                                        {2, 16, 3, 1, 16, 8, true},
-                                                       {1, 16, 1, 1, 32, 4, false}}) {
+                                                       {1, 16, 1, 1, 32, 4, false},
+                                                       {1, 144, 2, 1, 48, 16, true},
+                                                       {2, 16, 1, 1, 256, 8, true},
+                                                       {4, 20, 4, 3, 64, 16, true},
+                                                       {4, 36, 6, 2, 32, 3, true}}) {
     CAPTURE(c.B, c.T, c.HQ, c.HK, c.D);
     const QkvRopeInputs in(c);
     OpRunner run(precision);
@@ -48,6 +53,9 @@ void check_rope_both_ways(Precision precision) {
     CHECK((read_values(run, written_t) == read_values(run, rounded_t)));
     CHECK((used_scales(run, written_t) == used_scales(run, rounded_t)));
 
+    op.fp8_t = fp8_output(run, c.columns(), c.M(), Fp8Blocks::row);
+    CHECK_THROWS_WITH(qkv_rope_backward(run.stream(), op),
+                      "qkv_rope_backward: fp8 and fp8_t have other blocks, expected row blocks and square blocks");
     op.d_qkvg = run.act_output({c.M(), c.columns()});
     CHECK_THROWS_WITH(qkv_rope_backward(run.stream(), op),
                       "qkv_rope_backward: d_qkvg and fp8 are given, expected one of them");

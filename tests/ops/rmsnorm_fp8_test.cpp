@@ -157,6 +157,25 @@ TEST_CASE("rmsnorm backward with FP8 outputs on CUDA agrees with the CPU") {
   }
 }
 
+TEST_CASE("rmsnorm backward with FP8 outputs on CUDA takes more tokens than its clusters take at a time") {
+  if (skip_without_gpu()) return;
+  // At most 2 CTAs run on an SM at a time: with 132 SMs and 16, 2 and 1 CTAs per cluster 16, 132 and 264 clusters, so
+  // at least 5, 3 and 2 turns of 128 tokens, the last one not for all clusters. 7 of the 16 CTAs are idle.
+  for (const RmsNormCase& c : std::vector<RmsNormCase>{{8336, 1152, false}, {33808, 256, false}, {33936, 128, false}}) {
+    CAPTURE(c.M, c.H);
+    const RmsNormInputs in(c);
+    const Values rstd = rstd_of(c, in);
+    OpRunner run(Precision::cuda);
+    const BackwardFp8 w = run_backward_fp8(run, c, in, rstd);
+    CHECK(is_rounding_of(run, w.fp8, w.d_residual, false));
+    CHECK(is_rounding_of(run, w.fp8_t, w.d_residual, true));
+    check_cuda([&](OpRunner& checked) -> Outputs {
+      const BackwardFp8 got = run_backward_fp8(checked, c, in, rstd);
+      return {{"d_residual", checked.read(got.d_residual)}, {"d_weight", checked.read(got.d_weight)}};
+    });
+  }
+}
+
 TEST_CASE("rmsnorm refuses an FP8 output that does not fit") {
   OpRunner run(Precision::f32);
   CHECK_THROWS_WITH(rmsnorm_forward(run.stream(), {.out = run.act_output({16, 64}),

@@ -92,7 +92,26 @@ inline const std::vector<SelectBlocksCase> kLongSelectBlocksCases = {
     {{2, 2500, 1, 16, 64}, 16, 16, BlockSelection::exact, Ties::none, 1.5, {16, 48, 1040, 2480}},
     {{1, 8192, 2, 3, 64}, 16, 16, BlockSelection::exact, Ties::none, 14.0, {512, 528, 8176}},
     {{1, 4100, 1, 2, 128}, 16, 16, BlockSelection::exact, Ties::none, 1.5, {2048, 4080}},
-    {{1, 8300, 1, 2, 64}, 16, 16, BlockSelection::reference, Ties::none, 1.5, {48, 4112}}};
+    {{1, 8300, 1, 2, 64}, 16, 16, BlockSelection::reference, Ties::none, 1.5, {48, 4112}},
+    // Steps of 32, 16, 8 and 4 tokens, whose tokens are chosen for four at a time: sequences that end within a step and
+    // within four tokens, several heads, more chosen blocks than lanes, tokens with many equal candidates.
+    {{2, 5003, 2, 1, 64}, 16, 16},
+    {{1, 8191, 1, 1, 64}, 16, 33},
+    {{1, 4099, 3, 1, 64}, 16, 34},
+    {{1, 8190, 1, 1, 64}, 32, 16, BlockSelection::reference},
+    {{1, 8189, 1, 1, 64}, 64, 65, BlockSelection::reference},
+    {{2, 2049, 1, 1, 64}, 64, 16, BlockSelection::exact, Ties::pairs},
+    {{1, 3001, 2, 1, 64}, 16, 16, BlockSelection::exact, Ties::all},
+    {{2, 5005, 2, 2, 64}, 16, 16},
+    {{1, 3021, 1, 2, 64}, 32, 40},
+    {{1, 8191, 1, 2, 64}, 16, 16, BlockSelection::exact, Ties::none, 14.0},
+    {{2, 3007, 2, 4, 64}, 16, 16},
+    {{1, 8192, 1, 4, 64}, 16, 16, BlockSelection::reference, Ties::none, 14.0},
+    {{2, 3003, 2, 8, 64}, 16, 16},
+    {{1, 6007, 1, 7, 64}, 16, 16, BlockSelection::reference},
+    {{2, 3000, 2, 1, 64}, 16, 16, BlockSelection::exact, Ties::none, 1.5, {16, 48, 1040, 2480}},
+    {{1, 8185, 2, 1, 64}, 16, 16, BlockSelection::reference, Ties::none, 14.0, {512, 528, 8176}},
+    {{1, 4090, 2, 4, 64}, 16, 16, BlockSelection::exact, Ties::none, 1.5, {16, 2064, 4080}}};
 
 struct SelectBlocksInputs {
   Values q, k_mean;

@@ -252,25 +252,30 @@ TEST_CASE("select_blocks on CUDA agrees with the definition except for near ties
   }
 }
 
-TEST_CASE("select_blocks at positions on CUDA returns valid indices of NaN and infinite scores") {
+TEST_CASE("select_blocks on CUDA returns valid indices of NaN and infinite scores") {
   if (skip_without_gpu()) return;
   for (const BlockSelection mode : {BlockSelection::exact, BlockSelection::reference})
-    for (const double bad : {std::nan(""), std::numeric_limits<double>::infinity()}) {
-      const SelectBlocksCase c{{1, 700, 1, 4, 64}, 16, 16, mode};
-      SelectBlocksInputs in(c);
-      for (std::size_t i = 0; i < in.q.size(); i += 37) in.q[i] = bad;
-      OpRunner run(Precision::cuda);
-      const Values no_importance(static_cast<std::size_t>(c.dims.B * c.dims.T * c.dims.HK * c.blocks()));
-      std::int64_t wrong = 0;
-      for_each_choice(c, no_importance, run_select_blocks_at_positions(run, c, in),
-                      [&](std::int64_t, std::int64_t own, const Values& importance, const auto& got) {
-                        std::vector<bool> mask(importance.size(), false);
-                        std::int64_t chosen = 0;
-                        for (const std::int32_t n : got)
-                          if (0 <= n && n <= own) mask[static_cast<std::size_t>(n)] = true, ++chosen;
-                        wrong += slots_of(mask, c.slots()) != got || !mask[static_cast<std::size_t>(own)] ||
-                                 chosen != std::min(own + 1, c.block_counts);
-                      });
-      CHECK(wrong == 0);
-    }
+    for (const double bad : {std::nan(""), std::numeric_limits<double>::infinity()})
+      for (const std::int64_t group : {1, 2, 4, 8, 16}) {
+        const SelectBlocksCase c{{1, 700, 1, group, 64}, 16, 16, mode};
+        INFO(c.to_string());
+        SelectBlocksInputs in(c);
+        for (std::size_t i = 0; i < in.q.size(); i += 37) in.q[i] = bad;
+        OpRunner run(Precision::cuda);
+        const Values no_importance(static_cast<std::size_t>(c.dims.B * c.dims.T * c.dims.HK * c.blocks()));
+        for (const auto& select : {run_select_blocks, run_select_blocks_at_positions}) {
+          std::int64_t wrong = 0;
+          for_each_choice(c, no_importance, select(run, c, in),
+                          [&](std::int64_t first, std::int64_t own, const Values& importance, const auto& got) {
+                            std::vector<bool> mask(importance.size(), false);
+                            for (const std::int32_t n : got)
+                              if (0 <= n && n <= own) mask[static_cast<std::size_t>(n)] = true;
+                            const std::vector<bool> as_many = choose(c, first, own, importance);
+                            wrong += slots_of(mask, c.slots()) != got || !mask[static_cast<std::size_t>(own)] ||
+                                     std::count(mask.begin(), mask.end(), true) !=
+                                         std::count(as_many.begin(), as_many.end(), true);
+                          });
+          CHECK(wrong == 0);
+        }
+      }
 }

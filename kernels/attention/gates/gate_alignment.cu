@@ -64,23 +64,43 @@ __global__ void __launch_bounds__(kFp8TileThreads, 3)
   __shared__ float sums[kFp8TileThreads / kWarpSize];
   const Fp8TilePlace at;
   const int columns = HQ * D, head = at.column / D;
+  // Without branches between the rows, so that the loads of kRows rows are in flight together. Elements that are not
+  // inside are 0.
+  constexpr int kRows = 4;
+  const bool inside = at.row < M && at.column < columns;
+  const int lane = static_cast<int>(threadIdx.x) % kWarpSize, row_of_lane = at.row + lane % 8;
+  const unsigned streams =
+      __ballot_sync(kFullMask, at.row < M && __ldg(full_stream + row_of_lane / T) == 1) >> (lane & 16);
+  const std::int64_t begin = std::int64_t{at.row} * columns + at.column;
+  full += begin;
+  sparse += begin;
+  gates += (std::int64_t{at.row} * HQ + head) * kGates + kSelected;
   uint4 tile[8];
   float sum = 0;
 #pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    tile[i] = {};
-    if (at.row >= M || at.column >= columns) continue;
-    const std::int64_t row = at.row + i, first = row * columns + at.column;
-    const bool passes_full = __ldg(full_stream + (at.row + i) / T) == 1;
-    const float gate = __ldg(gates + (row * HQ + head) * kGates + kSelected);
-    const Floats<8> a = load_constant<8>(full + first), b = load_constant<8>(sparse + first);
-    Floats<8> y = passes_full ? a : b;
+  for (int first = 0; first < 8; first += kRows) {
+    uint4 loaded_full[kRows], loaded_sparse[kRows];
+    float gate[kRows];
 #pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      sum += smooth_l1(fabsf((a[j] - b[j]) * gate));
-      y[j] *= gate;
+    for (int i = 0; i < kRows; ++i) {
+      loaded_full[i] = inside ? __ldg(reinterpret_cast<const uint4*>(full)) : uint4{};
+      loaded_sparse[i] = inside ? __ldg(reinterpret_cast<const uint4*>(sparse)) : uint4{};
+      gate[i] = inside ? __ldg(gates) : 0.0f;
+      full += columns;
+      sparse += columns;
+      gates += HQ * kGates;
     }
-    tile[i] = pack_bf16(y);
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      const Floats<8> a = unpack_bf16(loaded_full[i]), b = unpack_bf16(loaded_sparse[i]);
+      Floats<8> y = (streams >> (first + i) & 1) != 0 ? a : b;
+#pragma unroll
+      for (int j = 0; j < 8; ++j) {
+        sum += smooth_l1(fabsf((a[j] - b[j]) * gate[i]));
+        y[j] *= gate[i];
+      }
+      tile[first + i] = pack_bf16(y);
+    }
   }
   sum = block_sum<kFp8TileThreads>(sum, sums);
   if (threadIdx.x == 0) partials[static_cast<std::int64_t>(blockIdx.y) * gridDim.x + blockIdx.x] = sum;

@@ -1,15 +1,15 @@
 // Tiles and shared memory of select_blocks on Hopper.
 #pragma once
 
-#include "config.cuh"
+#include "choose_rows.cuh"
 #include "kernels/common/ptx/mbarrier.cuh"
 
 namespace ssa::cuda {
 
 /// A team consists of two warpgroups: one computes scores, the other chooses blocks. In the products of a step, the 32
 /// columns are query heads, kHeads for each of kTokens tokens, and the rows are block means. The scoring warpgroup has
-/// all scores of a step in registers.
-/// kHeads: the group's heads rounded up to 8, 16 or 32.
+/// all scores of a step in registers. It hands them to the choosing one in slots of kSlotTokens tokens.
+/// kHeads: the group's heads rounded up to a power of two, at most 32.
 /// kDocuments: SelectArgs::begin is given.
 template <int kD_, int kHeads_, bool kDocuments_>
 struct SelectHopperConfig {
@@ -17,21 +17,27 @@ struct SelectHopperConfig {
   static constexpr bool kDocuments = kDocuments_;
   static constexpr int kTeams = kD == 64 ? 1 : 2, kCtasPerSm = kD == 64 ? 2 : 1;  ///< the means fill shared memory
   static constexpr int kThreads = kTeams * 256;
-  static constexpr int kScoringRegisters = 176, kChoosingRegisters = 80;
   static constexpr int kColumns = 32, kTokens = kColumns / kHeads;  ///< of a step
   static constexpr int kTile = 64, kTiles = 8, kMaxBlocks = kTile * kTiles;
-  static constexpr int kCtaTokens = 32;  ///< more CTAs, of more equal length at the end, for more loads of means
-  static constexpr int kQueryStages = 2;
-  static constexpr int kWarps = 4;                           ///< of a warpgroup
-  static constexpr int kSlots = kTokens == 4 ? 2 : kWarps;   ///< steps between scoring and choice
-  static constexpr int kSlotWarps = kWarps / kSlots;         ///< choosing warps of a slot
-  static constexpr int kImportanceStride = kMaxBlocks + 16;  ///< adjacent tokens in other banks
+  /// Fewer: more CTAs, of more equal length at the end, for more loads of means.
+  static constexpr int kCtaTokens = kHeads <= 2 ? 128 : kHeads == 4 ? 64 : 32;
+  static constexpr int kQueryStages = kHeads >= 16 ? 4 : 2;       ///< steps ahead: steps of few tokens are short
+  static constexpr int kWarps = 4;                                ///< of a warpgroup
+  static constexpr int kSlotTokens = kTokens < 8 ? kTokens : 8;   ///< whose importance is in a slot
+  static constexpr int kStepSlots = kTokens / kSlotTokens;        ///< slots that a step fills
+  static constexpr int kSlots = kTokens < 8 ? kWarps : 2;         ///< between scoring and choice
+  static constexpr int kSlotWarps = kWarps / kSlots;              ///< choosing warps of a slot
+  static constexpr int kWarpTokens = kSlotTokens / kSlotWarps;    ///< that a choosing warp takes of a slot
+  static constexpr bool kRows = kWarpTokens == RowChoice::kRows;  ///< it takes them at once
+  static constexpr int kScoringRegisters = kRows ? 168 : 176, kChoosingRegisters = 256 - kScoringRegisters;
+  /// The lanes that store importance write to different banks.
+  static constexpr int kImportanceStride = kMaxBlocks + (kHeads == 1 ? 4 : kHeads == 2 || kHeads == 8 ? 8 : 16);
 
   struct Team {
     Tile<kColumns, 64> q[kQueryStages][kHalves];  ///< row = token * kHeads + head
-    float importance[kSlots][kTokens][kImportanceStride];
-    float sums[2][kWarps][kColumns];     ///< of each scoring warp
-    int2 candidates[kWarps][kWarpSize];  ///< of each choosing warp
+    alignas(16) float importance[kSlots][kSlotTokens][kImportanceStride];
+    float sums[2][kWarps][kColumns];                                                  ///< of each scoring warp
+    alignas(16) int2 candidates[kWarps][kRows ? RowChoice::kCandidates : kWarpSize];  ///< of each choosing warp
     Barrier q_full[kQueryStages];
     Barrier scored[kSlots], chosen[kSlots];
   };

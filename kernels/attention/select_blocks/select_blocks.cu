@@ -78,7 +78,7 @@ void select_blocks(Stream& stream, const SelectBlocks& p) {
           return;
         }
       }
-      using C = SelectConfig<kD, kHeads, kDocuments>;
+      using C = SelectConfig<kD, std::max(kHeads, 8), kDocuments>;
       launch(stream, op, select_blocks_kernel<C>,
              {.grid = dim3(ctas_for(a.T, C::kCtaTokens), static_cast<unsigned>(a.HK), static_cast<unsigned>(B)),
               .block = C::kThreads,
@@ -86,9 +86,17 @@ void select_blocks(Stream& stream, const SelectBlocks& p) {
              a);
     };
     const auto run = [&]<int kHeads>() {
-      a.begin ? run_form.template operator()<kHeads, true>() : run_form.template operator()<kHeads, false>();
+      // On Hopper, the tokens of a step are in one document piece: at most 16, with two heads or more.
+      a.begin ? run_form.template operator()<std::max(kHeads, 2), true>()
+              : run_form.template operator()<kHeads, false>();
     };
-    if (G <= 8)
+    if (G == 1)
+      run.template operator()<1>();
+    else if (G == 2)
+      run.template operator()<2>();
+    else if (G <= 4)
+      run.template operator()<4>();
+    else if (G <= 8)
       run.template operator()<8>();
     else if (G <= 16)
       run.template operator()<16>();

@@ -3,7 +3,6 @@
 
 #include "config_hopper.cuh"
 #include "kernels/common/ptx/tma.cuh"
-#include "top_k.cuh"
 
 namespace ssa::cuda {
 
@@ -87,7 +86,8 @@ class SelectHopperScorer {
         }
       }
       first_ = first;
-      const int tiles = (((t + C::kTokens) >> a_.in.block_shift) - first + C::kTile - 1) / C::kTile;
+      const int complete = (min(t + C::kTokens, a_.in.T) >> a_.in.block_shift) - first;  // for the last token
+      const int tiles = (complete + C::kTile - 1) / C::kTile;
       team_.q_full[i % C::kQueryStages].wait(i / C::kQueryStages & 1);
       bool done;
       if (tiles <= 2)
@@ -147,11 +147,16 @@ class SelectHopperScorer {
       wgmma_commit();
     }
 
-    // From the lane's first row on. The tokens of a step differ by one block at most.
-    const int complete = ((t + 1) >> a_.in.block_shift) - (C::kDocuments ? first_ : 0) - warp_ * 16 - (lane_ >> 2);
+    // From the lane's first row on. Up to 16 tokens differ by one block at most, 32 by two: the incomplete blocks are in
+    // the last two tiles.
+    const int before = (C::kDocuments ? first_ : 0) + warp_ * 16 + (lane_ >> 2);
+    const int complete = ((t + 1) >> a_.in.block_shift) - before;
     const int one_more = a_.in.block_size - ((t + 1) & (a_.in.block_size - 1));  // the first token with one block more
     const auto is_complete = [&](int tile, int n, int e) {
-      return tile * C::kTile + e / 2 * 8 < complete + (n * 8 / C::kHeads >= one_more);
+      const int row = tile * C::kTile + e / 2 * 8, token = (C::kHeads < 8 ? column(n, e & 1) : n * 8) / C::kHeads;
+      // For 8 tokens either is right; this one spills no registers.
+      if constexpr (C::kTokens > 16 || C::kTokens == 8) return row < ((t + token + 1) >> a_.in.block_shift) - before;
+      return row < complete + (token >= one_more);
     };
     [[maybe_unused]] float shift[4][2];
     float sum[4][2] = {};
@@ -199,13 +204,16 @@ class SelectHopperScorer {
     else if (!find_weights(weight, t, sum))
       return false;
 
-    const int slot = i % C::kSlots;
-    team_.chosen[slot].wait(i / C::kSlots & 1 ^ 1);
 #pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile)
-      if (kRowMax || tile < kTiles - 1 || tiles == kTiles)
-        store_importance(slot, tile * C::kTile + warp_ * 16 + (lane_ >> 2), e[tile], weight);
-    team_.scored[slot].arrive_warp(lane_);
+    for (int part = 0; part < C::kStepSlots; ++part) {
+      const int use = i * C::kStepSlots + part, slot = use % C::kSlots;
+      team_.chosen[slot].wait(use / C::kSlots & 1 ^ 1);
+#pragma unroll
+      for (int tile = 0; tile < kTiles; ++tile)
+        if (kRowMax || tile < kTiles - 1 || tiles == kTiles)
+          store_importance(slot, part, tile * C::kTile + warp_ * 16 + (lane_ >> 2), e[tile], weight);
+      team_.scored[slot].arrive_warp(lane_);
+    }
     return true;
   }
 
@@ -280,9 +288,50 @@ class SelectHopperScorer {
         weight[n][c] = exp2_fast(shift[n][c] - __shfl_sync(kFullMask, log2_total, column(n, c)));
   }
 
-  /// importance = sum over a token's heads of the softmax, in a fixed order, of rows `block` and block + 8.
-  __device__ __forceinline__ void store_importance(int slot, int block, const float (&e)[4][4],
+  /// importance = sum over a token's heads of the softmax, in a fixed order, of rows `block` and block + 8, for the
+  /// tokens of the step's slot `part`.
+  __device__ __forceinline__ void store_importance(int slot, int part, int block, const float (&e)[4][4],
                                                    const float (&weight)[4][2]) {
+    if constexpr (C::kHeads < 8)
+      store_importance_of_few_heads(&team_.importance[slot][0][block], part, e, weight);
+    else
+      store_importance_of_many_heads(&team_.importance[slot][0][block], e, weight);
+  }
+
+  /// A token's heads are columns of one lane or of two adjacent ones.
+  __device__ __forceinline__ void store_importance_of_few_heads(float* to, int part, const float (&e)[4][4],
+                                                                const float (&weight)[4][2]) {
+    constexpr int kParts = C::kStepSlots, kStride = C::kImportanceStride;
+    const int quad_lane = lane_ & 3;
+#pragma unroll
+    for (int n = 0; n < 4 / kParts; ++n) {
+      const float(&from)[4] = e[part * 4 / kParts + n];
+      const float(&by)[2] = weight[part * 4 / kParts + n];
+      float values[4];
+#pragma unroll
+      for (int j = 0; j < 4; ++j) values[j] = __fmul_rn(from[j], by[j & 1]);
+      if constexpr (C::kHeads == 1) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j)
+          to[(n * 8 + quad_lane * 2 + (j & 1)) * kStride + j / 2 * 8] = fmaxf(values[j], 0.0f);  // NaN becomes 0
+      } else {
+        const float upper = fmaf(from[1], by[1], values[0]), lower = fmaf(from[3], by[1], values[2]);
+        if constexpr (C::kHeads == 2) {
+          float* at = to + (n * 4 + quad_lane) * kStride;
+          at[0] = fmaxf(upper, 0.0f);
+          at[8] = fmaxf(lower, 0.0f);
+        } else {  // odd lanes get the lower rows
+          const bool odd = quad_lane & 1;
+          const float all = (odd ? lower : upper) + __shfl_xor_sync(kFullMask, odd ? upper : lower, 1);
+          to[(n * 2 + quad_lane / 2) * kStride + (odd ? 8 : 0)] = fmaxf(all, 0.0f);
+        }
+      }
+    }
+  }
+
+  /// A token's heads are columns of all lanes of a quad.
+  __device__ __forceinline__ void store_importance_of_many_heads(float* to, const float (&e)[4][4],
+                                                                 const float (&weight)[4][2]) {
     float sums[C::kTokens][2] = {};
 #pragma unroll
     for (int n = 0; n < 4; ++n)
@@ -295,7 +344,7 @@ class SelectHopperScorer {
     for (int token = 0; token < C::kTokens; ++token)
       both[token] = (odd ? sums[token][1] : sums[token][0]) +
                     __shfl_xor_sync(kFullMask, odd ? sums[token][0] : sums[token][1], 1);
-    float* to = &team_.importance[slot][0][block + (odd ? 8 : 0)];
+    to += odd ? 8 : 0;
     if constexpr (C::kTokens == 1) {
       const float all = both[0] + __shfl_xor_sync(kFullMask, both[0], 2);
       if (!second) to[0] = fmaxf(all, 0.0f);  // NaN becomes 0
@@ -322,35 +371,112 @@ class SelectHopperScorer {
 
 /// The calling warp's part of a choosing warpgroup: the tokens of one slot, or a part of them.
 template <class C>
-__device__ __forceinline__ void select_hopper_choose(typename C::Shared& shared, const SelectArgs& a,
-                                                     const SelectHopperTask<C>& task) {
-  typename C::Team& team = shared.team[task.team];
-  const int slot = task.warp % C::kSlots, lane = task.lane;
-  const BlockList list = shared.list(task.team * C::kWarps + task.warp, a.list_capacity);
+class SelectHopperChooser {
+ public:
+  __device__ __forceinline__ SelectHopperChooser(typename C::Shared& shared, const SelectArgs& a,
+                                                 const SelectHopperTask<C>& task)
+      : team_(shared.team[task.team]),
+        a_(a),
+        task_(task),
+        list_(shared.list(task.team * C::kWarps + task.warp, a.list_capacity)),
+        candidates_(team_.candidates[task.warp]) {}
+
+  __device__ __forceinline__ void run() {
+    const int slot = task_.warp % C::kSlots;
+    const int uses = (task_.steps - task_.team + C::kTeams - 1) / C::kTeams * C::kStepSlots;  // of all slots
 #pragma unroll 1
-  for (int i = slot; task.team + i * C::kTeams < task.steps; i += C::kSlots) {
-    team.scored[slot].wait(i / C::kSlots & 1);
-#pragma unroll 1
-    for (int token = task.warp / C::kSlots; token < C::kTokens; token += C::kSlotWarps) {
-      const int t = task.t0 + (task.team + i * C::kTeams) * C::kTokens + token;
-      if (t >= a.T) break;
-      const int first = C::kDocuments ? a.first_block(task.row, t) : 0, own = (t >> a.block_shift) - first;
-      const float* importance = team.importance[slot][token];
-      int* to = a.indices + ((static_cast<std::int64_t>(task.row) * a.T + t) * a.HK + task.kv_head) * a.slots;
-      const bool split = a.reference && own >= a.block_size && a.block_counts > a.block_size / 2;
-      // Reference mode chooses separately from the newest aligned block_size blocks.
-      const int newest = split ? own >> a.block_shift << a.block_shift : own;
-      const int quota = split ? a.block_size / 2 : a.block_counts - 1;
-      int length =
-          choose_blocks<C::kMaxBlocks>(to, importance, 0, newest, quota, list, team.candidates[task.warp], lane, first);
-      if (split)
-        length += choose_blocks<C::kMaxBlocks>(to + length, importance, newest, own, a.block_size / 2 - 1, list,
-                                               team.candidates[task.warp], lane, first);
-      for (int s = length + lane; s < a.slots; s += kWarpSize) to[s] = s == length ? first + own : -1;
+    for (int use = slot; use < uses; use += C::kSlots) {
+      const int step = task_.team + use / C::kStepSlots * C::kTeams;
+      const int t = task_.t0 + step * C::kTokens + use % C::kStepSlots * C::kSlotTokens;
+      team_.scored[slot].wait(use / C::kSlots & 1);
+      if constexpr (C::kRows)
+        choose_at_once(slot, t);
+      else
+        choose_in_turn(slot, t);
+      team_.chosen[slot].arrive_warp(task_.lane);
     }
-    team.chosen[slot].arrive_warp(lane);
   }
-}
+
+ private:
+  /// What a token chooses from. In reference mode it chooses separately from the newest aligned block_size blocks.
+  struct Token {
+    int first, own, newest, quota;  ///< blocks before `newest` to choose: quota
+    bool split;
+    int* to;
+
+    __device__ __forceinline__ Token(const SelectArgs& a, const SelectHopperTask<C>& task, int t)
+        : first(C::kDocuments ? a.first_block(task.row, t) : 0),
+          own((t >> a.block_shift) - first),
+          split(a.reference && own >= a.block_size && a.block_counts > a.block_size / 2),
+          to(a.indices + ((static_cast<std::int64_t>(task.row) * a.T + t) * a.HK + task.kv_head) * a.slots) {
+      newest = split ? own >> a.block_shift << a.block_shift : own;
+      quota = split ? a.block_size / 2 : a.block_counts - 1;
+    }
+  };
+
+  /// The warp's part of the tokens of a slot, which begin at t0, one after the other.
+  __device__ __forceinline__ void choose_in_turn(int slot, int t0) {
+#pragma unroll 1
+    for (int token = task_.warp / C::kSlots; token < C::kSlotTokens; token += C::kSlotWarps) {
+      if (t0 + token >= a_.T) break;
+      choose_for(t0 + token, team_.importance[slot][token]);
+    }
+  }
+
+  __device__ __forceinline__ void choose_for(int t, const float* importance) {
+    const Token x(a_, task_, t);
+    int begin = 0, end = x.newest, quota = x.quota, length = 0;
+#pragma unroll 1
+    while (true) {
+      length += choose_blocks<C::kMaxBlocks, C::kRows>(x.to + length, importance, begin, end, quota, list_, candidates_,
+                                                       task_.lane, x.first);
+      if (end == x.own) break;
+      begin = x.newest, end = x.own, quota = a_.block_size / 2 - 1;
+    }
+    for (int s = length + task_.lane; s < a_.slots; s += kWarpSize) x.to[s] = s == length ? x.first + x.own : -1;
+  }
+
+  /// The same at once, in rows of lanes.
+  __device__ __forceinline__ void choose_at_once(int slot, int t0) {
+    const int first_token = task_.warp / C::kSlots * C::kWarpTokens;
+    const int t = t0 + first_token + task_.lane / RowChoice::kLanes;
+    bool done = true;
+    {
+      int lane = task_.lane;
+      asm volatile("" : "+r"(lane));  // what follows from it is computed again for each slot, not kept in registers
+      const RowChoice choice = {team_.importance[slot][first_token], C::kImportanceStride, candidates_, lane};
+      const bool exists = t < a_.T;
+      const Token x(a_, task_, exists ? t : a_.T - 1);
+      RowChoice::Row row = {x.to, 0, exists ? x.newest : 0, x.quota, x.first};
+      int length = 0, ranges = __any_sync(kFullMask, x.split) ? 2 : 1;
+#pragma unroll 1
+      do {
+        done = choice.choose<C::kMaxBlocks>(row) && done;
+        length += row.length();
+        const int begin = exists && x.split ? x.newest : 0;  // else not a multiple of 4
+        row = {x.to + length, begin, exists && x.split ? x.own - begin : 0, a_.block_size / 2 - 1, x.first + begin};
+      } while (--ranges > 0);
+      if (exists && done)
+        for (int s = length + task_.lane % RowChoice::kLanes; s < a_.slots; s += RowChoice::kLanes)
+          x.to[s] = s == length ? x.first + x.own : -1;
+    }
+    __syncwarp();
+    // The other tokens, and what was written for them, again.
+    unsigned left = __ballot_sync(kFullMask, !done);
+#pragma unroll 1
+    while (left) {
+      const int row = (__ffs(static_cast<int>(left)) - 1) / RowChoice::kLanes;
+      left &= ~(0xffu << row * RowChoice::kLanes);
+      choose_for(t0 + first_token + row, team_.importance[slot][first_token + row]);
+    }
+  }
+
+  typename C::Team& team_;
+  const SelectArgs& a_;
+  const SelectHopperTask<C>& task_;
+  const BlockList list_;
+  int2* const candidates_;
+};
 #endif
 
 /// What a CTA does: see SelectHopperTask.
@@ -376,7 +502,7 @@ __global__ void __launch_bounds__(C::kThreads, C::kCtasPerSm)
     SelectHopperScorer<C>(shared, a, task).run();
   } else {
     warpgroup_reg_dealloc<C::kChoosingRegisters>();
-    select_hopper_choose<C>(shared, a.in, task);
+    SelectHopperChooser<C>(shared, a.in, task).run();
   }
 #endif
 }

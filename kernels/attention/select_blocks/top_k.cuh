@@ -181,7 +181,8 @@ __device__ __forceinline__ void keep_most_important(BlockList& list, const Chunk
 
 /// The `quota` most important of positions [begin, end), ascending and plus `first`, to `to`; returns how many there are.
 /// Equal importance: the lower position wins. `list` has room for them, and `candidates` for kWarpSize, of this warp.
-template <int kChunk>
+/// kMany: made for rows with many candidates or many equal ones; the others take longer.
+template <int kChunk, bool kMany = false>
 __device__ __forceinline__ int choose_blocks(int* to, const float* importance, int begin, int end, int quota,
                                              BlockList list, int2* candidates, int lane, int first) {
   if (end - begin <= quota) {
@@ -189,7 +190,7 @@ __device__ __forceinline__ int choose_blocks(int* to, const float* importance, i
     return max(end - begin, 0);
   }
   if (quota <= 0) return 0;
-  if (quota <= kWarpSize) {
+  if (!kMany && quota <= kWarpSize) {
     // The quota-th highest of the lanes' highest keys is reached by few more entries than wanted: one per lane.
     const ChunkRange range{importance, 0, begin, end};
     const int highest = highest_key(range, lane);

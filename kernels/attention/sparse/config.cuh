@@ -148,31 +148,46 @@ struct DenseGroupsConfig {
   static constexpr int kD = 64, kHeads = 16;
   static constexpr int kWarps = 12, kThreads = kWarps * kWarpSize;
   static constexpr int kRows = kGroupTokens * kHeads;
+  /// Warps begin when the queries of the first chunk of tokens have arrived.
+  static constexpr int kChunks = 4, kChunkTokens = kGroupTokens / kChunks;
+  static constexpr unsigned kChunkMask = (1u << kChunkTokens) - 1;
 
   /// A block that many of the CTA's tokens selected.
-  struct Entry {
-    int block, place;  ///< place: of its partial sum, among the dense groups of the head
+  struct alignas(16) Entry {
+    int block, part;   ///< part: index of its partial sum
     unsigned tokens;   ///< a bit each
+    int pairs_before;  ///< (token, unit of 16 keys) pairs of the entries before this one
   };
-  /// Dynamic shared memory: this struct, then the entries, whose number is known at launch.
+  /// Sums of a warp over the last tokens of a unit, whose first tokens an earlier warp has.
+  struct Piece {
+    float4 sums[2 * kD / 8][kWarpSize];
+  };
+  /// Dynamic shared memory: this struct; a piece for each warp but the first, if units are split; the entries, whose
+  /// largest number is known at launch.
   struct Shared {
     Tile<kRows, kD> q, d_out;
     alignas(16) float lse[kRows];
     alignas(16) float delta[kRows];
-    int entries_count, next_unit;
+    alignas(16) std::uint64_t loaded[kChunks];  ///< mbarriers: the queries of a chunk have arrived
+    std::uint64_t ready[kWarps];                ///< mbarriers: the warp has written its piece
 
-    __device__ __forceinline__ Entry* entries() { return reinterpret_cast<Entry*>(this + 1); }
-    /// 32 tokens with `slots` blocks each have at most this many blocks that `dense_tokens` of them selected.
-    static std::size_t max_entries(std::int64_t slots, int dense_tokens) {
-      return static_cast<std::size_t>(kGroupTokens * slots / dense_tokens);
+    __device__ __forceinline__ Piece& piece(int warp) { return reinterpret_cast<Piece*>(this + 1)[warp - 1]; }
+    __device__ __forceinline__ Entry* entries(bool split) {
+      return reinterpret_cast<Entry*>(reinterpret_cast<Piece*>(this + 1) + (split ? kWarps - 1 : 0));
     }
-    static std::size_t bytes(std::int64_t slots, int dense_tokens) {
-      return sizeof(Shared) + max_entries(slots, dense_tokens) * sizeof(Entry);
+    /// 32 tokens with `slots` blocks each have at most this many blocks that `dense_tokens` of them selected.
+    static std::int64_t max_entries(std::int64_t slots, int dense_tokens) {
+      return kGroupTokens * slots / dense_tokens;
+    }
+    static std::size_t bytes(std::int64_t slots, int dense_tokens, bool split) {
+      return sizeof(Shared) + (split ? kWarps - 1 : 0) * sizeof(Piece) +
+             static_cast<std::size_t>(max_entries(slots, dense_tokens)) * sizeof(Entry);
     }
   };
 };
 
-inline constexpr int kIndexThreads = 256, kScanThreads = 1024;
-inline constexpr int kSumPartsThreads = 512;  ///< the first block may have hundreds of parts
+inline constexpr int kIndexThreads = 256;
+inline constexpr int kSumPartsThreads = 512;
+inline constexpr int kSumPartsLoads = 8;  ///< parts that a thread reads at once; the first block may have hundreds
 
 }  // namespace ssa::cuda

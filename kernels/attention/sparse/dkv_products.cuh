@@ -10,8 +10,8 @@ namespace ssa::cuda {
 /// head is a (batch, key/value head) pair.
 struct SparseKeyGradients {
   float *d_k, *d_v;         ///< [B, T, HK, D]
-  float* partials;          ///< [heads, max_segments] parts; used for blocks that have more than one part
-  float* dense_partials;    ///< [heads, max_dense] parts
+  float* partials;          ///< [heads * max_segments] parts; used for blocks that have more than one part
+  float* dense_partials;    ///< [heads * max_dense] parts
   std::int64_t first_head;  ///< of the heads of this launch
   bool accumulate;
 };

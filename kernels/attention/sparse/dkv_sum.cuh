@@ -6,35 +6,38 @@
 
 namespace ssa::cuda {
 
-/// CTA (n, head): adds the parts of block n in order; 0 if no token selected it.
+/// CTA `heads` n + head: adds the parts of block n in order; 0 if no token selected it. The first blocks have the most
+/// parts, so the CTAs of all heads begin with them.
 template <int kD>
 __global__ void __launch_bounds__(kSumPartsThreads, 2)
-    sparse_dkv_sum_kernel(const SparseKeyGradients out, const InverseIndex index, int T, int HK, int block_size) {
-  const std::int64_t local_head = blockIdx.y, b = (out.first_head + local_head) / HK;
-  const int kv_head = static_cast<int>((out.first_head + local_head) % HK), block = static_cast<int>(blockIdx.x);
-  const int* segment_begin = index.segment_begin + local_head * (index.N + 1) + block;
-  const int first = segment_begin[0], segments = segment_begin[1] - first;
-  const int* dense_begin = index.dense_begin + local_head * (index.N + 1) + block;
-  const int first_dense = dense_begin[0], dense = dense_begin[1] - first_dense;
-  if (segments == 1 && dense == 0) return;  // the team that had it wrote the gradients
-  const std::int64_t segment_stride = static_cast<std::int64_t>(2) * block_size * kD;
-  const float* partials = out.partials + (local_head * index.max_segments + first) * segment_stride;
-  const float* dense_partials = out.dense_partials + (local_head * index.max_dense + first_dense) * segment_stride;
-  const int vectors = 2 * block_size * kD / 4;
+    sparse_dkv_sum_kernel(const SparseKeyGradients out, const InverseIndex index, int heads, int T, int HK,
+                          int block_size) {
+  const int block = static_cast<int>(blockIdx.x) / heads;
+  const std::int64_t local_head = static_cast<int>(blockIdx.x) % heads, b = (out.first_head + local_head) / HK;
+  const int kv_head = static_cast<int>((out.first_head + local_head) % HK);
+  const BlockParts from = index.parts[local_head * index.N + block];
+  if (from.segments == 1 && from.dense == 0) return;  // the team that had it wrote the gradients
+  const std::int64_t part_stride = static_cast<std::int64_t>(2) * block_size * kD;
+  const float* segment_parts = out.partials + from.first_segment * part_stride;
+  const float* dense_parts = out.dense_partials + from.first_dense * part_stride;
+  const int vectors = 2 * block_size * kD / 4, segments = from.segments, parts = segments + from.dense;
   for (int i = static_cast<int>(threadIdx.x); i < vectors; i += kSumPartsThreads) {
     const int which = i / (vectors / 2), r = i % (vectors / 2) / (kD / 4), c = i % (kD / 4) * 4;
     const int u = block * block_size + r;
     if (u >= T) continue;
     float4 sum = {0, 0, 0, 0};
-    const auto add = [&](const float* parts, int count) {
-#pragma unroll 8
-      for (int s = 0; s < count; ++s) {
-        const float4 part = *reinterpret_cast<const float4*>(parts + s * segment_stride + i * 4);
-        sum = sum + part;
+    for (int part = 0; part < parts; part += kSumPartsLoads) {
+      float4 values[kSumPartsLoads];
+#pragma unroll
+      for (int j = 0; j < kSumPartsLoads; ++j) {  // all in flight, also where fewer are left
+        const int at = part + j;
+        const float* values_of =
+            at < segments ? segment_parts + at * part_stride : dense_parts + (at - segments) * part_stride;
+        values[j] = at < parts ? *reinterpret_cast<const float4*>(values_of + i * 4) : float4{0, 0, 0, 0};
       }
-    };
-    add(partials, segments);
-    add(dense_partials, dense);
+#pragma unroll
+      for (int j = 0; j < kSumPartsLoads; ++j) sum = sum + values[j];
+    }
     auto* to = reinterpret_cast<float4*>((which ? out.d_v : out.d_k) + ((b * T + u) * HK + kv_head) * kD + c);
     store_or_add(to, sum, out.accumulate);
   }

@@ -221,6 +221,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
                       const __grid_constant__ SparseArgs a, const __grid_constant__ KeyMaps maps,
                       const __grid_constant__ TokenTiles tiles, const bool accumulate) {
   if constexpr (C::kTma && !SSA_WGMMA_CODE) return;
+  let_next_kernel_start();
   extern __shared__ __align__(1024) unsigned char shared_bytes[];
   auto& shared = *reinterpret_cast<QueryGradientShared<C>*>(shared_bytes);
   constexpr int kD = C::kD;
@@ -228,6 +229,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   init_key_stream<C>(shared);
   if (warp >= C::kTokenWarps) {
     load_key_stream<C>(shared, a, maps, tiles);
+    end_after_previous_kernel();
     return;
   }
   KeyStream<C> keys(shared, tiles, warp, lane);
@@ -316,6 +318,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       store_or_add(to, four.values * a.scale, accumulate);
     }
   }
+  end_after_previous_kernel();
 }
 
 }  // namespace ssa::cuda

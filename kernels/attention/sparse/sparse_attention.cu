@@ -46,53 +46,58 @@ void with_token_config(Stream& stream, const SparseArgs& a, F&& f) {
 
 constexpr auto kForward = "sparse_attention_forward", kBackward = "sparse_attention_backward";
 
-/// d_k and d_v of heads [first, first + count); a head is a (batch, key/value head) pair.
+/// `overlaps`: see LaunchShape.
 template <int kD>
-void key_gradients(Stream& stream, const SparseAttentionBackward& p, const SparseArgs& a,
-                   const BackwardScratch& scratch, std::int64_t first, std::int64_t count) {
-  const int N = static_cast<int>(scratch.bitmap.dim(1)), words = static_cast<int>(scratch.bitmap.dim(2));
-  const InverseIndex index = {.bitmap = reinterpret_cast<unsigned*>(scratch.bitmap.as<std::int32_t>()),
-                              .token_begin = scratch.token_begin.as<std::int32_t>(),
-                              .segment_begin = scratch.segment_begin.as<std::int32_t>(),
-                              .tokens = scratch.tokens.as<std::int32_t>(),
-                              .segment_block = scratch.segment_block.as<std::int32_t>(),
-                              .dense_begin = scratch.dense_begin.as<std::int32_t>(),
-                              .dense_place = scratch.dense_place.as<std::int32_t>(),
-                              .N = N,
-                              .words = words,
-                              .max_segments = scratch.max_segments,
-                              .segment_tokens = scratch.segment_tokens,
-                              .dense_tokens = scratch.dense_tokens,
-                              .max_dense = scratch.max_dense};
+void query_gradients(Stream& stream, const SparseAttentionBackward& p, const SparseArgs& a, bool overlaps) {
+  with_token_config<kD>(stream, a, [&]<class C>() {
+    const TokenTiles tiles = TokenTiles::make<C>(kBackward, a);
+    LaunchShape shape = key_stream_launch<C>(stream, tiles, sizeof(QueryGradientShared<C>));
+    shape.overlaps = overlaps;
+    launch(stream, kBackward, sparse_d_q_kernel<C>, shape, p.d_q.as<float>(), bf16(p.d_out), p.delta.as<float>(),
+           p.lse.as<float>(), a, KeyMaps::make<C>(kBackward, a), tiles, p.accumulate);
+  });
+}
+
+/// d_k and d_v of heads [first, first + count); a head is a (batch, key/value head) pair. With the first heads also d_q,
+/// which starts in the tail of the dense groups; the lists start in its tail and end evenly. None of these three kernels
+/// reads what another writes. The first of them does not overlap: the index is complete for it and for the others.
+template <int kD>
+void gradients(Stream& stream, const SparseAttentionBackward& p, const SparseArgs& a, const BackwardScratch& scratch,
+               std::int64_t first, std::int64_t count) {
+  const InverseIndex index = scratch.index(a.T, a.block_size);
   const SparseKeyGradients out = {.d_k = p.d_k.as<float>(),
                                   .d_v = p.d_v.as<float>(),
                                   .partials = scratch.partials.as<float>(),
                                   .dense_partials = scratch.dense_partials.as<float>(),
                                   .first_head = first,
                                   .accumulate = p.accumulate};
-  const std::int64_t marks = count * a.T * a.slots, lists = count * N;
-  stream.zero(Tensor(index.bitmap, DType::i32, {count, N, words}));
+  const std::int64_t marks = count * a.T * a.slots, lists = count * index.N;
+  stream.zero(scratch.zeros);
   launch(stream, kBackward, mark_selected_kernel, {.grid = ctas_for(marks, kIndexThreads), .block = kIndexThreads},
          index, a.indices, a.T, a.HK, a.slots, first, marks);
-  launch(stream, kBackward, count_selected_kernel,
-         {.grid = ctas_for(lists, kIndexThreads / kWarpSize), .block = kIndexThreads}, index, a.block_size, lists);
-  launch(stream, kBackward, scan_selected_kernel, {.grid = static_cast<unsigned>(count), .block = kScanThreads}, index);
   launch(stream, kBackward, list_selected_kernel,
-         {.grid = ctas_for(lists, kIndexThreads / kWarpSize), .block = kIndexThreads}, index,
-         static_cast<std::int64_t>(a.T) * a.slots, a.block_size, lists);
-  if (scratch.max_dense > 0)
+         {.grid = ctas_for(lists, kIndexThreads / kWarpSize), .block = kIndexThreads}, index, a.block_size, lists);
+  const bool has_dense = scratch.max_dense > 0, has_d_q = first == 0;
+  if (has_dense) {
+    using Shared = DenseGroupsConfig::Shared;
+    const bool split =
+        Shared::bytes(a.slots, scratch.dense_tokens, true) <= stream.cuda().properties.sharedMemPerBlockOptin;
     launch(stream, kBackward, sparse_dkv_dense_groups_kernel,
            {.grid = dim3(ctas_for(a.T, kGroupTokens), static_cast<unsigned>(count)),
             .block = DenseGroupsConfig::kThreads,
-            .shared_bytes = DenseGroupsConfig::Shared::bytes(a.slots, scratch.dense_tokens)},
-           out, index, bf16(p.d_out), p.delta.as<float>(), p.lse.as<float>(), a);
+            .shared_bytes = Shared::bytes(a.slots, scratch.dense_tokens, split)},
+           out, index, bf16(p.d_out), p.delta.as<float>(), p.lse.as<float>(), a, split);
+  }
+  if (has_d_q) query_gradients<kD>(stream, p, a, has_dense);
   const auto run = [&]<int kTeam>() {
     using C = ListsConfig<kD, kTeam>;
     launch(stream, kBackward, sparse_dkv_lists_kernel<C>,
-           {.grid = dim3(ctas_for(scratch.max_segments, C::kTeams), static_cast<unsigned>(count)),
+           {.grid = std::min(ctas_for(count * scratch.max_segments, C::kTeams),
+                             static_cast<unsigned>(stream.cuda().properties.multiProcessorCount * C::kCtasPerSm)),
             .block = C::kThreads,
-            .shared_bytes = sizeof(typename C::Shared)},
-           out, index, bf16(p.d_out), p.delta.as<float>(), p.lse.as<float>(), a);
+            .shared_bytes = sizeof(typename C::Shared),
+            .overlaps = has_dense || has_d_q},
+           out, index, bf16(p.d_out), p.delta.as<float>(), p.lse.as<float>(), a, Divisor(a.group()));
   };
   switch (a.block_size / kUnit) {
     case 1: run.template operator()<1>(); break;
@@ -100,8 +105,8 @@ void key_gradients(Stream& stream, const SparseAttentionBackward& p, const Spars
     default: run.template operator()<4>(); break;
   }
   launch(stream, kBackward, sparse_dkv_sum_kernel<kD>,
-         {.grid = dim3(static_cast<unsigned>(N), static_cast<unsigned>(count)), .block = kSumPartsThreads}, out, index,
-         a.T, a.HK, a.block_size);
+         {.grid = static_cast<unsigned>(lists), .block = kSumPartsThreads}, out, index, static_cast<int>(count), a.T,
+         a.HK, a.block_size);
 }
 
 }  // namespace
@@ -123,17 +128,11 @@ void sparse_attention_backward(Stream& stream, const SparseAttentionBackward& p)
   SSA_CHECK(B * a.T * a.HQ <= INT_MAX, kBackward, ": ", B, " sequences x ", a.T, " tokens x ", a.HQ,
             " heads, expected at most ", INT_MAX, " in all");
   dispatch_head_dim(kBackward, D, a.HQ / a.HK, p.block_size, [&]<int kD>() {
-    with_token_config<kD>(stream, a, [&]<class C>() {
-      const TokenTiles tiles = TokenTiles::make<C>(kBackward, a);
-      launch(stream, kBackward, sparse_d_q_kernel<C>,
-             key_stream_launch<C>(stream, tiles, sizeof(QueryGradientShared<C>)), p.d_q.as<float>(), bf16(p.d_out),
-             p.delta.as<float>(), p.lse.as<float>(), a, KeyMaps::make<C>(kBackward, a), tiles, p.accumulate);
-    });
     BackwardScratch scratch(B, a.T, a.HQ, a.HK, D, a.block_size, a.slots);
     Arena arena(stream.scratch(scratch.bytes), scratch.bytes);
     scratch.lay_out(arena, scratch.heads, a.T, D, a.block_size, a.slots);
     for (std::int64_t first = 0; first < all; first += scratch.heads)
-      key_gradients<kD>(stream, p, a, scratch, first, std::min(scratch.heads, all - first));
+      gradients<kD>(stream, p, a, scratch, first, std::min(scratch.heads, all - first));
   });
 }
 

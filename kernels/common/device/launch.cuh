@@ -18,6 +18,7 @@ struct LaunchShape {
   std::size_t shared_bytes = 0;  ///< dynamic shared memory
   unsigned cluster = 1;          ///< CTAs per cluster, adjacent in x; divides grid.x
   bool waits = false;            ///< the kernel calls wait_for_previous_kernel
+  bool overlaps = false;         ///< the kernel calls end_after_previous_kernel, which says what it may do
 };
 
 /// To be called before a kernel touches memory that kernels before it write or read. In recorded work such a kernel
@@ -26,6 +27,22 @@ struct LaunchShape {
 __device__ __forceinline__ void wait_for_previous_kernel() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;");
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+/// Called at the start of a kernel: if the next one overlaps, it may start when all CTAs have called this.
+__device__ __forceinline__ void let_next_kernel_start() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
+/// Called by all threads at the end of a kernel that overlaps. Such a kernel starts while the one before it is still
+/// running, on SMs that have nothing left to do. It may not read what that kernel writes, nor, if that kernel overlaps
+/// too, what the one before it writes. It ends last, so all work is complete for a next kernel that does not overlap.
+__device__ __forceinline__ void end_after_previous_kernel() {
+#if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
@@ -60,7 +77,7 @@ void launch(Stream& stream, const char* op, void (*kernel)(Parameters...), const
     cluster.id = cudaLaunchAttributeClusterDimension;
     cluster.val.clusterDim = {shape.cluster, 1, 1};
   }
-  if (shape.waits && stream.is_recording() && context.properties.major >= 9) {
+  if ((shape.overlaps || (shape.waits && stream.is_recording())) && context.early_start) {
     cudaLaunchAttribute& early = attributes[config.numAttrs++];
     early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     early.val.programmaticStreamSerializationAllowed = 1;

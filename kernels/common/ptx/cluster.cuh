@@ -24,24 +24,38 @@ bool knows_clusters(const char* op, void (*kernel)(Parameters...)) {
 /// Receives kCount values in shared memory, each sent once by one CTA of the cluster. Every CTA has a ClusterInbox and
 /// waits for all its values before it ends, so no CTA writes to the shared memory of one that has ended. Values are
 /// counted where they arrive, so no cluster-wide barrier is needed after the writes.
+///
+/// CTAs that exchange values several times take two inboxes in turn, and call `expect` before they send. That is safe:
+/// a CTA sends to an inbox again only after it has received the values of the turn between, and each CTA sends those
+/// after it has read the inbox.
 template <int kCount>
 struct ClusterInbox {
   float2 values[kCount];
   Barrier arrived;
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-  /// Called by every thread, first.
-  __device__ __forceinline__ void open() {
+  /// Called by every thread, before another inbox is opened.
+  __device__ __forceinline__ void init() {
     if (threadIdx.x == 0) {
       arrived.init(1);
       fence_barrier_init();
     }
+  }
+
+  /// Called by every thread, first.
+  __device__ __forceinline__ void open() {
+    init();
     asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
   }
 
   /// Called by every thread, before the first `send`.
   __device__ __forceinline__ void wait_until_all_are_open() {
     asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+    expect();
+  }
+
+  /// Called by every thread, before the first `send` of a later turn.
+  __device__ __forceinline__ void expect() {
     // Bytes may arrive before they are expected: the phase waits for this arrival too.
     if (threadIdx.x == 0) arrived.arrive_expect_tx(sizeof values);
   }
@@ -57,14 +71,16 @@ struct ClusterInbox {
         : "memory");
   }
 
-  /// Called by every thread, before it reads `values`.
-  __device__ __forceinline__ void wait_for_values() { arrived.wait(0); }
+  /// Called by every thread, before it reads `values`. `use`: how often it has waited before.
+  __device__ __forceinline__ void wait_for_values(int use = 0) { arrived.wait(use % 2); }
 #else
   // Kernels that use clusters also compile for older GPUs, but must not be launched there.
+  __device__ __forceinline__ void init() { __trap(); }
   __device__ __forceinline__ void open() { __trap(); }
   __device__ __forceinline__ void wait_until_all_are_open() { __trap(); }
+  __device__ __forceinline__ void expect() { __trap(); }
   __device__ __forceinline__ void send(int, int, float2) { __trap(); }
-  __device__ __forceinline__ void wait_for_values() { __trap(); }
+  __device__ __forceinline__ void wait_for_values(int = 0) { __trap(); }
 #endif
 };
 
