@@ -167,7 +167,7 @@ TEST_CASE("config: the files of configs/ load, and the saved config loads as the
       CHECK(method == (c.attention.method == Method::full ? "fullattn" : name_of(c.attention.method)));
     ++files;
   }
-  CHECK(files == 13);
+  CHECK(files == 14);
 }
 
 TEST_CASE("config: the four 1B models have the values of the published config.json files") {
