@@ -113,6 +113,7 @@ void inspect_run(const fs::path& path, const Wanted& wanted) {
     if (!evaluation.is_null()) std::cout << "  last evaluation: " << evaluation.dump() << "\n";
   }
   if (!wanted.verify) return;
+  SSA_CHECK(!checkpoints.empty(), path.string(), ": --verify: found no checkpoints, expected at least one");
   SSA_CHECK(first_problem.empty(), first_problem);
   for (const CheckpointInfo& info : checkpoints) {
     const CheckpointReader checkpoint(info.path, Verify::sizes);

@@ -39,8 +39,8 @@ constexpr Range from_to_below(double low, double high) { return {.low = low, .hi
 /// Upper bounds of sizes: above anything a machine holds, and small enough that sums and products of a few sizes do not
 /// overflow. check_model and check_run (config.cpp) bound the products of many.
 inline constexpr double kMostVocabulary = 1e7, kMostWidth = 1e6, kMostLayers = 2e3, kMostHeads = 1e4, kMostTokens = 1e9,
-                        kMostBlocks = 1e6, kMostRows = 1e6, kMostGlobalRows = 1e9, kMostEpochs = 1e5, kMostSteps = 1e9,
-                        kMostSamples = 1e12, kMostCheckpoints = 1e6;
+                        kMostSeed = 1e18, kMostBlocks = 1e6, kMostRows = 1e6, kMostGlobalRows = 1e9, kMostEpochs = 1e5,
+                        kMostSteps = 1e9, kMostSamples = 1e12, kMostCheckpoints = 1e6;
 
 template <class Struct, class Value>
 struct Field {
@@ -215,7 +215,7 @@ void visit_fields(Of<TrainConfig>, Visit&& visit) {
               "AdamW's moments are in pinned host memory and pass through the GPU while it updates the weights"));
   visit(field("max_grad_norm", &C::max_grad_norm, at_least(0),
               "gradients are scaled down to at most this norm; 0 = never"));
-  visit(field("seed", &C::seed, at_least(0), "seed of the initial weights, the row order and ssa's draws"));
+  visit(field("seed", &C::seed, between(0, kMostSeed), "seed of the initial weights, the row order and ssa's draws"));
   visit(field("gradient_checkpointing", &C::gradient_checkpointing, kAny,
               "activations recomputed in the backward pass to save memory; `selective`: norms, SwiGLU and gated "
               "attention; `full`: all but each layer's input"));

@@ -15,6 +15,8 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 namespace {
 
+bool truth(const json& fields, const char* key) { return fields.contains(key) && fields[key] == true; }
+
 struct NamedTokens {
   std::optional<std::string> bos;  // as Tokenizer::Parts::bos_token
   std::optional<std::string> eos;  // of the first file that names one
@@ -38,6 +40,8 @@ NamedTokens read_named_tokens(const fs::path& directory) {
     const fs::path path = directory / name;
     if (!is_present(path)) continue;
     const json file = read_json_object(path);
+    SSA_CHECK(!truth(file, "split_special_tokens"), path.string(),
+              ": split_special_tokens is true, expected false: ", "special tokens in a text are one token each");
     if (!named.bos) named.bos = "";
     if (file.contains("bos_token")) {
       const std::string bos = text_of(file, "bos_token", path);
@@ -76,8 +80,6 @@ void add_side_token(Tokenizer::Parts& parts, const AddedToken& token, const fs::
               ", which is \"", parts.texts[index], "\" in the vocabulary");
   add_token(parts, token);
 }
-
-bool truth(const json& fields, const char* key) { return fields.contains(key) && fields[key] == true; }
 
 }  // namespace
 

@@ -668,6 +668,9 @@ TEST_CASE("tokenizer: the files next to a tokenizer.json add tokens, as in trans
               "eos_token is \"<|im_end|>\"", "--eos-token");
   check_error(with("tokenizer_config.json", {{"add_prefix_space", true}}), "tokenizer_config.json",
               "add_prefix_space is true", "expected false");
+  check_error(with("tokenizer_config.json", {{"split_special_tokens", true}}), "tokenizer_config.json",
+              "split_special_tokens is true, expected false");
+  CHECK(with("tokenizer_config.json", {{"split_special_tokens", false}}).empty());
   CHECK(with("tokenizer_config.json", {{"add_prefix_space", false}, {"eos_token", "<|endoftext|>"}}).empty());
   write_file(directory / "tokenizer.json", ssa::read_file(file_of("llama2")));
   check_error(with("tokenizer_config.json", {{"add_prefix_space", false}}), "add_prefix_space is false");

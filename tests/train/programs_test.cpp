@@ -195,6 +195,8 @@ TEST_CASE("ssa_inspect recognizes a run, checkpoint, file, model and dataset, an
   fails(run, kExitFailed, "step-00000008: model.safetensors: 5000 bytes");
   fs::remove(poisoned / "manifest.json");
   fails(poisoned, kExitFailed, "step-00000008: not a complete checkpoint: manifest.json is missing");
+  fs::remove_all(run / "checkpoints");
+  fails(run, kExitFailed, "run: --verify: found no checkpoints, expected at least one");
   fails(dir.path() / "nowhere", kExitUsage, "nowhere: no such file or directory");
   fails(dir.path(), kExitUsage, "neither a dataset");
 }
