@@ -287,12 +287,12 @@ TEST_CASE("config: --set takes JSON or a bare string") {
   CHECK(error_of(minimal(), {"train.seed"}) == "--set train.seed: expected section.key=value");
   CHECK(error_of(minimal(), {"train.sede=1"}) ==
         "--set train.sede=1: train.sede: unknown key; did you mean train.seed?");
-  CHECK(error_of(minimal(), {"train.seed=1000000000000000000"}).empty());
+  CHECK(parse(minimal(), {"train.seed=1000000000000000000"}).train.seed == 1000000000000000000);
   CHECK(error_of(minimal(), {"train.seed=9223372036854775807"}) ==
         "--set train.seed=9223372036854775807: train.seed: found 9223372036854775807, expected an integer from 0 to "
-        "1000000000000000000");
+        "1e+18");
   CHECK(error_of(minimal(), {"train.seed=x"}) ==
-        "--set train.seed=x: train.seed: found \"x\", expected an integer from 0 to 1000000000000000000");
+        "--set train.seed=x: train.seed: found \"x\", expected an integer from 0 to 1e+18");
   CHECK(error_of(minimal(), {"train.learning_rate=nan"}) ==
         "--set train.learning_rate=nan: train.learning_rate: found \"nan\", expected a number above 0");
   CHECK_THAT(error_of(minimal(), {"output_dir=runs/\xff"}),
@@ -306,14 +306,14 @@ TEST_CASE("config: the error for a bad value states the file, what was found and
       {R"(, "save_step": 5)", "train.save_step: unknown key; did you mean checkpoint.save_steps?"},
       {R"(, "sede": 1)", "train.sede: unknown key; did you mean train.seed?"},
       {R"(, "a\nb": 1)", R"(train.a\nb: unknown key; did you mean train.fp8?)"},
-      {R"(, "seed": 1.5)", "train.seed: found 1.5, expected an integer from 0 to 1000000000000000000"},
-      {R"(, "seed": -1)", "train.seed: found -1, expected an integer from 0 to 1000000000000000000"},
-      {R"(, "seed": 1e30)", "train.seed: found 1e+30, expected an integer from 0 to 1000000000000000000"},
+      {R"(, "seed": 1.5)", "train.seed: found 1.5, expected an integer from 0 to 1e+18"},
+      {R"(, "seed": -1)", "train.seed: found -1, expected an integer from 0 to 1e+18"},
+      {R"(, "seed": 1e30)", "train.seed: found 1e+30, expected an integer from 0 to 1e+18"},
       {R"(, "seed": 18446744073709551615)",
-       "train.seed: found 18446744073709551615, expected an integer from 0 to 1000000000000000000"},
-      {R"(, "seed": "42")", "train.seed: found \"42\", expected an integer from 0 to 1000000000000000000"},
-      {R"(, "seed": null)", "train.seed: found null, expected an integer from 0 to 1000000000000000000"},
-      {R"(, "seed": [42])", "train.seed: found [42], expected an integer from 0 to 1000000000000000000"},
+       "train.seed: found 18446744073709551615, expected an integer from 0 to 1e+18"},
+      {R"(, "seed": "42")", "train.seed: found \"42\", expected an integer from 0 to 1e+18"},
+      {R"(, "seed": null)", "train.seed: found null, expected an integer from 0 to 1e+18"},
+      {R"(, "seed": [42])", "train.seed: found [42], expected an integer from 0 to 1e+18"},
       {R"(, "warmup_steps": 0.5)", "train.warmup_steps: found 0.5, expected an integer from 0 to 1000000000"},
       {R"(, "adam_beta1": 1)", "train.adam_beta1: found 1, expected a number from 0 to below 1"},
       {R"(, "weight_decay": true)", "train.weight_decay: found true, expected a number of at least 0"},
