@@ -34,7 +34,7 @@ TEST_CASE("SSA_FORCE_GENERIC chooses the kernels on CUDA") {
   before ? ::setenv("SSA_FORCE_GENERIC", restored.c_str(), 1) : ::unsetenv("SSA_FORCE_GENERIC");
 }
 
-TEST_CASE("attention over long sequences on CUDA agrees with the CPU") {
+TEST_CASE("dense attention over long sequences on CUDA agrees with the CPU") {
   if (skip_without_gpu()) return;
   for (const CausalAttentionCase& c : std::vector<CausalAttentionCase>{
            {{1, 2100, 1, 2, 64}},
@@ -56,6 +56,10 @@ TEST_CASE("attention over long sequences on CUDA agrees with the CPU") {
     const AttentionSaved saved(c.dims, run_causal_attention_forward(exact, c, in), in.d_out);
     check_cuda([&](OpRunner& run) { return run_causal_attention_backward(run, c, in, saved, true); });
   }
+}
+
+TEST_CASE("compressed attention over long sequences on CUDA agrees with the CPU") {
+  if (skip_without_gpu()) return;
   for (const CompressedAttentionCase& c :
        std::vector<CompressedAttentionCase>{{{1, 4500, 1, 2, 64}, 16},
                                             {{1, 2600, 1, 1, 128}, 16},
@@ -69,6 +73,10 @@ TEST_CASE("attention over long sequences on CUDA agrees with the CPU") {
     const AttentionSaved saved(c.dims, run_compressed_attention_forward(exact, c, in), in.d_out);
     check_cuda([&](OpRunner& run) { return run_compressed_attention_backward(run, c, in, saved, false); });
   }
+}
+
+TEST_CASE("sparse attention over long sequences on CUDA agrees with the CPU") {
+  if (skip_without_gpu()) return;
   for (const SparseAttentionCase& c : std::vector<SparseAttentionCase>{
            {{1, 3000, 1, 16, 64}, 16, 8, Earlier::first},
            {{1, 3000, 2, 3, 64}, 16, 40},
