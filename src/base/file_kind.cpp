@@ -43,7 +43,7 @@ std::string not_text_kind(std::string_view bytes) {
   if (bytes.starts_with("\x89HDF\r\n"sv)) return "an HDF5 file";
   if (bytes.starts_with("\x1F\x8B"sv)) return "a gzip file";
   if (bytes.starts_with("\x28\xB5\x2F\xFD"sv)) return "a zstd file";
-  if (bytes.starts_with("BZh") && bytes.substr(3).substr(1, 6) == "1AY&SY") return "a bzip2 file";
+  if (bytes.starts_with("BZh") && bytes.size() >= 10 && bytes.substr(4, 6) == "1AY&SY") return "a bzip2 file";
   if (bytes.starts_with("\xFD"
                         "7zXZ"))
     return "an xz file";

@@ -132,17 +132,27 @@ void add_side_tokens(Tokenizer::Parts& parts, const fs::path& directory, bool ke
   }
 }
 
-void check_named_tokens(const Tokenizer::Parts& parts, const fs::path& directory) {
+void add_named_tokens(Tokenizer::Parts& parts, const fs::path& directory,
+                      const std::unordered_map<std::string, std::int32_t>& vocabulary) {
+  const auto add = [&](const std::string& content) {
+    if (added_id(parts, content) >= 0) return true;
+    const auto it = vocabulary.find(content);
+    if (it == vocabulary.end()) return false;
+    add_token(parts, {.content = content, .id = it->second, .special = true});
+    return true;
+  };
   for (const char* name : {"tokenizer_config.json", "special_tokens_map.json"}) {
     const fs::path path = directory / name;
     if (!is_present(path)) continue;
     const json file = read_json_object(path);
+    for (const char* key : {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"})
+      if (file.contains(key)) add(text_of(file, key, path));
     for (const char* key : {"additional_special_tokens", "extra_special_tokens"}) {
       if (!file.contains(key)) continue;
       for (const json& token : file[key]) {
         const json& text = token.is_object() && token.contains("content") ? token["content"] : token;
-        SSA_CHECK(text.is_string() && added_id(parts, text) >= 0, path.string(), ": ", key, ": found ", token.dump(),
-                  ", expected one of the added tokens of tokenizer.json");
+        SSA_CHECK(text.is_string() && add(text), path.string(), ": ", key, ": found ", token.dump(),
+                  ", expected a token of tokenizer.json");
       }
     }
   }

@@ -140,17 +140,23 @@ std::int32_t read_added_tokens(const json& tokens, Tokenizer::Parts& parts,
   return next;
 }
 
-/// The tokens that only the files next to `path` name. transformers gives them the next ids, in the order of the ids in
-/// these files.
-void read_side_tokens(const fs::path& path, Tokenizer::Parts& parts, std::int32_t next) {
+/// The tokens that only the files next to `path` name. Those of the vocabulary, `known`, keep their ids. transformers
+/// gives the others the next ids, in the order of the ids in these files.
+void read_side_tokens(const fs::path& path, Tokenizer::Parts& parts, std::int32_t next,
+                      const std::unordered_map<std::string, std::int32_t>& known) {
   const std::size_t own = parts.added.size();
   add_side_tokens(parts, path.parent_path(), true);
   std::vector<AddedToken> more(parts.added.begin() + static_cast<std::ptrdiff_t>(own), parts.added.end());
   std::sort(more.begin(), more.end(), [](const AddedToken& a, const AddedToken& b) { return a.id < b.id; });
-  for (const AddedToken& token : more)
+  for (const AddedToken& token : more) {
+    if (const auto it = known.find(token.content); it != known.end() && it->second == token.id) {
+      next = std::max(next, token.id + 1);
+      continue;
+    }
     SSA_CHECK(token.id == next++, path.string(), ": token \"", token.content, "\" of the files next to it has id ",
               token.id, ", expected ", next - 1, ", the next free id");
-  check_named_tokens(parts, path.parent_path());
+  }
+  add_named_tokens(parts, path.parent_path(), known);
 }
 
 /// Whether a space is put before a text.
@@ -205,6 +211,7 @@ Tokenizer::Parts read_tokenizer_json(const fs::path& path, const TokenizerOption
   if (is_tekken(file)) return read_tekken(file, text, path, options);
   Tokenizer::Parts parts{.name = name_of(directory_of(path)), .sha256 = sha256_hex(text)};
   std::int32_t next = 0;
+  std::unordered_map<std::string, std::int32_t> known;
   try {
     SSA_CHECK(file.contains("model") && file["model"].is_object(), "no \"model\", expected a tokenizer.json",
               path.filename() == "vocab.json" ? "; of vocab.json and merges.txt, name the directory" : "");
@@ -220,7 +227,7 @@ Tokenizer::Parts read_tokenizer_json(const fs::path& path, const TokenizerOption
       cut_at_spaces(parts);
       parts.drop_first_space = drops_first_space(file.value("decoder", json()));
     }
-    const auto known = file["model"]["vocab"].get<std::unordered_map<std::string, std::int32_t>>();
+    known = file["model"]["vocab"].get<std::unordered_map<std::string, std::int32_t>>();
     next = read_added_tokens(file.value("added_tokens", json::array()), parts, known);
     read_post_processor(file.value("post_processor", json()), parts);
   } catch (const json::exception& error) {
@@ -230,7 +237,7 @@ Tokenizer::Parts read_tokenizer_json(const fs::path& path, const TokenizerOption
     if (message.rfind(path.string(), 0) == 0) throw;
     fail(path.string(), ": ", message);
   }
-  read_side_tokens(path, parts, next);
+  read_side_tokens(path, parts, next, known);
   check_prefix_space(path.parent_path(), file);
   set_special_tokens(parts, path.parent_path(), options.eos_token);
   return parts;

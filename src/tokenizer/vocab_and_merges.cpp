@@ -32,7 +32,8 @@ std::string pre_tokenizer_of_class(const fs::path& directory) {
   std::string name = named.get<std::string>();
   if (name.ends_with("Fast")) name.resize(name.size() - 4);
   if (name == "Qwen2Tokenizer") return "qwen2";
-  for (const char* general : {"GPT2Tokenizer", "CodeGenTokenizer", "PreTrainedTokenizer", "TokenizersBackend"})
+  for (const char* general :
+       {"GPT2Tokenizer", "CodeGenTokenizer", "GPTNeoXTokenizer", "PreTrainedTokenizer", "TokenizersBackend"})
     if (name == general) return "gpt2";
   fail_usage(path.string(), ": tokenizer_class is ", named.dump(),
              ", expected GPT2Tokenizer or Qwen2Tokenizer, or --pre-tokenizer NAME");

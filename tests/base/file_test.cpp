@@ -163,7 +163,7 @@ TEST_CASE("file_kind: files of other formats are recognized by their first bytes
   CHECK(foreign_kind("<?xml version=\"1.0\"?><Error><Code>AccessDenied</Code></Error>").starts_with("an XML page"));
   CHECK(foreign_kind("GGUF\x03").starts_with("a GGUF file"));
   CHECK(foreign_kind(std::string("\x80\x02}q\0", 5)).starts_with("a Python pickle"));
-  for (const char* text : {"", "<", "<h1>", "IQ== 0\n", "{}", "\n\n", "version 5", "GGUF is", "PAR15", "BZh9"})
+  for (const char* text : {"", "<", "<h1>", "IQ== 0\n", "{}", "\n\n", "version 5", "GGUF is", "PAR15", "BZh", "BZh9"})
     CHECK(foreign_kind(text) == "");
   CHECK(not_text_kind("version https://git-lfs.github.com/spec/v1\n").starts_with("a Git LFS pointer"));
   CHECK(not_text_kind("%PDF-1.7\n") == "a PDF file");

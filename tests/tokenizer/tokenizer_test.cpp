@@ -668,6 +668,22 @@ TEST_CASE("tokenizer: the files next to a tokenizer.json add tokens, as in trans
               "eos_token is \"<|im_end|>\"", "--eos-token");
   check_error(with("tokenizer_config.json", {{"add_prefix_space", true}}), "tokenizer_config.json",
               "add_prefix_space is true", "expected false");
+  // A token of the vocabulary keeps its id, and is not cut into others.
+  const auto known = json::parse(ssa::read_file(file_of("gpt2")))["model"]["vocab"]["ould"].get<std::int32_t>();
+  REQUIRE(encode(loads(), "xould").back() == known);
+  const auto ids_with = [&](const char* name, const json& content) {
+    write_file(directory / name, content.dump());
+    const auto ids = encode(loads(), "ouldould");
+    write_file(directory / name, "{}");
+    return ids;
+  };
+  const std::vector<std::int32_t> twice = {known, known};
+  CHECK(ids_with("added_tokens.json", {{"ould", known}}) == twice);
+  CHECK(ids_with("tokenizer_config.json",
+                 {{"added_tokens_decoder", {{std::to_string(known), {{"content", "ould"}}}}}}) == twice);
+  CHECK(ids_with("special_tokens_map.json", {{"additional_special_tokens", {"ould"}}}) == twice);
+  CHECK(ids_with("tokenizer_config.json", {{"eos_token", "ould"}}) == twice);
+  check_error(with("added_tokens.json", {{"ould", known + 1}}), "\"ould\"", "has id");
   check_error(with("tokenizer_config.json", {{"split_special_tokens", true}}), "tokenizer_config.json",
               "split_special_tokens is true, expected false");
   CHECK(with("tokenizer_config.json", {{"split_special_tokens", false}}).empty());

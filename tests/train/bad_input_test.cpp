@@ -312,6 +312,9 @@ TEST_CASE("bad input: an output directory that cannot be written is an error tha
   check_fails(run.train("data"), kExitUsage, {"output_dir data", "shard-00000.idx"});
   CHECK(bytes_of(run / "exported/config.json") == config);
   CHECK(!fs::exists(run / "exported/checkpoints"));
+  // A run that has such a file already continues.
+  ssa::test::write_file(run / "out/dataset.json", "{}");
+  CHECK(run.train("out").exit_code == 0);
 }
 
 TEST_CASE("bad input: closed standard files do not put messages into a file of the run") {
