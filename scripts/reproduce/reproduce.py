@@ -13,6 +13,7 @@ later; the page has every complete run. Anything else that differs is refused. d
 """
 import argparse
 import fcntl
+import math
 import os
 import re
 import shlex
@@ -121,9 +122,12 @@ def tokenizer_of(args):
     return str(Path(named).resolve()) if Path(named).exists() else named
 
 
-def rows_key(train):
-    """The key that has the rows of a step."""
-    return "global_batch_size" if "global_batch_size" in train else "per_device_train_batch_size"
+def row_keys(train):
+    """The keys whose values multiply to the rows of a step; a run has one rank."""
+    if train.get("global_batch_size") is not None:
+        return ["global_batch_size"]
+    accumulates = train.get("gradient_accumulation_steps") is not None
+    return ["per_device_train_batch_size"] + ["gradient_accumulation_steps"] * accumulates
 
 
 def config_of(args, size):
@@ -133,11 +137,13 @@ def config_of(args, size):
     if not isinstance(config, dict) or not all(isinstance(config.get(section), dict) for section in ("model", "train")):
         raise StudyError(f"{path}: found no objects model and train, expected a configuration of ssa_train", 2)
     for section, keys in (("model", ("block_size", "block_counts", "num_hidden_layers", "hidden_size")),
-                          ("train", ("max_length", rows_key(config["train"])))):
+                          ("train", ("max_length", *row_keys(config["train"])))):
         for key in keys:
             found = config[section].get(key)
             if type(found) is not int or found < 1:
                 raise StudyError(f"{path}: {section}.{key}: found {shown(found)}, expected a positive integer", 2)
+    if config["train"].get("global_batch_size_schedule"):
+        raise StudyError(f"{path}: train.global_batch_size_schedule: found one, expected steps of the same size", 2)
     return config
 
 
@@ -145,7 +151,7 @@ def fixed_of(args, size, device):
     """What must not change during a study."""
     config = config_of(args, size)
     train = config["train"]
-    per_step = train["max_length"] * train[rows_key(train)]
+    per_step = math.prod(train[key] for key in ["max_length", *row_keys(train)])
     tokens = tokens_of(args.tokens) if args.tokens else size.tokens
     steps = -(-tokens // per_step)
     return {"size": args.size, "tokens": steps * per_step, "steps": steps, "device": device,

@@ -117,8 +117,8 @@ void visit_fields(Of<AttentionConfig>, Visit&& visit) {
   visit(field("alignment_weight", &C::alignment_weight, at_least(0), "weight of ssa's alignment loss"));
   visit(
       field("aligned_outputs", &C::aligned_outputs, kAny,
-            "outputs that ssa's alignment loss moves toward the other one: both, only that of full attention, or only "
-            "that of sparse attention"));
+            "which attention outputs get a gradient from ssa's alignment loss: both, only that of `full` attention, or "
+            "only that of `sparse` attention"));
   visit(field(
       "full_stream_probability", &C::full_stream_probability, between(0, 1),
       "probability that the layers of ssa continue with the output of full attention instead of sparse attention"));

@@ -48,7 +48,7 @@ struct RunShape {
     const std::size_t free = host_memory_info().free_bytes,
                       moments = plan_memory(state, table).host.bytes * static_cast<std::size_t>(comm.local_size());
     no_async = why_not_async(StateSnapshot::bytes(state, table), on_machine, free - std::min(free, moments),
-                             comm.takes_threads());
+                             comm.size() == 1 || comm.takes_threads());
     state.async_checkpoints = all_reduce(comm, no_async.empty() ? 0.0 : 1.0, ReduceOp::max) == 0;
     if (!state.async_checkpoints && no_async.empty()) no_async = "another machine has not enough free host memory";
   }

@@ -67,6 +67,9 @@ def test_arguments(directory):
         config.write_text(json.dumps(tiny))
         message = f"{config}: model.block_counts: found {shown}, expected a positive integer"
         assert message in run("bash", RUN, "minute", "--config", config, "--out", out, code=2)
+    tiny["model"]["block_counts"], tiny["train"]["global_batch_size_schedule"] = 4, [[0, 8], [2, 16]]
+    config.write_text(json.dumps(tiny))
+    assert "train.global_batch_size_schedule: found one" in refused("minute", "--config", config)
     assert "is the name of a method" in refused("minute", "--variant", "moba=ssa")
     assert "no GPU here" in run("bash", RUN, "hour", "--out", out, code=2, CUDA_VISIBLE_DEVICES="")
     assert "there are 1 GPUs" in run("bash", RUN, "hour", "--gpus", "2", "--out", out, code=2, CUDA_VISIBLE_DEVICES="0")
@@ -94,6 +97,12 @@ def test_plan(directory):
     args = parse(["minute", "--data", str(directory / "data"), "--tokens", "5k"])
     fixed = fixed_of(args, size, "cpu")
     assert (fixed["steps"], fixed["tokens"]) == (3, 6144), fixed
+    own = read_json(SCRIPTS.parent / "configs/tiny.json")
+    own["train"].update(max_length=128, per_device_train_batch_size=2, gradient_accumulation_steps=4)
+    own["train"].pop("global_batch_size", None)
+    (directory / "own.json").write_text(json.dumps(own))
+    accumulated = fixed_of(parse(["minute", "--data", "x", "--tokens", "5k", "--config", str(directory / "own.json")]), size, "cpu")
+    assert (accumulated["steps"], accumulated["tokens"]) == (5, 5120), accumulated
     study = Study(directory / "out")
     nsa = settings_of_method("nsa", size)
     assert nsa == {f"nsa-{w}": ["attention.method=nsa", f"model.window_size={w}"] for w in (32, 128)}, nsa

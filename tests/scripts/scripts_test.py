@@ -53,6 +53,16 @@ def make_runs(directory):
     return [directory / "ssa/tiny", directory / "moba/tiny/metrics.jsonl"]
 
 
+def fails(use, *parts):
+    """Asserts that a function of a script exits with an error that has these parts."""
+    try:
+        use()
+    except SystemExit as error:
+        assert all(part in str(error) for part in parts), error
+        return
+    raise AssertionError(f"no error of {parts}")
+
+
 def test_help(_):
     for script in sorted(SCRIPTS.iterdir()):
         if script.suffix not in (".py", ".sh") or script.name in NO_HELP:
@@ -107,14 +117,6 @@ def test_plot_refusals(directory):
     metrics = directory / "metrics.jsonl"
     metrics.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')  # the second line is being written
     assert plotting.read_metrics(str(directory)) == [{"step": 1, "loss": 2.0}]
-
-    def fails(use, *parts):
-        try:
-            use()
-        except SystemExit as error:
-            assert all(part in str(error) for part in parts), error
-            return
-        raise AssertionError(f"no error of {parts}")
 
     for line in ("[1]", "x", '{"loss": 1}'):
         metrics.write_text('{"step": 1}\n' + line + "\n")
@@ -317,14 +319,6 @@ def test_log_to(directory):
         assert False
     except SystemExit as error:
         assert f"{metrics}:5: expected an object with a step" in str(error)
-
-    def fails(use, *parts):
-        try:
-            use()
-        except SystemExit as error:
-            assert all(part in str(error) for part in parts), error
-            return
-        raise AssertionError(f"no error of {parts}")
 
     for step in ("1.5", "1e999", "null", "true"):
         metrics.write_text(f'{{"step": {step}, "loss": 1}}\n')
