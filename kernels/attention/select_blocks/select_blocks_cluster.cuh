@@ -99,14 +99,6 @@ __device__ __forceinline__ void store_to_cta(int rank, BlockKey* to, BlockKey ke
 #endif
 }
 
-__device__ __forceinline__ void cluster_sync() {
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
-#else
-  __trap();
-#endif
-}
-
 /// A CTA of the cluster that chooses the blocks of a task.
 struct SelectClusterCta {
   int rank, wanted;       ///< in the cluster; blocks to choose besides the own one

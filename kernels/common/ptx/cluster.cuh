@@ -21,6 +21,37 @@ bool knows_clusters(const char* op, void (*kernel)(Parameters...)) {
   return attributes.ptxVersion >= 90;
 }
 
+/// __syncthreads() of the cluster.
+__device__ __forceinline__ void cluster_sync() {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+#else
+  __trap();
+#endif
+}
+
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+/// The CTA's place in its cluster.
+__device__ __forceinline__ int cluster_rank() {
+  int rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+
+/// Barrier::arrive_warp on this barrier of CTA `rank` of the cluster. Ordinary accesses of this CTA's memory are not made
+/// visible to the other CTA: with .release.cluster every arrival would wait for a fence of the whole GPU. It is for
+/// rings that TMA fills and products of the tensor cores read.
+__device__ __forceinline__ void arrive_warp_at(const Barrier& barrier, int rank, int lane) {
+  __syncwarp();
+  if (lane < kArrivalsOfWarp)
+    asm volatile(
+        "{\n.reg .b32 counter;\nmapa.shared::cluster.u32 counter, %0, %1;\n"
+        "mbarrier.arrive.shared::cluster.b64 _, [counter];\n}" ::"r"(barrier.address()),
+        "r"(rank)
+        : "memory");
+}
+#endif
+
 /// Receives kCount values in shared memory, each sent once by one CTA of the cluster. Every CTA has a ClusterInbox and
 /// waits for all its values before it ends, so no CTA writes to the shared memory of one that has ended. Values are
 /// counted where they arrive, so no cluster-wide barrier is needed after the writes.

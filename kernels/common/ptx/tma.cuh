@@ -115,6 +115,26 @@ __device__ __forceinline__ void tma_load(void* to, const CUtensorMap& map, int h
       : "memory");
 }
 
+/// The same of a matrix.
+__device__ __forceinline__ void tma_load(void* to, const CUtensorMap& map, int column, int row, Barrier& full) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::
+          "r"(shared_address(to)),
+      "l"(&map), "r"(column), "r"(row), "r"(full.address())
+      : "memory");
+}
+
+/// The same, to this place in the shared memory of every CTA of the cluster that has a bit in `ctas`. It completes on
+/// the barrier `full` of each.
+__device__ __forceinline__ void tma_load_multicast(void* to, const CUtensorMap& map, int column, int row, Barrier& full,
+                                                   unsigned ctas) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, "
+      "{%2, %3}], [%4], %5;" ::"r"(shared_address(to)),
+      "l"(&map), "r"(column), "r"(row), "r"(full.address()), "h"(static_cast<std::uint16_t>(ctas))
+      : "memory");
+}
+
 /// Copies contiguous bytes, a multiple of 16.
 __device__ __forceinline__ void bulk_load(void* to, const void* from, int bytes, Barrier& full) {
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
@@ -139,6 +159,14 @@ __device__ __forceinline__ void tma_store(const CUtensorMap& map, const void* fr
       "cp.async.bulk.tensor.5d.global.shared::cta.tile.bulk_group [%0, {%1, %2, %3, %4, %5}], [%6];\n"
       "cp.async.bulk.commit_group;" ::"l"(&map),
       "r"(0), "r"(half), "r"(head), "r"(t), "r"(row), "r"(shared_address(from))
+      : "memory");
+}
+/// The same of a matrix.
+__device__ __forceinline__ void tma_store(const CUtensorMap& map, const void* from, int column, int row) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%1, %2}], [%3];\n"
+      "cp.async.bulk.commit_group;" ::"l"(&map),
+      "r"(column), "r"(row), "r"(shared_address(from))
       : "memory");
 }
 /// The same, but adds to the destination: in L2, atomically per element.

@@ -119,6 +119,16 @@ __device__ __forceinline__ void wgmma(float (&d)[4][4], std::uint64_t a, std::ui
       : "l"(a), "l"(b), "r"(static_cast<int>(add)));
 }
 
+/// d (64 x 128) = a b, or += a b with `add`, over 32 of the inner dimension; a and b e4m3 in shared memory, both along
+/// the row. A step of kNextAlongRow is 32 bytes here too.
+__device__ __forceinline__ void wgmma_e4m3(float (&d)[16][4], std::uint64_t a, std::uint64_t b, bool add) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n128k32.f32.e4m3.e4m3 {" SSA_NAMES_64 "}, %64, %65, p, 1, 1;\n}"
+      : SSA_THIRTY_TWO(d, 0), SSA_THIRTY_TWO(d, 8)
+      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+}
+
 #undef SSA_FOUR
 #undef SSA_THIRTY_TWO
 #undef SSA_NAMES_16
