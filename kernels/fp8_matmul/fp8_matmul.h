@@ -9,9 +9,10 @@
 // M, N and K may be any numbers. CUDA writes rows of `out` up to a multiple of 16 columns, so out has padded rows if N
 // is not one; their padding is not defined afterwards.
 //
-// CUDA: cuBLASLt, on Hopper GPUs, from CUDA 12.9 on; it computes whole multiples of 16 rows, and a kernel the last 1 to
-// 15 (last_rows.h). The CPU multiplies value * scale in f32. Both round the result once, to the dtype of `out`; a
-// repeated product gives the same bits on the same device and library version.
+// CUDA: cuBLASLt, on Hopper GPUs, from CUDA 12.9 on, or a kernel of this directory (README.md); they compute whole
+// multiples of 16 rows, and another kernel the last 1 to 15 (last_rows.h). The CPU multiplies value * scale in f32. All
+// round the result once, to the dtype of `out`; a repeated product gives the same bits on the same device and library
+// version.
 #pragma once
 
 #include <string>
@@ -21,11 +22,15 @@
 
 namespace ssa {
 
+/// What computes a product on CUDA: the one chosen for its shape, or the named one, for tests and benchmarks.
+enum class Fp8Kernel { chosen, cublaslt, hopper };
+
 struct Fp8Matmul {
   Tensor out;               ///< [M, N] act or f32, overwritten or accumulated, rows padded to a multiple of 16
   Fp8Matrix a;              ///< [M, K]; one of a and b has row blocks, the other one square blocks
   Fp8Matrix b;              ///< [N, K]; with row blocks, N is a multiple of 16
   bool accumulate = false;  ///< add to out, which then is f32, instead of overwriting it
+  Fp8Kernel kernel = Fp8Kernel::chosen;  ///< the CPU has one only
 };
 SSA_OP(fp8_matmul, Fp8Matmul);
 

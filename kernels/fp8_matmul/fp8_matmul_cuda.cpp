@@ -1,10 +1,11 @@
-// FP8 products by cuBLASLt. It has one algorithm per product with these scales, so nothing is chosen by measurement.
-// That one may split a long sum; its parts are added in a fixed order.
+// FP8 products on CUDA: which kernel computes one, and the calls of cuBLASLt. cuBLASLt has one algorithm per product with
+// these scales, so nothing is chosen by measurement. That one may split a long sum; its parts are added in a fixed order.
 #include <map>
 #include <memory>
 #include <tuple>
 
 #include "fp8_matmul.h"
+#include "kernels/fp8_matmul/fp8_matmul_hopper.h"
 #include "kernels/fp8_matmul/last_rows.h"
 #include "kernels/matmul/plans.h"
 #include "src/runtime/cuda_context.h"
@@ -113,10 +114,19 @@ class Fp8Plans {
   std::map<Fp8Key, Fp8Plan> plans_;
 };
 
+namespace {
+
+/// Until the kernel of this project has been measured at the shapes of training, cuBLASLt computes all products.
+Fp8Kernel chosen_kernel(const Fp8Matmul&) { return Fp8Kernel::cublaslt; }
+
+}  // namespace
+
 void fp8_matmul(Stream& stream, const Fp8Matmul& p) {
   const std::int64_t whole = fp8_whole_rows(p.a.rows);
   if (whole < p.a.rows) fp8_last_rows(stream, p);
   if (whole == 0) return;
+  const Fp8Kernel kernel = p.kernel == Fp8Kernel::chosen ? chosen_kernel(p) : p.kernel;
+  if (kernel == Fp8Kernel::hopper) return fp8_matmul_hopper(stream, p);
   CudaContext& context = stream.cuda();
   if (!context.matmul_plans) context.matmul_plans = std::make_shared<MatmulPlans>(context);
   std::shared_ptr<Fp8Plans>& plans = context.matmul_plans->fp8;
