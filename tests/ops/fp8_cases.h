@@ -150,6 +150,18 @@ inline const std::vector<Fp8MatmulCase> kFp8MatmulCases = {
     {257, 48, 144, true, true},     {50257, 64, 384, true, true},  {15, 1024, 4096, true, true},
     {130, 141, 155, true, false}};
 
+/// More for the kernel of this project. Tiles are 256 rows of the operand with row blocks by 128 of the other one, and
+/// CTAs work in pairs: a tile next to the last one of a pair along the columns; pairs along the rows; the same with the
+/// operands exchanged, and rows cut; several tiles per CTA, in more than one band; bf16 output where a has square
+/// blocks. Then sums that are split, of all four kinds of output: few tiles, and 66 pairs of tiles and some more.
+inline const std::vector<Fp8MatmulCase> kFp8HopperCases = {
+    {512, 336, 384, true, false},   {3056, 1400, 144, true, false}, {1392, 3072, 144, false, true},
+    {2304, 48, 1040, true, false},  {4608, 2576, 128, true, false}, {272, 400, 272, false, false},
+    {16, 16, 128, false, false},    {2320, 272, 640, true, true},   {4112, 4368, 144, false, true},
+    {1031, 640, 272, false, true},  {272, 144, 20000, false, true}, {272, 400, 8192, true, false},
+    {144, 528, 12304, true, true},  {272, 400, 8208, false, false}, {2400, 2048, 8192, false, true},
+    {2064, 2448, 8320, true, false}};
+
 struct Fp8MatmulInputs {
   Values a, b, out;
 
@@ -157,7 +169,8 @@ struct Fp8MatmulInputs {
       : a(fp8_values(c.M, c.K, 1)), b(fp8_values(c.N, c.K, 2)), out(random_values(c.M * c.N, 3)) {}
 };
 
-inline Outputs run_fp8_matmul(OpRunner& run, const Fp8MatmulCase& c, const Fp8MatmulInputs& in) {
+inline Outputs run_fp8_matmul(OpRunner& run, const Fp8MatmulCase& c, const Fp8MatmulInputs& in,
+                              Fp8Kernel kernel = Fp8Kernel::chosen) {
   const PaddedRows padded(c.M, c.N, true, kFp8Alignment);
   const Tensor out = c.f32 ? run.f32_input(padded.pad(in.out), padded.shape()) : run.act_output(padded.shape());
   const Fp8Blocks blocks_a = c.a_rows ? Fp8Blocks::row : Fp8Blocks::square;
@@ -165,7 +178,8 @@ inline Outputs run_fp8_matmul(OpRunner& run, const Fp8MatmulCase& c, const Fp8Ma
   fp8_matmul(run.stream(), {.out = out,
                             .a = fp8_input(run, in.a, c.M, c.K, blocks_a),
                             .b = fp8_input(run, in.b, c.N, c.K, blocks_b),
-                            .accumulate = c.f32});
+                            .accumulate = c.f32,
+                            .kernel = kernel});
   Values got;
   const Values rows = run.read(out);
   for (std::int64_t m = 0; m < c.M; ++m)
