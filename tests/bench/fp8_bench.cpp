@@ -36,22 +36,32 @@ SSA_BENCH(fp8_matmul) {
                           {"o", Q, H},
                           {"gate and up", H, 2 * s.intermediate_size},
                           {"down", s.intermediate_size, H}};
-  for (const auto& [name, K, N] : layers) {
-    const bench::Work work{.flops = 2 * static_cast<double>(M) * static_cast<double>(N) * static_cast<double>(K)};
-    bench.measure("fp8_matmul, " + name, work, [&]() -> bench::Call {
-      const Tensor y = bench.empty(DType::bf16, {M, fp8_padded(N)});
-      const Fp8Matrix x = random_fp8(bench, M, K, Fp8Blocks::row), w = random_fp8(bench, N, K, Fp8Blocks::square);
-      return [=](Stream& stream) { fp8_matmul(stream, {.out = y, .a = x, .b = w}); };
-    });
-    bench.measure("fp8_matmul, " + name + ", input gradient", work, [&]() -> bench::Call {
-      const Tensor d_x = bench.empty(DType::bf16, {M, K});
-      const Fp8Matrix d_y = random_fp8(bench, M, N, Fp8Blocks::row), w = random_fp8(bench, K, N, Fp8Blocks::square);
-      return [=](Stream& stream) { fp8_matmul(stream, {.out = d_x, .a = d_y, .b = w}); };
-    });
-    bench.measure("fp8_matmul, " + name + ", weight gradient", work, [&]() -> bench::Call {
-      const Tensor d_w = bench.zeros(DType::f32, {N, K});
-      const Fp8Matrix d_y = random_fp8(bench, N, M, Fp8Blocks::square), x = random_fp8(bench, K, M, Fp8Blocks::row);
-      return [=](Stream& stream) { fp8_matmul(stream, {.out = d_w, .a = d_y, .b = x, .accumulate = true}); };
-    });
-  }
+  // By cuBLASLt, then by the kernel of this project.
+  struct By {
+    std::string name;
+    Fp8Kernel kernel;
+  };
+  for (const By& by : {By{"", Fp8Kernel::cublaslt}, By{", hopper kernel", Fp8Kernel::hopper}})
+    for (const Layer& layer : layers) {
+      const std::int64_t K = layer.inputs, N = layer.outputs;
+      const Fp8Kernel kernel = by.kernel;
+      const bench::Work work{.flops = 2 * static_cast<double>(M) * static_cast<double>(N) * static_cast<double>(K)};
+      bench.measure("fp8_matmul, " + layer.name + by.name, work, [&]() -> bench::Call {
+        const Tensor y = bench.empty(DType::bf16, {M, fp8_padded(N)});
+        const Fp8Matrix x = random_fp8(bench, M, K, Fp8Blocks::row), w = random_fp8(bench, N, K, Fp8Blocks::square);
+        return [=](Stream& stream) { fp8_matmul(stream, {.out = y, .a = x, .b = w, .kernel = kernel}); };
+      });
+      bench.measure("fp8_matmul, " + layer.name + ", input gradient" + by.name, work, [&]() -> bench::Call {
+        const Tensor d_x = bench.empty(DType::bf16, {M, K});
+        const Fp8Matrix d_y = random_fp8(bench, M, N, Fp8Blocks::row), w = random_fp8(bench, K, N, Fp8Blocks::square);
+        return [=](Stream& stream) { fp8_matmul(stream, {.out = d_x, .a = d_y, .b = w, .kernel = kernel}); };
+      });
+      bench.measure("fp8_matmul, " + layer.name + ", weight gradient" + by.name, work, [&]() -> bench::Call {
+        const Tensor d_w = bench.zeros(DType::f32, {N, K});
+        const Fp8Matrix d_y = random_fp8(bench, N, M, Fp8Blocks::square), x = random_fp8(bench, K, M, Fp8Blocks::row);
+        return [=](Stream& stream) {
+          fp8_matmul(stream, {.out = d_w, .a = d_y, .b = x, .accumulate = true, .kernel = kernel});
+        };
+      });
+    }
 }
