@@ -1,4 +1,5 @@
 #include "bench/bench.h"
+#include "bench/fp8_tensors.h"
 #include "kernels/qkv_rope/qkv_rope.h"
 
 using namespace ssa;
@@ -30,22 +31,26 @@ SSA_BENCH(qkv_rope) {
                                               .block_size = s.block_size});
                   };
                 });
-  bench.measure("qkv_rope_backward", {.bytes = tokens * (heads * 6 + gates * 10)}, [&]() -> bench::Call {
-    const Tensor d_qkvg = bench.empty(DType::bf16, {s.M(), s.qkvg_width()});
-    const Tensor d_q = bench.random(DType::f32, query), d_k = bench.random(DType::f32, key),
-                 d_v = bench.random(DType::f32, key);
-    const Tensor d_gates = bench.random(DType::f32, gate), gates_in = bench.random(DType::f32, gate);
-    const Tensor positions = bench.integers({B, T}, position), cos_sin = bench.random(DType::f32, {T, D / 2, 2});
-    return [=](Stream& stream) {
-      qkv_rope_backward(stream, {.d_qkvg = d_qkvg,
-                                 .d_q = d_q,
-                                 .d_k = d_k,
-                                 .d_v = d_v,
-                                 .d_gates = d_gates,
-                                 .gates = gates_in,
-                                 .positions = positions,
-                                 .cos_sin = cos_sin,
-                                 .block_size = s.block_size});
-    };
+  const auto backward = [&] {
+    return QkvRopeBackward{.d_q = bench.random(DType::f32, query),
+                           .d_k = bench.random(DType::f32, key),
+                           .d_v = bench.random(DType::f32, key),
+                           .d_gates = bench.random(DType::f32, gate),
+                           .gates = bench.random(DType::f32, gate),
+                           .positions = bench.integers({B, T}, position),
+                           .cos_sin = bench.random(DType::f32, {T, D / 2, 2}),
+                           .block_size = s.block_size};
+  };
+  const bench::Work backward_work{.bytes = tokens * (heads * 6 + gates * 10)};  // two bytes per output in FP8, too
+  bench.measure("qkv_rope_backward", backward_work, [&]() -> bench::Call {
+    QkvRopeBackward op = backward();
+    op.d_qkvg = bench.empty(DType::bf16, {s.M(), s.qkvg_width()});
+    return [op](Stream& stream) { qkv_rope_backward(stream, op); };
+  });
+  bench.measure("qkv_rope_backward, FP8", backward_work, [&]() -> bench::Call {
+    QkvRopeBackward op = backward();
+    op.fp8 = bench::empty_fp8(bench, s.M(), s.qkvg_width(), Fp8Blocks::row);
+    op.fp8_t = bench::empty_fp8(bench, s.qkvg_width(), s.M(), Fp8Blocks::square);
+    return [op](Stream& stream) { qkv_rope_backward(stream, op); };
   });
 }
