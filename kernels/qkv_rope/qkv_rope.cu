@@ -363,7 +363,7 @@ __device__ __forceinline__ uint4 head_gradients_of_row(const Backward& p, int ro
 template <int kGateVec, bool kWithinTile>
 __global__ void __launch_bounds__(kFp8TileThreads, 2)
     qkv_rope_backward_fp8_kernel(const __grid_constant__ Backward p, Fp8Target fp8, Fp8Target fp8_t) {
-  __shared__ alignas(16) Fp8TileShared shared;
+  __shared__ alignas(16) Fp8SquareTileShared shared;
   const Fp8TilePlace at;
   const auto [HQ, HK, D] = p.heads;
   const int M = static_cast<int>(p.M), width = p.heads.width(), gates_begin = (HQ + 2 * HK) * D;

@@ -10,6 +10,7 @@
 #include <cuda_fp8.h>
 
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/common/device/launch.cuh"
 #include "kernels/common/device/reduce.cuh"
@@ -62,11 +63,15 @@ struct Fp8Target {
 
 using Fp8TileChunks = uint2[kFp8Tile][kFp8Tile / 8];  ///< [column][8 rows each]
 
-struct Fp8TileShared {
+/// What quantize_tile needs with Fp8TileBlocks::row_and_square.
+struct Fp8SquareTileShared {
   Fp8TileChunks chunks;
+  alignas(16) unsigned tile_max[kFp8TileThreads / kWarpSize];
+};
+
+struct Fp8TileShared : Fp8SquareTileShared {
   unsigned column_max[kFp8TileThreads / kWarpSize][kFp8Tile];
   float column_inverse[kFp8Tile];
-  unsigned tile_max[kFp8TileThreads / kWarpSize];
 };
 
 /// Keeps the compiler from computing what depends on this value earlier, and keeping it in registers.
@@ -187,12 +192,18 @@ __device__ __forceinline__ void store_transposed(const Fp8Target& to, const Fp8T
   }
 }
 
+template <Fp8TileBlocks kBlocks>
+using Fp8TileSharedOf =
+    std::conditional_t<kBlocks == Fp8TileBlocks::row_and_square, Fp8SquareTileShared, Fp8TileShared>;
+
 /// `x[i]`: columns 8 l .. 8 l + 7 of row 8 g + i of the tile; zero outside the matrix [rows, columns]. All 256 threads
-/// call it. `shared` may be reused after the next __syncthreads().
+/// call it. `shared` may be reused after the next __syncthreads(), and with kTransposed by the next quantize_tile without
+/// one: what that writes before its first barrier was last read before the last barrier of this call.
 template <bool kPlain, bool kTransposed, Fp8Sizes kSizes = Fp8Sizes::whole, Fp8TileBlocks kBlocks = Fp8TileBlocks::any>
 __device__ __forceinline__ void quantize_tile(const Fp8Target& plain, const Fp8Target& transposed,
-                                              Fp8TileShared& shared, const uint4 (&x)[8], int tile_row, int tile_column,
-                                              int rows, int columns) {
+                                              Fp8TileSharedOf<kBlocks>& shared, const uint4 (&x)[8], int tile_row,
+                                              int tile_column, int rows, int columns) {
+  constexpr bool kColumns = kTransposed && kBlocks != Fp8TileBlocks::row_and_square;  // may have of_columns
   constexpr bool kFresh = kSizes == Fp8Sizes::whole || kBlocks != Fp8TileBlocks::any;
   const int thread = thread_index<kFresh>(), warp = thread / kWarpSize, lane = thread % kWarpSize;
   const int g = thread / 16, l = thread % 16;
@@ -213,20 +224,24 @@ __device__ __forceinline__ void quantize_tile(const Fp8Target& plain, const Fp8T
     row_max[i] = __vmaxu2(__vmaxu2(m[0], m[1]), __vmaxu2(m[2], m[3]));
   }
   if (of_tile) {
-    const unsigned largest =
-        warp_max(larger_half(__vmaxu2(__vmaxu2(column_max[0], column_max[1]), __vmaxu2(column_max[2], column_max[3]))));
+    const unsigned largest = __reduce_max_sync(
+        kFullMask,
+        larger_half(__vmaxu2(__vmaxu2(column_max[0], column_max[1]), __vmaxu2(column_max[2], column_max[3]))));
     if (lane == 0) shared.tile_max[warp] = largest;
   }
-  if (of_columns) {
+  if constexpr (kColumns) {
+    if (of_columns) {
 #pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      column_max[j] = __vmaxu2(column_max[j], __shfl_xor_sync(kFullMask, column_max[j], 16));
-      if (lane < 16) {
-        shared.column_max[warp][8 * l + 2 * j] = column_max[j] << 16;
-        shared.column_max[warp][8 * l + 2 * j + 1] = column_max[j] & 0xffff0000u;
+      for (int j = 0; j < 4; ++j) {
+        column_max[j] = __vmaxu2(column_max[j], __shfl_xor_sync(kFullMask, column_max[j], 16));
+        if (lane < 16) {
+          shared.column_max[warp][8 * l + 2 * j] = column_max[j] << 16;
+          shared.column_max[warp][8 * l + 2 * j + 1] = column_max[j] & 0xffff0000u;
+        }
       }
     }
   }
+  const unsigned largest_of_row = of_rows ? larger_half(max_of_rows(row_max, lane)) : 0;  // of row l / 2
   __syncthreads();
 
   // 2) Scales
@@ -243,22 +258,24 @@ __device__ __forceinline__ void quantize_tile(const Fp8Target& plain, const Fp8T
     }
   }
   if (of_rows) {
-    const Fp8Scale scale(larger_half(max_of_rows(row_max, lane)));
+    const Fp8Scale scale(largest_of_row);
     row_inverse = scale.inverse;
     const int row = first_row + l / 2;
     if (l % 2 == 0 && row < rows) plain.row_scale<kSizes>(row, tile_column) = scale.scale;
   }
-  if (of_columns) {
-    if (thread < kFp8Tile) {
-      unsigned largest = shared.column_max[0][thread];
+  if constexpr (kColumns) {
+    if (of_columns) {
+      if (thread < kFp8Tile) {
+        unsigned largest = shared.column_max[0][thread];
 #pragma unroll
-      for (int w = 1; w < kFp8TileThreads / kWarpSize; ++w) largest = max(largest, shared.column_max[w][thread]);
-      const Fp8Scale scale(largest);
-      shared.column_inverse[thread] = scale.inverse;
-      const int column = tile_column * kFp8Tile + thread;
-      if (column < columns) transposed.row_scale<kSizes>(column, tile_row) = scale.scale;
+        for (int w = 1; w < kFp8TileThreads / kWarpSize; ++w) largest = max(largest, shared.column_max[w][thread]);
+        const Fp8Scale scale(largest);
+        shared.column_inverse[thread] = scale.inverse;
+        const int column = tile_column * kFp8Tile + thread;
+        if (column < columns) transposed.row_scale<kSizes>(column, tile_row) = scale.scale;
+      }
+      __syncthreads();
     }
-    __syncthreads();
   }
 
   // 3) The tile as it is
@@ -277,7 +294,9 @@ __device__ __forceinline__ void quantize_tile(const Fp8Target& plain, const Fp8T
   if constexpr (kTransposed) {
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
-      const float inverse = of_columns ? shared.column_inverse[8 * l + j] : tile_inverse;
+      float inverse = tile_inverse;
+      if constexpr (kColumns)
+        if (of_columns) inverse = shared.column_inverse[8 * l + j];
       float v[8];
 #pragma unroll
       for (int i = 0; i < 8; ++i) {

@@ -167,7 +167,7 @@ __device__ __forceinline__ void copy_rows(OwnRows& to, const __nv_bfloat16* from
 
 template <int kCtas>
 struct BackwardShared {
-  Fp8TileShared tile;
+  Fp8SquareTileShared tile;
   TokenSums<kCtas, 2> sums;
   OwnRows x, d_x;
   alignas(16) float d_weight[kWarps][kFp8Tile];
