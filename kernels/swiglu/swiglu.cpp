@@ -38,6 +38,8 @@ void validate(const SwigluBackward& p) {
     expect_whole_blocks(op, F);
     expect_whole_fp8(op, "fp8", p.fp8, M, 2 * F);
     expect_whole_fp8(op, "fp8_t", p.fp8_t, 2 * F, M);
+    SSA_CHECK(p.fp8.blocks == Fp8Blocks::row && p.fp8_t.blocks == Fp8Blocks::square, op,
+              ": fp8 and fp8_t have other blocks, expected row blocks and square blocks");
   } else {
     expect(op, "d_gate_up", p.d_gate_up, {M, 2 * F}, act);
   }

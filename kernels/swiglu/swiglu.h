@@ -21,11 +21,12 @@ SSA_OP(swiglu_forward, SwigluForward);
 /// and, if `out` is given, out = silu(gate) * up again, for the weight gradient of the next linear layer.
 struct SwigluBackward {
   Tensor d_gate_up = {};  ///< [M, 2 F] act, overwritten; may alias gate_up; absent if the next two are given
-  Fp8Matrix fp8 = {};     ///< [M, 2 F], overwritten: d_gate_up as quantize_fp8 rounds it; F a multiple of 128
-  Fp8Matrix fp8_t = {};   ///< [2 F, M], overwritten: the same, transposed
-  Tensor out = {};        ///< [M, F] act, overwritten; optional
-  Tensor d_out;           ///< [M, F] act
-  Tensor gate_up;         ///< [M, 2 F] act
+  /// [M, 2 F] row blocks, overwritten: d_gate_up as quantize_fp8 rounds it; F a multiple of 128
+  Fp8Matrix fp8 = {};
+  Fp8Matrix fp8_t = {};  ///< [2 F, M] square blocks, overwritten: the same, transposed
+  Tensor out = {};       ///< [M, F] act, overwritten; optional
+  Tensor d_out;          ///< [M, F] act
+  Tensor gate_up;        ///< [M, 2 F] act
 };
 SSA_OP(swiglu_backward, SwigluBackward);
 

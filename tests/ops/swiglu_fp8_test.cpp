@@ -110,4 +110,9 @@ TEST_CASE("swiglu refuses FP8 outputs that do not fit") {
                                                    .d_out = run.act_output({16, 128}),
                                                    .gate_up = run.act_output({16, 256})}),
                     "swiglu_backward: d_gate_up and fp8 are given, expected one of them");
+  CHECK_THROWS_WITH(swiglu_backward(run.stream(), {.fp8 = fp8_output(run, 16, 256, Fp8Blocks::row),
+                                                   .fp8_t = fp8_output(run, 256, 16, Fp8Blocks::row),
+                                                   .d_out = run.act_output({16, 128}),
+                                                   .gate_up = run.act_output({16, 256})}),
+                    "swiglu_backward: fp8 and fp8_t have other blocks, expected row blocks and square blocks");
 }
