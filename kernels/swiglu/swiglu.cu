@@ -1,8 +1,12 @@
-// One CTA per token, or, where the output is written transposed in FP8, per tile of 128 tokens and 128 columns.
+// One CTA per token, or, where the output is written transposed in FP8, per tile of 128 tokens and 128 columns, or
+// several tiles.
 // Streaming: every element is read once and written once.
+#include <algorithm>
+
 #include "kernels/common/device/launch.cuh"
 #include "kernels/common/device/math.cuh"
 #include "kernels/common/device/vector.cuh"
+#include "kernels/common/ptx/mma.cuh"
 #include "kernels/quantize_fp8/fp8_tile.cuh"
 #include "swiglu.h"
 
@@ -96,54 +100,116 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-/// d_up waits in shared memory while d_gate is rounded: with both in registers, only two CTAs would run on an SM.
+/// [i][thread]: row i of every thread's eight. A thread reads and overwrites only its own elements.
+using OwnRows = uint4[8][kFp8TileThreads];
+
 struct BackwardShared {
-  Fp8TileShared tile;
-  uint4 d_up[8][kFp8TileThreads];  ///< [i][thread], read only by the thread that wrote it
+  Fp8SquareTileShared tile;
+  OwnRows gate_up[2];  ///< their gradients replace them
+  OwnRows d_out;
+};
+
+/// Two CTAs on an SM, each of which takes tiles blockIdx.x, blockIdx.x + gridDim.x, ... of 128 tokens and 128 columns.
+/// The next tile is loaded into the place of the current one, each row as soon as its place is free: d_out after the
+/// gradients are computed, gate before d_gate is rounded, and up before d_up is.
+constexpr int kBackwardCtas = 2;
+
+/// Where this thread's eight rows of a tile come from. `rows` is a multiple of 16, so that all eight are inside the
+/// matrix, or none. Nothing is copied for a tile that does not exist.
+struct OwnSource {
+  const __nv_bfloat16* from;
+  int stride;
+  bool exists, inside;
+
+  __device__ __forceinline__ OwnSource(const __nv_bfloat16* matrix, int row_elements, int row, int column, int rows,
+                                       bool tile_exists)
+      : from(matrix), stride(0), exists(tile_exists), inside(tile_exists && row < rows) {
+    if (!inside) return;
+    from += std::int64_t{row} * row_elements + column;
+    stride = row_elements;
+  }
+
+  /// Starts the copy of the current row to this thread's place, zeros outside the matrix, and moves on.
+  __device__ __forceinline__ void copy_next(uint4& to) {
+    if (exists) cp_async_16(shared_address(&to), from, inside);
+    from += stride;
+  }
 };
 
 template <bool kOut>
-__global__ void __launch_bounds__(kFp8TileThreads, kOut ? 2 : 3)
+__global__ void __launch_bounds__(kFp8TileThreads, kBackwardCtas)
     swiglu_backward_fp8_kernel(Fp8Target fp8, Fp8Target fp8_t, __nv_bfloat16* out, const __nv_bfloat16* d_out,
-                               const __nv_bfloat16* gate_up, int M, int F) {
+                               const __nv_bfloat16* gate_up, int M, int F, int tiles) {
   extern __shared__ uint4 dynamic_shared[];
   auto& shared = *reinterpret_cast<BackwardShared*>(dynamic_shared);
-  const Fp8TilePlace at;
-  const std::int64_t first = std::int64_t{at.row} * F + at.column;
-  gate_up += first + std::int64_t{at.row} * F;
-  d_out += first;
-  if constexpr (kOut) out += first;
-  uint4 tile[8];
+  const int tiles_of_row = F / kFp8Tile;
+  int tile_row = static_cast<int>(blockIdx.x) / tiles_of_row, tile_column = static_cast<int>(blockIdx.x) % tiles_of_row;
+  const auto source = [&](const __nv_bfloat16* matrix, int row_elements, int row, int column, bool exists) {
+    const int thread = fresh(static_cast<int>(threadIdx.x));
+    return OwnSource(matrix, row_elements, fresh(row) * kFp8Tile + thread / 16 * 8,
+                     fresh(column) * kFp8Tile + thread % 16 * 8, M, exists);
+  };
+  {
+    const int thread = static_cast<int>(threadIdx.x);
+    OwnSource gate = source(gate_up, 2 * F, tile_row, tile_column, true),
+              up = source(gate_up + F, 2 * F, tile_row, tile_column, true),
+              d = source(d_out, F, tile_row, tile_column, true);
 #pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    if (at.row >= M) {  // M is a multiple of 16: all eight rows are outside
-      tile[i] = shared.d_up[i][threadIdx.x] = {};
-      continue;
+    for (int i = 0; i < 8; ++i) {
+      gate.copy_next(shared.gate_up[0][i][thread]);
+      up.copy_next(shared.gate_up[1][i][thread]);
+      d.copy_next(shared.d_out[i][thread]);
     }
-    Floats<8> g = load_constant<8>(gate_up), u = load_constant<8>(gate_up + F), y;
-    const Floats<8> d = load_constant<8>(d_out);
-    gate_up += 2 * F;
-    d_out += F;
-#pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      const float s = sigmoid(g[j]), silu = g[j] * s;
-      y[j] = silu * u[j];
-      g[j] = d[j] * u[j] * (s + silu * (1.0f - s));
-      u[j] = d[j] * silu;
-    }
-    tile[i] = pack_bf16(g);
-    shared.d_up[i][threadIdx.x] = pack_bf16(u);
-    if constexpr (kOut) *reinterpret_cast<uint4*>(out + i * F) = pack_bf16(y);
   }
-  // A loop, so that nothing of d_up's rounding is computed early and keeps registers.
 #pragma unroll 1
-  for (int part = 0;; ++part) {
-    quantize_tile<true, true>(fp8, fp8_t, shared.tile, tile, at.tile_row,
-                              part * static_cast<int>(gridDim.x) + at.tile_column, M, 2 * F);
-    if (part == 1) return;
-    __syncthreads();
+  for (int next = static_cast<int>(blockIdx.x + gridDim.x);; next += static_cast<int>(gridDim.x)) {
+    const int thread = fresh(static_cast<int>(threadIdx.x));
+    const int next_row = next / tiles_of_row, next_column = next % tiles_of_row;
+    const bool more = next < tiles;
+    cp_async_commit_group();
+    cp_async_wait_group<0>();
+    {
+      OwnSource next_d = source(d_out, F, next_row, next_column, more);
+      [[maybe_unused]] const int row = tile_row * kFp8Tile + thread / 16 * 8;
+      [[maybe_unused]] __nv_bfloat16* to = nullptr;
+      if constexpr (kOut) to = out + std::int64_t{row} * F + tile_column * kFp8Tile + thread % 16 * 8;
+#pragma unroll 2
+      for (int i = 0; i < 8; ++i) {
+        uint4 &gate = shared.gate_up[0][i][thread], &up = shared.gate_up[1][i][thread];
+        Floats<8> g = unpack_bf16(gate), u = unpack_bf16(up), y;
+        const Floats<8> d = unpack_bf16(shared.d_out[i][thread]);
 #pragma unroll
-    for (int i = 0; i < 8; ++i) tile[i] = shared.d_up[i][threadIdx.x];
+        for (int j = 0; j < 8; ++j) {
+          const float s = sigmoid(g[j]), silu = g[j] * s;
+          y[j] = silu * u[j];
+          g[j] = d[j] * u[j] * (s + silu * (1.0f - s));
+          u[j] = d[j] * silu;
+        }
+        gate = pack_bf16(g);
+        up = pack_bf16(u);
+        next_d.copy_next(shared.d_out[i][thread]);
+        if constexpr (kOut) {
+          if (row < M) *reinterpret_cast<uint4*>(to) = pack_bf16(y);
+          to += F;
+        }
+      }
+    }
+#pragma unroll 1
+    for (int part = 0; part < 2; ++part) {
+      OwnRows& place = shared.gate_up[part];
+      OwnSource next_rows = source(gate_up + (part == 0 ? 0 : F), 2 * F, next_row, next_column, more);
+      uint4 rows[8];
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        rows[i] = place[i][thread];
+        next_rows.copy_next(place[i][thread]);
+      }
+      quantize_tile<true, true, Fp8Sizes::whole, Fp8TileBlocks::row_and_square>(
+          fp8, fp8_t, shared.tile, rows, tile_row, part * tiles_of_row + tile_column, M, 2 * F);
+    }
+    if (!more) return;
+    tile_row = next_row;
+    tile_column = next_column;
   }
 }
 
@@ -163,13 +229,16 @@ void swiglu_forward(Stream& stream, const SwigluForward& p) {
 
 void swiglu_backward(Stream& stream, const SwigluBackward& p) {
   const std::int64_t M = p.d_out.dim(0), F = p.d_out.dim(1);
-  if (p.fp8)
+  if (p.fp8) {
+    const unsigned tiles = ctas_for(F, kFp8Tile) * ctas_for(M, kFp8Tile);
+    const int resident = stream.cuda().properties.multiProcessorCount * kBackwardCtas;
     return launch(stream, "swiglu_backward",
                   p.out ? swiglu_backward_fp8_kernel<true> : swiglu_backward_fp8_kernel<false>,
-                  {.grid = {ctas_for(F, kFp8Tile), ctas_for(M, kFp8Tile)},
+                  {.grid = std::min(tiles, static_cast<unsigned>(resident)),
                    .block = kFp8TileThreads,
                    .shared_bytes = sizeof(BackwardShared)},
-                  Fp8Target(p.fp8), Fp8Target(p.fp8_t), bf16(p.out), bf16(p.d_out), bf16(p.gate_up), M, F);
+                  Fp8Target(p.fp8), Fp8Target(p.fp8_t), bf16(p.out), bf16(p.d_out), bf16(p.gate_up), M, F, tiles);
+  }
   const auto kernel = F % 8 == 0 ? swiglu_backward_kernel<8> : swiglu_backward_kernel<1>;
   launch(stream, "swiglu_backward", kernel, {.grid = static_cast<unsigned>(M), .block = kThreads}, bf16(p.d_gate_up),
          bf16(p.out), bf16(p.d_out), bf16(p.gate_up), F);
