@@ -192,17 +192,23 @@ __device__ __forceinline__ void store_transposed(const Fp8Target& to, const Fp8T
   }
 }
 
+struct Nothing {
+  __device__ __forceinline__ void operator()() const {}
+};
+
 template <Fp8TileBlocks kBlocks>
 using Fp8TileSharedOf =
     std::conditional_t<kBlocks == Fp8TileBlocks::row_and_square, Fp8SquareTileShared, Fp8TileShared>;
 
 /// `x[i]`: columns 8 l .. 8 l + 7 of row 8 g + i of the tile; zero outside the matrix [rows, columns]. All 256 threads
 /// call it. `shared` may be reused after the next __syncthreads(), and with kTransposed by the next quantize_tile without
-/// one: what that writes before its first barrier was last read before the last barrier of this call.
-template <bool kPlain, bool kTransposed, Fp8Sizes kSizes = Fp8Sizes::whole, Fp8TileBlocks kBlocks = Fp8TileBlocks::any>
+/// one: what that writes before its first barrier was last read before the last barrier of this call. `after_plain` is
+/// called when the plain output is on its way, before the work for the transposed output: the place for loads.
+template <bool kPlain, bool kTransposed, Fp8Sizes kSizes = Fp8Sizes::whole, Fp8TileBlocks kBlocks = Fp8TileBlocks::any,
+          class AfterPlain = Nothing>
 __device__ __forceinline__ void quantize_tile(const Fp8Target& plain, const Fp8Target& transposed,
                                               Fp8TileSharedOf<kBlocks>& shared, const uint4 (&x)[8], int tile_row,
-                                              int tile_column, int rows, int columns) {
+                                              int tile_column, int rows, int columns, AfterPlain after_plain = {}) {
   constexpr bool kColumns = kTransposed && kBlocks != Fp8TileBlocks::row_and_square;  // may have of_columns
   constexpr bool kFresh = kSizes == Fp8Sizes::whole || kBlocks != Fp8TileBlocks::any;
   const int thread = thread_index<kFresh>(), warp = thread / kWarpSize, lane = thread % kWarpSize;
@@ -289,6 +295,8 @@ __device__ __forceinline__ void quantize_tile(const Fp8Target& plain, const Fp8T
         *reinterpret_cast<uint2*>(plain.values + (first_row + i) * stride + first_column) = round_fp8(x[i], inverse);
     }
   }
+
+  after_plain();
 
   // 4) The tile transposed
   if constexpr (kTransposed) {

@@ -174,7 +174,8 @@ struct BackwardShared {
 };
 
 /// Cluster y of the grid takes blocks y, y + gridDim.y, ... of 128 tokens. The loads of the next block are issued as
-/// soon as registers and shared memory are free for them: before the current block is rounded.
+/// soon as registers and shared memory are free for them, and between other work, as warps that issue many at a time
+/// wait for the memory pipe: x and d_out row by row while the output is computed, d_x while it is rounded.
 /// partials[b]: sum of d_out * n over tokens 128 b .. 128 b + 127.
 template <int kCtas>
 __global__ void __launch_bounds__(kFp8TileThreads, kCtas == 1 ? 1 : kCtasPerSm)  // with 1, ptxas needs more registers
@@ -190,18 +191,25 @@ __global__ void __launch_bounds__(kFp8TileThreads, kCtas == 1 ? 1 : kCtasPerSm) 
   const auto column_of = [&](int thread) { return tile_column * kFp8Tile + thread % 16 * 8; };
   uint4 d_y[8];
   float rstd_of_lane;  // of row lane % 8 of this thread's eight
-  const auto start_loads = [&](int tile_row) {
-    const int thread = fresh(static_cast<int>(threadIdx.x)), row = row_of(tile_row, thread), stride = fresh(H);
-    const bool inside = used && row < M;
-    const std::int64_t first = std::int64_t{row} * stride + column_of(thread);
-    copy_rows(shared.x, residual, first, stride, inside);
-    copy_rows(shared.d_x, d_residual, first, stride, inside);
-    const __nv_bfloat16* from = d_out + first;
-#pragma unroll
-    for (int i = 0; i < 8; ++i, from += stride) d_y[i] = inside ? __ldg(reinterpret_cast<const uint4*>(from)) : uint4{};
-    rstd_of_lane = inside ? __ldg(rstd + row + thread % 8) : 0.0f;
+  const auto load_rstd = [&](int tile_row) {
+    const int thread = fresh(static_cast<int>(threadIdx.x)), row = row_of(tile_row, thread);
+    rstd_of_lane = used && row < M ? __ldg(rstd + row + thread % 8) : 0.0f;
   };
-  start_loads(static_cast<int>(blockIdx.y));
+  const auto copy_d_x = [&](int tile_row) {
+    const int thread = fresh(static_cast<int>(threadIdx.x)), row = row_of(tile_row, thread), stride = fresh(H);
+    copy_rows(shared.d_x, d_residual, std::int64_t{row} * stride + column_of(thread), stride, used && row < M);
+  };
+  {
+    const int thread = static_cast<int>(threadIdx.x), row = row_of(static_cast<int>(blockIdx.y), thread);
+    const bool inside = used && row < M;
+    const std::int64_t first = std::int64_t{row} * H + column_of(thread);
+    copy_rows(shared.x, residual, first, H, inside);
+    copy_d_x(static_cast<int>(blockIdx.y));
+#pragma unroll
+    for (int i = 0; i < 8; ++i)
+      d_y[i] = inside ? __ldg(reinterpret_cast<const uint4*>(d_out + first + std::int64_t{i} * H)) : uint4{};
+    load_rstd(static_cast<int>(blockIdx.y));
+  }
 
 #pragma unroll 1
   for (int turn = 0, tile_row = static_cast<int>(blockIdx.y);; ++turn) {
@@ -247,13 +255,19 @@ __global__ void __launch_bounds__(kFp8TileThreads, kCtas == 1 ? 1 : kCtasPerSm) 
       partials[std::int64_t{tile_row} * H + tile_column * kFp8Tile + thread] = total;
     }
     forget_unpacked(d_y);
+    const int next = tile_row + static_cast<int>(gridDim.y);
+    const bool more = next * kFp8Tile < M;
     uint4 tile[8];
     {
       const Floats<8> w = unpacked_weight();
       const int row = row_of(tile_row, thread), stride = fresh(H);
       __nv_bfloat16* to = d_residual + std::int64_t{row} * stride + column_of(thread);
+      const bool inside_next = used && row_of(next, thread) < M;
+      const int step = inside_next ? stride : 0;  // no address outside is made
+      const std::int64_t first_next = inside_next ? std::int64_t{row_of(next, thread)} * stride + column_of(thread) : 0;
+      const __nv_bfloat16 *next_x = residual + first_next, *next_d_y = d_out + first_next;
 #pragma unroll
-      for (int i = 0; i < 8; ++i, to += stride) {
+      for (int i = 0; i < 8; ++i, to += stride, next_x += step, next_d_y += step) {
         const float scale = __shfl_sync(kFullMask, rstd_of_lane, i, 16), mean = sum[i] * inverse_H;
         const Floats<8> n = load<8>(reinterpret_cast<const __nv_bfloat16*>(&shared.x[i][thread]));
         const Floats<8> g = unpack_bf16(d_y[i]);
@@ -262,16 +276,21 @@ __global__ void __launch_bounds__(kFp8TileThreads, kCtas == 1 ? 1 : kCtasPerSm) 
         for (int j = 0; j < 8; ++j) d[j] += scale * (g[j] * w[j] - n[j] * scale * mean);
         tile[i] = pack_bf16(d);
         if (used && row < M) *reinterpret_cast<uint4*>(to) = tile[i];
+        if (more) cp_async_16(shared_address(&shared.x[i][thread]), next_x, inside_next);
+        d_y[i] = inside_next ? __ldg(reinterpret_cast<const uint4*>(next_d_y)) : uint4{};
       }
     }
-    const int done = tile_row;
-    tile_row += static_cast<int>(gridDim.y);
-    const bool more = tile_row * kFp8Tile < M;
-    if (more) start_loads(tile_row);
+    if (more) {
+      cp_async_commit_group();
+      load_rstd(next);
+    }
     if (used)
-      quantize_tile<true, true, Fp8Sizes::whole, Fp8TileBlocks::row_and_square>(fp8, fp8_t, shared.tile, tile, done,
-                                                                                tile_column, M, fresh(H));
+      quantize_tile<true, true, Fp8Sizes::whole, Fp8TileBlocks::row_and_square>(fp8, fp8_t, shared.tile, tile, tile_row,
+                                                                                tile_column, M, fresh(H), [&] {
+                                                                                  if (more) copy_d_x(next);
+                                                                                });
     if (!more) return;
+    tile_row = next;
   }
 }
 
