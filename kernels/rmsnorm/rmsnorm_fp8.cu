@@ -41,11 +41,10 @@ __device__ __forceinline__ float sum_of_rows(float (&value)[8], int lane) {
   return value[0] + __shfl_xor_sync(kFullMask, value[0], 1);
 }
 
-/// Sums over all columns of the cluster's 128 tokens, in shared memory.
-template <int kCtas>
+/// Sums over all columns of the cluster's 128 tokens, in shared memory. Two inboxes if add_up is called several times.
+template <int kCtas, int kInboxes>
 struct TokenSums {
   static constexpr int kPairs = kFp8Tile / 2;  ///< two tokens are sent at a time
-  static constexpr int kInboxes = 2;           ///< ClusterInbox says why
 
   ClusterInbox<kCtas * kPairs> inboxes[kInboxes];  ///< [CTA][token]
   alignas(16) float part[kFp8Tile];                ///< sums over this CTA's columns
@@ -54,16 +53,14 @@ struct TokenSums {
   /// Called by every thread, first.
   __device__ __forceinline__ void open() {
     if constexpr (kCtas > 1) {
-      inboxes[1].init();
+      if constexpr (kInboxes == 2) inboxes[1].init();
       inboxes[0].open();
     }
   }
 
   /// sum[i] comes in as this thread's part of the sum of its row i (fp8_tile.cuh), and leaves as the whole sum. `turn`
-  /// counts the calls. `meanwhile` is called after a __syncthreads(), before the sums of the other CTAs are waited for.
-  /// With one CTA a __syncthreads() is needed between two calls.
-  template <class Meanwhile = Nothing>
-  __device__ __forceinline__ void add_up(float (&sum)[8], int turn, Meanwhile meanwhile = {}) {
+  /// counts the calls. With one CTA a __syncthreads() is needed between two calls.
+  __device__ __forceinline__ void add_up(float (&sum)[8], int turn = 0) {
     const int thread = fresh(static_cast<int>(threadIdx.x)), first = thread / 16 * 8;
     const float of_row = sum_of_rows(sum, thread % kWarpSize);
     if (thread % 2 == 0) part[first + thread % 16 / 2] = of_row;
@@ -77,7 +74,6 @@ struct TokenSums {
       const int rank = static_cast<int>(blockIdx.x);
       for (int i = thread; i < kCtas * kPairs; i += kFp8TileThreads)
         inbox.send(i / kPairs, rank * kPairs + i % kPairs, reinterpret_cast<const float2*>(part)[i % kPairs]);
-      meanwhile();
       inbox.wait_for_values(turn / kInboxes);
       if (thread < kFp8Tile) {
         const auto* values = reinterpret_cast<const float*>(inbox.values);
@@ -87,8 +83,6 @@ struct TokenSums {
         whole[thread] = total;
       }
       __syncthreads();
-    } else {
-      meanwhile();
     }
     const float* all = kCtas > 1 ? whole : part;
 #pragma unroll
@@ -99,7 +93,7 @@ struct TokenSums {
 template <int kCtas>
 struct ForwardShared {
   Fp8TileShared tile;
-  TokenSums<kCtas> sums;
+  TokenSums<kCtas, 2> sums;
   OwnRows x, delta;
 };
 
@@ -197,7 +191,7 @@ __device__ __forceinline__ void copy_rows(OwnRows& to, const __nv_bfloat16* from
 template <int kCtas>
 struct BackwardShared {
   Fp8SquareTileShared tile;
-  TokenSums<kCtas> sums;
+  TokenSums<kCtas, 2> sums;
   OwnRows x, d_x;
   alignas(16) float d_weight[kWarps][kFp8Tile];
 };
@@ -274,14 +268,15 @@ __global__ void __launch_bounds__(kFp8TileThreads, kCtas == 1 ? 1 : kCtasPerSm) 
 #pragma unroll
     for (int j = 0; j < 8; ++j) d_weight[j] += __shfl_xor_sync(kFullMask, d_weight[j], 16);
     if (lane < 16) store<8>(&shared.d_weight[warp][8 * lane], d_weight);
-    shared.sums.add_up(sum, turn, [&] {
-      if (!used || thread >= kFp8Tile) return;
+    shared.sums.add_up(sum, turn);
+    cp_async_wait_group<0>();
+
+    if (used && thread < kFp8Tile) {
       float total = shared.d_weight[0][thread];
 #pragma unroll
       for (int other = 1; other < kWarps; ++other) total += shared.d_weight[other][thread];
       partials[std::int64_t{tile_row} * H + tile_column * kFp8Tile + thread] = total;
-    });
-    cp_async_wait_group<0>();
+    }
     forget_unpacked(d_y);
     const int next = tile_row + static_cast<int>(gridDim.y);
     const bool more = next * kFp8Tile < M;
