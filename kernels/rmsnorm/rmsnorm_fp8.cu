@@ -1,8 +1,8 @@
 // A block of 128 x 128 elements needs its largest magnitude, and a norm needs the sum over a whole token. So a cluster
 // of CTAs takes 128 tokens, each CTA 128 columns of them. They stay in registers while the CTAs exchange their sums
 // over columns: every element is read once, and written once per output. Two CTAs run on an SM, so that one loads or
-// stores while the other waits for sums. The clusters stay, each takes many blocks of 128 tokens, and loads the next
-// block while it rounds and stores the current one.
+// stores while the other waits for sums. The clusters of the backward stay, each takes many blocks of 128 tokens, and
+// loads the next block while it rounds and stores the current one.
 // The sums are added in an order of their own: against rmsnorm.cu, rstd may differ in its last bit.
 #include "rmsnorm_fp8.cuh"
 
@@ -12,8 +12,8 @@
 #include "kernels/common/device/reduce.cuh"
 #include "kernels/common/device/vector.cuh"
 #include "kernels/common/ptx/cluster.cuh"
+#include "kernels/common/ptx/mma.cuh"
 #include "kernels/quantize_fp8/fp8_tile.cuh"
-#include "kernels/quantize_fp8/own_rows.cuh"
 
 namespace ssa::cuda {
 namespace {
@@ -93,88 +93,65 @@ struct TokenSums {
 template <int kCtas>
 struct ForwardShared {
   Fp8TileShared tile;
-  TokenSums<kCtas, 2> sums;
-  OwnRows x, delta;
+  TokenSums<kCtas, 1> sums;
 };
 
-/// Cluster y of the grid takes blocks y, y + gridDim.y, ... of 128 tokens. The loads of the next block go out row by row,
-/// as soon as the current one has been read. `residual` may alias x: a thread reads its elements before it writes them.
+/// `residual` may alias x: a thread reads its elements before it writes them.
 template <int kCtas, bool kTransposed>
 __global__ void __launch_bounds__(kFp8TileThreads, kCtasPerSm)
     rmsnorm_forward_cluster_kernel(Fp8Target fp8, Fp8Target fp8_t, __nv_bfloat16* out, float* rstd,
                                    __nv_bfloat16* residual, const __nv_bfloat16* x, const __nv_bfloat16* delta,
                                    const __nv_bfloat16* weight, int M, int H, float inverse_H, float eps) {
-  extern __shared__ uint4 dynamic_shared[];
-  auto& shared = *reinterpret_cast<ForwardShared<kCtas>*>(dynamic_shared);
+  __shared__ alignas(16) ForwardShared<kCtas> shared;
   shared.sums.open();
-  const int tile_column = static_cast<int>(blockIdx.x);
-  const bool used = tile_column * kFp8Tile < H;  // else the CTA only completes the cluster
-  const int rows = used ? M : 0;
-  {
-    const int thread = static_cast<int>(threadIdx.x), tile_row = static_cast<int>(blockIdx.y);
-    OwnSource from_x(x, H, tile_row, tile_column, rows, true),
-        from_delta(delta, H, tile_row, tile_column, rows, delta != nullptr);
+  const Fp8TilePlace at;
+  const bool inside = at.row < M && at.column < H;  // M is a multiple of 16: all eight rows are inside, or none
+  const std::int64_t first = std::int64_t{at.row} * H + at.column;
+  uint4 tile[8];
+#pragma unroll
+  for (int i = 0; i < 8; ++i) tile[i] = inside ? *reinterpret_cast<const uint4*>(x + first + i * H) : uint4{};
+  if (delta && inside) {
+    uint4 added[8];
+#pragma unroll
+    for (int i = 0; i < 8; ++i) added[i] = __ldg(reinterpret_cast<const uint4*>(delta + first + i * H));
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-      from_x.copy_next(shared.x[i][thread]);
-      from_delta.copy_next(shared.delta[i][thread]);
+      Floats<8> value = load<8>(reinterpret_cast<const __nv_bfloat16*>(&tile[i]));
+      const Floats<8> d = load<8>(reinterpret_cast<const __nv_bfloat16*>(&added[i]));
+#pragma unroll
+      for (int j = 0; j < 8; ++j) value[j] += d[j];
+      tile[i] = pack_bf16(value);
+      *reinterpret_cast<uint4*>(residual + first + i * H) = tile[i];
     }
   }
-
-#pragma unroll 1
-  for (int turn = 0, tile_row = static_cast<int>(blockIdx.y);; ++turn) {
-    const int thread = fresh(static_cast<int>(threadIdx.x)), next = tile_row + static_cast<int>(gridDim.y);
-    const int row = tile_row * kFp8Tile + thread / 16 * 8, column = tile_column * kFp8Tile + thread % 16 * 8;
-    const bool more = next * kFp8Tile < M;
-    const bool inside = row < rows;  // M is a multiple of 16: all eight rows are inside, or none
-    const std::int64_t first = std::int64_t{row} * H + column;
-    uint4 tile[8];
-    float sum[8];
-    cp_async_commit_group();
-    cp_async_wait_group<0>();
-    {
-      OwnSource next_x(x, H, next, tile_column, rows, more),
-          next_delta(delta, H, next, tile_column, rows, more && delta != nullptr);
+  float sum[8];
 #pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        tile[i] = shared.x[i][thread];
-        if (delta) {
-          Floats<8> value = unpack_bf16(tile[i]);
-          const Floats<8> d = unpack_bf16(shared.delta[i][thread]);
+  for (int i = 0; i < 8; ++i) {
+    const Floats<8> value = load<8>(reinterpret_cast<const __nv_bfloat16*>(&tile[i]));
+    sum[i] = 0;
 #pragma unroll
-          for (int j = 0; j < 8; ++j) value[j] += d[j];
-          tile[i] = pack_bf16(value);
-          if (inside) *reinterpret_cast<uint4*>(residual + first + std::int64_t{i} * H) = tile[i];
-        }
-        next_x.copy_next(shared.x[i][thread]);
-        next_delta.copy_next(shared.delta[i][thread]);
-        const Floats<8> value = unpack_bf16(tile[i]);
-        sum[i] = 0;
-#pragma unroll
-        for (int j = 0; j < 8; ++j) sum[i] += value[j] * value[j];
-      }
-    }
-    shared.sums.add_up(sum, turn);
-
-    if (used) {
-      forget_unpacked(tile);
-      const Floats<8> w = load_constant<8>(weight + column);
-#pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        const float r = rsqrtf(sum[i] * inverse_H + eps);
-        if (column == 0 && inside) rstd[row + i] = r;
-        Floats<8> y = unpack_bf16(tile[i]);
-#pragma unroll
-        for (int j = 0; j < 8; ++j) y[j] = y[j] * r * w[j];
-        tile[i] = pack_bf16(y);
-        if (out && inside) *reinterpret_cast<uint4*>(out + first + std::int64_t{i} * H) = tile[i];
-      }
-      quantize_tile<true, kTransposed>(fp8, fp8_t, shared.tile, tile, tile_row, tile_column, M, H);
-    }
-    if (!more) return;
-    tile_row = next;
+    for (int j = 0; j < 8; ++j) sum[i] += value[j] * value[j];
   }
+  shared.sums.add_up(sum);
+  if (at.tile_column * kFp8Tile >= H) return;  // a CTA that only completes the cluster
+
+  forget_unpacked(tile);
+  const Floats<8> w = load_constant<8>(weight + at.column);
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    const float r = rsqrtf(sum[i] * inverse_H + eps);
+    if (at.column == 0 && at.row < M) rstd[at.row + i] = r;
+    Floats<8> y = load<8>(reinterpret_cast<const __nv_bfloat16*>(&tile[i]));
+#pragma unroll
+    for (int j = 0; j < 8; ++j) y[j] = y[j] * r * w[j];
+    tile[i] = pack_bf16(y);
+    if (out && inside) *reinterpret_cast<uint4*>(out + first + i * H) = tile[i];
+  }
+  quantize_tile<true, kTransposed>(fp8, fp8_t, shared.tile, tile, at.tile_row, at.tile_column, M, H);
 }
+
+/// Row i of every thread's elements, for which there are too few registers. A thread reads only what it copied itself.
+using OwnRows = uint4[8][kFp8TileThreads];
 
 /// Starts the copy of this thread's rows, in a cp.async group of its own; zeros where not `inside`.
 __device__ __forceinline__ void copy_rows(OwnRows& to, const __nv_bfloat16* from, std::int64_t first, int H,
@@ -367,16 +344,12 @@ int backward_clusters() {
   return clusters;
 }
 
-template <int kCtas, bool kTransposed>
-int forward_clusters() {
-  static const int clusters =
-      resident_clusters(rmsnorm_forward_cluster_kernel<kCtas, kTransposed>, kCtas, sizeof(ForwardShared<kCtas>));
-  return clusters;
-}
-
 template <int kCtas>
 bool have_room() {
-  return forward_clusters<kCtas, false>() > 0 && forward_clusters<kCtas, true>() > 0 && backward_clusters<kCtas>() > 0;
+  static const bool room = resident_clusters(rmsnorm_forward_cluster_kernel<kCtas, false>, kCtas) > 0 &&
+                           resident_clusters(rmsnorm_forward_cluster_kernel<kCtas, true>, kCtas) > 0 &&
+                           backward_clusters<kCtas>() > 0;
+  return room;
 }
 
 }  // namespace
@@ -393,9 +366,7 @@ void rmsnorm_forward_in_clusters(Stream& stream, const RmsNormForward& p) {
   dispatch_ctas(H, [&]<int kCtas>() {
     const auto kernel =
         p.fp8_t ? rmsnorm_forward_cluster_kernel<kCtas, true> : rmsnorm_forward_cluster_kernel<kCtas, false>;
-    const int resident = p.fp8_t ? forward_clusters<kCtas, true>() : forward_clusters<kCtas, false>();
-    const unsigned clusters = std::min(ctas_for(M, kFp8Tile), static_cast<unsigned>(resident));
-    launch(stream, "rmsnorm_forward", kernel, shape_of(clusters, kCtas, sizeof(ForwardShared<kCtas>)), Fp8Target(p.fp8),
+    launch(stream, "rmsnorm_forward", kernel, shape_of(ctas_for(M, kFp8Tile), kCtas), Fp8Target(p.fp8),
            Fp8Target(p.fp8_t), bf16(p.out), p.rstd.as<float>(), bf16(p.residual), bf16(p.x), bf16(p.delta),
            bf16(p.weight), M, H, 1.0f / static_cast<float>(H), p.eps);
   });

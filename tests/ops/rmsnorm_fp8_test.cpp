@@ -10,10 +10,6 @@ namespace {
 const std::vector<RmsNormCase> kFp8Cases = {{16, 128, false},  {144, 256, true},  {48, 384, true},  {272, 768, true},
                                             {128, 1024, true}, {144, 2048, true}, {16, 8320, false}};
 
-/// At most 2 CTAs run on an SM at a time: with 132 SMs and 16, 2 and 1 CTAs per cluster 16, 132 and 264 clusters, so at
-/// least 5, 3 and 2 turns of 128 tokens, the last one not for all clusters. 7 of the 16 CTAs are idle.
-const std::vector<RmsNormCase> kManyTurns = {{8336, 1152, true}, {33808, 256, false}, {33936, 128, true}};
-
 /// Whether `fp8` has the bits that quantize_fp8 makes of `x`, or of its transpose.
 bool is_rounding_of(OpRunner& run, const Fp8Matrix& fp8, const Tensor& x, bool transposed) {
   const Fp8Matrix want = fp8_output(run, fp8.values.dim(0), fp8.values.dim(1), fp8.blocks);
@@ -31,8 +27,8 @@ void check_close(const Values& got, const Values& want, Precision precision, dou
 }
 
 /// The norm with FP8 outputs against quantize_fp8 of its output, and against the norm without.
-void check_norm_both_ways(Precision precision, const std::vector<RmsNormCase>& cases) {
-  for (const RmsNormCase& c : cases) {
+void check_norm_both_ways(Precision precision) {
+  for (const RmsNormCase& c : kFp8Cases) {
     CAPTURE(c.M, c.H, c.delta);
     const RmsNormInputs in(c);
     OpRunner run(precision);
@@ -121,17 +117,12 @@ void check_backward_rounding(Precision precision) {
 }  // namespace
 
 TEST_CASE("rmsnorm writes the FP8 that quantize_fp8 makes of its output, to the bit") {
-  check_norm_both_ways(Precision::f32, kFp8Cases);
+  check_norm_both_ways(Precision::f32);
 }
 
 TEST_CASE("rmsnorm on CUDA writes the FP8 that quantize_fp8 makes of its output, to the bit") {
   if (skip_without_gpu()) return;
-  check_norm_both_ways(Precision::cuda, kFp8Cases);
-}
-
-TEST_CASE("rmsnorm with FP8 outputs on CUDA takes more tokens than its clusters take at a time") {
-  if (skip_without_gpu()) return;
-  check_norm_both_ways(Precision::cuda, kManyTurns);
+  check_norm_both_ways(Precision::cuda);
 }
 
 TEST_CASE("rmsnorm backward writes the FP8 that quantize_fp8 makes of the gradient, to the bit") {
@@ -168,7 +159,9 @@ TEST_CASE("rmsnorm backward with FP8 outputs on CUDA agrees with the CPU") {
 
 TEST_CASE("rmsnorm backward with FP8 outputs on CUDA takes more tokens than its clusters take at a time") {
   if (skip_without_gpu()) return;
-  for (const RmsNormCase& c : kManyTurns) {
+  // At most 2 CTAs run on an SM at a time: with 132 SMs and 16, 2 and 1 CTAs per cluster 16, 132 and 264 clusters, so
+  // at least 5, 3 and 2 turns of 128 tokens, the last one not for all clusters. 7 of the 16 CTAs are idle.
+  for (const RmsNormCase& c : std::vector<RmsNormCase>{{8336, 1152, false}, {33808, 256, false}, {33936, 128, false}}) {
     CAPTURE(c.M, c.H);
     const RmsNormInputs in(c);
     const Values rstd = rstd_of(c, in);
