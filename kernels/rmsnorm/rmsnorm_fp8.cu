@@ -14,6 +14,7 @@
 #include "kernels/common/ptx/cluster.cuh"
 #include "kernels/common/ptx/mma.cuh"
 #include "kernels/quantize_fp8/fp8_tile.cuh"
+#include "kernels/quantize_fp8/own_rows.cuh"
 
 namespace ssa::cuda {
 namespace {
@@ -149,9 +150,6 @@ __global__ void __launch_bounds__(kFp8TileThreads, kCtasPerSm)
   }
   quantize_tile<true, kTransposed>(fp8, fp8_t, shared.tile, tile, at.tile_row, at.tile_column, M, H);
 }
-
-/// Row i of every thread's elements, for which there are too few registers. A thread reads only what it copied itself.
-using OwnRows = uint4[8][kFp8TileThreads];
 
 /// Starts the copy of this thread's rows, in a cp.async group of its own; zeros where not `inside`.
 __device__ __forceinline__ void copy_rows(OwnRows& to, const __nv_bfloat16* from, std::int64_t first, int H,

@@ -32,69 +32,44 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// The kernels that write transposed FP8 run two CTAs on an SM, each of which takes tiles blockIdx.x, blockIdx.x +
-// gridDim.x, ... of 128 tokens and 128 columns. A tile is loaded into the place of the one before, row by row as soon
-// as the place is free, so that most of it is in flight while the tile before it is rounded.
-constexpr int kCtasPerSm = 2;
-
-struct ForwardShared {
-  Fp8TileShared tile;
-  OwnRows gate, up;  ///< out replaces gate
-};
+/// 8 adjacent elements, or zeros. Without a branch, so that the loads of several rows are in flight together.
+__device__ __forceinline__ uint4 load_if(bool inside, const __nv_bfloat16* from) {
+  return inside ? __ldg(reinterpret_cast<const uint4*>(from)) : uint4{};
+}
 
 template <bool kPlain>
-__global__ void __launch_bounds__(kFp8TileThreads, kCtasPerSm)
+__global__ void __launch_bounds__(kFp8TileThreads, 3)
     swiglu_forward_fp8_kernel(Fp8Target fp8, Fp8Target fp8_t, __nv_bfloat16* out, const __nv_bfloat16* gate_up, int M,
-                              int F, int tiles) {
-  extern __shared__ uint4 dynamic_shared[];
-  auto& shared = *reinterpret_cast<ForwardShared*>(dynamic_shared);
-  const int tiles_of_row = F / kFp8Tile;
-  int tile_row = static_cast<int>(blockIdx.x) / tiles_of_row, tile_column = static_cast<int>(blockIdx.x) % tiles_of_row;
-  {
-    const int thread = static_cast<int>(threadIdx.x);
-    OwnSource gate(gate_up, 2 * F, tile_row, tile_column, M, true),
-        up(gate_up + F, 2 * F, tile_row, tile_column, M, true);
+                              int F) {
+  __shared__ alignas(16) Fp8TileShared shared;
+  const Fp8TilePlace at;
+  const bool inside = at.row < M;  // M is a multiple of 16: all eight rows are inside, or none
+  gate_up += std::int64_t{at.row} * 2 * F + at.column;
+  if (out) out += std::int64_t{at.row} * F + at.column;
+  constexpr int kRows = 4;  // in flight
+  uint4 tile[8];
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      gate.copy_next(shared.gate[i][thread]);
-      up.copy_next(shared.up[i][thread]);
+  for (int first = 0; first < 8; first += kRows) {
+    uint4 gate[kRows], up[kRows];
+#pragma unroll
+    for (int i = 0; i < kRows; ++i, gate_up += 2 * F) {
+      gate[i] = load_if(inside, gate_up);
+      up[i] = load_if(inside, gate_up + F);
+    }
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      const Floats<8> g = unpack_bf16(gate[i]), u = unpack_bf16(up[i]);
+      Floats<8> y;
+#pragma unroll
+      for (int j = 0; j < 8; ++j) y[j] = g[j] * sigmoid(g[j]) * u[j];
+      tile[first + i] = pack_bf16(y);
     }
   }
-#pragma unroll 1
-  for (int next = static_cast<int>(blockIdx.x + gridDim.x);; next += static_cast<int>(gridDim.x)) {
-    const int thread = fresh(static_cast<int>(threadIdx.x));
-    const int next_row = next / tiles_of_row, next_column = next % tiles_of_row;
-    const bool more = next < tiles;
-    cp_async_commit_group();
-    cp_async_wait_group<0>();
-    {
-      OwnSource next_up(gate_up + F, 2 * F, next_row, next_column, M, more);
-#pragma unroll 2
-      for (int i = 0; i < 8; ++i) {
-        uint4& gate = shared.gate[i][thread];
-        const Floats<8> g = unpack_bf16(gate), u = unpack_bf16(shared.up[i][thread]);
-        Floats<8> y;
+  if (out && inside) {
 #pragma unroll
-        for (int j = 0; j < 8; ++j) y[j] = g[j] * sigmoid(g[j]) * u[j];
-        gate = pack_bf16(y);
-        next_up.copy_next(shared.up[i][thread]);
-      }
-    }
-    OwnSource next_gate(gate_up, 2 * F, next_row, next_column, M, more);
-    const int row = tile_row * kFp8Tile + thread / 16 * 8;
-    __nv_bfloat16* to = out ? out + (std::int64_t{row} * F + tile_column * kFp8Tile + thread % 16 * 8) : nullptr;
-    uint4 rows[8];
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      rows[i] = shared.gate[i][thread];
-      if (out && row < M) *reinterpret_cast<uint4*>(to + std::int64_t{i} * F) = rows[i];
-      next_gate.copy_next(shared.gate[i][thread]);
-    }
-    quantize_tile<kPlain, true>(fp8, fp8_t, shared.tile, rows, tile_row, tile_column, M, F);
-    if (!more) return;
-    tile_row = next_row;
-    tile_column = next_column;
+    for (int i = 0; i < 8; ++i, out += F) *reinterpret_cast<uint4*>(out) = tile[i];
   }
+  quantize_tile<kPlain, true>(fp8, fp8_t, shared, tile, at.tile_row, at.tile_column, M, F);
 }
 
 /// d_gate_up may alias gate_up: a thread reads elements before it overwrites them.
@@ -124,6 +99,11 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+// The backward that writes transposed FP8 runs two CTAs on an SM, each of which takes tiles blockIdx.x, blockIdx.x +
+// gridDim.x, ... of 128 tokens and 128 columns. A tile is loaded into the place of the one before, row by row as soon
+// as the place is free, so that most of it is in flight while the tile before it is rounded.
+constexpr int kBackwardCtasPerSm = 2;
+
 struct BackwardShared {
   Fp8SquareTileShared tile;
   OwnRows gate_up[2];  ///< their gradients replace them
@@ -131,7 +111,7 @@ struct BackwardShared {
 };
 
 template <bool kOut>
-__global__ void __launch_bounds__(kFp8TileThreads, kCtasPerSm)
+__global__ void __launch_bounds__(kFp8TileThreads, kBackwardCtasPerSm)
     swiglu_backward_fp8_kernel(Fp8Target fp8, Fp8Target fp8_t, __nv_bfloat16* out, const __nv_bfloat16* d_out,
                                const __nv_bfloat16* gate_up, int M, int F, int tiles) {
   extern __shared__ uint4 dynamic_shared[];
@@ -201,22 +181,14 @@ __global__ void __launch_bounds__(kFp8TileThreads, kCtasPerSm)
   }
 }
 
-unsigned tiles_of(std::int64_t M, std::int64_t F) { return ctas_for(F, kFp8Tile) * ctas_for(M, kFp8Tile); }
-
-/// A CTA for each tile of [M, F], but not more CTAs than run at a time.
-LaunchShape tile_shape(Stream& stream, std::int64_t M, std::int64_t F, std::size_t shared_bytes) {
-  const auto resident = static_cast<unsigned>(stream.cuda().properties.multiProcessorCount * kCtasPerSm);
-  return {.grid = std::min(tiles_of(M, F), resident), .block = kFp8TileThreads, .shared_bytes = shared_bytes};
-}
-
 }  // namespace
 
 void swiglu_forward(Stream& stream, const SwigluForward& p) {
   const std::int64_t M = p.gate_up.dim(0), F = p.gate_up.dim(1) / 2;
   if (p.fp8_t) {
     const auto kernel = p.fp8 ? swiglu_forward_fp8_kernel<true> : swiglu_forward_fp8_kernel<false>;
-    return launch(stream, "swiglu_forward", kernel, tile_shape(stream, M, F, sizeof(ForwardShared)), Fp8Target(p.fp8),
-                  Fp8Target(p.fp8_t), bf16(p.out), bf16(p.gate_up), M, F, tiles_of(M, F));
+    return launch(stream, "swiglu_forward", kernel, fp8_tiles(M, F), Fp8Target(p.fp8), Fp8Target(p.fp8_t), bf16(p.out),
+                  bf16(p.gate_up), M, F);
   }
   const auto kernel = F % 8 == 0 ? swiglu_forward_kernel<8> : swiglu_forward_kernel<1>;
   launch(stream, "swiglu_forward", kernel, {.grid = static_cast<unsigned>(M), .block = kThreads, .waits = true},
@@ -225,11 +197,14 @@ void swiglu_forward(Stream& stream, const SwigluForward& p) {
 
 void swiglu_backward(Stream& stream, const SwigluBackward& p) {
   const std::int64_t M = p.d_out.dim(0), F = p.d_out.dim(1);
-  if (p.fp8)
+  if (p.fp8) {
+    const unsigned tiles = ctas_for(F, kFp8Tile) * ctas_for(M, kFp8Tile);
+    const auto resident = static_cast<unsigned>(stream.cuda().properties.multiProcessorCount * kBackwardCtasPerSm);
     return launch(stream, "swiglu_backward",
                   p.out ? swiglu_backward_fp8_kernel<true> : swiglu_backward_fp8_kernel<false>,
-                  tile_shape(stream, M, F, sizeof(BackwardShared)), Fp8Target(p.fp8), Fp8Target(p.fp8_t), bf16(p.out),
-                  bf16(p.d_out), bf16(p.gate_up), M, F, tiles_of(M, F));
+                  {.grid = std::min(tiles, resident), .block = kFp8TileThreads, .shared_bytes = sizeof(BackwardShared)},
+                  Fp8Target(p.fp8), Fp8Target(p.fp8_t), bf16(p.out), bf16(p.d_out), bf16(p.gate_up), M, F, tiles);
+  }
   const auto kernel = F % 8 == 0 ? swiglu_backward_kernel<8> : swiglu_backward_kernel<1>;
   launch(stream, "swiglu_backward", kernel, {.grid = static_cast<unsigned>(M), .block = kThreads}, bf16(p.d_gate_up),
          bf16(p.out), bf16(p.d_out), bf16(p.gate_up), F);
