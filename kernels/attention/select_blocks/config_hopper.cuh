@@ -6,32 +6,44 @@
 
 namespace ssa::cuda {
 
-/// A team consists of two warpgroups: one computes scores, the other chooses blocks. In the products of a step, the 32
+/// A team consists of two warpgroups: one computes scores, the other chooses blocks. In the products of a step, the
 /// columns are query heads, kHeads for each of kTokens tokens, and the rows are block means. The scoring warpgroup has
 /// all scores of a step in registers. It hands them to the choosing one in slots of kSlotTokens tokens.
-/// kHeads: the group's heads rounded up to a power of two, at most 32.
+/// kHeads: the group's heads rounded up to a power of two, at most kColumns.
 /// kDocuments: SelectArgs::begin is given.
-template <int kD_, int kHeads_, bool kDocuments_>
+/// kLong: twice as many blocks and half as many columns per step. The means of 1024 blocks leave room for one CTA per
+/// SM, whose two teams share them.
+template <int kD_, int kHeads_, bool kDocuments_, bool kLong_ = false>
 struct SelectHopperConfig {
   static constexpr int kD = kD_, kHeads = kHeads_, kHalves = kD / 64;
-  static constexpr bool kDocuments = kDocuments_;
-  static constexpr int kTeams = kD == 64 ? 1 : 2, kCtasPerSm = kD == 64 ? 2 : 1;  ///< the means fill shared memory
+  static constexpr bool kDocuments = kDocuments_, kLong = kLong_;
+  static_assert(kD == 64);  ///< more means do not fit in shared memory
+  static constexpr int kTeams = kLong ? 2 : 1, kCtasPerSm = 2 / kTeams;
   static constexpr int kThreads = kTeams * 256;
-  static constexpr int kColumns = 32, kTokens = kColumns / kHeads;  ///< of a step
-  static constexpr int kTile = 64, kTiles = 8, kMaxBlocks = kTile * kTiles;
+  static constexpr int kColumns = kLong ? 16 : 32, kTokens = kColumns / kHeads;  ///< of a step
+  static_assert(kTokens >= 1);
+  static constexpr int kTile = 64, kTiles = kLong ? 16 : 8, kMaxBlocks = kTile * kTiles;
+  /// There is code for each multiple of kTileStep tiles; the products are waited for in kTiles / kBatchTiles
+  /// batches, of which at most 8 can be pending.
+  static constexpr int kTileStep = kTiles / 4, kBatchTiles = kTiles / 8;
   /// Fewer: more CTAs, of more equal length at the end, for more loads of means.
-  static constexpr int kCtaTokens = kHeads <= 2 ? 128 : kHeads == 4 ? 64 : 32;
-  static constexpr int kQueryStages = kHeads >= 16 ? 4 : 2;       ///< steps ahead: steps of few tokens are short
-  static constexpr int kWarps = 4;                                ///< of a warpgroup
-  static constexpr int kSlotTokens = kTokens < 8 ? kTokens : 8;   ///< whose importance is in a slot
-  static constexpr int kStepSlots = kTokens / kSlotTokens;        ///< slots that a step fills
-  static constexpr int kSlots = kTokens < 8 ? kWarps : 2;         ///< between scoring and choice
-  static constexpr int kSlotWarps = kWarps / kSlots;              ///< choosing warps of a slot
-  static constexpr int kWarpTokens = kSlotTokens / kSlotWarps;    ///< that a choosing warp takes of a slot
-  static constexpr bool kRows = kWarpTokens == RowChoice::kRows;  ///< it takes them at once
-  static constexpr int kScoringRegisters = kRows ? 168 : 176, kChoosingRegisters = 256 - kScoringRegisters;
+  static constexpr int kCtaTokens = kLong ? (kHeads <= 4 ? 64 : 32) : kHeads <= 2 ? 128 : kHeads == 4 ? 64 : 32;
+  static constexpr int kQueryStages = kHeads >= 16 ? 4 : 2;  ///< steps ahead: steps of few tokens are short
+  static constexpr int kWarps = 4;                           ///< of a warpgroup
+  static constexpr int kMaxSlotTokens = kLong ? 4 : 8;       ///< as many as fit in shared memory
+  static constexpr int kSlotTokens =
+      kTokens < kMaxSlotTokens ? kTokens : kMaxSlotTokens;              ///< whose importance is in a slot
+  static constexpr int kStepSlots = kTokens / kSlotTokens;              ///< slots that a step fills
+  static constexpr int kSlots = kTokens < kMaxSlotTokens ? kWarps : 2;  ///< between scoring and choice
+  static constexpr int kSlotWarps = kWarps / kSlots;                    ///< choosing warps of a slot
+  static constexpr int kWarpTokens = kSlotTokens / kSlotWarps;          ///< that a choosing warp takes of a slot
+  static constexpr bool kRows = kWarpTokens == RowChoice::kRows;        ///< it takes them at once
+  static constexpr int kScoringRegisters = kRows || (kLong && kHeads < 16) ? 168 : 176,
+                       kChoosingRegisters = 256 - kScoringRegisters;
   /// The lanes that store importance write to different banks.
-  static constexpr int kImportanceStride = kMaxBlocks + (kHeads == 1 ? 4 : kHeads == 2 || kHeads == 8 ? 8 : 16);
+  static constexpr int kImportanceStride = kMaxBlocks + (kHeads == 1                              ? 4
+                                                         : kHeads == 2 || (kHeads == 8 && !kLong) ? 8
+                                                                                                  : 16);
 
   struct Team {
     Tile<kColumns, 64> q[kQueryStages][kHalves];  ///< row = token * kHeads + head
