@@ -64,6 +64,11 @@ TEST_CASE("compressed attention over long sequences on CUDA agrees with the CPU"
        std::vector<CompressedAttentionCase>{{{1, 4500, 1, 2, 64}, 16},
                                             {{1, 2600, 1, 1, 128}, 16},
                                             {{1, 4500, 1, 2, 128}, 16},
+                                            // More tasks than SMs: several heads per task, and two kv tiles.
+                                            {{8, 600, 2, 16, 64}, 16},
+                                            {{12, 530, 3, 11, 64}, 16},
+                                            {{8, 300, 2, 16, 128}, 16},
+                                            {{8, 2100, 2, 16, 64}, 16, {512, 1024, 1984}},
                                             {{1, 4500, 1, 2, 64}, 16, {2048, 2064, 4496}},
                                             {{2, 2600, 1, 1, 128}, 32, {1024, 2592}}}) {
     INFO(c.to_string());
@@ -193,12 +198,31 @@ TEST_CASE("causal attention on CUDA survives scores that rise by hundreds over a
 
 TEST_CASE("select_blocks over several chunks on CUDA agrees with the CPU") {
   if (skip_without_gpu()) return;
-  for (const SelectBlocksCase& c :
-       std::vector<SelectBlocksCase>{{{1, 17000, 1, 1, 64}, 16, 16},
-                                     {{1, 17000, 1, 1, 64}, 16, 16, BlockSelection::reference},
-                                     {{1, 9000, 1, 3, 128}, 16, 70},
-                                     {{1, 9000, 1, 2, 64}, 16, 16, BlockSelection::exact, Ties::all},
-                                     {{1, 9000, 1, 2, 64}, 16, 16, BlockSelection::reference, Ties::all}}) {
+  for (const SelectBlocksCase& c : std::vector<SelectBlocksCase>{
+           {{1, 8777, 1, 9, 64}, 16, 16, BlockSelection::reference},
+           {{1, 8500, 1, 16, 64}, 16, 16},
+           {{1, 8500, 1, 16, 64}, 16, 16, BlockSelection::exact, Ties::none, 14.0},
+           {{1, 8500, 1, 7, 64}, 16, 16, BlockSelection::exact, Ties::all},
+           {{1, 8230, 1, 32, 64}, 16, 16},
+           {{1, 16384, 1, 1, 64}, 16, 600},
+           {{1, 16384, 1, 2, 64}, 16, 16, BlockSelection::reference, Ties::all},
+           {{1, 24000, 1, 1, 64}, 16, 16, BlockSelection::exact, Ties::none, 14.0},
+           {{1, 24000, 1, 3, 64}, 16, 16, BlockSelection::exact, Ties::all},
+           {{1, 32768, 1, 1, 64}, 16, 16},
+           // More than 1024 blocks: the rest is scored twice; and some tokens with more
+           // than 2048.
+           {{1, 16500, 1, 5, 64}, 16, 16, BlockSelection::reference},
+           {{1, 16500, 1, 9, 64}, 16, 16},
+           {{1, 16901, 2, 3, 64}, 16, 16, BlockSelection::exact, Ties::none, 14.0},
+           {{1, 17501, 1, 2, 64}, 16, 33, BlockSelection::reference, Ties::all},
+           {{1, 33000, 1, 1, 64}, 16, 16, BlockSelection::reference},
+           {{1, 10016, 1, 9, 64}, 16, 16, BlockSelection::exact, Ties::none, 1.5, {8192, 8208, 8224, 8256, 9008}},
+           {{1, 26000, 1, 1, 64}, 16, 16, BlockSelection::exact, Ties::none, 1.5, {32, 1040, 25408, 25456}},
+           {{1, 17000, 1, 1, 64}, 16, 16},
+           {{1, 17000, 1, 1, 64}, 16, 16, BlockSelection::reference},
+           {{1, 9000, 1, 3, 128}, 16, 70},
+           {{1, 9000, 1, 2, 64}, 16, 16, BlockSelection::exact, Ties::all},
+           {{1, 9000, 1, 2, 64}, 16, 16, BlockSelection::reference, Ties::all}}) {
     INFO(c.to_string());
     SelectBlocksInputs in(c);
     for (Values* values : {&in.q, &in.k_mean})

@@ -111,7 +111,16 @@ inline const std::vector<SelectBlocksCase> kLongSelectBlocksCases = {
     {{1, 6007, 1, 7, 64}, 16, 16, BlockSelection::reference},
     {{2, 3000, 2, 1, 64}, 16, 16, BlockSelection::exact, Ties::none, 1.5, {16, 48, 1040, 2480}},
     {{1, 8185, 2, 1, 64}, 16, 16, BlockSelection::reference, Ties::none, 14.0, {512, 528, 8176}},
-    {{1, 4090, 2, 4, 64}, 16, 16, BlockSelection::exact, Ties::none, 1.5, {16, 2064, 4080}}};
+    {{1, 4090, 2, 4, 64}, 16, 16, BlockSelection::exact, Ties::none, 1.5, {16, 2064, 4080}},
+    // More than 512 blocks: several groups, sums that get too large, and documents that begin between the tokens of two
+    // teams, or are longer than 512 blocks.
+    {{1, 8208, 1, 2, 64}, 16, 16},
+    {{2, 8800, 1, 1, 64}, 16, 16, BlockSelection::reference},
+    {{1, 8999, 2, 2, 64}, 16, 33, BlockSelection::exact, Ties::pairs},
+    {{1, 10001, 1, 3, 64}, 16, 16, BlockSelection::exact, Ties::none, 12.0},
+    {{1, 9606, 1, 5, 64}, 16, 16},
+    {{1, 10016, 1, 3, 64}, 16, 16, BlockSelection::exact, Ties::none, 1.5, {8192, 8208, 8224, 8256, 9008}},
+    {{1, 10016, 2, 2, 64}, 16, 16, BlockSelection::reference, Ties::none, 1.5, {320, 9984}}};
 
 struct SelectBlocksInputs {
   Values q, k_mean;

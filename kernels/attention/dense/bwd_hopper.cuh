@@ -359,7 +359,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   if (warpgroup == C::kWarpgroups) {
     warpgroup_reg_dealloc<C::kProducerRegisters>();
     const int role = warp - C::kWarps, u0 = task.kv_tile * C::kBlockN;
-    int q_tile = task.q_tile_begin, h = 0;
+    int q_tile = task.q_tile_start, h = 0;
     if (role == 0 && lane == 0 && task.steps > 0) {  // loads
       shared.kv_full.arrive_expect_tx(2 * sizeof(shared.v));
 #pragma unroll
@@ -404,7 +404,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
           for (int m = 0; m < kM; m += kBoxRows)
             tma_load(shared.d_out[stage][half].data + m * C::kHalfD, a.d_out, C::kHalves * head + half, q_tile * kM + m,
                      task.batch, full);
-        if (++h == task.heads) h = 0, ++q_tile;
+        if (++h == task.heads) h = 0, q_tile = task.template next_q_tile<Mask>(q_tile);
       }
     } else if (role > 0 && role <= C::kWarpgroups && lane == 0 && task.steps > 0) {
       // Adds a warpgroup's part of d_q, when it is this task's turn.
@@ -416,7 +416,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
         const int stage = ring.stage(), wanted = task.steps_before(a, base_of(masks), q_tile, h);
         shared.d_q_full[stage][part].wait(ring.parity());
         if (seen < wanted) {
-          seen = wait_for(done + C::kWarpgroups, wanted);
+          seen = wait_for(done + BwdHopperTask<C>::template kCounterBefore<Mask>, wanted);
           fence_proxy_async();
         }
 #pragma unroll
@@ -432,7 +432,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
         mbarrier_arrive(shared.d_q_empty[stage][part].address());
         tma_store_wait<0>();
         announce(done, i + 1);
-        if (++h == task.heads) h = 0, ++q_tile;
+        if (++h == task.heads) h = 0, q_tile = task.template next_q_tile<Mask>(q_tile);
       }
     }
   } else {

@@ -24,45 +24,72 @@ struct BwdHopperArgs {
   int* steps_done;  ///< [chunks, B, HK, kv_tiles, kWarpgroups] steps whose part of d_q is in place
 };
 
+/// The order of the tasks, of a task's q tiles, and of the sums of d_q. Tokens: from the last kv tile, which has the
+/// fewest queries, to the first one, and from the first queries to the last. Block means, whose tasks are few and differ
+/// much: from the first kv tile, which has the most queries, to the last one, and from the last queries to the first.
+template <class Mask>
+inline constexpr bool kLongestTasksFirst = Mask::kBlockMeans;
+
 /// What one CTA does: a tile of kBlockN keys, and some heads of its group. A step is a tile of kBlockM queries of one
-/// head; steps start at the first queries that see the keys, and take all heads of a tile before the next one.
+/// head; steps take all heads of a q tile before the next one.
 template <class C>
 struct BwdHopperTask {
   int batch, kv_head, chunk, kv_tile, head_begin, heads;
-  int q_tile_begin;               ///< the first of the q tiles that the task visits
-  int next_q_tile_begin;          ///< the same for the next kv tile
+  int q_tile_start;               ///< the q tile of the first steps
+  int before_q_tile_start;        ///< the same for the kv tile whose parts of d_q are added before this one's, or with
+                                  ///< kLongestTasksFirst -1 if there is none
   int steps;                      ///< heads times q tiles
   int query_end[C::kWarpgroups];  ///< with documents: of each warpgroup's first key. The loading warp has no registers
                                   ///< to read it from global memory.
 
-  /// Tasks of one (sequence, key/value head, chunk) are handed out together, from the last kv tile, which has the
-  /// fewest queries, to the first one. What the running CTAs share, q, d_out and d_q of a few heads, then stays in L2.
+  /// A unit is a (sequence, key/value head, chunk). Tokens: tasks of a unit are handed out together. What the running
+  /// CTAs share, q, d_out and d_q of a few heads, then stays in L2. Longest tasks first: a kv tile of all units before
+  /// the next one, so that all SMs end at about the same time.
   template <class Mask>
   __device__ __forceinline__ void take(const BwdHopperArgs& a, const Mask& masks, int ticket) {
-    const int unit = ticket / a.kv_tiles, G = a.HQ / a.HK;
-    kv_tile = a.kv_tiles - 1 - ticket % a.kv_tiles;
+    const int G = a.HQ / a.HK, units = a.B * a.HK * a.chunks;
+    const int unit = kLongestTasksFirst<Mask> ? ticket % units : ticket / a.kv_tiles;
+    kv_tile = kLongestTasksFirst<Mask> ? ticket / units : a.kv_tiles - 1 - ticket % a.kv_tiles;
     chunk = unit % a.chunks;
     batch = unit / a.chunks / a.HK;
     kv_head = unit / a.chunks % a.HK;
     head_begin = kv_head * G + chunk * a.heads_per_chunk;
     heads = min(G - chunk * a.heads_per_chunk, a.heads_per_chunk);
     const auto& mask = of_sequence(masks, batch);
-    int q_tiles;
-    see(a, mask, kv_tile, &q_tile_begin, &q_tiles);
+    int begin, q_tiles;
+    if constexpr (kLongestTasksFirst<Mask>) {
+      see(a, mask, max(0, kv_tile - 1), &begin, &q_tiles);
+      before_q_tile_start = kv_tile == 0 ? -1 : begin + q_tiles - 1;
+      see(a, mask, kv_tile, &begin, &q_tiles);
+      q_tile_start = begin + q_tiles - 1;
+    } else {
+      see(a, mask, kv_tile + 1, &before_q_tile_start, &q_tiles);
+      see(a, mask, kv_tile, &q_tile_start, &q_tiles);
+    }
     steps = q_tiles * heads;
-    see(a, mask, kv_tile + 1, &next_q_tile_begin, &q_tiles);
     if constexpr (kIsInDocuments<Mask>)
       for (int i = 0; i < C::kWarpgroups; ++i) query_end[i] = mask.query_end(kv_tile * C::kBlockN + i * kWarpgroupRows);
   }
-  /// The parts of a q tile's d_q are added from the last kv tile that it sees to the first: how many steps the task of
-  /// the next kv tile must have done before this one adds its part for a q tile and the h-th head, or 0 if this one
-  /// comes first.
+  template <class Mask>
+  static __device__ __forceinline__ int next_q_tile(int q_tile) {
+    return kLongestTasksFirst<Mask> ? q_tile - 1 : q_tile + 1;
+  }
+  /// The parts of a q tile's d_q are added kv tile by kv tile, in the order of the tasks: how many steps the task of the
+  /// kv tile before must have done before this one adds its part for a q tile and the h-th head, or 0 if this one comes
+  /// first.
   template <class Mask>
   __device__ __forceinline__ int steps_before(const BwdHopperArgs& a, const Mask& mask, int q_tile, int h) const {
-    const int keys = min(a.U, mask.key_end(min(a.T, (q_tile + 1) * C::kBlockM) - 1));
-    return keys <= (kv_tile + 1) * C::kBlockN ? 0 : (q_tile - next_q_tile_begin) * heads + h + 1;
+    if constexpr (kLongestTasksFirst<Mask>) {
+      return max(0, (before_q_tile_start - q_tile) * heads + h + 1);  // it starts at the last q tile that it visits
+    } else {
+      const int keys = min(a.U, mask.key_end(min(a.T, (q_tile + 1) * C::kBlockM) - 1));
+      return keys <= (kv_tile + 1) * C::kBlockN ? 0 : (q_tile - before_q_tile_start) * heads + h + 1;
+    }
   }
-  /// The counter of one warpgroup's parts; the one of the next kv tile is kWarpgroups after it.
+  /// How far after the counter of this kv tile the one of the kv tile before stands.
+  template <class Mask>
+  static constexpr int kCounterBefore = kLongestTasksFirst<Mask> ? -C::kWarpgroups : C::kWarpgroups;
+  /// The counter of one warpgroup's parts.
   __device__ __forceinline__ int* steps_done(const BwdHopperArgs& a, int warpgroup) const {
     const std::int64_t tile =
         ((static_cast<std::int64_t>(chunk) * a.B + batch) * a.HK + kv_head) * a.kv_tiles + kv_tile;
@@ -70,8 +97,8 @@ struct BwdHopperTask {
   }
 
  private:
-  /// The q tiles that see a kv tile. The first kv tile visits every q tile that no other one comes first for, so that
-  /// d_q of tokens that see no key is written too.
+  /// The q tiles that see a kv tile. The first kv tile begins with the first q tile, so that d_q of tokens that see no key
+  /// is written too.
   template <class Mask>
   static __device__ __forceinline__ void see(const BwdHopperArgs& a, const Mask& mask, int kv_tile, int* begin,
                                              int* count) {

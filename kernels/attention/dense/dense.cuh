@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <map>
 #include <type_traits>
 
 #include "bwd_hopper.cuh"
@@ -138,6 +139,42 @@ int bwd_heads_per_task(std::int64_t T, int kv_tiles, std::int64_t tasks, int G, 
   return heads;
 }
 
+/// The same with the longest tasks first (kLongestTasksFirst): as many as let the SMs end early. `units` is the number of
+/// sequences and query heads. Without documents; with them, tasks are shorter and more alike.
+template <class C, class Mask>
+int bwd_heads_per_long_task(int T, int kv_tiles, std::int64_t units, int G, const Mask& mask,
+                            const cudaDeviceProp& gpu) {
+  constexpr std::int64_t kTaskSwitch = 2;  // in steps
+  const auto end_with = [&](int heads) {
+    // The next task is taken by the SM that ends first. Many end at the same time.
+    std::map<std::int64_t, std::int64_t> sms_by_end = {{0, gpu.multiProcessorCount}};
+    const auto q_tiles = static_cast<std::int64_t>(ctas_for(T, C::kBlockM));
+    std::int64_t end = 0;
+    for (std::int64_t kv_tile = 0; kv_tile < kv_tiles; ++kv_tile) {
+      const std::int64_t q_tile_begin = kv_tile * C::kBlockN * mask.tokens_per_key() / C::kBlockM;
+      const std::int64_t length = std::max<std::int64_t>(0, q_tiles - q_tile_begin) * heads + kTaskSwitch;
+      for (std::int64_t tasks = (units + heads - 1) / heads; tasks > 0;) {
+        const auto [start, sms] = *sms_by_end.begin();
+        const std::int64_t taken = std::min(tasks, sms);
+        sms_by_end.erase(sms_by_end.begin());
+        if (taken < sms) sms_by_end[start] = sms - taken;
+        sms_by_end[start + length] += taken;
+        end = std::max(end, start + length);
+        tasks -= taken;
+      }
+    }
+    return end;
+  };
+  int best = 1;
+  std::int64_t best_end = end_with(1);
+  for (int heads = 2; heads <= G; heads *= 2) {
+    const std::int64_t end = end_with(heads);
+    if (end > best_end) break;
+    best = heads, best_end = end;
+  }
+  return best;
+}
+
 template <int kD, class Mask>
 void bwd_hopper(Stream& stream, const char* op, const DenseBackwardArgs& a, const DenseBackwardScratch& scratch,
                 const Mask& mask) {
@@ -145,10 +182,14 @@ void bwd_hopper(Stream& stream, const char* op, const DenseBackwardArgs& a, cons
   const cudaDeviceProp& gpu = stream.cuda().properties;
   const int G = a.HQ / a.HK, kv_tiles = static_cast<int>(ctas_for(a.U, C::kBlockN));
   const std::int64_t tasks = static_cast<std::int64_t>(a.B) * a.HK * kv_tiles;
-  // Of several documents in a sequence, at least one has no more than half of its tokens. With more heads per task,
-  // short documents cost fewer task switches.
-  const int tokens = kIsInDocuments<Mask> ? (a.T + 1) / 2 : a.T;
-  const int heads = bwd_heads_per_task<C>(tokens, kv_tiles, tasks * G, G, gpu), chunks = (G + heads - 1) / heads;
+  const auto heads_per_task = [&] {
+    if constexpr (kLongestTasksFirst<Mask>)
+      return bwd_heads_per_long_task<C>(a.T, kv_tiles, std::int64_t{a.B} * a.HQ, G, base_of(mask), gpu);
+    // Of several documents in a sequence, at least one has no more than half of its tokens. With more heads per task,
+    // short documents cost fewer task switches.
+    return bwd_heads_per_task<C>(kIsInDocuments<Mask> ? (a.T + 1) / 2 : a.T, kv_tiles, tasks * G, G, gpu);
+  };
+  const int heads = heads_per_task(), chunks = (G + heads - 1) / heads;
 
   float* row_values = scratch.row_values.as<float>();
   int *counters = scratch.ticket.as<int>(), *counters_end = scratch.steps_done.as<int>() + scratch.steps_done.count();

@@ -75,11 +75,11 @@ inline constexpr bool kIsInDocuments<InDocuments<Base>> = true;
 
 /// The mask without documents.
 template <class Mask>
-__device__ const Mask& base_of(const Mask& mask) {
+__host__ __device__ const Mask& base_of(const Mask& mask) {
   return mask;
 }
 template <class Base>
-__device__ const Base& base_of(const InDocuments<Base>& mask) {
+__host__ __device__ const Base& base_of(const InDocuments<Base>& mask) {
   return mask.base;
 }
 

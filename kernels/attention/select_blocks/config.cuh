@@ -19,6 +19,7 @@ struct SelectArgs {
   bool reference;     ///< BlockSelection::reference
   float scale;
   const int* begin;  ///< [B, T]: DocumentBounds::begin; null without documents
+  int t_begin = 0;   ///< the kernel of two passes chooses for the tokens from here on
 
   /// The first block of the document piece of a token.
   __device__ __forceinline__ int first_block(std::int64_t b, int t) const {

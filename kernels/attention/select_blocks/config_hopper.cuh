@@ -1,37 +1,55 @@
 // Tiles and shared memory of select_blocks on Hopper.
 #pragma once
 
+#include <type_traits>
+
 #include "choose_rows.cuh"
 #include "kernels/common/ptx/mbarrier.cuh"
 
 namespace ssa::cuda {
 
-/// A team consists of two warpgroups: one computes scores, the other chooses blocks. In the products of a step, the 32
+/// A team consists of two warpgroups: one computes scores, the other chooses blocks. In the products of a step, the
 /// columns are query heads, kHeads for each of kTokens tokens, and the rows are block means. The scoring warpgroup has
 /// all scores of a step in registers. It hands them to the choosing one in slots of kSlotTokens tokens.
-/// kHeads: the group's heads rounded up to a power of two, at most 32.
+/// kHeads: the group's heads rounded up to a power of two, at most kColumns.
 /// kDocuments: SelectArgs::begin is given.
-template <int kD_, int kHeads_, bool kDocuments_>
+/// kLong: twice as many blocks and half as many columns per step. The means of 1024 blocks leave room for one CTA per
+/// SM, whose two teams share them.
+/// kSplit: twice as many again, for tokens that have more than kMaxBlocks, without documents. The blocks from kMaxBlocks
+/// on, the rest, are scored twice: first for their sums, and again after the others.
+template <int kD_, int kHeads_, bool kDocuments_, bool kLong_ = false, bool kSplit_ = false>
 struct SelectHopperConfig {
   static constexpr int kD = kD_, kHeads = kHeads_, kHalves = kD / 64;
-  static constexpr bool kDocuments = kDocuments_;
-  static constexpr int kTeams = kD == 64 ? 1 : 2, kCtasPerSm = kD == 64 ? 2 : 1;  ///< the means fill shared memory
+  static constexpr bool kDocuments = kDocuments_, kLong = kLong_, kSplit = kSplit_;
+  static_assert(!kSplit || (kLong && !kDocuments));
+  static_assert(kD == 64);  ///< more means do not fit in shared memory
+  static constexpr int kTeams = kLong ? 2 : 1, kCtasPerSm = 2 / kTeams;
   static constexpr int kThreads = kTeams * 256;
-  static constexpr int kColumns = 32, kTokens = kColumns / kHeads;  ///< of a step
-  static constexpr int kTile = 64, kTiles = 8, kMaxBlocks = kTile * kTiles;
+  static constexpr int kColumns = kLong ? 16 : 32, kTokens = kColumns / kHeads;  ///< of a step
+  static_assert(kTokens >= 1);
+  static constexpr int kTile = 64, kTiles = kLong ? 16 : 8, kMaxBlocks = kTile * kTiles;
+  static constexpr int kMostBlocks = kSplit ? 2 * kMaxBlocks : kMaxBlocks;  ///< of a token
+  /// There is code for each multiple of kTileStep tiles; the products are waited for in kTiles / kBatchTiles
+  /// batches, of which at most 8 can be pending.
+  static constexpr int kTileStep = kTiles / 4, kBatchTiles = kTiles / 8;
   /// Fewer: more CTAs, of more equal length at the end, for more loads of means.
-  static constexpr int kCtaTokens = kHeads <= 2 ? 128 : kHeads == 4 ? 64 : 32;
-  static constexpr int kQueryStages = kHeads >= 16 ? 4 : 2;       ///< steps ahead: steps of few tokens are short
-  static constexpr int kWarps = 4;                                ///< of a warpgroup
-  static constexpr int kSlotTokens = kTokens < 8 ? kTokens : 8;   ///< whose importance is in a slot
-  static constexpr int kStepSlots = kTokens / kSlotTokens;        ///< slots that a step fills
-  static constexpr int kSlots = kTokens < 8 ? kWarps : 2;         ///< between scoring and choice
-  static constexpr int kSlotWarps = kWarps / kSlots;              ///< choosing warps of a slot
-  static constexpr int kWarpTokens = kSlotTokens / kSlotWarps;    ///< that a choosing warp takes of a slot
-  static constexpr bool kRows = kWarpTokens == RowChoice::kRows;  ///< it takes them at once
-  static constexpr int kScoringRegisters = kRows ? 168 : 176, kChoosingRegisters = 256 - kScoringRegisters;
+  static constexpr int kCtaTokens = kLong ? (kHeads <= 4 ? 64 : 32) : kHeads <= 2 ? 128 : kHeads == 4 ? 64 : 32;
+  static constexpr int kQueryStages = kHeads >= 16 ? 4 : 2;  ///< steps ahead: steps of few tokens are short
+  static constexpr int kWarps = 4;                           ///< of a warpgroup
+  static constexpr int kMaxSlotTokens = kLong ? 4 : 8;       ///< as many as fit in shared memory
+  static constexpr int kSlotTokens =
+      kTokens < kMaxSlotTokens ? kTokens : kMaxSlotTokens;              ///< whose importance is in a slot
+  static constexpr int kStepSlots = kTokens / kSlotTokens;              ///< slots that a step fills
+  static constexpr int kSlots = kTokens < kMaxSlotTokens ? kWarps : 2;  ///< between scoring and choice
+  static constexpr int kSlotWarps = kWarps / kSlots;                    ///< choosing warps of a slot
+  static constexpr int kWarpTokens = kSlotTokens / kSlotWarps;          ///< that a choosing warp takes of a slot
+  static constexpr bool kRows = kWarpTokens == RowChoice::kRows;        ///< it takes them at once
+  static constexpr int kScoringRegisters = kRows || (kLong && kHeads < 16) ? 168 : 176,
+                       kChoosingRegisters = 256 - kScoringRegisters;
   /// The lanes that store importance write to different banks.
-  static constexpr int kImportanceStride = kMaxBlocks + (kHeads == 1 ? 4 : kHeads == 2 || kHeads == 8 ? 8 : 16);
+  static constexpr int kImportanceStride = kMaxBlocks + (kHeads == 1                              ? 4
+                                                         : kHeads == 2 || (kHeads == 8 && !kLong) ? 8
+                                                                                                  : 16);
 
   struct Team {
     Tile<kColumns, 64> q[kQueryStages][kHalves];  ///< row = token * kHeads + head
@@ -41,20 +59,31 @@ struct SelectHopperConfig {
     Barrier q_full[kQueryStages];
     Barrier scored[kSlots], chosen[kSlots];
   };
-  /// Dynamic shared memory: this struct, then a list per choosing warp, whose capacity is known at launch.
+  static constexpr int kSteps = kCtaTokens / kTokens;
+  static constexpr int kLists = kTeams * kWarps + (kSplit ? kCtaTokens : 0);
+  /// Of the steps' columns, with kSplit. If `relative`, log2 of the sums.
+  struct SplitSums {
+    float rest[kSteps][kColumns], all[kSteps][kColumns];
+    int relative[kSteps];
+  };
+  struct Nothing {};
+
+  /// Dynamic shared memory: this struct, then a list per choosing warp, and with kSplit one per token, whose capacity is
+  /// known at launch.
   struct alignas(1024) Shared {
     Tile<kTile, 64> means[kTiles][kHalves];
     Team team[kTeams];
     Barrier means_full;
+    std::conditional_t<kSplit, SplitSums, Nothing> split;
 
     static std::size_t bytes(std::size_t list_capacity) {
-      return sizeof(Shared) + kTeams * kWarps * list_capacity * (sizeof(float) + sizeof(int));
+      return sizeof(Shared) + kLists * list_capacity * (sizeof(float) + sizeof(int));
     }
-    /// The list of choosing warp `warp` of all teams.
-    __device__ __forceinline__ BlockList list(int warp, int capacity) {
+    /// The list of choosing warp `i` of all teams, or of token i - kTeams * kWarps.
+    __device__ __forceinline__ BlockList list(int i, int capacity) {
       auto* importance = reinterpret_cast<float*>(this + 1);
-      auto* blocks = reinterpret_cast<int*>(importance + kTeams * kWarps * capacity);
-      return {importance + warp * capacity, blocks + warp * capacity, 0};
+      auto* blocks = reinterpret_cast<int*>(importance + kLists * capacity);
+      return {importance + i * capacity, blocks + i * capacity, 0};
     }
   };
 };

@@ -22,7 +22,7 @@ struct SelectTask {
         kv_head(static_cast<int>(blockIdx.y)),
         G(a.HQ / a.HK),
         b(blockIdx.z),
-        cta_t0(static_cast<int>(gridDim.x - 1 - blockIdx.x) * C::kCtaTokens),
+        cta_t0(a.t_begin + static_cast<int>(gridDim.x - 1 - blockIdx.x) * C::kCtaTokens),
         t0(cta_t0 + warp * C::kTokens),
         first(C::kDocuments ? a.first_block(b, cta_t0) : 0) {}
 

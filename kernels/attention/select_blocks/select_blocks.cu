@@ -63,27 +63,45 @@ void select_blocks(Stream& stream, const SelectBlocks& p) {
   const int G = a.HQ / a.HK;
   dispatch_head_dim(op, D, G, p.block_size, [&]<int kD>() {
     if (p.positions) return select_at_positions<kD>(stream, p, a);
+    // The Hopper form C chooses for the tokens from t_begin on that have few enough blocks for it. Returns the first one
+    // of the others.
+    const auto run_hopper = [&]<class C>(int t_begin) {
+      const int t_end = std::min<std::int64_t>(a.T, std::int64_t{C::kMostBlocks} << a.block_shift);
+      const std::size_t shared_bytes = C::Shared::bytes(static_cast<std::size_t>(a.list_capacity));
+      if (t_begin >= t_end || shared_bytes > stream.cuda().properties.sharedMemPerBlockOptin) return t_begin;
+      const SelectHopperArgs h = {.q = tensor_map_heads(op, a.q, B, a.T, a.HQ, kD, C::kHeads, C::kColumns),
+                                  .k_mean = tensor_map(op, a.k_mean, B, N, a.HK * C::kHalves),
+                                  .in = a,
+                                  .t_end = t_end};
+      launch(stream, op, select_blocks_hopper_kernel<C>,
+             {.grid = ctas_for(t_end - t_begin, C::kCtaTokens) * static_cast<unsigned>(a.HK * a.B),
+              .block = C::kThreads,
+              .shared_bytes = shared_bytes},
+             h);
+      return t_end;
+    };
     const auto run_form = [&]<int kHeads, bool kDocuments>() {
-      if constexpr (kD == 64) {
-        using H = SelectHopperConfig<kD, kHeads, kDocuments>;
-        if (has_wgmma(stream) && N <= H::kMaxBlocks) {
-          const SelectHopperArgs h = {.q = tensor_map_heads(op, a.q, B, a.T, a.HQ, kD, H::kHeads, H::kColumns),
-                                      .k_mean = tensor_map(op, a.k_mean, B, N, a.HK * H::kHalves),
-                                      .in = a};
-          launch(stream, op, select_blocks_hopper_kernel<H>,
-                 {.grid = ctas_for(a.T, H::kCtaTokens) * static_cast<unsigned>(a.HK * a.B),
-                  .block = H::kThreads,
-                  .shared_bytes = H::Shared::bytes(static_cast<std::size_t>(a.list_capacity))},
-                 h);
-          return;
+      SelectArgs rest = a;
+      if constexpr (kD == 64)
+        if (has_wgmma(stream)) {
+          rest.t_begin = run_hopper.template operator()<SelectHopperConfig<kD, kHeads, kDocuments>>(0);
+          if constexpr (kHeads <= 16)
+            rest.t_begin =
+                run_hopper.template operator()<SelectHopperConfig<kD, std::max(kHeads, 2), kDocuments, true>>(
+                    rest.t_begin);
+          if constexpr (kHeads <= 16 && !kDocuments)
+            rest.t_begin =
+                run_hopper.template operator()<SelectHopperConfig<kD, std::max(kHeads, 2), false, true, true>>(
+                    rest.t_begin);
+          if (rest.t_begin == a.T) return;
         }
-      }
       using C = SelectConfig<kD, std::max(kHeads, 8), kDocuments>;
       launch(stream, op, select_blocks_kernel<C>,
-             {.grid = dim3(ctas_for(a.T, C::kCtaTokens), static_cast<unsigned>(a.HK), static_cast<unsigned>(B)),
+             {.grid = dim3(ctas_for(a.T - rest.t_begin, C::kCtaTokens), static_cast<unsigned>(a.HK),
+                           static_cast<unsigned>(B)),
               .block = C::kThreads,
               .shared_bytes = C::Shared::bytes(static_cast<std::size_t>(a.list_capacity))},
-             a);
+             rest);
     };
     const auto run = [&]<int kHeads>() {
       // On Hopper, the tokens of a step are in one document piece: at most 16, with two heads or more.

@@ -1,4 +1,5 @@
-// select_blocks on Hopper, for at most 512 blocks: one pass over the block means. README.md explains it.
+// select_blocks on Hopper, for tokens with at most 512 or 1024 blocks: one pass over the block means. README.md explains
+// it.
 #pragma once
 
 #include "config_hopper.cuh"
@@ -10,6 +11,7 @@ struct SelectHopperArgs {
   CUtensorMap q;       ///< boxes of C::kColumns rows: C::kHeads heads of C::kTokens tokens
   CUtensorMap k_mean;  ///< boxes of 64 blocks
   SelectArgs in;
+  int t_end;  ///< the CTAs take the tokens before it, from the last ones on: a multiple of C::kCtaTokens, or T
 };
 
 #if SSA_WGMMA_CODE
@@ -22,15 +24,15 @@ struct SelectHopperTask {
 
   /// The longest tasks start first: CTAs take the last C::kCtaTokens tokens of each sequence and key/value head, then
   /// those before.
-  __device__ __forceinline__ explicit SelectHopperTask(const SelectArgs& a)
+  __device__ __forceinline__ SelectHopperTask(const SelectArgs& a, int t_end)
       : thread(static_cast<int>(threadIdx.x) % kWarpgroupThreads),
-        warp(thread / kWarpSize),
+        warp(uniform(thread / kWarpSize)),
         lane(thread % kWarpSize),
         kv_head(static_cast<int>(blockIdx.x) % a.HK),
         row(static_cast<int>(blockIdx.x) / a.HK % a.B),
-        t0(((a.T - 1) / C::kCtaTokens - static_cast<int>(blockIdx.x) / a.HK / a.B) * C::kCtaTokens),
-        steps((min(C::kCtaTokens, a.T - t0) + C::kTokens - 1) / C::kTokens) {
-    team = static_cast<int>(threadIdx.x) / kWarpgroupThreads % C::kTeams;
+        t0(((t_end - 1) / C::kCtaTokens - static_cast<int>(blockIdx.x) / a.HK / a.B) * C::kCtaTokens),
+        steps(C::kSplit ? C::kSteps : (min(C::kCtaTokens, a.T - t0) + C::kTokens - 1) / C::kTokens) {
+    team = C::kTeams == 1 ? 0 : uniform(static_cast<int>(threadIdx.x) / kWarpgroupThreads % C::kTeams);
   }
 };
 
@@ -64,6 +66,65 @@ class SelectHopperScorer {
         scale2_(a.in.scale * kLog2e) {}
 
   __device__ __forceinline__ void run() {
+    if constexpr (C::kSplit)
+      run_split();
+    else
+      run_whole();
+  }
+
+ private:
+  static constexpr float kLargestSum = 0x1p60f;  ///< a sum above it or below its inverse is computed again
+  static constexpr int kTeamSteps = C::kSteps / C::kTeams;
+  /// Which blocks are scored, and what for: all; the rest for its sums; those before the rest; the rest again.
+  enum class Part { all, rest_sums, before_rest, rest };
+
+  __device__ __forceinline__ void run_split() {
+    if (task_.thread == 0) {
+      if (task_.team == 0) load_rest();
+      for (int n = 0; n < C::kQueryStages; ++n) load_queries(n);
+    }
+    __syncwarp();
+    int n = 0;  // steps of this team, of all parts
+    const auto run_part = [&]<Part kPart>() {
+      constexpr int kUse = kPart == Part::rest ? kTeamSteps : 0;
+      shared_.means_full.wait(kPart == Part::before_rest ? 1 : 0);
+#pragma unroll 1
+      for (int i = 0; i < kTeamSteps; ++i, ++n) {
+        const int step = task_.team + i * C::kTeams, t = task_.t0 + step * C::kTokens, stage = n % C::kQueryStages;
+        const int complete = (min(t + C::kTokens, a_.in.T) >> a_.in.block_shift) - C::kMaxBlocks;
+        const int tiles = kPart == Part::before_rest ? C::kTiles : (complete + C::kTile - 1) / C::kTile;
+        team_.q_full[stage].wait(n / C::kQueryStages & 1);
+        bool done = false;
+        if (kPart == Part::rest_sums || uniform(shared_.split.relative[step]) == 0) {
+          if constexpr (kPart == Part::before_rest)
+            done = score<C::kTiles, false, kPart>(stage, kUse + i, t, tiles);
+          else if (tiles <= C::kTileStep)
+            done = score<C::kTileStep, false, kPart>(stage, kUse + i, t, tiles);
+          else if (tiles <= 2 * C::kTileStep)
+            done = score<2 * C::kTileStep, false, kPart>(stage, kUse + i, t, tiles);
+          else if (tiles <= 3 * C::kTileStep)
+            done = score<3 * C::kTileStep, false, kPart>(stage, kUse + i, t, tiles);
+          else
+            done = score<4 * C::kTileStep, false, kPart>(stage, kUse + i, t, tiles);
+        }
+        if (!done) score<C::kTiles, true, kPart>(stage, kUse + i, t, tiles);
+        if (task_.thread == 0) load_queries(n + C::kQueryStages);
+        __syncwarp();
+      }
+    };
+    const auto replace_means = [&](auto&& load) {
+      barrier_sync(1 + C::kTeams, C::kTeams * kWarpgroupThreads);  // no warp has products of the others left
+      if (task_.team == 0 && task_.thread == 0) load();
+      __syncwarp();
+    };
+    run_part.template operator()<Part::rest_sums>();
+    replace_means([&] { load_means(0, C::kTiles); });
+    run_part.template operator()<Part::before_rest>();
+    replace_means([&] { load_rest(); });
+    run_part.template operator()<Part::rest>();
+  }
+
+  __device__ __forceinline__ void run_whole() {
     if (task_.thread == 0) {
       if (task_.team == 0) load_means(C::kDocuments ? a_.in.first_block(task_.row, task_.t0) : 0);
       for (int i = 0; i < C::kQueryStages; ++i) load_queries(i);
@@ -71,46 +132,61 @@ class SelectHopperScorer {
     __syncwarp();
     shared_.means_full.wait(0);
     [[maybe_unused]] int first = C::kDocuments ? a_.in.first_block(task_.row, task_.t0) : 0, loads = 1;
+    [[maybe_unused]] int seen = 0;  // steps of all teams
 #pragma unroll 1
     for (int i = 0; task_.team + i * C::kTeams < task_.steps; ++i) {
       const int t = task_.t0 + (task_.team + i * C::kTeams) * C::kTokens;
       if constexpr (C::kDocuments) {
-        static_assert(C::kTeams == 1 && 16 % C::kTokens == 0);  // the tokens of a step are in one piece
-        const int first_now = a_.in.first_block(task_.row, min(t, a_.in.T - 1));
-        if (first_now != first) {  // another piece: its means replace those of the one before
-          first = first_now;
-          barrier_sync(1 + task_.team, kWarpgroupThreads);  // no warp has products of the others left
-          if (task_.thread == 0) load_means(first);
-          __syncwarp();
-          shared_.means_full.wait(loads++ & 1);
-        }
+        static_assert(16 % C::kTokens == 0);  // the tokens of a step are in one piece
+        // Another piece, of any team's step: its means replace those of the one before.
+        if constexpr (C::kTeams == 1)
+          follow_piece(i, first, loads);
+        else
+          for (; seen <= task_.team + i * C::kTeams; ++seen) follow_piece(seen, first, loads);
       }
       first_ = first;
       const int complete = (min(t + C::kTokens, a_.in.T) >> a_.in.block_shift) - first;  // for the last token
       const int tiles = (complete + C::kTile - 1) / C::kTile;
       team_.q_full[i % C::kQueryStages].wait(i / C::kQueryStages & 1);
       bool done;
-      if (tiles <= 2)
-        done = score<2, false>(i, t, tiles);
-      else if (tiles <= 4)
-        done = score<4, false>(i, t, tiles);
-      else if (tiles <= 6)
-        done = score<6, false>(i, t, tiles);
+      if (tiles <= C::kTileStep)
+        done = score<C::kTileStep, false, Part::all>(i % C::kQueryStages, i, t, tiles);
+      else if (tiles <= 2 * C::kTileStep)
+        done = score<2 * C::kTileStep, false, Part::all>(i % C::kQueryStages, i, t, tiles);
+      else if (tiles <= 3 * C::kTileStep)
+        done = score<3 * C::kTileStep, false, Part::all>(i % C::kQueryStages, i, t, tiles);
       else
-        done = score<8, false>(i, t, tiles);
-      if (!done) score<8, true>(i, t, tiles);
+        done = score<4 * C::kTileStep, false, Part::all>(i % C::kQueryStages, i, t, tiles);
+      if (!done) score<C::kTiles, true, Part::all>(i % C::kQueryStages, i, t, tiles);
       if (task_.thread == 0) load_queries(i + C::kQueryStages);
       __syncwarp();
     }
+    if constexpr (C::kDocuments && C::kTeams > 1)  // another team may have one more step
+      for (; seen < task_.steps; ++seen) follow_piece(seen, first, loads);
   }
 
- private:
-  static constexpr float kLargestSum = 0x1p60f;  ///< a sum above it or below its inverse is computed again
+  /// If a step's tokens are in another piece than those of the step before: waits for all teams, loads its means and
+  /// waits for them.
+  __device__ __forceinline__ void follow_piece(int step, int& first, int& loads) {
+    const int first_now = a_.in.first_block(task_.row, min(task_.t0 + step * C::kTokens, a_.in.T - 1));
+    if (first_now == first) return;
+    first = first_now;
+    barrier_sync(1 + C::kTeams, C::kTeams * kWarpgroupThreads);  // no warp has products of the others left
+    if (task_.team == 0 && task_.thread == 0) load_means(first);
+    __syncwarp();
+    shared_.means_full.wait(loads++ & 1);
+  }
 
   /// The means of the blocks from `first` on.
   __device__ __forceinline__ void load_means(int first) {
     const int complete = (min(a_.in.T, task_.t0 + C::kCtaTokens) >> a_.in.block_shift) - first;
-    const int tiles = max(1, (complete + C::kTile - 1) / C::kTile);
+    load_means(first, max(1, (complete + C::kTile - 1) / C::kTile));
+  }
+  __device__ __forceinline__ void load_rest() {
+    const int complete = min(a_.in.T, task_.t0 + C::kCtaTokens) >> a_.in.block_shift;
+    load_means(C::kMaxBlocks, max(1, (complete - C::kMaxBlocks + C::kTile - 1) / C::kTile));
+  }
+  __device__ __forceinline__ void load_means(int first, int tiles) {
     shared_.means_full.arrive_expect_tx(tiles * static_cast<int>(sizeof(shared_.means[0])));
     for (int tile = 0; tile < tiles; ++tile)
       for (int half = 0; half < C::kHalves; ++half)
@@ -118,23 +194,28 @@ class SelectHopperScorer {
                  task_.row, shared_.means_full);
   }
 
-  /// Of the team's i-th step.
+  /// Of the team's i-th step, with kSplit in each of three rounds.
   __device__ __forceinline__ void load_queries(int i) {
-    const int step = task_.team + i * C::kTeams, stage = i % C::kQueryStages;
-    if (step >= task_.steps) return;
+    const int stage = i % C::kQueryStages;
+    if (C::kSplit ? i >= 3 * kTeamSteps : task_.team + i * C::kTeams >= task_.steps) return;
+    const int step = task_.team + (C::kSplit ? i % kTeamSteps : i) * C::kTeams;
     team_.q_full[stage].arrive_expect_tx(sizeof(team_.q[stage]));
     for (int half = 0; half < C::kHalves; ++half)
       tma_load(team_.q[stage][half].data, a_.q, half, task_.kv_head * (a_.in.HQ / a_.in.HK),
                task_.t0 + step * C::kTokens, task_.row, team_.q_full[stage]);
   }
 
-  /// Importance of the blocks of the first `tiles` tiles for the tokens from t on: kTiles or one less, or with kRowMax
-  /// any number. Returns false if the exponentials of the scores, which are not relative to anything, have a sum that
-  /// is too large or too small; with kRowMax, exponents are relative to the warp's maximum.
-  template <int kTiles, bool kRowMax>
-  __device__ __forceinline__ bool score(int i, int t, int tiles) {
-    float e[kTiles][4][4];
-    const int stage = i % C::kQueryStages;
+  static constexpr int kColumnTiles = C::kColumns / 8;  ///< of 8 columns
+  using ScoreTile = float[kColumnTiles][4];
+  using OfColumns = float[kColumnTiles][2];  ///< a value for each of the lane's columns
+
+  /// Importance of the blocks of the first `tiles` tiles for the tokens from t on: kTiles or up to C::kTileStep - 1 less,
+  /// or with kRowMax any number. Returns false if the exponentials of the scores, which are not relative to anything,
+  /// have a sum that is too large or too small; with kRowMax, exponents are relative to the warp's maximum.
+  /// stage: of the queries. i: counts the steps that importance is computed in.
+  template <int kTiles, bool kRowMax, Part kPart>
+  __device__ __forceinline__ bool score(int stage, int i, int t, int tiles) {
+    float e[kTiles][kColumnTiles][4];
     wgmma_fence();
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
@@ -144,28 +225,41 @@ class SelectHopperScorer {
         for (int kk = 0; kk < 4; ++kk)
           wgmma(e[tile], wgmma_operand(shared_.means[tile][half], 0) + kk * kNextAlongRow,
                 wgmma_operand(team_.q[stage][half], 0) + kk * kNextAlongRow, half + kk > 0);
-      wgmma_commit();
+      if (tile % C::kBatchTiles == C::kBatchTiles - 1) wgmma_commit();
     }
 
     // From the lane's first row on. Up to 16 tokens differ by one block at most, 32 by two: the incomplete blocks are in
-    // the last two tiles.
-    const int before = (C::kDocuments ? first_ : 0) + warp_ * 16 + (lane_ >> 2);
+    // the last C::kTileStep tiles.
+    constexpr bool kRest = kPart == Part::rest || kPart == Part::rest_sums;
+    const int before = (C::kDocuments ? first_ : kRest ? C::kMaxBlocks : 0) + warp_ * 16 + (lane_ >> 2);
     const int complete = ((t + 1) >> a_.in.block_shift) - before;
     const int one_more = a_.in.block_size - ((t + 1) & (a_.in.block_size - 1));  // the first token with one block more
+    const auto exists = [&](int tile) {
+      return kRowMax || tile <= kTiles - C::kTileStep || (C::kTileStep == 2 ? tiles == kTiles : tile < tiles);
+    };
     const auto is_complete = [&](int tile, int n, int e) {
       const int row = tile * C::kTile + e / 2 * 8, token = (C::kHeads < 8 ? column(n, e & 1) : n * 8) / C::kHeads;
       // For 8 tokens either is right; this one spills no registers.
-      if constexpr (C::kTokens > 16 || C::kTokens == 8) return row < ((t + token + 1) >> a_.in.block_shift) - before;
-      return row < complete + (token >= one_more);
+      if constexpr (kPart == Part::before_rest)
+        return true;
+      else if constexpr (C::kTokens > 16 || C::kTokens == 8)
+        return row < ((t + token + 1) >> a_.in.block_shift) - before;
+      else
+        return row < complete + (token >= one_more);
     };
-    [[maybe_unused]] float shift[4][2];
-    float sum[4][2] = {};
-    if constexpr (kRowMax) {
+    [[maybe_unused]] OfColumns shift;
+    OfColumns sum = {};
+    if constexpr (kRowMax && kPart == Part::rest) {
+      wgmma_wait<0>();
+#pragma unroll
+      for (int tile = 0; tile < kTiles; ++tile) warpgroup_fence_operand(e[tile]);
+      spread(shift, split_all(t));
+    } else if constexpr (kRowMax) {
       wgmma_wait<0>();
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) warpgroup_fence_operand(e[tile]);
 #pragma unroll
-      for (int n = 0; n < 4; ++n)
+      for (int n = 0; n < kColumnTiles; ++n)
 #pragma unroll
         for (int c = 0; c < 2; ++c) {
           float row_max = -kInfinity;
@@ -183,48 +277,59 @@ class SelectHopperScorer {
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
       if constexpr (!kRowMax) {
-        wgmma_wait_unrolled(kTiles - 1 - tile);
+        if (tile % C::kBatchTiles == 0) wgmma_wait_unrolled((kTiles - 1 - tile) / C::kBatchTiles);
         warpgroup_fence_operand(e[tile]);
       }
-      if (kRowMax || tile < kTiles - 1 || tiles == kTiles)
+      if (exists(tile))
 #pragma unroll
-        for (int n = 0; n < 4; ++n)
+        for (int n = 0; n < kColumnTiles; ++n)
 #pragma unroll
           for (int j = 0; j < 4; ++j) {
             float value = exp2_fast(kRowMax ? e[tile][n][j] * scale2_ - shift[n][j & 1] : e[tile][n][j] * scale2_);
-            if ((kRowMax || tile >= kTiles - 2) && !is_complete(tile, n, j)) value = 0;
+            if ((kRowMax || tile >= kTiles - C::kTileStep) && !is_complete(tile, n, j)) value = 0;
             sum[n][j & 1] += value;
             e[tile][n][j] = value;
           }
     }
 
-    float weight[4][2];
-    if constexpr (kRowMax)
-      find_weights(weight, shift, sum);
-    else if (!find_weights(weight, t, sum))
-      return false;
+    if constexpr (kPart == Part::rest_sums && kRowMax) {
+      return keep_rest(t, log2_sum_of_warps(shift, sum), true);
+    } else if constexpr (kPart == Part::rest_sums) {
+      return keep_rest(t, sum_of_warps(sum), false);
+    } else {
+      OfColumns weight;
+      if constexpr (kPart == Part::rest) {
+        const bool needed = step_column() % C::kHeads < a_.in.HQ / a_.in.HK;
+        spread(weight, !needed ? 0.0f : kRowMax ? 1.0f : __fdividef(1.0f, split_all(t)));
+        barrier_sync(1 + task_.team, kWarpgroupThreads);  // no warp has products left: the queries may be replaced
+      } else if constexpr (kRowMax) {
+        find_weights<kPart>(weight, t, shift, sum);
+      } else if (!find_weights<kPart>(weight, t, sum)) {
+        return false;
+      }
 
 #pragma unroll
-    for (int part = 0; part < C::kStepSlots; ++part) {
-      const int use = i * C::kStepSlots + part, slot = use % C::kSlots;
-      team_.chosen[slot].wait(use / C::kSlots & 1 ^ 1);
+      for (int part = 0; part < C::kStepSlots; ++part) {
+        const int use = i * C::kStepSlots + part, slot = use % C::kSlots;
+        team_.chosen[slot].wait(use / C::kSlots & 1 ^ 1);
 #pragma unroll
-      for (int tile = 0; tile < kTiles; ++tile)
-        if (kRowMax || tile < kTiles - 1 || tiles == kTiles)
-          store_importance(slot, part, tile * C::kTile + warp_ * 16 + (lane_ >> 2), e[tile], weight);
-      team_.scored[slot].arrive_warp(lane_);
+        for (int tile = 0; tile < kTiles; ++tile)
+          if (exists(tile)) store_importance(slot, part, tile * C::kTile + warp_ * 16 + (lane_ >> 2), e[tile], weight);
+        team_.scored[slot].arrive_warp(lane_);
+      }
+      return true;
     }
-    return true;
   }
 
   /// Adds up the values of the lanes with the same columns: lane l gets the sum for column n c of its quad's columns,
-  /// with 2 n + c = l / 4.
-  __device__ __forceinline__ float sum_of_column(const float (&values)[4][2]) const {
-    float sums[8];
+  /// with 2 n + c = l / 4, modulo the number of values.
+  __device__ __forceinline__ float sum_of_column(const OfColumns& values) const {
+    constexpr int kValues = 2 * kColumnTiles;
+    float sums[kValues];
 #pragma unroll
-    for (int j = 0; j < 8; ++j) sums[j] = values[j / 2][j % 2];
+    for (int j = 0; j < kValues; ++j) sums[j] = values[j / 2][j % 2];
 #pragma unroll
-    for (int half = 4; half > 0; half /= 2) {
+    for (int half = kValues / 2; half > 0; half /= 2) {
       const bool upper = lane_ & 4 * half;
 #pragma unroll
       for (int j = 0; j < half; ++j) {
@@ -232,66 +337,121 @@ class SelectHopperScorer {
         sums[j] = (upper ? sums[half + j] : sums[j]) + other;
       }
     }
+    if constexpr (kValues == 4) sums[0] += __shfl_xor_sync(kFullMask, sums[0], 16);
     return sums[0];
   }
   /// The place of sum_of_column's column.
-  __device__ __forceinline__ int own_column() const { return (lane_ >> 3) * 8 + (lane_ & 3) * 2 + (lane_ >> 2 & 1); }
+  __device__ __forceinline__ int own_column() const {
+    return (C::kColumns == 32 ? lane_ >> 3 : lane_ >> 3 & 1) * 8 + (lane_ & 3) * 2 + (lane_ >> 2 & 1);
+  }
+  /// The column that a lane adds the warps' sums of.
+  __device__ __forceinline__ int step_column() const { return C::kColumns == 32 ? lane_ : lane_ % C::kColumns; }
   /// The column of a lane's n c-th values.
   __device__ __forceinline__ int column(int n, int c) const { return n * 8 + (lane_ & 3) * 2 + c; }
 
   /// What an exponential of a column has to be multiplied by to be the softmax: 0 for heads that the group does not
   /// have. False if a sum over the warps is too large or too small. The lanes have sums over their own rows.
-  __device__ __forceinline__ bool find_weights(float (&weight)[4][2], int t, const float (&sum)[4][2]) {
+  template <Part kPart>
+  __device__ __forceinline__ bool find_weights(OfColumns& weight, int t, const OfColumns& sum) {
+    float total = sum_of_warps(sum);
+    if constexpr (kPart == Part::before_rest) total += shared_.split.rest[step_of(t)][step_column()];
+    const bool needed = step_column() % C::kHeads < a_.in.HQ / a_.in.HK &&
+                        (t + step_column() / C::kHeads + 1) >> a_.in.block_shift > (C::kDocuments ? first_ : 0);
+    spread(weight, needed ? __fdividef(1.0f, total) : 0.0f);
+    if (is_extreme(total, needed)) return false;
+    if constexpr (kPart == Part::before_rest)
+      if (warp_ == 0) shared_.split.all[step_of(t)][step_column()] = total;
+    return true;
+  }
+
+  /// The same for exponentials relative to `shift`, which differ by warp.
+  template <Part kPart>
+  __device__ __forceinline__ void find_weights(OfColumns& weight, int t, const OfColumns& shift, const OfColumns& sum) {
+    float log2_total = log2_sum_of_warps(shift, sum);
+    if constexpr (kPart == Part::before_rest) {
+      const float rest = shared_.split.rest[step_of(t)][step_column()];
+      const float log2_rest = uniform(shared_.split.relative[step_of(t)]) ? rest : __log2f(rest);
+      const float highest = fmaxf(log2_total, log2_rest);
+      if (highest > -kInfinity)
+        log2_total = highest + __log2f(exp2_fast(log2_total - highest) + exp2_fast(log2_rest - highest));
+    }
+    const bool needed = step_column() % C::kHeads < a_.in.HQ / a_.in.HK && log2_total > -kInfinity;
+    if (!needed) log2_total = kInfinity;
+#pragma unroll
+    for (int n = 0; n < kColumnTiles; ++n)
+#pragma unroll
+      for (int c = 0; c < 2; ++c)
+        weight[n][c] = exp2_fast(shift[n][c] - __shfl_sync(kFullMask, log2_total, column(n, c)));
+    if constexpr (kPart == Part::before_rest) {
+      barrier_sync(1 + task_.team, kWarpgroupThreads);  // all warps have read `relative`
+      if (warp_ == 0) {
+        shared_.split.all[step_of(t)][step_column()] = log2_total;
+        if (lane_ == 0) shared_.split.relative[step_of(t)] = 1;
+      }
+    }
+  }
+
+  /// The lane's columns of the values that lanes have for step_column().
+  __device__ __forceinline__ void spread(OfColumns& to, float value) const {
+#pragma unroll
+    for (int n = 0; n < kColumnTiles; ++n)
+#pragma unroll
+      for (int c = 0; c < 2; ++c) to[n][c] = __shfl_sync(kFullMask, value, column(n, c));
+  }
+  /// Whether a lane's sum is too large or too small; equal in all warps.
+  __device__ __forceinline__ bool is_extreme(float total, bool needed) const {
+    return __any_sync(kFullMask, !(total < kLargestSum) || (needed && total < 1 / kLargestSum));
+  }
+
+  /// The sums of the lanes' rows over all rows and warps, of step_column().
+  __device__ __forceinline__ float sum_of_warps(const OfColumns& sum) {
     auto& sums = team_.sums[exchanges_++ & 1];
     sums[warp_][own_column()] = sum_of_column(sum);
     barrier_sync(1 + task_.team, kWarpgroupThreads);
     float total = 0;
 #pragma unroll
-    for (int w = 0; w < C::kWarps; ++w) total += sums[w][lane_];
-    const bool needed = lane_ % C::kHeads < a_.in.HQ / a_.in.HK &&
-                        (t + lane_ / C::kHeads + 1) >> a_.in.block_shift > (C::kDocuments ? first_ : 0);
-    const float inverse = needed ? __fdividef(1.0f, total) : 0.0f;
-#pragma unroll
-    for (int n = 0; n < 4; ++n)
-#pragma unroll
-      for (int c = 0; c < 2; ++c) weight[n][c] = __shfl_sync(kFullMask, inverse, column(n, c));
-    return !__any_sync(kFullMask, !(total < kLargestSum) || (needed && total < 1 / kLargestSum));  // equal in all warps
+    for (int w = 0; w < C::kWarps; ++w) total += sums[w][step_column()];
+    return total;
   }
-
-  /// The same for exponentials relative to `shift`, which differ by warp.
-  __device__ __forceinline__ void find_weights(float (&weight)[4][2], const float (&shift)[4][2],
-                                               const float (&sum)[4][2]) {
+  /// log2 of the same, for sums relative to `shift`; -infinity if there are no rows.
+  __device__ __forceinline__ float log2_sum_of_warps(const OfColumns& shift, const OfColumns& sum) {
     auto& log2_sums = team_.sums[exchanges_++ & 1];
-    float log2_sum[4][2];  // of the warp, in the first lane of those with the same column
 #pragma unroll
-    for (int n = 0; n < 4; ++n)
+    for (int n = 0; n < kColumnTiles; ++n)
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
         float all = sum[n][c];
 #pragma unroll
         for (int offset = 4; offset < kWarpSize; offset *= 2) all += __shfl_xor_sync(kFullMask, all, offset);
-        log2_sum[n][c] = shift[n][c] + __log2f(all);
-        if (lane_ < 4) log2_sums[warp_][column(n, c)] = log2_sum[n][c];
+        if (lane_ < 4) log2_sums[warp_][column(n, c)] = shift[n][c] + __log2f(all);
       }
     barrier_sync(1 + task_.team, kWarpgroupThreads);
     float highest = -kInfinity, total = 0;
 #pragma unroll
-    for (int w = 0; w < C::kWarps; ++w) highest = fmaxf(highest, log2_sums[w][lane_]);
+    for (int w = 0; w < C::kWarps; ++w) highest = fmaxf(highest, log2_sums[w][step_column()]);
 #pragma unroll
-    for (int w = 0; w < C::kWarps; ++w) total += exp2_fast(log2_sums[w][lane_] - highest);
-    const bool needed = lane_ % C::kHeads < a_.in.HQ / a_.in.HK && highest > -kInfinity;
-    const float log2_total = needed ? highest + __log2f(total) : kInfinity;
-#pragma unroll
-    for (int n = 0; n < 4; ++n)
-#pragma unroll
-      for (int c = 0; c < 2; ++c)
-        weight[n][c] = exp2_fast(shift[n][c] - __shfl_sync(kFullMask, log2_total, column(n, c)));
+    for (int w = 0; w < C::kWarps; ++w) total += exp2_fast(log2_sums[w][step_column()] - highest);
+    return highest > -kInfinity ? highest + __log2f(total) : -kInfinity;
   }
+
+  /// With kSplit: keeps the sums of the rest's exponentials. False if one is too large or too small; not if `relative`.
+  __device__ __forceinline__ bool keep_rest(int t, float total, bool relative) {
+    const bool needed = step_column() % C::kHeads < a_.in.HQ / a_.in.HK &&
+                        (t + step_column() / C::kHeads + 1) >> a_.in.block_shift > C::kMaxBlocks;
+    if (!relative && is_extreme(total, needed)) return false;
+    if (warp_ == 0) {
+      shared_.split.rest[step_of(t)][step_column()] = total;
+      if (lane_ == 0) shared_.split.relative[step_of(t)] = relative;
+    }
+    return true;
+  }
+  __device__ __forceinline__ float split_all(int t) const { return shared_.split.all[step_of(t)][step_column()]; }
+  __device__ __forceinline__ int step_of(int t) const { return (t - task_.t0) / C::kTokens; }
 
   /// importance = sum over a token's heads of the softmax, in a fixed order, of rows `block` and block + 8, for the
   /// tokens of the step's slot `part`.
-  __device__ __forceinline__ void store_importance(int slot, int part, int block, const float (&e)[4][4],
-                                                   const float (&weight)[4][2]) {
+  __device__ __forceinline__ void store_importance(int slot, int part, int block, const ScoreTile& e,
+                                                   const OfColumns& weight) {
     if constexpr (C::kHeads < 8)
       store_importance_of_few_heads(&team_.importance[slot][0][block], part, e, weight);
     else
@@ -299,14 +459,14 @@ class SelectHopperScorer {
   }
 
   /// A token's heads are columns of one lane or of two adjacent ones.
-  __device__ __forceinline__ void store_importance_of_few_heads(float* to, int part, const float (&e)[4][4],
-                                                                const float (&weight)[4][2]) {
+  __device__ __forceinline__ void store_importance_of_few_heads(float* to, int part, const ScoreTile& e,
+                                                                const OfColumns& weight) {
     constexpr int kParts = C::kStepSlots, kStride = C::kImportanceStride;
     const int quad_lane = lane_ & 3;
 #pragma unroll
-    for (int n = 0; n < 4 / kParts; ++n) {
-      const float(&from)[4] = e[part * 4 / kParts + n];
-      const float(&by)[2] = weight[part * 4 / kParts + n];
+    for (int n = 0; n < kColumnTiles / kParts; ++n) {
+      const float(&from)[4] = e[part * kColumnTiles / kParts + n];
+      const float(&by)[2] = weight[part * kColumnTiles / kParts + n];
       float values[4];
 #pragma unroll
       for (int j = 0; j < 4; ++j) values[j] = __fmul_rn(from[j], by[j & 1]);
@@ -330,11 +490,11 @@ class SelectHopperScorer {
   }
 
   /// A token's heads are columns of all lanes of a quad.
-  __device__ __forceinline__ void store_importance_of_many_heads(float* to, const float (&e)[4][4],
-                                                                 const float (&weight)[4][2]) {
+  __device__ __forceinline__ void store_importance_of_many_heads(float* to, const ScoreTile& e,
+                                                                 const OfColumns& weight) {
     float sums[C::kTokens][2] = {};
 #pragma unroll
-    for (int n = 0; n < 4; ++n)
+    for (int n = 0; n < kColumnTiles; ++n)
 #pragma unroll
       for (int j = 0; j < 4; ++j) sums[n * 8 / C::kHeads][j / 2] += e[n][j] * weight[n][j & 1];
     // Over the quad: odd lanes get the lower rows, lanes 2 and 3 the second half of the tokens.
@@ -379,21 +539,40 @@ class SelectHopperChooser {
         a_(a),
         task_(task),
         list_(shared.list(task.team * C::kWarps + task.warp, a.list_capacity)),
-        candidates_(team_.candidates[task.warp]) {}
+        candidates_(team_.candidates[task.warp]),
+        shared_(shared) {}
 
   __device__ __forceinline__ void run() {
     const int slot = task_.warp % C::kSlots;
-    const int uses = (task_.steps - task_.team + C::kTeams - 1) / C::kTeams * C::kStepSlots;  // of all slots
+    if constexpr (C::kSplit) {
+      // First from the blocks before the rest, then from these and the rest: the same warp for the same tokens.
+      constexpr int kUses = C::kSteps / C::kTeams * C::kStepSlots;
+      static_assert(kUses % C::kSlots == 0);
 #pragma unroll 1
-    for (int use = slot; use < uses; use += C::kSlots) {
-      const int step = task_.team + use / C::kStepSlots * C::kTeams;
-      const int t = task_.t0 + step * C::kTokens + use % C::kStepSlots * C::kSlotTokens;
-      team_.scored[slot].wait(use / C::kSlots & 1);
-      if constexpr (C::kRows)
-        choose_at_once(slot, t);
-      else
-        choose_in_turn(slot, t);
-      team_.chosen[slot].arrive_warp(task_.lane);
+      for (int use = slot; use < 2 * kUses; use += C::kSlots) {
+        const int of_round = use % kUses, step = task_.team + of_round / C::kStepSlots * C::kTeams;
+        const int first_token = step * C::kTokens + of_round % C::kStepSlots * C::kSlotTokens;
+        team_.scored[slot].wait(use / C::kSlots & 1);
+#pragma unroll 1
+        for (int token = task_.warp / C::kSlots; token < C::kSlotTokens; token += C::kSlotWarps) {
+          if (task_.t0 + first_token + token >= a_.T) break;
+          choose_split(first_token + token, team_.importance[slot][token], use >= kUses);
+        }
+        team_.chosen[slot].arrive_warp(task_.lane);
+      }
+    } else {
+      const int uses = (task_.steps - task_.team + C::kTeams - 1) / C::kTeams * C::kStepSlots;  // of all slots
+#pragma unroll 1
+      for (int use = slot; use < uses; use += C::kSlots) {
+        const int step = task_.team + use / C::kStepSlots * C::kTeams;
+        const int t = task_.t0 + step * C::kTokens + use % C::kStepSlots * C::kSlotTokens;
+        team_.scored[slot].wait(use / C::kSlots & 1);
+        if constexpr (C::kRows)
+          choose_at_once(slot, t);
+        else
+          choose_in_turn(slot, t);
+        team_.chosen[slot].arrive_warp(task_.lane);
+      }
     }
   }
 
@@ -413,6 +592,37 @@ class SelectHopperChooser {
       quota = split ? a.block_size / 2 : a.block_counts - 1;
     }
   };
+
+  /// With kSplit, for a token of the CTA: from the first C::kMaxBlocks blocks into its list, or from the list and the
+  /// rest.
+  __device__ __forceinline__ void choose_split(int token, const float* importance, bool rest) {
+    const Token x(a_, task_, task_.t0 + token);
+    BlockList list = shared_.list(C::kTeams * C::kWarps + token, a_.list_capacity);
+    list.length = min(x.quota, C::kMaxBlocks);
+    if (!rest) {  // all of them are before x.newest: C::kMaxBlocks is a multiple of block_size
+      choose_blocks<C::kMaxBlocks>(list.blocks, importance, 0, C::kMaxBlocks, x.quota, list_, candidates_, task_.lane,
+                                   0);
+      __syncwarp();
+      for (int at = task_.lane; at < list.length; at += kWarpSize) list.importance[at] = importance[list.blocks[at]];
+      __syncwarp();
+      return;
+    }
+    int begin = 0, end = x.newest - C::kMaxBlocks, quota = x.quota, before = 0;
+#pragma unroll 1
+    while (true) {
+#pragma unroll 1
+      for (int from = begin; from < end; from += kMostInRegisters)
+        keep_most_important<kMostInRegisters>(list,
+                                              {importance, C::kMaxBlocks, from, min(from + kMostInRegisters, end)},
+                                              quota, &candidates_[0].x, task_.lane);
+      for (int at = task_.lane; at < list.length; at += kWarpSize) x.to[before + at] = list.blocks[at];
+      __syncwarp();  // all lanes have read the list
+      before += list.length;
+      if (end == x.own - C::kMaxBlocks) break;
+      begin = end, end = x.own - C::kMaxBlocks, quota = a_.block_size / 2 - 1, list.length = 0;
+    }
+    for (int s = before + task_.lane; s < a_.slots; s += kWarpSize) x.to[s] = s == before ? x.own : -1;
+  }
 
   /// The warp's part of the tokens of a slot, which begin at t0, one after the other.
   __device__ __forceinline__ void choose_in_turn(int slot, int t0) {
@@ -476,6 +686,7 @@ class SelectHopperChooser {
   const SelectHopperTask<C>& task_;
   const BlockList list_;
   int2* const candidates_;
+  typename C::Shared& shared_;
 };
 #endif
 
@@ -486,7 +697,7 @@ __global__ void __launch_bounds__(C::kThreads, C::kCtasPerSm)
 #if SSA_WGMMA_CODE
   extern __shared__ __align__(1024) unsigned char shared_bytes[];
   auto& shared = *reinterpret_cast<typename C::Shared*>(shared_bytes);
-  const SelectHopperTask<C> task(a.in);
+  const SelectHopperTask<C> task(a.in, a.t_end);
   if (threadIdx.x == 0) {
     shared.means_full.init(1);
     for (auto& team : shared.team) {

@@ -62,6 +62,35 @@ struct ChunkKeys {
   }
 };
 
+inline constexpr int kMostInRegisters = 512;  ///< positions of a range whose keys a warp keeps in registers
+
+/// ChunkKeys, or with more positions the same keys, read again each time.
+template <int kChunk>
+struct LaneKeys {
+  const ChunkRange& range;
+  int count, first;
+
+  __device__ __forceinline__ LaneKeys(const ChunkRange& of, int lane)
+      : range(of), count((of.end - of.begin + kWarpSize - 1) / kWarpSize | 1), first(of.begin + lane * count) {}
+
+  /// Calls f(position, key) in ascending order of position.
+  template <class F>
+  __device__ __forceinline__ void for_each(F&& f) const {
+    const int end = min(first + count, range.end);
+#pragma unroll 4
+    for (int at = first; at < end; ++at) f(at, __float_as_int(range.importance[at]));
+  }
+};
+template <int kChunk>
+requires(kChunk <= kMostInRegisters) struct LaneKeys<kChunk> : ChunkKeys<kChunk> {
+  using ChunkKeys<kChunk>::ChunkKeys;
+
+  template <class F>
+  __device__ __forceinline__ void for_each(F&& f) const {
+    ChunkKeys<kChunk>::for_each([&](int i) { f(this->first + i, this->key[i]); });
+  }
+};
+
 /// Entries above `key` are chosen, and the first quota - above of those equal to it.
 struct Threshold {
   int key, above;
@@ -194,15 +223,15 @@ __device__ __forceinline__ int choose_blocks(int* to, const float* importance, i
     // The quota-th highest of the lanes' highest keys is reached by few more entries than wanted: one per lane.
     const ChunkRange range{importance, 0, begin, end};
     const int highest = highest_key(range, lane);
-    const ChunkKeys<kChunk> keys(range, lane);
+    const LaneKeys<kChunk> keys(range, lane);
     int count = 0;
     const int low = max(0, __shfl_sync(kFullMask, sort_descending(highest, lane), quota - 1));
-    keys.for_each([&](int i) { count += keys.key[i] >= low; });
+    keys.for_each([&](int, int key) { count += key >= low; });
     const int reached = warp_inclusive_sum(count, lane), all = __shfl_sync(kFullMask, reached, kWarpSize - 1);
     if (all <= kWarpSize) {
       int2* candidate = candidates + reached - count;
-      keys.for_each([&](int i) {
-        if (keys.key[i] >= low) *candidate++ = {keys.key[i], keys.first + i};
+      keys.for_each([&](int at, int key) {
+        if (key >= low) *candidate++ = {key, at};
       });
       __syncwarp();
       const int2 mine = lane < all ? candidates[lane] : int2{-1, 0};
@@ -216,7 +245,14 @@ __device__ __forceinline__ int choose_blocks(int* to, const float* importance, i
       return quota;
     }
   }
-  keep_most_important<kChunk>(list, {importance, 0, begin, end}, quota, &candidates[0].x, lane);
+  if constexpr (kChunk <= kMostInRegisters) {
+    keep_most_important<kChunk>(list, {importance, 0, begin, end}, quota, &candidates[0].x, lane);
+  } else {
+#pragma unroll 1
+    for (int from = begin; from < end; from += kMostInRegisters)
+      keep_most_important<kMostInRegisters>(list, {importance, 0, from, min(from + kMostInRegisters, end)}, quota,
+                                            &candidates[0].x, lane);
+  }
   for (int at = lane; at < list.length; at += kWarpSize) to[at] = first + list.blocks[at];
   __syncwarp();  // all lanes have read the list
   return list.length;

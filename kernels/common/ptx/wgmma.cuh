@@ -55,6 +55,7 @@ __device__ __forceinline__ void fence_view_async_shared() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
+#define SSA_NAMES_8 "%0, %1, %2, %3, %4, %5, %6, %7"
 #define SSA_NAMES_16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
 #define SSA_FOUR(d, n) "+f"(d[n][0]), "+f"(d[n][1]), "+f"(d[n][2]), "+f"(d[n][3])
 #define SSA_THIRTY_TWO(d, n)                                                                                          \
@@ -119,6 +120,15 @@ __device__ __forceinline__ void wgmma(float (&d)[4][4], std::uint64_t a, std::ui
       : "l"(a), "l"(b), "r"(static_cast<int>(add)));
 }
 
+/// d (64 x 16), the same.
+__device__ __forceinline__ void wgmma(float (&d)[2][4], std::uint64_t a, std::uint64_t b, bool add) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %10, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 {" SSA_NAMES_8 "}, %8, %9, p, 1, 1, 0, 0;\n}"
+      : SSA_FOUR(d, 0), SSA_FOUR(d, 1)
+      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+}
+
 /// d (64 x 128) = a b, or += a b with `add`, over 32 of the inner dimension; a and b e4m3 in shared memory, both along
 /// the row. A step of kNextAlongRow is 32 bytes here too.
 __device__ __forceinline__ void wgmma_e4m3(float (&d)[16][4], std::uint64_t a, std::uint64_t b, bool add) {
@@ -131,6 +141,7 @@ __device__ __forceinline__ void wgmma_e4m3(float (&d)[16][4], std::uint64_t a, s
 
 #undef SSA_FOUR
 #undef SSA_THIRTY_TWO
+#undef SSA_NAMES_8
 #undef SSA_NAMES_16
 #undef SSA_NAMES_32
 #undef SSA_NAMES_64
