@@ -116,8 +116,11 @@ class Fp8Plans {
 
 namespace {
 
-/// Until the kernel of this project has been measured at the shapes of training, cuBLASLt computes all products.
-Fp8Kernel chosen_kernel(const Fp8Matmul&) { return Fp8Kernel::cublaslt; }
+/// The faster one, as measured at the shapes of training (README.md).
+Fp8Kernel chosen_kernel(Stream& stream, const Fp8Matmul& p) {
+  if (!stream.cuda().hopper_kernels) return Fp8Kernel::cublaslt;
+  return p.accumulate && !fp8_matmul_hopper_splits(stream, p) ? Fp8Kernel::cublaslt : Fp8Kernel::hopper;
+}
 
 }  // namespace
 
@@ -125,7 +128,7 @@ void fp8_matmul(Stream& stream, const Fp8Matmul& p) {
   const std::int64_t whole = fp8_whole_rows(p.a.rows);
   if (whole < p.a.rows) fp8_last_rows(stream, p);
   if (whole == 0) return;
-  const Fp8Kernel kernel = p.kernel == Fp8Kernel::chosen ? chosen_kernel(p) : p.kernel;
+  const Fp8Kernel kernel = p.kernel == Fp8Kernel::chosen ? chosen_kernel(stream, p) : p.kernel;
   if (kernel == Fp8Kernel::hopper) return fp8_matmul_hopper(stream, p);
   CudaContext& context = stream.cuda();
   if (!context.matmul_plans) context.matmul_plans = std::make_shared<MatmulPlans>(context);

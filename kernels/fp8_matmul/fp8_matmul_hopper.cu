@@ -25,6 +25,7 @@ CUtensorMap out_map(const Fp8Matmul& p, std::int64_t rows) {
 }
 
 struct Work {
+  int most;  ///< clusters at a time
   bool share_rows;
   int cluster_rows, cluster_columns;
   int whole_tiles, parts;
@@ -36,6 +37,7 @@ struct Work {
 Work plan_work(bool share_rows, int row_tiles, int column_tiles, int steps, int most, int most_parts) {
   const auto pairs = [](int tiles) { return (tiles + C::kCluster - 1) / C::kCluster; };
   Work work{};
+  work.most = most;
   work.share_rows = share_rows;
   work.cluster_rows = share_rows ? row_tiles : pairs(row_tiles);
   work.cluster_columns = share_rows ? pairs(column_tiles) : column_tiles;
@@ -51,7 +53,7 @@ Work plan_work(bool share_rows, int row_tiles, int column_tiles, int steps, int 
   return work;
 }
 
-/// `most`: clusters at a time. Tiles are paired along the squares, which takes less from L2, unless the other way takes
+/// Tiles are paired along the squares, which takes less from L2, unless the other way takes
 /// fewer rounds.
 Work plan_work(int row_tiles, int column_tiles, int steps, int most, int most_parts) {
   const Work rows = plan_work(true, row_tiles, column_tiles, steps, most, most_parts);
@@ -59,11 +61,34 @@ Work plan_work(int row_tiles, int column_tiles, int steps, int most, int most_pa
   return squares.rounds < rows.rounds ? squares : rows;
 }
 
+/// The product as rows times squares.
+struct Operands {
+  explicit Operands(const Fp8Matmul& p)
+      : transposed(p.a.blocks == Fp8Blocks::square),
+        rows(transposed ? p.b : p.a),
+        squares(transposed ? p.a : p.b),
+        R(transposed ? p.out.dim(1) : fp8_whole_rows(p.a.rows)),
+        S(transposed ? fp8_whole_rows(p.a.rows) : p.out.dim(1)),
+        steps(static_cast<int>(fp8_blocks_of(p.a.columns))) {}
+
+  bool transposed;
+  const Fp8Matrix &rows, &squares;
+  std::int64_t R, S;
+  int steps;
+};
+
+Work plan_work(const CudaContext& context, const Operands& operands) {
+  const int most = std::max(1, context.properties.multiProcessorCount / C::kCluster);
+  constexpr std::size_t kPartBytes = sizeof(float) * C::kCluster * C::kBlockM * C::kBlockN;
+  return plan_work(static_cast<int>(ctas_for(operands.R, C::kBlockM)),
+                   static_cast<int>(ctas_for(operands.S, C::kBlockN)), operands.steps, most,
+                   static_cast<int>(context.blas_workspace_bytes / kPartBytes));
+}
+
 template <class Out, bool kTransposed>
 void start(Stream& stream, const Fp8Matmul& p, Out* out) {
-  const std::int64_t M = fp8_whole_rows(p.a.rows), N = p.out.dim(1);
-  const Fp8Matrix &rows = kTransposed ? p.b : p.a, &squares = kTransposed ? p.a : p.b;
-  const std::int64_t R = kTransposed ? N : M, S = kTransposed ? M : N;
+  const Operands operands(p);
+  const auto& [transposed, rows, squares, R, S, steps] = operands;
   Fp8HopperArgs<Out> a{};
   a.rows = values_map(rows, R, C::kRowBox);
   a.squares = values_map(squares, S, C::kSquareBox);
@@ -75,14 +100,11 @@ void start(Stream& stream, const Fp8Matmul& p, Out* out) {
   a.out_stride = p.out.dim(1);
   a.R = static_cast<int>(R);
   a.S = static_cast<int>(S);
-  a.steps = static_cast<int>(fp8_blocks_of(p.a.columns));
+  a.steps = steps;
   a.accumulate = p.accumulate;
 
   CudaContext& context = stream.cuda();
-  const int most = std::max(1, context.properties.multiProcessorCount / C::kCluster);
-  constexpr std::size_t kPartBytes = sizeof(float) * C::kCluster * C::kBlockM * C::kBlockN;
-  const Work work = plan_work(static_cast<int>(ctas_for(R, C::kBlockM)), static_cast<int>(ctas_for(S, C::kBlockN)),
-                              a.steps, most, static_cast<int>(context.blas_workspace_bytes / kPartBytes));
+  const Work work = plan_work(context, operands);
   a.share_rows = work.share_rows;
   a.cluster_rows = work.cluster_rows;
   a.cluster_columns = work.cluster_columns;
@@ -92,7 +114,7 @@ void start(Stream& stream, const Fp8Matmul& p, Out* out) {
   a.items = work.whole_tiles + split_tiles * work.parts;
   a.part_sums = static_cast<float4*>(context.blas_workspace);
   launch(stream, "fp8_matmul", fp8_matmul_hopper_kernel<Out, kTransposed>,
-         {.grid = static_cast<unsigned>(std::min(most, a.items) * C::kCluster),
+         {.grid = static_cast<unsigned>(std::min(work.most, a.items) * C::kCluster),
           .block = C::kThreads,
           .shared_bytes = sizeof(C::Shared),
           .cluster = C::kCluster,
@@ -107,9 +129,13 @@ void start(Stream& stream, const Fp8Matmul& p, Out* out) {
 
 }  // namespace
 
+bool fp8_matmul_hopper_splits(Stream& stream, const Fp8Matmul& p) {
+  return plan_work(stream.cuda(), Operands(p)).parts > 1;
+}
+
 void fp8_matmul_hopper(Stream& stream, const Fp8Matmul& p) {
   SSA_CHECK(has_wgmma(stream), "fp8_matmul: this GPU or this build has no kernels in wgmma");
-  const bool transposed = p.a.blocks == Fp8Blocks::square;
+  const bool transposed = Operands(p).transposed;
   if (p.out.dtype() == DType::f32) {
     float* out = p.out.as<float>();
     transposed ? start<float, true>(stream, p, out) : start<float, false>(stream, p, out);

@@ -22,7 +22,6 @@ struct Fp8HopperConfig {
   static constexpr int kBlockM = kWarpgroups * kWarpgroupTile, kBlockN = 128, kBlockK = 128;
   static constexpr int kStages = 4;
   static constexpr int kCluster = 2;
-  static constexpr int kTurnProducts = 1;  ///< of a piece's four; when they are done, the other warpgroup's turn begins
   static constexpr int kRowBox = kBlockM / kCluster, kSquareBox = kBlockN / kCluster;  ///< rows of a TMA copy
   static constexpr int kPrefetchSteps = 8;       ///< before its end, a tile's output that is added to is read into L2
   static constexpr int kBandRows = 8 * kBlockM;  ///< of the output, which are computed column by column
@@ -31,10 +30,14 @@ struct Fp8HopperConfig {
   static constexpr int kAddSlices = 4;  ///< of a piece's columns, when parts are added
   static_assert(kBlockN == kFp8Block && kBlockK == kFp8Block && kPieces == 2);
 
+  struct Stage {
+    unsigned char rows[kBlockM * kBlockK], squares[kBlockN * kBlockK];
+  };
   struct Shared {
-    alignas(1024) unsigned char rows[kStages][kBlockM * kBlockK];
-    unsigned char squares[kStages][kBlockN * kBlockK];
-    Tile<kWarpgroupRows, 64> out[kWarpgroups][kBlockN / 64];  ///< a piece on its way to global memory
+    alignas(1024) Stage stages[kStages];
+    Tile<kWarpgroupRows, 64> out[kWarpgroups];  ///< half of a piece on its way to global memory
+    alignas(16) float row_scales[kStages][kBlockM];
+    alignas(16) float square_scales[kStages][4];  ///< of four adjacent steps
     Barrier full[kStages], empty[kStages];
   };
   static_assert(sizeof(Shared) <= 227 * 1024);
@@ -162,7 +165,6 @@ __global__ void __launch_bounds__(Fp8HopperConfig::kThreads, 1)
     fp8_matmul_hopper_kernel(const __grid_constant__ Fp8HopperArgs<Out> a) {
 #if SSA_WGMMA_CODE
   using C = Fp8HopperConfig;
-  using Ring = PipelineState<C::kStages>;
   constexpr bool kStaged = std::is_same_v<Out, __nv_bfloat16> && !kTransposed;
   extern __shared__ __align__(1024) unsigned char shared_bytes[];
   auto& shared = *reinterpret_cast<C::Shared*>(shared_bytes);
@@ -172,7 +174,7 @@ __global__ void __launch_bounds__(Fp8HopperConfig::kThreads, 1)
   if (thread == 0) {
     for (int i = 0; i < C::kStages; ++i) {
       shared.full[i].init(1);
-      shared.empty[i].init(C::kCluster * C::kWarps * kArrivalsOfWarp);
+      shared.empty[i].init(C::kCluster * C::kWarps * ClusterArrival<C::kCluster>::kOfWarp);
     }
     fence_barrier_init();
   }
@@ -187,16 +189,24 @@ __global__ void __launch_bounds__(Fp8HopperConfig::kThreads, 1)
       prefetch_tensormap(a.rows), prefetch_tensormap(a.squares);
       constexpr unsigned kAll = (1u << C::kCluster) - 1;
       constexpr int kRowBytes = C::kRowBox * C::kBlockK, kSquareBytes = C::kSquareBox * C::kBlockK;
-      Ring ring;
+      constexpr int kSquareScaleBytes = sizeof(shared.square_scales[0]);
+      unsigned uses = 0;  // bit i: whether stage i was used an odd number of times
       for (int item = first_item; item < a.items; item += clusters) {
         const auto tile = Fp8HopperTile::at<C>(a, item, rank);
+        const float* row_scales = a.row_scales + tile.r0;
+        const int row_scale_bytes = min(C::kBlockM, max(0, a.R - tile.r0)) * static_cast<int>(sizeof(float));
+        const float* square_scales = a.square_scales + min(tile.s0, a.S - 1) / C::kBlockN * a.square_stride;
 #pragma unroll 1
-        for (int k = tile.k_begin; k < tile.k_end; ++k, ring.advance()) {
+        for (int k = tile.k_begin, stage = 0; k < tile.k_end; ++k, stage = (stage + 1) % C::kStages) {
           // Of both CTAs: copies for both write to the other one's stage, too.
-          shared.empty[ring.stage()].wait(ring.parity() ^ 1);
-          Barrier& full = shared.full[ring.stage()];
-          unsigned char *rows = shared.rows[ring.stage()], *squares = shared.squares[ring.stage()];
-          full.arrive_expect_tx(sizeof(shared.rows[0]) + sizeof(shared.squares[0]));
+          shared.empty[stage].wait(~(uses >> stage) & 1);
+          uses ^= 1u << stage;
+          Barrier& full = shared.full[stage];
+          auto& [rows, squares] = shared.stages[stage];
+          full.arrive_expect_tx(static_cast<int>(sizeof(C::Stage)) + row_scale_bytes + kSquareScaleBytes);
+          if (row_scale_bytes > 0)
+            bulk_load(shared.row_scales[stage], row_scales + std::int64_t{k} * a.R, row_scale_bytes, full);
+          bulk_load(shared.square_scales[stage], square_scales + k / 4 * 4, kSquareScaleBytes, full);
           if (a.share_rows) {
             tma_load_multicast(rows + rank * kRowBytes, a.rows, k * C::kBlockK, tile.r0 + rank * C::kRowBox, full,
                                kAll);
@@ -219,43 +229,17 @@ __global__ void __launch_bounds__(Fp8HopperConfig::kThreads, 1)
     constexpr int kTurn = static_cast<int>(Fp8NamedBarrier::kTurn0), kTurnThreads = C::kWarpgroups * kWarpgroupThreads;
     if (warpgroup == C::kWarpgroups - 1) barrier_arrive(kTurn, kTurnThreads);
     const int warp_row = uniform(thread % kWarpgroupThreads / kWarpSize) * 16;
-    Ring ring;
+    const std::uint64_t rows =
+        wgmma_operand(shared_address(shared.stages[0].rows) + warpgroup * C::kWarpgroupTile * C::kBlockK);
+    const std::uint64_t squares = wgmma_operand(shared_address(shared.stages[0].squares));
+    const float* row_scales_at = shared.row_scales[0] + warpgroup * C::kWarpgroupTile + warp_row + lane / 4;
+    const ClusterArrival<C::kCluster> release(shared.empty[0], lane);
+    unsigned uses = 0;  // bit i: whether stage i was used an odd number of times
     float sum[C::kPieces][16][4], partial[16][4];
-
-    // The scales of the next step, of rows and squares until multiply_scales, and where those of the step after it are.
-    float next_scales[C::kPieces][2], square_scale;
-    const float *row_scales_at[C::kPieces] = {}, *square_scale_at = nullptr;
-    const auto load_scales = [&] {
-      square_scale = *square_scale_at++;
-#pragma unroll
-      for (int piece = 0; piece < C::kPieces; ++piece) {
-        next_scales[piece][0] = row_scales_at[piece][0];
-        next_scales[piece][1] = row_scales_at[piece][8];
-        row_scales_at[piece] += a.R;
-      }
-    };
-    const auto multiply_scales = [&] {
-#pragma unroll
-      for (int piece = 0; piece < C::kPieces; ++piece)
-#pragma unroll
-        for (int half = 0; half < 2; ++half) next_scales[piece][half] *= square_scale;
-    };
-    // That tile, and the place of its first scales. Rows and columns outside take scales of others, and are
-    // not stored. After the last tile that one again.
-    const auto begin_tile = [&](int item) {
-      const auto tile = Fp8HopperTile::at<C>(a, min(item, a.items - 1), rank);
-      square_scale_at = a.square_scales + min(tile.s0, a.S - 1) / C::kBlockN * a.square_stride + tile.k_begin;
-#pragma unroll
-      for (int piece = 0; piece < C::kPieces; ++piece)
-        row_scales_at[piece] =
-            a.row_scales + std::int64_t{tile.k_begin} * a.R +
-            min(tile.r0 + warpgroup * C::kWarpgroupTile + piece * kWarpgroupRows + warp_row, a.R - 16) + lane / 4;
-      return tile;
-    };
-    auto tile = begin_tile(first_item), next_tile = tile;
-    load_scales();
+    // After the last tile that one again.
+    const auto tile_of = [&](int item) { return Fp8HopperTile::at<C>(a, min(item, a.items - 1), rank); };
+    auto tile = tile_of(first_item), next_tile = tile;
     shared.full[0].wait(0);
-    multiply_scales();
 
     for (int item = first_item; item < a.items; item += clusters, tile = next_tile) {
       const int own_r0 = tile.r0 + warpgroup * C::kWarpgroupTile;
@@ -266,85 +250,84 @@ __global__ void __launch_bounds__(Fp8HopperConfig::kThreads, 1)
 #pragma unroll
           for (int e = 0; e < 4; ++e) sum[piece][n][e] = 0;
 
-      /// A piece of 64 x 128 through TMA.
+      /// A piece of 64 x 128 through TMA, one half after the other.
       const auto stage_piece = [&](int piece) {
         auto& staged = shared.out[warpgroup];
-        if (thread % kWarpgroupThreads == 0) tma_store_wait_read();
-        barrier_sync(kOut + warpgroup, kWarpgroupThreads);
 #pragma unroll
-        for (int m = 0; m < 8; ++m) {
-          std::uint32_t packed[4];
-          pack_a(packed, sum[piece][2 * m], sum[piece][2 * m + 1]);
-          stmatrix_16x16(staged[m / 4], warp_row, m % 4, packed, lane);
-        }
-        fence_view_async_shared();
-        barrier_sync(kOut + warpgroup, kWarpgroupThreads);
-        if (thread % kWarpgroupThreads == 0) {
+        for (int half = 0; half < 2; ++half) {
+          if (thread % kWarpgroupThreads == 0) tma_store_wait_read();
+          barrier_sync(kOut + warpgroup, kWarpgroupThreads);
 #pragma unroll
-          for (int half = 0; half < 2; ++half)
-            tma_store(a.out_map, staged[half].data, tile.s0 + half * 64, own_r0 + piece * kWarpgroupRows);
+          for (int m = 0; m < 4; ++m) {
+            std::uint32_t packed[4];
+            pack_a(packed, sum[piece][8 * half + 2 * m], sum[piece][8 * half + 2 * m + 1]);
+            stmatrix_16x16(staged, warp_row, m, packed, lane);
+          }
+          fence_view_async_shared();
+          barrier_sync(kOut + warpgroup, kWarpgroupThreads);
+          if (thread % kWarpgroupThreads == 0)
+            tma_store(a.out_map, staged.data, tile.s0 + half * 64, own_r0 + piece * kWarpgroupRows);
         }
       };
 
-      // A step begins with its operands in shared memory. (The compiler keeps the ring in uniform registers only if the
-      // end of this loop is uniform.)
-      const int steps = uniform(tile.k_end - tile.k_begin);
-      for (int k = 0; k < steps; ++k) {
+      // Step k, whose operands are in this stage. (The compiler keeps what steers the loop in uniform registers only if
+      // its end is uniform.)
+      const int k_end = uniform(tile.k_end);
+      const auto step = [&](int k, int stage) {
+        const std::uint64_t offset = stage * (sizeof(C::Stage) >> 4);
+        const bool last = k + 1 == k_end, more = !last || item + clusters < a.items;
+        const int next = last ? 0 : (stage + 1) % C::kStages;  // stage; a tile begins with the first one
         float scales[C::kPieces][2];
 #pragma unroll
-        for (int piece = 0; piece < C::kPieces; ++piece)
-#pragma unroll
-          for (int half = 0; half < 2; ++half) scales[piece][half] = next_scales[piece][half];
-        const std::uint64_t rows =
-            wgmma_operand(shared_address(shared.rows[ring.stage()]) + warpgroup * C::kWarpgroupTile * C::kBlockK);
-        const std::uint64_t squares = wgmma_operand(shared_address(shared.squares[ring.stage()]));
-        const bool last = k + 1 == steps;
-        const Ring current = ring;
-        ring.advance();
-#pragma unroll
         for (int piece = 0; piece < C::kPieces; ++piece) {
-          constexpr int kSlices = C::kBlockK / 32;
-          static_assert(C::kTurnProducts < kSlices);
-          // The turn passes when the first of this warpgroup's products are done. So those of the other one are queued
-          // when the rest ends, and the warpgroups stay apart: one adds while the products of the other run.
+          // In turn, so that the warpgroups stay apart: one adds while the products of the other run.
           barrier_sync(kTurn + warpgroup, kTurnThreads);
           wgmma_fence();
 #pragma unroll
-          for (int i = 0; i < kSlices; ++i) {
-            wgmma_e4m3(partial, rows + piece * (kWarpgroupRows * C::kBlockK >> 4) + i * kNextAlongRow,
-                       squares + i * kNextAlongRow, i > 0);
-            if (i + 1 == C::kTurnProducts || i + 1 == kSlices) wgmma_commit();
-          }
-          wgmma_wait<1>();
+          for (int i = 0; i < C::kBlockK / 32; ++i)
+            wgmma_e4m3(partial, rows + (offset + piece * (kWarpgroupRows * C::kBlockK >> 4) + i * kNextAlongRow),
+                       squares + (offset + i * kNextAlongRow), i > 0);
+          wgmma_commit();
           barrier_arrive(kTurn + 1 - warpgroup, kTurnThreads);
           if (piece == 0) {
-            if (last) next_tile = begin_tile(item + clusters);
-            load_scales();
+            // Of rows outside the scales are those of other tiles; these rows are not stored.
+            const float square_scale = shared.square_scales[stage][k % 4];
+#pragma unroll
+            for (int p = 0; p < C::kPieces; ++p)
+#pragma unroll
+              for (int half = 0; half < 2; ++half)
+                scales[p][half] = row_scales_at[stage * C::kBlockM + p * kWarpgroupRows + half * 8] * square_scale;
+            if (last) next_tile = tile_of(item + clusters);
             if constexpr (std::is_same_v<Out, float>)
-              if (a.accumulate && tile.part < 0 && k == max(0, steps - C::kPrefetchSteps))
+              if (a.accumulate && tile.part < 0 && k == max(tile.k_begin, k_end - C::kPrefetchSteps))
                 prefetch_tile<C, kTransposed>(a, tile, thread);
-            // This wait is over already. It ends a basic block: the assembler would move the loads behind the products.
-            shared.full[current.stage()].wait(current.parity());
-          }
-          if (piece == 1) {
+          } else {
             if constexpr (kStaged)
               if (last && tile.part < 0) stage_piece(0);
             // Here, where there is time, and not between this step's last products and the next step's first ones.
-            if (!last || item + clusters < a.items) shared.full[ring.stage()].wait(ring.parity());
+            uses ^= 1u << stage;
+            if (more && next != stage) shared.full[next].wait(uses >> next & 1);
           }
           wgmma_wait<0>();
           warpgroup_fence_operand(partial);
           if (piece + 1 == C::kPieces) {
-            multiply_scales();
-#pragma unroll
-            for (int cta = 0; cta < C::kCluster; ++cta) arrive_warp_at(shared.empty[current.stage()], cta, lane);
+            release.arrive(stage);
+            if (more && next == stage) shared.full[next].wait(uses >> next & 1);
           }
 #pragma unroll
           for (int n = 0; n < 16; ++n)
 #pragma unroll
             for (int e = 0; e < 4; ++e) sum[piece][n][e] = fmaf(partial[n][e], scales[piece][e / 2], sum[piece][n][e]);
         }
-      }
+      };
+#pragma unroll 1
+      for (int k = tile.k_begin; k < k_end; k += C::kStages)
+#pragma unroll
+        for (int stage = 0; stage < C::kStages; ++stage) {
+          if (k + stage >= k_end) break;
+          step(k + stage, stage);
+        }
+
       if (tile.part >= 0) {
 #pragma unroll
         for (int piece = 0; piece < C::kPieces; ++piece)

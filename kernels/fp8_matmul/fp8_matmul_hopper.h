@@ -9,4 +9,7 @@ namespace ssa::cuda {
 /// or the build has no wgmma.
 void fp8_matmul_hopper(Stream& stream, const Fp8Matmul& p);
 
+/// Whether it splits sums of this product, because its last tiles would leave most SMs idle.
+bool fp8_matmul_hopper_splits(Stream& stream, const Fp8Matmul& p);
+
 }  // namespace ssa::cuda

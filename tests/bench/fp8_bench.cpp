@@ -27,15 +27,18 @@ SSA_BENCH(quantize_fp8) {
 
 SSA_BENCH(fp8_matmul) {
   const bench::Shapes& s = bench.shapes;
-  const std::int64_t M = s.M(), H = s.hidden_size, Q = s.query_heads * s.head_dim;
+  const std::int64_t H = s.hidden_size, Q = s.query_heads * s.head_dim, kHeadTokens = 8192;
+  constexpr auto kRow = Fp8Blocks::row, kSquare = Fp8Blocks::square;
   struct Layer {
     std::string name;
-    std::int64_t inputs, outputs;
+    std::int64_t tokens, inputs, outputs;
+    Fp8Blocks d_y_t;  ///< blocks of the first operand of the weight gradient
   };
-  const Layer layers[] = {{"qkvg", H, s.qkvg_width()},
-                          {"o", Q, H},
-                          {"gate and up", H, 2 * s.intermediate_size},
-                          {"down", s.intermediate_size, H}};
+  const Layer layers[] = {{"qkvg", s.M(), H, s.qkvg_width(), kSquare},
+                          {"o", s.M(), Q, H, kSquare},
+                          {"gate and up", s.M(), H, 2 * s.intermediate_size, kSquare},
+                          {"down", s.M(), s.intermediate_size, H, kSquare},
+                          {"head, 8192 tokens", kHeadTokens, H, s.vocab_size, kRow}};
   // By cuBLASLt, then by the kernel of this project.
   struct By {
     std::string name;
@@ -43,24 +46,25 @@ SSA_BENCH(fp8_matmul) {
   };
   for (const By& by : {By{"", Fp8Kernel::cublaslt}, By{", hopper kernel", Fp8Kernel::hopper}})
     for (const Layer& layer : layers) {
-      const std::int64_t K = layer.inputs, N = layer.outputs;
+      const std::int64_t M = layer.tokens, K = layer.inputs, N = layer.outputs;
       const Fp8Kernel kernel = by.kernel;
       const bench::Work work{.flops = 2 * static_cast<double>(M) * static_cast<double>(N) * static_cast<double>(K)};
       bench.measure("fp8_matmul, " + layer.name + by.name, work, [&]() -> bench::Call {
         const Tensor y = bench.empty(DType::bf16, {M, fp8_padded(N)});
-        const Fp8Matrix x = random_fp8(bench, M, K, Fp8Blocks::row), w = random_fp8(bench, N, K, Fp8Blocks::square);
+        const Fp8Matrix x = random_fp8(bench, M, K, kRow), w = random_fp8(bench, N, K, kSquare);
         return [=](Stream& stream) { fp8_matmul(stream, {.out = y, .a = x, .b = w, .kernel = kernel}); };
       });
       bench.measure("fp8_matmul, " + layer.name + ", input gradient" + by.name, work, [&]() -> bench::Call {
         const Tensor d_x = bench.empty(DType::bf16, {M, K});
-        const Fp8Matrix d_y = random_fp8(bench, M, N, Fp8Blocks::row), w = random_fp8(bench, K, N, Fp8Blocks::square);
+        const Fp8Matrix d_y = random_fp8(bench, M, N, kRow), w = random_fp8(bench, K, N, kSquare);
         return [=](Stream& stream) { fp8_matmul(stream, {.out = d_x, .a = d_y, .b = w, .kernel = kernel}); };
       });
       bench.measure("fp8_matmul, " + layer.name + ", weight gradient" + by.name, work, [&]() -> bench::Call {
         const Tensor d_w = bench.zeros(DType::f32, {N, K});
-        const Fp8Matrix d_y = random_fp8(bench, N, M, Fp8Blocks::square), x = random_fp8(bench, K, M, Fp8Blocks::row);
+        const Fp8Matrix d_y_t = random_fp8(bench, N, M, layer.d_y_t);
+        const Fp8Matrix x_t = random_fp8(bench, K, M, layer.d_y_t == kRow ? kSquare : kRow);
         return [=](Stream& stream) {
-          fp8_matmul(stream, {.out = d_w, .a = d_y, .b = x, .accumulate = true, .kernel = kernel});
+          fp8_matmul(stream, {.out = d_w, .a = d_y_t, .b = x_t, .accumulate = true, .kernel = kernel});
         };
       });
     }

@@ -38,18 +38,32 @@ __device__ __forceinline__ int cluster_rank() {
   return rank;
 }
 
-/// Barrier::arrive_warp on this barrier of CTA `rank` of the cluster. Ordinary accesses of this CTA's memory are not made
-/// visible to the other CTA: with .release.cluster every arrival would wait for a fence of the whole GPU. It is for
-/// rings that TMA fills and products of the tensor cores read.
-__device__ __forceinline__ void arrive_warp_at(const Barrier& barrier, int rank, int lane) {
-  __syncwarp();
-  if (lane < kArrivalsOfWarp)
-    asm volatile(
-        "{\n.reg .b32 counter;\nmapa.shared::cluster.u32 counter, %0, %1;\n"
-        "mbarrier.arrive.shared::cluster.b64 _, [counter];\n}" ::"r"(barrier.address()),
-        "r"(rank)
-        : "memory");
-}
+/// Arrivals of warps at barriers of an array, in all CTAs of the cluster at once. Ordinary writes of this CTA are not made
+/// visible to the other CTAs: with .release.cluster every arrival would wait for a fence of the whole GPU. It is for
+/// rings that TMA fills.
+template <int kCtas>
+class ClusterArrival {
+ public:
+  /// Arrivals per warp at a barrier of each CTA.
+  static constexpr int kOfWarp = kArrivalsOfWarp == 1 ? 1 : kWarpSize / kCtas;
+
+  __device__ __forceinline__ ClusterArrival(const Barrier& first, int lane) : arrives_(lane < kOfWarp * kCtas) {
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address_) : "r"(first.address()), "r"(lane % kCtas));
+  }
+
+  /// At barrier `index`, called by all lanes.
+  __device__ __forceinline__ void arrive(int index) const {
+    __syncwarp();
+    if (arrives_)
+      asm volatile(
+          "mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(address_ + index * static_cast<int>(sizeof(Barrier)))
+          : "memory");
+  }
+
+ private:
+  std::uint32_t address_;
+  bool arrives_;
+};
 #endif
 
 /// Receives kCount values in shared memory, each sent once by one CTA of the cluster. Every CTA has a ClusterInbox and
