@@ -63,7 +63,7 @@ std::optional<std::int64_t> sparse_crossover_tokens(const ModelConfig& c, Method
   const Branches branches = branches_of(training_path(method), c);
   if (branches.full) return std::nullopt;
   const std::int64_t selected = c.block_size * c.block_counts;
-  return branches.compressed ? 4321 * (selected + c.window_size) / 768 : 1502 * selected / 256;
+  return branches.compressed ? 4257 * (selected + c.window_size) / 768 : 1701 * selected / 256;
 }
 
 std::optional<double> peak_bf16_flops(const std::string& device_name) {

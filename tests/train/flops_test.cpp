@@ -64,12 +64,12 @@ TEST_CASE("flops: the crossover length of sparse attention, and the warning belo
   Config config = load_config((ssa::test::source_dir() / "configs/moba-1b.json").string(), {});
   ModelConfig& m = config.model;
   m.window_size = 512;
-  CHECK(sparse_crossover_tokens(m, Method::moba) == 1502);
-  CHECK(sparse_crossover_tokens(m, Method::nsa) == 4321);
+  CHECK(sparse_crossover_tokens(m, Method::moba) == 1701);
+  CHECK(sparse_crossover_tokens(m, Method::nsa) == 4257);
   m.block_size = 32;
-  CHECK(sparse_crossover_tokens(m, Method::moba) == 2 * 1502);
+  CHECK(sparse_crossover_tokens(m, Method::moba) == 2 * 1701);
   m.block_counts = 8;
-  CHECK(sparse_crossover_tokens(m, Method::moba) == 1502);
+  CHECK(sparse_crossover_tokens(m, Method::moba) == 1701);
   CHECK(!sparse_crossover_tokens(m, Method::full));
   CHECK(!sparse_crossover_tokens(m, Method::ssa));
 
@@ -78,16 +78,16 @@ TEST_CASE("flops: the crossover length of sparse attention, and the warning belo
     config.train.max_length = max_length;
     return short_rows_warning(config);
   };
-  CHECK(warning(Method::moba, 1501) ==
-        "train.max_length 1501 is short for attention.method moba: it trains slower than full attention in rows of "
-        "less than about 1502 tokens, with 256 selected keys (model.block_size 32 x model.block_counts 8); a rule "
+  CHECK(warning(Method::moba, 1700) ==
+        "train.max_length 1700 is short for attention.method moba: it trains slower than full attention in rows of "
+        "less than about 1701 tokens, with 256 selected keys (model.block_size 32 x model.block_counts 8); a rule "
         "measured on one H200");
-  CHECK(warning(Method::moba, 1502).empty());
-  CHECK(warning(Method::nsa, 4320) ==
-        "train.max_length 4320 is short for attention.method nsa: it trains slower than full attention in rows of "
-        "less than about 4321 tokens, with 256 selected keys (model.block_size 32 x model.block_counts 8) and "
+  CHECK(warning(Method::moba, 1701).empty());
+  CHECK(warning(Method::nsa, 4256) ==
+        "train.max_length 4256 is short for attention.method nsa: it trains slower than full attention in rows of "
+        "less than about 4257 tokens, with 256 selected keys (model.block_size 32 x model.block_counts 8) and "
         "model.window_size 512; a rule measured on one H200");
-  CHECK(warning(Method::nsa, 4321).empty());
+  CHECK(warning(Method::nsa, 4257).empty());
   CHECK(warning(Method::full, 64).empty());
   CHECK(warning(Method::ssa, 64).empty());
 }

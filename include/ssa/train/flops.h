@@ -36,12 +36,12 @@ double executed_flops_per_token(const ModelConfig& config, std::int64_t tokens, 
 
 /// The sequence length in tokens from which a method without full attention trains faster than full attention; nullopt
 /// for `full` and `ssa`. A measured rule for one H200 and ssa-1b's heads (`ssa_bench --only lengths_attention` prints
-/// these lengths; random selections, forward and backward): 1502 tokens with 256 selected keys, 4321 with a window of
+/// these lengths; random selections, forward and backward): 1701 tokens with 256 selected keys, 4257 with a window of
 /// 512 and nsa's compressed branch as well. Full attention has T/2 keys per token, these methods a fixed number; the
 /// length is assumed to grow in proportion to it:
 ///
-///   moba  1502 / 256 x block_size x block_counts
-///   nsa   4321 / 768 x (block_size x block_counts + window_size)
+///   moba  1701 / 256 x block_size x block_counts
+///   nsa   4257 / 768 x (block_size x block_counts + window_size)
 std::optional<std::int64_t> sparse_crossover_tokens(const ModelConfig& config, Method method);
 
 /// Peak dense bf16 FLOP/s from the data sheet; nullopt for an unknown GPU.
