@@ -19,8 +19,8 @@ bool parse(const ModelConfig& config, std::string_view name, Excluded& out) {
   if (name.starts_with(kLayers)) {
     name.remove_prefix(kLayers.size());
     const std::size_t digits = std::min(name.find('.'), name.size());
-    const auto [end, error] = std::from_chars(name.data(), name.data() + digits, out.layer);
-    if (error != std::errc() || end != name.data() + digits) return false;
+    std::from_chars(name.data(), name.data() + digits, out.layer);
+    if (std::to_string(out.layer) != name.substr(0, digits)) return false;  // not "00" or "-0" either
     if (out.layer < 0 || out.layer >= config.num_hidden_layers) return false;
     if (digits == name.size()) return true;
     name.remove_prefix(digits + 1);

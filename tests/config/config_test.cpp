@@ -819,6 +819,8 @@ TEST_CASE("config: train.fp8 and train.fp8_exclude are read, and what they canno
       {R"(, "fp8": "linear", "fp8_exclude": ["layers.0.lm_head"])",
        "train.fp8_exclude: found \"layers.0.lm_head\", " + names},
       {R"(, "fp8": "linear", "fp8_exclude": ["layers.-1"])", "train.fp8_exclude: found \"layers.-1\", " + names},
+      {R"(, "fp8": "linear", "fp8_exclude": ["layers.-0"])", "train.fp8_exclude: found \"layers.-0\", " + names},
+      {R"(, "fp8": "linear", "fp8_exclude": ["layers.01"])", "train.fp8_exclude: found \"layers.01\", " + names},
       {R"(, "fp8": "linear", "fp8_exclude": ["layers."])", "train.fp8_exclude: found \"layers.\", " + names},
       {R"(, "fp8": "linear", "fp8_exclude": [""])", "train.fp8_exclude: found \"\", " + names},
       {R"(, "fp8_exclude": ["o_proj"])", "train.fp8_exclude: found 1 names, expected none with train.fp8 none"},
