@@ -130,7 +130,8 @@ class Sums {
   double error(std::int64_t layer, LinearLayer which, std::size_t kind) {
     if (!has_fp8_products(which, config_)) return std::numeric_limits<double>::quiet_NaN();
     const Squares& s = at(layer, which, kind);
-    return s.exact > 0 ? std::sqrt(s.distance / s.exact) : 0;
+    if (!std::isfinite(s.exact) || !std::isfinite(s.distance)) return std::numeric_limits<double>::infinity();
+    return s.distance > 0 ? std::sqrt(s.distance / s.exact) : 0;
   }
 
  private:

@@ -118,6 +118,19 @@ TEST_CASE("fp8 errors: a layer without products in FP8 has none") {
   CHECK(errors.json()["mean"]["qkvg_proj"]["forward"].dump() == "null");
 }
 
+TEST_CASE("fp8 errors: a product that is not finite has no error of 0") {
+  ErrorBench bench;
+  const ModelParams weights = bind_params(bench.loaded.table(), bench.setting.model, bench.loaded.weights());
+  weights.layers[1].down_proj.as<float>()[0] = std::nanf("");
+  const Fp8Errors errors = bench.measure(random_rows(2, 32), 2);
+  const auto down = static_cast<std::size_t>(LinearLayer::down_proj);
+  CHECK(errors.layers[0][down][0] < 0.08);
+  CHECK(std::isinf(errors.layers[1][down][0]));
+  CHECK(std::isinf(errors.mean()[down][0]));
+  CHECK(errors.table().find("inf, inf, inf %") != std::string::npos);
+  CHECK(errors.json()["layers"][1]["down_proj"]["forward"].dump() == "null");
+}
+
 TEST_CASE("fp8 errors: batches are added up, and the mean is over the layers") {
   ErrorBench bench;
   const std::vector<TokenIds> rows = random_rows(4, 32);

@@ -17,7 +17,8 @@
 namespace ssa::eval {
 
 struct Fp8Errors {
-  /// forward, input gradient, weight gradient; NaN where the widths of the layer have no FP8 products
+  /// forward, input gradient, weight gradient; NaN where the widths of the layer have no FP8 products, infinity where
+  /// a product is not finite
   using Products = std::array<double, 3>;
 
   std::int64_t rows = 0, tokens = 0;
@@ -28,7 +29,7 @@ struct Fp8Errors {
   /// A line per layer, and the mean; percent.
   std::string table() const;
   /// {rows, tokens, mean: {qkvg_proj: {forward, input_gradient, weight_gradient}, ..}, layers: [{layer, qkvg_proj,
-  /// ..}]}; null where there are no FP8 products.
+  /// ..}]}; null where there are no FP8 products, or where one is not finite.
   nlohmann::json json() const;
 };
 
