@@ -33,9 +33,10 @@ struct Fp8Errors {
   nlohmann::json json() const;
 };
 
-/// UsageError if a batch of `rows`, which have equal lengths, has a number of tokens without FP8 products, or if the
-/// device has none.
-void expect_fp8_products(Stream& stream, const std::vector<TokenIds>& rows, std::int64_t batch);
+/// UsageError if a batch of `rows`, which have equal lengths, has a number of tokens without FP8 products, or if no
+/// linear layer of the model or the device has any.
+void expect_fp8_products(Stream& stream, const ModelConfig& config, const std::vector<TokenIds>& rows,
+                         std::int64_t batch);
 
 /// Forward and backward run over `batch` of the rows at a time, spread over the ranks. Errors as above.
 Fp8Errors measure_fp8_errors(Stream& stream, Comm& comm, const LoadedModel& loaded, const Setting& setting,
