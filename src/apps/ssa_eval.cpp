@@ -393,7 +393,7 @@ int run(int argc, char** argv) {
   const auto rows = [&](const eval::Setting& setting, std::int64_t limit) {
     return sequences(a, setting, dataset ? &*dataset : nullptr, encoder ? &*encoder : nullptr, a.limit.value_or(limit));
   };
-  if (a.fp8_errors) eval::expect_fp8_products(stream, rows(settings.front(), kFp8Rows), a.rows);
+  if (a.fp8_errors) eval::expect_fp8_products(stream, settings.front().model, rows(settings.front(), kFp8Rows), a.rows);
   for (const eval::Setting& setting : settings) {
     report.begin(setting);
     {  // frees its memory before the next allocations

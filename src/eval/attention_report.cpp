@@ -91,10 +91,11 @@ AttentionReport measure_attention(Stream& stream, Comm& comm, const LoadedModel&
   const auto width = static_cast<std::size_t>(setting.model.num_attention_heads);
   for (std::size_t i = 0; i < sums.entropy.size(); ++i) {
     if (i % width == 0) report.heads.emplace_back();
-    report.heads.back().push_back({.entropy = sums.entropy[i] / positions,
-                                   .selected_mass = sums.selected_mass[i] / positions,
-                                   .sink = sums.sink[i] / positions,
-                                   .divergence = sums.norm[i] > 0 ? std::sqrt(sums.distance[i] / sums.norm[i]) : 0.0});
+    report.heads.back().push_back(
+        {.entropy = sums.entropy[i] / positions,
+         .selected_mass = sums.selected_mass[i] / positions,
+         .sink = sums.sink[i] / positions,
+         .divergence = sums.distance[i] == 0 ? 0.0 : std::sqrt(sums.distance[i] / sums.norm[i])});
   }
   return report;
 }

@@ -130,7 +130,8 @@ class Sums {
   double error(std::int64_t layer, LinearLayer which, std::size_t kind) {
     if (!has_fp8_products(which, config_)) return std::numeric_limits<double>::quiet_NaN();
     const Squares& s = at(layer, which, kind);
-    return s.exact > 0 ? std::sqrt(s.distance / s.exact) : 0;
+    if (!std::isfinite(s.exact) || !std::isfinite(s.distance)) return std::numeric_limits<double>::infinity();
+    return s.distance > 0 ? std::sqrt(s.distance / s.exact) : 0;
   }
 
  private:
@@ -235,6 +236,9 @@ std::string Fp8Errors::table() const {
   };
   for (std::size_t i = 0; i < layers.size(); ++i) add(std::to_string(i), layers[i]);
   add("mean", mean());
+  const auto has_none = [](const Products& p) { return std::isnan(p[0]); };
+  if (!layers.empty() && std::ranges::any_of(layers.front(), has_none))
+    text += concat("-: a width is no multiple of ", kFp8Alignment, ", so there are no products in FP8\n");
   return text;
 }
 
@@ -248,9 +252,20 @@ Json Fp8Errors::json() const {
   return {{"rows", rows}, {"tokens", tokens}, {"mean", json_of(mean())}, {"layers", all}};
 }
 
-void expect_fp8_products(Stream& stream, const std::vector<TokenIds>& rows, std::int64_t batch) {
+void expect_fp8_products(Stream& stream, const ModelConfig& config, const std::vector<TokenIds>& rows,
+                         std::int64_t batch) {
   SSA_CHECK(!rows.empty() && rows.front().size() > 1, "--fp8-errors: no sequence of at least 2 tokens");
   if (const std::string reason = why_no_fp8(stream); !reason.empty()) fail_usage("--fp8-errors: ", reason);
+  std::string misfits;
+  for (const LinearLayer which : kLinearLayers) {
+    const std::string misfit = misfit_of(which, config);
+    if (misfit.empty()) {
+      misfits.clear();
+      break;
+    }
+    misfits += (misfits.empty() ? "" : ", ") + misfit;
+  }
+  if (!misfits.empty()) fail_usage("--fp8-errors: ", misfits, ", expected multiples of ", kFp8Alignment);
   const auto count = static_cast<std::int64_t>(rows.size()), tokens = static_cast<std::int64_t>(rows.front().size());
   for (const std::int64_t some : {std::min(batch, count), (count - 1) % batch + 1})
     if (some * tokens % kFp8Alignment != 0)
@@ -260,7 +275,7 @@ void expect_fp8_products(Stream& stream, const std::vector<TokenIds>& rows, std:
 
 Fp8Errors measure_fp8_errors(Stream& stream, Comm& comm, const LoadedModel& loaded, const Setting& setting,
                              const std::vector<TokenIds>& rows, std::int64_t batch) {
-  expect_fp8_products(stream, rows, batch);
+  expect_fp8_products(stream, setting.model, rows, batch);
   const auto count = static_cast<std::int64_t>(rows.size()), tokens = static_cast<std::int64_t>(rows.front().size());
   Sums sums(stream, setting.model);
   for (std::int64_t first = comm.rank() * batch; first < count; first += comm.size() * batch)

@@ -19,19 +19,14 @@ bool parse(const ModelConfig& config, std::string_view name, Excluded& out) {
   if (name.starts_with(kLayers)) {
     name.remove_prefix(kLayers.size());
     const std::size_t digits = std::min(name.find('.'), name.size());
-    const auto [end, error] = std::from_chars(name.data(), name.data() + digits, out.layer);
-    if (error != std::errc() || end != name.data() + digits) return false;
+    std::from_chars(name.data(), name.data() + digits, out.layer);
+    if (std::to_string(out.layer) != name.substr(0, digits)) return false;  // not "00" or "-0" either
     if (out.layer < 0 || out.layer >= config.num_hidden_layers) return false;
     if (digits == name.size()) return true;
     name.remove_prefix(digits + 1);
   }
   out.which = name;
   return std::any_of(kLinearLayers.begin(), kLinearLayers.end(), [&](LinearLayer l) { return name == name_of(l); });
-}
-
-/// The end of a message that says what was found of a layer.
-std::string expected_multiple(std::string_view name) {
-  return concat(", expected a multiple of ", kFp8Alignment, "; train.fp8_exclude [\"", name, "\"] leaves it out");
 }
 
 }  // namespace
@@ -112,20 +107,35 @@ std::string excludable_names(const ModelConfig& config) {
   return concat(names, ", layers.N or layers.N.o_proj with N from 0 to ", config.num_hidden_layers - 1);
 }
 
+std::string misfit_of(LinearLayer layer, const ModelConfig& config) {
+  if (has_fp8_products(layer, config)) return {};
+  const auto [inputs, outputs] = widths_of(layer, config);
+  if (inputs % kFp8Alignment != 0) return concat(name_of(layer), " has ", inputs, " inputs");
+  return concat(name_of(layer), " has ", outputs, " outputs");
+}
+
 std::string why_unsupported(const Fp8Layers& layers, const ModelConfig& config, std::int64_t tokens) {
   if (!layers.any()) return {};
   if (tokens % kFp8Alignment != 0)
     return concat("a micro-batch has ", tokens, " tokens, expected a multiple of ", kFp8Alignment);
-  for (const LinearLayer which : kLinearLayers) {
-    if (!layers.has_in_any_layer(which) || has_fp8_products(which, config)) continue;
-    const auto [inputs, outputs] = widths_of(which, config);
-    const std::string_view name = name_of(which);
-    if (inputs % kFp8Alignment != 0) return concat(name, " has ", inputs, " inputs", expected_multiple(name));
-    return concat(name, " has ", outputs, " outputs", expected_multiple(name));
-  }
-  if (layers.has_lm_head() && config.hidden_size % kFp8Alignment != 0)
-    return concat(kHead, " has ", config.hidden_size, " inputs", expected_multiple(kHead));
-  return {};
+  std::string found, names;
+  int misfits = 0;
+  bool others = false;  // a layer or the head has products in FP8
+  const auto add = [&](std::string_view name, const std::string& misfit) {
+    others |= misfit.empty();
+    if (misfit.empty()) return;
+    found += (misfits > 0 ? ", " : "") + misfit;
+    names += concat(misfits > 0 ? ", " : "", '"', name, '"');
+    ++misfits;
+  };
+  for (const LinearLayer which : kLinearLayers)
+    if (layers.has_in_any_layer(which)) add(name_of(which), misfit_of(which, config));
+  if (layers.has_lm_head())
+    add(kHead, config.hidden_size % kFp8Alignment == 0 ? "" : concat(kHead, " has ", config.hidden_size, " inputs"));
+  if (misfits == 0) return {};
+  found += concat(misfits == 1 ? ", expected a multiple of " : ", expected multiples of ", kFp8Alignment);
+  if (!others) return found + ", or train.fp8 none";
+  return concat(found, "; train.fp8_exclude [", names, misfits == 1 ? "] leaves it out" : "] leaves them out");
 }
 
 }  // namespace ssa

@@ -106,3 +106,15 @@ TEST_CASE("rows_of cuts texts into rows of equal length") {
   CHECK(rows_of(texts, 10, 9) == std::vector<TokenIds>{{1, 2, 3, 4, 5, 6, 7}});
   CHECK(rows_of({}, 10, 9).empty());
 }
+
+TEST_CASE("attention report: outputs that are not finite have no distance") {
+  ReportBench bench;
+  const auto rows = random_rows(1, 16);
+  const Setting setting = settings_of(bench.model.source(), {.mode = "sparse"})[0];
+  const ModelParams weights = bind_params(bench.loaded.table(), setting.model, bench.loaded.weights());
+  weights.layers[1].qkvg_proj.as<float>()[0] = std::nanf("");
+  const AttentionReport report = bench.measure({.mode = "sparse"}, rows);
+  CHECK(std::isfinite(report.heads[0][0].divergence));
+  CHECK(std::isnan(report.heads[1][0].divergence));
+  CHECK(report.json()["mean"]["divergence"].dump() == "null");
+}

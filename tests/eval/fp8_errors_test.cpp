@@ -4,6 +4,7 @@
 
 #include "eval/byte_model.h"
 #include "ops/fp8_cases.h"
+#include "support/error_of.h"
 #include "support/test_model.h"
 
 using namespace ssa;
@@ -115,7 +116,30 @@ TEST_CASE("fp8 errors: a layer without products in FP8 has none") {
   const double none = std::nan("");
   const Fp8Errors errors{.rows = 1, .tokens = 16, .layers = {{{{none, none, none}, {0.01, 0.02, 0.03}}}}};
   CHECK(errors.table().find("|     0 |                      - |") != std::string::npos);
+  CHECK(errors.table().find("\n-: a width is no multiple of 16") != std::string::npos);
   CHECK(errors.json()["mean"]["qkvg_proj"]["forward"].dump() == "null");
+}
+
+TEST_CASE("fp8 errors: a model without any product in FP8 is refused") {
+  Stream stream(DeviceKind::cpu);
+  ModelConfig config = small_model();
+  config.hidden_size = 72;
+  CHECK(error_of([&] { expect_fp8_products(stream, config, random_rows(2, 32), 2); }) ==
+        "--fp8-errors: qkvg_proj has 72 inputs, o_proj has 72 outputs, gate_up_proj has 72 inputs, down_proj has 72 "
+        "outputs, expected multiples of 16");
+}
+
+TEST_CASE("fp8 errors: a product that is not finite has no error of 0") {
+  ErrorBench bench;
+  const ModelParams weights = bind_params(bench.loaded.table(), bench.setting.model, bench.loaded.weights());
+  weights.layers[1].down_proj.as<float>()[0] = std::nanf("");
+  const Fp8Errors errors = bench.measure(random_rows(2, 32), 2);
+  const auto down = static_cast<std::size_t>(LinearLayer::down_proj);
+  CHECK(errors.layers[0][down][0] < 0.08);
+  CHECK(std::isinf(errors.layers[1][down][0]));
+  CHECK(std::isinf(errors.mean()[down][0]));
+  CHECK(errors.table().find("inf, inf, inf %") != std::string::npos);
+  CHECK(errors.json()["layers"][1]["down_proj"]["forward"].dump() == "null");
 }
 
 TEST_CASE("fp8 errors: batches are added up, and the mean is over the layers") {

@@ -17,7 +17,8 @@
 namespace ssa::eval {
 
 struct Fp8Errors {
-  /// forward, input gradient, weight gradient; NaN where the widths of the layer have no FP8 products
+  /// forward, input gradient, weight gradient; NaN where the widths of the layer have no FP8 products, infinity where
+  /// a product is not finite
   using Products = std::array<double, 3>;
 
   std::int64_t rows = 0, tokens = 0;
@@ -28,13 +29,14 @@ struct Fp8Errors {
   /// A line per layer, and the mean; percent.
   std::string table() const;
   /// {rows, tokens, mean: {qkvg_proj: {forward, input_gradient, weight_gradient}, ..}, layers: [{layer, qkvg_proj,
-  /// ..}]}; null where there are no FP8 products.
+  /// ..}]}; null where there are no FP8 products, or where one is not finite.
   nlohmann::json json() const;
 };
 
-/// UsageError if a batch of `rows`, which have equal lengths, has a number of tokens without FP8 products, or if the
-/// device has none.
-void expect_fp8_products(Stream& stream, const std::vector<TokenIds>& rows, std::int64_t batch);
+/// UsageError if a batch of `rows`, which have equal lengths, has a number of tokens without FP8 products, or if no
+/// linear layer of the model or the device has any.
+void expect_fp8_products(Stream& stream, const ModelConfig& config, const std::vector<TokenIds>& rows,
+                         std::int64_t batch);
 
 /// Forward and backward run over `batch` of the rows at a time, spread over the ranks. Errors as above.
 Fp8Errors measure_fp8_errors(Stream& stream, Comm& comm, const LoadedModel& loaded, const Setting& setting,

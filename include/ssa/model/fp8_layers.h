@@ -96,6 +96,9 @@ constexpr bool pads_output(LinearLayer layer) { return layer == LinearLayer::qkv
 /// of 16.
 bool has_fp8_products(LinearLayer layer, const ModelConfig& config);
 
+/// The width that is no multiple of 16, as in "o_proj has 72 outputs"; empty if the layer has products in FP8.
+std::string misfit_of(LinearLayer layer, const ModelConfig& config);
+
 /// Why these layers do not compute in FP8 with passes of `tokens` tokens, on any device; empty if they do.
 std::string why_unsupported(const Fp8Layers& layers, const ModelConfig& config, std::int64_t tokens);
 
