@@ -1,5 +1,5 @@
-// FP8 products on CUDA: which kernel computes one, and the calls of cuBLASLt. cuBLASLt has one algorithm per product with
-// these scales, so nothing is chosen by measurement. That one may split a long sum; its parts are added in a fixed order.
+// FP8 products on CUDA: which kernel computes one, and the calls of cuBLASLt. cuBLASLt has one algorithm per product
+// with these scales, so nothing is chosen by measurement. It may split a long sum, and adds the parts in a fixed order.
 #include <map>
 #include <memory>
 #include <tuple>

@@ -24,6 +24,7 @@ CUtensorMap out_map(const Fp8Matmul& p, std::int64_t rows) {
                               {columns * sizeof(__nv_bfloat16)}, {64, kWarpgroupRows});
 }
 
+/// How a product is divided. The fields without a comment are those of Fp8HopperArgs.
 struct Work {
   int most;  ///< clusters at a time
   bool share_rows;
@@ -32,7 +33,7 @@ struct Work {
   double rounds;  ///< about how long it takes
 };
 
-/// Pairs the tiles one way. If less than half of the clusters have a tile in the last round, the sums of these tiles are
+/// Pairs the tiles one way. If at most half of the clusters have a tile in the last round, the sums of these tiles are
 /// split.
 Work plan_work(bool share_rows, int row_tiles, int column_tiles, int steps, int most, int most_parts) {
   const auto pairs = [](int tiles) { return (tiles + C::kCluster - 1) / C::kCluster; };
@@ -53,8 +54,8 @@ Work plan_work(bool share_rows, int row_tiles, int column_tiles, int steps, int 
   return work;
 }
 
-/// Tiles are paired along the squares, which takes less from L2, unless the other way takes
-/// fewer rounds.
+/// Two tiles next to each other share their rows, which takes less from L2, unless sharing their squares takes fewer
+/// rounds.
 Work plan_work(int row_tiles, int column_tiles, int steps, int most, int most_parts) {
   const Work rows = plan_work(true, row_tiles, column_tiles, steps, most, most_parts);
   const Work squares = plan_work(false, row_tiles, column_tiles, steps, most, most_parts);

@@ -116,8 +116,8 @@ __device__ __forceinline__ void prefetch_tile(const Fp8HopperArgs<float>& a, con
                  : "memory");
 }
 
-/// This warp's 16 rows of 8 kCount columns to global memory, from row r and column s of the product on. For each column,
-/// or for each row, the lanes of a warp write 32 bytes at a time.
+/// Stores this warp's 16 rows of 8 kCount columns, from row r and column s of the product on. For each column, or for
+/// each row, the lanes of a warp write 32 bytes at a time.
 template <bool kTransposed, class Out, int kCount>
 __device__ __forceinline__ void store_rows(const Fp8HopperArgs<Out>& a, const float (&sum)[kCount][4], int r, int s,
                                            int lane) {
@@ -236,7 +236,7 @@ __global__ void __launch_bounds__(Fp8HopperConfig::kThreads, 1)
     const ClusterArrival<C::kCluster> release(shared.empty[0], lane);
     unsigned uses = 0;  // bit i: whether stage i was used an odd number of times
     float sum[C::kPieces][16][4], partial[16][4];
-    // After the last tile that one again.
+    // After the last tile, the last one again.
     const auto tile_of = [&](int item) { return Fp8HopperTile::at<C>(a, min(item, a.items - 1), rank); };
     auto tile = tile_of(first_item), next_tile = tile;
     shared.full[0].wait(0);

@@ -49,7 +49,7 @@ inline Shape fp8_values_shape(std::int64_t rows, std::int64_t columns) {
 
 /// row: [ceil(C / 128), R rounded up to a multiple of 16], see fp8_row_scale_index. square: [ceil(R / 128),
 /// ceil(C / 128) rounded up to a multiple of 4]; the scales that rounding up the columns adds are not written and not
-/// read.
+/// used.
 inline Shape fp8_scales_shape(std::int64_t rows, std::int64_t columns, Fp8Blocks blocks) {
   if (blocks == Fp8Blocks::row) return {fp8_blocks_of(columns), fp8_padded(rows)};
   return {fp8_blocks_of(rows), (fp8_blocks_of(columns) + 3) / 4 * 4};

@@ -1,6 +1,7 @@
 #include "bench/fp8_tensors.h"
 #include "kernels/fp8_matmul/fp8_matmul.h"
 #include "kernels/quantize_fp8/quantize_fp8.h"
+#include "support/skip.h"
 
 using namespace ssa;
 using bench::empty_fp8;
@@ -39,12 +40,14 @@ SSA_BENCH(fp8_matmul) {
                           {"gate and up", s.M(), H, 2 * s.intermediate_size, kSquare},
                           {"down", s.M(), s.intermediate_size, H, kSquare},
                           {"head, 8192 tokens", kHeadTokens, H, s.vocab_size, kRow}};
-  // By cuBLASLt, then by the kernel of this project.
+  // By cuBLASLt, then by the kernel of this project, where the GPU has it.
   struct By {
     std::string name;
     Fp8Kernel kernel;
   };
-  for (const By& by : {By{"", Fp8Kernel::cublaslt}, By{", hopper kernel", Fp8Kernel::hopper}})
+  std::vector<By> kernels = {{"", Fp8Kernel::cublaslt}};
+  if (test::has_hopper_kernels(bench.stream)) kernels.push_back({", hopper kernel", Fp8Kernel::hopper});
+  for (const By& by : kernels)
     for (const Layer& layer : layers) {
       const std::int64_t M = layer.tokens, K = layer.inputs, N = layer.outputs;
       const Fp8Kernel kernel = by.kernel;

@@ -24,9 +24,10 @@ struct BwdHopperArgs {
   int* steps_done;  ///< [chunks, B, HK, kv_tiles, kWarpgroups] steps whose part of d_q is in place
 };
 
-/// The order of the tasks, of a task's q tiles, and of the sums of d_q. Tokens: from the last kv tile, which has the
-/// fewest queries, to the first one, and from the first queries to the last. Block means, whose tasks are few and differ
-/// much: from the first kv tile, which has the most queries, to the last one, and from the last queries to the first.
+/// The order of the tasks, of a task's q tiles, and of the sums of d_q. False, for keys that are tokens: from the last
+/// kv tile, which has the fewest queries, to the first one, and from the first queries to the last. True, for keys that
+/// are block means, whose tasks are few and differ much: from the first kv tile, which has the most queries, to the
+/// last one, and from the last queries to the first.
 template <class Mask>
 inline constexpr bool kLongestTasksFirst = Mask::kBlockMeans;
 
@@ -36,15 +37,15 @@ template <class C>
 struct BwdHopperTask {
   int batch, kv_head, chunk, kv_tile, head_begin, heads;
   int q_tile_start;               ///< the q tile of the first steps
-  int before_q_tile_start;        ///< the same for the kv tile whose parts of d_q are added before this one's, or with
-                                  ///< kLongestTasksFirst -1 if there is none
+  int before_q_tile_start;        ///< the same for the previous kv tile in the order of the tasks, whose parts of d_q
+                                  ///< are added first; with kLongestTasksFirst -1 if there is none
   int steps;                      ///< heads times q tiles
   int query_end[C::kWarpgroups];  ///< with documents: of each warpgroup's first key. The loading warp has no registers
                                   ///< to read it from global memory.
 
-  /// A unit is a (sequence, key/value head, chunk). Tokens: tasks of a unit are handed out together. What the running
-  /// CTAs share, q, d_out and d_q of a few heads, then stays in L2. Longest tasks first: a kv tile of all units before
-  /// the next one, so that all SMs end at about the same time.
+  /// A unit is a (sequence, key/value head, chunk). The tasks of a unit are handed out together: what the running CTAs
+  /// share, q, d_out and d_q of a few heads, then stays in L2. With kLongestTasksFirst, a kv tile of all units comes
+  /// before the next one, so that all SMs end at about the same time.
   template <class Mask>
   __device__ __forceinline__ void take(const BwdHopperArgs& a, const Mask& masks, int ticket) {
     const int G = a.HQ / a.HK, units = a.B * a.HK * a.chunks;
@@ -74,9 +75,9 @@ struct BwdHopperTask {
   static __device__ __forceinline__ int next_q_tile(int q_tile) {
     return kLongestTasksFirst<Mask> ? q_tile - 1 : q_tile + 1;
   }
-  /// The parts of a q tile's d_q are added kv tile by kv tile, in the order of the tasks: how many steps the task of the
-  /// kv tile before must have done before this one adds its part for a q tile and the h-th head, or 0 if this one comes
-  /// first.
+  /// The parts of a q tile's d_q are added kv tile by kv tile, in the order of the tasks. Returns how many steps the
+  /// task of the previous kv tile in this order must have done before this one adds its part for a q tile and the h-th
+  /// head, or 0 if this one comes first.
   template <class Mask>
   __device__ __forceinline__ int steps_before(const BwdHopperArgs& a, const Mask& mask, int q_tile, int h) const {
     if constexpr (kLongestTasksFirst<Mask>) {
@@ -86,7 +87,7 @@ struct BwdHopperTask {
       return keys <= (kv_tile + 1) * C::kBlockN ? 0 : (q_tile - before_q_tile_start) * heads + h + 1;
     }
   }
-  /// How far after the counter of this kv tile the one of the kv tile before stands.
+  /// From steps_done of a kv tile to that of the previous one in the order of the tasks.
   template <class Mask>
   static constexpr int kCounterBefore = kLongestTasksFirst<Mask> ? -C::kWarpgroups : C::kWarpgroups;
   /// The counter of one warpgroup's parts.
@@ -97,8 +98,8 @@ struct BwdHopperTask {
   }
 
  private:
-  /// The q tiles that see a kv tile. The first kv tile begins with the first q tile, so that d_q of tokens that see no key
-  /// is written too.
+  /// The q tiles that see a kv tile. The first kv tile begins with the first q tile, so that d_q of tokens that see no
+  /// key is written too.
   template <class Mask>
   static __device__ __forceinline__ void see(const BwdHopperArgs& a, const Mask& mask, int kv_tile, int* begin,
                                              int* count) {

@@ -139,8 +139,8 @@ int bwd_heads_per_task(std::int64_t T, int kv_tiles, std::int64_t tasks, int G, 
   return heads;
 }
 
-/// The same with the longest tasks first (kLongestTasksFirst): as many as let the SMs end early. `units` is the number of
-/// sequences and query heads. Without documents; with them, tasks are shorter and more alike.
+/// The same with kLongestTasksFirst: as many as let the last SM end earliest, by a count of steps. `units` is the
+/// number of (sequence, query head). Counted without documents; with them, tasks are shorter and more alike.
 template <class C, class Mask>
 int bwd_heads_per_long_task(int T, int kv_tiles, std::int64_t units, int G, const Mask& mask,
                             const cudaDeviceProp& gpu) {

@@ -1,5 +1,5 @@
-// select_blocks on Hopper, for tokens with at most 512 or 1024 blocks: one pass over the block means. README.md explains
-// it.
+// select_blocks on Hopper, for tokens with at most 512, 1024 or 2048 blocks: one pass over the block means, or with
+// C::kSplit two passes over those from C::kMaxBlocks on. README.md explains it.
 #pragma once
 
 #include "config_hopper.cuh"
@@ -75,7 +75,8 @@ class SelectHopperScorer {
  private:
   static constexpr float kLargestSum = 0x1p60f;  ///< a sum above it or below its inverse is computed again
   static constexpr int kTeamSteps = C::kSteps / C::kTeams;
-  /// Which blocks are scored, and what for: all; the rest for its sums; those before the rest; the rest again.
+  /// Which blocks are scored, and what for: all; the rest (SelectHopperConfig::kSplit) for its sums; those before the
+  /// rest; the rest again.
   enum class Part { all, rest_sums, before_rest, rest };
 
   __device__ __forceinline__ void run_split() {
@@ -209,9 +210,9 @@ class SelectHopperScorer {
   using ScoreTile = float[kColumnTiles][4];
   using OfColumns = float[kColumnTiles][2];  ///< a value for each of the lane's columns
 
-  /// Importance of the blocks of the first `tiles` tiles for the tokens from t on: kTiles or up to C::kTileStep - 1 less,
-  /// or with kRowMax any number. Returns false if the exponentials of the scores, which are not relative to anything,
-  /// have a sum that is too large or too small; with kRowMax, exponents are relative to the warp's maximum.
+  /// Importance of the blocks of the first `tiles` tiles for the tokens from t on: kTiles or up to C::kTileStep - 1
+  /// less, or with kRowMax any number. Returns false if the exponentials of the scores, which are not relative to
+  /// anything, have a sum that is too large or too small; with kRowMax, exponents are relative to the warp's maximum.
   /// stage: of the queries. i: counts the steps that importance is computed in.
   template <int kTiles, bool kRowMax, Part kPart>
   __device__ __forceinline__ bool score(int stage, int i, int t, int tiles) {

@@ -38,9 +38,9 @@ __device__ __forceinline__ int cluster_rank() {
   return rank;
 }
 
-/// Arrivals of warps at barriers of an array, in all CTAs of the cluster at once. Ordinary writes of this CTA are not made
-/// visible to the other CTAs: with .release.cluster every arrival would wait for a fence of the whole GPU. It is for
-/// rings that TMA fills.
+/// Arrivals of warps at barriers of an array, in all CTAs of the cluster at once. Ordinary writes of this CTA are not
+/// made visible to the other CTAs: with .release.cluster every arrival would wait for a fence of the whole GPU. So it
+/// is only for stages that TMA fills and that nobody else writes.
 template <int kCtas>
 class ClusterArrival {
  public:
