@@ -40,6 +40,17 @@ struct ReadHandle {
   int fd;
 };
 
+/// "FIFO", "socket" or "block device"; null for any other file, also one that is not there.
+const char* special_kind(const std::filesystem::path& path) {
+  std::error_code error;
+  switch (std::filesystem::status(path, error).type()) {
+    case std::filesystem::file_type::fifo: return "FIFO";
+    case std::filesystem::file_type::socket: return "socket";
+    case std::filesystem::file_type::block: return "block device";
+    default: return nullptr;
+  }
+}
+
 std::filesystem::path parent_of(const std::filesystem::path& path) {
   const auto parent = path.parent_path();
   return parent.empty() ? "." : parent;
@@ -189,15 +200,13 @@ FileChecksum FileWriter::finish() {
 }
 
 void check_output_file(const std::filesystem::path& path) {
-  std::error_code error;
-  const auto type = std::filesystem::status(path, error).type();
-  const bool special = type == std::filesystem::file_type::fifo || type == std::filesystem::file_type::socket ||
-                       type == std::filesystem::file_type::block;
-  SSA_CHECK(!special, path.string(), ": cannot write: is a ",
-            type == std::filesystem::file_type::fifo     ? "FIFO"
-            : type == std::filesystem::file_type::socket ? "socket"
-                                                         : "block device",
-            ", expected a regular file");
+  const char* kind = special_kind(path);
+  SSA_CHECK(!kind, path.string(), ": cannot write: is a ", kind, ", expected a regular file");
+}
+
+void check_input_file(const std::filesystem::path& path) {
+  const char* kind = special_kind(path);
+  SSA_CHECK(!kind, path.string(), ": cannot read: is a ", kind, ", expected a regular file");
 }
 
 void make_directories(const std::filesystem::path& path) {

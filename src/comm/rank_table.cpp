@@ -7,8 +7,8 @@
 namespace ssa {
 namespace {
 
-/// Heartbeats arrive once a second. A rank that has missed some is reported as not answering.
-constexpr double kSilentSeconds = 2;
+/// A rank that has missed so many heartbeats is reported as not answering.
+constexpr double kMissed = 2;
 constexpr std::size_t kMostNamed = 8;
 
 const char* key_of(Phase phase) {
@@ -33,6 +33,11 @@ double PhaseTimeouts::of(Phase phase) const {
     case Phase::evaluation: return evaluation;
   }
   return step;
+}
+
+double PhaseTimeouts::interval() const {
+  constexpr double kLongest = 1, kInTimeout = 4;
+  return std::min(kLongest, std::min({start, step, save, evaluation}) / kInTimeout);
 }
 
 std::string silent_rank_text(const Heartbeat& last, double seconds) {
@@ -75,7 +80,7 @@ std::string RankTable::verdict(Time now) const {
   for (std::size_t i = 0; i < ranks_.size(); ++i) {
     const Rank& rank = ranks_[i];
     if (!rank.watched) continue;
-    if (silent(rank, now) > std::min(kSilentSeconds, timeouts_.step)) silent_ranks.push_back(static_cast<int>(i));
+    if (silent(rank, now) > kMissed * timeouts_.interval()) silent_ranks.push_back(static_cast<int>(i));
     lost = lost || silent(rank, now) > timeouts_.step;
     if (rank.last.calls != fewest) continue;
     last_ranks.push_back(static_cast<int>(i));
@@ -92,8 +97,8 @@ std::string RankTable::line(const std::vector<int>& causes, Phase limit, Time no
   for (std::size_t i = 0; i < std::min(causes.size(), kMostNamed); ++i) {
     const Rank& rank = ranks_[static_cast<std::size_t>(causes[i])];
     if (i > 0) text += ", ";
-    text += silent(rank, now) > kSilentSeconds ? silent_rank_text(rank.last, silent(rank, now))
-                                               : idle_rank_text(rank.last, idle(rank, now));
+    text += silent(rank, now) > kMissed * timeouts_.interval() ? silent_rank_text(rank.last, silent(rank, now))
+                                                               : idle_rank_text(rank.last, idle(rank, now));
   }
   if (causes.size() > kMostNamed) text += fmt::format(" and {} more", causes.size() - kMostNamed);
   return text + timeout_text(limit, timeouts_);

@@ -28,10 +28,9 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
-constexpr milliseconds kInterval(1000);
-/// A thread that has not run for so long was suspended, perhaps with all other ranks, or had no processor. That time
-/// does not count.
-constexpr milliseconds kSuspended(2000);
+/// A thread that has not run for so many heartbeats was suspended, perhaps with all other ranks, or had no processor.
+/// That time does not count.
+constexpr int kSuspended = 2;
 /// To reach rank 0 at the start.
 constexpr milliseconds kConnectLimit(5000);
 
@@ -45,7 +44,10 @@ class Watchdog {
  public:
   /// A collective.
   Watchdog(Comm& comm, const PhaseTimeouts& timeouts)
-      : rank_(comm.rank()), timeouts_(timeouts), table_(comm.size(), timeouts) {
+      : rank_(comm.rank()),
+        timeouts_(timeouts),
+        interval_(std::chrono::ceil<milliseconds>(std::chrono::duration<double>(timeouts.interval()))),
+        table_(comm.size(), timeouts) {
     exchange_addresses(comm);
     last_progress_ = own(Heartbeat::alive);
     advanced_ = root_heard_ = Clock::now();
@@ -113,7 +115,7 @@ class Watchdog {
     Clock::time_point next = Clock::now(), last = next;
     while (!stop_) {
       const Clock::time_point now = Clock::now();
-      if (now - last > kSuspended) leave_out(last + kInterval, now);
+      if (now - last > kSuspended * interval_) leave_out(last + interval_, now);
       last = now;
       Heartbeat heartbeat;
       sockaddr_in from{};
@@ -123,7 +125,7 @@ class Watchdog {
       if (new_phase && rank_ == 0) send_all(Heartbeat::answer);
       if (new_phase || Clock::now() >= next) {
         rank_ == 0 ? judge_all() : report();
-        next = Clock::now() + kInterval;
+        next = Clock::now() + interval_;
       }
       pollfd files[] = {{socket_.file(), POLLIN, 0}, {wake_, POLLIN, 0}};
       const auto left = std::chrono::ceil<milliseconds>(next - Clock::now());
@@ -194,6 +196,7 @@ class Watchdog {
 
   const int rank_;
   const PhaseTimeouts timeouts_;
+  const milliseconds interval_;  ///< between two heartbeats
   HeartbeatSocket socket_;
   std::uint64_t job_ = 0;
   /// On rank 0: where each rank's heartbeats come from, port 0 before the first. On the others: where rank 0 may be;

@@ -116,10 +116,11 @@ bool is_unreadable(const std::exception& error) {
          file_error->cause() != EISDIR;
 }
 
-/// Throws if the file is known to be missing. Opening it reports any other cause.
+/// Throws if the file is known to be missing, or is a FIFO. Opening it reports any other cause.
 void check_present(const fs::path& file) {
   std::error_code error;
   if (!fs::exists(file, error) && !error) fail(file.filename().string(), " is missing");
+  check_input_file(file);
 }
 
 /// Throws unless the path is a directory. What a symbolic link names may be on a disk that is not mounted: that counts

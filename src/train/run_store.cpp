@@ -238,6 +238,17 @@ void expect_no_other_output(const std::filesystem::path& directory) {
                  " of a dataset or a model, expected a new directory or a run");
 }
 
+/// A collective, called if rank 0 sees no checkpoint. If another rank does, the file system of output_dir may not be
+/// mounted on the machine of rank 0, and the run would start again.
+void expect_no_checkpoints(Comm& comm, const std::filesystem::path& output_dir) {
+  const bool some = !find_checkpoints(output_dir, Verify::sizes).empty();
+  const int none = comm.size();
+  const int rank = static_cast<int>(all_reduce(comm, some ? comm.rank() : none, ReduceOp::min));
+  if (rank < none)
+    fail("output_dir ", output_dir.string(), ": found checkpoints on rank ", rank,
+         " and none on rank 0, expected the same directory on all ranks; --resume none starts over");
+}
+
 constexpr const char* kSameCheckpoints = "do all ranks see the same checkpoints?";
 
 }  // namespace
@@ -298,7 +309,9 @@ std::string RunStore::checkpoint_to_resume(const std::string& resume) {
       path = (newest->path.parent_path() / checkpoint_name(newest->step)).string();
     }
   }
-  return broadcast(comm_, path);
+  path = broadcast(comm_, path);
+  if (path.empty()) expect_no_checkpoints(comm_, config_.output_dir);
+  return path;
 }
 
 TrainerState RunStore::continue_from(Stream& stream, ModelState& state, SpikeDetector& spikes,

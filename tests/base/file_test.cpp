@@ -8,6 +8,7 @@
 #include <filesystem>
 
 #include "ssa/base/file_kind.h"
+#include "ssa/base/json_file.h"
 #include "ssa/base/mapped_file.h"
 #include "support/catch.h"
 #include "support/error_of.h"
@@ -111,12 +112,14 @@ TEST_CASE("the error on a full device states the file and the bytes written") {
               "no space left on device: /dev/full, 0 bytes written");
 }
 
-TEST_CASE("file: a FIFO as an output file is an error, not a wait") {
+TEST_CASE("file: a FIFO in the place of a file of the project is an error, not a wait") {
   const TempDir dir;
   REQUIRE(::mkfifo((dir / "fifo").c_str(), 0600) == 0);
   check_error(error_of([&] { FileWriter(dir / "fifo"); }), "fifo: cannot write: is a FIFO, expected a regular file");
   check_error(error_of([&] { replace_file(dir / "fifo", "x"); }), "is a FIFO");
   check_error(error_of([&] { MappedFile mapped(dir / "fifo"); }), "not a file");
+  check_error(error_of([&] { read_own_json_object(dir / "fifo"); }),
+              "fifo: cannot read: is a FIFO, expected a regular file");
 }
 
 TEST_CASE("file: a device is written to, not replaced by a file") {

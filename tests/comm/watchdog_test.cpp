@@ -46,7 +46,8 @@ void check_ends(const Case& c, const std::string& device = "cpu") {
 
 /// What rank 0 knows, at made-up times.
 struct Table {
-  explicit Table(int ranks) : table(ranks, {.start = 40, .step = 10, .save = 20, .evaluation = 30}) {}
+  explicit Table(int ranks, const PhaseTimeouts& timeouts = {.start = 40, .step = 10, .save = 20, .evaluation = 30})
+      : table(ranks, timeouts) {}
 
   void hear(int rank, double seconds, Phase phase, std::uint64_t calls, const char* call = "barrier") {
     Heartbeat heartbeat;
@@ -175,6 +176,32 @@ TEST_CASE("watchdog: a rank without a first heartbeat is not watched, and the ti
   t.table.leave_out(Table::at(12), Table::at(30));
   CHECK(t.verdict(36.9).empty());
   CHECK_FALSE(t.verdict(37.1).empty());
+}
+
+TEST_CASE("watchdog: a rank that makes progress does not end the job, however short the time-outs are") {
+  for (const double shortest : {1.0, 1.5, 4.0, 60.0})
+    for (const PhaseTimeouts& timeouts :
+         {PhaseTimeouts{.step = shortest}, {.start = shortest}, {.save = shortest}, {.evaluation = shortest}}) {
+      INFO("shortest time-out " << shortest << ", heartbeats every " << timeouts.interval());
+      for (const Phase phase : {Phase::start, Phase::step, Phase::save, Phase::evaluation}) {
+        Table t(2, timeouts);
+        // Rank 0 judges before it hears of the progress, and late.
+        for (int i = 0; i < 5; ++i) {
+          for (const int rank : {0, 1}) t.hear(rank, i * timeouts.interval(), phase, static_cast<std::uint64_t>(i));
+          CHECK(t.verdict((i + 1.5) * timeouts.interval()).empty());
+        }
+      }
+    }
+  CHECK(PhaseTimeouts().interval() == 1);
+}
+
+TEST_CASE("watchdog: the verdict says that a rank does not answer also with a time-out of a second") {
+  Table t(2, {.step = 1});
+  for (const int rank : {0, 1}) t.hear(rank, 100, Phase::step, 5);
+  t.hear(0, 101.1, Phase::step, 6);
+  CHECK(t.verdict(101.2) ==
+        "the job ends: rank 1 on gpu7 has not answered for 1 s (last: step 17, in barrier (call 5)); "
+        "distributed.timeout_seconds is 1");
 }
 
 TEST_CASE("watchdog: a rank that hangs is found by a watchdog that rarely gets a processor") {

@@ -541,4 +541,9 @@ TEST_CASE("bad input: ranks with checkpoints that differ in one bit end before t
   const ProgramResult same = resume("1");
   INFO(same.out << same.err);
   CHECK(same.exit_code == kExitDone);
+
+  // A file system that is not mounted on the machine of rank 0.
+  fs::remove_all(run / "at-0/out");
+  check_fails_once(resume("1"), kExitFailed,
+                   {"output_dir out: found checkpoints on rank 1 and none on rank 0", "--resume none starts over"});
 }

@@ -105,6 +105,10 @@ void sync_directory(const std::filesystem::path& path);
 /// write would wait for a reader.
 void check_output_file(const std::filesystem::path& path);
 
+/// The same for a file of a directory whose files this project writes: opening a FIFO to read would wait for a writer.
+/// A file that the user names may be a FIFO, as in `--config <(program)`.
+void check_input_file(const std::filesystem::path& path);
+
 /// Throws Error if replace_file() could not write `path`, for output that takes long to compute. Changes nothing.
 void check_replaceable(const std::filesystem::path& path);
 

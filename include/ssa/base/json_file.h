@@ -87,6 +87,7 @@ Json read_json_object(const std::filesystem::path& path) {
 
 /// The same for a file that only this project writes: there, a key that an object has twice is an error too.
 inline nlohmann::json read_own_json_object(const std::filesystem::path& path) {
+  check_input_file(path);
   return parse_json_object(read_file(path), path.string(), refuse_repeated_keys(path.string()));
 }
 

@@ -1,6 +1,6 @@
 // Watchdog: a job of several ranks ends when one of them stops, instead of waiting forever in a collective.
 //
-// A thread of every rank sends rank 0 a heartbeat once a second: the phase and step it is in, its last communication
+// A thread of every rank sends rank 0 a heartbeat every PhaseTimeouts::interval() seconds: the phase and step it is in, its last communication
 // call and how many it has begun. Rank 0 answers each. Heartbeats are UDP datagrams: a hanging MPI or NCCL call does
 // not delay them. The job ends when
 //   - rank 0 has received no heartbeat from a rank for PhaseTimeouts::step, whatever its phase: the process is stopped,
@@ -27,6 +27,9 @@ enum class Phase : std::int32_t { start, step, save, evaluation, end };
 struct PhaseTimeouts {
   double start = 600, step = 60, save = 600, evaluation = 600;
   double of(Phase phase) const;  ///< `end`: as a step
+  /// Seconds between two heartbeats: 1, or less for a time-out so short that a rank which makes progress would seem to
+  /// make none between two of them.
+  double interval() const;
 };
 
 /// Starts the watchdog of this rank, once per process. A collective of all ranks; prints a warning on rank 0 that names
