@@ -1,8 +1,8 @@
 // Watchdog: a job of several ranks ends when one of them stops, instead of waiting forever in a collective.
 //
-// A thread of every rank sends rank 0 a heartbeat every PhaseTimeouts::interval() seconds: the phase and step it is in, its last communication
-// call and how many it has begun. Rank 0 answers each. Heartbeats are UDP datagrams: a hanging MPI or NCCL call does
-// not delay them. The job ends when
+// A thread of every rank sends rank 0 a heartbeat every PhaseTimeouts::interval() seconds: the phase and step it is in,
+// its last communication call and how many it has begun. Rank 0 answers each. Heartbeats are UDP datagrams: a hanging
+// MPI or NCCL call does not delay them. The job ends when
 //   - rank 0 has received no heartbeat from a rank for PhaseTimeouts::step, whatever its phase: the process is stopped,
 //     or its machine is down;
 //   - the rank that the others wait for sends heartbeats, but has made no progress (entered no phase, begun or ended no
