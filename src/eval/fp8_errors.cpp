@@ -256,16 +256,11 @@ void expect_fp8_products(Stream& stream, const ModelConfig& config, const std::v
                          std::int64_t batch) {
   SSA_CHECK(!rows.empty() && rows.front().size() > 1, "--fp8-errors: no sequence of at least 2 tokens");
   if (const std::string reason = why_no_fp8(stream); !reason.empty()) fail_usage("--fp8-errors: ", reason);
-  std::string misfits;
-  for (const LinearLayer which : kLinearLayers) {
-    const std::string misfit = misfit_of(which, config);
-    if (misfit.empty()) {
-      misfits.clear();
-      break;
-    }
-    misfits += (misfits.empty() ? "" : ", ") + misfit;
+  if (std::ranges::none_of(kLinearLayers, [&](LinearLayer which) { return has_fp8_products(which, config); })) {
+    std::string misfits;
+    for (const LinearLayer which : kLinearLayers) misfits += (misfits.empty() ? "" : ", ") + misfit_of(which, config);
+    fail_usage("--fp8-errors: ", misfits, ", expected multiples of ", kFp8Alignment);
   }
-  if (!misfits.empty()) fail_usage("--fp8-errors: ", misfits, ", expected multiples of ", kFp8Alignment);
   const auto count = static_cast<std::int64_t>(rows.size()), tokens = static_cast<std::int64_t>(rows.front().size());
   for (const std::int64_t some : {std::min(batch, count), (count - 1) % batch + 1})
     if (some * tokens % kFp8Alignment != 0)
