@@ -115,10 +115,9 @@ void visit_fields(Of<AttentionConfig>, Visit&& visit) {
   using C = AttentionConfig;
   visit(field("method", &C::method, kAny, "attention method"));
   visit(field("alignment_weight", &C::alignment_weight, at_least(0), "weight of ssa's alignment loss"));
-  visit(
-      field("aligned_outputs", &C::aligned_outputs, kAny,
-            "which attention outputs get a gradient from ssa's alignment loss: both, only that of `full` attention, or "
-            "only that of `sparse` attention"));
+  visit(field("aligned_outputs", &C::aligned_outputs, kAny,
+              "which outputs of attention the gradient of ssa's alignment loss reaches: both, only the output of full "
+              "attention, or only the output of sparse attention"));
   visit(field(
       "full_stream_probability", &C::full_stream_probability, between(0, 1),
       "probability that the layers of ssa continue with the output of full attention instead of sparse attention"));

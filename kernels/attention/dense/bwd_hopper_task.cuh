@@ -87,7 +87,7 @@ struct BwdHopperTask {
       return keys <= (kv_tile + 1) * C::kBlockN ? 0 : (q_tile - before_q_tile_start) * heads + h + 1;
     }
   }
-  /// From steps_done of a kv tile to that of the previous one in the order of the tasks.
+  /// Distance in memory from the counter of a kv tile to the counter of the kv tile whose task comes before it.
   template <class Mask>
   static constexpr int kCounterBefore = kLongestTasksFirst<Mask> ? -C::kWarpgroups : C::kWarpgroups;
   /// The counter of one warpgroup's parts.

@@ -139,7 +139,7 @@ class SelectHopperScorer {
       const int t = task_.t0 + (task_.team + i * C::kTeams) * C::kTokens;
       if constexpr (C::kDocuments) {
         static_assert(16 % C::kTokens == 0);  // the tokens of a step are in one piece
-        // Another piece, of any team's step: its means replace those of the one before.
+        // When the step of any team begins a new piece, its means replace the previous ones, for all teams.
         if constexpr (C::kTeams == 1)
           follow_piece(i, first, loads);
         else
@@ -166,8 +166,8 @@ class SelectHopperScorer {
       for (; seen < task_.steps; ++seen) follow_piece(seen, first, loads);
   }
 
-  /// If a step's tokens are in another piece than those of the step before: waits for all teams, loads its means and
-  /// waits for them.
+  /// If the tokens of this step belong to a new piece: waits until all teams are done with the previous one, and loads
+  /// the block means of the new piece.
   __device__ __forceinline__ void follow_piece(int step, int& first, int& loads) {
     const int first_now = a_.in.first_block(task_.row, min(task_.t0 + step * C::kTokens, a_.in.T - 1));
     if (first_now == first) return;
