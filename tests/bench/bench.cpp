@@ -9,6 +9,7 @@
 #include "ssa/base/command_line.h"
 #include "ssa/base/program.h"
 #include "ssa/base/random.h"
+#include "ssa/config/config.h"
 
 namespace ssa::bench {
 namespace {
@@ -24,9 +25,40 @@ std::map<std::string, void (*)(Bench&)>& groups() {
   return all;
 }
 
+/// `shapes` with the model of a config file; its method and its `train` are not used.
+Shapes with_model(Shapes shapes, const ModelConfig& model) {
+  shapes.layers = model.num_hidden_layers;
+  shapes.hidden_size = model.hidden_size;
+  shapes.intermediate_size = model.intermediate_size;
+  shapes.vocab_size = model.vocab_size;
+  shapes.query_heads = model.num_attention_heads;
+  shapes.key_value_heads = model.num_key_value_heads;
+  shapes.head_dim = model.head_dim;
+  shapes.block_size = model.block_size;
+  shapes.block_counts = model.block_counts;
+  shapes.tie_word_embeddings = model.tie_word_embeddings;
+  return shapes;
+}
+
 }  // namespace
 
 Registration::Registration(const char* group, void (*run)(Bench&)) { groups().emplace(group, run); }
+
+ModelConfig model_config(const Shapes& shapes, std::int64_t tokens) {
+  ModelConfig model;
+  model.num_hidden_layers = shapes.layers;
+  model.hidden_size = shapes.hidden_size;
+  model.intermediate_size = shapes.intermediate_size;
+  model.vocab_size = shapes.vocab_size;
+  model.num_attention_heads = shapes.query_heads;
+  model.num_key_value_heads = shapes.key_value_heads;
+  model.head_dim = shapes.head_dim;
+  model.block_size = shapes.block_size;
+  model.block_counts = shapes.block_counts;
+  model.tie_word_embeddings = shapes.tie_word_embeddings;
+  model.max_position_embeddings = tokens;
+  return model;
+}
 
 std::vector<Shapes> by_length(const Shapes& shapes, std::int64_t shortest) {
   constexpr std::int64_t kLongest = 32768;
@@ -192,17 +224,18 @@ int main(int argc, char** argv) {
   using namespace ssa;
   return run_program("ssa_bench", [&] {
     bench::Shapes shapes;
-    std::string only;
+    std::string config, only;
     CommandLine line({.program = "ssa_bench",
                       .usage = "[options]",
-                      .summary = "Times every kernel on GPU 0 at the shapes of ssa-1b: ms, rate, and percent of the "
+                      .summary = "Times every kernel on GPU 0 at the shapes of a model: ms, rate, and percent of the "
                                  "ceiling\nmeasured in the same run.",
                       .footer =
                           "lengths_attention, lengths_step and lengths_step_moba time attention and the training "
                           "step\nby sequence length, groups_attention sparse attention by group, block and head size, "
                           "documents_attention\nattention with a document mask. They take a minute and run only if "
                           "--only begins their name.\n\nExamples:\n  ssa_bench --rows 4 --only rmsnorm\n  ssa_bench "
-                          "--only lengths"});
+                          "--only lengths\n  ssa_bench --config configs/ssa-300m.json --rows 8 --only training_step"});
+    line.add_option("--config", config, "times the shapes of its model instead of ssa-1b's")->option_text("FILE");
     line.add_option("--rows", shapes.rows, "sequences per batch")
         ->option_text("B")
         ->capture_default_str()
@@ -213,6 +246,7 @@ int main(int argc, char** argv) {
         ->transform(integer(1));
     line.add_option("--only", only, "time only kernels whose names begin so")->option_text("NAME");
     if (!line.read(argc, argv)) return kExitDone;
+    if (!config.empty()) shapes = bench::with_model(shapes, load_config(find_config(config)).model);
     Stream stream(DeviceKind::cuda);
     bench::Bench bench(stream, shapes, only);
     bench.measure_ceilings();

@@ -20,15 +20,17 @@
 #include <string>
 #include <vector>
 
+#include "ssa/model/model_config.h"
 #include "ssa/runtime/stream.h"
 
 namespace ssa::bench {
 
-/// ssa-1b by default; rows and tokens from the command line.
+/// ssa-1b by default; rows, tokens and another model from the command line.
 struct Shapes {
   std::int64_t rows = 4, tokens = 8192;
-  std::int64_t hidden_size = 2048, intermediate_size = 8192, vocab_size = 128256;
+  std::int64_t layers = 16, hidden_size = 2048, intermediate_size = 8192, vocab_size = 128256;
   std::int64_t query_heads = 32, key_value_heads = 2, head_dim = 64, block_size = 16, block_counts = 16;
+  bool tie_word_embeddings = true;
   /// Tokens per document of a sequence, for the ops that take documents; 0 = no document mask.
   std::int64_t document_tokens = 0;
 
@@ -36,6 +38,9 @@ struct Shapes {
   std::int64_t blocks() const { return (tokens + block_size - 1) / block_size; }
   std::int64_t qkvg_width() const { return (query_heads + 2 * key_value_heads) * head_dim + 3 * query_heads; }
 };
+
+/// A model of these shapes for sequences of up to `tokens` tokens, without a window.
+ModelConfig model_config(const Shapes& shapes, std::int64_t tokens);
 
 /// The same number of tokens as sequences of `shortest` tokens, of twice that and so on up to 32768, as long as they
 /// fill whole sequences. UsageError if they do not fill sequences of `shortest` tokens.

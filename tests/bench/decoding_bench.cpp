@@ -1,4 +1,4 @@
-// Decoding with ssa-1b's shapes and random weights: tokens per second of 1 to 64 sequences together, each after a prompt
+// Decoding with random weights: tokens per second of 1 to 64 sequences together, each after a prompt
 // of almost 32768 tokens, under sparse and full attention.
 #include <algorithm>
 #include <chrono>
@@ -14,27 +14,12 @@ using namespace ssa::bench;
 
 namespace {
 
-constexpr std::int64_t kCapacity = 32768, kLayers = 16, kPrompt = kCapacity - 256;
+constexpr std::int64_t kCapacity = 32768, kPrompt = kCapacity - 256;
 constexpr int kSteps = 64;
-
-ModelConfig model_config(const Shapes& s) {
-  ModelConfig c;
-  c.vocab_size = s.vocab_size;
-  c.hidden_size = s.hidden_size;
-  c.intermediate_size = s.intermediate_size;
-  c.num_hidden_layers = kLayers;
-  c.num_attention_heads = s.query_heads;
-  c.num_key_value_heads = s.key_value_heads;
-  c.head_dim = s.head_dim;
-  c.block_size = s.block_size;
-  c.block_counts = s.block_counts;
-  c.max_position_embeddings = kCapacity;
-  return c;
-}
 
 SSA_BENCH(decoding) {
   if (!bench.asked_for("decoding")) return;
-  const ModelConfig config = model_config(bench.shapes);
+  const ModelConfig config = model_config(bench.shapes, kCapacity);
   const ParamTable table(config);
   Stream& stream = bench.stream;
   std::vector<std::int32_t> prompt;

@@ -1,4 +1,4 @@
-// A whole training step at ssa-1b's shapes, for each method: tokens per second, and the time of each op.
+// A whole training step, for each method: tokens per second, and the time of each op.
 //
 // A step is what train.cpp does on the device: forward and backward of one micro-batch, gradient norm, AdamW. The
 // median over kSteps steps counts. One more step records an event before every op: the time of an op is the time until
@@ -28,18 +28,8 @@ constexpr std::int64_t kShortest = 2048;  ///< sequence length of the table by l
 constexpr std::int64_t kWindow = 512;     ///< of nsa; configs/nsa-1b.json has the published 128
 
 ModelConfig model_config(const bench::Shapes& s, Method method) {
-  ModelConfig c;
-  c.vocab_size = s.vocab_size;
-  c.hidden_size = s.hidden_size;
-  c.intermediate_size = s.intermediate_size;
-  c.num_hidden_layers = 16;
-  c.num_attention_heads = s.query_heads;
-  c.num_key_value_heads = s.key_value_heads;
-  c.head_dim = s.head_dim;
-  c.block_size = s.block_size;
-  c.block_counts = s.block_counts;
-  c.window_size = method == Method::nsa ? kWindow : 0;
-  c.max_position_embeddings = s.tokens;
+  ModelConfig c = bench::model_config(s, s.tokens);
+  if (method == Method::nsa) c.window_size = kWindow;
   return c;
 }
 
@@ -111,7 +101,7 @@ void fill_batch(Stream& stream, const MicroBatch& batch, const ModelConfig& c, s
   stream.synchronize();
 }
 
-/// A model with ssa-1b's shapes and a batch of random tokens.
+/// A model and a batch of random tokens.
 class Training {
  public:
   Training(bench::Bench& bench, const bench::Shapes& shapes, Method method, Fp8Mode fp8 = Fp8Mode::none)
