@@ -44,6 +44,15 @@ Shapes with_model(Shapes shapes, const ModelConfig& model) {
 
 Registration::Registration(const char* group, void (*run)(Bench&)) { groups().emplace(group, run); }
 
+std::optional<Shapes> with_heads_of_128(const Shapes& shapes) {
+  if (shapes.head_dim != 64 || shapes.key_value_heads % 2 != 0) return std::nullopt;
+  Shapes wide = shapes;
+  wide.head_dim = 128;
+  wide.query_heads /= 2;
+  wide.key_value_heads /= 2;
+  return wide;
+}
+
 ModelConfig model_config(const Shapes& shapes, std::int64_t tokens) {
   ModelConfig model;
   model.num_hidden_layers = shapes.layers;

@@ -17,6 +17,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -38,6 +39,10 @@ struct Shapes {
   std::int64_t blocks() const { return (tokens + block_size - 1) / block_size; }
   std::int64_t qkvg_width() const { return (query_heads + 2 * key_value_heads) * head_dim + 3 * query_heads; }
 };
+
+/// `shapes` with heads of 128 and half as many of them, so that q, k and v have the same size. Nothing if the heads are
+/// not of 64, or an odd number.
+std::optional<Shapes> with_heads_of_128(const Shapes& shapes);
 
 /// A model of these shapes for sequences of up to `tokens` tokens, without a window.
 ModelConfig model_config(const Shapes& shapes, std::int64_t tokens);

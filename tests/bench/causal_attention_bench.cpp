@@ -66,11 +66,6 @@ void measure_attention(Bench& bench, const Shapes& s, const std::string& size) {
 
 SSA_BENCH(causal_attention) { measure_attention(bench, bench.shapes, ""); }
 
-/// Head size 128 with half as many heads, so that all tensors but lse have the same size.
 SSA_BENCH(causal_attention_128) {
-  Shapes s = bench.shapes;
-  s.head_dim = 128;
-  s.query_heads /= 2;
-  s.key_value_heads /= 2;
-  measure_attention(bench, s, "_128");
+  if (const auto wide = with_heads_of_128(bench.shapes)) measure_attention(bench, *wide, "_128");
 }

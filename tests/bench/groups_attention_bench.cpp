@@ -1,5 +1,5 @@
 // Sparse attention of one layer by the size of the group of query heads, of the blocks and of the heads: ms, and that
-// over the time that the FLOPs would take at the rate of ssa-1b's shape.
+// over the time that the FLOPs would take at the rate of the first row, the model's shape.
 #include <cstdio>
 #include <map>
 #include <string>
@@ -25,8 +25,9 @@ struct Variant {
 
 SSA_BENCH(groups_attention) {
   if (!bench.asked_for("groups_attention")) return;
-  std::vector<Variant> variants = {{"ssa-1b", bench.shapes, {}}};
+  std::vector<Variant> variants = {{"model", bench.shapes, {}}};
   for (const std::int64_t group : {1, 2, 4, 8, 12, 32}) {
+    if (group > bench.shapes.query_heads) continue;
     variants.push_back({"group " + std::to_string(group), bench.shapes, {}});
     Shapes& shapes = variants.back().shapes;
     shapes.key_value_heads = bench.shapes.query_heads / group;
@@ -36,10 +37,7 @@ SSA_BENCH(groups_attention) {
     variants.push_back({"blocks of " + std::to_string(block_size), bench.shapes, {}});
     variants.back().shapes.block_size = block_size;
   }
-  variants.push_back({"heads of 128", bench.shapes, {}});
-  variants.back().shapes.head_dim *= 2;
-  variants.back().shapes.query_heads /= 2;
-  variants.back().shapes.key_value_heads /= 2;
+  if (const auto wide = with_heads_of_128(bench.shapes)) variants.push_back({"heads of 128", *wide, {}});
   for (Variant& variant : variants)
     for (const char* group : kGroups) variant.kernels.merge(bench.timings(group, variant.shapes));
 
