@@ -1,8 +1,6 @@
 // Tiles and shared memory of select_blocks on Hopper.
 #pragma once
 
-#include <type_traits>
-
 #include "choose_rows.cuh"
 #include "kernels/common/ptx/mbarrier.cuh"
 
@@ -15,20 +13,16 @@ namespace ssa::cuda {
 /// kDocuments: SelectArgs::begin is given.
 /// kLong: twice as many blocks and half as many columns per step. The means of 1024 blocks leave room for one CTA per
 /// SM, whose two teams share them.
-/// kSplit: twice as many again, for tokens that have more than kMaxBlocks, without documents. The blocks from kMaxBlocks
-/// on, the rest, are scored twice: first for their sums, and again after the others.
-template <int kD_, int kHeads_, bool kDocuments_, bool kLong_ = false, bool kSplit_ = false>
+template <int kD_, int kHeads_, bool kDocuments_, bool kLong_ = false>
 struct SelectHopperConfig {
   static constexpr int kD = kD_, kHeads = kHeads_, kHalves = kD / 64;
-  static constexpr bool kDocuments = kDocuments_, kLong = kLong_, kSplit = kSplit_;
-  static_assert(!kSplit || (kLong && !kDocuments));
+  static constexpr bool kDocuments = kDocuments_, kLong = kLong_;
   static_assert(kD == 64);  ///< more means do not fit in shared memory
   static constexpr int kTeams = kLong ? 2 : 1, kCtasPerSm = 2 / kTeams;
   static constexpr int kThreads = kTeams * 256;
   static constexpr int kColumns = kLong ? 16 : 32, kTokens = kColumns / kHeads;  ///< of a step
   static_assert(kTokens >= 1);
   static constexpr int kTile = 64, kTiles = kLong ? 16 : 8, kMaxBlocks = kTile * kTiles;
-  static constexpr int kMostBlocks = kSplit ? 2 * kMaxBlocks : kMaxBlocks;  ///< of a token
   /// There is code for each multiple of kTileStep tiles; the products are waited for in kTiles / kBatchTiles
   /// batches, of which at most 8 can be pending.
   static constexpr int kTileStep = kTiles / 4, kBatchTiles = kTiles / 8;
@@ -59,31 +53,20 @@ struct SelectHopperConfig {
     Barrier q_full[kQueryStages];
     Barrier scored[kSlots], chosen[kSlots];
   };
-  static constexpr int kSteps = kCtaTokens / kTokens;
-  static constexpr int kLists = kTeams * kWarps + (kSplit ? kCtaTokens : 0);
-  /// Of the steps' columns, with kSplit. If `relative`, log2 of the sums.
-  struct SplitSums {
-    float rest[kSteps][kColumns], all[kSteps][kColumns];
-    int relative[kSteps];
-  };
-  struct Nothing {};
-
-  /// Dynamic shared memory: this struct, then a list per choosing warp, and with kSplit one per token, whose capacity is
-  /// known at launch.
+  /// Dynamic shared memory: this struct, then a list per choosing warp, whose capacity is known at launch.
   struct alignas(1024) Shared {
     Tile<kTile, 64> means[kTiles][kHalves];
     Team team[kTeams];
     Barrier means_full;
-    std::conditional_t<kSplit, SplitSums, Nothing> split;
 
     static std::size_t bytes(std::size_t list_capacity) {
-      return sizeof(Shared) + kLists * list_capacity * (sizeof(float) + sizeof(int));
+      return sizeof(Shared) + kTeams * kWarps * list_capacity * (sizeof(float) + sizeof(int));
     }
-    /// The list of choosing warp `i` of all teams, or of token i - kTeams * kWarps.
-    __device__ __forceinline__ BlockList list(int i, int capacity) {
+    /// The list of choosing warp `warp` of all teams.
+    __device__ __forceinline__ BlockList list(int warp, int capacity) {
       auto* importance = reinterpret_cast<float*>(this + 1);
-      auto* blocks = reinterpret_cast<int*>(importance + kLists * capacity);
-      return {importance + i * capacity, blocks + i * capacity, 0};
+      auto* blocks = reinterpret_cast<int*>(importance + kTeams * kWarps * capacity);
+      return {importance + warp * capacity, blocks + warp * capacity, 0};
     }
   };
 };

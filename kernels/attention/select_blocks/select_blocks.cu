@@ -66,7 +66,7 @@ void select_blocks(Stream& stream, const SelectBlocks& p) {
     // The Hopper form C chooses for the tokens from t_begin on that have few enough blocks for it. Returns the first one
     // of the others.
     const auto run_hopper = [&]<class C>(int t_begin) {
-      const int t_end = std::min<std::int64_t>(a.T, std::int64_t{C::kMostBlocks} << a.block_shift);
+      const int t_end = std::min<std::int64_t>(a.T, std::int64_t{C::kMaxBlocks} << a.block_shift);
       const std::size_t shared_bytes = C::Shared::bytes(static_cast<std::size_t>(a.list_capacity));
       if (t_begin >= t_end || shared_bytes > stream.cuda().properties.sharedMemPerBlockOptin) return t_begin;
       const SelectHopperArgs h = {.q = tensor_map_heads(op, a.q, B, a.T, a.HQ, kD, C::kHeads, C::kColumns),
@@ -88,10 +88,6 @@ void select_blocks(Stream& stream, const SelectBlocks& p) {
           if constexpr (kHeads <= 16)
             rest.t_begin =
                 run_hopper.template operator()<SelectHopperConfig<kD, std::max(kHeads, 2), kDocuments, true>>(
-                    rest.t_begin);
-          if constexpr (kHeads <= 16 && !kDocuments)
-            rest.t_begin =
-                run_hopper.template operator()<SelectHopperConfig<kD, std::max(kHeads, 2), false, true, true>>(
                     rest.t_begin);
           if (rest.t_begin == a.T) return;
         }

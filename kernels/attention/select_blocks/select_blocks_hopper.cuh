@@ -1,5 +1,5 @@
-// select_blocks on Hopper, for tokens with at most 512, 1024 or 2048 blocks: one pass over the block means, or with
-// C::kSplit two passes over those from C::kMaxBlocks on. README.md explains it.
+// select_blocks on Hopper, for tokens with at most 512 or 1024 blocks: one pass over the block means. README.md explains
+// it.
 #pragma once
 
 #include "config_hopper.cuh"
@@ -31,7 +31,7 @@ struct SelectHopperTask {
         kv_head(static_cast<int>(blockIdx.x) % a.HK),
         row(static_cast<int>(blockIdx.x) / a.HK % a.B),
         t0(((t_end - 1) / C::kCtaTokens - static_cast<int>(blockIdx.x) / a.HK / a.B) * C::kCtaTokens),
-        steps(C::kSplit ? C::kSteps : (min(C::kCtaTokens, a.T - t0) + C::kTokens - 1) / C::kTokens) {
+        steps((min(C::kCtaTokens, a.T - t0) + C::kTokens - 1) / C::kTokens) {
     team = C::kTeams == 1 ? 0 : uniform(static_cast<int>(threadIdx.x) / kWarpgroupThreads % C::kTeams);
   }
 };
@@ -66,66 +66,6 @@ class SelectHopperScorer {
         scale2_(a.in.scale * kLog2e) {}
 
   __device__ __forceinline__ void run() {
-    if constexpr (C::kSplit)
-      run_split();
-    else
-      run_whole();
-  }
-
- private:
-  static constexpr float kLargestSum = 0x1p60f;  ///< a sum above it or below its inverse is computed again
-  static constexpr int kTeamSteps = C::kSteps / C::kTeams;
-  /// Which blocks are scored, and what for: all; the rest (SelectHopperConfig::kSplit) for its sums; those before the
-  /// rest; the rest again.
-  enum class Part { all, rest_sums, before_rest, rest };
-
-  __device__ __forceinline__ void run_split() {
-    if (task_.thread == 0) {
-      if (task_.team == 0) load_rest();
-      for (int n = 0; n < C::kQueryStages; ++n) load_queries(n);
-    }
-    __syncwarp();
-    int n = 0;  // steps of this team, of all parts
-    const auto run_part = [&]<Part kPart>() {
-      constexpr int kUse = kPart == Part::rest ? kTeamSteps : 0;
-      shared_.means_full.wait(kPart == Part::before_rest ? 1 : 0);
-#pragma unroll 1
-      for (int i = 0; i < kTeamSteps; ++i, ++n) {
-        const int step = task_.team + i * C::kTeams, t = task_.t0 + step * C::kTokens, stage = n % C::kQueryStages;
-        const int complete = (min(t + C::kTokens, a_.in.T) >> a_.in.block_shift) - C::kMaxBlocks;
-        const int tiles = kPart == Part::before_rest ? C::kTiles : (complete + C::kTile - 1) / C::kTile;
-        team_.q_full[stage].wait(n / C::kQueryStages & 1);
-        bool done = false;
-        if (kPart == Part::rest_sums || uniform(shared_.split.relative[step]) == 0) {
-          if constexpr (kPart == Part::before_rest)
-            done = score<C::kTiles, false, kPart>(stage, kUse + i, t, tiles);
-          else if (tiles <= C::kTileStep)
-            done = score<C::kTileStep, false, kPart>(stage, kUse + i, t, tiles);
-          else if (tiles <= 2 * C::kTileStep)
-            done = score<2 * C::kTileStep, false, kPart>(stage, kUse + i, t, tiles);
-          else if (tiles <= 3 * C::kTileStep)
-            done = score<3 * C::kTileStep, false, kPart>(stage, kUse + i, t, tiles);
-          else
-            done = score<4 * C::kTileStep, false, kPart>(stage, kUse + i, t, tiles);
-        }
-        if (!done) score<C::kTiles, true, kPart>(stage, kUse + i, t, tiles);
-        if (task_.thread == 0) load_queries(n + C::kQueryStages);
-        __syncwarp();
-      }
-    };
-    const auto replace_means = [&](auto&& load) {
-      barrier_sync(1 + C::kTeams, C::kTeams * kWarpgroupThreads);  // no warp has products of the others left
-      if (task_.team == 0 && task_.thread == 0) load();
-      __syncwarp();
-    };
-    run_part.template operator()<Part::rest_sums>();
-    replace_means([&] { load_means(0, C::kTiles); });
-    run_part.template operator()<Part::before_rest>();
-    replace_means([&] { load_rest(); });
-    run_part.template operator()<Part::rest>();
-  }
-
-  __device__ __forceinline__ void run_whole() {
     if (task_.thread == 0) {
       if (task_.team == 0) load_means(C::kDocuments ? a_.in.first_block(task_.row, task_.t0) : 0);
       for (int i = 0; i < C::kQueryStages; ++i) load_queries(i);
@@ -140,10 +80,7 @@ class SelectHopperScorer {
       if constexpr (C::kDocuments) {
         static_assert(16 % C::kTokens == 0);  // the tokens of a step are in one piece
         // When the step of any team begins a new piece, its means replace the previous ones, for all teams.
-        if constexpr (C::kTeams == 1)
-          follow_piece(i, first, loads);
-        else
-          for (; seen <= task_.team + i * C::kTeams; ++seen) follow_piece(seen, first, loads);
+        for (; seen <= task_.team + i * C::kTeams; ++seen) follow_piece(seen, first, loads);
       }
       first_ = first;
       const int complete = (min(t + C::kTokens, a_.in.T) >> a_.in.block_shift) - first;  // for the last token
@@ -151,14 +88,14 @@ class SelectHopperScorer {
       team_.q_full[i % C::kQueryStages].wait(i / C::kQueryStages & 1);
       bool done;
       if (tiles <= C::kTileStep)
-        done = score<C::kTileStep, false, Part::all>(i % C::kQueryStages, i, t, tiles);
+        done = score<C::kTileStep, false>(i, t, tiles);
       else if (tiles <= 2 * C::kTileStep)
-        done = score<2 * C::kTileStep, false, Part::all>(i % C::kQueryStages, i, t, tiles);
+        done = score<2 * C::kTileStep, false>(i, t, tiles);
       else if (tiles <= 3 * C::kTileStep)
-        done = score<3 * C::kTileStep, false, Part::all>(i % C::kQueryStages, i, t, tiles);
+        done = score<3 * C::kTileStep, false>(i, t, tiles);
       else
-        done = score<4 * C::kTileStep, false, Part::all>(i % C::kQueryStages, i, t, tiles);
-      if (!done) score<C::kTiles, true, Part::all>(i % C::kQueryStages, i, t, tiles);
+        done = score<4 * C::kTileStep, false>(i, t, tiles);
+      if (!done) score<C::kTiles, true>(i, t, tiles);
       if (task_.thread == 0) load_queries(i + C::kQueryStages);
       __syncwarp();
     }
@@ -166,8 +103,11 @@ class SelectHopperScorer {
       for (; seen < task_.steps; ++seen) follow_piece(seen, first, loads);
   }
 
-  /// If the tokens of this step belong to a new piece: waits until all teams are done with the previous one, and loads
-  /// the block means of the new piece.
+ private:
+  static constexpr float kLargestSum = 0x1p60f;  ///< a sum above it or below its inverse is computed again
+
+  /// If the tokens of this step belong to a new piece: waits until all teams are done with the previous one, loads its
+  /// block means and waits for them.
   __device__ __forceinline__ void follow_piece(int step, int& first, int& loads) {
     const int first_now = a_.in.first_block(task_.row, min(task_.t0 + step * C::kTokens, a_.in.T - 1));
     if (first_now == first) return;
@@ -181,13 +121,7 @@ class SelectHopperScorer {
   /// The means of the blocks from `first` on.
   __device__ __forceinline__ void load_means(int first) {
     const int complete = (min(a_.in.T, task_.t0 + C::kCtaTokens) >> a_.in.block_shift) - first;
-    load_means(first, max(1, (complete + C::kTile - 1) / C::kTile));
-  }
-  __device__ __forceinline__ void load_rest() {
-    const int complete = min(a_.in.T, task_.t0 + C::kCtaTokens) >> a_.in.block_shift;
-    load_means(C::kMaxBlocks, max(1, (complete - C::kMaxBlocks + C::kTile - 1) / C::kTile));
-  }
-  __device__ __forceinline__ void load_means(int first, int tiles) {
+    const int tiles = max(1, (complete + C::kTile - 1) / C::kTile);
     shared_.means_full.arrive_expect_tx(tiles * static_cast<int>(sizeof(shared_.means[0])));
     for (int tile = 0; tile < tiles; ++tile)
       for (int half = 0; half < C::kHalves; ++half)
@@ -195,11 +129,10 @@ class SelectHopperScorer {
                  task_.row, shared_.means_full);
   }
 
-  /// Of the team's i-th step, with kSplit in each of three rounds.
+  /// Of the team's i-th step.
   __device__ __forceinline__ void load_queries(int i) {
-    const int stage = i % C::kQueryStages;
-    if (C::kSplit ? i >= 3 * kTeamSteps : task_.team + i * C::kTeams >= task_.steps) return;
-    const int step = task_.team + (C::kSplit ? i % kTeamSteps : i) * C::kTeams;
+    const int step = task_.team + i * C::kTeams, stage = i % C::kQueryStages;
+    if (step >= task_.steps) return;
     team_.q_full[stage].arrive_expect_tx(sizeof(team_.q[stage]));
     for (int half = 0; half < C::kHalves; ++half)
       tma_load(team_.q[stage][half].data, a_.q, half, task_.kv_head * (a_.in.HQ / a_.in.HK),
@@ -213,10 +146,10 @@ class SelectHopperScorer {
   /// Importance of the blocks of the first `tiles` tiles for the tokens from t on: kTiles or up to C::kTileStep - 1
   /// less, or with kRowMax any number. Returns false if the exponentials of the scores, which are not relative to
   /// anything, have a sum that is too large or too small; with kRowMax, exponents are relative to the warp's maximum.
-  /// stage: of the queries. i: counts the steps that importance is computed in.
-  template <int kTiles, bool kRowMax, Part kPart>
-  __device__ __forceinline__ bool score(int stage, int i, int t, int tiles) {
+  template <int kTiles, bool kRowMax>
+  __device__ __forceinline__ bool score(int i, int t, int tiles) {
     float e[kTiles][kColumnTiles][4];
+    const int stage = i % C::kQueryStages;
     wgmma_fence();
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
@@ -231,8 +164,7 @@ class SelectHopperScorer {
 
     // From the lane's first row on. Up to 16 tokens differ by one block at most, 32 by two: the incomplete blocks are in
     // the last C::kTileStep tiles.
-    constexpr bool kRest = kPart == Part::rest || kPart == Part::rest_sums;
-    const int before = (C::kDocuments ? first_ : kRest ? C::kMaxBlocks : 0) + warp_ * 16 + (lane_ >> 2);
+    const int before = (C::kDocuments ? first_ : 0) + warp_ * 16 + (lane_ >> 2);
     const int complete = ((t + 1) >> a_.in.block_shift) - before;
     const int one_more = a_.in.block_size - ((t + 1) & (a_.in.block_size - 1));  // the first token with one block more
     const auto exists = [&](int tile) {
@@ -241,21 +173,12 @@ class SelectHopperScorer {
     const auto is_complete = [&](int tile, int n, int e) {
       const int row = tile * C::kTile + e / 2 * 8, token = (C::kHeads < 8 ? column(n, e & 1) : n * 8) / C::kHeads;
       // For 8 tokens either is right; this one spills no registers.
-      if constexpr (kPart == Part::before_rest)
-        return true;
-      else if constexpr (C::kTokens > 16 || C::kTokens == 8)
-        return row < ((t + token + 1) >> a_.in.block_shift) - before;
-      else
-        return row < complete + (token >= one_more);
+      if constexpr (C::kTokens > 16 || C::kTokens == 8) return row < ((t + token + 1) >> a_.in.block_shift) - before;
+      return row < complete + (token >= one_more);
     };
     [[maybe_unused]] OfColumns shift;
     OfColumns sum = {};
-    if constexpr (kRowMax && kPart == Part::rest) {
-      wgmma_wait<0>();
-#pragma unroll
-      for (int tile = 0; tile < kTiles; ++tile) warpgroup_fence_operand(e[tile]);
-      spread(shift, split_all(t));
-    } else if constexpr (kRowMax) {
+    if constexpr (kRowMax) {
       wgmma_wait<0>();
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) warpgroup_fence_operand(e[tile]);
@@ -293,33 +216,22 @@ class SelectHopperScorer {
           }
     }
 
-    if constexpr (kPart == Part::rest_sums && kRowMax) {
-      return keep_rest(t, log2_sum_of_warps(shift, sum), true);
-    } else if constexpr (kPart == Part::rest_sums) {
-      return keep_rest(t, sum_of_warps(sum), false);
-    } else {
-      OfColumns weight;
-      if constexpr (kPart == Part::rest) {
-        const bool needed = step_column() % C::kHeads < a_.in.HQ / a_.in.HK;
-        spread(weight, !needed ? 0.0f : kRowMax ? 1.0f : __fdividef(1.0f, split_all(t)));
-        barrier_sync(1 + task_.team, kWarpgroupThreads);  // no warp has products left: the queries may be replaced
-      } else if constexpr (kRowMax) {
-        find_weights<kPart>(weight, t, shift, sum);
-      } else if (!find_weights<kPart>(weight, t, sum)) {
-        return false;
-      }
+    OfColumns weight;
+    if constexpr (kRowMax)
+      find_weights(weight, shift, sum);
+    else if (!find_weights(weight, t, sum))
+      return false;
 
 #pragma unroll
-      for (int part = 0; part < C::kStepSlots; ++part) {
-        const int use = i * C::kStepSlots + part, slot = use % C::kSlots;
-        team_.chosen[slot].wait(use / C::kSlots & 1 ^ 1);
+    for (int part = 0; part < C::kStepSlots; ++part) {
+      const int use = i * C::kStepSlots + part, slot = use % C::kSlots;
+      team_.chosen[slot].wait(use / C::kSlots & 1 ^ 1);
 #pragma unroll
-        for (int tile = 0; tile < kTiles; ++tile)
-          if (exists(tile)) store_importance(slot, part, tile * C::kTile + warp_ * 16 + (lane_ >> 2), e[tile], weight);
-        team_.scored[slot].arrive_warp(lane_);
-      }
-      return true;
+      for (int tile = 0; tile < kTiles; ++tile)
+        if (exists(tile)) store_importance(slot, part, tile * C::kTile + warp_ * 16 + (lane_ >> 2), e[tile], weight);
+      team_.scored[slot].arrive_warp(lane_);
     }
+    return true;
   }
 
   /// Adds up the values of the lanes with the same columns: lane l gets the sum for column n c of its quad's columns,
@@ -352,71 +264,27 @@ class SelectHopperScorer {
 
   /// What an exponential of a column has to be multiplied by to be the softmax: 0 for heads that the group does not
   /// have. False if a sum over the warps is too large or too small. The lanes have sums over their own rows.
-  template <Part kPart>
   __device__ __forceinline__ bool find_weights(OfColumns& weight, int t, const OfColumns& sum) {
-    float total = sum_of_warps(sum);
-    if constexpr (kPart == Part::before_rest) total += shared_.split.rest[step_of(t)][step_column()];
-    const bool needed = step_column() % C::kHeads < a_.in.HQ / a_.in.HK &&
-                        (t + step_column() / C::kHeads + 1) >> a_.in.block_shift > (C::kDocuments ? first_ : 0);
-    spread(weight, needed ? __fdividef(1.0f, total) : 0.0f);
-    if (is_extreme(total, needed)) return false;
-    if constexpr (kPart == Part::before_rest)
-      if (warp_ == 0) shared_.split.all[step_of(t)][step_column()] = total;
-    return true;
-  }
-
-  /// The same for exponentials relative to `shift`, which differ by warp.
-  template <Part kPart>
-  __device__ __forceinline__ void find_weights(OfColumns& weight, int t, const OfColumns& shift, const OfColumns& sum) {
-    float log2_total = log2_sum_of_warps(shift, sum);
-    if constexpr (kPart == Part::before_rest) {
-      const float rest = shared_.split.rest[step_of(t)][step_column()];
-      const float log2_rest = uniform(shared_.split.relative[step_of(t)]) ? rest : __log2f(rest);
-      const float highest = fmaxf(log2_total, log2_rest);
-      if (highest > -kInfinity)
-        log2_total = highest + __log2f(exp2_fast(log2_total - highest) + exp2_fast(log2_rest - highest));
-    }
-    const bool needed = step_column() % C::kHeads < a_.in.HQ / a_.in.HK && log2_total > -kInfinity;
-    if (!needed) log2_total = kInfinity;
-#pragma unroll
-    for (int n = 0; n < kColumnTiles; ++n)
-#pragma unroll
-      for (int c = 0; c < 2; ++c)
-        weight[n][c] = exp2_fast(shift[n][c] - __shfl_sync(kFullMask, log2_total, column(n, c)));
-    if constexpr (kPart == Part::before_rest) {
-      barrier_sync(1 + task_.team, kWarpgroupThreads);  // all warps have read `relative`
-      if (warp_ == 0) {
-        shared_.split.all[step_of(t)][step_column()] = log2_total;
-        if (lane_ == 0) shared_.split.relative[step_of(t)] = 1;
-      }
-    }
-  }
-
-  /// The lane's columns of the values that lanes have for step_column().
-  __device__ __forceinline__ void spread(OfColumns& to, float value) const {
-#pragma unroll
-    for (int n = 0; n < kColumnTiles; ++n)
-#pragma unroll
-      for (int c = 0; c < 2; ++c) to[n][c] = __shfl_sync(kFullMask, value, column(n, c));
-  }
-  /// Whether a lane's sum is too large or too small; equal in all warps.
-  __device__ __forceinline__ bool is_extreme(float total, bool needed) const {
-    return __any_sync(kFullMask, !(total < kLargestSum) || (needed && total < 1 / kLargestSum));
-  }
-
-  /// The sums of the lanes' rows over all rows and warps, of step_column().
-  __device__ __forceinline__ float sum_of_warps(const OfColumns& sum) {
     auto& sums = team_.sums[exchanges_++ & 1];
     sums[warp_][own_column()] = sum_of_column(sum);
     barrier_sync(1 + task_.team, kWarpgroupThreads);
     float total = 0;
 #pragma unroll
     for (int w = 0; w < C::kWarps; ++w) total += sums[w][step_column()];
-    return total;
+    const bool needed = lane_ % C::kHeads < a_.in.HQ / a_.in.HK &&
+                        (t + step_column() / C::kHeads + 1) >> a_.in.block_shift > (C::kDocuments ? first_ : 0);
+    const float inverse = needed ? __fdividef(1.0f, total) : 0.0f;
+#pragma unroll
+    for (int n = 0; n < kColumnTiles; ++n)
+#pragma unroll
+      for (int c = 0; c < 2; ++c) weight[n][c] = __shfl_sync(kFullMask, inverse, column(n, c));
+    return !__any_sync(kFullMask, !(total < kLargestSum) || (needed && total < 1 / kLargestSum));  // equal in all warps
   }
-  /// log2 of the same, for sums relative to `shift`; -infinity if there are no rows.
-  __device__ __forceinline__ float log2_sum_of_warps(const OfColumns& shift, const OfColumns& sum) {
+
+  /// The same for exponentials relative to `shift`, which differ by warp.
+  __device__ __forceinline__ void find_weights(OfColumns& weight, const OfColumns& shift, const OfColumns& sum) {
     auto& log2_sums = team_.sums[exchanges_++ & 1];
+    OfColumns log2_sum;  // of the warp, in the first lane of those with the same column
 #pragma unroll
     for (int n = 0; n < kColumnTiles; ++n)
 #pragma unroll
@@ -424,7 +292,8 @@ class SelectHopperScorer {
         float all = sum[n][c];
 #pragma unroll
         for (int offset = 4; offset < kWarpSize; offset *= 2) all += __shfl_xor_sync(kFullMask, all, offset);
-        if (lane_ < 4) log2_sums[warp_][column(n, c)] = shift[n][c] + __log2f(all);
+        log2_sum[n][c] = shift[n][c] + __log2f(all);
+        if (lane_ < 4) log2_sums[warp_][column(n, c)] = log2_sum[n][c];
       }
     barrier_sync(1 + task_.team, kWarpgroupThreads);
     float highest = -kInfinity, total = 0;
@@ -432,22 +301,14 @@ class SelectHopperScorer {
     for (int w = 0; w < C::kWarps; ++w) highest = fmaxf(highest, log2_sums[w][step_column()]);
 #pragma unroll
     for (int w = 0; w < C::kWarps; ++w) total += exp2_fast(log2_sums[w][step_column()] - highest);
-    return highest > -kInfinity ? highest + __log2f(total) : -kInfinity;
+    const bool needed = lane_ % C::kHeads < a_.in.HQ / a_.in.HK && highest > -kInfinity;
+    const float log2_total = needed ? highest + __log2f(total) : kInfinity;
+#pragma unroll
+    for (int n = 0; n < kColumnTiles; ++n)
+#pragma unroll
+      for (int c = 0; c < 2; ++c)
+        weight[n][c] = exp2_fast(shift[n][c] - __shfl_sync(kFullMask, log2_total, column(n, c)));
   }
-
-  /// With kSplit: keeps the sums of the rest's exponentials. False if one is too large or too small; not if `relative`.
-  __device__ __forceinline__ bool keep_rest(int t, float total, bool relative) {
-    const bool needed = step_column() % C::kHeads < a_.in.HQ / a_.in.HK &&
-                        (t + step_column() / C::kHeads + 1) >> a_.in.block_shift > C::kMaxBlocks;
-    if (!relative && is_extreme(total, needed)) return false;
-    if (warp_ == 0) {
-      shared_.split.rest[step_of(t)][step_column()] = total;
-      if (lane_ == 0) shared_.split.relative[step_of(t)] = relative;
-    }
-    return true;
-  }
-  __device__ __forceinline__ float split_all(int t) const { return shared_.split.all[step_of(t)][step_column()]; }
-  __device__ __forceinline__ int step_of(int t) const { return (t - task_.t0) / C::kTokens; }
 
   /// importance = sum over a token's heads of the softmax, in a fixed order, of rows `block` and block + 8, for the
   /// tokens of the step's slot `part`.
@@ -540,40 +401,21 @@ class SelectHopperChooser {
         a_(a),
         task_(task),
         list_(shared.list(task.team * C::kWarps + task.warp, a.list_capacity)),
-        candidates_(team_.candidates[task.warp]),
-        shared_(shared) {}
+        candidates_(team_.candidates[task.warp]) {}
 
   __device__ __forceinline__ void run() {
     const int slot = task_.warp % C::kSlots;
-    if constexpr (C::kSplit) {
-      // First from the blocks before the rest, then from these and the rest: the same warp for the same tokens.
-      constexpr int kUses = C::kSteps / C::kTeams * C::kStepSlots;
-      static_assert(kUses % C::kSlots == 0);
+    const int uses = (task_.steps - task_.team + C::kTeams - 1) / C::kTeams * C::kStepSlots;  // of all slots
 #pragma unroll 1
-      for (int use = slot; use < 2 * kUses; use += C::kSlots) {
-        const int of_round = use % kUses, step = task_.team + of_round / C::kStepSlots * C::kTeams;
-        const int first_token = step * C::kTokens + of_round % C::kStepSlots * C::kSlotTokens;
-        team_.scored[slot].wait(use / C::kSlots & 1);
-#pragma unroll 1
-        for (int token = task_.warp / C::kSlots; token < C::kSlotTokens; token += C::kSlotWarps) {
-          if (task_.t0 + first_token + token >= a_.T) break;
-          choose_split(first_token + token, team_.importance[slot][token], use >= kUses);
-        }
-        team_.chosen[slot].arrive_warp(task_.lane);
-      }
-    } else {
-      const int uses = (task_.steps - task_.team + C::kTeams - 1) / C::kTeams * C::kStepSlots;  // of all slots
-#pragma unroll 1
-      for (int use = slot; use < uses; use += C::kSlots) {
-        const int step = task_.team + use / C::kStepSlots * C::kTeams;
-        const int t = task_.t0 + step * C::kTokens + use % C::kStepSlots * C::kSlotTokens;
-        team_.scored[slot].wait(use / C::kSlots & 1);
-        if constexpr (C::kRows)
-          choose_at_once(slot, t);
-        else
-          choose_in_turn(slot, t);
-        team_.chosen[slot].arrive_warp(task_.lane);
-      }
+    for (int use = slot; use < uses; use += C::kSlots) {
+      const int step = task_.team + use / C::kStepSlots * C::kTeams;
+      const int t = task_.t0 + step * C::kTokens + use % C::kStepSlots * C::kSlotTokens;
+      team_.scored[slot].wait(use / C::kSlots & 1);
+      if constexpr (C::kRows)
+        choose_at_once(slot, t);
+      else
+        choose_in_turn(slot, t);
+      team_.chosen[slot].arrive_warp(task_.lane);
     }
   }
 
@@ -593,37 +435,6 @@ class SelectHopperChooser {
       quota = split ? a.block_size / 2 : a.block_counts - 1;
     }
   };
-
-  /// With kSplit, for a token of the CTA: from the first C::kMaxBlocks blocks into its list, or from the list and the
-  /// rest.
-  __device__ __forceinline__ void choose_split(int token, const float* importance, bool rest) {
-    const Token x(a_, task_, task_.t0 + token);
-    BlockList list = shared_.list(C::kTeams * C::kWarps + token, a_.list_capacity);
-    list.length = min(x.quota, C::kMaxBlocks);
-    if (!rest) {  // all of them are before x.newest: C::kMaxBlocks is a multiple of block_size
-      choose_blocks<C::kMaxBlocks>(list.blocks, importance, 0, C::kMaxBlocks, x.quota, list_, candidates_, task_.lane,
-                                   0);
-      __syncwarp();
-      for (int at = task_.lane; at < list.length; at += kWarpSize) list.importance[at] = importance[list.blocks[at]];
-      __syncwarp();
-      return;
-    }
-    int begin = 0, end = x.newest - C::kMaxBlocks, quota = x.quota, before = 0;
-#pragma unroll 1
-    while (true) {
-#pragma unroll 1
-      for (int from = begin; from < end; from += kMostInRegisters)
-        keep_most_important<kMostInRegisters>(list,
-                                              {importance, C::kMaxBlocks, from, min(from + kMostInRegisters, end)},
-                                              quota, &candidates_[0].x, task_.lane);
-      for (int at = task_.lane; at < list.length; at += kWarpSize) x.to[before + at] = list.blocks[at];
-      __syncwarp();  // all lanes have read the list
-      before += list.length;
-      if (end == x.own - C::kMaxBlocks) break;
-      begin = end, end = x.own - C::kMaxBlocks, quota = a_.block_size / 2 - 1, list.length = 0;
-    }
-    for (int s = before + task_.lane; s < a_.slots; s += kWarpSize) x.to[s] = s == before ? x.own : -1;
-  }
 
   /// The warp's part of the tokens of a slot, which begin at t0, one after the other.
   __device__ __forceinline__ void choose_in_turn(int slot, int t0) {
@@ -687,7 +498,6 @@ class SelectHopperChooser {
   const SelectHopperTask<C>& task_;
   const BlockList list_;
   int2* const candidates_;
-  typename C::Shared& shared_;
 };
 #endif
 
