@@ -45,24 +45,32 @@ template <int kCtas>
 class ClusterArrival {
  public:
   /// Arrivals per warp at a barrier of each CTA.
-  static constexpr int kOfWarp = kArrivalsOfWarp == 1 ? 1 : kWarpSize / kCtas;
+  static constexpr int kOfWarp = kArrivalsOfWarp;
 
-  __device__ __forceinline__ ClusterArrival(const Barrier& first, int lane) : arrives_(lane < kOfWarp * kCtas) {
+  /// Lane i arrives at CTA i; in a build for racecheck, every lane at every CTA.
+  __device__ __forceinline__ ClusterArrival(const Barrier& first, int lane) : lane_(lane) {
     asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address_) : "r"(first.address()), "r"(lane % kCtas));
   }
 
   /// At barrier `index`, called by all lanes.
   __device__ __forceinline__ void arrive(int index) const {
     __syncwarp();
-    if (arrives_)
-      asm volatile(
-          "mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(address_ + index * static_cast<int>(sizeof(Barrier)))
-          : "memory");
+    const std::uint32_t to = address_ + index * static_cast<int>(sizeof(Barrier));
+    if constexpr (kOfWarp == 1) {
+      if (lane_ < kCtas) arrive_at(to);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kCtas; ++i) arrive_at(__shfl_sync(kFullMask, to, i));
+    }
   }
 
  private:
+  __device__ static __forceinline__ void arrive_at(std::uint32_t barrier) {
+    asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
+  }
+
   std::uint32_t address_;
-  bool arrives_;
+  int lane_;
 };
 #endif
 
