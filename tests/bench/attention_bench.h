@@ -21,17 +21,17 @@ constexpr const char* name_of(Selection s) { return s == Selection::random ? "ra
 /// [rows, tokens, key_value_heads, block_counts]: ascending, including the own block, then -1.
 inline std::vector<std::int32_t> make_selection(const Shapes& s, Selection kind) {
   constexpr std::int64_t kGroupTokens = 32, kNewest = 4;
-  const std::int64_t slots = s.block_counts;
+  const std::int64_t slots = s.model.block_counts;
   std::vector<std::int32_t> indices;
-  indices.reserve(static_cast<std::size_t>(s.M() * s.key_value_heads * slots));
-  for (std::int64_t i = 0; i < s.M() * s.key_value_heads; ++i) {
-    const std::int64_t row = i / s.key_value_heads / s.tokens, t = i / s.key_value_heads % s.tokens;
-    const std::int64_t head = i % s.key_value_heads, own = t / s.block_size;
+  indices.reserve(static_cast<std::size_t>(s.M() * s.model.num_key_value_heads * slots));
+  for (std::int64_t i = 0; i < s.M() * s.model.num_key_value_heads; ++i) {
+    const std::int64_t row = i / s.model.num_key_value_heads / s.tokens, t = i / s.model.num_key_value_heads % s.tokens;
+    const std::int64_t head = i % s.model.num_key_value_heads, own = t / s.model.block_size;
     std::vector<std::int32_t> chosen = {static_cast<std::int32_t>(own)};
+    const auto wanted = static_cast<std::size_t>(std::min(slots, own + 1));
     const auto take = [&](std::int64_t n) {
       const auto block = static_cast<std::int32_t>(n);
-      if (static_cast<std::int64_t>(chosen.size()) < std::min(slots, own + 1) &&
-          std::find(chosen.begin(), chosen.end(), block) == chosen.end())
+      if (chosen.size() < wanted && std::find(chosen.begin(), chosen.end(), block) == chosen.end())
         chosen.push_back(block);
     };
     if (kind == Selection::concentrated) {
@@ -40,7 +40,7 @@ inline std::vector<std::int32_t> make_selection(const Shapes& s, Selection kind)
     }
     const std::int64_t key =
         kind == Selection::concentrated ? (row * s.tokens + t / kGroupTokens * kGroupTokens) * 64 + head : i;
-    for (std::uint64_t draw = 0; own > 0 && draw < 400; ++draw) {
+    for (std::uint64_t draw = 0; chosen.size() < wanted && draw < 400; ++draw) {
       const double u = random_uniform(3, RandomPurpose::test, static_cast<std::uint64_t>(key), draw);
       // One in eight concentrated draws is for this token only.
       const double own_u = random_uniform(4, RandomPurpose::test, static_cast<std::uint64_t>(i), draw);
@@ -58,8 +58,9 @@ inline std::vector<std::int32_t> make_selection(const Shapes& s, Selection kind)
 inline double selected_pairs(const Shapes& s, const std::vector<std::int32_t>& indices) {
   double pairs = 0;
   for (std::size_t i = 0; i < indices.size(); ++i) {
-    const std::int64_t t = static_cast<std::int64_t>(i) / s.block_counts / s.key_value_heads % s.tokens;
-    if (indices[i] >= 0) pairs += static_cast<double>(std::min(s.block_size, t + 1 - indices[i] * s.block_size));
+    const std::int64_t t = static_cast<std::int64_t>(i) / s.model.block_counts / s.model.num_key_value_heads % s.tokens;
+    if (indices[i] >= 0)
+      pairs += static_cast<double>(std::min(s.model.block_size, t + 1 - indices[i] * s.model.block_size));
   }
   return pairs;
 }
@@ -70,7 +71,7 @@ double pairs_of(const Shapes& s, const KeysOf& keys_of) {
   const std::int64_t document = s.document_tokens ? s.document_tokens : s.tokens;
   std::int64_t keys = 0;
   for (std::int64_t t = 0; t < s.tokens; ++t) keys += keys_of(t % document);
-  return static_cast<double>(s.rows * s.key_value_heads * keys);
+  return static_cast<double>(s.rows * s.model.num_key_value_heads * keys);
 }
 
 inline double causal_pairs(const Shapes& s) {
@@ -83,12 +84,12 @@ inline double window_pairs(const Shapes& s, std::int64_t window) {
 
 /// (query, block) pairs where the block is complete at the query.
 inline double complete_block_pairs(const Shapes& s) {
-  return pairs_of(s, [&](std::int64_t t) { return (t + 1) / s.block_size; });
+  return pairs_of(s, [&](std::int64_t t) { return (t + 1) / s.model.block_size; });
 }
 
 /// FLOPs of one matrix product of attention over so many pairs.
 inline double product_flops(const Shapes& s, double pairs) {
-  return 2 * pairs * static_cast<double>(s.query_heads / s.key_value_heads * s.head_dim);
+  return 2 * pairs * static_cast<double>(s.model.num_attention_heads / s.model.num_key_value_heads * s.model.head_dim);
 }
 
 /// Sequences of documents of s.document_tokens tokens.
@@ -110,9 +111,9 @@ struct AttentionTensors {
 
   AttentionTensors(Bench& bench, std::int64_t keys) : AttentionTensors(bench, bench.shapes, keys) {}
   AttentionTensors(Bench& bench, const Shapes& s, std::int64_t keys)
-      : query{s.rows, s.tokens, s.query_heads, s.head_dim},
-        key{s.rows, keys, s.key_value_heads, s.head_dim},
-        row{s.rows, s.tokens, s.query_heads},
+      : query{s.rows, s.tokens, s.model.num_attention_heads, s.model.head_dim},
+        key{s.rows, keys, s.model.num_key_value_heads, s.model.head_dim},
+        row{s.rows, s.tokens, s.model.num_attention_heads},
         q(bench.random(DType::bf16, query)),
         k(bench.random(DType::bf16, key)),
         v(bench.random(DType::bf16, key)),

@@ -25,48 +25,17 @@ std::map<std::string, void (*)(Bench&)>& groups() {
   return all;
 }
 
-/// `shapes` with the model of a config file; its method and its `train` are not used.
-Shapes with_model(Shapes shapes, const ModelConfig& model) {
-  shapes.layers = model.num_hidden_layers;
-  shapes.hidden_size = model.hidden_size;
-  shapes.intermediate_size = model.intermediate_size;
-  shapes.vocab_size = model.vocab_size;
-  shapes.query_heads = model.num_attention_heads;
-  shapes.key_value_heads = model.num_key_value_heads;
-  shapes.head_dim = model.head_dim;
-  shapes.block_size = model.block_size;
-  shapes.block_counts = model.block_counts;
-  shapes.tie_word_embeddings = model.tie_word_embeddings;
-  return shapes;
-}
-
 }  // namespace
 
 Registration::Registration(const char* group, void (*run)(Bench&)) { groups().emplace(group, run); }
 
 std::optional<Shapes> with_heads_of_128(const Shapes& shapes) {
-  if (shapes.head_dim != 64 || shapes.key_value_heads % 2 != 0) return std::nullopt;
+  if (shapes.model.head_dim != 64 || shapes.model.num_key_value_heads % 2 != 0) return std::nullopt;
   Shapes wide = shapes;
-  wide.head_dim = 128;
-  wide.query_heads /= 2;
-  wide.key_value_heads /= 2;
+  wide.model.head_dim = 128;
+  wide.model.num_attention_heads /= 2;
+  wide.model.num_key_value_heads /= 2;
   return wide;
-}
-
-ModelConfig model_config(const Shapes& shapes, std::int64_t tokens) {
-  ModelConfig model;
-  model.num_hidden_layers = shapes.layers;
-  model.hidden_size = shapes.hidden_size;
-  model.intermediate_size = shapes.intermediate_size;
-  model.vocab_size = shapes.vocab_size;
-  model.num_attention_heads = shapes.query_heads;
-  model.num_key_value_heads = shapes.key_value_heads;
-  model.head_dim = shapes.head_dim;
-  model.block_size = shapes.block_size;
-  model.block_counts = shapes.block_counts;
-  model.tie_word_embeddings = shapes.tie_word_embeddings;
-  model.max_position_embeddings = tokens;
-  return model;
 }
 
 std::vector<Shapes> by_length(const Shapes& shapes, std::int64_t shortest) {
@@ -208,7 +177,7 @@ void Bench::measure(const std::string& name, const Work& work, const std::functi
   std::fflush(stdout);
 }
 
-void Bench::measure_ceilings() {
+void Bench::measure_ceilings(const std::string& model) {
   constexpr std::int64_t kCopied = std::int64_t{2} << 30, kCube = 8192;
   {
     const Tensor from = random(DType::f32, {kCopied / 4}), to = empty(DType::f32, {kCopied / 4});
@@ -221,9 +190,9 @@ void Bench::measure_ceilings() {
   const double ms = median_ms({[=](Stream& s) { matmul(s, {.out = out, .a = a, .b = b, .transpose_b = true}); }});
   product_rate_ = 2e3 * static_cast<double>(kCube * kCube * kCube) / ms;
   release();
-  std::printf("%s; %lld sequences of %lld tokens. Ceilings: copy %.0f GB/s, 8192^3 product %.0f TFLOP/s\n\n",
-              stream.device_name().c_str(), static_cast<long long>(shapes.rows), static_cast<long long>(shapes.tokens),
-              copy_rate_ * 1e-9, product_rate_ * 1e-12);
+  std::printf("%s; %s, %lld sequences of %lld tokens. Ceilings: copy %.0f GB/s, 8192^3 product %.0f TFLOP/s\n\n",
+              stream.device_name().c_str(), model.c_str(), static_cast<long long>(shapes.rows),
+              static_cast<long long>(shapes.tokens), copy_rate_ * 1e-9, product_rate_ * 1e-12);
   std::printf("| %-44s | %9s | %15s | %7s |\n|---|---|---|---|\n", "kernel", "ms", "rate", "ceiling");
 }
 
@@ -233,6 +202,7 @@ int main(int argc, char** argv) {
   using namespace ssa;
   return run_program("ssa_bench", [&] {
     bench::Shapes shapes;
+    std::int64_t tokens = 0;
     std::string config, only;
     CommandLine line({.program = "ssa_bench",
                       .usage = "[options]",
@@ -241,24 +211,33 @@ int main(int argc, char** argv) {
                       .footer =
                           "lengths_attention, lengths_step and lengths_step_moba time attention and the training "
                           "step\nby sequence length, groups_attention sparse attention by group, block and head size, "
-                          "documents_attention\nattention with a document mask. They take a minute and run only if "
-                          "--only begins their name.\n\nExamples:\n  ssa_bench --rows 4 --only rmsnorm\n  ssa_bench "
+                          "documents_attention\nattention with a document mask, decoding the generation of text. They "
+                          "take a minute and run only if\n--only begins their name.\n\nExamples:\n  ssa_bench --rows 4 "
+                          "--only rmsnorm\n  ssa_bench "
                           "--only lengths\n  ssa_bench --config configs/ssa-300m.json --rows 8 --only training_step"});
     line.add_option("--config", config, "times the shapes of its model instead of ssa-1b's")->option_text("FILE");
     line.add_option("--rows", shapes.rows, "sequences per batch")
         ->option_text("B")
         ->capture_default_str()
         ->transform(integer(1));
-    line.add_option("--tokens", shapes.tokens, "tokens per sequence")
+    line.add_option("--tokens", tokens, "tokens per sequence (default: train.max_length of --config, else 8192)")
         ->option_text("T")
-        ->capture_default_str()
         ->transform(integer(1));
-    line.add_option("--only", only, "time only kernels whose names begin so")->option_text("NAME");
+    line.add_option("--only", only, "time only kernels whose names contain this")->option_text("NAME");
     if (!line.read(argc, argv)) return kExitDone;
-    if (!config.empty()) shapes = bench::with_model(shapes, load_config(find_config(config)).model);
+    if (!config.empty()) {
+      const Config from = load_config(find_config(config));
+      const std::int64_t window = from.model.window_size > 0 ? from.model.window_size : shapes.model.window_size;
+      shapes.model = from.model;
+      shapes.model.window_size = window;
+      shapes.tokens = from.train.max_length;
+    }
+    if (tokens > 0) shapes.tokens = tokens;
+    if (shapes.tokens < shapes.model.block_size)
+      fail_usage("--tokens ", shapes.tokens, ": expected at least the ", shapes.model.block_size, " of a block");
     Stream stream(DeviceKind::cuda);
     bench::Bench bench(stream, shapes, only);
-    bench.measure_ceilings();
+    bench.measure_ceilings(config.empty() ? "ssa-1b" : config);
     for (const auto& [group, run] : bench::groups()) run(bench);
     return kExitDone;
   });

@@ -4,7 +4,7 @@
 // the same run: the rate of a large device copy for bytes, of an 8192^3 product of cuBLASLt for FLOPs.
 //
 //   SSA_BENCH(rmsnorm) {
-//     const std::int64_t M = bench.shapes.M(), H = bench.shapes.hidden_size;
+//     const std::int64_t M = bench.shapes.M(), H = bench.shapes.model.hidden_size;
 //     bench.measure("rmsnorm_forward", {.bytes = 2.0 * M * H * 2}, [&] {
 //       const Tensor out = bench.empty(DType::bf16, {M, H}), x = bench.random(DType::bf16, {M, H});
 //       ...
@@ -26,26 +26,34 @@
 
 namespace ssa::bench {
 
-/// ssa-1b by default; rows, tokens and another model from the command line.
+/// ssa-1b, with the window of 512 tokens that the benchmarks of nsa have.
+inline ModelConfig default_model() {
+  ModelConfig model;
+  model.vocab_size = 128256;
+  model.hidden_size = 2048;
+  model.intermediate_size = 8192;
+  model.num_hidden_layers = 16;
+  model.num_attention_heads = 32;
+  model.num_key_value_heads = 2;
+  model.head_dim = 64;
+  model.window_size = 512;
+  return model;
+}
+
+/// What is timed, from the command line.
 struct Shapes {
   std::int64_t rows = 4, tokens = 8192;
-  std::int64_t layers = 16, hidden_size = 2048, intermediate_size = 8192, vocab_size = 128256;
-  std::int64_t query_heads = 32, key_value_heads = 2, head_dim = 64, block_size = 16, block_counts = 16;
-  bool tie_word_embeddings = true;
+  ModelConfig model = default_model();
   /// Tokens per document of a sequence, for the ops that take documents; 0 = no document mask.
   std::int64_t document_tokens = 0;
 
   std::int64_t M() const { return rows * tokens; }
-  std::int64_t blocks() const { return (tokens + block_size - 1) / block_size; }
-  std::int64_t qkvg_width() const { return (query_heads + 2 * key_value_heads) * head_dim + 3 * query_heads; }
+  std::int64_t blocks() const { return (tokens + model.block_size - 1) / model.block_size; }
 };
 
-/// `shapes` with heads of 128 and half as many of them, so that q, k and v have the same size. Nothing if the heads are
-/// not of 64, or an odd number.
+/// `shapes` with heads of 128 and half as many of them, so that q, k and v have the same size. nullopt unless its heads
+/// are of 64 and its number of key/value heads is even.
 std::optional<Shapes> with_heads_of_128(const Shapes& shapes);
-
-/// A model of these shapes for sequences of up to `tokens` tokens, without a window.
-ModelConfig model_config(const Shapes& shapes, std::int64_t tokens);
 
 /// The same number of tokens as sequences of `shortest` tokens, of twice that and so on up to 32768, as long as they
 /// fill whole sequences. UsageError if they do not fill sequences of `shortest` tokens.
@@ -90,7 +98,8 @@ class Bench {
 
   /// Times the calls that `make_set` returns and prints a line, unless --only excludes `name`.
   void measure(const std::string& name, const Work& work, const std::function<Call()>& make_set);
-  void measure_ceilings();
+  /// Measures the ceilings and prints them. `model`: what the line calls it.
+  void measure_ceilings(const std::string& model);
 
   /// The median over calls in turn, after warming up.
   double median_ms(const std::vector<Call>& calls);

@@ -11,11 +11,11 @@ namespace {
 
 /// `size` is part of the benchmark names.
 void measure_attention(Bench& bench, const Shapes& s, const std::string& size) {
-  const float scale = 1 / std::sqrt(static_cast<float>(s.head_dim));
+  const float scale = 1 / std::sqrt(static_cast<float>(s.model.head_dim));
   for (const std::int64_t window : {std::int64_t{0}, std::int64_t{512}}) {
     const double pairs = window == 0 ? causal_pairs(s) : window_pairs(s, window);
     const std::string name = (window == 0 ? "causal_attention" : "window_512_attention") + size;
-    const double bytes = static_cast<double>(s.M() * s.query_heads * s.head_dim) * 4;
+    const double bytes = static_cast<double>(s.M() * s.model.num_attention_heads * s.model.head_dim) * 4;
     bench.measure(name + "_forward", {.bytes = bytes, .flops = 2 * product_flops(s, pairs)}, [&]() -> Call {
       const AttentionTensors x(bench, s, s.tokens);
       const Tensor out = bench.empty(DType::bf16, x.query), lse = bench.empty(DType::f32, x.row);

@@ -20,7 +20,7 @@ std::int32_t zipf(std::int64_t i, std::int64_t V) {
 }  // namespace
 
 SSA_BENCH(embedding) {
-  const std::int64_t M = bench.shapes.M(), H = bench.shapes.hidden_size, V = bench.shapes.vocab_size;
+  const std::int64_t M = bench.shapes.M(), H = bench.shapes.model.hidden_size, V = bench.shapes.model.vocab_size;
   const double row_bytes = static_cast<double>(H) * 2, tokens = static_cast<double>(M);
   std::set<std::int32_t> distinct;
   for (std::int64_t i = 0; i < M; ++i) distinct.insert(zipf(i, V));

@@ -8,7 +8,8 @@ using bench::empty_fp8;
 using bench::random_fp8;
 
 SSA_BENCH(quantize_fp8) {
-  const std::int64_t M = bench.shapes.M(), H = bench.shapes.hidden_size, N = 2 * bench.shapes.intermediate_size;
+  const std::int64_t M = bench.shapes.M(), H = bench.shapes.model.hidden_size,
+                     N = 2 * bench.shapes.model.intermediate_size;
   const auto measure = [&](const std::string& name, std::int64_t rows, std::int64_t columns, bool plain,
                            bool transposed, Fp8Blocks blocks, Fp8Blocks blocks_t) {
     const double bytes = 2.0 + (plain ? 1 : 0) + (transposed ? 1 : 0);
@@ -27,19 +28,20 @@ SSA_BENCH(quantize_fp8) {
 }
 
 SSA_BENCH(fp8_matmul) {
+  if (!why_no_fp8(bench.stream).empty()) return;
   const bench::Shapes& s = bench.shapes;
-  const std::int64_t H = s.hidden_size, Q = s.query_heads * s.head_dim, kHeadTokens = 8192;
+  const std::int64_t H = s.model.hidden_size, Q = s.model.num_attention_heads * s.model.head_dim, kHeadTokens = 8192;
   constexpr auto kRow = Fp8Blocks::row, kSquare = Fp8Blocks::square;
   struct Layer {
     std::string name;
     std::int64_t tokens, inputs, outputs;
     Fp8Blocks d_y_t;  ///< blocks of the first operand of the weight gradient
   };
-  const Layer layers[] = {{"qkvg", s.M(), H, s.qkvg_width(), kSquare},
+  const Layer layers[] = {{"qkvg", s.M(), H, s.model.qkvg_width(), kSquare},
                           {"o", s.M(), Q, H, kSquare},
-                          {"gate and up", s.M(), H, 2 * s.intermediate_size, kSquare},
-                          {"down", s.M(), s.intermediate_size, H, kSquare},
-                          {"head, 8192 tokens", kHeadTokens, H, s.vocab_size, kRow}};
+                          {"gate and up", s.M(), H, 2 * s.model.intermediate_size, kSquare},
+                          {"down", s.M(), s.model.intermediate_size, H, kSquare},
+                          {"head, 8192 tokens", kHeadTokens, H, s.model.vocab_size, kRow}};
   // By cuBLASLt, then by the kernel of this project, where the GPU has it.
   struct By {
     std::string name;

@@ -4,8 +4,8 @@
 using namespace ssa;
 
 SSA_BENCH(gate_alignment) {
-  const std::int64_t B = bench.shapes.rows, T = bench.shapes.tokens, HQ = bench.shapes.query_heads,
-                     D = bench.shapes.head_dim;
+  const std::int64_t B = bench.shapes.rows, T = bench.shapes.tokens, HQ = bench.shapes.model.num_attention_heads,
+                     D = bench.shapes.model.head_dim;
   const Shape shape{B, T, HQ, D}, gate{B, T, HQ, 3}, delta{B, T, HQ};
   const double heads = static_cast<double>(B * T * HQ), values = heads * static_cast<double>(D);
   const auto stream_of = [](std::int64_t row) { return static_cast<std::int32_t>(row % 2); };

@@ -27,15 +27,15 @@ SSA_BENCH(groups_attention) {
   if (!bench.asked_for("groups_attention")) return;
   std::vector<Variant> variants = {{"model", bench.shapes, {}}};
   for (const std::int64_t group : {1, 2, 4, 8, 12, 32}) {
-    if (group > bench.shapes.query_heads) continue;
+    if (group > bench.shapes.model.num_attention_heads) continue;
     variants.push_back({"group " + std::to_string(group), bench.shapes, {}});
     Shapes& shapes = variants.back().shapes;
-    shapes.key_value_heads = bench.shapes.query_heads / group;
-    shapes.query_heads = shapes.key_value_heads * group;
+    shapes.model.num_key_value_heads = bench.shapes.model.num_attention_heads / group;
+    shapes.model.num_attention_heads = shapes.model.num_key_value_heads * group;
   }
   for (const std::int64_t block_size : {32, 64}) {
     variants.push_back({"blocks of " + std::to_string(block_size), bench.shapes, {}});
-    variants.back().shapes.block_size = block_size;
+    variants.back().shapes.model.block_size = block_size;
   }
   if (const auto wide = with_heads_of_128(bench.shapes)) variants.push_back({"heads of 128", *wide, {}});
   for (Variant& variant : variants)

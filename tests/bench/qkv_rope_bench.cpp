@@ -6,7 +6,8 @@ using namespace ssa;
 
 SSA_BENCH(qkv_rope) {
   const bench::Shapes s = bench.shapes;
-  const std::int64_t B = s.rows, T = s.tokens, HQ = s.query_heads, HK = s.key_value_heads, D = s.head_dim;
+  const std::int64_t B = s.rows, T = s.tokens, HQ = s.model.num_attention_heads, HK = s.model.num_key_value_heads,
+                     D = s.model.head_dim;
   const Shape query{B, T, HQ, D}, key{B, T, HK, D}, mean{B, s.blocks(), HK, D}, gate{B, T, HQ, 3};
   const double tokens = static_cast<double>(s.M()), heads = static_cast<double>((HQ + 2 * HK) * D),
                gates = 3.0 * static_cast<double>(HQ);
@@ -16,7 +17,7 @@ SSA_BENCH(qkv_rope) {
                   const Tensor q = bench.empty(DType::bf16, query), k = bench.empty(DType::bf16, key),
                                v = bench.empty(DType::bf16, key);
                   const Tensor gates_out = bench.empty(DType::f32, gate), k_mean = bench.empty(DType::bf16, mean);
-                  const Tensor qkvg = bench.random(DType::bf16, {s.M(), s.qkvg_width()}),
+                  const Tensor qkvg = bench.random(DType::bf16, {s.M(), padded_columns(s.model.qkvg_width())}),
                                positions = bench.integers({B, T}, position);
                   const Tensor cos_sin = bench.random(DType::f32, {T, D / 2, 2});
                   return [=](Stream& stream) {
@@ -28,7 +29,7 @@ SSA_BENCH(qkv_rope) {
                                               .qkvg = qkvg,
                                               .positions = positions,
                                               .cos_sin = cos_sin,
-                                              .block_size = s.block_size});
+                                              .block_size = s.model.block_size});
                   };
                 });
   const auto backward = [&] {
@@ -39,18 +40,18 @@ SSA_BENCH(qkv_rope) {
                            .gates = bench.random(DType::f32, gate),
                            .positions = bench.integers({B, T}, position),
                            .cos_sin = bench.random(DType::f32, {T, D / 2, 2}),
-                           .block_size = s.block_size};
+                           .block_size = s.model.block_size};
   };
   const bench::Work backward_work{.bytes = tokens * (heads * 6 + gates * 10)};  // two bytes per output in FP8, too
   bench.measure("qkv_rope_backward", backward_work, [&]() -> bench::Call {
     QkvRopeBackward op = backward();
-    op.d_qkvg = bench.empty(DType::bf16, {s.M(), s.qkvg_width()});
+    op.d_qkvg = bench.empty(DType::bf16, {s.M(), padded_columns(s.model.qkvg_width())});
     return [op](Stream& stream) { qkv_rope_backward(stream, op); };
   });
   bench.measure("qkv_rope_backward, FP8", backward_work, [&]() -> bench::Call {
     QkvRopeBackward op = backward();
-    op.fp8 = bench::empty_fp8(bench, s.M(), s.qkvg_width(), Fp8Blocks::row);
-    op.fp8_t = bench::empty_fp8(bench, s.qkvg_width(), s.M(), Fp8Blocks::square);
+    op.fp8 = bench::empty_fp8(bench, s.M(), s.model.qkvg_width(), Fp8Blocks::row);
+    op.fp8_t = bench::empty_fp8(bench, s.model.qkvg_width(), s.M(), Fp8Blocks::square);
     return [op](Stream& stream) { qkv_rope_backward(stream, op); };
   });
 }

@@ -5,7 +5,7 @@
 using namespace ssa;
 
 SSA_BENCH(rmsnorm) {
-  const std::int64_t M = bench.shapes.M(), H = bench.shapes.hidden_size;
+  const std::int64_t M = bench.shapes.M(), H = bench.shapes.model.hidden_size;
   const Shape rows{M, H};
   const double element_bytes = static_cast<double>(M * H), row_bytes = 2 * element_bytes;
   const auto forward = [&](const Tensor& out) {

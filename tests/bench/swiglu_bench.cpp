@@ -5,7 +5,7 @@
 using namespace ssa;
 
 SSA_BENCH(swiglu) {
-  const std::int64_t M = bench.shapes.M(), F = bench.shapes.intermediate_size;
+  const std::int64_t M = bench.shapes.M(), F = bench.shapes.model.intermediate_size;
   const double row_bytes = 2.0 * static_cast<double>(M * F);
   bench.measure("swiglu_forward", {.bytes = 3 * row_bytes}, [&]() -> bench::Call {
     const Tensor out = bench.empty(DType::bf16, {M, F}), gate_up = bench.random(DType::bf16, {M, 2 * F});
