@@ -174,7 +174,7 @@ __global__ void __launch_bounds__(Fp8HopperConfig::kThreads, 1)
   if (thread == 0) {
     for (int i = 0; i < C::kStages; ++i) {
       shared.full[i].init(1);
-      shared.empty[i].init(C::kCluster * C::kWarps * ClusterArrival<C::kCluster>::kOfWarp);
+      shared.empty[i].init(C::kCluster * C::kWarps * kArrivalsOfWarp);
     }
     fence_barrier_init();
   }

@@ -284,7 +284,6 @@ class SelectHopperScorer {
   /// The same for exponentials relative to `shift`, which differ by warp.
   __device__ __forceinline__ void find_weights(OfColumns& weight, const OfColumns& shift, const OfColumns& sum) {
     auto& log2_sums = team_.sums[exchanges_++ & 1];
-    OfColumns log2_sum;  // of the warp, in the first lane of those with the same column
 #pragma unroll
     for (int n = 0; n < kColumnTiles; ++n)
 #pragma unroll
@@ -292,8 +291,7 @@ class SelectHopperScorer {
         float all = sum[n][c];
 #pragma unroll
         for (int offset = 4; offset < kWarpSize; offset *= 2) all += __shfl_xor_sync(kFullMask, all, offset);
-        log2_sum[n][c] = shift[n][c] + __log2f(all);
-        if (lane_ < 4) log2_sums[warp_][column(n, c)] = log2_sum[n][c];
+        if (lane_ < 4) log2_sums[warp_][column(n, c)] = shift[n][c] + __log2f(all);
       }
     barrier_sync(1 + task_.team, kWarpgroupThreads);
     float highest = -kInfinity, total = 0;

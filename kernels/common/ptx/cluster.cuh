@@ -44,10 +44,9 @@ __device__ __forceinline__ int cluster_rank() {
 template <int kCtas>
 class ClusterArrival {
  public:
-  /// Arrivals per warp at a barrier of each CTA.
-  static constexpr int kOfWarp = kArrivalsOfWarp;
+  static_assert(kCtas <= kWarpSize);
 
-  /// Lane i arrives at CTA i; in a build for racecheck, every lane at every CTA.
+  /// A warp arrives kArrivalsOfWarp times at a barrier of each CTA. Lane i arrives at CTA i; in a build for racecheck, every lane at every CTA.
   __device__ __forceinline__ ClusterArrival(const Barrier& first, int lane) : lane_(lane) {
     asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address_) : "r"(first.address()), "r"(lane % kCtas));
   }
@@ -56,7 +55,7 @@ class ClusterArrival {
   __device__ __forceinline__ void arrive(int index) const {
     __syncwarp();
     const std::uint32_t to = address_ + index * static_cast<int>(sizeof(Barrier));
-    if constexpr (kOfWarp == 1) {
+    if constexpr (kArrivalsOfWarp == 1) {
       if (lane_ < kCtas) arrive_at(to);
     } else {
 #pragma unroll

@@ -22,8 +22,9 @@ __device__ __forceinline__ void mbarrier_arrive(std::uint32_t barrier) {
   asm volatile("{\n.reg .b64 state;\nmbarrier.arrive.shared.b64 state, [%0];\n}" ::"r"(barrier) : "memory");
 }
 
-/// Arrivals per warp in mbarrier_arrive_warp. compute-sanitizer's racecheck does not know that __syncwarp orders the
-/// accesses of the other lanes before one lane's arrival; in a build for racecheck all lanes arrive.
+/// Arrivals per warp in mbarrier_arrive_warp and ClusterArrival. compute-sanitizer's racecheck does not know that
+/// __syncwarp orders the accesses of the other lanes before one lane's arrival; in a build for racecheck all lanes
+/// arrive.
 #ifdef SSA_RACECHECK
 constexpr int kArrivalsOfWarp = kWarpSize;
 #else
