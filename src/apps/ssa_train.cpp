@@ -77,7 +77,9 @@ int run(int argc, char** argv) {
   if (dry_run) {
     std::vector<ssa::DeviceKind> devices = {options.device};
     if (device == "auto") devices = {ssa::DeviceKind::cpu, ssa::DeviceKind::cuda};
-    std::fputs(ssa::describe_run(config, devices, ssa::launched_ranks(), options.allowed_changes).c_str(), stdout);
+    const std::string plan = ssa::describe_run(config, devices, ssa::launched_ranks(), options.allowed_changes);
+    if (ssa::launched_rank() != 0) return ssa::kExitDone;  // rank 0 prints the same
+    std::fputs(plan.c_str(), stdout);
     for (const std::string& task : options.tasks.lines) std::printf("  eval_tasks: %s\n", task.c_str());
     ssa::finish_output();
     return ssa::kExitDone;

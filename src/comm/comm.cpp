@@ -43,12 +43,32 @@ void SingleComm::all_gather(Stream& stream, Tensor in, Tensor out) {
 
 void SingleComm::broadcast(Stream&, Tensor, int root) { check_root(root, 1); }
 
+namespace {
+
+/// Variables that a launcher sets.
+struct Launcher {
+  const char *ranks, *rank;
+};
+
+// Open MPI, MPICH and Intel MPI (Hydra), MVAPICH2, srun. Slurm's variables for the job, such as SLURM_NTASKS, are also
+// set for a single process started by a batch script; only srun sets those for the step.
+constexpr Launcher kLaunchers[] = {{"OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"},
+                                   {"PMI_SIZE", "PMI_RANK"},
+                                   {"MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK"},
+                                   {"SLURM_STEP_NUM_TASKS", "SLURM_PROCID"}};
+
+}  // namespace
+
 int launched_ranks() {
-  // Open MPI, MPICH and Intel MPI (Hydra), MVAPICH2, srun. Slurm's variables for the job, such as SLURM_NTASKS, are
-  // also set for a single process started by a batch script; only srun sets those for the step.
-  for (const char* variable : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"})
-    if (const int ranks = number_in(variable); ranks > 0) return ranks;
+  for (const Launcher& launcher : kLaunchers)
+    if (const int ranks = number_in(launcher.ranks); ranks > 0) return ranks;
   return 1;
+}
+
+int launched_rank() {
+  for (const Launcher& launcher : kLaunchers)
+    if (number_in(launcher.ranks) > 0) return number_in(launcher.rank);
+  return 0;
 }
 
 std::unique_ptr<Comm> make_comm(DeviceKind kind, const std::optional<PhaseTimeouts>& watchdog) {

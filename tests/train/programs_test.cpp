@@ -225,6 +225,22 @@ TEST_CASE("output that cannot be written is an error, and a reader that has read
   CHECK(run("{ ssa_train --print-config-keys; } | true").err.empty());
 }
 
+TEST_CASE("ssa_train --dry-run under a launcher is printed by rank 0 only") {
+  const fs::path config = kModel.parent_path() / "config.json";
+  const std::string train = (ssa::test::binary_dir() / "ssa_train").string();
+  for (const std::string launcher :
+       {"OMPI_COMM_WORLD_SIZE=2 OMPI_COMM_WORLD_RANK=", "PMI_SIZE=2 PMI_RANK=",
+        "MV2_COMM_WORLD_SIZE=2 MV2_COMM_WORLD_RANK=", "SLURM_STEP_NUM_TASKS=2 SLURM_PROCID="})
+    for (const std::string rank : {"0", "1"}) {
+      const Outcome outcome =
+          run_line("env " + launcher + rank + " " + train + " --dry-run --device cpu --config " + config.string());
+      INFO(launcher << rank << "\n" << outcome.output);
+      CHECK(outcome.exit_code == kExitDone);
+      CHECK((outcome.output.find("memory on cpu") != std::string::npos) == (rank == "0"));
+      CHECK(outcome.output.empty() == (rank == "1"));
+    }
+}
+
 TEST_CASE("ssa_export and ssa_inspect have a help text and report wrong usage") {
   for (const std::string program : {"ssa_export", "ssa_inspect"}) {
     const Outcome help = run_line(program + " --help");

@@ -82,6 +82,8 @@ class SingleComm : public Comm {
 
 /// The number of ranks that mpirun or srun started, from their environment variables; 1 without a launcher.
 int launched_ranks();
+/// The number of this process among them, before MPI starts; 0 without a launcher.
+int launched_rank();
 
 /// The communicator for tensors on devices of `kind`. If a launcher started several ranks: MPI for host memory and NCCL
 /// for device memory, with one rank per GPU. Otherwise SingleComm. May be called several times. Throws Error if MPI
