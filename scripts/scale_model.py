@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Predicts the tokens/s of a training run on many GPUs from measured parts. Every number that it prints is a prediction.
 
-Usage: scale_model.py [options]; the defaults are ssa-1b with 4 sequences of 8192 tokens on an H200, from
-kernels/BENCHMARKS.md. --bandwidth and --latency are assumptions until they are measured (nccl-tests) on your machines.
+Usage: scale_model.py [options]; the defaults are ssa-1b with 4 sequences of 8192 tokens on an H200
+(2026-11-27). --bandwidth and --latency are assumptions until they are measured (nccl-tests) on your machines.
 docs/multi-gpu.md states the formula.
 """
 import argparse

@@ -209,7 +209,6 @@ TEST_CASE("select_blocks over several chunks on CUDA agrees with the CPU") {
            {{1, 24000, 1, 1, 64}, 16, 16, BlockSelection::exact, Ties::none, 14.0},
            {{1, 24000, 1, 3, 64}, 16, 16, BlockSelection::exact, Ties::all},
            {{1, 32768, 1, 1, 64}, 16, 16},
-           // More than 1024 blocks.
            {{1, 16500, 1, 5, 64}, 16, 16, BlockSelection::reference},
            {{1, 16500, 1, 9, 64}, 16, 16},
            {{1, 16901, 2, 3, 64}, 16, 16, BlockSelection::exact, Ties::none, 14.0},

@@ -1,5 +1,5 @@
-// select_blocks on Hopper, for tokens with at most 512 or 1024 blocks: one pass over the block means. README.md explains
-// it.
+// select_blocks on Hopper, for tokens with at most 512 blocks, or 1024 with groups of up to 16: one pass over the block
+// means. README.md explains it.
 #pragma once
 
 #include "config_hopper.cuh"
@@ -143,7 +143,7 @@ class SelectHopperScorer {
   using ScoreTile = float[kColumnTiles][4];
   using OfColumns = float[kColumnTiles][2];  ///< a value for each of the lane's columns
 
-  /// Importance of the blocks of the first `tiles` tiles for the tokens from t on: kTiles or up to C::kTileStep - 1
+  /// Importance of the blocks of the first `tiles` tiles for the tokens from t on: kTiles or up to C::kTileStep
   /// less, or with kRowMax any number. Returns false if the exponentials of the scores, which are not relative to
   /// anything, have a sum that is too large or too small; with kRowMax, exponents are relative to the warp's maximum.
   template <int kTiles, bool kRowMax>
