@@ -248,7 +248,12 @@ bool parse(int argc, char** argv, Arguments& a) {
     bool used;
     const char* needs;
   };
+  const bool selects = a.overrides.mode != "full";
   const Use uses[] = {
+      {{"--block-counts"}, selects, "--mode sparse or both"},
+      {{"--block-size"}, selects || a.attention_stats, "--mode sparse or both, or --attention-stats"},
+      {{"--tokenizer"}, any({text, tasks, needle, generate}), "--text, --tasks, --needle or --generate"},
+      {{"--rows"}, any({data, text, tasks, needle}), "--data, --text, --tasks or --needle"},
       {{"--document-mask"}, given(data), "--data"},
       {{"--stride"}, any({text, tasks}), "--text or --tasks"},
       {{"--max-length"}, any({data, text, tasks}), "--data, --text or --tasks"},

@@ -254,6 +254,7 @@ TEST_CASE("ssa_eval --generate: bad input is an error that names it") {
   fails("model", {"--mode", "both"}, kExitUsage, {"--mode both", "sparse or full"});
   fails("model", {"--output", "out.json"}, kExitUsage, {"--output needs --data, --text, --tasks or --needle"});
   fails("model", {"--max-length", "64"}, kExitUsage, {"--max-length needs --data, --text or --tasks"});
+  fails("model", {"--rows", "2"}, kExitUsage, {"--rows needs --data, --text, --tasks or --needle"});
   fails("model", {"--max-new-tokens", "0"}, kExitUsage, {"--max-new-tokens 0"});
   fails("model", {"--seed", "-3"}, kExitUsage, {"--seed -3"});
   fails("model", {"--seed"}, kExitUsage, {"--seed needs a value"});

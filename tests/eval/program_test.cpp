@@ -275,6 +275,12 @@ TEST_CASE("ssa_eval: bad input is a one-line error that names it") {
   fails({"--data", "data", "--document-mask", "yes"}, kExitUsage, {"--document-mask yes, expected on or off"});
   fails({"--text", "text.txt", "--document-mask", "on"}, kExitUsage, {"--document-mask needs --data"});
   fails({"--data", "data", "--stride", "8"}, kExitUsage, {"--stride needs --text or --tasks"});
+  fails({"--data", "data", "--mode", "full", "--block-counts", "2,4"}, kExitUsage,
+        {"--block-counts needs --mode sparse or both"});
+  fails({"--data", "data", "--mode", "full", "--block-size", "8"}, kExitUsage,
+        {"--block-size needs --mode sparse or both, or --attention-stats"});
+  fails({"--data", "data", "--tokenizer", "bytes"}, kExitUsage,
+        {"--tokenizer needs --text, --tasks, --needle or --generate"});
   fails({"--data", "data", "--limit", "8"}, kExitUsage, {"--limit needs --tasks, --text, "});
   fails({"--text", "text.txt", "--num-fewshot", "2"}, kExitUsage, {"--num-fewshot needs --tasks"});
   fails({"--data", "data", "--seeds", "1,2"}, kExitUsage, {"--seeds needs --tasks"});
