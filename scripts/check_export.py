@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compares this program with transformers on exported models, in float32 on the CPU, and checks that this program reads
+"""Compares SSA-train with transformers on exported models, in float32 on the CPU, and checks that SSA-train reads
 models saved by transformers.
 
 Usage: scripts/check_export.py [--build DIR] [--lengths FIRST:LAST[:STEP]] [--case NAME...]

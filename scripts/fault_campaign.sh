@@ -3,7 +3,8 @@
 # (a killed or stopped rank, a full disk, an I/O error, a flipped bit, a NaN, a slow disk), resumes it with --resume
 # auto until it completes, and compares its weights, moments and metrics, to the bit, with a job that nothing disturbed.
 #
-# Usage: scripts/fault_campaign.sh [--faults N] [--ranks "1 2 4"] [--seed S] [--jobs N] [--build DIR] [--directory DIR]
+# Usage: scripts/fault_campaign.sh [--faults N] [--ranks "1 2 4"] [--seed S] [--jobs N] [--timeout S]
+#        [--build DIR] [--directory DIR]
 #
 #   --faults N       faults that must happen, 100
 #   --ranks LIST     numbers of ranks to draw from, of 1, 2 and 4; more than one needs mpirun

@@ -153,7 +153,7 @@ void visit_fields(Of<DataConfig>, Visit&& visit) {
   visit(field(
       "packing", &C::packing, kAny,
       "`greedy`: a piece that does not fit starts a new row; `concat`: documents end to end; `best_fit`: each piece "
-      "into the row with the least room left"));
+      "into the row with the least room in which it fits"));
   visit(field(
       "document_mask", &C::document_mask, kAny,
       "no token attends to another document of its row; pieces begin at multiples of model.block_size, with padding "
@@ -236,8 +236,9 @@ void visit_fields(Of<TrainConfig>, Visit&& visit) {
               "documents per task, the first ones of its file; 0 = all"));
   visit(field("eval_tasks_num_fewshot", &C::eval_tasks_num_fewshot, between(0, 1000),
               "examples before each question of eval_tasks"));
-  visit(field("eval_tokenizer", &C::eval_tokenizer, kAny,
-              "tokenizer for eval_tasks, as for ssa_tokenize --tokenizer; null = bytes, if the data was made with it"));
+  visit(field(
+      "eval_tokenizer", &C::eval_tokenizer, kAny,
+      "tokenizer for eval_tasks, as for ssa_tokenize --tokenizer; null = bytes, only if the data was made with it"));
   visit(field("attention_stats_steps", &C::attention_stats_steps, between(0, kMostSteps),
               "steps between two measurements of ssa's selected mass and entropy; 0 = never"));
   visit(field("on_spike", &C::on_spike, kAny,
