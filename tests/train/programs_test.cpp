@@ -226,18 +226,18 @@ TEST_CASE("output that cannot be written is an error, and a reader that has read
 }
 
 TEST_CASE("ssa_train --dry-run under a launcher is printed by rank 0 only") {
-  const fs::path config = kModel.parent_path() / "config.json";
   const std::string train = (ssa::test::binary_dir() / "ssa_train").string();
   for (const std::string launcher :
        {"OMPI_COMM_WORLD_SIZE=2 OMPI_COMM_WORLD_RANK=", "PMI_SIZE=2 PMI_RANK=",
         "MV2_COMM_WORLD_SIZE=2 MV2_COMM_WORLD_RANK=", "SLURM_STEP_NUM_TASKS=2 SLURM_PROCID="})
     for (const std::string rank : {"0", "1"}) {
-      const Outcome outcome =
-          run_line("env " + launcher + rank + " " + train + " --dry-run --device cpu --config " + config.string());
-      INFO(launcher << rank << "\n" << outcome.output);
-      CHECK(outcome.exit_code == kExitDone);
-      CHECK((outcome.output.find("memory on cpu") != std::string::npos) == (rank == "0"));
-      CHECK(outcome.output.empty() == (rank == "1"));
+      const auto result =
+          ssa::test::run_program({"/bin/bash", "-c", launcher + rank + " " + train + " --dry-run --config config.json"},
+                                 {.directory = kModel.parent_path()});
+      INFO(launcher << rank << "\n" << result.out << result.err);
+      CHECK(result.exit_code == kExitDone);
+      CHECK((result.out.find("memory on cpu") != std::string::npos) == (rank == "0"));
+      CHECK((result.out + result.err).empty() == (rank == "1"));
     }
 }
 
