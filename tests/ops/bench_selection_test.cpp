@@ -10,7 +10,10 @@ using namespace ssa;
 
 TEST_CASE("benchmarks: a concentrated selection with few slots has the token's block, the first and the newest ones") {
   for (std::int64_t slots = 1; slots <= 6; ++slots) {
-    const bench::Shapes shapes{.rows = 2, .tokens = 40, .key_value_heads = 2, .block_size = 4, .block_counts = slots};
+    bench::Shapes shapes{.rows = 2, .tokens = 40};
+    shapes.model.num_key_value_heads = 2;
+    shapes.model.block_size = 4;
+    shapes.model.block_counts = slots;
     const std::vector<std::int32_t> indices = make_selection(shapes, bench::Selection::concentrated);
     REQUIRE(static_cast<std::int64_t>(indices.size()) == 2 * 40 * 2 * slots);
     for (std::int64_t i = 0; i < 2 * 40 * 2; ++i) {
