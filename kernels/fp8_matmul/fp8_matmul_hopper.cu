@@ -24,7 +24,7 @@ CUtensorMap out_map(const Fp8Matmul& p, std::int64_t rows) {
                               {columns * sizeof(__nv_bfloat16)}, {64, kWarpgroupRows});
 }
 
-/// How a product is divided. The fields without a comment are those of Fp8HopperArgs.
+/// How a product is divided among the clusters. Fp8HopperArgs describes the fields that have no comment here.
 struct Work {
   int most;  ///< clusters at a time
   bool share_rows;
