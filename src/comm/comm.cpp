@@ -1,7 +1,9 @@
 #include "ssa/comm/comm.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
+#include <iterator>
 #include <utility>
 
 #include "check.h"
@@ -57,18 +59,22 @@ constexpr Launcher kLaunchers[] = {{"OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RAN
                                    {"MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK"},
                                    {"SLURM_STEP_NUM_TASKS", "SLURM_PROCID"}};
 
+/// The launcher of this process; nullptr if there is none.
+const Launcher* own_launcher() {
+  const auto found = std::ranges::find_if(kLaunchers, [](const Launcher& l) { return number_in(l.ranks) > 0; });
+  return found == std::end(kLaunchers) ? nullptr : found;
+}
+
 }  // namespace
 
 int launched_ranks() {
-  for (const Launcher& launcher : kLaunchers)
-    if (const int ranks = number_in(launcher.ranks); ranks > 0) return ranks;
-  return 1;
+  const Launcher* by = own_launcher();
+  return by ? number_in(by->ranks) : 1;
 }
 
 int launched_rank() {
-  for (const Launcher& launcher : kLaunchers)
-    if (number_in(launcher.ranks) > 0) return number_in(launcher.rank);
-  return 0;
+  const Launcher* by = own_launcher();
+  return by ? number_in(by->rank) : 0;
 }
 
 std::unique_ptr<Comm> make_comm(DeviceKind kind, const std::optional<PhaseTimeouts>& watchdog) {
