@@ -20,46 +20,37 @@ SSA_BENCH(decode_attention) {
   };
   const auto last_position = [=](std::int64_t) { return static_cast<std::int32_t>(last); };
 
+  /// An op over tensors of its own.
+  const auto over_keys = [&](std::int64_t keys) {
+    const AttentionTensors x(bench, s, keys);
+    return DecodeAttention{.out = bench.empty(DType::bf16, x.query),
+                           .q = x.q,
+                           .k = x.k,
+                           .v = x.v,
+                           .positions = bench.integers({s.rows, 1}, last_position),
+                           .scale = scale};
+  };
+
   bench.measure("decode_attention, all keys", {.bytes = read_bytes(last + 1)}, [&]() -> Call {
-    const AttentionTensors x(bench, s, last + 1);
-    const Tensor out = bench.empty(DType::bf16, x.query), positions = bench.integers({s.rows, 1}, last_position);
-    return [=](Stream& stream) {
-      decode_attention(stream, {.out = out, .q = x.q, .k = x.k, .v = x.v, .positions = positions, .scale = scale});
-    };
+    const DecodeAttention op = over_keys(last + 1);
+    return [op](Stream& stream) { decode_attention(stream, op); };
   });
 
   const std::int64_t selected = std::min(s.model.block_counts, blocks);
-  bench.measure(
-      "decode_attention, selected blocks", {.bytes = read_bytes(selected * s.model.block_size)}, [&]() -> Call {
-        const AttentionTensors x(bench, s, last + 1);
-        const Tensor out = bench.empty(DType::bf16, x.query), positions = bench.integers({s.rows, 1}, last_position);
-        // Evenly spaced blocks; the last one is the query's own.
-        const Tensor indices = bench.integers({s.rows, 1, s.model.num_key_value_heads, selected}, [=](std::int64_t i) {
-          return static_cast<std::int32_t>((i % selected + 1) * blocks / selected - 1);
-        });
-        return [=, block_size = s.model.block_size](Stream& stream) {
-          decode_attention(stream, {.out = out,
-                                    .q = x.q,
-                                    .k = x.k,
-                                    .v = x.v,
-                                    .positions = positions,
-                                    .indices = indices,
-                                    .scale = scale,
-                                    .block_size = block_size});
-        };
-      });
+  const double selected_bytes = read_bytes(selected * s.model.block_size);
+  bench.measure("decode_attention, selected blocks", {.bytes = selected_bytes}, [&]() -> Call {
+    DecodeAttention op = over_keys(last + 1);
+    // Evenly spaced blocks; the last one is the query's own.
+    op.indices = bench.integers({s.rows, 1, s.model.num_key_value_heads, selected}, [=](std::int64_t i) {
+      return static_cast<std::int32_t>((i % selected + 1) * blocks / selected - 1);
+    });
+    op.block_size = s.model.block_size;
+    return [op](Stream& stream) { decode_attention(stream, op); };
+  });
 
   bench.measure("decode_attention, block means", {.bytes = read_bytes(complete_blocks)}, [&]() -> Call {
-    const AttentionTensors x(bench, s, blocks);
-    const Tensor out = bench.empty(DType::bf16, x.query), positions = bench.integers({s.rows, 1}, last_position);
-    return [=, block_size = s.model.block_size](Stream& stream) {
-      decode_attention(stream, {.out = out,
-                                .q = x.q,
-                                .k = x.k,
-                                .v = x.v,
-                                .positions = positions,
-                                .scale = scale,
-                                .tokens_per_key = block_size});
-    };
+    DecodeAttention op = over_keys(blocks);
+    op.tokens_per_key = s.model.block_size;
+    return [op](Stream& stream) { decode_attention(stream, op); };
   });
 }
