@@ -151,19 +151,12 @@ __device__ __forceinline__ void bwd_steps(typename C::Shared& shared, const BwdH
   }
   float scores[kM / 8][4], d_p[kM / 8][4], d_q[8][4];
   std::uint32_t p[kM / 16][4], d_s[kM / 16][4];
-  [[maybe_unused]] std::uint32_t k[C::kKInRegisters ? kSlices : 1][4];
 
   shared.kv_full.wait(0);
   const int in_warpgroup = static_cast<int>(threadIdx.x) % kWarpgroupThreads, own_row = warpgroup * kWarpgroupRows;
-  if constexpr (C::kKInRegisters) {
-#pragma unroll
-    for (int kk = 0; kk < kSlices; ++kk)
-      load_a(k[kk], shared.k[0], own_row + in_warpgroup / kWarpSize * 16, kk, lane());
-    barrier_sync(static_cast<int>(NamedBarrier::kWarpgroup0) + warpgroup, kWarpgroupThreads);
-  }
 #pragma unroll
   for (int half = 0; half < C::kHalves; ++half)
-    permute_columns(shared.k_columns(half), shared.k[half], own_row + in_warpgroup % kWarpgroupRows,
+    permute_columns(shared.k_columns[half], shared.k[half], own_row + in_warpgroup % kWarpgroupRows,
                     in_warpgroup / kWarpgroupRows);
 
   // Keys x queries, over D.
@@ -176,10 +169,7 @@ __device__ __forceinline__ void bwd_steps(typename C::Shared& shared, const BwdH
       const std::uint64_t k_rows = wgmma_operand(shared.k[half], own_row);
 #pragma unroll
       for (int kk = 0; kk < kSlices; ++kk)
-        if constexpr (C::kKInRegisters)
-          wgmma<false>(scores, k[kk], q_rows + kk * kNextAlongRow, half + kk > 0);
-        else
-          wgmma<false>(scores, k_rows + kk * kNextAlongRow, q_rows + kk * kNextAlongRow, half + kk > 0);
+        wgmma<false>(scores, k_rows + kk * kNextAlongRow, q_rows + kk * kNextAlongRow, half + kk > 0);
     }
     wgmma_commit();
   };
@@ -218,7 +208,7 @@ __device__ __forceinline__ void bwd_steps(typename C::Shared& shared, const BwdH
     discard(d_q);
     wgmma_fence();
     const std::uint64_t d_s_columns = wgmma_operand(shared.d_s[at.stage()][C::kHalves == 1 ? warpgroup : 0], 0);
-    const std::uint64_t k_columns = wgmma_operand(shared.k_columns(C::kHalves == 1 ? 0 : warpgroup), 0);
+    const std::uint64_t k_columns = wgmma_operand(shared.k_columns[C::kHalves == 1 ? 0 : warpgroup], 0);
 #pragma unroll
     for (int n = 0; n < C::kBlockN / 16; ++n)
       wgmma<true>(d_q, d_s_columns + n * kNextTransposed, k_columns + n * kNextTransposed, n > 0);

@@ -132,13 +132,12 @@ struct BwdHopperConfig {
   static constexpr int kStages = 2;    ///< of q and d_out
   static constexpr int kDsStages = 2;  ///< of d_s, from its products to its sum for d_q
   static constexpr int kDqStages = 1;  ///< of d_q, from its products to TMA
-  /// Whether K is the A operand of the scores in registers. The columns of the shared K are then permuted in place.
-  static constexpr bool kKInRegisters = kD == 64;
   /// The order of a step's last products: d_v, d_q, d_k, or d_v, d_k, d_q, which needs fewer registers.
   static constexpr bool kDqBeforeDk = kD == 64;
 
   struct Shared {
-    alignas(1024) Tile<kBlockN, kHalfD> v[kHalves], k[kKInRegisters ? kHalves : 2 * kHalves];
+    alignas(1024) Tile<kBlockN, kHalfD> k[kHalves], v[kHalves];
+    Tile<kBlockN, kHalfD> k_columns[kHalves];  ///< K after permute_columns()
     Tile<kBlockN, 64> d_s[kDsStages][kBlockM / 64];
     Tile<kBlockM, kHalfD> q[kStages][kHalves], d_out[kStages][kHalves];
     float d_q[kDqStages][kWarpgroups][2][64 * 32];  ///< boxes of 32 columns, swizzled
@@ -150,9 +149,6 @@ struct BwdHopperConfig {
     Barrier d_q_full[kDqStages][kWarpgroups], d_q_empty[kDqStages][kWarpgroups];
     BwdHopperTask<BwdHopperConfig> task;
     int query_end[kBlockN];  ///< of the keys, with documents
-
-    /// K with permuted columns.
-    __device__ __forceinline__ auto& k_columns(int half) { return k[kKInRegisters ? half : kHalves + half]; }
   };
 };
 
