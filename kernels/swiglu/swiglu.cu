@@ -37,8 +37,15 @@ __device__ __forceinline__ uint4 load_if(bool inside, const __nv_bfloat16* from)
   return inside ? __ldg(reinterpret_cast<const uint4*>(from)) : uint4{};
 }
 
+/// With three, registers would spill in machine code for GPUs before Hopper.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr int kForwardCtasPerSm = 2;
+#else
+constexpr int kForwardCtasPerSm = 3;
+#endif
+
 template <bool kPlain>
-__global__ void __launch_bounds__(kFp8TileThreads, 3)
+__global__ void __launch_bounds__(kFp8TileThreads, kForwardCtasPerSm)
     swiglu_forward_fp8_kernel(Fp8Target fp8, Fp8Target fp8_t, __nv_bfloat16* out, const __nv_bfloat16* gate_up, int M,
                               int F) {
   __shared__ alignas(16) Fp8TileShared shared;

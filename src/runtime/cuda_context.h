@@ -43,6 +43,8 @@ struct CudaContext {
   void* blas_workspace = nullptr;
   std::size_t blas_workspace_bytes = 0;
   std::shared_ptr<cuda::MatmulPlans> matmul_plans;
+  /// Host memory that was mapped and then pinned, and its size; other pinned memory is cudaMallocHost's.
+  std::unordered_map<void*, std::size_t> mapped_host;
   /// Kernels whose dynamic shared memory limit was raised, and to what.
   std::unordered_map<const void*, std::size_t> shared_memory_limits;
   /// SSA_FORCE_GENERIC=1: run the kernels of all GPUs also where there are special ones.

@@ -15,7 +15,7 @@ namespace ssa::cuda {
 /// SM, whose two teams share them.
 template <int kD_, int kHeads_, bool kDocuments_, bool kLong_ = false>
 struct SelectHopperConfig {
-  static constexpr int kD = kD_, kHeads = kHeads_, kHalves = kD / 64;
+  static constexpr int kD = kD_, kHeads = kHeads_;
   static constexpr bool kDocuments = kDocuments_, kLong = kLong_;
   static_assert(kD == 64);  ///< more means do not fit in shared memory
   static constexpr int kTeams = kLong ? 2 : 1, kCtasPerSm = 2 / kTeams;
@@ -46,7 +46,7 @@ struct SelectHopperConfig {
                                                                                                   : 16);
 
   struct Team {
-    Tile<kColumns, 64> q[kQueryStages][kHalves];  ///< row = token * kHeads + head
+    Tile<kColumns, 64> q[kQueryStages];  ///< row = token * kHeads + head
     alignas(16) float importance[kSlots][kSlotTokens][kImportanceStride];
     float sums[2][kWarps][kColumns];                                                  ///< of each scoring warp
     alignas(16) int2 candidates[kWarps][kRows ? RowChoice::kCandidates : kWarpSize];  ///< of each choosing warp
@@ -55,7 +55,7 @@ struct SelectHopperConfig {
   };
   /// Dynamic shared memory: this struct, then a list per choosing warp, whose capacity is known at launch.
   struct alignas(1024) Shared {
-    Tile<kTile, 64> means[kTiles][kHalves];
+    Tile<kTile, 64> means[kTiles];
     Team team[kTeams];
     Barrier means_full;
 

@@ -70,7 +70,7 @@ void select_blocks(Stream& stream, const SelectBlocks& p) {
       const std::size_t shared_bytes = C::Shared::bytes(static_cast<std::size_t>(a.list_capacity));
       if (t_begin >= t_end || shared_bytes > stream.cuda().properties.sharedMemPerBlockOptin) return t_begin;
       const SelectHopperArgs h = {.q = tensor_map_heads(op, a.q, B, a.T, a.HQ, kD, C::kHeads, C::kColumns),
-                                  .k_mean = tensor_map(op, a.k_mean, B, N, a.HK * C::kHalves),
+                                  .k_mean = tensor_map(op, a.k_mean, B, N, a.HK),
                                   .in = a,
                                   .t_end = t_end};
       launch(stream, op, select_blocks_hopper_kernel<C>,
