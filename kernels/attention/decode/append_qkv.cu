@@ -1,5 +1,5 @@
-// A thread takes one pair (i, i + D/2) of a head of q, k or v, or one gate, through all tokens of one sequence. It reads
-// back only cache elements of its own columns. Further CTAs only start loads for later kernels.
+// A thread takes one pair (i, i + D/2) of a head of q, k or v, or one gate, through all tokens of one sequence. It
+// reads back only cache elements of its own columns. Further CTAs only start loads for later kernels.
 #include "append_qkv.cuh"
 
 namespace ssa::cuda {

@@ -1,6 +1,7 @@
-// The kernel of select_blocks_cluster.cuh, whose CTAs first rotate the queries of their group in shared memory. One CTA of
-// a cluster writes them to global memory, one writes the gates, and the one with the newest complete block appends key
-// and value, since it reads the mean of that block. Clusters after those of the heads only start loads for later kernels.
+// The kernel of select_blocks_cluster.cuh, whose CTAs first rotate the queries of their group in shared memory. One CTA
+// of a cluster writes them to global memory, one writes the gates, and the one with the newest complete block appends
+// key and value, since it reads the mean of that block. Clusters after those of the heads only start loads for later
+// kernels.
 #include "append_select.h"
 
 #include "append_qkv.cuh"

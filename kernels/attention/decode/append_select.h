@@ -1,5 +1,5 @@
-// append_qkv, then select_blocks of its q and k_mean at the same positions: one kernel for one token per sequence on GPUs
-// with clusters, else both ops. Outputs and errors are theirs.
+// append_qkv, then select_blocks of its q and k_mean at the same positions: one kernel for one token per sequence on
+// GPUs with clusters, else both ops. Outputs and errors are theirs.
 #pragma once
 
 #include "kernels/attention/decode/append_qkv.h"

@@ -1,8 +1,8 @@
 // A CTA takes one query head of one query and a part of its keys: all of them, or one of `splits` ranges when there are
-// many, whose results a second kernel combines. A key's D elements are spread over D / 8 lanes, 16 bytes each, so that a
-// warp takes 2 or 4 keys at a time; it loads kUnroll times as many before it uses them. Each group of lanes runs an
-// online softmax; the results of groups and warps are combined at the end. Every query head reads its keys: the heads of
-// a group find them in L2.
+// many, whose results a second kernel combines. A key's D elements are spread over D / 8 lanes, 16 bytes each, so that
+// a warp takes 2 or 4 keys at a time; it loads kUnroll times as many before it uses them. Each group of lanes runs an
+// online softmax; the results of groups and warps are combined at the end. Every query head reads its keys: the heads
+// of a group find them in L2.
 #include <algorithm>
 #include <bit>
 

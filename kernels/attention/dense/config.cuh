@@ -58,7 +58,8 @@ struct FwdHopperTask {
   }
 };
 
-/// The forward on Hopper: kWarpgroups own 64 query rows each. Tiles have 64 columns, so that a head of 128 is two halves.
+/// The forward on Hopper: kWarpgroups own 64 query rows each. Tiles have 64 columns, so that a head of 128 is two
+/// halves.
 template <int kD_>
 struct FwdHopperConfig {
   static constexpr int kD = kD_, kHalfD = 64, kHalves = kD / kHalfD;

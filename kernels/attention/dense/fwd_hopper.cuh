@@ -330,8 +330,8 @@ __global__ void __launch_bounds__(C::kThreads, 1)
         for (int half = 0; half < 2; ++half) row_sum[half] += part[half][0] + part[half][1];
       };
 
-      // Tiles [masked, whole) are visible to all rows and reuse the maximum, unless the task is done again. (The compiler keeps the ring in uniform registers only if the
-      // ends of these loops are uniform.)
+      // Tiles [masked, whole) are visible to all rows and reuse the maximum, unless the task is done again. (The
+      // compiler keeps the ring in uniform registers only if the ends of these loops are uniform.)
       const int cut = again ? task.tiles : max(1, (task.u_last + 2 * kN - 1 - mask.key_end(t_first)) / kN);
       const int masked = min(task.tiles, cut);
       const auto last_key_begin = [&] {

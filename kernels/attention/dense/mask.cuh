@@ -49,8 +49,8 @@ struct CompleteBlocks {
   __host__ __device__ int tokens_per_key() const { return block_size; }
 };
 
-/// The keys that another mask shows, of the token's document piece only (kernels/attention/documents.h). The keys that a
-/// tile of queries sees are still one range, from the piece of its first query to its last query.
+/// The keys that another mask shows, of the token's document piece only (kernels/attention/documents.h). The keys that
+/// a tile of queries sees are still one range, from the piece of its first query to its last query.
 template <class Base>
 struct InDocuments {
   static constexpr bool kLowerBound = true, kBlockMeans = Base::kBlockMeans;

@@ -25,8 +25,8 @@ struct DecodeTask {
         complete((positions[query] + 1) >> a.block_shift) {}
 };
 
-/// Scores of 16 blocks at a time by one warp. In the products (m16n8k16) blocks are rows and query heads columns; lane t
-/// of a quad loads 16 adjacent bytes of a row, the operands of two products, in which D is permuted the same way for
+/// Scores of 16 blocks at a time by one warp. In the products (m16n8k16) blocks are rows and query heads columns; lane
+/// t of a quad loads 16 adjacent bytes of a row, the operands of two products, in which D is permuted the same way for
 /// both.
 template <int kD>
 class DecodeScorer {

@@ -63,8 +63,8 @@ void select_blocks(Stream& stream, const SelectBlocks& p) {
   const int G = a.HQ / a.HK;
   dispatch_head_dim(op, D, G, p.block_size, [&]<int kD>() {
     if (p.positions) return select_at_positions<kD>(stream, p, a);
-    // The Hopper form C chooses for the tokens from t_begin on that have few enough blocks for it. Returns the first one
-    // of the others.
+    // The Hopper form C chooses for the tokens from t_begin on that have few enough blocks for it. Returns the first
+    // one of the others.
     const auto run_hopper = [&]<class C>(int t_begin) {
       const int t_end = std::min<std::int64_t>(a.T, std::int64_t{C::kMaxBlocks} << a.block_shift);
       const std::size_t shared_bytes = C::Shared::bytes(static_cast<std::size_t>(a.list_capacity));

@@ -1,7 +1,7 @@
-// select_blocks for single queries at given positions in one kernel, for GPUs with clusters. The CTAs of a cluster share
-// the complete blocks of one query and key/value head; importance stays in shared memory. A block is chosen by its
-// rank: the number of blocks with a larger key. First every 32 blocks are ranked, then those of a CTA that remain, then
-// those of the cluster. Keys are distinct, so that exactly the wanted number is chosen, also among NaN.
+// select_blocks for single queries at given positions in one kernel, for GPUs with clusters. The CTAs of a cluster
+// share the complete blocks of one query and key/value head; importance stays in shared memory. A block is chosen by
+// its rank: the number of blocks with a larger key. First every 32 blocks are ranked, then those of a CTA that remain,
+// then those of the cluster. Keys are distinct, so that exactly the wanted number is chosen, also among NaN.
 #pragma once
 
 #include <algorithm>

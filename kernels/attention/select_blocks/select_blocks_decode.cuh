@@ -1,6 +1,6 @@
-// select_blocks for single queries at given positions, as in decoding. One kernel computes scores, a CTA per kTile blocks,
-// query and key/value head, with the maximum and the sum of each query head's exponentials over the tile. Another
-// chooses, one CTA per query and key/value head, with the importance of all blocks in shared memory.
+// select_blocks for single queries at given positions, as in decoding. One kernel computes scores, a CTA per kTile
+// blocks, query and key/value head, with the maximum and the sum of each query head's exponentials over the tile.
+// Another chooses, one CTA per query and key/value head, with the importance of all blocks in shared memory.
 #pragma once
 
 #include "decode_scorer.cuh"

@@ -158,8 +158,8 @@ class SelectHopperScorer {
       if (tile % C::kBatchTiles == C::kBatchTiles - 1) wgmma_commit();
     }
 
-    // From the lane's first row on. Up to 16 tokens differ by one block at most, 32 by two: the incomplete blocks are in
-    // the last C::kTileStep tiles.
+    // From the lane's first row on. Up to 16 tokens differ by one block at most, 32 by two: the incomplete blocks are
+    // in the last C::kTileStep tiles.
     const int before = (C::kDocuments ? first_ : 0) + warp_ * 16 + (lane_ >> 2);
     const int complete = ((t + 1) >> a_.in.block_shift) - before;
     const int one_more = a_.in.block_size - ((t + 1) & (a_.in.block_size - 1));  // the first token with one block more

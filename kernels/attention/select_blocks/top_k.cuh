@@ -208,9 +208,9 @@ __device__ __forceinline__ void keep_most_important(BlockList& list, const Chunk
   append_chunk(list, keys, range.first_block, threshold.key, ties, lane);
 }
 
-/// The `quota` most important of positions [begin, end), ascending and plus `first`, to `to`; returns how many there are.
-/// Equal importance: the lower position wins. `list` has room for them, and `candidates` for kWarpSize, of this warp.
-/// kMany: made for rows with many candidates or many equal ones; the others take longer.
+/// The `quota` most important of positions [begin, end), ascending and plus `first`, to `to`; returns how many there
+/// are. Equal importance: the lower position wins. `list` has room for them, and `candidates` for kWarpSize, of this
+/// warp. kMany: made for rows with many candidates or many equal ones; the others take longer.
 template <int kChunk, bool kMany = false>
 __device__ __forceinline__ int choose_blocks(int* to, const float* importance, int begin, int end, int quota,
                                              BlockList list, int2* candidates, int lane, int first) {

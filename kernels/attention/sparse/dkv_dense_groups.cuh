@@ -10,8 +10,9 @@
 namespace ssa::cuda {
 
 /// CTA (i, head) takes tokens [32 i, 32 i + 32). Its warps share the (token, unit of 16 keys) pairs of the dense blocks
-/// evenly: each takes adjacent pairs in the order of blocks, units, tokens. With `split`, a unit's tokens may be divided
-/// among warps, and the warp that has the first ones adds up the sums of all. Otherwise it takes all tokens itself.
+/// evenly: each takes adjacent pairs in the order of blocks, units, tokens. With `split`, a unit's tokens may be
+/// divided among warps, and the warp that has the first ones adds up the sums of all. Otherwise it takes all tokens
+/// itself.
 __global__ void __launch_bounds__(DenseGroupsConfig::kThreads, 1)
     sparse_dkv_dense_groups_kernel(const SparseKeyGradients out, const InverseIndex index, const __nv_bfloat16* d_out,
                                    const float* delta, const float* lse, const SparseArgs a, const bool split) {

@@ -54,9 +54,9 @@ __global__ void __launch_bounds__(C::kThreads, C::kCtasPerSm)
     const int first_position = static_cast<int>(b) * a.T * a.HQ + kv_head * G;
     const int rows = segment.tokens * G, steps = (rows + kRows - 1) / kRows;
 
-    // The query row that this lane looks up: its token, and its index in [B, T, HQ] if that were token 0. The index fits
-    // in 32 bits (the launcher checks), so only the address of an element takes 64. The token is first used a step later,
-    // when it has arrived.
+    // The query row that this lane looks up: its token, and its index in [B, T, HQ] if that were token 0. The index
+    // fits in 32 bits (the launcher checks), so only the address of an element takes 64. The token is first used a step
+    // later, when it has arrived.
     const int slot = lane % kRows;
     int next_token = 0, next_first = 0;
     const auto find = [&](int step) {

@@ -205,8 +205,8 @@ class KeyStreamPlanner {
   std::uint32_t parity_ = 1;
 };
 
-/// The copier warp: fills the ring as planned, a stage at a time, by TMA or with cp.async, without branches. Keys at and
-/// after T become 0: they are masked, but a probability of 0 times a NaN would be NaN.
+/// The copier warp: fills the ring as planned, a stage at a time, by TMA or with cp.async, without branches. Keys at
+/// and after T become 0: they are masked, but a probability of 0 times a NaN would be NaN.
 template <class C>
 class KeyStreamCopier {
  public:

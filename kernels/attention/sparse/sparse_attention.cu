@@ -58,9 +58,10 @@ void query_gradients(Stream& stream, const SparseAttentionBackward& p, const Spa
   });
 }
 
-/// d_k and d_v of heads [first, first + count); a head is a (batch, key/value head) pair. With the first heads also d_q,
-/// which starts in the tail of the dense groups; the lists start in its tail and end evenly. None of these three kernels
-/// reads what another writes. The first of them does not overlap: the index is complete for it and for the others.
+/// d_k and d_v of heads [first, first + count); a head is a (batch, key/value head) pair. With the first heads also
+/// d_q, which starts in the tail of the dense groups; the lists start in its tail and end evenly. None of these three
+/// kernels reads what another writes. The first of them does not overlap: the index is complete for it and for the
+/// others.
 template <int kD>
 void gradients(Stream& stream, const SparseAttentionBackward& p, const SparseArgs& a, const BackwardScratch& scratch,
                std::int64_t first, std::int64_t count) {
