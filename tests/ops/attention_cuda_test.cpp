@@ -1,13 +1,12 @@
 // Sequences long enough for what the short cases of the attention ops do not reach on CUDA: many key tiles that add to
 // one tile of d_q, CTAs that take several tasks, blocks whose tokens fill several segments, more blocks than one chunk.
-#include <cstdlib>
-
 #include "kernels/attention/cuda_support.h"
 #include "ops/causal_attention_cases.h"
 #include "ops/compressed_attention_cases.h"
 #include "ops/select_blocks_cases.h"
 #include "ops/sparse_attention_cases.h"
 #include "support/catch.h"
+#include "support/environment.h"
 
 using namespace ssa;
 using namespace ssa::test;
@@ -22,16 +21,12 @@ TEST_CASE("why_unsupported names the value that the CUDA attention kernels do no
 
 TEST_CASE("SSA_FORCE_GENERIC chooses the kernels on CUDA") {
   if (skip_without_gpu()) return;
-  const char* before = std::getenv("SSA_FORCE_GENERIC");
-  const std::string restored = before ? before : "";
   const auto name_with = [](const char* value) {
-    ::setenv("SSA_FORCE_GENERIC", value, 1);
+    const Environment variable{{"SSA_FORCE_GENERIC", value}};
     return Stream(DeviceKind::cuda).device_name();
   };
   CHECK(name_with("1").find(" with generic kernels") != std::string::npos);
   CHECK(name_with("0").find(" kernels") != std::string::npos);
-  CHECK_THROWS_WITH(name_with("yes"), "SSA_FORCE_GENERIC is yes, expected 0 or 1");
-  before ? ::setenv("SSA_FORCE_GENERIC", restored.c_str(), 1) : ::unsetenv("SSA_FORCE_GENERIC");
 }
 
 TEST_CASE("dense attention over long sequences on CUDA agrees with the CPU") {
