@@ -5,10 +5,10 @@
 #include <tuple>
 
 #include "fp8_matmul.h"
+#include "kernels/common/cublaslt.h"
 #include "kernels/fp8_matmul/fp8_matmul_hopper.h"
 #include "kernels/fp8_matmul/last_rows.h"
 #include "kernels/matmul/plans.h"
-#include "src/runtime/cuda_context.h"
 
 namespace ssa::cuda {
 
@@ -20,33 +20,24 @@ using Fp8Key = std::tuple<std::int64_t, std::int64_t, std::int64_t, bool, bool>;
 /// A product of the whole rows of a.
 class Fp8Plan {
  public:
-  Fp8Plan(CudaContext& context, const Fp8Matmul& p) {
-    const auto M = static_cast<std::uint64_t>(fp8_whole_rows(p.a.rows)), N = static_cast<std::uint64_t>(p.out.dim(1));
-    const auto K = static_cast<std::uint64_t>(p.a.values.dim(1));
-    cublasLtMatmulDesc_t operation = nullptr;
-    check(cublasLtMatmulDescCreate(&operation, CUBLAS_COMPUTE_32F, CUDA_R_32F), "fp8_matmul: descriptor");
-    operation_.reset(operation);
+  Fp8Plan(CudaContext& context, const Fp8Matmul& p) : operation_(make_blas_operation("fp8_matmul")) {
+    const std::int64_t M = fp8_whole_rows(p.a.rows), N = p.out.dim(1), K = p.a.values.dim(1);
     // cuBLASLt is column-major: its matrix A is our b, its B our a, and its D the transpose of our out.
     set(CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
     set(CUBLASLT_MATMUL_DESC_TRANSB, CUBLAS_OP_N);
     set(CUBLASLT_MATMUL_DESC_A_SCALE_MODE, scale_mode(p.b));
     set(CUBLASLT_MATMUL_DESC_B_SCALE_MODE, scale_mode(p.a));
     set_scales(p);  // without scales there is no algorithm
-    a_ = make_layout(CUDA_R_8F_E4M3, K, N);
-    b_ = make_layout(CUDA_R_8F_E4M3, K, M);
-    out_ = make_layout(p.out.dtype() == DType::f32 ? CUDA_R_32F : CUDA_R_16BF, N, M);
+    a_ = make_blas_layout("fp8_matmul", CUDA_R_8F_E4M3, K, N, K);
+    b_ = make_blas_layout("fp8_matmul", CUDA_R_8F_E4M3, K, M, K);
+    out_ = make_blas_layout("fp8_matmul", p.out.dtype() == DType::f32 ? CUDA_R_32F : CUDA_R_16BF, N, M, N);
 
-    cublasLtMatmulPreference_t created = nullptr;
-    check(cublasLtMatmulPreferenceCreate(&created), "fp8_matmul: preference");
-    const std::unique_ptr<cublasLtMatmulPreferenceOpaque_t, Destroy> preference(created);
-    const std::uint64_t workspace = context.blas_workspace_bytes;
-    check(cublasLtMatmulPreferenceSetAttribute(created, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace,
-                                               sizeof(workspace)),
-          "fp8_matmul: preference");
+    const BlasPreference preference = make_blas_preference("fp8_matmul", context);
     cublasLtMatmulHeuristicResult_t result{};
     int count = 0;
-    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(context.blas, operation_.get(), a_.get(), b_.get(),
-                                                                 out_.get(), out_.get(), created, 1, &result, &count);
+    const cublasStatus_t status =
+        cublasLtMatmulAlgoGetHeuristic(context.blas, operation_.get(), a_.get(), b_.get(), out_.get(), out_.get(),
+                                       preference.get(), 1, &result, &count);
     SSA_CHECK(status == CUBLAS_STATUS_SUCCESS && count == 1, "fp8_matmul: cuBLASLt has no algorithm for [", M, ", ", K,
               "] @ [", N, ", ", K, "]^T with ", name_of(p.out.dtype()), " output: ", cublasLtGetStatusString(status));
     algorithm_ = result.algo;
@@ -63,25 +54,6 @@ class Fp8Plan {
   }
 
  private:
-  struct Destroy {
-    void operator()(cublasLtMatmulDescOpaque_t* operation) const {
-      log_failure(cublasLtMatmulDescDestroy(operation), "fp8_matmul: descriptor");
-    }
-    void operator()(cublasLtMatrixLayoutOpaque_t* layout) const {
-      log_failure(cublasLtMatrixLayoutDestroy(layout), "fp8_matmul: layout");
-    }
-    void operator()(cublasLtMatmulPreferenceOpaque_t* preference) const {
-      log_failure(cublasLtMatmulPreferenceDestroy(preference), "fp8_matmul: preference");
-    }
-  };
-  using Layout = std::unique_ptr<cublasLtMatrixLayoutOpaque_t, Destroy>;
-
-  static Layout make_layout(cudaDataType_t type, std::uint64_t rows, std::uint64_t columns) {
-    cublasLtMatrixLayout_t layout = nullptr;
-    check(cublasLtMatrixLayoutCreate(&layout, type, rows, columns, static_cast<std::int64_t>(rows)),
-          "fp8_matmul: layout");
-    return Layout(layout);
-  }
   static cublasLtMatmulMatrixScale_t scale_mode(const Fp8Matrix& m) {
     return m.blocks == Fp8Blocks::row ? CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F
                                       : CUBLASLT_MATMUL_MATRIX_SCALE_BLK128x128_32F;
@@ -92,11 +64,11 @@ class Fp8Plan {
   }
   template <class T>
   void set(cublasLtMatmulDescAttributes_t attribute, T value) {
-    check(cublasLtMatmulDescSetAttribute(operation_.get(), attribute, &value, sizeof(value)), "fp8_matmul: descriptor");
+    set_attribute("fp8_matmul", operation_, attribute, value);
   }
 
-  std::unique_ptr<cublasLtMatmulDescOpaque_t, Destroy> operation_;
-  Layout a_, b_, out_;
+  BlasOperation operation_;
+  BlasLayout a_, b_, out_;
   cublasLtMatmulAlgo_t algorithm_{};
 };
 

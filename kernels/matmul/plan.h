@@ -4,23 +4,14 @@
 // A, and a is its matrix B.
 #pragma once
 
-#include <cublasLt.h>
-
 #include <compare>
 #include <cstdint>
-#include <memory>
 #include <vector>
 
+#include "kernels/common/cublaslt.h"
 #include "kernels/matmul/choice.h"
-#include "src/runtime/cuda_context.h"
 
 namespace ssa::cuda {
-
-/// Throws unless `status` is success.
-void check(cublasStatus_t status, const char* what);
-
-/// The same for code that cannot throw: an error is logged to stderr.
-void log_failure(cublasStatus_t status, const char* what) noexcept;
 
 /// Everything that the choice of an algorithm may depend on.
 struct MatmulKey {
@@ -52,16 +43,9 @@ class MatmulPlan {
   std::vector<cublasLtMatmulAlgo_t> admitted;  ///< algorithms that give the same bits as the first candidate
 
  private:
-  struct Destroy {
-    void operator()(cublasLtMatmulDescOpaque_t* operation) const;
-    void operator()(cublasLtMatrixLayoutOpaque_t* layout) const;
-  };
-  using Layout = std::unique_ptr<cublasLtMatrixLayoutOpaque_t, Destroy>;
-  static Layout make_layout(cudaDataType_t type, std::int64_t rows, std::int64_t columns, std::int64_t stride);
-
   MatmulKey key_;
-  std::unique_ptr<cublasLtMatmulDescOpaque_t, Destroy> operation_;
-  Layout a_, b_, out_;  ///< cuBLASLt's A (our b), B (our a), and C and D
+  BlasOperation operation_;
+  BlasLayout a_, b_, out_;  ///< cuBLASLt's A (our b), B (our a), and C and D
 };
 
 }  // namespace ssa::cuda

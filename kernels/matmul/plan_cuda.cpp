@@ -1,5 +1,3 @@
-#include <cstdio>
-
 #include "kernels/matmul/plan.h"
 
 namespace ssa::cuda {
@@ -11,23 +9,7 @@ std::uint32_t alignment_of(const void* address) {
   return static_cast<std::uint32_t>(bits & (~bits + 1));
 }
 
-struct DestroyPreference {
-  void operator()(cublasLtMatmulPreferenceOpaque_t* preference) const {
-    log_failure(cublasLtMatmulPreferenceDestroy(preference), "matmul: preference");
-  }
-};
-
 }  // namespace
-
-void check(cublasStatus_t status, const char* what) {
-  if (status != CUBLAS_STATUS_SUCCESS) [[unlikely]]
-    fail("cuBLASLt: ", what, ": ", cublasLtGetStatusString(status));
-}
-
-void log_failure(cublasStatus_t status, const char* what) noexcept {
-  if (status != CUBLAS_STATUS_SUCCESS)
-    std::fprintf(stderr, "cuBLASLt: %s: %s\n", what, cublasLtGetStatusString(status));
-}
 
 MatmulKey::MatmulKey(const Matmul& p)
     : M(p.M()),
@@ -43,49 +25,25 @@ MatmulKey::MatmulKey(const Matmul& p)
       alignment_b(alignment_of(p.b.data())),
       alignment_out(alignment_of(p.out.data())) {}
 
-void MatmulPlan::Destroy::operator()(cublasLtMatmulDescOpaque_t* operation) const {
-  log_failure(cublasLtMatmulDescDestroy(operation), "matmul: descriptor");
-}
-
-void MatmulPlan::Destroy::operator()(cublasLtMatrixLayoutOpaque_t* layout) const {
-  log_failure(cublasLtMatrixLayoutDestroy(layout), "matmul: layout");
-}
-
-MatmulPlan::Layout MatmulPlan::make_layout(cudaDataType_t type, std::int64_t rows, std::int64_t columns,
-                                           std::int64_t stride) {
-  cublasLtMatrixLayout_t layout = nullptr;
-  check(cublasLtMatrixLayoutCreate(&layout, type, static_cast<std::uint64_t>(rows), static_cast<std::uint64_t>(columns),
-                                   stride),
-        "matmul: layout");
-  return Layout(layout);
-}
-
-MatmulPlan::MatmulPlan(const MatmulKey& key) : key_(key) {
-  cublasLtMatmulDesc_t operation = nullptr;
-  check(cublasLtMatmulDescCreate(&operation, CUBLAS_COMPUTE_32F, CUDA_R_32F), "matmul: descriptor");
-  operation_.reset(operation);
-  const auto set_transpose = [&](cublasLtMatmulDescAttributes_t attribute, bool transpose) {
-    const cublasOperation_t value = transpose ? CUBLAS_OP_T : CUBLAS_OP_N;
-    check(cublasLtMatmulDescSetAttribute(operation, attribute, &value, sizeof(value)), "matmul: transpose");
+MatmulPlan::MatmulPlan(const MatmulKey& key) : key_(key), operation_(make_blas_operation("matmul")) {
+  const auto transposed = [](bool transpose) { return transpose ? CUBLAS_OP_T : CUBLAS_OP_N; };
+  set_attribute("matmul", operation_, CUBLASLT_MATMUL_DESC_TRANSA, transposed(key.transpose_b));
+  set_attribute("matmul", operation_, CUBLASLT_MATMUL_DESC_TRANSB, transposed(key.transpose_a));
+  const auto layout = [](cudaDataType_t type, std::int64_t rows, std::int64_t columns, std::int64_t stride) {
+    return make_blas_layout("matmul", type, rows, columns, stride);
   };
-  set_transpose(CUBLASLT_MATMUL_DESC_TRANSA, key.transpose_b);
-  set_transpose(CUBLASLT_MATMUL_DESC_TRANSB, key.transpose_a);
-  a_ = key.transpose_b ? make_layout(CUDA_R_16BF, key.K, key.N, key.K) : make_layout(CUDA_R_16BF, key.N, key.K, key.N);
-  b_ = key.transpose_a ? make_layout(CUDA_R_16BF, key.M, key.K, key.a_stride)
-                       : make_layout(CUDA_R_16BF, key.K, key.M, key.a_stride);
-  out_ = make_layout(key.out_f32 ? CUDA_R_32F : CUDA_R_16BF, key.N, key.M, key.out_stride);
+  a_ = key.transpose_b ? layout(CUDA_R_16BF, key.K, key.N, key.K) : layout(CUDA_R_16BF, key.N, key.K, key.N);
+  b_ = key.transpose_a ? layout(CUDA_R_16BF, key.M, key.K, key.a_stride)
+                       : layout(CUDA_R_16BF, key.K, key.M, key.a_stride);
+  out_ = layout(key.out_f32 ? CUDA_R_32F : CUDA_R_16BF, key.N, key.M, key.out_stride);
 }
 
 std::vector<cublasLtMatmulAlgo_t> MatmulPlan::candidates(const CudaContext& context) const {
   constexpr int kCandidates = 8;
-  cublasLtMatmulPreference_t created = nullptr;
-  check(cublasLtMatmulPreferenceCreate(&created), "matmul: preference");
-  const std::unique_ptr<cublasLtMatmulPreferenceOpaque_t, DestroyPreference> preference(created);
+  const BlasPreference preference = make_blas_preference("matmul", context);
   const auto set = [&](cublasLtMatmulPreferenceAttributes_t attribute, auto value) {
-    check(cublasLtMatmulPreferenceSetAttribute(preference.get(), attribute, &value, sizeof(value)),
-          "matmul: preference");
+    set_attribute("matmul", preference, attribute, value);
   };
-  set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<std::uint64_t>(context.blas_workspace_bytes));
   // No split-K: its reductions round in another order.
   set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, static_cast<std::uint32_t>(CUBLASLT_REDUCTION_SCHEME_NONE));
   set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, key_.alignment_b);
