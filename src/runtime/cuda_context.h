@@ -38,7 +38,8 @@ struct CudaContext {
 
   int device = 0;
   cudaStream_t stream = nullptr;
-  cudaDeviceProp properties{};  ///< multiProcessorCount, l2CacheSize, sharedMemPerBlockOptin, ...
+  /// multiProcessorCount, l2CacheSize, ...; sharedMemPerBlockOptin is at most SSA_SHARED_MEMORY_KB, if that is set.
+  cudaDeviceProp properties{};
   cublasLtHandle_t blas = nullptr;
   void* blas_workspace = nullptr;
   std::size_t blas_workspace_bytes = 0;

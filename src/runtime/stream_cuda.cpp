@@ -4,8 +4,10 @@
 #include <cuda_runtime_api.h>
 #include <sys/mman.h>
 
+#include <charconv>
 #include <cstdlib>
 #include <string>
+#include <system_error>
 
 #include "src/runtime/cuda_context.h"
 #include "ssa/runtime/host_memory.h"
@@ -58,6 +60,19 @@ bool is_set(const char* name) {
   return text == "1";
 }
 
+/// SSA_SHARED_MEMORY_KB: the kernels use no more shared memory per CTA than this, and none for Hopper, as on a GPU that
+/// has less. `found` is what the GPU has, in bytes. Throws if the variable is not a number of KB from 48 to that.
+std::size_t shared_memory_limit(std::size_t found) {
+  const char* value = std::getenv("SSA_SHARED_MEMORY_KB");
+  if (!value) return found;
+  const std::string text = value;
+  std::size_t kilobytes = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), kilobytes);
+  SSA_CHECK(error == std::errc() && end == text.data() + text.size() && 48 <= kilobytes && kilobytes <= found / 1024,
+            "SSA_SHARED_MEMORY_KB is ", text, ", expected a number from 48 to ", found / 1024);
+  return kilobytes * 1024;
+}
+
 }  // namespace
 
 int cuda_device_count() {
@@ -103,8 +118,11 @@ std::shared_ptr<CudaContext> make_context(int ordinal) {
   check_memory(cudaMalloc(&context->blas_workspace, kBlasWorkspaceBytes), *context, kBlasWorkspaceBytes);
   context->blas_workspace_bytes = kBlasWorkspaceBytes;
   context->force_generic = is_set("SSA_FORCE_GENERIC");
+  const std::size_t shared_memory = shared_memory_limit(properties.sharedMemPerBlockOptin);
   context->early_start = SSA_CUDA_SM90A && properties.major == 9;
-  context->hopper_kernels = context->early_start && !context->force_generic;
+  context->hopper_kernels =
+      context->early_start && !context->force_generic && shared_memory == properties.sharedMemPerBlockOptin;
+  context->properties.sharedMemPerBlockOptin = shared_memory;
   context->debug = is_set("SSA_CUDA_DEBUG");
   return context;
 }

@@ -1,6 +1,7 @@
 // Tiles, shared memory and arguments of the dense attention kernels (causal, windowed, compressed).
 #pragma once
 
+#include <algorithm>
 #include <type_traits>
 
 #include "bwd_hopper_task.cuh"
@@ -98,23 +99,24 @@ struct FwdHopperConfig {
 };
 
 /// The backward in mma.sync. Each warp owns 16 keys and their part of d_k and d_v; the eight warps share the q tile.
-template <int kD_>
+/// kSmall: smaller q tiles, for GPUs with 99 KB of shared memory per CTA.
+template <int kD_, bool kSmall>
 struct BwdMmaSyncConfig {
   static constexpr int kD = kD_;
   static constexpr int kWarps = 8, kThreads = kWarps * kWarpSize;
   static constexpr int kBlockN = 16 * kWarps;
-  static constexpr int kBlockM = kD == 64 ? 128 : 64;
-  static constexpr int kQueriesAtOnce = 32;  ///< scores in registers at a time
+  static constexpr int kBlockM = kD == 64 ? (kSmall ? 64 : 128) : (kSmall ? 16 : 64);
+  static constexpr int kQueriesAtOnce = std::min(32, kBlockM);  ///< scores in registers at a time
   static constexpr int kStages = 2;
   static constexpr bool kKeysInRegisters = kD == 64;
-  // The product for d_q: four warps along the queries, two along D.
-  static constexpr int kRowWarps = 4, kColWarps = kWarps / kRowWarps;
+  // The product for d_q: warps along the queries, at most four, and along D.
+  static constexpr int kRowWarps = std::min(4, kBlockM / 16), kColWarps = kWarps / kRowWarps;
   static constexpr int kWarpRows = kBlockM / kRowWarps, kWarpCols = kD / kColWarps;
 
   struct Shared {
     Tile<kBlockN, kD> k, v;
     Tile<kBlockM, kD> q[kStages], d_out[kStages];
-    Tile<kBlockN, kBlockM> d_scores;
+    Tile<kBlockN, std::max(kBlockM, 64)> d_scores;  ///< the narrowest tile has 64 columns
     alignas(16) float lse[kStages][kBlockM];
     alignas(16) float delta[kStages][kBlockM];
     BwdMmaSyncTask task;

@@ -99,7 +99,7 @@ struct DenseBackwardScratch {
 
   DenseBackwardScratch(Arena& arena, std::int64_t B, std::int64_t T, std::int64_t U, std::int64_t HQ, std::int64_t HK) {
     constexpr std::int64_t kKeys = 128, kRows = 128, kWarpgroups = BwdHopperConfig<64>::kWarpgroups;
-    static_assert(kKeys == BwdMmaSyncConfig<64>::kBlockN && kKeys == BwdMmaSyncConfig<128>::kBlockN &&
+    static_assert(kKeys == BwdMmaSyncConfig<64, false>::kBlockN && kKeys == BwdMmaSyncConfig<128, false>::kBlockN &&
                   kKeys == BwdHopperConfig<64>::kBlockN && kKeys == BwdHopperConfig<128>::kBlockN &&
                   kRows % BwdHopperConfig<64>::kBlockM == 0 && kRows % BwdHopperConfig<128>::kBlockM == 0);
     const std::int64_t kv_tiles = (U + kKeys - 1) / kKeys;
@@ -235,22 +235,28 @@ void dense_backward(Stream& stream, const char* op, std::int64_t block_size, Den
     Arena arena(stream.scratch(bytes), bytes);
     const DenseBackwardScratch scratch(arena, a.B, a.T, a.U, a.HQ, a.HK);
     if (has_wgmma(stream)) return bwd_hopper<kD>(stream, op, a, scratch, mask);
-    using C = BwdMmaSyncConfig<kD>;
     for (const Tensor& counter : {scratch.ticket, scratch.kv_done, scratch.steps_done}) stream.zero(counter);
-    a.kv_tiles = (a.U + C::kBlockN - 1) / C::kBlockN;
-    a.ticket = scratch.ticket.template as<int>();
-    a.kv_done = scratch.kv_done.template as<int>();
-    a.steps_done = scratch.steps_done.template as<int>();
-    // Enough tasks that the last and longest ones leave few SMs idle.
-    constexpr int kTasksPerSm = 16;
-    const std::int64_t tasks = static_cast<std::int64_t>(a.B) * a.HK * a.kv_tiles;
-    a.chunks = parts_for(tasks, stream.cuda().properties.multiProcessorCount * std::int64_t{kTasksPerSm}, G);
-    a.heads_per_chunk = (G + a.chunks - 1) / a.chunks;
-    launch(stream, op, bwd_mma_sync_kernel<C, Mask>,
-           {.grid = static_cast<unsigned>(tasks * a.chunks),
-            .block = C::kThreads,
-            .shared_bytes = sizeof(typename C::Shared)},
-           a, mask);
+    const auto run = [&]<class C>() {
+      a.kv_tiles = (a.U + C::kBlockN - 1) / C::kBlockN;
+      a.ticket = scratch.ticket.template as<int>();
+      a.kv_done = scratch.kv_done.template as<int>();
+      a.steps_done = scratch.steps_done.template as<int>();
+      // Enough tasks that the last and longest ones leave few SMs idle.
+      constexpr int kTasksPerSm = 16;
+      const std::int64_t tasks = static_cast<std::int64_t>(a.B) * a.HK * a.kv_tiles;
+      a.chunks = parts_for(tasks, stream.cuda().properties.multiProcessorCount * std::int64_t{kTasksPerSm}, G);
+      a.heads_per_chunk = (G + a.chunks - 1) / a.chunks;
+      launch(stream, op, bwd_mma_sync_kernel<C, Mask>,
+             {.grid = static_cast<unsigned>(tasks * a.chunks),
+              .block = C::kThreads,
+              .shared_bytes = sizeof(typename C::Shared)},
+             a, mask);
+    };
+    using Large = BwdMmaSyncConfig<kD, false>;
+    if (sizeof(typename Large::Shared) <= stream.cuda().properties.sharedMemPerBlockOptin)
+      run.template operator()<Large>();
+    else
+      run.template operator()<BwdMmaSyncConfig<kD, true>>();
   });
 }
 

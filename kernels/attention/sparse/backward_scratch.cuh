@@ -41,6 +41,9 @@ struct BackwardScratch {
     bytes = all.used();
   }
 
+  /// Without dense groups, whose kernel needs more shared memory than the GPU has. Fewer bytes are then used.
+  void omit_dense_groups() { dense_tokens = kGroupTokens + 1, max_dense = 0, max_word_groups = 0; }
+
   /// Of a lay_out with `heads` pairs.
   InverseIndex index(std::int64_t T, std::int64_t block_size) const {
     const std::int64_t N = (T + block_size - 1) / block_size, words = (T + 31) / 32;

@@ -33,17 +33,21 @@ struct SparseArgs {
 /// kTma: TMA fills the ring (Hopper, heads of 64).
 /// kPacked: a warp takes several adjacent tokens, whose heads together fill its rows; for groups of at most
 /// kMaxPackedGroup heads.
-template <int kD_, bool kTma_, bool kPacked_ = false, bool kWithValues_ = true>
+/// kSmall: for GPUs with 99 KB of shared memory per CTA.
+template <int kD_, bool kTma_, bool kPacked_ = false, bool kWithValues_ = true, bool kSmall_ = false>
 struct TokenConfig {
   static constexpr int kD = kD_;
-  static constexpr bool kTma = kTma_, kPacked = kPacked_, kWithValues = kWithValues_;
-  static_assert(!kTma || (kD == 64 && kWithValues));
-  static constexpr int kTokenWarps = kD == 64 ? 14 : 6;  ///< a warp takes one token of a tile, or several
+  static constexpr bool kTma = kTma_, kPacked = kPacked_, kWithValues = kWithValues_, kSmall = kSmall_;
+  static_assert(!kTma || (kD == 64 && kWithValues && !kSmall));
+  static constexpr int kTokenWarps = kD == 128 ? 6
+                                     : kSmall  ? 10
+                                               : 14;  ///< a warp takes one token of a tile, or several
   static constexpr int kPlanner = kTokenWarps, kCopier = kTokenWarps + 1;  ///< the loading warps
   static constexpr int kThreads = (kTokenWarps + 2) * kWarpSize;
   static constexpr int kStageUnits = kTma ? 8 : kD == 64 ? 4 : 2;
-  /// Packed: 128 KB of keys and values with TMA, 64 KB without. Otherwise 160 KB or 96 KB.
-  static constexpr int kStages = kPacked ? 4 : kTma ? 5 : 6;
+  /// Packed: 128 KB of keys and values with TMA, 64 KB without. Otherwise 160 KB or 96 KB. Small: 32 KB, or 48 KB with
+  /// heads of 64.
+  static constexpr int kStages = kSmall ? (kD == 64 && !kPacked ? 3 : 2) : kPacked ? 4 : kTma ? 5 : 6;
   static constexpr int kListSlots = 32;  ///< longer lists stay in global memory, which is slow
   static constexpr int kPlanUnits = 256;
 

@@ -29,19 +29,24 @@ SparseArgs args_of(const Params& p) {
           .scale = p.scale};
 }
 
-/// Calls f.operator()<C>() with the TokenConfig for the GPU and the group.
+/// Calls f.operator()<C>() with the TokenConfig for the GPU and the group. Forward and backward have the same one.
 template <int kD, class F>
 void with_token_config(Stream& stream, const SparseArgs& a, F&& f) {
-  const auto with_loads = [&]<bool kTma>() {
+  const auto with_loads = [&]<bool kTma, bool kSmall>() {
     if (a.group() <= kMaxPackedGroup)
-      f.template operator()<TokenConfig<kD, kTma, true>>();
+      f.template operator()<TokenConfig<kD, kTma, true, true, kSmall>>();
     else
-      f.template operator()<TokenConfig<kD, kTma, false>>();
+      f.template operator()<TokenConfig<kD, kTma, false, true, kSmall>>();
   };
   if constexpr (kD == 64) {
-    if (has_wgmma(stream)) return with_loads.template operator()<true>();
+    if (has_wgmma(stream)) return with_loads.template operator()<true, false>();
   }
-  with_loads.template operator()<false>();
+  constexpr std::size_t kLargest = std::max(sizeof(QueryGradientShared<TokenConfig<kD, false, false>>),
+                                            sizeof(QueryGradientShared<TokenConfig<kD, false, true>>));
+  if (kLargest <= stream.cuda().properties.sharedMemPerBlockOptin)
+    with_loads.template operator()<false, false>();
+  else
+    with_loads.template operator()<false, true>();
 }
 
 constexpr auto kForward = "sparse_attention_forward", kBackward = "sparse_attention_backward";
@@ -130,6 +135,9 @@ void sparse_attention_backward(Stream& stream, const SparseAttentionBackward& p)
             " heads, expected at most ", INT_MAX, " in all");
   dispatch_head_dim(kBackward, D, a.HQ / a.HK, p.block_size, [&]<int kD>() {
     BackwardScratch scratch(B, a.T, a.HQ, a.HK, D, a.block_size, a.slots);
+    if (DenseGroupsConfig::Shared::bytes(a.slots, scratch.dense_tokens, false) >
+        stream.cuda().properties.sharedMemPerBlockOptin)
+      scratch.omit_dense_groups();
     Arena arena(stream.scratch(scratch.bytes), scratch.bytes);
     scratch.lay_out(arena, scratch.heads, a.T, D, a.block_size, a.slots);
     for (std::int64_t first = 0; first < all; first += scratch.heads)

@@ -26,8 +26,13 @@ TEST_CASE("host memory on CUDA, small and in huge pages, holds what is copied") 
   }
 }
 
-TEST_CASE("environment variables of a CUDA stream are 0 or 1") {
+TEST_CASE("environment variables of a CUDA stream that are not understood are errors") {
   if (ssa::test::skip_without_gpu()) return;
+  for (const char* value : {"", "47", "99 ", "99k", "1000", "-1"}) {
+    const ssa::test::Environment variable{{"SSA_SHARED_MEMORY_KB", value}};
+    ssa::test::check_error(ssa::test::error_of([] { Stream stream(DeviceKind::cuda); }),
+                           std::string("SSA_SHARED_MEMORY_KB is ") + value, "expected a number from 48 to ");
+  }
   for (const char* name : {"SSA_CUDA_DEBUG", "SSA_FORCE_GENERIC"})
     for (const char* value : {"", "off", "2", "1 "}) {
       const ssa::test::Environment variable{{name, value}};
