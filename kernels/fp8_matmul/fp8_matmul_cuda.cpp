@@ -111,9 +111,14 @@ void fp8_matmul(Stream& stream, const Fp8Matmul& p) {
 
 std::string why_no_fp8(Stream& stream) {
   const cudaDeviceProp& gpu = stream.cuda().properties;
-  if (gpu.major == 9 && gpu.minor == 0) return {};
-  return concat("FP8 products with block scales need a Hopper GPU (compute capability 9.0); ", gpu.name, " has ",
-                gpu.major, ".", gpu.minor);
+  if (gpu.major != 9 || gpu.minor != 0)
+    return concat("FP8 products with block scales need a Hopper GPU (compute capability 9.0); ", gpu.name, " has ",
+                  gpu.major, ".", gpu.minor);
+  constexpr std::size_t kSharedBytes = std::size_t{114} << 10;  // swiglu's backward takes most
+  if (gpu.sharedMemPerBlockOptin < kSharedBytes)
+    return concat("training in FP8 needs ", kSharedBytes / 1024,
+                  " KB of shared memory per CTA; SSA_SHARED_MEMORY_KB is ", gpu.sharedMemPerBlockOptin / 1024);
+  return {};
 }
 
 #else

@@ -10,6 +10,7 @@
 #include "support/catch.h"
 #include "support/op_runner.h"
 #include "support/skip.h"
+#include "support/skip_without_fp8.h"
 #include "support/test_model.h"
 
 using namespace ssa;
@@ -135,7 +136,7 @@ TEST_CASE("model: on CUDA every parameter's gradient equals the CPU's within bf1
 }
 
 TEST_CASE("model: on CUDA every parameter's gradient in FP8 equals the CPU's, which rounds the same operands") {
-  if (skip_without_gpu()) return;
+  if (skip_without_fp8()) return;
   for (const MethodCase& method : kMethodCases)
     for (const std::int64_t intermediate : {96, 128}) {  // with 128 SwiGLU writes FP8
       ModelConfig config = model_config(method);

@@ -140,12 +140,12 @@ TEST_CASE("rmsnorm backward writes the FP8 that quantize_fp8 makes of the gradie
 }
 
 TEST_CASE("rmsnorm backward on CUDA writes the FP8 that quantize_fp8 makes of the gradient, to the bit") {
-  if (skip_without_gpu()) return;
+  if (skip_without_fp8()) return;
   check_backward_rounding(Precision::cuda);
 }
 
 TEST_CASE("rmsnorm backward with FP8 outputs on CUDA agrees with the CPU") {
-  if (skip_without_gpu()) return;
+  if (skip_without_fp8()) return;
   for (const RmsNormCase& c : kFp8Cases) {
     CAPTURE(c.M, c.H);
     const RmsNormInputs in(c);
@@ -158,7 +158,7 @@ TEST_CASE("rmsnorm backward with FP8 outputs on CUDA agrees with the CPU") {
 }
 
 TEST_CASE("rmsnorm backward with FP8 outputs on CUDA takes more tokens than its clusters take at a time") {
-  if (skip_without_gpu()) return;
+  if (skip_without_fp8()) return;
   // At most 2 CTAs run on an SM at a time: with 132 SMs and 16, 2 and 1 CTAs per cluster 16, 132 and 264 clusters, so
   // at least 5, 3 and 2 turns of 128 tokens, the last one not for all clusters. 7 of the 16 CTAs are idle.
   for (const RmsNormCase& c : std::vector<RmsNormCase>{{8336, 1152, false}, {33808, 256, false}, {33936, 128, false}}) {

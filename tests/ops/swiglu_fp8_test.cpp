@@ -83,7 +83,7 @@ TEST_CASE("swiglu writes the FP8 that quantize_fp8 makes of its output, to the b
 }
 
 TEST_CASE("swiglu on CUDA writes the FP8 that quantize_fp8 makes of its output, to the bit") {
-  if (skip_without_gpu()) return;
+  if (skip_without_fp8()) return;
   for (const Fp8Shape& shape : kCudaShapes)
     for (const bool write_out : {false, true}) {
       CAPTURE(shape.rows, shape.columns, write_out);

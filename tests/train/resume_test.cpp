@@ -15,6 +15,7 @@
 #include "ssa/io/safetensors.h"
 #include "support/make_dataset.h"
 #include "support/skip.h"
+#include "support/skip_without_fp8.h"
 #include "train/run_directory.h"
 
 using namespace ssa;
@@ -126,7 +127,7 @@ TEST_CASE("resume: a run with the LM head in FP8 that resumes equals an uninterr
 }
 
 TEST_CASE("resume: a run in FP8 that resumes equals an uninterrupted run bit for bit on CUDA") {
-  if (skip_without_gpu()) return;
+  if (skip_without_fp8()) return;
   const RunDirectory run("head64-ssa-sparse-stream", "cuda");
   make_dataset(run / "bytes", {random_documents(40, 96, 2)});
   check_halves(run, {"train.fp8=all", "train.max_length=96", "init_from=null", "model.vocab_size=257",
