@@ -331,6 +331,16 @@ std::vector<eval::Task> load_tasks(const Arguments& a) {
   return tasks;
 }
 
+/// Refuses --block-counts and --block-size where full attention, which a model of method full generates with, is all
+/// that runs.
+void expect_sparse(const Arguments& a, const ModelSource& source, const eval::Setting& generating) {
+  if (generating.sparse() || !a.data.empty() || !a.texts.empty() || !a.tasks.empty() || a.needle) return;
+  const char* option = !a.overrides.block_counts.empty() ? "--block-counts" : "--block-size";
+  if (!a.overrides.block_counts.empty() || a.overrides.block_size > 0)
+    fail_usage(option, " needs --mode sparse: ", source.path().string(), " is a model of method ",
+               name_of(source.method()), ", which --generate runs with full attention");
+}
+
 std::int64_t max_length_of(const Arguments& a, const eval::Setting& setting) {
   return a.max_length ? a.max_length : setting.model.max_position_embeddings;
 }
@@ -369,7 +379,10 @@ int run(int argc, char** argv) {
     encoder.emplace(a.tokenizer.empty() ? eval::find_tokenizer(source) : a.tokenizer, source);
   if (a.needle) eval::check_lengths(*encoder, a.needles);
   std::optional<eval::Setting> generating;
-  if (a.prompt) generating = eval::generation_setting(source, a.overrides);
+  if (a.prompt) {
+    generating = eval::generation_setting(source, a.overrides);
+    expect_sparse(a, source, *generating);
+  }
   std::optional<eval::DatasetRows> dataset;
   std::vector<std::string> notes = source.notes();
   if (!a.data.empty()) {
