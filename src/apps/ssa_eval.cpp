@@ -122,6 +122,7 @@ bool parse(int argc, char** argv, Arguments& a) {
       line.add_option_function<std::string>(
               "--generate", [&a](const std::string& prompt) { a.prompt = prompt; }, "continue a text, on rank 0")
           ->option_text("PROMPT");
+  line.may_be_empty(generate);
 
   line.option_defaults()->group("How");
   line.add_option("--mode", a.overrides.mode,
