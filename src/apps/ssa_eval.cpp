@@ -61,7 +61,7 @@ struct Arguments {
   eval::NeedleOptions needles;
   std::optional<std::string> prompt;
   eval::GenerateOptions generation;
-  std::string truncation = "left";
+  std::string truncation;  ///< empty: left
 };
 
 /// False when help was printed.
@@ -164,7 +164,7 @@ bool parse(int argc, char** argv, Arguments& a) {
                   "what a task of generated answers loses of a prompt that does not fit --max-length: left as "
                   "lm-evaluation-harness, or middle as LongBench's own program")
       ->option_text("left|middle")
-      ->capture_default_str();
+      ->default_str("left");
   line.add_option(
           "--tokenizer", a.tokenizer,
           "as for ssa_tokenize (default: the tokenizer of the Hugging Face directory, or bytes if the run was trained "
@@ -265,7 +265,9 @@ bool parse(int argc, char** argv, Arguments& a) {
       {{"--sink-tokens"}, a.attention_stats, "--attention-stats"},
       {{"--lengths", "--depths", "--samples"}, given(needle), "--needle"},
       {{"--max-new-tokens", "--temperature", "--top-p"}, given(generate), "--generate"},
-      {{"--seed"}, any({needle, generate}), "--generate or --needle"},
+      {{"--seed"},
+       given(needle) || a.generation.sampling.temperature > 0,
+       "--generate with a --temperature above 0, or --needle"},
       {{"--output"}, any({data, text, tasks, needle}), "--data, --text, --tasks or --needle"},
       {{"--log-samples"}, any({text, tasks}), "--tasks or --text"},
   };
@@ -309,9 +311,25 @@ void expect_output(const std::filesystem::path& file) {
 bool generates(const eval::Task& task) { return task.kind == eval::TaskKind::generation; }
 
 eval::Truncation parse_truncation(const std::string& name) {
-  if (name == "left") return eval::Truncation::left;
+  if (name.empty() || name == "left") return eval::Truncation::left;
   if (name == "middle") return eval::Truncation::middle;
   fail_usage("--truncation ", name, ", expected left or middle");
+}
+
+/// Refuses the options of --tasks and --text that none of these tasks uses.
+void expect_used(const Arguments& a, const std::vector<eval::Task>& tasks) {
+  const auto any = [&](auto&& uses) { return std::any_of(tasks.begin(), tasks.end(), uses); };
+  const auto rolling = [](const eval::Task& task) { return task.kind == eval::TaskKind::rolling; };
+  const auto without_file = [](const std::string& task) { return task.find('=') == std::string::npos; };
+  if (!a.truncation.empty() && !any(generates))
+    fail_usage("--truncation ", a.truncation, ": no task of generated answers, expected one in --tasks");
+  if (a.stride > 0 && !any(rolling)) fail_usage("--stride ", a.stride, ": no long text, expected wikitext or --text");
+  if (a.num_fewshot > 0 && std::all_of(tasks.begin(), tasks.end(), rolling))
+    fail_usage("--num-fewshot ", a.num_fewshot, ": no task with examples, expected one in --tasks");
+  if (a.seeds.size() > 1 && a.num_fewshot == 0)
+    fail_usage("--seeds: found ", a.seeds.size(), " seeds of few-shot draws, expected --num-fewshot above 0");
+  if (!a.task_dir.empty() && std::none_of(a.tasks.begin(), a.tasks.end(), without_file))
+    fail_usage("--task-dir ", a.task_dir, ": every task has its file, expected one as NAME alone");
 }
 
 /// The documents of --tasks and --text.
@@ -329,6 +347,7 @@ std::vector<eval::Task> load_tasks(const Arguments& a) {
         fail_usage("--num-fewshot ", a.num_fewshot, ": ", name, " has its examples in the prompt, expected 0");
     }
   if (!a.texts.empty()) tasks.push_back(eval::text_task(a.texts));
+  expect_used(a, tasks);
   return tasks;
 }
 

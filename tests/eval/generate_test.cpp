@@ -257,6 +257,7 @@ TEST_CASE("ssa_eval --generate: bad input is an error that names it") {
   fails("model", {"--max-length", "64"}, kExitUsage, {"--max-length needs --data, --text or --tasks"});
   fails("model", {"--rows", "2"}, kExitUsage, {"--rows needs --data, --text, --tasks or --needle"});
   fails("model", {"--max-new-tokens", "0"}, kExitUsage, {"--max-new-tokens 0"});
+  fails("model", {"--seed", "3"}, kExitUsage, {"--seed needs --generate with a --temperature above 0"});
   fails("model", {"--seed", "-3"}, kExitUsage, {"--seed -3"});
   fails("model", {"--seed"}, kExitUsage, {"--seed needs a value"});
   fails("model", {"--block-counts", "2,3"}, kExitUsage, {"--block-counts", "2 numbers", "one"});
