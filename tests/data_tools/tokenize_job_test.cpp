@@ -423,6 +423,30 @@ TEST_CASE("tokenize: the programs say that a job is not finished, where a split 
                          {"--decode excludes --output"});
 }
 
+TEST_CASE("ssa_tokenize: an option without an effect is an error that names it") {
+  TempDir directory;
+  write_file(directory / "a.txt", "text\n");
+  write_file(directory / "b.jsonl", "{\"text\": \"text\"}\n");
+  const auto fails = [&](ssa::test::Arguments more, const char* part) {
+    more.insert(more.begin(), {"ssa_tokenize", "--tokenizer", "bytes"});
+    ssa::test::check_fails(ssa::test::run_program(more, {.directory = directory.path()}), ssa::kExitUsage, {part});
+  };
+  fails({"--decode", "out", "--workers", "2"}, "--decode excludes --workers");
+  fails({"--decode", "out", "--text-field", "text"}, "--decode excludes --text-field");
+  fails({"--decode", "out", "--special-tokens", "text"}, "--decode excludes --special-tokens");
+  const ssa::test::Arguments text = {"--input", "a.txt", "--output", "out"};
+  const ssa::test::Arguments records = {"--input", "b.jsonl", "--output", "out"};
+  const auto with = [](ssa::test::Arguments arguments, const char* option, const char* value) {
+    arguments.insert(arguments.end(), {option, value});
+    return arguments;
+  };
+  fails(with(text, "--input-format", "txt"), "--input-format needs --input -");
+  fails(with(text, "--text-field", "text"), "--text-field needs an --input of records");
+  fails(with(text, "--conversations-field", "turns"), "--conversations-field needs an --input of records");
+  fails(with(records, "--split-documents", "blank-line"), "--split-documents blank-line needs an --input of text");
+  CHECK_FALSE(fs::exists(directory / "out"));
+}
+
 TEST_CASE("tokenize: a byte-order mark is no text, and that of another encoding is named") {
   TempDir directory;
   write_file(directory / "a.txt", "\xef\xbb\xbfwhole");
