@@ -1,5 +1,6 @@
 #include "data_tools/tokenize_job.h"
 
+#include <sys/stat.h>
 #include <zlib.h>
 #include <zstd.h>
 
@@ -247,6 +248,39 @@ TEST_CASE("tokenize: a signal stops a job with its state saved, and the same opt
     CHECK(std::system((command + out + " 2>/dev/null").c_str()) == 0);
   }
   CHECK((files_in(out) == files_in(directory / "whole")));
+}
+
+TEST_CASE("ssa_tokenize: a FIFO is an input, and a signal ends the wait for its writer") {
+  TempDir directory;
+  REQUIRE(::mkfifo((directory / "in.jsonl").c_str(), 0600) == 0);
+  const auto start = [&](const std::string& writer, const std::string& input) {
+    const std::string program = (ssa::test::binary_dir() / "ssa_tokenize --quiet --tokenizer bytes").string();
+    return ssa::test::Arguments{"/bin/bash", "-c", writer + " exec " + program + " --output out --input " + input};
+  };
+  const auto stops = [&](const std::string& writer, const std::string& input) {
+    fs::remove_all(directory / "out");
+    ssa::test::RunningProgram program(start(writer, input), {.directory = directory.path()});
+    while (!fs::exists(directory / "out/job.json")) REQUIRE_FALSE(program.ends_within(0.01));
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));  // in open() or read()
+    program.kill(SIGTERM);
+    REQUIRE(program.ends_within(20));
+    const ssa::test::ProgramResult result = program.wait();
+    CHECK(result.exit_code == ssa::kExitStopped);
+    CHECK_THAT(result.err, ssa::test::has("stopped by a signal after document 0"));
+  };
+  stops("", "in.jsonl");                                                // no writer
+  stops("exec 0<>in.jsonl;", "-");                                      // one that writes nothing
+  stops("exec 3<>in.jsonl; echo '{\"text\": \"a\"' >&3;", "in.jsonl");  // one that pauses within a line
+  const auto done = ssa::test::run_program(start("(echo '{\"text\": \"a\"}' >in.jsonl) &", "in.jsonl"),
+                                           {.directory = directory.path()});
+  INFO(done.err);
+  CHECK(done.exit_code == 0);
+  CHECK(documents_in(directory / "out") == std::vector<std::string>{"a"});
+  fs::rename(directory / "in.jsonl", directory / "in.parquet");
+  ssa::test::check_fails(
+      ssa::test::run_program({"ssa_tokenize", "--tokenizer", "bytes", "--input", "in.parquet", "--output", "other"},
+                             {.directory = directory.path()}),
+      ssa::kExitFailed, {"in.parquet: cannot read: is a FIFO, expected a regular file"});
 }
 
 TEST_CASE("tokenize: a bad record is reported with file and row under fail, skip and quarantine") {
