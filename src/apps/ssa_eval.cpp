@@ -340,7 +340,7 @@ std::vector<eval::Task> load_tasks(const Arguments& a) {
       const std::size_t equals = task.find('=');
       const std::string name = task.substr(0, equals);
       const std::string file = equals == std::string::npos ? "" : task.substr(equals + 1);
-      if (file.empty() && a.task_dir.empty())
+      if (file.empty() && (equals != std::string::npos || a.task_dir.empty()))
         fail_usage("--tasks ", task, ": no file, expected ", name, "=FILE or --task-dir");
       tasks.push_back(eval::load_task(name, file, a.task_dir));
       if (generates(tasks.back()) && a.num_fewshot > 0)

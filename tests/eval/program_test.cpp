@@ -306,6 +306,7 @@ TEST_CASE("ssa_eval: bad input is a one-line error that names it") {
   fails({"--data", "nowhere"}, kExitFailed, {"nowhere", "no such directory"});
   fails({"--tasks", "arc_hard", "--task-dir", "."}, kExitUsage, {"arc_hard", "no such task", "arc_easy"});
   fails({"--tasks", "piqa"}, kExitUsage, {"piqa", "--task-dir"});
+  fails({"--tasks", "arc_easy=", "--task-dir", "."}, kExitUsage, {"--tasks arc_easy=: no file"});
   fails({"--tasks", "piqa", "--task-dir", "."}, kExitUsage, {"no file of the task piqa", "piqa.jsonl"});
   fails({"--tasks", "piqa", "--task-dir", "nowhere"}, kExitUsage, {"nowhere: no such directory", "piqa"});
   fails({"--text", "text.txt"}, kExitUsage, {"model", "no tokenizer", "--tokenizer"});
