@@ -1,6 +1,7 @@
 #include "data_tools/byte_source.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <zlib.h>
 #include <zstd.h>
@@ -13,6 +14,7 @@
 #include <utility>
 
 #include "ssa/base/error.h"
+#include "ssa/base/signals.h"
 
 namespace ssa {
 namespace {
@@ -21,6 +23,11 @@ constexpr std::size_t kBufferBytes = 1 << 18;
 constexpr int kGzipOnly = 16 + MAX_WBITS;
 
 }  // namespace
+
+std::optional<std::uint64_t> input_size(const std::filesystem::path& path) {
+  if (path == "-" || std::filesystem::is_fifo(path)) return std::nullopt;
+  return std::filesystem::file_size(path);
+}
 
 /// The state of zlib or of zstd, whichever decodes the file.
 struct ByteSource::Decoder {
@@ -49,11 +56,14 @@ struct ByteSource::Decoder {
 
 ByteSource::ByteSource(std::filesystem::path path)
     : path_(std::move(path)), buffer_(std::make_unique<char[]>(kBufferBytes)) {
-  fd_ = path_ == "-" ? ::dup(STDIN_FILENO) : ::open(path_.c_str(), O_RDONLY | O_CLOEXEC);
+  // Without O_NONBLOCK, the open() of a FIFO waits for a writer and no signal ends the wait.
+  fd_ = path_ == "-" ? ::dup(STDIN_FILENO) : ::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd_ < 0) {
     const std::string reason = std::generic_category().message(errno);
     fail(path_.string(), ": cannot open: ", reason);
   }
+  struct stat info {};
+  waits_ = ::fstat(fd_, &info) == 0 && !S_ISREG(info.st_mode) && !S_ISDIR(info.st_mode);
   while (end_ < 4) {  // a pipe may give fewer bytes at first
     const std::size_t got = read_file(buffer_.get() + end_, kBufferBytes - end_);
     if (got == 0) break;
@@ -71,8 +81,9 @@ ByteSource::~ByteSource() {
 
 std::size_t ByteSource::read_file(char* out, std::size_t size) {
   while (true) {
+    if (waits_) wait_for_input(fd_);
     const ssize_t got = ::read(fd_, out, size);
-    if (got < 0 && errno == EINTR) continue;
+    if (got < 0 && (errno == EINTR || errno == EAGAIN)) continue;
     if (got < 0) {
       const std::string reason = std::generic_category().message(errno);
       fail(path_.string(), ": cannot read: ", reason);

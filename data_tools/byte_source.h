@@ -6,12 +6,17 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 
 namespace ssa {
 
+/// Bytes of an input file on disk; nullopt for "-" and for a FIFO, whose size nobody knows.
+std::optional<std::uint64_t> input_size(const std::filesystem::path& path);
+
 /// Reads a file, or standard input for "-". gzip and Zstandard are recognized by their first bytes, not by the name;
-/// consecutive members or frames are one stream.
+/// consecutive members or frames are one stream. Members that read throw StoppedBySignal, which is not an Error, if a
+/// stop signal arrives while they wait for the writer of a pipe or FIFO.
 class ByteSource {
  public:
   explicit ByteSource(std::filesystem::path path);
@@ -40,6 +45,7 @@ class ByteSource {
 
   std::filesystem::path path_;
   int fd_ = -1;
+  bool waits_ = false;  // a read may have to wait for a writer
   std::uint64_t file_bytes_ = 0;
   std::unique_ptr<char[]> buffer_;  // bytes of the file that are not decoded yet: [begin_, end_)
   std::size_t begin_ = 0, end_ = 0;

@@ -391,8 +391,7 @@ class ParquetFile : public RecordFile {
 }  // namespace
 
 DocumentReader::DocumentReader(InputOptions options, InputPlace start) : options_(std::move(options)), place_(start) {
-  for (std::size_t i = 0; i < start.file; ++i)
-    if (options_.files[i] != "-") finished_bytes_ += fs::file_size(options_.files[i]);
+  for (std::size_t i = 0; i < start.file; ++i) finished_bytes_ += input_size(options_.files[i]).value_or(0);
 }
 
 DocumentReader::~DocumentReader() = default;

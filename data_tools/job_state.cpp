@@ -4,6 +4,7 @@
 #include <string>
 #include <type_traits>
 
+#include "data_tools/byte_source.h"
 #include "data_tools/dataset_json.h"
 #include "ssa/base/error.h"
 #include "ssa/base/file.h"
@@ -67,8 +68,10 @@ void check_settings(const fs::path& path, const json& saved, const json& setting
 
 json job_settings(const TokenizeOptions& options, const Tokenizer& tokenizer) {
   json files = json::array();
-  for (const fs::path& file : options.input.files)
-    files.push_back({file.string(), file == "-" ? json(nullptr) : json(fs::file_size(file))});
+  for (const fs::path& file : options.input.files) {
+    const auto size = input_size(file);
+    files.push_back({file.string(), size ? json(*size) : json(nullptr)});
+  }
   return {{"tokenizer", tokenizer.name()},
           {"tokenizer_sha256", tokenizer.sha256()},
           {"pre_tokenizer", options.tokenizer_options.pre_tokenizer},

@@ -1,9 +1,12 @@
 // ssa_tokenize: text to a tokenized dataset.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
+#include <functional>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -125,8 +128,9 @@ int run(int argc, char** argv) {
       ->needs(conversations_field);
   line.add_choice("--split-documents", options.input.split_blank_lines, {{"none", false}, {"blank-line", true}},
                   "whether a blank line ends a document of a .txt file; with none, a file is a document");
-  line.add_choice("--input-format", options.input.stdin_kind,
-                  {{"jsonl", ssa::InputKind::jsonl}, {"txt", ssa::InputKind::text}}, "what standard input holds");
+  const CLI::Option* input_format =
+      line.add_choice("--input-format", options.input.stdin_kind,
+                      {{"jsonl", ssa::InputKind::jsonl}, {"txt", ssa::InputKind::text}}, "what standard input holds");
   line.add_option("--eos-token", options.tokenizer_options.eos_token,
                   "the end-of-text token (default: what the tokenizer's files say)")
       ->option_text("TEXT");
@@ -161,14 +165,29 @@ int run(int argc, char** argv) {
   line.add_flag("--quiet", options.quiet, "print no progress on standard error");
   if (!line.read(argc, argv)) return ssa::kExitDone;
   if (!decode_directory.empty()) {
-    if (!inputs.empty()) line.fail("--decode excludes --input");
-    if (!output.empty()) line.fail("--decode excludes --output; it prints to standard output");
+    const std::set<std::string> used = {"--decode",        "--tokenizer",     "--eos-token",
+                                        "--pre-tokenizer", "--max-documents", "--quiet"};
+    for (const CLI::Option* option : line.get_options())
+      if (option->count() > 0 && !used.contains(option->get_name()))
+        line.fail("--decode excludes ", option->get_name());
     return decode(options, decode_directory);
   }
   if (inputs.empty()) line.fail("--input FILE is missing");
   if (output.empty()) line.fail("--output DIR is missing");
   options.output = output;
   options.input.files = ssa::expand_inputs(inputs, options.input.field);
+  // An option without an effect is a mistake of the user's.
+  const auto any_input = [&](auto&& fits) {
+    return std::any_of(options.input.files.begin(), options.input.files.end(), fits);
+  };
+  const auto is_text = [&](const auto& file) { return kind_of(file, options.input) == ssa::InputKind::text; };
+  if (input_format->count() > 0 && !any_input([](const auto& file) { return file == "-"; }))
+    line.fail("--input-format needs --input -");
+  if (options.input.split_blank_lines && !any_input(is_text))
+    line.fail("--split-documents blank-line needs an --input of text (.txt)");
+  for (const CLI::Option* option : {text_field, conversations_field})
+    if (option->count() > 0 && !any_input(std::not_fn(is_text)))
+      line.fail(option->get_name(), " needs an --input of records (.jsonl, .ndjson, .json, .parquet)");
 
   ssa::catch_stop_signals();
   ssa::handle_io_signals();

@@ -12,6 +12,7 @@
 #include <thread>
 #include <utility>
 
+#include "data_tools/byte_source.h"
 #include "data_tools/dataset_json.h"
 #include "data_tools/job_state.h"
 #include "data_tools/ordered_pipeline.h"
@@ -44,10 +45,9 @@ class Progress {
   Progress(const TokenizeOptions& options, std::uint64_t start_bytes, std::int64_t start_tokens)
       : line_(options.quiet), start_bytes_(start_bytes), start_tokens_(start_tokens) {
     for (const fs::path& file : options.input.files) {
-      if (file == "-")
-        known_ = false;
-      else
-        total_ += fs::file_size(file);
+      const auto size = input_size(file);
+      known_ &= size.has_value();
+      total_ += size.value_or(0);
     }
   }
 
@@ -125,7 +125,12 @@ class Job {
         return report_;
       }
       using Got = decltype(pipeline)::Got;
-      const Got got = pipeline.next(batch, std::chrono::milliseconds(100));
+      Got got = Got::nothing_yet;
+      try {
+        got = pipeline.next(batch, std::chrono::milliseconds(100));
+      } catch (const StoppedBySignal&) {  // of the reading thread, which waited for a writer
+        continue;
+      }
       if (got == Got::end) break;
       if (got == Got::item) {
         bool shard_ended = false;
@@ -285,7 +290,8 @@ void check_chat(const TokenizeOptions& options, const Tokenizer& tokenizer) {
 
 TokenizeReport tokenize(const TokenizeOptions& options) {
   const auto start = Clock::now();
-  for (const fs::path& file : options.input.files) kind_of(file, options.input);
+  for (const fs::path& file : options.input.files)
+    if (kind_of(file, options.input) == InputKind::parquet) check_input_file(file);  // it is not read from start to end
   const Tokenizer tokenizer = load_tokenizer(options.tokenizer, options.tokenizer_options);
   if (options.input.chat) check_chat(options, tokenizer);
   Job job(options, tokenizer);

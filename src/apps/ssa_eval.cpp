@@ -61,7 +61,7 @@ struct Arguments {
   eval::NeedleOptions needles;
   std::optional<std::string> prompt;
   eval::GenerateOptions generation;
-  std::string truncation = "left";
+  std::string truncation;  ///< empty: left
 };
 
 /// False when help was printed.
@@ -122,6 +122,7 @@ bool parse(int argc, char** argv, Arguments& a) {
       line.add_option_function<std::string>(
               "--generate", [&a](const std::string& prompt) { a.prompt = prompt; }, "continue a text, on rank 0")
           ->option_text("PROMPT");
+  line.may_be_empty(generate);
 
   line.option_defaults()->group("How");
   line.add_option("--mode", a.overrides.mode,
@@ -163,7 +164,7 @@ bool parse(int argc, char** argv, Arguments& a) {
                   "what a task of generated answers loses of a prompt that does not fit --max-length: left as "
                   "lm-evaluation-harness, or middle as LongBench's own program")
       ->option_text("left|middle")
-      ->capture_default_str();
+      ->default_str("left");
   line.add_option(
           "--tokenizer", a.tokenizer,
           "as for ssa_tokenize (default: the tokenizer of the Hugging Face directory, or bytes if the run was trained "
@@ -264,7 +265,9 @@ bool parse(int argc, char** argv, Arguments& a) {
       {{"--sink-tokens"}, a.attention_stats, "--attention-stats"},
       {{"--lengths", "--depths", "--samples"}, given(needle), "--needle"},
       {{"--max-new-tokens", "--temperature", "--top-p"}, given(generate), "--generate"},
-      {{"--seed"}, any({needle, generate}), "--generate or --needle"},
+      {{"--seed"},
+       given(needle) || a.generation.sampling.temperature > 0,
+       "--generate with a --temperature above 0, or --needle"},
       {{"--output"}, any({data, text, tasks, needle}), "--data, --text, --tasks or --needle"},
       {{"--log-samples"}, any({text, tasks}), "--tasks or --text"},
   };
@@ -308,9 +311,25 @@ void expect_output(const std::filesystem::path& file) {
 bool generates(const eval::Task& task) { return task.kind == eval::TaskKind::generation; }
 
 eval::Truncation parse_truncation(const std::string& name) {
-  if (name == "left") return eval::Truncation::left;
+  if (name.empty() || name == "left") return eval::Truncation::left;
   if (name == "middle") return eval::Truncation::middle;
   fail_usage("--truncation ", name, ", expected left or middle");
+}
+
+/// Refuses the options of --tasks and --text that none of these tasks uses.
+void expect_used(const Arguments& a, const std::vector<eval::Task>& tasks) {
+  const auto any = [&](auto&& uses) { return std::any_of(tasks.begin(), tasks.end(), uses); };
+  const auto rolling = [](const eval::Task& task) { return task.kind == eval::TaskKind::rolling; };
+  const auto without_file = [](const std::string& task) { return task.find('=') == std::string::npos; };
+  if (!a.truncation.empty() && !any(generates))
+    fail_usage("--truncation ", a.truncation, ": no task of generated answers, expected one in --tasks");
+  if (a.stride > 0 && !any(rolling)) fail_usage("--stride ", a.stride, ": no long text, expected wikitext or --text");
+  if (a.num_fewshot > 0 && std::all_of(tasks.begin(), tasks.end(), rolling))
+    fail_usage("--num-fewshot ", a.num_fewshot, ": no task with examples, expected one in --tasks");
+  if (a.seeds.size() > 1 && a.num_fewshot == 0)
+    fail_usage("--seeds: found ", a.seeds.size(), " seeds of few-shot draws, expected --num-fewshot above 0");
+  if (!a.task_dir.empty() && std::none_of(a.tasks.begin(), a.tasks.end(), without_file))
+    fail_usage("--task-dir ", a.task_dir, ": every task has its file, expected one as NAME alone");
 }
 
 /// The documents of --tasks and --text.
@@ -321,14 +340,25 @@ std::vector<eval::Task> load_tasks(const Arguments& a) {
       const std::size_t equals = task.find('=');
       const std::string name = task.substr(0, equals);
       const std::string file = equals == std::string::npos ? "" : task.substr(equals + 1);
-      if (file.empty() && a.task_dir.empty())
+      if (file.empty() && (equals != std::string::npos || a.task_dir.empty()))
         fail_usage("--tasks ", task, ": no file, expected ", name, "=FILE or --task-dir");
       tasks.push_back(eval::load_task(name, file, a.task_dir));
       if (generates(tasks.back()) && a.num_fewshot > 0)
         fail_usage("--num-fewshot ", a.num_fewshot, ": ", name, " has its examples in the prompt, expected 0");
     }
   if (!a.texts.empty()) tasks.push_back(eval::text_task(a.texts));
+  expect_used(a, tasks);
   return tasks;
+}
+
+/// Refuses --block-counts and --block-size where full attention, which a model of method full generates with, is all
+/// that runs.
+void expect_sparse(const Arguments& a, const ModelSource& source, const eval::Setting& generating) {
+  if (generating.sparse() || !a.data.empty() || !a.texts.empty() || !a.tasks.empty() || a.needle) return;
+  const char* option = !a.overrides.block_counts.empty() ? "--block-counts" : "--block-size";
+  if (!a.overrides.block_counts.empty() || a.overrides.block_size > 0)
+    fail_usage(option, " needs --mode sparse: ", source.path().string(), " is a model of method ",
+               name_of(source.method()), ", which --generate runs with full attention");
 }
 
 std::int64_t max_length_of(const Arguments& a, const eval::Setting& setting) {
@@ -369,7 +399,10 @@ int run(int argc, char** argv) {
     encoder.emplace(a.tokenizer.empty() ? eval::find_tokenizer(source) : a.tokenizer, source);
   if (a.needle) eval::check_lengths(*encoder, a.needles);
   std::optional<eval::Setting> generating;
-  if (a.prompt) generating = eval::generation_setting(source, a.overrides);
+  if (a.prompt) {
+    generating = eval::generation_setting(source, a.overrides);
+    expect_sparse(a, source, *generating);
+  }
   std::optional<eval::DatasetRows> dataset;
   std::vector<std::string> notes = source.notes();
   if (!a.data.empty()) {

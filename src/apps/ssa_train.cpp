@@ -9,6 +9,7 @@
 #include "ssa/comm/comm.h"
 #include "ssa/config/config.h"
 #include "ssa/eval/training_tasks.h"
+#include "ssa/io/checkpoint.h"
 #include "ssa/train/describe_run.h"
 #include "ssa/train/resume_check.h"
 #include "ssa/train/run_plan.h"
@@ -63,6 +64,9 @@ int run(int argc, char** argv) {
   line.add_flag("--print-config-keys", print_config_keys, "print the table of config keys and exit");
   if (!line.read(argc, argv)) return ssa::kExitDone;
   if (print_config_keys) {
+    for (const CLI::Option* option : line.get_options())
+      if (option->count() > 0 && option->get_name() != "--print-config-keys")
+        line.fail("--print-config-keys excludes ", option->get_name());
     std::fputs(ssa::config_keys_table().c_str(), stdout);
     ssa::finish_output();
     return ssa::kExitDone;
@@ -75,6 +79,8 @@ int run(int argc, char** argv) {
     for (std::string& key : ssa::parse_allowed_changes(argument)) options.allowed_changes.push_back(std::move(key));
   options.tasks = ssa::eval::training_tasks(config);
   if (dry_run) {
+    if (options.resume != "auto" && options.resume != "none")
+      const ssa::CheckpointReader named(options.resume, ssa::Verify::sizes);  // throws if it is no checkpoint
     std::vector<ssa::DeviceKind> devices = {options.device};
     if (device == "auto") devices = {ssa::DeviceKind::cpu, ssa::DeviceKind::cuda};
     const std::string plan = ssa::describe_run(config, devices, ssa::launched_ranks(), options.allowed_changes);

@@ -198,6 +198,11 @@ bool CommandLine::read(int argc, const char* const* argv) {
     fail(error.what());
   }
   refuse_unknown();
+  for (const CLI::Option* option : get_options()) {
+    const Texts& values = option->results();
+    if (!may_be_empty_.contains(option) && std::find(values.begin(), values.end(), "") != values.end())
+      fail(option->get_name(), " \"\": expected a value");
+  }
   return true;
 }
 

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "ssa/base/fault.h"
+#include "ssa/base/signals.h"
 
 namespace ssa {
 namespace {
@@ -22,15 +23,23 @@ constexpr std::size_t kStartBytes = std::size_t{32} << 20;  // after which the s
   throw FileError(concat(shown(path.string()), ": cannot ", what, ": ", std::strerror(error)), error);
 }
 
-/// Closes on scope exit; for files that are only read, where close has nothing to report.
+/// Closes on scope exit; for files that are only read, where close has nothing to report. Of a FIFO, neither open() nor
+/// read() waits: a signal must be able to end the wait for a writer.
 struct ReadHandle {
-  explicit ReadHandle(const std::filesystem::path& path) : fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
+  explicit ReadHandle(const std::filesystem::path& path) : fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {
     if (fd < 0) fail_file(path, "open", errno);
     struct stat info {};
     if (::fstat(fd, &info) != 0 || S_ISDIR(info.st_mode)) {
       const int error = S_ISDIR(info.st_mode) ? EISDIR : errno;
       ::close(fd);
       fail_file(path, "read", error);
+    }
+    if (!S_ISFIFO(info.st_mode)) return;
+    try {
+      wait_for_input(fd);  // read() would report the end before the first writer
+    } catch (...) {
+      ::close(fd);
+      throw;
     }
   }
   ~ReadHandle() { ::close(fd); }
@@ -71,6 +80,10 @@ std::size_t read_fully(int descriptor, void* out, std::size_t bytes, const std::
   while (done < bytes) {
     const ssize_t got = ::read(descriptor, static_cast<char*>(out) + done, bytes - done);
     if (got < 0 && errno == EINTR) continue;
+    if (got < 0 && errno == EAGAIN) {
+      wait_for_input(descriptor);
+      continue;
+    }
     if (got < 0) fail_file(path, "read", errno);
     if (got == 0) break;
     done += static_cast<std::size_t>(got);

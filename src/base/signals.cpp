@@ -1,5 +1,6 @@
 #include "ssa/base/signals.h"
 
+#include <poll.h>
 #include <unistd.h>
 
 #include <csignal>
@@ -45,6 +46,14 @@ void catch_stop_signals() {
 }
 
 int stop_signal() { return received; }
+
+void wait_for_input(int descriptor) {
+  constexpr int kMilliseconds = 50;  // another thread may take the signal, which does not end poll() in this one
+  pollfd file{descriptor, POLLIN, 0};
+  while (::poll(&file, 1, kMilliseconds) <= 0)
+    if (const int signal = stop_signal())
+      throw StoppedBySignal(concat("stopped by signal ", signal, " while waiting for input"));
+}
 
 void handle_io_signals() {
   for (const int signal : {SIGPIPE, SIGXFSZ}) {

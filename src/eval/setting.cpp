@@ -14,8 +14,11 @@ ModelConfig overridden(ModelConfig model, const Overrides& overrides) {
     scaling.factor = overrides.rope_scaling;
     if (overrides.original_positions) scaling.original_max_position_embeddings = overrides.original_positions;
     model.rope_scaling = scaling;
-    model.max_position_embeddings = std::max<std::int64_t>(
-        std::llround(scaling.factor * static_cast<double>(scaling.original_max_position_embeddings)), 1);
+    const double positions = scaling.factor * static_cast<double>(scaling.original_max_position_embeddings);
+    constexpr double kMostPositions = 1e9;  // as model.max_position_embeddings
+    if (positions > kMostPositions)
+      fail_usage("--rope-scaling ", scaling.factor, ": ", positions, " positions, expected at most ", kMostPositions);
+    model.max_position_embeddings = std::max<std::int64_t>(std::llround(positions), 1);
   }
   return model;
 }

@@ -45,6 +45,9 @@ std::map<std::string, std::string> tokenizer_files(std::string path, const Token
       reason = fmt::format("the dataset {} names {}", training_paths(config.data).front(), info->tokenizer_name);
   }
   if (path.empty()) {
+    for (const auto& [option, value] :
+         {std::pair{"--eos-token", options.eos_token}, std::pair{"--pre-tokenizer", options.pre_tokenizer}})
+      if (!value.empty()) fail_usage(option, " ", value, ": no tokenizer files (", reason, "), expected --tokenizer");
     note = fmt::format("no tokenizer files: {}, and no --tokenizer was given", reason);
     return {};
   }

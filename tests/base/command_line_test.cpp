@@ -30,8 +30,8 @@ Wanted read(std::vector<std::string> arguments, bool with_paths = true) {
   ssa::CommandLine line({.program = "ssa_paint", .usage = "[options]", .summary = "", .footer = ""});
   line.add_flag("--dry-run", w.dry_run, "paint nothing");
   line.add_option("--model", w.model, "what to paint");
-  line.add_option_function<std::string>(
-      "--prompt", [&w](const std::string& text) { w.prompt = text; }, "a text");
+  line.may_be_empty(line.add_option_function<std::string>(
+      "--prompt", [&w](const std::string& text) { w.prompt = text; }, "a text"));
   line.add_option("--rows", w.rows, "a count")->transform(ssa::integer(1));
   line.add_option("--workers", w.workers, "a bounded count")->transform(ssa::integer(1, 4096));
   line.add_option("--limit", w.limit, "a count that may be missing")->transform(ssa::integer(-5));
@@ -125,6 +125,10 @@ TEST_CASE("a command line error states what was found and what was expected") {
   CHECK(error({"--seeds", "1,many"}) == "--seeds many: expected an integer from 0 to 9999");
   for (const std::string share : {"0", "1.5", "half", "0.5x", "nan", "inf", "1e999"})
     CHECK(error({"--share", share}) == "--share " + share + ": expected a number above 0, at most 1");
+  CHECK(error({"--model", ""}) == "--model \"\": expected a value; see ssa_paint --help");
+  CHECK(error({"--model="}) == "--model needs a value; see ssa_paint --help");
+  CHECK(error({"--text", "a", ""}) == "--text \"\": expected a value; see ssa_paint --help");
+  CHECK(error({""}) == "PATH \"\": expected a value; see ssa_paint --help");
   CHECK(error({"--color", "pink"}) == "--color pink: expected red, green or blue");
 }
 

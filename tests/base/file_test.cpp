@@ -4,14 +4,17 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdlib>
 #include <filesystem>
 
 #include "ssa/base/file_kind.h"
 #include "ssa/base/json_file.h"
 #include "ssa/base/mapped_file.h"
+#include "ssa/base/signals.h"
 #include "support/catch.h"
 #include "support/error_of.h"
+#include "support/forked.h"
 #include "support/temp_dir.h"
 
 using namespace ssa;
@@ -120,6 +123,32 @@ TEST_CASE("file: a FIFO in the place of a file of the project is an error, not a
   check_error(error_of([&] { MappedFile mapped(dir / "fifo"); }), "not a file");
   check_error(error_of([&] { read_own_json_object(dir / "fifo"); }),
               "fifo: cannot read: is a FIFO, expected a regular file");
+}
+
+TEST_CASE("file: a FIFO is read to the end of its writer, and a signal ends the wait for one") {
+  const TempDir dir;
+  const std::filesystem::path fifo = dir / "fifo";
+  REQUIRE(::mkfifo(fifo.c_str(), 0600) == 0);
+  const auto read = [&](const auto& send) {
+    ::alarm(20);  // ends a child that waits for good
+    send(read_file(fifo));
+  };
+  const auto write = [&](const char* command) { return std::system((command + (" >" + fifo.string())).c_str()); };
+  test::Forked reader(read);
+  REQUIRE(write("(echo one; sleep 0.2; echo two)") == 0);
+  CHECK(reader.wait() == "one\ntwo\n");
+
+  const auto stopped = [&](const auto& send) {
+    catch_stop_signals();
+    ::raise(SIGTERM);
+    read(send);
+  };
+  CHECK(test::Forked(stopped).wait() == "stopped by signal 15 while waiting for input");
+  const int writer = ::open(fifo.c_str(), O_RDWR);
+  REQUIRE(writer >= 0);
+  REQUIRE(::write(writer, "x", 1) == 1);
+  CHECK(test::Forked(stopped).wait() == "stopped by signal 15 while waiting for input");
+  ::close(writer);
 }
 
 TEST_CASE("file: a device is written to, not replaced by a file") {

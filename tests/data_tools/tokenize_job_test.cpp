@@ -1,5 +1,6 @@
 #include "data_tools/tokenize_job.h"
 
+#include <sys/stat.h>
 #include <zlib.h>
 #include <zstd.h>
 
@@ -249,6 +250,39 @@ TEST_CASE("tokenize: a signal stops a job with its state saved, and the same opt
   CHECK((files_in(out) == files_in(directory / "whole")));
 }
 
+TEST_CASE("ssa_tokenize: a FIFO is an input, and a signal ends the wait for its writer") {
+  TempDir directory;
+  REQUIRE(::mkfifo((directory / "in.jsonl").c_str(), 0600) == 0);
+  const auto start = [&](const std::string& writer, const std::string& input) {
+    const std::string program = (ssa::test::binary_dir() / "ssa_tokenize --quiet --tokenizer bytes").string();
+    return ssa::test::Arguments{"/bin/bash", "-c", writer + " exec " + program + " --output out --input " + input};
+  };
+  const auto stops = [&](const std::string& writer, const std::string& input) {
+    fs::remove_all(directory / "out");
+    ssa::test::RunningProgram program(start(writer, input), {.directory = directory.path()});
+    while (!fs::exists(directory / "out/job.json")) REQUIRE_FALSE(program.ends_within(0.01));
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));  // in open() or read()
+    program.kill(SIGTERM);
+    REQUIRE(program.ends_within(20));
+    const ssa::test::ProgramResult result = program.wait();
+    CHECK(result.exit_code == ssa::kExitStopped);
+    CHECK_THAT(result.err, ssa::test::has("stopped by a signal after document 0"));
+  };
+  stops("", "in.jsonl");                                                // no writer
+  stops("exec 0<>in.jsonl;", "-");                                      // one that writes nothing
+  stops("exec 3<>in.jsonl; echo '{\"text\": \"a\"' >&3;", "in.jsonl");  // one that pauses within a line
+  const auto done = ssa::test::run_program(start("(echo '{\"text\": \"a\"}' >in.jsonl) &", "in.jsonl"),
+                                           {.directory = directory.path()});
+  INFO(done.err);
+  CHECK(done.exit_code == 0);
+  CHECK(documents_in(directory / "out") == std::vector<std::string>{"a"});
+  fs::rename(directory / "in.jsonl", directory / "in.parquet");
+  ssa::test::check_fails(
+      ssa::test::run_program({"ssa_tokenize", "--tokenizer", "bytes", "--input", "in.parquet", "--output", "other"},
+                             {.directory = directory.path()}),
+      ssa::kExitFailed, {"in.parquet: cannot read: is a FIFO, expected a regular file"});
+}
+
 TEST_CASE("tokenize: a bad record is reported with file and row under fail, skip and quarantine") {
   TempDir directory;
   const std::string path = (directory / "a.jsonl").string();
@@ -421,6 +455,30 @@ TEST_CASE("tokenize: the programs say that a job is not finished, where a split 
                          {"gpt2.tokenizer.json: out/train was made with tokenizer bytes (sha256 "});
   ssa::test::check_fails(run({"ssa_tokenize", "--tokenizer", "bytes", "--decode", "out/train", "--output", "text"}), 2,
                          {"--decode excludes --output"});
+}
+
+TEST_CASE("ssa_tokenize: an option without an effect is an error that names it") {
+  TempDir directory;
+  write_file(directory / "a.txt", "text\n");
+  write_file(directory / "b.jsonl", "{\"text\": \"text\"}\n");
+  const auto fails = [&](ssa::test::Arguments more, const char* part) {
+    more.insert(more.begin(), {"ssa_tokenize", "--tokenizer", "bytes"});
+    ssa::test::check_fails(ssa::test::run_program(more, {.directory = directory.path()}), ssa::kExitUsage, {part});
+  };
+  fails({"--decode", "out", "--workers", "2"}, "--decode excludes --workers");
+  fails({"--decode", "out", "--text-field", "text"}, "--decode excludes --text-field");
+  fails({"--decode", "out", "--special-tokens", "text"}, "--decode excludes --special-tokens");
+  const ssa::test::Arguments text = {"--input", "a.txt", "--output", "out"};
+  const ssa::test::Arguments records = {"--input", "b.jsonl", "--output", "out"};
+  const auto with = [](ssa::test::Arguments arguments, const char* option, const char* value) {
+    arguments.insert(arguments.end(), {option, value});
+    return arguments;
+  };
+  fails(with(text, "--input-format", "txt"), "--input-format needs --input -");
+  fails(with(text, "--text-field", "text"), "--text-field needs an --input of records");
+  fails(with(text, "--conversations-field", "turns"), "--conversations-field needs an --input of records");
+  fails(with(records, "--split-documents", "blank-line"), "--split-documents blank-line needs an --input of text");
+  CHECK_FALSE(fs::exists(directory / "out"));
 }
 
 TEST_CASE("tokenize: a byte-order mark is no text, and that of another encoding is named") {

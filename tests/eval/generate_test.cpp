@@ -234,6 +234,7 @@ TEST_CASE("ssa_eval --generate: bad input is an error that names it") {
   const TempDir directory;
   write_random_model(directory.path() / "model", small_bytes_model(), Method::ssa, 5);
   write_random_model(directory.path() / "nsa", small_bytes_model(), Method::nsa, 5);
+  write_random_model(directory.path() / "full", small_bytes_model(), Method::full, 5);
   ModelConfig other = small_bytes_model();
   other.eos_token_id = 3;
   write_random_model(directory.path() / "other", other, Method::ssa, 5);
@@ -256,9 +257,13 @@ TEST_CASE("ssa_eval --generate: bad input is an error that names it") {
   fails("model", {"--max-length", "64"}, kExitUsage, {"--max-length needs --data, --text or --tasks"});
   fails("model", {"--rows", "2"}, kExitUsage, {"--rows needs --data, --text, --tasks or --needle"});
   fails("model", {"--max-new-tokens", "0"}, kExitUsage, {"--max-new-tokens 0"});
+  fails("model", {"--seed", "3"}, kExitUsage, {"--seed needs --generate with a --temperature above 0"});
   fails("model", {"--seed", "-3"}, kExitUsage, {"--seed -3"});
   fails("model", {"--seed"}, kExitUsage, {"--seed needs a value"});
   fails("model", {"--block-counts", "2,3"}, kExitUsage, {"--block-counts", "2 numbers", "one"});
+  fails("full", {"--block-counts", "2"}, kExitUsage,
+        {"--block-counts needs --mode sparse", "full is a model of method full", "--generate"});
+  fails("full", {"--block-size", "8"}, kExitUsage, {"--block-size needs --mode sparse"});
   fails("nsa", {"--mode", "full"}, kExitUsage, {"nsa", "no full attention"});
   fails("model", {"--tokenizer", "nowhere.json"}, kExitUsage, {"nowhere.json"});
   fails("other", {"--tokenizer", "bytes"}, kExitFailed, {"tokenizer bytes", "other", "256", "3"});

@@ -284,9 +284,17 @@ TEST_CASE("ssa_eval: bad input is a one-line error that names it") {
   fails({"--data", "data", "--limit", "8"}, kExitUsage, {"--limit needs --tasks, --text, "});
   fails({"--text", "text.txt", "--num-fewshot", "2"}, kExitUsage, {"--num-fewshot needs --tasks"});
   fails({"--data", "data", "--seeds", "1,2"}, kExitUsage, {"--seeds needs --tasks"});
+  const std::string rolling = "wikitext=text.txt", choices = "arc_easy=arc_easy.jsonl";
+  fails({"--tasks", choices, "--stride", "8"}, kExitUsage, {"--stride 8: no long text, expected wikitext or --text"});
+  fails({"--tasks", choices, "--truncation", "left"}, kExitUsage, {"--truncation left: no task of generated answers"});
+  fails({"--tasks", choices, "--seeds", "1,2"}, kExitUsage,
+        {"--seeds: found 2 seeds", "expected --num-fewshot above 0"});
+  fails({"--tasks", choices, "--task-dir", "."}, kExitUsage, {"--task-dir .: every task has its file"});
+  fails({"--tasks", rolling, "--num-fewshot", "1"}, kExitUsage, {"--num-fewshot 1: no task with examples"});
   fails({"--data", "data", "--depths", "50"}, kExitUsage, {"--depths needs --needle"});
   fails({"--data", "data", "--temperature", "1"}, kExitUsage, {"--temperature needs --generate"});
-  fails({"--data", "data", "--seed", "1"}, kExitUsage, {"--seed needs --generate or --needle"});
+  fails({"--data", "data", "--seed", "1"}, kExitUsage,
+        {"--seed needs --generate with a --temperature above 0, or --needle"});
   fails({"--data", "data", "--output", "x", "--log-samples"}, kExitUsage, {"--log-samples needs --tasks or --text"});
   fails({"--data", "data", "--original-positions", "64"}, kExitUsage, {"--original-positions needs --rope-scaling"});
   fails({"--data", "data", "--seeds", "1,-2"}, kExitUsage, {"--seeds -2"});
@@ -298,6 +306,7 @@ TEST_CASE("ssa_eval: bad input is a one-line error that names it") {
   fails({"--data", "nowhere"}, kExitFailed, {"nowhere", "no such directory"});
   fails({"--tasks", "arc_hard", "--task-dir", "."}, kExitUsage, {"arc_hard", "no such task", "arc_easy"});
   fails({"--tasks", "piqa"}, kExitUsage, {"piqa", "--task-dir"});
+  fails({"--tasks", "arc_easy=", "--task-dir", "."}, kExitUsage, {"--tasks arc_easy=: no file"});
   fails({"--tasks", "piqa", "--task-dir", "."}, kExitUsage, {"no file of the task piqa", "piqa.jsonl"});
   fails({"--tasks", "piqa", "--task-dir", "nowhere"}, kExitUsage, {"nowhere: no such directory", "piqa"});
   fails({"--text", "text.txt"}, kExitUsage, {"model", "no tokenizer", "--tokenizer"});

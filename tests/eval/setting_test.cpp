@@ -45,6 +45,8 @@ TEST_CASE("a RoPE scaling factor replaces the model's own") {
   const ModelConfig shorter = settings_of(model.source(), {.rope_scaling = 4, .original_positions = 16})[0].model;
   CHECK(shorter.rope_scaling->original_max_position_embeddings == 16);
   CHECK(shorter.max_position_embeddings == 64);
+  check_error(error_of([&] { settings_of(model.source(), {.rope_scaling = 1e300}); }),
+              "--rope-scaling 1e+300: 6.4e+301 positions, expected at most 1e+09");
 
   nlohmann::json config = nlohmann::json::parse(ssa::read_file(model.path() / "config.json"));
   config["rope_scaling"] = {{"rope_type", "llama3"},

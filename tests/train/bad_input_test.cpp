@@ -54,6 +54,9 @@ TEST_CASE("bad input: a wrong command line is an error that names the option") {
   fails({"ssa_train", "--config", "config.json", "--device", "cuda"}, {"does not run on a GPU: head_dim is 16"});
   fails({"ssa_train", "--config", "config.json", "--device", "cuda", "--dry-run"}, {"head_dim is 16"});
   fails({"ssa_train", "--config", "config.json", "--set", "output_dir"}, {"output_dir"});
+  fails({"ssa_train", "--config", "config.json", "--resume", ""}, {"--resume \"\": expected a value"});
+  fails({"ssa_train", "--config", "config.json", "--print-config-keys"}, {"--print-config-keys excludes --config"});
+  check_fails(run.train("out", {}, {"--dry-run", "--resume", "nowhere"}), kExitFailed, {"nowhere"});
   fails({"ssa_inspect"}, {"PATH is missing"});
   fails({"ssa_inspect", "nowhere"}, {"nowhere"});
   fails({"ssa_inspect", "data", "--verfy"}, {"--verfy"});

@@ -124,6 +124,12 @@ TEST_CASE("ssa_export writes the tokenizer next to the model, or the reason why 
   CHECK(without.exit_code == kExitDone);
   CHECK(without.output.find("no tokenizer files: there is no ") != std::string::npos);
   CHECK_FALSE(fs::exists(dir.path() / "without" / "tokenizer.json"));
+  for (const std::string option : {"--eos-token", "--pre-tokenizer"}) {
+    const Outcome unused = exported("unused", " " + option + " gpt2");
+    CHECK(unused.exit_code == kExitUsage);
+    check_error(last_line(unused.output), option + " gpt2: no tokenizer files (there is no ", "expected --tokenizer");
+    CHECK_FALSE(fs::exists(dir.path() / "unused"));
+  }
 
   const Outcome other = exported("other", " --tokenizer bytes");
   CHECK(other.exit_code == kExitUsage);

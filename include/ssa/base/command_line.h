@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <functional>
 #include <limits>
+#include <set>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -61,6 +62,9 @@ class CommandLine : public CLI::App {
   CLI::Option* add_list(const std::string& name, std::vector<std::int64_t>& to, const std::string& help,
                         std::int64_t min, std::int64_t max = kNoLimit);
 
+  /// Accepts "" as a value of this option. Other options refuse it: a script's variable was not set.
+  void may_be_empty(const CLI::Option* option) { may_be_empty_.insert(option); }
+
   /// Parses the arguments. False if help was printed and the program should end.
   bool read(int argc, const char* const* argv);
 
@@ -73,6 +77,8 @@ class CommandLine : public CLI::App {
  private:
   CLI::Option* add_one_of(const std::string& name, Texts names, std::function<void(std::size_t)> set,
                           const std::string& help);
+
+  std::set<const CLI::Option*> may_be_empty_;
 };
 
 }  // namespace ssa
