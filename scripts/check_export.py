@@ -358,7 +358,7 @@ class Check:
                 ["--set", text] for text in (
                     f"init_from={exported}", f"output_dir={output}", f"data.path={data}", "data.shuffle=false",
                     "train.per_device_train_batch_size=2", "train.max_steps=1",
-                    *([f"attention.full_stream_probability={probability}"] if stream else []),
+                    f"attention.full_stream_probability={probability}",
                     f"attention.selection={CASES[case][3].get('selection', 'exact')}", *keys)), [])])
             ours = json.loads((output / "metrics.jsonl").read_text().splitlines()[0])
             gradients = []

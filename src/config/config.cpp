@@ -163,19 +163,6 @@ void check_fp8(const Config& config, const Origin& origin) {
   if (!reason.empty()) origin.fail("train.fp8", reason);
 }
 
-/// Keys of other methods, where --set gives them: a config may have them for the method that --set replaces.
-void check_method(const Config& config, const Origin& origin) {
-  const Method method = config.attention.method;
-  const auto refuse = [&](const char* key, bool fits, const char* expected) {
-    if (!fits && origin.overridden(key))
-      origin.fail(key, "has no effect with attention.method ", name_of(method), ", expected ", expected);
-  };
-  for (const char* key : {"attention.alignment_weight", "attention.aligned_outputs",
-                          "attention.full_stream_probability", "attention.stream_granularity"})
-    refuse(key, method == Method::ssa, "ssa: only it has two outputs");
-  refuse("model.window_size", method == Method::nsa || config.model.window_size == 0, "nsa: only it has a window");
-}
-
 void check_run(const Config& config, const Origin& origin) {
   const TrainConfig& train = config.train;
   if (train.max_length > config.model.max_position_embeddings) {
@@ -194,7 +181,6 @@ void check_run(const Config& config, const Origin& origin) {
                 " activations in a micro-batch of this model, expected at most ", kMostElements);
   }
   check_fp8(config, origin);
-  check_method(config, origin);
   if (train.max_steps == 0) origin.fail("train.max_steps", "found 0, expected -1 or an integer of at least 1");
   if (train.min_lr > train.learning_rate) {
     origin.fail("train.min_lr", "found ", train.min_lr, ", expected at most train.learning_rate ", train.learning_rate);
@@ -226,9 +212,6 @@ void check_run(const Config& config, const Origin& origin) {
   if (save_steps >= 1.0 && save_steps != std::floor(save_steps)) {
     origin.fail("checkpoint.save_steps", "found ", save_steps, ", expected whole steps or a fraction below 1");
   }
-  for (const auto& [key, value] : {std::pair{"checkpoint.keep_every", config.checkpoint.keep_every},
-                                   {"checkpoint.export_every", config.checkpoint.export_every}})
-    if (value > 0 && save_steps == 0) origin.fail(key, "found ", value, ", expected 0 with checkpoint.save_steps 0");
   const DataConfig& data = config.data;
   constexpr std::int64_t kLongestBestFit = std::int64_t{1} << 24;  // its memory grows with the length of a row
   if (data.packing == Packing::best_fit && train.max_length > kLongestBestFit)

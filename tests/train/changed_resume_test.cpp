@@ -128,7 +128,7 @@ TEST_CASE("resume: every changed key is printed, and one that changes what weigh
   }
   for (const auto& [set, key] : std::vector<std::pair<std::string, std::string>>{
            {"train.learning_rate=0.02", "train.learning_rate: 0.01 in the checkpoint, 0.02 now"},
-           {"train.weight_decay=3", "train.weight_decay: 0.1 in the checkpoint, 3.0 now"},
+           {"attention.alignment_weight=3", "attention.alignment_weight: 10.0 in the checkpoint, 3.0 now"},
            {"train.logging_steps=2", "train.logging_steps: 1 in the checkpoint, 2 now"}}) {
     fs::remove_all(run / "changed");
     fs::copy(run / "out", run / "changed", fs::copy_options::recursive);
