@@ -228,8 +228,8 @@ std::string what_of(const std::exception_ptr& thrown) {
   }
 }
 
-/// A run has a config.json of its own, which would replace that of a model. And programs take a directory with the files
-/// of a run for a run. A run that is there already continues.
+/// A run has a config.json of its own, which would replace that of a model. And programs take a directory with the
+/// files of a run for a run. A run that is there already continues.
 void expect_no_other_output(const std::filesystem::path& directory) {
   if (is_present(directory / "checkpoints")) return;
   for (const char* name : {"dataset.json", "shard-00000.idx", "model.safetensors", "model.safetensors.index.json"})

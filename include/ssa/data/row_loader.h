@@ -61,8 +61,8 @@ struct PackingCost {
   double cut() const { return documents ? static_cast<double>(cut_documents) / static_cast<double>(documents) : 0; }
 };
 
-/// The piece that each token of a row with a document mask is in, from the positions of the row: its first token, and the
-/// token after its last one. All three have the same length.
+/// The piece that each token of a row with a document mask is in, from the positions of the row: its first token, and
+/// the token after its last one. All three have the same length.
 void find_pieces(std::span<const std::int32_t> positions, std::span<std::int32_t> begins, std::span<std::int32_t> ends);
 /// The documents that min_document_tokens keeps.
 struct KeptDocuments {
