@@ -6,7 +6,6 @@
 #include <cstdio>
 #include <exception>
 #include <iostream>
-#include <new>
 #include <thread>
 
 #include "end_process.h"
@@ -69,8 +68,6 @@ int run_ranks(const std::function<int()>& body) {
     stop_watchdog();
   } catch (const Error& error) {
     return end_all(error.what(), error.exit_code());
-  } catch (const std::bad_alloc&) {
-    return end_all("out of host memory", kExitFailed);
   } catch (const std::exception& error) {
     return end_all(foreign_message(error), kExitFailed);
   }
