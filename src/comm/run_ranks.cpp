@@ -23,6 +23,7 @@ constexpr double kMeetSeconds = 30;
 /// False too if the launcher's variables make no sense, which is then the error to print.
 bool started_with_others() {
   try {
+    launched_on_machine();
     return launched_ranks() > 1;
   } catch (const Error&) {
     return false;

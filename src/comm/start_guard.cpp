@@ -20,6 +20,7 @@
 
 #include "end_process.h"
 #include "heartbeat.h"
+#include "launcher_number.h"
 #include "ssa/base/error.h"
 #include "ssa/base/file.h"
 #include "ssa/base/signals.h"
@@ -37,9 +38,10 @@ const char* variable_of(std::initializer_list<const char*> names) {
   return nullptr;
 }
 
-int number_of(std::initializer_list<const char*> names, int otherwise) {
-  const char* text = variable_of(names);
-  return text ? std::atoi(text) : otherwise;
+int number_of(std::initializer_list<const char*> names) {
+  for (const char* name : names)
+    if (std::getenv(name)) return launcher_number(name);
+  return 0;
 }
 
 /// Seconds since this process started; 0 if unknown.
@@ -66,13 +68,18 @@ struct Message {
 }  // namespace
 
 // Open MPI, Hydra (MPICH, Intel MPI), srun.
+LocalRank launched_on_machine() {
+  return {.rank = number_of({"OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"}),
+          .ranks = number_of({"OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"})};
+}
+
 StartGuard::StartGuard(double seconds, std::string instead, int exit_code)
     : seconds_(seconds),
       instead_(std::move(instead)),
       exit_code_(exit_code),
-      rank_(number_of({"OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"}, 0)),
-      ranks_(number_of({"OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"}, 0)),
-      answered_(static_cast<std::size_t>(std::max(ranks_, 0))) {
+      rank_(launched_on_machine().rank),
+      ranks_(launched_on_machine().ranks),
+      answered_(static_cast<std::size_t>(ranks_)) {
   const char* step = variable_of({"SLURM_STEP_ID"});
   const char* job = variable_of({"PMIX_NAMESPACE", "PMI_JOBID", "SLURM_JOB_ID"});
   job_ = fmt::format("ssa-start.{}.{}.{}.", ::getuid(), job ? job : std::to_string(::getppid()), step ? step : "0");
