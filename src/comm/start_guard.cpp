@@ -21,6 +21,7 @@
 #include "end_process.h"
 #include "heartbeat.h"
 #include "launcher_number.h"
+#include "ssa/base/checksum.h"
 #include "ssa/base/error.h"
 #include "ssa/base/file.h"
 #include "ssa/base/signals.h"
@@ -82,14 +83,22 @@ StartGuard::StartGuard(double seconds, std::string instead, int exit_code)
       answered_(static_cast<std::size_t>(ranks_)) {
   const char* step = variable_of({"SLURM_STEP_ID"});
   const char* job = variable_of({"PMIX_NAMESPACE", "PMI_JOBID", "SLURM_JOB_ID"});
-  job_ = fmt::format("ssa-start.{}.{}.{}.", ::getuid(), job ? job : std::to_string(::getppid()), step ? step : "0");
+  // A hash, because a launcher's name of a job may be longer than an address.
+  const std::string id = fmt::format("{}.{}", job ? job : std::to_string(::getppid()), step ? step : "0");
+  job_ = fmt::format("ssa-start.{}.{}.", ::getuid(), xxh3_hex(id.data(), id.size()));
   socklen_t size = 0;
   const sockaddr_un own = address(std::to_string(rank_), size);
   socket_ = ::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   wake_ = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   SSA_CHECK(socket_ >= 0 && wake_ >= 0, "start of the ranks: no socket: ", std::strerror(errno));
-  // A second process of the same rank, which a wrapper script may start, is not found by the others.
-  static_cast<void>(::bind(socket_, reinterpret_cast<const sockaddr*>(&own), size));
+  bound_ = ::bind(socket_, reinterpret_cast<const sockaddr*>(&own), size) == 0;
+  if (!bound_) {
+    const std::string line = fmt::format(
+        "warning: start of the ranks: another process has the socket of local rank {} ({}): missing ranks of "
+        "this machine cannot be named\n",
+        rank_, std::strerror(errno));
+    static_cast<void>(!::write(STDERR_FILENO, line.data(), line.size()));
+  }
   sigset_t all, before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
@@ -108,7 +117,8 @@ StartGuard::~StartGuard() {
 sockaddr_un StartGuard::address(const std::string& name, socklen_t& size) const {
   sockaddr_un result{};
   result.sun_family = AF_UNIX;  // sun_path[0] stays 0: the abstract namespace
-  const std::string full = (job_ + name).substr(0, sizeof result.sun_path - 1);
+  const std::string full = job_ + name;
+  SSA_CHECK(full.size() < sizeof result.sun_path, "start of the ranks: socket name ", full, " is too long");
   std::memcpy(result.sun_path + 1, full.data(), full.size());
   size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + full.size());
   return result;
@@ -152,6 +162,7 @@ void StartGuard::send_all(std::int32_t kind) const {
 void StartGuard::silence_others() const { send_all(Message::silence); }
 
 std::vector<int> StartGuard::missing_ranks(milliseconds wait) {
+  if (!bound_) return {};  // no answer would arrive
   std::fill(answered_.begin(), answered_.end(), false);
   send_all(Message::question);
   // The others may be asking too: they get their answers meanwhile.
@@ -196,11 +207,14 @@ void StartGuard::end(const std::vector<int>& missing, const std::string& when) {
   if (silent_) end_process(exit_code_);
   std::string who;
   for (const int rank : missing) who += fmt::format("{}local rank {}", who.empty() ? "" : ", ", rank);
-  if (who.empty()) who = "no rank";
+  if (!who.empty())
+    who += missing.size() > 1 ? " are missing" : " is missing";
+  else
+    who = bound_ && ranks_ > 0 ? "no rank is missing" : "it is not known which rank is missing";
   print_error(!instead_.empty() ? instead_
-                                : fmt::format("the job ends: MPI did not start on all ranks {}; on {}, {} {} missing; "
+                                : fmt::format("the job ends: MPI did not start on all ranks {}; on {}, {}; "
                                               "distributed.start_timeout_seconds is {:g}",
-                                              when, host_name(), who, missing.size() > 1 ? "are" : "is", seconds_));
+                                              when, host_name(), who, seconds_));
   send_all(Message::end);
   end_process(exit_code_);
 }

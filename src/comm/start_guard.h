@@ -28,8 +28,9 @@ LocalRank launched_on_machine();
 /// is missing. One rank per machine prints a line that names the ranks of the machine that have not started MPI or do
 /// not answer; if `instead` is not empty, it prints that.
 ///
-/// The ranks of a machine find each other by Unix sockets in the abstract namespace, named after the job and the local
-/// rank: the kernel removes them with the process.
+/// The ranks of a machine find each other by Unix sockets in the abstract namespace, named after the user, the job and
+/// the local rank: the kernel removes them with the process. A second process of a rank, which a wrapper script may
+/// start, cannot have the rank's socket: it says so, and names no missing ranks.
 class StartGuard {
  public:
   /// UsageError as launched_on_machine().
@@ -58,6 +59,7 @@ class StartGuard {
   int exit_code_;
   int rank_, ranks_;
   std::string job_;
+  bool bound_ = false;  ///< this process has the socket of its rank
   int socket_ = -1, wake_ = -1;
   std::vector<bool> answered_;
   std::atomic<bool> stop_{false};

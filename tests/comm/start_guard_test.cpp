@@ -1,7 +1,11 @@
 // How the ranks of a machine find each other before MPI has started.
 #include "src/comm/start_guard.h"
 
+#include <unistd.h>
+
+#include <memory>
 #include <string>
+#include <vector>
 
 #include "ssa/comm/comm.h"
 #include "support/catch.h"
@@ -12,6 +16,57 @@
 
 using namespace ssa;
 using namespace ssa::test;
+
+namespace {
+
+/// Local rank `rank` of `ranks`, started by Open MPI as a job of this name. It ends when MPI has not started after
+/// `seconds`.
+Arguments waiting_rank(const std::string& job, int rank, int ranks, int seconds) {
+  return {"/usr/bin/env",
+          "PMIX_NAMESPACE=" + job,
+          "OMPI_COMM_WORLD_LOCAL_RANK=" + std::to_string(rank),
+          "OMPI_COMM_WORLD_LOCAL_SIZE=" + std::to_string(ranks),
+          (binary_dir() / "comm_ranks").string(),
+          "waits-to-start",
+          std::to_string(seconds)};
+}
+
+std::size_t count_of(const std::string& part, const std::string& text) {
+  std::size_t count = 0;
+  for (std::size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++count;
+  return count;
+}
+
+}  // namespace
+
+TEST_CASE("start guard: ranks find each other, however long the launcher's name of the job is") {
+  // Rank 2 is missing. All jobs wait at the same time.
+  std::vector<std::unique_ptr<RunningProgram>> programs;
+  for (const std::size_t length : {5u, 90u, 1000u})
+    for (const int rank : {0, 1}) {
+      const std::string job = std::string(length, 'j') + "-" + std::to_string(::getpid());
+      programs.push_back(std::make_unique<RunningProgram>(waiting_rank(job, rank, 3, 2)));
+    }
+  std::string err;
+  for (const auto& program : programs) {
+    CHECK(program->wait(60).exit_code == kExitFailed);
+    err += program->err();
+  }
+  INFO(err);
+  CHECK(count_of("error: ", err) == 3);
+  CHECK(count_of(", local rank 2 is missing", err) == 3);
+}
+
+TEST_CASE("start guard: a second process of a rank says that it cannot name missing ranks") {
+  const std::string job = "twice-" + std::to_string(::getpid());
+  RunningProgram first(waiting_rank(job, 0, 2, 1)), second(waiting_rank(job, 0, 2, 1));
+  CHECK(first.wait(60).exit_code == kExitFailed);
+  CHECK(second.wait(60).exit_code == kExitFailed);
+  const std::string err = first.err() + second.err();
+  INFO(err);
+  CHECK(count_of("warning: start of the ranks: another process has the socket of local rank 0 (Address already in use)",
+                 err) == 1);
+}
 
 TEST_CASE("start guard: a launcher's number that is none is refused, by name") {
   const auto refused = [](const char* variable, const char* text, const std::string& shown) {
