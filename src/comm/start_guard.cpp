@@ -15,6 +15,7 @@
 #include <cstring>
 #include <exception>
 #include <initializer_list>
+#include <optional>
 #include <sstream>
 #include <utility>
 
@@ -60,6 +61,28 @@ double process_age() {
   }
 }
 
+/// Receives a datagram; nullopt if there is none. Bytes received: 0 if it came from a process of another user, who
+/// could otherwise end the job.
+std::optional<ssize_t> receive(int socket, void* data, std::size_t bytes, sockaddr_un& from, socklen_t& from_size) {
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(ucred))];
+  iovec piece{.iov_base = data, .iov_len = bytes};
+  msghdr message{};
+  message.msg_name = &from;
+  message.msg_namelen = sizeof from;
+  message.msg_iov = &piece;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof control;
+  const ssize_t got = ::recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
+  if (got < 0) return std::nullopt;
+  from_size = message.msg_namelen;
+  const cmsghdr* header = CMSG_FIRSTHDR(&message);
+  if (!header || header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_CREDENTIALS) return 0;
+  ucred sender{};
+  std::memcpy(&sender, CMSG_DATA(header), sizeof sender);
+  return sender.uid == ::getuid() ? got : 0;
+}
+
 /// What the ranks send each other.
 struct Message {
   enum Kind : std::int32_t { question, answer, end, silence } kind;
@@ -91,6 +114,9 @@ StartGuard::StartGuard(double seconds, std::string instead, int exit_code)
   socket_ = ::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   wake_ = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   SSA_CHECK(socket_ >= 0 && wake_ >= 0, "start of the ranks: no socket: ", std::strerror(errno));
+  const int on = 1;
+  SSA_CHECK(::setsockopt(socket_, SOL_SOCKET, SO_PASSCRED, &on, sizeof on) == 0,
+            "start of the ranks: no SO_PASSCRED: ", std::strerror(errno));
   bound_ = ::bind(socket_, reinterpret_cast<const sockaddr*>(&own), size) == 0;
   if (!bound_) {
     const std::string line = fmt::format(
@@ -127,9 +153,9 @@ sockaddr_un StartGuard::address(const std::string& name, socklen_t& size) const 
 void StartGuard::answer() {
   Message message{};
   sockaddr_un from{};
-  socklen_t size = sizeof from;
-  while (::recvfrom(socket_, &message, sizeof message, 0, reinterpret_cast<sockaddr*>(&from), &size) ==
-         static_cast<ssize_t>(sizeof message)) {
+  socklen_t size = 0;
+  while (const std::optional<ssize_t> bytes = receive(socket_, &message, sizeof message, from, size)) {
+    if (*bytes != static_cast<ssize_t>(sizeof message)) continue;
     if (message.kind == Message::end) end_process(exit_code_);
     if (message.kind == Message::silence) silent_ = true;
     if (message.kind == Message::answer && message.rank >= 0 && message.rank < ranks_)
@@ -137,7 +163,6 @@ void StartGuard::answer() {
     const Message reply{Message::answer, rank_};
     if (message.kind == Message::question)
       ::sendto(socket_, &reply, sizeof reply, 0, reinterpret_cast<const sockaddr*>(&from), size);
-    size = sizeof from;
   }
 }
 

@@ -29,8 +29,8 @@ LocalRank launched_on_machine();
 /// not answer; if `instead` is not empty, it prints that.
 ///
 /// The ranks of a machine find each other by Unix sockets in the abstract namespace, named after the user, the job and
-/// the local rank: the kernel removes them with the process. A second process of a rank, which a wrapper script may
-/// start, cannot have the rank's socket: it says so, and names no missing ranks.
+/// the local rank: the kernel removes them with the process. Messages of other users are ignored. A second process of a
+/// rank, which a wrapper script may start, cannot have the rank's socket: it says so, and names no missing ranks.
 class StartGuard {
  public:
   /// UsageError as launched_on_machine().
