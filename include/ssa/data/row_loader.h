@@ -22,12 +22,11 @@
 #include <span>
 #include <vector>
 
+#include "kernels/linear_cross_entropy/linear_cross_entropy.h"
 #include "ssa/data/dataset.h"
 #include "ssa/data/packing.h"
 
 namespace ssa {
-
-inline constexpr std::int32_t kIgnoredLabel = -100;
 
 /// The row at position `place` of the shuffled epoch: a permutation of [0, rows) keyed by (seed, epoch). A Feistel
 /// network over the next power of four, applied again while the value is outside [0, rows) (Black and Rogaway, "Ciphers
