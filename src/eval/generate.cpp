@@ -10,6 +10,7 @@
 #include <numeric>
 
 #include "ssa/base/random.h"
+#include "ssa/base/seconds_since.h"
 #include "ssa/tokenizer/utf8.h"
 #include "ssa/train/model_state.h"
 
@@ -27,10 +28,6 @@ void check_finite(std::span<const float> logits, std::uint64_t position) {
   const auto bad = std::ranges::find_if(logits, [](float logit) { return !std::isfinite(logit); });
   SSA_CHECK(bad == logits.end(), "generation: the logits after ", position, " tokens are not finite: token ",
             bad - logits.begin(), " has ", *bad, "; the model's weights have such values, or its activations overflow");
-}
-
-double seconds_since(std::chrono::steady_clock::time_point begin) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
 }  // namespace

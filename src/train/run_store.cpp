@@ -14,6 +14,7 @@
 
 #include "ssa/base/checksum.h"
 #include "ssa/base/file.h"
+#include "ssa/base/seconds_since.h"
 #include "ssa/io/checkpoint.h"
 #include "ssa/io/huggingface.h"
 #include "ssa/runtime/host_memory.h"
@@ -137,10 +138,6 @@ class BucketWriter {
   std::int64_t bytes_ = 0;
   std::future<void> piece_;  ///< the last to be written. Destroyed first: that waits for it
 };
-
-double seconds_since(std::chrono::steady_clock::time_point begin) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-}
 
 /// load_master_weights of weights that each rank can compute: a bucket that every rank of `comm` holds is computed by
 /// one of them and sent to the others. What is read from files is not shared: all ranks read it, and compare it
