@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <iterator>
 
 #include "kernels/common/read_later.h"
 
@@ -26,7 +27,9 @@ struct L2Prefetch {
     }
   }
 
-  bool is_empty() const { return bytes[0] + bytes[1] + bytes[2] == 0; }
+  bool is_empty() const {
+    return std::all_of(std::begin(bytes), std::end(bytes), [](std::int64_t count) { return count == 0; });
+  }
 
   /// Called by `workers` threads, each with its number. The compiler's target may be an older GPU: then nothing
   /// happens.
