@@ -21,12 +21,6 @@ void validate(const Fp8Matmul& p) {
             name_of(out), p.accumulate ? ", expected f32 to be added to" : ", expected f32 or bf16");
 }
 
-#if SSA_WITH_CUDA
-namespace cuda {
-std::string why_no_fp8(Stream& stream);
-}
-#endif
-
 std::string why_no_fp8([[maybe_unused]] Stream& stream) {
 #if SSA_WITH_CUDA
   if (stream.kind() == DeviceKind::cuda) return cuda::why_no_fp8(stream);

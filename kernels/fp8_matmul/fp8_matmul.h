@@ -37,4 +37,8 @@ SSA_OP(fp8_matmul, Fp8Matmul);
 /// Why FP8 products do not run on the stream's device; empty if they do. The CPU runs them everywhere.
 std::string why_no_fp8(Stream& stream);
 
+namespace cuda {
+std::string why_no_fp8(Stream& stream);
+}
+
 }  // namespace ssa

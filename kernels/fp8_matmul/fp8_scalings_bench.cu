@@ -2,8 +2,8 @@
 // float64. The shapes are the linear layers of configs/ssa-1b.json at 4 x 8192 tokens: forward, input gradient, and the
 // weight gradient, which is added to a float32 gradient. docs/fp8.md has the results. Needs a Hopper GPU.
 //
-// Both operands are K-major: out [M, N] = a [M, K] @ b [N, K]^T, as FP8 on Hopper requires. Data: "normal", and "heavy":
-// log-normal scales of channels and tokens, some channels and tokens much larger than the others.
+// Both operands are K-major: out [M, N] = a [M, K] @ b [N, K]^T, as FP8 on Hopper requires. Data: "normal", and
+// "heavy": log-normal scales of channels and tokens, some channels and tokens much larger than the others.
 #include <cublasLt.h>
 #include <cuda_bf16.h>
 #include <cuda_fp8.h>

@@ -19,8 +19,6 @@
 namespace ssa::cuda {
 namespace {
 
-constexpr std::int32_t kIgnored = -100;
-
 // With kDifferentiate, both kernels overwrite logits[m] with gradient_scale * (softmax(logits[m]) -
 // onehot(targets[m])). Without, they write (row_max, log2_sum) to sums[m] if `sums` is given. The maximum is subtracted
 // before the scaling to base 2: the loss of a certain prediction is then exactly 0.
@@ -85,7 +83,7 @@ __global__ void __maxnreg__(InRegisters::kRegisters)
   }
 
   const std::int32_t target = targets[m];
-  if (target == kIgnored) {
+  if (target == kIgnoredLabel) {
     if (rank == 0 && threadIdx.x == 0) losses[m] = 0;
     if constexpr (kDifferentiate) {
 #pragma unroll
@@ -172,7 +170,7 @@ __global__ void __launch_bounds__(kThreads)
   const std::int64_t first = static_cast<std::int64_t>(threadIdx.x) * kVec;
   __nv_bfloat16* row = logits + blockIdx.x * V;
   const std::int32_t target = targets[blockIdx.x];
-  if (target == kIgnored) {
+  if (target == kIgnoredLabel) {
     if (threadIdx.x == 0) losses[blockIdx.x] = 0;
     if constexpr (kDifferentiate)
       for (std::int64_t v = first; v < V; v += kStride) store<kVec>(row + v, Floats<kVec>{});
@@ -231,7 +229,7 @@ __global__ void __launch_bounds__(kFp8TileThreads)
     tile[i] = {};
     if (at.row + i >= tokens || at.column >= V) continue;  // a vector that begins before V ends before `stride`
     const std::int32_t target = __ldg(targets + at.row + i);
-    if (target == kIgnored) continue;
+    if (target == kIgnoredLabel) continue;
     const float2 sum = __ldg(sums + at.row + i);
     Floats<8> x = load_constant<8>(logits + (at.row + i) * stride + at.column);
 #pragma unroll

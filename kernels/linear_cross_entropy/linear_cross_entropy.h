@@ -22,10 +22,15 @@
 // A wrong shape or dtype throws Error. Targets are not checked: each is -100 or in [0, V).
 #pragma once
 
+#include <cstdint>
+
 #include "kernels/common/dispatch.h"
 #include "kernels/quantize_fp8/fp8_matrix.h"
 
 namespace ssa {
+
+/// The target of a token without a loss; PyTorch's default ignore_index.
+inline constexpr std::int32_t kIgnoredLabel = -100;
 
 /// Memory for the operands of the FP8 products, overwritten.
 struct LinearCrossEntropyFp8 {

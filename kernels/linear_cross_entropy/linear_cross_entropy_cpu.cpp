@@ -11,12 +11,10 @@
 namespace ssa::cpu {
 namespace {
 
-constexpr std::int32_t kIgnored = -100;
-
 /// Returns the loss of one token and replaces its logits by the gradient of gradient_scale * loss.
 template <class Real>
 Real loss_and_gradient(Real* logits, std::int64_t V, std::int32_t target, Real gradient_scale) {
-  if (target == kIgnored) {
+  if (target == kIgnoredLabel) {
     std::fill_n(logits, V, Real{0});
     return 0;
   }

@@ -31,6 +31,8 @@ MatmulChoiceReport matmul_choice_report(Stream& stream);
 
 namespace cuda {
 
+MatmulChoiceReport matmul_choice_report(Stream& stream);
+
 /// The choice for products like `p` (shape, transposition, dtype, alignment), which matmul has computed on this stream
 /// before; throws Error if it has not.
 MatmulChoice matmul_choice(Stream& stream, const Matmul& p);

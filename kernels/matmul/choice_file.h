@@ -17,8 +17,8 @@
 namespace ssa {
 
 /// Where files are kept that only save time: $SSA_CACHE_DIR, else $XDG_CACHE_HOME/ssa-train, else
-/// $HOME/.cache/ssa-train. nullopt if SSA_CACHE_DIR is empty, or none of these is an absolute path; SSA_CACHE_DIR may be
-/// a relative one.
+/// $HOME/.cache/ssa-train. nullopt if SSA_CACHE_DIR is empty, or none of these is an absolute path; SSA_CACHE_DIR may
+/// be a relative one.
 std::optional<std::filesystem::path> cache_directory();
 
 /// The algorithm of each product.

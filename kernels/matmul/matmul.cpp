@@ -15,12 +15,6 @@ void validate(const Matmul& p) {
   expect_rows(op, "out", p.out, p.M(), p.N(), p.out.dtype() == act ? act : real_of(act));
 }
 
-#if SSA_WITH_CUDA
-namespace cuda {
-MatmulChoiceReport matmul_choice_report(Stream& stream);
-}
-#endif
-
 MatmulChoiceReport matmul_choice_report([[maybe_unused]] Stream& stream) {
 #if SSA_WITH_CUDA
   if (stream.kind() == DeviceKind::cuda) return cuda::matmul_choice_report(stream);

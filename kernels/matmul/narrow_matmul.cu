@@ -1,7 +1,7 @@
-// A CTA takes 16 rows of b with all rows of a; its warps take a part of K each. A row of b is a column of the result; with
-// swiglu eight of the rows are of gate, and eight the same rows of up. In the products (m16n8k16) rows of b are the rows
-// of A, and rows of a the columns of B. Lane t of a quad loads 16 adjacent bytes of a row; they are the operands of two
-// products, in which K is permuted the same way for a and b.
+// A CTA takes 16 rows of b with all rows of a; its warps take a part of K each. A row of b is a column of the result;
+// with swiglu eight of the rows are of gate, and eight the same rows of up. In the products (m16n8k16) rows of b are
+// the rows of A, and rows of a the columns of B. Lane t of a quad loads 16 adjacent bytes of a row; they are the
+// operands of two products, in which K is permuted the same way for a and b.
 // In recorded work a CTA has its first loads of b in flight before the kernel that computes a has ended. Then it copies
 // the rows of a to shared memory, if they fit, and normalizes them there.
 #include "kernels/matmul/narrow_matmul.h"

@@ -18,8 +18,8 @@ class MatmulPlans {
  public:
   explicit MatmulPlans(const CudaContext& context) : saved_(cache_directory(), describe_device(context)) {}
 
-  /// The plan of products like `p`, with an algorithm chosen. While the stream records, the choice of an earlier product
-  /// remains.
+  /// The plan of products like `p`, with an algorithm chosen. While the stream records, the choice of an earlier
+  /// product remains.
   const MatmulPlan& plan_for(Stream& stream, const Matmul& p) {
     const MatmulKey key(p);
     auto found = plans_.find(key);

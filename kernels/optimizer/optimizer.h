@@ -21,9 +21,9 @@ inline constexpr std::int64_t kSquaredNormPartials = 1024;
 ///   v = beta2 v + (1 - beta2) g^2
 ///   master -= learning_rate * (m / (1 - beta1^step) / (sqrt(v / (1 - beta2^step)) + epsilon) + weight_decay * master)
 ///   weight = master, rounded to nearest even
-/// Moments in bf16 are widened to f32 and used unrounded in the step that computes them; what is stored is rounded up or
-/// down at random (stochastic_rounding.h), so that its mean over many steps is the unrounded value. Rounding to nearest
-/// would leave a moment as it is when a step changes it by less than half of a bf16 step.
+/// Moments in bf16 are widened to f32 and used unrounded in the step that computes them; what is stored is rounded up
+/// or down at random (stochastic_rounding.h), so that its mean over many steps is the unrounded value. Rounding to
+/// nearest would leave a moment as it is when a step changes it by less than half of a bf16 step.
 /// Elements are independent. Tensors may not overlap. A step below 1 throws Error.
 struct AdamW {
   Tensor master;         ///< [n] f32, updated in place

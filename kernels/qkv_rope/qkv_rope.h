@@ -9,8 +9,9 @@
 //   k_mean[b, n] = mean over the tokens of block n in sequence b of k as stored (rounded); the same for v
 // A partial last block is averaged over the tokens it has.
 //
-// All outputs are overwritten, except for the padding of d_qkvg, and may not alias inputs. One thread computes an output element, in a fixed order: a
-// repeated run gives the same bits. A wrong shape or dtype throws Error. Positions are not checked.
+// All outputs are overwritten, except for the padding of d_qkvg, and may not alias inputs. One thread computes an
+// output element, in a fixed order: a repeated run gives the same bits. A wrong shape or dtype throws Error. Positions
+// are not checked.
 #pragma once
 
 #include "kernels/common/dispatch.h"

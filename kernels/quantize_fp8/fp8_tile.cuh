@@ -201,9 +201,10 @@ using Fp8TileSharedOf =
     std::conditional_t<kBlocks == Fp8TileBlocks::row_and_square, Fp8SquareTileShared, Fp8TileShared>;
 
 /// `x[i]`: columns 8 l .. 8 l + 7 of row 8 g + i of the tile; zero outside the matrix [rows, columns]. All 256 threads
-/// call it. `shared` may be reused after the next __syncthreads(), and with kTransposed by the next quantize_tile without
-/// one: what that writes before its first barrier was last read before the last barrier of this call. `after_plain` is
-/// called when the plain output is on its way, before the work for the transposed output: the place for loads.
+/// call it. `shared` may be reused after the next __syncthreads(), and with kTransposed by the next quantize_tile
+/// without one: what that writes before its first barrier was last read before the last barrier of this call.
+/// `after_plain` is called when the plain output is on its way, before the work for the transposed output: the place
+/// for loads.
 template <bool kPlain, bool kTransposed, Fp8Sizes kSizes = Fp8Sizes::whole, Fp8TileBlocks kBlocks = Fp8TileBlocks::any,
           class AfterPlain = Nothing>
 __device__ __forceinline__ void quantize_tile(const Fp8Target& plain, const Fp8Target& transposed,

@@ -1,7 +1,7 @@
 // One CTA per token, one 16-byte vector per thread where H allows it: each element is read once and written once.
-// rmsnorm_fp8.cu writes FP8. For wide rows, and where clusters do not fit, this file does: where the output of the forward
-// is written transposed, that kernel writes residual and rstd only, and a second one writes the output in tiles of 128
-// tokens and 128 columns. d_residual is rounded in a pass of its own.
+// rmsnorm_fp8.cu writes FP8. For wide rows, and where clusters do not fit, this file does: where the output of the
+// forward is written transposed, that kernel writes residual and rstd only, and a second one writes the output in tiles
+// of 128 tokens and 128 columns. d_residual is rounded in a pass of its own.
 // A CTA of the backward takes many tokens and keeps its partial sum of d_weight in registers; a second kernel adds the
 // partial sums of all CTAs in a fixed order.
 #include <algorithm>

@@ -3,7 +3,8 @@
 //   rstd = 1 / sqrt(mean(residual^2) + eps)
 //   out = residual * rstd * weight
 // A repeated run gives the same bits on the same GPU model: the CUDA backward sums d_weight in an order that depends on
-// the number of SMs. A wrong shape or dtype throws Error, and so does delta without residual.
+// the number of SMs. A wrong shape or dtype throws Error, and so does one of delta
+// and residual without the other.
 #pragma once
 
 #include "kernels/common/dispatch.h"
@@ -20,7 +21,8 @@ struct RmsNormForward {
   Tensor weight;         ///< [H] act
   float eps;
   Fp8Matrix fp8 = {};  ///< [M, H] row blocks, overwritten: out as quantize_fp8 rounds it; optional, H a multiple of 128
-  Fp8Matrix fp8_t = {};  ///< [H, M], overwritten: the same, transposed; optional, given with fp8
+  /// [H, M] row or square blocks, overwritten: the same, transposed; optional, given with fp8
+  Fp8Matrix fp8_t = {};
 };
 SSA_OP(rmsnorm_forward, RmsNormForward);
 
@@ -34,8 +36,8 @@ struct RmsNormBackward {
   Tensor residual;    ///< [M, H] act, from the forward (x where delta was absent)
   Tensor rstd;        ///< [M] f32, from the forward
   Tensor weight;      ///< [H] act
-  Fp8Matrix fp8 =
-      {};  ///< [M, H] row blocks, overwritten: d_residual after the call, as quantize_fp8 rounds it; optional
+  /// [M, H] row blocks, overwritten: d_residual after the call, as quantize_fp8 rounds it; optional
+  Fp8Matrix fp8 = {};
   Fp8Matrix fp8_t = {};  ///< [H, M] square blocks, overwritten: the same, transposed; given with fp8
 };
 SSA_OP_WITH_SCRATCH(rmsnorm_backward, RmsNormBackward);

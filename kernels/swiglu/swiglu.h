@@ -9,9 +9,10 @@
 namespace ssa {
 
 struct SwigluForward {
-  Tensor out = {};       ///< [M, F] act, overwritten; optional if one of the next two is given
-  Fp8Matrix fp8 = {};    ///< [M, F], overwritten: out as quantize_fp8 rounds it; optional, F a multiple of 128
-  Fp8Matrix fp8_t = {};  ///< [F, M], overwritten: the same, transposed; optional
+  Tensor out = {};  ///< [M, F] act, overwritten; optional if one of the next two is given
+  /// [M, F] row or square blocks, overwritten: out as quantize_fp8 rounds it; optional, F a multiple of 128
+  Fp8Matrix fp8 = {};
+  Fp8Matrix fp8_t = {};  ///< [F, M] row or square blocks, overwritten: the same, transposed; optional
   Tensor gate_up;        ///< [M, 2 F] act: gate in the first F columns, up in the last
 };
 SSA_OP(swiglu_forward, SwigluForward);

@@ -3,6 +3,7 @@
 
 #include <cstdio>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -28,13 +29,11 @@ Exit code: 0 done, 1 failed, 2 wrong usage)";
 
 fs::path find_checkpoint(const fs::path& path) {
   if (!fs::is_directory(path)) ssa::fail_usage(path.string(), ": no such directory, expected a checkpoint or a run");
-  if (!fs::is_directory(path / "checkpoints")) return path;
   std::vector<ssa::CheckpointInfo> skipped;
-  const auto newest = ssa::newest_checkpoint(path, skipped);
+  const std::optional<fs::path> checkpoint = ssa::checkpoint_at(path, skipped);
   for (const auto& info : skipped)
     fmt::print(stderr, "ssa_export: skipping {}: {}\n", info.path.string(), info.problem);
-  if (!newest) ssa::fail(path.string(), ": no complete checkpoint");
-  return newest->path;
+  return checkpoint.value_or(path);  // what is missing in a directory that is no checkpoint is said when it is read
 }
 
 int run(int argc, char** argv) {

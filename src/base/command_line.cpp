@@ -6,10 +6,10 @@
 #include <charconv>
 #include <cmath>
 #include <cstdio>
-#include <iterator>
 #include <memory>
 #include <optional>
 
+#include "ssa/base/or_list.h"
 #include "ssa/base/program.h"
 
 namespace ssa {
@@ -132,8 +132,7 @@ CLI::Option* CommandLine::add_one_of(const std::string& name, Texts names, std::
   };
   const auto check = [=](const std::string& text) -> std::string {
     if (index_of(text) < names.size()) return {};
-    const Texts all_but_last(names.begin(), std::prev(names.end()));
-    return mismatch(text, fmt::format("{} or {}", fmt::join(all_but_last, ", "), names.back()));
+    return mismatch(text, or_list({names.begin(), names.end()}));
   };
   const auto take = [=](const std::string& text) { set(index_of(text)); };
   return add_option_function<std::string>(name, take, help)

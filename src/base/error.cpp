@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <filesystem>
+#include <new>
 
 namespace ssa {
 
@@ -32,6 +33,7 @@ std::string shown(std::string_view text, std::size_t longest) {
 }
 
 std::string foreign_message(const std::exception& error) {
+  if (dynamic_cast<const std::bad_alloc*>(&error)) return "out of host memory";
   if (const auto* file = dynamic_cast<const std::filesystem::filesystem_error*>(&error);
       file && !file->path1().empty()) {
     // "filesystem error: OPERATION: REASON [PATH]"

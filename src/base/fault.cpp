@@ -16,6 +16,7 @@
 #include <utility>
 
 #include "ssa/base/error.h"
+#include "ssa/base/or_list.h"
 
 namespace ssa {
 
@@ -41,10 +42,9 @@ constexpr double kLongestSleep = 1e6;  // seconds
 /// "kill, stop or nan"
 template <class List>
 std::string names_of(const List& list) {
-  std::string text;
-  for (std::size_t i = 0; i < list.size(); ++i)
-    text += concat(i == 0 ? "" : i + 1 == list.size() ? " or " : ", ", list[i].first);
-  return text;
+  std::vector<std::string_view> names;
+  for (const auto& entry : list) names.push_back(entry.first);
+  return or_list(names);
 }
 
 /// What is read of one fault; errors begin with it.

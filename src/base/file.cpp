@@ -212,6 +212,12 @@ FileChecksum FileWriter::finish() {
   return checksum();
 }
 
+FileChecksum write_whole_file(const std::filesystem::path& path, std::string_view content) {
+  FileWriter writer(path);
+  writer.write(content);
+  return writer.finish();
+}
+
 void check_output_file(const std::filesystem::path& path) {
   const char* kind = special_kind(path);
   SSA_CHECK(!kind, path.string(), ": cannot write: is a ", kind, ", expected a regular file");
@@ -288,9 +294,7 @@ void replace_file(const std::filesystem::path& given, std::string_view content) 
   }
   const std::filesystem::path path = linked_file(given), draft = draft_of(path);
   try {
-    FileWriter writer(draft);
-    writer.write(content);
-    writer.finish();
+    write_whole_file(draft, content);
     rename_path(draft, path);
   } catch (...) {
     std::error_code ignored;

@@ -1,13 +1,16 @@
 #include "ssa/comm/comm.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cstdint>
 #include <cstdlib>
 #include <iterator>
+#include <system_error>
 #include <utility>
 
 #include "check.h"
 #include "cores.h"
+#include "launcher_number.h"
 #include "mpi_comm.h"
 #include "start_guard.h"
 #if SSA_WITH_NCCL
@@ -21,15 +24,19 @@ void copy_unless_same(Stream& stream, Tensor from, Tensor to) {
   if (from.data() != to.data()) stream.copy(to.data(), from.data(), from.bytes());
 }
 
-int number_in(const char* variable) {
-  constexpr long kMostRanks = 1'000'000;  // more than any launcher starts; products with it fit 64 bits
-  const char* text = std::getenv(variable);
-  const long number = text ? std::strtol(text, nullptr, 10) : 0;
-  if (number > kMostRanks) fail_usage(variable, ": found ", text, ", expected at most ", kMostRanks, " ranks");
-  return static_cast<int>(number);
-}
-
 }  // namespace
+
+int launcher_number(const char* variable) {
+  constexpr int kMostRanks = 1'000'000;  // more than any launcher starts; products with it fit 64 bits
+  const char* value = std::getenv(variable);
+  if (!value) return 0;
+  const std::string text = value;
+  int number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error != std::errc() || end != text.data() + text.size() || number < 0 || number > kMostRanks)
+    fail_usage(variable, ": found \"", text, "\", expected an integer from 0 to ", kMostRanks);
+  return number;
+}
 
 void SingleComm::all_reduce(Stream&, Tensor, ReduceOp) {}
 
@@ -61,7 +68,7 @@ constexpr Launcher kLaunchers[] = {{"OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RAN
 
 /// The launcher of this process; nullptr if there is none.
 const Launcher* own_launcher() {
-  const auto found = std::ranges::find_if(kLaunchers, [](const Launcher& l) { return number_in(l.ranks) > 0; });
+  const auto found = std::ranges::find_if(kLaunchers, [](const Launcher& l) { return launcher_number(l.ranks) > 0; });
   return found == std::end(kLaunchers) ? nullptr : found;
 }
 
@@ -69,12 +76,12 @@ const Launcher* own_launcher() {
 
 int launched_ranks() {
   const Launcher* by = own_launcher();
-  return by ? number_in(by->ranks) : 1;
+  return by ? launcher_number(by->ranks) : 1;
 }
 
 int launched_rank() {
   const Launcher* by = own_launcher();
-  return by ? number_in(by->rank) : 0;
+  return by ? launcher_number(by->rank) : 0;
 }
 
 std::unique_ptr<Comm> make_comm(DeviceKind kind, const std::optional<PhaseTimeouts>& watchdog) {

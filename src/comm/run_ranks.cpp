@@ -6,7 +6,6 @@
 #include <cstdio>
 #include <exception>
 #include <iostream>
-#include <new>
 #include <thread>
 
 #include "end_process.h"
@@ -24,6 +23,7 @@ constexpr double kMeetSeconds = 30;
 /// False too if the launcher's variables make no sense, which is then the error to print.
 bool started_with_others() {
   try {
+    launched_on_machine();
     return launched_ranks() > 1;
   } catch (const Error&) {
     return false;
@@ -69,8 +69,6 @@ int run_ranks(const std::function<int()>& body) {
     stop_watchdog();
   } catch (const Error& error) {
     return end_all(error.what(), error.exit_code());
-  } catch (const std::bad_alloc&) {
-    return end_all("out of host memory", kExitFailed);
   } catch (const std::exception& error) {
     return end_all(foreign_message(error), kExitFailed);
   }

@@ -15,11 +15,14 @@
 #include <cstring>
 #include <exception>
 #include <initializer_list>
+#include <optional>
 #include <sstream>
 #include <utility>
 
 #include "end_process.h"
 #include "heartbeat.h"
+#include "launcher_number.h"
+#include "ssa/base/checksum.h"
 #include "ssa/base/error.h"
 #include "ssa/base/file.h"
 #include "ssa/base/signals.h"
@@ -37,9 +40,10 @@ const char* variable_of(std::initializer_list<const char*> names) {
   return nullptr;
 }
 
-int number_of(std::initializer_list<const char*> names, int otherwise) {
-  const char* text = variable_of(names);
-  return text ? std::atoi(text) : otherwise;
+int number_of(std::initializer_list<const char*> names) {
+  for (const char* name : names)
+    if (std::getenv(name)) return launcher_number(name);
+  return 0;
 }
 
 /// Seconds since this process started; 0 if unknown.
@@ -57,6 +61,28 @@ double process_age() {
   }
 }
 
+/// Receives a datagram; nullopt if there is none. Bytes received: 0 if it came from a process of another user, who
+/// could otherwise end the job.
+std::optional<ssize_t> receive(int socket, void* data, std::size_t bytes, sockaddr_un& from, socklen_t& from_size) {
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(ucred))];
+  iovec piece{.iov_base = data, .iov_len = bytes};
+  msghdr message{};
+  message.msg_name = &from;
+  message.msg_namelen = sizeof from;
+  message.msg_iov = &piece;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof control;
+  const ssize_t got = ::recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
+  if (got < 0) return std::nullopt;
+  from_size = message.msg_namelen;
+  const cmsghdr* header = CMSG_FIRSTHDR(&message);
+  if (!header || header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_CREDENTIALS) return 0;
+  ucred sender{};
+  std::memcpy(&sender, CMSG_DATA(header), sizeof sender);
+  return sender.uid == ::getuid() ? got : 0;
+}
+
 /// What the ranks send each other.
 struct Message {
   enum Kind : std::int32_t { question, answer, end, silence } kind;
@@ -66,23 +92,39 @@ struct Message {
 }  // namespace
 
 // Open MPI, Hydra (MPICH, Intel MPI), srun.
+LocalRank launched_on_machine() {
+  return {.rank = number_of({"OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"}),
+          .ranks = number_of({"OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"})};
+}
+
 StartGuard::StartGuard(double seconds, std::string instead, int exit_code)
     : seconds_(seconds),
       instead_(std::move(instead)),
       exit_code_(exit_code),
-      rank_(number_of({"OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"}, 0)),
-      ranks_(number_of({"OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"}, 0)),
-      answered_(static_cast<std::size_t>(std::max(ranks_, 0))) {
+      rank_(launched_on_machine().rank),
+      ranks_(launched_on_machine().ranks),
+      answered_(static_cast<std::size_t>(ranks_)) {
   const char* step = variable_of({"SLURM_STEP_ID"});
   const char* job = variable_of({"PMIX_NAMESPACE", "PMI_JOBID", "SLURM_JOB_ID"});
-  job_ = fmt::format("ssa-start.{}.{}.{}.", ::getuid(), job ? job : std::to_string(::getppid()), step ? step : "0");
+  // A hash, because a launcher's name of a job may be longer than an address.
+  const std::string id = fmt::format("{}.{}", job ? job : std::to_string(::getppid()), step ? step : "0");
+  job_ = fmt::format("ssa-start.{}.{}.", ::getuid(), xxh3_hex(id.data(), id.size()));
   socklen_t size = 0;
   const sockaddr_un own = address(std::to_string(rank_), size);
   socket_ = ::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   wake_ = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   SSA_CHECK(socket_ >= 0 && wake_ >= 0, "start of the ranks: no socket: ", std::strerror(errno));
-  // A second process of the same rank, which a wrapper script may start, is not found by the others.
-  static_cast<void>(::bind(socket_, reinterpret_cast<const sockaddr*>(&own), size));
+  const int on = 1;
+  SSA_CHECK(::setsockopt(socket_, SOL_SOCKET, SO_PASSCRED, &on, sizeof on) == 0,
+            "start of the ranks: no SO_PASSCRED: ", std::strerror(errno));
+  bound_ = ::bind(socket_, reinterpret_cast<const sockaddr*>(&own), size) == 0;
+  if (!bound_) {
+    const std::string line = fmt::format(
+        "warning: start of the ranks: another process has the socket of local rank {} ({}): missing ranks of "
+        "this machine cannot be named\n",
+        rank_, std::strerror(errno));
+    static_cast<void>(!::write(STDERR_FILENO, line.data(), line.size()));
+  }
   sigset_t all, before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
@@ -101,7 +143,8 @@ StartGuard::~StartGuard() {
 sockaddr_un StartGuard::address(const std::string& name, socklen_t& size) const {
   sockaddr_un result{};
   result.sun_family = AF_UNIX;  // sun_path[0] stays 0: the abstract namespace
-  const std::string full = (job_ + name).substr(0, sizeof result.sun_path - 1);
+  const std::string full = job_ + name;
+  SSA_CHECK(full.size() < sizeof result.sun_path, "start of the ranks: socket name ", full, " is too long");
   std::memcpy(result.sun_path + 1, full.data(), full.size());
   size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + full.size());
   return result;
@@ -110,9 +153,9 @@ sockaddr_un StartGuard::address(const std::string& name, socklen_t& size) const 
 void StartGuard::answer() {
   Message message{};
   sockaddr_un from{};
-  socklen_t size = sizeof from;
-  while (::recvfrom(socket_, &message, sizeof message, 0, reinterpret_cast<sockaddr*>(&from), &size) ==
-         static_cast<ssize_t>(sizeof message)) {
+  socklen_t size = 0;
+  while (const std::optional<ssize_t> bytes = receive(socket_, &message, sizeof message, from, size)) {
+    if (*bytes != static_cast<ssize_t>(sizeof message)) continue;
     if (message.kind == Message::end) end_process(exit_code_);
     if (message.kind == Message::silence) silent_ = true;
     if (message.kind == Message::answer && message.rank >= 0 && message.rank < ranks_)
@@ -120,7 +163,6 @@ void StartGuard::answer() {
     const Message reply{Message::answer, rank_};
     if (message.kind == Message::question)
       ::sendto(socket_, &reply, sizeof reply, 0, reinterpret_cast<const sockaddr*>(&from), size);
-    size = sizeof from;
   }
 }
 
@@ -145,6 +187,7 @@ void StartGuard::send_all(std::int32_t kind) const {
 void StartGuard::silence_others() const { send_all(Message::silence); }
 
 std::vector<int> StartGuard::missing_ranks(milliseconds wait) {
+  if (!bound_) return {};  // no answer would arrive
   std::fill(answered_.begin(), answered_.end(), false);
   send_all(Message::question);
   // The others may be asking too: they get their answers meanwhile.
@@ -189,11 +232,14 @@ void StartGuard::end(const std::vector<int>& missing, const std::string& when) {
   if (silent_) end_process(exit_code_);
   std::string who;
   for (const int rank : missing) who += fmt::format("{}local rank {}", who.empty() ? "" : ", ", rank);
-  if (who.empty()) who = "no rank";
+  if (!who.empty())
+    who += missing.size() > 1 ? " are missing" : " is missing";
+  else
+    who = bound_ && ranks_ > 0 ? "no rank is missing" : "it is not known which rank is missing";
   print_error(!instead_.empty() ? instead_
-                                : fmt::format("the job ends: MPI did not start on all ranks {}; on {}, {} {} missing; "
+                                : fmt::format("the job ends: MPI did not start on all ranks {}; on {}, {}; "
                                               "distributed.start_timeout_seconds is {:g}",
-                                              when, host_name(), who, missing.size() > 1 ? "are" : "is", seconds_));
+                                              when, host_name(), who, seconds_));
   send_all(Message::end);
   end_process(exit_code_);
 }

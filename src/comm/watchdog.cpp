@@ -20,6 +20,7 @@
 #include "end_process.h"
 #include "heartbeat_socket.h"
 #include "rank_table.h"
+#include "ssa/base/seconds_since.h"
 #include "ssa/comm/comm.h"
 
 namespace ssa {
@@ -33,8 +34,6 @@ using std::chrono::milliseconds;
 constexpr int kSuspended = 2;
 /// To reach rank 0 at the start.
 constexpr milliseconds kConnectLimit(5000);
-
-double seconds_since(Clock::time_point time) { return std::chrono::duration<double>(Clock::now() - time).count(); }
 
 /// If rank 0 does not answer, rank 1 ends the job. Each other rank waits longer than a launcher takes to end it (Open
 /// MPI: SIGKILL after a second), and a little longer than the rank before, so that only one of them prints.

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "ssa/base/error.h"
+#include "ssa/base/or_list.h"
 #include "ssa/config/config.h"
 
 namespace ssa::config_fields {
@@ -402,12 +403,9 @@ std::string expectation(const Range& range) {
   } else if constexpr (Section<T>) {
     return "an object";
   } else if constexpr (std::is_enum_v<T>) {
-    std::string text;
-    for (const T& value : kValues<T>) {
-      if (!text.empty()) text += &value == kValues<T>.end() - 1 ? " or " : ", ";
-      text += name_of(value);
-    }
-    return text;
+    std::vector<std::string_view> names;
+    for (const T& value : kValues<T>) names.push_back(name_of(value));
+    return or_list(names);
   } else {
     const std::string kind = std::is_integral_v<T> ? "an integer" : "a number";
     if (std::isfinite(range.high) && range.low_excluded)

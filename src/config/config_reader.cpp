@@ -4,7 +4,6 @@
 
 #include "src/config/config_json.h"
 #include "ssa/base/file.h"
-#include "ssa/base/file_kind.h"
 #include "ssa/base/json_file.h"
 
 namespace ssa::config_fields {
@@ -64,15 +63,12 @@ Json parse_json(std::string_view text, const std::string& name) {
       fail_usage(name, ": ", one_line(*key), ": given twice, expected once");
     return true;
   };
-  try {
-    return Json::parse(text.begin(), text.end(), watch);
-  } catch (const Json::parse_error& error) {
-    const std::string kind = foreign_kind(text);
-    if (!kind.empty()) fail_usage(name, ": ", kind, ", expected JSON");
-    fail_usage(name, ": ", place_of(text, error.byte), ": ", reason_of(text, error.byte));
-  } catch (const Json::exception&) {
-    fail_usage(name, ": not valid JSON: a number out of range");
-  }
+  return parse_json_or<Json>(text, watch, [&](const std::string& kind, std::optional<std::size_t> byte) {
+    const std::string found = !kind.empty() ? kind + ", expected JSON"
+                              : byte        ? concat(place_of(text, *byte), ": ", reason_of(text, *byte))
+                                            : "not valid JSON: a number out of range";
+    return UsageError(concat(ssa::shown(name), ": ", found));
+  });
 }
 
 }  // namespace ssa::config_fields

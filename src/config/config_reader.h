@@ -112,6 +112,12 @@ class Reader {
   void read_section(const Json& object, const std::string& path, Struct& out) const {
     const std::string prefix = path.empty() ? "" : path + ".";
     check_unknown_keys<Struct>(object, prefix);
+    read_fields(object, prefix, out);
+  }
+
+  /// Unknown keys are not examined.
+  template <class Struct>
+  void read_fields(const Json& object, const std::string& prefix, Struct& out) const {
     visit_fields(Of<Struct>{}, [&](const auto& field) {
       using Value = typename std::decay_t<decltype(field)>::value_type;
       const std::string key = prefix + std::string(field.key);
@@ -137,23 +143,11 @@ class Reader {
 
   void read_source(const Json& item, const std::string& path, SourceConfig& out) const {
     if (!item.is_object()) origin_.fail(path, "found ", json_text(item), ", expected an object");
-    std::size_t known = 0;
-    visit_fields(Of<SourceConfig>{}, [&](const auto& field) {
-      using Value = typename std::decay_t<decltype(field)>::value_type;
-      const std::string key = path + "." + std::string(field.key);
-      const auto it = item.find(std::string(field.key));
-      known += it != item.end();
-      if (it != item.end()) {
-        if (field.key == "name" && it->is_string()) check_name(it->template get<std::string>(), key);
-        return read(*it, key, field.range, out.*field.member);
-      }
-      if (field.required)
-        origin_.fail(key, "missing, expected ", expectation<Value>(field.range), " (", field.meaning, ")");
-    });
-    if (known != item.size())
-      for (const auto& [name, value] : item.items())
-        if (name != "path" && name != "weight" && name != "name" && name != "min_document_tokens")
-          origin_.fail(path + "." + name, "unknown key, expected path, weight, name and min_document_tokens");
+    if (item.contains("name") && item["name"].is_string()) check_name(item["name"].get<std::string>(), path + ".name");
+    read_fields(item, path + ".", out);
+    for (const auto& [name, value] : item.items())
+      if (name != "path" && name != "weight" && name != "name" && name != "min_document_tokens")
+        origin_.fail(path + "." + name, "unknown key, expected path, weight, name and min_document_tokens");
     if (!item.contains("name")) {
       const std::filesystem::path file = std::filesystem::path(out.path).lexically_normal();
       out.name = (file.has_filename() ? file : file.parent_path()).filename().string();

@@ -114,6 +114,7 @@ void ForwardPass::prepare_shape(std::int64_t rows, std::int64_t tokens, bool doc
   Arena measure;
   lay_out_forward(measure, config, shape, stream_.kind());
   if (measure.used() > memory_.bytes()) {
+    model_ = {};  // its tensors are in the memory that is freed here, also if the larger one cannot be allocated
     memory_ = Buffer();
     memory_ = Buffer(stream_, measure.used());
   }

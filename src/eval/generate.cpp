@@ -10,6 +10,7 @@
 #include <numeric>
 
 #include "ssa/base/random.h"
+#include "ssa/base/seconds_since.h"
 #include "ssa/tokenizer/utf8.h"
 #include "ssa/train/model_state.h"
 
@@ -20,12 +21,13 @@ std::int32_t largest(std::span<const float> logits) {
   float top = -std::numeric_limits<float>::infinity();
 #pragma omp simd reduction(max : top)
   for (std::size_t i = 0; i < logits.size(); ++i) top = std::max(top, logits[i]);
-  const auto found = std::find(logits.begin(), logits.end(), top);
-  return found == logits.end() ? 0 : static_cast<std::int32_t>(found - logits.begin());  // none: all are NaN
+  return static_cast<std::int32_t>(std::find(logits.begin(), logits.end(), top) - logits.begin());
 }
 
-double seconds_since(std::chrono::steady_clock::time_point begin) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+void check_finite(std::span<const float> logits, std::uint64_t position) {
+  const auto bad = std::ranges::find_if(logits, [](float logit) { return !std::isfinite(logit); });
+  SSA_CHECK(bad == logits.end(), "generation: the logits after ", position, " tokens are not finite: token ",
+            bad - logits.begin(), " has ", *bad, "; the model's weights have such values, or its activations overflow");
 }
 
 }  // namespace
@@ -51,6 +53,7 @@ std::vector<Candidate> candidates(std::span<const float> logits, double temperat
 
 std::int32_t choose_token(std::span<const float> logits, const Sampling& sampling, std::uint64_t sequence,
                           std::uint64_t position) {
+  check_finite(logits, position);
   if (sampling.temperature == 0) return largest(logits);
   const std::vector<Candidate> from = candidates(logits, sampling.temperature, sampling.top_p);
   double left = random_uniform(sampling.seed, RandomPurpose::sample, sequence, position);

@@ -274,12 +274,6 @@ std::vector<TensorSpec> moment_specs(const std::vector<TensorSpec>& parameters) 
   return specs;
 }
 
-FileChecksum write_file(const fs::path& path, std::string_view content) {
-  FileWriter writer(path);
-  writer.write(content);
-  return writer.finish();
-}
-
 fs::path checked(const fs::path& directory, Verify verify) {
   SSA_CHECK(fs::is_directory(directory), directory.string(), ": no such checkpoint directory");
   const std::string problem = checkpoint_problem(directory, verify);
@@ -362,10 +356,10 @@ fs::path CheckpointWriter::commit(const json& trainer, std::string_view config, 
         manifest.sequence = std::max(manifest.sequence, found.sequence + 1);
     manifest.files[kWeightsFile] = weights_->finish();
     manifest.files[kMomentsFile] = moments_->finish();
-    manifest.files[kTrainerFile] = write_file(temporary_ / kTrainerFile, trainer.dump(1) + "\n");
-    manifest.files[kConfigFile] = write_file(temporary_ / kConfigFile, config);
+    manifest.files[kTrainerFile] = write_whole_file(temporary_ / kTrainerFile, trainer.dump(1) + "\n");
+    manifest.files[kConfigFile] = write_whole_file(temporary_ / kConfigFile, config);
     sync_directory(temporary_);
-    write_file(temporary_ / kManifestFile, to_text(manifest));
+    write_whole_file(temporary_ / kManifestFile, to_text(manifest));
     sync_directory(temporary_);
 
     const fs::path aside = prefixed(target_, kAsidePrefix);

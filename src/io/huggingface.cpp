@@ -197,11 +197,7 @@ HuggingFaceWriter::HuggingFaceWriter(const fs::path& directory, const std::vecto
     fail_usage(taken.string(), ": exists; is another export running? If not, remove it");
   }
   try {
-    for (const TextFile& file : files) {
-      FileWriter writer(temporary_ / file.name);
-      writer.write(file.text);
-      writer.finish();
-    }
+    for (const TextFile& file : files) write_whole_file(temporary_ / file.name, file.text);
     open_shard();
   } catch (...) {
     std::error_code ignored;
@@ -253,9 +249,8 @@ void HuggingFaceWriter::finish() {
         total += spec.bytes();
         weight_map[spec.name] = shard.file;
       }
-    FileWriter index(temporary_ / kIndexFile);
-    index.write(ordered_json{{"metadata", {{"total_size", total}}}, {"weight_map", weight_map}}.dump(2) + "\n");
-    index.finish();
+    write_whole_file(temporary_ / kIndexFile,
+                     ordered_json{{"metadata", {{"total_size", total}}}, {"weight_map", weight_map}}.dump(2) + "\n");
   }
   sync_directory(temporary_);
   rename_path(temporary_, directory_);  // replaces an empty directory

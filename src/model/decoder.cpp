@@ -174,8 +174,8 @@ void Decoder::step_layer(Stream& s, const LayerParams& w, const KeyValues& cache
                    .eps = eps,
                    .w = w.qkvg_proj,
                    .read_later = {{cache.k_mean}}});
-  // Attention reads little. Meanwhile weights of the products after it are loaded into L2: of o_proj, and the first rows
-  // of gate and up.
+  // Attention reads little. Meanwhile weights of the products after it are loaded into L2: of o_proj, and the first
+  // rows of gate and up.
   const std::int64_t F = c.intermediate_size;
   const AppendQkv append{.q = a.q,
                          .gates = a.gates,

@@ -5,6 +5,7 @@
 
 #include <condition_variable>
 #include <csignal>
+#include <cstdio>
 #include <deque>
 #include <exception>
 #include <map>
@@ -35,6 +36,11 @@ struct BackgroundQueue::Worker {
     }
     changed.notify_all();
     if (thread.joinable()) thread.join();
+    try {
+      stream.synchronize();  // CUDA: the work may use memory that is freed after this
+    } catch (const std::exception& e) {
+      std::fprintf(stderr, "background queue: %s\n", e.what());
+    }
   }
 
   void loop() {

@@ -17,13 +17,16 @@
 namespace ssa {
 namespace {
 
+TrainerState saved_state(const std::filesystem::path& checkpoint, const Config& config) {
+  SpikeDetector spikes(config.train.spike_window);
+  return trainer_state(CheckpointReader(checkpoint, Verify::sizes).trainer(), (checkpoint / "trainer.json").string(),
+                       spikes);
+}
+
 /// The state of the checkpoint that the run continues (init_state run), or of a new run.
 TrainerState start_state(const Config& config) {
   if (config.init_state != InitState::run || !std::filesystem::exists(*config.init_from)) return {};
-  const std::filesystem::path checkpoint = *init_checkpoint(config);
-  SpikeDetector spikes(config.train.spike_window);
-  TrainerState state = trainer_state(CheckpointReader(checkpoint, Verify::sizes).trainer(),
-                                     (checkpoint / "trainer.json").string(), spikes);
+  TrainerState state = saved_state(*init_checkpoint(config), config);
   if (state.sources.empty() == !config.data.path) state.position = {};  // the run will read its data in another way
   return state;
 }
@@ -39,10 +42,7 @@ std::vector<std::string> init_lines(const Config& config, const std::vector<std:
     lines[0] = *config.init_from + "; taken: weights of a Hugging Face directory";
     return lines;
   }
-  SpikeDetector spikes(config.train.spike_window);
-  const TrainerState saved = trainer_state(CheckpointReader(*checkpoint, Verify::sizes).trainer(),
-                                           (*checkpoint / "trainer.json").string(), spikes);
-  lines[0] = checkpoint->string() + "; " + what_is_taken(config.init_state, saved);
+  lines[0] = checkpoint->string() + "; " + what_is_taken(config.init_state, saved_state(*checkpoint, config));
   return lines;
 }
 

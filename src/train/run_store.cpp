@@ -14,6 +14,7 @@
 
 #include "ssa/base/checksum.h"
 #include "ssa/base/file.h"
+#include "ssa/base/seconds_since.h"
 #include "ssa/io/checkpoint.h"
 #include "ssa/io/huggingface.h"
 #include "ssa/runtime/host_memory.h"
@@ -138,10 +139,6 @@ class BucketWriter {
   std::future<void> piece_;  ///< the last to be written. Destroyed first: that waits for it
 };
 
-double seconds_since(std::chrono::steady_clock::time_point begin) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-}
-
 /// load_master_weights of weights that each rank can compute: a bucket that every rank of `comm` holds is computed by
 /// one of them and sent to the others. What is read from files is not shared: all ranks read it, and compare it
 /// afterwards.
@@ -228,8 +225,8 @@ std::string what_of(const std::exception_ptr& thrown) {
   }
 }
 
-/// A run has a config.json of its own, which would replace that of a model. And programs take a directory with the files
-/// of a run for a run. A run that is there already continues.
+/// A run has a config.json of its own, which would replace that of a model. And programs take a directory with the
+/// files of a run for a run. A run that is there already continues.
 void expect_no_other_output(const std::filesystem::path& directory) {
   if (is_present(directory / "checkpoints")) return;
   for (const char* name : {"dataset.json", "shard-00000.idx", "model.safetensors", "model.safetensors.index.json"})

@@ -352,8 +352,8 @@ class WholeWeights {
 };
 
 /// The held-out losses and scores of tasks that are due: with selected and with full attention for ssa, else with the
-/// method's own attention. Empty when a signal arrived.
-EvalLosses evaluate(Run& run) {
+/// method's own attention. nullopt when a signal arrived.
+std::optional<EvalLosses> evaluate(Run& run) {
   const ProfilerRange range("evaluate");
   enter_phase(Phase::evaluation, run.at.step);
   run.exchange.finish_weights();
@@ -367,7 +367,7 @@ EvalLosses evaluate(Run& run) {
     for (const auto& [attention, path] : evaluation_paths(run.config)) {
       const EvalSums sums = evaluate_rows(run.stream, run.comm, with_path(run.state.model(), path), run.state.batch,
                                           run.state.sums.losses(), run.staging, set.loader, {}, stop, hooks);
-      if (sums.stopped) return {};
+      if (sums.stopped) return std::nullopt;
       const std::string end = concat(attention, set.name.empty() ? "" : "/", set.name);
       losses["eval_loss" + end] = sums.mean();
       if (const auto bits = bits_per_byte(set.dataset, sums.mean())) losses["eval_bits_per_byte" + end] = *bits;
@@ -376,7 +376,7 @@ EvalLosses evaluate(Run& run) {
   if (!tasks_due(run)) return losses;
   const WholeWeights whole(run);
   const auto scores = run.tasks.run({run.stream, run.comm, run.table, whole.tensor()}, stop);
-  if (!scores) return {};
+  if (!scores) return std::nullopt;
   losses.insert(scores->begin(), scores->end());
   return losses;
 }
@@ -514,10 +514,12 @@ int train_steps(Run& run, RunLog& log) {
     const bool evaluating = evaluation_due(run);
     const bool saving = last || every(run.save_interval);
     log.pause_clock();
-    if (evaluating) report->eval_losses = evaluate(run);
+    std::optional<EvalLosses> losses;
+    if (evaluating) losses = evaluate(run);
+    if (losses) report->eval_losses = *losses;
     log.resume_clock();
     if (evaluating || last || every(run.config.train.logging_steps)) log.step(*report);
-    if (evaluating && report->eval_losses.empty()) return stop(run, log);
+    if (evaluating && !losses) return stop(run, log);
     if (!saving) continue;
     log.pause_clock();
     save(run, log);
@@ -558,9 +560,9 @@ int train(const Config& config, const TrainOptions& options, Comm& comm) {
       (losses_due(run) && log.lacks_evaluation("eval_loss")) || (tasks_due(run) && log.lacks_evaluation("task_"));
   if (all_reduce(comm, lacks ? 1.0 : 0.0, ReduceOp::max) > 0) {
     // A signal stopped the run in the evaluation after this step.
-    const EvalLosses losses = evaluate(run);
-    if (losses.empty()) return stop(run, log);
-    log.add_evaluation(losses);
+    const std::optional<EvalLosses> losses = evaluate(run);
+    if (!losses) return stop(run, log);
+    log.add_evaluation(*losses);
   }
   if (run.at.step == run.total_steps) {
     log.say(concat(run.store.last_checkpoint(), " is already complete at step ", run.at.step,

@@ -73,11 +73,12 @@ TrainerState trainer_state(const nlohmann::json& json, const std::string& where,
     s.position = {fields.count("epoch"), fields.count("epoch_row")};
     s.rows = fields.count("rows");
     s.skipped_updates = fields.count("skipped_updates");
+    // Absent in checkpoints of builds without init_state run.
     if (fields.has("earlier_steps")) s.earlier_steps = fields.count("earlier_steps");
     s.dataset = fields.text("dataset_fingerprint");
     s.metrics_lines = fields.count("metrics_lines");
     spikes.set_state(json.at("spike_window"));
-    if (fields.has("sources")) {
+    if (fields.has("sources")) {  // absent in checkpoints of builds without data.sources
       for (const JsonFields& source : fields.objects("sources")) {
         const auto [state, at] = source_state(source);
         s.sources.push_back(state);
@@ -87,6 +88,8 @@ TrainerState trainer_state(const nlohmann::json& json, const std::string& where,
         s.former_sources.push_back(source_state(source));
     }
   } else {
+    // The first builds saved no position in the data, no fingerprint and no losses: every step read the next whole
+    // batch of an epoch.
     SSA_CHECK(s.global_rows > 0 && s.rows_per_epoch >= s.global_rows, where, ": global_batch_rows is ", s.global_rows,
               ", expected from 1 to rows_per_epoch ", s.rows_per_epoch);
     const std::int64_t steps_per_epoch = s.rows_per_epoch / s.global_rows;

@@ -1,6 +1,7 @@
 #include "ssa/base/error.h"
 
 #include <filesystem>
+#include <new>
 #include <string>
 
 #include "support/catch.h"
@@ -37,6 +38,10 @@ TEST_CASE("error: the text of another library's exception is cut, and the JSON l
   CHECK(foreign_message(std::runtime_error(std::string(5000, 'x'))).size() <= 300);
   CHECK(foreign_message(std::runtime_error("[json.exception.type_error.302] type must be string")) ==
         "a JSON text has a value of the wrong type or out of range");
+}
+
+TEST_CASE("error: memory that cannot be allocated is named in plain words") {
+  CHECK(foreign_message(std::bad_alloc()) == "out of host memory");
 }
 
 TEST_CASE("error: a file system error of the standard library begins with the path, as other errors do") {

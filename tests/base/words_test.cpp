@@ -1,5 +1,6 @@
 // The repository is written in plain American technical English, with the field's terms. These words were used for
 // things that have a better name, and must not come back.
+#include <algorithm>
 #include <cctype>
 #include <sstream>
 #include <string>
@@ -88,6 +89,12 @@ std::vector<std::string> offences(const std::string& path, const std::string& te
   return found;
 }
 
+/// Code points of a line in UTF-8.
+std::size_t columns_of(const std::string& line) {
+  return static_cast<std::size_t>(
+      std::count_if(line.begin(), line.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
+}
+
 }  // namespace
 
 TEST_CASE("no file uses a word that has a better name") {
@@ -100,6 +107,24 @@ TEST_CASE("no file uses a word that has a better name") {
     if (file == "tests/base/words_test.cpp" || file.starts_with("tests/golden/cases/")) continue;
     for (const std::string& offence : offences(file, read_file(source_dir() / file))) FAIL_CHECK(offence);
   }
+}
+
+TEST_CASE("no source line is longer than 120 columns") {
+  // Directories that are not wrapped yet.
+  const std::vector<std::string> left_out = {"data_tools/", "include/ssa/tokenizer/", "kernels/attention/",
+                                             "src/tokenizer/", "tests/tokenizer/"};
+  std::size_t lines = 0;
+  for (const std::string& file :
+       repository_files({"src", "include", "kernels", "data_tools", "tests"}, {".h", ".cpp", ".cu", ".cuh", ".in"})) {
+    if (std::any_of(left_out.begin(), left_out.end(), [&](const auto& begin) { return file.starts_with(begin); }))
+      continue;
+    std::istringstream text(read_file(source_dir() / file));
+    std::string line;
+    for (int number = 1; std::getline(text, line); ++number, ++lines)
+      if (const std::size_t columns = columns_of(line); columns > 120)
+        FAIL_CHECK(file << ":" << number << ": " << columns << " columns, expected at most 120");
+  }
+  CHECK(lines > 10'000);
 }
 
 TEST_CASE("no test has a name that catch_discover_tests() would cut or Catch would take for an option") {

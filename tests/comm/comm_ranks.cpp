@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "src/comm/mpi_comm.h"
+#include "src/comm/start_guard.h"
 #include "ssa/base/random.h"
 #include "ssa/base/signals.h"
 
@@ -340,6 +341,12 @@ void disturb(const std::string& mode, int at_fault, const std::string& phase_nam
   }
 }
 
+/// A rank that has `seconds` to start MPI and does not.
+void wait_to_start(int seconds) {
+  const StartGuard guard(seconds);
+  std::this_thread::sleep_for(std::chrono::seconds(100));
+}
+
 int run(const std::string& mode, int expected_size) {
   const auto comm = make_comm();
   SSA_CHECK(comm->size() == expected_size, comm->size(), " ranks, expected ", expected_size);
@@ -378,7 +385,8 @@ int run(const std::string& mode, int expected_size) {
 
 int main(int argc, char** argv) {
   return run_ranks([&] {
-    SSA_CHECK(argc == 3 || argc == 6, "usage: comm_ranks MODE RANKS [RANK PHASE DEVICE]");
+    SSA_CHECK(argc == 3 || argc == 6, "usage: comm_ranks MODE RANKS [RANK PHASE DEVICE], or waits-to-start SECONDS");
+    if (argc == 3 && argv[1] == std::string("waits-to-start")) wait_to_start(std::atoi(argv[2]));
     if (argc == 3) return run(argv[1], std::atoi(argv[2]));
     disturb(argv[1], std::atoi(argv[3]), argv[4], parse_device(argv[5]));
     return static_cast<int>(kExitDone);

@@ -31,7 +31,8 @@ Row load(const RowLoader& loader, std::int64_t epoch, std::int64_t index) {
   return row;
 }
 
-/// A token of a row, before labels are shifted: its label is its id, or -100 at each piece's first token and in padding.
+/// A token of a row, before labels are shifted: its label is its id, or -100 at each piece's first token and in
+/// padding.
 struct Token {
   std::int32_t id, label, position;
   std::int64_t document = -1, offset = -1;  ///< -1: padding

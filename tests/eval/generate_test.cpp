@@ -2,12 +2,14 @@
 #include "ssa/eval/generate.h"
 
 #include <cmath>
+#include <limits>
 #include <map>
 #include <numeric>
 #include <set>
 
 #include "kernels/matmul/matmul.h"
 #include "support/catch.h"
+#include "support/error_of.h"
 #include "support/random_model.h"
 #include "support/run_program.h"
 #include "support/temp_dir.h"
@@ -102,6 +104,23 @@ TEST_CASE("tokens are drawn with their probabilities") {
     const double p = probabilities[i], kept = p > 0.2 ? p / 0.8 : 0;
     CHECK(std::abs(all[i] - kDraws * p) < 5 * std::sqrt(kDraws * p * (1 - p)));
     CHECK(std::abs(some[i] - kDraws * kept) <= 5 * std::sqrt(kDraws * kept * (1 - kept)));
+  }
+}
+
+TEST_CASE("logits that are not finite are an error, at every temperature") {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity(), kNan = std::numeric_limits<float>::quiet_NaN();
+  for (const float temperature : {0.0f, 0.7f}) {
+    const auto refused = [&](const std::vector<float>& logits, const std::string& found) {
+      INFO("temperature " << temperature);
+      check_error(error_of([&] { choose_token(logits, {.temperature = temperature}, 3, 12); }),
+                  "generation: the logits after 12 tokens are not finite: " + found);
+    };
+    for (const float value : {kNan, kInfinity, -kInfinity}) {
+      std::vector<float> logits(100, 1.0f);
+      logits[7] = value;
+      refused(logits, "token 7 has ");
+    }
+    refused(std::vector<float>(100, kNan), "token 0 has nan");
   }
 }
 

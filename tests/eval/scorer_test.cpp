@@ -1,11 +1,16 @@
 // Scores compared with training's forward pass.
 #include "ssa/eval/scorer.h"
 
+#include <malloc.h>
+
 #include <cmath>
 
 #include "eval/byte_model.h"
+#include "ssa/eval/position_loss.h"
 #include "ssa/eval/run_task.h"
 #include "support/error_of.h"
+#include "support/make_dataset.h"
+#include "support/sanitized.h"
 #include "support/test_model.h"
 
 using namespace ssa;
@@ -178,4 +183,19 @@ TEST_CASE("text perplexities count words and bytes like the harness") {
   const TaskResult moved = run(1);
   CHECK(moved.samples[0].at("filtered_resps") == result.samples[0].at("filtered_resps"));
   CHECK(moved.samples[1].at("filtered_resps") != result.samples[1].at("filtered_resps"));
+}
+
+TEST_CASE("a forward pass works after a batch for which the device has no memory") {
+  if (kSanitized) return;  // AddressSanitizer ends a process that asks for so much
+  Bench bench;
+  ForwardPass pass(bench.stream, bench.loaded, bench.setting("full"));
+  const RowBatch batch{.ids = {random_ids(50, 1)}, .targets = {random_ids(50, 2)}};
+  const auto losses = pass.losses(batch);
+  make_dataset(bench.model.directory() / "data", {{random_ids(40, 3)}});
+  const DatasetRows data(bench.model.directory() / "data", bench.model.source().config(), 32);
+  constexpr std::int64_t kTooMany = std::int64_t{1} << 36;  // rows of 32 tokens: more bytes than addresses of a process
+  ::mallopt(M_PERTURB, 165);                                // overwrites memory that is freed
+  check_error(error_of([&] { pass.dataset_loss(bench.comm, data.loader(), kTooMany, {}); }), "out of memory");
+  ::mallopt(M_PERTURB, 0);
+  CHECK(pass.losses(batch) == losses);
 }

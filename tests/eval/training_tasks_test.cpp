@@ -102,7 +102,8 @@ TEST_CASE("eval_tasks: the scores do not depend on the number of ranks, nor on w
   for (const auto& [ranks, stage] : {std::pair(1, "0"), {2, "0"}, {3, "0"}, {2, "3"}}) {
     INFO(ranks << " ranks, zero_stage " << stage);
     const std::string output = std::to_string(ranks) + "-" + stage;
-    // The learning rate of the first step of a warm-up is 0: the weights are those of the start, on any number of ranks.
+    // The learning rate of the first step of a warm-up is 0: the weights are those of the start, on any number of
+    // ranks.
     run.train_to_end(output,
                      run.overrides({"train.max_steps=1", "train.gradient_accumulation_steps=1",
                                     std::string("distributed.zero_stage=") + stage}),

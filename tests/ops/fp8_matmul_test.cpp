@@ -139,8 +139,8 @@ TEST_CASE("fp8_matmul on CUDA by the kernel of this project is right in every ro
     const Values want = output(run_fp8_matmul(exact, c, in), "out");
     const Values got = output(run_fp8_matmul(cuda, c, in, Fp8Kernel::hopper), "out");
     CHECK((output(run_fp8_matmul(again, c, in, Fp8Kernel::hopper), "out") == got));
-    // The values of rows, and of columns, differ in size by 2^12, so each is compared on its own. bf16 rounds by 2^-9 at
-    // most; sums of 128 products have about 14 bits, more than that where products cancel.
+    // The values of rows, and of columns, differ in size by 2^12, so each is compared on its own. bf16 rounds by 2^-9
+    // at most; sums of 128 products have about 14 bits, more than that where products cancel.
     CHECK(largest_line_error(got, want, c.M, c.N) < 5e-3);
   }
 }

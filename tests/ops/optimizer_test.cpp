@@ -140,7 +140,8 @@ TEST_CASE("adamw with moments in bf16: their means follow f32, where rounding to
   constexpr std::int64_t kCount = 4096;
   const NarrowMoments narrow(kCount, 0, kSteps, 1);
   const double square = 0.09 * (1 - std::pow(0.999, kSteps));
-  // An element's v ends some steps of 2^-8 of it away from the exact value; the mean of 4096 independent ones is closer.
+  // An element's v ends some steps of 2^-8 of it away from the exact value; the mean of 4096 independent ones is
+  // closer.
   CHECK(NarrowMoments::mean(narrow.v) == Approx(square).epsilon(2e-3));
   CHECK(NarrowMoments::mean(narrow.m) == Approx(0.3).epsilon(1e-3));
   // Rounded to nearest, each step adds a whole bf16 step to v or nothing.

@@ -19,10 +19,10 @@ inline bool cuda_supports(const SparseAttentionCase& c) {
 }
 
 /// First small edge cases: less than a block, one block selected, all selected, more slots than blocks. Then every
-/// group and block size of the kernels, lengths that end inside a block, dense groups, long lists. Last the groups of at
-/// most 8 heads, of which a warp of the kernels takes several tokens, with several tiles and tiles that are not full, and
-/// groups of 16 heads in the backward: no dense group, one, and nothing else, also with so many slots that the kernel has
-/// no shared memory left to cut units.
+/// group and block size of the kernels, lengths that end inside a block, dense groups, long lists. Last the groups of
+/// at most 8 heads, of which a warp of the kernels takes several tokens, with several tiles and tiles that are not
+/// full, and groups of 16 heads in the backward: no dense group, one, and nothing else, also with so many slots that
+/// the kernel has no shared memory left to cut units.
 inline const std::vector<SparseAttentionCase> kSparseAttentionCases = {{{1, 1, 1, 1, 8}, 4, 1},
                                                                        {{2, 3, 2, 3, 6}, 4, 2},
                                                                        {{1, 33, 2, 1, 8}, 3, 1},

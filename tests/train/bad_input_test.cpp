@@ -123,7 +123,8 @@ TEST_CASE("bad input: absurd sizes give a plan or an error at once") {
     CHECK_THAT(result.err + result.out, has(text));
   };
   launched("1000000", kExitDone, "memory on cpu");
-  launched("99999999999999999999", kExitUsage, "OMPI_COMM_WORLD_SIZE: found 99999999999999999999, expected at most");
+  launched("99999999999999999999", kExitUsage,
+           "OMPI_COMM_WORLD_SIZE: found \"99999999999999999999\", expected an integer from 0 to 1000000");
 }
 
 TEST_CASE("bad input: files that are missing or of the wrong kind") {

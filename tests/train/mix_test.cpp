@@ -24,8 +24,8 @@ void write_documents(const fs::path& directory, std::int64_t count, std::int32_t
   make_dataset(directory, {documents}, {.vocab_size = 258, .eos_token_id = 257});
 }
 
-const std::string kThree =
-    R"(data.sources=[{"path": "a", "weight": 1}, {"path": "b", "weight": 3, "name": "bee"}, {"path": "c/", "weight": 6}])";
+const std::string kThree = R"(data.sources=[{"path": "a", "weight": 1}, {"path": "b", "weight": 3, "name": "bee"}, )"
+                           R"({"path": "c/", "weight": 6}])";
 
 /// Sources of 3, 20 and 50 rows.
 struct ThreeSources : RunDirectory {
@@ -140,9 +140,9 @@ TEST_CASE("mix: weights and sources change at a resume only by name, and no row 
   const ThreeSources run;
   write_documents(run / "d", 10, 150);
   run.train_to_end("out", {kThree, "train.max_steps=10", "checkpoint.save_steps=10"});  // 20 rows: 2, 6, 12
-  const Names reweighted = {
-      R"(data.sources=[{"path": "a", "weight": 1}, {"path": "b", "weight": 1, "name": "bee"}, {"path": "c", "weight": 2}])",
-      "train.max_steps=14"};
+  const Names reweighted = {R"(data.sources=[{"path": "a", "weight": 1}, {"path": "b", "weight": 1, "name": "bee"}, )"
+                            R"({"path": "c", "weight": 2}])",
+                            "train.max_steps=14"};
   check_fails(run.train("out", reweighted), kExitUsage,
               {"cannot resume from", "data.sources: bee with weight 3 in the checkpoint, bee with weight 1 now",
                "data.sources: c with weight 6 in the checkpoint, c with weight 2 now", "--allow-change data.sources"});
@@ -156,9 +156,9 @@ TEST_CASE("mix: weights and sources change at a resume only by name, and no row 
   CHECK(run.metrics("out")[10].at("rows") == nlohmann::json{20, 21});
 
   // c leaves, d joins; then c comes back where it was.
-  const Names without = {
-      R"(data.sources=[{"path": "a", "weight": 1}, {"path": "b", "weight": 1, "name": "bee"}, {"path": "d", "weight": 2}])",
-      "train.max_steps=18"};
+  const Names without = {R"(data.sources=[{"path": "a", "weight": 1}, {"path": "b", "weight": 1, "name": "bee"}, )"
+                         R"({"path": "d", "weight": 2}])",
+                         "train.max_steps=18"};
   check_fails(run.train("out", without), kExitUsage,
               {"data.sources: c with weight 2 in the checkpoint, no c now",
                "data.sources: no d in the checkpoint, d with weight 2 now"});
@@ -287,11 +287,12 @@ TEST_CASE("mix: the log of a resume has a table of what the run will have read a
   const ThreeSources run;
   run.train_to_end("out", {kThree, "train.max_steps=10", "checkpoint.save_steps=10"});  // 20 rows: 2, 6, 12
   // 10 more steps of 4 rows: 20, 10, 10.
-  const ProgramResult result = run.train(
-      "out",
-      {R"(data.sources=[{"path": "a", "weight": 2}, {"path": "b", "weight": 1, "name": "bee"}, {"path": "c", "weight": 1}])",
-       "train.max_steps=20", "train.per_device_train_batch_size=4"},
-      {"--allow-change", "data.sources"});
+  const ProgramResult result =
+      run.train("out",
+                {R"(data.sources=[{"path": "a", "weight": 2}, {"path": "b", "weight": 1, "name": "bee"}, )"
+                 R"({"path": "c", "weight": 1}])",
+                 "train.max_steps=20", "train.per_device_train_batch_size=4"},
+                {"--allow-change", "data.sources"});
   INFO(result.out << result.err);
   REQUIRE(result.exit_code == 0);
   CHECK(table_of(result.out) ==

@@ -123,8 +123,7 @@ TEST_CASE("run report: the page of a long run stays small and shows every spike"
 
 TEST_CASE("run report: a directory without metrics and a damaged line are named") {
   const TempDir run;
-  check_error(error_of([&] { run_report(run.path()); }),
-              "metrics.jsonl: cannot be read, expected the metrics of a run");
+  check_error(error_of([&] { run_report(run.path()); }), "metrics.jsonl: no such file, expected the metrics of a run");
   replace_file(run / "metrics.jsonl", "{\"step\": 1}\n[2]\n");
   check_error(error_of([&] { run_report(run.path()); }), "metrics.jsonl:2: expected an object with a step");
 
@@ -140,6 +139,37 @@ TEST_CASE("run report: a directory without metrics and a damaged line are named"
   fs::remove(run / "metrics.jsonl");
   ssa::test::check_fails(inspect({"--html", (run / "page.html").string()}), 2,
                          {"no metrics.jsonl, expected a run's output_dir for --html"});
+}
+
+TEST_CASE("run report: a value of a layer that is not finite is left out, and other values are refused") {
+  const TempDir run;
+  const auto write = [&](const std::string& value) {
+    replace_file(run / "metrics.jsonl", R"({"step": 1, "loss": 2})"
+                                        "\n"
+                                        R"({"step": 2, )" +
+                                            value + "}\n");
+  };
+  write(R"("entropy_by_layer": [0.5, null])");
+  CHECK(data_of(run_report(run.path())).at("layers").at("entropy") == json{{2, {0.5, nullptr}}});
+  const auto refused = [&](const std::string& value, const std::string& error) {
+    write(value);
+    check_error(error_of([&] { run_report(run.path()); }), "metrics.jsonl:2: " + error);
+  };
+  refused(R"("entropy_by_layer": [0.5, "x"])", "entropy_by_layer: found \"x\", expected a number or null");
+  refused(R"("entropy_by_layer": [[1]])", "entropy_by_layer: found [1], expected a number or null");
+  refused(R"("tokens": "many")", "tokens: found \"many\", expected an integer");
+}
+
+TEST_CASE("run report: a file that cannot be read is an error, not an empty page") {
+  const TempDir run;
+  fs::create_directory(run / "metrics.jsonl");  // opens like a file; reading it fails
+  check_error(error_of([&] { run_report(run.path()); }), "metrics.jsonl: cannot read: Is a directory");
+  fs::remove(run / "metrics.jsonl");
+  make_run(run.path(), 5);
+  fs::remove(run / "train.log");
+  CHECK(data_of(run_report(run.path())).at("log").empty());
+  fs::create_directory(run / "train.log");
+  check_error(error_of([&] { run_report(run.path()); }), "train.log: cannot read: Is a directory");
 }
 
 TEST_CASE("run report: --watch writes the page again when the run continues, and ends at a signal") {

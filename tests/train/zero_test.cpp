@@ -1,5 +1,5 @@
-// distributed.zero_stage, overlap and reduce_dtype: what the ranks share changes neither losses nor, where sums have one
-// order, a bit.
+// distributed.zero_stage, overlap and reduce_dtype: what the ranks share changes neither losses nor, where sums have
+// one order, a bit.
 #include <signal.h>
 
 #include <cmath>

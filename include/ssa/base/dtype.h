@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string_view>
+#include <type_traits>
 
 #include "ssa/base/error.h"
 
@@ -51,20 +52,23 @@ constexpr std::string_view name_of(DType dtype) {
   return "?";
 }
 
+/// Element types only: no other type has a DType, and asking for one does not compile.
 template <class T>
-inline constexpr bool kIsElement = false;
+struct DTypeOf;
+template <DType dtype>
+using DTypeConstant = std::integral_constant<DType, dtype>;
+template <>
+struct DTypeOf<float> : DTypeConstant<DType::f32> {};
+template <>
+struct DTypeOf<bfloat16> : DTypeConstant<DType::bf16> {};
+template <>
+struct DTypeOf<double> : DTypeConstant<DType::f64> {};
+template <>
+struct DTypeOf<std::int32_t> : DTypeConstant<DType::i32> {};
+template <>
+struct DTypeOf<std::uint8_t> : DTypeConstant<DType::u8> {};
+
 template <class T>
-inline constexpr DType kDTypeOf = DType::u8;
-#define SSA_ELEMENT(type, dtype)                 \
-  template <>                                    \
-  inline constexpr bool kIsElement<type> = true; \
-  template <>                                    \
-  inline constexpr DType kDTypeOf<type> = DType::dtype
-SSA_ELEMENT(float, f32);
-SSA_ELEMENT(bfloat16, bf16);
-SSA_ELEMENT(double, f64);
-SSA_ELEMENT(std::int32_t, i32);
-SSA_ELEMENT(std::uint8_t, u8);
-#undef SSA_ELEMENT
+inline constexpr DType kDTypeOf = DTypeOf<T>::value;
 
 }  // namespace ssa

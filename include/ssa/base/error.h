@@ -44,7 +44,8 @@ std::string concat(const Parts&... parts) {
 /// left out if need be, and no control characters.
 std::string shown(std::string_view text, std::size_t longest = 300);
 
-/// What is printed of an exception that another library threw: shown(), and no text of the JSON library.
+/// What is printed of an exception that another library threw: shown(), and no text of the JSON library. For
+/// std::bad_alloc: "out of host memory".
 std::string foreign_message(const std::exception& error);
 
 namespace error_detail {

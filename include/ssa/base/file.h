@@ -92,6 +92,10 @@ class FileWriter {
   Xxh3 hash_;
 };
 
+/// Creates the file, or replaces its content, and waits until the device has all of it. Other than replace_file(), an
+/// interruption may leave a part of it.
+FileChecksum write_whole_file(const std::filesystem::path& path, std::string_view content);
+
 /// Creates the directory and its parents, as needed.
 void make_directories(const std::filesystem::path& path);
 

@@ -2,6 +2,7 @@
 // (tests/base/floors_test.cpp).
 #pragma once
 
+#include <cstddef>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -56,18 +57,30 @@ typename Json::parser_callback_t refuse_repeated_keys(const std::string& name) {
   };
 }
 
+/// Parses JSON. If `text` is none, throws what `error_of(kind, byte)` returns: `kind` is what the text is instead
+/// (file_kind.h), or empty; `byte`, from 1, is where it stops being JSON, or nullopt for a number out of range. `watch`
+/// sees the events of the parser.
+template <class Json, class ErrorOf>
+Json parse_json_or(std::string_view text, const typename Json::parser_callback_t& watch, const ErrorOf& error_of) {
+  try {
+    return Json::parse(text, watch);
+  } catch (const typename Json::parse_error& error) {
+    throw error_of(foreign_kind(text), std::optional<std::size_t>(error.byte));
+  } catch (const typename Json::exception&) {
+    throw error_of(std::string(), std::optional<std::size_t>());
+  }
+}
+
 /// Throws Error unless `text` is JSON; `name` is what errors call it. `watch` sees the events of the parser.
 template <class Json = nlohmann::json>
 Json parse_json(std::string_view text, const std::string& name, std::string_view expected = "JSON",
                 const typename Json::parser_callback_t& watch = nullptr) {
-  try {
-    return Json::parse(text, watch);
-  } catch (const typename Json::parse_error& error) {
-    if (const std::string kind = foreign_kind(text); !kind.empty()) fail(name, ": ", kind, ", expected ", expected);
-    fail(name, ": not valid JSON at byte ", error.byte, ", expected ", expected);
-  } catch (const typename Json::exception&) {
-    fail(name, ": not valid JSON: a number out of range, expected ", expected);
-  }
+  return parse_json_or<Json>(text, watch, [&](const std::string& kind, std::optional<std::size_t> byte) {
+    const std::string found = !kind.empty() ? kind
+                              : byte        ? concat("not valid JSON at byte ", *byte)
+                                            : "not valid JSON: a number out of range";
+    return Error(concat(shown(name), ": ", found, ", expected ", expected));
+  });
 }
 
 /// The same for a JSON object.

@@ -91,8 +91,8 @@ class BatchPlan {
     return std::span(batch.rows).subspan(static_cast<std::size_t>(micro * o_.ranks + rank) * rows, rows);
   }
 
-  /// Global batches from `position` to the end of `epochs` epochs. A fraction of an epoch is rounded up to a batch; in a
-  /// mix, the end is rounded down to one.
+  /// Global batches from `position` to the end of `epochs` epochs. A fraction of an epoch is rounded up to a batch; in
+  /// a mix, the end is rounded down to one.
   std::int64_t batches_until(double epochs, const DataPosition& position, std::int64_t step = 0) const;
 
   /// Epochs done at `position`: 1.5 is in the middle of the second one.

@@ -92,8 +92,8 @@ class Dataset {
   std::vector<IndexedDataset> shards_;
 };
 
-/// The loss of a dataset in bits per byte of its text, which compares models with different tokenizers: nats per token /
-/// ln 2 x tokens / bytes, end-of-text tokens included. nullopt if the dataset does not record its bytes.
+/// The loss of a dataset in bits per byte of its text, which compares models with different tokenizers: nats per
+/// token / ln 2 x tokens / bytes, end-of-text tokens included. nullopt if the dataset does not record its bytes.
 std::optional<double> bits_per_byte(const Dataset& dataset, double nats_per_token);
 
 /// Throws Error with shard and document if an id is outside [0, vocab_size). `ids` begins at token `offset` of the

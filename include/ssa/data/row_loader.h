@@ -22,12 +22,11 @@
 #include <span>
 #include <vector>
 
+#include "kernels/linear_cross_entropy/linear_cross_entropy.h"
 #include "ssa/data/dataset.h"
 #include "ssa/data/packing.h"
 
 namespace ssa {
-
-inline constexpr std::int32_t kIgnoredLabel = -100;
 
 /// The row at position `place` of the shuffled epoch: a permutation of [0, rows) keyed by (seed, epoch). A Feistel
 /// network over the next power of four, applied again while the value is outside [0, rows) (Black and Rogaway, "Ciphers
@@ -61,8 +60,8 @@ struct PackingCost {
   double cut() const { return documents ? static_cast<double>(cut_documents) / static_cast<double>(documents) : 0; }
 };
 
-/// The piece that each token of a row with a document mask is in, from the positions of the row: its first token, and the
-/// token after its last one. All three have the same length.
+/// The piece that each token of a row with a document mask is in, from the positions of the row: its first token, and
+/// the token after its last one. All three have the same length.
 void find_pieces(std::span<const std::int32_t> positions, std::span<std::int32_t> begins, std::span<std::int32_t> ends);
 /// The documents that min_document_tokens keeps.
 struct KeptDocuments {

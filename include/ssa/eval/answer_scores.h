@@ -1,8 +1,9 @@
 // Scores of generated answers, from 0 to 1, as lm-evaluation-harness 0.4.13 computes them for LongBench and RULER with
 // the Python packages rouge 1.0.1 and fuzzywuzzy 0.18.0 (with Python's difflib, not with Levenshtein). The scores equal
 // theirs bit for bit, with three exceptions: which characters outside ASCII are letters or digits follows Unicode 16.0,
-// not the tables of the Python version; str.lower leaves out the final sigma (python_text.h); and where rouge exceeds Python's
-// recursion limit, in a pair of sentences of together about 950 words, the harness scores 0.
+// and their upper and lower case Unicode 14.0, not the tables of the Python version; str.lower leaves out the final
+// sigma (python_text.h); and where rouge exceeds Python's recursion limit, in a pair of sentences of together about 950
+// words, the harness scores 0.
 //
 // All texts are valid UTF-8.
 #pragma once

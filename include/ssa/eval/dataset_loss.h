@@ -17,8 +17,8 @@ namespace ssa::eval {
 /// end-of-text token does not fit the model.
 class DatasetRows {
  public:
-  /// `max_length` 0 means the model's max_position_embeddings, at most 2048. `document_mask` as data.document_mask, with
-  /// the model's block_size. Documents of fewer than `min_document_tokens` tokens are left out.
+  /// `max_length` 0 means the model's max_position_embeddings, at most 2048. `document_mask` as data.document_mask,
+  /// with the model's block_size. Documents of fewer than `min_document_tokens` tokens are left out.
   DatasetRows(const std::filesystem::path& directory, const ModelConfig& model, std::int64_t max_length,
               bool document_mask = false, std::int64_t min_document_tokens = 0);
 

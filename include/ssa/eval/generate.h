@@ -26,11 +26,11 @@ struct Candidate {
 };
 
 /// The tokens to sample from at a temperature above 0: the smallest set of most probable tokens whose probabilities sum
-/// to at least top_p, renormalized to sum to 1, in order of probability (ties: lower id first).
+/// to at least top_p, renormalized to sum to 1, in order of probability (ties: lower id first). `logits` are finite.
 std::vector<Candidate> candidates(std::span<const float> logits, double temperature, double top_p);
 
-/// The next token. The random draw depends on the seed, `sequence` and `position` only. At temperature 0: the largest
-/// logit, ties to the lower id.
+/// The next token. The random draw depends on the seed, `sequence` and `position` (the tokens before it) only. At
+/// temperature 0: the largest logit, ties to the lower id. Throws Error if a logit is not finite.
 std::int32_t choose_token(std::span<const float> logits, const Sampling& sampling, std::uint64_t sequence,
                           std::uint64_t position);
 

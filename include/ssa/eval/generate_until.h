@@ -37,9 +37,9 @@ struct Answers {
   std::int64_t cut_prompts = 0;    ///< prompts that were longer than max_length - max_new_tokens
 };
 
-/// The answers, in the prompts' order, the same on every rank. Batches are formed by length, longest first; batch b runs
-/// on rank b mod size, and no result depends on the number of ranks. UsageError when max_length leaves no room for a
-/// prompt.
+/// The answers, in the prompts' order, the same on every rank. Batches are formed by length, longest first; batch b
+/// runs on rank b mod size, and no result depends on the number of ranks. UsageError when max_length leaves no room for
+/// a prompt.
 Answers generate_until(Stream& stream, Comm& comm, const LoadedModel& loaded, const Setting& setting,
                        TextEncoder& encoder, std::span<const std::string> prompts, const UntilOptions& options);
 

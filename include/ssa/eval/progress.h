@@ -18,8 +18,8 @@ std::string speed_text(const std::string& what, std::int64_t tokens, double seco
 
 class Progress {
  public:
-  /// `what` names the work of `batches` batches; prints nothing when it is empty. `tokens` is the model's input in all of
-  /// them, over all ranks, or 0 if it is not known: the time left is then estimated from the batches.
+  /// `what` names the work of `batches` batches; prints nothing when it is empty. `tokens` is the model's input in all
+  /// of them, over all ranks, or 0 if it is not known: the time left is then estimated from the batches.
   Progress(const Comm& comm, std::string what, std::int64_t batches, std::int64_t tokens = 0);
   /// Call before each batch; `batch` batches with `tokens` tokens are complete, over all ranks.
   void at(std::int64_t batch, std::int64_t tokens = 0);

@@ -29,8 +29,8 @@ struct TaskOptions {
 };
 
 /// Metrics by the task's kind, any but generation (generate_until.h). multiple_choice: acc, acc_norm. loglikelihood:
-/// acc, perplexity. rolling: word_perplexity, byte_perplexity, bits_per_byte. No metrics if options.stop ended the work.
-/// Rank 0 warns of prompts that lose their beginning to options.max_length.
+/// acc, perplexity. rolling: word_perplexity, byte_perplexity, bits_per_byte. No metrics if options.stop ended the
+/// work. Rank 0 warns of prompts that lose their beginning to options.max_length.
 TaskResult run_task(ForwardPass& pass, Comm& comm, TextEncoder& encoder, const Task& task, const TaskOptions& options);
 
 /// Throws the Error that run_task() would for documents that it cannot evaluate: too long for options.max_length, or

@@ -27,16 +27,16 @@ struct ScoreOptions {
   std::function<bool()> stop = {};
 };
 
-/// One score per request, in the requests' order, the same on every rank and for any number of ranks. Batches are formed
-/// by length, longest first; batch b runs on rank b mod size. Empty if options.stop ended the work.
+/// One score per request, in the requests' order, the same on every rank and for any number of ranks. Batches are
+/// formed by length, longest first; batch b runs on rank b mod size. Empty if options.stop ended the work.
 std::vector<Score> score(ForwardPass& pass, Comm& comm, std::span<const Request> requests, const ScoreOptions& options);
 
 /// The number of tokens to which batches of short requests are filled up, beyond options.rows requests. On a GPU the
 /// tokens of options.rows long sequences, because it needs many tokens to be busy; on a CPU 0: batches are not filled.
 std::int64_t batch_tokens(const ScoreOptions& options, DeviceKind device);
 
-/// The batches, as indices into `requests`. A batch has options.rows requests, or more (up to 1024) while it has at most
-/// `tokens` tokens, padding included.
+/// The batches, as indices into `requests`. A batch has options.rows requests, or more (up to 1024) while it has at
+/// most `tokens` tokens, padding included.
 std::vector<std::vector<std::size_t>> batches_of(std::span<const Request> requests, const ScoreOptions& options,
                                                  std::int64_t tokens);
 

@@ -18,8 +18,8 @@ struct Overrides {
   std::string mode = "both";                    ///< sparse, full or both
   std::vector<std::int64_t> block_counts = {};  ///< one sparse setting per value; empty = the model's
   std::int64_t block_size = 0;                  ///< 0 = the model's
-  /// llama3 RoPE scaling factor; 0 = the model's own scaling. Low and high frequency factors are the model's, else Llama
-  /// 3.1's 1 and 4. max_position_embeddings becomes factor x original_max_position_embeddings.
+  /// llama3 RoPE scaling factor; 0 = the model's own scaling. Low and high frequency factors are the model's, else
+  /// Llama 3.1's 1 and 4. max_position_embeddings becomes factor x original_max_position_embeddings.
   double rope_scaling = 0;
   /// original_max_position_embeddings of rope_scaling; 0 = the model's own if it has a scaling, else its
   /// max_position_embeddings.

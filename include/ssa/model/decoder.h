@@ -41,12 +41,13 @@ class Decoder {
   Decoder(const Decoder&) = delete;
   Decoder& operator=(const Decoder&) = delete;
 
-  /// Restarts sequence `row` with these tokens, at least one. Returns the logits after the last of them, [V], valid until
-  /// the next call.
+  /// Restarts sequence `row` with these tokens, at least one. Returns the logits after the last of them, [V], valid
+  /// until the next call.
   std::span<const float> prefill(std::int64_t row, std::span<const std::int32_t> ids);
 
   /// Appends one token to each sequence, except where the id is -1. Returns the logits after it, [rows, V],
-  /// which are undefined for a sequence with -1, and valid until the next call. A sequence must have a prompt, and room.
+  /// which are undefined for a sequence with -1, and valid until the next call. A sequence must have a prompt, and
+  /// room.
   std::span<const float> step(std::span<const std::int32_t> ids);
 
   /// Tokens in sequence `row`.

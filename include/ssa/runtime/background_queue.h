@@ -18,7 +18,8 @@ class BackgroundQueue {
 
   /// `name`: of the thread, for debuggers, top -H and perf; at most 15 characters.
   BackgroundQueue(Stream& main, bool concurrent, const char* name = "communication");
-  /// Waits for the work that was queued.
+  /// Waits for the work that was queued. What it throws, and an error of the device, is not thrown here; the latter is
+  /// printed on stderr.
   ~BackgroundQueue();
   BackgroundQueue(const BackgroundQueue&) = delete;
   BackgroundQueue& operator=(const BackgroundQueue&) = delete;

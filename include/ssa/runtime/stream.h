@@ -67,9 +67,9 @@ class Stream {
   double elapsed_ms(const Event& begin, const Event& end);  ///< waits for `end`
 
   /// Work to run several times. On CUDA a recording is a graph: it runs without a call per kernel. `work` may queue ops
-  /// and copies, which do not run while they are recorded, and has run once before, so that nothing is chosen or loaded;
-  /// its shapes and addresses, host memory of copies too, are the same whenever it runs. On the CPU a recording is the
-  /// function itself.
+  /// and copies, which do not run while they are recorded, and has run once before, so that nothing is chosen or
+  /// loaded; its shapes and addresses, host memory of copies too, are the same whenever it runs. On the CPU a recording
+  /// is the function itself.
   struct Recording;
   std::shared_ptr<Recording> record_work(std::function<void()> work);
   void replay(Recording& recording);

@@ -35,14 +35,15 @@ std::string what_is_taken(InitState state, const TrainerState& saved);
 void check_init_checkpoint(const Config& config, const CheckpointReader& checkpoint, std::vector<std::string>& notes);
 
 /// Opens config.init_from, a Hugging Face directory, and compares its config.json with the run's config. Appends to
-/// `notes`, for the log, what differs and is used as the run's config says. UsageError if the heads differ, if init_from is another architecture,
-/// and if its files name no method or selection, or others than the defaults, while the config has no attention.method
-/// or attention.selection. Throws Error for tensors that are not the model's.
+/// `notes`, for the log, what differs and is used as the run's config says. UsageError if the heads differ, if
+/// init_from is another architecture, and if its files name no method or selection, or others than the defaults, while
+/// the config has no attention.method or attention.selection. Throws Error for tensors that are not the model's.
 HuggingFaceWeights open_init_from(const Config& config, std::vector<std::string>& notes);
 
-/// Throws UsageError if the checkpoint of config.init_from was trained with another tokenizer than the training data was
-/// made with, as far as both are known (model_tokenizer.h). Appends a line to `notes` instead where `allowed`, the keys
-/// of --allow-change, has init_from, and for a Hugging Face directory: its files may be another form of the tokenizer.
+/// Throws UsageError if the checkpoint of config.init_from was trained with another tokenizer than the training data
+/// was made with, as far as both are known (model_tokenizer.h). Appends a line to `notes` instead where `allowed`, the
+/// keys of --allow-change, has init_from, and for a Hugging Face directory: its files may be another form of the
+/// tokenizer.
 void check_init_tokenizer(const Config& config, const std::filesystem::path& from,
                           const std::vector<std::string>& allowed, std::vector<std::string>& notes);
 

@@ -23,7 +23,8 @@ std::string tokenizer_of(const DatasetInfo& data);
 
 /// The model's tokenizer in the same form if it is another one than the dataset's; empty if it is the same or not
 /// known. `model`: a checkpoint, whose data may still be at its path, or a Hugging Face directory, which may have
-/// tokenizer files. A file that is another form of the dataset's tokenizer counts as another one, unless ssa_export made it.
+/// tokenizer files. A file that is another form of the dataset's tokenizer counts as another one, unless ssa_export
+/// made it.
 std::string other_tokenizer(const std::filesystem::path& model, const DatasetInfo& data);
 
 }  // namespace ssa

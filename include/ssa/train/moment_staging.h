@@ -39,8 +39,8 @@ class MomentStaging {
 
   /// Begins to copy the first pieces to the device, unless that was done since the last update. Not during an update.
   void prefetch();
-  /// The moments of piece `i` on the device, for what the stream does next. An update calls fetch(i) and store(i) of each
-  /// piece in order.
+  /// The moments of piece `i` on the device, for what the stream does next. An update calls fetch(i) and store(i) of
+  /// each piece in order.
   Moments fetch(std::size_t i);
   /// Piece `i` is updated by what is on the stream now: copies it back.
   void store(std::size_t i);

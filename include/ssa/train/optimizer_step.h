@@ -27,10 +27,11 @@ void publish_weights(Stream& stream, Comm& comm, const ModelState& state);
 /// Whether all weights that the ranks compute with are finite. A collective.
 bool weights_are_finite(Stream& stream, Comm& comm, const ModelState& state);
 
-/// The first tensor of this rank that is not finite, in the order of the computation: the weights as the forward pass uses them,
-/// then the gradients as the backward pass computes them. What is computed later is often not finite only because this
-/// one is not. "weight of NAME", "gradient of NAME" or "none". From ZeRO stage 2 on, where a layer's gradients are
-/// overwritten, they are found from the sums of the step, without a name: "gradient of a matrix of model.layers.N". A collective.
+/// The first tensor of this rank that is not finite, in the order of the computation: the weights as the forward pass
+/// uses them, then the gradients as the backward pass computes them. What is computed later is often not finite only
+/// because this one is not. "weight of NAME", "gradient of NAME" or "none". From ZeRO stage 2 on, where a layer's
+/// gradients are overwritten, they are found from the sums of the step, without a name: "gradient of a matrix of
+/// model.layers.N". A collective.
 std::string first_nonfinite_tensor(Stream& stream, Comm& comm, const ModelState& state);
 
 /// Makes the first gradient NaN: what SSA_FAULT=nan does (ssa/base/fault.h).

@@ -18,8 +18,8 @@ namespace ssa {
 /// Compares lines of text such as "rows per epoch: 480". `advice` ends the message.
 void check_same_lines(Comm& comm, const std::vector<std::string>& lines, const std::string& advice);
 
-/// Compares the checksum of what this rank read, `own`, with the one that rank 0 computed for it, in `expected` (one per
-/// rank, used on rank 0). `what` names it: "checkpoint".
+/// Compares the checksum of what this rank read, `own`, with the one that rank 0 computed for it, in `expected` (one
+/// per rank, used on rank 0). `what` names it: "checkpoint".
 void check_same_parts(Comm& comm, const std::string& what, const std::string& own,
                       const std::vector<std::string>& expected, const std::string& advice);
 

@@ -4,17 +4,17 @@
 //   zero_stage 0   the last micro-batch: all_reduce of each bucket's gradients
 //   zero_stage 1   the last micro-batch: reduce_scatter; after the update: all_gather of the weights
 //   zero_stage 2   every micro-batch: reduce_scatter, added to the rank's shard; after the update: all_gather
-//   zero_stage 3   the same gradients; every pass: all_gather of each layer's weights while the layer before runs, in the
-//                  forward and again in the backward pass; in FP8 where training multiplies in FP8 (fp8_weights.h)
+//   zero_stage 3   the same gradients; every pass: all_gather of each layer's weights while the layer before runs, in
+//                  the forward and again in the backward pass; in FP8 where training multiplies in FP8 (fp8_weights.h)
 //
-// With distributed.shard_size s, states are sharded over groups of s consecutive ranks, and every group has all of them.
-// Gradients are then reduced in two steps, at every stage: over the ranks of a group, of which each gets a part, and that
-// part over the groups; from stage 2 on the second step happens in the last micro-batch only. Weights are gathered within a
-// group.
+// With distributed.shard_size s, states are sharded over groups of s consecutive ranks, and every group has all of
+// them. Gradients are then reduced in two steps, at every stage: over the ranks of a group, of which each gets a part,
+// and that part over the groups; from stage 2 on the second step happens in the last micro-batch only. Weights are
+// gathered within a group.
 //
 // With distributed.overlap, a bucket is reduced once its gradients are complete, from the last layer to the first and
-// the embedding at the end, and the weights are gathered in the order in which a forward pass reads them. Without it, and
-// below zero_stage 2, gradients are reduced after the last backward pass. The bits are the same: buckets are
+// the embedding at the end, and the weights are gathered in the order in which a forward pass reads them. Without it,
+// and below zero_stage 2, gradients are reduced after the last backward pass. The bits are the same: buckets are
 // independent.
 #pragma once
 
@@ -52,9 +52,9 @@ class StepExchange {
   /// A collective.
   StepExchange(Stream& stream, const RankGroups& groups, const ModelState& state, bool overlap = true);
 
-  /// For forward_backward of micro-batch `micro` of `count`, which must have Gradients::overwrite if gradients() says so.
-  /// With several ranks, the local norms of state.sums are measured. `spoil` is called when all gradients are computed,
-  /// and before the embedding's are reduced.
+  /// For forward_backward of micro-batch `micro` of `count`, which must have Gradients::overwrite if gradients() says
+  /// so. With several ranks, the local norms of state.sums are measured. `spoil` is called when all gradients are
+  /// computed, and before the embedding's are reduced.
   PassHooks hooks(std::int64_t micro, std::int64_t count, std::function<void()> spoil = {});
   Gradients gradients(std::int64_t micro) const;
 

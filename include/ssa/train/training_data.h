@@ -51,8 +51,8 @@ class TrainingData {
 /// For each source that leaves out short documents: how many documents and tokens it keeps.
 std::vector<std::string> kept_lines(const TrainingData& data);
 
-/// train.max_length; with a document mask, the length of one document per row in which a token attends to as many tokens
-/// on average as in the rows of the run. FLOPs are counted for it.
+/// train.max_length; with a document mask, the length of one document per row in which a token attends to as many
+/// tokens on average as in the rows of the run. FLOPs are counted for it.
 std::int64_t attended_length(const TrainingData& data, const Config& config);
 
 /// Padding and cut documents of each source, in percent, with the packing of the config.
@@ -61,9 +61,9 @@ std::vector<std::string> packing_lines(const TrainingData& data, const Config& c
 std::vector<std::string> packing_comparison(const TrainingData& data, const Config& config);
 
 /// The table of the mix of `config`, with a line per source, of a run that is at `at` and reads `rows_left` more rows.
-/// The rows, tokens and epochs of a source are those at the end of the run, and include what was read before `at`. A cell
-/// that needs a source that `data` lacks, or the unknown number of rows, is "-". After the table, a line for each source
-/// whose weight is too small for one row of the run.
+/// The rows, tokens and epochs of a source are those at the end of the run, and include what was read before `at`. A
+/// cell that needs a source that `data` lacks, or the unknown number of rows, is "-". After the table, a line for each
+/// source whose weight is too small for one row of the run.
 std::vector<std::string> source_table(const Config& config, const TrainingData& data, const TrainerState& at,
                                       std::optional<std::int64_t> rows_left);
 

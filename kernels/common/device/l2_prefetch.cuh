@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <iterator>
 
 #include "kernels/common/read_later.h"
 
@@ -26,9 +27,12 @@ struct L2Prefetch {
     }
   }
 
-  bool is_empty() const { return bytes[0] + bytes[1] + bytes[2] == 0; }
+  bool is_empty() const {
+    return std::all_of(std::begin(bytes), std::end(bytes), [](std::int64_t count) { return count == 0; });
+  }
 
-  /// Called by `workers` threads, each with its number. The compiler's target may be an older GPU: then nothing happens.
+  /// Called by `workers` threads, each with its number. The compiler's target may be an older GPU: then nothing
+  /// happens.
   __device__ __forceinline__ void start(int worker, int workers) const {
 #if __CUDA_ARCH__ >= 900
 #pragma unroll

@@ -46,7 +46,8 @@ class ClusterArrival {
  public:
   static_assert(kCtas <= kWarpSize);
 
-  /// A warp arrives kArrivalsOfWarp times at a barrier of each CTA. Lane i arrives at CTA i; in a build for racecheck, every lane at every CTA.
+  /// A warp arrives kArrivalsOfWarp times at a barrier of each CTA. Lane i arrives at CTA i; in a build for racecheck,
+  /// every lane at every CTA.
   __device__ __forceinline__ ClusterArrival(const Barrier& first, int lane) : lane_(lane) {
     asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address_) : "r"(first.address()), "r"(lane % kCtas));
   }

@@ -44,7 +44,8 @@ __device__ __forceinline__ void cp_async_mbarrier_arrive_noinc(std::uint32_t bar
 
 __device__ __forceinline__ void mbarrier_wait(std::uint32_t barrier, std::uint32_t parity) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-  // How long a try may suspend the thread. By default that is so short that waiting threads take issue slots, and power.
+  // How long a try may suspend the thread. By default that is so short that waiting threads take issue slots, and
+  // power.
   constexpr std::uint32_t kNanoseconds = 10'000'000;
   asm volatile(
       "{\n.reg .pred done;\nagain:\nmbarrier.try_wait.parity.shared.b64 done, [%0], %1, %2;\n@!done bra again;\n}" ::

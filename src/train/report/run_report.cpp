@@ -6,10 +6,11 @@
 #include <chrono>
 #include <cmath>
 #include <deque>
-#include <fstream>
+#include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <sstream>
 #include <utility>
 #include <vector>
 
@@ -44,7 +45,7 @@ struct Series {
   std::map<std::string, std::vector<std::pair<std::int64_t, std::vector<double>>>> layers;
   std::int64_t first_step = 0, last_step = 0, tokens = 0, lines = 0;
 
-  /// Nested objects have keys such as sources/web/rows.
+  /// Nested objects have keys such as sources/web/rows. Errors do not name the file.
   void add(std::int64_t step, const std::string& prefix, const Json& object) {
     for (const auto& [name, value] : object.items()) {
       const std::string key = prefix + name;
@@ -54,29 +55,46 @@ struct Series {
         keys[key] = nullptr;
         curves[key].emplace_back(step, value.get<double>());
       } else if (value.is_array() && key.ends_with("_by_layer")) {
-        layers[key.substr(0, key.size() - std::string_view("_by_layer").size())].emplace_back(
-            step, value.get<std::vector<double>>());
+        std::vector<double> values;
+        for (const Json& layer : value) values.push_back(number_or_nan(key, layer));
+        layers[key.substr(0, key.size() - std::string_view("_by_layer").size())].emplace_back(step, values);
       }
     }
+  }
+
+ private:
+  /// JSON has no NaN: metrics.jsonl has null for it.
+  static double number_or_nan(const std::string& key, const Json& value) {
+    if (value.is_null()) return std::numeric_limits<double>::quiet_NaN();
+    SSA_CHECK(value.is_number(), key, ": found ", value.dump(), ", expected a number or null");
+    return value.get<double>();
   }
 };
 
 Series read_series(const fs::path& file) {
   Series series;
-  std::ifstream stream(file);
-  SSA_CHECK(stream, file.string(), ": cannot be read, expected the metrics of a run");
+  SSA_CHECK(is_present(file), file.string(), ": no such file, expected the metrics of a run");
+  std::istringstream stream(read_file(file));
   std::string text;
   while (std::getline(stream, text)) {
     if (stream.eof()) break;  // a line that is being written
     ++series.lines;
     const Json line = Json::parse(text, nullptr, false);
-    SSA_CHECK(line.is_object() && line.contains("step") && line["step"].is_number_integer(), file.string(), ":",
-              series.lines, ": expected an object with a step");
-    const auto step = line["step"].get<std::int64_t>();
-    if (series.lines == 1) series.first_step = step;
-    series.last_step = step;
-    if (line.contains("tokens")) series.tokens = line["tokens"].get<std::int64_t>();
-    series.add(step, "", line);
+    try {
+      SSA_CHECK(line.is_object() && line.contains("step") && line["step"].is_number_integer(),
+                "expected an object with a step");
+      const auto step = line["step"].get<std::int64_t>();
+      if (series.lines == 1) series.first_step = step;
+      series.last_step = step;
+      if (line.contains("tokens")) {
+        const Json& tokens = line["tokens"];
+        SSA_CHECK(tokens.is_number_integer(), "tokens: found ", tokens.dump(), ", expected an integer");
+        series.tokens = tokens.get<std::int64_t>();
+      }
+      series.add(step, "", line);
+    } catch (const Error& error) {
+      fail(file, ":", series.lines, ": ", error.what());
+    }
   }
   return series;
 }
@@ -117,7 +135,8 @@ struct LogLines {
 
 LogLines read_log(const fs::path& file) {
   LogLines lines;
-  std::ifstream stream(file);
+  if (!is_present(file)) return lines;
+  std::istringstream stream(read_file(file));
   constexpr std::size_t kLevelAt = std::string_view("2026-01-01 00:00:00 ").size();
   const auto keep = [](std::deque<std::string>& list, const std::string& line) {
     list.push_back(line);
