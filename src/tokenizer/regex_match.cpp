@@ -76,7 +76,7 @@ const unsigned char* Regex::Matcher::match(const Byte* at) {
   std::uint64_t steps = 0;
   while (true) {
     if (++steps > kMaxSteps)
-      fail("tokenizer pattern ", one_line(regex_.pattern_), ": more than ", kMaxSteps, " steps for a match");
+      fail("tokenizer pattern ", with_escapes(regex_.pattern_), ": more than ", kMaxSteps, " steps for a match");
     const Op& op = regex_.ops_[pc];
     bool good = true;
     switch (op.code) {
