@@ -49,12 +49,13 @@ void add_qwen_specials(Tokenizer::Parts& parts) {
   for (std::size_t i = 0; i < 205; ++i) add_special(parts, concat("<|extra_", i, "|>"), ranks + 3 + i);
 }
 
-/// The published rank files, which hold neither special tokens nor a pattern: the number of their ranks tells which it is.
+/// A published rank file. Such files hold neither special tokens nor a pattern; the number of ranks tells which one it
+/// is. Its special tokens are the pairs of text and id in `special` and those that `add_specials` adds.
 struct Published {
   const char* name;
   std::size_t ranks;
   const char* pre_tokenizer;
-  std::vector<std::pair<const char*, std::size_t>> special;  // and those of the next
+  std::vector<std::pair<const char*, std::size_t>> special;
   void (*add_specials)(Tokenizer::Parts& parts) = nullptr;
 };
 const Published kPublished[] = {

@@ -51,8 +51,8 @@ bool drops_first_space(const json& decoder) {
   return drops;
 }
 
-/// Lets the pieces of a SentencePiece BPE end before a space, if its merges do not cross such a place: the ids are those
-/// of the whole text, and the pieces are short.
+/// Lets the pieces of a SentencePiece BPE end before a space, if its merges do not cross such a place: the ids are
+/// those of the whole text, and the pieces are short.
 void cut_at_spaces(Tokenizer::Parts& parts) {
   const auto crosses = [&](const BpeMerge& merge) {
     const std::string& text = parts.texts[static_cast<std::size_t>(merge.result)];
