@@ -449,6 +449,24 @@ TEST_CASE("tokenizer: ranks may have gaps and any order, as for tiktoken") {
   check_error(error_of([&] { ssa::load_tokenizer(path); }), "own.tiktoken: no token for byte 0");
 }
 
+TEST_CASE("tokenizer: a line of a rank file may end with a carriage return, and holds no other one") {
+  const TempDir directory;
+  std::string file;
+  for (int b = 0; b < 256; ++b) file += base64(std::string(1, static_cast<char>(b))) + " " + std::to_string(b) + "\r\n";
+  const std::string path = (directory / "own.tiktoken").string();
+  const auto load_with = [&](const std::string& more) {
+    write_file(path, file + more);
+    return ssa::load_tokenizer(path, {.eos_token = "<|end|>", .pre_tokenizer = "gpt2"});
+  };
+  CHECK(encode(load_with(base64("ab") + " 256\r\n\r\n" + base64("abc") + " 257\r"), "abc ab") ==
+        std::vector<std::int32_t>{257, ' ', 256});
+  for (const char* rank : {" \r\n", " 1\r2\n", " \r256\n", " 256\r\r\n", " +256\n", " -1\n", "  256\n", " 256 \n",
+                           " \n", "\n", " 0x100\n", " 99999999999999999999\n"}) {
+    INFO(json(rank));
+    check_error(error_of([&] { load_with(base64("ab") + rank); }), "own.tiktoken:257: expected a token in base64");
+  }
+}
+
 TEST_CASE("tokenizer: Mistral's tekken.json") {
   const TempDir directory;
   const fs::path path = directory / "tekken.json";
