@@ -7,6 +7,7 @@
 #include <string>
 #include <unordered_map>
 
+#include "ssa/base/error.h"
 #include "ssa/tokenizer/tokenizer.h"
 
 namespace ssa {
@@ -19,6 +20,15 @@ Tokenizer::Parts read_vocab_and_merges(const std::filesystem::path& directory, c
 Tokenizer::Parts read_rank_file(const std::filesystem::path& path, const TokenizerOptions& options);
 
 inline constexpr std::int32_t kMaxVocabulary = 1 << 22;  // larger ids are taken for damage
+
+/// An id of a tokenizer's file. Throws Error, with the parts of `token` first, unless it is a whole number from 0 to
+/// kMaxVocabulary - 1.
+template <class... Token>
+std::int32_t checked_id(const nlohmann::json& id, const Token&... token) {
+  SSA_CHECK(id.is_number_integer() && id >= 0 && id < kMaxVocabulary, token..., " has id ", id.dump(),
+            ", expected 0 to ", kMaxVocabulary - 1);
+  return id.get<std::int32_t>();
+}
 
 /// The name of the tokenizer in a directory: the name of the directory.
 std::string name_of(const std::filesystem::path& directory);

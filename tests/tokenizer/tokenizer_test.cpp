@@ -675,6 +675,10 @@ TEST_CASE("tokenizer: the files next to a tokenizer.json add tokens, as in trans
   CHECK(loads().is_special(640));
   check_error(with("added_tokens.json", {{"word", 5000}}), "tokenizer.json", "\"word\"", "id 5000", "expected 641");
   check_error(with("added_tokens.json", {{"<|endoftext|>", 3}}), "added_tokens.json", "id 3, expected 640");
+  for (const json& id :
+       {json(std::int64_t{1} << 32 | 641), json(INT64_MIN), json(UINT64_MAX), json(1 << 22), json(641.0)})
+    check_error(with("added_tokens.json", {{"word", id}}), "added_tokens.json: token \"word\" has id " + id.dump(),
+                "expected 0 to 4194303");
   const json strips = {{"content", "<|endoftext|>"}, {"special", true}, {"rstrip", true}};
   write_file(directory / "tokenizer_config.json", json{{"added_tokens_decoder", {{"640", strips}}}}.dump());
   CHECK(encode(loads(), "<|endoftext|>  a") == std::vector<std::int32_t>{640, 64});
@@ -762,6 +766,14 @@ TEST_CASE("tokenizer: a post-processor's template is read, and not applied by en
   CHECK(tokenizer.text_template().before == std::vector<std::int32_t>{640});
   CHECK(tokenizer.text_template().after == std::vector<std::int32_t>{641});
   CHECK(encode(tokenizer, "The end") == encode(load("llama3"), "The end"));
+  for (const json& id : {json((std::int64_t{1} << 32) + 640), json(-1), json(0.5)}) {
+    file["post_processor"]["special_tokens"]["<|begin_of_text|>"]["ids"] = {id};
+    write_file(directory / "tokenizer.json", file.dump());
+    check_error(error_of([&] { ssa::load_tokenizer(directory.path().string()); }),
+                (directory / "tokenizer.json").string() +
+                    ": token \"<|begin_of_text|>\" of the post_processor has id " + id.dump(),
+                "expected 0 to 4194303");
+  }
   file["post_processor"].erase("special_tokens");
   write_file(directory / "tokenizer.json", file.dump());
   check_error(error_of([&] { ssa::load_tokenizer(directory.path().string()); }),
