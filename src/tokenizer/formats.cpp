@@ -1,6 +1,7 @@
 #include "src/tokenizer/formats.h"
 
 #include <utility>
+#include <vector>
 
 #include "src/tokenizer/byte_alphabet.h"
 #include "ssa/base/error.h"
@@ -31,10 +32,14 @@ std::int32_t TokenTable::id(const std::string& token) const {
 
 void TokenTable::add_vocab(const json& vocab) {
   SSA_CHECK(vocab.is_object(), file_.string(), ": the vocabulary is not an object of token: id");
-  for (const auto& [token, id] : vocab.items()) {
-    SSA_CHECK(id.is_number_integer() && id >= 0 && id < kMaxVocabulary, file_.string(), ": token \"", token,
-              "\" has id ", id.dump(), ", expected 0 to ", kMaxVocabulary - 1);
-    ids_[token] = id.get<std::int32_t>();
+  std::vector<const std::string*> tokens;  // by id
+  for (const auto& [token, value] : vocab.items()) {
+    const std::int32_t id = checked_id(value, file_.string(), ": token \"", token, "\"");
+    const auto index = static_cast<std::size_t>(id);
+    if (tokens.size() <= index) tokens.resize(index + 1);
+    SSA_CHECK(!tokens[index], file_.string(), ": token \"", token, "\" has id ", id, ", which is the id of \"",
+              *tokens[index], "\", expected different ids");
+    tokens[index] = &ids_.emplace(token, id).first->first;
   }
 }
 

@@ -45,6 +45,7 @@ class TokenTable {
  public:
   explicit TokenTable(std::filesystem::path file) : file_(std::move(file)) {}
 
+  /// Throws Error naming the file for an id that is none, or that two tokens have.
   void add_vocab(const nlohmann::json& vocab);
   /// Appends a merge to `vocabulary`; its rank is its position.
   void add_merge(Bpe::Vocabulary& vocabulary, const std::string& left, const std::string& right) const;

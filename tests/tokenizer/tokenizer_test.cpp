@@ -630,6 +630,8 @@ TEST_CASE("tokenizer: an unsupported component is an error that names it") {
   check_error(error_with("/model/merges/0", "qqq zzz"), path, "qqq zzz");
   check_error(error_with("/model/vocab/!", -3), path, "id -3");
   check_error(error_with("/model/vocab", 3), path, "vocabulary");
+  check_error(error_with("/model/vocab/%", 0), path, "token \"%\" has id 0", "the id of \"!\"",
+              "expected different ids");
   check_error(error_with("/added_tokens/0/id", "x"), path, "<|endoftext|>");
   check_error(error_with("/added_tokens", json::array()), "end-of-text", "--eos-token");
   check_error(error_with("/model", nullptr), path, "model");
