@@ -156,6 +156,15 @@ TEST_CASE("splitter: a pattern that needs too many steps is an error") {
   check_error(error_of([&] { pieces_of(slow, std::string(40, 'a')); }), "steps");
 }
 
+TEST_CASE("splitter: a match that needs too much memory is an error that names the pattern") {
+  ssa::Splitter greedy;
+  greedy.add_regex("(?:[^\n]|\n)+", SplitBehavior::isolated, false);
+  const auto pieces = [&](std::size_t length) { return pieces_of(greedy, std::string(length, 'a')); };
+  CHECK(pieces(1'000'000) == std::vector<std::size_t>{0, 1'000'000});
+  check_error(error_of([&] { pieces(6'000'000); }),
+              "tokenizer pattern (?:[^\\n]|\\n)+: more than 16777216 open alternatives");
+}
+
 TEST_CASE("splitter: the patterns of well-known tokenizers take linear time on equal characters") {
   const std::vector<json> all = cases();
   // Quadratic time, or a level of the stack per character, would show at both lengths.
