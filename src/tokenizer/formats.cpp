@@ -1,5 +1,8 @@
 #include "src/tokenizer/formats.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -23,6 +26,25 @@ void add_token(Tokenizer::Parts& parts, const AddedToken& token) {
   if (parts.texts.size() <= index) parts.texts.resize(index + 1);
   parts.texts[index] = token.content;
   parts.added.push_back(token);
+}
+
+std::string omitted_bytes(const Tokenizer::Parts& parts) {
+  constexpr std::size_t kMostNamed = 8;
+  if (parts.vocabulary.unknown >= 0) return "";
+  std::string named;
+  std::size_t count = 0;
+  for (unsigned byte = 0; byte < 256; ++byte) {
+    const bool in_utf8 = byte != 0xc0 && byte != 0xc1 && byte <= 0xf4;
+    const auto is_byte = [&](const AddedToken& token) {
+      return token.content == std::string(1, static_cast<char>(byte));
+    };
+    if (!in_utf8 || parts.vocabulary.byte_ids[byte] >= 0 ||
+        std::any_of(parts.added.begin(), parts.added.end(), is_byte))
+      continue;
+    if (++count <= kMostNamed) named += fmt::format("{}0x{:02x}", count == 1 ? "" : ", ", byte);
+  }
+  if (count > kMostNamed) named += fmt::format(" and {} more", count - kMostNamed);
+  return named;
 }
 
 std::int32_t TokenTable::id(const std::string& token) const {

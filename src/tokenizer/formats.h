@@ -37,6 +37,10 @@ std::filesystem::path directory_of(const std::filesystem::path& file);
 /// Adds a special or other added token: an entry of the vocabulary that is also found by its text.
 void add_token(Tokenizer::Parts& parts, const AddedToken& token);
 
+/// The bytes of UTF-8 that the tokenizer leaves out of texts because it has neither a token for them nor an unk_token;
+/// empty if there are none. Two examples: "0x0a", and "0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x07, 0x08 and 3 more".
+std::string omitted_bytes(const Tokenizer::Parts& parts);
+
 /// SentencePiece's sign for a space.
 inline constexpr const char* kSpaceMark = "\u2581";
 

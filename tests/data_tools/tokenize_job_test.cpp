@@ -249,6 +249,22 @@ TEST_CASE("tokenize: a signal stops a job with its state saved, and the same opt
   CHECK((files_in(out) == files_in(directory / "whole")));
 }
 
+TEST_CASE("ssa_tokenize: a warning names the bytes that the tokenizer omits") {
+  const TempDir directory;
+  auto tokenizer =
+      nlohmann::json::parse(ssa::read_file(ssa::test::source_dir() / "tests/tokenizer/gpt2.tokenizer.json"));
+  REQUIRE(tokenizer["model"]["vocab"].erase("\u010a") == 1);  // the byte 0x0A
+  tokenizer["model"]["merges"] = nlohmann::json::array();
+  write_file(directory / "tokenizer.json", tokenizer.dump());
+  write_file(directory / "a.jsonl", "{\"text\": \"a\\nb\"}\n");
+  const auto result = ssa::test::run_program(
+      {"ssa_tokenize", "--quiet", "--tokenizer", "tokenizer.json", "--input", "a.jsonl", "--output", "out"},
+      {.directory = directory.path()});
+  CHECK(result.exit_code == ssa::kExitDone);
+  CHECK_THAT(result.err, ssa::test::has("warning: tokenizer tokenizer.json has no token for byte(s) 0x0a, and no "
+                                        "unk_token: texts lose them, as in Hugging Face tokenizers\n"));
+}
+
 TEST_CASE("tokenize: a bad record is reported with file and row under fail, skip and quarantine") {
   TempDir directory;
   const std::string path = (directory / "a.jsonl").string();

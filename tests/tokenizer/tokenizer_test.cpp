@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "src/tokenizer/formats.h"
 #include "ssa/base/error.h"
 #include "ssa/tokenizer/hugging_face_tokenizer.h"
 #include "ssa/tokenizer/utf8.h"
@@ -640,6 +641,32 @@ TEST_CASE("tokenizer: an unsupported component is an error that names it") {
   write_file(directory / "tokenizer.json", "{\"model\": ");
   check_error(error_of([&] { ssa::load_tokenizer(directory.path().string()); }), path, "not valid JSON");
   check_error(error_of([&] { ssa::load_tokenizer((directory / "none").string()); }), "no such file");
+}
+
+TEST_CASE("tokenizer: the bytes that a byte-level tokenizer omits from texts are named") {
+  const json good = json::parse(ssa::read_file(file_of("gpt2")));
+  const TempDir directory;
+  const auto warning = [&](const json& file) {
+    write_file(directory / "tokenizer.json", file.dump());
+    return ssa::omitted_bytes(ssa::read_tokenizer(directory.path().string()));
+  };
+  CHECK(warning(good).empty());
+  json file = good;
+  auto& vocab = file["model"]["vocab"];
+  file["model"]["merges"] = json::array();
+  // U+010A stands for the byte 0x0A. The byte 0xFF does not occur in UTF-8.
+  for (const char* token : {"\u010a", "\u00ff"}) REQUIRE(vocab.erase(token) == 1);
+  CHECK(warning(file) == "0x0a");
+  const ssa::Tokenizer tokenizer = ssa::load_tokenizer(directory.path().string());
+  CHECK(encode(tokenizer, "\n").empty());
+  json added = file;
+  added["added_tokens"].push_back({{"id", vocab.size()}, {"content", "\n"}});
+  CHECK(warning(added).empty());
+  json unknown = file;
+  unknown["model"]["unk_token"] = "!";
+  CHECK(warning(unknown).empty());
+  for (const char* token : {"a", "b", "c", "d", "e", "f", "g", "h"}) vocab.erase(token);
+  CHECK(warning(file) == "0x0a, 0x61, 0x62, 0x63, 0x64, 0x65, 0x66, 0x67 and 1 more");
 }
 
 TEST_CASE("tokenizer: an added token has the id that Hugging Face tokenizers gives it, whatever the file says") {

@@ -87,7 +87,7 @@ class Tokenizer {
 /// vocab.json and merges.txt. Throws Error naming the file and the cause.
 Tokenizer::Parts read_tokenizer(const std::string& path, const TokenizerOptions& options = {});
 
-/// The tokenizer of what read_tokenizer reads.
+/// The tokenizer of what read_tokenizer reads. A warning on stderr names the bytes that it leaves out of texts.
 Tokenizer load_tokenizer(const std::string& path, const TokenizerOptions& options = {});
 
 /// Encodes for one thread. Repeated pre-tokens come from a cache of fixed size (4 MiB).
