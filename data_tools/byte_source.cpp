@@ -27,21 +27,25 @@ struct ByteSource::Decoder {
   bool gzip;
   bool inside = false;  // a member or frame
   z_stream zlib{};
-  ZSTD_DStream* zstd = nullptr;
+  struct Free {
+    void operator()(ZSTD_DStream* stream) const { ZSTD_freeDStream(stream); }
+  };
+  std::unique_ptr<ZSTD_DStream, Free> zstd;
 
   explicit Decoder(bool is_gzip) : gzip(is_gzip) {
     if (gzip) {
       SSA_CHECK(inflateInit2(&zlib, kGzipOnly) == Z_OK, "zlib: cannot start");
     } else {
-      zstd = ZSTD_createDStream();
+      zstd.reset(ZSTD_createDStream());
       SSA_CHECK(zstd, "zstd: cannot start");
       // For files written with `zstd --long=31`. zstd allocates only the window size in the file's header.
-      ZSTD_DCtx_setParameter(zstd, ZSTD_d_windowLogMax, ZSTD_dParam_getBounds(ZSTD_d_windowLogMax).upperBound);
+      const std::size_t result = ZSTD_DCtx_setParameter(zstd.get(), ZSTD_d_windowLogMax,
+                                                        ZSTD_dParam_getBounds(ZSTD_d_windowLogMax).upperBound);
+      SSA_CHECK(!ZSTD_isError(result), "zstd: cannot allow the longest window: ", ZSTD_getErrorName(result));
     }
   }
   ~Decoder() {
     if (gzip) inflateEnd(&zlib);
-    ZSTD_freeDStream(zstd);
   }
   Decoder(const Decoder&) = delete;
   Decoder& operator=(const Decoder&) = delete;
@@ -49,8 +53,8 @@ struct ByteSource::Decoder {
 
 ByteSource::ByteSource(std::filesystem::path path)
     : path_(std::move(path)), buffer_(std::make_unique<char[]>(kBufferBytes)) {
-  fd_ = path_ == "-" ? ::dup(STDIN_FILENO) : ::open(path_.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd_ < 0) {
+  fd_ = Descriptor(path_ == "-" ? ::dup(STDIN_FILENO) : ::open(path_.c_str(), O_RDONLY | O_CLOEXEC));
+  if (fd_.get() < 0) {
     const std::string reason = std::generic_category().message(errno);
     fail(path_.string(), ": cannot open: ", reason);
   }
@@ -65,13 +69,11 @@ ByteSource::ByteSource(std::filesystem::path path)
     decoder_ = std::make_unique<Decoder>(false);
 }
 
-ByteSource::~ByteSource() {
-  if (fd_ >= 0) ::close(fd_);
-}
+ByteSource::~ByteSource() = default;
 
 std::size_t ByteSource::read_file(char* out, std::size_t size) {
   while (true) {
-    const ssize_t got = ::read(fd_, out, size);
+    const ssize_t got = ::read(fd_.get(), out, size);
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) {
       const std::string reason = std::generic_category().message(errno);
@@ -130,7 +132,7 @@ std::size_t ByteSource::read(char* out, std::size_t size) {
       decoder_->inside = true;
       ZSTD_inBuffer in{buffer_.get() + begin_, end_ - begin_, 0};
       ZSTD_outBuffer to{out, size, 0};
-      const std::size_t result = ZSTD_decompressStream(decoder_->zstd, &to, &in);
+      const std::size_t result = ZSTD_decompressStream(decoder_->zstd.get(), &to, &in);
       begin_ += in.pos;
       produced = to.pos;
       if (ZSTD_isError(result))
@@ -165,11 +167,12 @@ void ByteSource::skip(std::uint64_t count) {
     const std::uint64_t buffered = std::min<std::uint64_t>(count, end_ - begin_);
     begin_ += buffered;
     count -= buffered;
-    const off_t size = ::lseek(fd_, 0, SEEK_END);
+    const off_t size = ::lseek(fd_.get(), 0, SEEK_END);
     if (size >= 0) {
       SSA_CHECK(file_bytes_ + count <= static_cast<std::uint64_t>(size), path_.string(), ": ", size,
                 " bytes, expected at least the ", file_bytes_ + count, " that were read before the interruption");
-      SSA_CHECK(::lseek(fd_, static_cast<off_t>(file_bytes_ + count), SEEK_SET) >= 0, path_.string(), ": cannot seek");
+      SSA_CHECK(::lseek(fd_.get(), static_cast<off_t>(file_bytes_ + count), SEEK_SET) >= 0, path_.string(),
+                ": cannot seek");
       file_bytes_ += count;
       return;
     }

@@ -8,6 +8,8 @@
 #include <memory>
 #include <string>
 
+#include "ssa/base/descriptor.h"
+
 namespace ssa {
 
 /// Reads a file, or standard input for "-". gzip and Zstandard are recognized by their first bytes, not by the name;
@@ -39,7 +41,7 @@ class ByteSource {
   void fill();
 
   std::filesystem::path path_;
-  int fd_ = -1;
+  Descriptor fd_;
   std::uint64_t file_bytes_ = 0;
   std::unique_ptr<char[]> buffer_;  // bytes of the file that are not decoded yet: [begin_, end_)
   std::size_t begin_ = 0, end_ = 0;

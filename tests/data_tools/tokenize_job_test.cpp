@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <iterator>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <random>
@@ -12,6 +13,7 @@
 #include <thread>
 #include <vector>
 
+#include "data_tools/byte_source.h"
 #include "ssa/base/error.h"
 #include "ssa/data/dataset.h"
 #include "support/catch.h"
@@ -247,6 +249,16 @@ TEST_CASE("tokenize: a signal stops a job with its state saved, and the same opt
     CHECK(std::system((command + out + " 2>/dev/null").c_str()) == 0);
   }
   CHECK((files_in(out) == files_in(directory / "whole")));
+}
+
+TEST_CASE("ByteSource: an input that opens and cannot be read leaves no file open") {
+  const TempDir directory;
+  const auto open_files = [] {
+    return std::distance(fs::directory_iterator("/proc/self/fd"), fs::directory_iterator());
+  };
+  const auto before = open_files();
+  check_error(error_of([&] { ssa::ByteSource source(directory.path()); }), directory.path().string(), "cannot read");
+  CHECK(open_files() == before);
 }
 
 TEST_CASE("ssa_tokenize: a warning names the bytes that the tokenizer omits") {
