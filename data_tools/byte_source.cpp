@@ -19,6 +19,7 @@ namespace {
 
 constexpr std::size_t kBufferBytes = 1 << 18;
 constexpr int kGzipOnly = 16 + MAX_WBITS;
+constexpr int kIdleMilliseconds = 100;  // after which a pipe is idle
 
 }  // namespace
 
@@ -51,8 +52,8 @@ struct ByteSource::Decoder {
   Decoder& operator=(const Decoder&) = delete;
 };
 
-ByteSource::ByteSource(std::filesystem::path path)
-    : path_(std::move(path)), buffer_(std::make_unique<char[]>(kBufferBytes)) {
+ByteSource::ByteSource(std::filesystem::path path, const Interrupt* interrupt)
+    : path_(std::move(path)), interrupt_(interrupt), buffer_(std::make_unique<char[]>(kBufferBytes)) {
   fd_ = Descriptor(path_ == "-" ? ::dup(STDIN_FILENO) : ::open(path_.c_str(), O_RDONLY | O_CLOEXEC));
   if (fd_.get() < 0) {
     const std::string reason = std::generic_category().message(errno);
@@ -73,6 +74,7 @@ ByteSource::~ByteSource() = default;
 
 std::size_t ByteSource::read_file(char* out, std::size_t size) {
   while (true) {
+    wait_for_bytes(fd_.get(), interrupt_, -1);
     const ssize_t got = ::read(fd_.get(), out, size);
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) {
@@ -144,11 +146,20 @@ std::size_t ByteSource::read(char* out, std::size_t size) {
   }
 }
 
-bool ByteSource::read_fully(std::string& bytes, std::size_t count) {
-  std::size_t filled = bytes.size();
+bool ByteSource::read_fully(std::string& bytes, std::size_t count) { return read_into(bytes, count, false); }
+
+bool ByteSource::read_until_idle(std::string& bytes, std::size_t count) { return read_into(bytes, count, true); }
+
+bool ByteSource::read_into(std::string& bytes, std::size_t count, bool until_idle) {
+  const std::size_t before = bytes.size();
+  std::size_t filled = before;
+  bool idle = false;
   bytes.resize(filled + count);
   try {
     while (filled < bytes.size()) {
+      idle =
+          until_idle && filled > before && begin_ == end_ && !wait_for_bytes(fd_.get(), interrupt_, kIdleMilliseconds);
+      if (idle) break;
       const std::size_t got = read(bytes.data() + filled, bytes.size() - filled);
       if (got == 0) break;
       filled += got;
@@ -157,7 +168,7 @@ bool ByteSource::read_fully(std::string& bytes, std::size_t count) {
     bytes.resize(filled);
     throw;
   }
-  const bool more = filled == bytes.size();
+  const bool more = idle || filled == bytes.size();
   bytes.resize(filled);
   return more;
 }

@@ -112,7 +112,8 @@ class Job {
           return [worker = std::make_shared<TokenizeWorker>(tokenizer_, options_)](ReadBatch&& batch) {
             return worker->tokenize(batch);
           };
-        });
+        },
+        [&] { reader.interrupt(); });
     auto last_checkpoint = Clock::now();
     TokenizedBatch batch;
     bool more = !enough();
