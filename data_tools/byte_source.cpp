@@ -1,7 +1,6 @@
 #include "data_tools/byte_source.h"
 
 #include <fcntl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 #include <zlib.h>
 #include <zstd.h>
@@ -14,13 +13,13 @@
 #include <utility>
 
 #include "ssa/base/error.h"
-#include "ssa/base/signals.h"
 
 namespace ssa {
 namespace {
 
 constexpr std::size_t kBufferBytes = 1 << 18;
 constexpr int kGzipOnly = 16 + MAX_WBITS;
+constexpr int kIdleMilliseconds = 100;  // after which a pipe is idle
 
 }  // namespace
 
@@ -34,36 +33,38 @@ struct ByteSource::Decoder {
   bool gzip;
   bool inside = false;  // a member or frame
   z_stream zlib{};
-  ZSTD_DStream* zstd = nullptr;
+  struct Free {
+    void operator()(ZSTD_DStream* stream) const { ZSTD_freeDStream(stream); }
+  };
+  std::unique_ptr<ZSTD_DStream, Free> zstd;
 
   explicit Decoder(bool is_gzip) : gzip(is_gzip) {
     if (gzip) {
       SSA_CHECK(inflateInit2(&zlib, kGzipOnly) == Z_OK, "zlib: cannot start");
     } else {
-      zstd = ZSTD_createDStream();
+      zstd.reset(ZSTD_createDStream());
       SSA_CHECK(zstd, "zstd: cannot start");
       // For files written with `zstd --long=31`. zstd allocates only the window size in the file's header.
-      ZSTD_DCtx_setParameter(zstd, ZSTD_d_windowLogMax, ZSTD_dParam_getBounds(ZSTD_d_windowLogMax).upperBound);
+      const std::size_t result = ZSTD_DCtx_setParameter(zstd.get(), ZSTD_d_windowLogMax,
+                                                        ZSTD_dParam_getBounds(ZSTD_d_windowLogMax).upperBound);
+      SSA_CHECK(!ZSTD_isError(result), "zstd: cannot allow the longest window: ", ZSTD_getErrorName(result));
     }
   }
   ~Decoder() {
     if (gzip) inflateEnd(&zlib);
-    ZSTD_freeDStream(zstd);
   }
   Decoder(const Decoder&) = delete;
   Decoder& operator=(const Decoder&) = delete;
 };
 
-ByteSource::ByteSource(std::filesystem::path path)
-    : path_(std::move(path)), buffer_(std::make_unique<char[]>(kBufferBytes)) {
-  // Without O_NONBLOCK, the open() of a FIFO waits for a writer and no signal ends the wait.
-  fd_ = path_ == "-" ? ::dup(STDIN_FILENO) : ::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (fd_ < 0) {
+ByteSource::ByteSource(std::filesystem::path path, const Interrupt* interrupt)
+    : path_(std::move(path)), interrupt_(interrupt), buffer_(std::make_unique<char[]>(kBufferBytes)) {
+  // Without O_NONBLOCK, the open() of a FIFO would wait for a writer, and nothing could end the wait.
+  fd_ = Descriptor(path_ == "-" ? ::dup(STDIN_FILENO) : ::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  if (fd_.get() < 0) {
     const std::string reason = std::generic_category().message(errno);
     fail(path_.string(), ": cannot open: ", reason);
   }
-  struct stat info {};
-  waits_ = ::fstat(fd_, &info) == 0 && !S_ISREG(info.st_mode) && !S_ISDIR(info.st_mode);
   while (end_ < 4) {  // a pipe may give fewer bytes at first
     const std::size_t got = read_file(buffer_.get() + end_, kBufferBytes - end_);
     if (got == 0) break;
@@ -75,14 +76,12 @@ ByteSource::ByteSource(std::filesystem::path path)
     decoder_ = std::make_unique<Decoder>(false);
 }
 
-ByteSource::~ByteSource() {
-  if (fd_ >= 0) ::close(fd_);
-}
+ByteSource::~ByteSource() = default;
 
 std::size_t ByteSource::read_file(char* out, std::size_t size) {
   while (true) {
-    if (waits_) wait_for_input(fd_);
-    const ssize_t got = ::read(fd_, out, size);
+    wait_for_bytes(fd_.get(), interrupt_, -1);
+    const ssize_t got = ::read(fd_.get(), out, size);
     if (got < 0 && (errno == EINTR || errno == EAGAIN)) continue;
     if (got < 0) {
       const std::string reason = std::generic_category().message(errno);
@@ -141,7 +140,7 @@ std::size_t ByteSource::read(char* out, std::size_t size) {
       decoder_->inside = true;
       ZSTD_inBuffer in{buffer_.get() + begin_, end_ - begin_, 0};
       ZSTD_outBuffer to{out, size, 0};
-      const std::size_t result = ZSTD_decompressStream(decoder_->zstd, &to, &in);
+      const std::size_t result = ZSTD_decompressStream(decoder_->zstd.get(), &to, &in);
       begin_ += in.pos;
       produced = to.pos;
       if (ZSTD_isError(result))
@@ -153,11 +152,20 @@ std::size_t ByteSource::read(char* out, std::size_t size) {
   }
 }
 
-bool ByteSource::read_fully(std::string& bytes, std::size_t count) {
-  std::size_t filled = bytes.size();
+bool ByteSource::read_fully(std::string& bytes, std::size_t count) { return read_into(bytes, count, false); }
+
+bool ByteSource::read_until_idle(std::string& bytes, std::size_t count) { return read_into(bytes, count, true); }
+
+bool ByteSource::read_into(std::string& bytes, std::size_t count, bool until_idle) {
+  const std::size_t before = bytes.size();
+  std::size_t filled = before;
+  bool idle = false;
   bytes.resize(filled + count);
   try {
     while (filled < bytes.size()) {
+      idle =
+          until_idle && filled > before && begin_ == end_ && !wait_for_bytes(fd_.get(), interrupt_, kIdleMilliseconds);
+      if (idle) break;
       const std::size_t got = read(bytes.data() + filled, bytes.size() - filled);
       if (got == 0) break;
       filled += got;
@@ -166,7 +174,7 @@ bool ByteSource::read_fully(std::string& bytes, std::size_t count) {
     bytes.resize(filled);
     throw;
   }
-  const bool more = filled == bytes.size();
+  const bool more = idle || filled == bytes.size();
   bytes.resize(filled);
   return more;
 }
@@ -176,11 +184,12 @@ void ByteSource::skip(std::uint64_t count) {
     const std::uint64_t buffered = std::min<std::uint64_t>(count, end_ - begin_);
     begin_ += buffered;
     count -= buffered;
-    const off_t size = ::lseek(fd_, 0, SEEK_END);
+    const off_t size = ::lseek(fd_.get(), 0, SEEK_END);
     if (size >= 0) {
       SSA_CHECK(file_bytes_ + count <= static_cast<std::uint64_t>(size), path_.string(), ": ", size,
                 " bytes, expected at least the ", file_bytes_ + count, " that were read before the interruption");
-      SSA_CHECK(::lseek(fd_, static_cast<off_t>(file_bytes_ + count), SEEK_SET) >= 0, path_.string(), ": cannot seek");
+      SSA_CHECK(::lseek(fd_.get(), static_cast<off_t>(file_bytes_ + count), SEEK_SET) >= 0, path_.string(),
+                ": cannot seek");
       file_bytes_ += count;
       return;
     }

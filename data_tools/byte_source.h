@@ -9,17 +9,19 @@
 #include <optional>
 #include <string>
 
+#include "data_tools/interrupt.h"
+#include "ssa/base/descriptor.h"
+
 namespace ssa {
 
 /// Bytes of an input file on disk; nullopt for "-" and for a FIFO, whose size nobody knows.
 std::optional<std::uint64_t> input_size(const std::filesystem::path& path);
 
 /// Reads a file, or standard input for "-". gzip and Zstandard are recognized by their first bytes, not by the name;
-/// consecutive members or frames are one stream. Members that read throw StoppedBySignal, which is not an Error, if a
-/// stop signal arrives while they wait for the writer of a pipe or FIFO.
+/// consecutive members or frames are one stream. Every member that reads throws Interrupted once `interrupt` is raised.
 class ByteSource {
  public:
-  explicit ByteSource(std::filesystem::path path);
+  explicit ByteSource(std::filesystem::path path, const Interrupt* interrupt = nullptr);
   ~ByteSource();
   ByteSource(const ByteSource&) = delete;
   ByteSource& operator=(const ByteSource&) = delete;
@@ -31,6 +33,9 @@ class ByteSource {
   /// read() does, the bytes before the damage have been appended.
   bool read_fully(std::string& bytes, std::size_t count);
 
+  /// The same, but once there is something it does not wait for more from an idle pipe: it returns true.
+  bool read_until_idle(std::string& bytes, std::size_t count);
+
   /// Skips `count` decompressed bytes. Throws Error if the stream is shorter.
   void skip(std::uint64_t count);
 
@@ -41,11 +46,12 @@ class ByteSource {
   struct Decoder;
 
   std::size_t read_file(char* out, std::size_t size);
+  bool read_into(std::string& bytes, std::size_t count, bool until_idle);
   void fill();
 
   std::filesystem::path path_;
-  int fd_ = -1;
-  bool waits_ = false;  // a read may have to wait for a writer
+  const Interrupt* interrupt_;
+  Descriptor fd_;
   std::uint64_t file_bytes_ = 0;
   std::unique_ptr<char[]> buffer_;  // bytes of the file that are not decoded yet: [begin_, end_)
   std::size_t begin_ = 0, end_ = 0;

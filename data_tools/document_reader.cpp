@@ -87,6 +87,18 @@ std::size_t start_of_lines(std::string_view bytes) {
   return mark;
 }
 
+// foreign_kind() looks at no more bytes, after white space.
+constexpr std::size_t kKindBytes = 64;
+
+/// Whether more bytes would change nothing of what start_of_lines() finds: the first line that is not blank is complete,
+/// and long enough or the start of an object, which no other kind of file has.
+bool start_is_known(std::string_view bytes) {
+  const std::size_t mark = bytes.starts_with("\xef\xbb\xbf") ? 3 : 0;
+  const std::size_t text = bytes.find_first_not_of(" \t\r\n", mark);
+  return bytes.find('\n', text) != bytes.npos &&
+         (bytes.size() - text >= kKindBytes || (bytes[text] == '{' && bytes.size() >= 8));
+}
+
 /// Whether a .json file holds JSON lines with this field: whether its first line is an object that has it.
 bool holds_records(const fs::path& file, const std::string& field) {
   try {
@@ -179,8 +191,8 @@ namespace {
 /// JSONL: a record per line.
 class LineFile : public RecordFile {
  public:
-  LineFile(const fs::path& path, const InputPlace& start)
-      : source_(path), json_name_(is_json_name(path)), first_(start.offset == 0) {
+  LineFile(const fs::path& path, const InputPlace& start, const Interrupt& interrupt)
+      : source_(path, &interrupt), json_name_(is_json_name(path)), first_(start.offset == 0) {
     source_.skip(start.offset);
   }
 
@@ -190,10 +202,11 @@ class LineFile : public RecordFile {
     bytes.swap(rest_);
     rest_.clear();
     std::size_t last_newline = std::string::npos;
-    while (!done_ && last_newline == std::string::npos) {
+    const auto start_is_open = [&] { return first_ && bytes.size() < kBatchBytes && !start_is_known(bytes); };
+    while (!done_ && (last_newline == std::string::npos || start_is_open())) {
       if (bytes.size() > kMaxDocumentBytes) return too_long(batch, place);
       try {  // the size doubles, so that a long line is searched in linear time
-        done_ = !source_.read_fully(bytes, std::max(kBatchBytes, bytes.size()));
+        done_ = !source_.read_until_idle(bytes, std::max(kBatchBytes, bytes.size()));
       } catch (const Error& error) {  // the lines before the damage are good
         const std::size_t end = bytes.rfind('\n');
         if (end == std::string::npos) throw;
@@ -269,7 +282,8 @@ class LineFile : public RecordFile {
 /// Text whose documents are separated by blank lines.
 class BlankLineFile : public RecordFile {
  public:
-  BlankLineFile(const fs::path& path, const InputPlace& start) : source_(path), first_(start.offset == 0) {
+  BlankLineFile(const fs::path& path, const InputPlace& start, const Interrupt& interrupt)
+      : source_(path, &interrupt), first_(start.offset == 0) {
     source_.skip(start.offset);
   }
 
@@ -280,7 +294,8 @@ class BlankLineFile : public RecordFile {
       rest_.clear();
       if (!done_) {
         SSA_CHECK(bytes.size() <= kMaxDocumentBytes, "a document of more than ", kMaxDocumentBytes, " bytes");
-        done_ = !source_.read_fully(bytes, std::max(kBatchBytes, bytes.size()));
+        do done_ = !source_.read_until_idle(bytes, std::max(kBatchBytes, bytes.size()));
+        while (!done_ && first_ && bytes.size() < kKindBytes);
       }
       // Documents end before a blank line; what has no end yet waits for more.
       std::size_t begin = first_ ? start_of_text(bytes) : 0, line = begin;
@@ -323,7 +338,8 @@ class BlankLineFile : public RecordFile {
 /// Text that is one document.
 class WholeFile : public RecordFile {
  public:
-  WholeFile(const fs::path& path, const InputPlace& start) : source_(path), done_(start.row > 0) {}
+  WholeFile(const fs::path& path, const InputPlace& start, const Interrupt& interrupt)
+      : source_(path, &interrupt), done_(start.row > 0) {}
 
   bool next(RawBatch& batch, InputPlace& place) override {
     if (done_) return false;
@@ -399,12 +415,12 @@ DocumentReader::~DocumentReader() = default;
 std::unique_ptr<RecordFile> DocumentReader::open(InputPlace start) const {
   const fs::path& path = options_.files[start.file];
   switch (kind_of(path, options_)) {
-    case InputKind::jsonl: return std::make_unique<LineFile>(path, start);
+    case InputKind::jsonl: return std::make_unique<LineFile>(path, start, interrupt_);
     case InputKind::parquet: return std::make_unique<ParquetFile>(path, options_, start);
     case InputKind::text: break;
   }
-  if (options_.split_blank_lines) return std::make_unique<BlankLineFile>(path, start);
-  return std::make_unique<WholeFile>(path, start);
+  if (options_.split_blank_lines) return std::make_unique<BlankLineFile>(path, start, interrupt_);
+  return std::make_unique<WholeFile>(path, start, interrupt_);
 }
 
 bool DocumentReader::next(RawBatch& batch) {

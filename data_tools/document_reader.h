@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "data_tools/interrupt.h"
 #include "data_tools/json_line.h"
 
 namespace ssa {
@@ -80,11 +81,16 @@ class DocumentReader {
 
   /// Reads about a megabyte, or one larger document. False when all inputs are done. Damage is a fault record, and
   /// reading continues with the next row group of a Parquet file, or with the next file.
+  /// From a pipe that becomes idle, the documents that have arrived completely are a batch.
   bool next(RawBatch& batch);
+
+  /// Makes next() throw Interrupted, also one that waits for input in another thread.
+  void interrupt() noexcept { interrupt_.raise(); }
 
  private:
   std::unique_ptr<RecordFile> open(InputPlace start) const;
 
+  Interrupt interrupt_;
   InputOptions options_;
   InputPlace place_;
   std::unique_ptr<RecordFile> file_;

@@ -26,9 +26,11 @@ class OrderedPipeline {
   enum class Got { item, end, nothing_yet };
 
   /// `make_work` is called once on each working thread. In has a member function size_t cost(). The items in flight
-  /// cost at most `budget` in total, unless there is only one.
-  OrderedPipeline(std::size_t workers, std::size_t budget, Read read, std::function<Work()> make_work)
-      : budget_(budget) {
+  /// cost at most `budget` in total, unless there is only one. The destructor waits for the
+  /// threads; first it calls `interrupt`, which must make a `read` that waits for input return or throw, and not throw.
+  OrderedPipeline(std::size_t workers, std::size_t budget, Read read, std::function<Work()> make_work,
+                  std::function<void()> interrupt)
+      : budget_(budget), interrupt_(std::move(interrupt)) {
     threads_.emplace_back([this, read = std::move(read)] { read_all(read); });
     for (std::size_t i = 0; i < workers; ++i) threads_.emplace_back([this, make_work] { work_all(make_work); });
   }
@@ -40,6 +42,7 @@ class OrderedPipeline {
     }
     room_.notify_all();
     waiting_.notify_all();
+    interrupt_();
     for (std::thread& thread : threads_) thread.join();
   }
   OrderedPipeline(const OrderedPipeline&) = delete;
@@ -135,6 +138,7 @@ class OrderedPipeline {
   }
 
   const std::size_t budget_;
+  const std::function<void()> interrupt_;
   std::mutex mutex_;
   std::condition_variable room_, waiting_, done_;
   std::deque<Item> queue_;

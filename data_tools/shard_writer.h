@@ -32,8 +32,8 @@ class ShardWriter {
   ShardWriter(const ShardWriter&) = delete;
   ShardWriter& operator=(const ShardWriter&) = delete;
 
-  /// Appends one document, of `text_bytes` UTF-8 bytes, to a new shard if the open one has shard_tokens already. Returns
-  /// whether a shard ended.
+  /// Appends one document, of `text_bytes` UTF-8 bytes, to a new shard if the open one has shard_tokens already.
+  /// Returns whether a shard ended.
   bool add(std::span<const std::int32_t> ids, std::int64_t text_bytes);
 
   /// Makes everything added so far durable and returns the state that continues after it. The caller saves that state

@@ -32,7 +32,6 @@ namespace {
 
 constexpr std::size_t kBudgetPerWorker = 8 << 20;  // raw bytes in flight
 constexpr int kShownFaults = 20;
-constexpr const char* kStateDraft = ".job.json.tmp";  // what replace_file() writes first
 constexpr auto kCheckpointInterval = std::chrono::seconds(10);
 
 struct ReadBatch : RawBatch {
@@ -113,7 +112,8 @@ class Job {
           return [worker = std::make_shared<TokenizeWorker>(tokenizer_, options_)](ReadBatch&& batch) {
             return worker->tokenize(batch);
           };
-        });
+        },
+        [&] { reader.interrupt(); });
     auto last_checkpoint = Clock::now();
     TokenizedBatch batch;
     bool more = !enough();
@@ -125,12 +125,7 @@ class Job {
         return report_;
       }
       using Got = decltype(pipeline)::Got;
-      Got got = Got::nothing_yet;
-      try {
-        got = pipeline.next(batch, std::chrono::milliseconds(100));
-      } catch (const StoppedBySignal&) {  // of the reading thread, which waited for a writer
-        continue;
-      }
+      const Got got = pipeline.next(batch, std::chrono::milliseconds(100));
       if (got == Got::end) break;
       if (got == Got::item) {
         bool shard_ended = false;
@@ -157,14 +152,14 @@ class Job {
            static_cast<std::uint64_t>(report_.documents + report_.validation_documents) >= options_.max_documents;
   }
 
-  static void check_new(const fs::path& directory) {
+  void check_new(const fs::path& directory) const {
     if (fs::exists(directory / "dataset.json"))
       fail_usage("--output ", directory.string(), ": holds a finished dataset already");
     for (const auto& entry : fs::directory_iterator(directory)) {
       // A job that was killed at its start leaves at most its directories and the draft of its state.
       const std::string name = entry.path().filename().string();
-      const bool ours =
-          name == kStateDraft || name == ".lock" || ((name == "train" || name == "validation") && fs::is_empty(entry));
+      const bool ours = name == draft_of(state_file()).filename() || name == ".lock" ||
+                        ((name == "train" || name == "validation") && fs::is_empty(entry));
       if (!ours)
         fail_usage("--output ", directory.string(), ": not empty (", name,
                    "), and holds no interrupted job: expected a new directory");
@@ -253,7 +248,7 @@ class Job {
       validation_->clean();
     }
     fs::remove(state_file());
-    fs::remove(options_.output / kStateDraft);
+    fs::remove(draft_of(state_file()));
     sync_directory(options_.output);
   }
 

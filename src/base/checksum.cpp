@@ -2,22 +2,32 @@
 
 #include <xxhash.h>
 
-#include <cstdint>
 #include <new>
 
 namespace ssa {
 namespace {
 
-std::string to_hex(std::uint64_t hash) {
-  constexpr char kDigits[] = "0123456789abcdef";
-  std::string text(16, '0');
-  for (std::size_t i = text.size(); i-- > 0; hash >>= 4) text[i] = kDigits[hash & 15];
-  return text;
+std::string hex_of(XXH64_hash_t hash) {
+  XXH64_canonical_t bytes;
+  XXH64_canonicalFromHash(&bytes, hash);
+  return to_hex(&bytes, sizeof bytes);
 }
 
 }  // namespace
 
-std::string xxh3_hex(const void* data, std::size_t bytes) { return to_hex(XXH3_64bits(data, bytes)); }
+std::string to_hex(const void* data, std::size_t bytes) {
+  constexpr char kDigits[] = "0123456789abcdef";
+  const auto* const values = static_cast<const unsigned char*>(data);
+  std::string text;
+  text.reserve(2 * bytes);
+  for (std::size_t i = 0; i < bytes; ++i) {
+    text += kDigits[values[i] >> 4];
+    text += kDigits[values[i] & 15];
+  }
+  return text;
+}
+
+std::string xxh3_hex(const void* data, std::size_t bytes) { return hex_of(XXH3_64bits(data, bytes)); }
 
 void Xxh3::Free::operator()(XXH3_state_s* state) const { XXH3_freeState(state); }
 
@@ -26,6 +36,6 @@ Xxh3::Xxh3() : state_(XXH3_createState()) {
 }
 
 void Xxh3::update(const void* data, std::size_t bytes) { XXH3_64bits_update(state_.get(), data, bytes); }
-std::string Xxh3::hex() const { return to_hex(XXH3_64bits_digest(state_.get())); }
+std::string Xxh3::hex() const { return hex_of(XXH3_64bits_digest(state_.get())); }
 
 }  // namespace ssa

@@ -262,11 +262,6 @@ std::filesystem::path linked_file(std::filesystem::path path) {
   return path;
 }
 
-/// What replace_file() writes before it renames it to `path`.
-std::filesystem::path draft_of(const std::filesystem::path& path) {
-  return parent_of(path) / fmt::format(".{}.tmp", path.filename().string());
-}
-
 /// A terminal, /dev/null: a rename would put a file in the place of the device.
 bool is_device(const std::filesystem::path& path) {
   std::error_code none;
@@ -274,6 +269,10 @@ bool is_device(const std::filesystem::path& path) {
 }
 
 }  // namespace
+
+std::filesystem::path draft_of(const std::filesystem::path& path) {
+  return parent_of(path) / fmt::format(".{}.tmp", path.filename().string());
+}
 
 void check_replaceable(const std::filesystem::path& path) {
   check_output_file(path);

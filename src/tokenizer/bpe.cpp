@@ -34,8 +34,8 @@ Bpe::Bpe(Vocabulary vocabulary) : vocabulary_(std::move(vocabulary)) {
   for (const auto& [c, id] : vocabulary_.characters)
     if (c < character_ids_.size()) character_ids_[c] = id;
   fill_table();
-  if (has_merges() && character_ids_.empty()) find_early_characters();
-  if (has_merges()) drop_whole_that_merge();
+  if (has_merges() && character_ids_.empty()) find_premerged_characters();
+  if (has_merges()) drop_redundant_whole_tokens();
   for (const auto& [text, id] : vocabulary_.whole) longest_whole_ = std::max(longest_whole_, text.size());
 }
 
@@ -58,7 +58,7 @@ void Bpe::fill_table() {
 
 /// Most whole pieces are what merging makes of them too, and no piece of valid UTF-8 is a part of a character. Without
 /// these, few pieces have to be looked up.
-void Bpe::drop_whole_that_merge() {
+void Bpe::drop_redundant_whole_tokens() {
   IdBuffer ids;
   Scratch scratch;
   std::erase_if(vocabulary_.whole, [&](const auto& entry) {
@@ -90,12 +90,12 @@ std::size_t Bpe::characters_to_symbols(std::string_view piece, std::int32_t* ids
   return count;
 }
 
-std::size_t Bpe::early_to_symbols(std::string_view piece, std::int32_t* ids) const {
+std::size_t Bpe::premerged_to_symbols(std::string_view piece, std::int32_t* ids) const {
   std::size_t count = 0;
   const auto* const begin = reinterpret_cast<const unsigned char*>(piece.data());
   const auto* const end = begin + piece.size();
   const auto* p = begin;
-  const auto allowed = [&](const EarlyNeighbors& neighbors, const unsigned char* start, const unsigned char* stop) {
+  const auto allowed = [&](const PremergedNeighbors& neighbors, const unsigned char* start, const unsigned char* stop) {
     if (start != begin && !(start[-1] < 0x80 ? neighbors.before_ascii : neighbors.before >> (start[-1] & 63) & 1))
       return false;
     return stop == end || (*stop < 0x80 ? neighbors.after_ascii : neighbors.after >> (*stop & 63) & 1);
@@ -107,9 +107,9 @@ std::size_t Bpe::early_to_symbols(std::string_view piece, std::int32_t* ids) con
     }
     const unsigned char* const start = p;
     const std::uint32_t c = next_code_point(p);
-    const EarlyCharacter early = c < kTableCharacters ? early_[c] : EarlyCharacter();
-    if (early.id >= 0 && allowed(early_neighbors_[early.neighbors], start, p))
-      ids[count++] = early.id;
+    const PremergedCharacter premerged = c < kTableCharacters ? premerged_[c] : PremergedCharacter();
+    if (premerged.id >= 0 && allowed(premerged_neighbors_[premerged.neighbors], start, p))
+      ids[count++] = premerged.id;
     else
       for (const unsigned char* byte = start; byte != p; ++byte) ids[count++] = vocabulary_.byte_ids[*byte];
   }
@@ -117,7 +117,7 @@ std::size_t Bpe::early_to_symbols(std::string_view piece, std::int32_t* ids) con
 }
 
 std::size_t Bpe::to_symbols(std::string_view piece, std::int32_t* ids) const {
-  if (!early_.empty()) return early_to_symbols(piece, ids);
+  if (!premerged_.empty()) return premerged_to_symbols(piece, ids);
   if (!character_ids_.empty()) return characters_to_symbols(piece, ids);
   std::size_t count = 0;
   bool after_unknown = false;
@@ -161,8 +161,8 @@ void Bpe::merge(std::string_view piece, IdBuffer& out, Scratch& scratch) const {
 
 /// Merges the `count` symbols at `ids`, which is the end of `out`, and appends what remains of them.
 void Bpe::merge_short(std::int32_t* ids, std::size_t count, IdBuffer& out) const {
-  // Of the merge of symbol i and the one after it: rank * kIndexes + i, so that the lowest is the leftmost of the lowest
-  // rank; UINT32_MAX where there is none.
+  // Of the merge of symbol i and the one after it: rank * kIndexes + i, so that the lowest is the leftmost of the
+  // lowest rank; UINT32_MAX where there is none.
   std::uint32_t keys[kShort];
   std::int32_t results[kShort];
   std::uint8_t next[kShort], previous[kShort];

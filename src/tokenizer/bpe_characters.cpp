@@ -5,8 +5,8 @@
 // may stand before it, and of its last symbol with what may stand after it. Then starting from the token gives the same
 // ids, if also no merge of the token itself has a lower rank than the merges that make it: such a merge would happen
 // earlier than it does from bytes. What stands before a character ends with the last byte of another one, and what
-// stands after it begins with a first byte. Vocabularies hold tokens of one and a half characters, so the answer depends
-// on these bytes.
+// stands after it begins with a first byte. Vocabularies hold tokens of one and a half characters, so the answer
+// depends on these bytes.
 #include <algorithm>
 #include <array>
 #include <cstdint>
@@ -80,8 +80,8 @@ struct NeighborRanks {
 
 }  // namespace
 
-/// Merges the bytes of a character; step(rank, first, last) is called before each merge with its rank and the symbols at
-/// the ends. The token, or -1 if more than one is left.
+/// Merges the bytes of a character; step(rank, first, last) is called before each merge with its rank and the symbols
+/// at the ends. The token, or -1 if more than one is left.
 template <class Step>
 std::int32_t Bpe::merge_character(std::uint32_t c, Step&& step) const {
   std::string bytes;
@@ -101,7 +101,7 @@ std::int32_t Bpe::merge_character(std::uint32_t c, Step&& step) const {
   return symbols[0];
 }
 
-void Bpe::find_early_characters() {
+void Bpe::find_premerged_characters() {
   const auto& byte_ids = vocabulary_.byte_ids;
   std::int32_t most = *std::max_element(byte_ids.begin(), byte_ids.end());
   for (const BpeMerge& merge : vocabulary_.merges) most = std::max({most, merge.left, merge.right, merge.result});
@@ -133,10 +133,10 @@ void Bpe::find_early_characters() {
       it->second.add(first, merge.rank);
   }
 
-  early_.resize(kTableCharacters);
+  premerged_.resize(kTableCharacters);
   std::map<std::array<std::uint64_t, 3>, std::size_t> known;
   each_character([&](std::uint32_t c) {
-    EarlyNeighbors neighbors{.before = ~std::uint64_t{0}, .after = ~std::uint64_t{0}};
+    PremergedNeighbors neighbors{.before = ~std::uint64_t{0}, .after = ~std::uint64_t{0}};
     std::uint32_t highest = 0;
     const std::int32_t token = merge_character(c, [&](std::uint32_t rank, std::int32_t first, std::int32_t last) {
       highest = std::max(highest, rank);
@@ -146,9 +146,9 @@ void Bpe::find_early_characters() {
     if (token < 0 || lowest[static_cast<std::size_t>(token)] <= highest) return;
     const std::array<std::uint64_t, 3> key{neighbors.before, neighbors.after,
                                            neighbors.before_ascii + std::uint64_t{2} * neighbors.after_ascii};
-    const auto [it, inserted] = known.try_emplace(key, early_neighbors_.size());
-    if (inserted) early_neighbors_.push_back(neighbors);
-    early_[c] = {token, static_cast<std::uint32_t>(it->second)};
+    const auto [it, inserted] = known.try_emplace(key, premerged_neighbors_.size());
+    if (inserted) premerged_neighbors_.push_back(neighbors);
+    premerged_[c] = {token, static_cast<std::uint32_t>(it->second)};
   });
 }
 

@@ -1,6 +1,10 @@
 #include "src/tokenizer/formats.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "src/tokenizer/byte_alphabet.h"
 #include "ssa/base/error.h"
@@ -24,6 +28,25 @@ void add_token(Tokenizer::Parts& parts, const AddedToken& token) {
   parts.added.push_back(token);
 }
 
+std::string omitted_bytes(const Tokenizer::Parts& parts) {
+  constexpr std::size_t kMostNamed = 8;
+  if (parts.vocabulary.unknown >= 0) return "";
+  std::string named;
+  std::size_t count = 0;
+  for (unsigned byte = 0; byte < 256; ++byte) {
+    const bool in_utf8 = byte != 0xc0 && byte != 0xc1 && byte <= 0xf4;
+    const auto is_byte = [&](const AddedToken& token) {
+      return token.content == std::string(1, static_cast<char>(byte));
+    };
+    if (!in_utf8 || parts.vocabulary.byte_ids[byte] >= 0 ||
+        std::any_of(parts.added.begin(), parts.added.end(), is_byte))
+      continue;
+    if (++count <= kMostNamed) named += fmt::format("{}0x{:02x}", count == 1 ? "" : ", ", byte);
+  }
+  if (count > kMostNamed) named += fmt::format(" and {} more", count - kMostNamed);
+  return named;
+}
+
 std::int32_t TokenTable::id(const std::string& token) const {
   const auto it = ids_.find(token);
   return it == ids_.end() ? -1 : it->second;
@@ -31,10 +54,14 @@ std::int32_t TokenTable::id(const std::string& token) const {
 
 void TokenTable::add_vocab(const json& vocab) {
   SSA_CHECK(vocab.is_object(), file_.string(), ": the vocabulary is not an object of token: id");
-  for (const auto& [token, id] : vocab.items()) {
-    SSA_CHECK(id.is_number_integer() && id >= 0 && id < kMaxVocabulary, file_.string(), ": token \"", token,
-              "\" has id ", id.dump(), ", expected 0 to ", kMaxVocabulary - 1);
-    ids_[token] = id.get<std::int32_t>();
+  std::vector<const std::string*> tokens;  // by id
+  for (const auto& [token, value] : vocab.items()) {
+    const std::int32_t id = checked_id(value, file_.string(), ": token \"", token, "\"");
+    const auto index = static_cast<std::size_t>(id);
+    if (tokens.size() <= index) tokens.resize(index + 1);
+    SSA_CHECK(!tokens[index], file_.string(), ": token \"", token, "\" has id ", id, ", which is the id of \"",
+              *tokens[index], "\", expected different ids");
+    tokens[index] = &ids_.emplace(token, id).first->first;
   }
 }
 

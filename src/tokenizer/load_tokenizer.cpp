@@ -1,6 +1,8 @@
 // Chooses the reader of a tokenizer by the files that are there.
+#include <cstdio>
 #include <filesystem>
 #include <string>
+#include <utility>
 
 #include "src/tokenizer/formats.h"
 #include "src/tokenizer/sha256.h"
@@ -60,7 +62,13 @@ Tokenizer::Parts read_tokenizer(const std::string& path, const TokenizerOptions&
 }
 
 Tokenizer load_tokenizer(const std::string& path, const TokenizerOptions& options) {
-  return Tokenizer(read_tokenizer(path, options));
+  Tokenizer::Parts parts = read_tokenizer(path, options);
+  if (const std::string bytes = omitted_bytes(parts); !bytes.empty())
+    std::fprintf(stderr,
+                 "warning: tokenizer %s has no token for byte(s) %s, and no unk_token: texts lose them, as in Hugging "
+                 "Face tokenizers\n",
+                 path.c_str(), bytes.c_str());
+  return Tokenizer(std::move(parts));
 }
 
 }  // namespace ssa

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "src/tokenizer/json_component.h"
+#include "src/tokenizer/regex_parser.h"
 #include "ssa/base/error.h"
 
 namespace ssa {
@@ -19,7 +20,8 @@ constexpr std::string_view kGpt2Pattern =
 constexpr std::string_view kGpt2PatternGrouped =
     R"('(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 constexpr std::string_view kLlama3Pattern =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|)"
+    R"(\s*[\r\n]+|\s+(?!\S)|\s+)";
 constexpr std::string_view kQwen2Pattern =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 constexpr std::string_view kO200kPattern =
@@ -37,15 +39,8 @@ constexpr std::string_view kDeepseekWords =
     R"([!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|)"
     R"(\s*[\r\n]+|\s+(?!\S)|\s+)";
 
-/// Some files hold the line ends of their patterns themselves, others as escapes.
-std::string with_escapes(const std::string& pattern) {
-  std::string out;
-  for (const char c : pattern) out += c == '\n' ? "\\n" : c == '\r' ? "\\r" : std::string(1, c);
-  return out;
-}
-
 void add_regex(Splitter& splitter, const std::string& text, SplitBehavior behavior, bool invert) {
-  const std::string pattern = with_escapes(text);
+  const std::string pattern = with_escapes(text);  // some files hold line ends themselves, others their escapes
   if (behavior == SplitBehavior::isolated) {
     if (pattern == kDeepseekNumbers) return splitter.add_number_groups(3);
     if (pattern == kDeepseekHanKana) return splitter.add_han_kana();

@@ -1,9 +1,11 @@
 // Reads a tiktoken rank file: a line per token, its bytes in base64 and its rank.
 #include <algorithm>
+#include <charconv>
 #include <cstdint>
 #include <iterator>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -49,12 +51,13 @@ void add_qwen_specials(Tokenizer::Parts& parts) {
   for (std::size_t i = 0; i < 205; ++i) add_special(parts, concat("<|extra_", i, "|>"), ranks + 3 + i);
 }
 
-/// The published rank files, which hold neither special tokens nor a pattern: the number of their ranks tells which it is.
+/// A published rank file. Such files hold neither special tokens nor a pattern; the number of ranks tells which one it
+/// is. Its special tokens are the pairs of text and id in `special` and those that `add_specials` adds.
 struct Published {
   const char* name;
   std::size_t ranks;
   const char* pre_tokenizer;
-  std::vector<std::pair<const char*, std::size_t>> special;  // and those of the next
+  std::vector<std::pair<const char*, std::size_t>> special;
   void (*add_specials)(Tokenizer::Parts& parts) = nullptr;
 };
 const Published kPublished[] = {
@@ -108,16 +111,18 @@ Tokenizer::Parts read_rank_file(const fs::path& path, const TokenizerOptions& op
   for (std::size_t start = 0, number = 1; start < file.size(); ++number) {
     std::size_t end = file.find('\n', start);
     if (end == file.npos) end = file.size();
-    const std::string_view line(file.data() + start, end - start);
+    std::string_view line(file.data() + start, end - start);
     start = end + 1;
+    if (line.ends_with('\r')) line.remove_suffix(1);
     if (line.empty()) continue;
     const std::size_t space = line.find(' ');
     const std::string bytes = base64_decode(line.substr(0, space));
-    const bool is_rank = space != line.npos && line.size() > space + 1 && line.size() < space + 10 &&
-                         line.find_first_not_of("0123456789\r", space + 1) == line.npos;
-    SSA_CHECK(!bytes.empty() && is_rank, path.string(), ":", number,
-              ": expected a token in base64, a space and its rank");
-    const int rank = std::stoi(std::string(line.substr(space + 1)));
+    const std::string_view digits = line.substr(space == line.npos ? line.size() : space + 1);
+    const char* const digits_end = digits.data() + digits.size();
+    std::int32_t rank = -1;
+    const auto read = std::from_chars(digits.data(), digits_end, rank);
+    SSA_CHECK(!bytes.empty() && read.ec == std::errc() && read.ptr == digits_end && rank >= 0, path.string(), ":",
+              number, ": expected a token in base64, a space and its rank");
     SSA_CHECK(rank < kMaxVocabulary, path.string(), ":", number, ": rank ", rank, ", expected at most ",
               kMaxVocabulary - 1);
     const auto [it, is_new] = lines.emplace(rank, number);

@@ -21,9 +21,9 @@ class Regex {
   /// Throws Error naming the pattern, the construct and its column.
   explicit Regex(const std::string& pattern);
 
-  /// Calls use(from, to) for the matches in valid UTF-8, in order, as Hugging Face's iterator finds them: an empty match
-  /// counts unless it is where the match before ended. Threads may share a Regex. Throws Error if a match needs more
-  /// than a billion steps.
+  /// Calls use(from, to) for the matches in valid UTF-8, in order, as Hugging Face's iterator finds them: an empty
+  /// match counts unless it is where the match before ended. Threads may share a Regex. Throws Error if a match needs
+  /// more than a billion steps, or 512 MiB for the alternatives that are still open.
   template <class Use>
   void each_match(const unsigned char* begin, const unsigned char* end, Use&& use) const {
     Matcher matcher(*this, begin, end);

@@ -172,7 +172,11 @@ class RegexCompiler {
     }
     const bool possessive = node.mode == RegexNode::Mode::possessive, lazy = node.mode == RegexNode::Mode::lazy;
     if (possessive) add({.code = Code::atomic_begin});
-    for (std::uint32_t i = 0; i < node.min; ++i) emit(child);
+    for (std::uint32_t i = 0; i < node.min; ++i) {
+      const std::uint32_t before = here();
+      emit(child);
+      if (here() == before) break;  // empty: more of it is the same, and no limit of operations would end the loop
+    }
     const std::uint32_t first = lazy ? Regex::kNone : first_index(child);
     std::vector<std::uint32_t> splits;
     const auto enter = [&] {

@@ -11,6 +11,7 @@ namespace ssa {
 namespace {
 
 constexpr std::uint64_t kMaxSteps = 1'000'000'000;
+constexpr std::size_t kMaxOpen = 1 << 24;  // alternatives of a match: 512 MiB
 
 }  // namespace
 
@@ -71,12 +72,18 @@ const unsigned char* Regex::Matcher::match(const Byte* at) {
     stack_.pop_back();
     return mark;
   };
+  const auto keep = [&](const Entry& entry) {
+    if (stack_.size() == kMaxOpen)
+      fail("tokenizer pattern ", with_escapes(regex_.pattern_), ": more than ", kMaxOpen,
+           " open alternatives for a match");
+    stack_.push_back(entry);
+  };
   stack_.clear();
   std::uint32_t pc = 0;
   std::uint64_t steps = 0;
   while (true) {
     if (++steps > kMaxSteps)
-      fail("tokenizer pattern ", one_line(regex_.pattern_), ": more than ", kMaxSteps, " steps for a match");
+      fail("tokenizer pattern ", with_escapes(regex_.pattern_), ": more than ", kMaxSteps, " steps for a match");
     const Op& op = regex_.ops_[pc];
     bool good = true;
     switch (op.code) {
@@ -97,7 +104,7 @@ const unsigned char* Regex::Matcher::match(const Byte* at) {
         while (count < op.min && take(set, at)) ++count;
         good = count == op.min;
         if (good && op.b == kLazy) {
-          if (count < op.max) stack_.push_back({Kind::longer, pc, at, nullptr, count});
+          if (count < op.max) keep({Kind::longer, pc, at, nullptr, count});
         } else if (good) {
           const Byte* const low = at;
           if (op.max == kNoLimit)
@@ -105,7 +112,7 @@ const unsigned char* Regex::Matcher::match(const Byte* at) {
             }
           else
             while (count < op.max && take(set, at)) ++count;
-          if (op.b == kGreedy && at != low) stack_.push_back({Kind::shorter, pc + 1, at, low, 0});
+          if (op.b == kGreedy && at != low) keep({Kind::shorter, pc + 1, at, low, 0});
         }
         ++pc;
         break;
@@ -118,19 +125,19 @@ const unsigned char* Regex::Matcher::match(const Byte* at) {
             break;
           }
         }
-        stack_.push_back({Kind::alternative, op.b, at, nullptr, 0});
+        keep({Kind::alternative, op.b, at, nullptr, 0});
         pc = op.a;
         break;
       case Code::jump: pc = op.a; break;
       case Code::loop_enter:
-        stack_.push_back({Kind::slot, op.a, slots_[op.a], nullptr, 0});
+        keep({Kind::slot, op.a, slots_[op.a], nullptr, 0});
         slots_[op.a] = at;
         ++pc;
         break;
       case Code::loop_check: pc = slots_[op.a] == at ? op.b : pc + 1; break;
       case Code::atomic_begin:
       case Code::look_begin:
-        stack_.push_back({Kind::mark, kNone, at, nullptr, 0});
+        keep({Kind::mark, kNone, at, nullptr, 0});
         ++pc;
         break;
       case Code::atomic_end:
@@ -142,7 +149,7 @@ const unsigned char* Regex::Matcher::match(const Byte* at) {
         ++pc;
         break;
       case Code::not_begin:
-        stack_.push_back({Kind::mark, op.a, at, nullptr, 0});
+        keep({Kind::mark, op.a, at, nullptr, 0});
         ++pc;
         break;
       case Code::not_end:

@@ -520,13 +520,13 @@ class Parser {
 RegexNode parse_regex(const std::string& pattern) { return Parser(pattern).parse(); }
 
 void fail_unsupported(const std::string& pattern, std::size_t at, const std::string& what) {
-  fail("tokenizer pattern ", one_line(pattern), ": column ", at + 1, ": ", what, " is not supported");
+  fail("tokenizer pattern ", with_escapes(pattern), ": column ", at + 1, ": ", what, " is not supported");
 }
 
-std::string one_line(const std::string& pattern) {
-  std::string line;
-  for (const char c : pattern) line += c == '\n' ? "\\n" : c == '\r' ? "\\r" : std::string(1, c);
-  return line;
+std::string with_escapes(const std::string& pattern) {
+  std::string out;
+  for (const char c : pattern) out += c == '\n' ? "\\n" : c == '\r' ? "\\r" : std::string(1, c);
+  return out;
 }
 
 }  // namespace ssa

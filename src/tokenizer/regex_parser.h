@@ -27,7 +27,7 @@ RegexNode parse_regex(const std::string& pattern);
 /// Throws that Error. `at`: the byte of the pattern at which the construct ends.
 [[noreturn]] void fail_unsupported(const std::string& pattern, std::size_t at, const std::string& what);
 
-/// The pattern with line ends as escapes.
-std::string one_line(const std::string& pattern);
+/// The pattern with its line ends, \n and \r, as escapes.
+std::string with_escapes(const std::string& pattern);
 
 }  // namespace ssa

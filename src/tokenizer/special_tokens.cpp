@@ -100,9 +100,7 @@ void add_side_tokens(Tokenizer::Parts& parts, const fs::path& directory, bool ke
   if (const fs::path added = directory / "added_tokens.json"; is_present(added)) {
     const json ids = read_json_object(added);
     for (const auto& [content, id] : ids.items()) {
-      SSA_CHECK(id.is_number_integer(), added.string(), ": token \"", content, "\" has id ", id.dump(),
-                ", expected a whole number");
-      AddedToken token{.content = content, .id = id.get<std::int32_t>()};
+      AddedToken token{.content = content, .id = checked_id(id, added.string(), ": token \"", content, "\"")};
       token.special = std::find(special.begin(), special.end(), content) != special.end();
       token.normalized = !token.special;
       add_side_token(parts, token, added, keep_known);

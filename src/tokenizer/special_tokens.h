@@ -10,13 +10,13 @@
 
 namespace ssa {
 
-/// Adds the tokens that added_tokens.json and tokenizer_config.json's added_tokens_decoder in `directory` name. Those in
-/// special_tokens_map.json are special. With `keep_known`, added_tokens.json, which has only ids, changes nothing about
+/// Adds the tokens that added_tokens.json and tokenizer_config.json's added_tokens_decoder in `directory` name. Those
+/// in special_tokens_map.json are special. With `keep_known`, added_tokens.json, which has only ids, changes nothing about
 /// tokens that `parts` has. Throws Error if a token has another id or text in the vocabulary.
 void add_side_tokens(Tokenizer::Parts& parts, const std::filesystem::path& directory, bool keep_known);
 
-/// Adds the special tokens that these two files in `directory` name and that `vocabulary`, text to id, has. Throws Error
-/// if an additional special token is neither in `parts` nor there: transformers adds it with an id of its own.
+/// Adds the special tokens that these two files in `directory` name and that `vocabulary`, text to id, has. Throws
+/// Error if an additional special token is neither in `parts` nor there: transformers adds it with an id of its own.
 void add_named_tokens(Tokenizer::Parts& parts, const std::filesystem::path& directory,
                       const std::unordered_map<std::string, std::int32_t>& vocabulary);
 

@@ -51,8 +51,8 @@ bool drops_first_space(const json& decoder) {
   return drops;
 }
 
-/// Lets the pieces of a SentencePiece BPE end before a space, if its merges do not cross such a place: the ids are those
-/// of the whole text, and the pieces are short.
+/// Lets the pieces of a SentencePiece BPE end before a space, if its merges do not cross such a place: the ids are
+/// those of the whole text, and the pieces are short.
 void cut_at_spaces(Tokenizer::Parts& parts) {
   const auto crosses = [&](const BpeMerge& merge) {
     const std::string& text = parts.texts[static_cast<std::size_t>(merge.result)];
@@ -117,16 +117,14 @@ std::int32_t read_added_tokens(const json& tokens, Tokenizer::Parts& parts,
   for (const json& entry : tokens) {
     AddedToken token{.content = entry.at("content").get<std::string>(), .special = flag(entry, "special", false)};
     const auto it = known.find(token.content);
-    const json& id = entry.at("id");
-    SSA_CHECK(id.is_number_integer() && id >= 0 && id < kMaxVocabulary, "added token \"", token.content, "\" has id ",
-              id.dump(), ", expected 0 to ", kMaxVocabulary - 1);
+    const std::int32_t id = checked_id(entry.at("id"), "added token \"", token.content, "\"");
     if (token.content.empty()) continue;
     const auto earlier = std::find_if(parts.added.begin(), parts.added.end(),
                                       [&](const AddedToken& added) { return added.content == token.content; });
     const bool again = earlier != parts.added.end();
     token.id = it != known.end() ? it->second : again ? earlier->id : next;
-    SSA_CHECK(it != known.end() || id == token.id, "added token \"", token.content, "\" has id ", id.dump(),
-              ", expected ", token.id, again ? " as in its first entry" : ", the next free id");
+    SSA_CHECK(it != known.end() || id == token.id, "added token \"", token.content, "\" has id ", id, ", expected ",
+              token.id, again ? " as in its first entry" : ", the next free id");
     next = std::max(next, token.id + 1);
     token.normalized = flag(entry, "normalized", !token.special);
     token.single_word = flag(entry, "single_word", false);
@@ -197,8 +195,9 @@ void read_post_processor(const json& post_processor, Tokenizer::Parts& parts) {
         continue;
       }
       const std::string name = piece.at("SpecialToken").at("id");
-      for (const std::int32_t id : component.at("special_tokens").at(name).at("ids").get<std::vector<std::int32_t>>())
-        (after ? parts.text_template.after : parts.text_template.before).push_back(id);
+      for (const json& id : component.at("special_tokens").at(name).at("ids").get_ref<const json::array_t&>())
+        (after ? parts.text_template.after : parts.text_template.before)
+            .push_back(checked_id(id, "token \"", name, "\" of the post_processor"));
     }
   });
 }

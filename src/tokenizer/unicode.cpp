@@ -212,7 +212,7 @@ std::vector<std::uint8_t> case_bits() {
   return std::move(table.bits);
 }
 
-/// Without what the names of properties are compared without.
+/// The form in which names of properties are compared: in lower case, without spaces, '-' and '_'.
 std::string plain_name(std::string_view name) {
   std::string plain;
   for (const char c : name)
@@ -220,45 +220,47 @@ std::string plain_name(std::string_view name) {
   return plain;
 }
 
-constexpr std::pair<std::string_view, std::string_view> kLongCategories[] = {{"l", "letter"},
-                                                                             {"lu", "uppercaseletter"},
-                                                                             {"ll", "lowercaseletter"},
-                                                                             {"lt", "titlecaseletter"},
-                                                                             {"lm", "modifierletter"},
-                                                                             {"lo", "otherletter"},
-                                                                             {"m", "mark"},
-                                                                             {"m", "combiningmark"},
-                                                                             {"mn", "nonspacingmark"},
-                                                                             {"mc", "spacingmark"},
-                                                                             {"me", "enclosingmark"},
-                                                                             {"n", "number"},
-                                                                             {"nd", "decimalnumber"},
-                                                                             {"nl", "letternumber"},
-                                                                             {"no", "othernumber"},
-                                                                             {"p", "punctuation"},
-                                                                             {"p", "punct"},
-                                                                             {"pc", "connectorpunctuation"},
-                                                                             {"pd", "dashpunctuation"},
-                                                                             {"ps", "openpunctuation"},
-                                                                             {"pe", "closepunctuation"},
-                                                                             {"pi", "initialpunctuation"},
-                                                                             {"pf", "finalpunctuation"},
-                                                                             {"po", "otherpunctuation"},
-                                                                             {"s", "symbol"},
-                                                                             {"sm", "mathsymbol"},
-                                                                             {"sc", "currencysymbol"},
-                                                                             {"sk", "modifiersymbol"},
-                                                                             {"so", "othersymbol"},
-                                                                             {"z", "separator"},
-                                                                             {"zs", "spaceseparator"},
-                                                                             {"zl", "lineseparator"},
-                                                                             {"zp", "paragraphseparator"},
-                                                                             {"c", "other"},
-                                                                             {"cc", "control"},
-                                                                             {"cf", "format"},
-                                                                             {"co", "privateuse"},
-                                                                             {"cn", "unassigned"},
-                                                                             {"nd", "digit"}};
+constexpr std::pair<std::string_view, std::string_view> kLongCategories[] = {
+    {"l", "letter"},
+    {"lu", "uppercaseletter"},
+    {"ll", "lowercaseletter"},
+    {"lt", "titlecaseletter"},
+    {"lm", "modifierletter"},
+    {"lo", "otherletter"},
+    {"m", "mark"},
+    {"m", "combiningmark"},
+    {"mn", "nonspacingmark"},
+    {"mc", "spacingmark"},
+    {"me", "enclosingmark"},
+    {"n", "number"},
+    {"nd", "decimalnumber"},
+    {"nl", "letternumber"},
+    {"no", "othernumber"},
+    {"p", "punctuation"},
+    {"p", "punct"},
+    {"pc", "connectorpunctuation"},
+    {"pd", "dashpunctuation"},
+    {"ps", "openpunctuation"},
+    {"pe", "closepunctuation"},
+    {"pi", "initialpunctuation"},
+    {"pf", "finalpunctuation"},
+    {"po", "otherpunctuation"},
+    {"s", "symbol"},
+    {"sm", "mathsymbol"},
+    {"sc", "currencysymbol"},
+    {"sk", "modifiersymbol"},
+    {"so", "othersymbol"},
+    {"z", "separator"},
+    {"zs", "spaceseparator"},
+    {"zl", "lineseparator"},
+    {"zp", "paragraphseparator"},
+    {"c", "other"},
+    {"cc", "control"},
+    {"cf", "format"},
+    {"co", "privateuse"},
+    {"cn", "unassigned"},
+    {"nd", "digit"},
+};
 
 /// Appends the code points that are in none of `known`, which are sorted.
 template <class Ranges>

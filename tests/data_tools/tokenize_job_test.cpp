@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <iterator>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <random>
@@ -13,6 +14,7 @@
 #include <thread>
 #include <vector>
 
+#include "data_tools/byte_source.h"
 #include "ssa/base/error.h"
 #include "ssa/data/dataset.h"
 #include "support/catch.h"
@@ -281,6 +283,134 @@ TEST_CASE("ssa_tokenize: a FIFO is an input, and a signal ends the wait for its 
       ssa::test::run_program({"ssa_tokenize", "--tokenizer", "bytes", "--input", "in.parquet", "--output", "other"},
                              {.directory = directory.path()}),
       ssa::kExitFailed, {"in.parquet: cannot read: is a FIFO, expected a regular file"});
+}
+
+namespace {
+
+/// ssa_tokenize on a pipe that holds `bytes` and stays open and idle: the program itself holds its other end.
+class OnIdlePipe {
+ public:
+  OnIdlePipe(const TempDir& directory, const std::string& bytes, const std::string& options)
+      : program_(arguments(directory, bytes, options), {.directory = directory.path()}) {}
+  void kill(int signal) { program_.kill(signal); }
+  bool ends_within(double seconds) { return program_.ends_within(seconds); }
+  ssa::test::ProgramResult end() { return program_.wait(20); }
+
+ private:
+  static ssa::test::Arguments arguments(const TempDir& directory, const std::string& bytes,
+                                        const std::string& options) {
+    write_file(directory / "bytes", bytes);
+    fs::remove_all(directory / "out");
+    fs::remove(directory / "pipe");
+    const std::string program = (ssa::test::binary_dir() / "ssa_tokenize").string();
+    return {"/bin/bash", "-c",
+            "mkfifo pipe && exec 0<>pipe && cat bytes >&0 && exec " + program +
+                " --quiet --tokenizer bytes --input - --output out " + options};
+  }
+  ssa::test::RunningProgram program_;
+};
+
+}  // namespace
+
+TEST_CASE("ssa_tokenize: an idle input pipe does not delay the end of a job") {
+  const TempDir directory;
+  const std::string lines = json_lines(0, 40);
+  write_file(directory / "a.jsonl", lines);
+  auto options = options_for({(directory / "a.jsonl").string()}, directory / "whole");
+  ssa::tokenize(options);
+  options.output = directory / "ten";
+  options.max_documents = 10;
+  ssa::tokenize(options);
+
+  for (const std::string& bytes : {lines, gzip(lines), zstd(lines), lines + "{\"text\": \"unfinished"}) {
+    const ssa::test::ProgramResult result = OnIdlePipe(directory, bytes, "--max-documents 10").end();
+    INFO(result.err);
+    CHECK(result.exit_code == ssa::kExitDone);
+    CHECK((files_in(directory / "out") == files_in(directory / "ten")));
+  }
+  ssa::test::check_fails(OnIdlePipe(directory, lines + "{\"text\": 5}\n", "").end(), ssa::kExitFailed,
+                         {"-:41: field \"text\" is a number"});
+  ssa::test::check_fails(OnIdlePipe(directory, "{\"text\": 5}\n", "").end(), ssa::kExitFailed,
+                         {"-:1: field \"text\" is a number"});
+  const ssa::test::ProgramResult text = OnIdlePipe(directory, std::string(100, 'a') + "\n\nb\n\nc",
+                                                   "--max-documents 2 --input-format txt "
+                                                   "--split-documents blank-line")
+                                            .end();
+  CHECK(text.exit_code == ssa::kExitDone);
+  CHECK(documents_in(directory / "out") == std::vector<std::string>{std::string(100, 'a') + "\n", "b\n"});
+}
+
+TEST_CASE("ssa_tokenize: a signal ends the wait for an idle input pipe, and the job continues") {
+  const TempDir directory;
+  const std::string lines = json_lines(0, 40);
+  write_file(directory / "a.jsonl", lines);
+  ssa::tokenize(options_for({(directory / "a.jsonl").string()}, directory / "whole"));
+  for (const std::size_t bytes : {std::size_t{0}, std::size_t{1}, lines.size() / 2}) {
+    OnIdlePipe program(directory, lines.substr(0, bytes), "");
+    while (!fs::exists(directory / "out/job.json")) REQUIRE_FALSE(program.ends_within(0.01));
+    CHECK_FALSE(program.ends_within(0.5));  // the lines are tokenized, and the reader waits
+    program.kill(SIGTERM);
+    const ssa::test::ProgramResult result = program.end();
+    CHECK(result.exit_code == ssa::kExitStopped);
+    const auto documents = std::count(lines.begin(), lines.begin() + static_cast<std::ptrdiff_t>(bytes), '\n');
+    CHECK_THAT(result.err, ssa::test::has(ssa::concat("stopped by a signal after document ", documents, ";")));
+    const std::string program_path = (ssa::test::binary_dir() / "ssa_tokenize").string();
+    const auto rest = ssa::test::run_program(
+        {"/bin/bash", "-c", "exec " + program_path + " --quiet --tokenizer bytes --input - --output out <a.jsonl"},
+        {.directory = directory.path()});
+    INFO(rest.err);
+    CHECK(rest.exit_code == ssa::kExitDone);
+    CHECK((files_in(directory / "out") == files_in(directory / "whole")));
+  }
+}
+
+TEST_CASE("tokenize: a pipe that pauses gives the same dataset") {
+  const TempDir directory;
+  const std::string lines = "\n" + json_lines(0, 3000, 900);
+  write_file(directory / "a.jsonl", lines);
+  ssa::tokenize(options_for({(directory / "a.jsonl").string()}, directory / "whole"));
+  const std::string program = (ssa::test::binary_dir() / "ssa_tokenize").string();
+  // Pauses after the first byte, within lines, and between two reads of a megabyte.
+  const auto result = ssa::test::run_program(
+      {"/bin/bash", "-c",
+       "{ head -c 1; sleep 0.3; head -c 50; sleep 0.3; head -c 1200000; sleep 0.3; cat; } <a.jsonl | " + program +
+           " --quiet --tokenizer bytes --input - --output out"},
+      {.directory = directory.path()});
+  INFO(result.err);
+  CHECK(result.exit_code == ssa::kExitDone);
+  CHECK((files_in(directory / "out") == files_in(directory / "whole")));
+  // What the first line is cannot be told from its first bytes.
+  ssa::test::check_fails(ssa::test::run_program({"/bin/bash", "-c",
+                                                 "{ echo; sleep 0.3; echo '<!DOCTYPE html>'; } | " + program +
+                                                     " --quiet --tokenizer bytes --input - --output page"},
+                                                {.directory = directory.path()}),
+                         ssa::kExitFailed, {"HTML page"});
+}
+
+TEST_CASE("ByteSource: an input that opens and cannot be read leaves no file open") {
+  const TempDir directory;
+  const auto open_files = [] {
+    return std::distance(fs::directory_iterator("/proc/self/fd"), fs::directory_iterator());
+  };
+  const auto before = open_files();
+  check_error(error_of([&] { ssa::ByteSource source(directory.path()); }), directory.path().string(), "cannot read");
+  CHECK(open_files() == before);
+}
+
+TEST_CASE("ssa_tokenize: a warning names the bytes that the tokenizer omits") {
+  const TempDir directory;
+  auto tokenizer =
+      nlohmann::json::parse(ssa::read_file(ssa::test::source_dir() / "tests/tokenizer/gpt2.tokenizer.json"));
+  REQUIRE(tokenizer["model"]["vocab"].erase("\u010a") == 1);  // the byte 0x0A
+  tokenizer["model"]["merges"] = nlohmann::json::array();
+  write_file(directory / "tokenizer.json", tokenizer.dump());
+  write_file(directory / "a.jsonl", "{\"text\": \"a\\nb\"}\n");
+  const auto result = ssa::test::run_program(
+      {"ssa_tokenize", "--quiet", "--tokenizer", "tokenizer.json", "--input", "a.jsonl", "--output", "out"},
+      {.directory = directory.path()});
+  CHECK(result.exit_code == ssa::kExitDone);
+  CHECK_THAT(result.err, ssa::test::has("warning: tokenizer tokenizer.json has no token for byte(s) 0x0a, and no "
+                                        "unk_token: texts lose them, as in Hugging Face tokenizers\n"));
 }
 
 TEST_CASE("tokenize: a bad record is reported with file and row under fail, skip and quarantine") {

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes patterns.jsonl: patterns and the pieces that the Split pre-tokenizer of Hugging Face tokenizers makes with them.
+"""Writes patterns.jsonl: patterns and the pieces that the Split pre-tokenizer of Hugging Face tokenizers makes.
 
 Run by hand when a case is added; the tests need only what it wrote.
 Example: pip install tokenizers==0.23.3 && python3 tests/tokenizer/make_patterns.py

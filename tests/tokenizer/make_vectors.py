@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the small tokenizers of this directory, and vectors.jsonl: texts and the ids that Hugging Face tokenizers gives.
+"""Makes the small tokenizers of this directory, and vectors.jsonl: texts and their ids in Hugging Face tokenizers.
 
 Run by hand when a case is added; the tests need only what it wrote.
 Example: pip install tokenizers==0.23.3 pyarrow && python3 tests/tokenizer/make_vectors.py BOOK.txt

@@ -139,10 +139,30 @@ TEST_CASE("splitter: what a pattern may not hold is named with its column") {
   check_error(error("(?i)a\n\u00e9"), "(?i)a\\n");
 }
 
+TEST_CASE("splitter: a repeated empty group costs no time and changes nothing") {
+  for (const char* pattern : {"(?:(?:(?:){100000}){100000}){100000}a", "(?:(?:(?:){90000}(?:){90000}){90000})*a"}) {
+    INFO(pattern);
+    ssa::Splitter splitter;
+    splitter.add_regex(pattern, SplitBehavior::isolated, false);
+    CHECK(pieces_of(splitter, "bab") == std::vector<std::size_t>{0, 1, 1, 2, 2, 3});
+  }
+  check_error(error_of([&] { ssa::Splitter().add_regex("(?:(?:|){100000}){100000}", SplitBehavior::isolated, false); }),
+              "a pattern of this size is not supported");
+}
+
 TEST_CASE("splitter: a pattern that needs too many steps is an error") {
   ssa::Splitter slow;
   slow.add_regex("(?:a|a)*b", SplitBehavior::isolated, false);
   check_error(error_of([&] { pieces_of(slow, std::string(40, 'a')); }), "steps");
+}
+
+TEST_CASE("splitter: a match that needs too much memory is an error that names the pattern") {
+  ssa::Splitter greedy;
+  greedy.add_regex("(?:[^\n]|\n)+", SplitBehavior::isolated, false);
+  const auto pieces = [&](std::size_t length) { return pieces_of(greedy, std::string(length, 'a')); };
+  CHECK(pieces(1'000'000) == std::vector<std::size_t>{0, 1'000'000});
+  check_error(error_of([&] { pieces(6'000'000); }),
+              "tokenizer pattern (?:[^\\n]|\\n)+: more than 16777216 open alternatives");
 }
 
 TEST_CASE("splitter: the patterns of well-known tokenizers take linear time on equal characters") {

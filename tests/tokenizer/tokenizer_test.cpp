@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "src/tokenizer/formats.h"
 #include "ssa/base/error.h"
 #include "ssa/tokenizer/hugging_face_tokenizer.h"
 #include "ssa/tokenizer/utf8.h"
@@ -449,6 +450,24 @@ TEST_CASE("tokenizer: ranks may have gaps and any order, as for tiktoken") {
   check_error(error_of([&] { ssa::load_tokenizer(path); }), "own.tiktoken: no token for byte 0");
 }
 
+TEST_CASE("tokenizer: a line of a rank file may end with a carriage return, and holds no other one") {
+  const TempDir directory;
+  std::string file;
+  for (int b = 0; b < 256; ++b) file += base64(std::string(1, static_cast<char>(b))) + " " + std::to_string(b) + "\r\n";
+  const std::string path = (directory / "own.tiktoken").string();
+  const auto load_with = [&](const std::string& more) {
+    write_file(path, file + more);
+    return ssa::load_tokenizer(path, {.eos_token = "<|end|>", .pre_tokenizer = "gpt2"});
+  };
+  CHECK(encode(load_with(base64("ab") + " 256\r\n\r\n" + base64("abc") + " 257\r"), "abc ab") ==
+        std::vector<std::int32_t>{257, ' ', 256});
+  for (const char* rank : {" \r\n", " 1\r2\n", " \r256\n", " 256\r\r\n", " +256\n", " -1\n", "  256\n", " 256 \n",
+                           " \n", "\n", " 0x100\n", " 99999999999999999999\n"}) {
+    INFO(json(rank));
+    check_error(error_of([&] { load_with(base64("ab") + rank); }), "own.tiktoken:257: expected a token in base64");
+  }
+}
+
 TEST_CASE("tokenizer: Mistral's tekken.json") {
   const TempDir directory;
   const fs::path path = directory / "tekken.json";
@@ -612,6 +631,8 @@ TEST_CASE("tokenizer: an unsupported component is an error that names it") {
   check_error(error_with("/model/merges/0", "qqq zzz"), path, "qqq zzz");
   check_error(error_with("/model/vocab/!", -3), path, "id -3");
   check_error(error_with("/model/vocab", 3), path, "vocabulary");
+  check_error(error_with("/model/vocab/%", 0), path, "token \"%\" has id 0", "the id of \"!\"",
+              "expected different ids");
   check_error(error_with("/added_tokens/0/id", "x"), path, "<|endoftext|>");
   check_error(error_with("/added_tokens", json::array()), "end-of-text", "--eos-token");
   check_error(error_with("/model", nullptr), path, "model");
@@ -620,6 +641,32 @@ TEST_CASE("tokenizer: an unsupported component is an error that names it") {
   write_file(directory / "tokenizer.json", "{\"model\": ");
   check_error(error_of([&] { ssa::load_tokenizer(directory.path().string()); }), path, "not valid JSON");
   check_error(error_of([&] { ssa::load_tokenizer((directory / "none").string()); }), "no such file");
+}
+
+TEST_CASE("tokenizer: the bytes that a byte-level tokenizer omits from texts are named") {
+  const json good = json::parse(ssa::read_file(file_of("gpt2")));
+  const TempDir directory;
+  const auto warning = [&](const json& file) {
+    write_file(directory / "tokenizer.json", file.dump());
+    return ssa::omitted_bytes(ssa::read_tokenizer(directory.path().string()));
+  };
+  CHECK(warning(good).empty());
+  json file = good;
+  auto& vocab = file["model"]["vocab"];
+  file["model"]["merges"] = json::array();
+  // U+010A stands for the byte 0x0A. The byte 0xFF does not occur in UTF-8.
+  for (const char* token : {"\u010a", "\u00ff"}) REQUIRE(vocab.erase(token) == 1);
+  CHECK(warning(file) == "0x0a");
+  const ssa::Tokenizer tokenizer = ssa::load_tokenizer(directory.path().string());
+  CHECK(encode(tokenizer, "\n").empty());
+  json added = file;
+  added["added_tokens"].push_back({{"id", vocab.size()}, {"content", "\n"}});
+  CHECK(warning(added).empty());
+  json unknown = file;
+  unknown["model"]["unk_token"] = "!";
+  CHECK(warning(unknown).empty());
+  for (const char* token : {"a", "b", "c", "d", "e", "f", "g", "h"}) vocab.erase(token);
+  CHECK(warning(file) == "0x0a, 0x61, 0x62, 0x63, 0x64, 0x65, 0x66, 0x67 and 1 more");
 }
 
 TEST_CASE("tokenizer: an added token has the id that Hugging Face tokenizers gives it, whatever the file says") {
@@ -657,6 +704,10 @@ TEST_CASE("tokenizer: the files next to a tokenizer.json add tokens, as in trans
   CHECK(loads().is_special(640));
   check_error(with("added_tokens.json", {{"word", 5000}}), "tokenizer.json", "\"word\"", "id 5000", "expected 641");
   check_error(with("added_tokens.json", {{"<|endoftext|>", 3}}), "added_tokens.json", "id 3, expected 640");
+  for (const json& id :
+       {json(std::int64_t{1} << 32 | 641), json(INT64_MIN), json(UINT64_MAX), json(1 << 22), json(641.0)})
+    check_error(with("added_tokens.json", {{"word", id}}), "added_tokens.json: token \"word\" has id " + id.dump(),
+                "expected 0 to 4194303");
   const json strips = {{"content", "<|endoftext|>"}, {"special", true}, {"rstrip", true}};
   write_file(directory / "tokenizer_config.json", json{{"added_tokens_decoder", {{"640", strips}}}}.dump());
   CHECK(encode(loads(), "<|endoftext|>  a") == std::vector<std::int32_t>{640, 64});
@@ -744,6 +795,14 @@ TEST_CASE("tokenizer: a post-processor's template is read, and not applied by en
   CHECK(tokenizer.text_template().before == std::vector<std::int32_t>{640});
   CHECK(tokenizer.text_template().after == std::vector<std::int32_t>{641});
   CHECK(encode(tokenizer, "The end") == encode(load("llama3"), "The end"));
+  for (const json& id : {json((std::int64_t{1} << 32) + 640), json(-1), json(0.5)}) {
+    file["post_processor"]["special_tokens"]["<|begin_of_text|>"]["ids"] = {id};
+    write_file(directory / "tokenizer.json", file.dump());
+    check_error(error_of([&] { ssa::load_tokenizer(directory.path().string()); }),
+                (directory / "tokenizer.json").string() +
+                    ": token \"<|begin_of_text|>\" of the post_processor has id " + id.dump(),
+                "expected 0 to 4194303");
+  }
   file["post_processor"].erase("special_tokens");
   write_file(directory / "tokenizer.json", file.dump());
   check_error(error_of([&] { ssa::load_tokenizer(directory.path().string()); }),

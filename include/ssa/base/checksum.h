@@ -9,6 +9,9 @@ struct XXH3_state_s;
 
 namespace ssa {
 
+/// Two lower-case hexadecimal digits per byte.
+std::string to_hex(const void* data, std::size_t bytes);
+
 std::string xxh3_hex(const void* data, std::size_t bytes);
 
 /// The checksum of data that arrives in pieces.

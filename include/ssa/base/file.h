@@ -113,6 +113,9 @@ void check_output_file(const std::filesystem::path& path);
 /// A file that the user names may be a FIFO, as in `--config <(program)`.
 void check_input_file(const std::filesystem::path& path);
 
+/// What replace_file() writes next to `path` before it renames it. It remains when the program is killed in between.
+std::filesystem::path draft_of(const std::filesystem::path& path);
+
 /// Throws Error if replace_file() could not write `path`, for output that takes long to compute. Changes nothing.
 void check_replaceable(const std::filesystem::path& path);
 

@@ -1,6 +1,6 @@
 // Byte-pair encoding of one pre-token: starting from its bytes or characters, the adjacent pair of lowest rank is
-// merged, the leftmost first, until no pair has a rank (Sennrich et al. 2016, as implemented by Hugging Face tokenizers and
-// tiktoken). Own code: both of those are Rust libraries, which this build does not need otherwise.
+// merged, the leftmost first, until no pair has a rank (Sennrich et al. 2016, as implemented by Hugging Face tokenizers
+// and tiktoken). Own code: both of those are Rust libraries, which this build does not need otherwise.
 #pragma once
 
 #include <array>
@@ -104,36 +104,36 @@ class Bpe {
   }
 
   /// A character that may be one symbol from the start, between some neighbors.
-  struct EarlyCharacter {
+  struct PremergedCharacter {
     std::int32_t id = -1;  // -1: it starts as its bytes
     std::uint32_t neighbors = 0;
   };
   /// Which may be the last byte of the character before and the first byte of the one after it: bit b stands for the
   /// byte above 127 whose low six bits are b.
-  struct EarlyNeighbors {
+  struct PremergedNeighbors {
     std::uint64_t before = 0, after = 0;
     bool before_ascii = true, after_ascii = true;
   };
-  static constexpr std::uint32_t kTableCharacters = 1 << 16;  // of character_ids_ and early_
+  static constexpr std::uint32_t kTableCharacters = 1 << 16;  // of character_ids_ and premerged_
 
   void fill_table();
-  void find_early_characters();
+  void find_premerged_characters();
   template <class Step>
   std::int32_t merge_character(std::uint32_t c, Step&& step) const;
-  void drop_whole_that_merge();
+  void drop_redundant_whole_tokens();
 
   std::size_t to_symbols(std::string_view piece, std::int32_t* ids) const;
   std::size_t characters_to_symbols(std::string_view piece, std::int32_t* ids) const;
-  std::size_t early_to_symbols(std::string_view piece, std::int32_t* ids) const;
+  std::size_t premerged_to_symbols(std::string_view piece, std::int32_t* ids) const;
   void merge(std::string_view piece, IdBuffer& out, Scratch& scratch) const;
   void merge_short(std::int32_t* ids, std::size_t count, IdBuffer& out) const;
   void merge_long(std::size_t count, IdBuffer& out, Scratch& scratch) const;
 
   Vocabulary vocabulary_;
   std::size_t longest_whole_ = 0;
-  std::vector<std::int32_t> character_ids_;  // of code points below 65536, where vocabulary_ has characters
-  std::vector<EarlyCharacter> early_;        // the same for a byte-level BPE, where this is known
-  std::vector<EarlyNeighbors> early_neighbors_;
+  std::vector<std::int32_t> character_ids_;    // of code points below 65536, where vocabulary_ has characters
+  std::vector<PremergedCharacter> premerged_;  // the same for a byte-level BPE, where this is known
+  std::vector<PremergedNeighbors> premerged_neighbors_;
   std::vector<Entry> table_;  // open addressing, at most half full
   // Two bits per merge. Most pairs have no merge, which this tells without a look into the table: the table of a large
   // vocabulary does not fit the second cache of a processor.

@@ -1,5 +1,6 @@
 // A BPE tokenizer, byte-level or SentencePiece's with byte fallback, with the ids of Hugging Face tokenizers (without
-// the tokens that the post-processor adds around a text) and of tiktoken. Threads share one; each encodes with its own Encoder.
+// the tokens that the post-processor adds around a text) and of tiktoken. Threads share one; each encodes with its own
+// Encoder.
 #pragma once
 
 #include <array>
@@ -21,8 +22,8 @@ namespace ssa {
 
 struct TokenizerOptions {
   std::string eos_token = {};  // the text of the end-of-text token; empty = the one that the files name
-  // For vocab.json + merges.txt (default: as the class in tokenizer_config.json, or gpt2) and for rank files that are not
-  // published ones: a name as gpt2 or llama3, or regex:PATTERN.
+  // For vocab.json + merges.txt (default: as the class in tokenizer_config.json, or gpt2) and for rank files that are
+  // not published ones: a name as gpt2 or llama3, or regex:PATTERN.
   std::string pre_tokenizer = {};
 };
 
@@ -55,7 +56,7 @@ class Tokenizer {
   explicit Tokenizer(Parts parts);
 
   const std::string& name() const { return parts_.name; }
-  /// Of the content of the tokenizer's file or files: 64 hexadecimal digits.
+  /// The SHA-256 of the tokenizer's file, or of its files one after the other: 64 hexadecimal digits.
   const std::string& sha256() const { return parts_.sha256; }
   std::int32_t vocab_size() const { return static_cast<std::int32_t>(parts_.texts.size()); }
   /// Whether ids depend on properties of characters, in the version of unicode_version().
@@ -82,12 +83,11 @@ class Tokenizer {
 };
 
 /// Reads "bytes" (the 256 bytes and an end-of-text token), a Hugging Face tokenizer.json, Mistral's tekken.json, a
-/// tiktoken rank file, or a directory with one of them (tokenizer.json, tekken.json, tokenizer.model) or with vocab.json
-/// and merges.txt. Throws Error naming
-/// the file and the cause.
+/// tiktoken rank file, or a directory with one of them (tokenizer.json, tekken.json, tokenizer.model) or with
+/// vocab.json and merges.txt. Throws Error naming the file and the cause.
 Tokenizer::Parts read_tokenizer(const std::string& path, const TokenizerOptions& options = {});
 
-/// The tokenizer of what read_tokenizer reads.
+/// The tokenizer of what read_tokenizer reads. A warning on stderr names the bytes that it leaves out of texts.
 Tokenizer load_tokenizer(const std::string& path, const TokenizerOptions& options = {});
 
 /// Encodes for one thread. Repeated pre-tokens come from a cache of fixed size (4 MiB).

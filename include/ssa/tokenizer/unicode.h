@@ -67,9 +67,9 @@ const CodePointTable& case_table();
 /// Ranges of code points, first to last.
 using CodePointRanges = std::vector<std::pair<std::uint32_t, std::uint32_t>>;
 
-/// Appends the ranges of \p{name} as Hugging Face's engine knows it: a general category (Lu, Uppercase_Letter), a script
-/// (Han, Hani), Any, Assigned, White_Space or ASCII; upper and lower case, spaces, - and _ do not matter. False for
-/// another name.
+/// Appends the ranges of \p{name} as Hugging Face's engine knows it: a general category (Lu, Uppercase_Letter), a
+/// script (Han, Hani), Any, Assigned, White_Space or ASCII; upper and lower case, spaces, - and _ do not matter. False
+/// for another name.
 bool append_property(std::string_view name, CodePointRanges& ranges);
 /// Appends \w of that engine inside a character class.
 void append_word(CodePointRanges& ranges);
