@@ -655,17 +655,21 @@ TEST_CASE("tokenizer: the bytes that a byte-level tokenizer omits from texts are
   auto& vocab = file["model"]["vocab"];
   file["model"]["merges"] = json::array();
   // U+010A stands for the byte 0x0A. The byte 0xFF does not occur in UTF-8.
-  for (const char* token : {"\u010a", "\u00ff"}) REQUIRE(vocab.erase(token) == 1);
+  const auto rename = [&](const std::string& token) {
+    vocab["no " + token] = vocab.at(token);
+    vocab.erase(token);
+  };
+  for (const char* token : {"\u010a", "\u00ff"}) rename(token);
   CHECK(warning(file) == "0x0a");
   const ssa::Tokenizer tokenizer = ssa::load_tokenizer(directory.path().string());
   CHECK(encode(tokenizer, "\n").empty());
   json added = file;
-  added["added_tokens"].push_back({{"id", vocab.size()}, {"content", "\n"}});
+  added["added_tokens"].push_back({{"id", 641}, {"content", "\n"}});
   CHECK(warning(added).empty());
   json unknown = file;
   unknown["model"]["unk_token"] = "!";
   CHECK(warning(unknown).empty());
-  for (const char* token : {"a", "b", "c", "d", "e", "f", "g", "h"}) vocab.erase(token);
+  for (const char* token : {"a", "b", "c", "d", "e", "f", "g", "h"}) rename(token);
   CHECK(warning(file) == "0x0a, 0x61, 0x62, 0x63, 0x64, 0x65, 0x66, 0x67 and 1 more");
 }
 
