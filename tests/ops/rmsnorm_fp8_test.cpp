@@ -1,5 +1,6 @@
 #include "ops/fp8_cases.h"
 #include "ops/rmsnorm_cases.h"
+#include "support/skip_without_fp8.h"
 
 using namespace ssa;
 using namespace ssa::test;
