@@ -25,9 +25,14 @@ std::int32_t largest(std::span<const float> logits) {
 }
 
 void check_finite(std::span<const float> logits, std::uint64_t position) {
+  int count = 0;  // a search that stops at the first one takes 0.1 ms for a large vocabulary
+#pragma omp simd reduction(+ : count)
+  for (std::size_t i = 0; i < logits.size(); ++i)
+    count += !(std::abs(logits[i]) <= std::numeric_limits<float>::max()) ? 1 : 0;
+  if (count == 0) return;
   const auto bad = std::ranges::find_if(logits, [](float logit) { return !std::isfinite(logit); });
-  SSA_CHECK(bad == logits.end(), "generation: the logits after ", position, " tokens are not finite: token ",
-            bad - logits.begin(), " has ", *bad, "; the model's weights have such values, or its activations overflow");
+  fail("generation: the logits after ", position, " tokens are not finite: token ", bad - logits.begin(), " has ", *bad,
+       "; the model's weights have such values, or its activations overflow");
 }
 
 }  // namespace
