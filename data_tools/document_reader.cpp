@@ -90,8 +90,8 @@ std::size_t start_of_lines(std::string_view bytes) {
 // foreign_kind() looks at no more bytes, after white space.
 constexpr std::size_t kKindBytes = 64;
 
-/// Whether more bytes would change nothing of what start_of_lines() finds: the first line that is not blank is complete,
-/// and long enough or the start of an object, which no other kind of file has.
+/// Whether more bytes would change nothing of what start_of_lines() finds: the first line that is not blank is
+/// complete, and long enough or the start of an object, which no other kind of file has.
 bool start_is_known(std::string_view bytes) {
   const std::size_t mark = bytes.starts_with("\xef\xbb\xbf") ? 3 : 0;
   const std::size_t text = bytes.find_first_not_of(" \t\r\n", mark);

@@ -21,8 +21,8 @@ class Interrupt {
   Descriptor event_;  // readable once raised
 };
 
-/// Waits until read() of `descriptor` would return bytes or the end at once, for at most `milliseconds`; -1 is no limit.
-/// False if the time is over. Throws Interrupted when `interrupt`, which may be null, is raised.
+/// Waits until read() of `descriptor` would return bytes or the end at once, for at most `milliseconds`; -1 is no
+/// limit. False if the time is over. Throws Interrupted when `interrupt`, which may be null, is raised.
 bool wait_for_bytes(int descriptor, const Interrupt* interrupt, int milliseconds);
 
 }  // namespace ssa

@@ -11,8 +11,8 @@
 namespace ssa {
 
 /// Adds the tokens that added_tokens.json and tokenizer_config.json's added_tokens_decoder in `directory` name. Those
-/// in special_tokens_map.json are special. With `keep_known`, added_tokens.json, which has only ids, changes nothing about
-/// tokens that `parts` has. Throws Error if a token has another id or text in the vocabulary.
+/// in special_tokens_map.json are special. With `keep_known`, added_tokens.json, which has only ids, changes nothing
+/// about tokens that `parts` has. Throws Error if a token has another id or text in the vocabulary.
 void add_side_tokens(Tokenizer::Parts& parts, const std::filesystem::path& directory, bool keep_known);
 
 /// Adds the special tokens that these two files in `directory` name and that `vocabulary`, text to id, has. Throws
