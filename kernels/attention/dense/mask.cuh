@@ -93,17 +93,17 @@ __device__ InDocuments<Base> of_sequence(const InDocuments<Base>& mask, std::int
   return {mask.base, mask.begin + b * mask.T, mask.end + b * mask.T, mask.T};
 }
 
-/// The first token that a kv tile visits, which begins with key u. The last tokens of a sequence see no key if they are
-/// a piece without a complete block. If this piece begins with the last kv tile, no other tile visits it. This one does
-/// then, so that its d_q is written.
+/// The first token that a kv tile visits, which begins with key u. If u is the first block of a document piece, the
+/// piece's tokens before the end of this block see no key, and no other tile visits them: this one does, so that their
+/// d_q is written.
 template <class Mask>
 __device__ int first_query_of_tile(const Mask& mask, int u) {
   return mask.query_begin(u);
 }
 template <class Base>
 __device__ int first_query_of_tile(const InDocuments<Base>& mask, int u) {
-  const int t = mask.query_begin(u), t_last = mask.T - 1;
-  return Base::kBlockMeans && t > t_last && mask.piece_begin(t_last) == u ? t_last : t;
+  const int t = u * mask.base.tokens_per_key();
+  return Base::kBlockMeans && mask.piece_begin(t) == u ? t : mask.query_begin(u);
 }
 
 /// What contains(u) tells of the keys of a token, and contains(t) of the tokens of a key.
