@@ -45,7 +45,7 @@ function(ssa_cuda_sources name directory)
     $<$<BOOL:${SSA_RACECHECK}>:SSA_RACECHECK=1>
     SSA_CUDA_SM90A=$<BOOL:$<FILTER:${SSA_CUDA_ARCHITECTURES},INCLUDE,^90a>>)
   target_include_directories(${name} PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
-  # Options of ptxas are also stored beside the PTX, for the driver's compiler: --warning-as-error there would refuse a
+  # Options of ptxas are also stored next to the PTX, for the driver's compiler: --warning-as-error there would refuse a
   # kernel that spills a register on a GPU of another architecture. nvcc's -Werror makes the warnings of the build errors.
   # -std: CMake 3.25 knows no C++20 flag for this nvcc and leaves it out.
   target_compile_options(${name} PRIVATE

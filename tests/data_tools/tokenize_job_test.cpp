@@ -270,9 +270,9 @@ TEST_CASE("ssa_tokenize: a FIFO is an input, and a signal ends the wait for its 
     CHECK(result.exit_code == ssa::kExitStopped);
     CHECK_THAT(result.err, ssa::test::has("stopped by a signal after document 0"));
   };
-  stops("", "in.jsonl");                                                // no writer
-  stops("exec 0<>in.jsonl;", "-");                                      // one that writes nothing
-  stops("exec 3<>in.jsonl; echo '{\"text\": \"a\"' >&3;", "in.jsonl");  // one that pauses within a line
+  stops("", "in.jsonl");                                                  // no writer
+  stops("exec 0<>in.jsonl;", "-");                                        // one that writes nothing
+  stops("exec 3<>in.jsonl; printf '{\"text\": \"a\"' >&3;", "in.jsonl");  // one that pauses within a line
   const auto done = ssa::test::run_program(start("(echo '{\"text\": \"a\"}' >in.jsonl) &", "in.jsonl"),
                                            {.directory = directory.path()});
   INFO(done.err);
