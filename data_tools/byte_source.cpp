@@ -28,6 +28,19 @@ std::optional<std::uint64_t> input_size(const std::filesystem::path& path) {
   return std::filesystem::file_size(path);
 }
 
+const char* file_type_name(std::filesystem::file_type type) {
+  using Type = std::filesystem::file_type;
+  switch (type) {
+    case Type::regular: return "regular file";
+    case Type::directory: return "directory";
+    case Type::fifo: return "FIFO";
+    case Type::socket: return "socket";
+    case Type::block: return "block device";
+    case Type::character: return "character device";
+    default: return "file of an unknown type";
+  }
+}
+
 /// The state of zlib or of zstd, whichever decodes the file.
 struct ByteSource::Decoder {
   bool gzip;

@@ -17,6 +17,9 @@ namespace ssa {
 /// Bytes of an input file on disk; nullopt for "-" and for a FIFO, whose size nobody knows.
 std::optional<std::uint64_t> input_size(const std::filesystem::path& path);
 
+/// "regular file", "directory", "FIFO" and so on.
+const char* file_type_name(std::filesystem::file_type type);
+
 /// Reads a file, or standard input for "-". gzip and Zstandard are recognized by their first bytes, not by the name;
 /// consecutive members or frames are one stream. Every member that reads throws Interrupted once `interrupt` is raised.
 class ByteSource {

@@ -3,15 +3,19 @@
 #include <glob.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <optional>
+#include <set>
 #include <string_view>
+#include <system_error>
 #include <utility>
 
 #include "data_tools/byte_source.h"
 #include "data_tools/parquet_reader.h"
 #include "ssa/base/error.h"
+#include "ssa/base/file.h"
 #include "ssa/base/file_kind.h"
 
 namespace ssa {
@@ -101,8 +105,6 @@ bool start_is_known(std::string_view bytes) {
 
 /// Whether a .json file holds JSON lines with this field: whether its first line is an object that has it.
 bool holds_records(const fs::path& file, const std::string& field) {
-  if (fs::is_fifo(file))
-    fail_usage("--input ", file.string(), ": what a FIFO holds cannot be looked at, expected a name in .jsonl or .txt");
   try {
     ByteSource source(file);
     std::string bytes;
@@ -119,29 +121,141 @@ bool holds_records(const fs::path& file, const std::string& field) {
   }
 }
 
-void add_directory(const std::string& input, const std::string& field, std::vector<fs::path>& files) {
-  PassedOver hidden(input, "hidden file(s)"), other(input, "file(s) of other kinds"),
-      no_records(input, concat(".json file(s) whose first line is no object with a field \"", field, "\""));
-  const std::size_t before = files.size();
-  for (auto it = fs::recursive_directory_iterator(input); it != fs::recursive_directory_iterator(); ++it) {
-    const std::string name = it->path().filename().string();
-    // macOS writes ._NAME and .DS_Store, and __MACOSX into archives.
-    if (name.starts_with('.') || name == "__MACOSX") {
-      hidden.add(it->path());
-      if (it->is_directory()) it.disable_recursion_pending();
-    } else if (it->is_regular_file()) {
-      if (!known_kind(it->path()))
-        other.add(it->path());
-      else if (is_json_name(it->path()) && !holds_records(it->path(), field))
-        no_records.add(it->path());
-      else
-        files.push_back(it->path());
+/// The type of the file at the end of symbolic links; nullopt if there is none. Throws UsageError if it cannot be told.
+std::optional<fs::file_type> type_of(const fs::path& path) {
+  std::error_code error;
+  const fs::file_type type = fs::status(path, error).type();
+  if (type == fs::file_type::not_found || error == std::errc::too_many_symbolic_link_levels) return std::nullopt;
+  if (error) fail_usage("--input ", path.string(), ": cannot read: ", error.message());
+  return type;
+}
+
+/// Where a symbolic link points.
+fs::path target_of(const fs::path& link) {
+  std::error_code ignored;
+  return fs::read_symlink(link, ignored);
+}
+
+/// The files of records in a directory and below.
+class DirectoryWalk {
+ public:
+  DirectoryWalk(const std::string& input, const std::string& field)
+      : input_(input),
+        field_(field),
+        hidden_(input, "hidden file(s)"),
+        other_(input, "file(s) of other kinds"),
+        no_records_(input, concat(".json file(s) whose first line is no object with a field \"", field, "\"")),
+        again_(input, "name(s) of what is read under another name"),
+        nowhere_(input, "link(s) that lead nowhere") {}
+
+  /// Sorted by name.
+  std::vector<fs::path> files() {
+    walk(input_);
+    // Links come last, so that what is in the directory itself keeps its own name.
+    while (!links_.empty()) {
+      std::vector<fs::path> links;
+      links.swap(links_);
+      std::sort(links.begin(), links.end());
+      for (const fs::path& link : links) follow(link);
+    }
+    for (const PassedOver* passed : {&hidden_, &other_, &no_records_, &again_, &nowhere_}) passed->print();
+    if (files_.empty())
+      fail_usage("--input ", input_, ": a directory without files of records, expected ", kKnownKinds);
+    std::sort(files_.begin(), files_.end());
+    return std::move(files_);
+  }
+
+ private:
+  void walk(const fs::path& top) {
+    std::vector<fs::path> directories = {top};
+    while (!directories.empty()) {
+      const fs::path directory = std::move(directories.back());
+      directories.pop_back();
+      std::error_code error;
+      const fs::path real = fs::canonical(directory, error);
+      auto it = error ? fs::directory_iterator() : fs::directory_iterator(directory, error);
+      if (!error && !seen_.insert(real).second) {
+        again_.add(directory);
+        continue;
+      }
+      for (; !error && it != fs::directory_iterator(); it.increment(error)) {
+        const fs::path path = it->path(), name = path.filename();
+        // macOS writes ._NAME and .DS_Store, and __MACOSX into archives.
+        if (name.string().starts_with('.') || name == "__MACOSX")
+          hidden_.add(path);
+        else if (it->is_symlink(error))
+          links_.push_back(path);
+        else if (it->is_directory(error))
+          directories.push_back(path);
+        else
+          add(path, real / name, type_of(path));
+      }
+      if (error) fail_usage("--input ", input_, ": ", directory.string(), " cannot be listed: ", error.message());
     }
   }
-  for (const PassedOver* passed : {&hidden, &other, &no_records}) passed->print();
-  if (files.size() == before)
-    fail_usage("--input ", input, ": a directory without files of records, expected ", kKnownKinds);
-  std::sort(files.begin() + static_cast<std::ptrdiff_t>(before), files.end());
+
+  void follow(const fs::path& link) {
+    const std::optional<fs::file_type> type = type_of(link);
+    if (type == fs::file_type::directory) {
+      check_no_loop(link);
+      return walk(link);
+    }
+    if (type) return add(link, fs::canonical(link), type);
+    if (known_kind(link))
+      fail_usage("--input ", input_, ": ", link.string(), " is a link to ", target_of(link).string(),
+                 ", where no file is, expected one (git annex get fetches annexed files) or no link");
+    nowhere_.add(link);
+  }
+
+  /// Throws UsageError for a link to a directory that holds the link: what else is in there was not meant.
+  void check_no_loop(const fs::path& link) const {
+    const fs::path target = fs::canonical(link), holder = fs::canonical(link.parent_path());
+    const bool holds = std::mismatch(target.begin(), target.end(), holder.begin(), holder.end()).first == target.end();
+    if (holds && !seen_.contains(target))
+      fail_usage("--input ", input_, ": ", link.string(), " is a link to ", target_of(link).string(),
+                 ", a directory that the link is in, expected no loop: remove the link, or name the files");
+  }
+
+  void add(const fs::path& path, const fs::path& real, std::optional<fs::file_type> type) {
+    if (!known_kind(path)) {
+      other_.add(path);
+      return;
+    }
+    if (type != fs::file_type::regular)
+      fail_usage("--input ", input_, ": ", path.string(), " is ", type ? concat("a ", file_type_name(*type)) : "gone",
+                 ", expected a regular file");
+    if (!seen_.insert(real).second)
+      again_.add(path);
+    else if (is_json_name(path) && !holds_records(path, field_))
+      no_records_.add(path);
+    else
+      files_.push_back(path);
+  }
+
+  const std::string& input_;
+  const std::string& field_;
+  PassedOver hidden_, other_, no_records_, again_, nowhere_;
+  std::vector<fs::path> files_, links_;
+  std::set<fs::path> seen_;  // files and directories, without links
+};
+
+/// The files and directories that a pattern matches, sorted. Throws UsageError if there are none, or if a directory
+/// cannot be listed.
+std::vector<std::string> matches_of(const std::string& pattern) {
+  static thread_local std::string unreadable;
+  unreadable.clear();
+  const auto take_error = [](const char* directory, int error) {
+    if (error == ENOENT || error == ENOTDIR || error == ELOOP) return 0;
+    unreadable = concat(directory, " cannot be listed: ", std::generic_category().message(error));
+    return 1;
+  };
+  glob_t found{};
+  const int result = ::glob(pattern.c_str(), 0, take_error, &found);
+  std::vector<std::string> matches(found.gl_pathv, found.gl_pathv + (result == 0 ? found.gl_pathc : 0));
+  ::globfree(&found);
+  if (!unreadable.empty()) fail_usage("--input ", pattern, ": ", unreadable);
+  if (matches.empty()) fail_usage("--input ", pattern, ": no such file, and no pattern that matches one");
+  return matches;
 }
 
 bool is_blank(std::string_view line) { return line.find_first_not_of(" \t\r\n\f\v") == line.npos; }
@@ -157,19 +271,21 @@ InputKind kind_of(const fs::path& file, const InputOptions& options) {
 
 std::vector<fs::path> expand_inputs(const std::vector<std::string>& inputs, const std::string& field) {
   std::vector<fs::path> files;
-  for (const std::string& input : inputs) {
-    if (fs::is_directory(input)) {
-      add_directory(input, field, files);
-    } else if (input == "-" || fs::exists(input)) {
-      files.emplace_back(input);
+  const auto add = [&](const std::string& input) {
+    if (input != "-" && fs::is_directory(input)) {
+      const std::vector<fs::path> found = DirectoryWalk(input, field).files();
+      files.insert(files.end(), found.begin(), found.end());
     } else {
-      const std::size_t before = files.size();
-      glob_t found{};
-      if (::glob(input.c_str(), 0, nullptr, &found) == 0)
-        for (std::size_t i = 0; i < found.gl_pathc; ++i) files.emplace_back(found.gl_pathv[i]);
-      ::globfree(&found);
-      if (files.size() == before) fail_usage("--input ", input, ": no such file, and no pattern that matches one");
+      files.emplace_back(input);
     }
+  };
+  for (const std::string& input : inputs) {
+    if (input == "-" || type_of(input))
+      add(input);
+    else if (fs::is_symlink(input))
+      fail_usage("--input ", input, ": a link to ", target_of(input).string(), ", where no file is, expected one");
+    else
+      for (const std::string& match : matches_of(input)) add(match);
   }
   return files;
 }

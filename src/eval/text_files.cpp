@@ -25,9 +25,17 @@ Document text_document(const std::string& text, const std::string& where) {
 
 std::vector<fs::path> text_files(const fs::path& directory) {
   std::vector<fs::path> files;
-  for (const auto& entry : fs::directory_iterator(directory))
-    if (entry.is_regular_file() && (entry.path().extension() == ".txt" || is_json_lines(entry.path())))
-      files.push_back(entry.path());
+  for (const auto& entry : fs::directory_iterator(directory)) {
+    const fs::path& file = entry.path();
+    std::error_code error;
+    const fs::file_type type = entry.status(error).type();
+    if ((file.extension() != ".txt" && !is_json_lines(file)) || type == fs::file_type::directory) continue;
+    if (entry.is_symlink() && error)
+      fail(file.string(), ": a link to ", fs::read_symlink(file).string(),
+           " that cannot be followed: ", error.message(), ", expected a link to a file");
+    check_input_file(file);
+    files.push_back(file);
+  }
   SSA_CHECK(!files.empty(), directory.string(), ": no .txt and no .jsonl file");
   std::sort(files.begin(), files.end());
   return files;

@@ -278,12 +278,7 @@ TEST_CASE("ssa_tokenize: a FIFO is an input, and a signal ends the wait for its 
   INFO(done.err);
   CHECK(done.exit_code == 0);
   CHECK(documents_in(directory / "out") == std::vector<std::string>{"a"});
-  fs::rename(directory / "in.jsonl", directory / "in.json");
-  ssa::test::check_fails(
-      ssa::test::run_program({"ssa_tokenize", "--tokenizer", "bytes", "--input", "in.json", "--output", "other"},
-                             {.directory = directory.path()}),
-      ssa::kExitUsage, {"in.json: what a FIFO holds cannot be looked at"});
-  fs::rename(directory / "in.json", directory / "in.parquet");
+  fs::rename(directory / "in.jsonl", directory / "in.parquet");
   ssa::test::check_fails(
       ssa::test::run_program({"ssa_tokenize", "--tokenizer", "bytes", "--input", "in.parquet", "--output", "other"},
                              {.directory = directory.path()}),
@@ -562,6 +557,68 @@ TEST_CASE("tokenize: what is passed over in a directory is said") {
   CHECK(made.err.find("--input in: passed over 1 file(s) of other kinds: in/README.md\n") != std::string::npos);
   CHECK(made.err.find("passed over 1 .json file(s) whose first line is no object with a field \"meta.body\": "
                       "in/dataset_info.json\n") != std::string::npos);
+}
+
+TEST_CASE("tokenize: links in a directory are followed, and what they lead to is read once") {
+  TempDir directory;
+  const auto write = [&](const char* name) {
+    fs::create_directories((directory / name).parent_path());
+    write_file(directory / name, ssa::concat("{\"text\": \"", name, "\"}\n"));
+  };
+  const auto link = [&](const char* target, const char* name) { fs::create_symlink(target, directory / name); };
+  for (const char* name : {"in/v1/a.jsonl", "in/x.jsonl/part.jsonl", "in/z.jsonl", "store/b.jsonl",
+                           "store/deep/c.jsonl", "store/blob", "other/d.jsonl"})
+    write(name);
+  fs::create_hard_link(directory / "in/z.jsonl", directory / "in/zz.jsonl");  // a file of its own
+  link("../store", "in/web");
+  link("../../other", "store/deep/more");  // behind a link
+  link("../store/blob", "in/y.jsonl");
+  link("v1", "in/latest");  // the others lead to what is read
+  link(".", "in/self");
+  link("z.jsonl", "in/a.jsonl");
+  link("../store/deep", "in/xdeep");
+  link("..", "store/deep/back");
+  link("../gone", "in/README");
+  link("../..", "in/v1/.hidden");
+  const auto made =
+      ssa::test::run_program({"ssa_tokenize", "--quiet", "--tokenizer", "bytes", "--input", "in", "--output", "out"},
+                             {.directory = directory.path()});
+  INFO(made.err);
+  REQUIRE(made.exit_code == 0);
+  CHECK(documents_in(directory / "out") ==
+        std::vector<std::string>{"in/v1/a.jsonl", "store/b.jsonl", "store/deep/c.jsonl", "other/d.jsonl",
+                                 "in/x.jsonl/part.jsonl", "store/blob", "in/z.jsonl", "in/z.jsonl"});
+  CHECK_THAT(made.err,
+             ssa::test::has("--input in: passed over 5 name(s) of what is read under another name: in/a.jsonl, ...\n"));
+  CHECK_THAT(made.err, ssa::test::has("--input in: passed over 1 link(s) that lead nowhere: in/README\n"));
+  CHECK_THAT(made.err, ssa::test::has("--input in: passed over 1 hidden file(s): in/v1/.hidden\n"));
+}
+
+TEST_CASE("tokenize: a link or file in a directory that has an input's name and cannot be read is an error") {
+  TempDir directory;
+  fs::create_directories(directory / "up/in/sub");
+  const fs::path in = directory / "up/in";
+  write_file(in / "a.jsonl", "{\"text\": \"a\"}\n");
+  const auto error = [&](const fs::path& input) { return error_of([&] { ssa::expand_inputs({input.string()}); }); };
+  const auto with_link = [&](const char* target, const char* name) {
+    fs::create_symlink(target, in / name);
+    const std::string result = error(in);
+    fs::remove(in / name);
+    return result;
+  };
+  check_error(with_link("gone.jsonl", "sub/c.jsonl.gz"), "in/sub/c.jsonl.gz is a link to gone.jsonl, where no file is",
+              "expected one");
+  check_error(with_link("c.txt", "c.txt"), "in/c.txt is a link to c.txt, where no file is");
+  check_error(with_link("..", "up"), "in/up is a link to .., a directory that the link is in", "expected no loop");
+  check_error(with_link("../..", "sub/up"), "in/sub/up is a link to ../.., a directory that the link is in");
+  check_error(with_link("/dev/null", "null.txt"), "in/null.txt is a character device, expected a regular file");
+  CHECK(with_link("..", "sub/up") == "");  // it is read
+  REQUIRE(::mkfifo((in / "pipe.json").c_str(), 0600) == 0);
+  check_error(error(in), "in/pipe.json is a FIFO, expected a regular file");
+  fs::remove(in / "pipe.json");
+  fs::create_symlink("gone", directory / "dangling.jsonl");
+  check_error(error(directory / "dangling.jsonl"), "dangling.jsonl: a link to gone, where no file is");
+  CHECK(ssa::expand_inputs({(directory / "up/*").string()}) == std::vector<fs::path>{in / "a.jsonl"});
 }
 
 TEST_CASE("tokenize: the programs say that a job is not finished, where a split is, and that a tokenizer is another") {
