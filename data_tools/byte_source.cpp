@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstring>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <utility>
 
@@ -20,6 +21,12 @@ namespace {
 constexpr std::size_t kBufferBytes = 1 << 18;
 constexpr int kGzipOnly = 16 + MAX_WBITS;
 constexpr int kIdleMilliseconds = 100;  // after which a pipe is idle
+
+/// A Zstandard frame, or one that is skipped, with which the files of pzstd begin.
+bool is_zstd(std::string_view bytes) {
+  return bytes.starts_with("\x28\xb5\x2f\xfd") ||
+         (bytes.size() >= 4 && (bytes[0] & 0xf0) == 0x50 && bytes.substr(1, 3) == "\x2a\x4d\x18");
+}
 
 }  // namespace
 
@@ -83,9 +90,10 @@ ByteSource::ByteSource(std::filesystem::path path, const Interrupt* interrupt)
     if (got == 0) break;
     end_ += got;
   }
-  if (end_ >= 2 && std::memcmp(buffer_.get(), "\x1f\x8b", 2) == 0)
+  const std::string_view start(buffer_.get(), end_);
+  if (start.starts_with("\x1f\x8b"))
     decoder_ = std::make_unique<Decoder>(true);
-  else if (end_ >= 4 && std::memcmp(buffer_.get(), "\x28\xb5\x2f\xfd", 4) == 0)
+  else if (is_zstd(start))
     decoder_ = std::make_unique<Decoder>(false);
 }
 

@@ -515,6 +515,27 @@ TEST_CASE("tokenize: Zstandard with the longest window") {
   CHECK(documents_in(directory / "out") == std::vector<std::string>{"long", "28"});
 }
 
+TEST_CASE("tokenize: Zstandard with frames that are skipped, as pzstd writes them") {
+  TempDir directory;
+  const auto skipped = [](char kind, const std::string& bytes) {
+    return std::string{kind, '\x2a', '\x4d', '\x18', static_cast<char>(bytes.size()), 0, 0, 0} + bytes;
+  };
+  const std::string lines = json_lines(0, 200);
+  write_file(directory / "a.jsonl", lines);
+  ssa::tokenize(options_for({(directory / "a.jsonl").string()}, directory / "plain"));
+  const std::string packed = skipped('\x50', std::string("\x28\0\0\0", 4)) + zstd(lines.substr(0, 1000)) +
+                             skipped('\x5f', "") + skipped('\x53', "{\"text\": 5}\n") + zstd(lines.substr(1000));
+  write_file(directory / "b.jsonl.zst", packed);
+  ssa::tokenize(options_for({(directory / "b.jsonl.zst").string()}, directory / "packed"));
+  CHECK((documents_in(directory / "packed") == documents_in(directory / "plain")));
+  write_file(directory / "c.txt.zst", skipped('\x50', "abcdef").substr(0, 11));
+  check_error(error_of([&] { ssa::tokenize(options_for({(directory / "c.txt.zst").string()}, directory / "cut")); }),
+              "c.txt.zst", "zstd stream ends in the middle");
+  write_file(directory / "d.txt", "P*M\x19 is a text");
+  ssa::tokenize(options_for({(directory / "d.txt").string()}, directory / "text"));
+  CHECK(documents_in(directory / "text") == std::vector<std::string>{"P*M\x19 is a text"});
+}
+
 TEST_CASE("tokenize: .json and .ndjson hold JSON lines, and other JSON is named") {
   TempDir directory;
   write_file(directory / "a.json", "{\"text\": \"one\"}\n{\"text\": \"two\"}\n");
