@@ -91,6 +91,9 @@ ByteSource::ByteSource(std::filesystem::path path, const Interrupt* interrupt)
     end_ += got;
   }
   const std::string_view start(buffer_.get(), end_);
+  const std::string suffix = path_.extension().string();
+  SSA_CHECK(end_ > 0 || (suffix != ".gz" && suffix != ".zst"), path_.string(),
+            ": 0 bytes, expected a compressed file (was the download cut?)");
   if (start.starts_with("\x1f\x8b"))
     decoder_ = std::make_unique<Decoder>(true);
   else if (is_zstd(start))

@@ -536,6 +536,26 @@ TEST_CASE("tokenize: Zstandard with frames that are skipped, as pzstd writes the
   CHECK(documents_in(directory / "text") == std::vector<std::string>{"P*M\x19 is a text"});
 }
 
+TEST_CASE("tokenize: a compressed file of 0 bytes is an error") {
+  TempDir directory;
+  write_file(directory / "a.jsonl", json_lines(0, 2));
+  for (const char* name : {"b.jsonl.gz", "b.txt.zst"}) {
+    write_file(directory / name, "");
+    auto options = options_for({directory.path().string()}, directory / "out");
+    check_error(error_of([&] { ssa::tokenize(options); }), name, "0 bytes, expected a compressed file");
+    options.on_error = ssa::OnError::skip;
+    const ssa::TokenizeReport report = ssa::tokenize(options);
+    CHECK(report.documents == 2);
+    CHECK(report.skipped == 1);
+    fs::remove(directory / name);
+    fs::remove_all(directory / "out");
+  }
+  write_file(directory / "b.jsonl.gz", gzip(""));
+  write_file(directory / "b.jsonl.zst", zstd(""));
+  write_file(directory / "c.jsonl", "");
+  CHECK(ssa::tokenize(options_for({directory.path().string()}, directory / "out")).documents == 2);
+}
+
 TEST_CASE("tokenize: .json and .ndjson hold JSON lines, and other JSON is named") {
   TempDir directory;
   write_file(directory / "a.json", "{\"text\": \"one\"}\n{\"text\": \"two\"}\n");
