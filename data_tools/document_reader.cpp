@@ -83,7 +83,14 @@ std::size_t start_of_text(std::string_view bytes) {
   return mark;
 }
 
-/// The same for a file of JSON lines.
+/// Throws Error for a NUL byte in the first document of a text file, which begins at byte `begin` of it, from 0.
+void check_no_nul(std::string_view document, std::uint64_t begin) {
+  const std::size_t nul = find_nul(document);
+  SSA_CHECK(nul == document.npos, "byte ", begin + nul + 1,
+            " is NUL, as in files that are no text, expected text in UTF-8");
+}
+
+/// The length in bytes of the byte-order mark of a file of JSON lines. Throws Error for a file of another format.
 std::size_t start_of_lines(std::string_view bytes) {
   const std::size_t mark = byte_order_mark(bytes);
   const std::string kind = foreign_kind(bytes);
@@ -91,7 +98,7 @@ std::size_t start_of_lines(std::string_view bytes) {
   return mark;
 }
 
-// foreign_kind() looks at no more bytes, after white space.
+// foreign_kind() looks at no more bytes, after white space, except for a tar archive, whose NUL bytes are found too.
 constexpr std::size_t kKindBytes = 64;
 
 /// Whether more bytes would change nothing of what start_of_lines() finds: the first line that is not blank is complete,
@@ -426,13 +433,13 @@ class BlankLineFile : public RecordFile {
         }
         const std::size_t next_line = std::min(end + 1, bytes.size());
         if (is_blank(std::string_view(bytes).substr(line, end - line))) {
-          if (line > begin) batch.records.push_back({RawRecord::text, ++place.row, begin, line - begin});
+          if (line > begin) add(batch, place, begin, line);
           begin = next_line;
         }
         line = next_line;
       }
       if (done_) {
-        if (begin < bytes.size()) batch.records.push_back({RawRecord::text, ++place.row, begin, bytes.size() - begin});
+        if (begin < bytes.size()) add(batch, place, begin, bytes.size());
         begin = bytes.size();
       }
       rest_.assign(bytes, begin);
@@ -448,6 +455,11 @@ class BlankLineFile : public RecordFile {
   std::uint64_t bytes_read() const override { return source_.file_bytes_read(); }
 
  private:
+  static void add(RawBatch& batch, InputPlace& place, std::size_t begin, std::size_t end) {
+    if (place.row == 0) check_no_nul(std::string_view(batch.bytes).substr(begin, end - begin), place.offset + begin);
+    batch.records.push_back({RawRecord::text, ++place.row, begin, end - begin});
+  }
+
   ByteSource source_;
   std::string rest_;
   bool first_, done_ = false;
@@ -470,6 +482,7 @@ class WholeFile : public RecordFile {
     }
     bytes.shrink_to_fit();
     const std::size_t begin = start_of_text(bytes);
+    check_no_nul(bytes, 0);
     batch.records.push_back({RawRecord::text, ++place.row, begin, bytes.size() - begin});
     place.offset += bytes.size();
     return true;

@@ -46,6 +46,9 @@ std::vector<Document> documents_of_file(const fs::path& file) {
   const bool lines = is_json_lines(file) || file.extension() == ".json";
   const std::string kind = lines ? foreign_kind(text) : not_text_kind(text);
   SSA_CHECK(kind.empty(), file.string(), ": ", kind, ", expected ", lines ? "JSON lines" : "text in UTF-8");
+  const std::size_t nul = lines ? text.npos : find_nul(text);
+  SSA_CHECK(nul == text.npos, file.string(), ": byte ", nul + 1,
+            " is NUL, as in files that are no text, expected text in UTF-8");
   const std::size_t valid = valid_utf8_prefix(text);
   SSA_CHECK(valid == text.size(), file.string(), ": not UTF-8 at byte ", valid);
   if (text.starts_with("\xEF\xBB\xBF")) text.erase(0, 3);  // a byte-order mark

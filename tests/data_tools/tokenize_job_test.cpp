@@ -755,10 +755,30 @@ TEST_CASE("tokenize: a file that is no text is named for what it is, whatever it
       check_error(error_of([&] { ssa::tokenize(options); }), name, kind, "expected ");
     }
   }
+  using namespace std::string_literals;
+  for (const auto& [name, bytes, nul] :
+       {std::tuple{"f.txt", "a\0b"s, "byte 2 is NUL"},
+        std::tuple{"g.txt.gz", gzip("\n \nsome\0text\n\n"s), "byte 8 is NUL"},
+        std::tuple{"h.txt", "\xef\xbb\xbf" + std::string(7000, 'a') + "\n\0"s, "byte 7005 is NUL"},
+        std::tuple{"i.txt", "hello\0\0\0w\0\0\0\n\n"s, "byte 6 is NUL"}}) {
+    write_file(directory / name, bytes);
+    for (const bool blank_lines : {false, true}) {
+      fs::remove_all(directory / "out");
+      auto options = options_for({(directory / name).string()}, directory / "out");
+      options.input.split_blank_lines = blank_lines;
+      check_error(error_of([&] { ssa::tokenize(options); }), name, nul, "expected text in UTF-8");
+    }
+  }
   write_file(directory / "page.txt", "<!DOCTYPE html>");  // a text
   fs::remove_all(directory / "out");
   ssa::tokenize(options_for({(directory / "page.txt").string()}, directory / "out"));
   CHECK(documents_in(directory / "out") == std::vector<std::string>{"<!DOCTYPE html>"});
+  write_file(directory / "nul.jsonl", "{\"text\": \"\\u0000 escaped\"}\n");  // so is a NUL that JSON escapes
+  write_file(directory / "late.txt", std::string(100000, 'a') + '\0');
+  fs::remove_all(directory / "out");
+  ssa::tokenize(
+      options_for({(directory / "nul.jsonl").string(), (directory / "late.txt").string()}, directory / "out"));
+  CHECK(documents_in(directory / "out") == std::vector<std::string>{"\0 escaped"s, std::string(100000, 'a') + '\0'});
 }
 
 TEST_CASE("tokenize: the messages of a conversation are joined by a blank line") {

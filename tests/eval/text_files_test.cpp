@@ -57,6 +57,7 @@ TEST_CASE("text files: malformed files are errors that name file and line") {
   check_error(complaint("g.txt", "version https://git-lfs.github.com/spec/v1\n"), "g.txt", "a Git LFS pointer");
   check_error(complaint("h.jsonl.gz", "\x1F\x8B"), "h.jsonl.gz", "a gzip file", "expected text");
   check_error(complaint("i.txt", std::string("h\0i\0", 4)), "i.txt", "UTF-16");
+  check_error(complaint("j.txt", std::string("hi\0", 3)), "j.txt: byte 3 is NUL", "expected text in UTF-8");
   std::filesystem::create_directories(dir / "linked/directory.txt");
   ssa::test::write_file(dir / "linked/a.txt", "a");
   std::filesystem::create_symlink("a.txt", dir / "linked/b.txt");
