@@ -279,18 +279,24 @@ InputKind kind_of(const fs::path& file, const InputOptions& options) {
 std::vector<fs::path> expand_inputs(const std::vector<std::string>& inputs, const std::string& field) {
   std::vector<fs::path> files;
   const auto add = [&](const std::string& input) {
-    if (input != "-" && fs::is_directory(input)) {
+    const std::optional<fs::file_type> type = type_of(input);
+    if (!type)
+      fail_usage("--input ", input, ": a link to ", target_of(input).string(), ", where no file is, expected one");
+    if (type == fs::file_type::directory) {
       const std::vector<fs::path> found = DirectoryWalk(input, field).files();
       files.insert(files.end(), found.begin(), found.end());
-    } else {
+    } else if (type == fs::file_type::regular || type == fs::file_type::fifo) {
       files.emplace_back(input);
+    } else {
+      fail_usage("--input ", input, ": is a ", file_type_name(*type),
+                 ", expected a regular file, a directory or a FIFO");
     }
   };
   for (const std::string& input : inputs) {
-    if (input == "-" || type_of(input))
+    if (input == "-")
+      files.emplace_back(input);
+    else if (type_of(input) || fs::is_symlink(input))
       add(input);
-    else if (fs::is_symlink(input))
-      fail_usage("--input ", input, ": a link to ", target_of(input).string(), ", where no file is, expected one");
     else
       for (const std::string& match : matches_of(input)) add(match);
   }

@@ -36,8 +36,8 @@ InputKind kind_of(const std::filesystem::path& file, const InputOptions& options
 /// other kinds, .json files without JSON lines that hold `field`, links to what is read already, and links without a
 /// target that have no input's name are passed over, with a line on stderr for each reason. Throws UsageError naming
 /// what does not exist, matches nothing or cannot be listed, a link with an input's name and no target, a link to a
-/// directory that the link is in and that is not read, and a file of a directory with an input's name that is no
-/// regular file.
+/// directory that the link is in and that is not read, a file of a directory with an input's name that is no regular
+/// file, and a socket or device.
 std::vector<std::filesystem::path> expand_inputs(const std::vector<std::string>& inputs,
                                                  const std::string& field = InputOptions().field);
 

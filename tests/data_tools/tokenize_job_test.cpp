@@ -659,6 +659,9 @@ TEST_CASE("tokenize: a link or file in a directory that has an input's name and 
   fs::remove(in / "pipe.json");
   fs::create_symlink("gone", directory / "dangling.jsonl");
   check_error(error(directory / "dangling.jsonl"), "dangling.jsonl: a link to gone, where no file is");
+  check_error(error(directory / "*.jsonl"), "dangling.jsonl: a link to gone, where no file is");
+  fs::create_symlink("/dev/null", directory / "null.txt");
+  check_error(error(directory / "null.txt"), "null.txt: is a character device, expected a regular file");
   CHECK(ssa::expand_inputs({(directory / "up/*").string()}) == std::vector<fs::path>{in / "a.jsonl"});
 }
 
