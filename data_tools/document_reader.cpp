@@ -110,14 +110,19 @@ bool start_is_known(std::string_view bytes) {
          (bytes.size() - text >= kKindBytes || (bytes[text] == '{' && bytes.size() >= 8));
 }
 
-/// Whether a .json file holds JSON lines with this field: whether its first line is an object that has it.
+/// Whether a .json file holds JSON lines with this field: whether its first line is an object that has it. True for a
+/// file that cannot be read.
 bool holds_records(const fs::path& file, const std::string& field) {
+  std::string bytes;
   try {
     ByteSource source(file);
-    std::string bytes;
     while (bytes.find('\n') == bytes.npos && bytes.size() <= kMaxDocumentBytes &&
            source.read_fully(bytes, std::max(kBatchBytes, bytes.size()))) {
     }
+  } catch (const Error&) {
+    return true;  // that it cannot be read is said when it is read
+  }
+  try {
     const std::size_t begin = byte_order_mark(bytes);
     const std::string_view line = std::string_view(bytes).substr(begin, bytes.find('\n', begin) - begin);
     std::string text;

@@ -600,6 +600,20 @@ TEST_CASE("tokenize: what is passed over in a directory is said") {
                       "in/dataset_info.json\n") != std::string::npos);
 }
 
+TEST_CASE("tokenize: a damaged .json file in a directory is an error and is not passed over") {
+  TempDir directory;
+  write_file(directory / "a.jsonl", json_lines(0, 3));
+  write_file(directory / "b.json.gz", gzip(json_lines(3, 2000)).substr(0, 30000));
+  write_file(directory / "c.json.zst", zstd(json_lines(2003, 1)).substr(0, 20));
+  TempDir out;
+  auto options = options_for({directory.path().string()}, out / "out");
+  check_error(error_of([&] { ssa::tokenize(options); }), "b.json.gz", "truncated");
+  options.on_error = ssa::OnError::skip;
+  const ssa::TokenizeReport report = ssa::tokenize(options);
+  CHECK(report.skipped == 2);
+  CHECK(report.documents > 3);  // those before the damage
+}
+
 TEST_CASE("tokenize: links in a directory are followed, and what they lead to is read once") {
   TempDir directory;
   const auto write = [&](const char* name) {
