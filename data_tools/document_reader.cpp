@@ -320,6 +320,8 @@ class RecordFile {
   virtual bool finished() const = 0;
   /// Bytes of the file on disk that have been read.
   virtual std::uint64_t bytes_read() const = 0;
+  /// What is read; nullopt for a pipe.
+  virtual std::optional<FileVersion> version() const = 0;
 };
 
 namespace {
@@ -377,6 +379,7 @@ class LineFile : public RecordFile {
 
   bool finished() const override { return done_; }
   std::uint64_t bytes_read() const override { return source_.file_bytes_read(); }
+  std::optional<FileVersion> version() const override { return source_.version(); }
 
  private:
   /// A .json file may also be one JSON value. Throws Error if it looks like one.
@@ -464,6 +467,7 @@ class BlankLineFile : public RecordFile {
 
   bool finished() const override { return done_ && rest_.empty(); }
   std::uint64_t bytes_read() const override { return source_.file_bytes_read(); }
+  std::optional<FileVersion> version() const override { return source_.version(); }
 
  private:
   static void add(RawBatch& batch, InputPlace& place, std::size_t begin, std::size_t end) {
@@ -501,6 +505,7 @@ class WholeFile : public RecordFile {
 
   bool finished() const override { return done_; }
   std::uint64_t bytes_read() const override { return source_.file_bytes_read(); }
+  std::optional<FileVersion> version() const override { return source_.version(); }
 
  private:
   ByteSource source_;
@@ -510,7 +515,7 @@ class WholeFile : public RecordFile {
 class ParquetFile : public RecordFile {
  public:
   ParquetFile(const fs::path& path, const InputOptions& options, const InputPlace& start)
-      : reader_(path, options.field, options.field_kind), size_(fs::file_size(path)) {
+      : path_(path), reader_(path, options.field, options.field_kind), size_(fs::file_size(path)) {
     reader_.skip_rows(start.row);
   }
 
@@ -540,16 +545,20 @@ class ParquetFile : public RecordFile {
                : static_cast<std::uint64_t>(static_cast<double>(size_) * static_cast<double>(reader_.rows_done()) /
                                             static_cast<double>(reader_.rows()));
   }
+  std::optional<FileVersion> version() const override { return input_version(path_); }  // the workers open it again
 
  private:
+  fs::path path_;
   ParquetReader reader_;
   std::uint64_t size_;
 };
 
 }  // namespace
 
-DocumentReader::DocumentReader(InputOptions options, InputPlace start) : options_(std::move(options)), place_(start) {
-  for (std::size_t i = 0; i < start.file; ++i) finished_bytes_ += input_size(options_.files[i]).value_or(0);
+DocumentReader::DocumentReader(InputOptions options, InputPlace start, std::vector<std::optional<FileVersion>> versions)
+    : options_(std::move(options)), place_(start), versions_(std::move(versions)) {
+  for (std::size_t i = 0; i < start.file; ++i)
+    if (versions_[i]) finished_bytes_ += versions_[i]->bytes;
 }
 
 DocumentReader::~DocumentReader() = default;
@@ -565,6 +574,16 @@ std::unique_ptr<RecordFile> DocumentReader::open(InputPlace start) const {
   return std::make_unique<WholeFile>(path, start, interrupt_);
 }
 
+void DocumentReader::add_change(RawBatch& batch) const {
+  const std::optional<FileVersion>& before = versions_[place_.file];
+  if (!before) return;
+  const std::optional<FileVersion> now = file_->version();
+  if (now == before) return;
+  batch.add(RawRecord::fault, place_.row + 1,
+            concat("changed after the job began: ", to_string(*before), ", now ",
+                   now ? to_string(*now) : "no regular file", ", expected inputs that stay as they are"));
+}
+
 bool DocumentReader::next(RawBatch& batch) {
   while (place_.file < options_.files.size()) {
     batch.bytes.clear();
@@ -575,6 +594,7 @@ bool DocumentReader::next(RawBatch& batch) {
     try {
       if (!file_) file_ = open(place_);
       more = file_->next(batch, place_);
+      if (!more || file_->finished()) add_change(batch);
     } catch (const UsageError&) {
       throw;
     } catch (const Error& error) {  // nothing more of this file can be read
@@ -586,11 +606,7 @@ bool DocumentReader::next(RawBatch& batch) {
     batch.file_bytes = finished_bytes_ + (file_ ? file_->bytes_read() : 0);
     if (!more || file_->finished()) {
       file_.reset();
-      if (options_.files[place_.file] != "-") {
-        std::error_code ignored;
-        const std::uintmax_t size = fs::file_size(options_.files[place_.file], ignored);
-        if (!ignored) finished_bytes_ += size;
-      }
+      if (versions_[place_.file]) finished_bytes_ += versions_[place_.file]->bytes;
       place_ = {.file = place_.file + 1, .row = 0, .offset = 0};
     }
     batch.next = place_;

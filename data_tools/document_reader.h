@@ -4,9 +4,11 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "data_tools/byte_source.h"
 #include "data_tools/interrupt.h"
 #include "data_tools/json_line.h"
 
@@ -78,7 +80,9 @@ class RecordFile;
 
 class DocumentReader {
  public:
-  DocumentReader(InputOptions options, InputPlace start);
+  /// `versions` are the versions of options.files (input_version) when the job began. A file that is another one at its
+  /// end is damaged.
+  DocumentReader(InputOptions options, InputPlace start, std::vector<std::optional<FileVersion>> versions);
   ~DocumentReader();
   DocumentReader(const DocumentReader&) = delete;
   DocumentReader& operator=(const DocumentReader&) = delete;
@@ -93,10 +97,13 @@ class DocumentReader {
 
  private:
   std::unique_ptr<RecordFile> open(InputPlace start) const;
+  /// Adds a fault record if the file that is open is not the version with which the job began.
+  void add_change(RawBatch& batch) const;
 
   Interrupt interrupt_;
   InputOptions options_;
   InputPlace place_;
+  std::vector<std::optional<FileVersion>> versions_;
   std::unique_ptr<RecordFile> file_;
   std::uint64_t finished_bytes_ = 0;  // of the files before this one
 };

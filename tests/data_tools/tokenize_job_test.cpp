@@ -461,6 +461,66 @@ TEST_CASE("tokenize: a job that a bad record ended continues with --on-error ski
   CHECK((files_in(directory / "out") == files_in(directory / "at-once")));
 }
 
+TEST_CASE("tokenize: an interrupted job does not continue with another version of an input") {
+  TempDir directory;
+  const std::string lines = json_lines(0, 30, 100);
+  const fs::path file = directory / "a.jsonl";
+  write_file(file, lines + "{\"text\": 5}\n");
+  auto options = options_for({file.string()}, directory / "out");
+  check_error(error_of([&] { ssa::tokenize(options); }), "a.jsonl:31");
+  options.on_error = ssa::OnError::skip;
+  const auto written = fs::last_write_time(file);
+  const std::string state = ssa::read_file(directory / "out/job.json");
+  const std::string size = std::to_string(fs::file_size(file));
+
+  std::string other = lines + "{\"text\": 5}\n";
+  std::replace(other.begin(), other.end(), 'm', 'n');
+  write_file(file, other);  // of the same size
+  fs::last_write_time(file, written + std::chrono::nanoseconds(1));
+  REQUIRE(std::to_string(fs::file_size(file)) == size);
+  check_error(error_of([&] { ssa::tokenize(options); }), "out/job.json: input ", file.string(),
+              " of the interrupted job was " + size + " bytes written at 20", " UTC, is now " + size + " bytes",
+              "expected the same file", "or another --output");
+  write_file(file, lines + "{\"text\": 5}\n");
+  fs::last_write_time(file, written);
+  options.input.files.push_back(file);
+  check_error(error_of([&] { ssa::tokenize(options); }),
+              "job.json: input 2 of the interrupted job is none, of this one ", file.string(),
+              "expected the same, or another --output");
+  options.input.files.pop_back();
+
+  auto job = nlohmann::ordered_json::parse(state);
+  REQUIRE(job["settings"]["inputs"][0].size() == 3);
+  job["settings"]["inputs"][0].erase(2);
+  write_file(directory / "out/job.json", job.dump());
+  check_error(error_of([&] { ssa::tokenize(options); }), "job.json: an earlier version wrote it, without the times",
+              file.string(), "expected another --output, or remove the directory to start again");
+  write_file(directory / "out/job.json", state);
+  CHECK(ssa::tokenize(options).documents == 30);
+}
+
+TEST_CASE("ssa_tokenize: an input that changes after the job began is an error") {
+  TempDir directory;
+  for (const bool replaced : {false, true}) {
+    INFO(replaced);
+    fs::remove_all(directory / "out");
+    fs::remove(directory / "gate.jsonl");
+    REQUIRE(::mkfifo((directory / "gate.jsonl").c_str(), 0600) == 0);
+    write_file(directory / "a.jsonl", json_lines(0, 10));
+    // The job waits for the writer of the first input, while the second one changes.
+    ssa::test::RunningProgram program(
+        {"ssa_tokenize", "--quiet", "--tokenizer", "bytes", "--input", "gate.jsonl", "a.jsonl", "--output", "out"},
+        {.directory = directory.path()});
+    while (!fs::exists(directory / "out/job.json")) REQUIRE_FALSE(program.ends_within(0.01));
+    write_file(directory / (replaced ? "b.jsonl" : "a.jsonl"), json_lines(0, 11));
+    if (replaced) fs::rename(directory / "b.jsonl", directory / "a.jsonl");
+    write_file(directory / "gate.jsonl", "{\"text\": \"go\"}\n");
+    ssa::test::check_fails(program.wait(20), ssa::kExitFailed,
+                           {"a.jsonl:12: changed after the job began: ", " bytes written at ", " UTC, now ",
+                            "expected inputs that stay as they are"});
+  }
+}
+
 TEST_CASE("tokenize: a damaged job.json is an error that says how to start again") {
   TempDir directory;
   write_file(directory / "a.jsonl", json_lines(0, 30, 100) + "{\"text\": 5}\n");
