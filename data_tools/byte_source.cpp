@@ -1,6 +1,8 @@
 #include "data_tools/byte_source.h"
 
 #include <fcntl.h>
+#include <fmt/chrono.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <zlib.h>
 #include <zstd.h>
@@ -8,7 +10,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <ctime>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <utility>
 
@@ -21,11 +25,48 @@ constexpr std::size_t kBufferBytes = 1 << 18;
 constexpr int kGzipOnly = 16 + MAX_WBITS;
 constexpr int kIdleMilliseconds = 100;  // after which a pipe is idle
 
+std::optional<FileVersion> version_of(const struct stat& info) {
+  if (!S_ISREG(info.st_mode)) return std::nullopt;
+  return FileVersion{.bytes = static_cast<std::uint64_t>(info.st_size),
+                     .written_ns = std::int64_t{info.st_mtim.tv_sec} * 1'000'000'000 + info.st_mtim.tv_nsec};
+}
+
+/// A Zstandard frame, or one that is skipped, with which the files of pzstd begin.
+bool is_zstd(std::string_view bytes) {
+  return bytes.starts_with("\x28\xb5\x2f\xfd") ||
+         (bytes.size() >= 4 && (bytes[0] & 0xf0) == 0x50 && bytes.substr(1, 3) == "\x2a\x4d\x18");
+}
+
 }  // namespace
 
-std::optional<std::uint64_t> input_size(const std::filesystem::path& path) {
-  if (path == "-" || std::filesystem::is_fifo(path)) return std::nullopt;
-  return std::filesystem::file_size(path);
+std::string to_string(const FileVersion& version) {
+  constexpr std::int64_t kSecond = 1'000'000'000;
+  const std::int64_t rest = (version.written_ns % kSecond + kSecond) % kSecond;
+  const std::time_t seconds = (version.written_ns - rest) / kSecond;
+  return fmt::format("{} bytes written at {:%Y-%m-%d %H:%M:%S}.{:09} UTC", version.bytes, fmt::gmtime(seconds), rest);
+}
+
+std::optional<FileVersion> input_version(const std::filesystem::path& path) {
+  if (path == "-") return std::nullopt;
+  struct stat info;
+  if (::stat(path.c_str(), &info) != 0) {
+    const std::string reason = std::generic_category().message(errno);
+    fail(path.string(), ": cannot read: ", reason);
+  }
+  return version_of(info);
+}
+
+const char* file_type_name(std::filesystem::file_type type) {
+  using Type = std::filesystem::file_type;
+  switch (type) {
+    case Type::regular: return "regular file";
+    case Type::directory: return "directory";
+    case Type::fifo: return "FIFO";
+    case Type::socket: return "socket";
+    case Type::block: return "block device";
+    case Type::character: return "character device";
+    default: return "file of an unknown type";
+  }
 }
 
 /// The state of zlib or of zstd, whichever decodes the file.
@@ -70,9 +111,13 @@ ByteSource::ByteSource(std::filesystem::path path, const Interrupt* interrupt)
     if (got == 0) break;
     end_ += got;
   }
-  if (end_ >= 2 && std::memcmp(buffer_.get(), "\x1f\x8b", 2) == 0)
+  const std::string_view start(buffer_.get(), end_);
+  const std::string suffix = path_.extension().string();
+  SSA_CHECK(end_ > 0 || (suffix != ".gz" && suffix != ".zst"), path_.string(),
+            ": 0 bytes, expected a compressed file (was the download cut?)");
+  if (start.starts_with("\x1f\x8b"))
     decoder_ = std::make_unique<Decoder>(true);
-  else if (end_ >= 4 && std::memcmp(buffer_.get(), "\x28\xb5\x2f\xfd", 4) == 0)
+  else if (is_zstd(start))
     decoder_ = std::make_unique<Decoder>(false);
 }
 
@@ -90,6 +135,12 @@ std::size_t ByteSource::read_file(char* out, std::size_t size) {
     file_bytes_ += static_cast<std::uint64_t>(got);
     return static_cast<std::size_t>(got);
   }
+}
+
+std::optional<FileVersion> ByteSource::version() const {
+  struct stat info;
+  if (path_ == "-" || ::fstat(fd_.get(), &info) != 0) return std::nullopt;
+  return version_of(info);
 }
 
 void ByteSource::fill() {

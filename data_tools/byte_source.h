@@ -14,11 +14,24 @@
 
 namespace ssa {
 
-/// Bytes of an input file on disk; nullopt for "-" and for a FIFO, whose size nobody knows.
-std::optional<std::uint64_t> input_size(const std::filesystem::path& path);
+/// What tells one version of a file from another.
+struct FileVersion {
+  std::uint64_t bytes = 0;      // on disk
+  std::int64_t written_ns = 0;  // when its content was last written, in nanoseconds since 1970
+  bool operator==(const FileVersion&) const = default;
+};
+
+/// "7 bytes written at 2026-11-29 01:02:03.000000004 UTC".
+std::string to_string(const FileVersion& version);
+
+/// The version of an input file; nullopt for "-" and for a FIFO. Throws Error for a file that cannot be looked at.
+std::optional<FileVersion> input_version(const std::filesystem::path& path);
+
+/// "regular file", "directory", "FIFO" and so on.
+const char* file_type_name(std::filesystem::file_type type);
 
 /// Reads a file, or standard input for "-". gzip and Zstandard are recognized by their first bytes, not by the name;
-/// consecutive members or frames are one stream. Every member that reads throws Interrupted once `interrupt` is raised.
+/// consecutive members or frames are one stream, without the frames that Zstandard skips. Every member that reads throws Interrupted once `interrupt` is raised.
 class ByteSource {
  public:
   explicit ByteSource(std::filesystem::path path, const Interrupt* interrupt = nullptr);
@@ -38,6 +51,9 @@ class ByteSource {
 
   /// Skips `count` decompressed bytes. Throws Error if the stream is shorter.
   void skip(std::uint64_t count);
+
+  /// The version of the file that is open; nullopt for "-" and for a FIFO.
+  std::optional<FileVersion> version() const;
 
   /// Bytes read from the file, before decompression.
   std::uint64_t file_bytes_read() const { return file_bytes_; }

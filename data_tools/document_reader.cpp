@@ -3,15 +3,19 @@
 #include <glob.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <optional>
+#include <set>
 #include <string_view>
+#include <system_error>
 #include <utility>
 
 #include "data_tools/byte_source.h"
 #include "data_tools/parquet_reader.h"
 #include "ssa/base/error.h"
+#include "ssa/base/file.h"
 #include "ssa/base/file_kind.h"
 
 namespace ssa {
@@ -79,7 +83,14 @@ std::size_t start_of_text(std::string_view bytes) {
   return mark;
 }
 
-/// The same for a file of JSON lines.
+/// Throws Error for a NUL byte in the first document of a text file, which begins at byte `begin` of it, from 0.
+void check_no_nul(std::string_view document, std::uint64_t begin) {
+  const std::size_t nul = find_nul(document);
+  SSA_CHECK(nul == document.npos, "byte ", begin + nul + 1,
+            " is NUL, as in files that are no text, expected text in UTF-8");
+}
+
+/// The length in bytes of the byte-order mark of a file of JSON lines. Throws Error for a file of another format.
 std::size_t start_of_lines(std::string_view bytes) {
   const std::size_t mark = byte_order_mark(bytes);
   const std::string kind = foreign_kind(bytes);
@@ -87,7 +98,7 @@ std::size_t start_of_lines(std::string_view bytes) {
   return mark;
 }
 
-// foreign_kind() looks at no more bytes, after white space.
+// foreign_kind() looks at no more bytes, after white space, except for a tar archive, whose NUL bytes are found too.
 constexpr std::size_t kKindBytes = 64;
 
 /// Whether more bytes would change nothing of what start_of_lines() finds: the first line that is not blank is
@@ -99,14 +110,19 @@ bool start_is_known(std::string_view bytes) {
          (bytes.size() - text >= kKindBytes || (bytes[text] == '{' && bytes.size() >= 8));
 }
 
-/// Whether a .json file holds JSON lines with this field: whether its first line is an object that has it.
+/// Whether a .json file holds JSON lines with this field: whether its first line is an object that has it. True for a
+/// file that cannot be read.
 bool holds_records(const fs::path& file, const std::string& field) {
+  std::string bytes;
   try {
     ByteSource source(file);
-    std::string bytes;
     while (bytes.find('\n') == bytes.npos && bytes.size() <= kMaxDocumentBytes &&
            source.read_fully(bytes, std::max(kBatchBytes, bytes.size()))) {
     }
+  } catch (const Error&) {
+    return true;  // that it cannot be read is said when it is read
+  }
+  try {
     const std::size_t begin = byte_order_mark(bytes);
     const std::string_view line = std::string_view(bytes).substr(begin, bytes.find('\n', begin) - begin);
     std::string text;
@@ -117,29 +133,141 @@ bool holds_records(const fs::path& file, const std::string& field) {
   }
 }
 
-void add_directory(const std::string& input, const std::string& field, std::vector<fs::path>& files) {
-  PassedOver hidden(input, "hidden file(s)"), other(input, "file(s) of other kinds"),
-      no_records(input, concat(".json file(s) whose first line is no object with a field \"", field, "\""));
-  const std::size_t before = files.size();
-  for (auto it = fs::recursive_directory_iterator(input); it != fs::recursive_directory_iterator(); ++it) {
-    const std::string name = it->path().filename().string();
-    // macOS writes ._NAME and .DS_Store, and __MACOSX into archives.
-    if (name.starts_with('.') || name == "__MACOSX") {
-      hidden.add(it->path());
-      if (it->is_directory()) it.disable_recursion_pending();
-    } else if (it->is_regular_file()) {
-      if (!known_kind(it->path()))
-        other.add(it->path());
-      else if (is_json_name(it->path()) && !holds_records(it->path(), field))
-        no_records.add(it->path());
-      else
-        files.push_back(it->path());
+/// The type of the file at the end of symbolic links; nullopt if there is none. Throws UsageError if it cannot be told.
+std::optional<fs::file_type> type_of(const fs::path& path) {
+  std::error_code error;
+  const fs::file_type type = fs::status(path, error).type();
+  if (type == fs::file_type::not_found || error == std::errc::too_many_symbolic_link_levels) return std::nullopt;
+  if (error) fail_usage("--input ", path.string(), ": cannot read: ", error.message());
+  return type;
+}
+
+/// Where a symbolic link points.
+fs::path target_of(const fs::path& link) {
+  std::error_code ignored;
+  return fs::read_symlink(link, ignored);
+}
+
+/// The files of records in a directory and below.
+class DirectoryWalk {
+ public:
+  DirectoryWalk(const std::string& input, const std::string& field)
+      : input_(input),
+        field_(field),
+        hidden_(input, "hidden file(s)"),
+        other_(input, "file(s) of other kinds"),
+        no_records_(input, concat(".json file(s) whose first line is no object with a field \"", field, "\"")),
+        again_(input, "name(s) of what is read under another name"),
+        nowhere_(input, "link(s) that lead nowhere") {}
+
+  /// Sorted by name.
+  std::vector<fs::path> files() {
+    walk(input_);
+    // Links come last, so that what is in the directory itself keeps its own name.
+    while (!links_.empty()) {
+      std::vector<fs::path> links;
+      links.swap(links_);
+      std::sort(links.begin(), links.end());
+      for (const fs::path& link : links) follow(link);
+    }
+    for (const PassedOver* passed : {&hidden_, &other_, &no_records_, &again_, &nowhere_}) passed->print();
+    if (files_.empty())
+      fail_usage("--input ", input_, ": a directory without files of records, expected ", kKnownKinds);
+    std::sort(files_.begin(), files_.end());
+    return std::move(files_);
+  }
+
+ private:
+  void walk(const fs::path& top) {
+    std::vector<fs::path> directories = {top};
+    while (!directories.empty()) {
+      const fs::path directory = std::move(directories.back());
+      directories.pop_back();
+      std::error_code error;
+      const fs::path real = fs::canonical(directory, error);
+      auto it = error ? fs::directory_iterator() : fs::directory_iterator(directory, error);
+      if (!error && !seen_.insert(real).second) {
+        again_.add(directory);
+        continue;
+      }
+      for (; !error && it != fs::directory_iterator(); it.increment(error)) {
+        const fs::path path = it->path(), name = path.filename();
+        // macOS writes ._NAME and .DS_Store, and __MACOSX into archives.
+        if (name.string().starts_with('.') || name == "__MACOSX")
+          hidden_.add(path);
+        else if (it->is_symlink(error))
+          links_.push_back(path);
+        else if (it->is_directory(error))
+          directories.push_back(path);
+        else
+          add(path, real / name, type_of(path));
+      }
+      if (error) fail_usage("--input ", input_, ": ", directory.string(), " cannot be listed: ", error.message());
     }
   }
-  for (const PassedOver* passed : {&hidden, &other, &no_records}) passed->print();
-  if (files.size() == before)
-    fail_usage("--input ", input, ": a directory without files of records, expected ", kKnownKinds);
-  std::sort(files.begin() + static_cast<std::ptrdiff_t>(before), files.end());
+
+  void follow(const fs::path& link) {
+    const std::optional<fs::file_type> type = type_of(link);
+    if (type == fs::file_type::directory) {
+      check_no_loop(link);
+      return walk(link);
+    }
+    if (type) return add(link, fs::canonical(link), type);
+    if (known_kind(link))
+      fail_usage("--input ", input_, ": ", link.string(), " is a link to ", target_of(link).string(),
+                 ", where no file is, expected one (git annex get fetches annexed files) or no link");
+    nowhere_.add(link);
+  }
+
+  /// Throws UsageError for a link to a directory that holds the link: what else is in there was not meant.
+  void check_no_loop(const fs::path& link) const {
+    const fs::path target = fs::canonical(link), holder = fs::canonical(link.parent_path());
+    const bool holds = std::mismatch(target.begin(), target.end(), holder.begin(), holder.end()).first == target.end();
+    if (holds && !seen_.contains(target))
+      fail_usage("--input ", input_, ": ", link.string(), " is a link to ", target_of(link).string(),
+                 ", a directory that the link is in, expected no loop: remove the link, or name the files");
+  }
+
+  void add(const fs::path& path, const fs::path& real, std::optional<fs::file_type> type) {
+    if (!known_kind(path)) {
+      other_.add(path);
+      return;
+    }
+    if (type != fs::file_type::regular)
+      fail_usage("--input ", input_, ": ", path.string(), " is ", type ? concat("a ", file_type_name(*type)) : "gone",
+                 ", expected a regular file");
+    if (!seen_.insert(real).second)
+      again_.add(path);
+    else if (is_json_name(path) && !holds_records(path, field_))
+      no_records_.add(path);
+    else
+      files_.push_back(path);
+  }
+
+  const std::string& input_;
+  const std::string& field_;
+  PassedOver hidden_, other_, no_records_, again_, nowhere_;
+  std::vector<fs::path> files_, links_;
+  std::set<fs::path> seen_;  // files and directories, without links
+};
+
+/// The files and directories that a pattern matches, sorted. Throws UsageError if there are none, or if a directory
+/// cannot be listed.
+std::vector<std::string> matches_of(const std::string& pattern) {
+  static thread_local std::string unreadable;
+  unreadable.clear();
+  const auto take_error = [](const char* directory, int error) {
+    if (error == ENOENT || error == ENOTDIR || error == ELOOP) return 0;
+    unreadable = concat(directory, " cannot be listed: ", std::generic_category().message(error));
+    return 1;
+  };
+  glob_t found{};
+  const int result = ::glob(pattern.c_str(), 0, take_error, &found);
+  std::vector<std::string> matches(found.gl_pathv, found.gl_pathv + (result == 0 ? found.gl_pathc : 0));
+  ::globfree(&found);
+  if (!unreadable.empty()) fail_usage("--input ", pattern, ": ", unreadable);
+  if (matches.empty()) fail_usage("--input ", pattern, ": no such file, and no pattern that matches one");
+  return matches;
 }
 
 bool is_blank(std::string_view line) { return line.find_first_not_of(" \t\r\n\f\v") == line.npos; }
@@ -155,19 +283,27 @@ InputKind kind_of(const fs::path& file, const InputOptions& options) {
 
 std::vector<fs::path> expand_inputs(const std::vector<std::string>& inputs, const std::string& field) {
   std::vector<fs::path> files;
-  for (const std::string& input : inputs) {
-    if (fs::is_directory(input)) {
-      add_directory(input, field, files);
-    } else if (input == "-" || fs::exists(input)) {
+  const auto add = [&](const std::string& input) {
+    const std::optional<fs::file_type> type = type_of(input);
+    if (!type)
+      fail_usage("--input ", input, ": a link to ", target_of(input).string(), ", where no file is, expected one");
+    if (type == fs::file_type::directory) {
+      const std::vector<fs::path> found = DirectoryWalk(input, field).files();
+      files.insert(files.end(), found.begin(), found.end());
+    } else if (type == fs::file_type::regular || type == fs::file_type::fifo) {
       files.emplace_back(input);
     } else {
-      const std::size_t before = files.size();
-      glob_t found{};
-      if (::glob(input.c_str(), 0, nullptr, &found) == 0)
-        for (std::size_t i = 0; i < found.gl_pathc; ++i) files.emplace_back(found.gl_pathv[i]);
-      ::globfree(&found);
-      if (files.size() == before) fail_usage("--input ", input, ": no such file, and no pattern that matches one");
+      fail_usage("--input ", input, ": is a ", file_type_name(*type),
+                 ", expected a regular file, a directory or a FIFO");
     }
+  };
+  for (const std::string& input : inputs) {
+    if (input == "-")
+      files.emplace_back(input);
+    else if (type_of(input) || fs::is_symlink(input))
+      add(input);
+    else
+      for (const std::string& match : matches_of(input)) add(match);
   }
   return files;
 }
@@ -184,6 +320,8 @@ class RecordFile {
   virtual bool finished() const = 0;
   /// Bytes of the file on disk that have been read.
   virtual std::uint64_t bytes_read() const = 0;
+  /// What is read; nullopt for a pipe.
+  virtual std::optional<FileVersion> version() const = 0;
 };
 
 namespace {
@@ -241,6 +379,7 @@ class LineFile : public RecordFile {
 
   bool finished() const override { return done_; }
   std::uint64_t bytes_read() const override { return source_.file_bytes_read(); }
+  std::optional<FileVersion> version() const override { return source_.version(); }
 
  private:
   /// A .json file may also be one JSON value. Throws Error if it looks like one.
@@ -308,13 +447,13 @@ class BlankLineFile : public RecordFile {
         }
         const std::size_t next_line = std::min(end + 1, bytes.size());
         if (is_blank(std::string_view(bytes).substr(line, end - line))) {
-          if (line > begin) batch.records.push_back({RawRecord::text, ++place.row, begin, line - begin});
+          if (line > begin) add(batch, place, begin, line);
           begin = next_line;
         }
         line = next_line;
       }
       if (done_) {
-        if (begin < bytes.size()) batch.records.push_back({RawRecord::text, ++place.row, begin, bytes.size() - begin});
+        if (begin < bytes.size()) add(batch, place, begin, bytes.size());
         begin = bytes.size();
       }
       rest_.assign(bytes, begin);
@@ -328,8 +467,14 @@ class BlankLineFile : public RecordFile {
 
   bool finished() const override { return done_ && rest_.empty(); }
   std::uint64_t bytes_read() const override { return source_.file_bytes_read(); }
+  std::optional<FileVersion> version() const override { return source_.version(); }
 
  private:
+  static void add(RawBatch& batch, InputPlace& place, std::size_t begin, std::size_t end) {
+    if (place.row == 0) check_no_nul(std::string_view(batch.bytes).substr(begin, end - begin), place.offset + begin);
+    batch.records.push_back({RawRecord::text, ++place.row, begin, end - begin});
+  }
+
   ByteSource source_;
   std::string rest_;
   bool first_, done_ = false;
@@ -352,6 +497,7 @@ class WholeFile : public RecordFile {
     }
     bytes.shrink_to_fit();
     const std::size_t begin = start_of_text(bytes);
+    check_no_nul(bytes, 0);
     batch.records.push_back({RawRecord::text, ++place.row, begin, bytes.size() - begin});
     place.offset += bytes.size();
     return true;
@@ -359,6 +505,7 @@ class WholeFile : public RecordFile {
 
   bool finished() const override { return done_; }
   std::uint64_t bytes_read() const override { return source_.file_bytes_read(); }
+  std::optional<FileVersion> version() const override { return source_.version(); }
 
  private:
   ByteSource source_;
@@ -368,7 +515,7 @@ class WholeFile : public RecordFile {
 class ParquetFile : public RecordFile {
  public:
   ParquetFile(const fs::path& path, const InputOptions& options, const InputPlace& start)
-      : reader_(path, options.field, options.field_kind), size_(fs::file_size(path)) {
+      : path_(path), reader_(path, options.field, options.field_kind), size_(fs::file_size(path)) {
     reader_.skip_rows(start.row);
   }
 
@@ -398,16 +545,20 @@ class ParquetFile : public RecordFile {
                : static_cast<std::uint64_t>(static_cast<double>(size_) * static_cast<double>(reader_.rows_done()) /
                                             static_cast<double>(reader_.rows()));
   }
+  std::optional<FileVersion> version() const override { return input_version(path_); }  // the workers open it again
 
  private:
+  fs::path path_;
   ParquetReader reader_;
   std::uint64_t size_;
 };
 
 }  // namespace
 
-DocumentReader::DocumentReader(InputOptions options, InputPlace start) : options_(std::move(options)), place_(start) {
-  for (std::size_t i = 0; i < start.file; ++i) finished_bytes_ += input_size(options_.files[i]).value_or(0);
+DocumentReader::DocumentReader(InputOptions options, InputPlace start, std::vector<std::optional<FileVersion>> versions)
+    : options_(std::move(options)), place_(start), versions_(std::move(versions)) {
+  for (std::size_t i = 0; i < start.file; ++i)
+    if (versions_[i]) finished_bytes_ += versions_[i]->bytes;
 }
 
 DocumentReader::~DocumentReader() = default;
@@ -423,6 +574,16 @@ std::unique_ptr<RecordFile> DocumentReader::open(InputPlace start) const {
   return std::make_unique<WholeFile>(path, start, interrupt_);
 }
 
+void DocumentReader::add_change(RawBatch& batch) const {
+  const std::optional<FileVersion>& before = versions_[place_.file];
+  if (!before) return;
+  const std::optional<FileVersion> now = file_->version();
+  if (now == before) return;
+  batch.add(RawRecord::fault, place_.row + 1,
+            concat("changed after the job began: ", to_string(*before), ", now ",
+                   now ? to_string(*now) : "no regular file", ", expected inputs that stay as they are"));
+}
+
 bool DocumentReader::next(RawBatch& batch) {
   while (place_.file < options_.files.size()) {
     batch.bytes.clear();
@@ -433,6 +594,7 @@ bool DocumentReader::next(RawBatch& batch) {
     try {
       if (!file_) file_ = open(place_);
       more = file_->next(batch, place_);
+      if (!more || file_->finished()) add_change(batch);
     } catch (const UsageError&) {
       throw;
     } catch (const Error& error) {  // nothing more of this file can be read
@@ -444,11 +606,7 @@ bool DocumentReader::next(RawBatch& batch) {
     batch.file_bytes = finished_bytes_ + (file_ ? file_->bytes_read() : 0);
     if (!more || file_->finished()) {
       file_.reset();
-      if (options_.files[place_.file] != "-") {
-        std::error_code ignored;
-        const std::uintmax_t size = fs::file_size(options_.files[place_.file], ignored);
-        if (!ignored) finished_bytes_ += size;
-      }
+      if (versions_[place_.file]) finished_bytes_ += versions_[place_.file]->bytes;
       place_ = {.file = place_.file + 1, .row = 0, .offset = 0};
     }
     batch.next = place_;

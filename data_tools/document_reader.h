@@ -4,9 +4,11 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "data_tools/byte_source.h"
 #include "data_tools/interrupt.h"
 #include "data_tools/json_line.h"
 
@@ -31,9 +33,13 @@ struct InputOptions {
 InputKind kind_of(const std::filesystem::path& file, const InputOptions& options);
 
 /// The input files: files as given, the files of records in directories, all matches of patterns (* ? [...]). The files
-/// of a directory or pattern are sorted by name. Of a directory, hidden files, files of other kinds and .json files
-/// without JSON lines that hold `field` are passed over, with a line on stderr. Throws UsageError naming what does not
-/// exist or matches nothing.
+/// of a directory are sorted by path, the matches of a pattern too. Symbolic links in a directory are followed; what
+/// they lead to is read once, under its own name if that is in the directory. Of a directory, hidden files, files of
+/// other kinds, .json files without JSON lines that hold `field`, links to what is read already, and links without a
+/// target that have no input's name are passed over, with a line on stderr for each reason. Throws UsageError naming
+/// what does not exist, matches nothing or cannot be listed, a link with an input's name and no target, a link to a
+/// directory that the link is in and that is not read, a file of a directory with an input's name that is no regular
+/// file, and a socket or device.
 std::vector<std::filesystem::path> expand_inputs(const std::vector<std::string>& inputs,
                                                  const std::string& field = InputOptions().field);
 
@@ -74,7 +80,9 @@ class RecordFile;
 
 class DocumentReader {
  public:
-  DocumentReader(InputOptions options, InputPlace start);
+  /// `versions` are the versions of options.files (input_version) when the job began. A file that is another one at its
+  /// end is damaged.
+  DocumentReader(InputOptions options, InputPlace start, std::vector<std::optional<FileVersion>> versions);
   ~DocumentReader();
   DocumentReader(const DocumentReader&) = delete;
   DocumentReader& operator=(const DocumentReader&) = delete;
@@ -89,10 +97,13 @@ class DocumentReader {
 
  private:
   std::unique_ptr<RecordFile> open(InputPlace start) const;
+  /// Adds a fault record if the file that is open is not the version with which the job began.
+  void add_change(RawBatch& batch) const;
 
   Interrupt interrupt_;
   InputOptions options_;
   InputPlace place_;
+  std::vector<std::optional<FileVersion>> versions_;
   std::unique_ptr<RecordFile> file_;
   std::uint64_t finished_bytes_ = 0;  // of the files before this one
 };

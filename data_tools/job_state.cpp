@@ -1,5 +1,6 @@
 #include "data_tools/job_state.h"
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <type_traits>
@@ -54,11 +55,39 @@ WriterState writer_state(const json& state) {
   return out;
 }
 
+/// The inputs in the settings are [name, bytes, nanoseconds since 1970], without the last two for a pipe. Earlier
+/// versions had no times.
+void check_inputs(const fs::path& path, const json& saved, const json& inputs) {
+  const auto name = [](const json& list, std::size_t i) {
+    return i < list.size() ? list.at(i).at(0).get<std::string>() : "none";
+  };
+  const auto version = [](const json& input) {
+    return input.at(1).is_null() ? "a pipe" : to_string(FileVersion{input.at(1), input.at(2)});
+  };
+  for (std::size_t i = 0; i < std::max(saved.size(), inputs.size()); ++i) {
+    if (name(saved, i) != name(inputs, i))
+      fail_usage(path.string(), ": input ", i + 1, " of the interrupted job is ", name(saved, i), ", of this one ",
+                 name(inputs, i), ": expected the same, or another --output");
+    const json &before = saved.at(i), &now = inputs.at(i);
+    if (before.at(1).is_null() && now.at(1).is_null()) continue;
+    if (before.size() < 3 && !before.at(1).is_null())
+      fail_usage(path.string(), ": an earlier version wrote it, without the times of the inputs: whether ",
+                 name(inputs, i),
+                 " has changed since is not known, expected another --output, or remove the directory "
+                 "to start again");
+    if (version(before) != version(now))
+      fail_usage(path.string(), ": input ", name(inputs, i), " of the interrupted job was ", version(before),
+                 ", is now ", version(now), ": expected the same file (cp -p keeps its time), or another --output");
+  }
+}
+
 void check_settings(const fs::path& path, const json& saved, const json& settings) {
   for (const auto& [key, value] : settings.items()) {
     // Earlier versions had no chat templates.
     const json before = key == "chat_template" ? saved.value(key, json(nullptr)) : saved.at(key);
-    if (before != value)
+    if (key == "inputs")
+      check_inputs(path, before, value);
+    else if (before != value)
       fail_usage(path.string(), ": the interrupted job has ", key, " ", before.dump(), ", this one ", value.dump(),
                  ": expected the same, or another --output");
   }
@@ -66,11 +95,13 @@ void check_settings(const fs::path& path, const json& saved, const json& setting
 
 }  // namespace
 
-json job_settings(const TokenizeOptions& options, const Tokenizer& tokenizer) {
+json job_settings(const TokenizeOptions& options, const Tokenizer& tokenizer,
+                  const std::vector<std::optional<FileVersion>>& versions) {
   json files = json::array();
-  for (const fs::path& file : options.input.files) {
-    const auto size = input_size(file);
-    files.push_back({file.string(), size ? json(*size) : json(nullptr)});
+  for (std::size_t i = 0; i < versions.size(); ++i) {
+    const auto& version = versions[i];
+    files.push_back({options.input.files[i].string(), version ? json(version->bytes) : json(nullptr),
+                     version ? json(version->written_ns) : json(nullptr)});
   }
   return {{"tokenizer", tokenizer.name()},
           {"tokenizer_sha256", tokenizer.sha256()},

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <vector>
 
 #include "data_tools/document_reader.h"
 #include "data_tools/shard_writer.h"
@@ -14,8 +15,9 @@
 namespace ssa {
 
 /// Everything that the output depends on, except --on-error, which may change when a job continues, and the number of
-/// workers.
-nlohmann::ordered_json job_settings(const TokenizeOptions& options, const Tokenizer& tokenizer);
+/// workers. `versions` are those of the input files.
+nlohmann::ordered_json job_settings(const TokenizeOptions& options, const Tokenizer& tokenizer,
+                                    const std::vector<std::optional<FileVersion>>& versions);
 
 /// A place in the inputs, and how far every output had come there.
 struct JobState {

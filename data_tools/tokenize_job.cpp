@@ -41,12 +41,12 @@ struct ReadBatch : RawBatch {
 /// Share done, rate and time left, as far as the sizes of the inputs are known.
 class Progress {
  public:
-  Progress(const TokenizeOptions& options, std::uint64_t start_bytes, std::int64_t start_tokens)
-      : line_(options.quiet), start_bytes_(start_bytes), start_tokens_(start_tokens) {
-    for (const fs::path& file : options.input.files) {
-      const auto size = input_size(file);
-      known_ &= size.has_value();
-      total_ += size.value_or(0);
+  Progress(bool quiet, const std::vector<std::optional<FileVersion>>& versions, std::uint64_t start_bytes,
+           std::int64_t start_tokens)
+      : line_(quiet), start_bytes_(start_bytes), start_tokens_(start_tokens) {
+    for (const auto& version : versions) {
+      known_ &= version.has_value();
+      total_ += version ? version->bytes : 0;
     }
   }
 
@@ -70,13 +70,20 @@ class Progress {
   std::int64_t start_tokens_;
 };
 
+std::vector<std::optional<FileVersion>> versions_of(const std::vector<fs::path>& files) {
+  std::vector<std::optional<FileVersion>> versions;
+  for (const fs::path& file : files) versions.push_back(input_version(file));
+  return versions;
+}
+
 class Job {
  public:
   Job(const TokenizeOptions& options, const Tokenizer& tokenizer)
       : options_(options),
         tokenizer_(tokenizer),
         type_(token_type_for(tokenizer.vocab_size())),
-        settings_(job_settings(options, tokenizer)) {
+        versions_(versions_of(options.input.files)),
+        settings_(job_settings(options, tokenizer, versions_)) {
     const fs::path& directory = options.output;
     if (fs::exists(directory) && !fs::is_directory(directory))
       fail_usage("--output ", directory.string(), ": not a directory");
@@ -103,9 +110,9 @@ class Job {
   }
 
   TokenizeReport run() {
-    Progress progress(options_, report_.file_bytes, report_.tokens + report_.validation_tokens);
+    Progress progress(options_.quiet, versions_, report_.file_bytes, report_.tokens + report_.validation_tokens);
     const unsigned workers = options_.workers ? options_.workers : std::max(1u, std::thread::hardware_concurrency());
-    DocumentReader reader(options_.input, place_);
+    DocumentReader reader(options_.input, place_, versions_);
     OrderedPipeline<ReadBatch, TokenizedBatch> pipeline(
         workers, kBudgetPerWorker * workers, [&](ReadBatch& batch) { return reader.next(batch); },
         [&] {
@@ -256,6 +263,7 @@ class Job {
   const TokenizeOptions& options_;
   const Tokenizer& tokenizer_;
   TokenType type_;
+  std::vector<std::optional<FileVersion>> versions_;  // of the input files
   json settings_;
   TokenizeReport report_;
   InputPlace place_;

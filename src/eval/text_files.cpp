@@ -25,9 +25,17 @@ Document text_document(const std::string& text, const std::string& where) {
 
 std::vector<fs::path> text_files(const fs::path& directory) {
   std::vector<fs::path> files;
-  for (const auto& entry : fs::directory_iterator(directory))
-    if (entry.is_regular_file() && (entry.path().extension() == ".txt" || is_json_lines(entry.path())))
-      files.push_back(entry.path());
+  for (const auto& entry : fs::directory_iterator(directory)) {
+    const fs::path& file = entry.path();
+    std::error_code error;
+    const fs::file_type type = entry.status(error).type();
+    if ((file.extension() != ".txt" && !is_json_lines(file)) || type == fs::file_type::directory) continue;
+    if (entry.is_symlink() && error)
+      fail(file.string(), ": a link to ", fs::read_symlink(file).string(),
+           " that cannot be followed: ", error.message(), ", expected a link to a file");
+    check_input_file(file);
+    files.push_back(file);
+  }
   SSA_CHECK(!files.empty(), directory.string(), ": no .txt and no .jsonl file");
   std::sort(files.begin(), files.end());
   return files;
@@ -38,6 +46,9 @@ std::vector<Document> documents_of_file(const fs::path& file) {
   const bool lines = is_json_lines(file) || file.extension() == ".json";
   const std::string kind = lines ? foreign_kind(text) : not_text_kind(text);
   SSA_CHECK(kind.empty(), file.string(), ": ", kind, ", expected ", lines ? "JSON lines" : "text in UTF-8");
+  const std::size_t nul = lines ? text.npos : find_nul(text);
+  SSA_CHECK(nul == text.npos, file.string(), ": byte ", nul + 1,
+            " is NUL, as in files that are no text, expected text in UTF-8");
   const std::size_t valid = valid_utf8_prefix(text);
   SSA_CHECK(valid == text.size(), file.string(), ": not UTF-8 at byte ", valid);
   if (text.starts_with("\xEF\xBB\xBF")) text.erase(0, 3);  // a byte-order mark

@@ -200,6 +200,31 @@ TEST_CASE("file_kind: files of other formats are recognized by their first bytes
   CHECK(not_text_kind("version https://git-lfs.github.com/spec/v1\n").starts_with("a Git LFS pointer"));
   CHECK(not_text_kind("%PDF-1.7\n") == "a PDF file");
   CHECK(not_text_kind("BZh91AY&SY") == "a bzip2 file");
+  using namespace std::string_view_literals;
+  const std::string header(257, '\0');
+  for (const auto& [bytes, kind] :
+       {std::pair{"\x04\x22\x4D\x18\x64"sv, "an lz4 file"}, std::pair{"x\x9C\xCB"sv, "a zlib stream"},
+        std::pair{"x\x01\x01"sv, "a zlib stream"}, std::pair{"x\xDA\xCB"sv, "a zlib stream"},
+        std::pair{"\x50*M\x18\4\0\0\0"sv, "a zstd file"}, std::pair{"\x5F*M\x18\4\0\0\0"sv, "a zstd file"},
+        std::pair{"SQLite format 3\0\x10"sv, "an SQLite database"},
+        std::pair{"ARROW1\0\0\xFF"sv, "an Arrow (Feather) file"}, std::pair{"FEA1\0\0\0\0"sv, "a Feather file"},
+        std::pair{"\xFF\xFF\xFF\xFF\x10\1\0\0"sv, "an Arrow stream"}, std::pair{"\x93NUMPY\1\0"sv, "a NumPy array"},
+        std::pair{"Obj\1"sv, "an Avro file"}, std::pair{"MMIDIDX\0\0\1"sv, "the .idx of a Megatron-LM dataset"},
+        std::pair{"\x10\0\0\0\0\0\0\0{\"a\""sv, "a safetensors file"}, std::pair{"\x80\5\x95"sv, "a Python pickle"},
+        std::pair{"\x7F\x45LF\2"sv, "an ELF program or library"}}) {
+    INFO(kind);
+    CHECK(not_text_kind(bytes) == kind);
+    CHECK(foreign_kind(bytes) == kind);
+    CHECK(not_text_kind(bytes.substr(0, 1)) == "");
+  }
+  CHECK(not_text_kind("a.txt" + header.substr(5) + "ustar\000") == "a tar archive");
+  CHECK(not_text_kind(std::string(257, 'a') + "ustar is a word") == "");
+  for (const char* text : {"x^2", "x\xDA\x85", "SQLite format 3 is", "ARROW1", "FEA1", "Object", "Obj", "P*M", "PK",
+                           "Rar!", "7z", "LZIP", "MMIDIDX", "\x1F"})
+    CHECK(not_text_kind(text) == "");
+  CHECK(find_nul(std::string("a\0b\0", 4)) == 1);
+  CHECK(find_nul("text") == std::string::npos);
+  CHECK(find_nul(std::string(ssa::kTextBytes, 'a') + '\0') == std::string::npos);
   CHECK(not_text_kind(std::string("h\0i\0", 4)) == "a text in UTF-16");
   CHECK(not_text_kind(std::string("\0h\0i", 4)) == "a text in UTF-16");
   for (const std::string& text :

@@ -463,6 +463,66 @@ TEST_CASE("tokenize: a job that a bad record ended continues with --on-error ski
   CHECK((files_in(directory / "out") == files_in(directory / "at-once")));
 }
 
+TEST_CASE("tokenize: an interrupted job does not continue with another version of an input") {
+  TempDir directory;
+  const std::string lines = json_lines(0, 30, 100);
+  const fs::path file = directory / "a.jsonl";
+  write_file(file, lines + "{\"text\": 5}\n");
+  auto options = options_for({file.string()}, directory / "out");
+  check_error(error_of([&] { ssa::tokenize(options); }), "a.jsonl:31");
+  options.on_error = ssa::OnError::skip;
+  const auto written = fs::last_write_time(file);
+  const std::string state = ssa::read_file(directory / "out/job.json");
+  const std::string size = std::to_string(fs::file_size(file));
+
+  std::string other = lines + "{\"text\": 5}\n";
+  std::replace(other.begin(), other.end(), 'm', 'n');
+  write_file(file, other);  // of the same size
+  fs::last_write_time(file, written + std::chrono::nanoseconds(1));
+  REQUIRE(std::to_string(fs::file_size(file)) == size);
+  check_error(error_of([&] { ssa::tokenize(options); }), "out/job.json: input ", file.string(),
+              " of the interrupted job was " + size + " bytes written at 20", " UTC, is now " + size + " bytes",
+              "expected the same file", "or another --output");
+  write_file(file, lines + "{\"text\": 5}\n");
+  fs::last_write_time(file, written);
+  options.input.files.push_back(file);
+  check_error(error_of([&] { ssa::tokenize(options); }),
+              "job.json: input 2 of the interrupted job is none, of this one ", file.string(),
+              "expected the same, or another --output");
+  options.input.files.pop_back();
+
+  auto job = nlohmann::ordered_json::parse(state);
+  REQUIRE(job["settings"]["inputs"][0].size() == 3);
+  job["settings"]["inputs"][0].erase(2);
+  write_file(directory / "out/job.json", job.dump());
+  check_error(error_of([&] { ssa::tokenize(options); }), "job.json: an earlier version wrote it, without the times",
+              file.string(), "expected another --output, or remove the directory to start again");
+  write_file(directory / "out/job.json", state);
+  CHECK(ssa::tokenize(options).documents == 30);
+}
+
+TEST_CASE("ssa_tokenize: an input that changes after the job began is an error") {
+  TempDir directory;
+  for (const bool replaced : {false, true}) {
+    INFO(replaced);
+    fs::remove_all(directory / "out");
+    fs::remove(directory / "gate.jsonl");
+    REQUIRE(::mkfifo((directory / "gate.jsonl").c_str(), 0600) == 0);
+    write_file(directory / "a.jsonl", json_lines(0, 10));
+    // The job waits for the writer of the first input, while the second one changes.
+    ssa::test::RunningProgram program(
+        {"ssa_tokenize", "--quiet", "--tokenizer", "bytes", "--input", "gate.jsonl", "a.jsonl", "--output", "out"},
+        {.directory = directory.path()});
+    while (!fs::exists(directory / "out/job.json")) REQUIRE_FALSE(program.ends_within(0.01));
+    write_file(directory / (replaced ? "b.jsonl" : "a.jsonl"), json_lines(0, 11));
+    if (replaced) fs::rename(directory / "b.jsonl", directory / "a.jsonl");
+    write_file(directory / "gate.jsonl", "{\"text\": \"go\"}\n");
+    ssa::test::check_fails(program.wait(20), ssa::kExitFailed,
+                           {"a.jsonl:12: changed after the job began: ", " bytes written at ", " UTC, now ",
+                            "expected inputs that stay as they are"});
+  }
+}
+
 TEST_CASE("tokenize: a damaged job.json is an error that says how to start again") {
   TempDir directory;
   write_file(directory / "a.jsonl", json_lines(0, 30, 100) + "{\"text\": 5}\n");
@@ -517,6 +577,47 @@ TEST_CASE("tokenize: Zstandard with the longest window") {
   CHECK(documents_in(directory / "out") == std::vector<std::string>{"long", "28"});
 }
 
+TEST_CASE("tokenize: Zstandard with frames that are skipped, as pzstd writes them") {
+  TempDir directory;
+  const auto skipped = [](char kind, const std::string& bytes) {
+    return std::string{kind, '\x2a', '\x4d', '\x18', static_cast<char>(bytes.size()), 0, 0, 0} + bytes;
+  };
+  const std::string lines = json_lines(0, 200);
+  write_file(directory / "a.jsonl", lines);
+  ssa::tokenize(options_for({(directory / "a.jsonl").string()}, directory / "plain"));
+  const std::string packed = skipped('\x50', std::string("\x28\0\0\0", 4)) + zstd(lines.substr(0, 1000)) +
+                             skipped('\x5f', "") + skipped('\x53', "{\"text\": 5}\n") + zstd(lines.substr(1000));
+  write_file(directory / "b.jsonl.zst", packed);
+  ssa::tokenize(options_for({(directory / "b.jsonl.zst").string()}, directory / "packed"));
+  CHECK((documents_in(directory / "packed") == documents_in(directory / "plain")));
+  write_file(directory / "c.txt.zst", skipped('\x50', "abcdef").substr(0, 11));
+  check_error(error_of([&] { ssa::tokenize(options_for({(directory / "c.txt.zst").string()}, directory / "cut")); }),
+              "c.txt.zst", "zstd stream ends in the middle");
+  write_file(directory / "d.txt", "P*M\x19 is a text");
+  ssa::tokenize(options_for({(directory / "d.txt").string()}, directory / "text"));
+  CHECK(documents_in(directory / "text") == std::vector<std::string>{"P*M\x19 is a text"});
+}
+
+TEST_CASE("tokenize: a compressed file of 0 bytes is an error") {
+  TempDir directory;
+  write_file(directory / "a.jsonl", json_lines(0, 2));
+  for (const char* name : {"b.jsonl.gz", "b.txt.zst"}) {
+    write_file(directory / name, "");
+    auto options = options_for({directory.path().string()}, directory / "out");
+    check_error(error_of([&] { ssa::tokenize(options); }), name, "0 bytes, expected a compressed file");
+    options.on_error = ssa::OnError::skip;
+    const ssa::TokenizeReport report = ssa::tokenize(options);
+    CHECK(report.documents == 2);
+    CHECK(report.skipped == 1);
+    fs::remove(directory / name);
+    fs::remove_all(directory / "out");
+  }
+  write_file(directory / "b.jsonl.gz", gzip(""));
+  write_file(directory / "b.jsonl.zst", zstd(""));
+  write_file(directory / "c.jsonl", "");
+  CHECK(ssa::tokenize(options_for({directory.path().string()}, directory / "out")).documents == 2);
+}
+
 TEST_CASE("tokenize: .json and .ndjson hold JSON lines, and other JSON is named") {
   TempDir directory;
   write_file(directory / "a.json", "{\"text\": \"one\"}\n{\"text\": \"two\"}\n");
@@ -559,6 +660,85 @@ TEST_CASE("tokenize: what is passed over in a directory is said") {
   CHECK(made.err.find("--input in: passed over 1 file(s) of other kinds: in/README.md\n") != std::string::npos);
   CHECK(made.err.find("passed over 1 .json file(s) whose first line is no object with a field \"meta.body\": "
                       "in/dataset_info.json\n") != std::string::npos);
+}
+
+TEST_CASE("tokenize: a damaged .json file in a directory is an error and is not passed over") {
+  TempDir directory;
+  write_file(directory / "a.jsonl", json_lines(0, 3));
+  write_file(directory / "b.json.gz", gzip(json_lines(3, 2000)).substr(0, 30000));
+  write_file(directory / "c.json.zst", zstd(json_lines(2003, 1)).substr(0, 20));
+  TempDir out;
+  auto options = options_for({directory.path().string()}, out / "out");
+  check_error(error_of([&] { ssa::tokenize(options); }), "b.json.gz", "truncated");
+  options.on_error = ssa::OnError::skip;
+  const ssa::TokenizeReport report = ssa::tokenize(options);
+  CHECK(report.skipped == 2);
+  CHECK(report.documents > 3);  // those before the damage
+}
+
+TEST_CASE("tokenize: links in a directory are followed, and what they lead to is read once") {
+  TempDir directory;
+  const auto write = [&](const char* name) {
+    fs::create_directories((directory / name).parent_path());
+    write_file(directory / name, ssa::concat("{\"text\": \"", name, "\"}\n"));
+  };
+  const auto link = [&](const char* target, const char* name) { fs::create_symlink(target, directory / name); };
+  for (const char* name : {"in/v1/a.jsonl", "in/x.jsonl/part.jsonl", "in/z.jsonl", "store/b.jsonl",
+                           "store/deep/c.jsonl", "store/blob", "other/d.jsonl"})
+    write(name);
+  fs::create_hard_link(directory / "in/z.jsonl", directory / "in/zz.jsonl");  // a file of its own
+  link("../store", "in/web");
+  link("../../other", "store/deep/more");  // behind a link
+  link("../store/blob", "in/y.jsonl");
+  link("v1", "in/latest");  // the others lead to what is read
+  link(".", "in/self");
+  link("z.jsonl", "in/a.jsonl");
+  link("../store/deep", "in/xdeep");
+  link("..", "store/deep/back");
+  link("../gone", "in/README");
+  link("../..", "in/v1/.hidden");
+  const auto made =
+      ssa::test::run_program({"ssa_tokenize", "--quiet", "--tokenizer", "bytes", "--input", "in", "--output", "out"},
+                             {.directory = directory.path()});
+  INFO(made.err);
+  REQUIRE(made.exit_code == 0);
+  CHECK(documents_in(directory / "out") ==
+        std::vector<std::string>{"in/v1/a.jsonl", "store/b.jsonl", "store/deep/c.jsonl", "other/d.jsonl",
+                                 "in/x.jsonl/part.jsonl", "store/blob", "in/z.jsonl", "in/z.jsonl"});
+  CHECK_THAT(made.err,
+             ssa::test::has("--input in: passed over 5 name(s) of what is read under another name: in/a.jsonl, ...\n"));
+  CHECK_THAT(made.err, ssa::test::has("--input in: passed over 1 link(s) that lead nowhere: in/README\n"));
+  CHECK_THAT(made.err, ssa::test::has("--input in: passed over 1 hidden file(s): in/v1/.hidden\n"));
+}
+
+TEST_CASE("tokenize: a link or file in a directory that has an input's name and cannot be read is an error") {
+  TempDir directory;
+  fs::create_directories(directory / "up/in/sub");
+  const fs::path in = directory / "up/in";
+  write_file(in / "a.jsonl", "{\"text\": \"a\"}\n");
+  const auto error = [&](const fs::path& input) { return error_of([&] { ssa::expand_inputs({input.string()}); }); };
+  const auto with_link = [&](const char* target, const char* name) {
+    fs::create_symlink(target, in / name);
+    const std::string result = error(in);
+    fs::remove(in / name);
+    return result;
+  };
+  check_error(with_link("gone.jsonl", "sub/c.jsonl.gz"), "in/sub/c.jsonl.gz is a link to gone.jsonl, where no file is",
+              "expected one");
+  check_error(with_link("c.txt", "c.txt"), "in/c.txt is a link to c.txt, where no file is");
+  check_error(with_link("..", "up"), "in/up is a link to .., a directory that the link is in", "expected no loop");
+  check_error(with_link("../..", "sub/up"), "in/sub/up is a link to ../.., a directory that the link is in");
+  check_error(with_link("/dev/null", "null.txt"), "in/null.txt is a character device, expected a regular file");
+  CHECK(with_link("..", "sub/up") == "");  // it is read
+  REQUIRE(::mkfifo((in / "pipe.json").c_str(), 0600) == 0);
+  check_error(error(in), "in/pipe.json is a FIFO, expected a regular file");
+  fs::remove(in / "pipe.json");
+  fs::create_symlink("gone", directory / "dangling.jsonl");
+  check_error(error(directory / "dangling.jsonl"), "dangling.jsonl: a link to gone, where no file is");
+  check_error(error(directory / "*.jsonl"), "dangling.jsonl: a link to gone, where no file is");
+  fs::create_symlink("/dev/null", directory / "null.txt");
+  check_error(error(directory / "null.txt"), "null.txt: is a character device, expected a regular file");
+  CHECK(ssa::expand_inputs({(directory / "up/*").string()}) == std::vector<fs::path>{in / "a.jsonl"});
 }
 
 TEST_CASE("tokenize: the programs say that a job is not finished, where a split is, and that a tokenizer is another") {
@@ -654,10 +834,30 @@ TEST_CASE("tokenize: a file that is no text is named for what it is, whatever it
       check_error(error_of([&] { ssa::tokenize(options); }), name, kind, "expected ");
     }
   }
+  using namespace std::string_literals;
+  for (const auto& [name, bytes, nul] :
+       {std::tuple{"f.txt", "a\0b"s, "byte 2 is NUL"},
+        std::tuple{"g.txt.gz", gzip("\n \nsome\0text\n\n"s), "byte 8 is NUL"},
+        std::tuple{"h.txt", "\xef\xbb\xbf" + std::string(7000, 'a') + "\n\0"s, "byte 7005 is NUL"},
+        std::tuple{"i.txt", "hello\0\0\0w\0\0\0\n\n"s, "byte 6 is NUL"}}) {
+    write_file(directory / name, bytes);
+    for (const bool blank_lines : {false, true}) {
+      fs::remove_all(directory / "out");
+      auto options = options_for({(directory / name).string()}, directory / "out");
+      options.input.split_blank_lines = blank_lines;
+      check_error(error_of([&] { ssa::tokenize(options); }), name, nul, "expected text in UTF-8");
+    }
+  }
   write_file(directory / "page.txt", "<!DOCTYPE html>");  // a text
   fs::remove_all(directory / "out");
   ssa::tokenize(options_for({(directory / "page.txt").string()}, directory / "out"));
   CHECK(documents_in(directory / "out") == std::vector<std::string>{"<!DOCTYPE html>"});
+  write_file(directory / "nul.jsonl", "{\"text\": \"\\u0000 escaped\"}\n");  // so is a NUL that JSON escapes
+  write_file(directory / "late.txt", std::string(100000, 'a') + '\0');
+  fs::remove_all(directory / "out");
+  ssa::tokenize(
+      options_for({(directory / "nul.jsonl").string(), (directory / "late.txt").string()}, directory / "out"));
+  CHECK(documents_in(directory / "out") == std::vector<std::string>{"\0 escaped"s, std::string(100000, 'a') + '\0'});
 }
 
 TEST_CASE("tokenize: the messages of a conversation are joined by a blank line") {

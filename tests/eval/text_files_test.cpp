@@ -57,6 +57,17 @@ TEST_CASE("text files: malformed files are errors that name file and line") {
   check_error(complaint("g.txt", "version https://git-lfs.github.com/spec/v1\n"), "g.txt", "a Git LFS pointer");
   check_error(complaint("h.jsonl.gz", "\x1F\x8B"), "h.jsonl.gz", "a gzip file", "expected text");
   check_error(complaint("i.txt", std::string("h\0i\0", 4)), "i.txt", "UTF-16");
+  check_error(complaint("j.txt", std::string("hi\0", 3)), "j.txt: byte 3 is NUL", "expected text in UTF-8");
+  std::filesystem::create_directories(dir / "linked/directory.txt");
+  ssa::test::write_file(dir / "linked/a.txt", "a");
+  std::filesystem::create_symlink("a.txt", dir / "linked/b.txt");
+  CHECK(texts(dir / "linked") == std::vector<std::string>{"a", "a"});
+  for (const char* target : {"gone.txt", "c.txt"}) {
+    std::filesystem::create_symlink(target, dir / "linked/c.txt");
+    check_error(error_of([&] { text_documents(dir / "linked"); }), "linked/c.txt: a link to ", target,
+                "expected a link to a file");
+    std::filesystem::remove(dir / "linked/c.txt");
+  }
   std::filesystem::create_directories(dir / "none");
   check_error(error_of([&] { text_documents(dir / "none"); }), "none", "no .txt and no .jsonl");
 }
