@@ -53,7 +53,7 @@ std::vector<json> vectors(const char* name = "vectors.jsonl") {
 /// The tokenizer that is read back from the files of an export.
 ssa::Tokenizer exported(const std::string& path, const ssa::TokenizerOptions& options = {}) {
   const TempDir directory;
-  for (const auto& [name, text] : ssa::hugging_face_tokenizer(path, ssa::read_tokenizer(path, options)))
+  for (const auto& [name, text] : ssa::hugging_face_tokenizer(path, ssa::read_tokenizer(path, options)).files)
     write_file(directory / name, text);
   return ssa::load_tokenizer(directory.path().string());
 }
@@ -219,7 +219,8 @@ TEST_CASE("tokenizer: the bytes tokenizer is exported to Hugging Face files with
 TEST_CASE("tokenizer: export copies a tokenizer.json and completes tokenizer_config.json") {
   for (const char* name : {"gpt2", "llama3", "qwen2"}) {
     const std::string path = file_of(name).string();
-    const auto files = ssa::hugging_face_tokenizer(path, ssa::read_tokenizer(path));
+    const auto [files, notes] = ssa::hugging_face_tokenizer(path, ssa::read_tokenizer(path));
+    CHECK(notes.empty());
     CHECK(files.at("tokenizer.json") == ssa::read_file(path));
     CHECK(json::parse(files.at("tokenizer_config.json")).at("tokenizer_class") == "PreTrainedTokenizerFast");
     CHECK_FALSE(json::parse(files.at("tokenizer_config.json")).contains("made_from_sha256"));
@@ -227,18 +228,48 @@ TEST_CASE("tokenizer: export copies a tokenizer.json and completes tokenizer_con
   // The files next to it are copied too, completed where transformers would fail without.
   const TempDir directory;
   fs::copy(file_of("gpt2"), directory / "tokenizer.json");
-  const auto config_of = [&](const std::string& config) {
+  const auto exported_with = [&](const std::string& config) {
     write_file(directory / "tokenizer_config.json", config);
     const std::string path = directory.path().string();
-    return ssa::hugging_face_tokenizer(path, ssa::read_tokenizer(path)).at("tokenizer_config.json");
+    return ssa::hugging_face_tokenizer(path, ssa::read_tokenizer(path));
   };
-  const std::string whole = R"({"eos_token": "<|endoftext|>",  "tokenizer_class": "GPT2Tokenizer"})";
+  const auto config_of = [&](const std::string& config) {
+    return exported_with(config).files.at("tokenizer_config.json");
+  };
+  const json complete = {{"eos_token", "<|endoftext|>"},
+                         {"tokenizer_class", "PreTrainedTokenizerFast"},
+                         {"model_input_names", {"input_ids", "attention_mask"}}};
+  const std::string whole = "  " + complete.dump();
   CHECK(config_of(whole) == whole);
-  CHECK(json::parse(config_of(R"({"eos_token": "<|endoftext|>"})")) ==
-        json{{"eos_token", "<|endoftext|>"},
-             {"tokenizer_class", "PreTrainedTokenizerFast"},
-             {"model_input_names", {"input_ids", "attention_mask"}}});
+  for (const char* part : {"{}", R"({"eos_token": "<|endoftext|>"})"}) CHECK(json::parse(config_of(part)) == complete);
   check_error(error_of([&] { config_of("[]"); }), "tokenizer_config.json: JSON array, expected a JSON object");
+
+  // transformers 5 makes the normalizer and the pre-tokenizer of these classes anew. Code that an auto_map names is
+  // not in the export.
+  for (const char* name : {"GPT2Tokenizer", "LlamaTokenizerFast", "Qwen2Tokenizer", "TokenizersBackend"}) {
+    json config = complete;
+    config["tokenizer_class"] = name;
+    const auto [files, notes] = exported_with(config.dump());
+    CHECK(json::parse(files.at("tokenizer_config.json")) == complete);
+    REQUIRE(notes.size() == 1);
+    check_error(notes[0], (directory / "tokenizer_config.json").string(), name, "PreTrainedTokenizerFast");
+  }
+  json config = complete;
+  config["auto_map"] = {{"AutoTokenizer", {"tokenization_own.OwnTokenizer", nullptr}}};
+  const auto without_code = exported_with(config.dump());
+  CHECK(json::parse(without_code.files.at("tokenizer_config.json")) == complete);
+  REQUIRE(without_code.notes.size() == 1);
+  check_error(without_code.notes[0], "tokenizer_config.json: auto_map is left out");
+
+  const std::pair<const char*, std::string> more[] = {{"special_tokens_map.json", R"({"eos_token": "<|endoftext|>"})"},
+                                                      {"added_tokens.json", R"({"<|more|>": 641})"},
+                                                      {"chat_template.jinja", "{{ messages }}"}};
+  for (const auto& [name, text] : more) CHECK(exported_with("{}").files.count(name) == 0);
+  for (const auto& [name, text] : more) write_file(directory / name, text);
+  const auto all = exported_with("{}").files;
+  for (const auto& [name, text] : more) CHECK(all.at(name) == text);
+  CHECK_FALSE(json::parse(all.at("tokenizer_config.json")).contains("eos_token"));  // the map has it
+  CHECK(encode(exported(directory.path().string()), "a<|more|>") == std::vector<std::int32_t>{64, 641});
 }
 
 TEST_CASE("tokenizer: a model directory has the checksums of its tokenizers, and of what an export was made from") {
@@ -256,7 +287,7 @@ TEST_CASE("tokenizer: a model directory has the checksums of its tokenizers, and
   CHECK(checksums() == Found{{"tokenizer.json", gpt2}});
 
   const ssa::Tokenizer::Parts bytes = ssa::read_tokenizer("bytes");
-  for (const auto& [name, text] : ssa::hugging_face_tokenizer("bytes", bytes)) write_file(directory / name, text);
+  for (const auto& [name, text] : ssa::hugging_face_tokenizer("bytes", bytes).files) write_file(directory / name, text);
   CHECK(checksums() == Found{{"tokenizer.json", ssa::read_tokenizer((directory / "tokenizer.json").string()).sha256},
                              {"tokenizer_config.json", bytes.sha256}});
   fs::remove(directory / "tokenizer.json");
@@ -326,6 +357,13 @@ TEST_CASE(
     CHECK(with_config({{"tokenizer_class", name}}).empty());
     CHECK(encode(ssa::load_tokenizer(directory.path().string()), text) == ids_as(pre_tokenizer));
   }
+  // The export keeps the chat template, in either place.
+  CHECK(with_config({{"chat_template", "{{ messages }}"}}).empty());
+  write_file(directory / "chat_template.jinja", "{{ bos_token }}");
+  const auto with_template =
+      ssa::hugging_face_tokenizer(directory.path().string(), ssa::read_tokenizer(directory.path().string())).files;
+  CHECK(json::parse(with_template.at("tokenizer_config.json")).at("chat_template") == "{{ messages }}");
+  CHECK(with_template.at("chat_template.jinja") == "{{ bos_token }}");
   check_error(with_config({{"tokenizer_class", "CLIPTokenizer"}}), "tokenizer_config.json", "CLIPTokenizer",
               "--pre-tokenizer");
   check_error(with_config({{"add_prefix_space", true}}), "tokenizer_config.json", "add_prefix_space is true");
