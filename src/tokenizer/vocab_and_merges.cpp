@@ -79,8 +79,12 @@ Tokenizer::Parts read_vocab_and_merges(const fs::path& directory, const Tokenize
     special.push_back({.content = token, .id = id, .special = true});
   }
   std::sort(special.begin(), special.end(), [](const auto& a, const auto& b) { return a.id < b.id; });
-  for (const AddedToken& token : special) add_token(parts, token);
-  add_side_tokens(parts, directory, false);
+  add_side_tokens(parts, directory, table.ids(), false);
+  add_named_tokens(parts, directory, table.ids());
+  const std::vector<AddedToken> named = parts.added;
+  for (const AddedToken& token : special)
+    if (std::none_of(named.begin(), named.end(), [&](const auto& one) { return one.content == token.content; }))
+      add_token(parts, token);
   set_special_tokens(parts, directory, options.eos_token);
   return parts;
 }

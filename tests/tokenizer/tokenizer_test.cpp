@@ -357,6 +357,12 @@ TEST_CASE(
     CHECK(with_config({{"tokenizer_class", name}}).empty());
     CHECK(encode(ssa::load_tokenizer(directory.path().string()), text) == ids_as(pre_tokenizer));
   }
+  CHECK(with_config({{"tokenizer_class", "GPT2Tokenizer"}, {"pad_token", "<|endoftext|>"}}).empty());
+  check_error(with_config({{"tokenizer_class", "GPT2Tokenizer"}, {"pad_token", "[PAD]"}}),
+              "tokenizer_config.json: pad_token: found \"[PAD]\"", "expected a token of the vocabulary");
+  CHECK(with_config({{"eos_token", {{"content", "<|endoftext|>"}, {"rstrip", true}}}}).empty());
+  CHECK(encode(ssa::load_tokenizer(directory.path().string()), "<|endoftext|>  12") ==
+        encode(ssa::load_tokenizer(directory.path().string()), "<|endoftext|>12"));
   // The export keeps the chat template, in either place.
   CHECK(with_config({{"chat_template", "{{ messages }}"}}).empty());
   write_file(directory / "chat_template.jinja", "{{ bos_token }}");
@@ -406,17 +412,30 @@ TEST_CASE("tokenizer: the files next to vocab.json and merges.txt name special t
     write_file(directory / "tokenizer_config.json", json{{"added_tokens_decoder", decoder}}.dump());
     return error_of(load_directory);
   };
-  CHECK(with_decoder({{"1001", {{"content", "<|im_start|>"}, {"special", true}, {"rstrip", true}}},
-                      {"1003", {{"content", "<|new|>"}, {"special", true}}}})
-            .empty());
+  const json all = {{"1000", {{"content", "<|endoftext|>"}, {"special", true}}},
+                    {"1001", {{"content", "<|im_start|>"}, {"special", true}, {"rstrip", true}}},
+                    {"1002", {{"content", "plain"}}},
+                    {"1003", {{"content", "<|new|>"}, {"special", true}}}};
+  CHECK(with_decoder(all).empty());
   tokenizer = load_directory();
   CHECK(encode(tokenizer, "<|im_start|>  b<|new|>") == std::vector<std::int32_t>{1001, 65, 1003});
-  check_error(with_decoder({{"7", {{"content", "<|im_start|>"}}}}), "tokenizer_config.json", "<|im_start|>", "id 7",
-              "expected 1001");
+  CHECK(encode(tokenizer, "plain", true) == std::vector<std::int32_t>{1002});
+  // With the decoder, transformers ignores added_tokens.json.
+  json fewer = all;
+  fewer.erase("1002");
+  check_error(with_decoder(fewer), "added_tokens.json: token \"plain\"", "added_tokens_decoder");
+  json other = all;
+  other["1001"]["content"] = "<|other|>";
+  check_error(with_decoder(other), "added_tokens.json", "<|im_start|>");
+  other = all;
+  other.erase("1001");
+  other["1004"] = all["1001"];
+  check_error(with_decoder(other), "added_tokens.json", "<|im_start|>", "id 1001", "expected 1004");
   check_error(with_decoder({{"7", {{"content", "<|other|>"}}}}), "tokenizer_config.json", "<|other|>", "id 7");
   check_error(with_decoder({{"x", {{"content", "<|other|>"}}}}), "added_tokens_decoder", "\"x\"");
   check_error(with_decoder({{"9", 3}}), "added_tokens_decoder", "\"9\"");
   check_error(with_decoder(3), "added_tokens_decoder is number");
+  write_file(directory / "tokenizer_config.json", "{}");
   write_file(directory / "added_tokens.json", R"({"<|endoftext|>": "x"})");
   check_error(error_of(load_directory), "added_tokens.json", "<|endoftext|>", "\"x\"");
   // A download cache has links, whose files may have been removed.
@@ -752,9 +771,29 @@ TEST_CASE("tokenizer: the files next to a tokenizer.json add tokens, as in trans
   for (const char* name : {"tokenizer_config.json", "special_tokens_map.json"})
     check_error(with(name, {{"additional_special_tokens", {"<|endoftext|>", "<|im_start|>"}}}), name,
                 "additional_special_tokens", "<|im_start|>");
-  check_error(with("tokenizer_config.json", {{"extra_special_tokens", {{"image", "<image>"}}}}), "<image>");
-  check_error(with("tokenizer_config.json", {{"eos_token", "<|im_end|>"}}), "tokenizer_config.json",
-              "eos_token is \"<|im_end|>\"", "--eos-token");
+  for (const char* key : {"extra_special_tokens", "model_specific_special_tokens"})
+    check_error(with("tokenizer_config.json", {{key, {{"image", "<image>"}}}}), key, "<image>");
+  // transformers adds a token to the vocabulary that tokenizer.json lacks.
+  const json pad = {{"__type", "AddedToken"}, {"content", "[PAD]"}};
+  for (const char* name : {"tokenizer_config.json", "special_tokens_map.json"})
+    for (const char* key : {"bos_token", "eos_token", "unk_token", "pad_token", "image_token"})
+      for (const json& token : {json("[PAD]"), pad})
+        check_error(with(name, {{key, token}}), std::string(name) + ": " + key + ": found \"[PAD]\"",
+                    "expected a token of the vocabulary");
+  for (const json& other : {json(true), json(nullptr)})
+    CHECK(with("tokenizer_config.json", {{"add_bos_token", other}}).empty());
+  json padded = json::parse(ssa::read_file(file_of("gpt2")));
+  padded["padding"] = {{"pad_token", "[PAD]"}};
+  check_error(with("tokenizer.json", padded), "tokenizer.json: padding: found \"[PAD]\"");
+  write_file(directory / "tokenizer.json", padded.dump());
+  CHECK(with("tokenizer_config.json", {{"pad_token", "<|endoftext|>"}}).empty());
+  write_file(directory / "tokenizer.json", ssa::read_file(file_of("gpt2")));
+  // With added_tokens_decoder, it ignores the other two files.
+  write_file(directory / "added_tokens.json", "{}");
+  write_file(directory / "tokenizer_config.json", json{{"added_tokens_decoder", {{"640", strips}}}}.dump());
+  CHECK(with("special_tokens_map.json", {{"pad_token", "[PAD]"}}).empty());
+  check_error(with("added_tokens.json", {{"word", 641}}), "added_tokens.json: token \"word\"", "added_tokens_decoder");
+  write_file(directory / "tokenizer_config.json", "{}");
   check_error(with("tokenizer_config.json", {{"add_prefix_space", true}}), "tokenizer_config.json",
               "add_prefix_space is true", "expected false");
   // A token of the vocabulary keeps its id, and is not cut into others.
@@ -767,6 +806,21 @@ TEST_CASE("tokenizer: the files next to a tokenizer.json add tokens, as in trans
     return ids;
   };
   const std::vector<std::int32_t> twice = {known, known};
+  const auto unstripped = encode(loads(), "<|endoftext|>  a");
+  // The flags of a token of the vocabulary come from the file that names it, those of another from tokenizer.json.
+  for (const char* name : {"tokenizer_config.json", "special_tokens_map.json"}) {
+    for (const char* key : {"pad_token", "image_token"}) {
+      const auto strip = [&](const char* token) {
+        return json{{key, {{"__type", "AddedToken"}, {"content", token}, {"rstrip", true}}}};
+      };
+      write_file(directory / name, strip("ould").dump());
+      CHECK(encode(loads(), "ould  ould") == twice);
+      CHECK(loads().is_special(known));
+      write_file(directory / name, strip("<|endoftext|>").dump());
+      CHECK(encode(loads(), "<|endoftext|>  a") == unstripped);
+      write_file(directory / name, "{}");
+    }
+  }
   CHECK(ids_with("added_tokens.json", {{"ould", known}}) == twice);
   CHECK(ids_with("tokenizer_config.json",
                  {{"added_tokens_decoder", {{std::to_string(known), {{"content", "ould"}}}}}}) == twice);
@@ -794,6 +848,14 @@ TEST_CASE("tokenizer: begin and end of text are the tokens that the files next t
   tokenizer = ssa::load_tokenizer(directory.path().string());
   CHECK(tokenizer.eos_token_id() == 641);
   CHECK(tokenizer.bos_token() == "");
+  // transformers takes the token of the second file, unless the first one has an added_tokens_decoder.
+  write_file(directory / "special_tokens_map.json", R"({"eos_token": "<|begin_of_text|>"})");
+  check_error(error_of([&] { ssa::load_tokenizer(directory.path().string()); }),
+              "special_tokens_map.json: eos_token is \"<|begin_of_text|>\", expected \"<|end_of_text|>\"",
+              "--eos-token");
+  CHECK(ssa::load_tokenizer(directory.path().string(), {.eos_token = "<|end_of_text|>"}).eos_token_id() == 641);
+  write_file(directory / "tokenizer_config.json", R"({"eos_token": "<|end_of_text|>", "added_tokens_decoder": {}})");
+  CHECK(ssa::load_tokenizer(directory.path().string()).eos_token_id() == 641);
   write_file(directory / "special_tokens_map.json", "{");
   check_error(error_of([&] { ssa::load_tokenizer(directory.path().string()); }),
               (directory / "special_tokens_map.json").string(), "not valid JSON");
