@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <nlohmann/json.hpp>
 #include <string>
-#include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "src/tokenizer/byte_alphabet.h"
@@ -184,10 +184,24 @@ void check_prefix_space(const fs::path& directory, const json& file) {
             config["add_prefix_space"].dump(), ", expected ", puts ? "true" : "false", " as in tokenizer.json");
 }
 
-/// The tokens that the template puts around a text. Other post-processors are ignored.
+/// The tokens that the post-processor puts around a text.
 void read_post_processor(const json& post_processor, Tokenizer::Parts& parts) {
+  std::string found;
   each_component(post_processor, "processors", [&](const json& component) {
-    if (type_of(component) != "TemplateProcessing") return;
+    const std::string type = type_of(component);
+    if (type == "ByteLevel") return;  // it changes offsets only
+    SSA_CHECK(type == "TemplateProcessing" || type == "BertProcessing" || type == "RobertaProcessing",
+              "post_processor ", type,
+              " is not supported, expected TemplateProcessing, BertProcessing, RobertaProcessing or ByteLevel");
+    // The second one would put its tokens around each token of the first one.
+    SSA_CHECK(found.empty(), "post_processor ", type, " after ", found, " is not supported, expected one of them");
+    found = type;
+    Tokenizer::Template& around = parts.text_template;
+    if (type != "TemplateProcessing") {
+      for (const auto& [key, ids] : {std::pair{"cls", &around.before}, {"sep", &around.after}})
+        ids->push_back(checked_id(component.at(key).at(1), key, " of the post_processor"));
+      return;
+    }
     bool after = false;
     for (const json& piece : component.at("single")) {
       if (piece.contains("Sequence")) {
@@ -196,8 +210,7 @@ void read_post_processor(const json& post_processor, Tokenizer::Parts& parts) {
       }
       const std::string name = piece.at("SpecialToken").at("id");
       for (const json& id : component.at("special_tokens").at(name).at("ids").get_ref<const json::array_t&>())
-        (after ? parts.text_template.after : parts.text_template.before)
-            .push_back(checked_id(id, "token \"", name, "\" of the post_processor"));
+        (after ? around.after : around.before).push_back(checked_id(id, "token \"", name, "\" of the post_processor"));
     }
   });
 }

@@ -903,6 +903,27 @@ TEST_CASE("tokenizer: a post-processor's template is read, and not applied by en
                     ": token \"<|begin_of_text|>\" of the post_processor has id " + id.dump(),
                 "expected 0 to 4194303");
   }
+  for (const char* type : {"BertProcessing", "RobertaProcessing"}) {
+    const json around = {{"type", type}, {"sep", {"<|end_of_text|>", 641}}, {"cls", {"<|begin_of_text|>", 640}}};
+    const json byte_level = {{"type", "ByteLevel"}, {"add_prefix_space", true}};
+    for (const json& processors : {json::array({around}), json::array({byte_level, around})}) {
+      CHECK(error_of_changed(file, directory, "/post_processor", {{"type", "Sequence"}, {"processors", processors}})
+                .empty());
+      const ssa::Tokenizer same = ssa::load_tokenizer(directory.path().string());
+      CHECK(same.text_template().before == std::vector<std::int32_t>{640});
+      CHECK(same.text_template().after == std::vector<std::int32_t>{641});
+    }
+    check_error(
+        error_of_changed(file, directory, "/post_processor", {{"type", "Sequence"}, {"processors", {around, around}}}),
+        "tokenizer.json: post_processor " + std::string(type) + " after " + type, "expected one");
+    json damaged = around;
+    damaged["sep"] = {"<|end_of_text|>", -1};
+    check_error(error_of_changed(file, directory, "/post_processor", damaged), "sep of the post_processor has id -1");
+    damaged["sep"] = "<|end_of_text|>";
+    check_error(error_of_changed(file, directory, "/post_processor", damaged), "tokenizer.json: not the layout");
+  }
+  check_error(error_of_changed(file, directory, "/post_processor", {{"type", "Own"}}), "post_processor Own",
+              "TemplateProcessing");
   file["post_processor"].erase("special_tokens");
   write_file(directory / "tokenizer.json", file.dump());
   check_error(error_of([&] { ssa::load_tokenizer(directory.path().string()); }),
