@@ -357,6 +357,14 @@ TEST_CASE(
     CHECK(with_config({{"tokenizer_class", name}}).empty());
     CHECK(encode(ssa::load_tokenizer(directory.path().string()), text) == ids_as(pre_tokenizer));
   }
+  // GPT-NeoX normalizes in addition.
+  const auto as_gpt2 = ssa::load_tokenizer(directory.path().string(), {.eos_token = "", .pre_tokenizer = "gpt2"});
+  CHECK(with_config({{"tokenizer_class", "GPTNeoXTokenizer"}}).empty());
+  for (const ssa::Tokenizer& tokenizer :
+       {ssa::load_tokenizer(directory.path().string()), exported(directory.path().string())}) {
+    CHECK(encode(tokenizer, text) == encode(tokenizer, "12 \u00e9"));
+    CHECK(encode(tokenizer, "12 \u00e9") == encode(as_gpt2, "12 \u00e9"));
+  }
   CHECK(with_config({{"tokenizer_class", "GPT2Tokenizer"}, {"pad_token", "<|endoftext|>"}}).empty());
   check_error(with_config({{"tokenizer_class", "GPT2Tokenizer"}, {"pad_token", "[PAD]"}}),
               "tokenizer_config.json: pad_token: found \"[PAD]\"", "expected a token of the vocabulary");
