@@ -575,6 +575,16 @@ TEST_CASE("config: the schedule of the batch size, and the decay") {
     CHECK_THAT(error_of(minimal(), {set}),
                EndsWith(expected + "train.lr_scheduler_type cosine_with_min_lr has no decay phase; "
                                    "warmup_stable_decay has"));
+  // The reference selection chooses block_size / 2 blocks at a time.
+  for (const char* method : {"ssa", "moba", "nsa"})
+    CHECK_THAT(error_of(minimal(), {std::string("attention.method=") + method, "attention.selection=reference",
+                                    "model.block_size=1"}),
+               EndsWith("attention.selection: found reference with model.block_size 1, expected exact, or blocks of at "
+                        "least 2 tokens"));
+  CHECK(error_of(minimal(), {"attention.selection=exact", "model.block_size=1"}) == "no error");
+  CHECK(error_of(minimal(), {"attention.selection=reference", "model.block_size=2"}) == "no error");
+  CHECK(error_of(minimal(), {"attention.method=full", "attention.selection=reference", "model.block_size=1"}) ==
+        "no error");
   CHECK_THAT(error_of(minimal(), {"init_state=run"}),
              EndsWith("init_state: found run, expected weights without init_from"));
 }
