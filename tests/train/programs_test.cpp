@@ -210,6 +210,14 @@ TEST_CASE("ssa_inspect recognizes a run, checkpoint, file, model and dataset, an
   fs::remove_all(run / "checkpoints");
   fails(run, kExitFailed, "run: --verify: found no checkpoints, expected at least one");
   fails(dir.path() / "nowhere", kExitUsage, "nowhere: no such file or directory");
+  const fs::path megatron = dir.path() / "megatron";
+  fs::create_directory(megatron);
+  for (const char* suffix : {".bin", ".idx"})
+    fs::copy(kModel.parent_path() / "data" / (std::string("shard-00000") + suffix),
+             megatron / (std::string("text_document") + suffix));
+  says(megatron, "text_document: dataset");
+  ssa::test::write_file(megatron / "more_document.bin", "1234");
+  fails(megatron, kExitFailed, "more_document.idx: missing, expected next to more_document.bin");
   fails(dir.path(), kExitUsage, "neither a dataset");
 }
 
