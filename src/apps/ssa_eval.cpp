@@ -426,7 +426,10 @@ int run(int argc, char** argv) {
                        .seeds = a.seeds,
                        .limit = a.limit});
   if (generating && comm->rank() == 0) eval::generate(stream, loaded, *generating, *encoder, *a.prompt, a.generation);
-  if (a.data.empty() && tasks.empty() && !a.needle) return kExitDone;
+  if (a.data.empty() && tasks.empty() && !a.needle) {
+    finish_output();
+    return kExitDone;
+  }
   std::string more_tables;
   const auto rows = [&](const eval::Setting& setting, std::int64_t limit) {
     return sequences(a, setting, dataset ? &*dataset : nullptr, encoder ? &*encoder : nullptr, a.limit.value_or(limit));

@@ -72,7 +72,7 @@ int run(int argc, char** argv) {
   const ssa::CheckpointReader checkpoint(find_checkpoint(source));
   options.max_shard_bytes = static_cast<std::uint64_t>(max_shard_gb * 1e9);
   const ssa::ExportResult result = ssa::export_checkpoint(checkpoint, directory, options);
-  if (!result.note.empty()) fmt::print(stderr, "ssa_export: {}\n", result.note);
+  for (const std::string& note : result.notes) fmt::print(stderr, "ssa_export: {}\n", note);
   fmt::print(stderr, "{}, step {}: {} parameters written to {} as {}\n", checkpoint.path().string(), checkpoint.step(),
              result.parameters, directory, options.dtype == ssa::FileDType::f32 ? "float32" : "bfloat16");
   return ssa::kExitDone;

@@ -203,8 +203,10 @@ void inspect(const fs::path& path, const Wanted& wanted) {
   const bool unfinished = fs::exists(path / kTokenizeStateName), split = fs::exists(path / "train" / "dataset.json");
   if (ours || unfinished || split || fs::exists(path / "dataset.json")) return inspect_dataset(path, wanted);
   // In a directory of Megatron's tools every prefix is a dataset.
-  for (const std::string& name : names) inspect_dataset(path / name, wanted);
-  if (!names.empty()) return;
+  if (!names.empty()) {
+    for (const std::string& name : megatron_names(path)) inspect_dataset(path / name, wanted);
+    return;
+  }
   fail_usage(path.string(), ": neither a dataset, a checkpoint, a run nor a model directory");
 }
 

@@ -10,6 +10,7 @@
 #include "ssa/base/file.h"
 #include "ssa/config/hugging_face_config.h"
 #include "ssa/data/mix.h"
+#include "ssa/model/attention_path.h"
 
 namespace ssa {
 namespace {
@@ -184,6 +185,11 @@ void check_run(const Config& config, const Origin& origin) {
   if (train.max_steps == 0) origin.fail("train.max_steps", "found 0, expected -1 or an integer of at least 1");
   if (train.min_lr > train.learning_rate) {
     origin.fail("train.min_lr", "found ", train.min_lr, ", expected at most train.learning_rate ", train.learning_rate);
+  }
+  if (config.attention.selection == BlockSelection::reference && m.block_size < 2 &&
+      branches_of(training_path(config.attention.method), m).selected) {
+    origin.fail("attention.selection", "found reference with model.block_size ", m.block_size,
+                ", expected exact, or blocks of at least 2 tokens");
   }
   if (config.attention.dense_warmup_steps > 0 && config.attention.method != Method::ssa) {
     origin.fail("attention.dense_warmup_steps", "found ", config.attention.dense_warmup_steps,

@@ -145,6 +145,12 @@ void settle_rope(Json& model, const Origin& origin) {
       origin.fail(model_key("rope_parameters"), "has no scaling, rope_scaling has one; expected the same");
     take("rope_parameters", "rope_scaling", scaling);
   }
+  // transformers 5 prefers the key outside of the object, transformers 4 the one inside.
+  const char* key = "original_max_position_embeddings";
+  if (is_object("rope_scaling") && has(model["rope_scaling"], key) && has(model, key) &&
+      model[key] != model["rope_scaling"][key])
+    origin.fail(model_key("rope_scaling"), "has ", key, " ", model["rope_scaling"][key].dump(),
+                ", the key of that name ", model[key].dump(), "; expected one of them, or the same");
 }
 
 /// Derives num_key_value_heads and head_dim, which a config.json may omit.

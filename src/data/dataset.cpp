@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <numbers>
-#include <set>
 
 #include "ssa/base/checksum.h"
 #include "ssa/base/error.h"
@@ -108,6 +107,8 @@ std::optional<fs::path> megatron_prefix(const fs::path& path) {
   if (is_present(fs::path(prefix) += ".idx")) return prefix;
   return std::nullopt;
 }
+
+std::set<std::string> megatron_names(const fs::path& directory) { return list_shards(directory, true); }
 
 DatasetInfo read_dataset_info(const fs::path& json_file) {
   const auto json = read_own_json_object(json_file);
@@ -226,11 +227,10 @@ void Dataset::verify(std::optional<std::int64_t> vocab_size) const {
       check_hash(shard.prefix().string() + ".bin", shard.bin(), info_->shards[s].bin_xxh3);
       check_hash(shard.prefix().string() + ".idx", shard.idx(), info_->shards[s].idx_xxh3);
     }
-    if (!vocab_size) continue;
     for (std::int64_t d = 0; d < shard.documents(); ++d) {
       ids.resize(static_cast<std::size_t>(shard.length(d)));
       shard.read(d, 0, ids);
-      check_token_ids(shard, d, 0, ids, *vocab_size);
+      check_token_ids(shard, d, 0, ids, vocab_size);
       if (!info_) continue;
       const std::int64_t eos = info_->eos_token_id;
       SSA_CHECK(!ids.empty() && ids.back() == eos, shard.prefix().string(), ".bin: document ", d, " ends in ",
@@ -241,11 +241,11 @@ void Dataset::verify(std::optional<std::int64_t> vocab_size) const {
 }
 
 void check_token_ids(const IndexedDataset& shard, std::int64_t document, std::int64_t offset,
-                     std::span<const std::int32_t> ids, std::int64_t vocab_size) {
+                     std::span<const std::int32_t> ids, std::optional<std::int64_t> vocab_size) {
   for (std::size_t i = 0; i < ids.size(); ++i)
-    SSA_CHECK(0 <= ids[i] && ids[i] < vocab_size, shard.prefix().string(), ".bin: document ", document,
-              " holds token id ", ids[i], " at ", offset + static_cast<std::int64_t>(i),
-              ", expected ids below vocab_size ", vocab_size);
+    SSA_CHECK(0 <= ids[i] && (!vocab_size || ids[i] < *vocab_size), shard.prefix().string(), ".bin: document ",
+              document, " holds token id ", ids[i], " at ", offset + static_cast<std::int64_t>(i), ", expected ids ",
+              vocab_size ? concat("below vocab_size ", *vocab_size) : std::string("from 0"));
 }
 
 }  // namespace ssa

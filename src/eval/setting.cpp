@@ -43,6 +43,9 @@ std::vector<Setting> settings_of(const ModelSource& source, const Overrides& ove
                      .selection = source.selection()};
   std::vector<Setting> settings;
   if (mode != "full") {
+    if (base.selection == BlockSelection::reference && base.model.block_size < 2)
+      fail_usage(overrides.block_size ? concat("--block-size ", overrides.block_size) : source.path().string(),
+                 ": blocks of 1 token with selection reference, expected at least 2");
     std::vector<std::int64_t> budgets = overrides.block_counts;
     if (budgets.empty()) budgets = {base.model.block_counts};
     for (const std::int64_t budget : budgets) {

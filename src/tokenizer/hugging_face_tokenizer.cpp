@@ -87,10 +87,14 @@ std::string tokenizer_json(const Tokenizer::Parts& parts) {
   return file.dump(1) + "\n";
 }
 
-std::string tokenizer_config_json(const Tokenizer::Parts& parts) {
-  std::string eos;
+std::string eos_text(const Tokenizer::Parts& parts) {
   for (const AddedToken& token : added_tokens(parts))
-    if (token.id == parts.eos_token_id) eos = token.content;
+    if (token.id == parts.eos_token_id) return token.content;
+  return "";
+}
+
+std::string tokenizer_config_json(const Tokenizer::Parts& parts) {
+  const std::string eos = eos_text(parts);
   const ordered_json file = {
       {"eos_token", eos}, {"pad_token", eos}, {"padding_side", "left"}, {"clean_up_tokenization_spaces", false}};
   return file.dump(2) + "\n";
@@ -98,31 +102,53 @@ std::string tokenizer_config_json(const Tokenizer::Parts& parts) {
 
 }  // namespace
 
-std::map<std::string, std::string> hugging_face_tokenizer(const std::string& path, const Tokenizer::Parts& parts) {
-  std::map<std::string, std::string> files;
+TokenizerFiles hugging_face_tokenizer(const std::string& path, const Tokenizer::Parts& parts) {
+  TokenizerFiles result;
+  auto& files = result.files;
   std::string made_from;
   fs::path source(path);
   if (path != "bytes" && is_present(source / "tokenizer.json")) source /= "tokenizer.json";
+  const fs::path directory = fs::is_directory(source) ? source : source.parent_path();
+  const auto copy = [&](const char* name) {
+    if (const fs::path side_file = directory / name; path != "bytes" && is_present(side_file))
+      files[name] = read_file(side_file);
+  };
   if (source.extension() == ".json" && parts.pre_tokenizer.empty()) {
     files["tokenizer.json"] = read_file(source);
-    for (const char* name : {"tokenizer_config.json", "special_tokens_map.json"})
-      if (const fs::path side_file = source.parent_path() / name; is_present(side_file))
-        files[name] = read_file(side_file);
+    for (const char* name : {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"}) copy(name);
   } else {
     files["tokenizer.json"] = tokenizer_json(parts);
     made_from = parts.sha256;
   }
+  copy("chat_template.jinja");
   std::string& config = files["tokenizer_config.json"];
   if (config.empty()) config = tokenizer_config_json(parts);
-  // Without tokenizer_class, transformers 4 looks into config.json and asks for trust_remote_code (5 always does).
-  // Without model_input_names its general class makes token_type_ids, which generate() rejects.
-  auto object = parse_json_object<ordered_json>(config, (source.parent_path() / "tokenizer_config.json").string());
-  const std::size_t keys = object.size();
-  object.emplace("tokenizer_class", kTokenizerClass);
-  if (object["tokenizer_class"] == kTokenizerClass) object.emplace("model_input_names", kInputNames);
-  if (!made_from.empty()) object[kMadeFrom] = made_from;
-  if (object.size() > keys) config = object.dump(2) + "\n";
-  return files;
+  const fs::path config_path = directory / "tokenizer_config.json";
+  const auto before = parse_json_object<ordered_json>(config, config_path.string());
+  auto object = before;
+  if (!made_from.empty()) {
+    object[kMadeFrom] = made_from;
+    if (path != "bytes" && is_present(config_path))
+      if (const auto own = read_json_object(config_path); own.contains("chat_template"))
+        object["chat_template"] = own["chat_template"];
+  }
+  // The class of a model makes a normalizer and a pre-tokenizer of its own in transformers 5, whatever tokenizer.json
+  // says. Without any class, transformers 4 looks into config.json and asks for trust_remote_code (5 always does).
+  if (const auto named = object.find("tokenizer_class"); named != object.end() && *named != kTokenizerClass)
+    result.notes.push_back(concat(config_path.string(), ": tokenizer_class ", named->dump(), " is written as ",
+                                  kTokenizerClass, ", so that transformers takes everything from tokenizer.json"));
+  object["tokenizer_class"] = kTokenizerClass;
+  // Without model_input_names this class makes token_type_ids, which generate() rejects.
+  object.emplace("model_input_names", kInputNames);
+  if (object.erase("auto_map") > 0)
+    result.notes.push_back(config_path.string() +
+                           ": auto_map is left out, because the code that it names is not exported");
+  // The replaced class may have had an end-of-text token of its own.
+  const auto map = files.find("special_tokens_map.json");
+  if (map == files.end() || !parse_json_object<ordered_json>(map->second, map->first).contains("eos_token"))
+    object.emplace("eos_token", eos_text(parts));
+  if (object != before) config = object.dump(2) + "\n";
+  return result;
 }
 
 std::vector<TokenizerChecksum> tokenizer_checksums(const fs::path& directory) {

@@ -91,7 +91,7 @@ void complete(const fs::path& path, std::size_t ranks, const TokenizerOptions& o
     fail_usage(path.string(), ": ", ranks, " ranks, expected ", known,
                ", or --pre-tokenizer for ranks of your own: ", kPreTokenizerNames, ", or regex:PATTERN");
   set_pre_tokenizer(parts, options.pre_tokenizer);
-  add_side_tokens(parts, path.parent_path(), false);
+  add_side_tokens(parts, path.parent_path(), {}, false);
   // An end of text that no file names is the token after the ranks.
   const auto is_eos = [&](const AddedToken& token) { return token.content == options.eos_token; };
   if (!options.eos_token.empty() && std::none_of(parts.added.begin(), parts.added.end(), is_eos))

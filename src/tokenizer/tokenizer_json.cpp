@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <nlohmann/json.hpp>
 #include <string>
-#include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "src/tokenizer/byte_alphabet.h"
@@ -111,8 +111,7 @@ void read_model(const json& model, const fs::path& path, Tokenizer::Parts& parts
 
 /// Returns the next free id. Hugging Face tokenizers ignores "id": it gives this id to a token that is not in the
 /// vocabulary. A file that says something else is an error, as other programs may follow the file.
-std::int32_t read_added_tokens(const json& tokens, Tokenizer::Parts& parts,
-                               const std::unordered_map<std::string, std::int32_t>& known) {
+std::int32_t read_added_tokens(const json& tokens, Tokenizer::Parts& parts, const VocabularyIds& known) {
   auto next = static_cast<std::int32_t>(known.size());
   for (const json& entry : tokens) {
     AddedToken token{.content = entry.at("content").get<std::string>(), .special = flag(entry, "special", false)};
@@ -140,10 +139,10 @@ std::int32_t read_added_tokens(const json& tokens, Tokenizer::Parts& parts,
 
 /// The tokens that only the files next to `path` name. Those of the vocabulary, `known`, keep their ids. transformers
 /// gives the others the next ids, in the order of the ids in these files.
-void read_side_tokens(const fs::path& path, Tokenizer::Parts& parts, std::int32_t next,
-                      const std::unordered_map<std::string, std::int32_t>& known) {
+void read_side_tokens(const fs::path& path, Tokenizer::Parts& parts, std::int32_t next, const VocabularyIds& known,
+                      const json& file) {
   const std::size_t own = parts.added.size();
-  add_side_tokens(parts, path.parent_path(), true);
+  add_side_tokens(parts, path.parent_path(), known, true);
   std::vector<AddedToken> more(parts.added.begin() + static_cast<std::ptrdiff_t>(own), parts.added.end());
   std::sort(more.begin(), more.end(), [](const AddedToken& a, const AddedToken& b) { return a.id < b.id; });
   for (const AddedToken& token : more) {
@@ -154,7 +153,8 @@ void read_side_tokens(const fs::path& path, Tokenizer::Parts& parts, std::int32_
     SSA_CHECK(token.id == next++, path.string(), ": token \"", token.content, "\" of the files next to it has id ",
               token.id, ", expected ", next - 1, ", the next free id");
   }
-  add_named_tokens(parts, path.parent_path(), known);
+  const json padding = file.value("padding", json());
+  add_named_tokens(parts, path.parent_path(), known, padding.is_object() ? padding.value("pad_token", json()) : json());
 }
 
 /// Whether a space is put before a text.
@@ -184,10 +184,24 @@ void check_prefix_space(const fs::path& directory, const json& file) {
             config["add_prefix_space"].dump(), ", expected ", puts ? "true" : "false", " as in tokenizer.json");
 }
 
-/// The tokens that the template puts around a text. Other post-processors are ignored.
+/// The tokens that the post-processor puts around a text.
 void read_post_processor(const json& post_processor, Tokenizer::Parts& parts) {
+  std::string found;
   each_component(post_processor, "processors", [&](const json& component) {
-    if (type_of(component) != "TemplateProcessing") return;
+    const std::string type = type_of(component);
+    if (type == "ByteLevel") return;  // it changes offsets only
+    SSA_CHECK(type == "TemplateProcessing" || type == "BertProcessing" || type == "RobertaProcessing",
+              "post_processor ", type,
+              " is not supported, expected TemplateProcessing, BertProcessing, RobertaProcessing or ByteLevel");
+    // The second one would put its tokens around each token of the first one.
+    SSA_CHECK(found.empty(), "post_processor ", type, " after ", found, " is not supported, expected one of them");
+    found = type;
+    Tokenizer::Template& around = parts.text_template;
+    if (type != "TemplateProcessing") {
+      for (const auto& [key, ids] : {std::pair{"cls", &around.before}, {"sep", &around.after}})
+        ids->push_back(checked_id(component.at(key).at(1), key, " of the post_processor"));
+      return;
+    }
     bool after = false;
     for (const json& piece : component.at("single")) {
       if (piece.contains("Sequence")) {
@@ -196,8 +210,7 @@ void read_post_processor(const json& post_processor, Tokenizer::Parts& parts) {
       }
       const std::string name = piece.at("SpecialToken").at("id");
       for (const json& id : component.at("special_tokens").at(name).at("ids").get_ref<const json::array_t&>())
-        (after ? parts.text_template.after : parts.text_template.before)
-            .push_back(checked_id(id, "token \"", name, "\" of the post_processor"));
+        (after ? around.after : around.before).push_back(checked_id(id, "token \"", name, "\" of the post_processor"));
     }
   });
 }
@@ -210,7 +223,7 @@ Tokenizer::Parts read_tokenizer_json(const fs::path& path, const TokenizerOption
   if (is_tekken(file)) return read_tekken(file, text, path, options);
   Tokenizer::Parts parts{.name = name_of(directory_of(path)), .sha256 = sha256_hex(text)};
   std::int32_t next = 0;
-  std::unordered_map<std::string, std::int32_t> known;
+  VocabularyIds known;
   try {
     SSA_CHECK(file.contains("model") && file["model"].is_object(), "no \"model\", expected a tokenizer.json",
               path.filename() == "vocab.json" ? "; of vocab.json and merges.txt, name the directory" : "");
@@ -226,7 +239,7 @@ Tokenizer::Parts read_tokenizer_json(const fs::path& path, const TokenizerOption
       cut_at_spaces(parts);
       parts.drop_first_space = drops_first_space(file.value("decoder", json()));
     }
-    known = file["model"]["vocab"].get<std::unordered_map<std::string, std::int32_t>>();
+    known = file["model"]["vocab"].get<VocabularyIds>();
     next = read_added_tokens(file.value("added_tokens", json::array()), parts, known);
     read_post_processor(file.value("post_processor", json()), parts);
   } catch (const json::exception& error) {
@@ -236,7 +249,7 @@ Tokenizer::Parts read_tokenizer_json(const fs::path& path, const TokenizerOption
     if (message.rfind(path.string(), 0) == 0) throw;
     fail(path.string(), ": ", message);
   }
-  read_side_tokens(path, parts, next, known);
+  read_side_tokens(path, parts, next, known, file);
   check_prefix_space(path.parent_path(), file);
   set_special_tokens(parts, path.parent_path(), options.eos_token);
   return parts;

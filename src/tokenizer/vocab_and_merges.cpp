@@ -18,25 +18,29 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 namespace {
 
-/// The pre-tokenizer of the class that tokenizer_config.json names; GPT-2's without one. The two files do not say how a
-/// text is split.
-std::string pre_tokenizer_of_class(const fs::path& directory) {
+/// Splits and normalizes as the class that tokenizer_config.json names does, and as GPT-2's without one. The two files
+/// do not say how a text is split.
+void set_pre_tokenizer_of_class(Tokenizer::Parts& parts, const fs::path& directory) {
+  set_pre_tokenizer(parts, "gpt2");
   const fs::path path = directory / "tokenizer_config.json";
-  if (!is_present(path)) return "gpt2";
+  if (!is_present(path)) return;
   const json config = read_json_object(path);
   SSA_CHECK(
       config.value("add_prefix_space", json()) != true, path.string(),
       ": add_prefix_space is true, expected false: a space before the text is supported in a tokenizer.json only");
   const json named = config.value("tokenizer_class", json());
-  if (!named.is_string()) return "gpt2";
+  if (!named.is_string()) return;
   std::string name = named.get<std::string>();
   if (name.ends_with("Fast")) name.resize(name.size() - 4);
-  if (name == "Qwen2Tokenizer") return "qwen2";
-  for (const char* general :
-       {"GPT2Tokenizer", "CodeGenTokenizer", "GPTNeoXTokenizer", "PreTrainedTokenizer", "TokenizersBackend"})
-    if (name == general) return "gpt2";
+  if (name == "Qwen2Tokenizer") return set_pre_tokenizer(parts, "qwen2");
+  if (name == "GPTNeoXTokenizer") {
+    parts.nfc = true;
+    return;
+  }
+  for (const char* general : {"GPT2Tokenizer", "CodeGenTokenizer", "PreTrainedTokenizer", "TokenizersBackend"})
+    if (name == general) return;
   fail_usage(path.string(), ": tokenizer_class is ", named.dump(),
-             ", expected GPT2Tokenizer or Qwen2Tokenizer, or --pre-tokenizer NAME");
+             ", expected GPT2Tokenizer, GPTNeoXTokenizer or Qwen2Tokenizer, or --pre-tokenizer NAME");
 }
 
 }  // namespace
@@ -45,7 +49,10 @@ Tokenizer::Parts read_vocab_and_merges(const fs::path& directory, const Tokenize
   const fs::path vocab_path = directory / "vocab.json", merges_path = directory / "merges.txt";
   const std::string vocab_text = read_file(vocab_path), merges_text = read_file(merges_path);
   Tokenizer::Parts parts{.name = name_of(directory), .sha256 = sha256_hex(vocab_text + merges_text)};
-  set_pre_tokenizer(parts, options.pre_tokenizer.empty() ? pre_tokenizer_of_class(directory) : options.pre_tokenizer);
+  if (options.pre_tokenizer.empty())
+    set_pre_tokenizer_of_class(parts, directory);
+  else
+    set_pre_tokenizer(parts, options.pre_tokenizer);
   TokenTable table(vocab_path);
   table.add_vocab(parse_json_object(vocab_text, vocab_path.string()));
   std::vector<bool> made(1);
@@ -79,8 +86,12 @@ Tokenizer::Parts read_vocab_and_merges(const fs::path& directory, const Tokenize
     special.push_back({.content = token, .id = id, .special = true});
   }
   std::sort(special.begin(), special.end(), [](const auto& a, const auto& b) { return a.id < b.id; });
-  for (const AddedToken& token : special) add_token(parts, token);
-  add_side_tokens(parts, directory, false);
+  add_side_tokens(parts, directory, table.ids(), false);
+  add_named_tokens(parts, directory, table.ids());
+  const std::vector<AddedToken> named = parts.added;
+  for (const AddedToken& token : special)
+    if (std::none_of(named.begin(), named.end(), [&](const auto& one) { return one.content == token.content; }))
+      add_token(parts, token);
   set_special_tokens(parts, directory, options.eos_token);
   return parts;
 }

@@ -32,10 +32,8 @@ std::optional<DatasetInfo> dataset_info(const Config& config, std::string& reaso
   return std::nullopt;
 }
 
-/// The tokenizer's files by name; none if no tokenizer was given and the dataset names none that is built in. Sets
-/// `note` to a message for the user, if there is something to report.
-std::map<std::string, std::string> tokenizer_files(std::string path, const TokenizerOptions& options,
-                                                   const Config& config, std::string& note) {
+/// The tokenizer's files; none if no tokenizer was given and the dataset names none that is built in.
+TokenizerFiles tokenizer_files(std::string path, const TokenizerOptions& options, const Config& config) {
   std::string reason;
   const auto info = dataset_info(config, reason);
   if (path.empty() && info) {
@@ -48,8 +46,7 @@ std::map<std::string, std::string> tokenizer_files(std::string path, const Token
     for (const auto& [option, value] :
          {std::pair{"--eos-token", options.eos_token}, std::pair{"--pre-tokenizer", options.pre_tokenizer}})
       if (!value.empty()) fail_usage(option, " ", value, ": no tokenizer files (", reason, "), expected --tokenizer");
-    note = fmt::format("no tokenizer files: {}, and no --tokenizer was given", reason);
-    return {};
+    return {.files = {}, .notes = {fmt::format("no tokenizer files: {}, and no --tokenizer was given", reason)}};
   }
   const Tokenizer::Parts parts = read_tokenizer(path, options);
   const auto vocab_size = static_cast<std::int64_t>(parts.texts.size());
@@ -57,10 +54,11 @@ std::map<std::string, std::string> tokenizer_files(std::string path, const Token
     fail_usage("--tokenizer ", path, ": ", vocab_size, " ids, end of text ", parts.eos_token_id,
                "; the checkpoint's model has vocab_size ", config.model.vocab_size, ", eos_token_id ",
                config.model.eos_token_id);
+  TokenizerFiles result = hugging_face_tokenizer(path, parts);
   if (info && info->tokenizer_sha256 != parts.sha256)
-    note = fmt::format("--tokenizer {} is another file than the one that the dataset {} names, {}", path,
-                       training_paths(config.data).front(), info->tokenizer_name);
-  return hugging_face_tokenizer(path, parts);
+    result.notes.push_back(fmt::format("--tokenizer {} is another file than the one that the dataset {} names, {}",
+                                       path, training_paths(config.data).front(), info->tokenizer_name));
+  return result;
 }
 
 }  // namespace
@@ -77,8 +75,9 @@ ExportResult export_checkpoint(const CheckpointReader& checkpoint, const fs::pat
                                                options.dtype == FileDType::f32 ? "float32" : "bfloat16")});
   files.push_back({"generation_config.json", hugging_face_generation_json(config.model)});
   ExportResult result{};
-  for (auto& [name, text] : tokenizer_files(options.tokenizer, options.tokenizer_options, config, result.note))
-    files.push_back({name, std::move(text)});
+  TokenizerFiles tokenizer = tokenizer_files(options.tokenizer, options.tokenizer_options, config);
+  for (auto& [name, text] : tokenizer.files) files.push_back({name, std::move(text)});
+  result.notes = std::move(tokenizer.notes);
   HuggingFaceWriter writer(directory, files, parameters, options.max_shard_bytes);
   std::vector<float> piece(kPieceElements);
   for (const TensorSpec& p : parameters) {

@@ -513,7 +513,8 @@ void RunStore::export_to(const std::filesystem::path& directory) const {
   // A run that went back to an earlier checkpoint exports a step again, perhaps one whose export was killed.
   for (const char* suffix : {"", ".tmp"}) std::filesystem::remove_all(directory.string() + suffix);
   const ExportResult result = export_checkpoint(CheckpointReader(being_saved_, Verify::sizes), directory);
-  spdlog::info("exported {}{}", directory.string(), result.note.empty() ? "" : " (" + result.note + ")");
+  const std::string notes = result.notes.empty() ? "" : fmt::format(" ({})", fmt::join(result.notes, "; "));
+  spdlog::info("exported {}{}", directory.string(), notes);
 }
 
 void RunStore::poll() {

@@ -575,6 +575,16 @@ TEST_CASE("config: the schedule of the batch size, and the decay") {
     CHECK_THAT(error_of(minimal(), {set}),
                EndsWith(expected + "train.lr_scheduler_type cosine_with_min_lr has no decay phase; "
                                    "warmup_stable_decay has"));
+  // The reference selection chooses block_size / 2 blocks at a time.
+  for (const char* method : {"ssa", "moba", "nsa"})
+    CHECK_THAT(error_of(minimal(), {std::string("attention.method=") + method, "attention.selection=reference",
+                                    "model.block_size=1"}),
+               EndsWith("attention.selection: found reference with model.block_size 1, expected exact, or blocks of at "
+                        "least 2 tokens"));
+  CHECK(error_of(minimal(), {"attention.selection=exact", "model.block_size=1"}) == "no error");
+  CHECK(error_of(minimal(), {"attention.selection=reference", "model.block_size=2"}) == "no error");
+  CHECK(error_of(minimal(), {"attention.method=full", "attention.selection=reference", "model.block_size=1"}) ==
+        "no error");
   CHECK_THAT(error_of(minimal(), {"init_state=run"}),
              EndsWith("init_state: found run, expected weights without init_from"));
 }
@@ -655,6 +665,17 @@ TEST_CASE("config: every way to write RoPE in a config.json") {
         "config.json: rope_parameters: partial_rotary_factor is 0.25, expected 1");
   fails(R"(, "rope_scaling": {"rope_type": "default", "rope_theta": 5e5}, "rope_theta": 1e4)",
         "config.json: rope_scaling: has rope_theta 500000.0, the key of that name 10000.0; expected one of them");
+  // transformers 5 takes the positions from the key outside of the object, transformers 4 from the one inside.
+  const std::string llama3 = R"({"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0,
+                                 "high_freq_factor": 4.0, "original_max_position_embeddings": 16})";
+  for (const std::string key : {"rope_scaling", "rope_parameters"}) {
+    const std::string scaled = ", \"" + key + "\": " + llama3 + R"(, "original_max_position_embeddings": )";
+    CHECK(read(scaled + "16").rope_scaling == RopeScaling{8.0, 1.0, 4.0, 16});
+    CHECK(read(scaled + "null").rope_scaling == RopeScaling{8.0, 1.0, 4.0, 16});
+    fails(scaled + "32",
+          "config.json: rope_scaling: has original_max_position_embeddings 16, the key of that name 32; expected one "
+          "of them, or the same");
+  }
   for (const char* kind : {"linear", "dynamic", "yarn", "longrope"})
     fails(std::string(R"(, "rope_scaling": {"factor": 2.0, "rope_type": ")") + kind + "\"}", "expected llama3");
 }

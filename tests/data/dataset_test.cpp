@@ -340,6 +340,9 @@ TEST_CASE("verify finds a flipped bit, an id outside the vocabulary and a missin
   CHECK_NOTHROW(plain.verify());
   CHECK_NOTHROW(plain.verify(257));
   CHECK_THAT(error_of([&] { plain.verify(256); }), has("shard-00000.bin: document 0 holds token id 256"));
+  make_dataset(dir.path(), {{{1, -1, 2}}, kTwo}, {.type = TokenType::int32, .json = false});
+  CHECK_THAT(error_of([&] { Dataset(dir.path()).verify(); }),
+             has("shard-00000.bin: document 0 holds token id -1 at 1, expected ids from 0"));
 }
 
 TEST_CASE("a dataset made with another tokenizer is an error for the model") {

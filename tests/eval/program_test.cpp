@@ -326,6 +326,24 @@ TEST_CASE("ssa_eval: bad input is a one-line error that names it") {
   CHECK(directory.run({"--help"}).out.find("example") != std::string::npos);
 }
 
+TEST_CASE("ssa_eval: results that cannot be written to standard output are an error") {
+  const EvalDirectory directory;
+  const std::string program = (ssa::test::binary_dir() / "ssa_eval").string();
+  const std::string needle = " --needle --lengths 32 --samples 1 --tokenizer bytes";
+  for (const std::string& what :
+       {std::string(" --data data"), needle, std::string(" --generate ab --max-new-tokens 2 --tokenizer bytes")}) {
+    const auto to = [&](const char* file) {
+      return run_program({"/bin/sh", "-c", program + " --model model --device cpu" + what + " > " + file},
+                         {.directory = directory.directory()});
+    };
+    INFO(what);
+    CHECK(to("/dev/null").exit_code == kExitDone);
+    const ProgramResult full = to("/dev/full");
+    CHECK(full.exit_code == kExitFailed);
+    CHECK(full.err.find("error: standard output: ") != std::string::npos);
+  }
+}
+
 TEST_CASE("ssa_eval: a published config.json, all methods and selections, against an independent implementation") {
   // tests/golden/published.json: losses computed in float64 for 64 tokens, with block_counts 4 and nsa's window of 5.
   const EvalDirectory directory;

@@ -34,6 +34,21 @@ TEST_CASE("mode and budgets determine the settings") {
   check_error(error_of([&] { settings_of(nsa.source(), {.mode = "dense"}); }), "--mode dense", "sparse, full or both");
 }
 
+TEST_CASE("blocks of one token with the reference selection are an error") {
+  const ByteModel model;
+  nlohmann::json config = nlohmann::json::parse(ssa::read_file(model.path() / "config.json"));
+  config["selection"] = "reference";
+  ssa::test::write_file(model.path() / "config.json", config.dump());
+  check_error(error_of([&] { settings_of(ModelSource(model.path()), {.block_size = 1}); }),
+              "--block-size 1: blocks of 1 token with selection reference, expected at least 2");
+  CHECK(settings_of(ModelSource(model.path()), {.block_size = 2}).size() == 2);
+  config["block_size"] = 1;
+  ssa::test::write_file(model.path() / "config.json", config.dump());
+  check_error(error_of([&] { settings_of(ModelSource(model.path()), {}); }), model.path().string(),
+              "blocks of 1 token with selection reference");
+  CHECK(settings_of(ModelSource(model.path()), {.mode = "full"}).size() == 1);
+}
+
 TEST_CASE("a RoPE scaling factor replaces the model's own") {
   const ByteModel model;
   const ModelConfig scaled = settings_of(model.source(), {.rope_scaling = 4})[0].model;

@@ -53,7 +53,7 @@ std::vector<json> vectors(const char* name = "vectors.jsonl") {
 /// The tokenizer that is read back from the files of an export.
 ssa::Tokenizer exported(const std::string& path, const ssa::TokenizerOptions& options = {}) {
   const TempDir directory;
-  for (const auto& [name, text] : ssa::hugging_face_tokenizer(path, ssa::read_tokenizer(path, options)))
+  for (const auto& [name, text] : ssa::hugging_face_tokenizer(path, ssa::read_tokenizer(path, options)).files)
     write_file(directory / name, text);
   return ssa::load_tokenizer(directory.path().string());
 }
@@ -219,7 +219,8 @@ TEST_CASE("tokenizer: the bytes tokenizer is exported to Hugging Face files with
 TEST_CASE("tokenizer: export copies a tokenizer.json and completes tokenizer_config.json") {
   for (const char* name : {"gpt2", "llama3", "qwen2"}) {
     const std::string path = file_of(name).string();
-    const auto files = ssa::hugging_face_tokenizer(path, ssa::read_tokenizer(path));
+    const auto [files, notes] = ssa::hugging_face_tokenizer(path, ssa::read_tokenizer(path));
+    CHECK(notes.empty());
     CHECK(files.at("tokenizer.json") == ssa::read_file(path));
     CHECK(json::parse(files.at("tokenizer_config.json")).at("tokenizer_class") == "PreTrainedTokenizerFast");
     CHECK_FALSE(json::parse(files.at("tokenizer_config.json")).contains("made_from_sha256"));
@@ -227,18 +228,48 @@ TEST_CASE("tokenizer: export copies a tokenizer.json and completes tokenizer_con
   // The files next to it are copied too, completed where transformers would fail without.
   const TempDir directory;
   fs::copy(file_of("gpt2"), directory / "tokenizer.json");
-  const auto config_of = [&](const std::string& config) {
+  const auto exported_with = [&](const std::string& config) {
     write_file(directory / "tokenizer_config.json", config);
     const std::string path = directory.path().string();
-    return ssa::hugging_face_tokenizer(path, ssa::read_tokenizer(path)).at("tokenizer_config.json");
+    return ssa::hugging_face_tokenizer(path, ssa::read_tokenizer(path));
   };
-  const std::string whole = R"({"eos_token": "<|endoftext|>",  "tokenizer_class": "GPT2Tokenizer"})";
+  const auto config_of = [&](const std::string& config) {
+    return exported_with(config).files.at("tokenizer_config.json");
+  };
+  const json complete = {{"eos_token", "<|endoftext|>"},
+                         {"tokenizer_class", "PreTrainedTokenizerFast"},
+                         {"model_input_names", {"input_ids", "attention_mask"}}};
+  const std::string whole = "  " + complete.dump();
   CHECK(config_of(whole) == whole);
-  CHECK(json::parse(config_of(R"({"eos_token": "<|endoftext|>"})")) ==
-        json{{"eos_token", "<|endoftext|>"},
-             {"tokenizer_class", "PreTrainedTokenizerFast"},
-             {"model_input_names", {"input_ids", "attention_mask"}}});
+  for (const char* part : {"{}", R"({"eos_token": "<|endoftext|>"})"}) CHECK(json::parse(config_of(part)) == complete);
   check_error(error_of([&] { config_of("[]"); }), "tokenizer_config.json: JSON array, expected a JSON object");
+
+  // transformers 5 makes the normalizer and the pre-tokenizer of these classes anew. Code that an auto_map names is
+  // not in the export.
+  for (const char* name : {"GPT2Tokenizer", "LlamaTokenizerFast", "Qwen2Tokenizer", "TokenizersBackend"}) {
+    json config = complete;
+    config["tokenizer_class"] = name;
+    const auto [files, notes] = exported_with(config.dump());
+    CHECK(json::parse(files.at("tokenizer_config.json")) == complete);
+    REQUIRE(notes.size() == 1);
+    check_error(notes[0], (directory / "tokenizer_config.json").string(), name, "PreTrainedTokenizerFast");
+  }
+  json config = complete;
+  config["auto_map"] = {{"AutoTokenizer", {"tokenization_own.OwnTokenizer", nullptr}}};
+  const auto without_code = exported_with(config.dump());
+  CHECK(json::parse(without_code.files.at("tokenizer_config.json")) == complete);
+  REQUIRE(without_code.notes.size() == 1);
+  check_error(without_code.notes[0], "tokenizer_config.json: auto_map is left out");
+
+  const std::pair<const char*, std::string> more[] = {{"special_tokens_map.json", R"({"eos_token": "<|endoftext|>"})"},
+                                                      {"added_tokens.json", R"({"<|more|>": 641})"},
+                                                      {"chat_template.jinja", "{{ messages }}"}};
+  for (const auto& [name, text] : more) CHECK(exported_with("{}").files.count(name) == 0);
+  for (const auto& [name, text] : more) write_file(directory / name, text);
+  const auto all = exported_with("{}").files;
+  for (const auto& [name, text] : more) CHECK(all.at(name) == text);
+  CHECK_FALSE(json::parse(all.at("tokenizer_config.json")).contains("eos_token"));  // the map has it
+  CHECK(encode(exported(directory.path().string()), "a<|more|>") == std::vector<std::int32_t>{64, 641});
 }
 
 TEST_CASE("tokenizer: a model directory has the checksums of its tokenizers, and of what an export was made from") {
@@ -256,7 +287,7 @@ TEST_CASE("tokenizer: a model directory has the checksums of its tokenizers, and
   CHECK(checksums() == Found{{"tokenizer.json", gpt2}});
 
   const ssa::Tokenizer::Parts bytes = ssa::read_tokenizer("bytes");
-  for (const auto& [name, text] : ssa::hugging_face_tokenizer("bytes", bytes)) write_file(directory / name, text);
+  for (const auto& [name, text] : ssa::hugging_face_tokenizer("bytes", bytes).files) write_file(directory / name, text);
   CHECK(checksums() == Found{{"tokenizer.json", ssa::read_tokenizer((directory / "tokenizer.json").string()).sha256},
                              {"tokenizer_config.json", bytes.sha256}});
   fs::remove(directory / "tokenizer.json");
@@ -326,6 +357,27 @@ TEST_CASE(
     CHECK(with_config({{"tokenizer_class", name}}).empty());
     CHECK(encode(ssa::load_tokenizer(directory.path().string()), text) == ids_as(pre_tokenizer));
   }
+  // GPT-NeoX normalizes in addition.
+  const auto as_gpt2 = ssa::load_tokenizer(directory.path().string(), {.eos_token = "", .pre_tokenizer = "gpt2"});
+  CHECK(with_config({{"tokenizer_class", "GPTNeoXTokenizer"}}).empty());
+  for (const ssa::Tokenizer& tokenizer :
+       {ssa::load_tokenizer(directory.path().string()), exported(directory.path().string())}) {
+    CHECK(encode(tokenizer, text) == encode(tokenizer, "12 \u00e9"));
+    CHECK(encode(tokenizer, "12 \u00e9") == encode(as_gpt2, "12 \u00e9"));
+  }
+  CHECK(with_config({{"tokenizer_class", "GPT2Tokenizer"}, {"pad_token", "<|endoftext|>"}}).empty());
+  check_error(with_config({{"tokenizer_class", "GPT2Tokenizer"}, {"pad_token", "[PAD]"}}),
+              "tokenizer_config.json: pad_token: found \"[PAD]\"", "expected a token of the vocabulary");
+  CHECK(with_config({{"eos_token", {{"content", "<|endoftext|>"}, {"rstrip", true}}}}).empty());
+  CHECK(encode(ssa::load_tokenizer(directory.path().string()), "<|endoftext|>  12") ==
+        encode(ssa::load_tokenizer(directory.path().string()), "<|endoftext|>12"));
+  // The export keeps the chat template, in either place.
+  CHECK(with_config({{"chat_template", "{{ messages }}"}}).empty());
+  write_file(directory / "chat_template.jinja", "{{ bos_token }}");
+  const auto with_template =
+      ssa::hugging_face_tokenizer(directory.path().string(), ssa::read_tokenizer(directory.path().string())).files;
+  CHECK(json::parse(with_template.at("tokenizer_config.json")).at("chat_template") == "{{ messages }}");
+  CHECK(with_template.at("chat_template.jinja") == "{{ bos_token }}");
   check_error(with_config({{"tokenizer_class", "CLIPTokenizer"}}), "tokenizer_config.json", "CLIPTokenizer",
               "--pre-tokenizer");
   check_error(with_config({{"add_prefix_space", true}}), "tokenizer_config.json", "add_prefix_space is true");
@@ -368,17 +420,30 @@ TEST_CASE("tokenizer: the files next to vocab.json and merges.txt name special t
     write_file(directory / "tokenizer_config.json", json{{"added_tokens_decoder", decoder}}.dump());
     return error_of(load_directory);
   };
-  CHECK(with_decoder({{"1001", {{"content", "<|im_start|>"}, {"special", true}, {"rstrip", true}}},
-                      {"1003", {{"content", "<|new|>"}, {"special", true}}}})
-            .empty());
+  const json all = {{"1000", {{"content", "<|endoftext|>"}, {"special", true}}},
+                    {"1001", {{"content", "<|im_start|>"}, {"special", true}, {"rstrip", true}}},
+                    {"1002", {{"content", "plain"}}},
+                    {"1003", {{"content", "<|new|>"}, {"special", true}}}};
+  CHECK(with_decoder(all).empty());
   tokenizer = load_directory();
   CHECK(encode(tokenizer, "<|im_start|>  b<|new|>") == std::vector<std::int32_t>{1001, 65, 1003});
-  check_error(with_decoder({{"7", {{"content", "<|im_start|>"}}}}), "tokenizer_config.json", "<|im_start|>", "id 7",
-              "expected 1001");
+  CHECK(encode(tokenizer, "plain", true) == std::vector<std::int32_t>{1002});
+  // With the decoder, transformers ignores added_tokens.json.
+  json fewer = all;
+  fewer.erase("1002");
+  check_error(with_decoder(fewer), "added_tokens.json: token \"plain\"", "added_tokens_decoder");
+  json other = all;
+  other["1001"]["content"] = "<|other|>";
+  check_error(with_decoder(other), "added_tokens.json", "<|im_start|>");
+  other = all;
+  other.erase("1001");
+  other["1004"] = all["1001"];
+  check_error(with_decoder(other), "added_tokens.json", "<|im_start|>", "id 1001", "expected 1004");
   check_error(with_decoder({{"7", {{"content", "<|other|>"}}}}), "tokenizer_config.json", "<|other|>", "id 7");
   check_error(with_decoder({{"x", {{"content", "<|other|>"}}}}), "added_tokens_decoder", "\"x\"");
   check_error(with_decoder({{"9", 3}}), "added_tokens_decoder", "\"9\"");
   check_error(with_decoder(3), "added_tokens_decoder is number");
+  write_file(directory / "tokenizer_config.json", "{}");
   write_file(directory / "added_tokens.json", R"({"<|endoftext|>": "x"})");
   check_error(error_of(load_directory), "added_tokens.json", "<|endoftext|>", "\"x\"");
   // A download cache has links, whose files may have been removed.
@@ -718,9 +783,29 @@ TEST_CASE("tokenizer: the files next to a tokenizer.json add tokens, as in trans
   for (const char* name : {"tokenizer_config.json", "special_tokens_map.json"})
     check_error(with(name, {{"additional_special_tokens", {"<|endoftext|>", "<|im_start|>"}}}), name,
                 "additional_special_tokens", "<|im_start|>");
-  check_error(with("tokenizer_config.json", {{"extra_special_tokens", {{"image", "<image>"}}}}), "<image>");
-  check_error(with("tokenizer_config.json", {{"eos_token", "<|im_end|>"}}), "tokenizer_config.json",
-              "eos_token is \"<|im_end|>\"", "--eos-token");
+  for (const char* key : {"extra_special_tokens", "model_specific_special_tokens"})
+    check_error(with("tokenizer_config.json", {{key, {{"image", "<image>"}}}}), key, "<image>");
+  // transformers adds a token to the vocabulary that tokenizer.json lacks.
+  const json pad = {{"__type", "AddedToken"}, {"content", "[PAD]"}};
+  for (const char* name : {"tokenizer_config.json", "special_tokens_map.json"})
+    for (const char* key : {"bos_token", "eos_token", "unk_token", "pad_token", "image_token"})
+      for (const json& token : {json("[PAD]"), pad})
+        check_error(with(name, {{key, token}}), std::string(name) + ": " + key + ": found \"[PAD]\"",
+                    "expected a token of the vocabulary");
+  for (const json& other : {json(true), json(nullptr)})
+    CHECK(with("tokenizer_config.json", {{"add_bos_token", other}}).empty());
+  json padded = json::parse(ssa::read_file(file_of("gpt2")));
+  padded["padding"] = {{"pad_token", "[PAD]"}};
+  check_error(with("tokenizer.json", padded), "tokenizer.json: padding: found \"[PAD]\"");
+  write_file(directory / "tokenizer.json", padded.dump());
+  CHECK(with("tokenizer_config.json", {{"pad_token", "<|endoftext|>"}}).empty());
+  write_file(directory / "tokenizer.json", ssa::read_file(file_of("gpt2")));
+  // With added_tokens_decoder, it ignores the other two files.
+  write_file(directory / "added_tokens.json", "{}");
+  write_file(directory / "tokenizer_config.json", json{{"added_tokens_decoder", {{"640", strips}}}}.dump());
+  CHECK(with("special_tokens_map.json", {{"pad_token", "[PAD]"}}).empty());
+  check_error(with("added_tokens.json", {{"word", 641}}), "added_tokens.json: token \"word\"", "added_tokens_decoder");
+  write_file(directory / "tokenizer_config.json", "{}");
   check_error(with("tokenizer_config.json", {{"add_prefix_space", true}}), "tokenizer_config.json",
               "add_prefix_space is true", "expected false");
   // A token of the vocabulary keeps its id, and is not cut into others.
@@ -733,6 +818,21 @@ TEST_CASE("tokenizer: the files next to a tokenizer.json add tokens, as in trans
     return ids;
   };
   const std::vector<std::int32_t> twice = {known, known};
+  const auto unstripped = encode(loads(), "<|endoftext|>  a");
+  // The flags of a token of the vocabulary come from the file that names it, those of another from tokenizer.json.
+  for (const char* name : {"tokenizer_config.json", "special_tokens_map.json"}) {
+    for (const char* key : {"pad_token", "image_token"}) {
+      const auto strip = [&](const char* token) {
+        return json{{key, {{"__type", "AddedToken"}, {"content", token}, {"rstrip", true}}}};
+      };
+      write_file(directory / name, strip("ould").dump());
+      CHECK(encode(loads(), "ould  ould") == twice);
+      CHECK(loads().is_special(known));
+      write_file(directory / name, strip("<|endoftext|>").dump());
+      CHECK(encode(loads(), "<|endoftext|>  a") == unstripped);
+      write_file(directory / name, "{}");
+    }
+  }
   CHECK(ids_with("added_tokens.json", {{"ould", known}}) == twice);
   CHECK(ids_with("tokenizer_config.json",
                  {{"added_tokens_decoder", {{std::to_string(known), {{"content", "ould"}}}}}}) == twice);
@@ -760,6 +860,14 @@ TEST_CASE("tokenizer: begin and end of text are the tokens that the files next t
   tokenizer = ssa::load_tokenizer(directory.path().string());
   CHECK(tokenizer.eos_token_id() == 641);
   CHECK(tokenizer.bos_token() == "");
+  // transformers takes the token of the second file, unless the first one has an added_tokens_decoder.
+  write_file(directory / "special_tokens_map.json", R"({"eos_token": "<|begin_of_text|>"})");
+  check_error(error_of([&] { ssa::load_tokenizer(directory.path().string()); }),
+              "special_tokens_map.json: eos_token is \"<|begin_of_text|>\", expected \"<|end_of_text|>\"",
+              "--eos-token");
+  CHECK(ssa::load_tokenizer(directory.path().string(), {.eos_token = "<|end_of_text|>"}).eos_token_id() == 641);
+  write_file(directory / "tokenizer_config.json", R"({"eos_token": "<|end_of_text|>", "added_tokens_decoder": {}})");
+  CHECK(ssa::load_tokenizer(directory.path().string()).eos_token_id() == 641);
   write_file(directory / "special_tokens_map.json", "{");
   check_error(error_of([&] { ssa::load_tokenizer(directory.path().string()); }),
               (directory / "special_tokens_map.json").string(), "not valid JSON");
@@ -807,6 +915,27 @@ TEST_CASE("tokenizer: a post-processor's template is read, and not applied by en
                     ": token \"<|begin_of_text|>\" of the post_processor has id " + id.dump(),
                 "expected 0 to 4194303");
   }
+  for (const char* type : {"BertProcessing", "RobertaProcessing"}) {
+    const json around = {{"type", type}, {"sep", {"<|end_of_text|>", 641}}, {"cls", {"<|begin_of_text|>", 640}}};
+    const json byte_level = {{"type", "ByteLevel"}, {"add_prefix_space", true}};
+    for (const json& processors : {json::array({around}), json::array({byte_level, around})}) {
+      CHECK(error_of_changed(file, directory, "/post_processor", {{"type", "Sequence"}, {"processors", processors}})
+                .empty());
+      const ssa::Tokenizer same = ssa::load_tokenizer(directory.path().string());
+      CHECK(same.text_template().before == std::vector<std::int32_t>{640});
+      CHECK(same.text_template().after == std::vector<std::int32_t>{641});
+    }
+    check_error(
+        error_of_changed(file, directory, "/post_processor", {{"type", "Sequence"}, {"processors", {around, around}}}),
+        "tokenizer.json: post_processor " + std::string(type) + " after " + type, "expected one");
+    json damaged = around;
+    damaged["sep"] = {"<|end_of_text|>", -1};
+    check_error(error_of_changed(file, directory, "/post_processor", damaged), "sep of the post_processor has id -1");
+    damaged["sep"] = "<|end_of_text|>";
+    check_error(error_of_changed(file, directory, "/post_processor", damaged), "tokenizer.json: not the layout");
+  }
+  check_error(error_of_changed(file, directory, "/post_processor", {{"type", "Own"}}), "post_processor Own",
+              "TemplateProcessing");
   file["post_processor"].erase("special_tokens");
   write_file(directory / "tokenizer.json", file.dump());
   check_error(error_of([&] { ssa::load_tokenizer(directory.path().string()); }),

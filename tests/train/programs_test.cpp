@@ -143,7 +143,7 @@ TEST_CASE("ssa_export writes the tokenizer next to the model, or the reason why 
 
   // A tokenizer whose end of text the model shares, and special_tokens_map.json next to it.
   nlohmann::json file =
-      nlohmann::json::parse(hugging_face_tokenizer("bytes", read_tokenizer("bytes"))["tokenizer.json"]);
+      nlohmann::json::parse(hugging_face_tokenizer("bytes", read_tokenizer("bytes")).files["tokenizer.json"]);
   file["model"]["vocab"].erase("<|endoftext|>");
   file["model"]["vocab"]["<|more|>"] = 256;
   file["model"]["vocab"]["<|endoftext|>"] = file["added_tokens"][0]["id"] = 257;
@@ -165,6 +165,12 @@ TEST_CASE("ssa_export writes the tokenizer next to the model, or the reason why 
     CHECK(config.at("tokenizer_class") == "PreTrainedTokenizerFast");
     CHECK(config.at("eos_token") == "<|endoftext|>");
   }
+  ssa::test::write_file(dir.path() / "mine" / "tokenizer_config.json", R"({"tokenizer_class": "GPT2Tokenizer"})");
+  fs::remove_all(dir.path() / "with");
+  const Outcome replaced = exported("with", " --tokenizer " + (dir.path() / "mine").string());
+  CHECK(replaced.exit_code == kExitDone);
+  CHECK(replaced.output.find("tokenizer_config.json: tokenizer_class \"GPT2Tokenizer\" is written as "
+                             "PreTrainedTokenizerFast") != std::string::npos);
 }
 
 TEST_CASE("ssa_inspect recognizes a run, checkpoint, file, model and dataset, and verifies them") {
@@ -204,6 +210,14 @@ TEST_CASE("ssa_inspect recognizes a run, checkpoint, file, model and dataset, an
   fs::remove_all(run / "checkpoints");
   fails(run, kExitFailed, "run: --verify: found no checkpoints, expected at least one");
   fails(dir.path() / "nowhere", kExitUsage, "nowhere: no such file or directory");
+  const fs::path megatron = dir.path() / "megatron";
+  fs::create_directory(megatron);
+  for (const char* suffix : {".bin", ".idx"})
+    fs::copy(kModel.parent_path() / "data" / (std::string("shard-00000") + suffix),
+             megatron / (std::string("text_document") + suffix));
+  says(megatron, "text_document: dataset");
+  ssa::test::write_file(megatron / "more_document.bin", "1234");
+  fails(megatron, kExitFailed, "more_document.idx: missing, expected next to more_document.bin");
   fails(dir.path(), kExitUsage, "neither a dataset");
 }
 

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -61,6 +62,9 @@ DatasetInfo read_dataset_info(const std::filesystem::path& json_file);
 /// PREFIX, if `path` is PREFIX, PREFIX.idx or PREFIX.bin of an existing PREFIX.idx and no directory.
 std::optional<std::filesystem::path> megatron_prefix(const std::filesystem::path& path);
 
+/// The names of the pairs of .bin and .idx in a directory, without the suffix. Throws Error for one without the other.
+std::set<std::string> megatron_names(const std::filesystem::path& directory);
+
 class Dataset {
  public:
   /// Opens all shards of a directory, in the order of their names, or the one of a Megatron prefix. Throws Error if
@@ -82,8 +86,8 @@ class Dataset {
   void check_model(std::int64_t vocab_size, std::int64_t eos_token_id) const;
 
   /// Reads all data and checks the checksums, that all token ids are within the vocabulary, and that each document ends
-  /// with the end-of-text token. Throws Error at the first fault. Without dataset.json, only the ids are checked, if
-  /// `vocab_size` is given.
+  /// with the end-of-text token. Throws Error at the first fault. Without dataset.json, only the ids are checked: that
+  /// none is negative, and with `vocab_size` that they are below it.
   void verify(std::optional<std::int64_t> vocab_size = std::nullopt) const;
 
  private:
@@ -96,9 +100,9 @@ class Dataset {
 /// token / ln 2 x tokens / bytes, end-of-text tokens included. nullopt if the dataset does not record its bytes.
 std::optional<double> bits_per_byte(const Dataset& dataset, double nats_per_token);
 
-/// Throws Error with shard and document if an id is outside [0, vocab_size). `ids` begins at token `offset` of the
-/// document.
+/// Throws Error with shard and document if an id is negative or, with `vocab_size`, not below it. `ids` begins at token
+/// `offset` of the document.
 void check_token_ids(const IndexedDataset& shard, std::int64_t document, std::int64_t offset,
-                     std::span<const std::int32_t> ids, std::int64_t vocab_size);
+                     std::span<const std::int32_t> ids, std::optional<std::int64_t> vocab_size);
 
 }  // namespace ssa

@@ -10,12 +10,19 @@
 
 namespace ssa {
 
-/// File name -> content. `parts` is what read_tokenizer returned for `path`. A tokenizer.json is copied, together with
-/// the tokenizer_config.json and special_tokens_map.json next to it. For another tokenizer a tokenizer.json without a
-/// post-processor is made, because datasets have no token around a text either. tokenizer_config.json gets
-/// tokenizer_class and model_input_names if it lacks them, and next to a tokenizer.json that was made, the checksum of
-/// what it was made from. The end of text of "bytes" is written as <|endoftext|>.
-std::map<std::string, std::string> hugging_face_tokenizer(const std::string& path, const Tokenizer::Parts& parts);
+struct TokenizerFiles {
+  std::map<std::string, std::string> files;  ///< file name -> content
+  std::vector<std::string> notes;            ///< messages for the user: what differs from the files of the tokenizer
+};
+
+/// `parts` is what read_tokenizer returned for `path`. A tokenizer.json is copied, together with the
+/// tokenizer_config.json, special_tokens_map.json and added_tokens.json next to it. For another tokenizer a
+/// tokenizer.json without a post-processor is made, because datasets have no token around a text either. A
+/// chat_template.jinja is copied in both cases. tokenizer_config.json gets the tokenizer_class for which transformers
+/// follows tokenizer.json, and model_input_names and eos_token if it lacks them. It loses auto_map. Next to a
+/// tokenizer.json that was made, it gets the checksum of what it was made from. The end of text of "bytes" is
+/// written as <|endoftext|>.
+TokenizerFiles hugging_face_tokenizer(const std::string& path, const Tokenizer::Parts& parts);
 
 /// A tokenizer in a model directory.
 struct TokenizerChecksum {

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include "ssa/io/checkpoint.h"
 #include "ssa/io/huggingface.h"
@@ -20,7 +21,7 @@ struct ExportOptions {
 
 struct ExportResult {
   std::int64_t parameters;
-  std::string note;  ///< a message for the user, if there is something to report
+  std::vector<std::string> notes;  ///< messages for the user
 };
 
 /// Writes weights, config.json, generation_config.json, the model's Python code and the tokenizer. `directory` must be
