@@ -244,8 +244,8 @@ void check_token_ids(const IndexedDataset& shard, std::int64_t document, std::in
                      std::span<const std::int32_t> ids, std::optional<std::int64_t> vocab_size) {
   for (std::size_t i = 0; i < ids.size(); ++i)
     SSA_CHECK(0 <= ids[i] && (!vocab_size || ids[i] < *vocab_size), shard.prefix().string(), ".bin: document ",
-              document, " holds token id ", ids[i], " at ", offset + static_cast<std::int64_t>(i), ", expected ids ",
-              vocab_size ? concat("below vocab_size ", *vocab_size) : std::string("from 0"));
+              document, " holds token id ", ids[i], " at ", offset + static_cast<std::int64_t>(i),
+              vocab_size ? concat(", expected ids below vocab_size ", *vocab_size) : concat(", expected ids from 0"));
 }
 
 }  // namespace ssa
