@@ -151,12 +151,14 @@ fs::path target_of(const fs::path& link) {
 /// The files of records in a directory and below.
 class DirectoryWalk {
  public:
-  DirectoryWalk(const std::string& input, const std::string& field)
+  DirectoryWalk(const std::string& input, const std::string& field, const fs::path& output)
       : input_(input),
         field_(field),
+        output_(output.empty() ? output : fs::weakly_canonical(output)),
         hidden_(input, "hidden file(s)"),
         other_(input, "file(s) of other kinds"),
         no_records_(input, concat(".json file(s) whose first line is no object with a field \"", field, "\"")),
+        outputs_(input, "directory of the output"),
         again_(input, "name(s) of what is read under another name"),
         nowhere_(input, "link(s) that lead nowhere") {}
 
@@ -170,7 +172,7 @@ class DirectoryWalk {
       std::sort(links.begin(), links.end());
       for (const fs::path& link : links) follow(link);
     }
-    for (const PassedOver* passed : {&hidden_, &other_, &no_records_, &again_, &nowhere_}) passed->print();
+    for (const PassedOver* passed : {&hidden_, &other_, &no_records_, &outputs_, &again_, &nowhere_}) passed->print();
     if (files_.empty())
       fail_usage("--input ", input_, ": a directory without files of records, expected ", kKnownKinds);
     std::sort(files_.begin(), files_.end());
@@ -186,6 +188,10 @@ class DirectoryWalk {
       std::error_code error;
       const fs::path real = fs::canonical(directory, error);
       auto it = error ? fs::directory_iterator() : fs::directory_iterator(directory, error);
+      if (!error && real == output_) {
+        outputs_.add(directory);
+        continue;
+      }
       if (!error && !seen_.insert(real).second) {
         again_.add(directory);
         continue;
@@ -246,7 +252,8 @@ class DirectoryWalk {
 
   const std::string& input_;
   const std::string& field_;
-  PassedOver hidden_, other_, no_records_, again_, nowhere_;
+  const fs::path output_;  // without links
+  PassedOver hidden_, other_, no_records_, outputs_, again_, nowhere_;
   std::vector<fs::path> files_, links_;
   std::set<fs::path> seen_;  // files and directories, without links
 };
@@ -281,14 +288,15 @@ InputKind kind_of(const fs::path& file, const InputOptions& options) {
   return *kind;
 }
 
-std::vector<fs::path> expand_inputs(const std::vector<std::string>& inputs, const std::string& field) {
+std::vector<fs::path> expand_inputs(const std::vector<std::string>& inputs, const std::string& field,
+                                    const fs::path& output) {
   std::vector<fs::path> files;
   const auto add = [&](const std::string& input) {
     const std::optional<fs::file_type> type = type_of(input);
     if (!type)
       fail_usage("--input ", input, ": a link to ", target_of(input).string(), ", where no file is, expected one");
     if (type == fs::file_type::directory) {
-      const std::vector<fs::path> found = DirectoryWalk(input, field).files();
+      const std::vector<fs::path> found = DirectoryWalk(input, field, output).files();
       files.insert(files.end(), found.begin(), found.end());
     } else if (type == fs::file_type::regular || type == fs::file_type::fifo) {
       files.emplace_back(input);

@@ -175,7 +175,7 @@ int run(int argc, char** argv) {
   if (inputs.empty()) line.fail("--input FILE is missing");
   if (output.empty()) line.fail("--output DIR is missing");
   options.output = output;
-  options.input.files = ssa::expand_inputs(inputs, options.input.field);
+  options.input.files = ssa::expand_inputs(inputs, options.input.field, options.output);
   // An option without an effect is a mistake of the user's.
   const auto any_input = [&](auto&& fits) {
     return std::any_of(options.input.files.begin(), options.input.files.end(), fits);

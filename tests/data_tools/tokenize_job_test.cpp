@@ -501,6 +501,30 @@ TEST_CASE("tokenize: an interrupted job does not continue with another version o
   CHECK(ssa::tokenize(options).documents == 30);
 }
 
+TEST_CASE("ssa_tokenize: a job whose output is in its input directory continues") {
+  TempDir directory;
+  fs::create_directories(directory / "in");
+  write_file(directory / "in/a.jsonl", json_lines(0, 20) + "bad\n");
+  REQUIRE(::mkfifo((directory / "pipe.jsonl").c_str(), 0600) == 0);
+  const auto job = [&](const std::string& first, const std::string& last) {
+    return ssa::test::Arguments{"/bin/bash", "-c",
+                                first + " exec " + (ssa::test::binary_dir() / "ssa_tokenize").string() +
+                                    " --quiet --tokenizer bytes --input in pipe.jsonl --output in/out "
+                                    "--on-error quarantine --shard-tokens 100 " +
+                                    last};
+  };
+  ssa::test::RunningProgram program(job("exec 3<>pipe.jsonl;", ""), {.directory = directory.path()});
+  while (!fs::exists(directory / "in/out/quarantine.jsonl")) REQUIRE_FALSE(program.ends_within(0.01));
+  program.kill(SIGTERM);
+  CHECK(program.wait(20).exit_code == ssa::kExitStopped);
+  const auto rest = ssa::test::run_program(job("(echo '{\"text\": \"last\"}' >pipe.jsonl) &", "2>&1"),
+                                           {.directory = directory.path()});
+  INFO(rest.out);
+  CHECK(rest.exit_code == ssa::kExitDone);
+  CHECK_THAT(rest.out, ssa::test::has("--input in: passed over 1 directory of the output: in/out\n"));
+  CHECK(documents_in(directory / "in/out").size() == 21);
+}
+
 TEST_CASE("ssa_tokenize: an input that changes after the job began is an error") {
   TempDir directory;
   for (const bool replaced : {false, true}) {
