@@ -54,8 +54,8 @@ class PassedOver {
   }
   void print() const {
     if (count_ > 0)
-      std::fprintf(stderr, "--input %s: passed over %zu %s: %s%s\n", directory_.c_str(), count_, reason_.c_str(),
-                   first_.c_str(), count_ > 1 ? ", ..." : "");
+      std::fprintf(stderr, "--input %s: passed over %zu %s: %s%s\n", shown(directory_).c_str(), count_, reason_.c_str(),
+                   shown(first_).c_str(), count_ > 1 ? ", ..." : "");
   }
 
  private:

@@ -103,20 +103,22 @@ json job_settings(const TokenizeOptions& options, const Tokenizer& tokenizer,
     files.push_back({options.input.files[i].string(), version ? json(version->bytes) : json(nullptr),
                      version ? json(version->written_ns) : json(nullptr)});
   }
-  return {{"tokenizer", tokenizer.name()},
-          {"tokenizer_sha256", tokenizer.sha256()},
-          {"pre_tokenizer", options.tokenizer_options.pre_tokenizer},
-          {"eos_token_id", tokenizer.eos_token_id()},
-          {"inputs", files},
-          {"field", options.input.field},
-          {"conversations", options.input.field_kind == FieldKind::conversation},
-          {"chat_template", options.input.chat ? json(options.input.chat->name) : json(nullptr)},
-          {"split_blank_lines", options.input.split_blank_lines},
-          {"stdin_is_text", options.input.stdin_kind == InputKind::text},
-          {"shard_tokens", options.shard_tokens},
-          {"validation_fraction", options.validation_fraction},
-          {"max_documents", options.max_documents},
-          {"special_as_text", options.special_as_text}};
+  const json settings = {{"tokenizer", tokenizer.name()},
+                         {"tokenizer_sha256", tokenizer.sha256()},
+                         {"pre_tokenizer", options.tokenizer_options.pre_tokenizer},
+                         {"eos_token_id", tokenizer.eos_token_id()},
+                         {"inputs", files},
+                         {"field", options.input.field},
+                         {"conversations", options.input.field_kind == FieldKind::conversation},
+                         {"chat_template", options.input.chat ? json(options.input.chat->name) : json(nullptr)},
+                         {"split_blank_lines", options.input.split_blank_lines},
+                         {"stdin_is_text", options.input.stdin_kind == InputKind::text},
+                         {"shard_tokens", options.shard_tokens},
+                         {"validation_fraction", options.validation_fraction},
+                         {"max_documents", options.max_documents},
+                         {"special_as_text", options.special_as_text}};
+  // Names of files need not be UTF-8, which JSON is.
+  return json::parse(settings.dump(-1, ' ', false, json::error_handler_t::replace));
 }
 
 JobState read_job_state(const fs::path& path, const json& settings) {

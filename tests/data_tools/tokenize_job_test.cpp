@@ -525,6 +525,16 @@ TEST_CASE("ssa_tokenize: a job whose output is in its input directory continues"
   CHECK(documents_in(directory / "in/out").size() == 21);
 }
 
+TEST_CASE("tokenize: the name of an input need not be UTF-8") {
+  TempDir directory;
+  const fs::path file = directory / "caf\xe9.jsonl";
+  write_file(file, json_lines(0, 3) + "bad\n");
+  auto options = options_for({file.string()}, directory / "out");
+  check_error(error_of([&] { ssa::tokenize(options); }), ".jsonl:4: malformed JSON");
+  options.on_error = ssa::OnError::quarantine;
+  CHECK(ssa::tokenize(options).documents == 3);
+}
+
 TEST_CASE("ssa_tokenize: an input that changes after the job began is an error") {
   TempDir directory;
   for (const bool replaced : {false, true}) {
