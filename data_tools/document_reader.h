@@ -35,11 +35,11 @@ InputKind kind_of(const std::filesystem::path& file, const InputOptions& options
 /// The input files: files as given, the files of records in directories, all matches of patterns (* ? [...]). The files
 /// of a directory are sorted by path, the matches of a pattern too. Symbolic links in a directory are followed; what
 /// they lead to is read once, under its own name if that is in the directory. Of a directory, hidden files, files of
-/// other kinds, .json files without JSON lines that hold `field`, the directory `output`, links to what is read already, and links without a
-/// target that have no input's name are passed over, with a line on stderr for each reason. Throws UsageError naming
-/// what does not exist, matches nothing or cannot be listed, a link with an input's name and no target, a link to a
-/// directory that the link is in and that is not read, a file of a directory with an input's name that is no regular
-/// file, and a socket or device.
+/// other kinds, .json files without JSON lines that hold `field`, the directory `output`, links to what is read
+/// already, and links without a target that have no input's name are passed over, with a line on stderr for each
+/// reason. Throws UsageError naming what does not exist, matches nothing or cannot be listed, a link with an input's
+/// name and no target, a link to a directory that the link is in and that is not read, a file of a directory with an
+/// input's name that is no regular file, and a socket or device.
 std::vector<std::filesystem::path> expand_inputs(const std::vector<std::string>& inputs,
                                                  const std::string& field = InputOptions().field,
                                                  const std::filesystem::path& output = {});
