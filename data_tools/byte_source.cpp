@@ -10,7 +10,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <ctime>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -28,7 +27,8 @@ constexpr int kIdleMilliseconds = 100;  // after which a pipe is idle
 std::optional<FileVersion> version_of(const struct stat& info) {
   if (!S_ISREG(info.st_mode)) return std::nullopt;
   return FileVersion{.bytes = static_cast<std::uint64_t>(info.st_size),
-                     .written_ns = std::int64_t{info.st_mtim.tv_sec} * 1'000'000'000 + info.st_mtim.tv_nsec};
+                     .seconds = info.st_mtim.tv_sec,
+                     .nanoseconds = info.st_mtim.tv_nsec};
 }
 
 /// A Zstandard frame, or one that is skipped, with which the files of pzstd begin.
@@ -40,10 +40,8 @@ bool is_zstd(std::string_view bytes) {
 }  // namespace
 
 std::string to_string(const FileVersion& version) {
-  constexpr std::int64_t kSecond = 1'000'000'000;
-  const std::int64_t rest = (version.written_ns % kSecond + kSecond) % kSecond;
-  const std::time_t seconds = (version.written_ns - rest) / kSecond;
-  return fmt::format("{} bytes written at {:%Y-%m-%d %H:%M:%S}.{:09} UTC", version.bytes, fmt::gmtime(seconds), rest);
+  return fmt::format("{} bytes written at {:%Y-%m-%d %H:%M:%S}.{:09} UTC", version.bytes, fmt::gmtime(version.seconds),
+                     version.nanoseconds);
 }
 
 std::optional<FileVersion> input_version(const std::filesystem::path& path) {

@@ -16,8 +16,9 @@ namespace ssa {
 
 /// What tells one version of a file from another.
 struct FileVersion {
-  std::uint64_t bytes = 0;      // on disk
-  std::int64_t written_ns = 0;  // when its content was last written, in nanoseconds since 1970
+  std::uint64_t bytes = 0;       // on disk
+  std::int64_t seconds = 0;      // since 1970, when its content was last written
+  std::int64_t nanoseconds = 0;  // after these seconds
   bool operator==(const FileVersion&) const = default;
 };
 
@@ -31,8 +32,7 @@ std::optional<FileVersion> input_version(const std::filesystem::path& path);
 const char* file_type_name(std::filesystem::file_type type);
 
 /// Reads a file, or standard input for "-". gzip and Zstandard are recognized by their first bytes, not by the name;
-/// consecutive members or frames are one stream, without the frames that Zstandard skips. Every member that reads
-/// throws Interrupted once `interrupt` is raised.
+/// consecutive members or frames are one stream, without the frames that Zstandard skips. Every member that reads throws Interrupted once `interrupt` is raised.
 class ByteSource {
  public:
   explicit ByteSource(std::filesystem::path path, const Interrupt* interrupt = nullptr);

@@ -55,14 +55,14 @@ WriterState writer_state(const json& state) {
   return out;
 }
 
-/// The inputs in the settings are [name, bytes, nanoseconds since 1970], without the last two for a pipe. Earlier
-/// versions had no times.
+/// The inputs in the settings are [name, bytes, seconds since 1970, nanoseconds], all but the name null for a pipe.
+/// Earlier versions had no times.
 void check_inputs(const fs::path& path, const json& saved, const json& inputs) {
   const auto name = [](const json& list, std::size_t i) {
     return i < list.size() ? list.at(i).at(0).get<std::string>() : "none";
   };
   const auto version = [](const json& input) {
-    return input.at(1).is_null() ? "a pipe" : to_string(FileVersion{input.at(1), input.at(2)});
+    return input.at(1).is_null() ? "a pipe" : to_string(FileVersion{input.at(1), input.at(2), input.at(3)});
   };
   for (std::size_t i = 0; i < std::max(saved.size(), inputs.size()); ++i) {
     if (name(saved, i) != name(inputs, i))
@@ -70,7 +70,7 @@ void check_inputs(const fs::path& path, const json& saved, const json& inputs) {
                  name(inputs, i), ": expected the same, or another --output");
     const json &before = saved.at(i), &now = inputs.at(i);
     if (before.at(1).is_null() && now.at(1).is_null()) continue;
-    if (before.size() < 3 && !before.at(1).is_null())
+    if (before.size() < 4 && !before.at(1).is_null())
       fail_usage(path.string(), ": an earlier version wrote it, without the times of the inputs: whether ",
                  name(inputs, i),
                  " has changed since is not known, expected another --output, or remove the directory "
@@ -99,9 +99,8 @@ json job_settings(const TokenizeOptions& options, const Tokenizer& tokenizer,
                   const std::vector<std::optional<FileVersion>>& versions) {
   json files = json::array();
   for (std::size_t i = 0; i < versions.size(); ++i) {
-    const auto& version = versions[i];
-    files.push_back({options.input.files[i].string(), version ? json(version->bytes) : json(nullptr),
-                     version ? json(version->written_ns) : json(nullptr)});
+    json& file = files.emplace_back(json::array({options.input.files[i].string(), nullptr, nullptr, nullptr}));
+    if (const auto& version = versions[i]) file = {file[0], version->bytes, version->seconds, version->nanoseconds};
   }
   const json settings = {{"tokenizer", tokenizer.name()},
                          {"tokenizer_sha256", tokenizer.sha256()},

@@ -492,8 +492,9 @@ TEST_CASE("tokenize: an interrupted job does not continue with another version o
   options.input.files.pop_back();
 
   auto job = nlohmann::ordered_json::parse(state);
-  REQUIRE(job["settings"]["inputs"][0].size() == 3);
-  job["settings"]["inputs"][0].erase(2);
+  auto& input = job["settings"]["inputs"][0];
+  REQUIRE(input.size() == 4);
+  input = {input[0], input[1]};
   write_file(directory / "out/job.json", job.dump());
   check_error(error_of([&] { ssa::tokenize(options); }), "job.json: an earlier version wrote it, without the times",
               file.string(), "expected another --output, or remove the directory to start again");
@@ -533,6 +534,14 @@ TEST_CASE("tokenize: the name of an input need not be UTF-8") {
   check_error(error_of([&] { ssa::tokenize(options); }), ".jsonl:4: malformed JSON");
   options.on_error = ssa::OnError::quarantine;
   CHECK(ssa::tokenize(options).documents == 3);
+}
+
+TEST_CASE("FileVersion: times before 1970 and beyond what 64 bits of nanoseconds hold") {
+  const auto text = [](std::int64_t seconds, std::int64_t nanoseconds) {
+    return to_string(ssa::FileVersion{.bytes = 7, .seconds = seconds, .nanoseconds = nanoseconds});
+  };
+  CHECK(text(-1, 500'000'000) == "7 bytes written at 1969-12-31 23:59:59.500000000 UTC");
+  CHECK(text(13'569'465'600, 1) == "7 bytes written at 2400-01-01 00:00:00.000000001 UTC");
 }
 
 TEST_CASE("ssa_tokenize: an input that changes after the job began is an error") {
