@@ -32,7 +32,8 @@ std::optional<FileVersion> input_version(const std::filesystem::path& path);
 const char* file_type_name(std::filesystem::file_type type);
 
 /// Reads a file, or standard input for "-". gzip and Zstandard are recognized by their first bytes, not by the name;
-/// consecutive members or frames are one stream, without the frames that Zstandard skips. Every member that reads throws Interrupted once `interrupt` is raised.
+/// consecutive members or frames are one stream, without the frames that Zstandard skips. Every member that reads
+/// throws Interrupted once `interrupt` is raised.
 class ByteSource {
  public:
   explicit ByteSource(std::filesystem::path path, const Interrupt* interrupt = nullptr);
