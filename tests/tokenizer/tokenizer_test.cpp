@@ -908,7 +908,7 @@ TEST_CASE("tokenizer: a post-processor's template is read, and not applied by en
   CHECK(tokenizer.text_template().after == std::vector<std::int32_t>{641});
   CHECK(encode(tokenizer, "The end") == encode(load("llama3"), "The end"));
   for (const json& id : {json((std::int64_t{1} << 32) + 640), json(-1), json(0.5)}) {
-    file["post_processor"]["special_tokens"]["<|begin_of_text|>"]["ids"] = {id};
+    file["post_processor"]["special_tokens"]["<|begin_of_text|>"]["ids"] = json::array({id});
     write_file(directory / "tokenizer.json", file.dump());
     check_error(error_of([&] { ssa::load_tokenizer(directory.path().string()); }),
                 (directory / "tokenizer.json").string() +
