@@ -16,6 +16,7 @@
 #include <utility>
 
 #include "ssa/base/error.h"
+#include "ssa/base/file_kind.h"
 
 namespace ssa {
 namespace {
@@ -29,12 +30,6 @@ std::optional<FileVersion> version_of(const struct stat& info) {
   return FileVersion{.bytes = static_cast<std::uint64_t>(info.st_size),
                      .seconds = info.st_mtim.tv_sec,
                      .nanoseconds = info.st_mtim.tv_nsec};
-}
-
-/// A Zstandard frame, or one that is skipped, with which the files of pzstd begin.
-bool is_zstd(std::string_view bytes) {
-  return bytes.starts_with("\x28\xb5\x2f\xfd") ||
-         (bytes.size() >= 4 && (bytes[0] & 0xf0) == 0x50 && bytes.substr(1, 3) == "\x2a\x4d\x18");
 }
 
 }  // namespace

@@ -54,7 +54,6 @@ constexpr Magic kMagics[] = {
     {"MMIDIDX\0\0"sv, "the .idx of a Megatron-LM dataset"},
     {"\x1F\x8B"sv, "a gzip file"},
     {"\x1F\x9D"sv, "a file of compress"},
-    {"\x28\xB5\x2F\xFD"sv, "a zstd file"},
     {"\x04\x22\x4D\x18"sv, "an lz4 file"},
     {"\x02\x21\x4C\x18"sv, "an lz4 file"},
     {"\x78\x01"sv, "a zlib stream"},
@@ -75,11 +74,6 @@ bool is_best_zlib(std::string_view bytes) {
   return bytes.starts_with("\x78\xDA"sv) && bytes.size() > 2 && (bytes[2] & 0xC0) != 0x80;
 }
 
-/// A frame that Zstandard skips, with which the files of pzstd begin.
-bool is_skipped_zstd(std::string_view bytes) {
-  return bytes.size() >= 4 && (bytes[0] & 0xF0) == 0x50 && bytes.substr(1, 3) == "\x2A\x4D\x18"sv;
-}
-
 /// A mark, and the length of the schema in 4 bytes.
 bool is_arrow_stream(std::string_view bytes) {
   return bytes.size() >= 8 && bytes.starts_with("\xFF\xFF\xFF\xFF"sv) && bytes[7] == '\0';
@@ -98,7 +92,7 @@ bool is_tar(std::string_view bytes) {
 std::string not_text_kind(std::string_view bytes) {
   for (const Magic& magic : kMagics)
     if (bytes.starts_with(magic.bytes)) return magic.kind;
-  if (is_skipped_zstd(bytes)) return "a zstd file";
+  if (is_zstd(bytes)) return "a zstd file";
   if (is_best_zlib(bytes)) return "a zlib stream";
   if (is_arrow_stream(bytes)) return "an Arrow stream";
   if (is_safetensors(bytes)) return "a safetensors file";
@@ -109,6 +103,11 @@ std::string not_text_kind(std::string_view bytes) {
   if (is_sentencepiece(bytes)) return "a SentencePiece model";
   if (is_utf16(bytes)) return "a text in UTF-16";
   return "";
+}
+
+bool is_zstd(std::string_view bytes) {
+  return bytes.starts_with("\x28\xB5\x2F\xFD"sv) ||
+         (bytes.size() >= 4 && (bytes[0] & 0xF0) == 0x50 && bytes.substr(1, 3) == "\x2A\x4D\x18"sv);
 }
 
 std::size_t find_nul(std::string_view bytes) { return bytes.substr(0, kTextBytes).find('\0'); }

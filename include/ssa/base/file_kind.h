@@ -14,6 +14,9 @@ std::string foreign_kind(std::string_view bytes);
 /// The same for bytes that should be a text: a page of HTML or XML is one.
 std::string not_text_kind(std::string_view bytes);
 
+/// Whether the bytes begin a Zstandard frame, or one that is skipped, with which the files of pzstd begin.
+bool is_zstd(std::string_view bytes);
+
 /// Bytes at the start of a file in which texts have no NUL byte, and most other files have one. git looks at as many.
 inline constexpr std::size_t kTextBytes = 8000;
 
