@@ -15,7 +15,7 @@
 namespace ssa {
 
 /// Everything that the output depends on, except --on-error, which may change when a job continues, and the number of
-/// workers. `versions` are those of the input files.
+/// workers. `versions`: of the input files.
 nlohmann::ordered_json job_settings(const TokenizeOptions& options, const Tokenizer& tokenizer,
                                     const std::vector<std::optional<FileVersion>>& versions);
 

@@ -41,8 +41,8 @@ Tensor from_column(const Tensor& x, std::int64_t first) {
 
 /// Computes a product with padded rows in two parts, and returns true, if their numbers of columns are not whole
 /// vectors and the rows of b can be divided. cuBLASLt decides by the numbers of columns, not by the length of rows,
-/// whether its fast algorithms fit. The smaller part comes first, so that its rounding in `out` is small beside that of
-/// the sum.
+/// whether its fast algorithms fit. The smaller part comes first, so that its rounding in `out` is small compared with
+/// the rounding of the sum.
 bool matmul_in_parts(Stream& stream, const Matmul& p) {
   const std::int64_t N = p.N(), K = p.K(), columns = whole_vectors(N), terms = whole_vectors(K);
   if (p.transpose_b && p.out.dim(1) > N && columns > 0) {

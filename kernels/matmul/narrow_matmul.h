@@ -1,4 +1,4 @@
-// Products of a few rows, as in decoding, where the time is that of reading b once: out = a @ b^T with up to
+// Products of a few rows, as in decoding, where reading b once takes the time: out = a @ b^T with up to
 // kNarrowRows rows, and the steps before and after it of fused_linear.h. cuBLASLt leaves most of the memory's rate
 // unused there.
 #pragma once
