@@ -1,6 +1,8 @@
 // Tiles and shared memory of select_blocks on Hopper.
 #pragma once
 
+#include <algorithm>
+
 #include "choose_rows.cuh"
 #include "kernels/common/ptx/mbarrier.cuh"
 
@@ -8,24 +10,27 @@ namespace ssa::cuda {
 
 /// A team consists of two warpgroups: one computes scores, the other chooses blocks. In the products of a step, the
 /// columns are query heads, kHeads for each of kTokens tokens, and the rows are block means. The scoring warpgroup has
-/// all scores of a step in registers. It hands them to the choosing one in slots of kSlotTokens tokens.
+/// all scores of a step in registers: the fewer blocks the tokens have, the more columns a step can have. It hands them
+/// to the choosing one in slots of kSlotTokens tokens.
 /// kHeads: the group's heads rounded up to a power of two, at most kColumns.
 /// kDocuments: SelectArgs::begin is given.
-/// kLong: twice as many blocks and half as many columns per step. The means of 1024 blocks leave room for one CTA per
-/// SM, whose two teams share them.
-template <int kD_, int kHeads_, bool kDocuments_, bool kLong_ = false>
+/// kColumns: 64, 32 or 16, for tokens with at most 256, 512 or 1024 blocks. The means of 1024 blocks leave room for one
+/// CTA per SM, whose two teams share them.
+template <int kD_, int kHeads_, bool kDocuments_, int kColumns_>
 struct SelectHopperConfig {
-  static constexpr int kD = kD_, kHeads = kHeads_;
-  static constexpr bool kDocuments = kDocuments_, kLong = kLong_;
+  static constexpr int kD = kD_, kHeads = kHeads_, kColumns = kColumns_;
+  static constexpr bool kDocuments = kDocuments_;
   static_assert(kD == 64);  ///< more means do not fit in shared memory
+  static_assert(kColumns == 64 || kColumns == 32 || kColumns == 16);
+  static constexpr int kTile = 64, kTiles = 256 / kColumns, kMaxBlocks = kTile * kTiles;
+  static constexpr bool kLong = kColumns == 16;
   static constexpr int kTeams = kLong ? 2 : 1, kCtasPerSm = 2 / kTeams;
   static constexpr int kThreads = kTeams * 256;
-  static constexpr int kColumns = kLong ? 16 : 32, kTokens = kColumns / kHeads;  ///< of a step
+  static constexpr int kTokens = kColumns / kHeads;  ///< of a step
   static_assert(kTokens >= 1);
-  static constexpr int kTile = 64, kTiles = kLong ? 16 : 8, kMaxBlocks = kTile * kTiles;
   /// There is code for each multiple of kTileStep tiles; the products are waited for in kTiles / kBatchTiles
   /// batches, of which at most 8 can be pending.
-  static constexpr int kTileStep = kTiles / 4, kBatchTiles = kTiles / 8;
+  static constexpr int kTileStep = kTiles / 4, kBatchTiles = std::max(1, kTiles / 8);
   /// Fewer: more CTAs, of more equal length at the end, for more loads of means.
   static constexpr int kCtaTokens = kLong ? (kHeads <= 4 ? 64 : 32) : kHeads <= 2 ? 128 : kHeads == 4 ? 64 : 32;
   static constexpr int kQueryStages = kHeads >= 16 ? 4 : 2;  ///< steps ahead: steps of few tokens are short
@@ -38,12 +43,13 @@ struct SelectHopperConfig {
   static constexpr int kSlotWarps = kWarps / kSlots;                    ///< choosing warps of a slot
   static constexpr int kWarpTokens = kSlotTokens / kSlotWarps;          ///< that a choosing warp takes of a slot
   static constexpr bool kRows = kWarpTokens == RowChoice::kRows;        ///< it takes them at once
-  static constexpr int kScoringRegisters = kRows || (kLong && kHeads < 16) ? 168 : 176,
+  static constexpr int kScoringRegisters = (kRows && kColumns <= 32) || (kLong && kHeads < 16) ? 168 : 176,
                        kChoosingRegisters = 256 - kScoringRegisters;
   /// The lanes that store importance write to different banks.
-  static constexpr int kImportanceStride = kMaxBlocks + (kHeads == 1                              ? 4
-                                                         : kHeads == 2 || (kHeads == 8 && !kLong) ? 8
-                                                                                                  : 16);
+  static constexpr int kImportanceStride = kMaxBlocks + (kHeads == 1   ? 4
+                                                         : kHeads == 2 ? 8
+                                                         : kHeads == 4 ? 16
+                                                                       : std::min(16, 32 / kTokens));
 
   struct Team {
     Tile<kColumns, 64> q[kQueryStages];  ///< row = token * kHeads + head

@@ -49,6 +49,63 @@ void select_at_positions(Stream& stream, const SelectBlocks& p, const SelectArgs
          a, positions, scores, tiles);
 }
 
+/// CTAs of the Hopper form C for the tokens of [t_begin, t_end).
+template <class C>
+unsigned hopper_ctas(const SelectArgs& a, int t_begin, int t_end) {
+  return ctas_for(t_end - t_begin, C::kCtaTokens) * static_cast<unsigned>(a.HK * a.B);
+}
+
+/// The Hopper form C can choose for the tokens of [t_begin, result): those with few enough blocks, or none if it needs
+/// more shared memory than the GPU has.
+template <class C>
+int hopper_end(Stream& stream, const SelectArgs& a, int t_begin) {
+  const std::size_t shared_bytes = C::Shared::bytes(static_cast<std::size_t>(a.list_capacity));
+  if (shared_bytes > stream.cuda().properties.sharedMemPerBlockOptin) return t_begin;
+  return std::max(t_begin, std::min(a.T, C::kMaxBlocks << a.block_shift));
+}
+
+/// The Hopper form C chooses for the tokens of [t_begin, t_end).
+template <class C>
+void launch_hopper(Stream& stream, const SelectArgs& a, int t_begin, int t_end, bool overlaps) {
+  if (t_begin == t_end) return;
+  const SelectHopperArgs h = {.q = tensor_map_heads(op, a.q, a.B, a.T, a.HQ, C::kD, C::kHeads, C::kColumns),
+                              .k_mean = tensor_map(op, a.k_mean, a.B, a.N, a.HK),
+                              .in = a,
+                              .t_end = t_end};
+  launch(stream, op, select_blocks_hopper_kernel<C>,
+         {.grid = hopper_ctas<C>(a, t_begin, t_end),
+          .block = C::kThreads,
+          .shared_bytes = C::Shared::bytes(static_cast<std::size_t>(a.list_capacity)),
+          .overlaps = overlaps},
+         h);
+}
+
+/// The Hopper forms choose for the tokens with few enough blocks. Returns the first one of the others.
+template <int kD, int kHeads, bool kDocuments>
+int select_on_hopper(Stream& stream, const SelectArgs& a) {
+  using Short = SelectHopperConfig<kD, kHeads, kDocuments, 64>;
+  using Middle = SelectHopperConfig<kD, kHeads, kDocuments, 32>;
+  using Long = SelectHopperConfig<kD, std::max(kHeads, 2), kDocuments, 16>;
+  constexpr bool kHasShort = kHeads == 8 || kHeads == 16, kHasLong = kHeads <= 16;
+  // With other groups, or with fewer CTAs than twice as many as the GPU runs at once, 32 columns are used from the
+  // first token on.
+  int short_end = 0;
+  if constexpr (kHasShort) {
+    const int end = hopper_end<Short>(stream, a, 0);
+    const auto resident = static_cast<unsigned>(stream.cuda().properties.multiProcessorCount * Short::kCtasPerSm);
+    if (hopper_ctas<Short>(a, 0, end) >= 2 * resident) short_end = end;
+  }
+  const int middle_end = hopper_end<Middle>(stream, a, short_end);
+  int long_end = middle_end;
+  if constexpr (kHasLong) long_end = hopper_end<Long>(stream, a, middle_end);
+
+  // The CTAs for the most blocks take longest, so they start first. Each form overlaps with the one before it.
+  if constexpr (kHasLong) launch_hopper<Long>(stream, a, middle_end, long_end, false);
+  launch_hopper<Middle>(stream, a, short_end, middle_end, middle_end < long_end);
+  if constexpr (kHasShort) launch_hopper<Short>(stream, a, 0, short_end, short_end < long_end);
+  return long_end;
+}
+
 }  // namespace
 
 std::size_t scratch_bytes(const SelectBlocks& p) {
@@ -58,37 +115,16 @@ std::size_t scratch_bytes(const SelectBlocks& p) {
 }
 
 void select_blocks(Stream& stream, const SelectBlocks& p) {
-  const std::int64_t B = p.q.dim(0), D = p.q.dim(3), N = p.k_mean.dim(1);
+  const std::int64_t B = p.q.dim(0), D = p.q.dim(3);
   const SelectArgs a = select_args(p);
   const int G = a.HQ / a.HK;
   dispatch_head_dim(op, D, G, p.block_size, [&]<int kD>() {
     if (p.positions) return select_at_positions<kD>(stream, p, a);
-    // The Hopper form C chooses for the tokens from t_begin on that have few enough blocks for it. Returns the first
-    // one of the others.
-    const auto run_hopper = [&]<class C>(int t_begin) {
-      const int t_end = std::min<std::int64_t>(a.T, std::int64_t{C::kMaxBlocks} << a.block_shift);
-      const std::size_t shared_bytes = C::Shared::bytes(static_cast<std::size_t>(a.list_capacity));
-      if (t_begin >= t_end || shared_bytes > stream.cuda().properties.sharedMemPerBlockOptin) return t_begin;
-      const SelectHopperArgs h = {.q = tensor_map_heads(op, a.q, B, a.T, a.HQ, kD, C::kHeads, C::kColumns),
-                                  .k_mean = tensor_map(op, a.k_mean, B, N, a.HK),
-                                  .in = a,
-                                  .t_end = t_end};
-      launch(stream, op, select_blocks_hopper_kernel<C>,
-             {.grid = ctas_for(t_end - t_begin, C::kCtaTokens) * static_cast<unsigned>(a.HK * a.B),
-              .block = C::kThreads,
-              .shared_bytes = shared_bytes},
-             h);
-      return t_end;
-    };
     const auto run_form = [&]<int kHeads, bool kDocuments>() {
       SelectArgs rest = a;
       if constexpr (kD == 64)
         if (has_wgmma(stream)) {
-          rest.t_begin = run_hopper.template operator()<SelectHopperConfig<kD, kHeads, kDocuments>>(0);
-          if constexpr (kHeads <= 16)
-            rest.t_begin =
-                run_hopper.template operator()<SelectHopperConfig<kD, std::max(kHeads, 2), kDocuments, true>>(
-                    rest.t_begin);
+          rest.t_begin = select_on_hopper<kD, kHeads, kDocuments>(stream, a);
           if (rest.t_begin == a.T) return;
         }
       using C = SelectConfig<kD, std::max(kHeads, 8), kDocuments>;

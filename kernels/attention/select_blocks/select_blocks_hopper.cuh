@@ -3,6 +3,7 @@
 #pragma once
 
 #include "config_hopper.cuh"
+#include "kernels/common/device/launch.cuh"
 #include "kernels/common/ptx/tma.cuh"
 
 namespace ssa::cuda {
@@ -139,7 +140,8 @@ class SelectHopperScorer {
 
   static constexpr int kColumnTiles = C::kColumns / 8;  ///< of 8 columns
   using ScoreTile = float[kColumnTiles][4];
-  using OfColumns = float[kColumnTiles][2];  ///< a value for each of the lane's columns
+  using OfColumns = float[kColumnTiles][2];                ///< a value for each of the lane's columns
+  static constexpr int kSets = C::kColumns == 64 ? 2 : 1;  ///< of up to 32 columns, one per lane
 
   /// Importance of the blocks of the first `tiles` tiles for the tokens from t on: kTiles or up to C::kTileStep
   /// less, or with kRowMax any number. Returns false if the exponentials of the scores, which are not relative to
@@ -230,13 +232,13 @@ class SelectHopperScorer {
     return true;
   }
 
-  /// Adds up the values of the lanes with the same columns: lane l gets the sum for column n c of its quad's columns,
-  /// with 2 n + c = l / 4, modulo the number of values.
-  __device__ __forceinline__ float sum_of_column(const OfColumns& values) const {
-    constexpr int kValues = 2 * kColumnTiles;
+  /// Adds up the values of the lanes with the same columns, for the columns of one set: lane l gets the sum for column
+  /// n c of its quad's columns in the set, with 2 n + c = l / 4, modulo the number of values.
+  __device__ __forceinline__ float sum_of_column(const OfColumns& values, int set) const {
+    constexpr int kValues = 2 * kColumnTiles / kSets;
     float sums[kValues];
 #pragma unroll
-    for (int j = 0; j < kValues; ++j) sums[j] = values[j / 2][j % 2];
+    for (int j = 0; j < kValues; ++j) sums[j] = values[set * kColumnTiles / kSets + j / 2][j % 2];
 #pragma unroll
     for (int half = kValues / 2; half > 0; half /= 2) {
       const bool upper = lane_ & 4 * half;
@@ -249,12 +251,14 @@ class SelectHopperScorer {
     if constexpr (kValues == 4) sums[0] += __shfl_xor_sync(kFullMask, sums[0], 16);
     return sums[0];
   }
-  /// The place of sum_of_column's column.
+  /// The place of sum_of_column's column in its set.
   __device__ __forceinline__ int own_column() const {
-    return (C::kColumns == 32 ? lane_ >> 3 : lane_ >> 3 & 1) * 8 + (lane_ & 3) * 2 + (lane_ >> 2 & 1);
+    return (C::kColumns >= 32 ? lane_ >> 3 : lane_ >> 3 & 1) * 8 + (lane_ & 3) * 2 + (lane_ >> 2 & 1);
   }
-  /// The column that a lane adds the warps' sums of.
-  __device__ __forceinline__ int step_column() const { return C::kColumns == 32 ? lane_ : lane_ % C::kColumns; }
+  /// The column of a set that a lane adds the warps' sums of.
+  __device__ __forceinline__ int step_column(int set) const {
+    return set * kWarpSize + (C::kColumns >= 32 ? lane_ : lane_ % C::kColumns);
+  }
   /// The column of a lane's n c-th values.
   __device__ __forceinline__ int column(int n, int c) const { return n * 8 + (lane_ & 3) * 2 + c; }
 
@@ -262,19 +266,22 @@ class SelectHopperScorer {
   /// have. False if a sum over the warps is too large or too small. The lanes have sums over their own rows.
   __device__ __forceinline__ bool find_weights(OfColumns& weight, int t, const OfColumns& sum) {
     auto& sums = team_.sums[exchanges_++ & 1];
-    sums[warp_][own_column()] = sum_of_column(sum);
+#pragma unroll
+    for (int set = 0; set < kSets; ++set) sums[warp_][set * kWarpSize + own_column()] = sum_of_column(sum, set);
     barrier_sync(1 + task_.team, kWarpgroupThreads);
-    float total = 0;
+    bool exact = true;
 #pragma unroll
-    for (int w = 0; w < C::kWarps; ++w) total += sums[w][step_column()];
-    const bool needed = lane_ % C::kHeads < a_.in.HQ / a_.in.HK &&
-                        (t + step_column() / C::kHeads + 1) >> a_.in.block_shift > (C::kDocuments ? first_ : 0);
-    const float inverse = needed ? __fdividef(1.0f, total) : 0.0f;
+    for (int set = 0; set < kSets; ++set) {
+      float total = 0;
 #pragma unroll
-    for (int n = 0; n < kColumnTiles; ++n)
-#pragma unroll
-      for (int c = 0; c < 2; ++c) weight[n][c] = __shfl_sync(kFullMask, inverse, column(n, c));
-    return !__any_sync(kFullMask, !(total < kLargestSum) || (needed && total < 1 / kLargestSum));  // equal in all warps
+      for (int w = 0; w < C::kWarps; ++w) total += sums[w][step_column(set)];
+      const bool needed = lane_ % C::kHeads < a_.in.HQ / a_.in.HK &&
+                          (t + step_column(set) / C::kHeads + 1) >> a_.in.block_shift > (C::kDocuments ? first_ : 0);
+      const float inverse = needed ? __fdividef(1.0f, total) : 0.0f;
+      set_columns(weight, set, inverse);
+      exact = exact && total < kLargestSum && !(needed && total < 1 / kLargestSum);
+    }
+    return __all_sync(kFullMask, exact);  // equal in all warps
   }
 
   /// The same for exponentials relative to `shift`, which differ by warp.
@@ -290,18 +297,29 @@ class SelectHopperScorer {
         if (lane_ < 4) log2_sums[warp_][column(n, c)] = shift[n][c] + __log2f(all);
       }
     barrier_sync(1 + task_.team, kWarpgroupThreads);
-    float highest = -kInfinity, total = 0;
 #pragma unroll
-    for (int w = 0; w < C::kWarps; ++w) highest = fmaxf(highest, log2_sums[w][step_column()]);
+    for (int set = 0; set < kSets; ++set) {
+      float highest = -kInfinity, total = 0;
 #pragma unroll
-    for (int w = 0; w < C::kWarps; ++w) total += exp2_fast(log2_sums[w][step_column()] - highest);
-    const bool needed = lane_ % C::kHeads < a_.in.HQ / a_.in.HK && highest > -kInfinity;
-    const float log2_total = needed ? highest + __log2f(total) : kInfinity;
+      for (int w = 0; w < C::kWarps; ++w) highest = fmaxf(highest, log2_sums[w][step_column(set)]);
+#pragma unroll
+      for (int w = 0; w < C::kWarps; ++w) total += exp2_fast(log2_sums[w][step_column(set)] - highest);
+      const bool needed = lane_ % C::kHeads < a_.in.HQ / a_.in.HK && highest > -kInfinity;
+      set_columns(weight, set, needed ? highest + __log2f(total) : kInfinity);
+    }
 #pragma unroll
     for (int n = 0; n < kColumnTiles; ++n)
 #pragma unroll
-      for (int c = 0; c < 2; ++c)
-        weight[n][c] = exp2_fast(shift[n][c] - __shfl_sync(kFullMask, log2_total, column(n, c)));
+      for (int c = 0; c < 2; ++c) weight[n][c] = exp2_fast(shift[n][c] - weight[n][c]);
+  }
+
+  /// Sets a lane's values for the columns of a set. The value for each of them is given by the lane that step_column
+  /// assigns it to.
+  __device__ __forceinline__ void set_columns(OfColumns& to, int set, float value) const {
+#pragma unroll
+    for (int n = set * kColumnTiles / kSets; n < (set + 1) * kColumnTiles / kSets; ++n)
+#pragma unroll
+      for (int c = 0; c < 2; ++c) to[n][c] = __shfl_sync(kFullMask, value, column(n, c) % kWarpSize);
   }
 
   /// importance = sum over a token's heads of the softmax, in a fixed order, of rows `block` and block + 8, for the
@@ -513,6 +531,7 @@ __global__ void __launch_bounds__(C::kThreads, C::kCtasPerSm)
     fence_barrier_init();
   }
   __syncthreads();
+  let_next_kernel_start();
   if (threadIdx.x < C::kTeams * kWarpgroupThreads) {
     warpgroup_reg_alloc<C::kScoringRegisters>();
     SelectHopperScorer<C>(shared, a, task).run();
@@ -520,6 +539,7 @@ __global__ void __launch_bounds__(C::kThreads, C::kCtasPerSm)
     warpgroup_reg_dealloc<C::kChoosingRegisters>();
     SelectHopperChooser<C>(shared, a.in, task).run();
   }
+  end_after_previous_kernel();
 #endif
 }
 

@@ -92,7 +92,7 @@ __device__ __forceinline__ void wgmma(float (&d)[16][4], const std::uint32_t (&a
 }
 
 /// d (64 x 64) with a in shared memory, both along the row or both transposed.
-template <bool kTransposed>
+template <bool kTransposed = false>
 __device__ __forceinline__ void wgmma(float (&d)[8][4], std::uint64_t a, std::uint64_t b, bool add) {
   asm volatile(
       "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
