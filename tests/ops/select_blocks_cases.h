@@ -122,6 +122,22 @@ inline const std::vector<SelectBlocksCase> kLongSelectBlocksCases = {
     {{1, 10016, 1, 3, 64}, 16, 16, BlockSelection::exact, Ties::none, 1.5, {8192, 8208, 8224, 8256, 9008}},
     {{1, 10016, 2, 2, 64}, 16, 16, BlockSelection::reference, Ties::none, 1.5, {320, 9984}}};
 
+/// Several sequences, of which a test checks one. On Hopper, groups of 5 to 16 are scored with 64 columns per step for
+/// the tokens with at most 256 blocks, if these are at least 528 CTAs (H200) of 32 tokens of a sequence and key/value
+/// head. Here they are 564 to 645: cases of all three numbers of columns, then cases that end within a step of 64.
+/// With query_size 10, sums get too large in some steps, not in all.
+inline const std::vector<SelectBlocksCase> kManySequencesSelectBlocksCases = {
+    {{5, 8300, 1, 9, 64}, 16, 16, BlockSelection::exact, Ties::none, 10.0},
+    {{5, 8300, 1, 5, 64}, 16, 16, BlockSelection::exact, Ties::none, 10.0},
+    {{5, 8300, 1, 10, 64}, 16, 16, BlockSelection::exact, Ties::none, 10.0, {16, 48, 1040, 4128}},
+    {{5, 8300, 1, 6, 64}, 16, 16, BlockSelection::reference, Ties::none, 1.5, {16, 48, 1040, 4112}},
+    {{5, 4209, 1, 16, 64}, 16, 16, BlockSelection::reference, Ties::none, 1.5, {16, 32}},
+    {{5, 4210, 1, 8, 64}, 16, 33, BlockSelection::exact, Ties::none, 10.0, {16, 32}},
+    {{3, 3003, 2, 16, 64}, 16, 16, BlockSelection::reference},
+    {{3, 3003, 2, 7, 64}, 16, 16, BlockSelection::exact, Ties::pairs},
+    {{6, 3001, 1, 8, 64}, 32, 16},
+    {{5, 4099, 1, 16, 64}, 64, 16}};
+
 struct SelectBlocksInputs {
   Values q, k_mean;
 

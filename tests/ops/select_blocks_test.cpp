@@ -115,6 +115,50 @@ void check_choice(const SelectBlocksCase& c, const SelectBlocksInputs& in, const
   CHECK(largest_gap <= near_tie(c));
 }
 
+/// Values that bf16 has, so that both backends score the same ones.
+SelectBlocksInputs inputs_in_bf16(const SelectBlocksCase& c) {
+  SelectBlocksInputs in(c);
+  for (Values* values : {&in.q, &in.k_mean})
+    for (double& x : *values) x = static_cast<float>(bfloat16(static_cast<float>(x)));
+  return in;
+}
+
+/// Inputs of many sequences. They are drawn for one, which is faster: sequence b has them from token 2 b and block 2 b
+/// on, then the first ones.
+SelectBlocksInputs rotated_inputs(const SelectBlocksCase& c) {
+  SelectBlocksCase one = c;
+  one.dims.B = 1;
+  const SelectBlocksInputs drawn = inputs_in_bf16(one);
+  SelectBlocksInputs in = drawn;
+  const auto add = [](Values& to, const Values& from, std::int64_t first) {
+    std::rotate_copy(from.begin(), from.begin() + first, from.end(), std::back_inserter(to));
+  };
+  for (std::int64_t b = 1; b < c.dims.B; ++b) {
+    add(in.q, drawn.q, 2 * b * c.dims.HQ() * c.dims.D);
+    add(in.k_mean, drawn.k_mean, 2 * b * c.dims.HK * c.dims.D);
+  }
+  return in;
+}
+
+/// The part of values [B, ...] that belongs to sequence b.
+template <class T>
+std::vector<T> of_sequence(const std::vector<T>& values, std::int64_t B, std::int64_t b) {
+  const std::int64_t each = std::ssize(values) / B;
+  return {values.begin() + b * each, values.begin() + (b + 1) * each};
+}
+
+/// check_choice for sequence b only: the definition takes long.
+void check_choice_of_sequence(const SelectBlocksCase& c, const SelectBlocksInputs& in,
+                              const std::vector<std::int32_t>& indices, std::int64_t b) {
+  SelectBlocksCase one = c;
+  one.dims.B = 1;
+  one.begins.erase(one.begins.begin(), one.begins.begin() + std::min(b, std::ssize(one.begins)));
+  SelectBlocksInputs of_one = in;
+  of_one.q = of_sequence(in.q, c.dims.B, b);
+  of_one.k_mean = of_sequence(in.k_mean, c.dims.B, b);
+  check_choice(one, of_one, of_sequence(indices, c.dims.B, b));
+}
+
 }  // namespace
 
 TEST_CASE("select_blocks in f64 chooses the blocks of the dense definition") {
@@ -240,9 +284,7 @@ TEST_CASE("select_blocks on CUDA agrees with the definition except for near ties
   for (const SelectBlocksCase& c : cases) {
     if (!cuda_supports(c)) continue;
     INFO(c.to_string());
-    SelectBlocksInputs in(c);
-    for (Values* values : {&in.q, &in.k_mean})  // both backends score the same values
-      for (double& x : *values) x = static_cast<float>(bfloat16(static_cast<float>(x)));
+    const SelectBlocksInputs in = inputs_in_bf16(c);
     OpRunner cuda(Precision::cuda), again(Precision::cuda), exact(Precision::exact);
     const std::vector<std::int32_t> got = run_select_blocks(cuda, c, in);
     check_choice(c, in, got);
@@ -257,14 +299,28 @@ TEST_CASE("select_blocks on CUDA agrees with the definition except for near ties
   }
 }
 
+TEST_CASE("select_blocks on CUDA over many sequences agrees with the definition except for near ties") {
+  if (skip_without_gpu()) return;
+  for (const SelectBlocksCase& c : kManySequencesSelectBlocksCases) {
+    INFO(c.to_string());
+    const SelectBlocksInputs in = rotated_inputs(c);
+    OpRunner run(Precision::cuda);
+    const std::vector<std::int32_t> got = run_select_blocks(run, c, in);
+    check_choice_of_sequence(c, in, got, 1);
+    CHECK(got == run_select_blocks(run, c, in));
+  }
+}
+
 TEST_CASE("select_blocks on CUDA returns valid indices of NaN and infinite scores") {
   if (skip_without_gpu()) return;
   for (const BlockSelection mode : {BlockSelection::exact, BlockSelection::reference})
     for (const double bad : {std::nan(""), std::numeric_limits<double>::infinity()})
-      for (const std::int64_t group : {1, 2, 4, 8, 16}) {
-        const SelectBlocksCase c{{1, 700, 1, group, 64}, 16, 16, mode};
+      // With 25 sequences, steps have 64 columns: see kManySequencesSelectBlocksCases.
+      for (const auto& [sequences, group] : std::vector<std::pair<std::int64_t, std::int64_t>>{
+               {1, 1}, {1, 2}, {1, 4}, {1, 8}, {1, 16}, {25, 8}, {25, 16}}) {
+        const SelectBlocksCase c{{sequences, 700, 1, group, 64}, 16, 16, mode};
         INFO(c.to_string());
-        SelectBlocksInputs in(c);
+        SelectBlocksInputs in = rotated_inputs(c);
         for (std::size_t i = 0; i < in.q.size(); i += 37) in.q[i] = bad;
         OpRunner run(Precision::cuda);
         const Values no_importance(static_cast<std::size_t>(c.dims.B * c.dims.T * c.dims.HK * c.blocks()));
