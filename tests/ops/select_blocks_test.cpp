@@ -131,7 +131,7 @@ SelectBlocksInputs rotated_inputs(const SelectBlocksCase& c) {
   const SelectBlocksInputs drawn = inputs_in_bf16(one);
   SelectBlocksInputs in = drawn;
   const auto add = [](Values& to, const Values& from, std::int64_t first) {
-    std::rotate_copy(from.begin(), from.begin() + first, from.end(), std::back_inserter(to));
+    std::rotate_copy(from.begin(), from.begin() + first % std::ssize(from), from.end(), std::back_inserter(to));
   };
   for (std::int64_t b = 1; b < c.dims.B; ++b) {
     add(in.q, drawn.q, 2 * b * c.dims.HQ() * c.dims.D);
