@@ -120,7 +120,14 @@ inline const std::vector<SelectBlocksCase> kLongSelectBlocksCases = {
     {{1, 10001, 1, 3, 64}, 16, 16, BlockSelection::exact, Ties::none, 12.0},
     {{1, 9606, 1, 5, 64}, 16, 16},
     {{1, 10016, 1, 3, 64}, 16, 16, BlockSelection::exact, Ties::none, 1.5, {8192, 8208, 8224, 8256, 9008}},
-    {{1, 10016, 2, 2, 64}, 16, 16, BlockSelection::reference, Ties::none, 1.5, {320, 9984}}};
+    {{1, 10016, 2, 2, 64}, 16, 16, BlockSelection::reference, Ties::none, 1.5, {320, 9984}},
+    // Heads of 128 in groups of more than 4, on Hopper two teams up to 512 blocks: the same.
+    {{1, 8300, 1, 5, 128}, 16, 16, BlockSelection::exact, Ties::none, 10.0},
+    {{2, 2501, 1, 16, 128}, 16, 16},
+    {{1, 2403, 1, 32, 128}, 16, 40, BlockSelection::reference},
+    {{1, 6200, 1, 9, 128}, 16, 16, BlockSelection::exact, Ties::none, 1.5, {16, 48, 1040, 4128}},
+    {{1, 4101, 2, 8, 128}, 16, 33, BlockSelection::reference, Ties::none, 10.0, {512, 528, 4080}},
+    {{1, 3001, 1, 16, 128}, 32, 16, BlockSelection::exact, Ties::pairs}};
 
 /// Several sequences, of which a test checks one. On Hopper, groups of 5 to 16 are scored with 64 columns per step for
 /// the tokens with at most 256 blocks, if these are at least 528 CTAs (H200) of 32 tokens of a sequence and key/value

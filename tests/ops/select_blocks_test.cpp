@@ -316,9 +316,16 @@ TEST_CASE("select_blocks on CUDA returns valid indices of NaN and infinite score
   for (const BlockSelection mode : {BlockSelection::exact, BlockSelection::reference})
     for (const double bad : {std::nan(""), std::numeric_limits<double>::infinity()})
       // With 25 sequences, steps have 64 columns: see kManySequencesSelectBlocksCases.
-      for (const auto& [sequences, group] : std::vector<std::pair<std::int64_t, std::int64_t>>{
-               {1, 1}, {1, 2}, {1, 4}, {1, 8}, {1, 16}, {25, 8}, {25, 16}}) {
-        const SelectBlocksCase c{{sequences, 700, 1, group, 64}, 16, 16, mode};
+      for (const auto& [sequences, group, D] : std::vector<std::array<std::int64_t, 3>>{{1, 1, 64},
+                                                                                        {1, 2, 64},
+                                                                                        {1, 4, 64},
+                                                                                        {1, 8, 64},
+                                                                                        {1, 16, 64},
+                                                                                        {1, 8, 128},
+                                                                                        {1, 16, 128},
+                                                                                        {25, 8, 64},
+                                                                                        {25, 16, 64}}) {
+        const SelectBlocksCase c{{sequences, 700, 1, group, D}, 16, 16, mode};
         INFO(c.to_string());
         SelectBlocksInputs in = rotated_inputs(c);
         for (std::size_t i = 0; i < in.q.size(); i += 37) in.q[i] = bad;

@@ -69,7 +69,7 @@ template <class C>
 void launch_hopper(Stream& stream, const SelectArgs& a, int t_begin, int t_end, bool overlaps) {
   if (t_begin == t_end) return;
   const SelectHopperArgs h = {.q = tensor_map_heads(op, a.q, a.B, a.T, a.HQ, C::kD, C::kHeads, C::kColumns),
-                              .k_mean = tensor_map(op, a.k_mean, a.B, a.N, a.HK),
+                              .k_mean = tensor_map(op, a.k_mean, a.B, a.N, a.HK * C::kHalves),
                               .in = a,
                               .t_end = t_end};
   launch(stream, op, select_blocks_hopper_kernel<C>,
@@ -83,10 +83,10 @@ void launch_hopper(Stream& stream, const SelectArgs& a, int t_begin, int t_end, 
 /// The Hopper forms choose for the tokens with few enough blocks. Returns the first one of the others.
 template <int kD, int kHeads, bool kDocuments>
 int select_on_hopper(Stream& stream, const SelectArgs& a) {
-  using Short = SelectHopperConfig<kD, kHeads, kDocuments, 64>;
+  using Short = SelectHopperConfig<64, kHeads, kDocuments, 64>;
   using Middle = SelectHopperConfig<kD, kHeads, kDocuments, 32>;
-  using Long = SelectHopperConfig<kD, std::max(kHeads, 2), kDocuments, 16>;
-  constexpr bool kHasShort = kHeads == 8 || kHeads == 16, kHasLong = kHeads <= 16;
+  using Long = SelectHopperConfig<64, std::max(kHeads, 2), kDocuments, 16>;
+  constexpr bool kHasShort = kD == 64 && (kHeads == 8 || kHeads == 16), kHasLong = kD == 64 && kHeads <= 16;
   // With other groups, or with fewer CTAs than twice as many as the GPU runs at once, 32 columns are used from the
   // first token on.
   int short_end = 0;
@@ -122,7 +122,7 @@ void select_blocks(Stream& stream, const SelectBlocks& p) {
     if (p.positions) return select_at_positions<kD>(stream, p, a);
     const auto run_form = [&]<int kHeads, bool kDocuments>() {
       SelectArgs rest = a;
-      if constexpr (kD == 64)
+      if constexpr (kD == 64 || kHeads >= 8)
         if (has_wgmma(stream)) {
           rest.t_begin = select_on_hopper<kD, kHeads, kDocuments>(stream, a);
           if (rest.t_begin == a.T) return;

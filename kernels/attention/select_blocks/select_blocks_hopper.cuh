@@ -1,5 +1,5 @@
-// select_blocks on Hopper, for tokens with at most 512 blocks, or 1024 with groups of up to 16: one pass over the block
-// means. README.md explains it.
+// select_blocks on Hopper, for tokens with at most 512 blocks, or 1024 with heads of 64 in groups of up to 16: one pass
+// over the block means. README.md explains it.
 #pragma once
 
 #include "config_hopper.cuh"
@@ -125,8 +125,10 @@ class SelectHopperScorer {
     const int tiles = max(1, (complete + C::kTile - 1) / C::kTile);
     shared_.means_full.arrive_expect_tx(tiles * static_cast<int>(sizeof(shared_.means[0])));
     for (int tile = 0; tile < tiles; ++tile)
-      tma_load(shared_.means[tile].data, a_.k_mean, task_.kv_head, first + tile * C::kTile, task_.row,
-               shared_.means_full);
+#pragma unroll
+      for (int half = 0; half < C::kHalves; ++half)
+        tma_load(shared_.means[tile][half].data, a_.k_mean, task_.kv_head * C::kHalves + half, first + tile * C::kTile,
+                 task_.row, shared_.means_full);
   }
 
   /// Of the team's i-th step.
@@ -134,8 +136,10 @@ class SelectHopperScorer {
     const int step = task_.team + i * C::kTeams, stage = i % C::kQueryStages;
     if (step >= task_.steps) return;
     team_.q_full[stage].arrive_expect_tx(sizeof(team_.q[stage]));
-    tma_load(team_.q[stage].data, a_.q, 0, task_.kv_head * (a_.in.HQ / a_.in.HK), task_.t0 + step * C::kTokens,
-             task_.row, team_.q_full[stage]);
+#pragma unroll
+    for (int half = 0; half < C::kHalves; ++half)
+      tma_load(team_.q[stage][half].data, a_.q, half, task_.kv_head * (a_.in.HQ / a_.in.HK),
+               task_.t0 + step * C::kTokens, task_.row, team_.q_full[stage]);
   }
 
   static constexpr int kColumnTiles = C::kColumns / 8;  ///< of 8 columns
@@ -154,9 +158,11 @@ class SelectHopperScorer {
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
 #pragma unroll
-      for (int kk = 0; kk < C::kD / 16; ++kk)
-        wgmma(e[tile], wgmma_operand(shared_.means[tile], 0) + kk * kNextAlongRow,
-              wgmma_operand(team_.q[stage], 0) + kk * kNextAlongRow, kk > 0);
+      for (int half = 0; half < C::kHalves; ++half)
+#pragma unroll
+        for (int kk = 0; kk < C::kHalfD / 16; ++kk)
+          wgmma(e[tile], wgmma_operand(shared_.means[tile][half], 0) + kk * kNextAlongRow,
+                wgmma_operand(team_.q[stage][half], 0) + kk * kNextAlongRow, half + kk > 0);
       if (tile % C::kBatchTiles == C::kBatchTiles - 1) wgmma_commit();
     }
 
