@@ -14,8 +14,8 @@ namespace ssa::cuda {
 /// to the choosing one in slots of kSlotTokens tokens.
 /// kHeads: the group's heads rounded up to a power of two, at most kColumns.
 /// kDocuments: SelectArgs::begin is given.
-/// kColumns: 64, 32 or 16, for tokens with at most 256, 512 or 1024 blocks. The means of 1024 blocks, or of 512 with heads
-/// of 128, leave room for one CTA per SM, whose two teams share them.
+/// kColumns: 64, 32 or 16, for tokens with at most 256, 512 or 1024 blocks. The means of 1024 blocks, or of 512 with
+/// heads of 128, leave room for one CTA per SM, whose two teams share them.
 /// Tiles have 64 columns of a head, so that a head of 128 is two halves.
 template <int kD_, int kHeads_, bool kDocuments_, int kColumns_>
 struct SelectHopperConfig {
